@@ -1,0 +1,196 @@
+"""Prompts with gold answers: JSONL and Parquet files, Hugging Face datasets by name, reasoning-gym families.
+
+A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it stopped.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from treeadv.config import Family, TaskConfig
+from treeadv.errors import BadInput
+
+REASONING_GYM = "reasoning-gym"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One prompt. `problem` is the bare text (the prompt template is not applied), `answer` the gold answer.
+
+    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry": {...}}.
+    """
+
+    id: str
+    problem: str
+    answer: str
+    verifier: str
+    meta: str
+
+
+class ProblemSource(Protocol):
+    """An endless sequence of problems, the same for the same seed."""
+
+    def __getitem__(self, draw: int) -> Problem: ...
+
+
+def problem_source(task: TaskConfig, seed: int) -> ProblemSource:
+    """The source that `task` names. Faults of the task (path, family, option, a line without an answer) are `BadInput` here."""
+    if task.source == REASONING_GYM:
+        return Families(task.families, task.verifier, seed)
+    if task.source.startswith("hf:"):
+        return Shuffled(_read_hub(task.source, task.verifier), seed)
+    return Shuffled(read_problems(Path(task.source), task.verifier), seed)
+
+
+class Shuffled:
+    """A finite list of problems, endlessly: each epoch is a permutation drawn from (seed, epoch)."""
+
+    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+        self._problems = problems
+        self._seed = seed
+        self._epoch = -1
+        self._order: list[int] = []
+
+    def __getitem__(self, draw: int) -> Problem:
+        epoch, place = divmod(_checked(draw), len(self._problems))
+        if epoch != self._epoch:
+            everything = range(len(self._problems))
+            self._order = random.Random(f"{self._seed}/{epoch}").sample(everything, len(everything))
+            self._epoch = epoch
+        return self._problems[self._order[place]]
+
+
+class Families:
+    """reasoning-gym families mixed by weight; the family and its entry are both drawn from (seed, draw)."""
+
+    def __init__(self, families: Sequence[Family], verifier: str, seed: int) -> None:
+        self._families = families
+        self._weights = [f.weight for f in families]
+        self._verifier = verifier
+        self._seed = seed
+        for family in families:
+            _create(family, 0)  # a wrong name or option is told before the run starts
+
+    def __getitem__(self, draw: int) -> Problem:
+        # A data set of one entry a draw: some families build all `size` entries at once, so that a long one never ends.
+        rng = random.Random(f"{self._seed}/{_checked(draw)}")
+        family = rng.choices(self._families, self._weights)[0]
+        entry = _create(family, rng.getrandbits(31))[0]
+        own = self._verifier == REASONING_GYM
+        if entry["answer"] is None and not own:
+            raise BadInput(f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}")
+        return Problem(
+            id=f"{family.name}-{self._seed}-{draw}",
+            problem=entry["question"],
+            answer="" if entry["answer"] is None else str(entry["answer"]),
+            verifier=self._verifier,
+            meta=json.dumps({"dataset": family.name, "entry": entry}) if own else "",
+        )
+
+
+def _create(family: Family, seed: int) -> Any:
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as e:
+        raise BadInput("task.source=reasoning-gym: the package is not installed (pip install reasoning-gym)") from e
+    if family.name not in DATASETS:
+        close = difflib.get_close_matches(family.name, DATASETS, n=1, cutoff=0.5)
+        meant = f", did you mean {close[0]}?" if close else f"; there are {len(DATASETS)}, e.g. chain_sum, gcd, basic_arithmetic"
+        raise BadInput(f"task.families: unknown reasoning-gym family {family.name!r}{meant}")
+    try:
+        return reasoning_gym.create_dataset(family.name, seed=seed, size=1, **family.options)
+    except (TypeError, ValueError, AssertionError) as e:  # what its configuration classes raise
+        raise BadInput(f"task.families: {family.name} does not take options {family.options}: {_one_line(e)}") from e
+
+
+def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
+    """All problems of a .jsonl or .parquet file, in its order. Each needs `problem` and `answer`; `id`, `meta` are optional."""
+    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    if path.suffix not in readers:
+        raise BadInput(f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[:SPLIT], or {REASONING_GYM}")
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file of problems")
+    problems = [_problem(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
+    if not problems:
+        raise BadInput(f"{path}: holds no problem")
+    return problems
+
+
+def _jsonl_rows(path: Path) -> Iterable[tuple[int, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        try:
+            for n, line in enumerate(lines, 1):
+                if line.strip():
+                    yield n, json.loads(line)
+        except json.JSONDecodeError as e:
+            raise BadInput(f"{path}:{n}: not JSON ({e.msg}); a line is an object with problem and answer") from e
+        except UnicodeDecodeError as e:
+            raise BadInput(f"{path}: not UTF-8 text ({e.reason} at byte {e.start})") from e
+
+
+def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as e:
+        raise BadInput(f"{path}: not a Parquet file ({_one_line(e)})") from e
+    return enumerate(table.to_pylist(), 1)
+
+
+def _read_hub(source: str, verifier: str) -> list[Problem]:
+    name, _, split = source.removeprefix("hf:").partition(":")
+    try:
+        import datasets
+    except ImportError as e:
+        raise BadInput(f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file") from e
+    try:
+        rows = datasets.load_dataset(name, split=split or "train")
+    except (OSError, ValueError) as e:  # not found, no network, unknown split or configuration
+        raise BadInput(f"task.source={source}: {_one_line(e)}") from e
+    missing = {"problem", "answer"} - set(rows.column_names)
+    if missing:
+        raise BadInput(f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})")
+    return [_problem(row, f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
+
+
+def _problem(row: Any, where: str, default_id: str, verifier: str) -> Problem:
+    if not isinstance(row, Mapping):
+        raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
+    meta = row.get("meta") or ""
+    if verifier == REASONING_GYM and not meta:
+        raise BadInput(f"{where}: no meta, which verifier {REASONING_GYM} needs; set task.verifier=math")
+    return Problem(
+        id=str(row.get("id") or default_id),
+        problem=_text(row, "problem", where),
+        answer=_text(row, "answer", where),
+        verifier=verifier,
+        meta=meta if isinstance(meta, str) else json.dumps(meta),
+    )
+
+
+def _text(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row.get(key)
+    if value is None or value == "":
+        raise BadInput(f"{where}: no {key}; each needs problem and answer (this one has {', '.join(map(str, row)) or 'nothing'})")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadInput(f"{where}: {key} must be text or a number, got {value!r}")
+    return str(value)
+
+
+def _checked(draw: int) -> int:
+    if draw < 0:
+        raise IndexError(f"draw {draw}: draws count from 0")
+    return draw
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
