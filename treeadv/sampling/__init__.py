@@ -1,0 +1,1 @@
+"""Growing a forest: when a chain forks, and what follows."""

@@ -1,0 +1,104 @@
+"""The Arrow schema of a forest, and the way to and from it without copying. One row is one forest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from treeadv.errors import BadInput
+from treeadv.forest import Forest
+
+SCHEMA_VERSION = 1
+_VERSION_KEY = b"treeadv.schema_version"
+
+
+def _list(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.field("item", kind, nullable=False))
+
+
+_I32, _F32, _I8 = _list(pa.int32()), _list(pa.float32()), _list(pa.int8())
+_TYPES: dict[str, pa.DataType] = {
+    "forest_id": pa.string(), "prompt_id": pa.string(), "gold": pa.string(), "verifier": pa.string(), "meta": pa.string(),
+    "rule": pa.string(), "predictable": pa.bool_(), "tau": pa.float32(), "temperature": pa.float32(),
+    "prompt": _I32, "parent": _I32, "start": _I32, "tree": _I32, "arity": _I32, "budget": _I32,
+    "token": _I32, "logprob": _F32, "entropy": _F32, "version": _I32,
+    "leaf_segment": _I32, "finish": _I8, "reward": _F32, "verdict": _I8, "detail": _list(pa.string()),
+}
+_NUMPY = {_I32: np.int32, _F32: np.float32, _I8: np.int8}
+assert list(_TYPES) == [f.name for f in fields(Forest)]
+
+SCHEMA = pa.schema([pa.field(n, t, nullable=False) for n, t in _TYPES.items()], metadata={_VERSION_KEY: str(SCHEMA_VERSION)})
+
+
+def to_batch(forests: Sequence[Forest]) -> pa.RecordBatch:
+    """Pack forests into one record batch, one row each. Every forest is checked: a bad one raises `BadForest`."""
+    for f in forests:
+        f.check()
+    return pa.record_batch([_column(n, t, forests) for n, t in _TYPES.items()], schema=SCHEMA)
+
+
+def _column(name: str, kind: pa.DataType, forests: Sequence[Forest]) -> pa.Array:
+    values = [getattr(f, name) for f in forests]
+    if kind not in _NUMPY:
+        return pa.array(values, type=kind)
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    flat = np.concatenate(values).astype(_NUMPY[kind], copy=False)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat), type=kind)
+
+
+def from_batch(batch: pa.RecordBatch) -> list[Forest]:
+    """Forests whose arrays are read-only views of the batch's buffers (tested by address). The schema must be this version's."""
+    check_schema(batch.schema, "record batch")
+    views = [_views(batch.column(n), t) for n, t in _TYPES.items()]
+    return [Forest(*row) for row in zip(*views, strict=True)]
+
+
+def _views(column: pa.Array, kind: pa.DataType) -> Iterable:
+    if kind not in _NUMPY:
+        rows = column.to_pylist()
+        return map(tuple, rows) if pa.types.is_list(kind) else rows
+    values = column.values.to_numpy(zero_copy_only=True)
+    offsets = column.offsets.to_numpy()
+    return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+
+
+def check_schema(schema: pa.Schema, where: str) -> None:
+    """Refuse a schema that this release cannot read, saying which it is and what to do."""
+    found = (schema.metadata or {}).get(_VERSION_KEY)
+    if found is None:
+        raise BadInput(f"{where}: not a file of forests (no {_VERSION_KEY.decode()} in its schema)")
+    if int(found) > SCHEMA_VERSION:
+        raise BadInput(f"{where}: forest schema {int(found)} is newer than this release reads ({SCHEMA_VERSION}): upgrade treeadv")
+    if not schema.equals(SCHEMA, check_metadata=False):
+        raise BadInput(f"{where}: its columns are not those of forest schema {SCHEMA_VERSION}")
+
+
+def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
+    """Write forests to an Arrow IPC file (one batch). `model` is kept in the metadata so that `treeadv show` finds the tokenizer."""
+    schema = SCHEMA.with_metadata({**SCHEMA.metadata, b"treeadv.model": model.encode()})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(to_batch(forests).replace_schema_metadata(schema.metadata))
+
+
+def read_file(path: Path) -> tuple[list[Forest], str]:
+    """Forests of an Arrow IPC file (file or stream format), memory-mapped, and the model named in its metadata ("" if none)."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    source = pa.memory_map(str(path), "r")
+    try:
+        reader = pa.ipc.open_file(source)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    except pa.ArrowInvalid:
+        source.seek(0)
+        try:
+            reader = pa.ipc.open_stream(source)
+            batches = list(reader)
+        except pa.ArrowInvalid as e:
+            raise BadInput(f"{path}: not an Arrow file of forests ({e})") from e
+    check_schema(reader.schema, str(path))
+    model = (reader.schema.metadata or {}).get(b"treeadv.model", b"").decode()
+    return [f for b in batches for f in from_batch(b)], model
