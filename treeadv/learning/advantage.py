@@ -1,0 +1,230 @@
+"""Advantages on a forest (DESIGN section 5): from leaf rewards to one advantage A and one loss weight c for each segment.
+
+Notation: L(s) leaves under segment s, K = |L(s)|, N leaves, M trees, R rewards. All sums over subtrees are differences of prefix
+sums over the leaves and all sums over paths are prefix sums over the Euler order: O(S), no recursion.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from treeadv.errors import BadForest, BadInput
+from treeadv.forest import Forest
+
+Array = npt.NDArray[np.float64]
+
+_LEAF_BASELINES = ("forest_mean", "leaf_loo", "prefix_groups", "forest_and_tree", "none")
+_SEGMENT_BASELINES = ("forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "none")
+
+
+class AdvantageSpec(BaseModel):
+    """Every choice that turns rewards into a loss. docs/method.md says which of them are biased."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # segment: one A for each segment, shared by its leaves. leaf: each leaf keeps its own A, also on shared tokens (flattened).
+    credit: Literal["segment", "leaf"] = "segment"
+    value: Literal["leaf_mean", "child_mean"] = "leaf_mean"
+    baseline: Literal[
+        "forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "prefix_groups", "forest_and_tree", "none"
+    ] = "forest_mean"
+    local: float = 0.0  # adds local * (V(s) - V(parent)), the step over the fork (TreeRL)
+    scale: Literal["std_unbiased", "std_pop", "whiten", "none"] = "std_unbiased"
+    eps: float = 1e-6
+    leaf_weight: Literal["uniform", "flow"] = "uniform"  # of a leaf in mean and standard deviation
+    weight: Literal["once", "per_leaf", "sqrt", "flow"] = "once"
+    normaliser: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    ratio: Literal["token", "leaf_path"] = "token"
+    clip: tuple[float, float] = (0.2, 0.2)  # below and above 1
+    max_prob: float = 1.0  # tokens that the behaviour policy drew with more than this are not trained (SPO)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> AdvantageSpec:
+        allowed = _LEAF_BASELINES if self.credit == "leaf" else _SEGMENT_BASELINES
+        if self.baseline not in allowed:
+            raise ValueError(f"baseline={self.baseline} does not go with credit={self.credit}: choose {', '.join(allowed)}")
+        if self.credit == "leaf" and (self.local or self.weight != "per_leaf"):
+            raise ValueError("credit=leaf is the flattened form: it needs weight=per_leaf and local=0")
+        if self.credit == "segment" and self.scale == "whiten":
+            raise ValueError("scale=whiten is over the flattened tokens: it needs credit=leaf")
+        return self
+
+
+_FLAT = AdvantageSpec(credit="leaf", weight="per_leaf")
+_GSPO: dict[str, Any] = {"ratio": "leaf_path", "normaliser": "sequence_mean", "clip": (3e-4, 4e-4)}
+_TREEADV = AdvantageSpec()
+
+PRESETS: dict[str, AdvantageSpec] = {
+    "treeadv": _TREEADV,
+    "treeadv_gspo": _TREEADV.model_copy(update=_GSPO),
+    "treeadv_per_leaf": _TREEADV.model_copy(update={"weight": "per_leaf"}),
+    "flat_on_forest": _FLAT,
+    "unbiased": AdvantageSpec(
+        value="child_mean", baseline="leave_subtree_out", scale="none", leaf_weight="flow", weight="flow", normaliser="constant"
+    ),
+    "seed_rebuttal": AdvantageSpec(baseline="segment_mean"),
+    "treerl": AdvantageSpec(
+        baseline="leaf_loo", local=1.0, scale="none", weight="sqrt", normaliser="sequence_mean", clip=(0.2, 0.26)
+    ),
+    "treepo": AdvantageSpec(credit="leaf", weight="per_leaf", baseline="prefix_groups", scale="whiten", clip=(0.2, 0.28)),
+    "tree_grpo": AdvantageSpec(credit="leaf", weight="per_leaf", baseline="forest_and_tree", normaliser="sequence_mean"),
+    "spo_tree": AdvantageSpec(value="child_mean", baseline="parent_fork", scale="none", leaf_weight="flow", max_prob=0.9),
+    "grpo": _FLAT,
+    "gspo": _FLAT.model_copy(update=_GSPO),
+}
+
+
+def preset(name: str, overrides: dict[str, Any] | None = None) -> AdvantageSpec:
+    """The named preset with some fields replaced. `BadInput` names what is unknown or does not fit, and what there is."""
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f", did you mean {close[0]}?" if close else ""
+        raise BadInput(f"learner.preset={name}: no such preset{hint} (there are {', '.join(PRESETS)})")
+    try:
+        return AdvantageSpec.model_validate({**PRESETS[name].model_dump(), **(overrides or {})})
+    except ValidationError as e:
+        faults = "; ".join(f"{'.'.join(map(str, x['loc']))}: {x['msg'].removeprefix('Value error, ')}" for x in e.errors())
+        raise BadInput(f"learner.advantage: {faults.removeprefix(': ')} (fields: {', '.join(AdvantageSpec.model_fields)})") from e
+
+
+# ---- sums over the tree ------------------------------------------------------------------------------------------------------
+def path_sum(f: Forest, x: npt.ArrayLike) -> Array:
+    """[S] sum of x [S] over the path from the root to each segment, both included: add on entering a subtree, take off on leaving."""
+    x = np.asarray(x, np.float64)
+    steps = np.zeros(f.segments + 1)
+    steps[:-1] = x
+    np.subtract.at(steps, f.subtree_end, x)
+    return np.cumsum(steps[:-1])
+
+
+def leaf_sum(f: Forest, y: npt.ArrayLike) -> Array:
+    """[S] sum of y [L] over the leaves under each segment."""
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(y, np.float64))])
+    return total[f.leaf_begin + f.leaf_count] - total[f.leaf_begin]
+
+
+def flow_weights(f: Forest) -> Array:
+    """[S] w(root) = 1/M, w(child) = w(parent) / arity(parent): the probability mass that a segment stands for.
+
+    Arity is as drawn, so that a lost branch takes its mass with it instead of giving it to its siblings.
+    """
+    log_arity = np.log(np.maximum(f.arity, 1))
+    return np.exp(log_arity - path_sum(f, log_arity)) / f.trees
+
+
+# ---- values, baselines, scales -----------------------------------------------------------------------------------------------
+def values(f: Forest, spec: AdvantageSpec) -> Array:
+    """[S] V(s): the mean of R over its leaves, or the mean of V over its children (each child one vote whatever it bears)."""
+    reward = f.reward.astype(np.float64)
+    if spec.value == "leaf_mean":
+        return leaf_sum(f, reward) / f.leaf_count
+    kids = np.bincount(f.parent[f.parent >= 0], minlength=f.segments)
+    log_kids = np.log(np.maximum(kids, 1))
+    vote = np.exp(log_kids - path_sum(f, log_kids))  # share of the root's value that a segment decides
+    return leaf_sum(f, vote[f.leaf_segment] * reward) / vote
+
+
+def _leaf_weights(f: Forest, spec: AdvantageSpec) -> Array:
+    """[L] weights of the leaves in mean and standard deviation; they sum to 1."""
+    w = flow_weights(f)[f.leaf_segment] if spec.leaf_weight == "flow" else np.ones(f.leaves)
+    return w / w.sum()
+
+
+def _spread(f: Forest, spec: AdvantageSpec, weights: Array) -> float:
+    """Standard deviation of the rewards; the unbiased one divides the variance by 1 - sum w^2, which is (N-1)/N for equal weights."""
+    if spec.scale == "none":
+        return 1.0
+    mean = weights @ f.reward
+    variance = weights @ (f.reward - mean) ** 2
+    left = 1.0 - weights @ weights
+    if spec.scale == "std_unbiased":
+        variance = variance / left if f.leaves > 1 else 0.0
+    return float(np.sqrt(variance)) + spec.eps
+
+
+def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
+    """[S] what each value is compared with."""
+    weights = _leaf_weights(f, spec)
+    mean = float(weights @ f.reward)
+    if spec.baseline == "none":
+        return 0.0
+    if spec.baseline == "leaf_loo":
+        # mean over the leaves i of s of (R_i - mean of the others) = (V - mean) N / (N - 1); a single leaf has no others
+        return V - (V - mean) * f.leaves / (f.leaves - 1) if f.leaves > 1 else 0.0
+    if spec.baseline == "leave_subtree_out":
+        inside = leaf_sum(f, weights * f.reward), leaf_sum(f, weights)
+        alone = f.leaf_count == f.leaves  # nothing grows outside of it: no baseline
+        return np.where(alone, 0.0, (mean - inside[0]) / np.where(alone, 1.0, 1.0 - inside[1]))
+    if spec.baseline == "parent_fork":
+        return np.where(f.parent < 0, mean, V[f.parent])
+    if spec.baseline == "segment_mean":
+        return (np.bincount(f.tree, V) / np.bincount(f.tree))[f.tree]
+    return mean
+
+
+def _copies(f: Forest, spec: AdvantageSpec) -> Array:
+    """[S] c(s): how often the loss counts a token of the segment."""
+    if spec.weight == "flow":
+        return f.leaves * flow_weights(f)
+    power = {"once": 0.0, "per_leaf": 1.0, "sqrt": 0.5}[spec.weight]
+    return f.leaf_count.astype(np.float64) ** power
+
+
+# ---- what the objective asks for ---------------------------------------------------------------------------------------------
+def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
+    """(A [S], c [S]) of a graded forest: the advantage of each segment's tokens and how often the loss counts them.
+
+    Under credit=leaf, A is the mean of the leaves' own advantages, which the flattened loss applies one by one. `BadForest` if
+    the forest is not graded.
+    """
+    if not f.graded:
+        raise BadForest(f.forest_id, "it is not graded: advantages need a reward for every leaf")
+    c = _copies(f, spec)
+    if spec.credit == "leaf":
+        return leaf_sum(f, leaf_advantages(f, spec)) / f.leaf_count, c
+    V = values(f, spec)
+    A = V - _baseline(f, spec, V)
+    if spec.local:
+        # TreeRL compares the values as one of the K copies counts them, V c / K; with c = K it is V(s) - V(parent)
+        share = c / f.leaf_count
+        centred = V - float(_leaf_weights(f, spec) @ f.reward)
+        A = A + spec.local * (centred - np.where(f.parent < 0, 0.0, (centred * share)[f.parent]) / share)
+    return A / _spread(f, spec, _leaf_weights(f, spec)), c
+
+
+def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
+    """[L] the own advantage of each leaf, for credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO)."""
+    reward = f.reward.astype(np.float64)
+    weights = _leaf_weights(f, spec)
+    if spec.baseline == "forest_and_tree":
+        return _standardise(reward, np.zeros(f.leaves, int), spec) + _standardise(reward, f.tree[f.leaf_segment], spec)
+    if spec.baseline == "prefix_groups":
+        # mean over the groups that a leaf belongs to (the forest, then every segment on its path that it shares) of R - group mean
+        shared = f.leaf_count > 1
+        below = path_sum(f, np.where(shared, leaf_sum(f, reward) / f.leaf_count, 0.0))[f.leaf_segment]
+        groups = 1.0 + path_sum(f, shared)[f.leaf_segment]
+        A = reward - (weights @ reward + below) / groups
+    elif spec.baseline == "leaf_loo":
+        A = (reward - weights @ reward) * f.leaves / (f.leaves - 1) if f.leaves > 1 else reward
+    else:
+        A = reward - (weights @ reward if spec.baseline == "forest_mean" else 0.0)
+    if spec.scale == "whiten":
+        tokens = path_sum(f, f.lengths)[f.leaf_segment] / f.expanded_tokens
+        A = A - tokens @ A
+        return A / (np.sqrt(tokens @ A**2) + spec.eps)
+    return A / _spread(f, spec, weights)
+
+
+def _standardise(x: Array, group: npt.NDArray[Any], spec: AdvantageSpec) -> Array:
+    """(x - mean) / (std + eps) inside each group; 0 for a group of one."""
+    n = np.bincount(group)
+    centred = x - (np.bincount(group, x) / n)[group]
+    if spec.scale == "none":
+        return centred
+    free = np.maximum(n - (spec.scale == "std_unbiased"), 1)
+    return centred / (np.sqrt(np.bincount(group, centred**2) / free) + spec.eps)[group]
