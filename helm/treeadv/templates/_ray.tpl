@@ -1,0 +1,120 @@
+{{/* One Ray pod template. Call with (dict "root" $ "group" ... "role" head|generator|learner|reward "ports" number of metrics ports). */}}
+{{- define "treeadv.rayPod" -}}
+{{- $root := .root }}
+{{- $head := eq .role "head" }}
+{{- $claim := eq $root.Values.storage.kind "claim" }}
+metadata:
+  labels:
+    {{- include "treeadv.selector" $root | nindent 4 }}
+    treeadv/role: {{ .role }}
+    {{- with $root.Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
+  annotations:
+    treeadv/config: {{ include "treeadv.config" $root | sha256sum | trunc 16 | quote }}
+    {{- with $root.Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+spec:
+  serviceAccountName: {{ include "treeadv.serviceAccount" $root }}
+  automountServiceAccountToken: {{ and $head $root.Values.autoscaling.enabled }}
+  enableServiceLinks: false
+  restartPolicy: Never
+  terminationGracePeriodSeconds: {{ .group.graceSeconds }}
+  securityContext: {{- include "treeadv.podSecurity" $root | nindent 4 }}
+  {{- with $root.Values.image.pullSecrets }}
+  imagePullSecrets: {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  {{- with include "treeadv.placement" .group }}{{ . | nindent 2 }}{{ end }}
+  containers:
+    - name: ray-{{ ternary "head" "worker" $head }}
+      image: {{ include "treeadv.image" (dict "image" $root.Values.image "tag" $root.Chart.AppVersion) }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      securityContext: {{- include "treeadv.containerSecurity" $root | nindent 8 }}
+      resources: {{- include "treeadv.resources" .group | nindent 8 }}
+      ports:
+        {{- if $head }}
+        - {name: gcs, containerPort: 6379}
+        - {name: dashboard, containerPort: 8265}
+        - {name: client, containerPort: 10001}
+        {{- end }}
+        - {name: ray-metrics, containerPort: 8080}
+        {{- range $i := until (int .ports) }}
+        - {name: treeadv-{{ $i }}, containerPort: {{ add $root.Values.monitoring.port $i }}}
+        {{- end }}
+      env:
+        - {name: HOME, value: /home/treeadv}
+        - {name: HF_HOME, value: /home/treeadv/huggingface}
+      {{- $secrets := $root.Values.existingSecrets }}
+      {{- if and (not $claim) $root.Values.storage.object.secret }}{{ $secrets = append $secrets $root.Values.storage.object.secret }}{{ end }}
+      {{- with $secrets }}
+      envFrom: {{- range . }}
+        - secretRef: {name: {{ . }}}
+        {{- end }}
+      {{- end }}
+      {{- if not $head }}
+      lifecycle:
+        preStop:
+          exec:
+            command: [python, -m, actors.drain, --seconds, {{ sub (int .group.graceSeconds) (min 10 (div (int .group.graceSeconds) 2)) | quote }}]
+      {{- end }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+        - {name: home, mountPath: /home/treeadv}
+        - {name: shm, mountPath: /dev/shm}
+        {{- if $head }}
+        - {name: config, mountPath: /etc/treeadv, readOnly: true}
+        {{- end }}
+        {{- if $claim }}
+        - {name: runs, mountPath: /data}
+        {{- end }}
+  volumes:
+    - name: tmp
+      emptyDir: {}
+    - name: home
+      emptyDir: {}
+    - name: shm
+      emptyDir: {medium: Memory, sizeLimit: {{ .group.shm }}}
+    {{- if $head }}
+    - name: config
+      configMap: {name: {{ include "treeadv.name" $root }}}
+    {{- end }}
+    {{- if $claim }}
+    - name: runs
+      persistentVolumeClaim: {claimName: {{ include "treeadv.claim" $root }}}
+    {{- end }}
+{{- end }}
+
+{{/* The spec of the RayCluster, the same alone and inside a RayJob. */}}
+{{- define "treeadv.rayCluster" -}}
+rayVersion: {{ .Values.rayVersion | quote }}
+enableInTreeAutoscaling: {{ .Values.autoscaling.enabled }}
+{{- if .Values.autoscaling.enabled }}
+autoscalerOptions:
+  version: v2
+  upscalingMode: {{ .Values.autoscaling.upscalingMode }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  securityContext: {{- include "treeadv.containerSecurity" . | nindent 4 }}
+  resources: {{- include "treeadv.resources" .Values.autoscaling | nindent 4 }}
+  env:
+    - {name: HOME, value: /tmp}
+  volumeMounts:
+    - {name: tmp, mountPath: /tmp}
+{{- end }}
+headGroupSpec:
+  rayStartParams:
+    # Nothing but what asks for no CPU (driver, queue) runs on the head.
+    num-cpus: "0"
+    dashboard-host: 0.0.0.0
+  template: {{- include "treeadv.rayPod" (dict "root" . "group" .Values.head "role" "head" "ports" 2) | nindent 4 }}
+workerGroupSpecs:
+  {{- range $name, $group := include "treeadv.groups" . | fromYaml }}
+  - groupName: {{ $name }}
+    replicas: {{ $group.replicas }}
+    minReplicas: {{ $group.minReplicas }}
+    maxReplicas: {{ $group.maxReplicas }}
+    idleTimeoutSeconds: {{ $group.idleTimeoutSeconds }}
+    rayStartParams:
+      # The inner quotes are for the shell that KubeRay starts Ray with.
+      resources: {{ printf "'{\"%s_slot\": %d}'" $group.role (int $group.slots) | quote }}
+    template: {{- include "treeadv.rayPod" (dict "root" $ "group" $group "role" $group.role "ports" $group.slots) | nindent 6 }}
+  {{- end }}
+{{- end }}

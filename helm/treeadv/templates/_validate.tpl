@@ -1,0 +1,67 @@
+{{/* What values.schema.json cannot say. Every message names the value and the remedy. */}}
+{{- define "treeadv.validate" -}}
+{{- $groups := include "treeadv.groups" . | fromYaml }}
+{{- range $name, $g := $groups }}
+{{- $at := printf "workers.%s" $name }}
+{{- if gt (int $g.minReplicas) (int $g.maxReplicas) }}
+{{- fail (printf "%s.minReplicas=%v is more than maxReplicas=%v: raise the one or lower the other" $at $g.minReplicas $g.maxReplicas) }}
+{{- end }}
+{{- if or (lt (int $g.replicas) (int $g.minReplicas)) (gt (int $g.replicas) (int $g.maxReplicas)) }}
+{{- fail (printf "%s.replicas=%v lies outside minReplicas=%v..maxReplicas=%v: KubeRay would not keep it" $at $g.replicas $g.minReplicas $g.maxReplicas) }}
+{{- end }}
+{{- if and (eq $g.role "learner") (or (ne (int $g.minReplicas) (int $g.maxReplicas)) (ne (int $g.replicas) (int $g.maxReplicas))) }}
+{{- fail (printf "%s: a learner group needs replicas = minReplicas = maxReplicas, else the autoscaler takes an idle rank away; learners change their number at a checkpoint, by another release of the values" $at) }}
+{{- end }}
+{{- end }}
+{{- range $role := list "generator" "learner" "reward" }}
+{{- $sum := include "treeadv.role" (dict "groups" $groups "role" $role) | fromYaml }}
+{{- if lt (int $sum.count) 1 }}
+{{- fail (printf "workers: no group gives a %s (role: %s, replicas > 0); without one the run cannot start" $role $role) }}
+{{- end }}
+{{- end }}
+{{- include "treeadv.validateStorage" . }}
+{{- include "treeadv.validateFleet" . }}
+{{- end }}
+
+{{- define "treeadv.validateStorage" -}}
+{{- if eq .Values.storage.kind "claim" }}
+{{- if not (or .Values.storage.claim.existing .Values.storage.claim.size) }}
+{{- fail "storage: queue and checkpoints have no place; set storage.claim.size, storage.claim.existing, or storage.kind=object with storage.object.uri" }}
+{{- end }}
+{{- if and .Values.storage.claim.existing .Values.storage.claim.size }}
+{{- fail (printf "storage.claim.size=%s has no effect beside storage.claim.existing=%s: set one" .Values.storage.claim.size .Values.storage.claim.existing) }}
+{{- end }}
+{{- else if not .Values.storage.object.uri }}
+{{- fail "storage.kind=object needs storage.object.uri (s3://bucket/path or gs://bucket/path)" }}
+{{- end }}
+{{- end }}
+
+{{- define "treeadv.validateFleet" -}}
+{{- $fleet := .Values.generator.fleet }}
+{{- $scale := $fleet.autoscaling }}
+{{- if eq .Values.generator.kind "deployment" }}
+{{- if not $fleet.model }}
+{{- fail "generator.kind=deployment needs generator.fleet.model (the starting weights of the servers, those of config.model.path)" }}
+{{- end }}
+{{- $generator := .Values.config.generator | default dict }}
+{{- if eq ($generator.engine | default "sglang") "embedded" }}
+{{- fail "config.generator.engine=embedded does not go with generator.kind=deployment: leave it out" }}
+{{- end }}
+{{- $sglang := $generator.sglang | default dict }}
+{{- if ne ($sglang.weights | default "disk") "disk" }}
+{{- fail (printf "config.generator.sglang.weights=%s does not go with generator.kind=deployment: servers of a Deployment take weights from disk" $sglang.weights) }}
+{{- end }}
+{{- if ne .Values.storage.kind "claim" }}
+{{- fail "generator.kind=deployment needs storage.kind=claim: the servers read published weights from the volume" }}
+{{- end }}
+{{- if and (ne $scale.kind "none") (or (gt (int $scale.minReplicas) (int $fleet.replicas)) (gt (int $fleet.replicas) (int $scale.maxReplicas))) }}
+{{- fail (printf "generator.fleet.replicas=%v lies outside autoscaling.minReplicas=%v..maxReplicas=%v" $fleet.replicas $scale.minReplicas $scale.maxReplicas) }}
+{{- end }}
+{{- if and (eq $scale.kind "keda") (not $scale.prometheus) }}
+{{- fail "generator.fleet.autoscaling.kind=keda needs generator.fleet.autoscaling.prometheus (address of Prometheus)" }}
+{{- end }}
+{{- if ge (int $fleet.drainSeconds) (int $fleet.graceSeconds) }}
+{{- fail (printf "generator.fleet.drainSeconds=%v leaves nothing of graceSeconds=%v to finish requests" $fleet.drainSeconds $fleet.graceSeconds) }}
+{{- end }}
+{{- end }}
+{{- end }}
