@@ -1,0 +1,77 @@
+"""The reward role: grades the leaves of forests. A plain class; whoever builds the run makes a Ray actor of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from treeadv import wire
+from treeadv.config import Config
+from treeadv.errors import BadInput
+from treeadv.forest import Finish, Forest, Verdict
+from treeadv.metrics import Exporter
+from treeadv.rewards.pool import Answer, Judgement, VerifierPool
+
+_ABORTED = Judgement(Verdict.UNPARSED, 0.0, 0.0, "aborted")
+
+
+class RewardActor:
+    """Decodes leaves, has them judged by killable processes, and hands the forests back graded."""
+
+    def __init__(self, config: Config, model_dir: str, index: int, port: int = 0) -> None:
+        """`index` is this actor's number within its role, `port` where it serves /metrics and /healthz (0: any free port)."""
+        tokenizer = Path(model_dir) / "tokenizer.json"
+        if not tokenizer.is_file():
+            raise BadInput(f"{tokenizer}: no such file; a reward actor decodes leaves with the model's tokenizer.json")
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        self.index = index
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
+        self._exporter = Exporter("reward", health=lambda: self._pool.fault)
+        self._host = config.metrics.host
+        self._port = self._exporter.serve(self._host, port)
+        self._restarts = 0
+
+    async def grade(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The same forests with reward, verdict and detail of every leaf. An aborted leaf is UNPARSED with reward 0."""
+        forests = wire.from_batch(batch)
+        finished = [(n, i) for n, f in enumerate(forests) for i in range(f.leaves) if f.finish[i] != Finish.ABORT]
+        judged = await self._judge([self._answer(forests[n], i) for n, i in finished])
+        of = dict(zip(finished, judged, strict=True))
+        return wire.to_batch([_graded(f, [of.get((n, i), _ABORTED) for i in range(f.leaves)]) for n, f in enumerate(forests)])
+
+    async def address(self) -> str:
+        """host:port of /metrics."""
+        return f"{self._host}:{self._port}"
+
+    async def close(self) -> None:
+        await self._pool.close()
+        self._exporter.close()
+
+    async def _judge(self, answers: list[Answer]) -> list[Judgement]:
+        """Grade, and keep the metrics: of every answer its verdict and time, of the pool its queue and its restarts."""
+        grading = asyncio.ensure_future(self._pool.grade(answers))
+        await asyncio.sleep(0)  # the call has put its answers into the queue
+        self._exporter.set("treeadv_reward_waiting_answers", self._pool.waiting)
+        try:
+            judged = await grading
+        finally:
+            self._exporter.set("treeadv_reward_waiting_answers", self._pool.waiting)
+            self._exporter.add("treeadv_reward_worker_restarts_total", self._pool.restarts - self._restarts)
+            self._restarts = self._pool.restarts
+        for j in judged:
+            self._exporter.add("treeadv_rewards_total", verdict=j.verdict.name.lower())
+            self._exporter.observe("treeadv_reward_seconds", j.seconds)
+        return judged
+
+    def _answer(self, forest: Forest, leaf: int) -> Answer:
+        response = self._tokenizer.decode(forest.leaf_tokens(leaf).tolist(), skip_special_tokens=True)
+        return Answer(response, forest.gold, forest.verifier, forest.meta)
+
+
+def _graded(forest: Forest, judgements: list[Judgement]) -> Forest:
+    return forest.with_rewards([j.reward for j in judgements], [j.verdict for j in judgements], [j.detail for j in judgements])

@@ -1,0 +1,93 @@
+"""`treeadv grade`: verdicts for a JSONL file of problem, answer, response."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from treeadv.errors import BadInput
+from treeadv.rewards.pool import Answer, Judgement, VerifierPool
+from treeadv.rewards.verifiers import check_name
+
+_MEMORY_MB = 1024
+_TOGETHER = 256  # answers handed to the pool at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `grade_file` did: answers by verdict, the mean reward and the wall time in seconds."""
+
+    answers: int
+    verdicts: dict[str, int]
+    reward_mean: float
+    seconds: float
+
+
+def grade_file(path: Path, verifier: str = "math", workers: int = 2, timeout: float = 5.0, out: Path | None = None) -> Summary:
+    """Grade every line of a JSONL file; with `out`, write each line back with `verdict`, `reward`, `detail` and `seconds`.
+
+    A line holds `answer` (the right one) and `response`, and may hold `problem`, `meta` (JSON for the verifier) and `verifier` of its
+    own. Raises `BadInput`, naming file and line, before anything is graded or written.
+    """
+    check_name(verifier)
+    records = list(_records(path))
+    answers = [_answer(r, verifier, f"{path}:{n}") for n, r in records]
+    began = time.monotonic()
+    judgements = asyncio.run(_grade(answers, workers, timeout))
+    seconds = time.monotonic() - began
+    if out is not None:
+        _write(out, [r for _, r in records], judgements)
+    counts = Counter(j.verdict.name.lower() for j in judgements)
+    return Summary(len(answers), dict(counts), sum(j.reward for j in judgements) / len(answers), seconds)
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file (one JSON object a line with answer and response)")
+    empty = True
+    for n, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as e:
+            raise BadInput(f"{path}:{n}: not JSON ({e})") from e
+        if not isinstance(record, dict):
+            raise BadInput(f"{path}:{n}: a JSON object with answer and response is needed, found {type(record).__name__}")
+        empty = False
+        yield n, record
+    if empty:
+        raise BadInput(f"{path}: no line to grade")
+
+
+def _answer(record: dict[str, Any], verifier: str, place: str) -> Answer:
+    for key in ("answer", "response"):
+        if not isinstance(record.get(key), str):
+            raise BadInput(f"{place}: the line has no text under {key!r}")
+    name = record.get("verifier", verifier)
+    check_name(name)
+    meta = record.get("meta", "")
+    return Answer(record["response"], record["answer"], name, meta if isinstance(meta, str) else json.dumps(meta))
+
+
+async def _grade(answers: list[Answer], workers: int, timeout: float) -> list[Judgement]:
+    pool = VerifierPool(workers, timeout, _MEMORY_MB)
+    try:
+        return [j for i in range(0, len(answers), _TOGETHER) for j in await pool.grade(answers[i : i + _TOGETHER])]
+    finally:
+        await pool.close()
+
+
+def _write(out: Path, records: list[dict[str, Any]], judgements: list[Judgement]) -> None:
+    part = out.with_name(out.name + ".part")
+    with part.open("w") as f:
+        for record, j in zip(records, judgements, strict=True):
+            verdict = {"verdict": j.verdict.name.lower(), "reward": j.reward, "detail": j.detail, "seconds": round(j.seconds, 4)}
+            f.write(json.dumps(record | verdict) + "\n")
+    part.replace(out)

@@ -1,0 +1,107 @@
+"""Verifiers by name, their heavy halves: they run in a worker process only, under its alarm, its parent's clock and its memory limit."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+from treeadv.forest import Verdict
+from treeadv.rewards.judgement import Outcome, Task, scored, unparsed, verified, wrong
+
+Judge = Callable[[Task], Outcome]
+
+
+class Unusable(Exception):
+    """The verifier itself cannot be used (missing module, unknown data set): a fault of the configuration, not of an answer."""
+
+
+@lru_cache(maxsize=64)
+def load(kind: str) -> Judge:
+    """The judge of a resolved verifier, its imports done. Raises `Unusable` with the reason."""
+    if kind == "math":
+        return _math()
+    if kind == "reasoning-gym":
+        return _reasoning_gym()
+    if kind.startswith(("http://", "https://")):
+        return lambda task: _remote(kind, task)
+    return _function(kind)
+
+
+def _math() -> Judge:
+    import math_verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time-out is off: the worker's is on
+    configs = (math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig())
+
+    def parse(text: str) -> list[Any]:
+        return math_verify.parse(f"\\boxed{{{text}}}", configs, parsing_timeout=None, raise_on_error=True)
+
+    gold_of = lru_cache(maxsize=4096)(parse)
+
+    def judge(task: Task) -> Outcome:
+        gold, answer = gold_of(task.gold), parse(task.text)
+        if all(isinstance(a, str) for a in answer):
+            return verified("same text") if set(gold) & set(answer) else unparsed("math-verify reads no mathematics in it")
+        doubts = []
+        for g, a in product(gold, answer):
+            try:
+                if math_verify.verify(g, a, timeout_seconds=None, raise_on_error=True):
+                    return verified()
+            except MemoryError:
+                raise
+            except Exception as e:  # sympy cannot compare this pair of readings, which math-verify counts as unequal; another pair may be
+                doubts.append(type(e).__name__)
+        return wrong("not comparable: " + ", ".join(doubts) if doubts else "")
+
+    return judge
+
+
+def _reasoning_gym() -> Judge:
+    from reasoning_gym.factory import DATASETS, get_score_answer_fn
+
+    score_of = lru_cache(maxsize=None)(get_score_answer_fn)
+
+    def judge(task: Task) -> Outcome:
+        meta = json.loads(task.meta)
+        if meta["dataset"] not in DATASETS:
+            raise Unusable(f"reasoning-gym has no data set {meta['dataset']!r}")
+        return scored(float(score_of(meta["dataset"])(answer=task.text, entry=meta["entry"])))
+
+    return judge
+
+
+def _function(kind: str) -> Judge:
+    module, _, name = kind.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as e:
+        raise Unusable(f"verifier {kind!r}: {e}") from e
+
+    def judge(task: Task) -> Outcome:
+        """`function(response, gold, meta)` returns a score, a bool, or (score, detail)."""
+        result = function(task.text, task.gold, task.meta)
+        score, detail = result if isinstance(result, tuple) else (result, "")
+        return scored(float(score), str(detail))
+
+    return judge
+
+
+def _remote(url: str, task: Task) -> Outcome:
+    """POST {"response", "gold", "meta"}; the reply is {"reward": number, "detail"?: text, "verdict"?: name of a verdict}."""
+    body = json.dumps({"response": task.text, "gold": task.gold, "meta": task.meta}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as reply:  # bounded by the worker's alarm
+            answer = json.load(reply)
+        reward = float(answer["reward"])
+        verdict = Verdict[answer["verdict"].upper()] if "verdict" in answer else scored(reward).verdict
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        return Outcome(Verdict.CRASH, 0.0, f"{url}: {type(e).__name__}: {e}")
+    return Outcome(verdict, reward, str(answer.get("detail", "")))

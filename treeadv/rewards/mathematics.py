@@ -1,0 +1,52 @@
+"""The verifier `math`, its cheap half: extraction, exact comparison and guards decide most answers without a computer algebra system."""
+
+from __future__ import annotations
+
+import re
+
+from treeadv.rewards.extract import final_answer
+from treeadv.rewards.guards import refusal
+from treeadv.rewards.judgement import Answer, Outcome, Task, refused, unparsed, verified, wrong
+from treeadv.rewards.numbers import grouped, is_exact, rational, same_number, spelled_out
+
+_DROP = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\[!,;: ]|\\q?quad|~|\$|(?<!\d)\s+|\s+(?!\d)")
+_FRAC = re.compile(r"\\[dtc]frac")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_WORDS = re.compile(r"[A-Za-z]{3,}(?:[ -][A-Za-z]+)*")
+_UNIT = re.compile(r"[-+\d.,/\s]*\d\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*([A-Za-z]+)\.?\s*\}|([A-Za-z]+))(\^?\{?\d?\}?)")
+_SEVERAL = re.compile(r"[^\d],|,[^\d]|,\d{1,2}(?!\d)|,\d{4,}|\b(?:and|or)\b|;|\\pm")
+
+
+def screen(answer: Answer) -> Outcome | Task:
+    """Decide by text and rational arithmetic where that is the same verdict as math-verify's, else say what a worker must judge."""
+    gold = answer.gold.strip()
+    text = final_answer(answer.response, several=_SEVERAL.search(gold) is not None)
+    if not text:
+        return unparsed("no answer found")
+    if _canonical(text) == _canonical(gold):
+        return verified("same text")
+    if _WORDS.fullmatch(gold) and _TEXT.sub(r"\1", text).casefold() == gold.casefold():
+        return verified("same word")
+    text, gold = grouped(text), grouped(gold)
+    a, g = rational(_canonical(text)), rational(_canonical(gold))
+    if a is not None and g is not None:
+        return verified("same number") if same_number(g, a, is_exact(text) and is_exact(gold)) else wrong("another number")
+    if reason := refusal(text) or _units(gold, text):
+        return refused(reason)
+    return Task("math", spelled_out(gold), spelled_out(text))
+
+
+def _canonical(text: str) -> str:
+    """Spacing, sizing and fraction style dropped; a space between two digits stays, so that `1 2` is not 12."""
+    text = _TEXT.sub(r"\1", _FRAC.sub(r"\\frac", text.replace("{,}", ",").replace(r"\%", "%")))
+    text = re.sub(r"(?<=\d)(?:\\[,;: ]|\\q?quad|~)+(?=\d)", " ", text)
+    return _DROP.sub("", text).rstrip(".")
+
+
+def _units(gold: str, text: str) -> str | None:
+    """math-verify drops units, so that 5 m equals 5 km: where both sides name a unit and they differ, do not ask it."""
+    g, a = _UNIT.fullmatch(gold), _UNIT.fullmatch(text)
+    if g is None or a is None:
+        return None
+    ours, theirs = ((m[1] or m[2]).lower().rstrip("s") + m[3] for m in (g, a))
+    return None if ours == theirs else f"unit {theirs} where the gold answer has {ours}"

@@ -1,0 +1,52 @@
+"""Spelling of numbers: what two answers must agree in before anything heavier than rational arithmetic is needed."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+DECIMALS = 6  # math-verify's `float_rounding`: numbers are compared rounded to so many decimals ...
+RELATIVE = Fraction(1, 1000)  # ... and must also be this close relatively, so that 1e-9 is not 0
+
+_MAX_EXPONENT = 400
+_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:\\[,!;: ]|\{,\}|~|[ \u00a0\u2009\u202f]|,\\!)\d{3})+)(?![\d])")
+_SEPARATOR = re.compile(r"[^\d]")
+_SCIENTIFIC = re.compile(r"(?<![A-Za-z\\{\d])(\d+(?:\.\d*)?)[eE]([-+]?\d+)(?![\d.])")
+_PLAIN = re.compile(r"([-+]?)((?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?|\d+\.)(?:(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?)\s*([-+]?\d{1,4})\}?)?")
+_FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d+)\s*/\s*(\d+))")
+_UNIFY = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-", "\u00d7": r"\times ", "\u00f7": r"\div ", "\u00b7": r"\cdot "})
+
+
+def grouped(text: str) -> str:
+    """The same answer with dashes and operators in ASCII or LaTeX, and without thousands separators."""
+    return _THOUSANDS.sub(lambda m: _SEPARATOR.sub("", m[1]), text.translate(_UNIFY))
+
+
+def spelled_out(text: str) -> str:
+    """Scientific notation as a product: math-verify reads only the 3 of `3e10`."""
+    return _SCIENTIFIC.sub(lambda m: rf"{m[1]}\cdot 10^{{{int(m[2])}}}", text)
+
+
+def rational(text: str) -> Fraction | None:
+    """The value of a plain integer, decimal, fraction or number in scientific notation; None for anything else."""
+    text = text.strip()
+    if (m := _FRACTION.fullmatch(text)) and int(m[3] or m[5]) != 0:
+        value = Fraction(int(m[2] or m[4]), int(m[3] or m[5]))
+        return -value if m[1] == "-" else value
+    m = _PLAIN.fullmatch(text)
+    if m is None or not m[2] or abs(int(m[3] or 0)) > _MAX_EXPONENT:
+        return None
+    value = Fraction(m[2].replace(",", "")) * Fraction(10) ** int(m[3] or 0)
+    return -value if m[1] == "-" else value
+
+
+def is_exact(text: str) -> bool:
+    """Whether the number is spelled without rounding: an integer or a fraction, no decimal point."""
+    return re.search(r"[.eE]|\\times|\\cdot|\*", text) is None
+
+
+def same_number(gold: Fraction, answer: Fraction, exact: bool) -> bool:
+    """Equal; or, unless both are spelled exactly, equal to six decimals and to a relative 1e-3."""
+    if gold == answer:
+        return True
+    return not exact and round(gold, DECIMALS) == round(answer, DECIMALS) and abs(gold - answer) <= RELATIVE * abs(gold)

@@ -1,0 +1,110 @@
+"""A verifier process: `python -m treeadv.rewards.worker SECONDS MEMORY_MB PARENT_PID`. One JSON line in, one or two out; it imports no torch and no ray.
+
+To a task it answers {"took": true} once its verifier is loaded (here the parent's clock starts), then the outcome. It proves itself
+with a known answer before it reports ready, dies with its parent, and asks to be replaced when its memory has grown.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any, BinaryIO
+
+from treeadv.forest import Verdict
+from treeadv.rewards import judges
+from treeadv.rewards.judgement import Outcome, Task
+
+ALARM_SHARE = 0.8  # of the limit: the worker stops itself here, the parent kills at the whole
+DETAIL = 300  # characters of a reason that are kept
+_PR_SET_PDEATHSIG = 1
+
+
+class Alarm(BaseException):
+    """The item's time is over. Not an `Exception`, so that sympy's broad handlers let it pass."""
+
+
+def main() -> None:
+    limit, memory_mb, parent = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    _die_with(parent)
+    faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    signal.signal(signal.SIGALRM, _ring)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then closes the pool
+    tasks, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # whatever a verifier prints goes to the log, not into the protocol
+    try:
+        _prove()
+    except Exception as e:
+        _send(replies, {"fatal": f"the process cannot start: {type(e).__name__}: {e}"})
+        raise
+    _send(replies, {"ready": True})
+    for line in tasks:
+        _serve(Task(*json.loads(line)), limit, memory_mb, replies)
+
+
+def _prove() -> None:
+    if judges.load("math")(Task("math", r"\frac{1}{2}", "0.5")).verdict is not Verdict.VERIFIED:
+        raise RuntimeError("math-verify does not find 0.5 equal to 1/2: its installation is broken")
+
+
+def _serve(task: Task, limit: float, memory_mb: int, replies: BinaryIO) -> None:
+    try:
+        judge = judges.load(task.kind)
+        _send(replies, {"took": True})
+        outcome, spent = _timed(judge, task, limit)
+    except judges.Unusable as e:
+        _send(replies, {"unusable": str(e)})
+        return
+    heavy = spent or _address_space() > (memory_mb << 20) // 2
+    _send(replies, {"verdict": int(outcome.verdict), "reward": outcome.reward, "detail": outcome.detail[:DETAIL], "replace": heavy})
+
+
+def _timed(judge: judges.Judge, task: Task, limit: float) -> tuple[Outcome, bool]:
+    """The outcome, and whether the process is spent (its memory ran out)."""
+    try:
+        signal.setitimer(signal.ITIMER_REAL, ALARM_SHARE * limit)
+        try:
+            return judge(task), False
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except Alarm:
+        return Outcome(Verdict.TIMEOUT, 0.0, f"over {ALARM_SHARE * limit:g} s"), False
+    except MemoryError:
+        return Outcome(Verdict.CRASH, 0.0, "memory limit reached"), True
+    except judges.Unusable:
+        raise
+    except Exception as e:
+        return Outcome(Verdict.CRASH, 0.0, f"{type(e).__name__}: {e}"), False
+
+
+def _ring(signum: int, frame: Any) -> None:
+    raise Alarm
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, even in the middle of an item."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call above
+        sys.exit(0)
+
+
+def _address_space() -> int:
+    """Bytes of virtual memory, what RLIMIT_AS limits."""
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[0]) * resource.getpagesize()
+
+
+def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
+    replies.write(json.dumps(message).encode() + b"\n")
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()
