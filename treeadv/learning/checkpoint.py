@@ -1,0 +1,104 @@
+"""Checkpoint folders: a plain Hugging Face model beside the trainer's state, complete or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from treeadv.errors import BadInput
+from treeadv.learning import weights
+from treeadv.learning.policy import Policy
+
+_STATE, _EXTRA = "trainer", "extra.json"
+_TRAINABLE = StateDictOptions(ignore_frozen_params=True)
+
+
+def save(
+    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, source: Path, progress: dict[str, int], extra: dict[str, Any]
+) -> None:
+    """Write all of it beside `folder`, flush it to disk and rename: a crash leaves the folder whole or absent. All ranks call it."""
+    rank, world = _place()
+    scratch = folder.with_name(folder.name + ".partial")
+    if rank == 0:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    _barrier(world)
+    weights.write_folder(policy, source, scratch, writer=rank == 0)
+    dcp.save(_state(policy, optimizer), checkpoint_id=scratch / _STATE, no_dist=world == 1)
+    if rank == 0:
+        torch.save(torch.get_rng_state(), scratch / _STATE / "rng.pt")
+        (scratch / _STATE / "progress.json").write_text(json.dumps(progress))
+        (scratch / _EXTRA).write_text(json.dumps(extra))
+        _publish(scratch, folder)
+    _barrier(world)
+
+
+def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[dict[str, int], dict[str, Any]]:
+    """Load weights, optimizer and RNG in place; returns (progress, extra) as they were given to `save`. Any number of ranks."""
+    if not (folder / _STATE / "progress.json").is_file():
+        raise BadInput(f"{folder}: not a checkpoint of treeadv (no {_STATE}/progress.json there)")
+    _, world = _place()
+    state = _state(policy, optimizer)
+    dcp.load(state, checkpoint_id=folder / _STATE, no_dist=world == 1)
+    model = state.get("model", {})
+    set_state_dict(policy, optimizer, model_state_dict=model, optim_state_dict=state["optimizer"],
+                   options=StateDictOptions(ignore_frozen_params=True, strict=False))  # fmt: skip
+    if not model:
+        weights.read_folder(policy, folder)
+    torch.set_rng_state(torch.load(folder / _STATE / "rng.pt"))
+    return json.loads((folder / _STATE / "progress.json").read_text()), json.loads((folder / _EXTRA).read_text())
+
+
+def _state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Optimizer state by parameter name, and the adapter where one is trained (the merged folder could not be taken apart)."""
+    model, state = get_state_dict(policy, optimizer, options=_TRAINABLE)
+    return {"optimizer": state} | ({"model": model} if policy.adapted else {})
+
+
+def listed(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of the complete checkpoints step-N under `folder`, oldest first."""
+    found = [(int(m[1]), p) for p in folder.glob("step-*") if (m := re.fullmatch(r"step-(\d+)", p.name))]
+    return sorted(found)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints, and what a crash left unfinished."""
+    for _, path in listed(folder)[:-keep]:
+        shutil.rmtree(path)
+    for path in folder.glob("step-*.partial"):
+        shutil.rmtree(path)
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    for path in [*scratch.rglob("*"), scratch]:
+        _fsync(path)
+    if folder.exists():  # the same step, written again after a resume
+        shutil.rmtree(folder)
+    os.replace(scratch, folder)
+    _fsync(folder.parent)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _place() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _barrier(world: int) -> None:
+    if world > 1:
+        dist.barrier()

@@ -1,0 +1,97 @@
+"""The trained model: a Hugging Face causal language model, unchanged, read as a function from micro-batches to log-probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from treeadv.errors import BadInput
+from treeadv.learning import attention
+from treeadv.learning.packing import Packed
+
+HEAD_ROWS = 512  # rows whose vocabulary logits exist at one time
+
+
+class Policy(nn.Module):
+    """log pi of every target of a micro-batch. `forward` is one call so that FSDP gathers embedding and head once."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+        self.adapted = False
+        self.vocabulary: int = model.config.vocab_size
+
+    def adapt(self, rank: int) -> None:
+        """Freeze the weights and train a LoRA adapter of `rank` on every linear layer but the head (peft, alpha = 2 rank)."""
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as e:
+            raise BadInput(f"learner.lora_rank={rank}: the package peft is not installed (pip install peft)") from e
+        lora = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+        self.model = inject_adapter_in_model(lora, self.model)
+        self.adapted = True
+
+    def forward(self, packed: Packed) -> torch.Tensor:
+        """[T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature, given their paths."""
+        device = self.model.get_input_embeddings().weight.device
+        hidden = self._hidden(packed, device)[torch.from_numpy(packed.row).to(device)]
+        head = self.model.get_output_embeddings()
+        source, target = (torch.from_numpy(x).to(device) for x in (packed.source, packed.target))
+        temperature = torch.from_numpy(packed.temperature).to(device)
+        order = torch.argsort(source, stable=True)  # targets of one slice of rows stand together
+        edges = list(range(0, len(packed.row), HEAD_ROWS)) + [len(packed.row)]
+        bounds = torch.searchsorted(source[order], torch.tensor(edges, device=device)).tolist()
+        out = []
+        for a, b, i, j in zip(edges[:-1], edges[1:], bounds[:-1], bounds[1:], strict=True):
+            t = order[i:j]
+            args = head, hidden[a:b], source[t] - a, target[t], temperature[t]
+            out.append(_log_probs(*args) if len(edges) == 2 else checkpoint(_log_probs, *args, use_reentrant=False))
+        return torch.cat(out)[torch.argsort(order)]
+
+    def _hidden(self, packed: Packed, device: torch.device) -> torch.Tensor:
+        tokens = torch.from_numpy(packed.token)[None].to(device)
+        position = torch.from_numpy(packed.position)[None].to(device)
+        if self.model.config._attn_implementation == attention.NAME:
+            how: dict[str, Any] = {"tree": attention.sdpa_blocks(packed)}
+        else:
+            how = {"attention_mask": attention.flex_mask(packed, device)}
+        return self.model.get_decoder()(input_ids=tokens, position_ids=position, use_cache=False, **how).last_hidden_state[0]
+
+
+def _log_probs(head: nn.Module, hidden: torch.Tensor, row: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor):
+    """hidden [U, H] -> [T]: logits of each row once; the softmax of a row serves all its targets (they share a temperature)."""
+    logits = head(hidden)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    scale = torch.ones(len(hidden), dtype=logits.dtype, device=logits.device).index_copy(0, row, temperature.to(logits.dtype))
+    logits = logits / scale[:, None]
+    return logits[row, target] - torch.logsumexp(logits, -1)[row]
+
+
+def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Policy:
+    """Read a model folder with master weights in `dtype`. `BadInput` names an architecture whose attention cannot take the mask."""
+    config = AutoConfig.from_pretrained(folder)
+    name = (config.architectures or [type(config).__name__])[0]
+    layers = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
+    window = getattr(config, "sliding_window", None) if not hasattr(config, "layer_types") else None
+    if layers or window:
+        raise BadInput(f"{folder}: {name} has layers of another kind ({', '.join(sorted(layers)) or 'sliding window'}) {_ONLY}")
+    how = attention.NAME if device == "cpu" else "flex_attention"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=how)
+    except ValueError as e:
+        if "attention" not in str(e):
+            raise
+        raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}") from e
+    if not model._supports_attention_backend:
+        raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}")
+    model.eval()  # dropout would make the ratio to the behaviour policy noise
+    return Policy(model.to(device))
+
+
+_ONLY = "and cannot attend to a tree: use a model with full attention in every layer (Llama, Qwen2, Qwen3, SmolLM)"

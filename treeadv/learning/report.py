@@ -1,0 +1,60 @@
+"""What a step says of itself, and how a step refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One optimizer step. Shares are in [0, 1] over tokens; `seconds` by phase; `version` is that of the weights after the step."""
+
+    version: int
+    loss: float
+    grad_norm: float  # before clipping
+    lr: float
+    clip_ratio: float
+    mask_ratio: float
+    mismatch_kl: float  # nats
+    ess: float
+    staleness: list[int]  # of each forest, in versions
+    tokens: int
+    expanded_tokens: int
+    leaves: int
+    reward_mean: float
+    zero_variance: float  # share of forests whose leaves all have the same reward
+    seconds: dict[str, float]
+    mfu: float | None
+
+
+class NonFinite(RuntimeError):
+    """A loss or a gradient that is not finite: the optimizer did not step, the batch lies in `batch`."""
+
+    def __init__(self, version: int, what: str, batch: Path) -> None:
+        super().__init__(
+            f"step for version {version}: {what} is not finite; the weights are unchanged and the batch is kept: to run it again, "
+            f"python -m treeadv.learning.replay_step RUN --batch {batch}"
+        )
+        self.batch = batch
+
+
+class Phases:
+    """Wall seconds by phase, the accelerator's queue drained at every end."""
+
+    def __init__(self, device: str) -> None:
+        self.seconds: dict[str, float] = {}
+        self._cuda = device == "cuda"
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = perf_counter()
+        yield
+        if self._cuda:
+            torch.cuda.synchronize()
+        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
