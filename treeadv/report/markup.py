@@ -1,0 +1,37 @@
+"""Elements of HTML and SVG, so that nothing is escaped by hand."""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+SVG = "http://www.w3.org/2000/svg"
+
+
+def add(parent: Element, tag: str, text: str | None = None, **attributes: object) -> Element:
+    """Append an element. Attribute names are written with `_` for `-`, and `class_` for class; floats are rounded to 0.1."""
+    made = SubElement(parent, tag, _names(attributes))
+    made.text = text
+    return made
+
+
+def element(tag: str, **attributes: object) -> Element:
+    """An element without a parent; attributes as for `add`."""
+    return Element(tag, _names(attributes))
+
+
+def html(root: Element) -> str:
+    """A whole HTML document."""
+    return "<!doctype html>\n" + tostring(root, encoding="unicode", method="html") + "\n"
+
+
+def svg(root: Element, style: str) -> str:
+    """A drawing that stands alone, with its style inside."""
+    root.set("xmlns", SVG)
+    sheet = element("style")
+    sheet.text = style
+    root.insert(0, sheet)
+    return tostring(root, encoding="unicode", method="xml") + "\n"
+
+
+def _names(attributes: dict[str, object]) -> dict[str, str]:
+    return {k.rstrip("_").replace("_", "-"): f"{v:.1f}" if isinstance(v, float) else str(v) for k, v in attributes.items()}

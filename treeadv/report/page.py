@@ -1,0 +1,81 @@
+"""One self-contained HTML page: no script, font, picture or style from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element
+
+from treeadv.forest import Verdict
+from treeadv.report.markup import add, element, html
+from treeadv.report.picture import Numbers, Picture, Vocabulary, signed
+from treeadv.report.style import COLOURS, PAGE, SCRIPT, TREE
+from treeadv.report.tree import tree_svg
+
+
+def forests_page(title: str, pictures: Sequence[Picture], vocabulary: Vocabulary | Numbers) -> str:
+    """A page of forests, each as a tree with the full text of its leaves below."""
+    root, main = page(title)
+    add(main, "h1", title)
+    add(main, "p", f"{len(pictures)} forests. Hover a token for its probability, entropy and policy version.", class_="soft")
+    for p in pictures:
+        main.append(forest_article(p, vocabulary))
+    return finish(root)
+
+
+def page(title: str) -> tuple[Element, Element]:
+    """An empty page: (document, its <main>)."""
+    root = element("html", lang="en")
+    head = add(root, "head")
+    add(head, "meta", charset="utf-8")
+    add(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
+    add(head, "title", title)
+    add(head, "style", COLOURS + PAGE + TREE)
+    return root, add(add(root, "body"), "main")
+
+
+def finish(root: Element) -> str:
+    """Close the page and write it out."""
+    body = root.find("body")
+    assert body is not None
+    add(body, "script", SCRIPT)
+    return html(root)
+
+
+def forest_article(p: Picture, vocabulary: Vocabulary | Numbers, heading: str = "") -> Element:
+    """One forest: facts, drawing, and a table of its leaves with their whole text (also for those who do not see the drawing)."""
+    article = element("article", class_="card")
+    add(article, "h3", heading or f"Forest {p.forest.forest_id}")
+    add(article, "p", p.summary(), class_="soft")
+    if p.forest.gold:
+        add(add(article, "p", "Gold answer "), "code", p.forest.gold)
+    scroll = add(article, "div", class_="scroll", tabindex="0", role="region", aria_label="drawing of the forest, scrolls sideways")
+    scroll.append(tree_svg(p))
+    details = add(article, "details")
+    add(details, "summary", f"The {p.forest.leaves} leaves as text")
+    _leaf_table(details, p, vocabulary)
+    return article
+
+
+def _leaf_table(parent: Element, p: Picture, vocabulary: Vocabulary | Numbers) -> None:
+    body = table(parent, ("Leaf", "Verdict", "Advantage", "Tokens", "Text"), numeric=(0, 2, 3))
+    for leaf, s in enumerate(p.forest.leaf_segment):
+        row = add(body, "tr")
+        add(row, "td", str(leaf), class_="n")
+        verdict = Verdict(int(p.forest.verdict[leaf])).name.lower()
+        cell = add(row, "td")
+        add(cell, "span", p.leaf_note(leaf), class_=f"badge {verdict}")
+        if p.forest.detail and p.forest.detail[leaf]:
+            add(cell, "div", p.forest.detail[leaf], class_="soft")
+        add(row, "td", "" if p.advantage is None else signed(p.advantage[s]), class_="n")
+        tokens = p.forest.leaf_tokens(leaf)
+        add(row, "td", str(len(tokens)), class_="n")
+        add(add(row, "td"), "pre", "".join(piece.replace("⏎", "") for q in p.forest.path(int(s)) for piece in p.pieces[q]))
+
+
+def table(parent: Element, heads: Sequence[str], numeric: Sequence[int] = ()) -> Element:
+    """A table with a head row; returns its body."""
+    made = add(add(parent, "div", class_="scroll", tabindex="0"), "table")
+    row = add(add(made, "thead"), "tr")
+    for i, head in enumerate(heads):
+        add(row, "th", head, scope="col", class_="n" if i in numeric else "")
+    return add(made, "tbody")

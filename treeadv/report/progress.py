@@ -1,0 +1,123 @@
+"""What `treeadv train` shows while it runs, and at its end. Times come from the records, not from a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from treeadv.report.chart import number
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WINDOW = 10  # steps whose pace the ETA goes by
+
+
+class Progress:
+    """A live display on a terminal, one plain line a step elsewhere. Enter it, then `update` it with every record."""
+
+    def __init__(self, total_steps: int, console: Console) -> None:
+        self._total = total_steps
+        self._console = console
+        self._records: list[dict[str, Any]] = []
+        self._live = Live(self._starting(), console=console, refresh_per_second=4) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        else:
+            self._console.print(self._starting())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Show one step: a line of metrics.jsonl."""
+        self._records.append(record)
+        if self._live:
+            self._live.update(self._display())
+        else:
+            cells = [f"step {record['step']}/{self._total}", *(f"{k} {v}" for k, v in self._facts()), f"ETA {self._eta()}"]
+            self._console.print("  ".join(cells), highlight=False, soft_wrap=True)
+
+    def _starting(self) -> Text:
+        return Text(f"starting a run of {self._total} steps: the actors load the model", style="dim")
+
+    def _display(self) -> RenderableType:
+        record = self._records[-1]
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(
+            Text(f"step {record['step']}/{self._total}", style="bold"),
+            ProgressBar(self._total, record["step"], width=40), f"ETA {self._eta()}",
+        )  # fmt: skip
+        facts = Table.grid(padding=(0, 2))
+        for name, value in self._facts():
+            facts.add_row(Text(name, style="dim"), value)
+        facts.add_row(Text("reward so far", style="dim"), Text(spark([r["reward_mean"] for r in self._records]), style="green"))
+        return Group(bar, facts)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        r = self._records[-1]
+        return [
+            ("reward", f"{r['reward_mean']:.2f}"),
+            ("forests", " ".join(f"{state} {n}" for state, n in r["forests"].items())),
+            ("tokens/s", number(r["decode_tokens_per_s"])),
+            ("shared", f"{r['sharing']:.0%}"),
+            ("staleness", f"{r['staleness_mean']:.1f} (max {r['staleness_max']})"),
+        ]
+
+    def _eta(self) -> str:
+        """Time left at the pace of the last steps; the first step of a session, with its start-up, does not count as pace."""
+        recent = self._records[-_WINDOW - 1 :]
+        if len(recent) < 2:
+            return "after the next step" if self._records[-1]["step"] < self._total else "0:00"
+        pace = (recent[-1]["elapsed_s"] - recent[0]["elapsed_s"]) / (recent[-1]["step"] - recent[0]["step"])
+        return clock(pace * (self._total - recent[-1]["step"]))
+
+
+def final_table(summary: dict[str, Any], console: Console) -> None:
+    """Print the figures of a finished or stopped run; `summary` is the content of summary.json."""
+    if not summary["steps"]:
+        console.print("No step was completed.")
+        return
+    table = Table(title=f"{summary['steps']} steps in {clock(summary['elapsed_s'])}", title_justify="left", show_header=False)
+    for name, value in summary_rows(summary):
+        table.add_row(name, value)
+    console.print(table)
+    console.print(f"Run folder: {summary['run']}", highlight=False, soft_wrap=True)
+
+
+def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows of the final table and of the report, (name, value)."""
+    factor = s["tokens_expanded"] / s["tokens_trained"]
+    return [
+        ("mean reward, first fifth of the steps", f"{s['reward_first_fifth']:.3f}"),
+        ("mean reward, last fifth of the steps", f"{s['reward_last_fifth']:.3f}"),
+        ("tokens generated", f"{s['tokens_generated']:,.0f} ({s['prefix_reuse']:.0%} of the prefix tokens came from the cache)"),
+        ("tokens trained", f"{s['tokens_trained']:,.0f} instead of {s['tokens_expanded']:,.0f} (x {factor:.2f}, {s['sharing_trained']:.0%} shared)"),
+        ("staleness, in policy versions", f"mean {s['staleness_mean']:.2f}, max {s['staleness_max']}"),
+        ("forests", ", ".join(f"{state} {n}" for state, n in s["forests"].items())),
+        *((f"time, {role.replace('_', ' ')}", clock(seconds)) for role, seconds in s["seconds"].items()),
+    ]
+
+
+def spark(values: Sequence[float], width: int = 48) -> str:
+    """A line of block characters between the least and the largest value; long series are thinned to `width`."""
+    n = min(width, len(values))
+    shown = [values[i * len(values) // n] for i in range(n - 1)] + [values[-1]]
+    low, high = min(shown), max(shown)
+    span = high - low or 1.0
+    return "".join(_BARS[int((v - low) / span * (len(_BARS) - 1))] for v in shown)
+
+
+def clock(seconds: float) -> str:
+    """m:ss or h:mm:ss."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

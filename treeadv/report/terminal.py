@@ -1,0 +1,68 @@
+"""A forest as a tree in the terminal: tokens shaded by entropy, segments by advantage, leaves with their verdicts."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+from rich.tree import Tree
+
+from treeadv.forest import Verdict
+from treeadv.report.picture import ADVANTAGE_LEVELS, ENTROPY_LEVELS, Picture, elided, signed
+
+TOKENS = 48  # tokens of a segment before its middle is left out
+
+# Background and ink of each entropy level, of each advantage level and ink of each verdict: legible on dark and light terminals,
+# because whatever has a background sets its ink, too.
+_ENTROPY = ("", "#b08200", "bold #c08f00", "#1d1c19 on #b89b4e", "#1d1c19 on #d3a42a", "#1d1c19 on #f5ab00")
+_ADVANTAGE = {
+    -4: "white on #c23a37", -3: "#1d1c19 on #e07a77", -2: "#1d1c19 on #eba5a3", -1: "#1d1c19 on #f5d0cf", 0: "#1d1c19 on #d4d2cc",
+    1: "#1d1c19 on #cfdff7", 2: "#1d1c19 on #a3c2ef", 3: "#1d1c19 on #78a4e6", 4: "white on #2a64c4",
+}  # fmt: skip
+_VERDICT = {Verdict.VERIFIED: "bold green", Verdict.WRONG: "bold red", Verdict.UNGRADED: "dim"}
+
+
+def forest_tree(p: Picture) -> RenderableType:
+    """What `rich` prints for a forest; long lines wrap below their branch."""
+    f = p.forest
+    prompt = Text(p.prompt.replace("⏎", "").strip())
+    root = Tree(Group(Text("prompt", style="bold dim"), prompt, Text("")), guide_style="dim")
+    nodes: list[Tree] = []
+    leaf_of = {int(s): leaf for leaf, s in enumerate(f.leaf_segment)}
+    for s, parent in enumerate(f.parent):
+        above = root if parent < 0 else nodes[parent]
+        nodes.append(above.add(_segment(p, s, leaf_of.get(s))))
+    facts = [Text(f"forest {f.forest_id}", style="bold"), Text(p.summary(), style="dim")]
+    if f.gold:
+        facts.append(Text("gold answer ", style="dim").append(f.gold, style="not dim bold"))
+    return Group(*facts, Text(""), root, Padding(_legend(p), (1, 0, 0, 0)))
+
+
+def _segment(p: Picture, s: int, leaf: int | None) -> Text:
+    line = Text()
+    if p.advantage is not None:
+        line.append(f" {signed(p.advantage[s])} ", style=_ADVANTAGE[p.advantage_level(s)]).append(" ")
+    first = int(p.forest.start[s])
+    pieces = [piece.replace("\n", "") for piece in p.pieces[s]]
+    head, tail = elided(len(pieces), TOKENS)
+    for i in (*head, *tail):
+        if tail and i == tail.start:
+            line.append(f" … {len(pieces) - len(head) - len(tail)} tokens left out … ", style="dim italic")
+        line.append(pieces[i], style=_ENTROPY[p.entropy_level(first + i)])
+    if leaf is not None:
+        verdict = Verdict(int(p.forest.verdict[leaf]))
+        line.append("  ").append(p.leaf_note(leaf), style=_VERDICT.get(verdict, "bold yellow"))
+    return line
+
+
+def _legend(p: Picture) -> Text:
+    line = Text("entropy ", style="dim")
+    for level in range(ENTROPY_LEVELS):
+        line.append(" · ", style=_ENTROPY[level])
+    line.append(f" 0 to {p.top_entropy:.2f} nats", style="dim")
+    if p.advantage is not None:
+        line.append("    advantage ", style="dim")
+        for level in range(-ADVANTAGE_LEVELS, ADVANTAGE_LEVELS + 1):
+            line.append("  ", style=_ADVANTAGE[level])
+        line.append(f" {signed(-p.top_advantage)} to {signed(p.top_advantage)}", style="dim")
+    return line

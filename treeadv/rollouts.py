@@ -1,0 +1,64 @@
+"""Graded forests for a list of problems, in this process: what `treeadv generate` writes and `treeadv eval` counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from treeadv.config import Config
+from treeadv.engines.base import Engine
+from treeadv.engines.start import start
+from treeadv.forest import Finish, Forest, Verdict
+from treeadv.models import stop_ids
+from treeadv.prompts import Prompter
+from treeadv.rewards.judgement import Answer, Judgement
+from treeadv.rewards.pool import VerifierPool
+from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.seeds import derive
+from treeadv.tasks import Problem
+
+_ABORTED = Judgement(Verdict.UNPARSED, 0.0, 0.0, "aborted")
+
+
+async def rollouts(config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]) -> list[Forest]:
+    """One forest a problem, in their order, drawn by `config.sampling` from `config.run.seed` and graded. `done` hears of each."""
+    engine = await start(config, model_dir)
+    pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
+    try:
+        return await _Rollouts(config, model_dir, engine, pool, done).all(problems)
+    finally:
+        await pool.close()
+        await engine.close()
+
+
+class _Rollouts:
+    def __init__(
+        self, config: Config, model_dir: Path, engine: Engine, pool: VerifierPool, done: Callable[[Forest], None]
+    ) -> None:
+        self._config, self._engine, self._pool, self._done = config, engine, pool, done
+        self._prompter = Prompter(model_dir, config.task.prompt)
+        self._stop = stop_ids(model_dir)
+        self._places = asyncio.Semaphore(config.generator.forests)
+
+    async def all(self, problems: Sequence[Problem]) -> list[Forest]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._one(p, i)) for i, p in enumerate(problems)]
+        return [t.result() for t in tasks]
+
+    async def _one(self, p: Problem, index: int) -> Forest:
+        seed = derive(self._config.run.seed, p.id, index)
+        request = GrowRequest(f"{p.id}-{index}", p.id, p.answer, p.verifier, p.meta, self._prompter.encode(p.problem), seed)
+        async with self._places:
+            forest = await grow(self._engine, request, self._config.sampling, self._config.sampling.tau, self._stop)
+        graded = await self._grade(forest)
+        self._done(graded)
+        return graded
+
+    async def _grade(self, f: Forest) -> Forest:
+        """The same forest with verdicts. A branch that the engine lost is UNPARSED with reward 0, as in a run."""
+        finished = [i for i in range(f.leaves) if f.finish[i] != Finish.ABORT]
+        answers = [Answer(self._prompter.decode(f.leaf_tokens(i)), f.gold, f.verifier, f.meta) for i in finished]
+        of = dict(zip(finished, await self._pool.grade(answers), strict=True))
+        judged = [of.get(i, _ABORTED) for i in range(f.leaves)]
+        return f.with_rewards([j.reward for j in judged], [j.verdict for j in judged], [j.detail for j in judged])
