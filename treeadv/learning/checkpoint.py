@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def save(
 ) -> None:
     """Write all of it beside `folder`, flush it to disk and rename: a crash leaves the folder whole or absent. All ranks call it."""
     rank, world = _place()
-    scratch = folder.with_name(folder.name + ".partial")
+    scratch = folder.with_name(f".{folder.name}.partial")
     if rank == 0:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -64,17 +63,11 @@ def _state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"optimizer": state} | ({"model": model} if policy.adapted else {})
 
 
-def listed(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of the complete checkpoints step-N under `folder`, oldest first."""
-    found = [(int(m[1]), p) for p in folder.glob("step-*") if (m := re.fullmatch(r"step-(\d+)", p.name))]
-    return sorted(found)
-
-
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what a crash left unfinished."""
-    for _, path in listed(folder)[:-keep]:
+    """Delete all but the newest `keep` checkpoints step-N of a folder, and what a crash left unfinished."""
+    for path in sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))[:-keep]:
         shutil.rmtree(path)
-    for path in folder.glob("step-*.partial"):
+    for path in folder.glob(".step-*.partial"):
         shutil.rmtree(path)
 
 

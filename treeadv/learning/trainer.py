@@ -30,20 +30,24 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Trainer:
     """Master weights in float32, AdamW, one optimizer step for each call of `step`. Every rank is given all forests and trains its share."""
 
-    def __init__(self, config: Config, model_dir: str, rank: int = 0, world: int = 1, keep_dir: str | Path = ".") -> None:
-        """`model_dir` is the model that the run starts from (and the reference of the KL term). With `world` > 1 the process
-        group must be initialised. A batch that gives no finite step is kept in `keep_dir`."""
+    def __init__(
+        self, config: Config, model_dir: str, rank: int = 0, world: int = 1, keep_dir: str | Path = ".", base_dir: str | None = None
+    ) -> None:
+        """`model_dir` holds the weights to start from; `base_dir` those that the run began with, where they are others: the
+        reference of the KL term and the weights under a LoRA adapter. With `world` > 1 the process group must be initialised.
+        A batch that gives no finite step is kept in `keep_dir`."""
         c = config.learner
         self.config, self.rank, self.world = config, rank, world
         self.source, self.keep_dir = Path(model_dir), Path(keep_dir)
         self.version = 0  # of the weights held
         self.objective = Objective(preset(c.preset, c.advantage), c.correction, c.kl, config.sampling.max_tokens)
-        self.policy = policy.load(model_dir, c.device)
+        base = base_dir or model_dir
+        self.policy = policy.load(base if c.lora_rank else model_dir, c.device)
         if c.lora_rank:
             self.policy.adapt(c.lora_rank)
         if c.checkpoint_activations:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.reference = policy.load(model_dir, c.device).requires_grad_(False) if c.kl else None
+        self.reference = policy.load(base, c.device).requires_grad_(False) if c.kl else None
         for model in filter(None, (self.policy, self.reference)):
             if world > 1:
                 sharding.shard(model, c.device, _DTYPES[c.dtype])

@@ -1,0 +1,119 @@
+"""The learner role: one rank of the trainer. A plain class; whoever builds the run makes a Ray actor of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+
+from treeadv import models, wire
+from treeadv.config import Config
+from treeadv.learning import checkpoint
+from treeadv.learning.report import NonFinite, StepReport
+from treeadv.learning.trainer import Trainer
+from treeadv.metrics import Exporter
+
+BUCKET_BYTES = 256 << 20  # of weights that travel as one object
+
+
+class Learner:
+    """Life: `rendezvous` (rank 0), `join`, perhaps `restore`, then `step`, `publish` and `checkpoint`, each called on all ranks."""
+
+    def __init__(self, config: Config, model_dir: str, run_dir: str, rank: int, world: int, port: int = 0) -> None:
+        """`port`: where to serve /metrics and /healthz (0: any free port)."""
+        torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
+        self.config, self.model_dir, self.run_dir, self.rank, self.world = config, model_dir, Path(run_dir), rank, world
+        self._trainer: Trainer | None = None
+        self._store: dist.TCPStore | None = None
+        self._fault: str | None = None
+        self._exporter = Exporter("learner", lambda: self._fault)
+        self._address = f"{config.metrics.host}:{self._exporter.serve(config.metrics.host, port)}"
+
+    def address(self) -> str:
+        """host:port of /metrics."""
+        return self._address
+
+    def rendezvous(self) -> str:
+        """On rank 0: open the store where the ranks meet and return its host:port."""
+        host = ray.util.get_node_ip_address() if ray.is_initialized() else socket.gethostbyname(socket.gethostname())
+        self._store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
+        return f"{host}:{self._store.port}"
+
+    def join(self, address: str) -> None:
+        """Meet the other ranks and load the model."""
+        if self.world > 1:
+            host, _, port = address.rpartition(":")
+            store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)
+            backend = "nccl" if self.config.learner.device == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
+        base = models.resolve(self.config.model.path, self.config.model.cache)
+        self._trainer = Trainer(self.config, self.model_dir, self.rank, self.world, keep_dir=self.run_dir, base_dir=str(base))
+
+    @property
+    def trainer(self) -> Trainer:
+        if self._trainer is None:
+            raise RuntimeError("a learner has to join before it can train")
+        return self._trainer
+
+    def step(self, batches: list[Any], version: int) -> StepReport:
+        """One optimizer step on the forests of `batches` (references to record batches, read where they lie), in their order."""
+        forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
+        try:
+            report = self.trainer.step(forests, version)
+        except NonFinite as fault:
+            self._fault = str(fault)
+            self._exporter.add("treeadv_nonfinite_steps_total")
+            raise
+        self._export(report)
+        return report
+
+    def publish(self) -> list[Any]:
+        """References to the buckets of weights, on rank 0; the others help to gather them and return nothing."""
+        buckets = (ray.put(bucket) if self.rank == 0 else None for bucket in self.trainer.buckets(BUCKET_BYTES))
+        return [ref for ref in buckets if ref is not None]
+
+    def checkpoint(self, step: int, extra: dict[str, Any]) -> str:
+        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path."""
+        began = time.perf_counter()
+        folder = self.run_dir / "checkpoints" / f"step-{step}"
+        self.trainer.save(folder, extra)
+        if self.rank == 0:
+            checkpoint.prune(folder.parent, self.config.run.keep_checkpoints)
+        self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
+        return str(folder)
+
+    def restore(self, path: str) -> dict[str, Any]:
+        """Go on from a checkpoint; returns the `extra` that was written with it."""
+        return self.trainer.restore(path)
+
+    def close(self) -> None:
+        self._exporter.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _export(self, report: StepReport) -> None:
+        e = self._exporter
+        for phase, seconds in report.seconds.items():
+            e.observe("treeadv_learner_phase_seconds", seconds, phase=phase)
+        if self.rank:
+            return  # what follows is of all ranks together
+        e.add("treeadv_trained_tokens_total", report.tokens)
+        e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
+        e.add("treeadv_trained_leaves_total", report.leaves)
+        for versions in report.staleness:
+            e.observe("treeadv_staleness_versions", versions)
+        gauges = {
+            "loss": report.loss, "grad_norm": report.grad_norm, "learning_rate": report.lr, "clip_ratio": report.clip_ratio,
+            "mask_ratio": report.mask_ratio, "mismatch_kl_nats": report.mismatch_kl, "effective_sample_ratio": report.ess,
+            "learner_tokens_per_second": report.tokens / sum(report.seconds.values()),
+        }  # fmt: skip
+        if report.mfu is not None:
+            gauges["learner_mfu_ratio"] = report.mfu
+        for name, value in gauges.items():
+            e.set(f"treeadv_{name}", value)
