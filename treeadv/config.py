@@ -97,13 +97,21 @@ class SamplingConfig(Section):
 class SGLangConfig(Section):
     """Used when generator.engine is sglang."""
 
-    url: str = Field("", description="address of servers already running; empty: each generator starts one of its own")
+    url: str = Field(
+        "", description="servers already running, comma separated, or a router or a headless Service in front; empty: each generator starts one"
+    )
     device: Literal["cpu", "cuda"] = "cpu"
     chunk: Positive = Field(8, description="tokens a request draws before its forks are opened and it continues from the cache")
     timeout: Seconds = Field(120.0, description="seconds without a token after which a request counts as hung")
+    start_timeout: Seconds = Field(600.0, description="seconds that a server may take to start, and to take weights")
     max_logprob_error: Annotated[float, Field(gt=0)] = Field(0.05, description="refuse to start above this difference to a plain forward")
+    entropy: Literal["exact", "truncated", "lower", "upper"] = Field(
+        "exact", description="exact needs a server with custom logit processors; the others read the top_k log-probs"
+    )
+    top_k: Annotated[int, Field(ge=2)] = Field(20, description="log-probs a token that entropies other than exact are read from")
     weights: Literal["disk", "tensor", "distributed"] = "disk"
-    args: dict[str, Any] = Field(default_factory=dict, description="further server arguments")
+    stubs: str = Field("", description="without a GPU: folder of import stand-ins for SGLang's kernels, deploy/sglang_cpu/stubs")
+    args: dict[str, Any] = Field(default_factory=dict, description="further server arguments; true is a bare flag, false takes one away")
 
 
 class GeneratorConfig(Section):
@@ -134,6 +142,7 @@ class QueueConfig(Section):
     fsync: Literal["always", "interval", "none"] = "interval"
     fsync_interval: Seconds = 1.0
     lease_seconds: Seconds = Field(600.0, description="a lease not acknowledged after this goes back to ready")
+    attempts: Positive = Field(5, description="times that a prompt may fail to give a valid forest before it is given up, loudly")
     segment_mb: Positive = Field(64, description="size at which an Arrow segment is closed")
     retain: Literal["all", "unacknowledged"] = Field("all", description="keep trained payloads for audit and replay, or drop them once durable")
 

@@ -1,0 +1,258 @@
+"""The replay queue as an actor: waiting, group commit and object references around `treeadv.replay.store`.
+
+It passes references on and looks at a payload only to check and write it: on its own node that is a view of the object store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import ObjectRef
+
+from treeadv.config import Config
+from treeadv.metrics import Exporter
+from treeadv.replay.figures import Shown, figures
+from treeadv.replay.files import flush
+from treeadv.replay.records import ticket_seed
+from treeadv.replay.store import ReplayStore
+from treeadv.replay.tickets import Ticket
+from treeadv.tasks import problem_source
+
+log = logging.getLogger("treeadv.replay")
+_TICK = 1.0  # seconds between looks at deadlines and figures
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Forests for one optimizer step: `refs[i]` is of a record batch that holds forest `forest_ids[i]` alone."""
+
+    lease_id: str
+    forest_ids: tuple[str, ...]
+    refs: tuple[ObjectRef, ...]
+
+
+class ReplayQueue:
+    """To be wrapped by `ray.remote`. Every method may be called again with the same ids: a repeat changes nothing."""
+
+    def __init__(self, config: Config, run_dir: str, resume_step: int | None, port: int) -> None:
+        """Open `run_dir`/replay. `resume_step` is that of the checkpoint a stopped run restarts from, None for a new run or where
+        only the queue died. An actor that Ray restarts runs this again beside a living learner, so then nothing is rolled
+        back."""
+        if ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed:
+            resume_step = None
+        self._config = config
+        self._problems = problem_source(config.task, config.run.seed)
+        per_step, seed = config.learner.forests_per_step, config.run.seed
+        self._store = ReplayStore(f"{run_dir}/replay", config.queue, per_step, seed, resume_step)
+        self._refs: dict[str, ObjectRef] = {}
+        self._changed = asyncio.Condition()
+        self._flushing = asyncio.Lock()
+        self._fault: str | None = None
+        self._stopped = self._closed = False
+        self._ticking: asyncio.Task[None] | None = None
+        self._exporter = Exporter("queue", lambda: self._fault)
+        self._shown = Shown(self._exporter)
+        self._address = f"http://{config.metrics.host}:{self._exporter.serve(config.metrics.host, port)}"
+
+    async def address(self) -> str:
+        """Where /metrics and /healthz answer."""
+        self._check()
+        return self._address
+
+    # ---- a worker's side -----------------------------------------------------------------------------------------------------
+    async def reserve(self, worker: str, request: str = "") -> Ticket | None:
+        """The next forest to grow, once a slot is free (this is the back-pressure); None when the run takes no more.
+
+        A worker that names its calls gets the same ticket for the same `request`, so that a repeat after a lost reply holds no
+        second slot.
+        """
+        async with self._changed:
+            while not self._stopped:
+                self._check()
+                draw = self._store.next_ticket().draw
+                record = self._store.reserve(worker, request, self._problems[draw].id)
+                if record:
+                    break
+                await self._changed.wait()
+            else:
+                return None
+        await self._make_durable()
+        seed = ticket_seed(self._config.run.seed, record.draw, record.attempt)
+        return Ticket(record.forest_id, record.draw, record.attempt, self._problems[record.draw], seed)
+
+    async def fail(self, forest_id: str, reason: str) -> None:
+        """The worker cannot deliver; the prompt goes out again as another attempt, at most `queue.attempts` times."""
+        self._check()
+        self._store.fail(forest_id, reason)
+        await self._tell()
+
+    async def forget(self, worker: str) -> int:
+        """The worker died: what it had reserved goes out again, and what it delivered is served from disk, as its objects died
+        with it."""
+        self._check()
+        for entry in self._store.ledger.live.values():
+            if entry.reserved.worker == worker:
+                self._refs.pop(entry.reserved.forest_id, None)
+        lost = self._store.forget(worker)
+        await self._tell()
+        return lost
+
+    async def admit(self, forest_id: str, refs: list[ObjectRef]) -> str:
+        """Take one graded forest: `refs` is a list of one, which keeps Ray from resolving it. Answers admitted, repeat, late,
+        refused (see `ReplayStore.admit`) or lost (its object is gone; the prompt goes out again)."""
+        self._check()
+        (ref,) = refs
+        try:
+            batch = await ref
+        except ray.exceptions.RayError as e:
+            self._store.fail(forest_id, f"its payload is lost: {type(e).__name__}")
+            await self._tell()
+            return "lost"
+        outcome = self._store.admit(forest_id, batch)
+        if outcome == "admitted":
+            self._refs[forest_id] = ref
+        await self._tell()
+        return outcome
+
+    # ---- the learner's side --------------------------------------------------------------------------------------------------
+    async def lease(self, n: int, version: int) -> Lease:
+        """Wait for `n` forests within the staleness bound of policy `version`. While a lease of that version is open, it is the
+        answer."""
+        async with self._changed:
+            while True:
+                self._check()
+                held = self._store.ledger.held
+                record = self._store.lease(n, version)
+                if self._store.ledger.held < held:
+                    self._changed.notify_all()  # stale forests went, their slots are free
+                if record:
+                    break
+                await self._changed.wait()
+        await self._make_durable()
+        return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
+
+    async def ack(self, lease_id: str, step: int) -> None:
+        """Optimizer step `step` is done with this lease: its slots are free. Durable on return, unless queue.fsync is none.
+
+        Raises `LeaseLost` if the lease expired and another took its forests: then the step must not stand.
+        """
+        self._check()
+        self._store.ack(lease_id, step)
+        await self._tell(durable=True)
+        self._release_refs()
+
+    async def nack(self, lease_id: str) -> None:
+        """Give the lease back; the next one of these forests is served from disk, in case their objects are lost."""
+        self._check()
+        lease = self._store.ledger.leases.get(lease_id)
+        for forest_id in lease.record.forest_ids if lease else ():
+            self._refs.pop(forest_id, None)
+        self._store.nack(lease_id)
+        await self._tell()
+
+    async def commit(self, step: int) -> None:
+        """A durable checkpoint holds all steps up to `step`: their forests are trained, now and after any restart."""
+        self._check()
+        self._store.commit(step)
+        await self._tell(durable=True)
+        self._store.compact()
+
+    # ---- the run's side ------------------------------------------------------------------------------------------------------
+    async def counts(self) -> dict[str, Any]:
+        """See `treeadv.replay.figures.figures`."""
+        self._check()
+        now = figures(self._store)
+        self._shown.update(now)
+        return now
+
+    async def stop(self) -> None:
+        """Give out no more: reservations that wait, and all later ones, get None. What is growing may still come in."""
+        self._stopped = True
+        await self._tell()
+
+    async def close(self) -> None:
+        """Stop, make all durable and give the folder up."""
+        if self._closed:
+            return
+        await self.stop()
+        self._closed = True
+        if self._ticking:
+            self._ticking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticking
+        async with self._flushing:
+            self._store.close()
+        self._exporter.close()
+        async with self._changed:
+            self._changed.notify_all()
+
+    # ---- inside --------------------------------------------------------------------------------------------------------------
+    def _check(self) -> None:
+        """Raise what went wrong in the background, if anything did."""
+        if self._closed:
+            raise RuntimeError("the replay queue is closed")
+        if self._fault:
+            raise RuntimeError(f"the replay queue has failed: {self._fault}")
+        if self._ticking is None:  # only now is there an event loop
+            self._ticking = asyncio.get_running_loop().create_task(self._tick())
+
+    async def _tick(self) -> None:
+        interval = self._config.queue.fsync_interval if self._config.queue.fsync == "interval" else _TICK
+        looked = 0.0
+        try:
+            while True:
+                await asyncio.sleep(min(interval, _TICK))
+                if self._store.expire():
+                    await self._tell()
+                if self._config.queue.fsync == "interval":
+                    await self._flush()
+                if time.monotonic() - looked >= 10 * _TICK:
+                    looked = time.monotonic()
+                    self._shown.update(figures(self._store))
+        except Exception as e:
+            self._fault = f"{type(e).__name__}: {e}"
+            log.exception("the replay queue has failed")
+            async with self._changed:
+                self._changed.notify_all()  # whoever waits is told
+
+    async def _tell(self, durable: bool = False) -> None:
+        """Something changed: wake who waits, and make it durable as the policy asks."""
+        async with self._changed:
+            self._changed.notify_all()
+        await self._make_durable(durable)
+
+    async def _make_durable(self, at_once: bool = False) -> None:
+        policy = self._config.queue.fsync
+        if policy == "always" or (at_once and policy == "interval"):
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Group commit: whoever waits for the lock finds its records flushed by the one before it."""
+        async with self._flushing:
+            parts = self._store.pending()
+            if not parts:
+                return
+            began = time.perf_counter()
+            try:
+                await asyncio.to_thread(flush, parts)
+            except OSError as e:  # what the disk holds now is unknown: only a restart, which reads it, may go on
+                self._fault = f"{type(e).__name__}: {e}"
+                raise
+            self._exporter.observe("treeadv_queue_fsync_seconds", time.perf_counter() - began)
+
+    def _ref(self, forest_id: str) -> ObjectRef:
+        if forest_id not in self._refs:
+            self._refs[forest_id] = ray.put(self._store.payload(forest_id))
+        return self._refs[forest_id]
+
+    def _release_refs(self) -> None:
+        """Let go the objects of forests that no step needs any more."""
+        ledger = self._store.ledger
+        stepped = {f for x in ledger.leases.values() if x.step is not None for f in x.record.forest_ids}
+        self._refs = {f: r for f, r in self._refs.items() if f in ledger.live and f not in stepped}

@@ -1,0 +1,198 @@
+"""A folder on any pyarrow file system, and append-only parts in it.
+
+On a local disk a part grows in place and `sync` is fsync. An object store has no append: there a part is kept in memory, sealed,
+and written by `sync` as one object.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from treeadv.errors import BadInput
+
+Bytes: TypeAlias = bytes | pa.Buffer
+
+
+class Part(Protocol):
+    """An append-only file of `size` bytes. A sealed part takes no more and is closed by its next `sync`."""
+
+    name: str
+    size: int
+
+    def write(self, data: Bytes) -> None: ...
+
+    def seal(self) -> None: ...
+
+    def sync(self) -> None:
+        """Make what was written durable. May run in another thread than the rest."""
+        ...
+
+    def close(self) -> None:
+        """Give the file up without making it durable."""
+        ...
+
+
+class LocalPart:
+    """A growing file. A write that fails leaves the file as it was, so what was written before stays readable."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self.size = 0
+        self._sealed = False
+        self._path = path
+        self._lock = threading.Lock()  # a sync may run in another thread while the owner closes
+        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        _sync_folder(path.parent)
+
+    def write(self, data: Bytes) -> None:
+        assert self._fd is not None, f"{self._path} is closed"
+        rest = memoryview(data)
+        try:
+            while rest.nbytes:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError as e:
+            os.ftruncate(self._fd, self.size)
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BadInput(f"{self._path}: {e.strerror}; nothing stored is lost: free space, then resume the run") from e
+            raise
+        self.size += len(data)
+
+    def seal(self) -> None:
+        self._sealed = True
+
+    def sync(self) -> None:
+        with self._lock:
+            if self._fd is not None:
+                os.fsync(self._fd)
+        if self._sealed:
+            self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+
+class RemotePart:
+    """One object, written whole by `sync` once it is sealed."""
+
+    def __init__(self, fs: pafs.FileSystem, path: str, name: str) -> None:
+        self.name = name
+        self.size = 0
+        self._sealed = False
+        self._fs = fs
+        self._path = path
+        self._chunks: list[Bytes] = []
+
+    def write(self, data: Bytes) -> None:
+        assert not self._sealed, f"{self._path} is sealed"
+        self._chunks.append(data)
+        self.size += len(data)
+
+    def seal(self) -> None:
+        self._sealed = True
+
+    def sync(self) -> None:
+        assert self._sealed, f"{self._path} must be sealed: an object is written once"
+        with self._fs.open_output_stream(self._path) as out:
+            for chunk in self._chunks:
+                out.write(chunk)
+        self._chunks.clear()
+
+    def close(self) -> None:
+        self._chunks.clear()
+
+
+class Folder:
+    """A folder named by a local path or a URI that pyarrow knows (s3://, gs://, ...). Made if it does not exist."""
+
+    def __init__(self, uri: str) -> None:
+        try:
+            fs, base = pafs.FileSystem.from_uri(uri) if "://" in uri else (pafs.LocalFileSystem(), str(Path(uri).absolute()))
+            self._fs, self._base = fs, base.rstrip("/")
+        except (pa.ArrowInvalid, OSError) as e:
+            raise BadInput(f"{uri}: not a path or URI of a file system ({e})") from e
+        self.uri = uri
+        self.local = Path(self._base) if isinstance(fs, pafs.LocalFileSystem) else None
+
+    def child(self, name: str) -> Folder:
+        """A folder inside this one."""
+        out = Folder.__new__(Folder)
+        out._fs, out._base, out.uri = self._fs, f"{self._base}/{name}", f"{self.uri}/{name}"
+        out.local = self.local / name if self.local else None
+        return out
+
+    def make(self) -> None:
+        self._fs.create_dir(self._base, recursive=True)
+
+    def create(self, name: str) -> Part:
+        """A new part; FileExistsError if there is one of that name on a local disk."""
+        if self.local:
+            return LocalPart(self.local / name, name)
+        return RemotePart(self._fs, f"{self._base}/{name}", name)
+
+    def sizes(self, suffix: str) -> dict[str, int]:
+        """Size in bytes of each file that ends so, by name in order; empty if the folder does not exist."""
+        found = self._fs.get_file_info(pafs.FileSelector(self._base, allow_not_found=True))
+        files = sorted((i for i in found if i.is_file and i.base_name.endswith(suffix)), key=lambda i: i.base_name)
+        return {i.base_name: i.size for i in files}
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
+        """Bytes of a file: a memory-mapped view on a local disk, fetched otherwise. OSError where the file is missing or too
+        short."""
+        if self.local:
+            with pa.memory_map(str(self.local / name), "r") as file:
+                return _exactly(file, name, offset, length)
+        with self._fs.open_input_file(f"{self._base}/{name}") as file:
+            return _exactly(file, name, offset, length)
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut a file to its first `size` bytes."""
+        if self.local:
+            os.truncate(self.local / name, size)
+            return
+        kept = self.read(name, 0, size)
+        with self._fs.open_output_stream(f"{self._base}/{name}") as out:
+            out.write(kept)
+
+    def delete(self, name: str) -> None:
+        self._fs.delete_file(f"{self._base}/{name}")
+
+    def free_bytes(self) -> int | None:
+        """Bytes free on the disk; None on an object store, which has no such bound."""
+        return shutil.disk_usage(self.local).free if self.local else None
+
+
+def flush(parts: Sequence[Part]) -> None:
+    """Make parts durable, in order: what the last one says, the ones before it hold."""
+    for part in parts:
+        part.sync()
+
+
+def _exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) -> pa.Buffer:
+    want = file.size() - offset if length is None else length
+    if want == 0:
+        return pa.py_buffer(b"")
+    file.seek(offset)
+    out = file.read_buffer(want)
+    if out.size != want:
+        raise OSError(f"{name}: {want} bytes at {offset} wanted, {out.size} are there")
+    return out
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,135 @@
+"""The transitions of a forest as records of the journal, and their JSON. A record states a fact; nothing is decided on replay."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+FORMAT = 1
+
+DropReason = Literal["stale", "failed", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """First record of a journal. `run` is the part of every forest id that names the run."""
+
+    run: str
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A prompt was given to a worker; a slot is held from here on. `request` is the worker's own name of the call ("" if it has
+    none)."""
+
+    forest_id: str
+    draw: int
+    attempt: int
+    failures: int  # attempts of this draw that failed before
+    worker: str
+    request: str
+    prompt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A graded forest is in a segment. `mass` is sum |R - mean R| over leaves; offset, length in bytes; `payload_crc` is of those
+    bytes."""
+
+    forest_id: str
+    leaves: int
+    tokens: int
+    oldest_version: int
+    newest_version: int
+    reward: float  # mean over leaves
+    mass: float
+    segment: str
+    offset: int
+    length: int
+    payload_crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """Forests went to the learner, in this order. `deadline` in seconds of the clock that the queue is given."""
+
+    lease_id: str
+    forest_ids: tuple[str, ...]
+    version: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """The optimizer step that used the lease is done: its slots are free. The forests stay leased until the step is durable."""
+
+    lease_id: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A lease ended without a step: its forests are ready again, at their old place."""
+
+    lease_id: str
+    reason: Literal["nack", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A forest will not be trained. With `refill` its prompt goes out again as the next attempt of the same draw."""
+
+    forest_id: str
+    reason: DropReason
+    detail: str
+    refill: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Every step up to this one is in a durable checkpoint."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The run starts again from the checkpoint of `step`: what was leased since is ready, in the order of its leases, and what
+    was reserved goes out again."""
+
+    step: int
+
+
+Record = Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed
+_KINDS: dict[str, type] = {k.__name__.lower(): k for k in Record.__args__}  # type: ignore[attr-defined]
+_FIELDS = {k: tuple(f.name for f in fields(k)) for k in _KINDS.values()}
+
+
+def to_dict(record: Record) -> dict[str, Any]:
+    """JSON-able form, with the type's name in lower case as `kind`."""
+    kind = type(record)
+    return {"kind": kind.__name__.lower(), **{n: getattr(record, n) for n in _FIELDS[kind]}}
+
+
+def from_dict(tree: dict[str, Any]) -> Record:
+    """Inverse of `to_dict`; raises ValueError for a kind or field that this release does not know."""
+    values = dict(tree)
+    kind = _KINDS.get(values.pop("kind", ""))
+    if kind is None or set(values) != set(_FIELDS[kind]):
+        raise ValueError(f"unknown record {tree.get('kind')!r} with fields {sorted(values)}")
+    if kind is Leased:
+        values["forest_ids"] = tuple(values["forest_ids"])
+    return kind(**values)
+
+
+def forest_id(run: str, draw: int, attempt: int) -> str:
+    """The same (run, draw, attempt) has the same id, so a repeat is recognised; a new attempt has a new one, so a late answer is
+    too."""
+    return f"{run}-{draw:06d}-{attempt}"
+
+
+def ticket_seed(seed: int, draw: int, attempt: int) -> int:
+    """63-bit seed of one attempt, from the run's seed."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{draw}/{attempt}".encode(), digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,108 @@
+"""The payload: Arrow IPC stream files `000001.arrow`, one record batch a forest, each addressed by segment, offset and length."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from treeadv import wire
+from treeadv.errors import BadInput
+from treeadv.replay.files import Folder, Part
+
+SUFFIX = ".arrow"
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # end of an Arrow IPC stream
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a forest lies. offset, length in bytes of the encapsulated Arrow message, `crc` its CRC-32."""
+
+    segment: str
+    offset: int
+    length: int
+    crc: int
+
+
+class Segments:
+    """Appends forests, and reads them back as views of the memory-mapped file."""
+
+    def __init__(self, folder: Folder, segment_bytes: int) -> None:
+        """A segment is sealed at `segment_bytes`. One of an earlier process is never appended to: its tail may be torn."""
+        self._folder = folder
+        self._limit = segment_bytes
+        self._part: Part | None = None
+        self._sealed: list[Part] = []  # not flushed yet
+        self._dirty = False
+        self._readable: set[str] = set()  # segments whose schema has been checked
+        names = list(folder.sizes(SUFFIX))
+        self._number = int(names[-1].removesuffix(SUFFIX)) if names else 0
+
+    def append(self, batch: pa.RecordBatch) -> Place:
+        """Write one forest. `BadInput` if the disk is full; what is stored stays."""
+        if self._part is None:
+            self._number += 1
+            self._part = self._folder.create(f"{self._number:06d}{SUFFIX}")
+        if self._part.size == 0:
+            self._part.write(wire.SCHEMA.serialize())
+        message = batch.serialize()
+        place = Place(self._part.name, self._part.size, message.size, zlib.crc32(message))
+        self._part.write(message)
+        self._dirty = True
+        if self._part.size >= self._limit:
+            self._seal()
+        return place
+
+    def read(self, place: Place) -> pa.RecordBatch:
+        """The forest at `place`, its bytes checked. Raises `BadInput` naming segment and offset for damage or a newer schema.
+
+        On an object store only what has been flushed can be read.
+        """
+        where = f"{self._folder.uri}/{place.segment} byte {place.offset}"
+        try:
+            self._check_schema(place.segment)
+            message = self._folder.read(place.segment, place.offset, place.length)
+        except (OSError, pa.ArrowInvalid) as e:
+            raise BadInput(f"{where}: the payload cannot be read ({e}); restore the segment from a copy") from e
+        if zlib.crc32(message) != place.crc:
+            raise BadInput(f"{where}: the payload of {place.length} bytes is damaged (checksum); restore the segment from a copy")
+        return pa.ipc.read_record_batch(message, wire.SCHEMA)
+
+    def pending(self) -> list[Part]:
+        """Parts with forests that are not durable yet. The caller flushes them, before the journal."""
+        if self._dirty and self._folder.local is None:
+            self._seal()
+        out, self._sealed = self._sealed, []
+        if self._dirty and self._part is not None:
+            out.append(self._part)
+        self._dirty = False
+        return out
+
+    def keep_only(self, needed: set[str]) -> int:
+        """Delete every segment that is neither needed nor being written; returns the bytes freed."""
+        needed = needed | {p.name for p in self._sealed} | ({self._part.name} if self._part else set())
+        gone = {n: s for n, s in self._folder.sizes(SUFFIX).items() if n not in needed}
+        for name in gone:
+            self._folder.delete(name)
+        return sum(gone.values())
+
+    def close(self) -> None:
+        for part in [*self._sealed, *([self._part] if self._part else [])]:
+            part.close()
+        self._part, self._sealed = None, []
+
+    def _seal(self) -> None:
+        if self._part is not None:
+            self._part.write(_END)
+            self._part.seal()
+            self._sealed.append(self._part)
+            self._part = None
+
+    def _check_schema(self, segment: str) -> None:
+        """An encapsulated Arrow message starts with a marker and the length of its metadata, 4 bytes each."""
+        if segment not in self._readable:
+            length = int.from_bytes(memoryview(self._folder.read(segment, 4, 4)), "little")
+            schema = pa.ipc.read_schema(self._folder.read(segment, 0, 8 + length))
+            wire.check_schema(schema, f"{self._folder.uri}/{segment}")
+            self._readable.add(segment)

@@ -1,0 +1,292 @@
+"""The states of forests as a pure, clockless machine: records go in, nothing is read or written.
+
+    reserved -> ready -> leased -> trained          one slot is held from `reserved` to the learner's ack or to the drop
+        \\__________\\______________> dropped(reason)
+
+A worker grows and grades a forest while it is `reserved`. `leased` lasts until the step is durable (`Committed`): ack only frees
+the slots. The law, for forests, leaves and tokens, after every record:
+
+    admitted = ready + leased + trained + dropped
+
+Only admitted forests enter it; a reservation that failed has no leaves or tokens and is counted in `lost`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from treeadv.replay.records import (
+    Acked,
+    Admitted,
+    Committed,
+    Dropped,
+    DropReason,
+    Leased,
+    Opened,
+    Record,
+    Reserved,
+    Resumed,
+    Returned,
+    forest_id,
+)
+
+UNITS = ("forests", "leaves", "tokens")
+
+
+class State(StrEnum):
+    RESERVED = "reserved"
+    READY = "ready"
+    LEASED = "leased"
+    TRAINED = "trained"
+    DROPPED = "dropped"
+
+
+class LawBroken(AssertionError):
+    """A defect of the queue: forests were lost or counted twice. The run must stop."""
+
+
+class LeaseLost(RuntimeError):
+    """The lease ended and its forests went to another: a step that used it must not stand. Go back to the last checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A live forest. `order` is its place among the admitted; `turn` its place among those leased before a resume, which go
+    first."""
+
+    reserved: Reserved
+    state: State = State.RESERVED
+    admitted: Admitted | None = None
+    order: int = -1
+    turn: int | None = None
+
+    @property
+    def payload(self) -> Admitted:
+        """What was admitted; only a reserved forest has nothing."""
+        assert self.admitted is not None, f"forest {self.reserved.forest_id} is only reserved"
+        return self.admitted
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLease:
+    """`step` is None until the ack."""
+
+    record: Leased
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A draw that waits to go out once more."""
+
+    draw: int
+    attempt: int
+    failures: int
+
+
+class Ledger:
+    """Every forest that is not finished, and the totals of those that are."""
+
+    def __init__(self) -> None:
+        self.run = ""
+        self.live: dict[str, Entry] = {}
+        self.leases: dict[str, OpenLease] = {}
+        self.again: list[Again] = []
+        self.next_draw = 0
+        self.leases_made = 0
+        self.last_step = 0  # largest step acknowledged
+        self.committed = 0  # largest durable step
+        self.totals: Counter[tuple[str, str]] = Counter()  # (admitted | ready | leased | trained | dropped | reason, unit)
+        self.lost: Counter[str] = Counter()  # reservations that ended without a forest, by reason
+        self._lapsed: dict[str, Leased] = {}  # expired leases whose forests nobody has taken since
+        self._orders = 0
+
+    # ---- questions -----------------------------------------------------------------------------------------------------------
+    @property
+    def held(self) -> int:
+        """Slots not released: every live forest except those whose optimizer step is done."""
+        return len(self.live) - sum(len(x.record.forest_ids) for x in self.leases.values() if x.step is not None)
+
+    def in_state(self, state: State) -> list[Entry]:
+        return [e for e in self.live.values() if e.state is state]
+
+    def known(self, fid: str) -> bool:
+        """Whether this run has ever given out that id; a known id that is not live is finished."""
+        parts = fid.rsplit("-", 2)
+        return len(parts) == 3 and parts[0] == self.run and parts[1].isdecimal() and int(parts[1]) < self.next_draw
+
+    def next_ticket(self) -> Again:
+        """The draw to give out next: one that must go out again before a new one."""
+        return self.again[0] if self.again else Again(self.next_draw, 0, 0)
+
+    def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
+        """The record that drops a live forest. A stale one is always refilled, a failed one until `attempts` of its draw have
+        failed."""
+        return Dropped(fid, reason, detail, reason == "stale" or self.live[fid].reserved.failures + 1 < attempts)
+
+    def stale(self, version: int, bound: int) -> list[Dropped]:
+        """Drops of the ready forests whose oldest token is more than `bound` versions behind `version`."""
+        old = [(e, version - e.payload.oldest_version) for e in self.in_state(State.READY)]
+        return [Dropped(e.reserved.forest_id, "stale", f"staleness {age} > {bound}", True) for e, age in old if age > bound]
+
+    def expired(self, now: float) -> list[Returned]:
+        """Returns of the leases without an ack whose deadline has passed."""
+        over = [x for x in self.leases.values() if x.step is None and x.record.deadline <= now]
+        return [Returned(x.record.lease_id, "expired") for x in over]
+
+    def can_ack(self, lease_id: str, step: int) -> bool:
+        """True for an ack that is news, False for a repeat; raises `LeaseLost` where the forests have gone elsewhere."""
+        open_lease = self.leases.get(lease_id)
+        if (open_lease is not None and open_lease.step is None) or lease_id in self._lapsed:
+            if step <= self.committed:
+                raise ValueError(f"ack of lease {lease_id} for step {step}: steps up to {self.committed} are durable already")
+            return True
+        if (open_lease is not None and open_lease.step == step) or step <= self.committed:
+            return False
+        raise LeaseLost(f"lease {lease_id}: its forests were leased again, step {step} must not stand; raise queue.lease_seconds")
+
+    def law_error(self) -> dict[str, int]:
+        """admitted - ready - leased - trained - dropped, by unit; all zero unless there is a defect."""
+        t = self.totals
+        return {u: t["admitted", u] - t["ready", u] - t["leased", u] - t["trained", u] - t["dropped", u] for u in UNITS}
+
+    # ---- transitions ---------------------------------------------------------------------------------------------------------
+    def apply(self, record: Record) -> None:
+        """Make one transition. An illegal one raises KeyError or ValueError, a broken law `LawBroken`."""
+        match record:
+            case Opened(run=run):
+                self.run = run
+            case Reserved():
+                self._reserve(record)
+            case Admitted():
+                self._admit(record)
+            case Leased():
+                self._lease(record)
+            case Acked():
+                self._ack(record)
+            case Returned(lease_id=lease_id, reason=reason):
+                lease = self.leases.pop(lease_id)
+                if lease.step is not None:
+                    raise ValueError(f"lease {lease_id} has done its step {lease.step} and cannot return")
+                for fid in lease.record.forest_ids:
+                    self._move(fid, State.READY)
+                if reason == "expired":
+                    self._lapsed[lease_id] = lease.record
+            case Dropped():
+                self._drop(record)
+            case Committed(step=step):
+                self._commit(step)
+            case Resumed():
+                self._resume()
+        self._check_law(record)
+
+    def _reserve(self, record: Reserved) -> None:
+        ticket = self.next_ticket()
+        if (record.draw, record.attempt) != (ticket.draw, ticket.attempt):
+            raise ValueError(f"{record} is not the next ticket {ticket}")
+        if self.again:
+            del self.again[0]
+        else:
+            self.next_draw += 1
+        self.live[record.forest_id] = Entry(record)
+
+    def _admit(self, record: Admitted) -> None:
+        entry = self.live[record.forest_id]
+        if entry.state is not State.RESERVED:
+            raise ValueError(f"forest {record.forest_id} is {entry.state} and cannot be admitted")
+        self.live[record.forest_id] = replace(entry, admitted=record, order=self._orders)
+        self._orders += 1
+        self._count("admitted", record, 1)
+        self._move(record.forest_id, State.READY)
+
+    def _lease(self, record: Leased) -> None:
+        if any(self.live[fid].state is not State.READY for fid in record.forest_ids):
+            raise ValueError(f"lease {record.lease_id} names a forest that is not ready")
+        for fid in record.forest_ids:
+            self._move(fid, State.LEASED)
+        taken = set(record.forest_ids)
+        self._lapsed = {i: r for i, r in self._lapsed.items() if taken.isdisjoint(r.forest_ids)}
+        self.leases[record.lease_id] = OpenLease(record)
+        self.leases_made += 1
+
+    def _ack(self, record: Acked) -> None:
+        if record.lease_id in self._lapsed:  # it came late, and nobody has taken the forests since
+            lapsed = self._lapsed.pop(record.lease_id)
+            for fid in lapsed.forest_ids:
+                self._move(fid, State.LEASED)
+            self.leases[record.lease_id] = OpenLease(lapsed)
+        self.leases[record.lease_id] = replace(self.leases[record.lease_id], step=record.step)
+        self.last_step = max(self.last_step, record.step)
+
+    def _drop(self, record: Dropped) -> None:
+        entry = self.live[record.forest_id]
+        if entry.state is State.LEASED:
+            raise ValueError(f"forest {record.forest_id} is leased and cannot be dropped")
+        if entry.admitted is None:
+            self.lost[record.reason] += 1
+            del self.live[record.forest_id]
+        else:
+            self._count(record.reason, entry.admitted, 1)
+            self._move(record.forest_id, State.DROPPED)
+        for lease_id in [i for i, r in self._lapsed.items() if record.forest_id in r.forest_ids]:
+            del self._lapsed[lease_id]
+        if record.refill:
+            r = entry.reserved
+            self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason != "stale")))
+
+    def _commit(self, step: int) -> None:
+        self.committed = max(self.committed, step)
+        for lease in [x for x in self.leases.values() if x.step is not None and x.step <= step]:
+            del self.leases[lease.record.lease_id]
+            for fid in lease.record.forest_ids:
+                self._move(fid, State.TRAINED)
+
+    def _resume(self) -> None:
+        turn = 0
+        for lease in sorted(self.leases.values(), key=lambda x: (x.step is None, x.step or 0)):  # stable: else in the order made
+            for fid in lease.record.forest_ids:
+                self.live[fid] = replace(self.live[fid], turn=turn)
+                self._move(fid, State.READY)
+                turn += 1
+        self.leases.clear()
+        self._lapsed.clear()
+        for entry in self.in_state(State.RESERVED):
+            r = entry.reserved
+            del self.live[r.forest_id]
+            self.again.append(Again(r.draw, r.attempt + 1, r.failures))
+        self.again.sort(key=lambda a: a.draw)
+        self.last_step = self.committed
+
+    # ---- bookkeeping ---------------------------------------------------------------------------------------------------------
+    def _move(self, fid: str, to: State) -> None:
+        entry = self.live[fid]
+        if entry.state is not State.RESERVED:
+            self._count(entry.state, entry.payload, -1)
+        self._count(to, entry.payload, 1)
+        if to in (State.TRAINED, State.DROPPED):
+            del self.live[fid]
+        else:
+            self.live[fid] = replace(entry, state=to)
+
+    def _count(self, what: str, payload: Admitted, sign: int) -> None:
+        for unit, size in zip(UNITS, (1, payload.leaves, payload.tokens), strict=True):
+            self.totals[str(what), unit] += sign * size
+
+    def _check_law(self, record: Record) -> None:
+        error = self.law_error()
+        if any(error.values()):
+            raise LawBroken(f"admitted - ready - leased - trained - dropped = {error} after {record}")
+
+
+def replayed(records: Iterable[Record]) -> Ledger:
+    """The state after all records."""
+    ledger = Ledger()
+    for record in records:
+        ledger.apply(record)
+    return ledger
+
+
+__all__ = ["UNITS", "Again", "Entry", "LawBroken", "LeaseLost", "Ledger", "OpenLease", "State", "forest_id", "replayed"]

@@ -1,0 +1,279 @@
+"""The queue over its files: each method decides with the ledger, writes the payload, then the record, then makes the transition.
+
+A run's folder holds `lock`, `journal/*.jsonl` and `segments/*.arrow`. Any prefix of the journal is a state that the run was in,
+and a record never speaks of a payload that is not written before it; so whatever a crash cuts off, the rest can be gone on from.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from treeadv import wire
+from treeadv.config import QueueConfig
+from treeadv.errors import BadForest, BadInput
+from treeadv.forest import Forest
+from treeadv.replay.files import Folder, Part, flush
+from treeadv.replay.journal import Journal, Lock, Reader, Torn
+from treeadv.replay.policy import advantage_mass, choose
+from treeadv.replay.records import (
+    Acked,
+    Admitted,
+    Committed,
+    Dropped,
+    Leased,
+    Opened,
+    Record,
+    Reserved,
+    Resumed,
+    Returned,
+    forest_id,
+)
+from treeadv.replay.segments import Place, Segments
+from treeadv.replay.states import Again, Ledger, State
+
+Admission = Literal["admitted", "repeat", "late", "refused"]
+log = logging.getLogger("treeadv.replay")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What opening found: records read, seconds it took, and the torn last record that was cut off."""
+
+    records: int
+    seconds: float
+    torn: Torn | None
+
+
+class ReplayStore:
+    """One writer's view of a run's replay folder. Not thread-safe, except that the parts of `pending` may be flushed
+    elsewhere."""
+
+    def __init__(
+        self,
+        uri: str,
+        config: QueueConfig,
+        forests_per_step: int,
+        seed: int,
+        durable_step: int | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Open or make the folder and read the journal back.
+
+        durable_step: None goes on as things stood (a queue that died beside a living learner); a number is the step of the
+        checkpoint that the run restarts from: what was leased after it is ready again in the same order, what was only reserved
+        goes out again. Raises `BadInput` for a folder in use, damage, a newer format, or a checkpoint that the journal does not
+        fit.
+        """
+        began = time.perf_counter()
+        self._config, self._seed, self._clock = config, seed, clock
+        self.uri, self._folder = uri, Folder(uri)
+        if self._folder.local is None and config.fsync == "none":
+            raise BadInput(f"queue.fsync=none would never write to {uri}; use interval or always")
+        self.capacity = (config.max_staleness + 1) * forests_per_step
+        self._journals, segments = self._folder.child("journal"), self._folder.child("segments")
+        self._journals.make()
+        segments.make()
+        self._lock = Lock(self._folder)
+        try:
+            reader = Reader(self._journals)
+            self.ledger = Ledger()
+            for line in reader:
+                self.ledger.apply(line.record)
+            self._journal, self._segments = Journal(self._journals, reader), Segments(segments, config.segment_mb << 20)
+            self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
+            self._begin(durable_step)
+        except BaseException:
+            self._lock.release()
+            raise
+        if reader.torn:
+            log.warning("%s: unfinished last record cut off: %s", uri, reader.torn)
+
+    def _begin(self, durable_step: int | None) -> None:
+        if not self.opening.records:
+            if durable_step:
+                raise BadInput(f"{self.uri}: no journal for the checkpoint of step {durable_step}; restore it or start anew")
+            self._write(Opened(f"r{self._seed}"))  # the same seed has the same ids, so that a run can be grown again
+            return
+        if durable_step is None:
+            return
+        low, high = self.ledger.committed, self.ledger.last_step
+        if not low <= durable_step <= max(low, high):
+            raise BadInput(
+                f"{self.uri}: the journal holds steps {low} (durable) to {high}, the checkpoint is of step {durable_step};"
+                " resume from one in that range, any other would lose forests or train them twice"
+            )
+        self.commit(durable_step)
+        self._write(Resumed(durable_step))
+
+    # ---- a worker's side -----------------------------------------------------------------------------------------------------
+    @property
+    def free_slots(self) -> int:
+        """Forests that may still be reserved. Not negative: after a resume more than the capacity may be ready."""
+        return max(0, self.capacity - self.ledger.held)
+
+    def next_ticket(self) -> Again:
+        """Draw and attempt that the next `reserve` gives out."""
+        return self.ledger.next_ticket()
+
+    def reserve(self, worker: str, request: str, prompt_id: str) -> Reserved | None:
+        """Hold a slot for the next ticket, whose prompt is `prompt_id`; None while no slot is free.
+
+        A worker that repeats a `request` (not "") gets what it got the first time, as long as that is not delivered or lost.
+        """
+        for e in self.ledger.in_state(State.RESERVED) if request else ():
+            if (e.reserved.worker, e.reserved.request) == (worker, request):
+                return e.reserved
+        if not self.free_slots:
+            return None
+        t = self.next_ticket()
+        fid = forest_id(self.ledger.run, t.draw, t.attempt)
+        record = Reserved(fid, t.draw, t.attempt, t.failures, worker, request, prompt_id)
+        self._write(record)
+        return record
+
+    def fail(self, fid: str, reason: str) -> None:
+        """The worker could not deliver: the prompt goes out again, or is given up loudly after `queue.attempts`."""
+        if self._state(fid) is State.RESERVED:
+            self._drop(self.ledger.drop(fid, "failed", reason, self._config.attempts))
+
+    def forget(self, worker: str) -> int:
+        """The worker is gone: fail all it has reserved. Returns how many."""
+        mine = [e.reserved.forest_id for e in self.ledger.in_state(State.RESERVED) if e.reserved.worker == worker]
+        for fid in mine:
+            self.fail(fid, f"worker {worker} is gone")
+        return len(mine)
+
+    def admit(self, fid: str, batch: pa.RecordBatch) -> Admission:
+        """Store one graded forest. `repeat`: it was admitted before; `late`: its reservation was given to another attempt or is
+        finished; `refused`: it breaks an invariant, is dropped as invalid and its prompt goes out again."""
+        state = self._state(fid)
+        if state is not State.RESERVED:
+            return "repeat" if state else "late"
+        try:
+            forest = _checked(fid, batch)
+        except (BadForest, BadInput) as e:
+            self._drop(self.ledger.drop(fid, "invalid", str(e), self._config.attempts))
+            return "refused"
+        place = self._segments.append(batch)
+        reward, mass = float(forest.reward.mean(dtype=np.float64)), advantage_mass(forest.reward)
+        versions = forest.oldest_version, forest.newest_version
+        self._write(Admitted(fid, forest.leaves, forest.tokens, *versions, reward, mass, *astuple(place)))
+        return "admitted"
+
+    # ---- the learner's side --------------------------------------------------------------------------------------------------
+    def lease(self, n: int, version: int) -> Leased | None:
+        """Take `n` ready forests for the learner at policy `version`; None while there are fewer. Forests over the staleness
+        bound are dropped first and refilled. Asking again for a version whose lease is open returns that lease."""
+        for open_lease in self.ledger.leases.values():
+            if open_lease.step is None and open_lease.record.version == version:
+                return open_lease.record
+        for record in self.ledger.stale(version, self._config.max_staleness):
+            self._drop(record)
+        number = self.ledger.leases_made + 1
+        chosen = choose(self.ledger.in_state(State.READY), n, self._config.policy, (self._seed, number))
+        if len(chosen) < n:
+            return None
+        ids = tuple(e.reserved.forest_id for e in chosen)
+        lease = Leased(f"lease-{number:06d}", ids, version, self._clock() + self._config.lease_seconds)
+        self._write(lease)
+        return lease
+
+    def ack(self, lease_id: str, step: int) -> None:
+        """Optimizer step `step` used the lease: its slots are free. Raises `LeaseLost` if its forests went to another lease."""
+        if self.ledger.can_ack(lease_id, step):
+            self._write(Acked(lease_id, step))
+
+    def nack(self, lease_id: str) -> None:
+        """The lease will not be used: its forests are ready again. Nothing happens to one that has ended or has done its step."""
+        lease = self.ledger.leases.get(lease_id)
+        if lease is not None and lease.step is None:
+            self._write(Returned(lease_id, "nack"))
+
+    def expire(self) -> int:
+        """End the leases that are over time; returns how many."""
+        over = self.ledger.expired(self._clock())
+        for record in over:
+            log.warning("%s expired after %g s, its forests are ready again", record.lease_id, self._config.lease_seconds)
+            self._write(record)
+        return len(over)
+
+    def commit(self, step: int) -> None:
+        """Steps up to `step` are in a durable checkpoint: their forests are trained."""
+        if step > self.ledger.committed:
+            self._write(Committed(step))
+
+    def compact(self) -> int:
+        """With retain=unacknowledged, delete the segments that hold only finished forests; returns the bytes freed. Flush first:
+        the commit must outlive the payload it lets go."""
+        if self._config.retain == "all":
+            return 0
+        return self._segments.keep_only({e.admitted.segment for e in self.ledger.live.values() if e.admitted})
+
+    def payload(self, fid: str) -> pa.RecordBatch:
+        """The stored forest, a view of the mapped file on a local disk; `BadInput` for damage, KeyError if it is not live."""
+        a = self.ledger.live[fid].payload
+        return self._segments.read(Place(a.segment, a.offset, a.length, a.payload_crc))
+
+    # ---- durability ----------------------------------------------------------------------------------------------------------
+    def pending(self) -> list[Part]:
+        """Parts to `flush`, in that order, to make every record so far durable: one flush serves all who wait (group commit)."""
+        return [*self._segments.pending(), *self._journal.pending()]
+
+    def sync(self) -> None:
+        flush(self.pending())
+
+    @property
+    def records(self) -> int:
+        """Records in the journal."""
+        return self._journal.seq
+
+    def disk_bytes(self) -> int:
+        return sum(sum(self._folder.child(d).sizes("").values()) for d in ("journal", "segments"))
+
+    def free_bytes(self) -> int | None:
+        return self._folder.free_bytes()
+
+    def close(self) -> None:
+        """Make all durable (unless fsync is none) and give the folder up."""
+        if self._config.fsync != "none":
+            self.sync()
+        self._segments.close()
+        self._journal.close()
+        self._lock.release()
+
+    def _write(self, record: Record) -> None:
+        self._journal.append(record, self._clock())
+        self.ledger.apply(record)
+
+    def _drop(self, record: Dropped) -> None:
+        level, then = (logging.WARNING, "goes out again") if record.refill else (logging.ERROR, "is given up")
+        log.log(level, "forest %s dropped as %s: %s; its prompt %s", record.forest_id, record.reason, record.detail, then)
+        self._write(record)
+
+    def _state(self, fid: str) -> State | None:
+        """State of a live forest, None for a finished one; `BadForest` for an id that this run has not given out."""
+        entry = self.ledger.live.get(fid)
+        if entry is None and not self.ledger.known(fid):
+            raise BadForest(fid, "was never reserved in this run")
+        return entry.state if entry else None
+
+
+def _checked(fid: str, batch: pa.RecordBatch) -> Forest:
+    forests = wire.from_batch(batch)
+    if len(forests) != 1:
+        raise BadForest(fid, f"its batch holds {len(forests)} forests")
+    forest = forests[0].check()
+    if forest.forest_id != fid:
+        raise BadForest(fid, f"its batch holds forest {forest.forest_id}")
+    if not forest.graded:
+        raise BadForest(fid, "is not graded")
+    return forest
+
+

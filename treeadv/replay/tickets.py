@@ -1,0 +1,18 @@
+"""What a worker gets for a reserved slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from treeadv.tasks import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One forest to grow. The forest must carry this `forest_id`; `seed` is of this attempt alone."""
+
+    forest_id: str
+    draw: int
+    attempt: int
+    problem: Problem
+    seed: int
