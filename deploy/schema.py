@@ -13,7 +13,8 @@ from treeadv.config import Config
 
 SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.schema.json"
 
-# Fields that the chart derives from other values (templates/_config.tpl): set twice they could disagree, so the schema has no room for them.
+# Fields that the chart derives from other values (templates/_config.tpl). Set twice they could disagree, so the schema has no room
+# for them.
 DERIVED = {
     "RunConfig": ("root", "name"),
     "ModelConfig": ("cache",),

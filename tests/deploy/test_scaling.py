@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,8 +53,8 @@ def test_whatever_is_seen_bounds_single_steps_and_the_cooldown_hold(count: int, 
         if states[-1].wanted != states[-2].wanted:
             changes.append(now)
     assert all(RULES.min <= s.wanted <= RULES.max for s in states)
-    assert all(abs(a.wanted - b.wanted) <= 1 for a, b in zip(states, states[1:], strict=False))
-    assert all(b - a >= RULES.cooldown for a, b in zip(changes, changes[1:], strict=False))
+    assert all(abs(a.wanted - b.wanted) <= 1 for a, b in pairwise(states))
+    assert all(b - a >= RULES.cooldown for a, b in pairwise(changes))
 
 
 @given(observations)
@@ -110,8 +111,8 @@ def test_narrower_bounds_hold_at_the_next_step() -> None:
 
 @given(st.floats(0.6, 3.4), st.integers(1, 5))
 def test_a_simulated_queue_settles_and_does_not_swing(demand: float, first: int) -> None:
-    """A learner that could use `demand` generators' forests (4 a step) behind a buffer of 12: after the transient at most two values, at most one
-    change a minute of simulated time on average, and enough generators that the learner is kept busy where the bounds allow it."""
+    """A learner that uses up what `demand` generators make, behind a buffer of 12 forests: after the transient the number takes at most
+    two neighbouring values, and they keep the learner busy where the bounds allow it."""
     need, room, dt = 4, 12, 5.0
     rate = 0.2  # forests a second and generator
     state = Scaler.start(first, 0.0, RULES)

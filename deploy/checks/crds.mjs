@@ -1,0 +1,18 @@
+// Validate the custom resources of a JSON array on stdin against the schemas made from their CRDs; exit 1 with a line for each fault.
+const MODELS = {
+  "monitoring.coreos.com/v1": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
+  "keda.sh/v1alpha1": "@kubernetes-models/keda/keda.sh/v1alpha1",
+};
+
+const chunks = [];
+for await (const chunk of process.stdin) chunks.push(chunk);
+for (const resource of JSON.parse(Buffer.concat(chunks).toString())) {
+  const name = `${resource.kind} ${resource.metadata.name}`;
+  try {
+    const { [resource.kind]: Model } = await import(MODELS[resource.apiVersion]);
+    new Model(resource).validate();
+  } catch (fault) {
+    console.error(`${name}: ${fault.message}`);
+    process.exitCode = 1;
+  }
+}

@@ -1,0 +1,292 @@
+"""The chart renders what Kubernetes, KubeRay's schema and Ray's own autoscaler accept, for every example and both Helms."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+from deploy import schema
+from tests.deploy.manifests import CHART, HELMS, VALUES, Render, one, pod_templates, ray_cluster
+from treeadv.config import Config, load
+
+KUBERNETES = ("1.30.0", "1.34.0", "1.37.0")
+# Kinds of others, which the Kubernetes schemas do not know: each has a validator of its own in this file.
+BY_NODE = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+BY_RAY = {"RayCluster", "RayJob"}
+# The fields of KubeRay v1.7.0 that the chart uses (ray-operator/apis/ray/v1).
+RAY_CLUSTER = {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
+GROUP = {"groupName", "replicas", "minReplicas", "maxReplicas", "idleTimeoutSeconds", "rayStartParams", "template"}
+RAY_JOB = {
+    *("entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit", "activeDeadlineSeconds"),
+    *("submitterConfig", "submitterPodTemplate", "rayClusterSpec"),
+}
+
+
+@pytest.mark.parametrize("version", HELMS)
+@pytest.mark.parametrize("values", VALUES)
+def test_lint_finds_nothing(helm: Any, values: str, version: str) -> None:
+    out = helm("lint", "--strict", str(CHART), "-f", str(CHART / "ci" / f"{values}.yaml"), version=version)
+    assert out.returncode == 0, out.stdout + out.stderr
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_helm_3_and_4_render_the_same(render: Render, values: str) -> None:
+    assert render(values, version="helm3") == render(values, version="helm4")
+
+
+@pytest.mark.parametrize("kube", KUBERNETES)
+@pytest.mark.parametrize("values", VALUES)
+def test_built_in_kinds_pass_the_strict_schema_and_no_kind_is_unknown(render: Render, values: str, kube: str) -> None:
+    for document in render(values, kube=kube):
+        if document["kind"] in BY_NODE | BY_RAY:
+            continue
+        kubernetes_validate.validate(document, kube.rsplit(".", 1)[0], strict=True)  # raises for a kind it has no schema of
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_pod_templates_inside_the_ray_kinds_pass_the_strict_schema(render: Render, values: str) -> None:
+    for name, template in pod_templates(render(values)).items():
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"] | {"name": name}, "spec": template["spec"]}
+        kubernetes_validate.validate(pod, "1.34", strict=True)
+
+
+def test_the_strict_schema_refuses_an_unknown_field() -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [{"name": "x", "imag": "y"}]}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(pod, "1.34", strict=True)
+
+
+def test_custom_resources_of_others_pass_the_models_made_from_their_crds(render: Render, node: Path) -> None:
+    found = [d for values in VALUES for d in render(values) if d["kind"] in BY_NODE]
+    assert {d["kind"] for d in found} == BY_NODE
+    assert _crd_faults(node, found) == ""
+    broken = json.loads(json.dumps(found[0]).replace('"15s"', '"7 parsecs"'))
+    assert "interval" in _crd_faults(node, [broken])
+
+
+def _crd_faults(node: Path, resources: list[dict[str, Any]]) -> str:
+    out = subprocess.run(["node", "crds.mjs"], cwd=node, input=json.dumps(resources), capture_output=True, text=True, timeout=60)
+    return out.stderr
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_the_ray_kinds_use_fields_of_kuberay_only(render: Render, values: str) -> None:
+    documents = render(values)
+    cluster = ray_cluster(documents)["spec"]
+    assert set(cluster) <= RAY_CLUSTER
+    assert all(set(g) <= GROUP for g in cluster["workerGroupSpecs"])
+    assert all(set(d["spec"]) <= RAY_JOB for d in documents if d["kind"] == "RayJob")
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_rays_own_parser_finds_every_group_with_its_bounds_slots_and_gpus(render: Render, values: str) -> None:
+    cluster = ray_cluster(render(values))
+    parsed = _derive_autoscaling_config_from_ray_cr(cluster)
+    types = parsed["available_node_types"]
+    assert types["headgroup"]["resources"]["CPU"] == 0
+    groups = {g["groupName"]: g for g in cluster["spec"]["workerGroupSpecs"]}
+    assert set(types) == {"headgroup", *groups}
+    for name, group in groups.items():
+        role = group["template"]["metadata"]["labels"]["treeadv/role"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        slots = {k: v for k, v in types[name]["resources"].items() if k.endswith("_slot")}
+        assert list(slots) == [f"{role}_slot"]
+        assert types[name]["resources"].get("GPU", 0) == int(limits.get("nvidia.com/gpu", 0))
+        assert (types[name]["min_workers"], types[name]["max_workers"]) == (group["minReplicas"], group["maxReplicas"])
+        assert types[name]["idle_timeout_s"] == group["idleTimeoutSeconds"]
+
+
+def run_config(documents: list[dict[str, Any]], folder: Path) -> Config:
+    path = folder / "config.yaml"
+    path.write_text(one(documents, "ConfigMap", "run1-treeadv")["data"]["config.yaml"])
+    return load(path)
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_the_rendered_configuration_loads_and_asks_for_what_the_groups_offer(render: Render, values: str, tmp_path: Path) -> None:
+    documents = render(values)
+    config = run_config(documents, tmp_path)
+    cluster = ray_cluster(documents)["spec"]
+    types = _derive_autoscaling_config_from_ray_cr(ray_cluster(documents))["available_node_types"]
+    for role, section in (("generator", config.generator), ("learner", config.learner), ("reward", config.reward)):
+        groups = [g for g in cluster["workerGroupSpecs"] if g["template"]["metadata"]["labels"]["treeadv/role"] == role]
+        offered = sum(g["replicas"] * types[g["groupName"]]["resources"][section.slot] for g in groups)
+        assert section.count == offered
+        for g in groups:  # as many actors as slots fit on a pod, by CPU and GPU too
+            resources = types[g["groupName"]]["resources"]
+            assert section.cpus * resources[section.slot] <= resources["CPU"]
+            assert getattr(section, "gpus", 0) * resources[section.slot] <= resources.get("GPU", 0)
+    assert config.metrics.host == "0.0.0.0"
+    assert config.scaling.enabled == cluster["enableInTreeAutoscaling"]
+
+
+def test_a_gpu_group_puts_learners_on_cuda_and_shares_the_gpus_among_slots(render: Render, tmp_path: Path) -> None:
+    config = run_config(render("gpu-cluster"), tmp_path)
+    assert (config.learner.device, config.learner.count, config.learner.gpus, config.learner.cpus) == ("cuda", 16, 1.0, 8.0)
+    assert (config.generator.count, config.scaling.min, config.scaling.max) == (2, 2, 8 + 32)
+    assert config.run.root == "s3://models/treeadv"
+
+
+def test_a_fleet_makes_the_generators_call_the_router(render: Render, tmp_path: Path) -> None:
+    documents = render("fleet-keda")
+    config = run_config(documents, tmp_path)
+    service = one(documents, "Service")
+    port = service["spec"]["ports"][0]["port"]
+    assert config.generator.engine == "sglang"
+    assert config.generator.sglang.url == f"http://{service['metadata']['name']}:{port}"
+    router = one(documents, "Deployment", "run1-treeadv-router")["spec"]["template"]["spec"]["containers"][0]["args"]
+    selector = dict(arg.split("=") for arg in router[router.index("--selector") + 1 :][:2])
+    fleet = one(documents, "Deployment", "run1-treeadv-fleet")["spec"]["template"]["metadata"]["labels"]
+    assert selector.items() <= fleet.items()
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_every_pod_is_unprivileged_read_only_and_without_an_unused_token(render: Render, values: str) -> None:
+    documents = render(values)
+    autoscaled = ray_cluster(documents)["spec"]["enableInTreeAutoscaling"]
+    for name, template in pod_templates(documents).items():
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"]
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"] == container["resources"]["requests"]
+        if name != "run1-treeadv-router":  # the router watches pods
+            assert pod["automountServiceAccountToken"] == (name == "head" and autoscaled)
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_mounts_name_volumes_and_the_head_finds_the_configuration_where_the_entrypoint_reads_it(render: Render, values: str) -> None:
+    documents = render(values)
+    for template in pod_templates(documents).values():
+        volumes = {v["name"] for v in template["spec"]["volumes"]}
+        assert {m["name"] for c in template["spec"]["containers"] for m in c["volumeMounts"]} == volumes
+    head = pod_templates(documents)["head"]["spec"]
+    (mount,) = (m["mountPath"] for m in head["containers"][0]["volumeMounts"] if m["name"] == "config")
+    for job in (d for d in documents if d["kind"] == "RayJob"):
+        assert job["spec"]["entrypoint"] == f"treeadv train --config {mount}/config.yaml --resume-or-start"
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_budgets_and_policies_select_pods_that_exist(render: Render, values: str) -> None:
+    documents = render(values)
+    labels = [t["metadata"]["labels"] for t in pod_templates(documents).values()]
+    least = {"head": 1}
+    for group in ray_cluster(documents)["spec"]["workerGroupSpecs"]:
+        role = group["template"]["metadata"]["labels"]["treeadv/role"]
+        least[role] = least.get(role, 0) + group["minReplicas"]
+    for document in documents:
+        if document["kind"] == "PodDisruptionBudget":
+            wanted = document["spec"]["selector"]["matchLabels"]
+            assert any(wanted.items() <= have.items() for have in labels), wanted
+            assert ("minAvailable" in document["spec"]) != ("maxUnavailable" in document["spec"])  # the API server takes one
+            assert document["spec"].get("minAvailable", 0) <= least.get(wanted["treeadv/role"], 0)
+        if document["kind"] == "NetworkPolicy":
+            assert all(document["spec"]["podSelector"]["matchLabels"].items() <= have.items() for have in labels)
+
+
+@pytest.mark.parametrize("values", ["fixed", "fleet-keda"])
+def test_the_monitor_scrapes_ports_that_pods_declare(render: Render, values: str, tmp_path: Path) -> None:
+    documents = render(values)
+    endpoints = one(documents, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    containers = [c for t in pod_templates(documents).values() for c in t["spec"]["containers"]]
+    declared = {p["name"]: p["containerPort"] for c in containers for p in c.get("ports", [])}
+    scraped = {e["port"] for e in endpoints}
+    assert scraped <= set(declared)
+    first = run_config(documents, tmp_path).metrics.port
+    ours = {name: port for name, port in declared.items() if name.startswith("treeadv-")}
+    assert ours == {f"treeadv-{i}": first + i for i in range(len(ours))}
+    assert set(ours) <= scraped
+
+
+def test_rules_and_dashboards_reach_the_cluster_unchanged(render: Render) -> None:
+    documents = render("fixed")
+    rules = yaml.safe_load((CHART / "files" / "rules" / "treeadv.yml").read_text())
+    assert one(documents, "PrometheusRule")["spec"] == rules
+    shipped = {k: v for d in documents if "-dashboard-" in d["metadata"]["name"] for k, v in d["data"].items()}
+    assert {k: json.loads(v) for k, v in shipped.items()} == {
+        p.name: json.loads(p.read_text()) for p in (CHART / "files" / "dashboards").glob("*.json")
+    }
+    assert shipped
+
+
+BAD = {
+    "an unknown value": (["replica=3"], "replica"),
+    "an unknown worker field": (["workers.generator.replica=3"], "replica"),
+    "an unknown key of the configuration": (["config.sampling.leafs=3"], "leafs"),
+    "a wrong value of the configuration": (["config.sampling.leaves=0"], "leaves"),
+    "a key that the chart derives": (["config.generator.count=3"], "count"),
+    "a negative number": (["workers.generator.replicas=-1"], "replicas"),
+    "a fraction of a core": (["head.cpu=0.5"], "cpu"),
+    "an unknown mode": (["mode=serve"], "mode"),
+    "min over max": (["workers.generator.minReplicas=9"], "workers.generator.minReplicas=9 is more than maxReplicas=4"),
+    "replicas over max": (["workers.generator.replicas=9"], "workers.generator.replicas=9 lies outside minReplicas=1..maxReplicas=4"),
+    "a learner that would be scaled away": (["workers.learner.maxReplicas=2"], "a learner group needs replicas = minReplicas"),
+    "no learner": (["workers.learner=null"], "no group gives a learner"),
+    "no storage": (["storage.claim.size="], "queue and checkpoints have no place"),
+    "two claims": (["storage.claim.existing=x"], "storage.claim.size=1Gi has no effect beside storage.claim.existing=x"),
+    "an object store without address": (["storage.kind=object"], "needs storage.object.uri"),
+    "a fleet without model": (["generator.kind=deployment"], "needs generator.fleet.model"),
+    "a fleet beside an embedded engine": (
+        ["generator.kind=deployment", "generator.fleet.model=m", "config.generator.engine=embedded"],
+        "config.generator.engine=embedded does not go with",
+    ),
+    "a fleet that cannot read weights": (
+        ["generator.kind=deployment", "generator.fleet.model=m", "storage.kind=object", "storage.object.uri=s3://b/x"],
+        "needs storage.kind=claim",
+    ),
+    "KEDA without Prometheus": (
+        ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.autoscaling.kind=keda"],
+        "needs generator.fleet.autoscaling.prometheus",
+    ),
+    "a drain as long as the grace": (
+        ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.drainSeconds=300"],
+        "leaves nothing of graceSeconds=300",
+    ),
+}
+
+
+@pytest.mark.parametrize("version", HELMS)
+@pytest.mark.parametrize("case", BAD)
+def test_bad_values_are_refused_with_their_name(helm: Any, case: str, version: str) -> None:
+    changes, message = BAD[case]
+    sets = [part for change in ["storage.claim.size=1Gi", *changes] for part in ("--set", change)]
+    out = helm("template", "run1", str(CHART), *sets, version=version)
+    assert out.returncode == 1
+    assert message in out.stderr
+
+
+def test_an_old_kubernetes_is_refused(helm: Any) -> None:
+    out = helm("template", "run1", str(CHART), "--set", "storage.claim.size=1Gi", "--kube-version", "1.29.0")
+    assert out.returncode == 1 and "kubeVersion" in out.stderr
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_the_notes_say_how_to_follow_or_start_the_run(helm: Any, values: str) -> None:
+    out = helm("install", "run1", str(CHART), "-n", "rl", "-f", str(CHART / "ci" / f"{values}.yaml"), "--dry-run=client")
+    assert out.returncode == 0, out.stderr
+    notes = out.stdout.split("NOTES:")[1]
+    assert ("logs -f -l job-name=run1-treeadv" in notes) != ("treeadv train --config /etc/treeadv/config.yaml" in notes)
+
+
+def test_the_schema_carries_the_configuration_of_the_package() -> None:
+    text = schema.SCHEMA.read_text()
+    assert schema.generated(text) == text, "run: make chart"
+
+
+def test_the_readme_tells_the_values(node: Path, tmp_path: Path) -> None:
+    readme = CHART / "README.md"
+    again = tmp_path / "README.md"
+    again.write_text(readme.read_text())
+    generator = [node / "node_modules" / ".bin" / "readme-generator", "-v", CHART / "values.yaml", "-r", again]
+    subprocess.run(generator, check=True, capture_output=True, timeout=60)
+    assert again.read_text() == readme.read_text(), "run: make chart"
