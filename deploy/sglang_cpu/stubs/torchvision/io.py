@@ -1,0 +1,9 @@
+"""Import stand-in: every name is a function that raises."""
+
+from _stub import absent
+
+
+def __getattr__(name: str):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return absent(__name__, name)

@@ -1,0 +1,12 @@
+"""Import stand-in: every name is a function that raises."""
+
+from _stub import absent
+from torchvision.transforms.v2 import functional
+
+__all__ = ["functional"]
+
+
+def __getattr__(name: str):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return absent(__name__, name)

@@ -1,0 +1,149 @@
+"""The SGLang engine: forests grown on the radix cache of SGLang servers, over their HTTP API.
+
+SGLang shares of a running request only its prefix; what the request draws enters the radix cache when it ends. So a branch runs in
+chunks: each asks for a few tokens after all tokens so far, and its draws are yielded when it has ended. A sibling that forks anywhere in
+the chunk then finds its whole prefix in the cache, and so does the next chunk. Each token is drawn from the same distribution however
+the branch is cut, so the law of a forest does not depend on the chunk's length.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from treeadv.config import Config
+from treeadv.engines.base import Draw, EngineLost, EngineStats, Params
+from treeadv.engines.sglang_addresses import resolve
+from treeadv.engines.sglang_client import ServerGone
+from treeadv.engines.sglang_fleet import Fleet
+from treeadv.engines.sglang_member import Member, Model
+from treeadv.engines.sglang_reply import Chunk, Refused
+from treeadv.engines.sglang_weights import Loaded
+from treeadv.errors import BadInput
+from treeadv.forest import Finish
+
+
+class SGLangEngine:
+    """`Engine` on one server of its own, or on servers already running. `Params.seed` is not honoured (docs/sglang.md)."""
+
+    def __init__(self, fleet: Fleet, chunk: int, vocabulary: int) -> None:
+        """`chunk`: tokens a request draws; see `create`."""
+        self._fleet, self._chunk, self._vocabulary = fleet, chunk, vocabulary
+        self._stats = EngineStats()
+        self._busy_since = 0.0
+
+    @classmethod
+    async def create(cls, config: Config, model_dir: str, index: int) -> SGLangEngine:
+        """The engine of generator number `index`, ready: its servers up and found to serve the model in `model_dir` as version 0.
+
+        Without `generator.sglang.url` it starts a server of its own; with it, generators share the servers out by their number.
+        Raises `BadInput` for a server of another model, and for anything else that only the user can mend.
+        """
+        generator = config.generator
+        if config.sampling.top_p < 1:
+            raise BadInput(f"sampling.top_p={config.sampling.top_p}: SGLang's log-probs are of the whole distribution; the sglang engine needs 1")
+        scratch = Path(config.run.root) / config.run.name / f"sglang-{index}"
+        model = Model.read(model_dir)
+        members = [Member(config, model, scratch)]
+        if generator.sglang.url:
+            found = await resolve(generator.sglang.url)
+            mine = found[index :: generator.count]
+            if not mine:
+                raise BadInput(f"generator.count={generator.count}: generator.sglang.url has only {len(found)} servers, each generator needs one")
+            members = [Member(config, model, scratch / str(i), url) for i, url in enumerate(mine)]
+        fleet = Fleet(members, model, generator.dtype, generator.sglang.start_timeout)
+        await fleet.start()
+        return cls(fleet, generator.sglang.chunk, model.vocabulary)
+
+    @property
+    def version(self) -> int:
+        return self._fleet.version
+
+    @property
+    def members(self) -> list[Member]:
+        """The servers, for reports: address, limits, difference to a plain forward, output."""
+        return self._fleet.members
+
+    @property
+    def updates(self) -> list[Loaded]:
+        """Every weight update so far: version, bytes, seconds."""
+        return self._fleet.updates
+
+    async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
+        """Draw one branch, a chunk at a time (`Engine.generate`). A branch that goes on after a weight update continues under the new
+        version's key, so that no token is drawn from keys and values of two versions.
+        """
+        ids = prefix.tolist()
+        left, version = params.max_tokens, 0
+        while True:
+            chunk = await self._draw(ids, min(left, self._chunk), left, params, namespace, tree)
+            for token, logprob, entropy, drawn_by in zip(chunk.tokens, chunk.logprobs, chunk.entropies, chunk.versions, strict=True):
+                if drawn_by < version:
+                    raise EngineLost(f"the policy version goes backwards, from {version} to {drawn_by}")
+                left, version = left - 1, drawn_by
+                ids.append(token)
+                finish = Finish.STOP if token in params.stop else Finish.LENGTH if left == 0 else None
+                yield Draw(token, logprob, entropy, drawn_by, finish)
+                if finish is not None:
+                    return
+            if chunk.aborted:
+                raise EngineLost(f"the server ended the request: {chunk.aborted}")
+
+    async def _draw(self, ids: list[int], tokens: int, left: int, params: Params, namespace: str, tree: str) -> Chunk:
+        """One chunk, from the tree's server or, when that is lost, from another that is ready. Nothing of a lost request was read."""
+        self._count(running=1)
+        try:
+            while True:
+                member = await self._fleet.home(namespace, tree)
+                _check_fits(member, len(ids), left)
+                try:
+                    chunk = await member.draw(ids, tokens, params.temperature, params.stop)
+                except ServerGone as gone:
+                    if not self._fleet.lose(member, str(gone)):
+                        raise EngineLost(str(gone)) from gone
+                except Refused as bad:
+                    raise EngineLost(f"{member.url}: {bad}") from bad
+                else:
+                    self._count(prompt=chunk.prompt, cached=chunk.cached, decoded=len(chunk.tokens))
+                    return chunk
+        finally:
+            self._count(running=-1)
+
+    def _count(self, prompt: int = 0, cached: int = 0, decoded: int = 0, running: int = 0) -> None:
+        s, now = self._stats, time.perf_counter()
+        busy = now - self._busy_since if s.running else 0.0
+        self._busy_since = now
+        self._stats = EngineStats(
+            s.prompt_tokens + prompt, s.cached_tokens + cached, s.decoded_tokens + decoded, s.running + running, s.busy_seconds + busy
+        )
+
+    async def release(self, namespace: str) -> None:
+        """Prefixes age out of the radix cache by themselves; the trees no longer count as load of their servers."""
+        self._fleet.release(namespace)
+
+    async def update_weights(self, version: int, weights: Mapping[str, Any]) -> float:
+        """Bring a version into every server: pause, load, flush, go on (`Engine.update_weights`). `weights`: every tensor by name."""
+        started = time.perf_counter()
+        await self._fleet.update(version, weights)
+        return time.perf_counter() - started
+
+    def stats(self) -> EngineStats:
+        if self._stats.running:
+            self._count()
+        return replace(self._stats)
+
+    async def close(self) -> None:
+        """End the servers that this engine started."""
+        await self._fleet.close()
+
+
+def _check_fits(member: Member, prefix: int, left: int) -> None:
+    assert member.limits is not None
+    for what, limit in (("context", member.limits.context), ("cache (--max-total-tokens)", member.limits.pool)):
+        if prefix + left > limit:
+            raise BadInput(f"{prefix} tokens with {left} to draw are more than the {limit} of the server's {what}: lower sampling.max_tokens")

@@ -1,0 +1,57 @@
+"""Which servers stand behind `generator.sglang.url`. Weights must reach each one, so a router or a Service is looked through."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from treeadv.errors import BadInput
+
+PATIENCE = aiohttp.ClientTimeout(total=10)
+
+
+async def resolve(url: str) -> list[str]:
+    """Base addresses of the single servers, sorted. Each comma-separated part is a server, an sglang-router (it lists its `/workers`)
+    or a DNS name with several addresses (a headless Kubernetes Service). Raises `BadInput`.
+    """
+    found: set[str] = set()
+    for part in filter(None, (p.strip().rstrip("/") for p in url.split(","))):
+        if urlsplit(part).scheme not in ("http", "https") or not urlsplit(part).hostname:
+            raise BadInput(f"generator.sglang.url={url}: {part} is not an http address")
+        found.update(await _workers(part) or await _addresses(part))
+    return sorted(found)
+
+
+async def _workers(url: str) -> list[str]:
+    """The servers of a router; empty when this is not one."""
+    try:
+        async with aiohttp.ClientSession(timeout=PATIENCE) as session, session.get(f"{url}/workers") as reply:
+            if reply.status != 200:
+                return []
+            listed = await reply.json()
+    except aiohttp.ContentTypeError:
+        return []
+    except (aiohttp.ClientError, OSError, TimeoutError) as e:
+        raise BadInput(f"generator.sglang.url: {url} does not answer ({type(e).__name__}: {e})") from e
+    return [worker["url"].rstrip("/") for worker in listed["workers"]]
+
+
+async def _addresses(url: str) -> list[str]:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    answers = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    hosts = {str(address[0]) for *_, address in answers}
+    if len(hosts) == 1:
+        return [url]
+    return [f"{parts.scheme}://[{h}]:{port}" if ":" in h else f"{parts.scheme}://{h}:{port}" for h in hosts]
+
+
+def own_address(url: str) -> str:
+    """This machine's address as the server at `url` sees it."""
+    parts = urlsplit(url)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:  # no packet is sent: connecting only chooses the route
+        s.connect((parts.hostname, parts.port or 80))
+        return s.getsockname()[0]

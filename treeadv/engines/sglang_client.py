@@ -1,0 +1,120 @@
+"""One SGLang server behind its HTTP API: requests with a clock, bounded retries, and control calls whose flags are read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+import aiohttp
+
+from treeadv.engines.sglang_reply import Refused
+
+RETRIES = 3  # of a request that the server answered with 5xx; each waits twice as long as the one before
+FIRST_WAIT = 0.1  # seconds
+
+
+class ServerGone(Exception):
+    """The server cannot be reached, hangs or fails again and again. The text is the reason."""
+
+
+class Client:
+    """Calls to one server. A request that has not been answered counts as hung when no request at all was for `timeout` seconds:
+    while the server answers others, one that waits for room in its cache may wait on.
+    """
+
+    def __init__(self, url: str, timeout: float, control_timeout: float) -> None:
+        self.url = url
+        self._timeout, self._control_timeout = timeout, control_timeout
+        self._clocks: set[asyncio.Timeout] = set()
+        self._stopped = False
+        self._draws = aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0))
+        self._controls = aiohttp.ClientSession(url)
+
+    async def close(self) -> None:
+        await self._draws.close()
+        await self._controls.close()
+
+    # ---- drawing -------------------------------------------------------------------------------------------------------------
+    async def generate(self, payload: dict[str, Any]) -> Any:
+        """The JSON body of a reply to native /generate. A retry is a fresh request under a fresh id, and only the one reply that
+        is returned is ever read, so that no retry can duplicate a branch. Raises `ServerGone`, or `Refused` for 4xx.
+        """
+        fault = ""
+        for attempt in range(RETRIES + 1):
+            status, text = await self._draw(payload | {"rid": uuid.uuid4().hex})
+            if status == 200:
+                try:
+                    return json.loads(text)
+                except ValueError as e:
+                    raise Refused(f"the reply is not JSON ({e})") from e
+            fault = f"HTTP {status}: {' '.join(text.split())[:300]}"
+            if status < 500:
+                raise Refused(fault)
+            await asyncio.sleep(FIRST_WAIT * 2**attempt)
+        raise ServerGone(f"{self.url} answered {RETRIES + 1} times with {fault}")
+
+    async def _draw(self, payload: dict[str, Any]) -> tuple[int, str]:
+        try:
+            async with asyncio.timeout(None if self._stopped else self._timeout) as clock:
+                self._clocks.add(clock)
+                try:
+                    async with self._draws.post("/generate", json=payload, timeout=aiohttp.ClientTimeout()) as reply:
+                        status, text = reply.status, await reply.text()
+                finally:
+                    self._clocks.discard(clock)
+        except TimeoutError as e:
+            raise ServerGone(f"{self.url} gave no token for {self._timeout:g} s") from e
+        except (aiohttp.ClientError, OSError) as e:
+            raise ServerGone(f"{self.url} broke off ({type(e).__name__}: {e})") from e
+        self._rewind(self._timeout)
+        return status, text
+
+    def stop_clock(self) -> None:
+        """The server is paused on purpose: no request is held to be hung until `start_clock`."""
+        self._stopped = True
+        self._rewind(None)
+
+    def start_clock(self) -> None:
+        self._stopped = False
+        self._rewind(self._timeout)
+
+    def _rewind(self, seconds: float | None) -> None:
+        if self._stopped:
+            seconds = None
+        when = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        for clock in self._clocks:
+            clock.reschedule(when)
+
+    # ---- control -------------------------------------------------------------------------------------------------------------
+    async def get(self, path: str, timeout: float | None = None) -> Any:
+        """The JSON answer to GET. Raises `ServerGone` or `Refused`."""
+        return await self._control("GET", path, None, timeout)
+
+    async def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The answer to a control call. `Refused` where its status or its `success` flag says that it did not do it."""
+        return await self._control("POST", path, body or {}, None)
+
+    async def offers(self, path: str) -> bool:
+        """Whether the server knows `path`, by asking: 404 only where it does not (feature test, not by release)."""
+        try:
+            async with self._controls.options(path) as reply:
+                return reply.status != 404
+        except (aiohttp.ClientError, OSError) as e:
+            raise ServerGone(f"{self.url}{path}: {type(e).__name__}: {e}") from e
+
+    async def _control(self, method: str, path: str, body: Any, timeout: float | None) -> Any:
+        limit = aiohttp.ClientTimeout(total=timeout or self._control_timeout)
+        try:
+            async with self._controls.request(method, path, json=body, timeout=limit) as reply:
+                status, text = reply.status, await reply.text()
+        except (aiohttp.ClientError, OSError, TimeoutError) as e:
+            raise ServerGone(f"{self.url}{path}: {type(e).__name__}: {e}") from e
+        try:
+            answer = json.loads(text) if text else {}
+        except ValueError:
+            answer = {"message": text}
+        if status != 200 or (isinstance(answer, dict) and answer.get("success") is False):
+            raise Refused(f"{self.url}{path} refused with HTTP {status}: {' '.join(text.split())[:300]}")
+        return answer

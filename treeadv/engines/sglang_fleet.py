@@ -1,0 +1,164 @@
+"""The servers of one generator: which serve, which are being brought back, and which of them grows which tree.
+
+A server serves only while it holds the current policy version. One that is lost is brought up again (a server of our own is
+restarted), checked, and given the current weights before any traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from treeadv.engines.base import EngineLost
+from treeadv.engines.routing import Routes
+from treeadv.engines.sglang_client import ServerGone
+from treeadv.engines.sglang_member import Member, Model
+from treeadv.engines.sglang_reply import Refused
+from treeadv.engines.sglang_weights import Loaded, tensors_of
+from treeadv.errors import BadInput
+
+ATTEMPTS = 3  # to bring a lost server up, before it is given up
+PAUSE = 1.0  # seconds between them
+
+log = logging.getLogger(__name__)
+
+
+class Fleet:
+    def __init__(self, members: list[Member], model: Model, dtype: str, patience: float) -> None:
+        """`dtype`: of the servers' weights; `patience`: seconds that a request may wait for a server to be ready."""
+        self.members, self._model, self._dtype, self._patience = members, model, getattr(torch, dtype), patience
+        self.version = 0
+        self.updates: list[Loaded] = []
+        self._weights: Mapping[str, Any] | None = None
+        self._updating = asyncio.Lock()
+        self._changed = asyncio.Event()  # a server came back or was given up
+        self._given_up = 0
+        self._routes = Routes()
+        self._keepers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Bring all servers up. The first fault of any ends the start."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for member in self.members:
+                    group.create_task(member.bring_up())
+        except* (BadInput, ServerGone, Refused) as faults:
+            await self.close()
+            first = faults.exceptions[0]
+            raise first if isinstance(first, BadInput) else BadInput(f"generator.sglang: {first}") from first
+        for member in self.members:
+            member.ready.set()
+            self._keepers.append(asyncio.create_task(self._keep(member), name=f"keeper of {member.url}"))
+
+    async def close(self) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(m.shut() for m in self.members))
+
+    # ---- routing -------------------------------------------------------------------------------------------------------------
+    async def home(self, forest: str, tree: str) -> Member:
+        """The server of a tree; waits for one that is being brought back. Raises `EngineLost` where none will come."""
+        if not self._ready():
+            await self._someone_ready()
+        ready = {m.url: m for m in self._ready()}
+        newest = max(m.version for m in ready.values())  # during an update a tree must not move to older weights
+        return ready[self._routes.home(forest, tree, ready, [u for u, m in ready.items() if m.version == newest])]
+
+    def release(self, forest: str) -> None:
+        self._routes.release(forest)
+
+    def _ready(self) -> list[Member]:
+        return [m for m in self.members if m.ready.is_set()]
+
+    async def _someone_ready(self) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                while not self._ready():
+                    if self._given_up == len(self.members):
+                        raise EngineLost(f"every server was given up: {self.members[0].reason}")
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise EngineLost(f"no server was ready for {self._patience:g} s: {self.members[0].reason}") from None
+
+    # ---- losing and coming back ----------------------------------------------------------------------------------------------
+    def lose(self, member: Member, reason: str) -> bool:
+        """Take a server out of service. Returns whether another is ready at once."""
+        member.ready.clear()
+        member.reason = reason
+        member.lost.set()
+        return bool(self._ready())
+
+    async def _keep(self, member: Member) -> None:
+        """Bring a server back each time that it is lost; give it up when that fails `ATTEMPTS` times in a row."""
+        while await self._loss(member):
+            log.warning("%s is lost: %s", member.url, member.reason)
+            back = await self._bring_back(member)
+            self._given_up += not back
+            self._changed.set()
+            if not back:
+                return
+
+    async def _loss(self, member: Member) -> bool:
+        """Wait until the server is lost; always True."""
+        waits = [asyncio.create_task(member.lost.wait())]
+        if member.process:
+            waits.append(asyncio.create_task(member.process.process.wait()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for w in waits:
+                w.cancel()
+        if not member.lost.is_set():
+            self.lose(member, f"its process ended with code {member.process.process.returncode}" if member.process else "")
+        return True
+
+    async def _bring_back(self, member: Member) -> bool:
+        for _ in range(ATTEMPTS):
+            member.lost.clear()
+            try:
+                await member.bring_up()
+                async with self._updating:
+                    if self._weights is not None:
+                        self.updates.append(await member.load(self.version, self._tensors(self._weights)))
+                    member.ready.set()
+                return True
+            except (BadInput, ServerGone, Refused) as fault:
+                member.reason = str(fault)
+                log.warning("%s did not come back: %s", member.url, fault)
+            await asyncio.sleep(PAUSE)
+        await member.shut()
+        return False
+
+    # ---- weights -------------------------------------------------------------------------------------------------------------
+    async def update(self, version: int, weights: Mapping[str, Any]) -> None:
+        """Bring a version into every server that is ready; the others get it when they come back. One that fails is lost.
+
+        Raises `ValueError` for a version that goes backwards and `EngineLost` when no server took it.
+        """
+        if version < self.version:
+            raise ValueError(f"policy version {version} is older than the engine's {self.version}")
+        if version == self.version:  # a repeated call (Ray calls at least once): it is there
+            return
+        async with self._updating:
+            self.version, self._weights = version, weights
+            tensors = await asyncio.to_thread(self._tensors, weights)
+            members = self._ready()
+            outcomes = await asyncio.gather(*(m.load(version, tensors) for m in members), return_exceptions=True)
+        for member, outcome in zip(members, outcomes, strict=True):
+            if isinstance(outcome, Loaded):
+                self.updates.append(outcome)
+            elif isinstance(outcome, ServerGone | Refused | BaseExceptionGroup):
+                self.lose(member, f"it did not take policy version {version}: {outcome}")
+            else:
+                raise outcome
+        if not any(isinstance(o, Loaded) for o in outcomes):
+            raise EngineLost(f"no server took policy version {version}: {self.members[0].reason}")
+
+    def _tensors(self, weights: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        return tensors_of(weights, self._dtype, self._model.tied)

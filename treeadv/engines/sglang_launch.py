@@ -1,0 +1,21 @@
+"""`python -m treeadv.engines.sglang_launch ARGS`: become SGLang's server, and end when the process that started it ends (Linux).
+
+A generator that is killed outright cannot stop its server; the kernel then does (prctl PR_SET_PDEATHSIG, which survives exec). The
+server's own children watch the server in the same way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+if __name__ == "__main__":
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() == 1 and os.getpid() != 1:
+        sys.exit("the process that started this server is gone")
+    os.execv(sys.executable, [sys.executable, "-m", "sglang.launch_server", *sys.argv[1:]])

@@ -1,0 +1,181 @@
+"""One server as the engine uses it: started or found, checked, given weights, asked for chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from treeadv.config import Config
+from treeadv.engines import sglang_probe as probe
+from treeadv.engines.sglang_addresses import own_address
+from treeadv.engines.sglang_client import Client, ServerGone
+from treeadv.engines.sglang_entropy import TEMPERATURE, reference
+from treeadv.engines.sglang_reply import Ask, Chunk, Refused, read
+from treeadv.engines.sglang_server import ServerProcess
+from treeadv.engines.sglang_weights import Broadcast, Disk, Loaded, SharedMemory, Way, update
+from treeadv.errors import BadInput
+
+POLL = 0.2  # seconds between looks at a server that starts
+QUEUE = 2  # requests in flight at a server, as a multiple of what it decodes at a time: the rest wait here
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The learner's model, as far as a server must agree with it."""
+
+    folder: str
+    vocabulary: int
+    architectures: list[str]
+    tied: bool
+
+    @classmethod
+    def read(cls, folder: str) -> Model:
+        settings = json.loads((Path(folder) / "config.json").read_text())
+        return cls(folder, settings["vocab_size"], settings["architectures"], settings.get("tie_word_embeddings", False))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server can hold, in tokens and requests."""
+
+    context: int  # tokens of a prefix with what is drawn after it
+    pool: int  # tokens of keys and values, of all requests together
+    running: int  # requests decoded at a time
+    ranks: int  # tensor-parallel size
+
+
+class Member:
+    """A server; `url` names it. Without an address it starts a process of its own."""
+
+    def __init__(self, config: Config, model: Model, scratch: Path, url: str = "") -> None:
+        """`scratch`: folder for weights on their way and for the output of a server of our own."""
+        self._config, self._s, self._model, self._scratch = config, config.generator.sglang, model, scratch
+        self.url, self._owned = url, not url
+        self.version = 0
+        self.ready = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.reason = ""
+        self.difference: probe.Difference | None = None
+        self.limits: Limits | None = None
+        self.process: ServerProcess | None = None
+        self._client: Client | None = None
+        self._way: Way | None = None
+        self._room = asyncio.Semaphore(1)
+
+    @property
+    def client(self) -> Client:
+        assert self._client is not None, "the server has not been brought up"
+        return self._client
+
+    # ---- coming up -----------------------------------------------------------------------------------------------------------
+    async def bring_up(self) -> None:
+        """Start or reach the server and check that it serves the learner's model as version 0. Raises `BadInput`, `ServerGone`, `Refused`."""
+        await self.shut()
+        if self._owned:
+            self.process = await ServerProcess.start(self._config.generator, self._model.folder, self._scratch / "sglang.log")
+            self.url = self.process.url
+        self._client = Client(self.url, self._s.timeout, self._s.start_timeout)
+        info = await self._answering()
+        self.limits = await self._limits()
+        self._room = asyncio.Semaphore(QUEUE * self.limits.running)
+        self._way = self._choose_way(self.limits.ranks)
+        probe.check_model(self.url, info, self._model.architectures, self._model.folder)
+        await self._as_version_0(str(info["weight_version"]))
+        await self._check_tokenizer()
+        await self._check_numbers()
+
+    async def _answering(self) -> dict[str, Any]:
+        deadline = asyncio.get_running_loop().time() + self._s.start_timeout
+        while True:
+            try:
+                return await self.client.get("/model_info", timeout=5.0)
+            except (ServerGone, Refused) as not_yet:
+                if self.process and self.process.ended:
+                    raise BadInput(f"SGLang ended while it started; the last lines of {self.process.log}:\n{self.process.tail()}") from not_yet
+                if asyncio.get_running_loop().time() > deadline or not self._owned:
+                    raise ServerGone(f"{self.url} does not answer: {not_yet}") from not_yet
+            await asyncio.sleep(POLL)
+
+    async def _limits(self) -> Limits:
+        info = await self.client.get("/server_info")
+        if self._s.entropy == "exact" and not (info["enable_custom_logit_processor"] and info["disable_overlap_schedule"]):
+            raise BadInput(
+                f"{self.url}: generator.sglang.entropy=exact needs a server started with --enable-custom-logit-processor and "
+                "--disable-overlap-schedule; start it so, or choose entropy=lower"
+            )
+        context = info["context_length"] or info["max_req_input_len"]
+        return Limits(context, info["max_total_num_tokens"], info["max_running_requests"], info["tp_size"])
+
+    def _choose_way(self, ranks: int) -> Way:
+        if self._s.weights == "disk":
+            return Disk(self._scratch / "weights", self._model.folder)
+        if self._s.weights == "tensor":
+            return SharedMemory(ranks)
+        return Broadcast(ranks, self._s.device, own_address(self.url), self._s.start_timeout)
+
+    async def _as_version_0(self, held: str) -> None:
+        """The weights of the model folder are version 0. A server left by an earlier run is given them again."""
+        if held == "default":
+            await self.client.post("/update_weight_version", {"new_version": "0", "abort_all_requests": False})
+        elif held != "0":
+            await self.client.post("/update_weights_from_disk", {"model_path": self._model.folder, "weight_version": "0"})
+        self.version = 0
+
+    async def _check_tokenizer(self) -> None:
+        text, ours = await asyncio.to_thread(probe.tokens_of, self._model.folder, probe.prefix(self._model.vocabulary))
+        theirs = (await self.client.post("/tokenize", {"prompt": text, "add_special_tokens": False}))["tokens"]
+        if theirs != ours:
+            raise BadInput(f"{self.url}: its tokenizer is not that of {self._model.folder}: {text!r} is {theirs} there and {ours} here")
+
+    async def _check_numbers(self) -> None:
+        ids = probe.prefix(self._model.vocabulary)
+        temperature = self._config.sampling.temperature
+        try:
+            chunk = await self.draw(ids, probe.DRAWN, temperature, frozenset())
+        except Refused as e:
+            raise BadInput(f"{self.url}: the start-up probe was answered with: {e}") from e
+        self.difference = await asyncio.to_thread(
+            probe.compare, self._model.folder, self._config.generator.dtype, ids, chunk, temperature,
+        )
+        probe.check_difference(self.url, self.difference, self._s.max_logprob_error, self._s.entropy == "exact")
+
+    async def shut(self) -> None:
+        """Let go of the server; one of our own is ended."""
+        if self._way:
+            await self._way.close()
+        if self._client:
+            await self._client.close()
+        if self.process:
+            await self.process.stop()
+        self._way = self._client = self.process = None
+
+    # ---- work ----------------------------------------------------------------------------------------------------------------
+    async def draw(self, ids: list[int], tokens: int, temperature: float, stop: frozenset[int]) -> Chunk:
+        """Draw up to `tokens` tokens after `ids`. Raises `ServerGone` or `Refused`."""
+        async with self._room:
+            ask = Ask(tokens, self._s.entropy, self._model.vocabulary, self.version)
+            return read(await self.client.generate(self._payload(ids, ask, temperature, stop)), ask)
+
+    def _payload(self, ids: list[int], ask: Ask, temperature: float, stop: frozenset[int]) -> dict[str, Any]:
+        drawing = {
+            "temperature": temperature, "max_new_tokens": ask.tokens, "stop_token_ids": sorted(stop), "skip_special_tokens": False,
+            "custom_params": {TEMPERATURE: temperature or 1.0},  # 0 is greedy, and its numbers are of the untempered distribution
+        }
+        exact = {"custom_logit_processor": reference()} if ask.entropy == "exact" else {"top_logprobs_num": self._s.top_k}
+        return {
+            "input_ids": ids, "sampling_params": drawing, "return_logprob": True,
+            # Prefixes are shared over all forests of a run, and never over policy versions.
+            "extra_key": f"{self._config.run.name}/v{ask.version}",
+        } | exact
+
+    async def load(self, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
+        """Bring a policy version in. When this raises, the server must not serve."""
+        assert self._way is not None, "the server has not been brought up"
+        loaded = await update(self.client, self._way, version, tensors)
+        self.version = version
+        return loaded

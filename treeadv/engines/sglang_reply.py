@@ -1,0 +1,102 @@
+"""What SGLang answers to a generate call, read with distrust: a reply that breaks a promise is refused with the reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from treeadv.engines.sglang_entropy import KEY, from_top
+
+ROUNDING = 1e-4  # a log-probability above 0 or an entropy below 0 by less than this is float rounding, and set to 0
+
+
+class Refused(Exception):
+    """A reply that cannot be trained on. The text is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request asked for. `entropy` is exact or how top-k log-probabilities are read; `version` that of the weights it began under."""
+
+    tokens: int
+    entropy: str
+    vocabulary: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """n tokens drawn by one request, n >= 0: fewer than asked when a stop token was drawn or the server aborted it."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    entropies: list[float]
+    versions: list[int]
+    prompt: int  # tokens of the prefix
+    cached: int  # of those, found in the radix cache
+    aborted: str  # the server's reason; "" when the request ended by itself
+
+
+def read(body: Any, ask: Ask) -> Chunk:
+    """Parse the JSON body of a reply to native /generate. Raises `Refused`."""
+    try:
+        meta = body["meta_info"]
+        reason = meta["finish_reason"]
+        aborted = str(reason.get("message") or "aborted") if reason["type"] == "abort" else ""
+        pairs = meta.get("output_token_logprobs") or []
+        logprobs = [_number(p[0], "log-probability", upper=0.0) for p in pairs]
+        tokens = [int(p[1]) for p in pairs]
+        if list(body["output_ids"]) != tokens:
+            raise Refused(f"{len(body['output_ids'])} tokens came with log-probabilities of {len(tokens)} others")
+        if not (aborted or 0 < len(tokens) <= ask.tokens):
+            raise Refused(f"{len(tokens)} tokens came where 1 to {ask.tokens} were asked for")
+        if any(not 0 <= t < ask.vocabulary for t in tokens):
+            raise Refused(f"a token outside of the vocabulary of {ask.vocabulary}")
+        return Chunk(
+            tokens, logprobs, _entropies(meta, ask, len(tokens)), _versions(meta, ask, len(tokens)),
+            int(meta["prompt_tokens"]), int(meta["cached_tokens"]), aborted,
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
+        raise Refused(f"malformed reply ({type(fault).__name__}: {fault})") from fault
+
+
+def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
+    if n == 0:
+        return []
+    if ask.entropy == "exact":
+        values = [_number(h, "entropy", lower=0.0) for h in meta[KEY]]
+    else:
+        tops = meta["output_top_logprobs"]
+        values = [from_top([_number(p[0], "log-probability", upper=0.0) for p in top], ask.vocabulary, ask.entropy) for top in tops]  # type: ignore[arg-type]
+    if len(values) != n:
+        raise Refused(f"{len(values)} entropies came with {n} tokens")
+    return [max(0.0, v) for v in values]
+
+
+def _versions(meta: dict[str, Any], ask: Ask, n: int) -> list[int]:
+    """The policy version that drew each token: from the server's spans; without spans, the version the request began under.
+
+    A request without spans that met an update is labelled with the older version throughout, so that no token looks fresher than it is.
+    """
+    spans = meta.get("weight_versions")
+    if spans is None:
+        return [ask.version] * n
+    versions: list[int] = []
+    for span in spans:
+        if span["start"] != len(versions):
+            raise Refused(f"version spans {spans} do not cover the tokens in order")
+        versions += [int(span["version"])] * (int(span["end"]) - int(span["start"]))
+    if len(versions) != n:
+        raise Refused(f"version spans cover {len(versions)} of {n} tokens")
+    if any(b < a for a, b in zip([ask.version, *versions], versions, strict=False)):
+        raise Refused(f"the policy version goes backwards: {spans} in a request that began under {ask.version}")
+    return versions
+
+
+def _number(value: Any, what: str, lower: float = -math.inf, upper: float = math.inf) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise Refused(f"{what} {value!r} is not a finite number")
+    if not lower - ROUNDING <= value <= upper + ROUNDING:
+        raise Refused(f"{what} {value} is outside of [{lower}, {upper}]")
+    return min(max(float(value), lower), upper)

@@ -1,0 +1,117 @@
+"""A server of SGLang that this process starts, watches and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import treeadv
+from treeadv.config import GeneratorConfig, SGLangConfig
+from treeadv.errors import BadInput
+
+GRACE = 5.0  # seconds between the request to end and the kill
+TAIL = 12  # lines of the server's output that an error quotes
+
+_COMMON: dict[str, Any] = {
+    "host": "127.0.0.1", "weight-version": "0", "log-level": "warning", "enable-metrics": True, "skip-server-warmup": True,
+}
+# Without a GPU: SGLang's torch fallbacks, and a pool of its own size (else it takes a share of all memory).
+_CPU: dict[str, Any] = {
+    "attention-backend": "torch_native", "grammar-backend": "none", "disable-cuda-graph": True,
+    "max-total-tokens": 20000, "max-running-requests": 64, "mem-fraction-static": 0.5,
+}
+# The entropy tap reads what the sampler is about to draw from; with the overlap schedule its values would belong to other tokens.
+_EXACT: dict[str, Any] = {"enable-custom-logit-processor": True, "disable-overlap-schedule": True}
+
+
+def arguments(config: GeneratorConfig, model_dir: str, port: int) -> list[str]:
+    """The server's command line. `generator.sglang.args` overrides any of it: true is a bare flag, false takes a flag away."""
+    s = config.sglang
+    chosen = _COMMON | (_CPU if s.device == "cpu" else {}) | (_EXACT if s.entropy == "exact" else {})
+    chosen |= {"device": s.device, "dtype": config.dtype, "model-path": model_dir, "port": port}
+    chosen |= {name.replace("_", "-"): value for name, value in s.args.items()}
+    out: list[str] = []
+    for name, value in chosen.items():
+        if value is not False:
+            out += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return out
+
+
+def environment(s: SGLangConfig, threads: int) -> dict[str, str]:
+    """Variables that the server adds to ours: where it finds treeadv and, without a GPU, the import stand-ins."""
+    if importlib.util.find_spec("sglang") is None:
+        raise BadInput("generator.engine=sglang: SGLang is not installed here; run `make sglang-cpu`, or give generator.sglang.url")
+    paths = [str(Path(treeadv.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    added = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    if s.device == "cpu":
+        added["SGLANG_USE_CPU_ENGINE"] = "1"
+        if not _kernel_installed():
+            if not (Path(s.stubs) / "sgl_kernel").is_dir() or not s.stubs:
+                raise BadInput(
+                    f"generator.sglang.stubs={s.stubs!r}: SGLang's kernel package is not installed and no stand-ins lie there; "
+                    "give the repository's deploy/sglang_cpu/stubs"
+                )
+            paths.insert(0, str(Path(s.stubs).resolve()))
+    return added | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _kernel_installed() -> bool:
+    for name in ("sglang-kernel", "sgl-kernel", "sgl-kernel-cpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            metadata.distribution(name)
+            return True
+    return False
+
+
+class ServerProcess:
+    """The server's process group; its output goes to `log`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str, log: Path) -> None:
+        self.process, self.url, self.log = process, url, log
+
+    @classmethod
+    async def start(cls, config: GeneratorConfig, model_dir: str, log: Path) -> ServerProcess:
+        """Start a server on a free port of this machine. It is not ready yet. Raises `BadInput` where SGLang cannot run."""
+        added = environment(config.sglang, config.threads)
+        port = free_port()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "treeadv.engines.sglang_launch", *arguments(config, model_dir, port),
+                stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | added, start_new_session=True,
+            )
+        return cls(process, f"http://127.0.0.1:{port}", log)
+
+    @property
+    def ended(self) -> bool:
+        return self.process.returncode is not None
+
+    def tail(self) -> str:
+        """The last lines of the server's output."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL:])
+
+    async def stop(self) -> None:
+        """End the server and all its children."""
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), GRACE)
+        self._signal(signal.SIGKILL)
+        await self.process.wait()
+
+    def _signal(self, which: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # the whole group has ended
+            os.killpg(self.process.pid, which)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
