@@ -225,9 +225,14 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
         raise BadInput(f"{path}: not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: a configuration is a mapping of sections, found {type(tree).__name__}")
-    for override in overrides or []:
+    return build(tree, overrides or [], str(path))
+
+
+def build(tree: dict[str, Any], overrides: list[str], where: str) -> Config:
+    """Apply overrides to a configuration tree and validate it; `where` names its origin in errors."""
+    for override in overrides:
         _apply(tree, override)
-    return parse(tree, str(path))
+    return parse(tree, where)
 
 
 def parse(tree: dict[str, Any], where: str) -> Config:

@@ -22,7 +22,7 @@ _ABORTED = Judgement(Verdict.UNPARSED, 0.0, 0.0, "aborted")
 
 
 async def rollouts(config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]) -> list[Forest]:
-    """One forest a problem, in their order, drawn by `config.sampling` from `config.run.seed` and graded. `done` hears of each."""
+    """One graded forest a problem, in their order, drawn by `config.sampling` from `config.run.seed`. `done` hears of each."""
     engine = await start(config, model_dir)
     pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
     try:

@@ -67,20 +67,21 @@ def _label_ends(root: Element, chart: Chart, steps: Sequence[int], ticks: Sequen
 
 
 def _points(root: Element, s: Series, i: int, steps: Sequence[int], ticks: Sequence[float], chart: Chart) -> None:
+    single = len(_finite(s.values)) == 1  # one value has no line: its dot always shows
     for step, value in zip(steps, s.values, strict=True):
-        if _known(value):
+        if value is not None and math.isfinite(value):
             point = add(root, "g")
             label = f"{s.label} " if len(chart.series) > 1 else ""
             add(point, "title", f"step {step}: {label}{number(value)} {chart.unit}")
-            add(point, "circle", class_="hit", cx=_x(step, steps), cy=_y(value, ticks), r=8.0)
-            # A value between two gaps has no line to it: its dot is drawn for good.
-            add(point, "circle", class_=f"k{i}" if len(_finite(s.values)) == 1 else f"dot k{i}", cx=_x(step, steps), cy=_y(value, ticks), r=3.5)
+            x, y = _x(step, steps), _y(value, ticks)
+            add(point, "circle", class_="hit", cx=x, cy=y, r=8.0)
+            add(point, "circle", class_=f"k{i}" if single else f"dot k{i}", cx=x, cy=y, r=3.5)
 
 
 def _path(s: Series, steps: Sequence[int], ticks: Sequence[float]) -> str:
     out, pen = [], "M"
     for step, value in zip(steps, s.values, strict=True):
-        if _known(value):
+        if value is not None and math.isfinite(value):
             out.append(f"{pen}{_x(step, steps):.1f} {_y(value, ticks):.1f}")
             pen = "L"
         else:
@@ -117,12 +118,8 @@ def _story(s: Series) -> str:
     return f"{s.label} from {number(values[0])} to {number(values[-1])}, between {number(min(values))} and {number(max(values))}"
 
 
-def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def _finite(values: Sequence[float | None]) -> list[float]:
-    return [v for v in values if _known(v)]
+    return [v for v in values if v is not None and math.isfinite(v)]
 
 
 def number(value: float) -> str:

@@ -42,13 +42,13 @@ def finish(root: Element) -> str:
 
 
 def forest_article(p: Picture, vocabulary: Vocabulary | Numbers, heading: str = "") -> Element:
-    """One forest: facts, drawing, and a table of its leaves with their whole text (also for those who do not see the drawing)."""
+    """One forest: facts, drawing, and a table of its leaves with their whole text, also for those who do not see the drawing."""
     article = element("article", class_="card")
     add(article, "h3", heading or f"Forest {p.forest.forest_id}")
     add(article, "p", p.summary(), class_="soft")
     if p.forest.gold:
         add(add(article, "p", "Gold answer "), "code", p.forest.gold)
-    scroll = add(article, "div", class_="scroll", tabindex="0", role="region", aria_label="drawing of the forest, scrolls sideways")
+    scroll = add(article, "div", class_="scroll", tabindex="0", role="region", aria_label="drawing, scrolls sideways")
     scroll.append(tree_svg(p))
     details = add(article, "details")
     add(details, "summary", f"The {p.forest.leaves} leaves as text")

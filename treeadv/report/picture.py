@@ -1,4 +1,4 @@
-"""What a drawn forest shows, whatever draws it: the text of every token, the advantage of every segment, the ends of the colour scales."""
+"""What a drawn forest shows, whatever draws it: the text of tokens, the advantage of segments, the ends of the colour scales."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Picture:
 
     def segment_note(self, segment: int) -> str:
         k = int(self.forest.leaf_count[segment])
-        size = f"{int(self.forest.lengths[segment])} tokens, {k} leaves below" if k > 1 else f"{int(self.forest.lengths[segment])} tokens"
+        size = f"{int(self.forest.lengths[segment])} tokens" + (f", {k} leaves below" if k > 1 else "")
         return size if self.advantage is None else f"advantage {signed(self.advantage[segment])}, {size}"
 
     def leaf_note(self, leaf: int) -> str:
@@ -130,12 +130,12 @@ def visible(text: str) -> str:
 
 
 def signed(value: float) -> str:
-    """+0.58, -1.00 or 0, with a true minus sign."""
-    return "0" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
+    """+0.58, -1.00 or 0, the minus sign as wide as the plus sign."""
+    return "0" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def elided(count: int, limit: int) -> tuple[range, range]:
-    """Which of `count` things to show when `limit` fit: the first ones and the last ones (the second range is empty if all fit)."""
+    """Which of `count` things to show when `limit` fit: the first and the last ones (the second range is empty if all fit)."""
     if count <= limit:
         return range(count), range(count, count)
     head = limit // 2

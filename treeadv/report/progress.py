@@ -77,7 +77,7 @@ class Progress:
         recent = self._records[-_WINDOW - 1 :]
         if len(recent) < 2:
             return "after the next step" if self._records[-1]["step"] < self._total else "0:00"
-        pace = (recent[-1]["elapsed_s"] - recent[0]["elapsed_s"]) / (recent[-1]["step"] - recent[0]["step"])
+        pace = (recent[-1]["elapsed_s"] - recent[0]["elapsed_s"]) / (len(recent) - 1)
         return clock(pace * (self._total - recent[-1]["step"]))
 
 
@@ -96,11 +96,12 @@ def final_table(summary: dict[str, Any], console: Console) -> None:
 def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows of the final table and of the report, (name, value)."""
     factor = s["tokens_expanded"] / s["tokens_trained"]
+    expanded = f"{s['tokens_expanded']:,.0f} (x {factor:.2f}, {s['sharing_trained']:.0%} shared)"
     return [
         ("mean reward, first fifth of the steps", f"{s['reward_first_fifth']:.3f}"),
         ("mean reward, last fifth of the steps", f"{s['reward_last_fifth']:.3f}"),
         ("tokens generated", f"{s['tokens_generated']:,.0f} ({s['prefix_reuse']:.0%} of the prefix tokens came from the cache)"),
-        ("tokens trained", f"{s['tokens_trained']:,.0f} instead of {s['tokens_expanded']:,.0f} (x {factor:.2f}, {s['sharing_trained']:.0%} shared)"),
+        ("tokens trained", f"{s['tokens_trained']:,.0f} instead of {expanded}"),
         ("staleness, in policy versions", f"mean {s['staleness_mean']:.2f}, max {s['staleness_max']}"),
         ("forests", ", ".join(f"{state} {n}" for state, n in s["forests"].items())),
         *((f"time, {role.replace('_', ' ')}", clock(seconds)) for role, seconds in s["seconds"].items()),

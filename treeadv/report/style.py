@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - style sheets read best with a rule a line
 """Colours and rules of the pages and drawings, light and dark. Entropy is gold, advantage blue over grey to red; both carry text too."""
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ svg.chart .hit { fill: transparent; } svg.chart .dot { opacity: 0; } svg.chart g
 .k0 { background: var(--s0); fill: var(--s0); } .k1 { background: var(--s1); fill: var(--s1); } .k2 { background: var(--s2); fill: var(--s2); }
 .k3 { background: var(--s3); fill: var(--s3); } .k4 { background: var(--s4); fill: var(--s4); } .k5 { background: var(--s5); fill: var(--s5); }
 #tip { position: fixed; z-index: 2; max-width: 420px; padding: 6px 10px; border-radius: 6px; background: var(--ink); color: var(--page); font-size: 13px; pointer-events: none; }
-"""  # noqa: E501
+"""
 
 # A browser shows a <title> late and small: show it at once instead, beside the pointer. Without scripts the titles stay.
 SCRIPT = """
@@ -71,4 +72,4 @@ document.addEventListener("pointermove", e => {
   tip.style.left = Math.min(e.clientX + 14, innerWidth - tip.offsetWidth - 8) + "px";
   tip.style.top = (e.clientY + 18 + tip.offsetHeight > innerHeight ? e.clientY - tip.offsetHeight - 10 : e.clientY + 18) + "px";
 });
-"""  # noqa: E501
+"""

@@ -56,12 +56,12 @@ def _segment(p: Picture, s: int, leaf: int | None) -> Text:
 
 
 def _legend(p: Picture) -> Text:
-    line = Text("entropy ", style="dim")
+    line = Text("entropy   ", style="dim")
     for level in range(ENTROPY_LEVELS):
         line.append(" · ", style=_ENTROPY[level])
     line.append(f" 0 to {p.top_entropy:.2f} nats", style="dim")
     if p.advantage is not None:
-        line.append("    advantage ", style="dim")
+        line.append("\nadvantage ", style="dim")
         for level in range(-ADVANTAGE_LEVELS, ADVANTAGE_LEVELS + 1):
             line.append("  ", style=_ADVANTAGE[level])
         line.append(f" {signed(-p.top_advantage)} to {signed(p.top_advantage)}", style="dim")

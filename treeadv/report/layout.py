@@ -1,0 +1,134 @@
+"""Where the boxes of a drawn forest lie: text set in a fixed pitch into boxes, boxes set into trees from left to right."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len, chop_cells
+
+from treeadv.forest import Forest
+from treeadv.report.picture import Picture, elided
+
+COLUMNS = 30  # characters of a line in a box
+LINES = 14  # lines of a box before its middle is left out
+PROMPT_COLUMNS, PROMPT_LINES = 24, 16
+CHAR, LINE, PAD, HEAD = 7.2, 18.0, 8.0, 20.0  # pixels: a character of 12 px type, a line, the margin, the head of a box
+_MIN_WIDTH = 124.0  # room for an advantage and a number of leaves
+_GAP_X, _GAP_Y, _GAP_TREE, _TOP = 46.0, 12.0, 26.0, 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A stretch of one token on one line of a box; `token` counts within the segment, None for text that is no token."""
+
+    text: str
+    token: int | None
+    column: int
+
+    @property
+    def width(self) -> float:
+        return cell_len(self.text) * CHAR
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box with its lines of text; x, y is its upper left corner."""
+
+    lines: Sequence[Sequence[Run]]
+    x: float
+    y: float
+    width: float
+
+    @property
+    def height(self) -> float:
+        return _height(self.lines)
+
+    @property
+    def right(self) -> float:
+        return self.x + self.width
+
+    @property
+    def middle(self) -> float:
+        return self.y + self.height / 2
+
+    def baseline(self, line: int) -> float:
+        return self.y + HEAD + 14 + line * LINE
+
+
+def layout(p: Picture) -> tuple[Box, list[Box], float]:
+    """(box of the prompt, a box a segment, lower end). A box lies right of its parent, at the middle of its children."""
+    f = p.forest
+    lines = [_token_lines(pieces) for pieces in p.pieces]
+    width = [max(_MIN_WIDTH, max(r.column * CHAR + r.width for line in rows for r in line) + 2 * PAD) for rows in lines]
+    prompt_lines = _text_lines(p.prompt.replace("⏎", ""))
+    prompt_width = PROMPT_COLUMNS * CHAR + 2 * PAD
+    x = [0.0] * f.segments
+    for s, parent in enumerate(f.parent):
+        x[s] = _GAP_X + (x[parent] + width[parent] if parent >= 0 else prompt_width)
+    y, bottom = _heights(f, [_height(rows) for rows in lines])
+    boxes = [Box(*parts) for parts in zip(lines, x, y, width, strict=True)]
+    prompt = Box(prompt_lines, 0.5, max(_TOP, (bottom - _height(prompt_lines)) / 2), prompt_width)
+    return prompt, boxes, max(bottom, prompt.y + prompt.height)
+
+
+def _heights(f: Forest, own: Sequence[float]) -> tuple[list[float], float]:
+    """([S] the upper edge of each box, lower end): subtrees stand below one another, a box in the middle of its subtree."""
+    need = list(own)  # height of each subtree
+    for s in range(f.segments - 1, -1, -1):
+        need[s] = max(own[s], _stacked(need, f.children[s]))
+    top = [0.0] * f.segments  # upper edge of each subtree
+    below = _TOP
+    for s, parent in enumerate(f.parent):
+        if parent < 0:
+            top[s], below = below, below + need[s] + _GAP_TREE
+        at = top[s] + (need[s] - _stacked(need, f.children[s])) / 2
+        for c in f.children[s]:
+            top[c], at = at, at + need[c] + _GAP_Y
+    return [top[s] + (need[s] - own[s]) / 2 for s in range(f.segments)], below - _GAP_TREE
+
+
+def _stacked(need: Sequence[float], children: Sequence[int]) -> float:
+    return sum(need[c] for c in children) + _GAP_Y * max(0, len(children) - 1)
+
+
+def _height(lines: Sequence[Sequence[Run]]) -> float:
+    return HEAD + len(lines) * LINE + PAD / 2
+
+
+def _token_lines(pieces: Sequence[str]) -> list[list[Run]]:
+    """Break a segment's tokens into lines of at most COLUMNS cells, and leave out the middle of more than LINES lines."""
+    lines: list[list[Run]] = [[]]
+    column = 0
+    for i, piece in enumerate(pieces):
+        for n, part in enumerate(piece.split("\n")):
+            for m, text in enumerate(_cut(part)):
+                if (n and not m) or column + cell_len(text) > COLUMNS:
+                    lines.append([])
+                    column = 0
+                lines[-1].append(Run(text, i, column))
+                column += cell_len(text)
+            if n and not part:
+                column = COLUMNS  # the token ends with a line break: the next one starts a line
+    lines = [line for line in lines if line] or [[Run(" ", 0, 0)]]
+    head, tail = elided(len(lines), LINES)
+    if not tail:
+        return lines
+    shown = {run.token for i in (*head, *tail) for run in lines[i]}
+    mark = Run(f"… {len(pieces) - len(shown)} tokens left out …", None, 0)
+    return [*(lines[i] for i in head), [mark], *(lines[i] for i in tail)]
+
+
+def _cut(text: str) -> Iterator[str]:
+    """The text whole if a line can hold it, else cut into lines; nothing for no text."""
+    if 0 < cell_len(text) <= COLUMNS:
+        yield text
+    elif text:
+        yield from chop_cells(text, COLUMNS)
+
+
+def _text_lines(text: str) -> list[list[Run]]:
+    rows = [row for line in text.splitlines() for row in textwrap.wrap(line, PROMPT_COLUMNS)] or [" "]
+    head, tail = elided(len(rows), PROMPT_LINES)
+    return [[Run(row, None, 0)] for row in [*(rows[i] for i in head), *(["…"] if tail else []), *(rows[i] for i in tail)]]

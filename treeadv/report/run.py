@@ -1,0 +1,194 @@
+"""report.html of a run, from the files in its folder: what it did, its curves, and one forest from early and one from late."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from treeadv.config import Config
+from treeadv.forest import Forest
+from treeadv.learning.advantage import AdvantageSpec, advantages, preset
+from treeadv.replay.history import forests_of_step
+from treeadv.report import chart
+from treeadv.report.chart import Chart, Series, number
+from treeadv.report.markup import add
+from treeadv.report.page import finish, forest_article, page, table
+from treeadv.report.picture import Numbers, Vocabulary, picture
+from treeadv.report.progress import clock, summary_rows
+from treeadv.runs import RunFolder, write_atomically
+
+MAX_POINTS = 400  # steps drawn; of a longer run every n-th
+
+# (title, unit, {key of a record: label}); "seconds" is one curve a phase.
+CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("Mean reward", "over the leaves trained", {"reward_mean": "reward"}),
+    ("Sharing", "share of the flattened tokens not computed", {"sharing": "sharing"}),
+    ("Staleness", "policy versions", {"staleness_mean": "mean", "staleness_max": "max"}),
+    ("Decoding", "tokens/s", {"decode_tokens_per_s": "tokens/s"}),
+    ("Entropy and fork threshold", "nats", {"entropy_mean": "mean entropy", "tau": "tau"}),
+    ("Behaviour against learner", "KL (k3), nats", {"mismatch_kl": "KL"}),
+    ("Gradient norm", "before clipping", {"grad_norm": "norm"}),
+    ("Loss", "", {"loss": "loss"}),
+    ("Corrected tokens", "share", {"clip_ratio": "clipped", "mask_ratio": "masked"}),
+    ("Effective sample size", "share of the tokens", {"ess": "ESS"}),
+    ("Forests without variance", "share: all leaves have the same reward", {"zero_variance": "share"}),
+)
+PHASES = ("Time of a step", "seconds by phase")
+
+
+def write_report(path: Path) -> Path:
+    """Write report.html into the run folder `path` (whole or not at all) and return its path. `BadInput` if it is not a run."""
+    folder, config = RunFolder.open(path)
+    target = path / "report.html"
+    write_atomically(target, run_page(folder, config))
+    return target
+
+
+def run_page(folder: RunFolder, config: Config) -> str:
+    """The page. What the run did not record is said on it, not left out in silence."""
+    records = folder.records()
+    root, main = page(f"treeadv run {folder.path.name}")
+    add(main, "h1", f"Run {folder.path.name}")
+    model, task = Path(config.model.path).name, config.task.source
+    families = ", ".join(f.name for f in config.task.families)
+    add(main, "p", f"{model} on {families or task}; preset {config.learner.preset}, fork rule {config.sampling.rule}", class_="soft")
+    if not records:
+        add(main, "p", "No step was completed, so there is nothing to draw.")
+        return finish(root)
+    _tiles(main, records, config)
+    _curves(main, records)
+    _happenings(main, folder, records)
+    _forests(main, folder, config, [r["step"] for r in records])
+    _steps(main, records)
+    details = add(main, "details")
+    add(details, "summary", "Configuration")
+    add(details, "pre", config.to_yaml(), class_="text")
+    return finish(root)
+
+
+def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> None:
+    fifth = max(1, len(records) // 5)
+    first, final = (sum(r["reward_mean"] for r in part) / fifth for part in (records[:fifth], records[-fifth:]))
+    last = records[-1]
+    trained, expanded = last["tokens_trained"], last["tokens_expanded"]
+    tiles = add(main, "dl", class_="tiles")
+    figures = (
+        ("Mean reward", f"{first:.2f} → {final:.2f}", "first and last fifth of the steps"),
+        ("Steps", f"{last['step']} of {config.run.steps}", f"in {clock(last['elapsed_s'])}"),
+        ("Tokens generated", number(last["tokens_generated"]), "each drawn once"),
+        ("Tokens trained", number(trained), f"instead of {number(expanded)}: {1 - trained / expanded:.0%} shared"),
+        ("Staleness", f"≤ {max(r['staleness_max'] for r in records)}", f"policy versions; the bound is {config.queue.max_staleness}"),
+    )
+    for name, value, note in figures:
+        tile = add(tiles, "div", class_="card")
+        add(tile, "dt", name)
+        add(add(tile, "dd", value), "small", note)
+
+
+def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
+    shown = records[:: -(-len(records) // MAX_POINTS)]
+    steps = [r["step"] for r in shown]
+    add(main, "h2", "Curves")
+    if len(shown) < len(records):
+        add(main, "p", f"Of {len(records)} steps, {len(shown)} at even distances are drawn.", class_="soft")
+    grid = add(main, "div", class_="charts")
+    missing = []
+    for title, unit, keys in CHARTS:
+        known = {k: label for k, label in keys.items() if any(r.get(k) is not None for r in shown)}
+        missing += [k for k in keys if k not in known]
+        if known:
+            series = [Series(label, [r.get(k) for r in shown]) for k, label in known.items()]
+            grid.append(chart.draw(Chart(title, unit, series), steps))
+    phases = _phases(records)
+    series = [Series(p.replace("_", " "), [r.get("seconds", {}).get(p) for r in shown]) for p in phases]
+    if series:
+        grid.append(chart.draw(Chart(*PHASES, series), steps))
+    if missing:
+        add(main, "p", f"Not recorded by this run: {', '.join(missing)}.", class_="soft")
+
+
+def _phases(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The phases that took longest in all, as many as the chart has colours."""
+    total: dict[str, float] = {}
+    for r in records:
+        for phase, seconds in r.get("seconds", {}).items():
+            total[phase] = total.get(phase, 0.0) + seconds
+    return sorted(total, key=lambda p: -total[p])[: chart.SERIES_COLOURS]
+
+
+def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, Any]]) -> None:
+    add(main, "h2", "What happened")
+    card = add(main, "div", class_="card")
+    body = table(card, ("Figure", "Value"))
+    summary = folder.path / "summary.json"
+    rows = list(summary_rows(json.loads(summary.read_text()))) if summary.is_file() else []
+    verdicts: dict[str, int] = {}
+    for r in records:
+        for name, count in r.get("verdicts", {}).items():
+            verdicts[name] = verdicts.get(name, 0) + count
+    if verdicts:
+        rows.append(("verdicts of the leaves trained", ", ".join(f"{name} {n:,}" for name, n in verdicts.items())))
+    rows.append(("checkpoints", ", ".join(p.name for _, p in folder.checkpoints()) or "none"))
+    for name, value in rows:
+        row = add(body, "tr")
+        add(row, "th", name, scope="row")
+        add(row, "td", value)
+    if not summary.is_file():
+        add(card, "p", "The run has no summary.json: it has not ended, or it was cut off.", class_="soft")
+
+
+def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[int]) -> None:
+    add(main, "h2", "Forests from early and late")
+    add(main, "p", "A forest holds all rollouts of one prompt. Hover a token for its probability, entropy and version.", class_="soft")
+    vocabulary = _vocabulary(folder, config)
+    if isinstance(vocabulary, Numbers):
+        add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
+    spec = preset(config.learner.preset, config.learner.advantage)
+    early = first_mixed(folder, steps)
+    late = first_mixed(folder, [s for s in reversed(steps) if early is None or s > early[0]])
+    if early is None:
+        add(main, "p", "No forest kept by this run has leaves with different rewards, so none has advantages to show.")
+    for found in (early, late):
+        if found:
+            main.append(_article(*found, spec, vocabulary))
+
+
+def _article(step: int, forest: Forest, spec: AdvantageSpec, vocabulary: Vocabulary | Numbers) -> Element:
+    drawn = picture(forest, vocabulary, advantages(forest, spec)[0])
+    return forest_article(drawn, vocabulary, f"Trained in step {step}: forest {forest.forest_id}")
+
+
+def first_mixed(folder: RunFolder, steps: Iterable[int]) -> tuple[int, Forest] | None:
+    """The first of `steps` that trained a forest with different rewards, and of these the one that forks most."""
+    for step in steps:
+        mixed = [f for f in forests_of_step(str(folder.path), step) if f.reward.min() < f.reward.max()]
+        if mixed:
+            return step, max(mixed, key=lambda f: f.segments)
+    return None
+
+
+def _vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
+    for place in _model_folders(folder, config):
+        if (place / "tokenizer.json").is_file():
+            return Vocabulary(place)
+    return Numbers()
+
+
+def _model_folders(folder: RunFolder, config: Config) -> Iterator[Path]:
+    yield from (path for _, path in reversed(folder.checkpoints()))
+    yield Path(config.model.path)
+    yield Path(config.model.cache) / config.model.path
+
+
+def _steps(main: Element, records: Sequence[dict[str, Any]]) -> None:
+    keys = ["step", "elapsed_s", *(k for _, _, keys in CHARTS for k in keys if any(k in r for r in records))]
+    details = add(main, "details")
+    add(details, "summary", f"All {len(records)} steps as a table")
+    body = table(details, [k.replace("_", " ") for k in keys], numeric=range(len(keys)))
+    for r in records:
+        row = add(body, "tr")
+        for k in keys:
+            add(row, "td", "" if r.get(k) is None else number(r[k]), class_="n")
