@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,13 +37,18 @@ class RewardActor:
         self._port = self._exporter.serve(self._host, port)
         self._restarts = 0
 
-    async def grade(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The same forests with reward, verdict and detail of every leaf. An aborted leaf is UNPARSED with reward 0."""
+    async def grade(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, int]]:
+        """The same forests with reward, verdict and detail of every leaf, and how many leaves got each verdict.
+
+        An aborted leaf is UNPARSED with reward 0. The caller asks Ray for two returns: it waits for the small one and passes the
+        other on as a reference.
+        """
         forests = wire.from_batch(batch)
         finished = [(n, i) for n, f in enumerate(forests) for i in range(f.leaves) if f.finish[i] != Finish.ABORT]
         judged = await self._judge([self._answer(forests[n], i) for n, i in finished])
         of = dict(zip(finished, judged, strict=True))
-        return wire.to_batch([_graded(f, [of.get((n, i), _ABORTED) for i in range(f.leaves)]) for n, f in enumerate(forests)])
+        graded = [_graded(f, [of.get((n, i), _ABORTED) for i in range(f.leaves)]) for n, f in enumerate(forests)]
+        return wire.to_batch(graded), dict(Counter(Verdict(v).name.lower() for f in graded for v in f.verdict))
 
     async def address(self) -> str:
         """host:port of /metrics."""

@@ -23,7 +23,7 @@ def _list(kind: pa.DataType) -> pa.DataType:
 _I32, _F32, _I8 = _list(pa.int32()), _list(pa.float32()), _list(pa.int8())
 _TYPES: dict[str, pa.DataType] = {
     "forest_id": pa.string(), "prompt_id": pa.string(), "gold": pa.string(), "verifier": pa.string(), "meta": pa.string(),
-    "rule": pa.string(), "predictable": pa.bool_(), "tau": pa.float32(), "temperature": pa.float32(),
+    "rule": pa.string(), "predictable": pa.bool_(), "tau": pa.float64(), "temperature": pa.float64(),
     "prompt": _I32, "parent": _I32, "start": _I32, "tree": _I32, "arity": _I32, "budget": _I32,
     "token": _I32, "logprob": _F32, "entropy": _F32, "version": _I32,
     "leaf_segment": _I32, "finish": _I8, "reward": _F32, "verdict": _I8, "detail": _list(pa.string()),

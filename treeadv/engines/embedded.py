@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from treeadv.engines.base import Draw, EngineLost, EngineStats, Params
 from treeadv.engines.drawing import draw_rows
@@ -27,6 +28,7 @@ from treeadv.engines.prefix_cache import PrefixCache
 from treeadv.forest import Finish
 
 ATTENTION = "treeadv_slots"
+transformers_logging.disable_progress_bar()
 
 
 @dataclass(slots=True, eq=False)

@@ -1,0 +1,96 @@
+"""The generator: holds an engine and grows forests, several at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from treeadv.config import Config
+from treeadv.engines.base import Engine, EngineStats
+from treeadv.engines.start import start
+from treeadv.forest import Finish, Forest
+from treeadv.metrics import Exporter
+from treeadv.models import stop_ids
+from treeadv.prompts import Prompter
+from treeadv.replay.tickets import Ticket
+from treeadv.sampling.rules import Threshold
+from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.wire import to_batch
+
+
+class Generator:
+    """A Ray actor (asyncio). It answers `grow` only after `start`, which brings the engine to the current weights."""
+
+    def __init__(self, config: Config, model_dir: str, index: int, port: int) -> None:
+        self._config, self._model_dir, self._index = config, model_dir, index
+        self._prompter = Prompter(model_dir, config.task.prompt)
+        self._stop = stop_ids(Path(model_dir))
+        self._threshold = Threshold(config.sampling)
+        self._exporter = Exporter("generator")
+        self._port = self._exporter.serve(config.metrics.host, port)
+        self._counted = EngineStats()
+        self._engine: Engine
+
+    async def start(self, version: int) -> str:
+        """Load the engine; the model folder holds policy `version`. Returns the address of /metrics."""
+        self._engine = await start(self._config, Path(self._model_dir), self._index)
+        self._engine.version = version
+        self._exporter.set("treeadv_generator_policy_version", version)
+        return f"{self._config.metrics.host}:{self._port}"
+
+    async def grow(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
+        """The forest of one ticket of the replay queue as a batch of one row, and its number of leaves.
+
+        The caller asks Ray for two returns: it waits for the small one and passes the other on as a reference.
+        """
+        started = time.perf_counter()
+        p = ticket.problem
+        request = GrowRequest(
+            ticket.forest_id, p.id, p.answer, p.verifier, p.meta, self._prompter.encode(p.problem), ticket.seed
+        )
+        forest = await grow(self._engine, request, self._config.sampling, self._threshold.tau, self._stop)
+        self._threshold.observe(forest.entropy, forest.newest_version)
+        self._count(forest, time.perf_counter() - started)
+        return to_batch([forest]), forest.leaves
+
+    async def update_weights(self, version: int, buckets: list[Any]) -> float:
+        """Take a policy version in flight. `buckets`: references to mappings name -> array, which together are the model. Seconds."""
+        weights = {name: value for bucket in await asyncio.gather(*buckets) for name, value in bucket.items()}
+        seconds = await self._engine.update_weights(version, weights)
+        self._exporter.set("treeadv_generator_policy_version", version)
+        self._exporter.observe("treeadv_weight_update_seconds", seconds)
+        return seconds
+
+    async def stats(self) -> dict[str, float]:
+        """Totals since the start, for the driver's record of a step."""
+        s = self._engine.stats()
+        return {
+            "tokens_generated": s.decoded_tokens, "prompt_tokens": s.prompt_tokens, "cached_tokens": s.cached_tokens,
+            "busy_seconds": s.busy_seconds, "tau": self._threshold.tau,
+        }
+
+    async def close(self) -> None:
+        await self._engine.close()
+        self._exporter.close()
+
+    def _count(self, forest: Forest, seconds: float) -> None:
+        e, s, before = self._exporter, self._engine.stats(), self._counted
+        e.add("treeadv_generated_forests_total")
+        for finish in forest.finish:
+            e.add("treeadv_generated_leaves_total", finish=Finish(finish).name.lower())
+        e.add("treeadv_forks_total", float((forest.arity > 0).sum()))
+        e.add("treeadv_branches_failed_total", float((forest.finish == Finish.ABORT).sum()))
+        e.add("treeadv_generated_tokens_total", s.decoded_tokens - before.decoded_tokens)
+        e.add("treeadv_engine_prompt_tokens_total", s.prompt_tokens - before.prompt_tokens)
+        e.add("treeadv_engine_cached_tokens_total", s.cached_tokens - before.cached_tokens)
+        e.add("treeadv_engine_busy_seconds_total", s.busy_seconds - before.busy_seconds)
+        e.set("treeadv_engine_running_branches", s.running)
+        e.set("treeadv_entropy_nats", float(forest.entropy.mean()))
+        e.set("treeadv_tau_nats", self._threshold.tau)
+        e.observe("treeadv_forest_seconds", seconds)
+        e.observe("treeadv_forest_sharing_ratio", forest.sharing)
+        self._counted = s

@@ -1,0 +1,122 @@
+"""What a run says of itself while it goes: metrics.jsonl, the driver's /metrics, the display, and the summary at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from actors.cast import Cast
+from treeadv.metrics import Exporter
+from treeadv.report.progress import Progress
+from treeadv.runs import RunFolder
+
+
+class Recorder:
+    """One record an optimizer step. Times are in seconds of wall clock, tokens are totals of the run."""
+
+    def __init__(self, folder: RunFolder, progress: Progress, health: asyncio.Event) -> None:
+        """`health` is set while the run has a whole cast."""
+        self.folder, self.progress = folder, progress
+        self.exporter = Exporter("driver", lambda: None if health.is_set() else "the cast is not whole")
+        self._port: int | None = None
+        self._seconds: dict[str, float] = {}
+        self._seen: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
+        before = folder.records()
+        self._elapsed = before[-1]["elapsed_s"] if before else 0.0
+        self._totals = {k: before[-1][k] if before else 0 for k in ("tokens_generated", "tokens_trained", "tokens_expanded")}
+        self._started = self._last = time.monotonic()
+
+    def serve(self, cast: Cast) -> None:
+        """Serve the driver's /metrics where the cast's configuration says, once."""
+        if self._port is None:
+            self._port = self.exporter.serve(cast.config.metrics.host, cast.driver_port)
+        cast.target("driver", "driver", f"{cast.config.metrics.host}:{self._port}")
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of a step."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
+
+    async def record(self, cast: Cast, step: int, report: Any) -> None:
+        """Put one step on record. `report` is the learner's (treeadv.learning.trainer.StepReport)."""
+        counts, drawn = await asyncio.gather(cast.queue.counts.remote(), self._drawn(cast))
+        now = time.monotonic()
+        learner = {k: v for k, v in asdict(report).items() if k not in ("staleness", "seconds", "tokens", "expanded_tokens")}
+        self._totals["tokens_generated"] += drawn["tokens_generated"]
+        self._totals["tokens_trained"] += report.tokens
+        self._totals["tokens_expanded"] += report.expanded_tokens
+        record = {
+            "step": step, "version": step, "elapsed_s": self._elapsed + now - self._started, **learner, **self._totals,
+            "forests": counts["forests"], "sharing": 1 - report.tokens / report.expanded_tokens,
+            "staleness_mean": fmean(report.staleness), "staleness_max": max(report.staleness),
+            "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / (now - self._last),
+            "prefix_reuse": drawn["cached_tokens"] / max(drawn["prompt_tokens"], 1), "generator_busy_s": drawn["busy_seconds"],
+            "seconds": self._seconds | report.seconds,
+        }
+        self._export(cast, record, now - self._last)
+        self.folder.record(record)
+        self.progress.update(record)
+        self._seconds, self._last = {}, now
+
+    async def _drawn(self, cast: Cast) -> dict[str, float]:
+        """What all generators drew since the last record; one that died keeps what it had reported."""
+        members = list(cast.generators)
+        stats = await asyncio.gather(*(m.stats.remote() for m in members), return_exceptions=True)
+        out = dict.fromkeys(("tokens_generated", "prompt_tokens", "cached_tokens", "busy_seconds", "tau"), 0.0)
+        for member, now in zip(members, stats, strict=True):
+            if isinstance(now, RayActorError):
+                continue
+            if isinstance(now, BaseException):
+                raise now
+            before = self._seen.get(cast.names[member], {})
+            for key in out:
+                out[key] += now[key] - (before.get(key, 0.0) if key != "tau" else 0.0)
+            self._seen[cast.names[member]] = now
+        out["tau"] /= max(len(members), 1)
+        return out
+
+    def _export(self, cast: Cast, record: dict[str, Any], seconds: float) -> None:
+        e = self.exporter
+        e.add("treeadv_steps_total")
+        e.set("treeadv_policy_version", record["version"])
+        e.observe("treeadv_step_seconds", seconds)
+        e.set("treeadv_reward_mean", record["reward_mean"])
+        e.add("treeadv_learner_wait_seconds_total", record["seconds"]["wait"])
+        e.observe("treeadv_weight_sync_seconds", record["seconds"]["publish"])
+        for role in ("generator", "reward"):
+            e.set("treeadv_actors", len(cast.members(role)), role=role)
+        e.set("treeadv_actors", len(cast.learners), role="learner")
+
+    def summary(self) -> dict[str, Any]:
+        """Figures of the whole run from its records; written as summary.json."""
+        records = self.folder.records()
+        if not records:
+            return {"steps": 0}
+        fifth = max(1, len(records) // 5)
+        last = records[-1]
+        phases = {k for r in records for k in r["seconds"]}
+        summary = {
+            "steps": last["step"], "elapsed_s": last["elapsed_s"],
+            "reward_first_fifth": fmean(r["reward_mean"] for r in records[:fifth]),
+            "reward_last_fifth": fmean(r["reward_mean"] for r in records[-fifth:]),
+            "tokens_generated": last["tokens_generated"], "tokens_trained": last["tokens_trained"],
+            "tokens_expanded": last["tokens_expanded"], "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
+            "prefix_reuse": fmean(r["prefix_reuse"] for r in records),
+            "staleness_mean": fmean(r["staleness_mean"] for r in records), "staleness_max": max(r["staleness_max"] for r in records),
+            "seconds": {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in sorted(phases)}
+            | {"generators_busy": sum(r["generator_busy_s"] for r in records)},
+            "forests": last["forests"], "run": str(self.folder.path),
+        }
+        self.folder.write("summary.json", summary)
+        return summary

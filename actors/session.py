@@ -1,0 +1,91 @@
+"""One session of training: a cluster, a cast, and going on from the last checkpoint when a role that holds the run's state dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayActorError
+
+from actors import pipeline
+from actors.cast import BACKOFF, RESTARTS, Cast, RoleFailed
+from actors.recorder import Recorder
+from treeadv import models
+from treeadv.config import Config
+from treeadv.report.progress import Progress
+from treeadv.runs import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict:
+    """Train until the last step or an interrupt; returns the summary that it wrote. Ctrl-C once ends after the step in hand."""
+    connect(config)
+    try:
+        return asyncio.run(_train(config, folder, resumed, progress))
+    finally:
+        ray.shutdown()
+
+
+def connect(config: Config) -> None:
+    """Join the cluster at RAY_ADDRESS, or start one on this machine that has room for the roles asked for."""
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+        return
+    roles = (config.generator, config.reward, config.learner)
+    cpus = sum(role.cpus * role.count for role in roles)
+    slots = {role.slot: float(role.count) for role in roles if role.slot}
+    ray.init(
+        address="local", num_cpus=max(os.cpu_count() or 1, int(cpus) + 1), resources=slots, include_dashboard=False,
+        log_to_driver=False, logging_level=logging.ERROR,
+    )
+
+
+async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict:
+    stop, whole = asyncio.Event(), asyncio.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(sign, _interrupt, stop)
+    base = await asyncio.to_thread(models.resolve, config.model.path, config.model.cache)
+    recorder = Recorder(folder, progress, whole)
+    failures = 0
+    while True:
+        step, model_dir = folder.restart_point(base)
+        folder.rewind(step)
+        fault = await _attempt(config, folder, model_dir, step, resumed, recorder, stop, whole)
+        if fault is None:
+            return recorder.summary()
+        failures = failures + 1 if folder.restart_point(base)[0] == step else 1
+        if failures > RESTARTS:
+            raise RoleFailed(f"the queue or a learner died {failures} times since step {step}; the last cause: {fault}") from fault
+        log.warning("lost a role that holds the run's state (%s); going on from the last checkpoint", fault)
+        await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
+        resumed = True
+
+
+async def _attempt(
+    config: Config, folder: RunFolder, model_dir: Path, step: int, resumed: bool, recorder: Recorder, stop: asyncio.Event, whole: asyncio.Event
+) -> BaseException | None:
+    """Run until the end, or return the death of the queue or a learner, which the caller goes on from. Any other fault is raised."""
+    death: BaseException | None = None
+    try:
+        async with Cast(config, folder, str(model_dir), step, resumed) as cast:
+            recorder.serve(cast)
+            whole.set()
+            await pipeline.run(cast, recorder, stop)
+    except* RayActorError as group:
+        death = group.exceptions[0]
+    finally:
+        whole.clear()
+    return death
+
+
+def _interrupt(stop: asyncio.Event) -> None:
+    """The first interrupt ends the run in order; the second ends it at once, to be gone on with by --resume."""
+    if stop.is_set():
+        raise KeyboardInterrupt
+    stop.set()
+    log.warning("stopping after this step, with a checkpoint (interrupt again to stop at once)")

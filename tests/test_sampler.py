@@ -1,0 +1,232 @@
+"""How a forest grows: over a scripted engine, whose draws are a function of the path, the seed and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from treeadv.config import SamplingConfig
+from treeadv.engines.base import Draw, EngineLost, Params
+from treeadv.forest import Finish, Forest
+from treeadv.sampling.rules import PREDICTABLE, Prefix, Threshold, forks, split
+from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.seeds import derive, uniform
+from tests.test_wire import same
+
+STOP = 9
+PROMPT = np.array([1, 2, 3], np.int32)
+
+
+class Scripted:
+    """An engine over a made-up policy: entropy and draw come from a hash of the path; `delay` shuffles who is served when."""
+
+    version = 0
+
+    def __init__(self, entropy: Callable[[tuple[int, ...]], float] | None = None, delay: int | None = None, fail: int = 0) -> None:
+        self.entropy = entropy or (lambda path: 2.0 * uniform("entropy", *path))
+        self.delay = random.Random(delay) if delay is not None else None
+        self.fail = fail  # requests that are lost after two tokens
+        self.requests: list[tuple[tuple[int, ...], Params]] = []
+        self.released: list[str] = []
+
+    async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
+        self.requests.append((tuple(prefix.tolist()), params))
+        path = list(prefix.tolist())
+        rng = np.random.Generator(np.random.Philox(params.seed))
+        for n in range(params.max_tokens):
+            if self.fail and n == 2:
+                self.fail -= 1
+                raise EngineLost("scripted loss")
+            for _ in range(self.delay.randrange(5) if self.delay else 0):
+                await asyncio.sleep(0)
+            entropy = self.entropy(tuple(path))
+            token = int(rng.integers(0, 10))
+            path.append(token)
+            finish = Finish.STOP if token in params.stop else Finish.LENGTH if n + 1 == params.max_tokens else None
+            yield Draw(token, -float(rng.random()), entropy, 0, finish)
+            if finish is not None:
+                return
+
+    async def release(self, namespace: str) -> None:
+        self.released.append(namespace)
+
+
+def forest(engine: Scripted, s: SamplingConfig, tau: float = 1.0, seed: int = 0, stop: frozenset[int] = frozenset({STOP})) -> Forest:
+    return asyncio.run(grow(engine, GrowRequest("f", "p", "1", "math", "", PROMPT, seed), s, tau, stop))
+
+
+SETTINGS = st.builds(
+    SamplingConfig,
+    leaves=st.integers(2, 12), rule=st.sampled_from(["entropy", "surprisal", "fixed", "random", "none"]), arity=st.integers(2, 3),
+    min_gap=st.integers(1, 4), max_depth=st.integers(0, 4), min_tail=st.integers(1, 4), fixed_gap=st.integers(1, 5),
+    random_p=st.floats(0, 1), topup=st.booleans(), max_tokens=st.integers(2, 20),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(SETTINGS, st.integers(0, 1000))
+def test_a_forest_keeps_its_budget_and_every_guard(s: SamplingConfig, seed: int):
+    engine = Scripted()
+    f = forest(engine, s, seed=seed)
+    assert f.leaves == s.leaves if s.topup else s.roots <= f.leaves <= s.leaves
+    lengths = f.offset + f.lengths
+    for x in range(f.segments):
+        assert f.leaf_count[x] <= f.budget[x]
+        if f.arity[x]:
+            assert f.arity[x] == s.arity <= f.budget[x] and f.lengths[x] >= s.min_gap
+            assert f.depth[x] < s.max_depth and s.max_tokens - lengths[x] >= s.min_tail
+            assert split(int(f.budget[x]), s.arity) == [int(f.budget[c]) for c in f.children[x]]
+            if s.rule == "entropy":  # every token of a child's start was drawn above the threshold
+                assert (f.entropy[f.start[list(f.children[x])]] > 1.0).all()
+    assert (lengths[f.leaf_segment] <= s.max_tokens).all()
+    assert f.predictable == (s.rule != "surprisal") and engine.released == ["f"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(SETTINGS, st.integers(0, 100), st.integers(0, 100))
+def test_the_same_seed_grows_the_same_forest_whatever_the_scheduling(s: SamplingConfig, seed: int, delay: int):
+    assert same(forest(Scripted(), s, seed=seed), forest(Scripted(delay=delay), s, seed=seed))
+
+
+def test_another_seed_grows_another_forest():
+    s = SamplingConfig(leaves=8)
+    assert not same(forest(Scripted(), s, seed=1), forest(Scripted(), s, seed=2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SETTINGS, st.integers(0, 100))
+def test_no_token_is_generated_twice(s: SamplingConfig, seed: int):
+    """What the engine drew in all requests is exactly what the forest holds."""
+    engine = Scripted()
+    drawn = 0
+    plain = engine.generate
+
+    async def counting(*args):
+        nonlocal drawn
+        async for d in plain(*args):
+            drawn += 1
+            yield d
+
+    engine.generate = counting
+    f = forest(engine, s, seed=seed)
+    assert drawn == f.tokens
+    assert len(engine.requests) == f.leaves  # one request a leaf: the first child is the chain itself
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 15), st.sampled_from(["entropy", "fixed", "random", "none"]))
+def test_a_predictable_rule_does_not_see_the_future(seed: int, cut: int, rule: str):
+    """Forks up to a position stay as they are when everything drawn after it is another."""
+    s = SamplingConfig(leaves=4, trees=1, rule=rule, arity=2, min_gap=1, max_tokens=20, max_depth=3, topup=False)
+
+    class OtherFuture(Scripted):
+        async def generate(self, prefix, params, namespace, tree):
+            path = list(prefix.tolist())
+            async for d in super().generate(prefix, params, namespace, tree):
+                if len(path) - len(PROMPT) >= cut:
+                    d = Draw((d.token + 1) % 9, d.logprob * 0.5, 2.0 - d.entropy, d.version, d.finish)
+                path.append(d.token)
+                yield d
+
+    a, b = forest(Scripted(), s, seed=seed), forest(OtherFuture(), s, seed=seed)
+
+    def forks_before(f: Forest) -> set[tuple[int, ...]]:
+        out = set()
+        for x in np.flatnonzero(f.arity > 0):
+            path = np.concatenate([f.token[f.start[y] : f.start[y + 1]] for y in f.path(int(x))])
+            if len(path) < cut:
+                out.add(tuple(path.tolist()))
+        return out
+
+    assert forks_before(a) == forks_before(b)
+
+
+def test_surprisal_depends_on_the_token_drawn_and_says_so():
+    at = Prefix(entropy=0.1, gap=5, depth=0, position=5, budget=4, seed=0)
+    s = SamplingConfig(rule="surprisal")
+    assert forks(at, -2.0, 1.0, s) and not forks(at, -0.5, 1.0, s)
+    assert PREDICTABLE["surprisal"] is False
+    assert forks(at, -2.0, 1.0, SamplingConfig(rule="entropy")) == forks(at, -0.5, 1.0, SamplingConfig(rule="entropy"))
+
+
+def test_a_lost_branch_goes_on_from_the_tokens_it_has():
+    s = SamplingConfig(leaves=2, trees=1, rule="none", max_tokens=6, topup=False)
+    engine = Scripted(fail=1)
+    f = forest(engine, s)
+    assert f.finish[0] != Finish.ABORT
+    first, again = engine.requests
+    assert again[0] == first[0] + tuple(f.token[:2].tolist()) and again[1].max_tokens == 4 and again[1].seed != first[1].seed
+
+
+def test_a_branch_lost_for_good_is_recorded_as_aborted():
+    class LosesTree0(Scripted):
+        async def generate(self, prefix, params, namespace, tree):
+            drawn = 0
+            async for d in super().generate(prefix, params, namespace, tree):
+                if tree == "0" and drawn == 2:
+                    raise EngineLost("tree 0 is lost")
+                yield d
+                drawn += 1
+
+    f = forest(LosesTree0(), SamplingConfig(leaves=2, trees=2, rule="none", max_tokens=40, topup=False), stop=frozenset())
+    assert f.finish[0] == Finish.ABORT and f.finish[1] != Finish.ABORT
+    assert f.lengths[0] == 2 * 4  # two tokens of each try stand
+
+
+def test_a_sibling_that_never_drew_keeps_the_arity_as_drawn():
+    s = SamplingConfig(leaves=2, trees=1, rule="fixed", fixed_gap=3, arity=2, max_tokens=12, min_gap=1, topup=False)
+
+    class Deaf(Scripted):
+        async def generate(self, prefix, params, namespace, tree):
+            if len(prefix) > len(PROMPT):
+                raise EngineLost("deaf to siblings")
+            for n in range(params.max_tokens):
+                yield Draw(n, -0.1, 0.5, 0, Finish.LENGTH if n + 1 == params.max_tokens else None)
+
+    f = forest(Deaf(), s)
+    assert f.arity.tolist() == [2, 0] and f.leaves == 1 and f.finish.tolist() == [Finish.LENGTH]
+
+
+def test_a_forest_of_which_nothing_came_fails_with_the_cause():
+    class Dead(Scripted):
+        async def generate(self, prefix, params, namespace, tree):
+            raise EngineLost("the server is gone")
+            yield
+
+    with pytest.raises(EngineLost, match="the server is gone"):
+        forest(Dead(), SamplingConfig(leaves=4))
+
+
+def test_the_threshold_is_a_quantile_of_the_version_before():
+    t = Threshold(SamplingConfig(tau=1.0, tau_quantile=0.5))
+    t.observe(np.array([1.0, 2.0, 3.0]), 0)
+    assert t.tau == 1.0  # nothing is known of an earlier version yet
+    t.observe(np.array([9.0]), 1)
+    assert t.tau == 2.0
+    t.observe(np.array([7.0]), 1)
+    assert t.tau == 2.0
+    t.observe(np.array([0.0]), 2)
+    assert t.tau == 8.0
+    fixed = Threshold(SamplingConfig(tau=0.3))
+    fixed.observe(np.array([5.0]), 0)
+    fixed.observe(np.array([5.0]), 1)
+    assert fixed.tau == 0.3
+
+
+@given(st.integers(1, 64), st.integers(2, 5))
+def test_a_split_gives_the_whole_budget_and_is_even(budget: int, arity: int):
+    parts = split(budget, arity)
+    assert sum(parts) == budget and max(parts) - min(parts) <= 1 and parts == sorted(parts, reverse=True)
+
+
+def test_derived_numbers_depend_on_every_name():
+    assert derive(1, "a", 2) != derive(1, "a", 3) != derive(2, "a", 3)
+    assert derive("ab", "c") != derive("a", "bc")
+    u = [uniform("u", i) for i in range(4000)]
+    assert all(0 <= x < 1 for x in u) and abs(np.mean(u) - 0.5) < 0.02

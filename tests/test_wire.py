@@ -1,0 +1,90 @@
+"""Forests over Arrow: nothing is lost, nothing is copied, what is not a forest is refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.strategies import build, forests
+from treeadv import wire
+from treeadv.errors import BadForest, BadInput
+from treeadv.forest import Forest
+
+SMALL = build([-1, 0, 0], [2, 3, 1])
+
+
+def same(a: Forest, b: Forest) -> bool:
+    return all(
+        np.array_equal(x, y, equal_nan=x.dtype.kind == "f") if isinstance(x, np.ndarray) else x == y or (x != x and y != y)
+        for x, y in ((getattr(a, f.name), getattr(b, f.name)) for f in fields(Forest))
+    )
+
+
+@given(st.lists(forests(), min_size=1, max_size=4))
+def test_a_round_trip_keeps_every_field(many: list[Forest]):
+    assert all(same(a, b.check()) for a, b in zip(many, wire.from_batch(wire.to_batch(many)), strict=True))
+
+
+@given(st.lists(forests(), min_size=1, max_size=4))
+def test_reading_takes_views_of_the_buffers(many: list[Forest]):
+    batch = wire.to_batch(many)
+    for name, kind in zip(batch.schema.names, batch.schema.types, strict=True):
+        if not pa.types.is_list(kind) or name == "detail":
+            continue
+        buffer = batch.column(name).values.buffers()[1]
+        for f in wire.from_batch(batch):
+            view = getattr(f, name)
+            assert buffer.address <= view.ctypes.data and view.ctypes.data + view.nbytes <= buffer.address + buffer.size
+            assert not view.flags.writeable and not view.flags.owndata
+
+
+@given(st.lists(forests(), min_size=2, max_size=4), st.data())
+def test_a_slice_of_a_batch_reads_as_those_rows(many: list[Forest], data):
+    a = data.draw(st.integers(0, len(many) - 1))
+    got = wire.from_batch(wire.to_batch(many).slice(a, 1))
+    assert len(got) == 1 and same(got[0], many[a])
+
+
+def test_details_of_a_verifier_travel(tmp_path):
+    f = replace(SMALL, detail=("", "no number"))
+    assert wire.from_batch(wire.to_batch([f]))[0].detail == ("", "no number")
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_a_file_is_read_mapped_in_both_forms(tmp_path, form):
+    path = tmp_path / "f.arrow"
+    if form == "file":
+        wire.write_file(path, [SMALL], model="somewhere")
+    else:
+        with pa.ipc.new_stream(str(path), wire.SCHEMA) as w:
+            w.write_batch(wire.to_batch([SMALL]))
+    got, model = wire.read_file(path)
+    assert same(got[0], SMALL) and model == ("somewhere" if form == "file" else "")
+
+
+def test_a_bad_forest_does_not_get_onto_the_wire():
+    with pytest.raises(BadForest):
+        wire.to_batch([replace(SMALL, logprob=-SMALL.logprob)])
+
+
+def test_a_newer_schema_is_refused_by_its_number(tmp_path):
+    newer = wire.to_batch([SMALL]).replace_schema_metadata({b"treeadv.schema_version": b"7"})
+    with pytest.raises(BadInput, match=r"schema 7 is newer than this release reads \(1\): upgrade"):
+        wire.from_batch(newer)
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    text = tmp_path / "x.arrow"
+    text.write_text("not arrow")
+    with pytest.raises(BadInput, match=r"x\.arrow: not an Arrow file of forests"):
+        wire.read_file(text)
+    with pytest.raises(BadInput, match="no such file"):
+        wire.read_file(tmp_path / "none.arrow")
+    other = pa.record_batch({"a": [1]})
+    with pytest.raises(BadInput, match="not a file of forests"):
+        wire.from_batch(other)

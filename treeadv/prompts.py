@@ -1,0 +1,31 @@
+"""From a problem to the prompt's token ids, by the model's own chat template where it has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+transformers_logging.set_verbosity_error()
+
+
+class Prompter:
+    def __init__(self, model_dir: str | Path, template: str = "{problem}") -> None:
+        """`template` is the user's turn; `{problem}` in it is replaced."""
+        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self._template = template
+
+    def encode(self, problem: str) -> np.ndarray:
+        """Token ids of the prompt [P] int32."""
+        text = self._template.replace("{problem}", problem)
+        if self.tokenizer.chat_template:
+            turn = [{"role": "user", "content": text}]
+            ids = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"]
+        else:
+            ids = self.tokenizer(text)["input_ids"]
+        return np.asarray(ids, np.int32)
+
+    def decode(self, tokens: np.ndarray) -> str:
+        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
