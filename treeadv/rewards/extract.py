@@ -1,4 +1,4 @@
-"""The final answer in a response. Linear in the length of the response, and it looks at its end only: a megabyte of text costs no more."""
+"""The final answer in a response. Linear time, and only the end is read: a megabyte of text costs no more than a page."""
 
 from __future__ import annotations
 
@@ -7,32 +7,36 @@ import re
 TAIL = 20_000  # characters from the end in which an answer is looked for
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_JOIN = re.compile(r"[\s$,;.:\\()\[\]]*(?:\\text\{)?\s*(?:,|;|and|or)\s*\}?[\s$,;.:\\()\[\]]*")
-_PHRASE = re.compile(r"(?:\banswer\b[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?:\s+is\b)?\s*:?|####)[ \t]*\n?", re.IGNORECASE)
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_JOIN = re.compile(r"(?:[\s$.:()\[\]{}\\,;]|\btext\b|\band\b|\bor\b){1,30}", re.IGNORECASE)
+_PHRASE = re.compile(r"(?:\banswer\b[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?:\s+is\b)?\s*:?|####)[ \t*_]*\n?", re.IGNORECASE)
+_TAG = re.compile(r"<answer>([^<]*)</answer>")
 _SENTENCE = re.compile(r"\.(?=\s|$)|\n")
-_MATH = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_NUMBER = re.compile(r"(?<![\w.,^])[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.?\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s?\\?%)?")
-_LEADING = re.compile(r"[$€£¥]?\s*(" + _NUMBER.pattern.removeprefix(r"(?<![\w.,^])") + r")(?=[\s,;!?]+[A-Za-z(]|[\s!?.,;:]*$)")
+_MATH = re.compile(r"(?<!\\)\$\$?((?:[^$\\]|\\.){1,2000})\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
+_NUMBER = re.compile(r"(?<![\w.,^])[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)?\.?\d+(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s?\\?%)?")
+_PROSE = re.compile(r"(?<![\\A-Za-z])(?!and\b)[A-Za-z]{3,}")
 
 
 def final_answer(response: str, several: bool = False) -> str | None:
-    """The answer that a response ends with, stripped of its wrapping, or None.
+    """The answer that a response ends with, or None: the marked one, else the last number.
 
-    In this order: the last `\\boxed{...}`; `<answer>...</answer>`; what follows the last "answer is", "Answer:" or "####"; the last
-    number. Of several boxes the last one counts, unless `several` (the gold answer has several parts): then boxes that stand side by
-    side, joined by nothing but commas, "and" or "or", are one answer.
+    `several` says that the gold answer has several parts: boxes that stand side by side, joined by nothing but commas, "and" or "or",
+    are then one answer. Otherwise the last box counts.
     """
+    if (answer := marked_answer(response, several)) is not None:
+        return answer
     text = response[-TAIL:]
-    boxes = _boxes(text)
-    if boxes:
-        return _clean(_joined(text, boxes) if several else text[slice(*boxes[-1])])
-    if tag := list(_TAG.finditer(text)):
-        return _clean(tag[-1][1])
-    if phrase := _after_phrase(text):
-        return phrase
-    numbers = [m[0] for m in _NUMBER.finditer(text)]
-    return _clean(numbers[-1]) if numbers else None
+    numbers = [] if _BOX.search(text) else _NUMBER.findall(text)  # a box that never closes is a response cut off
+    return clean(numbers[-1]) if numbers else None
+
+
+def marked_answer(response: str, several: bool = False) -> str | None:
+    """The answer where the response marks one: the last box, else the last <answer> tag, else after "answer is", "Answer:" or "####"."""
+    text = response[-TAIL:]
+    if boxes := _boxes(text):
+        return clean(", ".join(text[begin:end] for begin, end in (_side_by_side(text, boxes) if several else boxes[-1:])))
+    if tags := _TAG.findall(text):
+        return clean(tags[-1])
+    return _after_phrase(text)
 
 
 def last_line(response: str) -> str | None:
@@ -41,74 +45,63 @@ def last_line(response: str) -> str | None:
     return lines[-1].strip() if lines else None
 
 
-def marked_answer(response: str) -> str | None:
-    """The answer where the response marks one (box, tag or phrase), else None: for answers that need not be numbers."""
-    text = response[-TAIL:]
-    boxes = _boxes(text)
-    if boxes:
-        return _clean(text[slice(*boxes[-1])])
-    if tag := list(_TAG.finditer(text)):
-        return tag[-1][1].strip()
-    return _after_phrase(text)
-
-
 def _boxes(text: str) -> list[tuple[int, int]]:
-    """(begin, end) of the content of every outermost box with balanced braces, in order."""
-    out = []
-    at = 0
-    while box := _BOX.search(text, at):
-        end = _closing(text, box.end())
-        if end is None:
-            at = box.end()
-            continue
-        out.append((box.end(), end))
-        at = end
+    """(begin, end) of the content of every outermost box with balanced braces, in order. One pass, whatever is left open."""
+    out: list[tuple[int, int]] = []
+    opened: list[int | None] = []  # of each open brace, where its box's content begins, or None
+    starts = {m.end() - 1: m.end() for m in _BOX.finditer(text)}
+    for m in re.finditer(r"\\[{}\\]|[{}]", text):
+        if m[0] == "{":
+            opened.append(starts.get(m.start()))
+        elif m[0] == "}" and opened and (begin := opened.pop()) is not None:
+            while out and out[-1][0] > begin:  # boxes inside this one
+                out.pop()
+            out.append((begin, m.start()))
     return out
 
 
-def _closing(text: str, begin: int) -> int | None:
-    depth, at = 1, begin
-    while at < len(text):
-        if text[at] == "\\":
-            at += 2
-            continue
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            return at
-        at += 1
-    return None
-
-
-def _joined(text: str, boxes: list[tuple[int, int]]) -> str:
-    parts = [boxes[-1]]
-    for box in reversed(boxes[:-1]):
-        if not _JOIN.fullmatch(text[box[1] + 1 : text.rindex("\\", 0, parts[0][0])]):
-            break
-        parts.insert(0, box)
-    return ", ".join(text[slice(*p)] for p in parts)
+def _side_by_side(text: str, boxes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The last boxes between which nothing stands but a joint."""
+    first = len(boxes) - 1
+    while first and _JOIN.fullmatch(text[boxes[first - 1][1] + 1 : text.rindex("\\", 0, boxes[first][0])]):
+        first -= 1
+    return boxes[first:]
 
 
 def _after_phrase(text: str) -> str | None:
-    found = None
-    for found in _PHRASE.finditer(text):
-        pass
-    if found is None:
+    phrases = list(_PHRASE.finditer(text))
+    if not phrases:
         return None
-    rest = text[found.end() :].lstrip(" \t*_")
-    if math := _MATH.match(rest):
-        return _clean(next(g for g in math.groups() if g))
-    rest = _SENTENCE.split(rest, maxsplit=1)[0]
-    math = _MATH.search(rest)
-    return _clean(next(g for g in math.groups() if g) if math else rest) or None
+    rest = text[phrases[-1].end() :].lstrip(" \t*_")
+    if _MATH.match(rest):
+        return clean(_mathematics(rest))
+    sentence = _SENTENCE.split(rest, maxsplit=1)[0]
+    return clean(_mathematics(sentence) if _MATH.search(sentence) else _of_prose(sentence)) or None
 
 
-def _clean(answer: str) -> str:
-    """Without Markdown, dollar signs around it, a full stop after it; of plain text the number that it starts with or equals."""
+def _of_prose(sentence: str) -> str:
+    """Of "that Ann has 12 apples" the 12, of "4 apples and 3 pears" the 4; formulas, one number with its unit and words as they are."""
+    if not _PROSE.search(sentence) or any(c in sentence for c in "\\=^<>"):
+        return sentence
+    numbers = list(_NUMBER.finditer(sentence))
+    leads = bool(numbers) and not _PROSE.search(sentence[: numbers[0].start()])
+    if not numbers or (leads and len(numbers) == 1):
+        return sentence
+    return numbers[0 if leads else -1][0]
+
+
+def _mathematics(text: str) -> str:
+    """The first $...$ and those joined to it."""
+    parts = list(_MATH.finditer(text))
+    last = 0
+    while last + 1 < len(parts) and _JOIN.fullmatch(text[parts[last].end() : parts[last + 1].start()]):
+        last += 1
+    return ", ".join(next(g for g in m.groups() if g is not None) for m in parts[: last + 1])
+
+
+def clean(answer: str) -> str:
+    """An answer without Markdown, dollar signs around it and a full stop after it."""
     text = answer.strip().strip("*_`").strip()
-    if len(text) > 1 and text[0] == text[-1] == "$":
+    if len(text) > 1 and text[0] == text[-1] == "$" and text.count("$") <= 4:
         text = text.strip("$").strip()
-    text = text.rstrip(".,;").strip()
-    if "\\" not in text and "=" in text and not any(c in text for c in "<>,;"):
-        text = text.rsplit("=", 1)[1].strip()
-    number = _LEADING.match(text)
-    return number[1].strip() if number and "\\" not in text else text
+    return text.rstrip(".,;").strip()

@@ -83,6 +83,8 @@ def _function(kind: str) -> Judge:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as e:
         raise Unusable(f"verifier {kind!r}: {e}") from e
+    if not callable(function):
+        raise Unusable(f"verifier {kind!r}: {name} is not a function")
 
     def judge(task: Task) -> Outcome:
         """`function(response, gold, meta)` returns a score, a bool, or (score, detail)."""

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import re
 
-from treeadv.rewards.extract import final_answer
+from treeadv.rewards.extract import clean, final_answer
 from treeadv.rewards.guards import refusal
 from treeadv.rewards.judgement import Answer, Outcome, Task, refused, unparsed, verified, wrong
 from treeadv.rewards.numbers import grouped, is_exact, rational, same_number, spelled_out
 
-_DROP = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\[!,;: ]|\\q?quad|~|\$|(?<!\d)\s+|\s+(?!\d)")
+_SPACE = re.compile(r"(?:\\[!,;: ]|\\q?quad\b|~|\s)+")
+_DROP = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\?\$|(?<!\d) | (?!\d)")
 _FRAC = re.compile(r"\\[dtc]frac")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z]{3,}(?:[ -][A-Za-z]+)*")
 _UNIT = re.compile(r"[-+\d.,/\s]*\d\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*([A-Za-z]+)\.?\s*\}|([A-Za-z]+))(\^?\{?\d?\}?)")
+_ASSIGNED = re.compile(r"^\s*(?:[A-Za-z]\w*\s*|[-+*/().\d\s]+)=(?=[^=]*$)")
+_COUNTED = re.compile(r"\s*(?:\\?\$|[€£¥])?\s*([-+]?\d[\d,]*(?:\.\d+)?)(?:\s+[A-Za-z]{2,}|\s*\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\})*\s*")
 _SEVERAL = re.compile(r"[^\d],|,[^\d]|,\d{1,2}(?!\d)|,\d{4,}|\b(?:and|or)\b|;|\\pm")
 
 
 def screen(answer: Answer) -> Outcome | Task:
     """Decide by text and rational arithmetic where that is the same verdict as math-verify's, else say what a worker must judge."""
-    gold = answer.gold.strip()
+    gold = clean(answer.gold)
     text = final_answer(answer.response, several=_SEVERAL.search(gold) is not None)
     if not text:
         return unparsed("no answer found")
@@ -28,18 +31,24 @@ def screen(answer: Answer) -> Outcome | Task:
     if _WORDS.fullmatch(gold) and _TEXT.sub(r"\1", text).casefold() == gold.casefold():
         return verified("same word")
     text, gold = grouped(text), grouped(gold)
-    a, g = rational(_canonical(text)), rational(_canonical(gold))
-    if a is not None and g is not None:
-        return verified("same number") if same_number(g, a, is_exact(text) and is_exact(gold)) else wrong("another number")
     if reason := refusal(text) or _units(gold, text):
         return refused(reason)
+    value, right = rational(_canonical(_bare(text))), rational(_canonical(gold))
+    if value is not None and right is not None:
+        return verified("same number") if same_number(right, value, is_exact(text) and is_exact(gold)) else wrong("another number")
     return Task("math", spelled_out(gold), spelled_out(text))
+
+
+def _bare(text: str) -> str:
+    """Of `x = 7`, `3 + 4 = 7`, `7 apples` and `$7` the 7; anything else as it is."""
+    text = _ASSIGNED.sub("", text)
+    return m[1] if (m := _COUNTED.fullmatch(text)) else text
 
 
 def _canonical(text: str) -> str:
     """Spacing, sizing and fraction style dropped; a space between two digits stays, so that `1 2` is not 12."""
     text = _TEXT.sub(r"\1", _FRAC.sub(r"\\frac", text.replace("{,}", ",").replace(r"\%", "%")))
-    text = re.sub(r"(?<=\d)(?:\\[,;: ]|\\q?quad|~)+(?=\d)", " ", text)
+    text = _SPACE.sub(" ", text)
     return _DROP.sub("", text).rstrip(".")
 
 

@@ -20,7 +20,7 @@ from treeadv.rewards.verifiers import screen
 
 __all__ = ["Answer", "Judgement", "PoolBroken", "VerifierPool"]
 
-STORM = 12  # processes lost in a row, with not one answer between, after which the pool gives up
+STORM = 8  # processes lost in a row, with not one answer between, after which the pool gives up
 BACKOFF = 0.05  # seconds before the second replacement in a row, doubling up to
 MAX_BACKOFF = 2.0
 
@@ -162,12 +162,13 @@ class VerifierPool:
         while True:
             if self._lost_in_a_row > 1:
                 await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (self._lost_in_a_row - 2)))
-            ahead, self._spare = self._spare or self._start(), self._start()
+            ahead, self._spare = self._spare or self._start(), None
             try:
                 worker = await ahead
             except WorkerLost as e:
                 self._count_loss(e)
                 continue
+            self._spare = self._spare or self._start()
             if worker.alive:
                 return worker
 

@@ -20,6 +20,8 @@ from treeadv.rewards import judges
 from treeadv.rewards.judgement import Outcome, Task
 
 ALARM_SHARE = 0.8  # of the limit: the worker stops itself here, the parent kills at the whole
+GROWN = 0.5  # of the memory limit: a process that ever needed more is replaced after the item
+FULL = 0.9  # of it: a negative verdict is not believed
 DETAIL = 300  # characters of a reason that are kept
 _PR_SET_PDEATHSIG = 1
 
@@ -50,8 +52,10 @@ def main() -> None:
 
 
 def _prove() -> None:
-    if judges.load("math")(Task("math", r"\frac{1}{2}", "0.5")).verdict is not Verdict.VERIFIED:
-        raise RuntimeError("math-verify does not find 0.5 equal to 1/2: its installation is broken")
+    """Judge two known answers: it shows that math-verify works, and brings in what sympy imports late."""
+    for gold, answer in ((r"\frac{1}{2}", "0.5"), ("(x+1)^2", "x^2+2x+1")):
+        if judges.load("math")(Task("math", gold, answer)).verdict is not Verdict.VERIFIED:
+            raise RuntimeError(f"math-verify does not find {answer} equal to {gold}: its installation is broken")
 
 
 def _serve(task: Task, limit: float, memory_mb: int, replies: BinaryIO) -> None:
@@ -62,8 +66,11 @@ def _serve(task: Task, limit: float, memory_mb: int, replies: BinaryIO) -> None:
     except judges.Unusable as e:
         _send(replies, {"unusable": str(e)})
         return
-    heavy = spent or _address_space() > (memory_mb << 20) // 2
-    _send(replies, {"verdict": int(outcome.verdict), "reward": outcome.reward, "detail": outcome.detail[:DETAIL], "replace": heavy})
+    share = _peak_bytes() / (memory_mb << 20)
+    if share > FULL and outcome.verdict in (Verdict.WRONG, Verdict.UNPARSED):  # sympy's broad handlers swallow a MemoryError
+        outcome, spent = Outcome(Verdict.CRASH, 0.0, "memory limit reached"), True
+    reply = {"verdict": int(outcome.verdict), "reward": outcome.reward, "detail": outcome.detail[:DETAIL]}
+    _send(replies, reply | {"replace": spent or share > GROWN})
 
 
 def _timed(judge: judges.Judge, task: Task, limit: float) -> tuple[Outcome, bool]:
@@ -95,10 +102,10 @@ def _die_with(parent: int) -> None:
         sys.exit(0)
 
 
-def _address_space() -> int:
-    """Bytes of virtual memory, what RLIMIT_AS limits."""
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[0]) * resource.getpagesize()
+def _peak_bytes() -> int:
+    """The largest size that this process has had of what RLIMIT_AS limits."""
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) << 10 for line in f if line.startswith("VmPeak"))
 
 
 def _send(replies: BinaryIO, message: dict[str, Any]) -> None:

@@ -1,0 +1,45 @@
+"""One event loop and one pool of two processes for all tests of a module: processes take a second to load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from treeadv.rewards.pool import Answer, Judgement, VerifierPool
+
+Grade = Callable[..., list[Judgement]]
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _importable() -> Iterator[None]:
+    """Worker processes inherit sys.path, so that they find `verifier_functions`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HERE))
+        yield
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def pool(loop: asyncio.Runner) -> Iterator[VerifierPool]:
+    made = VerifierPool(workers=2, timeout=2.0, memory_mb=1024)
+    yield made
+    loop.run(made.close())
+
+
+@pytest.fixture(scope="module")
+def grade(loop: asyncio.Runner, pool: VerifierPool) -> Grade:
+    """Grade answers with the module's pool, from synchronous tests."""
+
+    def run(*answers: Answer) -> list[Judgement]:
+        return loop.run(pool.grade(answers))
+
+    return run

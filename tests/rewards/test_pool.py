@@ -1,0 +1,276 @@
+"""The pool under faults: overruns, deaths, memory, cancellation, storms. None of it touches another answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from treeadv.errors import BadInput
+from treeadv.forest import Verdict
+from treeadv.rewards import pool as pool_module
+from treeadv.rewards import process
+from treeadv.rewards.pool import Answer, PoolBroken, VerifierPool
+
+SYMBOLIC = Answer(r"\boxed{x^2+2x+1}", "(x+1)^2", "math")  # needs a worker
+
+
+def call(name: str, response: str = "", meta: str = "") -> Answer:
+    return Answer(response, "1", f"verifier_functions:{name}", meta)
+
+
+def wait_for_text(path: Path) -> str:
+    give_up = time.monotonic() + 20
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < give_up, f"{path} was never written"
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def test_judgements_come_in_the_order_of_the_answers(grade):
+    answers = [call("length", "x" * (n % 7)) for n in range(40)]
+    assert [j.reward for j in grade(*answers)] == [n % 7 for n in range(40)]
+
+
+def test_equal_answers_of_a_call_are_judged_once(grade, tmp_path):
+    log = tmp_path / "calls"
+    judged = grade(*[call("append", r, str(log)) for r in "abaabca"])
+    assert all(j.verdict is Verdict.VERIFIED for j in judged)
+    assert sorted(log.read_text().split()) == ["a", "b", "c"]
+
+
+def test_what_a_verifier_prints_does_not_reach_the_protocol(grade):
+    [j] = grade(call("detailed"))
+    assert (j.verdict, j.detail) == (Verdict.VERIFIED, "fine")
+
+
+def test_workers_import_no_torch_and_no_ray(grade):
+    [j] = grade(call("whoami"))
+    assert json.loads(j.detail)["heavy"] == []
+
+
+def test_an_exception_in_a_verifier_is_a_crash_with_its_text(grade):
+    [j] = grade(call("fail"))
+    assert (j.verdict, j.reward, j.detail) == (Verdict.CRASH, 0.0, "ValueError: no such unit: furlong")
+
+
+@pytest.mark.parametrize("name", ["deaf", "swallow"])
+def test_a_hang_that_no_alarm_ends_is_killed_at_the_limit_and_the_worker_is_back_within_a_second(loop, name):
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=1024)
+        try:
+            await pool.grade([SYMBOLIC])
+            await pool._spare
+            began = time.monotonic()
+            [hung] = await pool.grade([call(name)])
+            ended = time.monotonic()
+            [after] = await pool.grade([SYMBOLIC])
+            return hung, ended - began, after, time.monotonic() - ended, pool.restarts
+        finally:
+            await pool.close()
+
+    hung, took, after, back, restarts = loop.run(scene())
+    assert (hung.verdict, hung.detail) == (Verdict.TIMEOUT, "killed after 1 s")
+    assert 1.0 <= hung.seconds < 1.5 and took < 2.0
+    assert after.verdict is Verdict.VERIFIED and back < 1.0
+    assert restarts == 1
+
+
+def test_an_alarm_ends_an_item_and_leaves_the_process_to_the_next(grade, pool):
+    before = pool.restarts
+    [j] = grade(call("sleep", "30"))
+    assert (j.verdict, j.detail) == (Verdict.TIMEOUT, "over 1.6 s")
+    assert j.seconds < 2.0
+    assert pool.restarts == before
+
+
+def test_waiting_in_the_queue_does_not_count_against_an_answer(loop):
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=1024)
+        try:
+            return await pool.grade([call("sleep", f"0.5{n}") for n in range(5)])
+        finally:
+            await pool.close()
+
+    assert [j.verdict for j in loop.run(scene())] == [Verdict.VERIFIED] * 5
+
+
+def test_a_killed_worker_loses_no_answer_and_touches_no_other(loop, grade, pool, tmp_path):
+    note = tmp_path / "pid"
+    before = pool.restarts
+
+    async def scene():
+        grading = asyncio.ensure_future(pool.grade([call("once", meta=str(note)), *[call("sleep", f"0.{n}1") for n in range(5)]]))
+        pid = int(await asyncio.to_thread(wait_for_text, note))
+        os.kill(pid, signal.SIGKILL)
+        return await grading
+
+    assert [j.verdict for j in loop.run(scene())] == [Verdict.VERIFIED] * 6
+    assert pool.restarts == before + 1
+
+
+def test_a_worker_killed_while_idle_is_replaced_unnoticed(grade):
+    pids = {json.loads(j.detail)["pid"] for j in grade(*[call("whoami", str(n)) for n in range(20)])}
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    after = grade(*[call("whoami", str(n)) for n in range(20)])
+    assert all(j.verdict is Verdict.VERIFIED for j in after)
+    assert pids.isdisjoint(json.loads(j.detail)["pid"] for j in after)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "cause"), [("die", "SIGSEGV", "killed by SIGSEGV"), ("leave", "3", "ended with exit code 3")]
+)
+def test_an_answer_that_kills_its_process_is_tried_twice_then_a_crash_with_the_cause(grade, name, argument, cause):
+    poison, healthy = grade(call(name, argument), SYMBOLIC)
+    assert (poison.verdict, poison.reward) == (Verdict.CRASH, 0.0)
+    assert poison.detail == f"its process died twice: {cause}, then {cause}"
+    assert healthy.verdict is Verdict.VERIFIED
+
+
+def test_memory_over_the_limit_is_a_crash_and_the_process_is_replaced(grade, pool):
+    before = pool.restarts
+    hoard, healthy = grade(call("hoard", "2000"), SYMBOLIC)
+    assert (hoard.verdict, hoard.detail) == (Verdict.CRASH, "memory limit reached")
+    assert healthy.verdict is Verdict.VERIFIED
+    assert pool.restarts == before + 1
+
+
+def test_a_process_that_has_grown_is_replaced_before_it_harms_the_next(grade):
+    [kept] = grade(call("keep", "600"))
+    assert kept.verdict is Verdict.VERIFIED
+    later = grade(*[call("whoami", str(n)) for n in range(10)])
+    assert int(kept.detail) not in {json.loads(j.detail)["pid"] for j in later}
+
+
+def test_a_small_call_is_not_held_up_by_a_large_one(loop):
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=5.0, memory_mb=1024)
+        try:
+            await pool.grade([SYMBOLIC])
+            large = asyncio.ensure_future(pool.grade([call("sleep", f"0.05{n:02}") for n in range(40)]))
+            await asyncio.sleep(0.1)
+            assert 30 < pool.waiting < 40
+            await pool.grade([SYMBOLIC])
+            waiting = pool.waiting
+            await large
+            return waiting, pool.waiting
+        finally:
+            await pool.close()
+
+    waiting, at_end = loop.run(scene())
+    assert waiting > 30 and at_end == 0
+
+
+def test_a_cancelled_call_gives_its_place_up(loop, pool, tmp_path):
+    log = tmp_path / "calls"
+
+    async def scene():
+        grading = asyncio.ensure_future(pool.grade([call("append", str(n), str(log)) for n in range(2000)]))
+        while not log.exists():
+            await asyncio.sleep(0.001)
+        grading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await grading
+        return await pool.grade([SYMBOLIC])
+
+    assert loop.run(scene())[0].verdict is Verdict.VERIFIED
+    assert len(log.read_text().split()) < 2000
+
+
+@pytest.mark.parametrize(
+    ("verifier", "reason"),
+    [
+        ("maths", "verifier 'maths' is unknown"), ("numeric:-1", "tolerance must be a number"), ("no_such_module:f", "No module named"),
+        ("verifier_functions:nothing", "has no attribute 'nothing'"), ("verifier_functions:score", "is not a function"),
+    ],
+)  # fmt: skip
+def test_an_unusable_verifier_is_bad_input_and_the_pool_goes_on(grade, verifier, reason):
+    with pytest.raises(BadInput, match=reason):
+        grade(Answer("1", "1", verifier), SYMBOLIC)
+    assert grade(SYMBOLIC)[0].verdict is Verdict.VERIFIED
+
+
+def test_processes_that_cannot_start_end_in_a_loud_error_with_the_cause(loop, monkeypatch):
+    monkeypatch.setattr(pool_module, "BACKOFF", 0.001)
+
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=100)  # less than sympy needs
+        try:
+            with pytest.raises(PoolBroken) as first:
+                await pool.grade([SYMBOLIC])
+            with pytest.raises(PoolBroken):  # and at once from then on
+                await asyncio.wait_for(pool.grade([SYMBOLIC]), 0.1)
+            return str(first.value), pool.fault
+        finally:
+            await pool.close()
+
+    text, fault = loop.run(scene())
+    assert text.startswith(f"{pool_module.STORM} verifier processes were lost in a row, the last one: ")
+    assert fault == text
+
+
+def test_restarts_in_a_row_wait_longer_each_time(loop, monkeypatch):
+    starts: list[float] = []
+
+    async def start(timeout, memory_mb):
+        starts.append(time.monotonic())
+        raise process.WorkerLost("no")
+
+    monkeypatch.setattr(process.WorkerProcess, "start", start)
+    monkeypatch.setattr(pool_module, "STORM", 6)
+
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=1024)
+        with pytest.raises(PoolBroken, match="6 verifier processes were lost in a row, the last one: no"):
+            await pool.grade([SYMBOLIC])
+        await pool.close()
+
+    loop.run(scene())
+    gaps = [b - a for a, b in zip(starts[2:], starts[3:], strict=False)]
+    assert all(later > 1.5 * earlier for earlier, later in zip(gaps, gaps[1:], strict=False)), gaps
+
+
+_DRIVER = """
+import asyncio, sys
+from treeadv.rewards.pool import Answer, VerifierPool
+sys.path.insert(0, {here!r})
+asyncio.run(VerifierPool(1, 300.0, 1024).grade([Answer("", "1", "verifier_functions:deaf", {note!r})]))
+"""
+
+
+def test_workers_die_with_their_parent_even_in_the_middle_of_an_item(tmp_path):
+    note = tmp_path / "pid"
+    code = _DRIVER.format(here=str(Path(__file__).parent), note=str(note))
+    driver = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    try:
+        pid = int(wait_for_text(note))
+    finally:
+        driver.kill()
+        driver.wait()
+    give_up = time.monotonic() + 2
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1]:
+        assert time.monotonic() < give_up, "the worker outlived its parent"
+        time.sleep(0.02)
+
+
+def test_close_leaves_no_process_and_fails_what_is_in_flight(loop, tmp_path):
+    note = tmp_path / "pid"
+
+    async def scene():
+        pool = VerifierPool(workers=2, timeout=60.0, memory_mb=1024)
+        grading = asyncio.ensure_future(pool.grade([call("once", meta=str(note))]))
+        pid = int(await asyncio.to_thread(wait_for_text, note))
+        await pool.close()
+        with pytest.raises(PoolBroken, match="closed"):
+            await grading
+        return pid
+
+    assert not Path(f"/proc/{loop.run(scene())}").exists()

@@ -1,0 +1,91 @@
+"""User verifiers that misbehave on purpose; worker processes import them as `verifier_functions:NAME`."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def length(response: str, gold: str, meta: str) -> float:
+    return len(response) / len(gold)
+
+
+def detailed(response: str, gold: str, meta: str) -> tuple[float, str]:
+    print("noise on the standard output", flush=True)
+    return (1.0, "fine")
+
+
+def sleep(response: str, gold: str, meta: str) -> bool:
+    time.sleep(float(response))
+    return True
+
+
+def deaf(response: str, gold: str, meta: str) -> bool:
+    """Hang with every signal blocked, as a C library would: only the parent can end it. Leaves its pid for the test."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    if meta:
+        Path(meta).write_text(str(os.getpid()))
+    while True:
+        time.sleep(0.05)
+
+
+def swallow(response: str, gold: str, meta: str) -> bool:
+    """Hang in code that catches everything, the alarm included."""
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            continue
+
+
+def once(response: str, gold: str, meta: str) -> bool:
+    """The first time: leave the pid in the file `meta` and wait to be killed. The second time: done."""
+    if Path(meta).exists():
+        return True
+    Path(meta).write_text(str(os.getpid()))
+    time.sleep(30)
+    return False
+
+
+def die(response: str, gold: str, meta: str) -> bool:
+    os.kill(os.getpid(), getattr(signal, response))
+    return True
+
+
+def leave(response: str, gold: str, meta: str) -> bool:
+    os._exit(int(response))
+
+
+def hoard(response: str, gold: str, meta: str) -> bool:
+    return len(bytearray(int(response) << 20)) > 0
+
+
+def keep(response: str, gold: str, meta: str) -> tuple[bool, str]:
+    """Hold on to memory after the item: what a leak does."""
+    globals()["_kept"] = mmap.mmap(-1, int(response) << 20)
+    return True, str(os.getpid())
+
+
+def whoami(response: str, gold: str, meta: str) -> tuple[bool, str]:
+    """The process, and whether it is as light as promised."""
+    heavy = sorted({"torch", "ray", "transformers"} & set(sys.modules))
+    return True, json.dumps({"pid": os.getpid(), "heavy": heavy})
+
+
+def fail(response: str, gold: str, meta: str) -> bool:
+    raise ValueError("no such unit: furlong")
+
+
+def append(response: str, gold: str, meta: str) -> bool:
+    """Write one line for each time it is called."""
+    with open(meta, "a") as f:
+        f.write(response + "\n")
+    return True
+
+
+score = 3  # not a function
