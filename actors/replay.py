@@ -49,7 +49,7 @@ class ReplayQueue:
         self._config = config
         self._problems = problem_source(config.task, config.run.seed)
         per_step, seed = config.learner.forests_per_step, config.run.seed
-        self._store = ReplayStore(f"{run_dir}/replay", config.queue, per_step, seed, resume_step)
+        self._store = ReplayStore(run_dir, config.queue, per_step, seed, resume_step)
         self._refs: dict[str, ObjectRef] = {}
         self._changed = asyncio.Condition()
         self._flushing = asyncio.Lock()
@@ -161,7 +161,8 @@ class ReplayQueue:
         self._check()
         self._store.commit(step)
         await self._tell(durable=True)
-        self._store.compact()
+        async with self._flushing:
+            self._store.compact()
 
     # ---- the run's side ------------------------------------------------------------------------------------------------------
     async def counts(self) -> dict[str, Any]:

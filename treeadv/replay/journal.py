@@ -100,8 +100,8 @@ class Reader:
         behind += [self._folder.read(p).to_pybytes() for p in self.parts[place + 1 :]]
         if any(_is_sound(raw) for text in behind for raw in text.split(b"\n")):
             raise BadInput(
-                f"{self._folder.uri}/{part}: record {self.seq + 1} at byte {at} is damaged (checksum), records 1 to {self.seq} are"
-                f" intact; restore the part from a copy, or cut it at byte {at}, delete later parts and resume from a checkpoint"
+                f"{self._folder.uri}/{part}: record {self.seq + 1} at byte {at} is damaged (checksum), 1 to {self.seq} are"
+                f" intact; restore the part from a copy, or cut it at byte {at}, delete later parts, resume from a checkpoint"
                 " of that time"
             )
         self.torn = Torn(part, at, len(data) - at)

@@ -34,6 +34,16 @@ class Reserved:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a payload lies. offset, length in bytes of the encapsulated Arrow message, `crc` its CRC-32."""
+
+    segment: str
+    offset: int
+    length: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """A graded forest is in a segment. `mass` is sum |R - mean R| over leaves; offset, length in bytes; `payload_crc` is of those
     bytes."""
@@ -49,6 +59,10 @@ class Admitted:
     offset: int
     length: int
     payload_crc: int
+
+    @property
+    def place(self) -> Place:
+        return Place(self.segment, self.offset, self.length, self.payload_crc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +116,14 @@ class Resumed:
     step: int
 
 
-Record = Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed
+@dataclass(frozen=True, slots=True)
+class Released:
+    """These segments are deleted: they hold only forests that are finished."""
+
+    segments: tuple[str, ...]
+
+
+Record = Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed | Released
 _KINDS: dict[str, type] = {k.__name__.lower(): k for k in Record.__args__}  # type: ignore[attr-defined]
 _FIELDS = {k: tuple(f.name for f in fields(k)) for k in _KINDS.values()}
 
@@ -119,9 +140,7 @@ def from_dict(tree: dict[str, Any]) -> Record:
     kind = _KINDS.get(values.pop("kind", ""))
     if kind is None or set(values) != set(_FIELDS[kind]):
         raise ValueError(f"unknown record {tree.get('kind')!r} with fields {sorted(values)}")
-    if kind is Leased:
-        values["forest_ids"] = tuple(values["forest_ids"])
-    return kind(**values)
+    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
 
 
 def forest_id(run: str, draw: int, attempt: int) -> str:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import pyarrow as pa
 
 from treeadv import wire
 from treeadv.errors import BadInput
 from treeadv.replay.files import Folder, Part
+from treeadv.replay.records import Place
 
 SUFFIX = ".arrow"
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # end of an Arrow IPC stream
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a forest lies. offset, length in bytes of the encapsulated Arrow message, `crc` its CRC-32."""
-
-    segment: str
-    offset: int
-    length: int
-    crc: int
 
 
 class Segments:
@@ -79,13 +70,15 @@ class Segments:
         self._dirty = False
         return out
 
-    def keep_only(self, needed: set[str]) -> int:
-        """Delete every segment that is neither needed nor being written; returns the bytes freed."""
-        needed = needed | {p.name for p in self._sealed} | ({self._part.name} if self._part else set())
-        gone = {n: s for n, s in self._folder.sizes(SUFFIX).items() if n not in needed}
-        for name in gone:
+    def unneeded(self, needed: set[str]) -> list[str]:
+        """Segments on disk that are neither needed nor being written."""
+        writing = {p.name for p in [*self._sealed, *([self._part] if self._part else [])]}
+        return [n for n in self._folder.sizes(SUFFIX) if n not in needed and n not in writing]
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete segments, whether or not they are still there."""
+        for name in set(names) & set(self._folder.sizes(SUFFIX)):
             self._folder.delete(name)
-        return sum(gone.values())
 
     def close(self) -> None:
         for part in [*self._sealed, *([self._part] if self._part else [])]:

@@ -30,12 +30,13 @@ from treeadv.replay.records import (
     Leased,
     Opened,
     Record,
+    Released,
     Reserved,
     Resumed,
     Returned,
     forest_id,
 )
-from treeadv.replay.segments import Place, Segments
+from treeadv.replay.segments import Segments
 from treeadv.replay.states import Again, Ledger, State
 
 Admission = Literal["admitted", "repeat", "late", "refused"]
@@ -57,14 +58,14 @@ class ReplayStore:
 
     def __init__(
         self,
-        uri: str,
+        run_dir: str,
         config: QueueConfig,
         forests_per_step: int,
         seed: int,
         durable_step: int | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Open or make the folder and read the journal back.
+        """Open or make `run_dir`/replay (a path or a URI) and read the journal back.
 
         durable_step: None goes on as things stood (a queue that died beside a living learner); a number is the step of the
         checkpoint that the run restarts from: what was leased after it is ready again in the same order, what was only reserved
@@ -73,9 +74,9 @@ class ReplayStore:
         """
         began = time.perf_counter()
         self._config, self._seed, self._clock = config, seed, clock
-        self.uri, self._folder = uri, Folder(uri)
+        self._folder = Folder(run_dir).child("replay")
         if self._folder.local is None and config.fsync == "none":
-            raise BadInput(f"queue.fsync=none would never write to {uri}; use interval or always")
+            raise BadInput(f"queue.fsync=none would never write to {run_dir}; use interval or always")
         self.capacity = (config.max_staleness + 1) * forests_per_step
         self._journals, segments = self._folder.child("journal"), self._folder.child("segments")
         self._journals.make()
@@ -93,21 +94,22 @@ class ReplayStore:
             self._lock.release()
             raise
         if reader.torn:
-            log.warning("%s: unfinished last record cut off: %s", uri, reader.torn)
+            log.warning("%s: unfinished last record cut off: %s", run_dir, reader.torn)
 
     def _begin(self, durable_step: int | None) -> None:
         if not self.opening.records:
             if durable_step:
-                raise BadInput(f"{self.uri}: no journal for the checkpoint of step {durable_step}; restore it or start anew")
+                where = self._folder.uri
+                raise BadInput(f"{where}: no journal for the checkpoint of step {durable_step}; restore it or start anew")
             self._write(Opened(f"r{self._seed}"))  # the same seed has the same ids, so that a run can be grown again
             return
         if durable_step is None:
             return
-        low, high = self.ledger.committed, self.ledger.last_step
-        if not low <= durable_step <= max(low, high):
+        low, high = self.ledger.committed, max(self.ledger.committed, self.ledger.last_step)
+        if not low <= durable_step <= high:
             raise BadInput(
-                f"{self.uri}: the journal holds steps {low} (durable) to {high}, the checkpoint is of step {durable_step};"
-                " resume from one in that range, any other would lose forests or train them twice"
+                f"{self._folder.uri}: the checkpoint is of step {durable_step}, the journal holds steps {low} (durable) to {high};"
+                " resume from one of these, any other would lose forests or train them twice"
             )
         self.commit(durable_step)
         self._write(Resumed(durable_step))
@@ -209,17 +211,20 @@ class ReplayStore:
         if step > self.ledger.committed:
             self._write(Committed(step))
 
-    def compact(self) -> int:
-        """With retain=unacknowledged, delete the segments that hold only finished forests; returns the bytes freed. Flush first:
-        the commit must outlive the payload it lets go."""
+    def compact(self) -> None:
+        """With retain=unacknowledged, delete the segments that hold only finished forests. All that went before is made durable
+        first: the commit must outlive the payload that it lets go."""
         if self._config.retain == "all":
-            return 0
-        return self._segments.keep_only({e.admitted.segment for e in self.ledger.live.values() if e.admitted})
+            return
+        gone = self._segments.unneeded({e.admitted.segment for e in self.ledger.live.values() if e.admitted})
+        if gone:
+            self._write(Released(tuple(gone)))
+            self.sync()
+            self._segments.delete(gone)
 
     def payload(self, fid: str) -> pa.RecordBatch:
         """The stored forest, a view of the mapped file on a local disk; `BadInput` for damage, KeyError if it is not live."""
-        a = self.ledger.live[fid].payload
-        return self._segments.read(Place(a.segment, a.offset, a.length, a.payload_crc))
+        return self._segments.read(self.ledger.live[fid].payload.place)
 
     # ---- durability ----------------------------------------------------------------------------------------------------------
     def pending(self) -> list[Part]:

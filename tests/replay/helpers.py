@@ -1,0 +1,65 @@
+"""Forests for given reservations, and stores with a clock that the test turns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tests.strategies import build
+from treeadv import wire
+from treeadv.config import QueueConfig
+from treeadv.forest import Forest
+from treeadv.replay.records import Reserved
+from treeadv.replay.store import ReplayStore
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def forest_for(record: Reserved, version: int = 0, rewards: list[float] | None = None, length: int = 3) -> Forest:
+    """Two trees, three leaves; its shape and values depend on the draw."""
+    lengths = [1 + record.draw % 4, length, 2, 1]
+    f = build([-1, 0, 0, -1], lengths, seed=record.draw, rewards=rewards, version=version, forest_id=record.forest_id)
+    return replace(f, prompt_id=record.prompt_id)
+
+
+def batch_for(record: Reserved, version: int = 0, rewards: list[float] | None = None, length: int = 3) -> pa.RecordBatch:
+    return wire.to_batch([forest_for(record, version, rewards, length)])
+
+
+def open_store(
+    run_dir: Path | str, per_step: int = 2, durable_step: int | None = None, clock: Clock | None = None, **queue: Any
+) -> ReplayStore:
+    return ReplayStore(str(run_dir), QueueConfig(**queue), per_step, 0, durable_step, clock or Clock())
+
+
+def reserve(store: ReplayStore, worker: str = "w") -> Reserved:
+    record = store.reserve(worker, "", f"prompt-{store.next_ticket().draw}")
+    assert record is not None
+    return record
+
+
+def fill(store: ReplayStore, n: int, version: int = 0) -> list[str]:
+    """Reserve and admit `n` forests; their ids."""
+    out = []
+    for _ in range(n):
+        record = reserve(store)
+        assert store.admit(record.forest_id, batch_for(record, version)) == "admitted"
+        out.append(record.forest_id)
+    return out
+
+
+def train(store: ReplayStore, n: int, step: int) -> tuple[str, ...]:
+    """One lease of `n` at version step - 1, acknowledged as `step`."""
+    lease = store.lease(n, step - 1)
+    assert lease is not None
+    store.ack(lease.lease_id, step)
+    return lease.forest_ids

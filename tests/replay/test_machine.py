@@ -1,0 +1,259 @@
+"""Random histories of the store, against a model that knows nothing of ledger, journal or records."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.replay.helpers import Clock, forest_for, open_store
+from treeadv import wire
+from treeadv.replay.audit import audit
+from treeadv.replay.history import forests_of_step
+from treeadv.replay.records import Reserved
+from treeadv.replay.states import LeaseLost
+
+PER_STEP = 2
+BOUND = 1
+ATTEMPTS = 3
+LEASE_SECONDS = 10.0
+
+
+@dataclass
+class Thing:
+    """One forest as the model sees it."""
+
+    record: Reserved
+    where: str = "growing"  # growing, ready, leased, stepped, trained, gone
+    version: int = 0
+    arrived: int = -1
+    step: int = 0
+
+
+class Machine(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.dir = tempfile.mkdtemp(prefix="replay-")
+        self.clock = Clock()
+        self.things: dict[str, Thing] = {}
+        self.leases: dict[str, tuple[list[str], float]] = {}  # open ones: forests, deadline
+        self.expired: dict[str, list[str]] = {}
+        self.failures: dict[int, int] = {}
+        self.version = self.step = self.committed = self.arrivals = 0
+        self.given_up: set[int] = set()
+        self.steps: dict[int, list[str]] = {}
+        self.front: list[str] = []  # what a resume took from the learner, in the order it had it
+        self.store = self.open(None)
+
+    def open(self, durable_step: int | None):
+        return open_store(
+            self.dir, PER_STEP, durable_step, self.clock, max_staleness=BOUND, attempts=ATTEMPTS, fsync="none",
+            lease_seconds=LEASE_SECONDS,
+        )  # fmt: skip
+
+    def of(self, *where: str) -> list[Thing]:
+        return [t for t in self.things.values() if t.where in where]
+
+    def lose(self, t: Thing) -> None:
+        t.where = "gone"
+        draw = t.record.draw
+        self.failures[draw] = self.failures.get(draw, 0) + 1
+        if self.failures[draw] >= ATTEMPTS:
+            self.given_up.add(draw)
+
+    # ---- workers -------------------------------------------------------------------------------------------------------------
+    @rule(worker=st.sampled_from(["a", "b"]))
+    def reserve(self, worker: str) -> None:
+        full = len(self.of("growing", "ready", "leased")) >= (BOUND + 1) * PER_STEP
+        record = self.store.reserve(worker, "", "p")
+        assert (record is None) == full
+        if record:
+            assert record.forest_id not in self.things
+            self.things[record.forest_id] = Thing(record)
+
+    @precondition(lambda self: self.of("growing"))
+    @rule(data=st.data(), lag=st.integers(0, 3))
+    def deliver(self, data: st.DataObject, lag: int) -> None:
+        t = data.draw(st.sampled_from(self.of("growing")))
+        t.version = max(0, self.version - lag)
+        assert self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record, t.version)])) == "admitted"
+        t.where, t.arrived = "ready", self.arrivals
+        self.arrivals += 1
+
+    @precondition(lambda self: len(self.of("growing")) < len(self.things))
+    @rule(data=st.data())
+    def deliver_again(self, data: st.DataObject) -> None:
+        t = data.draw(st.sampled_from([t for t in self.things.values() if t.where != "growing"]))
+        outcome = self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record)]))
+        assert outcome == ("late" if t.where in ("gone", "trained") else "repeat")
+
+    @precondition(lambda self: self.of("growing"))
+    @rule(data=st.data())
+    def deliver_ungraded(self, data: st.DataObject) -> None:
+        t = data.draw(st.sampled_from(self.of("growing")))
+        f = forest_for(t.record)
+        bad = wire.to_batch([replace(f, verdict=f.verdict * 0 - 1)])
+        assert self.store.admit(t.record.forest_id, bad) == "refused"
+        self.lose(t)
+
+    @precondition(lambda self: self.things)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        t = data.draw(st.sampled_from(list(self.things.values())))
+        self.store.fail(t.record.forest_id, "test")
+        if t.where == "growing":
+            self.lose(t)
+
+    @rule(worker=st.sampled_from(["a", "b"]))
+    def forget(self, worker: str) -> None:
+        mine = [t for t in self.of("growing") if t.record.worker == worker]
+        assert self.store.forget(worker) == len(mine)
+        for t in mine:
+            self.lose(t)
+
+    # ---- learner -------------------------------------------------------------------------------------------------------------
+    @precondition(lambda self: not self.leases)
+    @rule()
+    def lease(self) -> None:
+        for t in self.of("ready"):
+            if self.version - t.version > BOUND:
+                t.where = "gone"
+                for lease in [i for i, fids in self.expired.items() if t.record.forest_id in fids]:
+                    del self.expired[lease]
+        at = {fid: n for n, fid in enumerate(self.front)}
+        ready = sorted(self.of("ready"), key=lambda t: (at.get(t.record.forest_id, len(at)), t.arrived))
+        lease = self.store.lease(PER_STEP, self.version)
+        assert (lease is None) == (len(ready) < PER_STEP)
+        if lease is None:
+            return
+        assert lease.forest_ids == tuple(t.record.forest_id for t in ready[:PER_STEP])
+        assert self.store.lease(PER_STEP, self.version) == lease  # a repeat is the same lease
+        for t in ready[:PER_STEP]:
+            assert self.version - t.version <= BOUND
+            t.where = "leased"
+        self.leases[lease.lease_id] = (list(lease.forest_ids), self.clock.now + LEASE_SECONDS)
+        self.expired = {i: f for i, f in self.expired.items() if not set(f) & set(lease.forest_ids)}
+
+    def stepped(self, lease_id: str, fids: list[str]) -> None:
+        self.step += 1
+        self.version = self.step
+        for _ in range(2):  # a repeat changes nothing
+            self.store.ack(lease_id, self.step)
+        self.steps[self.step] = fids
+        for fid in fids:
+            self.things[fid].where, self.things[fid].step = "stepped", self.step
+
+    @precondition(lambda self: self.leases)
+    @rule()
+    def ack(self) -> None:
+        lease_id, (fids, _) = self.leases.popitem()
+        self.stepped(lease_id, fids)
+
+    @precondition(lambda self: self.expired and not self.leases)
+    @rule(data=st.data())
+    def ack_late(self, data: st.DataObject) -> None:
+        lease_id = data.draw(st.sampled_from(sorted(self.expired)))
+        self.stepped(lease_id, self.expired.pop(lease_id))
+
+    @rule()
+    def ack_of_a_lease_that_never_was(self) -> None:
+        with pytest.raises(LeaseLost):
+            self.store.ack("lease-999999", self.step + 1)
+
+    @precondition(lambda self: self.leases)
+    @rule()
+    def nack(self) -> None:
+        lease_id, (fids, _) = self.leases.popitem()
+        for _ in range(2):
+            self.store.nack(lease_id)
+        for fid in fids:
+            self.things[fid].where = "ready"
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 11.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+        over = [i for i, (_, deadline) in self.leases.items() if deadline <= self.clock.now]
+        assert self.store.expire() == len(over)
+        for i in over:
+            self.expired[i] = self.leases.pop(i)[0]
+            for fid in self.expired[i]:
+                self.things[fid].where = "ready"
+
+    @precondition(lambda self: self.step > self.committed)
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        self.committed = data.draw(st.integers(self.committed + 1, self.step))
+        for _ in range(2):
+            self.store.commit(self.committed)
+        self.durable()
+
+    def durable(self) -> None:
+        for t in self.of("stepped"):
+            if t.step <= self.committed:
+                t.where = "trained"
+
+    # ---- death ---------------------------------------------------------------------------------------------------------------
+    @rule()
+    def the_queue_alone_dies(self) -> None:
+        self.store.close()
+        self.store = self.open(None)
+
+    @rule(data=st.data())
+    def the_run_dies_and_resumes(self, data: st.DataObject) -> None:
+        self.committed = data.draw(st.integers(self.committed, self.step))
+        self.store.close()
+        self.store = self.open(self.committed)
+        self.durable()
+        self.step = self.version = self.committed
+        for t in self.of("growing"):
+            t.where = "gone"
+        undone = [fid for step in sorted(self.steps) if step > self.committed for fid in self.steps.pop(step)]
+        undone += [fid for fids, _ in self.leases.values() for fid in fids]
+        self.front = undone + [fid for fid in self.front if fid not in undone]
+        for fid in undone:
+            self.things[fid].where = "ready"
+        self.leases.clear()
+        self.expired.clear()
+
+    # ---- what always holds ---------------------------------------------------------------------------------------------------
+    @invariant()
+    def counts_agree(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        totals = self.store.ledger.totals
+        want = {
+            "admitted": [t for t in self.things.values() if t.arrived >= 0], "ready": self.of("ready"),
+            "leased": self.of("leased", "stepped"), "trained": self.of("trained"),
+            "dropped": [t for t in self.of("gone") if t.arrived >= 0],
+        }  # fmt: skip
+        for name, things in want.items():
+            sizes = [forest_for(t.record) for t in things]
+            got = tuple(totals[name, u] for u in ("forests", "leaves", "tokens"))
+            assert got == (len(sizes), sum(f.leaves for f in sizes), sum(f.tokens for f in sizes)), name
+
+    @invariant()
+    def no_prompt_is_lost_or_doubled(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        alive = [t.record.draw for t in self.things.values() if t.where != "gone"]
+        again = [a.draw for a in self.store.ledger.again]
+        assert sorted([*alive, *again, *self.given_up]) == list(range(self.store.ledger.next_draw))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        self.store.close()
+        report = audit(self.dir)
+        assert report.sound, report.table()
+        for step in {t.step for t in self.of("trained")}:
+            assert [f.forest_id for f in forests_of_step(self.dir, step)] == self.steps[step]
+        shutil.rmtree(self.dir)
+
+
+Machine.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+TestRandomHistories = Machine.TestCase

@@ -1,0 +1,158 @@
+"""Whether a run lost or repeated anything, from its files alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from treeadv import wire
+from treeadv.errors import BadForest, BadInput
+from treeadv.replay.history import History, folder_of
+from treeadv.replay.journal import Line, Reader
+from treeadv.replay.records import Admitted
+from treeadv.replay.segments import Segments
+from treeadv.replay.states import UNITS, LawBroken, Ledger
+
+_ROWS = ("admitted", "ready", "leased", "trained", "dropped")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`rows`: forests, leaves, tokens of each state; `dropped`: forests by reason, those never admitted included; bytes of
+    payload read.
+
+    `faults` are one line each; a run without any is sound. A torn last record is no fault: the next start cuts it off.
+    """
+
+    run_dir: str
+    records: int
+    steps: int
+    committed_step: int
+    rows: dict[str, dict[str, int]]
+    dropped: dict[str, int]
+    payloads: int
+    payloads_released: int
+    payload_bytes: int
+    torn: str
+    faults: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not self.faults
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"sound": self.sound, **{name: getattr(self, name) for name in self.__slots__}}
+
+    def table(self) -> str:
+        """For a terminal: the law, what was checked, and the faults."""
+        lines = [f"{'':10}" + "".join(f"{u:>14}" for u in UNITS)]
+        lines += [f"{name:10}" + "".join(f"{self.rows[name][u]:>14,}" for u in UNITS) for name in _ROWS]
+        error = {u: self.rows["admitted"][u] - sum(self.rows[r][u] for r in _ROWS[1:]) for u in UNITS}
+        lines += [f"{'law error':10}" + "".join(f"{error[u]:>14,}" for u in UNITS), ""]
+        lines += [f"dropped as {reason}: {n:,}" for reason, n in self.dropped.items()]
+        lines.append(
+            f"{self.records:,} records, {self.steps:,} steps ({self.committed_step:,} durable), {self.payloads:,} payloads of "
+            f"{self.payload_bytes:,} bytes checked, {self.payloads_released:,} let go"
+        )
+        lines += [f"torn last record (cut off at the next start): {self.torn}"] if self.torn else []
+        return "\n".join([*lines, *(f"FAULT {f}" for f in self.faults), "sound" if self.sound else f"{len(self.faults)} faults"])
+
+
+def audit(run_dir: str) -> Report:
+    """Check the journal's checksums and order, the law after each record, that each trained forest belongs to one step and each
+    prompt to one outcome, and that every payload is there, undamaged, and as large as its record says. `BadInput` if there is no
+    journal."""
+    folder = folder_of(run_dir)
+    history, ledger, faults = History(), Ledger(), []
+    reader = Reader(folder.child("journal"))
+    try:
+        for line in reader:
+            _step(ledger, history, line)
+    except BadInput as e:
+        faults.append(str(e))
+    except (KeyError, ValueError, LawBroken) as e:
+        faults.append(f"record {reader.seq} cannot follow those before it: {type(e).__name__} {e}")
+    states = history.states()
+    rows = _rows(history, states)
+    faults += _count_faults(ledger, rows)
+    faults += _step_faults(history, states) + _draw_faults(history, states, ledger)
+    payloads, released, size, bad = _payloads(history, Segments(folder.child("segments"), 1))
+    dropped = Counter(f.dropped.reason for f in history.fates.values() if f.dropped)
+    torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
+    return Report(
+        run_dir, history.records, len(history.steps), history.committed, rows, dict(sorted(dropped.items())),
+        payloads, released, size, torn, tuple(faults + bad),
+    )  # fmt: skip
+
+
+def _step(ledger: Ledger, history: History, line: Line) -> None:
+    ledger.apply(line.record)
+    history.add(line)
+
+
+def _rows(history: History, states: dict[str, str]) -> dict[str, dict[str, int]]:
+    rows = {name: dict.fromkeys(UNITS, 0) for name in _ROWS}
+    for fid in history.admitted:
+        a = history.fates[fid].admitted
+        for unit, n in zip(UNITS, (1, a.leaves, a.tokens) if a else (0, 0, 0), strict=True):
+            rows["admitted"][unit] += n
+            rows[states[fid]][unit] += n
+    return rows
+
+
+def _count_faults(ledger: Ledger, rows: dict[str, dict[str, int]]) -> list[str]:
+    """The law on the counts of the history, and those counts against the ledger's."""
+    out = []
+    for unit in UNITS:
+        error = rows["admitted"][unit] - sum(rows[r][unit] for r in _ROWS[1:])
+        if error:
+            out.append(f"law broken: {error} {unit} are admitted and in no state")
+        out += [
+            f"{name} {unit}: {rows[name][unit]} by history, {ledger.totals[name, unit]} by the ledger"
+            for name in _ROWS if rows[name][unit] != ledger.totals[name, unit]
+        ]  # fmt: skip
+    return out
+
+
+def _step_faults(history: History, states: dict[str, str]) -> list[str]:
+    times = Counter(fid for fids in history.steps.values() for fid in fids)
+    out = [f"forest {fid} stands in {n} places of the optimizer steps" for fid, n in times.items() if n > 1]
+    out += [f"forest {fid} is trained by no step" for fid, s in states.items() if s == "trained" and fid not in times]
+    return out
+
+
+def _draw_faults(history: History, states: dict[str, str], ledger: Ledger) -> list[str]:
+    """Every prompt given out is in exactly one place: live, trained, given up for good, or waiting to go out again."""
+    places: Counter[int] = Counter(a.draw for a in ledger.again)
+    for fid, fate in history.fates.items():
+        gone = states[fid] == "reissued" or (fate.dropped is not None and fate.dropped.refill)
+        places[fate.reserved.draw] += not gone
+    return [f"draw {d} is in {places[d]} places, one is right" for d in range(ledger.next_draw) if places[d] != 1]
+
+
+def _payloads(history: History, segments: Segments) -> tuple[int, int, int, list[str]]:
+    read = released = size = 0
+    faults = []
+    for fid in history.admitted:
+        a = history.fates[fid].admitted
+        assert a is not None
+        if a.segment in history.released:
+            released += 1
+            continue
+        try:
+            _check_payload(a, segments)
+        except (BadInput, BadForest) as e:
+            faults.append(f"forest {fid}: {e}")
+        read, size = read + 1, size + a.length
+    return read, released, size, faults
+
+
+def _check_payload(a: Admitted, segments: Segments) -> None:
+    (forest,) = wire.from_batch(segments.read(a.place))
+    found, told = (forest.forest_id, forest.leaves, forest.tokens), (a.forest_id, a.leaves, a.tokens)
+    if found != told:
+        raise BadForest(a.forest_id, f"the payload holds {found}, the journal says {told}")
+
+

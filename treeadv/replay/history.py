@@ -1,0 +1,147 @@
+"""What happened to every forest of a run, from its files alone; read-only, so it may look at a run that is going on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from treeadv import wire
+from treeadv.errors import BadInput
+from treeadv.forest import Forest
+from treeadv.replay.files import Folder
+from treeadv.replay.journal import Line, Reader, Torn
+from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned
+from treeadv.replay.segments import Segments
+
+
+@dataclass(slots=True)
+class Fate:
+    """One attempt at one prompt; times in seconds since 1970."""
+
+    reserved: Reserved
+    reserved_at: float
+    admitted: Admitted | None = None
+    admitted_at: float | None = None
+    dropped: Dropped | None = None
+    lease: str | None = None  # the open lease that holds it
+    reissued: bool = False  # its run ended while it was being grown
+
+
+@dataclass(slots=True)
+class History:
+    """All fates by forest id, in the order of reservation, and the forests of each optimizer step that stands, in training order.
+
+    It is told from the records without the ledger, so that each can be checked against the other.
+    """
+
+    fates: dict[str, Fate] = field(default_factory=dict)
+    admitted: list[str] = field(default_factory=list)
+    steps: dict[int, list[str]] = field(default_factory=dict)
+    released: set[str] = field(default_factory=set)  # segments deleted on purpose
+    committed: int = 0
+    records: int = 0
+    torn: Torn | None = None
+    _leases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def add(self, line: Line) -> None:
+        self.records += 1
+        match line.record:
+            case Reserved(forest_id=fid):
+                self.fates[fid] = Fate(line.record, line.t)
+            case Admitted(forest_id=fid):
+                self.fates[fid].admitted, self.fates[fid].admitted_at = line.record, line.t
+                self.admitted.append(fid)
+            case Dropped(forest_id=fid):
+                self.fates[fid].dropped = line.record
+            case Leased(lease_id=lease, forest_ids=fids):
+                self._leases[lease] = fids
+                self._hold(fids, lease)
+            case Returned(lease_id=lease):
+                self._hold(self._leases[lease], None)
+            case Acked(lease_id=lease, step=step):
+                self._hold(self._leases[lease], lease)
+                self.steps.setdefault(step, []).extend(self._leases[lease])
+            case Committed(step=step):
+                self.committed = step
+            case Released(segments=segments):
+                self.released.update(segments)
+            case Resumed(step=step):
+                self._resume(step)
+
+    def _hold(self, fids: tuple[str, ...], lease: str | None) -> None:
+        for fid in fids:
+            self.fates[fid].lease = lease
+
+    def _resume(self, step: int) -> None:
+        """Steps after the checkpoint do not stand, and what no forest came of goes out again."""
+        self.steps = {s: fids for s, fids in self.steps.items() if s <= step}
+        kept = {fid for fids in self.steps.values() for fid in fids}
+        for fid, fate in self.fates.items():
+            if fid not in kept:
+                fate.lease = None
+            if fate.admitted is None and fate.dropped is None:
+                fate.reissued = True
+
+    def states(self) -> dict[str, str]:
+        """Of every attempt: reserved, ready, leased, trained, dropped, or reissued where a resume gave it up."""
+        trained = {fid for step, fids in self.steps.items() if step <= self.committed for fid in fids}
+        return {fid: "trained" if fid in trained else _state(fate) for fid, fate in self.fates.items()}
+
+
+def _state(fate: Fate) -> str:
+    if fate.dropped:
+        return "dropped"
+    if fate.admitted is None:
+        return "reissued" if fate.reissued else "reserved"
+    return "leased" if fate.lease else "ready"
+
+
+def folder_of(run_dir: str) -> Folder:
+    """The replay folder of a run; `BadInput` where there is none."""
+    folder = Folder(run_dir).child("replay")
+    if not folder.child("journal").sizes(".jsonl"):
+        raise BadInput(f"{run_dir}: no journal under replay/journal; name the folder of a run")
+    return folder
+
+
+def read_history(run_dir: str) -> History:
+    """Read the whole journal. `BadInput` for damage or a newer format."""
+    reader = Reader(folder_of(run_dir).child("journal"))
+    history = History()
+    for line in reader:
+        history.add(line)
+    history.torn = reader.torn
+    return history
+
+
+def forests(run_dir: str) -> Iterator[Forest]:
+    """Every admitted forest whose payload is kept, in the order of admission; views of the mapped segments."""
+    history = read_history(run_dir)
+    segments = _segments(run_dir)
+    for fid in history.admitted:
+        admitted = history.fates[fid].admitted
+        if admitted and admitted.segment not in history.released:
+            yield wire.from_batch(segments.read(admitted.place))[0]
+
+
+def forests_of_step(run_dir: str, step: int) -> list[Forest]:
+    """The forests that optimizer step `step` trained on, in that order. `BadInput` for a step that did not happen or whose
+    payload is gone."""
+    history = read_history(run_dir)
+    if step not in history.steps:
+        known = f"steps {min(history.steps)} to {max(history.steps)}" if history.steps else "no step"
+        raise BadInput(f"step {step}: {run_dir} holds {known}")
+    segments, out = _segments(run_dir), []
+    for fid in history.steps[step]:
+        admitted = history.fates[fid].admitted
+        assert admitted is not None, f"forest {fid} was trained before it was admitted"
+        if admitted.segment in history.released:
+            raise BadInput(f"step {step}: forest {fid} was let go once trained; run with queue.retain=all to keep payloads")
+        out.append(wire.from_batch(segments.read(admitted.place))[0])
+    return out
+
+
+def _segments(run_dir: str) -> Segments:
+    return Segments(folder_of(run_dir).child("segments"), 1)
+
+
