@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Metric:
     buckets: tuple[float, ...] = ()
 
 
+SPAN = 64  # ports tried from metrics.port on
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -118,7 +120,8 @@ class Exporter:
         return metric.labels(**labels) if labels else metric
 
     def serve(self, host: str, port: int) -> int:
-        """Answer HTTP in a thread until `close`; returns the port taken (any free one for 0)."""
+        """Answer HTTP in a thread until `close`; returns the port taken: the first free one from `port` on (any free one for 0), so that
+        the actors of a machine or pod find ports of their own within the SPAN that is scraped."""
         metrics = make_wsgi_app(self.registry)
 
         def app(environ, start_response):
@@ -128,10 +131,7 @@ class Exporter:
                 return [(fault or "ok").encode() + b"\n"]
             return metrics(environ, start_response)
 
-        try:
-            self._server = make_server(host, port, app, handler_class=_Quiet)
-        except OSError as e:
-            raise BadInput(f"metrics.port={port}: cannot listen on {host}:{port} ({e.strerror}); choose another or 0 for any") from e
+        self._server = _listen(host, port, app)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         return self._server.server_port
 
@@ -144,6 +144,17 @@ class Exporter:
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """A scrape every few seconds is not news."""
+
+
+def _listen(host: str, first: int, app: Callable) -> WSGIServer:
+    for port in range(first, first + SPAN) if first else [0]:
+        try:
+            return make_server(host, port, app, handler_class=_Quiet)
+        except OSError as e:
+            fault = e
+            if e.errno != errno.EADDRINUSE:
+                break
+    raise BadInput(f"metrics.port={first}: cannot listen on {host}:{port} ({fault.strerror}); choose another or 0 for any") from fault
 
 
 def of_role(role: Role) -> Iterable[Metric]:

@@ -1,0 +1,62 @@
+"""Watch runs with the machine's own Prometheus, with the same rules as everywhere.
+
+    python -m monitoring.local runs/name [runs/other ...] [--port 9090]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from treeadv.errors import BadInput
+
+HERE = Path(__file__).resolve().parent
+
+
+def configuration(runs: list[Path]) -> str:
+    """monitoring/prometheus.yml with the paths of this machine and without an Alertmanager: alerts are on the page /alerts."""
+    config = yaml.safe_load((HERE / "prometheus.yml").read_text())
+    config["rule_files"] = [str((HERE / "rules").resolve() / "*.yml")]
+    config["scrape_configs"][0]["file_sd_configs"][0]["files"] = [str(run.resolve() / "targets.json") for run in runs]
+    del config["alerting"]
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def command(runs: list[Path], port: int) -> list[str]:
+    """Write the configuration beside the first run and return the command line that serves it; `BadInput` where something is missing."""
+    for run in runs:
+        if not (run / "targets.json").is_file():
+            raise BadInput(f"{run}: no targets.json; name the folder of a run that has begun (treeadv train prints it)")
+    program = shutil.which("prometheus")
+    if program is None:
+        raise BadInput("prometheus: not installed; apt-get install prometheus (Debian, Ubuntu), or deploy/compose.yaml where there are containers")
+    folder = runs[0] / "prometheus"
+    folder.mkdir(exist_ok=True)
+    file = folder / "prometheus.yml"
+    file.write_text(configuration(runs))
+    return [
+        program, f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}",
+        "--storage.tsdb.retention.time=30d", "--log.level=warn",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("--port", type=int, default=9090)
+    args = parser.parse_args()
+    try:
+        line = command(args.runs, args.port)
+    except BadInput as fault:
+        sys.exit(f"monitoring: {fault}")
+    print(f"Prometheus on http://127.0.0.1:{args.port} (graphs /graph, alerts /alerts, targets /targets); Ctrl-C ends it", flush=True)
+    os.execv(line[0], line)
+
+
+if __name__ == "__main__":
+    main()

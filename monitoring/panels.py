@@ -1,0 +1,111 @@
+"""Panels over the table of metrics: expressions, units and descriptions come from treeadv.metrics, so a renamed metric cannot stay here.
+
+Counters are summed as rates over the instances of a run, gauges averaged, histograms shown as median and 95th percentile. Queries are
+plain PromQL that Prometheus 2.42 runs too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
+from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, TooltipDisplayMode
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, GridPos
+
+from treeadv.metrics import TABLE, Metric
+
+SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+RUN = 'run=~"$run"'
+WINDOW = "$__rate_interval"
+
+_BY_NAME = {m.name: m for m in TABLE}
+# Grafana's unit for the base unit that ends a name; a rate of seconds is a share of the time.
+_UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit", "nats": "suffix: nats", "second": "cps"}
+_RATES = {"seconds": "percentunit", "bytes": "Bps"}
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One series or family of series, with Grafana's unit and what it shows."""
+
+    expr: str
+    legend: str
+    unit: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """`queries` share one axis, so one unit; `big` shows the last value as a number."""
+
+    title: str
+    queries: tuple[Query, ...]
+    big: bool = False
+
+
+def rate(name: str, *by: str) -> Query:
+    """Increase per second of a counter, summed over the instances of a run."""
+    metric = _metric(name, "counter", by)
+    base = name.removesuffix("_total").rsplit("_", 1)[-1]
+    return Query(f"sum by ({_by(by)}) (rate({name}{{{RUN}}}[{WINDOW}]))", _legend(metric, by), _RATES.get(base, "cps"), metric.help)
+
+
+def gauge(name: str, *by: str, over: str = "avg") -> Query:
+    """A gauge, aggregated over the instances of a run with `over`."""
+    metric = _metric(name, "gauge", by)
+    unit = _UNITS.get(name.rsplit("_", 1)[-1], "short")
+    return Query(f"{over} by ({_by(by)}) ({name}{{{RUN}}})", _legend(metric, by), unit, metric.help)
+
+
+def quantiles(name: str, *by: str) -> tuple[Query, ...]:
+    """Median and 95th percentile of a histogram."""
+    metric = _metric(name, "histogram", by)
+    unit = _UNITS.get(name.rsplit("_", 1)[-1], "short")
+    inner = f"sum by ({_by(by, 'le')}) (rate({name}_bucket{{{RUN}}}[{WINDOW}]))"
+    legend = "".join(f"{{{{{label}}}}} " for label in by)
+    return tuple(
+        Query(f"histogram_quantile({q}, {inner})", f"{{{{run}}}} {legend}{text}", unit, metric.help)
+        for q, text in ((0.5, "median"), (0.95, "95 %"))
+    )
+
+
+def ratio(part: str, whole: str, legend: str, text: str, rest: bool = False) -> Query:
+    """Share of one counter's rate in another's, or the `rest` of it; no value while `whole` stands still."""
+    for name in (part, whole):
+        _metric(name, "counter", ())
+    share = f"sum by (run) (rate({part}{{{RUN}}}[{WINDOW}])) / (sum by (run) (rate({whole}{{{RUN}}}[{WINDOW}])) > 0)"
+    return Query(f"1 - {share}" if rest else share, f"{{{{run}}}} {legend}", "percentunit", text)
+
+
+def panel(spec: Panel, number: int, at: GridPos) -> stat.Panel | timeseries.Panel:
+    """The builder of one panel, with its id and its place on the grid."""
+    (unit,) = {q.unit for q in spec.queries}
+    build: stat.Panel | timeseries.Panel = stat.Panel() if spec.big else _lines()
+    build = build.id(number).title(spec.title).unit(unit).datasource(SOURCE).grid_pos(at)
+    build = build.description("\n".join(dict.fromkeys(f"{q.help}." for q in spec.queries)))
+    for ref, query in zip("ABCDEFGH", spec.queries, strict=False):
+        target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(ref).datasource(SOURCE)
+        build = build.with_target(target.instant() if spec.big else target.range())
+    return build
+
+
+def _lines() -> timeseries.Panel:
+    legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+    return timeseries.Panel().legend(legend).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
+
+
+def _metric(name: str, kind: str, by: tuple[str, ...]) -> Metric:
+    metric = _BY_NAME[name]
+    unknown = set(by) - {*metric.labels, "instance"}
+    if metric.kind != kind or unknown:
+        raise ValueError(f"{name} is a {metric.kind} with labels {metric.labels}, not a {kind} with {sorted(unknown)}")
+    return metric
+
+
+def _by(by: tuple[str, ...], *more: str) -> str:
+    return ", ".join(("run", *by, *more))
+
+
+def _legend(metric: Metric, by: tuple[str, ...]) -> str:
+    short = metric.name.removeprefix("treeadv_").removesuffix("_total").replace("_", " ")
+    return " ".join(("{{run}}", *(f"{{{{{label}}}}}" for label in by), short))
