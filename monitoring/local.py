@@ -34,7 +34,7 @@ def command(runs: list[Path], port: int) -> list[str]:
             raise BadInput(f"{run}: no targets.json; name the folder of a run that has begun (treeadv train prints it)")
     program = shutil.which("prometheus")
     if program is None:
-        raise BadInput("prometheus: not installed; apt-get install prometheus (Debian, Ubuntu), or deploy/compose.yaml where there are containers")
+        raise BadInput("prometheus: not installed; apt-get install prometheus (Debian, Ubuntu), or use deploy/compose.yaml")
     folder = runs[0] / "prometheus"
     folder.mkdir(exist_ok=True)
     file = folder / "prometheus.yml"

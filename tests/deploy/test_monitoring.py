@@ -1,0 +1,191 @@
+"""Rules, dashboards and the metrics page speak of the metrics that exist, and Prometheus's own tools accept them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any, get_args
+
+import promql_parser
+import pytest
+import yaml
+
+from monitoring import dashboards, local, reference
+from monitoring.panels import gauge, rate
+from tests.deploy.manifests import CHART, ROOT
+from treeadv.errors import BadInput
+from treeadv.metrics import TABLE, Exporter, Role
+
+RULES = CHART / "files" / "rules" / "treeadv.yml"
+UNIT_TESTS = ROOT / "tests" / "deploy" / "rules_test.yml"
+needs_prometheus = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus)")
+BOARDS = {b.name: json.loads(dashboards.rendered(b)) for b in dashboards.BOARDS}
+SERIES = {m.name for m in TABLE} | {f"{m.name}_{end}" for m in TABLE if m.kind == "histogram" for end in ("bucket", "sum", "count")}
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    return [r for g in yaml.safe_load(RULES.read_text())["groups"] for r in g["rules"] if kind in r]
+
+
+def selectors(expression: str) -> set[str]:
+    """Names of all metrics in an expression, found by a real parser."""
+    found: set[str] = set()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            found.add(node.name)
+        for part in ("expr", "lhs", "rhs", "param", "vector_selector"):
+            if (child := getattr(node, part, None)) is not None:
+                walk(child)
+        for child in getattr(node, "args", None) or []:
+            walk(child)
+
+    walk(promql_parser.parse(expression))
+    return found
+
+
+def concrete(expression: str) -> str:
+    return expression.replace("$__rate_interval", "1m").replace("$run", ".*")
+
+
+def expressions(board: dict[str, Any]) -> list[str]:
+    return [concrete(t["expr"]) for p in board["panels"] for t in p["targets"]]
+
+
+def test_the_parser_finds_every_name_in_an_expression() -> None:
+    found = selectors("1 - sum by (a) (rate(x[5m])) / on (a) group_left () (max(y) > 0) or histogram_quantile(0.5, z_bucket)")
+    assert found == {"x", "y", "z_bucket"}
+
+
+def test_rules_use_metrics_of_the_table_and_recorded_ones_only() -> None:
+    recorded = {r["record"] for r in rules("record")}
+    used = set().union(*(selectors(r["expr"]) for r in rules("expr")))
+    assert used <= SERIES | recorded | {"up"}
+
+
+def test_every_alert_has_a_firing_unit_test_a_severity_and_a_section_in_the_runbook() -> None:
+    fired = {
+        case["alertname"]
+        for test in yaml.safe_load(UNIT_TESTS.read_text())["tests"]
+        for case in test.get("alert_rule_test", [])
+        if case["exp_alerts"]
+    }
+    headings = re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    names = [r["alert"] for r in rules("alert")]
+    assert fired == set(names)
+    assert headings == names
+    for rule in rules("alert"):
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+@needs_prometheus
+def test_promtool_accepts_the_rules_and_their_unit_tests() -> None:
+    for line in (["check", "rules", "--lint=all", "--lint-fatal", RULES], ["test", "rules", UNIT_TESTS]):
+        out = subprocess.run(["promtool", *line], capture_output=True, text=True, timeout=60)
+        assert out.returncode == 0, out.stdout + out.stderr
+
+
+@needs_prometheus
+def test_promtool_finds_no_fault_in_any_exporter() -> None:
+    for role in get_args(Role):
+        exporter = Exporter(role)
+        port = exporter.serve("127.0.0.1", 0)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+            text = page.read()
+        exporter.close()
+        assert text.count(b"# HELP treeadv_") >= sum(m.role == role for m in TABLE)
+        out = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60)
+        assert (out.returncode, out.stderr) == (0, b"")
+
+
+def test_exporters_of_one_machine_take_the_ports_that_follow() -> None:
+    first = Exporter("driver")
+    port = first.serve("127.0.0.1", 0)
+    second = Exporter("queue")
+    try:
+        assert port < second.serve("127.0.0.1", port) < port + 64
+    finally:
+        first.close()
+        second.close()
+
+
+def test_the_committed_dashboards_and_the_metrics_page_are_those_of_the_table() -> None:
+    for board in dashboards.BOARDS:
+        assert (dashboards.FOLDER / f"{board.name}.json").read_text() == dashboards.rendered(board), "run: make monitoring-files"
+    assert {p.stem for p in dashboards.FOLDER.glob("*.json")} == set(BOARDS)
+    assert reference.PAGE.read_text() == reference.page(), "run: make monitoring-files"
+
+
+def test_every_metric_has_a_panel_and_no_panel_asks_for_another() -> None:
+    asked = set().union(*(selectors(e) for board in BOARDS.values() for e in expressions(board)))
+    assert asked <= SERIES
+    assert {m.name for m in TABLE} <= {name.removesuffix("_bucket") for name in asked}
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_panels_have_ids_units_sources_and_places_of_their_own(name: str) -> None:
+    panels = BOARDS[name]["panels"]
+    assert len({p["id"] for p in panels}) == len(panels)
+    cells = list(itertools.chain.from_iterable(_cells(p["gridPos"]) for p in panels))
+    assert len(set(cells)) == len(cells)
+    assert all(0 <= x < 24 for x, _ in cells)
+    for p in panels:
+        assert p["fieldConfig"]["defaults"]["unit"] and p["description"] and p["title"]
+        assert {t["datasource"]["uid"] for t in p["targets"]} == {"${datasource}"} == {p["datasource"]["uid"]}
+        assert len({t["legendFormat"] for t in p["targets"]}) == len(p["targets"])
+
+
+def _cells(grid: dict[str, int]) -> itertools.product[tuple[int, int]]:
+    return itertools.product(range(grid["x"], grid["x"] + grid["w"]), range(grid["y"], grid["y"] + grid["h"]))
+
+
+def test_a_panel_cannot_use_a_metric_as_another_kind_or_by_a_label_that_it_lacks() -> None:
+    with pytest.raises(ValueError, match="is a gauge"):
+        rate("treeadv_loss")
+    with pytest.raises(ValueError, match="verdict"):
+        gauge("treeadv_loss", "verdict")
+    with pytest.raises(KeyError):
+        gauge("treeadv_lost")
+
+
+@needs_prometheus
+@pytest.mark.skipif(shutil.which("amtool") is None, reason="amtool is not installed (apt-get install prometheus-alertmanager)")
+def test_prometheus_and_alertmanager_accept_their_configuration() -> None:
+    for line in (
+        ["promtool", "check", "config", "--syntax-only", ROOT / "monitoring" / "prometheus.yml"],
+        ["amtool", "check-config", ROOT / "monitoring" / "alertmanager.yml"],
+    ):
+        out = subprocess.run(line, capture_output=True, text=True, timeout=60)
+        assert out.returncode == 0, out.stdout + out.stderr
+
+
+def test_the_compose_file_mounts_what_exists_where_the_configuration_looks() -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    mounted = {}
+    for service in compose["services"].values():
+        for volume in service["volumes"]:
+            source, target = re.match(r"(\$\{[^}]*\}|[^:]+):([^:]+)", volume).groups()
+            if source.startswith("../"):
+                assert (ROOT / "deploy" / source).exists(), source
+            mounted[target] = source
+    prometheus = yaml.safe_load((ROOT / "monitoring" / "prometheus.yml").read_text())
+    (targets,) = prometheus["scrape_configs"][0]["file_sd_configs"][0]["files"]
+    assert str(Path(targets).parent) in mounted
+    assert str(Path(prometheus["rule_files"][0]).parent) in mounted
+    provider = yaml.safe_load((ROOT / "monitoring" / "grafana" / "dashboards.yml").read_text())["providers"][0]
+    assert provider["options"]["path"] in mounted
+
+
+def test_a_local_prometheus_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match=r"no targets.json; name the folder of a run"):
+        local.command([tmp_path], 9090)
+    (tmp_path / "targets.json").write_text("[]")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadInput, match="apt-get install prometheus"):
+        local.command([tmp_path], 9090)
