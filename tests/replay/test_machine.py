@@ -255,5 +255,7 @@ class Machine(RuleBasedStateMachine):
         shutil.rmtree(self.dir)
 
 
-Machine.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+Machine.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
 TestRandomHistories = Machine.TestCase

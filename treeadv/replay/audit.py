@@ -11,7 +11,7 @@ from treeadv.errors import BadForest, BadInput
 from treeadv.replay.history import History, folder_of
 from treeadv.replay.journal import Line, Reader
 from treeadv.replay.records import Admitted
-from treeadv.replay.segments import Segments
+from treeadv.replay.segments import Segments, reading
 from treeadv.replay.states import UNITS, LawBroken, Ledger
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
@@ -78,7 +78,7 @@ def audit(run_dir: str) -> Report:
     rows = _rows(history, states)
     faults += _count_faults(ledger, rows)
     faults += _step_faults(history, states) + _draw_faults(history, states, ledger)
-    payloads, released, size, bad = _payloads(history, Segments(folder.child("segments"), 1))
+    payloads, released, size, bad = _payloads(history, reading(folder.child("segments")))
     dropped = Counter(f.dropped.reason for f in history.fates.values() if f.dropped)
     torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
     return Report(

@@ -11,7 +11,7 @@ from treeadv.forest import Forest
 from treeadv.replay.files import Folder
 from treeadv.replay.journal import Line, Reader, Torn
 from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned
-from treeadv.replay.segments import Segments
+from treeadv.replay.segments import Segments, reading
 
 
 @dataclass(slots=True)
@@ -142,6 +142,6 @@ def forests_of_step(run_dir: str, step: int) -> list[Forest]:
 
 
 def _segments(run_dir: str) -> Segments:
-    return Segments(folder_of(run_dir).child("segments"), 1)
+    return reading(folder_of(run_dir).child("segments"))
 
 

@@ -19,10 +19,12 @@ _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # end of an Arrow IPC stream
 class Segments:
     """Appends forests, and reads them back as views of the memory-mapped file."""
 
-    def __init__(self, folder: Folder, segment_bytes: int) -> None:
-        """A segment is sealed at `segment_bytes`. One of an earlier process is never appended to: its tail may be torn."""
+    def __init__(self, folder: Folder, segment_bytes: int, durable: bool) -> None:
+        """A segment is sealed at `segment_bytes`; without `durable` nobody will flush it. One of an earlier process is never appended
+        to: its tail may be torn."""
         self._folder = folder
         self._limit = segment_bytes
+        self._durable = durable
         self._part: Part | None = None
         self._sealed: list[Part] = []  # not flushed yet
         self._dirty = False
@@ -72,8 +74,8 @@ class Segments:
 
     def unneeded(self, needed: set[str]) -> list[str]:
         """Segments on disk that are neither needed nor being written."""
-        writing = {p.name for p in [*self._sealed, *([self._part] if self._part else [])]}
-        return [n for n in self._folder.sizes(SUFFIX) if n not in needed and n not in writing]
+        writing = self._part.name if self._part else None
+        return [n for n in self._folder.sizes(SUFFIX) if n not in needed and n != writing]
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete segments, whether or not they are still there."""
@@ -89,7 +91,10 @@ class Segments:
         if self._part is not None:
             self._part.write(_END)
             self._part.seal()
-            self._sealed.append(self._part)
+            if self._durable:
+                self._sealed.append(self._part)
+            else:
+                self._part.close()
             self._part = None
 
     def _check_schema(self, segment: str) -> None:
@@ -99,3 +104,8 @@ class Segments:
             schema = pa.ipc.read_schema(self._folder.read(segment, 0, 8 + length))
             wire.check_schema(schema, f"{self._folder.uri}/{segment}")
             self._readable.add(segment)
+
+
+def reading(folder: Folder) -> Segments:
+    """Segments to read from only."""
+    return Segments(folder, 1, durable=False)

@@ -87,7 +87,8 @@ class ReplayStore:
             self.ledger = Ledger()
             for line in reader:
                 self.ledger.apply(line.record)
-            self._journal, self._segments = Journal(self._journals, reader), Segments(segments, config.segment_mb << 20)
+            self._journal = Journal(self._journals, reader)
+            self._segments = Segments(segments, config.segment_mb << 20, durable=config.fsync != "none")
             self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
             self._begin(durable_step)
         except BaseException:

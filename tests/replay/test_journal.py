@@ -1,0 +1,208 @@
+"""What a crash, a bad disk or another release does to the files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tests.replay.helpers import batch_for, fill, open_store, reserve, train
+from treeadv import wire
+from treeadv.errors import BadInput
+from treeadv.replay.audit import audit
+from treeadv.replay.files import Folder
+from treeadv.replay.journal import Reader
+from treeadv.replay.states import replayed
+
+
+def one_run(folder: Path) -> Path:
+    """Two steps, the first durable, one forest ready, one reserved; returns the journal's only part."""
+    store = open_store(folder, max_staleness=2)
+    fill(store, 3)
+    train(store, 2, 1)
+    store.commit(1)
+    fill(store, 2)
+    train(store, 2, 2)
+    reserve(store)
+    store.close()
+    (part,) = (folder / "replay/journal").iterdir()
+    return part
+
+
+def read(folder: Path) -> tuple[list, Reader]:
+    reader = Reader(Folder(str(folder / "replay/journal")))
+    return [line.record for line in reader], reader
+
+
+def test_cut_at_any_byte_the_whole_records_before_it_are_read(tmp_path: Path) -> None:
+    part = one_run(tmp_path)
+    data = part.read_bytes()
+    records, _ = read(tmp_path)
+    for cut in range(0, len(data), 3):
+        part.write_bytes(data[:cut])
+        whole = data[:cut].count(b"\n")
+        got, reader = read(tmp_path)
+        assert got == records[:whole]
+        assert (reader.torn is None) == (cut == 0 or data[cut - 1 : cut] == b"\n")
+        assert reader.torn is None or reader.torn.offset + reader.torn.lost == cut
+
+
+def test_a_store_goes_on_behind_a_torn_record_and_says_what_it_cut_off(tmp_path: Path) -> None:
+    part = one_run(tmp_path)
+    data = part.read_bytes()
+    for cut in range(len(data) - 400, len(data), 37):
+        copy = tmp_path / f"cut-{cut}"
+        shutil.copytree(tmp_path / "replay", copy / "replay")
+        (copy / "replay/journal" / part.name).write_bytes(data[:cut])
+        store = open_store(copy, max_staleness=2)
+        torn = store.opening.torn
+        assert torn is not None and torn.offset == data.rindex(b"\n", 0, cut) + 1
+        fill(store, 2)
+        store.close()
+        report = audit(str(copy))
+        assert report.sound and not report.torn, report.table()
+
+
+def test_zeros_behind_the_last_record_are_torn_as_after_a_power_cut(tmp_path: Path) -> None:
+    part = one_run(tmp_path)
+    data = part.read_bytes()
+    part.write_bytes(data + bytes(300))
+    store = open_store(tmp_path)
+    assert store.opening.torn is not None and (store.opening.torn.offset, store.opening.torn.lost) == (len(data), 300)
+    store.close()
+
+
+def test_a_flipped_bit_anywhere_but_at_the_end_is_named_with_its_place_and_nothing_is_changed(tmp_path: Path) -> None:
+    part = one_run(tmp_path)
+    data = part.read_bytes()
+    starts = [0, *(i + 1 for i, c in enumerate(data) if c == 10)]
+    last = starts[-2]
+    for at in range(0, last, 41):
+        bad = bytearray(data)
+        bad[at] ^= 1
+        part.write_bytes(bad)
+        record = sum(s <= at for s in starts)
+        with pytest.raises(
+            BadInput, match=f"record {record} at byte {starts[record - 1]} is damaged .*1 to {record - 1} are intact"
+        ):
+            open_store(tmp_path)
+        assert part.read_bytes() == bad
+        report = audit(str(tmp_path))
+        assert not report.sound and report.records == record - 1
+        assert replayed(read_before(tmp_path)).held >= 0
+
+
+def read_before(folder: Path) -> list:
+    """The records before the damage, kept by reading up to it."""
+    out = []
+    with pytest.raises(BadInput):
+        for line in Reader(Folder(str(folder / "replay/journal"))):
+            out.append(line.record)
+    return out
+
+
+def test_a_damaged_payload_is_named_by_forest_segment_and_offset(tmp_path: Path) -> None:
+    one_run(tmp_path)
+    (segment,) = (tmp_path / "replay/segments").iterdir()
+    records, _ = read(tmp_path)
+    place = [r for r in records if type(r).__name__ == "Admitted"][1]
+    data = bytearray(segment.read_bytes())
+    data[place.offset + place.length // 2] ^= 4
+    segment.write_bytes(data)
+    report = audit(str(tmp_path))
+    assert len(report.faults) == 1
+    assert f"forest {place.forest_id}" in report.faults[0] and f"{segment.name} byte {place.offset}" in report.faults[0]
+
+
+def test_a_missing_segment_is_a_fault_of_every_forest_in_it(tmp_path: Path) -> None:
+    one_run(tmp_path)
+    (segment,) = (tmp_path / "replay/segments").iterdir()
+    segment.unlink()
+    assert len(audit(str(tmp_path)).faults) == 5
+
+
+def test_a_missing_part_of_the_journal_is_a_fault(tmp_path: Path) -> None:
+    one_run(tmp_path)
+    for _ in range(2):
+        store = open_store(tmp_path, max_staleness=5)
+        reserve(store)
+        store.close()
+    (tmp_path / "replay/journal/000002.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"000003.jsonl byte 0: record \d+ follows record \d+"):
+        open_store(tmp_path)
+
+
+def rewritten(line: bytes, **change: object) -> bytes:
+    tree = json.loads(line)
+    del tree["crc"]
+    rest = json.dumps({**tree, **change}, separators=(",", ":"))[1:].encode()
+    return b'{"crc":"%08x",%b\n' % (zlib.crc32(rest), rest)
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [(0, {"format": 2}, "journal format 2, the newest known here is 1; upgrade"), (3, {"kind": "pondered"}, "unknown record 'pondered'"),
+     (3, {"colour": "red"}, "unknown record .*colour")],
+)  # fmt: skip
+def test_a_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, change: dict, message: str) -> None:
+    part = one_run(tmp_path)
+    lines = part.read_bytes().splitlines(keepends=True)
+    lines[line] = rewritten(lines[line], **change)
+    part.write_bytes(b"".join(lines))
+    with pytest.raises(BadInput, match=message):
+        open_store(tmp_path)
+
+
+def test_a_segment_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    one_run(tmp_path)
+    (segment,) = (tmp_path / "replay/segments").iterdir()
+    newer = wire.SCHEMA.with_metadata({b"treeadv.schema_version": b"9"}).serialize().to_pybytes()
+    segment.write_bytes(newer + segment.read_bytes()[len(newer) :])
+    faults = audit(str(tmp_path)).faults
+    assert len(faults) == 5 and all("schema 9 is newer than this release reads (1)" in f for f in faults), faults
+
+
+def test_two_runs_on_one_folder_are_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    first = open_store(tmp_path)
+    with pytest.raises(BadInput, match="in use by process"):
+        open_store(tmp_path)
+    fill(first, 2)
+    first.close()
+    second = open_store(tmp_path)
+    assert second.ledger.totals["ready", "forests"] == 2
+    second.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"this machine lets no test mount a tmpfs: {made.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_clear_line_and_what_was_admitted_is_kept(small_disk: Path) -> None:
+    store = open_store(small_disk, per_step=1000)
+    admitted = []
+    with pytest.raises(BadInput, match="No space left on device; nothing stored is lost: free space"):
+        while True:
+            record = reserve(store)
+            store.admit(record.forest_id, batch_for(record, length=500))
+            admitted.append(record.forest_id)
+    assert len(admitted) >= 5
+    ready = [e.reserved.forest_id for e in store.ledger.live.values() if e.admitted]
+    assert ready == admitted
+    assert audit(str(small_disk)).rows["ready"]["forests"] == len(admitted)
+    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    again = store.ledger.live[record.forest_id].reserved if record.forest_id in store.ledger.live else reserve(store)
+    assert store.admit(again.forest_id, batch_for(again, length=500)) == "admitted"  # space was made: the same process goes on
+    store.close()
+    report = audit(str(small_disk))
+    assert report.sound and report.rows["ready"]["forests"] == len(admitted) + 1, report.table()

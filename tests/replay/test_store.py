@@ -1,0 +1,280 @@
+"""Slots, staleness, policies, leases and resumption of the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.replay.helpers import Clock, batch_for, fill, forest_for, open_store, reserve, train
+from treeadv import wire
+from treeadv.errors import BadForest, BadInput
+from treeadv.replay.audit import audit
+from treeadv.replay.history import forests, forests_of_step
+from treeadv.replay.policy import advantage_mass, choose
+from treeadv.replay.records import Admitted, Reserved, ticket_seed
+from treeadv.replay.states import Entry, LeaseLost, State
+
+
+def test_slots_hold_from_reservation_to_ack(tmp_path: Path) -> None:
+    store = open_store(tmp_path, per_step=2, max_staleness=1)
+    ids = fill(store, 4)
+    assert store.free_slots == 0 and store.reserve("w", "", "p") is None
+    lease = store.lease(2, 0)
+    assert lease is not None and store.free_slots == 0
+    store.ack(lease.lease_id, 1)
+    assert store.free_slots == 2
+    fill(store, 2)
+    assert store.reserve("w", "", "p") is None
+    assert lease.forest_ids == tuple(ids[:2])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    bound=st.integers(0, 3),
+    per_step=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+    policy=st.sampled_from(["fifo", "freshest", "priority"]),
+)
+def test_no_trained_forest_is_staler_than_the_bound(tmp_path_factory, bound: int, per_step: int, seed: int, policy: str) -> None:
+    """Workers finish in any order and hold weights that lag by any amount; the learner never sees a forest over the bound, and no prompt is lost."""
+    rng = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("run")
+    store = open_store(folder, per_step, max_staleness=bound, fsync="none", policy=policy)
+    growing: list[tuple[Reserved, int]] = []
+    step, dropped = 0, 0
+    for _ in range(60):
+        held = store.ledger.held
+        assert held <= (bound + 1) * per_step
+        while (record := store.reserve("w", "", "p")) is not None:
+            growing.append((record, max(0, step - int(rng.integers(0, 4)))))
+        for i in (
+            sorted(rng.choice(len(growing), rng.integers(0, len(growing) + 1), replace=False), reverse=True) if growing else ()
+        ):
+            record, version = growing.pop(i)
+            assert store.admit(record.forest_id, batch_for(record, version)) == "admitted"
+        lease = store.lease(per_step, step)
+        dropped = store.ledger.totals["stale", "forests"]
+        if lease:
+            ages = [step - store.ledger.live[f].payload.oldest_version for f in lease.forest_ids]
+            assert max(ages) <= bound
+            store.ack(lease.lease_id, step + 1)
+            step += 1
+    store.close()
+    report = audit(str(folder))
+    assert report.sound, report.table()
+    assert report.dropped.get("stale", 0) == dropped
+
+
+def test_a_stale_forest_is_dropped_whole_and_its_draw_goes_out_once_more(tmp_path: Path) -> None:
+    store = open_store(tmp_path, per_step=1, max_staleness=1)
+    old = fill(store, 1, version=0)[0]
+    assert store.lease(1, 2) is None
+    assert store.ledger.totals["stale", "forests"] == 1 and store.ledger.totals["stale", "tokens"] > 0
+    again = reserve(store)
+    assert (again.draw, again.attempt) == (0, 1) and again.forest_id != old
+    assert reserve(store).draw == 1
+    assert store.admit(old, batch_for(again)) == "late"
+
+
+def test_a_prompt_that_keeps_failing_is_given_up_after_its_attempts_and_counted(tmp_path: Path, caplog) -> None:
+    store = open_store(tmp_path, attempts=3)
+    for attempt in range(3):
+        record = reserve(store)
+        assert (record.draw, record.attempt) == (0, attempt)
+        store.fail(record.forest_id, "the generator died")
+    assert "is given up" in caplog.text and "the generator died" in caplog.text
+    assert reserve(store).draw == 1
+    assert store.ledger.lost == Counter(failed=3)
+    store.close()
+    assert audit(str(tmp_path)).sound
+
+
+@pytest.mark.parametrize("fault", ["ungraded", "other id", "two forests", "positive logprob"])
+def test_a_bad_forest_is_refused_with_the_reason_and_its_prompt_goes_out_again(tmp_path: Path, fault: str) -> None:
+    store = open_store(tmp_path)
+    record = reserve(store)
+    good = batch_for(record)
+    if fault == "positive logprob":
+        column = good.column("logprob")
+        values = column.values.to_numpy().copy()
+        values[1] = 0.5
+        bad = good.set_column(
+            good.schema.get_field_index("logprob"),
+            good.schema.field("logprob"),
+            type(column).from_arrays(column.offsets, values, type=column.type),
+        )
+    elif fault == "two forests":
+        bad = wire.to_batch([forest_for(record), forest_for(record)])
+    elif fault == "other id":
+        bad = batch_for(Reserved("r0-000009-0", 9, 0, 0, "w", "", "p"))
+    else:
+        f = forest_for(record)
+        bad = good.set_column(
+            good.schema.get_field_index("verdict"),
+            good.schema.field("verdict"),
+            type(good.column("verdict")).from_arrays(
+                good.column("verdict").offsets, f.verdict * 0 - 1, type=good.column("verdict").type
+            ),
+        )
+    assert store.admit(record.forest_id, bad) == "refused"
+    assert store.ledger.lost == Counter(invalid=1) and not any(store.ledger.totals.values())
+    assert reserve(store).attempt == 1
+
+
+def test_a_forest_of_another_run_is_no_admission(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for fid in ("r1-000000-0", "r0-000005-0", "nonsense"):
+        with pytest.raises(BadForest, match="never reserved"):
+            store.admit(fid, batch_for(Reserved(fid, 0, 0, 0, "w", "", "p")))
+
+
+def test_a_named_request_gets_the_same_ticket_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    first = store.reserve("a", "7", "p")
+    assert store.reserve("a", "7", "p") == first
+    assert store.reserve("b", "7", "p") != first
+    store.close()
+    store = open_store(tmp_path)
+    assert store.reserve("a", "7", "p") == first  # also by the queue that comes after
+    assert store.admit(first.forest_id, batch_for(first)) == "admitted"
+    assert store.reserve("a", "7", "p") != first
+
+
+def test_an_expired_lease_may_be_acknowledged_until_another_takes_its_forests(tmp_path: Path) -> None:
+    clock = Clock()
+    store = open_store(tmp_path, clock=clock, lease_seconds=5.0, max_staleness=3)
+    fill(store, 4)
+    slow = store.lease(2, 0)
+    clock.now += 6
+    assert store.expire() == 1
+    store.ack(slow.lease_id, 1)
+    lost = store.lease(2, 1)
+    clock.now += 6
+    store.expire()
+    taken = store.lease(2, 1)
+    assert taken.forest_ids == lost.forest_ids and taken.lease_id != lost.lease_id
+    with pytest.raises(LeaseLost, match=lost.lease_id):
+        store.ack(lost.lease_id, 2)
+
+
+def test_resume_hands_out_the_same_forests_in_the_same_order_and_skips_no_prompt(tmp_path: Path) -> None:
+    for policy in ("fifo", "freshest", "priority"):
+        folder = tmp_path / policy
+        store = open_store(folder, policy=policy, max_staleness=3)
+        fill(store, 8)
+        steps = {s: train(store, 2, s) for s in (1, 2, 3)}
+        store.lease(2, 3)
+        store.commit(1)
+        waiting = [reserve(store).draw for _ in range(2)]
+        store.close()
+        store = open_store(folder, durable_step=2, policy=policy, max_staleness=3)  # checkpoint 2 was written, its commit was not
+        assert store.ledger.totals["trained", "forests"] == 4
+        assert train(store, 2, 3) == steps[3]
+        assert [reserve(store).draw for _ in range(2)] == waiting
+        store.close()
+        assert [f.forest_id for f in forests_of_step(str(folder), 3)] == list(steps[3])
+        assert audit(str(folder)).sound
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_a_checkpoint_that_the_journal_does_not_fit_is_refused(tmp_path: Path, step: int) -> None:
+    store = open_store(tmp_path, max_staleness=3)
+    fill(store, 6)
+    for s in (1, 2, 3):
+        train(store, 2, s)
+    store.commit(1)
+    store.close()
+    with pytest.raises(BadInput, match=rf"checkpoint is of step {step}, the journal holds steps 1 \(durable\) to 3"):
+        open_store(tmp_path, durable_step=step)
+    with pytest.raises(BadInput, match="no journal for the checkpoint of step 3"):
+        open_store(tmp_path / "other", durable_step=3)
+
+
+def test_the_queue_alone_may_die_and_nothing_is_rolled_back(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_staleness=3)
+    fill(store, 6)
+    train(store, 2, 1)
+    open_lease = store.lease(2, 1)
+    growing = reserve(store)
+    before = store.ledger
+    store.close()
+    store = open_store(tmp_path, max_staleness=3)
+    assert (store.ledger.live, store.ledger.leases, store.ledger.totals) == (before.live, before.leases, before.totals)
+    store.ack(open_lease.lease_id, 2)
+    assert store.admit(growing.forest_id, batch_for(growing)) == "admitted"
+
+
+def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    record = reserve(store)
+    want = forest_for(record)
+    store.admit(record.forest_id, wire.to_batch([want]))
+    (got,) = wire.from_batch(store.payload(record.forest_id))
+    mapped = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if str(tmp_path) in line:
+            low, high = (int(x, 16) for x in line.split()[0].split("-"))
+            mapped.append(range(low, high))
+    for name in ("token", "logprob", "entropy", "version", "parent", "reward"):
+        address = getattr(got, name).__array_interface__["data"][0]
+        assert any(address in r for r in mapped), name
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+
+
+def test_disk_use_is_bounded_when_only_unacknowledged_payloads_are_kept(tmp_path: Path) -> None:
+    kept = open_store(tmp_path / "all", per_step=4, segment_mb=1, fsync="none")
+    let_go = open_store(tmp_path / "few", per_step=4, segment_mb=1, fsync="none", retain="unacknowledged")
+    sizes: dict[str, list[int]] = {"all": [], "few": []}
+    for step in range(1, 25):
+        for name, store in (("all", kept), ("few", let_go)):
+            for _ in range(4):
+                record = reserve(store)
+                store.admit(record.forest_id, batch_for(record, version=step - 1, length=8000))
+            train(store, 4, step)
+            store.commit(step)
+            store.compact()
+            sizes[name].append(store.disk_bytes())
+    assert sizes["all"][-1] > 10 << 20
+    assert max(sizes["few"]) < 4 << 20
+    kept.close()
+    let_go.close()
+    report = audit(str(tmp_path / "few"))
+    assert report.sound and report.payloads_released > 80 and report.rows["trained"]["forests"] == 96, report.table()
+    with pytest.raises(BadInput, match="was let go once trained"):
+        forests_of_step(str(tmp_path / "few"), 1)
+    assert len(list(forests(str(tmp_path / "all")))) == 96
+    assert let_go.ledger.live == {}  # memory does not grow with what is finished
+
+
+def entry(order: int, mass: float, version: int = 0) -> Entry:
+    fid = f"r0-{order:06d}-0"
+    admitted = Admitted(fid, 3, 9, version, version, 0.5, mass, "s", 0, 0, 0)
+    return Entry(Reserved(fid, order, 0, 0, "w", "", "p"), State.READY, admitted, order)
+
+
+def test_policies_choose_as_they_say() -> None:
+    ready = [entry(0, 1.0, 3), entry(1, 2.0, 5), entry(2, 0.0, 4), entry(3, 4.0, 5)]
+    assert [e.order for e in choose(ready[::-1], 3, "fifo", (0, 1))] == [0, 1, 2]
+    assert [e.order for e in choose(ready[::-1], 3, "freshest", (0, 1))] == [1, 3, 2]
+    first = Counter(choose(ready, 1, "priority", (0, n))[0].order for n in range(4000))
+    for order, share in ((0, 1 / 7), (1, 2 / 7), (3, 4 / 7)):  # in proportion to mass; 4 standard errors
+        assert abs(first[order] / 4000 - share) < 4 * np.sqrt(share * (1 - share) / 4000)
+    assert first[2] == 0 and choose(ready, 4, "priority", (0, 1))[-1].order == 2
+    assert choose(ready, 4, "priority", (7, 1)) == choose(ready, 4, "priority", (7, 1))
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=16))
+def test_advantage_mass_of_binary_rewards_is_2_k_times_share_wrong(rewards: list[int]) -> None:
+    """k right of n: k (1 - k/n) + (n - k) k/n = 2 k (n - k) / n."""
+    k, n = sum(rewards), len(rewards)
+    assert advantage_mass(np.asarray(rewards, np.float32)) == pytest.approx(2 * k * (n - k) / n)
+
+
+def test_seeds_differ_by_draw_and_by_attempt() -> None:
+    seeds = {ticket_seed(s, d, a) for s in range(5) for d in range(50) for a in range(4)}
+    assert len(seeds) == 1000 and all(0 <= s < 2**63 for s in seeds)
