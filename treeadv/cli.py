@@ -94,7 +94,7 @@ def add_commands(commands: Commands) -> None:
     p.add_argument("--index", type=int, metavar="N", help="only the N-th forest, counted from 0")
     p.add_argument("--html", type=Path, metavar="FILE.html", help="write one self-contained page instead")
     p.add_argument("--svg", type=Path, metavar="FILE.svg", help="write a picture of one forest instead")
-    p.add_argument("--model", type=Path, metavar="DIR", help="model folder with the tokenizer (default: the one named in the file)")
+    p.add_argument("--model", type=Path, metavar="DIR", help="folder with the tokenizer (default: the model named in the file)")
     p.add_argument("--preset", default="treeadv", help="advantages to show (default treeadv)")
 
     p = _command(commands, "audit", audit, "check that a run lost no forest and trained none twice")

@@ -154,7 +154,7 @@ def _read_hub(source: str, verifier: str) -> list[Problem]:
         raise BadInput(f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file") from e
     try:
         rows = datasets.load_dataset(name, split=split or "train")
-    except (OSError, ValueError) as e:  # not found, no network, unknown split or configuration
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file in it; no network
         raise BadInput(f"task.source={source}: {_one_line(e)}") from e
     missing = {"problem", "answer"} - set(rows.column_names)
     if missing:

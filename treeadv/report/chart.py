@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from treeadv.report.markup import add, element
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360.0, 168.0, 46.0, 44.0, 10.0, 22.0
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360.0, 168.0, 46.0, 54.0, 10.0, 22.0
 SERIES_COLOURS = 6
 
 
@@ -35,7 +35,8 @@ def draw(chart: Chart, steps: Sequence[int]) -> Element:
     """The curves as a <figure> with title, key (for several curves) and a text alternative in the drawing."""
     figure = element("figure", class_="card", style="margin:0")
     caption = add(figure, "figcaption")
-    add(caption, "h3", chart.title).tail = chart.unit
+    add(caption, "h3", chart.title)
+    add(caption, "span", chart.unit, class_="soft")
     if len(chart.series) > 1:
         key = add(figure, "div", class_="key")
         for i, s in enumerate(chart.series):

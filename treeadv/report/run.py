@@ -9,8 +9,9 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from treeadv.config import Config
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
-from treeadv.learning.advantage import AdvantageSpec, advantages, preset
+from treeadv.learning.advantage import advantages, preset
 from treeadv.replay.history import forests_of_step
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
@@ -21,6 +22,7 @@ from treeadv.report.progress import clock, summary_rows
 from treeadv.runs import RunFolder, write_atomically
 
 MAX_POINTS = 400  # steps drawn; of a longer run every n-th
+MAX_SEARCHED = 30  # steps from either end in which a forest with different rewards is looked for
 
 # (title, unit, {key of a record: label}); "seconds" is one curve a phase.
 CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
@@ -52,9 +54,9 @@ def run_page(folder: RunFolder, config: Config) -> str:
     records = folder.records()
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
-    model, task = Path(config.model.path).name, config.task.source
-    families = ", ".join(f.name for f in config.task.families)
-    add(main, "p", f"{model} on {families or task}; preset {config.learner.preset}, fork rule {config.sampling.rule}", class_="soft")
+    tasks = ", ".join(f.name for f in config.task.families) or config.task.source
+    what = f"{Path(config.model.path).name} on {tasks}; preset {config.learner.preset}, fork rule {config.sampling.rule}"
+    add(main, "p", what, class_="soft")
     if not records:
         add(main, "p", "No step was completed, so there is nothing to draw.")
         return finish(root)
@@ -80,7 +82,7 @@ def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> 
         ("Steps", f"{last['step']} of {config.run.steps}", f"in {clock(last['elapsed_s'])}"),
         ("Tokens generated", number(last["tokens_generated"]), "each drawn once"),
         ("Tokens trained", number(trained), f"instead of {number(expanded)}: {1 - trained / expanded:.0%} shared"),
-        ("Staleness", f"≤ {max(r['staleness_max'] for r in records)}", f"policy versions; the bound is {config.queue.max_staleness}"),
+        ("Staleness", f"≤ {max(r['staleness_max'] for r in records)}", f"versions; the bound is {config.queue.max_staleness}"),
     )
     for name, value, note in figures:
         tile = add(tiles, "div", class_="card")
@@ -141,33 +143,37 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
 
 
 def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[int]) -> None:
+    """Draw a forest with different rewards from early and one from late; say why where there is none."""
     add(main, "h2", "Forests from early and late")
-    add(main, "p", "A forest holds all rollouts of one prompt. Hover a token for its probability, entropy and version.", class_="soft")
-    vocabulary = _vocabulary(folder, config)
+    add(main, "p", "All rollouts of one prompt. Hover a token for its probability, entropy and policy version.", class_="soft")
+    spec, vocabulary = preset(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
         add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
-    spec = preset(config.learner.preset, config.learner.advantage)
-    early = first_mixed(folder, steps)
-    late = first_mixed(folder, [s for s in reversed(steps) if early is None or s > early[0]])
-    if early is None:
-        add(main, "p", "No forest kept by this run has leaves with different rewards, so none has advantages to show.")
+    early, fault = first_mixed(folder, steps[:MAX_SEARCHED])
+    late, _ = first_mixed(folder, [s for s in steps[: -MAX_SEARCHED - 1 : -1] if early is None or s > early[0]])
+    if early is None and late is None:
+        add(main, "p", fault or "Every forest looked at has the same reward on all its leaves: no advantages to show.")
     for found in (early, late):
         if found:
-            main.append(_article(*found, spec, vocabulary))
+            step, forest = found
+            drawn = picture(forest, vocabulary, advantages(forest, spec)[0])
+            main.append(forest_article(drawn, vocabulary, f"Trained in step {step}: forest {forest.forest_id}"))
 
 
-def _article(step: int, forest: Forest, spec: AdvantageSpec, vocabulary: Vocabulary | Numbers) -> Element:
-    drawn = picture(forest, vocabulary, advantages(forest, spec)[0])
-    return forest_article(drawn, vocabulary, f"Trained in step {step}: forest {forest.forest_id}")
-
-
-def first_mixed(folder: RunFolder, steps: Iterable[int]) -> tuple[int, Forest] | None:
-    """The first of `steps` that trained a forest with different rewards, and of these the one that forks most."""
+def first_mixed(folder: RunFolder, steps: Iterable[int]) -> tuple[tuple[int, Forest] | None, str]:
+    """((step, forest), "") for the first of `steps` that trained a forest with different rewards, the one that forks most; else
+    (None, why the last step that could not be read could not)."""
+    fault = ""
     for step in steps:
-        mixed = [f for f in forests_of_step(str(folder.path), step) if f.reward.min() < f.reward.max()]
+        try:
+            forests = forests_of_step(str(folder.path), step)
+        except BadInput as e:  # no queue in this folder, or payloads that were let go: another step may have its own
+            fault = f"{e}."
+            continue
+        mixed = [f for f in forests if f.reward.min() < f.reward.max()]
         if mixed:
-            return step, max(mixed, key=lambda f: f.segments)
-    return None
+            return (step, max(mixed, key=lambda f: f.segments)), ""
+    return None, fault
 
 
 def _vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
@@ -184,7 +190,7 @@ def _model_folders(folder: RunFolder, config: Config) -> Iterator[Path]:
 
 
 def _steps(main: Element, records: Sequence[dict[str, Any]]) -> None:
-    keys = ["step", "elapsed_s", *(k for _, _, keys in CHARTS for k in keys if any(k in r for r in records))]
+    keys = ["step", "elapsed_s", *(k for _, _, shown in CHARTS for k in shown if any(k in r for r in records))]
     details = add(main, "details")
     add(details, "summary", f"All {len(records)} steps as a table")
     body = table(details, [k.replace("_", " ") for k in keys], numeric=range(len(keys)))

@@ -52,7 +52,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; } th, td { text
 th { font-weight: 600; white-space: nowrap; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin-top: 12px; } summary { cursor: pointer; color: var(--soft); } pre.text { white-space: pre-wrap; overflow-wrap: anywhere; }
 article { margin: 0 0 28px; } article .scroll { margin-top: 10px; padding-bottom: 6px; }
-svg.chart { display: block; width: 100%; height: auto; font: 11px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
+figcaption .soft { font-size: 13px; } svg.chart { display: block; width: 100%; height: auto; font: 11px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
 svg.chart text { fill: var(--soft); } svg.chart .grid { stroke: var(--line); stroke-width: 1; } svg.chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 svg.chart .hit { fill: transparent; } svg.chart .dot { opacity: 0; } svg.chart g:hover > .dot { opacity: 1; } svg.chart .last { font-weight: 600; }
 .key { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 12.5px; color: var(--soft); } .key i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin: 0 6px 3px 0; }

@@ -1,0 +1,176 @@
+"""Problems depend on (seed, draw) alone, keep the mix that was asked for, and a faulty task is told in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treeadv.config import TaskConfig
+from treeadv.errors import BadInput
+from treeadv.tasks import Problem, Shuffled, problem_source, read_problems
+
+MIX: list[dict[str, Any]] = [{"name": "chain_sum", "weight": 3.0}, {"name": "gcd", "options": {"max_numbers": 3}}]
+
+
+def gym(**more: Any) -> TaskConfig:
+    return TaskConfig.model_validate({"families": MIX, **more})
+
+
+def lines(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+@given(n=st.integers(1, 40), seed=st.integers(-5, 5), epoch=st.integers(0, 3))
+def test_every_epoch_of_a_file_is_a_permutation_of_it(n: int, seed: int, epoch: int) -> None:
+    problems = [Problem(str(i), "p", "a", "math", "") for i in range(n)]
+    source = Shuffled(problems, seed)
+    assert Counter(source[epoch * n + i].id for i in range(n)) == Counter(p.id for p in problems)
+
+
+def test_epochs_and_seeds_shuffle_differently() -> None:
+    problems = [Problem(str(i), "p", "a", "math", "") for i in range(50)]
+    orders = {tuple(Shuffled(problems, seed)[50 * epoch + i].id for i in range(50)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+@pytest.mark.parametrize("kind", ["file", "gym"])
+def test_a_draw_does_not_depend_on_what_was_drawn_before(kind: str, tmp_path: Path) -> None:
+    path = lines(tmp_path / "p.jsonl", *({"problem": f"q{i}", "answer": i} for i in range(7)))
+    task = gym() if kind == "gym" else TaskConfig(source=str(path))
+    forward = [problem_source(task, 3)[i] for i in range(20)]
+    source = problem_source(task, 3)
+    assert [source[i] for i in reversed(range(20))] == forward[::-1]
+    assert [problem_source(task, 4)[i] for i in range(20)] != forward
+
+
+def test_families_are_the_same_in_another_process() -> None:
+    code = (
+        "from treeadv.config import TaskConfig; from treeadv.tasks import problem_source\n"
+        f"print([problem_source(TaskConfig(families={MIX!r}), 5)[i].problem for i in range(12)])"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert other.strip() == repr([problem_source(gym(), 5)[i].problem for i in range(12)])
+
+
+def test_families_are_mixed_by_weight() -> None:
+    source = problem_source(gym(), 0)
+    families = Counter(source[i].id.split("-")[0] for i in range(2000))
+    assert families["chain_sum"] / 2000 == pytest.approx(0.75, abs=0.04)  # four standard deviations
+
+
+def test_family_options_hold() -> None:
+    options = {"min_terms": 2, "max_terms": 2, "max_digits": 1}
+    task = TaskConfig.model_validate({"families": [{"name": "chain_sum", "options": options}]})
+    for i in range(50):
+        problem = problem_source(task, 0)[i]
+        first, sign, second = problem.problem.split(": ")[1].removesuffix(" =").split()
+        assert int(problem.answer) == (int(first) + int(second) if sign == "+" else int(first) - int(second))
+        assert problem.meta == ""
+
+
+def test_meta_of_the_reasoning_gym_verifier_lets_the_family_score_its_own_answer() -> None:
+    import reasoning_gym
+
+    source = problem_source(gym(verifier="reasoning-gym"), 0)
+    for i in range(20):
+        meta = json.loads(source[i].meta)
+        scorer = reasoning_gym.create_dataset(meta["dataset"], size=1, seed=0)
+        assert meta["entry"]["question"] == source[i].problem
+        assert scorer.score_answer(source[i].answer, meta["entry"]) == 1.0
+
+
+def test_jsonl_and_parquet_give_the_same_problems(tmp_path: Path) -> None:
+    rows = [{"id": "a", "problem": "1+1?", "answer": "2"}, {"id": "b", "problem": "x²?", "answer": "x^2"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    jsonl = lines(tmp_path / "p.jsonl", rows[0], "", rows[1])
+    assert read_problems(jsonl) == read_problems(tmp_path / "p.parquet")
+    assert read_problems(jsonl)[1] == Problem("b", "x²?", "x^2", "math", "")
+
+
+def test_numbers_are_answers_and_lines_without_id_are_named_by_file_and_line(tmp_path: Path) -> None:
+    path = lines(tmp_path / "sums.jsonl", "", {"problem": "0+0", "answer": 0})
+    assert read_problems(path, "exact") == [Problem("sums-2", "0+0", "0", "exact", "")]
+
+
+def test_a_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, key in (("toy", "problem"), ("other", "question")):
+        (tmp_path / name).mkdir()
+        lines(tmp_path / name / "train.jsonl", {key: "1+1", "answer": "2"})
+        lines(tmp_path / name / "test.jsonl", {key: "1+2", "answer": "3"})
+    assert problem_source(TaskConfig(source=f"hf:{tmp_path}/toy"), 0)[0].answer == "2"
+    assert problem_source(TaskConfig(source=f"hf:{tmp_path}/toy:test"), 0)[5].answer == "3"
+    with pytest.raises(BadInput, match=r"task\.source=hf:.*nosplit"):
+        problem_source(TaskConfig(source=f"hf:{tmp_path}/toy:nosplit"), 0)
+    with pytest.raises(BadInput, match=r"no column problem \(it has question, answer\)"):
+        problem_source(TaskConfig(source=f"hf:{tmp_path}/other"), 0)
+    (tmp_path / "toy" / "train.jsonl").write_text("{torn")
+    with pytest.raises(BadInput, match="task.source=hf:"):
+        problem_source(TaskConfig(source=f"hf:{tmp_path}/toy"), 0)
+
+
+def test_without_the_datasets_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(BadInput, match="pip install datasets"):
+        problem_source(TaskConfig(source="hf:some/set"), 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (['{"problem": "a", "answer": "b"}', '{"problem": "a"}'], r"p\.jsonl:2: no answer; .*\(this one has problem\)"),
+        (['{"problem": "a", "answer": ""}'], r"p\.jsonl:1: no answer"),
+        (['{"answer": "b"}'], r"p\.jsonl:1: no problem"),
+        (['{"problem": "a", "answer": ["b"]}'], r"p\.jsonl:1: answer must be text or a number, got \['b'\]"),
+        (['{"problem": "a", "answer": true}'], r"p\.jsonl:1: answer must be text or a number, got True"),
+        (["", "{nonsense"], r"p\.jsonl:2: not JSON"),
+        (["[1]"], r"p\.jsonl:1: an object with problem and answer is needed, found list"),
+        ([""], "holds no problem"),
+    ],
+)
+def test_a_faulty_line_is_named(rows: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=message):
+        read_problems(lines(tmp_path / "p.jsonl", *rows))
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"source": "nowhere.jsonl"}, r"nowhere\.jsonl: no such file of problems"),
+        ({"source": "data.csv"}, r"data\.csv: problems are read from \.jsonl or \.parquet"),
+        ({"families": [{"name": "chain_sums"}]}, "unknown reasoning-gym family 'chain_sums', did you mean chain_sum?"),
+        ({"families": [{"name": "zzzz"}]}, r"unknown reasoning-gym family 'zzzz'; there are \d+"),
+        ({"families": [{"name": "gcd", "options": {"size_of": 1}}]}, r"gcd does not take options \{'size_of': 1\}: .*size_of"),
+        ({"families": [{"name": "gcd", "options": {"min_numbers": 0}}]}, "gcd does not take options .*min_numbers"),
+    ],
+)
+def test_a_faulty_task_is_told_before_anything_is_drawn(task: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message) as caught:
+        problem_source(TaskConfig.model_validate(task), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_family_without_gold_answers_asks_for_its_own_verifier() -> None:
+    with pytest.raises(BadInput, match=r"rush_hour has no gold answer.*task.verifier=reasoning-gym"):
+        problem_source(TaskConfig.model_validate({"families": [{"name": "rush_hour"}]}), 0)[0]
+
+
+def test_text_that_is_no_parquet_or_no_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.parquet").write_text("no")
+    with pytest.raises(BadInput, match="not a Parquet file"):
+        read_problems(tmp_path / "p.parquet")
+    (tmp_path / "p.jsonl").write_bytes(b'{"problem": "\xff"}')
+    with pytest.raises(BadInput, match="not UTF-8 text"):
+        read_problems(tmp_path / "p.jsonl")
