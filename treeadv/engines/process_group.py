@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from treeadv.engines.sglang_client import Client
+from treeadv.engines.sglang_reply import Refused
 from treeadv.engines.sglang_server import free_port
 
 
@@ -32,26 +33,31 @@ class Group:
 async def join(client: Client, address: str, world: int, backend: str, timeout: float) -> Group:
     """Make the group: this process takes rank 0, the server is told to take the ranks from 1. `timeout` in seconds."""
     name, port = f"treeadv-{uuid.uuid4().hex[:8]}", free_port()
-    async with asyncio.TaskGroup() as both:
-        both.create_task(client.post("/init_weights_update_group", {
-            "master_address": address, "master_port": port, "rank_offset": 1, "world_size": world, "group_name": name, "backend": backend,
-        }))
-        made = both.create_task(asyncio.to_thread(_make, f"tcp://{address}:{port}", name, world, backend, timeout))
-    return made.result()
+    told = client.post("/init_weights_update_group", {
+        "master_address": address, "master_port": port, "rank_offset": 1, "world_size": world, "group_name": name, "backend": backend,
+    })
+    _, group = await asyncio.gather(told, asyncio.to_thread(_make, f"tcp://{address}:{port}", name, world, backend, timeout))
+    return group
 
 
 def _make(url: str, name: str, world: int, backend: str, timeout: float) -> Group:
     limit = timedelta(seconds=timeout)
-    store, rank, world = next(c10d.rendezvous(url, 0, world, timeout=limit))
-    store.set_timeout(limit)
-    handle, _ = c10d._new_process_group_helper(
-        world, rank, [], c10d.Backend(backend), c10d.PrefixStore(name, store), group_name=name, timeout=limit,
-    )
+    try:
+        store, rank, world = next(c10d.rendezvous(url, 0, world, timeout=limit))
+        store.set_timeout(limit)
+        handle, _ = c10d._new_process_group_helper(
+            world, rank, [], c10d.Backend(backend), c10d.PrefixStore(name, store), group_name=name, timeout=limit,
+        )
+    except RuntimeError as e:
+        raise Refused(f"the process group for weights could not be made: {e}") from e
     c10d._world.pg_group_ranks[handle] = {i: i for i in range(world)}
     return Group(name, handle)
 
 
 def broadcast(group: Group, tensors: list[torch.Tensor], device: str) -> None:
-    """Send every tensor from rank 0, in order."""
-    for tensor in tensors:
-        dist.broadcast(tensor.to(device).contiguous(), src=0, group=group.handle)
+    """Send every tensor from rank 0, in order. Raises `Refused` when the others do not take them in time."""
+    try:
+        for tensor in tensors:
+            dist.broadcast(tensor.to(device).contiguous(), src=0, group=group.handle)
+    except RuntimeError as e:
+        raise Refused(f"the broadcast of the weights failed: {e}") from e

@@ -42,23 +42,26 @@ class Fleet:
 
     async def start(self) -> None:
         """Bring all servers up. The first fault of any ends the start."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for member in self.members:
-                    group.create_task(member.bring_up())
-        except* (BadInput, ServerGone, Refused) as faults:
+        outcomes = await asyncio.gather(*(m.bring_up() for m in self.members), return_exceptions=True)
+        fault = next((o for o in outcomes if o is not None), None)
+        if fault is not None:
             await self.close()
-            first = faults.exceptions[0]
-            raise first if isinstance(first, BadInput) else BadInput(f"generator.sglang: {first}") from first
+            if isinstance(fault, ServerGone | Refused):
+                raise BadInput(f"generator.sglang: {fault}") from fault
+            raise fault
         for member in self.members:
             member.ready.set()
             self._keepers.append(asyncio.create_task(self._keep(member), name=f"keeper of {member.url}"))
 
     async def close(self) -> None:
+        """Let go of all servers. A keeper that failed by a defect is heard of here at the latest."""
         for keeper in self._keepers:
             keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        outcomes = await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(m.shut() for m in self.members))
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
 
     # ---- routing -------------------------------------------------------------------------------------------------------------
     async def home(self, forest: str, tree: str) -> Member:
@@ -96,13 +99,18 @@ class Fleet:
 
     async def _keep(self, member: Member) -> None:
         """Bring a server back each time that it is lost; give it up when that fails `ATTEMPTS` times in a row."""
-        while await self._loss(member):
-            log.warning("%s is lost: %s", member.url, member.reason)
-            back = await self._bring_back(member)
-            self._given_up += not back
+        try:
+            while await self._loss(member):
+                log.warning("%s is lost: %s", member.url, member.reason)
+                if not await self._bring_back(member):
+                    return
+                self._changed.set()
+        except Exception as defect:  # raised again in `close`; those who wait for the server must not wait in vain
+            member.reason = repr(defect)
+            raise
+        finally:
+            self._given_up += 1
             self._changed.set()
-            if not back:
-                return
 
     async def _loss(self, member: Member) -> bool:
         """Wait until the server is lost; always True."""
@@ -153,7 +161,7 @@ class Fleet:
         for member, outcome in zip(members, outcomes, strict=True):
             if isinstance(outcome, Loaded):
                 self.updates.append(outcome)
-            elif isinstance(outcome, ServerGone | Refused | BaseExceptionGroup):
+            elif isinstance(outcome, ServerGone | Refused):
                 self.lose(member, f"it did not take policy version {version}: {outcome}")
             else:
                 raise outcome

@@ -81,12 +81,12 @@ class Member:
             self.url = self.process.url
         self._client = Client(self.url, self._s.timeout, self._s.start_timeout)
         info = await self._answering()
-        self.limits = await self._limits()
+        context = await self._check_tokenizer()
+        self.limits = await self._limits(context)
         self._room = asyncio.Semaphore(QUEUE * self.limits.running)
         self._way = self._choose_way(self.limits.ranks)
         probe.check_model(self.url, info, self._model.architectures, self._model.folder)
         await self._as_version_0(str(info["weight_version"]))
-        await self._check_tokenizer()
         await self._check_numbers()
 
     async def _answering(self) -> dict[str, Any]:
@@ -101,14 +101,13 @@ class Member:
                     raise ServerGone(f"{self.url} does not answer: {not_yet}") from not_yet
             await asyncio.sleep(POLL)
 
-    async def _limits(self) -> Limits:
+    async def _limits(self, context: int) -> Limits:
         info = await self.client.get("/server_info")
         if self._s.entropy == "exact" and not (info["enable_custom_logit_processor"] and info["disable_overlap_schedule"]):
             raise BadInput(
                 f"{self.url}: generator.sglang.entropy=exact needs a server started with --enable-custom-logit-processor and "
                 "--disable-overlap-schedule; start it so, or choose entropy=lower"
             )
-        context = info["context_length"] or info["max_req_input_len"]
         return Limits(context, info["max_total_num_tokens"], info["max_running_requests"], info["tp_size"])
 
     def _choose_way(self, ranks: int) -> Way:
@@ -126,11 +125,15 @@ class Member:
             await self.client.post("/update_weights_from_disk", {"model_path": self._model.folder, "weight_version": "0"})
         self.version = 0
 
-    async def _check_tokenizer(self) -> None:
+    async def _check_tokenizer(self) -> int:
+        """The model's context length in tokens, once the server's tokenizer has been found to be the learner's."""
         text, ours = await asyncio.to_thread(probe.tokens_of, self._model.folder, probe.prefix(self._model.vocabulary))
-        theirs = (await self.client.post("/tokenize", {"prompt": text, "add_special_tokens": False}))["tokens"]
-        if theirs != ours:
-            raise BadInput(f"{self.url}: its tokenizer is not that of {self._model.folder}: {text!r} is {theirs} there and {ours} here")
+        theirs = await self.client.post("/tokenize", {"prompt": text, "add_special_tokens": False})
+        if theirs["tokens"] != ours:
+            raise BadInput(
+                f"{self.url}: its tokenizer is not that of {self._model.folder}: {text!r} is {theirs['tokens']} there and {ours} here"
+            )
+        return theirs["max_model_len"]
 
     async def _check_numbers(self) -> None:
         ids = probe.prefix(self._model.vocabulary)

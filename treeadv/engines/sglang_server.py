@@ -17,7 +17,7 @@ import treeadv
 from treeadv.config import GeneratorConfig, SGLangConfig
 from treeadv.errors import BadInput
 
-GRACE = 5.0  # seconds between the request to end and the kill
+GRACE = 1.0  # seconds between the request to end and the kill
 TAIL = 12  # lines of the server's output that an error quotes
 
 _COMMON: dict[str, Any] = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import shutil
 import time
 import warnings
@@ -176,9 +175,11 @@ class Broadcast:
             "weight_version": str(version), "flush_cache": False,
         }
         async with _session(client):
-            async with asyncio.TaskGroup() as both:
-                both.create_task(client.post("/update_weights_from_distributed", described))
-                both.create_task(asyncio.to_thread(broadcast, self._group, list(tensors.values()), self._device))
+            # Where the server refuses, this returns at once and leaves the broadcast to its time-out: the group is not used again.
+            await asyncio.gather(
+                client.post("/update_weights_from_distributed", described),
+                asyncio.to_thread(broadcast, self._group, list(tensors.values()), self._device),
+            )
 
     async def close(self) -> None:
         if self._group is not None:

@@ -1,0 +1,71 @@
+"""One event loop and one real SGLang server a session; every engine of the tests talks to that server, or to one that its test kills."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engines.helpers import STUBS, configure
+from treeadv.engines.base import Engine
+from treeadv.engines.embedded import EmbeddedEngine
+
+Run = Callable[[Awaitable[Any]], Any]
+
+needs_sglang = pytest.param(
+    "sglang", marks=[
+        pytest.mark.sglang,
+        pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)"),
+    ],
+)
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Run]:
+    """Runs a coroutine on the session's event loop, on which servers and engines live."""
+    loop = asyncio.new_event_loop()
+    yield loop.run_until_complete
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def server(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real server of the tiny model."""
+    from treeadv.engines.sglang_client import Client, ServerGone
+    from treeadv.engines.sglang_server import ServerProcess
+
+    async def start() -> ServerProcess:
+        process = await ServerProcess.start(configure().generator, str(tiny_model), tmp_path_factory.mktemp("server") / "log")
+        client = Client(process.url, 60, 60)
+        while True:
+            try:
+                await client.get("/model_info", timeout=5)
+            except ServerGone:
+                assert not process.ended, process.tail()
+                await asyncio.sleep(0.2)
+            else:
+                await client.close()
+                return process
+
+    assert STUBS.is_dir()
+    process = run(start())
+    yield process.url
+    run(process.stop())
+
+
+@pytest.fixture(scope="module", params=["embedded", needs_sglang])
+def engine(request: pytest.FixtureRequest, run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine of the tiny model, version 0."""
+    if request.param == "embedded":
+        made: Engine = EmbeddedEngine(tiny_model, rows=32, threads=1)
+    else:
+        from treeadv.engines.sglang import SGLangEngine
+
+        url = request.getfixturevalue("server")
+        made = run(SGLangEngine.create(configure(url, root=tmp_path_factory.mktemp("run")), str(tiny_model), 0))
+    yield made
+    run(made.close())
