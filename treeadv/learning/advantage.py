@@ -140,8 +140,8 @@ def _spread(f: Forest, spec: AdvantageSpec, weights: Array) -> float:
     if spec.scale == "none":
         return 1.0
     mean = weights @ f.reward
-    variance = weights @ (f.reward - mean) ** 2
-    left = 1.0 - weights @ weights
+    variance = float(weights @ (f.reward - mean) ** 2)
+    left = 1.0 - float(weights @ weights)
     if spec.scale == "std_unbiased":
         variance = variance / left if f.leaves > 1 else 0.0
     return float(np.sqrt(variance)) + spec.eps

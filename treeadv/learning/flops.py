@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from treeadv.forest import Forest
 
@@ -13,7 +13,7 @@ from treeadv.forest import Forest
 _PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 
 
-def training_flops(model: PreTrainedModel, forests: Sequence[Forest]) -> float:
+def training_flops(model: Any, forests: Sequence[Forest]) -> float:
     """FLOPs of one forward and backward over every token once: 6 per weight in a matrix product, 12 per layer, width and key seen."""
     table = model.get_input_embeddings().weight.numel()
     tied = model.config.tie_word_embeddings
@@ -27,7 +27,7 @@ def training_flops(model: PreTrainedModel, forests: Sequence[Forest]) -> float:
     return total
 
 
-def utilisation(model: PreTrainedModel, forests: Sequence[Forest], device_seconds: float, device: str) -> float | None:
+def utilisation(model: Any, forests: Sequence[Forest], device_seconds: float, device: str) -> float | None:
     """Share of the device's peak, or None where the peak is not known (a CPU)."""
     if device != "cuda":
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ class Packed:
     row: Index  # [U] rows whose logits are needed, increasing; the last row of a parent serves all its children
     source: Index  # [T] the entry of `row` whose logits predict the target
     target: Index  # [T] token ids
-    temperature: npt.NDArray[np.float32]  # [T]
+    temperature: npt.NDArray[np.float64]  # [U] of the row's forest
     span: tuple[tuple[int, int], ...]  # [pieces] its targets, the tokens start[first]:start[last] of its forest
 
 
@@ -120,10 +121,8 @@ def pack(forests: Sequence[Forest], parts: Sequence[Piece]) -> Packed:
         row=row,
         source=source.astype(np.int64),
         target=np.concatenate([x.target for x in laid]),
-        temperature=np.concatenate(
-            [np.full(len(x.target), forests[p.forest].temperature, np.float32) for x, p in zip(laid, parts, strict=True)]
-        ),
-        span=tuple((int(a), int(b)) for a, b in zip(targets[:-1], targets[1:], strict=True)),
+        temperature=np.repeat([float(forests[p.forest].temperature) for p in parts], np.diff(rows))[row],
+        span=tuple((int(a), int(b)) for a, b in pairwise(targets)),
     )
 
 
@@ -150,7 +149,7 @@ def _lay(f: Forest, p: Piece) -> _Laid:
     # The subtree of segment s ends before the first laid segment that Euler order puts outside of it.
     below = at[np.searchsorted(segments, f.subtree_end[segments])]
     roots = at[[*np.flatnonzero(np.diff(f.tree[segments], prepend=-1)), len(segments)]]
-    trees = [(int(a), int(b)) for a, b in zip(roots[:-1], roots[1:], strict=True) if a < b]
+    trees = [(int(a), int(b)) for a, b in pairwise(roots) if a < b]
     # A target is predicted by the row before it, the first of a segment by the last row of its parent or of the prompt.
     up = np.where(parent < 0, P, at[np.searchsorted(segments, parent) + 1]) - 1
     trained = slice(len(p.context), None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -22,8 +24,8 @@ class Policy(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = model
-
+        self.model: Any = model
+        self.device: torch.device = model.device
         self.adapted = False
         self.vocabulary: int = model.config.vocab_size
 
@@ -39,37 +41,36 @@ class Policy(nn.Module):
 
     def forward(self, packed: Packed) -> torch.Tensor:
         """[T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature, given their paths."""
-        device = self.model.get_input_embeddings().weight.device
-        hidden = self._hidden(packed, device)[torch.from_numpy(packed.row).to(device)]
-        head = self.model.get_output_embeddings()
-        source, target = (torch.from_numpy(x).to(device) for x in (packed.source, packed.target))
-        temperature = torch.from_numpy(packed.temperature).to(device)
-        order = torch.argsort(source, stable=True)  # targets of one slice of rows stand together
-        edges = list(range(0, len(packed.row), HEAD_ROWS)) + [len(packed.row)]
-        bounds = torch.searchsorted(source[order], torch.tensor(edges, device=device)).tolist()
+        hidden = self._hidden(packed)[self._tensor(packed.row)]
+        temperature = self._tensor(packed.temperature)
+        order = np.argsort(packed.source, kind="stable")  # targets of one slice of rows stand together
+        edges = [*range(0, len(packed.row), HEAD_ROWS), len(packed.row)]
+        bounds = np.searchsorted(packed.source[order], edges)
         out = []
-        for a, b, i, j in zip(edges[:-1], edges[1:], bounds[:-1], bounds[1:], strict=True):
-            t = order[i:j]
-            args = head, hidden[a:b], source[t] - a, target[t], temperature[t]
+        for (a, b), (i, j) in zip(pairwise(edges), pairwise(bounds), strict=True):
+            row, target = self._tensor(packed.source[order[i:j]] - a), self._tensor(packed.target[order[i:j]])
+            args = self.model.get_output_embeddings(), hidden[a:b], temperature[a:b], row, target
             out.append(_log_probs(*args) if len(edges) == 2 else checkpoint(_log_probs, *args, use_reentrant=False))
-        return torch.cat(out)[torch.argsort(order)]
+        return torch.cat(out)[self._tensor(np.argsort(order))]
 
-    def _hidden(self, packed: Packed, device: torch.device) -> torch.Tensor:
-        tokens = torch.from_numpy(packed.token)[None].to(device)
-        position = torch.from_numpy(packed.position)[None].to(device)
+    def _tensor(self, x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(x).to(self.device)
+
+    def _hidden(self, packed: Packed) -> torch.Tensor:
+        """[N, H] of every row, attending to its ancestors."""
+        tokens, position = self._tensor(packed.token)[None], self._tensor(packed.position)[None]
         if self.model.config._attn_implementation == attention.NAME:
             how: dict[str, Any] = {"tree": attention.sdpa_blocks(packed)}
         else:
-            how = {"attention_mask": attention.flex_mask(packed, device)}
+            how = {"attention_mask": attention.flex_mask(packed, self.device)}
         return self.model.get_decoder()(input_ids=tokens, position_ids=position, use_cache=False, **how).last_hidden_state[0]
 
 
-def _log_probs(head: nn.Module, hidden: torch.Tensor, row: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor):
-    """hidden [U, H] -> [T]: logits of each row once; the softmax of a row serves all its targets (they share a temperature)."""
+def _log_probs(head: nn.Module, hidden: torch.Tensor, temperature: torch.Tensor, row: torch.Tensor, target: torch.Tensor):
+    """hidden [U, H], temperature [U] -> [T]: the logits and the softmax of a row, computed once, serve all its targets."""
     logits = head(hidden)
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    scale = torch.ones(len(hidden), dtype=logits.dtype, device=logits.device).index_copy(0, row, temperature.to(logits.dtype))
-    logits = logits / scale[:, None]
+    logits.div_(temperature[:, None].to(logits.dtype))
     return logits[row, target] - torch.logsumexp(logits, -1)[row]
 
 
@@ -83,15 +84,15 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
         raise BadInput(f"{folder}: {name} has layers of another kind ({', '.join(sorted(layers)) or 'sliding window'}) {_ONLY}")
     how = attention.NAME if device == "cpu" else "flex_attention"
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=how)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=how)
     except ValueError as e:
         if "attention" not in str(e):
             raise
         raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}") from e
     if not model._supports_attention_backend:
         raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}")
-    model.eval()  # dropout would make the ratio to the behaviour policy noise
-    return Policy(model.to(device))
+    model.to(device).eval()  # dropout would make the ratio to the behaviour policy noise
+    return Policy(model)
 
 
 _ONLY = "and cannot attend to a tree: use a model with full attention in every layer (Llama, Qwen2, Qwen3, SmolLM)"

@@ -28,6 +28,8 @@ class StepReport:
     expanded_tokens: int
     leaves: int
     reward_mean: float
+    verdicts: dict[str, int]  # leaves by verdict
+    entropy_mean: float  # nats, over the tokens of the forests
     zero_variance: float  # share of forests whose leaves all have the same reward
     seconds: dict[str, float]
     mfu: float | None

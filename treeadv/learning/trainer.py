@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.errors import BadForest
-from treeadv.forest import Forest
+from treeadv.forest import Forest, Verdict
 from treeadv.learning import checkpoint, packing, policy, sharding, weights
 from treeadv.learning.advantage import Array, preset
 from treeadv.learning.correction import Mismatch
@@ -28,7 +29,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Trainer:
-    """Master weights in float32, AdamW, one optimizer step for each call of `step`. Every rank is given all forests and trains its share."""
+    """Master weights in float32, AdamW, one optimizer step a call. Every rank is given all forests and trains its share of them."""
 
     def __init__(
         self, config: Config, model_dir: str, rank: int = 0, world: int = 1, keep_dir: str | Path = ".", base_dir: str | None = None
@@ -40,6 +41,7 @@ class Trainer:
         self.config, self.rank, self.world = config, rank, world
         self.source, self.keep_dir = Path(model_dir), Path(keep_dir)
         self.version = 0  # of the weights held
+        self.limit = c.tokens_per_microbatch
         self.objective = Objective(preset(c.preset, c.advantage), c.correction, c.kl, config.sampling.max_tokens)
         base = base_dir or model_dir
         self.policy = policy.load(base if c.lora_rank else model_dir, c.device)
@@ -62,9 +64,17 @@ class Trainer:
         """
         if version != self.version:
             raise ValueError(f"a step for version {version} was asked of weights of version {self.version}")
+        clock = Phases(self.config.learner.device)
+        totals = self.gradients(forests, clock)
+        with clock("optimizer"):
+            norm = self._apply(float(totals[0]), forests)
+        return self._report(forests, totals, norm, clock.seconds)
+
+    def gradients(self, forests: Sequence[Forest], clock: Phases) -> Array:
+        """Leave the gradient of the batch's loss in the parameters; returns [7] loss, clipped and masked tokens, and the four sums of
+        `Mismatch`, over all ranks."""
         for f in forests:
             self._refuse(f)
-        clock = Phases(self.config.learner.device)
         with clock("pack"):
             batches, cut = self._plan(forests)
             scale = scales(forests, self.objective)
@@ -78,10 +88,7 @@ class Trainer:
         with clock("forward_backward"):
             for batch in batches:
                 self._backward(forests, batch, scale, outcomes, reference)
-        with clock("optimizer"):
-            totals = self._total(outcomes)
-            norm = self._apply(totals[0], forests)
-        return self._report(forests, totals, norm, clock.seconds)
+        return self._total(outcomes)
 
     def _refuse(self, f: Forest) -> None:
         top = max(int(f.token.max()), int(f.prompt.max()))
@@ -97,15 +104,14 @@ class Trainer:
 
         All ranks run as many, since sharded layers are gathered together: one that has fewer trains nothing in the rest.
         """
-        limit = self.config.learner.tokens_per_microbatch
-        parts = packing.pieces(forests, limit)
+        parts = packing.pieces(forests, self.limit)
         cost = [sum(p.tokens for p in parts if p.forest == n) for n in range(len(forests))]
         mine: list[list[list[Piece]]] = []
         cuts: list[list[list[Piece]]] = []
         for share in packing.balance(cost, self.world):
             own = [p for p in parts if p.forest in set(share)]
-            mine.append(packing.group(own, limit))
-            cuts.append(packing.group([p for p in own if not p.whole(forests)], limit))
+            mine.append(packing.group(own, self.limit))
+            cuts.append(packing.group([p for p in own if not p.whole(forests)], self.limit))
         return _filled(mine, self.rank), _filled(cuts, self.rank)
 
     def _autocast(self) -> torch.autocast:
@@ -143,7 +149,6 @@ class Trainer:
         (torch.from_numpy(slope * self.world).to(logp) @ logp).backward()
 
     def _total(self, outcomes: dict[int, Outcome]) -> Array:
-        """[7] loss, clipped, masked, and the four sums of `Mismatch`, over all ranks."""
         rows = [(o.loss, o.clipped, o.masked, o.mismatch.tokens, o.mismatch.w, o.mismatch.w2, o.mismatch.k3) for o in outcomes.values()]
         total = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7).sum(0).to(self.config.learner.device)
         if self.world > 1:
@@ -191,6 +196,8 @@ class Trainer:
             expanded_tokens=sum(f.expanded_tokens for f in forests),
             leaves=sum(f.leaves for f in forests),
             reward_mean=float(np.mean(np.concatenate([f.reward for f in forests]))),
+            verdicts=dict(Counter(Verdict(v).name.lower() for f in forests for v in f.verdict)),
+            entropy_mean=float(np.mean(np.concatenate([f.entropy for f in forests]))),
             zero_variance=float(np.mean([np.ptp(f.reward) == 0 for f in forests])),
             seconds=seconds,
             mfu=utilisation(self.policy.model, forests, seconds["forward_backward"] * self.world, self.config.learner.device),

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -33,7 +34,7 @@ def tensors(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
         if ".lora_" in name:
             continue
         t = full(p.detach())
-        module = policy.model.get_submodule(name.rpartition(".")[0].removesuffix(".base_layer"))
+        module: Any = policy.model.get_submodule(name.rpartition(".")[0].removesuffix(".base_layer"))
         if ".base_layer." in name and name.endswith(".weight"):
             for adapter, factor in module.scaling.items():
                 A, B = full(module.lora_A[adapter].weight.detach()), full(module.lora_B[adapter].weight.detach())

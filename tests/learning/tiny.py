@@ -1,0 +1,55 @@
+"""Tiny random models of each family, configurations and forests for the learner's tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+
+from treeadv.config import Config, parse
+from treeadv.forest import Forest
+
+VOCAB = 32
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
+    "initializer_range": 0.2,
+}  # fmt: skip
+FAMILIES: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**_SHAPE, hidden_size=16, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=False),
+    "smollm": LlamaConfig(**_SHAPE, hidden_size=24, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**_SHAPE, hidden_size=16, num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**_SHAPE, hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=8, tie_word_embeddings=False),
+}
+
+
+def folder(path: Path, family: str = "llama", seed: int = 0) -> str:
+    """Save a random model (wide initial weights, so that log-probs differ) under `path` and return its folder."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family], dtype=torch.float32)
+    out = path / f"{family}-{seed}"
+    model.save_pretrained(out)
+    (out / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
+    return str(out)
+
+
+def config(model: str = "tiny", steps: int = 8, **learner: Any) -> Config:
+    return parse(
+        {
+            "run": {"steps": steps},
+            "model": {"path": model},
+            "task": {"families": [{"name": "chain_sum"}]},
+            "learner": {"dtype": "float32", "lr": 1e-3, **learner},
+        },
+        "test",
+    )
+
+
+def with_behaviour(f: Forest, logp: np.ndarray, spread: float, seed: int) -> Forest:
+    """The forest as if drawn by a policy whose log-probs are `logp` [T] plus noise: ratios on both sides of the clip."""
+    noise = np.random.default_rng(seed).normal(0.0, spread, f.tokens)
+    return dataclasses.replace(f, logprob=np.minimum(logp + noise, 0.0).astype(np.float32)).check()
