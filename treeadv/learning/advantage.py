@@ -33,7 +33,7 @@ class AdvantageSpec(BaseModel):
     baseline: Literal[
         "forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "prefix_groups", "forest_and_tree", "none"
     ] = "forest_mean"
-    local: float = 0.0  # adds local * (V(s) - V(parent)), the step over the fork (TreeRL)
+    local: float = 0.0  # adds local * (A(s) - A(parent)), the step over the fork (TreeRL)
     scale: Literal["std_unbiased", "std_pop", "whiten", "none"] = "std_unbiased"
     eps: float = 1e-6
     leaf_weight: Literal["uniform", "flow"] = "uniform"  # of a leaf in mean and standard deviation
@@ -190,10 +190,9 @@ def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
     V = values(f, spec)
     A = V - _baseline(f, spec, V)
     if spec.local:
-        # TreeRL compares the values as one of the K copies counts them, V c / K; with c = K it is V(s) - V(parent)
-        share = c / f.leaf_count
-        centred = V - float(_leaf_weights(f, spec) @ f.reward)
-        A = A + spec.local * (centred - np.where(f.parent < 0, 0.0, (centred * share)[f.parent]) / share)
+        # Each of the K copies of a token adds A c / K: TreeRL takes the step over the fork between values so weighed.
+        copy = A * c / f.leaf_count
+        A = A + spec.local * (copy - np.where(f.parent < 0, 0.0, copy[f.parent])) * f.leaf_count / c
     return A / _spread(f, spec, _leaf_weights(f, spec)), c
 
 

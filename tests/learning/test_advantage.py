@@ -1,0 +1,258 @@
+"""The facts of DESIGN section 5 about advantages and weights; fact 7 is in test_bias.py."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.strategies import build, forests
+from treeadv.errors import BadForest, BadInput
+from treeadv.forest import Forest
+from treeadv.learning.advantage import (
+    PRESETS,
+    AdvantageSpec,
+    advantages,
+    flow_weights,
+    leaf_advantages,
+    leaf_sum,
+    path_sum,
+    preset,
+    values,
+)
+
+WORKED = build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 5], rewards=[1, 0, 1, 0])
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def spec(**changes) -> AdvantageSpec:
+    return AdvantageSpec(**{"eps": 0.0, **changes})
+
+
+# ---- the worked vector ---------------------------------------------------------------------------------------------------------
+def test_worked_vector_sizes():
+    assert (WORKED.tokens, WORKED.expanded_tokens) == (17, 22)
+
+
+@pytest.mark.parametrize(("scale", "size"), [("std_pop", 1.0), ("std_unbiased", 0.8660254)])
+def test_worked_vector_leaf_advantages(scale, size):
+    flat = spec(credit="leaf", weight="per_leaf", scale=scale)
+    np.testing.assert_allclose(leaf_advantages(WORKED, flat), np.array([1, -1, 1, -1]) * size, rtol=1e-7)
+
+
+def test_worked_vector_leaf_mean():
+    A, c = advantages(WORKED, spec(scale="std_pop"))
+    np.testing.assert_allclose(A, [1 / 3, 1, 0, -1, 1, -1], **EXACT)
+    np.testing.assert_array_equal(c, np.ones(6))
+
+
+def test_worked_vector_flow():
+    np.testing.assert_allclose(flow_weights(WORKED), [1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 8, 1 / 2], **EXACT)
+
+
+def test_worked_vector_child_mean_and_leave_subtree_out():
+    V = values(WORKED, PRESETS["unbiased"])
+    np.testing.assert_allclose(V, [0.75, 1, 0.5, 0, 1, 0], **EXACT)
+    A, c = advantages(WORKED, PRESETS["unbiased"])
+    np.testing.assert_allclose(A, [0.75, 5 / 6, 1 / 6, -3 / 7, 5 / 7, -0.75], **EXACT)
+    np.testing.assert_allclose(c, 4 * flow_weights(WORKED), **EXACT)
+
+
+def test_worked_vector_weights():
+    for weight, want in {"once": [1] * 6, "per_leaf": [3, 1, 2, 1, 1, 1], "sqrt": [3**0.5, 1, 2**0.5, 1, 1, 1]}.items():
+        np.testing.assert_allclose(advantages(WORKED, spec(weight=weight))[1], want, **EXACT)
+
+
+def test_worked_vector_other_presets():
+    """By hand. V leaf mean: a0 2/3, a1 1, a2 1/2, a3 0, a4 1, b0 0; mean 1/2; unbiased std 0.57735."""
+    mu = (2 / 3 + 1 + 1 / 2 + 0 + 1) / 5
+    seed = (np.array([2 / 3, 1, 1 / 2, 0, 1, 0]) - [mu, mu, mu, mu, mu, 0]) / 3**-0.5
+    np.testing.assert_allclose(advantages(WORKED, PRESETS["seed_rebuttal"])[0], seed, rtol=1e-5)
+    spo = [0.75 - 0.375, 1 - 0.75, 0.5 - 0.75, 0 - 0.5, 1 - 0.5, 0 - 0.375]
+    np.testing.assert_allclose(advantages(WORKED, PRESETS["spo_tree"])[0], spo, **EXACT)
+    # z over the forest (+-0.8660) plus z inside the tree: A holds 1, 0, 1 (mean 2/3, std 0.57735), B a single leaf (0)
+    z = np.array([0.8660254, -0.8660254, 0.8660254, -0.8660254]) + np.array([0.5773503, -1.1547005, 0.5773503, 0])
+    np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["tree_grpo"]), z, rtol=1e-5)
+    # TreePO: mean over forest and shared segments of R - mean: a1 (1/2 + 1/3)/2, a3 (-1/2 - 2/3 - 1/2)/3, a4 (1/2 + 1/3 + 1/2)/3, b0 -1/2
+    raw = np.array([5 / 12, -5 / 9, 4 / 9, -1 / 2])
+    w = np.array([5, 5, 7, 5]) / 22
+    white = (raw - w @ raw) / np.sqrt(w @ (raw - w @ raw) ** 2)
+    np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["treepo"]), white, rtol=1e-5)
+
+
+def test_worked_vector_treerl():
+    """Leave-one-out leaf values 2/3, -2/3, 2/3, -2/3; node values over sqrt(K); local = own - parent's; global = own."""
+    V = np.array([2 / 9, 2 / 3, 0, -2 / 3, 2 / 3, -2 / 3]) / np.sqrt([3, 1, 2, 1, 1, 1])
+    parent = np.array([0, V[0], V[0], V[2], V[2], 0])
+    A, c = advantages(WORKED, PRESETS["treerl"])
+    np.testing.assert_allclose(A * c / WORKED.leaf_count, (V - parent) + V, **EXACT)
+
+
+# ---- the facts -----------------------------------------------------------------------------------------------------------------
+@given(forests())
+def test_fact_1_per_leaf_weights_with_segment_means_weigh_tokens_as_flat_grpo_does(f):
+    """sum over the leaves of a token of A_l = K times the segment's A: the gradient at ratio 1 with a constant normaliser."""
+    A, c = advantages(f, PRESETS["treeadv_per_leaf"])
+    own = leaf_advantages(f, PRESETS["flat_on_forest"])
+    for s in range(f.segments):
+        under = [leaf for leaf in range(f.leaves) if s in f.path(int(f.leaf_segment[leaf]))]
+        assert c[s] * A[s] == pytest.approx(sum(own[under]), abs=1e-9)
+
+
+@given(forests())
+def test_fact_2_flow_weights_sum_to_one_over_the_leaves_and_over_every_cut(f):
+    w = flow_weights(f)
+    assert w[f.leaf_segment].sum() == pytest.approx(1)
+    for depth in range(int(f.depth.max()) + 1):
+        cut = (f.depth == depth) | ((f.depth < depth) & (f.arity == 0))
+        assert w[cut].sum() == pytest.approx(1)
+    np.testing.assert_allclose(leaf_sum(f, w[f.leaf_segment]), w, **EXACT)
+
+
+@given(forests(losses=True))
+def test_a_lost_branch_takes_its_flow_with_it(f):
+    w = flow_weights(f)
+    for s in range(f.segments):
+        if f.children[s]:
+            assert sum(w[list(f.children[s])]) == pytest.approx(w[s] * len(f.children[s]) / f.arity[s])
+
+
+@given(forests(max_trees=1))
+def test_fact_3_a_single_tree_gives_its_trunk_nothing_under_the_forest_mean(f):
+    assert advantages(f, PRESETS["treeadv"])[0][0] == pytest.approx(0, abs=1e-6)
+
+
+@given(st.integers(1, 3), st.integers(2, 3), st.integers(0, 3), st.integers(0, 2**32 - 1))
+def test_fact_4_with_a_fixed_fan_out_leaf_and_child_means_and_weights_agree(trees, fan, depth, seed):
+    parent: list[int] = []
+
+    def grow(up: int, left: int) -> None:
+        parent.append(up)
+        here = len(parent) - 1
+        for _ in range(fan if left else 0):
+            grow(here, left - 1)
+
+    for _ in range(trees):
+        grow(-1, depth)
+    f = build(parent, [1] * len(parent), seed=seed)
+    np.testing.assert_allclose(values(f, spec()), values(f, spec(value="child_mean")), **EXACT)
+    np.testing.assert_allclose(f.leaf_count / f.leaves, flow_weights(f), **EXACT)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=8), st.integers(0, 2**32 - 1))
+def test_fact_5_without_forks_every_preset_is_grpo_up_to_one_factor(name, lengths, seed):
+    """TreePO's whitening over tokens also shifts; the seed's mean over a tree of one segment leaves nothing."""
+    f = build([-1] * len(lengths), lengths, seed=seed)
+    assume(np.ptp(f.reward) > 0)
+    A, c = advantages(f, PRESETS[name])
+    grpo = (f.reward - f.reward.mean()) / f.reward.std(ddof=1)
+    np.testing.assert_allclose(c, 1, **EXACT)
+    if name == "seed_rebuttal":
+        np.testing.assert_allclose(A, 0, atol=1e-9)
+    elif name == "treepo":
+        np.testing.assert_allclose(np.diff(A) / np.ptp(A), np.diff(grpo) / np.ptp(grpo), rtol=1e-9, atol=1e-9)
+    else:
+        np.testing.assert_allclose(A / np.abs(A).max(), grpo / np.abs(grpo).max(), rtol=1e-5)
+    if PRESETS[name].scale == "std_unbiased" and name != "seed_rebuttal":
+        np.testing.assert_allclose(A, grpo, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", ["leaf_mean", "child_mean"])
+@given(f=forests())
+def test_fact_6_parent_fork_advantages_sum_along_a_path_to_the_reward_less_the_root_baseline(value, f):
+    how = spec(value=value, baseline="parent_fork", scale="none")
+    total = path_sum(f, advantages(f, how)[0])[f.leaf_segment]
+    np.testing.assert_allclose(total, f.reward - f.reward.mean(dtype=np.float64), rtol=1e-9, atol=1e-9)
+
+
+# ---- properties ----------------------------------------------------------------------------------------------------------------
+@given(forests(losses=True), st.integers(0, 2**32 - 1))
+def test_sums_over_paths_and_subtrees_equal_the_walked_ones(f, seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=f.segments), rng.normal(size=f.leaves)
+    np.testing.assert_allclose(path_sum(f, x), [x[f.path(s)].sum() for s in range(f.segments)], rtol=1e-9, atol=1e-9)
+    paths = [set(f.path(int(s))) for s in f.leaf_segment]
+    walked = [sum(y[leaf] for leaf in range(f.leaves) if s in paths[leaf]) for s in range(f.segments)]
+    np.testing.assert_allclose(leaf_sum(f, y), walked, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", ["leaf_mean", "child_mean"])
+@given(f=forests(losses=True))
+def test_values_equal_their_definition(value, f):
+    V = values(f, spec(value=value))
+    reward = dict(zip(f.leaf_segment.tolist(), f.reward.tolist(), strict=True))
+
+    def leaves(s: int) -> list[float]:
+        return [reward[s]] if not f.children[s] else [r for c in f.children[s] for r in leaves(c)]
+
+    def child_mean(s: int) -> float:
+        return reward[s] if not f.children[s] else float(np.mean([child_mean(c) for c in f.children[s]]))
+
+    want = [np.mean(leaves(s)) if value == "leaf_mean" else child_mean(s) for s in range(f.segments)]
+    np.testing.assert_allclose(V, want, rtol=1e-9, atol=1e-12)
+
+
+@given(forests(losses=True))
+def test_leave_subtree_out_compares_with_the_flow_mean_of_what_grows_elsewhere(f):
+    A, _ = advantages(f, PRESETS["unbiased"])
+    V, w = values(f, PRESETS["unbiased"]), flow_weights(f)[f.leaf_segment]
+    for s in range(f.segments):
+        outside = np.ones(f.leaves, bool)
+        outside[list(f.segment(s).leaves)] = False
+        b = np.average(f.reward[outside], weights=w[outside]) if outside.any() else 0.0
+        assert A[s] == pytest.approx(V[s] - b, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@given(f=forests(losses=True), constant=st.sampled_from([0.0, 0.1, 1.0]))
+def test_equal_rewards_teach_nothing_where_the_baseline_covers_all_and_nothing_is_ever_nan(name, f, constant):
+    A, c = advantages(dataclasses.replace(f, reward=np.full(f.leaves, constant, np.float32)), PRESETS[name])
+    assert np.isfinite(A).all() and (c > 0).all()
+    if PRESETS[name].baseline not in ("leave_subtree_out", "leaf_loo"):
+        np.testing.assert_allclose(A, 0, atol=1e-6)
+
+
+@given(forests())
+def test_leaf_leave_one_out_is_the_mean_over_a_segments_leaves_of_reward_less_the_others(f):
+    assume(f.leaves > 1)
+    A, _ = advantages(f, spec(baseline="leaf_loo", scale="none"))
+    own = [r - (f.reward.sum() - r) / (f.leaves - 1) for r in f.reward.astype(float)]
+    np.testing.assert_allclose(A, leaf_sum(f, own) / f.leaf_count, rtol=1e-6, atol=1e-9)
+
+
+def ungraded(f: Forest) -> Forest:
+    return dataclasses.replace(f, verdict=np.full(f.leaves, -1, np.int8))
+
+
+def test_a_forest_that_is_not_graded_is_refused_with_its_id():
+    with pytest.raises(BadForest, match=r"forest f: it is not graded"):
+        advantages(ungraded(WORKED), PRESETS["treeadv"])
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_and_all_names():
+    with pytest.raises(BadInput, match=r"preset=treadv: no such preset, did you mean treeadv\? \(there are treeadv, .*gspo\)"):
+        preset("treadv")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("treeadv", {"clipp": 1}, "clipp: Extra inputs"),
+        ("treeadv", {"value": "mean"}, "value: Input should be 'leaf_mean'"),
+        ("grpo", {"weight": "once"}, "credit=leaf is the flattened form"),
+        ("grpo", {"baseline": "parent_fork"}, "baseline=parent_fork does not go with credit=leaf"),
+        ("treeadv", {"scale": "whiten"}, "scale=whiten is over the flattened tokens"),
+    ],
+)
+def test_overrides_that_do_not_fit_are_refused_in_one_line(name, changes, text):
+    with pytest.raises(BadInput, match=text) as e:
+        preset(name, changes)
+    assert "\n" not in str(e.value)
+
+
+def test_overrides_replace_fields_of_the_preset():
+    assert preset("treeadv", {"clip": (0.2, 0.28)}) == PRESETS["treeadv"].model_copy(update={"clip": (0.2, 0.28)})
