@@ -51,20 +51,21 @@ async def grow(cast: Cast, generator: Any) -> None:
 
 
 async def learn(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
-    """Lease ready forests, redistribute advantages and update, acknowledge, publish the weights; checkpoint now and then."""
+    """Lease ready forests, redistribute advantages and update, publish the weights, acknowledge; checkpoint now and then."""
     c = cast.config
     for version in range(cast.step, c.run.steps):
         with recorder.phase("wait"):
             lease = await cast.lease(version, stop)
-        if lease is not None:
-            with recorder.phase("train"):
-                report = await cast.train(list(lease.refs), version)
-            await cast.queue.ack.remote(lease.lease_id, version + 1)
-            with recorder.phase("publish"):
-                await cast.publish(version + 1)
-            await recorder.record(cast, version + 1, report)
-        step = version + (lease is not None)
-        if stop.is_set() or step == c.run.steps or step % c.run.checkpoint_every == 0:
-            await cast.checkpoint(step)
+        if lease is None:  # stopped while waiting
+            return await cast.checkpoint(version)
+        with recorder.phase("train"):
+            report = await cast.train(list(lease.refs), version)
+        with recorder.phase("publish"):
+            await cast.publish(version + 1)
+        await cast.queue.ack.remote(lease.lease_id, version + 1)  # after the weights: a freed slot starts with the new version
+        if stop.is_set() or version + 1 == c.run.steps or (version + 1) % c.run.checkpoint_every == 0:
+            with recorder.phase("checkpoint"):
+                await cast.checkpoint(version + 1)
+        await recorder.record(cast, version + 1, report)
         if stop.is_set():
             return

@@ -26,7 +26,10 @@ def save(folder: Path, seed: int = 0, vocab_extra: int = 0, hidden: int = 64) ->
         num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=0, pad_token_id=1, bos_token_id=None, tie_word_embeddings=True,
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():  # wide enough that entropies differ from place to place
-        model.model.embed_tokens.weight.mul_(8)
+    with torch.no_grad():  # strong enough that what was said before decides what comes, and entropies differ from place to place
+        model.model.embed_tokens.weight.mul_(14)
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(140)
+            layer.mlp.down_proj.weight.mul_(280)
     model.save_pretrained(folder)
     return folder

@@ -1,0 +1,240 @@
+"""The embedded engine against transformers itself."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from tests.test_wire import same
+from treeadv.config import SamplingConfig
+from treeadv.engines.base import EngineLost, Params
+from treeadv.engines.embedded import EmbeddedEngine
+from treeadv.engines.prefix_cache import PrefixCache
+from treeadv.forest import Finish
+from treeadv.sampling.sampler import GrowRequest, grow
+
+PROMPTS = [np.array(p, np.int32) for p in ([5, 9, 30, 11], [7, 7, 7], [40, 41, 42, 43, 44, 45, 46, 47, 48])]
+
+
+def params(seed: int = 0, temperature: float = 1.0, max_tokens: int = 12, stop: frozenset[int] = frozenset(), top_p: float = 1.0) -> Params:
+    return Params(max_tokens, temperature, top_p, stop, seed)
+
+
+async def collect(engine, prefix, p, namespace="n"):
+    return [d async for d in engine.generate(prefix, p, namespace, "0")]
+
+
+def drawn(model_dir, jobs, rows=48):
+    """Run (prefix, params, namespace) jobs side by side; returns their draws and the engine's statistics."""
+
+    async def run():
+        engine = EmbeddedEngine(model_dir, rows=rows)
+        try:
+            return await asyncio.gather(*(collect(engine, *job) for job in jobs)), engine.stats()
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+def plain(model_dir, temperature=1.0):
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+
+    def logp(ids):
+        with torch.no_grad():
+            return torch.log_softmax(model(torch.tensor([ids])).logits[0] / temperature, -1)
+
+    return model, logp
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen2", "qwen3"])
+def model_dir(request, tmp_path_factory):
+    torch.manual_seed(1)
+    shape = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 0, "pad_token_id": 1, "bos_token_id": None,
+    }
+    config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[request.param](**shape)
+    folder = tmp_path_factory.mktemp(request.param)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(20)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_greedy_output_equals_generate(model_dir):
+    model, _ = plain(model_dir)
+    got, _ = drawn(model_dir, [(p, params(temperature=0.0, max_tokens=20), f"n{i}") for i, p in enumerate(PROMPTS)])
+    for prompt, draws in zip(PROMPTS, got, strict=True):
+        want = model.generate(torch.tensor(prompt.tolist())[None], max_new_tokens=20, do_sample=False, eos_token_id=None)
+        assert [d.token for d in draws] == want[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_and_entropies_equal_a_plain_forward(model_dir, temperature):
+    _, logp = plain(model_dir, temperature)
+    got, _ = drawn(model_dir, [(p, params(i, temperature), f"n{i}") for i, p in enumerate(PROMPTS)])
+    for prompt, draws in zip(PROMPTS, got, strict=True):
+        tokens = [d.token for d in draws]
+        want = logp(prompt.tolist() + tokens)[len(prompt) - 1 : -1]
+        assert np.allclose([d.logprob for d in draws], want[range(len(tokens)), tokens], atol=1e-4)
+        assert np.allclose([d.entropy for d in draws], -(want.exp() * want).sum(-1), atol=1e-4)
+
+
+def test_what_is_drawn_follows_the_distribution(tiny_model):
+    """Chi-square over 4,000 first tokens, each with a seed of its own, against the softmax of a plain forward."""
+    _, logp = plain(tiny_model, 0.7)
+    prompt = PROMPTS[0]
+    want = logp(prompt.tolist())[-1].exp().double().numpy()
+    got, _ = drawn(tiny_model, [(prompt, params(seed, 0.7, 1), "n") for seed in range(4000)], rows=1000)
+    seen = np.bincount([d[0].token for d in got], minlength=len(want))
+    common = want * 4000 >= 5
+    chi2 = ((seen - want * 4000)[common] ** 2 / (want * 4000)[common]).sum()
+    assert chi2 < common.sum() + 5 * np.sqrt(2 * common.sum())
+
+
+def test_top_p_keeps_the_smallest_set_and_its_log_probs(tiny_model):
+    _, logp = plain(tiny_model)
+    prompt = PROMPTS[0]
+    full = logp(prompt.tolist())[-1].exp()
+    ordered = full.sort(descending=True)
+    kept = ordered.indices[: int((ordered.values.cumsum(0) < 0.6).sum()) + 1]
+    got, _ = drawn(tiny_model, [(prompt, params(seed, top_p=0.6, max_tokens=1), "n") for seed in range(200)])
+    for (draw,) in got:
+        assert draw.token in kept.tolist()
+        assert draw.logprob == pytest.approx(float((full[draw.token] / full[kept].sum()).log()), abs=1e-4)
+
+
+def test_a_fork_recomputes_only_the_last_token_of_its_prefix(tiny_model):
+    async def run():
+        engine = EmbeddedEngine(tiny_model)
+        first = await collect(engine, PROMPTS[2], params(1))
+        before = engine.stats()
+        prefix = np.concatenate([PROMPTS[2], [d.token for d in first[:5]]]).astype(np.int32)
+        again = await collect(engine, prefix, params(2))
+        after = engine.stats()
+        await engine.release("n")
+        await collect(engine, prefix, params(3))
+        gone = engine.stats()
+        await engine.close()
+        return len(prefix), before, after, gone, prefix, again
+
+    n, before, after, gone, prefix, again = asyncio.run(run())
+    assert (before.prompt_tokens, before.cached_tokens) == (9, 0)
+    assert (after.prompt_tokens - before.prompt_tokens, after.cached_tokens - before.cached_tokens) == (n, n - 1)
+    assert gone.cached_tokens == after.cached_tokens
+    _, logp = plain(tiny_model)
+    tokens = [d.token for d in again]
+    want = logp(prefix.tolist() + tokens)[n - 1 : -1]
+    assert np.allclose([d.logprob for d in again], want[range(len(tokens)), tokens], atol=1e-4)
+
+
+def request(seed: int) -> GrowRequest:
+    return GrowRequest(f"f{seed}", "p", "1", "math", "", PROMPTS[seed % 3], seed)
+
+
+SAMPLING = SamplingConfig(leaves=8, tau=3.0, max_tokens=16, temperature=1.0)
+
+
+def forests(model_dir, seeds, rows):
+    async def run():
+        engine = EmbeddedEngine(model_dir, rows=rows)
+        try:
+            return await asyncio.gather(*(grow(engine, request(s), SAMPLING, 3.0, frozenset({0})) for s in seeds))
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+def test_the_same_seed_regrows_the_same_forest_whatever_the_batch_was(tiny_model):
+    together = forests(tiny_model, range(6), rows=48)
+    assert sum((f.arity > 0).sum() for f in together) > 6  # they do fork
+    for seed in range(6):
+        (alone,) = forests(tiny_model, [seed], rows=3)
+        want = together[seed]
+        for name in ("parent", "start", "token", "arity", "budget", "leaf_segment", "finish"):
+            assert np.array_equal(getattr(alone, name), getattr(want, name)), name
+        assert np.allclose(alone.logprob, want.logprob, atol=1e-5) and np.allclose(alone.entropy, want.entropy, atol=1e-5)
+
+
+def test_a_forest_has_the_log_probs_of_its_flattened_leaves(tiny_model):
+    _, logp = plain(tiny_model)
+    for f in forests(tiny_model, range(3), rows=48):
+        for leaf in range(f.leaves):
+            tokens = f.leaf_tokens(leaf).tolist()
+            want = logp(f.prompt.tolist() + tokens)[len(f.prompt) - 1 : -1][range(len(tokens)), tokens]
+            got = np.concatenate([f.logprob[f.start[s] : f.start[s + 1]] for s in f.path(int(f.leaf_segment[leaf]))])
+            assert np.allclose(got, want, atol=1e-4)
+
+
+def test_an_update_in_flight_draws_the_rest_from_the_new_weights(tiny_model, tmp_path):
+    from tests import tiny
+
+    other = tiny.save(tmp_path, seed=5)
+    new = AutoModelForCausalLM.from_pretrained(other, dtype=torch.float32).state_dict()
+    weights = {n: v.numpy() for n, v in new.items() if n != "lm_head.weight"}
+
+    async def run():
+        engine = EmbeddedEngine(tiny_model)
+        draws = []
+        async for d in engine.generate(PROMPTS[0], params(3, max_tokens=30), "n", "0"):
+            draws.append(d)
+            if len(draws) == 10:
+                await engine.update_weights(1, weights)
+        with pytest.raises(ValueError, match="older than the engine's 1"):
+            await engine.update_weights(0, weights)
+        await engine.close()
+        return draws
+
+    draws = asyncio.run(run())
+    versions = [d.version for d in draws]
+    assert versions == sorted(versions) and versions[0] == 0 and versions[-1] == 1 and len(draws) == 30
+    tokens = [d.token for d in draws]
+    for model, version in ((tiny_model, 0), (other, 1)):
+        _, logp = plain(model)
+        want = logp(PROMPTS[0].tolist() + tokens)[len(PROMPTS[0]) - 1 : -1][range(30), tokens].numpy()
+        here = [i for i, v in enumerate(versions) if v == version]
+        assert np.allclose([draws[i].logprob for i in here], want[here], atol=1e-4)
+
+
+def test_weights_of_another_model_are_refused_and_change_nothing(tiny_model):
+    async def run():
+        engine = EmbeddedEngine(tiny_model)
+        with pytest.raises(ValueError, match=r"unknown \['nobody.weight'\]"):
+            await engine.update_weights(1, {"nobody.weight": np.zeros(3, np.float32)})
+        assert engine.version == 0
+        await engine.close()
+
+    asyncio.run(run())
+
+
+def test_stop_tokens_and_limits_end_a_branch(tiny_model):
+    (long,), _ = drawn(tiny_model, [(PROMPTS[0], params(4, max_tokens=8), "n")])
+    assert [d.finish for d in long] == [None] * 7 + [Finish.LENGTH]
+    stop = frozenset({long[3].token})
+    (short,), _ = drawn(tiny_model, [(PROMPTS[0], params(4, max_tokens=8, stop=stop), "n")])
+    assert short[-1].finish == Finish.STOP and [d.token for d in short] == [d.token for d in long[: len(short)]]
+
+
+def test_a_fault_in_the_model_reaches_every_branch(tiny_model):
+    async def run():
+        engine = EmbeddedEngine(tiny_model)
+        engine.model.forward = None  # calling it raises inside the engine's thread
+        lost = await asyncio.gather(*(collect(engine, p, params()) for p in PROMPTS), return_exceptions=True)
+        await engine.close()
+        return lost
+
+    assert all(isinstance(fault, EngineLost) for fault in asyncio.run(run()))
+
+
+def test_equal_draws_of_siblings_keep_slots_of_their_own():
+    cache = PrefixCache(1, 1, 2, torch.float32, capacity=2)
+    prompt = cache.extend([], [4, 5])
+    a, b = cache.extend(prompt, [6]), cache.extend(prompt, [6])
+    assert a != b and cache.match([4, 5, 6, 7]) == prompt + a and cache.capacity >= cache.used == 4
