@@ -12,6 +12,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
+from actors import drain
 from deploy import schema
 from tests.deploy.manifests import CHART, HELMS, VALUES, Render, one, pod_templates, ray_cluster
 from treeadv.config import Config, load
@@ -174,6 +175,19 @@ def test_mounts_name_volumes_and_the_head_finds_the_configuration_where_the_entr
     (mount,) = (m["mountPath"] for m in head["containers"][0]["volumeMounts"] if m["name"] == "config")
     for job in (d for d in documents if d["kind"] == "RayJob"):
         assert job["spec"]["entrypoint"] == f"treeadv train --config {mount}/config.yaml --resume-or-start"
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_a_ray_pod_leaves_through_the_drain_command_within_its_grace(render: Render, values: str) -> None:
+    cluster = ray_cluster(render(values))["spec"]
+    templates = {"driver": [cluster["headGroupSpec"]["template"]], "node": [g["template"] for g in cluster["workerGroupSpecs"]]}
+    for what, pods in templates.items():
+        for pod in pods:
+            line = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+            assert line[:3] == ["python", "-m", "actors.drain"]
+            args = drain.arguments(line[3:])
+            assert args.what == what
+            assert 0 < args.seconds < pod["spec"]["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize("values", VALUES)
