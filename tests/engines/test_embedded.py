@@ -138,14 +138,14 @@ def request(seed: int) -> GrowRequest:
     return GrowRequest(f"f{seed}", "p", "1", "math", "", PROMPTS[seed % 3], seed)
 
 
-SAMPLING = SamplingConfig(leaves=8, tau=3.0, max_tokens=16, temperature=1.0)
+SAMPLING = SamplingConfig(leaves=8, tau=2.2, max_tokens=16, temperature=1.0)
 
 
 def forests(model_dir, seeds, rows):
     async def run():
         engine = EmbeddedEngine(model_dir, rows=rows)
         try:
-            return await asyncio.gather(*(grow(engine, request(s), SAMPLING, 3.0, frozenset({0})) for s in seeds))
+            return await asyncio.gather(*(grow(engine, request(s), SAMPLING, 2.2, frozenset({0})) for s in seeds))
         finally:
             await engine.close()
 
