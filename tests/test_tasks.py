@@ -117,7 +117,7 @@ def test_a_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: p
     with pytest.raises(BadInput, match=r"no column problem \(it has question, answer\)"):
         problem_source(TaskConfig(source=f"hf:{tmp_path}/other"), 0)
     (tmp_path / "toy" / "train.jsonl").write_text("{torn")
-    with pytest.raises(BadInput, match="task.source=hf:"):
+    with pytest.raises(BadInput, match=r"task\.source=hf:"):
         problem_source(TaskConfig(source=f"hf:{tmp_path}/toy"), 0)
 
 

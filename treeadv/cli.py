@@ -20,7 +20,7 @@ from treeadv.errors import BadInput
 if TYPE_CHECKING:
     from treeadv.config import Config
     from treeadv.forest import Forest
-    from treeadv.report.picture import Numbers, Picture, Vocabulary
+    from treeadv.report.picture import Picture
     from treeadv.tasks import Problem
 
 Commands = Any  # what argparse's add_subparsers returns; it has no public type
@@ -186,7 +186,7 @@ def show(args: argparse.Namespace) -> int:
     from treeadv.report.terminal import forest_tree
     from treeadv.report.tree import standalone
 
-    pictures, vocabulary = _pictures(args)
+    pictures = _pictures(args)
     if args.svg:
         if len(pictures) > 1:
             raise BadInput(f"--svg {args.svg}: {args.file} holds {len(pictures)} forests; choose one with --index N")
@@ -194,7 +194,7 @@ def show(args: argparse.Namespace) -> int:
             scratch.write_text(standalone(pictures[0]), encoding="utf-8")
     if args.html:
         with _written(args.html) as scratch:
-            scratch.write_text(forests_page(args.file.name, pictures, vocabulary), encoding="utf-8")
+            scratch.write_text(forests_page(args.file.name, pictures), encoding="utf-8")
     if not (args.html or args.svg):
         console = Console()
         for p in pictures:
@@ -247,7 +247,7 @@ def _rollouts(config: Config, model: Path, problems: Sequence[Problem]) -> list[
         return asyncio.run(rollouts(config, model, problems, lambda _: progress.advance(task)))
 
 
-def _pictures(args: argparse.Namespace) -> tuple[list[Picture], Vocabulary | Numbers]:
+def _pictures(args: argparse.Namespace) -> list[Picture]:
     from treeadv.learning.advantage import advantages, preset
     from treeadv.report.picture import Numbers, Vocabulary, picture
     from treeadv.wire import read_file
@@ -262,7 +262,7 @@ def _pictures(args: argparse.Namespace) -> tuple[list[Picture], Vocabulary | Num
     if folder is None:
         print(f"treeadv: no tokenizer at {named or 'hand'}; tokens are shown as numbers (--model DIR)", file=sys.stderr)
     vocabulary = Vocabulary(folder) if folder else Numbers()
-    return [picture(f, vocabulary, advantages(f, spec)[0] if f.graded else None) for f in forests], vocabulary
+    return [picture(f, vocabulary, advantages(f, spec)[0] if f.graded else None) for f in forests]
 
 
 def _check_target(path: Path) -> None:

@@ -95,8 +95,9 @@ def _ticks(values: Sequence[float], from_zero: bool) -> list[float]:
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    if high - low < 1e-12:
-        low, high = (low, low + 1) if low == 0 else (low - abs(low) / 2, low + abs(low) / 2)
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * size:  # one value, over and over
+        low, high = (low - size / 2, high + size / 2) if size else (0.0, 1.0)
     raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))

@@ -7,18 +7,18 @@ from xml.etree.ElementTree import Element
 
 from treeadv.forest import Verdict
 from treeadv.report.markup import add, element, html
-from treeadv.report.picture import Numbers, Picture, Vocabulary, signed
+from treeadv.report.picture import Picture, signed
 from treeadv.report.style import COLOURS, PAGE, SCRIPT, TREE
 from treeadv.report.tree import tree_svg
 
 
-def forests_page(title: str, pictures: Sequence[Picture], vocabulary: Vocabulary | Numbers) -> str:
+def forests_page(title: str, pictures: Sequence[Picture]) -> str:
     """A page of forests, each as a tree with the full text of its leaves below."""
     root, main = page(title)
     add(main, "h1", title)
     add(main, "p", f"{len(pictures)} forests. Hover a token for its probability, entropy and policy version.", class_="soft")
     for p in pictures:
-        main.append(forest_article(p, vocabulary))
+        main.append(forest_article(p))
     return finish(root)
 
 
@@ -41,7 +41,7 @@ def finish(root: Element) -> str:
     return html(root)
 
 
-def forest_article(p: Picture, vocabulary: Vocabulary | Numbers, heading: str = "") -> Element:
+def forest_article(p: Picture, heading: str = "") -> Element:
     """One forest: facts, drawing, and a table of its leaves with their whole text, also for those who do not see the drawing."""
     article = element("article", class_="card")
     add(article, "h3", heading or f"Forest {p.forest.forest_id}")
@@ -52,11 +52,11 @@ def forest_article(p: Picture, vocabulary: Vocabulary | Numbers, heading: str = 
     scroll.append(tree_svg(p))
     details = add(article, "details")
     add(details, "summary", f"The {p.forest.leaves} leaves as text")
-    _leaf_table(details, p, vocabulary)
+    _leaf_table(details, p)
     return article
 
 
-def _leaf_table(parent: Element, p: Picture, vocabulary: Vocabulary | Numbers) -> None:
+def _leaf_table(parent: Element, p: Picture) -> None:
     body = table(parent, ("Leaf", "Verdict", "Advantage", "Tokens", "Text"), numeric=(0, 2, 3))
     for leaf, s in enumerate(p.forest.leaf_segment):
         row = add(body, "tr")

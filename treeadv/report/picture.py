@@ -35,8 +35,10 @@ class Vocabulary:
         """The text that each of `tokens` adds after `before`. Of a character cut into several tokens the last one carries it."""
         from tokenizers.decoders import DecodeStream
 
-        stream = DecodeStream(ids=[int(t) for t in before], skip_special_tokens=False)
-        return [stream.step(self._tokenizer, int(t)) or "" for t in tokens]
+        # Stepped from the start: a stream that is opened in the middle of a character repeats what came before.
+        stream = DecodeStream(skip_special_tokens=False)
+        texts = [stream.step(self._tokenizer, int(t)) or "" for t in (*before, *tokens)]
+        return texts[len(before) :]
 
     def text(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)

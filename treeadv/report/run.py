@@ -157,7 +157,7 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
         if found:
             step, forest = found
             drawn = picture(forest, vocabulary, advantages(forest, spec)[0])
-            main.append(forest_article(drawn, vocabulary, f"Trained in step {step}: forest {forest.forest_id}"))
+            main.append(forest_article(drawn, f"Trained in step {step}: forest {forest.forest_id}"))
 
 
 def first_mixed(folder: RunFolder, steps: Iterable[int]) -> tuple[tuple[int, Forest] | None, str]:

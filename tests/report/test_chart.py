@@ -1,0 +1,71 @@
+"""A chart keeps its curves on the scale, leaves gaps where a run recorded nothing, and writes out where it ended."""
+
+from __future__ import annotations
+
+import math
+import re
+from xml.etree.ElementTree import Element
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treeadv.report.chart import Chart, Series, draw, number
+
+values = st.lists(st.one_of(st.none(), st.just(math.nan), st.floats(-1e9, 1e9)), min_size=1, max_size=30)
+
+
+def path(figure: Element, curve: int) -> str:
+    found = figure.find(f".//path[@class='line s{curve}']")
+    assert found is not None
+    return found.get("d", "")
+
+
+def points(d: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", d)]
+
+
+@given(values, st.booleans())
+def test_higher_values_are_drawn_higher_and_all_inside(ys: list[float | None], from_zero: bool) -> None:
+    steps = list(range(10, 10 + len(ys)))
+    figure = draw(Chart("t", "u", [Series("a", ys)], from_zero), steps)
+    known = [y for y in ys if y is not None and math.isfinite(y)]
+    at = points(path(figure, 0))
+    assert len(at) == len(known)
+    assert all(46 <= x <= 306 and 10 <= y <= 146 for x, y in at)
+    assert [x for x, _ in at] == sorted(x for x, _ in at)
+    for (_, y1), v1, (_, y2), v2 in zip(at, known, at[1:], known[1:], strict=False):
+        assert y1 >= y2 if v1 < v2 else y1 <= y2
+
+
+def test_a_missing_step_is_a_gap_in_the_curve() -> None:
+    figure = draw(Chart("t", "u", [Series("a", [1.0, 2.0, None, 3.0])]), [1, 2, 3, 4])
+    assert re.sub(r"[-\d. ]", "", path(figure, 0)) == "MLM"
+
+
+def test_one_value_shows_as_a_dot() -> None:
+    figure = draw(Chart("t", "u", [Series("a", [None, 1.0])]), [1, 2])
+    assert [c.get("class") for c in figure.iter("circle")] == ["hit", "k0"]
+
+
+def test_several_curves_have_a_key_and_their_last_values_do_not_overlap() -> None:
+    figure = draw(Chart("t", "u", [Series("mean", [1.0, 2.0]), Series("max", [1.0, 2.01])]), [1, 2])
+    assert [(s.find("i").get("class"), s.find("i").tail) for s in figure.iter("span") if s.find("i") is not None] == [  # type: ignore[union-attr]
+        ("k0", "mean"), ("k1", "max"),
+    ]  # fmt: skip
+    last = [e for e in figure.iter("text") if e.get("class") == "last"]
+    assert {e.text for e in last} == {"2", "2.01"}
+    assert abs(float(last[0].get("y", 0)) - float(last[1].get("y", 0))) >= 12
+
+
+def test_the_text_alternative_tells_the_course_of_each_curve() -> None:
+    title = draw(Chart("Reward", "u", [Series("reward", [0.2, 0.1, 0.5])]), [1, 2, 3]).find("svg/title")
+    assert title is not None and title.text == "Reward: reward from 0.2 to 0.5, between 0.1 and 0.5"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.0341, "0.0341"), (12.49, "12.5"), (1480, "1,480"), (41_233, "41.2k"), (2.1e6, "2.1M"), (2e-5, "2e-05"), (-0.25, "-0.25")],
+)
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert number(value) == text
