@@ -27,10 +27,10 @@ NO_SHRINK = [Phase.explicit, Phase.reuse, Phase.generate]  # an example takes to
 
 
 @functools.cache
-def pair(family: str, dtype: torch.dtype) -> tuple[Trainer, torch.nn.Module]:
+def pair(family: str, dtype: torch.dtype, seed: int = 0) -> tuple[Trainer, torch.nn.Module]:
     """A trainer and the same weights in a model with its own attention."""
     with tempfile.TemporaryDirectory() as place:
-        where = tiny.folder(Path(place), family)
+        where = tiny.folder(Path(place), family, seed)
         trainer = Trainer(tiny.config(), where)
         model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation="sdpa").eval()
     trainer.policy.to(dtype)
@@ -56,7 +56,7 @@ def current(model: torch.nn.Module, f: Forest) -> np.ndarray:
 
 def check(trainer: Trainer, model: torch.nn.Module, batch: list[Forest], preset: str, limit: int, tolerance: float) -> None:
     spec = PRESETS[preset]
-    trainer.objective, trainer.limit = Objective(spec, "none", max_tokens=7), limit
+    trainer.objective, trainer.limit, trainer.reference = Objective(spec, "none", max_tokens=7), limit, None
     batch = [tiny.with_behaviour(f, current(model, f), 0.2, n) for n, f in enumerate(batch)]
     model.zero_grad()
     want = flat.loss(model, batch, spec, max_tokens=7)

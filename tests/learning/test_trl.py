@@ -1,0 +1,74 @@
+"""Independent reference: flat GRPO and GSPO as TRL's own functions compute them on the expanded leaves."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
+
+from benchmarks import trl_reference
+from tests.learning import flat, tiny
+from tests.learning.test_tree_equals_flat import NO_SHRINK, current, pair
+from tests.strategies import forests
+from treeadv.forest import Forest
+from treeadv.learning.advantage import PRESETS, leaf_advantages
+from treeadv.learning.objective import Objective
+from treeadv.learning.report import Phases
+
+pytest.importorskip("trl", reason="the reference is TRL's loss: pip install --no-deps trl")
+
+CASES = {
+    "grpo over sequences": ("grpo", {"normaliser": "sequence_mean"}, "grpo", "token"),
+    "grpo over tokens": ("grpo", {}, "bnpo", "token"),
+    "grpo over a constant": ("grpo", {"normaliser": "constant"}, "dr_grpo", "token"),
+    "gspo": ("gspo", {}, "grpo", "sequence"),
+    "gspo with a wide clip": ("gspo", {"clip": (0.1, 0.1)}, "grpo", "sequence"),
+}
+
+
+def as_batch(f: Forest, own: np.ndarray, reference: np.ndarray) -> dict[str, torch.Tensor]:
+    """The leaves as TRL's padded batch, prompts on the left (all equal here), completions padded on the right."""
+
+    def pad(rows: list[torch.Tensor]) -> torch.Tensor:
+        return pad_sequence(rows, batch_first=True)
+
+    leaves = range(f.leaves)
+    prompt = torch.from_numpy(np.tile(f.prompt, (f.leaves, 1))).long()
+    return {
+        "prompt_ids": prompt,
+        "prompt_mask": torch.ones_like(prompt),
+        "completion_ids": pad([torch.from_numpy(f.leaf_tokens(i)).long() for i in leaves]),
+        "completion_mask": pad([torch.ones(len(f.leaf_tokens(i)), dtype=torch.long) for i in leaves]),
+        "advantages": torch.from_numpy(own).float(),
+        "old_per_token_logps": pad([flat.on_leaf(f, f.logprob, i).float() for i in leaves]),
+        "ref_per_token_logps": pad([flat.on_leaf(f, reference, i).float() for i in leaves]),
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=10, deadline=None, phases=NO_SHRINK)
+@given(f=forests(max_segments=10), kl=st.sampled_from([0.0, 0.3]))
+def test_loss_and_gradients_equal_those_of_trl_on_the_expanded_leaves(case, f, kl):
+    name, changes, loss_type, level = CASES[case]
+    spec = PRESETS[name].model_copy(update=changes)
+    trainer, model = pair("llama", torch.float32)
+    f = tiny.with_behaviour(f, current(model, f), 0.15, 1)
+    other, reference_model = pair("llama", torch.float32, 1)
+    theirs = copy.deepcopy(model)
+    trl_reference.prepare(theirs, f.temperature)
+    batch = as_batch(f, leaf_advantages(f, spec), current(reference_model, f))
+    want = trl_reference.loss(theirs, batch, loss_type, level, spec.clip, kl, max_tokens=9)
+    want.backward()
+    trainer.objective, trainer.limit = Objective(spec, "none", kl, max_tokens=9), 1000
+    trainer.reference = other.policy if kl else None
+    got = trainer.gradients([f], Phases("cpu"))[0]
+    assert got == pytest.approx(want.item(), rel=1e-4, abs=1e-5)
+    ours = dict(trainer.policy.model.named_parameters())
+    size = max(float(p.grad.norm()) for p in theirs.parameters())
+    for n, p in theirs.named_parameters():
+        assert float((ours[n].grad - p.grad).norm()) <= 2e-5 * max(float(p.grad.norm()), size), n
