@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -234,8 +235,8 @@ def test_restarts_in_a_row_wait_longer_each_time(loop, monkeypatch):
         await pool.close()
 
     loop.run(scene())
-    gaps = [b - a for a, b in zip(starts[2:], starts[3:], strict=False)]
-    assert all(later > 1.5 * earlier for earlier, later in zip(gaps, gaps[1:], strict=False)), gaps
+    gaps = [b - a for a, b in itertools.pairwise(starts[2:])]
+    assert all(later > 1.5 * earlier for earlier, later in itertools.pairwise(gaps)), gaps
 
 
 _DRIVER = """

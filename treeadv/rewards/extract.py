@@ -12,7 +12,11 @@ _PHRASE = re.compile(r"(?:\banswer\b[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?:\s+i
 _TAG = re.compile(r"<answer>([^<]*)</answer>")
 _SENTENCE = re.compile(r"\.(?=\s|$)|\n")
 _MATH = re.compile(r"(?<!\\)\$\$?((?:[^$\\]|\\.){1,2000})\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
-_NUMBER = re.compile(r"(?<![\w.,^])[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)?\.?\d+(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s?\\?%)?")
+_NUMBER = re.compile(
+    r"(?<![\w.,^])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"  # 12, 1,234.5, .5
+    r"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s?\\?%)?"
+)
+_MARKDOWN = " \t\r*_`"
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!and\b)[A-Za-z]{3,}")
 
 
@@ -24,8 +28,9 @@ def final_answer(response: str, several: bool = False) -> str | None:
     """
     if (answer := marked_answer(response, several)) is not None:
         return answer
-    text = response[-TAIL:]
-    numbers = [] if _BOX.search(text) else _NUMBER.findall(text)  # a box that never closes is a response cut off
+    if _BOX.search(response):  # a box that never closes, or one longer than what is read, holds no number to guess at
+        return None
+    numbers = _NUMBER.findall(response[-TAIL:])
     return clean(numbers[-1]) if numbers else None
 
 
@@ -72,10 +77,10 @@ def _after_phrase(text: str) -> str | None:
     phrases = list(_PHRASE.finditer(text))
     if not phrases:
         return None
-    rest = text[phrases[-1].end() :].lstrip(" \t*_")
+    rest = text[phrases[-1].end() :].lstrip(_MARKDOWN)
     if _MATH.match(rest):
         return clean(_mathematics(rest))
-    sentence = _SENTENCE.split(rest, maxsplit=1)[0]
+    sentence = _SENTENCE.split(rest, maxsplit=1)[0].strip(_MARKDOWN)
     return clean(_mathematics(sentence) if _MATH.search(sentence) else _of_prose(sentence)) or None
 
 
@@ -100,8 +105,8 @@ def _mathematics(text: str) -> str:
 
 
 def clean(answer: str) -> str:
-    """An answer without Markdown, dollar signs around it and a full stop after it."""
-    text = answer.strip().strip("*_`").strip()
+    """An answer without dollar signs around it and a full stop after it."""
+    text = answer.strip()
     if len(text) > 1 and text[0] == text[-1] == "$" and text.count("$") <= 4:
         text = text.strip("$").strip()
     return text.rstrip(".,;").strip()

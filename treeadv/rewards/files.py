@@ -70,8 +70,11 @@ def _answer(record: dict[str, Any], verifier: str, place: str) -> Answer:
     for key in ("answer", "response"):
         if not isinstance(record.get(key), str):
             raise BadInput(f"{place}: the line has no text under {key!r}")
-    name = record.get("verifier", verifier)
-    check_name(name)
+    name = str(record.get("verifier", verifier))
+    try:
+        check_name(name)
+    except BadInput as e:
+        raise BadInput(f"{place}: {e}") from e
     meta = record.get("meta", "")
     return Answer(record["response"], record["answer"], name, meta if isinstance(meta, str) else json.dumps(meta))
 

@@ -12,20 +12,20 @@ MAX_LENGTH = 1500
 MAX_NESTING = 30
 MAX_DIGITS = 120
 MAX_ELEMENTS = 120
-MAX_EXPONENT = 20_000
+MAX_EXPONENT = 50_000
 MAX_FACTORIAL = 5_000
 MAX_TERMS = 300  # of a sum, product or integral with numeric limits
 
 _DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*[{(]?\s*-?\s*(\d+)")
-_TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*\d+[\s})]*(?:\^|\*\*)[\s{(]*\d")
+_TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*(\d+)[\s})]*(?:\^|\*\*)[\s{(]*(\d+)[\s})]*(\^|\*\*)?")
 _FACTORIAL = re.compile(r"(\d+)\s*[})]*\s*!")
 _NESTED_FACTORIAL = re.compile(r"!\s*[)}]+\s*!|!\s*!")
 _CHOOSE = re.compile(r"(?:\\[dt]?binom|\bbinomial)\s*[{(][^{}]*(?:\d{5}|\^|!)|(?:\d{5}|\^[^{}]*)\}?\s*\\choose")
 _BIG = re.compile(r"\d{5,}|\d\s*(?:\^|\*\*|!)|[eE]\d")
 _SERIES = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint)\b|\b(?:Sum|Product|Integral|sum|prod|integrate)\(")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
-_SIDE_BY_SIDE = re.compile(r"(?<![A-Za-z])\d(?:\\[,;:!]|\\ |\s|~|\\quad|\\qquad)+\d")
+_SIDE_BY_SIDE = re.compile(r"(?<![A-Za-z^\d])\d+(?:\\[,;:! ]|\s|~|\\q?quad)+\d")
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z\\{])\d+(?:\.\d*)?[eE]([-+]?\d+)")
 
 
@@ -54,7 +54,7 @@ def _nesting(text: str) -> int:
 
 def _growth(text: str) -> str | None:
     """Numbers whose value is out of proportion to their text."""
-    if _TOWER.search(text):
+    if any(third or _power_over(base, exponent) for base, exponent, third in _TOWER.findall(text)):
         return "tower of exponents"
     if any(len(e) > 6 or int(e) > MAX_EXPONENT for e in _EXPONENT.findall(text)):
         return f"exponent over {MAX_EXPONENT}"
@@ -67,6 +67,11 @@ def _growth(text: str) -> str | None:
     if _SERIES.search(text) and (_BIG.search(text) or any(int(n) > MAX_TERMS for n in re.findall(r"\d+", text))):
         return f"series over {MAX_TERMS} terms"
     return None
+
+
+def _power_over(base: str, exponent: str) -> bool:
+    """Whether base^exponent is more than MAX_EXPONENT."""
+    return len(base) > 6 or len(exponent) > 2 or int(base) ** int(exponent) > MAX_EXPONENT
 
 
 def _misread(text: str) -> str | None:

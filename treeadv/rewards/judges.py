@@ -49,16 +49,16 @@ def _math() -> Judge:
         gold, answer = gold_of(task.gold), parse(task.text)
         if all(isinstance(a, str) for a in answer):
             return verified("same text") if set(gold) & set(answer) else unparsed("math-verify reads no mathematics in it")
-        doubts = []
+        doubts = ["the gold answer has no mathematics"] if all(isinstance(g, str) for g in gold) else []
         for g, a in product(gold, answer):
             try:
                 if math_verify.verify(g, a, timeout_seconds=None, raise_on_error=True):
-                    return verified()
+                    return verified("equal")
             except MemoryError:
                 raise
             except Exception as e:  # sympy cannot compare this pair of readings, which math-verify counts as unequal; another pair may be
                 doubts.append(type(e).__name__)
-        return wrong("not comparable: " + ", ".join(doubts) if doubts else "")
+        return wrong("not comparable: " + ", ".join(doubts) if doubts else "not equal")
 
     return judge
 

@@ -9,10 +9,14 @@ DECIMALS = 6  # math-verify's `float_rounding`: numbers are compared rounded to 
 RELATIVE = Fraction(1, 1000)  # ... and must also be this close relatively, so that 1e-9 is not 0
 
 _MAX_EXPONENT = 400
+_MAX_LENGTH = 1000  # characters; Python refuses integers of more than 4,300 digits
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:\\[,!;: ]|\{,\}|~|[ \u00a0\u2009\u202f]|,\\!)\d{3})+)(?![\d])")
 _SEPARATOR = re.compile(r"[^\d]")
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z\\{\d])(\d+(?:\.\d*)?)[eE]([-+]?\d+)(?![\d.])")
-_PLAIN = re.compile(r"([-+]?)((?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?|\d+\.)(?:(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?)\s*([-+]?\d{1,4})\}?)?")
+_PLAIN = re.compile(
+    r"([-+]?)((?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?|\d+\.)"
+    r"(?:(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?)\s*([-+]?\d{1,4})\}?)?"  # 3e8, 3 \times 10^{8}
+)
 _FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d+)\s*/\s*(\d+))")
 _UNIFY = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-", "\u00d7": r"\times ", "\u00f7": r"\div ", "\u00b7": r"\cdot "})
 
@@ -28,8 +32,10 @@ def spelled_out(text: str) -> str:
 
 
 def rational(text: str) -> Fraction | None:
-    """The value of a plain integer, decimal, fraction or number in scientific notation; None for anything else."""
+    """The value of a plain integer, decimal, fraction or number in scientific notation; None for anything else or longer."""
     text = text.strip()
+    if len(text) > _MAX_LENGTH:
+        return None
     if (m := _FRACTION.fullmatch(text)) and int(m[3] or m[5]) != 0:
         value = Fraction(int(m[2] or m[4]), int(m[3] or m[5]))
         return -value if m[1] == "-" else value

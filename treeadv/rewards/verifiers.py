@@ -47,7 +47,7 @@ def _exact(answer: Answer) -> Outcome:
 
 
 def _tolerance(name: str) -> float:
-    text = name.partition(":")[2] or "1e-6"
+    text = name.removeprefix("numeric:") if ":" in name else "1e-6"
     try:
         value = float(text)
     except ValueError:

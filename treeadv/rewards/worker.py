@@ -1,7 +1,8 @@
-"""A verifier process: `python -m treeadv.rewards.worker SECONDS MEMORY_MB PARENT_PID`. One JSON line in, one or two out; it imports no torch and no ray.
+"""A verifier process: `python -m treeadv.rewards.worker SECONDS MEMORY_MB PARENT_PID`. It imports no torch and no ray.
 
-To a task it answers {"took": true} once its verifier is loaded (here the parent's clock starts), then the outcome. It proves itself
-with a known answer before it reports ready, dies with its parent, and asks to be replaced when its memory has grown.
+Its protocol is JSON lines on the standard streams. To a task it answers {"took": true} once its verifier is loaded (here the parent's
+clock starts), then the outcome. It proves itself with known answers before it reports ready, dies with its parent, and asks to be
+replaced when its memory has grown.
 """
 
 from __future__ import annotations

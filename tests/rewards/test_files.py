@@ -1,0 +1,56 @@
+"""`treeadv grade`: a JSONL file in, verdicts out; a bad line is named and nothing is written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from treeadv.errors import BadInput
+from treeadv.rewards.files import grade_file
+
+
+def write(path, lines):
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
+    return path
+
+
+def test_every_line_comes_back_with_its_verdict_in_order(tmp_path):
+    lines = [
+        {"problem": "1+1", "answer": "2", "response": "The answer is 2.", "id": "a"},
+        {"problem": "expand", "answer": "(x+1)^2", "response": r"\boxed{x^2+2x+1}"},
+        "",
+        {"problem": "1+1", "answer": "2", "response": "3"},
+        {"problem": "pick", "answer": "B", "response": "B", "verifier": "choice"},
+        {"problem": "1+1", "answer": "2", "response": "no \u2028idea"},
+    ]
+    out = tmp_path / "graded.jsonl"
+    summary = grade_file(write(tmp_path / "in.jsonl", lines), workers=1, out=out)
+    graded = [json.loads(line) for line in out.read_text().split("\n") if line]
+    assert [g["verdict"] for g in graded] == ["verified", "verified", "wrong", "verified", "unparsed"]
+    assert graded[0]["id"] == "a" and [g["reward"] for g in graded] == [1.0, 1.0, 0.0, 1.0, 0.0]
+    assert (summary.answers, summary.verdicts) == (5, {"verified": 3, "wrong": 1, "unparsed": 1})
+    assert summary.reward_mean == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", ":2: not JSON"), ("[1]", ":2: a JSON object"), ({"response": "1"}, ":2: the line has no text under 'answer'"),
+        ({"answer": "1"}, ":2: the line has no text under 'response'"), ({"answer": 1, "response": "1"}, ":2: .* 'answer'"),
+        ({"answer": "1", "response": "1", "verifier": "maths"}, ":2: verifier 'maths' is unknown"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_is_named_and_nothing_is_written(tmp_path, line, reason):
+    source = write(tmp_path / "in.jsonl", [{"answer": "1", "response": "1"}, line])
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(BadInput, match=f"in.jsonl{reason}"):
+        grade_file(source, out=out)
+    assert not out.exists()
+
+
+def test_a_missing_or_empty_file_is_bad_input(tmp_path):
+    with pytest.raises(BadInput, match=r"gone.jsonl: no such file"):
+        grade_file(tmp_path / "gone.jsonl")
+    with pytest.raises(BadInput, match="no line to grade"):
+        grade_file(write(tmp_path / "empty.jsonl", ["", ""]))

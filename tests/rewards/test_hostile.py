@@ -1,0 +1,70 @@
+"""The hostile corpus: every answer ends inside its limit with its reason, and nothing else in flight is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.rewards import hostile
+from treeadv.forest import Verdict
+from treeadv.rewards import mathematics
+from treeadv.rewards.pool import Answer, VerifierPool
+from treeadv.rewards.verifiers import screen
+
+TIMEOUT = 1.5
+
+
+def healthy(n: int) -> Answer:
+    return Answer(rf"\boxed{{{n}x+x^2}}", f"x(x+{n})", "math")
+
+
+def run_corpus(loop: asyncio.Runner):
+    async def scene():
+        pool = VerifierPool(workers=2, timeout=TIMEOUT, memory_mb=1024)
+        try:
+            mixed = [a for n, c in enumerate(hostile.CORPUS) for a in (Answer(c[1], c[2], "math"), healthy(n))]
+            judged = await pool.grade(mixed)
+            began = time.monotonic()
+            [after] = await pool.grade([healthy(1000)])
+            return judged[::2], [*judged[1::2], after], time.monotonic() - began
+        finally:
+            await pool.close()
+
+    return loop.run(scene())
+
+
+def test_every_hostile_answer_gets_the_right_verdict_and_a_reason(loop):
+    judged, others, back = run_corpus(loop)
+    got = {name: (j.verdict, j.detail) for (name, *_), j in zip(hostile.CORPUS, judged, strict=True)}
+    assert {n: v for n, _, _, allowed in hostile.CORPUS if (v := got[n])[0] not in allowed} == {}
+    assert all(j.detail and len(j.detail) <= 300 and j.seconds <= TIMEOUT + 0.3 and j.reward == 0.0 for j in judged)
+    assert {j.verdict for j in others} == {Verdict.VERIFIED}
+    assert back < 1.0
+
+
+def test_without_any_guard_the_clock_and_the_memory_limit_hold_alone(loop, monkeypatch):
+    monkeypatch.setattr(mathematics, "refusal", lambda text: None)
+    judged, others, back = run_corpus(loop)
+    assert sum(j.verdict is Verdict.TIMEOUT for j in judged) >= 10  # the corpus does hang sympy
+    assert [(j.detail, j.seconds) for j in judged if not j.detail or j.seconds > TIMEOUT + 0.3] == []
+    assert {j.verdict for j in others} == {Verdict.VERIFIED}
+    assert back < 1.0
+
+
+def test_no_answer_holds_the_callers_process(grade):
+    """The cheap half runs in the caller's event loop: a megabyte must not hold it up."""
+    slow = {}
+    for name, response, gold, _ in hostile.CORPUS:
+        began = time.process_time()
+        screen(Answer(response, gold, "math"))
+        if (took := time.process_time() - began) > 0.1:
+            slow[name] = took
+    assert slow == {}
+
+
+@pytest.mark.parametrize(("name", "response", "gold"), hostile.RIGHT, ids=[r[0] for r in hostile.RIGHT])
+def test_right_answers_in_odd_dress_are_verified(grade, name, response, gold):
+    [j] = grade(Answer(response, gold, "math"))
+    assert (j.verdict, j.reward) == (Verdict.VERIFIED, 1.0), j.detail

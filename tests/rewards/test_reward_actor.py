@@ -1,0 +1,72 @@
+"""The reward role: forests in, the same forests graded out, and its metrics tell what it did."""
+
+from __future__ import annotations
+
+import urllib.request
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from actors.reward import RewardActor
+from tests.strategies import build
+from treeadv import wire
+from treeadv.config import parse
+from treeadv.errors import BadInput
+from treeadv.forest import Finish, Verdict
+
+WORDS = ["<|end|>", "The", "answer", "is", "11", "12", "or"]
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="or"))
+    tokenizer.add_special_tokens(["<|end|>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return str(tmp_path)
+
+
+CONFIG = parse({"task": {"source": "x.jsonl"}}, "test")
+
+
+def forest(name: str):
+    """A trunk "The answer is" with the leaves "11 end", "12" and an aborted "11"; a second tree that ends with "or"."""
+    made = build([-1, 0, 0, 0, -1], [3, 2, 1, 1, 1], forest_id=name)
+    tokens = [WORDS.index(w) for w in ["The", "answer", "is", "11", "<|end|>", "12", "11", "or"]]
+    finish = np.array([Finish.STOP, Finish.LENGTH, Finish.ABORT, Finish.STOP], np.int8)
+    leaves = made.leaves
+    return replace(
+        made, token=np.array(tokens, np.int32), finish=finish, gold="11", verifier="math",
+        reward=np.full(leaves, np.nan, np.float32), verdict=np.full(leaves, Verdict.UNGRADED, np.int8),
+    ).check()  # fmt: skip
+
+
+def test_a_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
+    async def scene():
+        actor = RewardActor(CONFIG, model_dir, 0)
+        try:
+            batch, verdicts = await actor.grade(wire.to_batch([forest("a"), forest("a")]))
+            with urllib.request.urlopen(f"http://{await actor.address()}/metrics") as page:
+                return wire.from_batch(batch), verdicts, page.read().decode()
+        finally:
+            await actor.close()
+
+    graded, verdicts, page = loop.run(scene())
+    assert verdicts == {"verified": 2, "wrong": 2, "unparsed": 4}
+    assert [f.forest_id for f in graded] == ["a", "a"]
+    for f in graded:
+        assert f.verdict.tolist() == [Verdict.VERIFIED, Verdict.WRONG, Verdict.UNPARSED, Verdict.UNPARSED]
+        assert f.reward.tolist() == [1.0, 0.0, 0.0, 0.0]
+        assert f.detail == ("same text", "another number", "aborted", "no answer found")
+        assert f.token.tolist() == forest("a").token.tolist() and f.gold == "11"
+    assert 'treeadv_rewards_total{verdict="verified"} 2.0' in page
+    assert 'treeadv_rewards_total{verdict="unparsed"} 2.0' in page  # an aborted leaf is not an answer
+    assert "treeadv_reward_seconds_count 6.0" in page
+    assert "treeadv_reward_waiting_answers 0.0" in page
+
+
+def test_a_model_without_a_tokenizer_is_bad_input(tmp_path):
+    with pytest.raises(BadInput, match=r"tokenizer.json: no such file"):
+        RewardActor(CONFIG, str(tmp_path), 0)

@@ -1,0 +1,104 @@
+"""The cheap half of `math`: where it decides, it decides as math-verify would, and extraction finds what was put in."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import math_verify
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from treeadv.forest import Verdict
+from treeadv.rewards.extract import final_answer, marked_answer
+from treeadv.rewards.guards import refusal
+from treeadv.rewards.judgement import Answer, Outcome, Task
+from treeadv.rewards.mathematics import screen
+from treeadv.rewards.numbers import rational, spelled_out
+
+balanced = st.recursive(
+    st.text("abxyz0123+-*/^ ,", max_size=6), lambda inner: st.builds("{}{{{}}}{}".format, inner, inner, inner), max_leaves=6
+)
+integers = st.integers(-(10**9), 10**9)
+decimals = st.decimals(-10_000, 10_000, places=4).map(str)
+numbers = st.one_of(
+    integers.map(str), decimals, st.builds("{}/{}".format, integers, st.integers(1, 999)),
+    st.builds(r"\frac{{{}}}{{{}}}".format, st.integers(0, 999), st.integers(1, 999)),
+)  # fmt: skip
+
+
+def math(response: str, gold: str) -> Outcome | Task:
+    return screen(Answer(response, gold, "math"))
+
+
+@given(st.text(max_size=200), balanced.filter(str.strip), st.text("abc .", max_size=30))
+def test_the_last_box_is_found_whatever_stands_around_it(before, content, after):
+    response = f"{before} \\boxed{{9}} {before.replace('boxed', '')} \\boxed{{{content}}} {after}"
+    assert final_answer(response) == content.strip().rstrip(".,;").strip()
+
+
+@given(st.text(max_size=300))
+def test_any_text_at_all_gets_an_outcome_or_a_task_whose_text_is_bounded(text):
+    for response in (text, f"\\boxed{{{text}}}", f"The answer is {text}"):
+        outcome = math(response, "3")
+        assert isinstance(outcome, Outcome) or len(outcome.text) < 3000
+
+
+@given(numbers)
+def test_rational_reads_what_fraction_reads(text):
+    value = text.replace(r"\frac{", "").replace("}{", "/").replace("}", "")
+    assert rational(text) == Fraction(value)
+
+
+@settings(deadline=None)  # the first call loads sympy's parsers
+@given(numbers, numbers)
+def test_numbers_are_equal_for_us_exactly_when_math_verify_says_so(gold, answer):
+    outcome = math(f"\\boxed{{{answer}}}", gold)
+    parsed = [math_verify.parse(f"${t}$", parsing_timeout=None) for t in (gold, answer)]
+    assert isinstance(outcome, Outcome)
+    assert (outcome.verdict is Verdict.VERIFIED) == math_verify.verify(*parsed, timeout_seconds=None)
+
+
+FORMS = ("{}", "{:,}", "${}$", r"\boxed{{{}}}", "The answer is {}.", "Answer: {:,}", "#### {}", "x = {} so the answer is {}")
+
+
+@given(integers, st.sampled_from(FORMS))
+def test_an_integer_is_verified_in_every_usual_form(n, form):
+    assert math(form.format(n, n), str(n)).verdict is Verdict.VERIFIED
+    assert math(form.format(n, n), str(n + 1)).verdict is Verdict.WRONG
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("The answer is 11.", "11"), ("the final answer is: **12**", "12"), ("Answer:\n\n$\\frac{1}{2}$", r"\frac{1}{2}"),
+        ("The answer is $x=1$ and $x=2$.", "x=1, x=2"), ("The answer is $2$ because $x+1=3$.", "2"), ("I think 3. No: 4", "4"),
+        ("<answer> seven </answer>", "seven"), (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"), (r"\fbox{a}", "a"),
+        (r"\boxed{\boxed{5}}", r"\boxed{5}"), ("My answer is that there are 12 of them", "12"), ("nothing", None),
+        (r"\boxed{1} then cut off \boxed{2", "1"),
+    ],
+)  # fmt: skip
+def test_the_final_answer_is_where_the_response_marks_it(response, answer):
+    assert final_answer(response) == answer
+
+
+def test_prose_without_a_mark_has_no_marked_answer():
+    assert marked_answer("There are 12.") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled"), [("3e10", r"3\cdot 10^{10}"), ("2.5E-3x", r"2.5\cdot 10^{-3}x"), (r"\theta_{1e3}", r"\theta_{1e3}")]
+)
+def test_scientific_notation_is_spelled_out(text, spelled):
+    assert spelled_out(text) == spelled
+
+
+COMPETITION = (
+    "2^{4950}", "x^{9900}", "2^{2^{7}}", "2^{2^{n}}", "e^{x^2}", r"\frac{3^{2014}}{2014!}", r"\binom{4048}{2024}",
+    r"\sum_{k=1}^{30} 2^{k-1}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", COMPETITION)
+def test_what_competitions_ask_for_is_not_refused(text):
+    assert refusal(text) is None

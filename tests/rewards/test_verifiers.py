@@ -1,0 +1,140 @@
+"""The verifiers other than `math`: each by its name, through the pool."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import reasoning_gym
+
+from treeadv.errors import BadInput
+from treeadv.forest import Verdict
+from treeadv.rewards.pool import Answer
+from treeadv.rewards.verifiers import check_name
+
+VERIFIED, WRONG, UNPARSED, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UNPARSED, Verdict.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("verifier", "response", "gold", "verdict"),
+    [
+        ("exact", "blue  sky", "blue sky", VERIFIED),
+        ("exact", "Let me see.\nblue", "blue", VERIFIED),
+        ("exact", r"so \boxed{blue}", "blue", VERIFIED),
+        ("exact", "blues", "blue", WRONG),
+        ("exact", "1.0", "1", WRONG),
+        ("exact", "", "1", UNPARSED),
+        ("numeric", "The answer is 3.0000001", "3", VERIFIED),
+        ("numeric", "The answer is 3.001", "3", WRONG),
+        ("numeric:0.01", "The answer is 3.001", "3", VERIFIED),
+        ("numeric:0.01", "The answer is 3.04", "3", WRONG),
+        ("numeric", r"\boxed{\frac{1}{3}}", "0.33333333", VERIFIED),
+        ("numeric:1e-3", "0.0005", "0", VERIFIED),
+        ("numeric", r"\boxed{x}", "3", UNPARSED),
+        ("numeric", "no idea", "3", UNPARSED),
+        ("numeric", "3", "three", REFUSED),
+        ("numeric", "1,000", "1000", VERIFIED),
+        ("choice", "The answer is (B).", "B", VERIFIED),
+        ("choice", r"\boxed{\text{B}}", "B", VERIFIED),
+        ("choice", "Because A is too small.\nB", "(B)", VERIFIED),
+        ("choice", "Answer: B: the blue one", "B", VERIFIED),
+        ("choice", "The answer is C", "B", WRONG),
+        ("choice", "The answer is A or B", "B", WRONG),
+        ("choice", "the blue one", "B", UNPARSED),
+    ],
+)
+def test_verdicts_of_the_verifiers_that_need_no_process(grade, verifier, response, gold, verdict):
+    [j] = grade(Answer(response, gold, verifier))
+    assert (j.verdict, j.reward, j.seconds) == (verdict, float(verdict is VERIFIED), 0.0)
+
+
+@pytest.mark.parametrize("name", ["math", "exact", "numeric", "numeric:0.5", "choice", "reasoning-gym", "a.b:c", "https://host/grade"])
+def test_every_documented_name_is_known(name):
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "Math", "numeric:", "numeric:x", "numeric:1", "a.b", "a:b:c", "a b:c", "ftp://host"])
+def test_any_other_name_is_bad_input(name):
+    with pytest.raises(BadInput, match="verifier"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("family", ["chain_sum", "number_sorting", "spell_backward", "countdown", "leg_counting", "basic_arithmetic"])
+def test_reasoning_gym_scores_its_own_answers_in_full(grade, family):
+    dataset = reasoning_gym.create_dataset(family, size=4, seed=1)
+    entries = [dataset[i] for i in range(4)]
+    golds = [str(e["answer"] or e["metadata"].get("expression")) for e in entries]
+    answers = [
+        Answer(f"I think.\nThe answer is {g}", g, "reasoning-gym", json.dumps({"dataset": family, "entry": e}, default=str))
+        for g, e in zip(golds, entries, strict=True)
+    ]
+    judged = grade(*answers)
+    assert [(j.verdict, j.reward) for j in judged] == [(VERIFIED, 1.0)] * 4
+
+
+def test_reasoning_gym_gives_partial_credit_and_only_full_credit_is_verified(grade):
+    entry = {"question": "Say blue", "answer": "blue", "metadata": {}}
+    meta = json.dumps({"dataset": "spell_backward", "entry": entry})
+    partial, none = grade(*[Answer(r, "blue", "reasoning-gym", meta) for r in ("bluf", "")])
+    assert partial.verdict is WRONG and 0 < partial.reward < 1
+    assert (none.verdict, none.reward) == (UNPARSED, 0.0)
+
+
+@pytest.mark.parametrize("meta", ["", "{}", "[]", '{"dataset": "chain_sum"}', '{"entry": {"answer": "1"}}'])
+def test_reasoning_gym_without_its_entry_is_bad_input(grade, meta):
+    with pytest.raises(BadInput, match="meta must be JSON"):
+        grade(Answer("1", "1", "reasoning-gym", meta))
+
+
+def test_an_unknown_reasoning_gym_family_is_bad_input(grade):
+    meta = json.dumps({"dataset": "chain_sums", "entry": {"answer": "1"}})
+    with pytest.raises(BadInput, match="no data set 'chain_sums'"):
+        grade(Answer("1", "1", "reasoning-gym", meta))
+
+
+class _Remote(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if asked["response"] == "slow":
+            time.sleep(4)
+        replies = {
+            "half": b'{"reward": 0.5}', "full": b'{"reward": 1, "detail": "well done"}', "odd": b"<html>",
+            "named": b'{"reward": 0, "verdict": "unparsed"}', "other": b'{"reward": 0, "verdict": "maybe"}',
+        }  # fmt: skip
+        self.send_response(500 if asked["response"] == "error" else 200)
+        self.end_headers()
+        self.wfile.write(replies.get(asked["response"], json.dumps({"reward": float(asked["gold"] == asked["meta"])}).encode()))
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Remote)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/grade"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_remote_verifier_is_asked_over_http(grade, remote):
+    half, full, named, echoed = grade(*[Answer(r, "g", remote, "g") for r in ("half", "full", "named", "echo")])
+    assert (half.verdict, half.reward) == (WRONG, 0.5)
+    assert (full.verdict, full.reward, full.detail) == (VERIFIED, 1.0, "well done")
+    assert (named.verdict, named.reward) == (UNPARSED, 0.0)
+    assert echoed.verdict is VERIFIED
+
+
+def test_a_remote_verifier_that_fails_is_a_crash_or_a_timeout_never_wrong(grade, remote):
+    nowhere = "http://127.0.0.1:9/grade"
+    odd, other, error, slow, down = grade(
+        *[Answer(r, "g", remote, "g") for r in ("odd", "other", "error", "slow")], Answer("x", "g", nowhere)
+    )
+    assert [j.verdict for j in (odd, other, error, down)] == [Verdict.CRASH] * 4
+    assert "JSONDecodeError" in odd.detail and "500" in error.detail and "refused" in down.detail
+    assert slow.verdict is Verdict.TIMEOUT
