@@ -46,7 +46,7 @@ class SGLangEngine:
         """
         generator = config.generator
         if config.sampling.top_p < 1:
-            raise BadInput(f"sampling.top_p={config.sampling.top_p}: SGLang's log-probs are of the whole distribution; the sglang engine needs 1")
+            raise BadInput(f"sampling.top_p={config.sampling.top_p}: SGLang's log-probs are of the whole distribution; set it to 1")
         scratch = Path(config.run.root) / config.run.name / f"sglang-{index}"
         model = Model.read(model_dir)
         members = [Member(config, model, scratch)]
@@ -54,7 +54,7 @@ class SGLangEngine:
             found = await resolve(generator.sglang.url)
             mine = found[index :: generator.count]
             if not mine:
-                raise BadInput(f"generator.count={generator.count}: generator.sglang.url has only {len(found)} servers, each generator needs one")
+                raise BadInput(f"generator.count={generator.count}: each needs a server, and generator.sglang.url has {len(found)}")
             members = [Member(config, model, scratch / str(i), url) for i, url in enumerate(mine)]
         fleet = Fleet(members, model, generator.dtype, generator.sglang.start_timeout)
         await fleet.start()
@@ -146,4 +146,4 @@ def _check_fits(member: Member, prefix: int, left: int) -> None:
     assert member.limits is not None
     for what, limit in (("context", member.limits.context), ("cache (--max-total-tokens)", member.limits.pool)):
         if prefix + left > limit:
-            raise BadInput(f"{prefix} tokens with {left} to draw are more than the {limit} of the server's {what}: lower sampling.max_tokens")
+            raise BadInput(f"{prefix} tokens and {left} to draw: more than the {limit} of the server's {what}: lower sampling.max_tokens")

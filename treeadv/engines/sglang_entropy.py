@@ -13,13 +13,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 KEY = "treeadv_entropy"  # of meta_info in SGLang's reply
 TEMPERATURE = "temperature"  # of a request's custom_params
-Mode = Literal["truncated", "lower", "upper"]
 
 
 class EntropyTap:
@@ -46,10 +45,10 @@ def reference() -> str:
     return json.dumps({"callable": f"c{__name__}\n{EntropyTap.__name__}\n.".encode().hex()})
 
 
-def from_top(logprobs: Sequence[float], vocabulary: int, mode: Mode) -> float:
+def from_top(logprobs: Sequence[float], vocabulary: int, mode: str) -> float:
     """Entropy in nats from the k largest log-probabilities of a distribution over `vocabulary` tokens.
 
-    `truncated` leaves the tail out (below `lower`), `lower` and `upper` bound the truth.
+    `mode`: truncated leaves the tail out (it is below lower), lower and upper bound the truth.
     """
     listed = -sum(math.exp(x) * x for x in logprobs)
     tail = max(0.0, 1.0 - sum(map(math.exp, logprobs)))

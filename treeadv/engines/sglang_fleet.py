@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -112,9 +112,9 @@ class Fleet:
             self._given_up += 1
             self._changed.set()
 
-    async def _loss(self, member: Member) -> bool:
+    async def _loss(self, member: Member) -> Literal[True]:
         """Wait until the server is lost; always True."""
-        waits = [asyncio.create_task(member.lost.wait())]
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(member.lost.wait())]
         if member.process:
             waits.append(asyncio.create_task(member.process.process.wait()))
         try:

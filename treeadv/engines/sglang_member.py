@@ -74,7 +74,10 @@ class Member:
 
     # ---- coming up -----------------------------------------------------------------------------------------------------------
     async def bring_up(self) -> None:
-        """Start or reach the server and check that it serves the learner's model as version 0. Raises `BadInput`, `ServerGone`, `Refused`."""
+        """Start or reach the server, and check that it serves the learner's model as version 0.
+
+        Raises `BadInput`, `ServerGone` or `Refused`.
+        """
         await self.shut()
         if self._owned:
             self.process = await ServerProcess.start(self._config.generator, self._model.folder, self._scratch / "sglang.log")
@@ -96,7 +99,7 @@ class Member:
                 return await self.client.get("/model_info", timeout=5.0)
             except (ServerGone, Refused) as not_yet:
                 if self.process and self.process.ended:
-                    raise BadInput(f"SGLang ended while it started; the last lines of {self.process.log}:\n{self.process.tail()}") from not_yet
+                    raise BadInput(f"SGLang ended while it started; the end of {self.process.log}:\n{self.process.tail()}") from not_yet
                 if asyncio.get_running_loop().time() > deadline or not self._owned:
                     raise ServerGone(f"{self.url} does not answer: {not_yet}") from not_yet
             await asyncio.sleep(POLL)
@@ -137,13 +140,13 @@ class Member:
 
     async def _check_numbers(self) -> None:
         ids = probe.prefix(self._model.vocabulary)
-        temperature = self._config.sampling.temperature
+        temperatures = [self._config.sampling.temperature, probe.HOT]
         try:
-            chunk = await self.draw(ids, probe.DRAWN, temperature, frozenset())
+            chunks = [await self.draw(ids, probe.DRAWN, t, frozenset()) for t in temperatures]
         except Refused as e:
             raise BadInput(f"{self.url}: the start-up probe was answered with: {e}") from e
         self.difference = await asyncio.to_thread(
-            probe.compare, self._model.folder, self._config.generator.dtype, ids, chunk, temperature,
+            probe.compare, self._model.folder, self._config.generator.dtype, ids, chunks, temperatures
         )
         probe.check_difference(self.url, self.difference, self._s.max_logprob_error, self._s.entropy == "exact")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from treeadv.errors import BadInput
 
 PROMPT = 12  # tokens of the probe's prefix
 DRAWN = 6  # tokens that it asks for
+HOT = 8.0  # a second temperature: where a model is sure of itself, any other that is sure of the same token looks like it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,38 +28,39 @@ class Difference:
 
 def prefix(vocabulary: int) -> list[int]:
     """Token ids spread over the whole vocabulary, always the same."""
-    return np.random.default_rng(0).integers(0, vocabulary, PROMPT - 1).tolist() + [vocabulary - 1]
+    return [*np.random.default_rng(0).integers(0, vocabulary, PROMPT - 1).tolist(), vocabulary - 1]
 
 
 def tokens_of(model_dir: str, ids: list[int]) -> tuple[str, list[int]]:
     """A text that holds these tokens, and what the learner's tokenizer makes of it (without special tokens)."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    text = tokenizer.decode([i for i in ids if i < len(tokenizer)])
+    text = str(tokenizer.decode([i for i in ids if i < len(tokenizer)]))
     return text, tokenizer.encode(text, add_special_tokens=False)
 
 
-def compare(model_dir: str, dtype: str, ids: list[int], chunk: Chunk, temperature: float) -> Difference:
-    """Difference between what the server reported of `chunk`, drawn after `ids`, and a plain transformers forward on the CPU."""
+def compare(model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk], temperatures: Sequence[float]) -> Difference:
+    """Difference between what the server reported of `chunks`, each drawn after `ids` at its temperature, and a plain forward (CPU)."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()
-    with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([ids + chunk.tokens])).logits[0, len(ids) - 1 : -1].float()
+    found = [_difference(model, ids, chunk, t) for chunk, t in zip(chunks, temperatures, strict=True)]
+    return Difference(max(d.logprob for d in found), max(d.entropy for d in found))
+
+
+@torch.inference_mode()
+def _difference(model: Any, ids: list[int], chunk: Chunk, temperature: float) -> Difference:
+    logits = model(input_ids=torch.tensor([ids + chunk.tokens])).logits[0, len(ids) - 1 : -1].float()
     logp = torch.log_softmax(logits / temperature, dim=-1)
     entropy = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
     picked = logp.gather(-1, torch.tensor(chunk.tokens)[:, None])[:, 0]
-    del model
-    gc.collect()
-    return Difference(_largest(picked, chunk.logprobs), _largest(entropy, chunk.entropies))
-
-
-def _largest(ours: torch.Tensor, theirs: list[float]) -> float:
-    return float((ours - torch.tensor(theirs)).abs().max())
+    return Difference(
+        float((picked - torch.tensor(chunk.logprobs)).abs().max()), float((entropy - torch.tensor(chunk.entropies)).abs().max())
+    )
 
 
 def check_model(url: str, info: dict[str, Any], architectures: list[str], model_dir: str) -> None:
     """Refuse a server of another architecture."""
     found = info.get("architectures")
     if found is not None and list(found) != list(architectures):
-        raise BadInput(f"{url} serves {info['model_path']} ({', '.join(found)}), the learner trains {', '.join(architectures)} from {model_dir}")
+        raise BadInput(f"{url} serves {info['model_path']}, a {', '.join(found)}; {model_dir} is a {', '.join(architectures)}")
 
 
 def check_difference(url: str, found: Difference, limit: float, exact: bool) -> None:
@@ -66,6 +68,6 @@ def check_difference(url: str, found: Difference, limit: float, exact: bool) -> 
     worst = max(found.logprob, found.entropy if exact else 0.0)
     if worst > limit:
         raise BadInput(
-            f"{url}: log-probs differ by {found.logprob:.2g} and entropies by {found.entropy:.2g} nats from a plain forward of the learner's model, "
-            f"more than generator.sglang.max_logprob_error={limit:g}: it serves another model, or computes in another dtype"
+            f"{url}: log-probs differ by {found.logprob:.2g} and entropies by {found.entropy:.2g} nats from a plain forward of the "
+            f"learner's model, more than generator.sglang.max_logprob_error={limit:g}: it serves another model, or in another dtype"
         )

@@ -17,7 +17,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request asked for. `entropy` is exact or how top-k log-probabilities are read; `version` that of the weights it began under."""
+    """What a request asked for. `entropy`: exact, or how top-k log-probs are read; `version`: of the weights that it began under."""
 
     tokens: int
     entropy: str
@@ -68,7 +68,8 @@ def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
         values = [_number(h, "entropy", lower=0.0) for h in meta[KEY]]
     else:
         tops = meta["output_top_logprobs"]
-        values = [from_top([_number(p[0], "log-probability", upper=0.0) for p in top], ask.vocabulary, ask.entropy) for top in tops]  # type: ignore[arg-type]
+        listed = [[_number(p[0], "log-probability", upper=0.0) for p in top] for top in tops]
+        values = [from_top(row, ask.vocabulary, ask.entropy) for row in listed]
     if len(values) != n:
         raise Refused(f"{len(values)} entropies came with {n} tokens")
     return [max(0.0, v) for v in values]
@@ -77,7 +78,7 @@ def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
 def _versions(meta: dict[str, Any], ask: Ask, n: int) -> list[int]:
     """The policy version that drew each token: from the server's spans; without spans, the version the request began under.
 
-    A request without spans that met an update is labelled with the older version throughout, so that no token looks fresher than it is.
+    A request without spans that met an update has the older version throughout: no token looks fresher than it is.
     """
     spans = meta.get("weight_versions")
     if spans is None:

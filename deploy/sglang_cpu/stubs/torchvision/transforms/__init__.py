@@ -3,6 +3,7 @@
 from enum import Enum
 
 from _stub import absent
+
 from torchvision.transforms import functional, v2
 
 __all__ = ["InterpolationMode", "functional", "v2"]

@@ -1,6 +1,7 @@
 """Import stand-in: every name is a function that raises."""
 
 from _stub import absent
+
 from torchvision.transforms.v2 import functional
 
 __all__ = ["functional"]

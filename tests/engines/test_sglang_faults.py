@@ -1,0 +1,276 @@
+"""What the SGLang engine does when its server lies, hangs, fails or dies: each fault put in front of, or into, the real server."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests import tiny
+from tests.engines.conftest import Run
+from tests.engines.faulty_proxy import FaultyProxy
+from tests.engines.helpers import PROMPT, STUBS, Plain, branch, configure, params, weights
+from treeadv.config import SamplingConfig
+from treeadv.engines.base import EngineLost
+from treeadv.engines.sglang import SGLangEngine
+from treeadv.errors import BadInput
+from treeadv.forest import Finish
+from treeadv.sampling.sampler import GrowRequest, grow
+
+pytestmark = [
+    pytest.mark.sglang,
+    pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)"),
+]
+
+
+@pytest.fixture(scope="module")
+def proxy(run: Run, server: str) -> Iterator[FaultyProxy]:
+    made = FaultyProxy(server)
+    run(made.start())
+    yield made
+    run(made.close())
+
+
+@pytest.fixture(scope="module")
+def proxied(run: Run, proxy: FaultyProxy, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SGLangEngine]:
+    engine = run(SGLangEngine.create(configure(proxy.url, timeout=2.0, root=tmp_path_factory.mktemp("run")), str(tiny_model), 0))
+    yield engine
+    run(engine.close())
+
+
+@pytest.fixture(autouse=True)
+def healthy_again(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "proxy" in request.fixturenames:
+        request.getfixturevalue("proxy").heal()
+
+
+def set_logprob(value: Any) -> Callable[[dict[str, Any]], Any]:
+    def spoil(body: dict[str, Any]) -> dict[str, Any]:
+        body["meta_info"]["output_token_logprobs"][-1][0] = value
+        return body
+
+    return spoil
+
+
+def drop(*path: str) -> Callable[[dict[str, Any]], Any]:
+    def spoil(body: dict[str, Any]) -> dict[str, Any]:
+        place = body
+        for key in path[:-1]:
+            place = place[key]
+        del place[path[-1]]
+        return body
+
+    return spoil
+
+
+def older_version(body: dict[str, Any]) -> dict[str, Any]:
+    for span in body["meta_info"]["weight_versions"]:
+        span["version"] = str(int(span["version"]) - 1)
+    return body
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [
+    (set_logprob(float("nan")), "log-probability nan is not a finite number"),
+    (set_logprob(float("-inf")), "log-probability -inf is not a finite number"),
+    (set_logprob(None), "log-probability None is not a finite number"),
+    (set_logprob(0.5), "log-probability 0.5 is outside"),
+    (drop("meta_info", "output_token_logprobs"), "tokens came with log-probabilities of 0 others"),
+    (drop("meta_info", "treeadv_entropy"), "malformed reply .KeyError: 'treeadv_entropy'"),
+    (drop("output_ids"), "malformed reply .KeyError: 'output_ids'"),
+    (lambda body: [body], "malformed reply"),
+    (lambda body: "<html>", "malformed reply"),
+    (older_version, "the policy version goes backwards"),
+], ids=["nan", "inf", "null", "positive", "no-logprobs", "no-entropies", "no-tokens", "list", "text", "older-version"])
+def test_a_reply_that_cannot_be_trained_on_ends_the_branch_with_its_reason(
+    run: Run, proxy: FaultyProxy, proxied: SGLangEngine, spoil: Callable[[dict[str, Any]], Any], reason: str
+) -> None:
+    """The draws before it stand; nothing of the spoilt reply is yielded."""
+    proxy.spoil_after(1, spoil)
+    draws = []
+
+    async def collect() -> None:
+        async for draw in proxied.generate(PROMPT, params(64), "f", "0"):
+            draws.append(draw)
+
+    with pytest.raises(EngineLost, match=reason):
+        run(collect())
+    assert len(draws) == 8
+
+
+def test_a_forest_grows_whole_over_replies_that_are_refused(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
+    """The sampler goes on from what stands: no leaf is aborted and every log-prob is finite."""
+    proxy.spoil_every(5, set_logprob(float("nan")))
+    sampling = SamplingConfig(leaves=6, trees=2, rule="fixed", fixed_gap=5, max_tokens=24, temperature=0.7)
+    forest = run(grow(proxied, GrowRequest("faulty", "p", "", "exact", "", PROMPT, 1), sampling, 1.0, frozenset()))
+    assert proxy.spoilt > 0
+    assert forest.leaves == 6
+    assert (forest.finish == Finish.LENGTH).all()
+    assert [len(forest.leaf_tokens(i)) for i in range(6)] == [24] * 6
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_passing_5xx_is_asked_again_and_duplicates_nothing(
+    run: Run, proxy: FaultyProxy, proxied: SGLangEngine, tiny_model: Path, status: int
+) -> None:
+    proxy.fail(times=2, status=status)
+    draws = run(branch(proxied, PROMPT, params(24)))
+    assert proxy.failed == 2
+    assert len(draws) == 24
+    assert max(Plain(tiny_model).differences(PROMPT, draws)) < 1e-4
+    assert len(set(proxy.rids)) == len(proxy.rids)
+
+
+def test_a_4xx_is_not_asked_again(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
+    proxy.fail(times=1, status=400)
+    with pytest.raises(EngineLost, match="HTTP 400"):
+        run(branch(proxied, PROMPT, params(24)))
+    assert proxy.failed == 1
+
+
+def test_a_lasting_5xx_loses_the_server_until_it_answers_again(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
+    proxy.fail(times=4, status=502)
+    with pytest.raises(EngineLost, match="answered 4 times with HTTP 502"):
+        run(branch(proxied, PROMPT, params(24)))
+    assert len(run(branch(proxied, PROMPT, params(24)))) == 24
+
+
+def test_a_server_that_gives_no_token_for_the_limit_is_lost(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
+    proxy.hang(times=1)
+    started = time.monotonic()
+    with pytest.raises(EngineLost, match="gave no token for 2 s"):
+        run(branch(proxied, PROMPT, params(24)))
+    assert 1.5 < time.monotonic() - started < 10
+    assert len(run(branch(proxied, PROMPT, params(24)))) == 24
+
+
+def test_a_server_of_another_model_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
+    other = tiny.save(tmp_path / "other", seed=1)
+    with pytest.raises(BadInput, match=r"log-probs differ by .* it serves another model"):
+        run(SGLangEngine.create(configure(server, root=tmp_path), str(other), 0))
+
+
+def test_a_server_with_another_tokenizer_is_refused_at_the_start(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in tiny_model.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = settings["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    vocabulary["5"], vocabulary["#"] = vocabulary["#"], vocabulary["5"]
+    for a, b in zip("cdefghijk", "lmnopqrst", strict=True):
+        vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+    (other / "tokenizer.json").write_text(json.dumps(settings))
+    with pytest.raises(BadInput, match="its tokenizer is not that of"):
+        run(SGLangEngine.create(configure(server, root=tmp_path), str(other), 0))
+
+
+def test_a_server_with_a_smaller_vocabulary_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
+    other = tiny.save(tmp_path / "other", vocab_extra=10)
+    with pytest.raises(BadInput, match=r"tokenizer|another model"):
+        run(SGLangEngine.create(configure(server, root=tmp_path), str(other), 0))
+
+
+def test_nothing_listening_is_said_in_one_line(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"generator.sglang.url: http://127.0.0.1:9 does not answer"):
+        run(SGLangEngine.create(configure("http://127.0.0.1:9", root=tmp_path), str(tiny_model), 0))
+
+
+def test_a_branch_that_can_never_fit_is_refused_with_the_remedy(run: Run, proxied: SGLangEngine) -> None:
+    with pytest.raises(BadInput, match=r"more than the 2048 of the server's context: lower sampling.max_tokens"):
+        run(branch(proxied, PROMPT, params(2048)))
+
+
+class TestOwnedServer:
+    """A server of the engine's own with room for 600 tokens, for faults that kill it."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def owned(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SGLangEngine]:
+        config = configure(root=tmp_path_factory.mktemp("run"), args={"max-total-tokens": 600})
+        engine = run(SGLangEngine.create(config, str(tiny_model), 0))
+        yield engine
+        run(engine.close())
+
+    def test_branches_that_do_not_fit_at_once_wait_and_do_not_fail(self, run: Run, owned: SGLangEngine, tiny_model: Path) -> None:
+        async def storm() -> list:
+            prefixes = [np.roll(PROMPT, i) for i in range(24)]
+            return await asyncio.gather(*(branch(owned, p, params(100)) for p in prefixes))
+
+        drawn = run(storm())
+        assert sum(len(d) + len(PROMPT) for d in drawn) > 4 * 600
+        assert all(len(d) == 100 and d[-1].finish is Finish.LENGTH for d in drawn)
+        worst = max(max(Plain(tiny_model).differences(np.roll(PROMPT, i), d)) for i, d in enumerate(drawn))
+        assert worst < 1e-4  # retracted and prefilled again, with entropies still in step
+
+    def test_a_server_killed_in_mid_stream_is_replaced_and_has_the_weights_before_traffic(
+        self, run: Run, owned: SGLangEngine, tiny_model: Path
+    ) -> None:
+        new = weights(tiny_model, 1.1)
+        run(owned.update_weights(7, new))
+        process = owned.members[0].process
+        assert process is not None
+
+        async def kill_under_way() -> list:
+            draws = []
+            with pytest.raises(EngineLost, match=r"broke off|process ended"):
+                async for draw in owned.generate(PROMPT, params(400), "f", "0"):
+                    draws.append(draw)
+                    if len(draws) == 9:
+                        os.killpg(process.process.pid, signal.SIGKILL)
+            return draws
+
+        assert 9 <= len(run(kill_under_way())) < 400
+        draws = run(branch(owned, PROMPT, params(20)))
+        assert owned.members[0].process is not process
+        assert {d.version for d in draws} == {7}
+        assert max(Plain(tiny_model, new).differences(PROMPT, draws)) < 1e-4
+
+    def test_its_children_end_with_it(self, run: Run, owned: SGLangEngine) -> None:
+        process = owned.members[0].process
+        assert process is not None
+        family = [psutil.Process(process.process.pid), *psutil.Process(process.process.pid).children(recursive=True)]
+        assert len(family) > 1
+        run(owned.close())
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert alive == []
+
+
+def test_a_server_ends_when_the_process_that_started_it_is_killed(tiny_model: Path, tmp_path: Path) -> None:
+    script = f"""
+import asyncio, time
+from pathlib import Path
+from tests.engines.helpers import configure
+from treeadv.engines.sglang_server import ServerProcess
+async def main():
+    server = await ServerProcess.start(configure().generator, {str(tiny_model)!r}, Path({str(tmp_path)!r}) / "log")
+    print(server.process.pid, flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+    starter = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=STUBS.parents[2])
+    assert starter.stdout is not None
+    server = psutil.Process(int(starter.stdout.readline()))
+    time.sleep(2)
+    assert server.is_running()
+    starter.kill()
+    starter.wait()
+    server.wait(timeout=20)
+
+
+def test_a_server_that_cannot_start_says_why(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"SGLang ended while it started[\s\S]*--no-such-flag"):
+        run(SGLangEngine.create(configure(root=tmp_path, args={"no-such-flag": True}), str(tiny_model), 0))
