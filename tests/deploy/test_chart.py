@@ -125,7 +125,8 @@ def test_the_rendered_configuration_loads_and_asks_for_what_the_groups_offer(ren
             assert section.cpus * resources[section.slot] <= resources["CPU"]
             assert getattr(section, "gpus", 0) * resources[section.slot] <= resources.get("GPU", 0)
     assert config.metrics.host == "0.0.0.0"
-    assert config.scaling.enabled == cluster["enableInTreeAutoscaling"]
+    # Behind a fleet the generators share the servers out by their number, which therefore stays.
+    assert config.scaling.enabled == (cluster["enableInTreeAutoscaling"] and not config.generator.sglang.url)
 
 
 def test_a_gpu_group_puts_learners_on_cuda_and_shares_the_gpus_among_slots(render: Render, tmp_path: Path) -> None:
@@ -257,6 +258,10 @@ BAD = {
     "a fleet that cannot read weights": (
         ["generator.kind=deployment", "generator.fleet.model=m", "storage.kind=object", "storage.object.uri=s3://b/x"],
         "needs storage.kind=claim",
+    ),
+    "more generators than servers": (
+        ["generator.kind=deployment", "generator.fleet.model=m", "workers.generator.replicas=3"],
+        "3 generators share 2 servers, and each needs one",
     ),
     "KEDA without Prometheus": (
         ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.autoscaling.kind=keda"],

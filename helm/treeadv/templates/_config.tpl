@@ -35,7 +35,7 @@
   "reward" (dict "count" (int $reward.count) "slot" "reward_slot" "cpus" $reward.cpus)
   "learner" (dict "count" (int $learner.count) "slot" "learner_slot" "cpus" $learner.cpus "gpus" $learner.gpus
     "threads" (max 1 (floor $learner.cpus)) "device" $device)
-  "scaling" (dict "enabled" .Values.autoscaling.enabled "min" (max 1 (int $generator.min)) "max" (int $generator.max))
+  "scaling" (dict "enabled" (and .Values.autoscaling.enabled (eq .Values.generator.kind "actor")) "min" (max 1 (int $generator.min)) "max" (int $generator.max))
   "metrics" (dict "host" "0.0.0.0" "port" (int .Values.monitoring.port)) }}
 {{- if eq .Values.generator.kind "deployment" }}{{ $_ := set $derived.generator "engine" "sglang" }}{{ end }}
 {{- toYaml (mergeOverwrite (deepCopy .Values.config) $derived) }}

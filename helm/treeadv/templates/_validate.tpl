@@ -54,6 +54,11 @@
 {{- if ne .Values.storage.kind "claim" }}
 {{- fail "generator.kind=deployment needs storage.kind=claim: the servers read published weights from the volume" }}
 {{- end }}
+{{- $sum := include "treeadv.role" (dict "groups" (include "treeadv.groups" . | fromYaml) "role" "generator") | fromYaml }}
+{{- $least := ternary $fleet.replicas $scale.minReplicas (eq $scale.kind "none") }}
+{{- if gt (int $sum.count) (int $least) }}
+{{- fail (printf "workers: %v generators share %v servers, and each needs one: fewer generators, or raise generator.fleet.%s" (int $sum.count) $least (ternary "replicas" "autoscaling.minReplicas" (eq $scale.kind "none"))) }}
+{{- end }}
 {{- if and (ne $scale.kind "none") (or (gt (int $scale.minReplicas) (int $fleet.replicas)) (gt (int $fleet.replicas) (int $scale.maxReplicas))) }}
 {{- fail (printf "generator.fleet.replicas=%v lies outside autoscaling.minReplicas=%v..maxReplicas=%v" $fleet.replicas $scale.minReplicas $scale.maxReplicas) }}
 {{- end }}
