@@ -120,10 +120,9 @@ def _add_rollout_arguments(p: Parser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 # ---- commands ----------------------------------------------------------------------------------------------------------------
@@ -186,10 +185,10 @@ def show(args: argparse.Namespace) -> int:
     from treeadv.report.terminal import forest_tree
     from treeadv.report.tree import standalone
 
+    for target in filter(None, (args.html, args.svg)):
+        _check_target(target)
     pictures = _pictures(args)
     if args.svg:
-        if len(pictures) > 1:
-            raise BadInput(f"--svg {args.svg}: {args.file} holds {len(pictures)} forests; choose one with --index N")
         with _written(args.svg) as scratch:
             scratch.write_text(standalone(pictures[0]), encoding="utf-8")
     if args.html:
@@ -258,6 +257,8 @@ def _pictures(args: argparse.Namespace) -> list[Picture]:
         if not 0 <= args.index < len(forests):
             raise BadInput(f"--index {args.index}: {args.file} holds {len(forests)} forests, counted from 0")
         forests = [forests[args.index]]
+    if args.svg and len(forests) > 1:
+        raise BadInput(f"--svg {args.svg}: {args.file} holds {len(forests)} forests; choose one with --index N")
     folder = args.model or (Path(named) if named and (Path(named) / "tokenizer.json").is_file() else None)
     if folder is None:
         print(f"treeadv: no tokenizer at {named or 'hand'}; tokens are shown as numbers (--model DIR)", file=sys.stderr)

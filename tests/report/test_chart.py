@@ -65,7 +65,10 @@ def test_the_text_alternative_tells_the_course_of_each_curve() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.0341, "0.0341"), (12.49, "12.5"), (1480, "1,480"), (41_233, "41.2k"), (2.1e6, "2.1M"), (2e-5, "2e-05"), (-0.25, "-0.25")],
+    [
+        (0, "0"), (0.0341, "0.0341"), (12.49, "12.5"), (1480, "1,480"), (41_233, "41.2k"), (2.1e6, "2.1M"), (2e-5, "2e-05"),
+        (-0.25, "-0.25"),
+    ],  # fmt: skip
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text

@@ -43,7 +43,7 @@ PHASES = ("Time of a step", "seconds by phase")
 
 def write_report(path: Path) -> Path:
     """Write report.html into the run folder `path` (whole or not at all) and return its path. `BadInput` if it is not a run."""
-    folder, config = RunFolder.open(path)
+    folder, config = RunFolder.open(path, [])
     target = path / "report.html"
     write_atomically(target, run_page(folder, config))
     return target

@@ -1,0 +1,86 @@
+"""The display of a run: one line a step where there is no terminal, a pace that goes by the records, the final figures."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.report.runs import record, summary
+from treeadv.report.progress import Progress, clock, final_table, spark
+
+
+def run(records: list[dict[str, Any]], total: int = 40, **options: Any) -> str:
+    out = io.StringIO()
+    with Progress(total, Console(file=out, width=200, **options)) as progress:
+        for r in records:
+            progress.update(r)
+    return out.getvalue()
+
+
+def test_without_a_terminal_every_step_is_one_line_with_its_figures() -> None:
+    lines = run([record(1), record(2)]).splitlines()
+    assert lines[0] == "starting a run of 40 steps: the actors load the model"
+    assert lines[1:] == [
+        "step 1/40  reward 0.25  forests ready 2 leased 1 trained 1  tokens/s 81  shared 24%  staleness 0.8 (max 2)"
+        "  ETA after the next step",
+        "step 2/40  reward 0.30  forests ready 2 leased 1 trained 2  tokens/s 82  shared 23%  staleness 0.8 (max 1)  ETA 7:55",
+    ]
+
+
+def test_on_a_terminal_the_display_stays_in_place_and_shows_the_course_of_the_reward() -> None:
+    text = run([record(s) for s in range(1, 6)], force_terminal=True)
+    assert "step 5/40" in text and "ETA 7:18" in text
+    assert "▁▃▅▆█" in text
+    assert "reward so far" in text
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "eta"),
+    [
+        ([100, 110], "1:20"),  # the first step, which holds the start-up, is not the pace
+        ([0, 100, *(100 + 10 * i for i in range(1, 11))], "3:00"),  # the pace is that of the last ten
+    ],
+)
+def test_the_time_left_goes_by_the_pace_of_the_last_steps(elapsed: list[float], eta: str) -> None:
+    records = [record(i + 1, elapsed_s=float(t)) for i, t in enumerate(elapsed)]
+    total = 10 if len(elapsed) == 2 else 30
+    assert run(records, total).rstrip().endswith(f"ETA {eta}")
+
+
+def test_a_run_that_goes_back_to_its_checkpoint_goes_on_being_shown() -> None:
+    assert run([record(4), record(5), record(4, elapsed_s=70.0)]).splitlines()[-1].startswith("step 4/40")
+
+
+def test_the_last_step_leaves_no_time() -> None:
+    assert run([record(39), record(40)]).rstrip().endswith("ETA 0:00")
+    assert run([record(40)]).rstrip().endswith("ETA 0:00")
+
+
+def test_the_final_table_has_the_figures_and_the_folder() -> None:
+    out = io.StringIO()
+    final_table(summary([record(1), record(8)]), Console(file=out, width=120))
+    text = out.getvalue()
+    for part in ("8 steps in 1:40", "0.250", "0.550", "4,000", "3,200 instead of 4,160 (x 1.30, 23% shared)", "max 2", "1:15"):
+        assert part in text
+    assert text.splitlines()[-1] == "Run folder: runs/demo"
+
+
+def test_a_run_without_a_step_has_no_figures() -> None:
+    out = io.StringIO()
+    final_table({"steps": 0}, Console(file=out))
+    assert out.getvalue() == "No step was completed.\n"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_sparks_span_the_values_and_keep_the_last() -> None:
+    assert spark([1.0]) == "▁"
+    assert spark([0.0, 0.5, 1.0]) == "▁▄█"
+    assert len(spark([float(i) for i in range(1000)], 48)) == 48
+    assert spark([0.0] * 999 + [1.0], 48)[-1] == "█"

@@ -1,0 +1,241 @@
+"""The commands as a user meets them: what they print, what they leave behind, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.report.runs import make_run, record
+from tests.strategies import build
+from treeadv.cli import main
+from treeadv.wire import read_file, write_file
+
+SMALL = ["sampling.leaves=4", "sampling.max_tokens=12", "sampling.tau=0.5", "generator.threads=1", "task.verifier=exact"]
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps({"problem": f"{i}+1=", "answer": str(i + 1)}) + "\n" for i in range(3)))
+    return path
+
+
+@pytest.fixture
+def forests(tmp_path: Path) -> Path:
+    """Two graded forests that name no model."""
+    path = tmp_path / "two.arrow"
+    made = [build([-1, 0, 0, -1], [2, 1, 3, 2], rewards=[1.0, 0.0, 0.0], seed=i, forest_id=f"forest-{i}") for i in range(2)]
+    write_file(path, made)
+    return path
+
+
+def run(*argv: object) -> int:
+    return main([str(a) for a in argv])
+
+
+# ---- start ---------------------------------------------------------------------------------------------------------------------
+def test_help_comes_at_once_and_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys; from treeadv.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'transformers', 'ray', 'pyarrow', 'pydantic', 'rich'} & set(sys.modules)))"
+    )
+    began = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert time.monotonic() - began < 2.0  # a tenth of a second on a quiet machine
+    assert out.splitlines()[-1] == "[]"
+    for command in ("generate", "grade", "show", "eval", "audit", "report"):
+        assert f"    {command} " in out
+
+
+@pytest.mark.parametrize("argv", [["show", "x"], ["grade", "x.jsonl"], ["audit", "x"], ["report", "x"]])
+def test_commands_that_need_no_model_import_no_torch(argv: list[str]) -> None:
+    code = f"import sys; from treeadv.cli import main; main({argv!r}); print({{'torch', 'ray'}} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "set()"
+
+
+# ---- generate, eval ------------------------------------------------------------------------------------------------------------
+def test_the_forests_of_generate_are_graded_and_grow_again_from_the_same_seed(
+    tiny_model: Path, problems: Path, tmp_path: Path, capsys
+) -> None:
+    for name in ("a", "b"):
+        assert run("generate", "--model", tiny_model, "--data", problems, "--out", tmp_path / f"{name}.arrow", *SMALL) == 0
+    assert run("generate", "--model", tiny_model, "--data", problems, "--out", tmp_path / "c.arrow", *SMALL, "run.seed=1") == 0
+    (a, model), (b, _), (c, _) = (read_file(tmp_path / f"{name}.arrow") for name in "abc")
+    assert model == str(tiny_model)
+    assert [(f.leaves, f.graded, f.gold) for f in a] == [(4, True, str(i + 1)) for i in range(3)]
+    assert [f.token.tolist() for f in a] == [f.token.tolist() for f in b]
+    assert [f.token.tolist() for f in a] != [f.token.tolist() for f in c]
+    assert f"{tmp_path / 'a.arrow'}: 3 forests, 12 leaves" in capsys.readouterr().out
+
+
+def test_a_limit_does_not_change_the_forests_of_the_problems_left(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+    for name, limit in (("one", 1), ("all", 3)):
+        out = tmp_path / f"{name}.arrow"
+        assert run("generate", "--model", tiny_model, "--data", problems, "--out", out, "--limit", limit, *SMALL) == 0
+    (one,), every = read_file(tmp_path / "one.arrow")[0], read_file(tmp_path / "all.arrow")[0]
+    assert one.token.tolist() == every[0].token.tolist()
+
+
+def test_a_recipe_gives_prompt_and_sampling_and_overrides_win(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "task: {source: elsewhere.jsonl, prompt: 'Q {problem}', verifier: exact}\n"
+        "sampling: {leaves: 3, max_tokens: 5, temperature: 0.5}\n"
+    )
+    out = tmp_path / "f.arrow"
+    args = ["--model", tiny_model, "--data", problems, "--out", out, "--config", recipe]
+    assert run("generate", *args, "sampling.leaves=2", "generator.threads=1") == 0
+    forest = read_file(out)[0][0]
+    assert (forest.leaves, forest.temperature, len(forest.prompt)) == (2, 0.5, len("Q 0+1="))
+
+
+def test_eval_counts_independent_samples(tiny_model: Path, problems: Path, capsys) -> None:
+    assert run("eval", "--model", tiny_model, "--data", problems, "--samples", 3, "--json", *SMALL) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["problems"], result["samples"]) == (3, 3)
+    assert {"pass@1", "pass@2", "pass@3"} <= set(result)
+    assert sum(result["verdicts"].values()) == 9
+    assert result["tokens"] == pytest.approx(9 * result["tokens_mean"])
+
+
+# ---- grade ---------------------------------------------------------------------------------------------------------------------
+def test_grade_adds_verdicts_to_the_lines(tmp_path: Path, capsys) -> None:
+    path, out = tmp_path / "answers.jsonl", tmp_path / "graded.jsonl"
+    rows = [{"problem": "1+1", "answer": "2", "response": r} for r in ("The answer is 2.", "The answer is 3.")]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert run("grade", path, "--verifier", "numeric", "--out", out) == 0
+    assert "2 answers" in capsys.readouterr().out
+    graded = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [g["verdict"] for g in graded] == ["verified", "wrong"]
+    assert [g["problem"] for g in graded] == ["1+1", "1+1"]
+
+
+# ---- show ----------------------------------------------------------------------------------------------------------------------
+def test_show_prints_every_forest_or_the_one_asked_for(forests: Path, capsys) -> None:
+    assert run("show", forests) == 0
+    shown = capsys.readouterr()
+    assert "forest forest-0" in shown.out and "forest forest-1" in shown.out
+    assert "tokens are shown as numbers (--model DIR)" in shown.err
+    assert run("show", forests, "--index", 1) == 0
+    only = capsys.readouterr().out
+    assert "forest forest-1" in only and "forest forest-0" not in only
+
+
+def test_show_draws_text_with_the_model_that_the_file_names(tiny_model: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "named.arrow"
+    forest = build([-1, -1], [3, 2])
+    spelled = np.array([2 + ord(c) - 32 for c in "oaktw"], np.int32)  # the tiny vocabulary: two marks, the printable characters
+    write_file(path, [replace(forest, token=spelled)], str(tiny_model))
+    assert run("show", path) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "oak  ✓" in shown.out and "tw  ✓" in shown.out
+
+
+def test_show_writes_a_page_and_a_picture(forests: Path, tmp_path: Path, capsys) -> None:
+    page, picture = tmp_path / "f.html", tmp_path / "f.svg"
+    assert run("show", forests, "--html", page) == 0
+    assert run("show", forests, "--index", 0, "--svg", picture) == 0
+    assert page.read_text().startswith("<!doctype html>") and page.read_text().count("<article") == 2
+    assert picture.read_text().startswith("<svg")
+    assert capsys.readouterr().out == ""
+
+
+# ---- audit, report -------------------------------------------------------------------------------------------------------------
+def test_audit_tells_a_sound_run_from_a_damaged_one_by_its_exit_code(tmp_path: Path, capsys) -> None:
+    path = make_run(tmp_path, [build([-1, 0, 0], [2, 2, 2])] * 2, [])
+    assert run("audit", path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sound"] is True
+    (segment,) = (path / "replay" / "segments").glob("*.arrow")
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    segment.write_bytes(data)
+    assert run("audit", path) == 1
+    assert "FAULT" in capsys.readouterr().out
+
+
+def test_report_writes_into_the_run_and_says_where(tmp_path: Path, capsys) -> None:
+    path = make_run(tmp_path, [build([-1, 0, 0], [2, 2, 2], rewards=[1.0, 0.0])], [record(1)])
+    assert run("report", path) == 0
+    assert capsys.readouterr().out == f"{path / 'report.html'}\n"
+    assert "Trained in step 1" in (path / "report.html").read_text()
+
+
+# ---- mistakes ------------------------------------------------------------------------------------------------------------------
+GENERATE = ("generate", "--model", "M", "--data", "problems.jsonl", "--out", "o.arrow")
+MISTAKES: list[tuple[Sequence[str], str]] = [
+    ([], "the following arguments are required: COMMAND (treeadv --help)"),
+    (["shows"], "invalid choice: 'shows'"),
+    (["show"], "the following arguments are required: FOREST.arrow (treeadv show --help)"),
+    (["show", "none.arrow"], "none.arrow: no such file"),
+    (["show", "problems.jsonl"], "problems.jsonl: not an Arrow file of forests"),
+    (["show", "two.arrow", "--index", "2"], "--index 2: two.arrow holds 2 forests, counted from 0"),
+    (["show", "two.arrow", "--svg", "x.svg"], "two.arrow holds 2 forests; choose one with --index N"),
+    (["show", "two.arrow", "--html", "none/x.html"], "none/x.html: its folder does not exist; make none first"),
+    (["show", "two.arrow", "--html", "."], ".: is a folder; name a file"),
+    (["show", "two.arrow", "--model", "none"], "none/tokenizer.json: no such tokenizer"),
+    (["show", "two.arrow", "--preset", "treeadvs"], "learner.preset=treeadvs: no such preset, did you mean treeadv"),
+    ([*GENERATE, "--model", "none"], "model.path=none: no config.json there"),
+    ([*GENERATE, "--data", "none.jsonl"], "none.jsonl: no such file of problems"),
+    ([*GENERATE, "--data", "bad.jsonl"], "bad.jsonl:2: no answer"),
+    ([*GENERATE, "--out", "none/o.arrow"], "none/o.arrow: its folder does not exist"),
+    ([*GENERATE, "sampling.tau=-1"], "sampling.tau: Input should be greater"),
+    ([*GENERATE, "sampling.trees=9"], "sampling.trees=9 is more than sampling.leaves"),
+    ([*GENERATE, "sampling.taus=1"], "did you mean sampling.tau?"),
+    ([*GENERATE, "tau"], "override 'tau': write section.key=value"),
+    ([*GENERATE, "--config", "no.yaml"], "no.yaml: no such configuration file"),
+    ([*GENERATE, "task.verifier=maths"], "verifier 'maths' is unknown"),
+    (["eval", "--model", "M", "--data", "problems.jsonl", "--samples", "0"], "argument --samples: '0' is not a positive number"),
+    (["eval", "--model", "M", "--data", "problems.jsonl", "--limit", "x"], "argument --limit: 'x' is not a positive number"),
+    (["grade", "none.jsonl"], "none.jsonl: no such file"),
+    (["grade", "problems.jsonl"], "problems.jsonl:1: the line has no text under 'response'"),
+    (["grade", "problems.jsonl", "--timeout", "0"], "--timeout 0: a limit in seconds must be above 0"),
+    (["grade", "problems.jsonl", "--verifier", "maths"], "verifier 'maths' is unknown"),
+    (["audit", "."], "no journal under replay/journal"),
+    (["report", "."], ".: not a run folder"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(a) or "nothing" for a, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_code_2_and_leaves_nothing_behind(
+    argv: list[str], message: str, problems: Path, forests: Path, tiny_model: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.jsonl").write_text('{"problem": "1", "answer": "1"}\n{"problem": "2"}\n')
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        code = main([str(tiny_model) if a == "M" else a for a in argv])
+    except SystemExit as e:  # argparse ends the process itself
+        code = e.code
+    shown = capsys.readouterr()
+    assert code == 2
+    assert shown.err.startswith("treeadv: error: ") and shown.err.count("\n") == 1 and message in shown.err
+    assert shown.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_is_told_and_the_file_that_was_there_stays(forests: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("as before")
+    full = tmp_path / ".page.html.part"
+    full.symlink_to("/dev/full")  # the scratch file: every write to it fails for want of space
+    assert run("show", forests, "--html", page) == 2
+    assert f"{page}: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert page.read_text() == "as before"
+
+
+def test_a_verifier_that_cannot_be_loaded_is_bad_input_of_generate(tiny_model: Path, problems: Path, tmp_path: Path, capsys) -> None:
+    args = ["--model", tiny_model, "--data", problems, "--out", tmp_path / "o.arrow", *SMALL[:-1], "task.verifier=nowhere:judge"]
+    assert run("generate", *args) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "o.arrow").exists()
