@@ -1,0 +1,45 @@
+"""A run in one process, to be killed: grows, trains and checkpoints as fast as it can, telling what it has done line by line.
+
+The checkpoint file stands for the model: it lists the forests of every step that went into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from tests.replay.helpers import batch_for
+from treeadv.config import QueueConfig
+from treeadv.replay.store import ReplayStore
+
+PER_STEP = 3
+
+
+def main(folder: Path, fsync: str, steps: int) -> None:
+    checkpoint = folder / "checkpoint.json"
+    model: list[list[str]] = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
+    store = ReplayStore(str(folder), QueueConfig(fsync=fsync, segment_mb=1, retain="all"), PER_STEP, 0, len(model))
+    print("open", flush=True)
+    while len(model) < steps:
+        while (record := store.reserve("w", "", "p")) is not None:
+            store.admit(record.forest_id, batch_for(record, version=len(model), length=2000))
+            if fsync == "always":
+                store.sync()
+        lease = store.lease(PER_STEP, len(model))
+        assert lease is not None
+        model.append(list(lease.forest_ids))
+        store.ack(lease.lease_id, len(model))
+        store.sync()
+        print("acked", len(model), flush=True)
+        if len(model) % 4 == 0 or len(model) == steps:
+            new = folder / "checkpoint.new"
+            new.write_text(json.dumps(model))
+            os.replace(new, checkpoint)
+            store.commit(len(model))
+    store.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
