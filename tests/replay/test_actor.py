@@ -1,0 +1,163 @@
+"""The queue as a real Ray actor: waiting, references without copies, death of its process and of a worker's objects."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from actors.replay import ReplayQueue  # noqa: E402
+from tests.strategies import build  # noqa: E402
+from treeadv import wire  # noqa: E402
+from treeadv.config import Config, parse  # noqa: E402
+from treeadv.replay.audit import audit  # noqa: E402
+from treeadv.replay.tickets import Ticket  # noqa: E402
+
+ROOT = str(Path(__file__).parents[2])
+
+
+class Watched(ReplayQueue):
+    """Tells where in memory the payloads lie that it checks and writes, and can be killed."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._places: list[str] = []
+        admit = self._store.admit
+
+        def watched(fid: str, batch: pa.RecordBatch) -> str:
+            self._places.append(mapping_of(batch))
+            return admit(fid, batch)
+
+        self._store.admit = watched  # type: ignore[method-assign, assignment]
+
+    async def places(self) -> list[str]:
+        return self._places
+
+    async def die(self) -> None:
+        os._exit(1)
+
+
+def mapping_of(batch: pa.RecordBatch) -> str:
+    """The file behind the memory that holds the batch's tokens."""
+    address = batch.column("token").values.buffers()[1].address
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(x, 16) for x in line.split()[0].split("-"))
+        if low <= address < high:
+            return line.split(maxsplit=5)[-1]
+    raise AssertionError("no mapping")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": ROOT}})
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "tasks.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n' * 3)
+    return parse(
+        {"task": {"source": str(tmp_path / "tasks.jsonl")}, "learner": {"forests_per_step": 2}, "queue": {"max_staleness": 1}}, "test"
+    )
+
+
+def grow(ticket: Ticket, version: int = 0) -> pa.RecordBatch:
+    f = build([-1, 0, 0], [2000, 3000, 4000], seed=ticket.seed % 2**32, version=version, forest_id=ticket.forest_id)
+    return wire.to_batch([replace(f, prompt_id=ticket.problem.id)])
+
+
+def test_a_run_over_the_actor_dies_twice_and_trains_every_forest_once(cluster: None, config: Config, tmp_path: Path) -> None:
+    asyncio.run(scenario(config, str(tmp_path / "run")))
+    report = audit(str(tmp_path / "run"))
+    assert report.sound and report.rows["trained"]["forests"] == 8, report.table()
+
+
+async def scenario(config: Config, run_dir: str) -> None:
+    actor = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=0)(Watched)
+    queue = actor.remote(config, run_dir, None, 0)
+    tickets = [await queue.reserve.remote("w", str(i)) for i in range(4)]
+    assert await queue.reserve.remote("w", "3") == tickets[3]
+    waiting = asyncio.ensure_future(queue.reserve.remote("w", "late"))
+    leasing = asyncio.ensure_future(queue.lease.remote(2, 0))
+    for t in tickets:
+        ref = ray.put(grow(t))
+        assert [await queue.admit.remote(t.forest_id, [ref]) for _ in range(2)] == ["admitted", "repeat"]
+    assert all("/dev/shm" in place or "plasma" in place for place in await queue.places.remote())
+
+    lease = await leasing
+    batches = await asyncio.gather(*lease.refs)
+    assert [wire.from_batch(b)[0].forest_id for b in batches] == list(lease.forest_ids) == [t.forest_id for t in tickets[:2]]
+    assert await queue.lease.remote(2, 0) == lease
+    await asyncio.sleep(0.2)
+    assert not waiting.done()  # all four slots are held: the worker is held back
+    await queue.ack.remote(lease.lease_id, 1)
+    late = await waiting
+    assert late.draw == 4
+
+    with pytest.raises(ray.exceptions.RayActorError):
+        await queue.die.remote()
+    lease = await until_up(lambda: queue.lease.remote(2, 1))  # the ledger is as it was, payloads come from the segments
+    assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == [t.forest_id for t in tickets[2:]]
+    await queue.ack.remote(lease.lease_id, 2)
+    assert await queue.forget.remote("w") == 1
+    again = await queue.reserve.remote("v")
+    assert (again.draw, again.attempt) == (4, 1) and again.seed != late.seed
+    assert await queue.admit.remote(late.forest_id, [ray.put(grow(late))]) == "late"
+    assert 'treeadv_queue_admitted_total{unit="forests"} 4.0' in await metrics(queue)
+    await queue.commit.remote(1)
+    await queue.close.remote()
+    ray.kill(queue)
+    await resumed(actor.remote(config, run_dir, 1, 0), tickets[2:])
+
+
+async def resumed(queue, undone: list[Ticket]) -> None:
+    """From checkpoint 1: step 2 is done again with the same forests; a lost object is a lost attempt; stop ends the waiting."""
+    lease = await queue.lease.remote(2, 1)
+    assert lease.forest_ids == tuple(t.forest_id for t in undone)
+    await queue.ack.remote(lease.lease_id, 2)
+    ticket = await queue.reserve.remote("w")
+    assert (ticket.draw, ticket.attempt) == (4, 2)
+    assert await queue.admit.remote(ticket.forest_id, [broken.remote()]) == "lost"
+    for step in (3, 4):
+        for t in [await queue.reserve.remote("w") for _ in range(2)]:
+            assert await queue.admit.remote(t.forest_id, [ray.put(grow(t, step - 1))]) == "admitted"
+        lease = await queue.lease.remote(2, step - 1)
+        await queue.ack.remote(lease.lease_id, step)
+    held = [await queue.reserve.remote("w") for _ in range(4)]
+    waiting = asyncio.ensure_future(queue.reserve.remote("w"))
+    await queue.stop.remote()
+    assert await waiting is None and None not in held
+    await queue.commit.remote(4)
+    counts = await queue.counts.remote()
+    assert counts["trained"]["forests"] == 8 and set(counts["law_error"].values()) == {0}
+    await queue.close.remote()
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def broken() -> None:
+    raise RuntimeError("the grader died")
+
+
+async def until_up(call):
+    """Repeat a call until the actor that Ray restarts answers."""
+    for _ in range(100):
+        try:
+            return await call()
+        except ray.exceptions.RayActorError:
+            await asyncio.sleep(0.2)
+    raise AssertionError("the actor did not come back within 20 s")
+
+
+async def metrics(queue) -> str:
+    """The page, once the figures have been brought up to date."""
+    await queue.counts.remote()
+    with urllib.request.urlopen(f"http://{await queue.address.remote()}/metrics") as answer:
+        return answer.read().decode()

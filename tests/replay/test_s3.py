@@ -1,0 +1,113 @@
+"""The queue on an object store: a real HTTP server that speaks S3."""
+
+from __future__ import annotations
+
+import itertools
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.replay.helpers import fill, open_store, train
+from treeadv.errors import BadInput
+from treeadv.replay.audit import audit
+from treeadv.replay.files import Folder
+from treeadv.replay.history import forests_of_step
+
+moto = pytest.importorskip("moto.server", reason="moto is not installed")
+boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+_names = (f"bucket-{n}" for n in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch):
+    """(name, client, URI of a run's folder in it)."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    client = boto3.client("s3", endpoint_url=server, region_name="us-east-1")
+    name = next(_names)
+    client.create_bucket(Bucket=name)
+    return name, client, f"s3://{name}/runs/one?scheme=http&endpoint_override={urlsplit(server).netloc}&region=us-east-1"
+
+
+def keys(client, name: str) -> list[str]:
+    return [o["Key"] for o in client.list_objects_v2(Bucket=name).get("Contents", []) if not o["Key"].endswith("/")]
+
+
+def test_a_run_on_s3_is_resumed_and_audited_from_the_bucket(bucket) -> None:
+    name, client, uri = bucket
+    store = open_store(uri, max_staleness=3)
+    fill(store, 4)
+    store.sync()
+    fill(store, 2)
+    steps = {s: train(store, 2, s) for s in (1, 2)}
+    store.sync()
+    store.commit(1)
+    store.close()
+    assert {k.rsplit("/", 1)[0] for k in keys(client, name)} == {"runs/one/replay/journal", "runs/one/replay/segments"}
+    store = open_store(uri, durable_step=1, max_staleness=3)
+    assert train(store, 2, 2) == steps[2]
+    fill(store, 1)
+    store.close()
+    assert [f.forest_id for f in forests_of_step(uri, 2)] == list(steps[2])
+    report = audit(uri)
+    assert report.sound and report.rows["admitted"]["forests"] == 7, report.table()
+
+
+def test_what_was_not_flushed_is_as_if_it_had_not_been(bucket) -> None:
+    _, _, uri = bucket
+    store = open_store(uri)
+    kept = fill(store, 2)
+    store.sync()
+    fill(store, 2)
+    del store  # the process dies: an object store holds what was flushed, journal and payload alike
+    store = open_store(uri, durable_step=0)
+    assert [e.reserved.forest_id for e in store.ledger.live.values()] == kept
+    assert fill(store, 1)[0].startswith("r0-000002-0")
+    store.close()
+    assert audit(uri).sound
+
+
+def test_trained_payload_leaves_the_bucket_when_only_unacknowledged_is_kept(bucket) -> None:
+    name, client, uri = bucket
+    store = open_store(uri, retain="unacknowledged", max_staleness=4)
+    for step in (1, 2, 3):
+        fill(store, 2, version=step - 1)
+        store.sync()
+        train(store, 2, step)
+    assert sum(k.endswith(".arrow") for k in keys(client, name)) == 3
+    store.commit(2)
+    store.compact()
+    assert sum(k.endswith(".arrow") for k in keys(client, name)) == 1
+    store.close()
+    report = audit(uri)
+    assert report.sound and report.payloads_released == 4, report.table()
+
+
+def test_damage_in_the_bucket_is_named(bucket) -> None:
+    name, client, uri = bucket
+    store = open_store(uri)
+    fill(store, 2)
+    store.close()
+    key = next(k for k in keys(client, name) if k.endswith(".arrow"))
+    data = bytearray(client.get_object(Bucket=name, Key=key)["Body"].read())
+    data[-200] ^= 1
+    client.put_object(Bucket=name, Key=key, Body=bytes(data))
+    (fault,) = audit(uri).faults
+    assert "r0-000001-0" in fault and "damaged" in fault
+
+
+def test_a_policy_that_would_never_write_and_a_wrong_address_are_refused(bucket) -> None:
+    _, _, uri = bucket
+    with pytest.raises(BadInput, match="fsync=none would never write"):
+        open_store(uri, fsync="none")
+    with pytest.raises(BadInput, match="not a path or URI"):
+        Folder("nosuch://place")
