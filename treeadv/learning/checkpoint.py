@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,8 @@ def save(
         scratch.mkdir(parents=True)
     _barrier(world)
     weights.write_folder(policy, source, scratch, writer=rank == 0)
-    dcp.save(_state(policy, optimizer), checkpoint_id=scratch / _STATE, no_dist=world == 1)
+    with _quiet():
+        dcp.save(_state(policy, optimizer), checkpoint_id=scratch / _STATE, no_dist=world == 1)
     if rank == 0:
         torch.save(torch.get_rng_state(), scratch / _STATE / "rng.pt")
         (scratch / _STATE / "progress.json").write_text(json.dumps(progress))
@@ -45,14 +49,16 @@ def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> t
     """Load weights, optimizer and RNG in place; returns (progress, extra) as they were given to `save`. Any number of ranks."""
     if not (folder / _STATE / "progress.json").is_file():
         raise BadInput(f"{folder}: not a checkpoint of treeadv (no {_STATE}/progress.json there)")
+    if not policy.adapted:
+        weights.read_folder(policy, folder)
     _, world = _place()
     state = _state(policy, optimizer)
-    dcp.load(state, checkpoint_id=folder / _STATE, no_dist=world == 1)
-    model = state.get("model", {})
-    set_state_dict(policy, optimizer, model_state_dict=model, optim_state_dict=state["optimizer"],
-                   options=StateDictOptions(ignore_frozen_params=True, strict=False))  # fmt: skip
-    if not model:
-        weights.read_folder(policy, folder)
+    with _quiet():
+        dcp.load(state, checkpoint_id=folder / _STATE, no_dist=world == 1)
+    set_state_dict(
+        policy, optimizer, model_state_dict=state.get("model", {}), optim_state_dict=state["optimizer"],
+        options=StateDictOptions(ignore_frozen_params=True, strict=False),
+    )  # fmt: skip
     torch.set_rng_state(torch.load(folder / _STATE / "rng.pt"))
     return json.loads((folder / _STATE / "progress.json").read_text()), json.loads((folder / _EXTRA).read_text())
 
@@ -86,6 +92,14 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """One process without a process group is meant: torch need not guess so aloud."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _place() -> tuple[int, int]:

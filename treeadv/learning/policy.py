@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from treeadv.errors import BadInput
 from treeadv.learning import attention
-from treeadv.learning.packing import Packed
+from treeadv.learning.packing import Block, Packed
 
 HEAD_ROWS = 512  # rows whose vocabulary logits exist at one time
 
@@ -92,7 +92,25 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
     if not model._supports_attention_backend:
         raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}")
     model.to(device).eval()  # dropout would make the ratio to the behaviour policy noise
-    return Policy(model)
+    policy = Policy(model)
+    _check_tree(policy, f"{folder}: {name}")
+    return policy
+
+
+@torch.no_grad()
+def _check_tree(policy: Policy, name: str) -> None:
+    """Compare two branches of a prompt, packed, with a flat pass over each: a model may take a mask and not keep to it."""
+    prompt, branches = [1, 2], [[3, 4, 5], [4, 2, 1]]
+    fork = Packed(
+        pieces=(), token=np.array([1, 2, 3, 4, 4, 2]), position=np.array([0, 1, 2, 3, 2, 3]), end=np.array([6, 6, 4, 4, 6, 6]),
+        blocks=(Block((0, 2), (0, 0)), Block((2, 6), (0, 2))), row=np.array([1, 2, 3, 4, 5]), source=np.array([0, 1, 2, 0, 3, 4]),
+        target=np.array([3, 4, 5, 4, 2, 1]), temperature=np.ones(5), span=(),
+    )  # fmt: skip
+    flat = [policy.model(input_ids=torch.tensor([prompt + b], device=policy.device)).logits[0, 1:-1].log_softmax(-1) for b in branches]
+    want = torch.stack([p[torch.arange(3), b] for p, b in zip(flat, branches, strict=True)]).flatten()
+    error = float((policy(fork) - want).abs().max())
+    if error > 1e-3:
+        raise BadInput(f"{name} does not keep to the tree (log-probs differ by {error:.2g} nats from a flat pass) {_ONLY}")
 
 
 _ONLY = "and cannot attend to a tree: use a model with full attention in every layer (Llama, Qwen2, Qwen3, SmolLM)"

@@ -1,0 +1,148 @@
+"""Two ranks on gloo, started as processes of their own, against one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.learning import tiny
+from tests.learning.test_trainer import FORESTS, same, weights_of
+from treeadv.learning import packing
+from treeadv.learning.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+
+TWO_RANKS = """
+import json, sys, tempfile
+import torch, torch.distributed as dist
+from tests.learning import tiny
+from tests.learning.test_trainer import FORESTS, weights_of
+from treeadv.learning.report import Phases
+from treeadv.learning import weights
+from treeadv.learning.trainer import Trainer
+folder, out, store, rank, learner = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5])
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+t = Trainer(tiny.config(**learner), folder, rank, 2)
+totals = t.gradients(FORESTS, Phases("cpu"))
+grads = {n: weights.full(p.grad) for n, p in t.policy.model.named_parameters() if p.grad is not None}
+reports = [t.step(FORESTS, v) for v in (0, 1)]
+t.save(out + "/step-2", {"ranks": 2})
+resumed = Trainer(tiny.config(**learner), out + "/step-2", rank, 2, base_dir=folder)
+extra = resumed.restore(out + "/step-2")
+a, b = t.step(FORESTS, 2), resumed.step(FORESTS, 2)
+whole, again = weights_of(t), weights_of(resumed)
+if rank == 0:
+    torch.save({"totals": totals, "grads": grads, "losses": [r.loss for r in reports], "norms": [r.grad_norm for r in reports],
+                "weights": whole, "resumed": again, "extra": extra, "third": (a.loss, b.loss)}, out + "/result.pt")
+dist.destroy_process_group()
+"""
+
+
+def two_ranks(folder: str, out: Path, learner: str = "{}") -> dict:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", TWO_RANKS, folder, str(out), str(out / "store"), str(rank), learner], env=environment)
+        for rank in (0, 1)
+    ]
+    try:
+        assert [r.wait(timeout=120) for r in ranks] == [0, 0]
+    finally:
+        for r in ranks:
+            r.kill()
+    return torch.load(out / "result.pt", weights_only=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return tiny.folder(tmp_path_factory.mktemp("model"), "smollm")
+
+
+@pytest.mark.parametrize("limit", [1000, 9])
+def test_two_ranks_give_the_gradients_and_steps_of_one_and_resume_bitwise(folder, tmp_path, limit):
+    """At limit 9 the ranks hold different numbers of micro-batches and cut forests."""
+    two = two_ranks(folder, tmp_path, f'{{"tokens_per_microbatch": {limit}, "lr": 1e-4}}')
+    one = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4), folder)
+    from treeadv.learning.report import Phases
+
+    np.testing.assert_allclose(two["totals"], one.gradients(FORESTS, Phases("cpu")), rtol=1e-5, atol=1e-7)
+    size = max(float(p.grad.norm()) for p in one.policy.parameters())
+    for name, p in one.policy.model.named_parameters():
+        assert float((two["grads"][name] - p.grad).norm()) <= 1e-6 * size, name
+    reports = [one.step(FORESTS, v) for v in (0, 1, 2)]
+    np.testing.assert_allclose(two["losses"], [r.loss for r in reports[:2]], rtol=1e-4)
+    np.testing.assert_allclose(two["norms"], [r.grad_norm for r in reports[:2]], rtol=1e-4)
+    assert two["extra"] == {"ranks": 2} and two["third"][0] == two["third"][1] and same(two["weights"], two["resumed"])
+    # what two ranks wrote, one reads, optimizer and all
+    resharded = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4), folder)
+    resharded.restore(tmp_path / "step-2")
+    assert resharded.step(FORESTS, 2).loss == pytest.approx(two["third"][0], rel=1e-5)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=20), st.integers(1, 4))
+def test_forests_are_dealt_once_each_and_no_rank_is_more_than_one_forest_ahead(cost, world):
+    share = packing.balance(cost, world)
+    assert sorted(f for s in share for f in s) == list(range(len(cost)))
+    load = [sum(cost[f] for f in s) for s in share]
+    assert max(load) - min(load) <= max(cost)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.learning import tiny
+from tests.learning.test_trainer import FORESTS
+from treeadv.learning.trainer import Trainer
+folder, place, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+done = sorted(place.glob("step-*"), key=lambda p: int(p.name[5:]))
+t = Trainer(tiny.config(steps=last, schedule="cosine", dtype="bfloat16"), str(done[-1]) if done else folder)
+if done:
+    t.restore(done[-1])
+while t.version < last:
+    report = t.step(FORESTS, t.version)
+    print(report.version, flush=True)
+    t.save(place / f"step-{t.version}", {})
+print("end", flush=True)
+"""
+
+
+def start(folder: str, place: Path, last: int) -> subprocess.Popen:
+    place.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, folder, str(place), str(last)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_run_killed_in_the_midst_of_steps_and_resumed_ends_bitwise_as_an_unbroken_one(folder, tmp_path):
+    """SIGKILL at moments spread over step and checkpoint writing, resumed from what is on the disk."""
+    last = 40
+    assert start(folder, tmp_path / "unbroken", last).wait(timeout=120) == 0
+    kills = 0
+    for delay in (0.0, 0.004, 0.011):
+        process = start(folder, tmp_path / "broken", last)
+        assert process.stdout is not None
+        for _ in range(3):  # it has stepped at least thrice: kill it at some moment of what follows
+            process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 3
+    assert start(folder, tmp_path / "broken", last).wait(timeout=120) == 0
+    ends = []
+    for place in ("unbroken", "broken"):
+        trainer = Trainer(tiny.config(), folder)
+        trainer.restore(tmp_path / place / f"step-{last}")
+        ends.append((weights_of(trainer), trainer.optimizer.state_dict()["state"]))
+    assert same(ends[0][0], ends[1][0])
+    for a, b in zip(ends[0][1].values(), ends[1][1].values(), strict=True):
+        assert all(torch.equal(a[k], b[k]) for k in a)
