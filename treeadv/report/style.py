@@ -24,7 +24,8 @@ svg.forest .end { text-anchor: end; }
 svg.forest .links path { fill: none; stroke-linecap: butt; }
 svg.forest .badge path { stroke: var(--line); stroke-width: 1.5; }
 svg.forest .badge rect { fill: var(--card); stroke: currentColor; stroke-width: 1.4; }
-svg.forest .badge text { font: 600 11.5px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: currentColor; }
+svg.forest .badge text { font-size: 11.5px; font-weight: 700; fill: currentColor; }
+svg.forest.alone { background: var(--card); border-radius: 8px; }
 .badge { color: var(--odd); } .badge.verified { color: var(--good); } .badge.wrong { color: var(--bad); } .badge.ungraded { color: var(--soft); }
 .t rect { fill: rgb(var(--gold) / 0); }
 .e1 rect { fill: rgb(var(--gold) / .16); } .e2 rect { fill: rgb(var(--gold) / .32); } .e3 rect { fill: rgb(var(--gold) / .5); }

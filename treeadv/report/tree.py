@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
+from rich.cells import cell_len
+
 from treeadv.forest import Verdict
 from treeadv.report.layout import CHAR, HEAD, LINE, PAD, Box, Run, layout
 from treeadv.report.markup import add, element, svg
@@ -15,6 +17,7 @@ from treeadv.report.style import COLOURS, TREE
 
 _BADGE = 190.0  # pixels kept for the verdicts right of the leaves
 _LEGEND = 50.0
+_MARGIN = 14
 
 
 def tree_svg(p: Picture) -> Element:
@@ -37,8 +40,12 @@ def tree_svg(p: Picture) -> Element:
 
 
 def standalone(p: Picture) -> str:
-    """The drawing as an SVG file of its own, light or dark as its reader prefers."""
-    return svg(tree_svg(p), COLOURS + TREE)
+    """The drawing as an SVG file of its own, with a margin, light or dark as its reader prefers."""
+    root = tree_svg(p)
+    width, height = float(root.get("width", 0)) + 2 * _MARGIN, float(root.get("height", 0)) + _MARGIN
+    root.attrib.update(width=f"{width:.0f}", height=f"{height:.0f}", viewBox=f"{-_MARGIN} {-_MARGIN} {width:.0f} {height:.0f}")
+    root.set("class", "forest alone")
+    return svg(root, COLOURS + TREE)
 
 
 def _draw_link(group: Element, p: Picture, s: int, start: Box, end: Box) -> None:
@@ -94,7 +101,7 @@ def _draw_leaf(root: Element, p: Picture, leaf: int, box: Box) -> None:
     add(group, "title", f"leaf {leaf}" + (f": {detail}" if detail else ""))
     x, note = box.right + 14, p.leaf_note(leaf)
     add(group, "path", d=f"M{box.right:.1f} {box.middle:.1f}H{x:.1f}")
-    add(group, "rect", x=x, y=box.middle - 11, width=len(note) * 6.9 + 18, height=22.0, rx=11.0)
+    add(group, "rect", x=x, y=box.middle - 11, width=cell_len(note) * 6.92 + 18, height=22.0, rx=11.0)
     add(group, "text", note, x=x + 9, y=box.middle + 4)
 
 
