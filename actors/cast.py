@@ -34,9 +34,12 @@ class RoleFailed(Exception):
 class Cast:
     """`generators` and `rewards` change as members are replaced or the run is scaled; `queue` and `learners` stay."""
 
-    def __init__(self, config: Config, folder: RunFolder, model_dir: str, step: int, resumed: bool) -> None:
-        """`model_dir` holds the policy of `step`: the base model at 0, else the checkpoint that a `resumed` run goes on from."""
-        self.config, self.folder, self.model_dir, self.step, self.resumed = config, folder, model_dir, step, resumed
+    def __init__(self, config: Config, folder: RunFolder, model_dir: str, resumed: bool) -> None:
+        """`model_dir` is the base model. A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
+        self.config, self.folder, self.model_dir, self.resumed = config, folder, model_dir, resumed
+        whole = folder.checkpoints()
+        self.step, self._checkpoint = whole[-1] if resumed and whole else (0, None)
+        self._run_dir = str(folder.path.resolve())
         self.generators: list[Any] = []
         self.rewards: list[Any] = []
         self.learners: list[Any] = []
@@ -46,12 +49,10 @@ class Cast:
         self.restarts = {"generator": 0, "reward": 0}  # over the whole run
         self._in_a_row = {"generator": 0, "reward": 0}
         self._grading: collections.Counter[Any] = collections.Counter()
-        self._durable = step
+        self._durable = self.step
         self._published: tuple[int, list[Any]] | None = None
         self._recruits: asyncio.Queue[Any] = asyncio.Queue()
-        self._ports = itertools.count(config.metrics.port) if config.metrics.port else itertools.repeat(0)
         self._numbers = itertools.count()
-        self.driver_port = next(self._ports)
 
     # ---- life ----------------------------------------------------------------------------------------------------------------
     async def __aenter__(self) -> Cast:
@@ -59,10 +60,10 @@ class Cast:
             at = self.step if self.resumed else None
             # Ray brings the queue back from its journal, and asks again what was being asked: its methods are idempotent.
             queue = _actor(ReplayQueue, max_concurrency=1000, max_restarts=RESTARTS, max_task_retries=-1)
-            self.queue = queue.remote(self.config, str(self.folder.path.resolve()), at, next(self._ports))
+            self.queue = queue.remote(self.config, self._run_dir, at, self.config.metrics.port)
             self.target("queue", "queue", await self.queue.address.remote())
-            await asyncio.gather(self._learners(), self._enlist("generator", self.config.generator.count),
-                                 self._enlist("reward", self.config.reward.count))
+            await asyncio.gather(self._learners(), self._enlist("reward", self.config.reward.count))
+            await self._enlist("generator", self.config.generator.count)
         except BaseException:
             await self.__aexit__()
             raise
@@ -90,31 +91,32 @@ class Cast:
     async def _learners(self) -> None:
         c = self.config.learner
         self.learners = [
-            _actor(Learner, c).remote(self.config, self.model_dir, str(self.folder.path.resolve()), rank, c.count, next(self._ports))
+            _actor(Learner, c).remote(self.config, self.model_dir, self._run_dir, rank, c.count, self.config.metrics.port)
             for rank in range(c.count)
         ]
         meeting = await self.learners[0].rendezvous.remote()
         await asyncio.gather(*(m.join.remote(meeting) for m in self.learners))
-        if self.step:
-            await asyncio.gather(*(m.restore.remote(self.model_dir) for m in self.learners))
+        if self._checkpoint:
+            await asyncio.gather(*(m.restore.remote(str(self._checkpoint)) for m in self.learners))
+            await self.publish(self.step)
         for rank, member in enumerate(self.learners):
             self.target("learner", f"learner-{rank}", await member.address.remote())
 
     async def _generator(self, name: str) -> Any:
         c = self.config.generator
-        member = _actor(Generator, c, max_concurrency=c.forests + 8).remote(self.config, self.model_dir, int(name.split("-")[1]), next(self._ports))
+        role = _actor(Generator, c, max_concurrency=c.forests + 8)
+        member = role.remote(self.config, self.model_dir, int(name.split("-")[1]), self.config.metrics.port)
         self.names[member] = name
-        self.target("generator", name, await member.start.remote(self.step))
-        while self._published and (published := self._published)[0] > self.step:
-            await member.update_weights.remote(*published)
-            if published is self._published:
-                break
+        self.target("generator", name, await member.start.remote())
+        taken = None
+        while taken is not self._published:  # more may be published while it takes one
+            taken = self._published
+            await member.update_weights.remote(*taken)
         return member
 
     async def _reward(self, name: str) -> Any:
-        member = _actor(RewardActor, self.config.reward, max_concurrency=1000).remote(
-            self.config, self.model_dir, int(name.split("-")[1]), next(self._ports)
-        )
+        role = _actor(RewardActor, self.config.reward, max_concurrency=1000)
+        member = role.remote(self.config, self.model_dir, int(name.split("-")[1]), self.config.metrics.port)
         self.names[member] = name
         self.target("reward", name, await member.address.remote())
         return member
@@ -197,7 +199,7 @@ class Cast:
         if step > self._durable:
             await asyncio.gather(*(m.checkpoint.remote(step, {"step": step}) for m in self.learners))
             await self.queue.commit.remote(step)
-            self._durable = step
+            self._durable = self.step
 
 
 def reason(fault: RayTaskError) -> str:

@@ -35,11 +35,10 @@ class Generator:
         self._counted = EngineStats()
         self._engine: Engine
 
-    async def start(self, version: int) -> str:
-        """Load the engine; the model folder holds policy `version`. Returns the address of /metrics."""
+    async def start(self) -> str:
+        """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
         self._engine = await start(self._config, Path(self._model_dir), self._index)
-        self._engine.version = version
-        self._exporter.set("treeadv_generator_policy_version", version)
+        self._exporter.set("treeadv_generator_policy_version", self._engine.version)
         return f"{self._config.metrics.host}:{self._port}"
 
     async def grow(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:

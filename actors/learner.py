@@ -12,7 +12,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from treeadv import models, wire
+from treeadv import wire
 from treeadv.config import Config
 from treeadv.learning import checkpoint
 from treeadv.learning.report import NonFinite, StepReport
@@ -52,8 +52,7 @@ class Learner:
             store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)
             backend = "nccl" if self.config.learner.device == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
-        base = models.resolve(self.config.model.path, self.config.model.cache)
-        self._trainer = Trainer(self.config, self.model_dir, self.rank, self.world, keep_dir=self.run_dir, base_dir=str(base))
+        self._trainer = Trainer(self.config, self.model_dir, self.rank, self.world, keep_dir=self.run_dir)
 
     @property
     def trainer(self) -> Trainer:

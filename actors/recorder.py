@@ -36,7 +36,7 @@ class Recorder:
     def serve(self, cast: Cast) -> None:
         """Serve the driver's /metrics where the cast's configuration says, once."""
         if self._port is None:
-            self._port = self.exporter.serve(cast.config.metrics.host, cast.driver_port)
+            self._port = self.exporter.serve(cast.config.metrics.host, cast.config.metrics.port)
         cast.target("driver", "driver", f"{cast.config.metrics.host}:{self._port}")
 
     @contextmanager

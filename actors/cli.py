@@ -1,0 +1,102 @@
+"""The command `treeadv`: the library's commands, and those that need Ray or the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from treeadv.cli import Commands, add_commands, dispatch, new_parser
+
+BENCHMARKS = ("learner", "queue", "rollout", "verifier", "learning")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser, commands = new_parser()
+    _add_train(commands)
+    add_commands(commands)
+    _add_replay(commands)
+    _add_bench(commands)
+    return dispatch(parser, argv)
+
+
+def _add_train(commands: Commands) -> None:
+    p = commands.add_parser(
+        "train", help="train a model: the whole pipeline", add_help=False,
+        description="Train a model from a recipe, or go on with a run that was stopped.",
+    )
+    p.add_argument("-h", "--help", action=_HelpWithFields, nargs=0, help="show this and every field of the configuration")
+    p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="for example deploy/recipes/laptop.yaml")
+    p.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run folder from its last checkpoint")
+    p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set any field of the configuration")
+    p.set_defaults(call=train)
+
+
+def train(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from treeadv import runs
+    from treeadv.report.progress import Progress, final_table
+
+    folder, config = runs.begin(args.config, args.resume, args.overrides)
+    from actors.session import train as run  # Ray and torch are loaded only when all that the user wrote is known to be good
+
+    console = Console()
+    with Progress(config.run.steps, console) as progress:
+        summary = run(config, folder, bool(args.resume), progress)
+    if summary["steps"]:
+        from treeadv.report.run import write_report
+
+        write_report(folder.path)
+    final_table(summary, console)
+    if summary["steps"] < config.run.steps:
+        console.print(f"Stopped before the last step; go on with: treeadv train --resume {folder.path}", soft_wrap=True)
+    return 0
+
+
+class _HelpWithFields(argparse.Action):
+    """Help that ends with all fields of the configuration, which is imported only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from treeadv.config import describe
+
+        parser.print_help()
+        print("\nfields, with their defaults:")
+        for key, default, text in describe():
+            print(f"  {key} = {default}" + (f"\n      {text}" if text else ""))
+        parser.exit()
+
+
+def _add_replay(commands: Commands) -> None:
+    p = commands.add_parser("replay", help="take one step of a run again from its log and compare with what was recorded")
+    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("--step", type=int, required=True, metavar="N")
+    p.set_defaults(call=replay)
+
+
+def replay(args: argparse.Namespace) -> int:
+    from treeadv.learning.replay_step import replay_step
+    from treeadv.replay.reading import forests_of_step
+
+    difference = replay_step(args.run_dir, args.step, forests_of_step)
+    print(difference)
+    return 0 if difference.none else 1
+
+
+def _add_bench(commands: Commands) -> None:
+    p = commands.add_parser("bench", help="run a benchmark; one JSON object a line")
+    p.add_argument("name", choices=BENCHMARKS)
+    p.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="passed on; see treeadv bench NAME --help")
+    p.set_defaults(call=bench)
+
+
+def bench(args: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    import_module(f"benchmarks.{args.name}").main(args.arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

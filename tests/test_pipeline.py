@@ -1,0 +1,252 @@
+"""The whole pipeline with its real actors on the tiny model: it runs, it overlaps, it survives what is killed, it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from treeadv.config import load
+from treeadv.replay.audit import audit
+from treeadv.runs import RunFolder
+
+ROLES = ("Generator", "RewardActor", "ReplayQueue", "Learner")
+LIMIT = 150  # seconds that a run may take here before it counts as hung
+
+
+def recipe(tmp_path: Path, model: Path, **changes) -> Path:
+    tree = {
+        "run": {"root": str(tmp_path), "name": "run", "steps": 6, "checkpoint_every": 2},
+        "model": {"path": str(model)},
+        "task": {
+            "source": "reasoning-gym", "verifier": "tests.vowel:has_vowel",
+            "families": [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}],
+        },
+        "sampling": {"leaves": 4, "tau": 2.2, "max_tokens": 12, "temperature": 1.0},
+        "generator": {"count": 2, "forests": 2, "threads": 1, "cpus": 0.5},
+        "learner": {"forests_per_step": 3, "lr": 1e-3, "dtype": "float32", "threads": 1},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        tree[section][name] = value
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def start(*arguments: str | Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def finish(process: subprocess.Popen) -> str:
+    try:
+        out, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"the run hung; it said: {process.communicate()[0][-3000:]}") from None
+    assert process.returncode == 0, out[-3000:]
+    return out
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen, seconds: float = 90) -> object:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if got := what():
+            return got
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"it did not come within {seconds} s: {process.communicate()[0][-3000:]}")
+
+
+def steps(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def actor(process: subprocess.Popen, role: str) -> psutil.Process | None:
+    """A process of the run that hosts an actor of `role` (Ray names it `ray::Role` with its method while it works)."""
+    for p in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if _hosts_a_role(p, role):
+                return p
+        except psutil.Error:
+            continue  # it ended while we looked
+    return None
+
+
+def _hosts_a_role(p: psutil.Process, role: str = "") -> bool:
+    return any(p.cmdline()[:1] and p.cmdline()[0].startswith(f"ray::{r}") for r in ([role] if role else ROLES))
+
+
+def sound(run: Path) -> None:
+    result = audit(str(run))
+    assert result.sound, result.table()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_model) -> Path:
+    """A run that was left alone, its /metrics read while it went."""
+    tmp = tmp_path_factory.mktemp("whole")
+    process = start("--config", recipe(tmp, tiny_model, run__steps=8))
+    run = tmp / "run"
+    wait_for(lambda: steps(run) >= 3, process)
+    seen = {}
+    for target in json.loads((run / "targets.json").read_text()):
+        (address,) = target["targets"]
+        seen.setdefault(target["labels"]["role"], []).append(
+            (urllib.request.urlopen(f"http://{address}/healthz").read(), urllib.request.urlopen(f"http://{address}/metrics").read().decode())
+        )
+    (tmp / "said").write_text(finish(process))
+    (tmp / "seen.json").write_text(json.dumps({r: [(h.decode(), m) for h, m in v] for r, v in seen.items()}))
+    return run
+
+
+def test_a_run_leaves_a_whole_folder(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    records = RunFolder(finished).records()
+    assert [r["step"] for r in records] == list(range(1, 9)) and summary["steps"] == 8
+    assert load(finished / "config.yaml").run.steps == 8
+    assert records[-1]["forests"]["trained"] == 8 * 3 and records[-1]["forests"]["leased"] == 0
+    assert 0 < summary["tokens_trained"] < summary["tokens_expanded"] and summary["tokens_generated"] >= summary["tokens_trained"]
+    assert "<svg" in (finished / "report.html").read_text()
+    sound(finished)
+
+
+def test_its_checkpoint_is_a_plain_hugging_face_folder_with_other_weights(finished, tiny_model):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _, newest = RunFolder(finished).checkpoints()[-1]
+    trained = AutoModelForCausalLM.from_pretrained(newest).state_dict()
+    base = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
+    assert trained.keys() == base.keys() and any(not torch.equal(trained[n], base[n]) for n in base)
+    assert AutoTokenizer.from_pretrained(newest).encode("ab") == AutoTokenizer.from_pretrained(tiny_model).encode("ab")
+
+
+def test_roles_overlap_and_staleness_stays_in_its_bound(finished):
+    records = RunFolder(finished).records()
+    assert max(r["staleness_max"] for r in records) <= load(finished / "config.yaml").queue.max_staleness
+    assert any(r["staleness_max"] > 0 for r in records)  # forests were drawn while a learner stepped
+
+
+def test_every_role_serves_its_metrics_and_its_health(finished):
+    seen = json.loads((finished.parent / "seen.json").read_text())
+    assert {role: len(members) for role, members in seen.items()} == {"driver": 1, "generator": 2, "reward": 1, "queue": 1, "learner": 1}
+    assert all(health == "ok\n" for members in seen.values() for health, _ in members)
+    value = {role: dict(_samples(members[0][1])) for role, members in seen.items()}
+    assert value["driver"]["treeadv_policy_version"] >= 3 and value["queue"]['treeadv_queue_law_error{unit="forests"}'] == 0
+    assert value["learner"]["treeadv_trained_leaves_total"] >= 9 * 4 and value["generator"]["treeadv_generated_tokens_total"] > 0
+    assert sum(v for k, v in value["reward"].items() if k.startswith("treeadv_rewards_total")) > 0
+
+
+def _samples(text: str):
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            name, _, number = line.rpartition(" ")
+            yield name, float(number)
+
+
+def test_a_run_outlives_every_role_that_is_killed(tmp_path, tiny_model):
+    """SIGKILL, one after another, to a verifier process, a reward actor, a generator, the queue and the learner."""
+    process = start("--config", recipe(tmp_path, tiny_model, run__steps=12, run__checkpoint_every=1))
+    run = tmp_path / "run"
+    for role in ("verifier", "RewardActor", "Generator", "ReplayQueue", "Learner"):
+        at = steps(run)
+        victim = wait_for(lambda role=role: _verifier(process) if role == "verifier" else actor(process, role), process)
+        victim.kill()
+        assert wait_for(lambda at=at: steps(run) > at, process, 60), role
+    finish(process)
+    assert [r["step"] for r in RunFolder(run).records()] == list(range(1, 13))
+    sound(run)
+
+
+def _verifier(process: subprocess.Popen) -> psutil.Process | None:
+    for p in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if "treeadv.rewards.worker" in p.cmdline():
+                return p
+        except psutil.Error:
+            continue  # it ended while we looked
+    return None
+
+
+def test_a_driver_that_is_killed_goes_on_by_resume(tmp_path, tiny_model):
+    process = start("--config", recipe(tmp_path, tiny_model))
+    run = tmp_path / "run"
+    wait_for(lambda: steps(run) >= 3, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    ours = [p for p in family if p.cmdline() and ("treeadv.rewards.worker" in p.cmdline() or _hosts_a_role(p))]
+    assert len(ours) >= 6  # two generators, a reward actor and its verifier, the queue, the learner
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(ours, timeout=30)
+    assert not alive, alive
+    finish(start("--resume", run))
+    assert [r["step"] for r in RunFolder(run).records()] == list(range(1, 7))
+    sound(run)
+
+
+def test_an_interrupt_ends_with_a_checkpoint_and_resume_goes_on(tmp_path, tiny_model):
+    process = start("--config", recipe(tmp_path, tiny_model, run__checkpoint_every=100, run__steps=30))
+    run = tmp_path / "run"
+    wait_for(lambda: steps(run) >= 1, process)
+    process.send_signal(signal.SIGINT)
+    said = finish(process)
+    done = steps(run)
+    assert RunFolder(run).checkpoints()[-1][0] == done < 30 and f"treeadv train --resume {run}" in said
+    sound(run)
+    finish(start("--resume", run, f"run.steps={done + 2}"))
+    assert steps(run) == done + 2
+    sound(run)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("model.path=nowhere", "model.path=nowhere: no config.json there"),
+        ("task.source=none.jsonl", "none.jsonl"),
+        ("learner.preset=treeadvv", "did you mean treeadv?"),
+        ("sampling.trees=9", "sampling.trees=9 is more than sampling.leaves=4"),
+        ("sampling.tau=-1", "sampling.tau: Input should be greater than or equal to 0, got -1"),
+        ("learner.lrr=1", "unknown key learner.lrr, did you mean learner.lr?"),
+        ("run.steps=many", "run.steps: "),
+        ("steps", "write section.key=value"),
+        ("task.verifier=nobody", "nobody"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tiny_model, change, message):
+    process = start("--config", recipe(tmp_path, tiny_model), change)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and message in out and out.startswith("treeadv: error: ") and out.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_exists_is_refused(tmp_path, tiny_model):
+    (tmp_path / "run").mkdir()
+    process = start("--config", recipe(tmp_path, tiny_model))
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out
+
+
+def test_a_port_that_is_taken_is_named(tmp_path, tiny_model):
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        port = s.getsockname()[1]
+        process = start("--config", recipe(tmp_path, tiny_model), f"metrics.port={port}")
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and f"metrics.port={port}: cannot listen" in out
