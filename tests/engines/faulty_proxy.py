@@ -25,6 +25,8 @@ class FaultyProxy:
         self._fail_times = self._status = self._hang_times = 0
         self.replies = self.spoilt = self.failed = 0
         self.rids: list[str] = []
+        self.server_info: dict[str, Any] = {}  # laid over the answer to /server_info
+        self.dead = False  # whether every connection is broken off
 
     def spoil_after(self, replies: int, spoil: Spoil) -> None:
         """Spoil every reply after the next `replies`."""
@@ -57,6 +59,9 @@ class FaultyProxy:
         await self._session.close()
 
     async def _answer(self, request: web.Request) -> web.Response:
+        if self.dead:
+            assert request.transport is not None
+            request.transport.abort()
         body = await request.read()
         drawing = request.path == "/generate"
         if drawing:
@@ -70,6 +75,8 @@ class FaultyProxy:
                 return web.json_response({"error": {"message": "injected"}}, status=self._status)
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
         async with self._session.request(request.method, request.path_qs, data=body, headers=headers) as reply:
+            if request.path == "/server_info":
+                return web.json_response(await reply.json() | self.server_info)
             if not (drawing and reply.status == 200 and self._is_spoilt()):
                 return web.Response(body=await reply.read(), status=reply.status, content_type=reply.content_type)
             assert self._spoil is not None

@@ -65,9 +65,11 @@ class Plain:
         logits = self.model(input_ids=ids).logits[0, len(prefix) - 1 : -1]
         return torch.log_softmax(logits / temperature, dim=-1)
 
-    def differences(self, prefix: np.ndarray, draws: list[Draw], skip: int = 0) -> tuple[float, float]:
+    def differences(
+        self, prefix: np.ndarray, draws: list[Draw], skip: int = 0, temperature: float = TEMPERATURE
+    ) -> tuple[float, float]:
         """Largest differences of log-probs and entropies of the draws from `skip` on, in nats."""
-        logp = self.logp(prefix, [d.token for d in draws])[skip:]
+        logp = self.logp(prefix, [d.token for d in draws], temperature)[skip:]
         draws = draws[skip:]
         picked = logp.gather(-1, torch.tensor([[d.token] for d in draws]))[:, 0]
         entropy = -(logp.exp() * logp).sum(-1)

@@ -147,12 +147,13 @@ class Fleet:
     async def update(self, version: int, weights: Mapping[str, Any]) -> None:
         """Bring a version into every server that is ready; the others get it when they come back. One that fails is lost.
 
-        Raises `ValueError` for a version that goes backwards and `EngineLost` when no server took it.
+        Raises `ValueError` for a version that goes backwards or weights of another model, `EngineLost` when no server took it.
         """
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")
         if version == self.version:  # a repeated call (Ray calls at least once): it is there
             return
+        self._model.check(weights)
         async with self._updating:
             self.version, self._weights = version, weights
             tensors = await asyncio.to_thread(self._tensors, weights)

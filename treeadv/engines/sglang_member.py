@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from treeadv.config import Config
 from treeadv.engines import sglang_probe as probe
@@ -32,11 +34,24 @@ class Model:
     vocabulary: int
     architectures: list[str]
     tied: bool
+    shapes: dict[str, list[int]]  # of its tensors, by name
 
     @classmethod
     def read(cls, folder: str) -> Model:
         settings = json.loads((Path(folder) / "config.json").read_text())
-        return cls(folder, settings["vocab_size"], settings["architectures"], settings.get("tie_word_embeddings", False))
+        shapes: dict[str, list[int]] = {}
+        for file in sorted(Path(folder).glob("*.safetensors")):
+            with safe_open(file, "np") as tensors:
+                shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
+        return cls(folder, settings["vocab_size"], settings["architectures"], settings.get("tie_word_embeddings", False), shapes)
+
+    def check(self, weights: Mapping[str, Any]) -> None:
+        """Refuse weights of another model (`ValueError`): a server that is handed a wrong shape does not outlive it."""
+        given = {n: list(w.shape) for n, w in weights.items() if not (self.tied and n == "lm_head.weight")}
+        wrong = sorted(n for n in given.keys() | self.shapes.keys() if given.get(n) != self.shapes.get(n))
+        if wrong:
+            n = wrong[0]
+            raise ValueError(f"these weights are of another model: {n} is {given.get(n)}, and {self.shapes.get(n)} in {self.folder}")
 
 
 @dataclass(frozen=True, slots=True)

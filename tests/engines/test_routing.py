@@ -1,0 +1,62 @@
+"""Rendezvous hashing with bounded load: no server is needed to hold it to its promises."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treeadv.engines.routing import Routes
+
+names = st.lists(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size=6, unique=True)
+trees = st.lists(st.tuples(st.text("xyz", max_size=3), st.text("0123456789", max_size=2)), max_size=60, unique=True)
+
+
+def place(routes: Routes, wanted: list[tuple[str, str]], servers: list[str]) -> dict[tuple[str, str], str]:
+    return {t: routes.home(*t, servers, servers) for t in wanted}
+
+
+@given(names, trees)
+def test_a_tree_stays_where_its_prefix_is(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+    routes = Routes()
+    assert place(routes, wanted, servers) == place(routes, wanted[::-1], servers)
+
+
+@given(names, trees)
+def test_no_server_holds_more_than_the_bound_over_the_mean(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+    routes = Routes(bound=1.25)
+    for i, t in enumerate(wanted, start=1):
+        routes.home(*t, servers, servers)
+        assert max(routes.loads().values()) <= math.ceil(1.25 * i / len(servers))
+
+
+@given(names.filter(lambda n: len(n) > 1), trees)
+def test_when_a_server_dies_only_its_own_trees_move(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+    routes = Routes()
+    before = place(routes, wanted, servers)
+    after = place(routes, wanted, servers[1:])
+    assert all(after[t] == before[t] for t in wanted if before[t] != servers[0])
+    assert servers[0] not in after.values()
+    assert sum(routes.loads().values()) == len(wanted)
+
+
+@given(names, trees)
+def test_released_forests_load_nothing(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+    routes = Routes()
+    place(routes, wanted, servers)
+    for forest in {f for f, _ in wanted}:
+        routes.release(forest)
+    assert routes.loads() == {}
+
+
+def test_without_load_the_choice_is_the_hash_alone_so_that_every_client_makes_it_alike() -> None:
+    servers = ["a", "b", "c"]
+    chosen = [Routes().home("f", str(i), servers, servers) for i in range(300)]
+    assert chosen == [Routes().home("f", str(i), servers[::-1], servers[::-1]) for i in range(300)]
+    assert all(60 < chosen.count(s) < 140 for s in servers)
+
+
+def test_a_tree_is_not_moved_to_a_server_that_takes_no_new_ones() -> None:
+    routes = Routes()
+    assert all(routes.home("f", str(i), ["old", "new"], ["new"]) == "new" for i in range(20))

@@ -1,0 +1,212 @@
+"""What the SGLang engine promises beyond the common contract, on the real server: chunks, ways of loading weights, several servers."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engines.conftest import Run
+from tests.engines.faulty_proxy import FaultyProxy
+from tests.engines.helpers import PROMPT, Plain, branch, chi_square_p, configure, params, weights
+from treeadv.config import SamplingConfig
+from treeadv.engines.embedded import EmbeddedEngine
+from treeadv.engines.sglang import SGLangEngine
+from treeadv.errors import BadInput
+from treeadv.forest import Forest
+from treeadv.sampling.sampler import GrowRequest, grow
+
+pytestmark = [
+    pytest.mark.sglang,
+    pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)"),
+]
+UNLIKELY = 1e-4  # p-value below which two laws are held to differ; the tests make about ten such comparisons
+
+
+class Make:
+    """Makes engines on the session's server, and closes them."""
+
+    def __init__(self, run: Run, server: str, model: Path, root: Path) -> None:
+        self.run, self.server, self.model, self.root = run, server, model, root
+        self.made: list[SGLangEngine] = []
+
+    def __call__(self, url: str = "", **how: object) -> SGLangEngine:
+        config = configure(url or self.server, root=self.root / str(len(self.made)), **how)  # type: ignore[arg-type]
+        self.made.append(self.run(SGLangEngine.create(config, str(self.model), 0)))
+        return self.made[-1]
+
+
+@pytest.fixture
+def make(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> Iterator[Make]:
+    maker = Make(run, server, tiny_model, tmp_path)
+    yield maker
+    for engine in maker.made:
+        run(engine.close())
+
+
+def test_each_chunk_after_the_first_finds_all_but_its_last_token_in_the_cache(run: Run, make: Make) -> None:
+    engine = make(chunk=8)
+    before = engine.stats()
+    run(branch(engine, np.roll(PROMPT, 7), params(64)))
+    after = engine.stats()
+    prefixes = [len(PROMPT) + 8 * i for i in range(8)]
+    assert after.prompt_tokens - before.prompt_tokens == sum(prefixes)
+    assert after.cached_tokens - before.cached_tokens == sum(p - 1 for p in prefixes[1:])
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 64])
+def test_tokens_follow_the_models_law_whatever_the_chunk(run: Run, make: Make, tiny_model: Path, chunk: int) -> None:
+    """The second and third token of 400 branches against their exact distribution, at a temperature where many tokens are likely."""
+    engine, temperature, n = make(chunk=chunk), 6.0, 400
+
+    async def branches() -> list:
+        return await asyncio.gather(*(branch(engine, PROMPT, params(3, temperature=temperature)) for _ in range(n)))
+
+    drawn = run(branches())
+    plain = Plain(tiny_model)
+    first = plain.logp(PROMPT, [0], temperature)[0].exp().numpy()
+    expected = np.stack([plain.logp(np.append(PROMPT, a), [0], temperature)[0].exp().numpy() for a in range(len(first))])
+    for position, law in ((0, first), (1, first @ expected)):
+        counts = np.bincount([d[position].token for d in drawn], minlength=len(first))
+        assert chi_square_p(counts, n * law / law.sum()) > UNLIKELY
+
+
+@pytest.fixture(scope="module")
+def embedded_shapes(run: Run, tiny_model: Path) -> Counter:
+    engine = EmbeddedEngine(tiny_model, rows=64, threads=1)
+    return Counter(map(shape, forests(run, engine, 150)))
+
+
+TAU = 4.0  # about every second entropy of the tiny model at this temperature is above
+FORKING = SamplingConfig(leaves=4, trees=1, rule="entropy", min_gap=2, min_tail=2, max_depth=2, max_tokens=12, temperature=2.0, topup=False)
+
+
+def forests(run: Run, engine: SGLangEngine | EmbeddedEngine, n: int) -> list[Forest]:
+    async def grow_all() -> list[Forest]:
+        requests = [GrowRequest(f"law-{i}", "p", "", "exact", "", PROMPT, i) for i in range(n)]
+        return await asyncio.gather(*(grow(engine, r, FORKING, TAU, frozenset()) for r in requests))
+
+    return run(grow_all())
+
+
+def shape(forest: Forest) -> tuple[int, int]:
+    """Where the first fork fell (or the end) and how many leaves there are."""
+    return int(forest.start[1]), forest.leaves
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 64])
+def test_forests_have_the_embedded_engines_law_whatever_the_chunk(run: Run, make: Make, embedded_shapes: Counter, chunk: int) -> None:
+    """Shapes of 150 entropy-forked forests against 150 of the embedded engine (a two-sample chi-square test)."""
+    found = Counter(map(shape, forests(run, make(chunk=chunk), 150)))
+    kinds = sorted({*found, *embedded_shapes})
+    assert len(kinds) > 4
+    a, b = (np.array([c[k] for k in kinds], float) for c in (found, embedded_shapes))
+    rare = a + b < 10
+    a, b = (np.append(x[~rare], x[rare].sum()) for x in (a, b))
+    statistic = float(((a - b) ** 2 / np.maximum(a + b, 1)).sum())
+    assert float(torch.special.gammaincc(torch.tensor((len(a) - 1) / 2), torch.tensor(statistic / 2))) > UNLIKELY
+
+
+def test_every_fork_of_a_forest_finds_its_prefix_in_the_cache(run: Run, make: Make) -> None:
+    """All requests but the roots' first: at least 99 % of their prefixes, less a last token each."""
+    engine = make(chunk=4)
+    requests: list[int] = []
+    draw = engine.members[0].draw
+
+    async def counted(ids: list[int], *rest: object) -> object:
+        requests.append(len(ids))
+        return await draw(ids, *rest)  # type: ignore[arg-type]
+
+    engine.members[0].draw = counted  # type: ignore[method-assign, assignment]
+    sampling = SamplingConfig(leaves=8, trees=2, rule="fixed", fixed_gap=11, max_tokens=64, temperature=1.0, min_tail=1)
+    prompt = np.random.default_rng(5).integers(2, 97, 200).astype(np.int32)
+    run(grow(engine, GrowRequest("reuse", "p", "", "exact", "", prompt, 1), sampling, 1.0, frozenset()))
+    stats = engine.stats()
+    assert stats.prompt_tokens == sum(requests)
+    # The roots start together: each of the two prefills the prompt.
+    assert stats.cached_tokens >= 0.99 * (sum(requests[2:]) - len(requests[2:]))
+
+
+@pytest.mark.parametrize("way", ["disk", "tensor", "distributed"])
+def test_every_way_of_loading_weights_ends_in_the_new_policy(run: Run, make: Make, tiny_model: Path, way: str) -> None:
+    engine = make(weights=way)
+    for version, scale in ((1, 1.1), (2, 0.9)):
+        new = weights(tiny_model, scale)
+        assert run(engine.update_weights(version, new)) > 0
+        draws = run(branch(engine, PROMPT, params(24, temperature=2.0)))
+        assert {d.version for d in draws} == {version}
+        assert max(Plain(tiny_model, new).differences(PROMPT, draws, temperature=2.0)) < 1e-4
+        assert engine.updates[-1].bytes == sum(w.nbytes for w in new.values())
+
+
+def test_a_repeated_update_does_nothing(run: Run, make: Make, tiny_model: Path) -> None:
+    engine = make()
+    run(engine.update_weights(1, weights(tiny_model)))
+    run(engine.update_weights(1, weights(tiny_model, 5.0)))
+    assert len(engine.updates) == 1
+
+
+@pytest.mark.parametrize("fault", ["shape", "missing", "unknown"])
+def test_weights_of_another_model_never_reach_the_server(run: Run, make: Make, tiny_model: Path, fault: str) -> None:
+    engine, wrong = make(), weights(tiny_model)
+    if fault == "shape":
+        wrong["model.norm.weight"] = wrong["model.norm.weight"][:1]
+    else:
+        norm = wrong.pop("model.norm.weight")
+        if fault == "unknown":
+            wrong |= {"model.norm.weight": norm, "a.b": norm}
+    with pytest.raises(ValueError, match=r"these weights are of another model: (model.norm.weight|a.b) is"):
+        run(engine.update_weights(1, wrong))
+    assert {d.version for d in run(branch(engine, PROMPT, params(8)))} == {0}
+
+
+def test_bounds_on_the_entropy_hold_the_exact_one(run: Run, make: Make, tiny_model: Path) -> None:
+    plain = Plain(tiny_model)
+    for mode, sign in (("lower", -1), ("upper", 1), ("truncated", -1)):
+        draws = run(branch(make(entropy=mode, top_k=8), PROMPT, params(24, temperature=4.0)))
+        logp = plain.logp(PROMPT, [d.token for d in draws], 4.0)
+        exact = -(logp.exp() * logp).sum(-1).numpy()
+        assert (sign * (np.array([d.entropy for d in draws]) - exact) >= -1e-4).all()
+        assert np.abs(np.array([d.entropy for d in draws]) - exact).max() > 1e-3  # a bound, not the value
+
+
+class TestBehindAProxy:
+    @pytest.fixture
+    @staticmethod
+    def proxies(run: Run, server: str) -> Iterator[list[FaultyProxy]]:
+        made = [FaultyProxy(server), FaultyProxy(server)]
+        for p in made:
+            run(p.start())
+        yield made
+        for p in made:
+            run(p.close())
+
+    def test_a_server_without_logit_processors_is_refused_unless_bounds_are_asked_for(
+        self, run: Run, make: Make, proxies: list[FaultyProxy]
+    ) -> None:
+        proxies[0].server_info = {"enable_custom_logit_processor": False}
+        with pytest.raises(BadInput, match="entropy=exact needs a server started with --enable-custom-logit-processor"):
+            make(proxies[0].url)
+        assert len(run(branch(make(proxies[0].url, entropy="lower"), PROMPT, params(8)))) == 8
+
+    def test_the_trees_of_a_server_that_dies_go_on_at_another(self, run: Run, make: Make, proxies: list[FaultyProxy]) -> None:
+        engine = make(",".join(p.url for p in proxies))
+
+        async def grow_through_a_death() -> list[Forest]:
+            requests = [GrowRequest(f"move-{i}", "p", "", "exact", "", PROMPT, i) for i in range(12)]
+            growing = asyncio.gather(*(grow(engine, r, FORKING, TAU, frozenset()) for r in requests))
+            while not all(p.rids for p in proxies):
+                await asyncio.sleep(0)
+            proxies[0].dead = True
+            return await growing
+
+        grown = run(grow_through_a_death())
+        assert all((f.finish == 1).all() and f.leaves <= 4 for f in grown)
+        assert all(len(f.leaf_tokens(i)) == 12 for f in grown for i in range(f.leaves))
+        assert [m.ready.is_set() for m in engine.members].count(True) == 1

@@ -1,0 +1,151 @@
+"""The parts of the SGLang engine that need no server: entropy, its bounds, the command line, addresses, disk weights."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.engines.helpers import STUBS, configure
+from treeadv.engines.sglang_addresses import resolve
+from treeadv.engines.sglang_entropy import KEY, TEMPERATURE, EntropyTap, from_top, reference
+from treeadv.engines.sglang_reply import Ask, Refused, read
+from treeadv.engines.sglang_server import arguments
+from treeadv.engines.sglang_weights import tensors_of
+from treeadv.errors import BadInput
+
+
+def request_of(middle_chunks: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(inflight_middle_chunks=middle_chunks, customized_info=None)
+
+
+def test_the_tap_notes_the_entropy_of_each_row_at_its_temperature_and_leaves_the_logits_alone() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 4
+    before = logits.clone()
+    temperatures = [0.5, 1.0, 2.0]
+    requests = [request_of() for _ in temperatures]
+    params = [{"__req__": r, TEMPERATURE: t} for r, t in zip(requests, temperatures, strict=True)]
+    assert torch.equal(EntropyTap()(logits, params), before)
+    for row, temperature, request in zip(logits, temperatures, requests, strict=True):
+        expected = torch.distributions.Categorical(logits=row / temperature).entropy()
+        assert request.customized_info[KEY] == pytest.approx([float(expected)], abs=1e-5)
+
+
+def test_the_tap_passes_over_the_middle_of_a_chunked_prefill() -> None:
+    middle, last = request_of(1), request_of()
+    EntropyTap()(torch.randn(2, 9), [{"__req__": middle, TEMPERATURE: 1.0}, {"__req__": last, TEMPERATURE: 1.0}])
+    assert middle.customized_info is None
+    assert len(last.customized_info[KEY]) == 1
+
+
+def test_a_logit_of_minus_infinity_has_no_share_in_the_entropy() -> None:
+    request = request_of()
+    EntropyTap()(torch.tensor([[0.0, 0.0, -math.inf]]), [{"__req__": request, TEMPERATURE: 1.0}])
+    assert request.customized_info[KEY] == pytest.approx([math.log(2)])
+
+
+def test_the_reference_unpickles_to_the_tap() -> None:
+    assert pickle.loads(bytes.fromhex(json.loads(reference())["callable"])) is EntropyTap
+
+
+@given(st.lists(st.floats(-8, 8), min_size=4, max_size=60), st.integers(2, 60))
+def test_the_bounds_from_the_top_hold_the_exact_entropy(logits: list[float], k: int) -> None:
+    logp = torch.log_softmax(torch.tensor(logits, dtype=torch.float64), dim=-1)
+    exact = float(-(logp.exp() * logp).sum())
+    top = logp.sort(descending=True).values[:k].tolist()
+    truncated, lower, upper = (from_top(top, len(logits), mode) for mode in ("truncated", "lower", "upper"))
+    assert truncated <= lower + 1e-9
+    assert lower <= exact + 1e-9
+    assert exact <= upper + 1e-9
+
+
+@pytest.mark.parametrize("mode", ["lower", "upper"])
+def test_the_bounds_are_exact_where_the_tail_is_flat_at_the_last_listed(mode: str) -> None:
+    assert from_top([math.log(1 / 8)] * 3, 8, mode) == pytest.approx(math.log(8))
+
+
+def test_a_request_without_spans_takes_the_version_it_began_under() -> None:
+    meta = {
+        "finish_reason": {"type": "length"}, "output_token_logprobs": [[-1.0, 5, None]] * 2, KEY: [0.1, 0.2],
+        "prompt_tokens": 3, "cached_tokens": 0,
+    }
+    ask = Ask(tokens=2, entropy="exact", vocabulary=9, version=4)
+    assert read({"output_ids": [5, 5], "meta_info": meta}, ask).versions == [4, 4]
+    spans = [{"version": "4", "start": 0, "end": 1}, {"version": "6", "start": 1, "end": 2}]
+    assert read({"output_ids": [5, 5], "meta_info": meta | {"weight_versions": spans}}, ask).versions == [4, 6]
+    with pytest.raises(Refused, match="cover 1 of 2"):
+        read({"output_ids": [5, 5], "meta_info": meta | {"weight_versions": spans[:1]}}, ask)
+
+
+def test_a_token_outside_of_the_vocabulary_is_refused() -> None:
+    meta = {"finish_reason": {"type": "length"}, "output_token_logprobs": [[-1.0, 9, None]], KEY: [0.1]}
+    with pytest.raises(Refused, match="outside of the vocabulary of 9"):
+        read({"output_ids": [9], "meta_info": meta | {"prompt_tokens": 3, "cached_tokens": 0}}, Ask(2, "exact", 9, 0))
+
+
+def test_the_command_line_is_the_defaults_with_the_users_arguments_over_them() -> None:
+    config = configure(args={"max_total_tokens": 900, "enable-metrics": False, "disable-radix-cache": True}).generator
+    line = arguments(config, "MODEL", 7)
+    assert line[line.index("--max-total-tokens") + 1] == "900"
+    assert "--enable-metrics" not in line
+    assert "--disable-radix-cache" in line
+    assert {"--enable-custom-logit-processor", "--disable-overlap-schedule"} <= set(line)
+    assert "--disable-overlap-schedule" not in arguments(configure(entropy="lower").generator, "MODEL", 7)
+    gpu = arguments(configure(device="cuda").generator, "MODEL", 7)
+    assert "torch_native" not in gpu
+    assert "--disable-cuda-graph" not in gpu
+
+
+def test_a_router_is_looked_through_to_its_servers_and_a_server_stands_for_itself() -> None:
+    async def workers(_: web.Request) -> web.Response:
+        return web.json_response({"workers": [{"id": "1", "url": "http://10.0.0.2:30000/"}, {"id": "2", "url": "http://10.0.0.1:30000"}]})
+
+    async def check() -> None:
+        app, plain = web.Application(), web.Application()
+        app.router.add_get("/workers", workers)
+        urls = []
+        runners = [web.AppRunner(a) for a in (app, plain)]
+        for runner in runners:
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        assert await resolve(urls[0]) == ["http://10.0.0.1:30000", "http://10.0.0.2:30000"]
+        assert await resolve(urls[1]) == [urls[1]]
+        assert await resolve(", ".join(urls)) == sorted(["http://10.0.0.1:30000", "http://10.0.0.2:30000", urls[1]])
+        for runner in runners:
+            await runner.cleanup()
+
+    asyncio.run(check())
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(BadInput, match="localhost:30000 is not an http address"):
+        asyncio.run(resolve("localhost:30000"))
+
+
+def test_weights_go_in_the_servers_dtype_and_without_a_tied_output_matrix() -> None:
+    array = np.ones((2, 3), np.float32)
+    array.flags.writeable = False
+    given_ = {"model.embed_tokens.weight": array, "lm_head.weight": array}
+    assert list(tensors_of(given_, torch.bfloat16, tied=True)) == ["model.embed_tokens.weight"]
+    assert {t.dtype for t in tensors_of(given_, torch.bfloat16, tied=False).values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["sgl_kernel", "torchvision"])
+def test_a_stand_in_refuses_to_load_beside_the_real_package(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / f"{name}-1.0.dist-info").mkdir()
+    (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(STUBS))
+    with pytest.raises(ImportError, match=r"1\.0 is installed: take deploy/sglang_cpu/stubs off PYTHONPATH"):
+        __import__(name)
