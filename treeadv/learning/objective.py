@@ -70,7 +70,8 @@ def evaluate(
     weights = correction.correct(o.correction, f, old - behaviour)
     token = np.where(np.exp(behaviour) > o.spec.max_prob, 0.0, weights.token)
     gain = _Gain(f, o.spec, scale)
-    value, slope, clipped = _clipped(f, o.spec, gain, weights.leaf, logp - old)
+    with np.errstate(over="ignore", invalid="ignore"):  # a ratio without bound makes a loss that the trainer refuses
+        value, slope, clipped = _clipped(f, o.spec, gain, weights.leaf, logp - old)
     loss, slope = -float(token @ value), -token * slope
     if o.kl:
         assert reference is not None

@@ -1,0 +1,108 @@
+"""The learner as an actor's class: forests by reference in, weights by reference and checkpoints out, and its metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from prometheus_client.parser import text_string_to_metric_families
+
+from actors.learner import Learner
+from tests.learning import tiny
+from tests.learning.test_trainer import FORESTS, weights_of
+from treeadv import wire
+from treeadv.learning.report import NonFinite
+from treeadv.metrics import of_role
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def learner(tmp_path):
+    model = tiny.folder(tmp_path, "smollm")
+    out = Learner(tiny.config(model=model, threads=1, correction="none"), model, str(tmp_path / "run"), 0, 1)
+    (tmp_path / "run").mkdir()
+    out.join(out.rendezvous())
+    yield out
+    out.close()
+
+
+def batches(forests) -> list:
+    return [ray.put(wire.to_batch([f])) for f in forests]
+
+
+def metrics(learner: Learner) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://{learner.address()}/metrics") as reply:
+        families = text_string_to_metric_families(reply.read().decode())
+        return {s.name + "".join(f" {v}" for v in s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_a_step_trains_what_the_references_hold_and_shows_in_every_metric_of_the_table(learner):
+    report = learner.step(batches(FORESTS), 0)
+    learner.checkpoint(1, {})
+    assert report.version == 1 and report.tokens == sum(f.tokens for f in FORESTS)
+    shown = metrics(learner)
+    assert shown["treeadv_trained_tokens_total"] == report.tokens
+    assert shown["treeadv_trained_expanded_tokens_total"] == report.expanded_tokens
+    assert shown["treeadv_trained_leaves_total"] == 9
+    assert shown["treeadv_loss"] == report.loss and shown["treeadv_grad_norm"] == report.grad_norm
+    assert shown["treeadv_learning_rate"] == report.lr and shown["treeadv_mismatch_kl_nats"] == report.mismatch_kl
+    assert shown["treeadv_effective_sample_ratio"] == report.ess and shown["treeadv_clip_ratio"] == report.clip_ratio > 0
+    assert shown["treeadv_staleness_versions_count"] == 3 and shown["treeadv_checkpoint_seconds_count"] == 1
+    assert shown["treeadv_learner_tokens_per_second"] > 0 and shown["treeadv_mask_ratio"] == 0
+    assert shown["treeadv_learner_phase_seconds_count forward_backward"] == 1
+    assert all(any(name.startswith(m.name.removesuffix("_total")) for name in shown) for m in of_role("learner") if not m.labels)
+
+
+def test_forests_are_read_where_they_lie(learner, monkeypatch):
+    seen = []
+    monkeypatch.setattr(learner.trainer, "step", lambda forests, version: seen.extend(forests))
+    monkeypatch.setattr(learner, "_export", lambda report: None)
+    learner.step(batches(FORESTS), 0)
+    assert [f.forest_id for f in seen] == ["f0", "f1", "f2"]
+    assert not any(f.token.flags.owndata or f.token.flags.writeable for f in seen)
+
+
+def test_published_buckets_are_the_weights_without_a_copy(learner):
+    published = {n: w for ref in learner.publish() for n, w in ray.get(ref).items()}
+    want = weights_of(learner.trainer)
+    assert published.keys() == want.keys() and all(np.array_equal(published[n], want[n]) for n in want)
+    assert not any(w.flags.owndata for w in published.values())
+
+
+def test_checkpoints_are_pruned_to_those_to_keep_and_give_their_extra_back(learner, tmp_path):
+    for step in (1, 2, 3):
+        learner.step(batches(FORESTS), step - 1)
+        path = learner.checkpoint(step, {"position": step})
+    assert path == str(tmp_path / "run" / "checkpoints" / "step-3")
+    assert sorted(p.name for p in Path(path).parent.iterdir()) == ["step-2", "step-3"]
+    assert learner.restore(str(Path(path).with_name("step-2"))) == {"position": 2}
+    assert learner.trainer.version == 2
+
+
+def test_a_step_that_is_not_finite_is_counted_and_turns_health_red(learner, tmp_path):
+    bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))
+    with pytest.raises(NonFinite, match="the weights are unchanged and the batch is kept"):
+        learner.step(batches([bad]), 0)
+    assert (tmp_path / "run" / "nonfinite-version-0.arrow").is_file()
+    assert metrics(learner)["treeadv_nonfinite_steps_total"] == 1
+    with pytest.raises(urllib.error.HTTPError) as e:
+        urllib.request.urlopen(f"http://{learner.address()}/healthz")
+    assert e.value.code == 503 and b"is not finite" in e.value.read()
+
+
+def test_a_learner_that_has_not_joined_says_so(tmp_path):
+    alone = Learner(tiny.config(), "unused", str(tmp_path), 0, 1)
+    with pytest.raises(RuntimeError, match="has to join"):
+        alone.publish()
+    alone.close()
