@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from xml.etree.ElementTree import Element
 
 import pytest
@@ -58,6 +59,14 @@ def test_several_curves_have_a_key_and_their_last_values_do_not_overlap() -> Non
     assert abs(float(last[0].get("y", 0)) - float(last[1].get("y", 0))) >= 12
 
 
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
+def test_the_last_values_stay_apart_and_inside_however_close_the_curves_end(ends: list[float]) -> None:
+    figure = draw(Chart("t", "u", [Series(str(i), [0.5, v]) for i, v in enumerate(ends)]), [1, 2])
+    at = [float(e.get("y", 0)) for e in figure.iter("text") if e.get("class") == "last"]
+    assert all(b - a >= 11.9 for a, b in pairwise(at))
+    assert max(at) <= 168
+
+
 def test_the_text_alternative_tells_the_course_of_each_curve() -> None:
     title = draw(Chart("Reward", "u", [Series("reward", [0.2, 0.1, 0.5])]), [1, 2, 3]).find("svg/title")
     assert title is not None and title.text == "Reward: reward from 0.2 to 0.5, between 0.1 and 0.5"
@@ -68,7 +77,7 @@ def test_the_text_alternative_tells_the_course_of_each_curve() -> None:
     [
         (0, "0"), (0.0341, "0.0341"), (12.49, "12.5"), (1480, "1,480"), (41_233, "41.2k"), (2.1e6, "2.1M"), (2e-5, "2e-05"),
         (-0.25, "-0.25"),
-    ],  # fmt: skip
+    ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text

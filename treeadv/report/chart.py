@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element
 from treeadv.report.markup import add, element
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360.0, 168.0, 46.0, 54.0, 10.0, 22.0
+_LABEL = 12.0  # pixels between two lines of labels
 SERIES_COLOURS = 6
 
 
@@ -62,8 +63,9 @@ def _label_ends(root: Element, chart: Chart, steps: Sequence[int], ticks: Sequen
     """Write the last value of each curve beside it, pushed apart where curves end close together."""
     ends = sorted((_y(v[-1], ticks), v[-1]) for s in chart.series if (v := _finite(s.values)))
     at = -math.inf
-    for y, value in ends:
-        at = max(at + 12, y + 4)
+    for n, (y, value) in enumerate(ends):
+        lowest = _HEIGHT - _LABEL * (len(ends) - 1 - n) - 2  # leaves room for those below
+        at = min(max(at + _LABEL, y + 4), lowest)
         add(root, "text", number(value), class_="last", x=_WIDTH - _RIGHT + 6, y=at)
 
 

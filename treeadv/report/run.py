@@ -30,6 +30,7 @@ CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Sharing", "share of the flattened tokens not computed", {"sharing": "sharing"}),
     ("Staleness", "policy versions", {"staleness_mean": "mean", "staleness_max": "max"}),
     ("Decoding", "tokens/s", {"decode_tokens_per_s": "tokens/s"}),
+    ("Prefix reuse", "share of prefix tokens found in the cache", {"prefix_reuse": "share"}),
     ("Entropy and fork threshold", "nats", {"entropy_mean": "mean entropy", "tau": "tau"}),
     ("Behaviour against learner", "KL (k3), nats", {"mismatch_kl": "KL"}),
     ("Gradient norm", "before clipping", {"grad_norm": "norm"}),
@@ -54,7 +55,7 @@ def run_page(folder: RunFolder, config: Config) -> str:
     records = folder.records()
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
-    tasks = ", ".join(f.name for f in config.task.families) or config.task.source
+    tasks = ", ".join(dict.fromkeys(f.name for f in config.task.families)) or config.task.source
     what = f"{Path(config.model.path).name} on {tasks}; preset {config.learner.preset}, fork rule {config.sampling.rule}"
     add(main, "p", what, class_="soft")
     if not records:
@@ -113,12 +114,13 @@ def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
 
 
 def _phases(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The phases that took longest in all, as many as the chart has colours."""
+    """The phases that took longest in all, as many as the chart has colours, and none that took less than a hundredth."""
     total: dict[str, float] = {}
     for r in records:
         for phase, seconds in r.get("seconds", {}).items():
             total[phase] = total.get(phase, 0.0) + seconds
-    return sorted(total, key=lambda p: -total[p])[: chart.SERIES_COLOURS]
+    longest = sorted(total, key=lambda p: -total[p])[: chart.SERIES_COLOURS]
+    return [p for p in longest if total[p] >= 0.01 * total[longest[0]]]
 
 
 def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, Any]]) -> None:

@@ -15,8 +15,8 @@ from treeadv.report.markup import add, element, svg
 from treeadv.report.picture import ADVANTAGE_LEVELS, ENTROPY_LEVELS, Picture, signed
 from treeadv.report.style import COLOURS, TREE
 
-_BADGE = 190.0  # pixels kept for the verdicts right of the leaves
-_LEGEND = 50.0
+_STEM = 14.0  # pixels from a leaf's box to its verdict
+_LEGEND, _LEGEND_WIDTH = 50.0, 920.0
 _MARGIN = 14
 
 
@@ -24,7 +24,8 @@ def tree_svg(p: Picture) -> Element:
     """The drawing, as an <svg> element for a page that carries `style.COLOURS` and `style.TREE`."""
     prompt, boxes, bottom = layout(p)
     leaves = [boxes[s] for s in p.forest.leaf_segment]
-    width, height = f"{max(b.right for b in leaves) + _BADGE:.0f}", f"{bottom + _LEGEND:.0f}"
+    ends = (box.right + _STEM + _badge_width(p.leaf_note(leaf)) for leaf, box in enumerate(leaves))
+    width, height = f"{max(_LEGEND_WIDTH, *ends) + 2:.0f}", f"{bottom + _LEGEND:.0f}"
     root = element("svg", viewBox=f"0 0 {width} {height}", width=width, height=height, class_="forest", role="img")
     add(root, "title", f"Forest {p.forest.forest_id}: {p.summary()}")
     links = add(root, "g", class_="links")
@@ -99,9 +100,9 @@ def _draw_leaf(root: Element, p: Picture, leaf: int, box: Box) -> None:
     detail = p.forest.detail[leaf] if p.forest.detail else ""
     group = add(root, "g", class_=f"badge {verdict}")
     add(group, "title", f"leaf {leaf}" + (f": {detail}" if detail else ""))
-    x, note = box.right + 14, p.leaf_note(leaf)
+    x, note = box.right + _STEM, p.leaf_note(leaf)
     add(group, "path", d=f"M{box.right:.1f} {box.middle:.1f}H{x:.1f}")
-    add(group, "rect", x=x, y=box.middle - 11, width=cell_len(note) * 6.92 + 18, height=22.0, rx=11.0)
+    add(group, "rect", x=x, y=box.middle - 11, width=_badge_width(note), height=22.0, rx=11.0)
     add(group, "text", note, x=x + 9, y=box.middle + 4)
 
 
@@ -120,6 +121,10 @@ def _draw_legend(root: Element, p: Picture, y: float) -> None:
         add(group, "rect", class_=_shade("a", level), x=left + 116 + 16 * n, y=y, width=14.0, height=13.0, rx=2.5)
     ends = f"{signed(-p.top_advantage)} to {signed(p.top_advantage)}; a curve is as thick as the leaves below it"
     add(group, "text", ends, x=left + 122 + 16 * len(levels), y=y + 10)
+
+
+def _badge_width(note: str) -> float:
+    return cell_len(note) * 6.92 + 18
 
 
 def _shade(prefix: str, level: int) -> str:
