@@ -57,6 +57,24 @@ def test_workers_import_no_torch_and_no_ray(grade):
     assert json.loads(j.detail)["heavy"] == []
 
 
+@pytest.mark.parametrize("score", ["nan", "inf"])
+def test_a_score_that_is_no_number_is_a_crash(grade, score):
+    [j] = grade(call("parse", score))
+    assert (j.verdict, j.reward, j.detail) == (Verdict.CRASH, 0.0, f"ValueError: the score {score} is not a finite number")
+
+
+def test_a_small_memory_limit_does_not_replace_the_process_after_each_item(loop):
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=5.0, memory_mb=256)
+        try:
+            return await pool.grade([Answer(rf"\boxed{{x^2+{n}x}}", f"x(x+{n})", "math") for n in range(20)]), pool.restarts
+        finally:
+            await pool.close()
+
+    judged, restarts = loop.run(scene())
+    assert all(j.verdict is Verdict.VERIFIED for j in judged) and restarts == 0
+
+
 def test_an_exception_in_a_verifier_is_a_crash_with_its_text(grade):
     [j] = grade(call("fail"))
     assert (j.verdict, j.reward, j.detail) == (Verdict.CRASH, 0.0, "ValueError: no such unit: furlong")
@@ -144,6 +162,12 @@ def test_memory_over_the_limit_is_a_crash_and_the_process_is_replaced(grade, poo
     assert pool.restarts == before + 1
 
 
+def test_a_negative_verdict_from_a_process_out_of_memory_is_not_believed(grade):
+    full, half = grade(call("swallow_memory", "780"), call("swallow_memory", "300"))
+    assert (full.verdict, full.detail) == (Verdict.CRASH, "memory limit reached")
+    assert half.verdict is Verdict.WRONG
+
+
 def test_a_process_that_has_grown_is_replaced_before_it_harms_the_next(grade):
     [kept] = grade(call("keep", "600"))
     assert kept.verdict is Verdict.VERIFIED
@@ -191,6 +215,7 @@ def test_a_cancelled_call_gives_its_place_up(loop, pool, tmp_path):
     [
         ("maths", "verifier 'maths' is unknown"), ("numeric:-1", "tolerance must be a number"), ("no_such_module:f", "No module named"),
         ("verifier_functions:nothing", "has no attribute 'nothing'"), ("verifier_functions:score", "is not a function"),
+        ("verifier_broken:f", "RuntimeError: no licence found"),
     ],
 )  # fmt: skip
 def test_an_unusable_verifier_is_bad_input_and_the_pool_goes_on(grade, verifier, reason):

@@ -50,9 +50,21 @@ def test_rational_reads_what_fraction_reads(text):
     assert rational(text) == Fraction(value)
 
 
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[str, str]:
+    """Two numbers: any, or one and its decimals, exact or off by some 1e-5 to 1e-8."""
+    gold = draw(numbers)
+    value = rational(gold)
+    assert value is not None
+    off = draw(st.sampled_from(["0", "1e-5", "-1e-5", "3e-7", "-2e-7", "1e-8"]))
+    near = f"{float(value + Fraction(off)):.9f}"
+    return gold, draw(st.one_of(numbers, st.just(near)))
+
+
 @settings(deadline=None)  # the first call loads sympy's parsers
-@given(numbers, numbers)
-def test_numbers_are_equal_for_us_exactly_when_math_verify_says_so(gold, answer):
+@given(pairs())
+def test_numbers_are_equal_for_us_exactly_when_math_verify_says_so(pair):
+    gold, answer = pair
     outcome = math(f"\\boxed{{{answer}}}", gold)
     parsed = [math_verify.parse(f"${t}$", parsing_timeout=None) for t in (gold, answer)]
     assert isinstance(outcome, Outcome)
@@ -102,3 +114,17 @@ COMPETITION = (
 @pytest.mark.parametrize("text", COMPETITION)
 def test_what_competitions_ask_for_is_not_refused(text):
     assert refusal(text) is None
+
+
+FALSE_POSITIVES = (
+    ("The answer is 3e10", "3"), ("The answer is 0.0000001", "0.0000004"), (r"\boxed{1\,2}", "3"), (r"\boxed{1 2}", "3"),
+    (r"\boxed{5\text{ km}}", r"5\text{ m}"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("response", "gold"), FALSE_POSITIVES)
+def test_false_positives_of_math_verify_are_not_verified(response, gold):
+    """The first assertion fails when math-verify mends it: then the rule here, and its line in docs/rewards.md, can go."""
+    assert math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(response))
+    outcome = math(response, gold)
+    assert isinstance(outcome, Outcome) and outcome.verdict in (Verdict.WRONG, Verdict.REFUSED)

@@ -25,6 +25,7 @@ VERIFIED, WRONG, UNPARSED, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UN
         ("exact", "blue  sky", "blue sky", VERIFIED),
         ("exact", "Let me see.\nblue", "blue", VERIFIED),
         ("exact", r"so \boxed{blue}", "blue", VERIFIED),
+        ("exact", "<answer>if a < b:\n  c.</answer>", "if a < b: c.", VERIFIED),
         ("exact", "blues", "blue", WRONG),
         ("exact", "1.0", "1", WRONG),
         ("exact", "", "1", UNPARSED),
@@ -44,6 +45,7 @@ VERIFIED, WRONG, UNPARSED, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UN
         ("choice", "Answer: B: the blue one", "B", VERIFIED),
         ("choice", "The answer is C", "B", WRONG),
         ("choice", "The answer is A or B", "B", WRONG),
+        ("choice", "I choose B", "B", VERIFIED),
         ("choice", "the blue one", "B", UNPARSED),
     ],
 )
@@ -136,5 +138,5 @@ def test_a_remote_verifier_that_fails_is_a_crash_or_a_timeout_never_wrong(grade,
         *[Answer(r, "g", remote, "g") for r in ("odd", "other", "error", "slow")], Answer("x", "g", nowhere)
     )
     assert [j.verdict for j in (odd, other, error, down)] == [Verdict.CRASH] * 4
-    assert "JSONDecodeError" in odd.detail and "500" in error.detail and "refused" in down.detail
+    assert "JSONDecodeError" in odd.detail and "KeyError: 'maybe'" in other.detail and "500" in error.detail and "refused" in down.detail
     assert slow.verdict is Verdict.TIMEOUT

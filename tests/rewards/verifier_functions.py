@@ -15,6 +15,10 @@ def length(response: str, gold: str, meta: str) -> float:
     return len(response) / len(gold)
 
 
+def parse(response: str, gold: str, meta: str) -> float:
+    return float(response)
+
+
 def detailed(response: str, gold: str, meta: str) -> tuple[float, str]:
     print("noise on the standard output", flush=True)
     return (1.0, "fine")
@@ -86,6 +90,13 @@ def append(response: str, gold: str, meta: str) -> bool:
     with open(meta, "a") as f:
         f.write(response + "\n")
     return True
+
+
+
+def swallow_memory(response: str, gold: str, meta: str) -> bool:
+    """What sympy does: run into the limit, catch the error and say no."""
+    with mmap.mmap(-1, int(response) << 20):
+        return False
 
 
 score = 3  # not a function

@@ -9,7 +9,6 @@ TAIL = 20_000  # characters from the end in which an answer is looked for
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _JOIN = re.compile(r"(?:[\s$.:()\[\]{}\\,;]|\btext\b|\band\b|\bor\b){1,30}", re.IGNORECASE)
 _PHRASE = re.compile(r"(?:\banswer\b[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?:\s+is\b)?\s*:?|####)[ \t*_]*\n?", re.IGNORECASE)
-_TAG = re.compile(r"<answer>([^<]*)</answer>")
 _SENTENCE = re.compile(r"\.(?=\s|$)|\n")
 _MATH = re.compile(r"(?<!\\)\$\$?((?:[^$\\]|\\.){1,2000})\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 _NUMBER = re.compile(
@@ -39,8 +38,9 @@ def marked_answer(response: str, several: bool = False) -> str | None:
     text = response[-TAIL:]
     if boxes := _boxes(text):
         return clean(", ".join(text[begin:end] for begin, end in (_side_by_side(text, boxes) if several else boxes[-1:])))
-    if tags := _TAG.findall(text):
-        return clean(tags[-1])
+    before, tag, _ = text.rpartition("</answer>")
+    if tag and "<answer>" in before:
+        return clean(before.rpartition("<answer>")[2])
     return _after_phrase(text)
 
 

@@ -1,6 +1,6 @@
 """Cheap refusals: answers on which a computer algebra system would spend seconds or gigabytes, told from their text in linear time.
 
-The limits lie above everything in the benchmark answers (tests/rewards/test_benchmark_golds.py) and below what was measured to hang
+The limits lie above everything in the benchmark answers (tests/rewards/test_golds.py) and below what was measured to hang
 sympy. What passes is still bounded by the worker's clock and memory limit: a guard saves time, it is not the defence.
 """
 
@@ -75,5 +75,5 @@ def _power_over(base: str, exponent: str) -> bool:
 
 
 def _misread(text: str) -> str | None:
-    """Spellings that math-verify reads as another number: `1\\,2` as 1 + 2."""
+    """Spellings that math-verify reads as another number: `1\\,2` as 1 + 2. In a matrix numbers do stand side by side."""
     return "two numbers side by side" if _SIDE_BY_SIDE.search(text) and "begin" not in text else None

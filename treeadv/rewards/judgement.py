@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from treeadv.forest import Verdict
@@ -63,5 +64,7 @@ def refused(detail: str) -> Outcome:
 
 
 def scored(score: float, detail: str = "") -> Outcome:
-    """The outcome of a scorer with partial credit: the reward is the score, and only a full score is VERIFIED."""
+    """The outcome of a scorer with partial credit: the reward is the score, and only a full score is VERIFIED. It must be finite."""
+    if not math.isfinite(score):
+        raise ValueError(f"the score {score} is not a finite number")
     return Outcome(Verdict.VERIFIED if score >= 1.0 else Verdict.WRONG, score, detail)

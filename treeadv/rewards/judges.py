@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -16,6 +16,7 @@ from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Outcome, Task, scored, unparsed, verified, wrong
 
 Judge = Callable[[Task], Outcome]
+_NAMED = {v.name.lower(): v for v in Verdict if v is not Verdict.UNGRADED}
 
 
 class Unusable(Exception):
@@ -25,13 +26,16 @@ class Unusable(Exception):
 @lru_cache(maxsize=64)
 def load(kind: str) -> Judge:
     """The judge of a resolved verifier, its imports done. Raises `Unusable` with the reason."""
-    if kind == "math":
-        return _math()
-    if kind == "reasoning-gym":
-        return _reasoning_gym()
-    if kind.startswith(("http://", "https://")):
-        return lambda task: _remote(kind, task)
-    return _function(kind)
+    try:
+        if kind == "math":
+            return _math()
+        if kind == "reasoning-gym":
+            return _reasoning_gym()
+        if kind.startswith(("http://", "https://")):
+            return lambda task: _remote(kind, task)
+        return _function(kind)
+    except Exception as e:  # whatever a module raises while it is imported
+        raise Unusable(f"verifier {kind!r}: {type(e).__name__}: {e}") from e
 
 
 def _math() -> Judge:
@@ -40,13 +44,12 @@ def _math() -> Judge:
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time-out is off: the worker's is on
     configs = (math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig())
 
+    @lru_cache(maxsize=2048)  # the leaves of a forest share their gold answer, and many an answer
     def parse(text: str) -> list[Any]:
         return math_verify.parse(f"\\boxed{{{text}}}", configs, parsing_timeout=None, raise_on_error=True)
 
-    gold_of = lru_cache(maxsize=4096)(parse)
-
     def judge(task: Task) -> Outcome:
-        gold, answer = gold_of(task.gold), parse(task.text)
+        gold, answer = parse(task.gold), parse(task.text)
         if all(isinstance(a, str) for a in answer):
             return verified("same text") if set(gold) & set(answer) else unparsed("math-verify reads no mathematics in it")
         doubts = ["the gold answer has no mathematics"] if all(isinstance(g, str) for g in gold) else []
@@ -79,12 +82,9 @@ def _reasoning_gym() -> Judge:
 
 def _function(kind: str) -> Judge:
     module, _, name = kind.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as e:
-        raise Unusable(f"verifier {kind!r}: {e}") from e
+    function = getattr(importlib.import_module(module), name)
     if not callable(function):
-        raise Unusable(f"verifier {kind!r}: {name} is not a function")
+        raise TypeError(f"{name} is not a function")
 
     def judge(task: Task) -> Outcome:
         """`function(response, gold, meta)` returns a score, a bool, or (score, detail)."""
@@ -99,11 +99,7 @@ def _remote(url: str, task: Task) -> Outcome:
     """POST {"response", "gold", "meta"}; the reply is {"reward": number, "detail"?: text, "verdict"?: name of a verdict}."""
     body = json.dumps({"response": task.text, "gold": task.gold, "meta": task.meta}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request) as reply:  # bounded by the worker's alarm
-            answer = json.load(reply)
-        reward = float(answer["reward"])
-        verdict = Verdict[answer["verdict"].upper()] if "verdict" in answer else scored(reward).verdict
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        return Outcome(Verdict.CRASH, 0.0, f"{url}: {type(e).__name__}: {e}")
-    return Outcome(verdict, reward, str(answer.get("detail", "")))
+    with urllib.request.urlopen(request) as reply:  # bounded by the worker's alarm
+        answer = json.load(reply)
+    outcome = scored(float(answer["reward"]), str(answer.get("detail", "")))
+    return replace(outcome, verdict=_NAMED[answer["verdict"]]) if "verdict" in answer else outcome

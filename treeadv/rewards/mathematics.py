@@ -7,7 +7,7 @@ import re
 from treeadv.rewards.extract import clean, final_answer
 from treeadv.rewards.guards import refusal
 from treeadv.rewards.judgement import Answer, Outcome, Task, refused, unparsed, verified, wrong
-from treeadv.rewards.numbers import grouped, is_exact, rational, same_number, spelled_out
+from treeadv.rewards.numbers import grouped, same_number, spelled_out
 
 _SPACE = re.compile(r"(?:\\[!,;: ]|\\q?quad\b|~|\s)+")
 _DROP = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\?\$|(?<!\d) | (?!\d)")
@@ -15,7 +15,7 @@ _FRAC = re.compile(r"\\[dtc]frac")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z]{3,}(?:[ -][A-Za-z]+)*")
 _UNIT = re.compile(r"[-+\d.,/\s]*\d\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*([A-Za-z]+)\.?\s*\}|([A-Za-z]+))(\^?\{?\d?\}?)")
-_ASSIGNED = re.compile(r"^\s*(?:[A-Za-z]\w*\s*|[-+*/().\d\s]+)=(?=[^=]*$)")
+_ASSIGNED = re.compile(r"^(?:[A-Za-z]\w*\s*|[-+*/().\d\s]+)=(?=[^=]*$)")
 _COUNTED = re.compile(r"\s*(?:\\?\$|[€£¥])?\s*([-+]?\d[\d,]*(?:\.\d+)?)(?:\s+[A-Za-z]{2,}|\s*\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\})*\s*")
 _SEVERAL = re.compile(r"[^\d],|,[^\d]|,\d{1,2}(?!\d)|,\d{4,}|\b(?:and|or)\b|;|\\pm")
 
@@ -33,9 +33,9 @@ def screen(answer: Answer) -> Outcome | Task:
     text, gold = grouped(text), grouped(gold)
     if reason := refusal(text) or _units(gold, text):
         return refused(reason)
-    value, right = rational(_canonical(_bare(text))), rational(_canonical(gold))
-    if value is not None and right is not None:
-        return verified("same number") if same_number(right, value, is_exact(text) and is_exact(gold)) else wrong("another number")
+    equal = same_number(_canonical(gold), _canonical(_bare(text)))
+    if equal is not None:
+        return verified("same number") if equal else wrong("another number")
     return Task("math", spelled_out(gold), spelled_out(text))
 
 
@@ -55,7 +55,7 @@ def _canonical(text: str) -> str:
 def _units(gold: str, text: str) -> str | None:
     """math-verify drops units, so that 5 m equals 5 km: where both sides name a unit and they differ, do not ask it."""
     g, a = _UNIT.fullmatch(gold), _UNIT.fullmatch(text)
-    if g is None or a is None:
+    if g is None or a is None or all(m[2] and len(m[2]) == 1 for m in (g, a)):  # 5 x and 5 y are variables
         return None
     ours, theirs = ((m[1] or m[2]).lower().rstrip("s") + m[3] for m in (g, a))
     return None if ours == theirs else f"unit {theirs} where the gold answer has {ours}"

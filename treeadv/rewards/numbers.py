@@ -18,6 +18,7 @@ _PLAIN = re.compile(
     r"(?:(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?)\s*([-+]?\d{1,4})\}?)?"  # 3e8, 3 \times 10^{8}
 )
 _FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d+)\s*/\s*(\d+))")
+_ROUNDED = re.compile(r"[.eE]|\\times|\\cdot|\*")  # a decimal point or a power of ten
 _UNIFY = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-", "\u00d7": r"\times ", "\u00f7": r"\div ", "\u00b7": r"\cdot "})
 
 
@@ -46,13 +47,18 @@ def rational(text: str) -> Fraction | None:
     return -value if m[1] == "-" else value
 
 
-def is_exact(text: str) -> bool:
-    """Whether the number is spelled without rounding: an integer or a fraction, no decimal point."""
-    return re.search(r"[.eE]|\\times|\\cdot|\*", text) is None
+def same_number(gold: str, answer: str) -> bool | None:
+    """Whether two numbers are equal; None where one of the texts is no number.
 
-
-def same_number(gold: Fraction, answer: Fraction, exact: bool) -> bool:
-    """Equal; or, unless both are spelled exactly, equal to six decimals and to a relative 1e-3."""
-    if gold == answer:
+    Integers and fractions must be equal exactly. A decimal may differ beyond six places, as in math-verify, but also by no more than a
+    relative 1e-3, and never from an integer.
+    """
+    g, a = rational(gold), rational(answer)
+    if g is None or a is None:
+        return None
+    if g == a:
         return True
-    return not exact and round(gold, DECIMALS) == round(answer, DECIMALS) and abs(gold - answer) <= RELATIVE * abs(gold)
+    rounded = [_ROUNDED.search(text) is not None for text in (gold, answer)]
+    if not any(rounded) or any(v.denominator == 1 and not r for v, r in zip((g, a), rounded, strict=True)):
+        return False
+    return round(g, DECIMALS) == round(a, DECIMALS) and abs(g - a) <= RELATIVE * abs(g)

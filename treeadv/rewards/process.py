@@ -69,9 +69,10 @@ class WorkerProcess:
                 return Judgement(Verdict.TIMEOUT, 0.0, time.monotonic() - began, f"killed after {timeout:g} s")
         if "unusable" in reply:
             raise BadInput(reply["unusable"])
+        judgement = Judgement(Verdict(reply["verdict"]), reply["reward"], time.monotonic() - began, reply["detail"])
         if reply["replace"]:
             await self.kill()
-        return Judgement(Verdict(reply["verdict"]), reply["reward"], time.monotonic() - began, reply["detail"])
+        return judgement
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 from treeadv.errors import BadInput
 from treeadv.rewards import mathematics
-from treeadv.rewards.extract import final_answer, last_line, marked_answer
+from treeadv.rewards.extract import clean, final_answer, last_line, marked_answer
 from treeadv.rewards.judgement import Answer, Outcome, Task, refused, unparsed, verified, wrong
 from treeadv.rewards.numbers import grouped, rational
 
 NAMES = ("math", "exact", "numeric", "choice", "reasoning-gym")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_PRONOUN = re.compile(r"\bI (?=[a-z])")
 _LETTER = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z'])")
 
 
@@ -43,7 +44,7 @@ def _exact(answer: Answer) -> Outcome:
     text = marked_answer(answer.response) or last_line(answer.response)
     if text is None:
         return unparsed("no answer found")
-    return verified() if text.split() == answer.gold.split() else wrong()
+    return verified() if clean(text).split() == clean(answer.gold).split() else wrong()
 
 
 def _tolerance(name: str) -> float:
@@ -74,7 +75,7 @@ def _numeric(answer: Answer) -> Outcome:
 def _choice(answer: Answer) -> Outcome:
     """One capital letter; `(B)`, `B.` and `B: text` count as B, and naming two letters is wrong."""
     text = marked_answer(answer.response) or last_line(answer.response) or ""
-    letters = list(dict.fromkeys(_LETTER.findall(text.replace(r"\text", " "))))
+    letters = list(dict.fromkeys(_LETTER.findall(_PRONOUN.sub("", text.replace(r"\text", " ")))))
     if not letters:
         return unparsed("no choice found")
     if len(letters) > 1 and not re.match(r"\(?[A-Z][).:]", text):
@@ -85,8 +86,7 @@ def _choice(answer: Answer) -> Outcome:
 def _reasoning_gym(answer: Answer) -> Outcome | Task:
     try:
         meta = json.loads(answer.meta)
-        gold = str(meta["entry"]["answer"])
-        _ = meta["dataset"]
+        _family, gold = meta["dataset"], str(meta["entry"]["answer"])
     except (ValueError, KeyError, TypeError) as e:
         raise BadInput('verifier reasoning-gym: meta must be JSON {"dataset": NAME, "entry": {"question", "answer", "metadata"}}') from e
     number = rational(grouped(gold)) is not None

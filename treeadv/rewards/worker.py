@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from treeadv.forest import Verdict
@@ -21,8 +22,8 @@ from treeadv.rewards import judges
 from treeadv.rewards.judgement import Outcome, Task
 
 ALARM_SHARE = 0.8  # of the limit: the worker stops itself here, the parent kills at the whole
-GROWN = 0.5  # of the memory limit: a process that ever needed more is replaced after the item
-FULL = 0.9  # of it: a negative verdict is not believed
+GROWN = 0.5  # of the memory that the limit leaves to a loaded process: one that ever needed more is replaced after the item
+FULL = 0.9  # of the same: a negative verdict is not believed
 DETAIL = 300  # characters of a reason that are kept
 _PR_SET_PDEATHSIG = 1
 
@@ -48,8 +49,9 @@ def main() -> None:
         _send(replies, {"fatal": f"the process cannot start: {type(e).__name__}: {e}"})
         raise
     _send(replies, {"ready": True})
+    loaded = _peak_bytes()
     for line in tasks:
-        _serve(Task(*json.loads(line)), limit, memory_mb, replies)
+        _serve(Task(*json.loads(line)), limit, lambda: (_peak_bytes() - loaded) / ((memory_mb << 20) - loaded), replies)
 
 
 def _prove() -> None:
@@ -59,7 +61,7 @@ def _prove() -> None:
             raise RuntimeError(f"math-verify does not find {answer} equal to {gold}: its installation is broken")
 
 
-def _serve(task: Task, limit: float, memory_mb: int, replies: BinaryIO) -> None:
+def _serve(task: Task, limit: float, memory: Callable[[], float], replies: BinaryIO) -> None:
     try:
         judge = judges.load(task.kind)
         _send(replies, {"took": True})
@@ -67,11 +69,11 @@ def _serve(task: Task, limit: float, memory_mb: int, replies: BinaryIO) -> None:
     except judges.Unusable as e:
         _send(replies, {"unusable": str(e)})
         return
-    share = _peak_bytes() / (memory_mb << 20)
-    if share > FULL and outcome.verdict in (Verdict.WRONG, Verdict.UNPARSED):  # sympy's broad handlers swallow a MemoryError
+    used = memory()
+    if used > FULL and outcome.verdict in (Verdict.WRONG, Verdict.UNPARSED):  # sympy's broad handlers swallow a MemoryError
         outcome, spent = Outcome(Verdict.CRASH, 0.0, "memory limit reached"), True
     reply = {"verdict": int(outcome.verdict), "reward": outcome.reward, "detail": outcome.detail[:DETAIL]}
-    _send(replies, reply | {"replace": spent or share > GROWN})
+    _send(replies, reply | {"replace": spent or used > GROWN})
 
 
 def _timed(judge: judges.Judge, task: Task, limit: float) -> tuple[Outcome, bool]:
