@@ -16,6 +16,7 @@ import pytest
 from tests.report.runs import make_run, record
 from tests.strategies import build
 from treeadv.cli import main
+from treeadv.forest import Forest
 from treeadv.wire import read_file, write_file
 
 SMALL = ["sampling.leaves=4", "sampling.max_tokens=12", "sampling.tau=0.5", "generator.threads=1", "task.verifier=exact"]
@@ -151,6 +152,15 @@ def test_show_writes_a_page_and_a_picture(forests: Path, tmp_path: Path, capsys)
     assert capsys.readouterr().out == ""
 
 
+def test_show_refuses_a_file_whose_forest_breaks_an_invariant(tmp_path: Path, monkeypatch, capsys) -> None:
+    forest = build([-1, -1], [3, 2])
+    monkeypatch.setattr(Forest, "check", lambda self: self)  # written by something that does not check
+    write_file(tmp_path / "bad.arrow", [replace(forest, logprob=-forest.logprob)])
+    monkeypatch.undo()
+    assert run("show", tmp_path / "bad.arrow") == 2
+    assert "log-probability" in capsys.readouterr().err
+
+
 # ---- audit, report -------------------------------------------------------------------------------------------------------------
 def test_audit_tells_a_sound_run_from_a_damaged_one_by_its_exit_code(tmp_path: Path, capsys) -> None:
     path = make_run(tmp_path, [build([-1, 0, 0], [2, 2, 2])] * 2, [])
@@ -234,7 +244,7 @@ def test_a_full_disk_is_told_and_the_file_that_was_there_stays(forests: Path, tm
     assert page.read_text() == "as before"
 
 
-def test_a_verifier_that_cannot_be_loaded_is_bad_input_of_generate(tiny_model: Path, problems: Path, tmp_path: Path, capsys) -> None:
+def test_a_verifier_that_cannot_be_loaded_is_bad_input(tiny_model: Path, problems: Path, tmp_path: Path, capsys) -> None:
     args = ["--model", tiny_model, "--data", problems, "--out", tmp_path / "o.arrow", *SMALL[:-1], "task.verifier=nowhere:judge"]
     assert run("generate", *args) == 2
     assert "nowhere" in capsys.readouterr().err

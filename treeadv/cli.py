@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from treeadv import __version__
-from treeadv.errors import BadInput
+from treeadv.errors import BadForest, BadInput
 
 if TYPE_CHECKING:
     from treeadv.config import Config
@@ -263,7 +263,10 @@ def _pictures(args: argparse.Namespace) -> list[Picture]:
     if folder is None:
         print(f"treeadv: no tokenizer at {named or 'hand'}; tokens are shown as numbers (--model DIR)", file=sys.stderr)
     vocabulary = Vocabulary(folder) if folder else Numbers()
-    return [picture(f, vocabulary, advantages(f, spec)[0] if f.graded else None) for f in forests]
+    try:
+        return [picture(f.check(), vocabulary, advantages(f, spec)[0] if f.graded else None) for f in forests]
+    except BadForest as e:
+        raise BadInput(f"{args.file}: {e}") from e
 
 
 def _check_target(path: Path) -> None:
