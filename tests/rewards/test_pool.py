@@ -163,7 +163,7 @@ def test_memory_over_the_limit_is_a_crash_and_the_process_is_replaced(grade, poo
 
 
 def test_a_negative_verdict_from_a_process_out_of_memory_is_not_believed(grade):
-    full, half = grade(call("swallow_memory", "780"), call("swallow_memory", "300"))
+    full, half = grade(call("swallow_memory", "0.99"), call("swallow_memory", "0.3"))
     assert (full.verdict, full.detail) == (Verdict.CRASH, "memory limit reached")
     assert half.verdict is Verdict.WRONG
 

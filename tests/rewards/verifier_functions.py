@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import resource
 import signal
 import sys
 import time
@@ -94,8 +95,9 @@ def append(response: str, gold: str, meta: str) -> bool:
 
 
 def swallow_memory(response: str, gold: str, meta: str) -> bool:
-    """What sympy does: run into the limit, catch the error and say no."""
-    with mmap.mmap(-1, int(response) << 20):
+    """Use this share of the memory left, give it back and say no: what sympy does when it runs into the limit and catches the error."""
+    left = resource.getrlimit(resource.RLIMIT_AS)[0] - int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    with mmap.mmap(-1, int(float(response) * left)):
         return False
 
 
