@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, same, weights_of
 from treeadv.learning import packing
+from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -67,13 +68,11 @@ def folder(tmp_path_factory) -> str:
     return tiny.folder(tmp_path_factory.mktemp("model"), "smollm")
 
 
-@pytest.mark.parametrize("limit", [1000, 9])
-def test_two_ranks_give_the_gradients_and_steps_of_one_and_resume_bitwise(folder, tmp_path, limit):
-    """At limit 9 the ranks hold different numbers of micro-batches and cut forests."""
+def test_two_ranks_give_the_gradients_and_steps_of_one_and_resume_bitwise(folder, tmp_path):
+    """With micro-batches so small that the ranks hold different numbers of them, and of cut forests."""
+    limit = 9
     two = two_ranks(folder, tmp_path, f'{{"tokens_per_microbatch": {limit}, "lr": 1e-4}}')
     one = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4), folder)
-    from treeadv.learning.report import Phases
-
     np.testing.assert_allclose(two["totals"], one.gradients(FORESTS, Phases("cpu")), rtol=1e-5, atol=1e-7)
     size = max(float(p.grad.norm()) for p in one.policy.parameters())
     for name, p in one.policy.model.named_parameters():
@@ -125,10 +124,10 @@ def start(folder: str, place: Path, last: int) -> subprocess.Popen:
 
 def test_a_run_killed_in_the_midst_of_steps_and_resumed_ends_bitwise_as_an_unbroken_one(folder, tmp_path):
     """SIGKILL at moments spread over step and checkpoint writing, resumed from what is on the disk."""
-    last = 40
+    last = 20
     assert start(folder, tmp_path / "unbroken", last).wait(timeout=120) == 0
     kills = 0
-    for delay in (0.0, 0.004, 0.011):
+    for delay in (0.0, 0.007):
         process = start(folder, tmp_path / "broken", last)
         assert process.stdout is not None
         for _ in range(3):  # it has stepped at least thrice: kill it at some moment of what follows
@@ -136,7 +135,7 @@ def test_a_run_killed_in_the_midst_of_steps_and_resumed_ends_bitwise_as_an_unbro
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-    assert kills == 3
+    assert kills == 2
     assert start(folder, tmp_path / "broken", last).wait(timeout=120) == 0
     ends = []
     for place in ("unbroken", "broken"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine_to_zero(folder):
     rates = [trainer.learning_rate(v) for v in range(11)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rates[7] == pytest.approx(0.5) and rates[10] == pytest.approx(0.0)
-    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[4:]))
     assert trainer.step(FORESTS, 0).lr == 0.25
     assert Trainer(tiny.config(steps=10, lr=1.0), folder).learning_rate(9) == 1.0
 

@@ -22,7 +22,6 @@ from treeadv.learning.objective import Objective
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 
-
 NO_SHRINK = [Phase.explicit, Phase.reuse, Phase.generate]  # an example takes too long to be made small
 
 

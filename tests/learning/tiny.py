@@ -16,7 +16,8 @@ from treeadv.forest import Forest
 
 VOCAB = 32
 _SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
+    "vocab_size": VOCAB,
+    "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
     "initializer_range": 0.2,
 }  # fmt: skip
 FAMILIES: dict[str, PretrainedConfig] = {

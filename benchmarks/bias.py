@@ -1,0 +1,190 @@
+"""`python -m benchmarks.bias`: how far each choice of fork rule and advantage is from the exact policy gradient.
+
+A tabular softmax policy over 3 tokens and 4 steps with random 0/1 rewards, so that the gradient is known. Forests are grown by the
+fork rules of `treeadv.sampling.rules` and weighed by `treeadv.learning.objective`, as in training at ratio 1. A JSON object a line:
+
+  bias     |E g - c G| / |c G| at the best one scale c (1 where the estimator points nowhere near)
+  state    the same with the best scale for each state: what is left compares actions wrongly (A-bias), the rest only weighs
+           states differently (S-bias)
+  error    the Monte-Carlo standard error of `bias`; noise: variance of one forest's estimate over |c G|^2; scale: c
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from treeadv.config import SamplingConfig
+from treeadv.forest import Finish, Forest, Verdict
+from treeadv.learning.advantage import PRESETS, AdvantageSpec
+from treeadv.learning.objective import Objective, evaluate, scales
+from treeadv.sampling.rules import Prefix, forks, split
+
+TOKENS, STEPS = 3, 4
+RULES: dict[str, dict[str, Any]] = {
+    "entropy": {"rule": "entropy", "tau": 0.9},
+    "surprisal": {"rule": "surprisal", "tau": 1.3},
+    "random": {"rule": "random", "random_p": 0.5},
+    "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1},
+    "no forks": {"rule": "none"},
+}
+_UNBIASED = PRESETS["unbiased"]
+ONE_CHANGE = {
+    f"unbiased but {key}={value}": _UNBIASED.model_copy(update={key: value})
+    for key, value in (("value", "leaf_mean"), ("baseline", "forest_mean"), ("baseline", "parent_fork"), ("baseline", "none"),
+                       ("scale", "std_unbiased"), ("weight", "once"), ("weight", "per_leaf"))
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """logits of every prefix (numbered in base 3 by length), rewards of every sequence, and what follows from them exactly."""
+
+    prob: np.ndarray  # [states, TOKENS]
+    reward: np.ndarray  # [TOKENS ** STEPS]
+    gradient: np.ndarray  # [states, TOKENS] of the expected reward by the logits
+
+    @classmethod
+    def random(cls, seed: int) -> World:
+        rng = np.random.default_rng(seed)
+        states = sum(TOKENS**d for d in range(STEPS))
+        logits = rng.normal(0, 1.2, (states, TOKENS))
+        prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        reward = rng.integers(0, 2, TOKENS**STEPS).astype(float)
+        reach = np.zeros(states)
+        reach[0] = 1.0
+        Q = np.zeros((states, TOKENS))
+        for s in range(states):
+            for a in range(TOKENS):
+                if child(s, a) < states:
+                    reach[child(s, a)] = reach[s] * prob[s, a]
+        for s in reversed(range(states)):
+            for a in range(TOKENS):
+                below = child(s, a)
+                Q[s, a] = prob[below] @ Q[below] if below < states else reward[below - states]
+        V = (prob * Q).sum(1, keepdims=True)
+        return cls(prob, reward, reach[:, None] * prob * (Q - V))
+
+
+def child(state: int, token: int) -> int:
+    """Prefixes in breadth-first order: the children of state s are 3 s + 1 to 3 s + 3; those past the last are sequences."""
+    return TOKENS * state + 1 + token
+
+
+def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) -> tuple[Forest, np.ndarray]:
+    """A graded forest and the state [T] in which each of its tokens was drawn. Chains fork as the sampler lets them (section 3)."""
+    parent: list[int] = []
+    lengths: list[int] = []
+    arity: list[int] = []
+    budgets: list[int] = []
+    tokens: list[int] = []
+    states: list[int] = []
+    ends: list[int] = []
+    entropy = -(world.prob * np.log(world.prob)).sum(1)
+
+    def draw(state: int) -> int:
+        return int(np.searchsorted(np.cumsum(world.prob[state]), rng.random()))
+
+    def chain(up: int, state: int, depth: int, position: int, budget: int, first: int | None) -> None:
+        here, gap = len(parent), 0
+        parent.append(up)
+        lengths.append(0)
+        arity.append(0)
+        budgets.append(budget)
+        while position < STEPS:
+            token = draw(state) if first is None else first
+            at = Prefix(float(entropy[state]), gap, depth, position, budget, seed=int(rng.integers(2**31)))
+            if first is None and forks(at, float(np.log(world.prob[state, token])), tau, s):
+                arity[here] = s.arity
+                for i, part in enumerate(split(budget, s.arity)):
+                    chain(here, state, depth + 1, position, part, token if i == 0 else draw(state))
+                return
+            first = None
+            tokens.append(token)
+            states.append(state)
+            lengths[here] += 1
+            state, position, gap = child(state, token), position + 1, gap + 1
+        ends.append(state)
+
+    for _ in range(s.roots):
+        chain(-1, 0, 0, 0, s.leaves // s.roots, None)
+    T, L, where = len(tokens), len(ends), np.array(states)
+    up = np.array(parent, np.int32)
+    forest = Forest(
+        "f", "p", "", "exact", "", s.rule, True, tau, 1.0, np.zeros(1, np.int32), up,
+        np.cumsum([0, *lengths], dtype=np.int32), (np.cumsum(up == -1) - 1).astype(np.int32), np.array(arity, np.int32),
+        np.array(budgets, np.int32), np.array(tokens, np.int32), np.log(world.prob[where, tokens]).astype(np.float32),
+        entropy[where].astype(np.float32), np.zeros(T, np.int32), np.flatnonzero(np.array(arity) == 0).astype(np.int32),
+        np.full(L, Finish.LENGTH, np.int8), world.reward[np.array(ends) - len(world.prob)].astype(np.float32),
+        np.full(L, Verdict.VERIFIED, np.int8),
+    )  # fmt: skip
+    return forest, where
+
+
+def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
+    """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by the logits."""
+    o = Objective(spec)
+    slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope
+    out = np.zeros_like(world.prob)
+    np.add.at(out, (states, f.token), -slope)
+    weight = np.bincount(states, -slope, len(world.prob))
+    return out - weight[:, None] * world.prob
+
+
+def measure(world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The figures of each estimator over the same forests."""
+    settings = {"leaves": 8, "trees": 2, "min_gap": 1, "min_tail": 1, "max_depth": 4, "arity": 2, "max_tokens": STEPS, "topup": False}
+    s = SamplingConfig(**{**settings, **RULES[rule]})
+    rng = np.random.default_rng(seed)
+    total = {name: np.zeros_like(world.prob) for name in specs}
+    square = dict.fromkeys(specs, 0.0)
+    for _ in range(forests):
+        f, states = grow(world, s, s.tau or 0.0, rng)
+        for name, spec in specs.items():
+            g = estimate(world, f, states, spec)
+            total[name] += g
+            square[name] += float((g**2).sum())
+    for name in specs:
+        mean = total[name] / forests
+        yield {"rule": rule, "estimator": name, "forests": forests, **_figures(mean, square[name] / forests, world.gradient, forests)}
+
+
+def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict[str, float]:
+    c = float((mean * exact).sum() / (exact**2).sum())
+    size = abs(c) * float(np.linalg.norm(exact))
+    by_state = (mean * exact).sum(1, keepdims=True) / np.maximum((exact**2).sum(1, keepdims=True), 1e-30)
+    noise = (square - float((mean**2).sum())) / size**2
+    return {
+        "bias": float(np.linalg.norm(mean - c * exact)) / size,
+        "state": float(np.linalg.norm(mean - np.maximum(by_state, 0) * exact)) / size,
+        "error": float(np.sqrt(noise / n)),
+        "noise": noise,
+        "scale": c,
+    }
+
+
+def main(argv: list[str]) -> None:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--forests", type=int, default=20_000)
+    p.add_argument("--world", type=int, default=0, help="seed of policy and rewards")
+    p.add_argument("--seed", type=int, default=0)
+    args = p.parse_args(argv)
+    world = World.random(args.world)
+    # A constant normaliser for all: how a batch is divided is another question than what a token's weight is.
+    presets = {n: spec.model_copy(update={"normaliser": "constant", "ratio": "token"}) for n, spec in PRESETS.items() if "gspo" not in n}
+    cases = {"entropy": presets | ONE_CHANGE, "surprisal": {"unbiased": _UNBIASED}, "random": {"unbiased": _UNBIASED},
+             "one tree": {n: presets[n] for n in ("unbiased", "treeadv")}, "no forks": {n: presets[n] for n in ("unbiased", "treeadv")}}  # fmt: skip
+    for rule, specs in cases.items():
+        for row in measure(world, rule, specs, args.forests, args.seed):
+            print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

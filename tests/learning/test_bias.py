@@ -1,0 +1,57 @@
+"""Fact 7: on a tabular policy with a known gradient the preset `unbiased` hits it, and forks on surprisal miss it.
+
+Quick form below; the slow one takes ten times the forests (`make test-slow`). All figures: `python -m benchmarks.bias`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.bias import STEPS, TOKENS, World, child, measure
+from treeadv.learning.advantage import PRESETS
+
+UNBIASED = {"unbiased": PRESETS["unbiased"]}
+
+
+def test_the_exact_gradient_is_that_of_the_expected_reward_by_finite_differences():
+    world = World.random(3)
+    logits = np.log(world.prob)
+
+    def value(x: np.ndarray) -> float:
+        prob = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+
+        def below(state: int) -> float:
+            if state >= len(prob):
+                return world.reward[state - len(prob)]
+            return sum(prob[state, a] * below(child(state, a)) for a in range(TOKENS))
+
+        return below(0)
+
+    for state, a in [(0, 0), (2, 1), (7, 2), (30, 0)]:
+        step = np.zeros_like(logits)
+        step[state, a] = 1e-5
+        assert world.gradient[state, a] == pytest.approx((value(logits + step) - value(logits - step)) / 2e-5, abs=1e-8)
+    assert len(world.reward) == TOKENS**STEPS
+
+
+@pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rule", ["entropy", "random"])
+def test_fact_7_unbiased_hits_the_exact_gradient_under_predictable_forks(rule, forests):
+    """Within the Monte-Carlo error, in direction and in size."""
+    (row,) = measure(World.random(1), rule, UNBIASED, forests, seed=1)
+    assert row["bias"] < 1.5 * row["error"] and row["scale"] == pytest.approx(1, abs=3 * row["error"])
+
+
+@pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
+def test_fact_7_forks_on_the_surprisal_of_the_drawn_token_compare_actions_wrongly(forests):
+    """A-bias: what no weighing of states can explain is far outside of the Monte-Carlo error."""
+    (row,) = measure(World.random(1), "surprisal", UNBIASED, forests, seed=1)
+    assert row["state"] > 3 * row["error"] and row["state"] > 0.08
+
+
+def test_counting_once_weighs_states_differently_but_compares_actions_rightly():
+    """S-bias: `unbiased` with weight once is far off with one scale and within the error with a scale for each state."""
+    changed = PRESETS["unbiased"].model_copy(update={"weight": "once"})
+    (row,) = measure(World.random(1), "entropy", {"once": changed}, 4000, seed=1)
+    assert row["bias"] > 4 * row["error"] and row["state"] < 1.5 * row["error"]
