@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from actors import drain
+from actors import cli, drain
 from deploy import schema
 from tests.deploy.manifests import CHART, HELMS, VALUES, Render, one, pod_templates, ray_cluster
+from treeadv.cli import new_parser
 from treeadv.config import Config, load
 
 KUBERNETES = ("1.30.0", "1.34.0", "1.37.0")
@@ -22,7 +24,7 @@ KUBERNETES = ("1.30.0", "1.34.0", "1.37.0")
 BY_NODE = {"PodMonitor", "PrometheusRule", "ScaledObject"}
 BY_RAY = {"RayCluster", "RayJob"}
 # The fields of KubeRay v1.7.0 that the chart uses (ray-operator/apis/ray/v1).
-RAY_CLUSTER = {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
+RAY_CLUSTER = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
 GROUP = {"groupName", "replicas", "minReplicas", "maxReplicas", "idleTimeoutSeconds", "rayStartParams", "template"}
 RAY_JOB = {
     *("entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit", "activeDeadlineSeconds"),
@@ -175,7 +177,11 @@ def test_mounts_name_volumes_and_the_head_finds_the_configuration_where_the_entr
     head = pod_templates(documents)["head"]["spec"]
     (mount,) = (m["mountPath"] for m in head["containers"][0]["volumeMounts"] if m["name"] == "config")
     for job in (d for d in documents if d["kind"] == "RayJob"):
-        assert job["spec"]["entrypoint"] == f"treeadv train --config {mount}/config.yaml --resume-or-start"
+        program, *words = shlex.split(job["spec"]["entrypoint"])
+        parser, commands = new_parser()
+        cli._add_train(commands)
+        args = parser.parse_args(words)
+        assert (program, args.config, args.resume_or_start) == ("treeadv", Path(mount) / "config.yaml", True)
 
 
 @pytest.mark.parametrize("values", VALUES)

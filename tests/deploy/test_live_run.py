@@ -25,7 +25,10 @@ STEPS = 8  # taken before the queries: checkpoints, acknowledgements and several
 OF_FAULTS = {"treeadv_queue_dropped_total", "treeadv_actor_restarts_total"}
 # Counters that stay at zero in a run in order.
 QUIET = OF_FAULTS | {
-    "treeadv_weight_sync_failures_total", "treeadv_branches_failed_total", "treeadv_reward_worker_restarts_total", "treeadv_nonfinite_steps_total",
+    "treeadv_weight_sync_failures_total",
+    "treeadv_branches_failed_total",
+    "treeadv_reward_worker_restarts_total",
+    "treeadv_nonfinite_steps_total",
 }
 
 

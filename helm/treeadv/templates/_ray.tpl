@@ -85,6 +85,9 @@ spec:
 {{/* The spec of the RayCluster, the same alone and inside a RayJob. */}}
 {{- define "treeadv.rayCluster" -}}
 rayVersion: {{ .Values.rayVersion | quote }}
+authOptions:
+  # KubeRay makes a secret token for the cluster; without one, whoever reaches the head may run code on it.
+  mode: token
 enableInTreeAutoscaling: {{ .Values.autoscaling.enabled }}
 {{- if .Values.autoscaling.enabled }}
 autoscalerOptions:

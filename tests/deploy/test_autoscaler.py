@@ -1,0 +1,122 @@
+"""Ray's autoscaler (v2) on this machine, over the groups that the chart renders: each group follows its own actors, and no other does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from ray._private.services import get_node_ip_address
+from ray._private.test_utils import wait_for_condition
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+from tests.deploy.manifests import Render, ray_cluster
+from tests.deploy.servers import free_port
+
+pytestmark = pytest.mark.slow
+
+HEAD = "ray.head.default"
+# By module, because Ray's wheel lacks the defaults that the provider's own name would look for.
+NODES = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+
+def configuration(cluster: dict[str, Any], address: str, idle: float) -> dict[str, Any]:
+    """The autoscaler's configuration as Ray derives it from the chart's RayCluster, with nodes that are processes and less patience."""
+    derived = _derive_autoscaling_config_from_ray_cr(cluster)
+    types = {HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
+    for name, group in derived["available_node_types"].items():
+        if name != "headgroup":
+            resources = {k: v for k, v in group["resources"].items() if k != "memory"}  # of a pod; this machine may have less
+            types[name] = group | {"resources": resources, "idle_timeout_s": idle, "min_workers": 0}
+    provider = {
+        "type": "external", "module": NODES, "use_node_id_as_ip": True, "disable_node_updaters": True,
+        "disable_launch_config_check": True, "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID, "gcs_address": address,
+    }
+    return derived | {"provider": provider, "available_node_types": types, "head_node_type": HEAD}
+
+
+@pytest.fixture
+def scaled(render: Render, tmp_path: Path) -> Iterator[None]:
+    """A head with an autoscaler, connected. Its processes are ended one by one by id: other Ray clusters of this machine live on."""
+    file = tmp_path / "autoscaler.json"
+    port = free_port()
+    address = f"{get_node_ip_address()}:{port}"
+    file.write_text(json.dumps(configuration(ray_cluster(render("minimal")), address, idle=5.0)))
+    scratch = tempfile.mkdtemp(prefix="ray")  # short: the paths of Ray's sockets have a limit
+    line = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=0", "--object-store-memory=80000000",
+        f"--port={port}", f"--autoscaling-config={file}", f"--temp-dir={scratch}", "--include-dashboard=false", "--disable-usage-stats",
+    ]
+    fake = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    head = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
+    auth = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}  # the driver's, which an earlier ray.init may have set
+    with (tmp_path / "ray.log").open("w") as log:
+        process = psutil.Popen(line, env=os.environ | fake | head | auth, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _connect(address, process, tmp_path / "ray.log")
+            yield
+        finally:
+            ray.shutdown()
+            family = [*process.children(recursive=True), process]
+            for member in family:
+                member.kill()
+            psutil.wait_procs(family, timeout=20)
+            shutil.rmtree(scratch)
+
+
+def _connect(address: str, process: psutil.Popen, log: Path) -> None:
+    for _ in range(60):
+        started = "Ray runtime started" in log.read_text()
+        time.sleep(2)  # a head whose autoscaler cannot start ends at once, and would take a driver that is connected with it
+        assert process.poll() is None, log.read_text()
+        if started:
+            ray.init(address=address, log_to_driver=False)
+            return
+    raise AssertionError(f"{address} did not come up: {log.read_text()}")
+
+
+def nodes() -> Counter[str]:
+    """Slots alive, by role."""
+    slots = [r for n in ray.nodes() if n["Alive"] for r in n["Resources"] if r.endswith("_slot")]
+    return Counter(s.removesuffix("_slot") for s in slots)
+
+
+def soon(what: Callable[[], bool]) -> None:
+    wait_for_condition(what, timeout=90, retry_interval_ms=500)
+
+
+@ray.remote(num_cpus=1)
+class Member:
+    def ready(self) -> bool:
+        return True
+
+
+def member(role: str) -> Any:
+    return Member.options(resources={f"{role}_slot": 1}).remote()
+
+
+def test_generators_and_learners_scale_up_and_down_each_alone(scaled: None) -> None:
+    assert nodes() == {}
+    learner = member("learner")
+    soon(lambda: nodes() == {"learner": 1})
+    generators = [member("generator") for _ in range(3)]
+    soon(lambda: nodes() == {"learner": 1, "generator": 3})
+    assert ray.get([m.ready.remote() for m in [learner, *generators]], timeout=60) == [True] * 4
+    for one in generators[1:]:
+        ray.kill(one)
+    soon(lambda: nodes() == {"learner": 1, "generator": 1})
+    assert ray.get([learner.ready.remote(), generators[0].ready.remote()], timeout=60) == [True, True]
+    beyond = member("learner")  # the chart's learner group ends at one
+    assert ray.wait([beyond.ready.remote()], timeout=8)[0] == []
+    assert nodes() == {"learner": 1, "generator": 1}
