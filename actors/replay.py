@@ -51,7 +51,8 @@ class ReplayQueue:
         per_step, seed = config.learner.forests_per_step, config.run.seed
         self._store = ReplayStore(run_dir, config.queue, per_step, seed, resume_step)
         self._refs: dict[str, ObjectRef] = {}
-        self._changed = asyncio.Condition()
+        self._room = asyncio.Condition()  # a slot may be free
+        self._ready = asyncio.Condition()  # more forests may be ready
         self._flushing = asyncio.Lock()
         self._fault: str | None = None
         self._stopped = self._closed = False
@@ -72,14 +73,14 @@ class ReplayQueue:
         A worker that names its calls gets the same ticket for the same `request`, so that a repeat after a lost reply holds no
         second slot.
         """
-        async with self._changed:
+        async with self._room:
             while not self._stopped:
                 self._check()
                 draw = self._store.next_ticket().draw
                 record = self._store.reserve(worker, request, self._problems[draw].id)
                 if record:
                     break
-                await self._changed.wait()
+                await self._room.wait()
             else:
                 return None
         await self._make_durable()
@@ -90,7 +91,7 @@ class ReplayQueue:
         """The worker cannot deliver; the prompt goes out again as another attempt, at most `queue.attempts` times."""
         self._check()
         self._store.fail(forest_id, reason)
-        await self._tell()
+        await self._tell(self._room)
 
     async def forget(self, worker: str) -> int:
         """The worker died: what it had reserved goes out again, and what it delivered is served from disk, as its objects died
@@ -100,7 +101,7 @@ class ReplayQueue:
             if entry.reserved.worker == worker:
                 self._refs.pop(entry.reserved.forest_id, None)
         lost = self._store.forget(worker)
-        await self._tell()
+        await self._tell(self._room)
         return lost
 
     async def admit(self, forest_id: str, refs: list[ObjectRef]) -> str:
@@ -111,41 +112,40 @@ class ReplayQueue:
         try:
             batch = await ref
         except ray.exceptions.RayError as e:
-            self._store.fail(forest_id, f"its payload is lost: {type(e).__name__}")
-            await self._tell()
+            await self.fail(forest_id, f"its payload is lost: {type(e).__name__}")
             return "lost"
         outcome = self._store.admit(forest_id, batch)
         if outcome == "admitted":
             self._refs[forest_id] = ref
-        await self._tell()
+        await self._tell(self._room if outcome == "refused" else self._ready)
         return outcome
 
     # ---- the learner's side --------------------------------------------------------------------------------------------------
     async def lease(self, n: int, version: int) -> Lease:
         """Wait for `n` forests within the staleness bound of policy `version`. While a lease of that version is open, it is the
         answer."""
-        async with self._changed:
+        async with self._ready:
             while True:
                 self._check()
                 held = self._store.ledger.held
                 record = self._store.lease(n, version)
                 if self._store.ledger.held < held:
-                    self._changed.notify_all()  # stale forests went, their slots are free
+                    await self._tell(self._room)  # stale forests went, their slots are free
                 if record:
                     break
-                await self._changed.wait()
+                await self._ready.wait()
         await self._make_durable()
         return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
 
     async def ack(self, lease_id: str, step: int) -> None:
-        """Optimizer step `step` is done with this lease: its slots are free. Durable on return, unless queue.fsync is none.
+        """Optimizer step `step` is done with this lease: its slots are free.
 
         Raises `LeaseLost` if the lease expired and another took its forests: then the step must not stand.
         """
         self._check()
         self._store.ack(lease_id, step)
-        await self._tell(durable=True)
         self._release_refs()
+        await self._tell(self._room)
 
     async def nack(self, lease_id: str) -> None:
         """Give the lease back; the next one of these forests is served from disk, in case their objects are lost."""
@@ -154,13 +154,14 @@ class ReplayQueue:
         for forest_id in lease.record.forest_ids if lease else ():
             self._refs.pop(forest_id, None)
         self._store.nack(lease_id)
-        await self._tell()
+        await self._tell(self._ready)
 
     async def commit(self, step: int) -> None:
-        """A durable checkpoint holds all steps up to `step`: their forests are trained, now and after any restart."""
+        """A durable checkpoint holds all steps up to `step`: their forests are trained, now and after any restart. Durable on
+        return, unless queue.fsync is none."""
         self._check()
         self._store.commit(step)
-        await self._tell(durable=True)
+        await self._make_durable(at_once=True)
         async with self._flushing:
             self._store.compact()
 
@@ -175,7 +176,7 @@ class ReplayQueue:
     async def stop(self) -> None:
         """Give out no more: reservations that wait, and all later ones, get None. What is growing may still come in."""
         self._stopped = True
-        await self._tell()
+        await self._tell(self._room)
 
     async def close(self) -> None:
         """Stop, make all durable and give the folder up."""
@@ -190,8 +191,8 @@ class ReplayQueue:
         async with self._flushing:
             self._store.close()
         self._exporter.close()
-        async with self._changed:
-            self._changed.notify_all()
+        async with self._ready:
+            self._ready.notify_all()  # a lease that waits is told that the queue is closed
 
     # ---- inside --------------------------------------------------------------------------------------------------------------
     def _check(self) -> None:
@@ -210,7 +211,7 @@ class ReplayQueue:
             while True:
                 await asyncio.sleep(min(interval, _TICK))
                 if self._store.expire():
-                    await self._tell()
+                    await self._tell(self._ready)
                 if self._config.queue.fsync == "interval":
                     await self._flush()
                 if time.monotonic() - looked >= 10 * _TICK:
@@ -219,14 +220,15 @@ class ReplayQueue:
         except Exception as e:
             self._fault = f"{type(e).__name__}: {e}"
             log.exception("the replay queue has failed")
-            async with self._changed:
-                self._changed.notify_all()  # whoever waits is told
+            for waiting in (self._room, self._ready):
+                async with waiting:
+                    waiting.notify_all()
 
-    async def _tell(self, durable: bool = False) -> None:
-        """Something changed: wake who waits, and make it durable as the policy asks."""
-        async with self._changed:
-            self._changed.notify_all()
-        await self._make_durable(durable)
+    async def _tell(self, waiting: asyncio.Condition) -> None:
+        """Wake who waits for what has changed, and make the change durable as the policy asks."""
+        async with waiting:
+            waiting.notify_all()
+        await self._make_durable()
 
     async def _make_durable(self, at_once: bool = False) -> None:
         policy = self._config.queue.fsync

@@ -64,9 +64,8 @@ def cluster():
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     (tmp_path / "tasks.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n' * 3)
-    return parse(
-        {"task": {"source": str(tmp_path / "tasks.jsonl")}, "learner": {"forests_per_step": 2}, "queue": {"max_staleness": 1}}, "test"
-    )
+    task = {"source": str(tmp_path / "tasks.jsonl")}
+    return parse({"task": task, "learner": {"forests_per_step": 2}, "queue": {"max_staleness": 1}}, "test")
 
 
 def grow(ticket: Ticket, version: int = 0) -> pa.RecordBatch:
@@ -75,7 +74,7 @@ def grow(ticket: Ticket, version: int = 0) -> pa.RecordBatch:
 
 
 def test_a_run_over_the_actor_dies_twice_and_trains_every_forest_once(cluster: None, config: Config, tmp_path: Path) -> None:
-    asyncio.run(scenario(config, str(tmp_path / "run")))
+    asyncio.run(asyncio.wait_for(scenario(config, str(tmp_path / "run")), 80))
     report = audit(str(tmp_path / "run"))
     assert report.sound and report.rows["trained"]["forests"] == 8, report.table()
 

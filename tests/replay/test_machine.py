@@ -36,8 +36,9 @@ class Thing:
 
 
 class Machine(RuleBasedStateMachine):
-    @initialize()
-    def begin(self) -> None:
+    @initialize(policy=st.sampled_from(["fifo", "freshest"]))
+    def begin(self, policy: str) -> None:
+        self.policy = policy
         self.dir = tempfile.mkdtemp(prefix="replay-")
         self.clock = Clock()
         self.things: dict[str, Thing] = {}
@@ -53,7 +54,7 @@ class Machine(RuleBasedStateMachine):
     def open(self, durable_step: int | None):
         return open_store(
             self.dir, PER_STEP, durable_step, self.clock, max_staleness=BOUND, attempts=ATTEMPTS, fsync="none",
-            lease_seconds=LEASE_SECONDS,
+            lease_seconds=LEASE_SECONDS, policy=self.policy,
         )  # fmt: skip
 
     def of(self, *where: str) -> list[Thing]:
@@ -126,7 +127,10 @@ class Machine(RuleBasedStateMachine):
                 for lease in [i for i, fids in self.expired.items() if t.record.forest_id in fids]:
                     del self.expired[lease]
         at = {fid: n for n, fid in enumerate(self.front)}
-        ready = sorted(self.of("ready"), key=lambda t: (at.get(t.record.forest_id, len(at)), t.arrived))
+        ready = sorted(self.of("ready"), key=lambda t: t.arrived)
+        if self.policy == "freshest":
+            ready.sort(key=lambda t: -t.version)
+        ready.sort(key=lambda t: at.get(t.record.forest_id, len(at)))
         lease = self.store.lease(PER_STEP, self.version)
         assert (lease is None) == (len(ready) < PER_STEP)
         if lease is None:
@@ -256,6 +260,6 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestRandomHistories = Machine.TestCase

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from treeadv.errors import BadInput
 from treeadv.replay.files import Folder, Part
-from treeadv.replay.records import FORMAT, Opened, Record, from_dict, to_dict
+from treeadv.replay.records import FORMAT, Record, from_dict, to_dict
 
 SUFFIX = ".jsonl"
 _HEAD = len('{"crc":"00000000",')
@@ -166,6 +166,3 @@ class Lock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-
-
-__all__ = ["FORMAT", "Journal", "Line", "Lock", "Opened", "Reader", "Torn", "encode"]

@@ -20,8 +20,8 @@ class Segments:
     """Appends forests, and reads them back as views of the memory-mapped file."""
 
     def __init__(self, folder: Folder, segment_bytes: int, durable: bool) -> None:
-        """A segment is sealed at `segment_bytes`; without `durable` nobody will flush it. One of an earlier process is never appended
-        to: its tail may be torn."""
+        """A segment is sealed at `segment_bytes`; without `durable` nobody will flush it. One of an earlier process is never
+        appended to: its tail may be torn."""
         self._folder = folder
         self._limit = segment_bytes
         self._durable = durable

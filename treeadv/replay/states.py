@@ -14,7 +14,6 @@ Only admitted forests enter it; a reservation that failed has no leaves or token
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -30,7 +29,6 @@ from treeadv.replay.records import (
     Reserved,
     Resumed,
     Returned,
-    forest_id,
 )
 
 UNITS = ("forests", "leaves", "tokens")
@@ -279,14 +277,3 @@ class Ledger:
         error = self.law_error()
         if any(error.values()):
             raise LawBroken(f"admitted - ready - leased - trained - dropped = {error} after {record}")
-
-
-def replayed(records: Iterable[Record]) -> Ledger:
-    """The state after all records."""
-    ledger = Ledger()
-    for record in records:
-        ledger.apply(record)
-    return ledger
-
-
-__all__ = ["UNITS", "Again", "Entry", "LawBroken", "LeaseLost", "Ledger", "OpenLease", "State", "forest_id", "replayed"]

@@ -109,7 +109,7 @@ class ReplayStore:
         low, high = self.ledger.committed, max(self.ledger.committed, self.ledger.last_step)
         if not low <= durable_step <= high:
             raise BadInput(
-                f"{self._folder.uri}: the checkpoint is of step {durable_step}, the journal holds steps {low} (durable) to {high};"
+                f"{self._folder.uri}: the checkpoint is of step {durable_step}, the journal holds {low} (durable) to {high};"
                 " resume from one of these, any other would lose forests or train them twice"
             )
         self.commit(durable_step)

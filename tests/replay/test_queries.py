@@ -1,0 +1,78 @@
+"""The queries of docs/replay.md, run on a journal whose answers are known."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import pyarrow as pa
+import pytest
+
+from tests.replay.helpers import Clock, batch_for, forest_for, open_store, reserve
+from treeadv.replay.records import Record, Reserved
+
+duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
+SQL = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs/replay.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Reserved]:
+    """Draws 0 to 3 admitted at versions 0 0 1 1 after 1 to 4 seconds with rewards 0 0 1 1; 2 and 3 trained in step 3, where 0 and
+    1 are stale; draw 4 given up."""
+    clock = Clock()
+    store = open_store(tmp_path, max_staleness=1, clock=clock, attempts=1)
+    records = [reserve(store) for _ in range(4)]
+    for n, record in enumerate(records):
+        clock.now += 1
+        batch = batch_for(record, version=n // 2, rewards=[n // 2] * 3)
+        assert store.admit(record.forest_id, batch) == "admitted"
+    lease = store.lease(2, 2)
+    assert lease is not None
+    store.ack(lease.lease_id, 3)
+    for _ in range(2):
+        reserve(store)
+    given_up = reserve(store)
+    store.fail(given_up.forest_id, "out of memory")
+    store.close()
+    monkeypatch.chdir(tmp_path)
+    return records
+
+
+def test_the_queries_of_the_document_answer_as_it_says(run: list[Reserved]) -> None:
+    con = duckdb.connect()
+    view, by_version, stale, slowest, staleness, never = SQL
+    con.execute(view)
+    assert con.execute(by_version).fetchall() == [(0, 2, 0.0), (1, 2, 1.0)]
+    lost = sum(forest_for(r).tokens for r in run[:2])
+    assert con.execute(stale).fetchall() == [("staleness 2 > 1", 2, lost)]
+    times = [(prompt, round(seconds, 6)) for prompt, _, seconds, _ in con.execute(slowest).fetchall()]
+    assert times == [(f"prompt-{n}", n + 1.0) for n in (3, 2, 1, 0)]
+    assert con.execute(staleness).fetchall() == [(3, 1, 1)]
+    assert con.execute(never).fetchall() == [("prompt-4", 1, "out of memory")]
+
+
+def test_the_queries_run_on_a_journal_in_which_little_has_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path)
+    reserve(store)
+    store.close()
+    monkeypatch.chdir(tmp_path)
+    con = duckdb.connect()
+    assert [con.execute(q).fetchall() for q in SQL][1:] == [[]] * 5
+
+
+def test_the_view_names_every_field_that_a_query_may_want() -> None:
+    named = set(re.findall(r"(\w+)\"?: '", SQL[0]))
+    assert {f.name for kind in get_args(Record) for f in fields(kind)} - named == {
+        "run", "format", "failures", "request", "payload_crc", "deadline",
+    }  # fmt: skip
+
+
+def test_a_segment_is_an_arrow_stream_that_others_read(run: list[Reserved]) -> None:
+    with pa.ipc.open_stream(pa.memory_map("replay/segments/000001.arrow")) as stream:
+        table = stream.read_all()
+    assert table.column("forest_id").to_pylist() == [r.forest_id for r in run]
+    con = duckdb.connect()
+    con.register("segment", table)
+    assert con.execute("SELECT sum(len(token)) FROM segment").fetchall() == [(sum(forest_for(r).tokens for r in run),)]
