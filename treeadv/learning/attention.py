@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from treeadv.learning.packing import Packed
 
 NAME = "treeadv_sdpa"
+BLOCK = 128  # rows of a FlexAttention block
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class TreeBlocks:
 
 
 def sdpa_blocks(packed: Packed) -> TreeBlocks:
-    """Masks [rows, prompt + rows] of a micro-batch; a chain without forks needs none beside causality only if it has no prompt apart."""
+    """The masks [rows, prompt + rows] of a micro-batch's blocks."""
     end = torch.from_numpy(packed.end)
     out: list[tuple[int, int, int, int, torch.Tensor | None]] = []
     for b in packed.blocks:
@@ -39,14 +41,31 @@ def sdpa_blocks(packed: Packed) -> TreeBlocks:
 
 
 def flex_mask(packed: Packed, device: torch.device) -> BlockMask:
-    """The block mask [1, 1, N, N] of a micro-batch."""
-    end = torch.from_numpy(packed.end).to(device)
+    """The block mask [1, 1, N, N] of a micro-batch, from the rows' subtree ends alone: the [N, N] mask never exists.
+
+    A block of keys wholly before the block of queries has a visible pair iff one of its keys' subtrees reaches the first query,
+    and is visible throughout iff all of them reach past the last.
+    """
     n = len(packed.end)
+    first = np.arange(0, n, BLOCK)
+    longest, shortest = np.maximum.reduceat(packed.end, first), np.minimum.reduceat(packed.end, first)
+    earlier = first[None, :] < first[:, None]  # [query block, key block]
+    some = (earlier & (longest[None, :] > first[:, None])) | np.eye(len(first), dtype=bool)
+    whole = earlier & (shortest[None, :] >= first[:, None] + BLOCK)
+    end = torch.from_numpy(packed.end).to(device)
 
     def ancestor(batch: torch.Tensor, head: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return (k <= q) & (q < end[k])
 
-    return create_block_mask(ancestor, B=None, H=None, Q_LEN=n, KV_LEN=n, device=device, _compile=device.type == "cuda")
+    return BlockMask.from_kv_blocks(
+        *_ordered(some & ~whole, device), *_ordered(whole, device), BLOCK_SIZE=BLOCK, mask_mod=ancestor, seq_lengths=(n, n)
+    )
+
+
+def _ordered(dense: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(count [1, 1, Q], indices [1, 1, Q, K]): the true columns of each row first."""
+    t = torch.from_numpy(dense).to(device, torch.int32)[None, None]
+    return t.sum(-1, dtype=torch.int32), t.argsort(dim=-1, descending=True, stable=True).to(torch.int32)
 
 
 def _tree_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, tree: TreeBlocks | None = None, **_):

@@ -1,0 +1,76 @@
+"""The mask in its two forms: SDPA by trees on CPU, FlexAttention blocks on GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from tests.learning import tiny
+from tests.strategies import build, forests
+from treeadv.forest import Forest
+from treeadv.learning import attention, packing, policy
+
+
+def seen(batch: list[Forest], packed: packing.Packed) -> np.ndarray:
+    """[N, N] by walking: which rows are the same token's, or on the path to it, for uncut forests."""
+    owner = []
+    for p in packed.pieces:
+        f = batch[p.forest]
+        owner += [(p.forest, -1)] * len(f.prompt)
+        owner += [(p.forest, s) for s in range(f.segments) for _ in range(f.lengths[s] - (f.arity[s] == 0))]
+    paths = [[set(f.path(s)) for s in range(f.segments)] for f in batch]
+    out = np.zeros((len(owner), len(owner)), bool)
+    for q, (forest, s) in enumerate(owner):
+        for k, (other, t) in enumerate(owner[: q + 1]):
+            out[q, k] = forest == other and (t == -1 or (s != -1 and t in paths[forest][s]))
+    return out
+
+
+@given(st.lists(forests(max_segments=10), min_size=1, max_size=3))
+def test_a_row_sees_itself_and_its_path_and_nothing_else(batch):
+    packed = packing.pack(batch, packing.pieces(batch, 10**6))
+    want = seen(batch, packed)
+    n = len(packed.token)
+    q, k = np.arange(n)[:, None], np.arange(n)[None, :]
+    np.testing.assert_array_equal((k <= q) & (q < packed.end[None, :]), want)
+    by_tree = np.zeros((n, n), bool)
+    for q0, q1, p0, p1, mask in attention.sdpa_blocks(packed).blocks:
+        keys = np.r_[p0:p1, q0:q1]
+        by_tree[np.ix_(np.arange(q0, q1), keys)] = np.tri(q1 - q0, dtype=bool) if mask is None else mask.numpy()
+    np.testing.assert_array_equal(by_tree, want)
+
+
+@given(st.lists(forests(max_length=90, max_prompt=200, max_segments=12), min_size=1, max_size=3))
+def test_flex_blocks_are_those_that_torch_derives_from_the_mask_itself(batch):
+    packed = packing.pack(batch, packing.pieces(batch, 10**6))
+    ours = attention.flex_mask(packed, torch.device("cpu"))
+    n = len(packed.token)
+    theirs = create_block_mask(ours.mask_mod, None, None, n, n, device="cpu", BLOCK_SIZE=attention.BLOCK)
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    for count, index in (("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices")):
+        for a, b, m in zip(getattr(ours, index)[0, 0], getattr(theirs, index)[0, 0], getattr(ours, count)[0, 0], strict=True):
+            assert a[:m].tolist() == b[:m].tolist()
+    assert ours.shape == theirs.shape
+
+
+@pytest.mark.parametrize("family", ["smollm", "qwen3"])
+def test_log_probs_through_flex_attention_equal_those_through_sdpa(family, tmp_path, monkeypatch):
+    """Its uncompiled form runs on CPU, without gradients; gradients on a GPU: `python -m benchmarks.gpu`."""
+
+    def uncompiled(query, key, value, training=False, **how):
+        how.pop("return_lse", None)
+        return flex_attention(query, key, value, **how)
+
+    monkeypatch.setattr("transformers.integrations.flex_attention.compile_friendly_flex_attention", uncompiled)
+    sdpa = policy.load(tiny.folder(tmp_path, family))
+    flex = policy.load(tiny.folder(tmp_path, family))
+    flex.model.set_attn_implementation("flex_attention")
+    batch = [build([-1, 0, 0, 2, 2, -1], [20, 30, 10, 25, 40, 25], prompt=30), build([-1, -1], [5, 7])]
+    packed = packing.pack(batch, packing.pieces(batch, 1000))
+    with torch.no_grad():
+        torch.testing.assert_close(flex(packed), sdpa(packed), rtol=1e-4, atol=1e-5)
