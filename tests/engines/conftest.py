@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.helpers import STUBS, configure
+from tests.engines.helpers import configure
 from treeadv.engines.base import Engine
 from treeadv.engines.embedded import EmbeddedEngine
 
@@ -32,27 +32,28 @@ def run() -> Iterator[Run]:
     loop.close()
 
 
-@pytest.fixture(scope="session")
-def server(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real server of the tiny model."""
+async def start_server(model: Path, log: Path) -> Any:
+    """A real server of `model`, answering."""
     from treeadv.engines.sglang_client import Client, ServerGone
     from treeadv.engines.sglang_server import ServerProcess
 
-    async def start() -> ServerProcess:
-        process = await ServerProcess.start(configure().generator, str(tiny_model), tmp_path_factory.mktemp("server") / "log")
-        client = Client(process.url, 60, 60)
-        while True:
-            try:
-                await client.get("/model_info", timeout=5)
-            except ServerGone:
-                assert not process.ended, process.tail()
-                await asyncio.sleep(0.2)
-            else:
-                await client.close()
-                return process
+    process = await ServerProcess.start(configure().generator, str(model), log)
+    client = Client(process.url, 60, 60)
+    while True:
+        try:
+            await client.get("/model_info", timeout=5)
+        except ServerGone:
+            assert not process.ended, process.tail()
+            await asyncio.sleep(0.2)
+        else:
+            await client.close()
+            return process
 
-    assert STUBS.is_dir()
-    process = run(start())
+
+@pytest.fixture(scope="session")
+def server(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real server of the tiny model."""
+    process = run(start_server(tiny_model, tmp_path_factory.mktemp("server") / "log"))
     yield process.url
     run(process.stop())
 

@@ -7,17 +7,21 @@ import importlib.util
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from aiohttp import web
 
-from tests.engines.conftest import Run
+from tests.engines.conftest import Run, start_server
 from tests.engines.faulty_proxy import FaultyProxy
 from tests.engines.helpers import PROMPT, Plain, branch, chi_square_p, configure, params, weights
 from treeadv.config import SamplingConfig
 from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.sglang import SGLangEngine
+from treeadv.engines.sglang_member import Member
+from treeadv.engines.sglang_reply import Chunk
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
@@ -113,17 +117,23 @@ def test_forests_have_the_embedded_engines_law_whatever_the_chunk(run: Run, make
     assert float(torch.special.gammaincc(torch.tensor((len(a) - 1) / 2), torch.tensor(statistic / 2))) > UNLIKELY
 
 
+def count_requests(member: Member) -> list[int]:
+    """The lengths of the prefixes that the member is asked to go on from, from now on."""
+    requests: list[int] = []
+    draw = member.draw
+
+    async def counted(ids: list[int], *rest: Any) -> Chunk:
+        requests.append(len(ids))
+        return await draw(ids, *rest)
+
+    member.draw = counted  # type: ignore[method-assign]
+    return requests
+
+
 def test_every_fork_of_a_forest_finds_its_prefix_in_the_cache(run: Run, make: Make) -> None:
     """All requests but the roots' first: at least 99 % of their prefixes, less a last token each."""
     engine = make(chunk=4)
-    requests: list[int] = []
-    draw = engine.members[0].draw
-
-    async def counted(ids: list[int], *rest: object) -> object:
-        requests.append(len(ids))
-        return await draw(ids, *rest)  # type: ignore[arg-type]
-
-    engine.members[0].draw = counted  # type: ignore[method-assign, assignment]
+    requests = count_requests(engine.members[0])
     sampling = SamplingConfig(leaves=8, trees=2, rule="fixed", fixed_gap=11, max_tokens=64, temperature=1.0, min_tail=1)
     prompt = np.random.default_rng(5).integers(2, 97, 200).astype(np.int32)
     run(grow(engine, GrowRequest("reuse", "p", "", "exact", "", prompt, 1), sampling, 1.0, frozenset()))
@@ -174,6 +184,46 @@ def test_bounds_on_the_entropy_hold_the_exact_one(run: Run, make: Make, tiny_mod
         exact = -(logp.exp() * logp).sum(-1).numpy()
         assert (sign * (np.array([d.entropy for d in draws]) - exact) >= -1e-4).all()
         assert np.abs(np.array([d.entropy for d in draws]) - exact).max() > 1e-3  # a bound, not the value
+
+
+def test_a_server_that_appears_later_has_the_weights_before_traffic(run: Run, make: Make, tiny_model: Path, tmp_path: Path) -> None:
+    """Two real servers behind a router that lists the second only after an update."""
+    listed, new = [make.server], weights(tiny_model, 1.1)
+
+    async def workers(_: web.Request) -> web.Response:
+        return web.json_response({"workers": [{"url": u} for u in listed]})
+
+    async def route() -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/workers", workers)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
+
+    router, second = run(route()), run(start_server(tiny_model, tmp_path / "log"))
+    engine = make(f"http://127.0.0.1:{router.addresses[0][1]}", weights="tensor")
+    run(engine.update_weights(3, new))
+
+    async def joined() -> None:
+        listed.append(second.url)
+        while len([m for m in engine.members if m.ready.is_set()]) < 2:
+            await asyncio.sleep(0.1)
+
+    run(asyncio.wait_for(joined(), 60))
+
+    async def many() -> list:
+        return await asyncio.gather(*(branch(engine, PROMPT, params(8, temperature=2.0)) for _ in range(16)))
+
+    requests = [count_requests(m) for m in engine.members]
+    drawn = run(many())
+    plain = Plain(tiny_model, new)
+    assert {d.version for draws in drawn for d in draws} == {3}
+    assert max(max(plain.differences(PROMPT, draws, temperature=2.0)) for draws in drawn) < 1e-4
+    assert [m.url for m in engine.members] == [make.server, second.url]
+    assert all(requests)
+    run(second.stop())
+    run(router.cleanup())
 
 
 class TestBehindAProxy:

@@ -8,7 +8,9 @@ the branch is cut, so the law of a forest does not depend on the chunk's length.
 
 from __future__ import annotations
 
+import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from treeadv.engines.sglang_client import ServerGone
 from treeadv.engines.sglang_fleet import Fleet
 from treeadv.engines.sglang_member import Member, Model
 from treeadv.engines.sglang_reply import Chunk, Refused
-from treeadv.engines.sglang_weights import Loaded
+from treeadv.engines.sglang_weights import Disk, Loaded
 from treeadv.errors import BadInput
 from treeadv.forest import Finish
 
@@ -31,9 +33,9 @@ from treeadv.forest import Finish
 class SGLangEngine:
     """`Engine` on one server of its own, or on servers already running. `Params.seed` is not honoured (docs/sglang.md)."""
 
-    def __init__(self, fleet: Fleet, chunk: int, vocabulary: int) -> None:
+    def __init__(self, fleet: Fleet, disk: Disk, chunk: int) -> None:
         """`chunk`: tokens a request draws; see `create`."""
-        self._fleet, self._chunk, self._vocabulary = fleet, chunk, vocabulary
+        self._fleet, self._disk, self._chunk = fleet, disk, chunk
         self._stats = EngineStats()
         self._busy_since = 0.0
 
@@ -41,24 +43,21 @@ class SGLangEngine:
     async def create(cls, config: Config, model_dir: str, index: int) -> SGLangEngine:
         """The engine of generator number `index`, ready: its servers up and found to serve the model in `model_dir` as version 0.
 
-        Without `generator.sglang.url` it starts a server of its own; with it, generators share the servers out by their number.
+        Without `generator.sglang.url` it starts a server of its own; with it, it drives all servers behind that address.
         Raises `BadInput` for a server of another model, and for anything else that only the user can mend.
         """
-        generator = config.generator
-        if config.sampling.top_p < 1:
-            raise BadInput(f"sampling.top_p={config.sampling.top_p}: SGLang's log-probs are of the whole distribution; set it to 1")
-        scratch = Path(config.run.root) / config.run.name / f"sglang-{index}"
-        model = Model.read(model_dir)
-        members = [Member(config, model, scratch)]
-        if generator.sglang.url:
-            found = await resolve(generator.sglang.url)
-            mine = found[index :: generator.count]
-            if not mine:
-                raise BadInput(f"generator.count={generator.count}: each needs a server, and generator.sglang.url has {len(found)}")
-            members = [Member(config, model, scratch / str(i), url) for i, url in enumerate(mine)]
-        fleet = Fleet(members, model, generator.dtype, generator.sglang.start_timeout)
+        _check(config)
+        s, model = config.generator.sglang, Model.read(model_dir)
+        run = config.run.name or uuid.uuid4().hex
+        root = Path(tempfile.gettempdir() if "://" in config.run.root else config.run.root)
+        disk = Disk(root / run / f"sglang-{index}" / "weights", model_dir)
+
+        async def find() -> list[str]:
+            return await resolve(s.url) if s.url else [""]
+
+        fleet = Fleet(lambda url: Member(config, model, run, disk, url), find, model, config.generator.dtype, s.start_timeout)
         await fleet.start()
-        return cls(fleet, generator.sglang.chunk, model.vocabulary)
+        return cls(fleet, disk, s.chunk)
 
     @property
     def version(self) -> int:
@@ -140,6 +139,18 @@ class SGLangEngine:
     async def close(self) -> None:
         """End the servers that this engine started."""
         await self._fleet.close()
+        self._disk.remove()
+
+
+def _check(config: Config) -> None:
+    """What the engine cannot do, said before anything is started."""
+    g = config.generator
+    if config.sampling.top_p < 1:
+        raise BadInput(f"sampling.top_p={config.sampling.top_p}: SGLang's log-probs are of the whole distribution; set it to 1")
+    if g.sglang.url and (g.count > 1 or config.scaling.enabled):
+        raise BadInput(f"generator.count={g.count}: with generator.sglang.url one generator drives all servers; set 1, and scaling off")
+    if g.sglang.url and g.sglang.weights == "disk" and "://" in config.run.root:
+        raise BadInput(f"run.root={config.run.root}: servers cannot read weights from there; set generator.sglang.weights=distributed")
 
 
 def _check_fits(member: Member, prefix: int, left: int) -> None:

@@ -1,14 +1,14 @@
 """The servers of one generator: which serve, which are being brought back, and which of them grows which tree.
 
 A server serves only while it holds the current policy version. One that is lost is brought up again (a server of our own is
-restarted), checked, and given the current weights before any traffic.
+restarted), checked, and given the current weights before any traffic; so is one that appears later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Literal
 
 import torch
@@ -23,25 +23,32 @@ from treeadv.errors import BadInput
 
 ATTEMPTS = 3  # to bring a lost server up, before it is given up
 PAUSE = 1.0  # seconds between them
+LOOK = 5.0  # seconds between looks for servers that have appeared
 
 log = logging.getLogger(__name__)
 
 
 class Fleet:
-    def __init__(self, members: list[Member], model: Model, dtype: str, patience: float) -> None:
-        """`dtype`: of the servers' weights; `patience`: seconds that a request may wait for a server to be ready."""
-        self.members, self._model, self._dtype, self._patience = members, model, getattr(torch, dtype), patience
+    def __init__(self, make: Callable[[str], Member], find: Callable[[], Awaitable[list[str]]], model: Model, dtype: str, patience: float):
+        """`find` gives the addresses of the servers as they are now ("" is a server of our own), `make` a member for one.
+
+        `dtype`: of the servers' weights; `patience`: seconds that a request may wait for a server to be ready.
+        """
+        self._make, self._find, self._model, self._dtype, self._patience = make, find, model, getattr(torch, dtype), patience
+        self.members: list[Member] = []
         self.version = 0
         self.updates: list[Loaded] = []
         self._weights: Mapping[str, Any] | None = None
         self._updating = asyncio.Lock()
         self._changed = asyncio.Event()  # a server came back or was given up
-        self._given_up = 0
+        self._fault = ""  # why the last one was given up
         self._routes = Routes()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Bring all servers up. The first fault of any ends the start."""
+        addresses = await self._find()
+        self.members = [self._make(a) for a in addresses]
         outcomes = await asyncio.gather(*(m.bring_up() for m in self.members), return_exceptions=True)
         fault = next((o for o in outcomes if o is not None), None)
         if fault is not None:
@@ -51,14 +58,20 @@ class Fleet:
             raise fault
         for member in self.members:
             member.ready.set()
-            self._keepers.append(asyncio.create_task(self._keep(member), name=f"keeper of {member.url}"))
+            self._watch(self._keep(member))
+        if addresses != [""]:
+            self._watch(self._discover())
+
+    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.add(asyncio.create_task(work))
 
     async def close(self) -> None:
-        """Let go of all servers. A keeper that failed by a defect is heard of here at the latest."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        outcomes = await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(*(m.shut() for m in self.members))
+        """Let go of all servers. A task that failed by a defect is heard of here at the latest."""
+        members = self.members
+        for task in self._tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(m.shut() for m in members))
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -82,8 +95,8 @@ class Fleet:
         try:
             async with asyncio.timeout(self._patience):
                 while not self._ready():
-                    if self._given_up == len(self.members):
-                        raise EngineLost(f"every server was given up: {self.members[0].reason}")
+                    if not self.members:
+                        raise EngineLost(f"every server was given up; the last: {self._fault}")
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -109,8 +122,23 @@ class Fleet:
             member.reason = repr(defect)
             raise
         finally:
-            self._given_up += 1
+            self._fault = member.reason
+            self.members = [m for m in self.members if m is not member]
             self._changed.set()
+
+    async def _discover(self) -> None:
+        """Take in servers that appear at the address (a fleet that is scaled): as lost ones, so that they get weights before traffic."""
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                addresses = await self._find()
+            except BadInput as unreachable:
+                log.warning("%s", unreachable)
+                continue
+            for url in set(addresses) - {m.url for m in self.members}:
+                self.members.append(self._make(url))
+                self.lose(self.members[-1], "it has just appeared")
+                self._watch(self._keep(self.members[-1]))
 
     async def _loss(self, member: Member) -> Literal[True]:
         """Wait until the server is lost; always True."""
@@ -167,7 +195,7 @@ class Fleet:
             else:
                 raise outcome
         if not any(isinstance(o, Loaded) for o in outcomes):
-            raise EngineLost(f"no server took policy version {version}: {self.members[0].reason}")
+            raise EngineLost(f"no server took policy version {version}: {outcomes[0] if outcomes else 'none is ready'}")
 
     def _tensors(self, weights: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return tensors_of(weights, self._dtype, self._model.tied)

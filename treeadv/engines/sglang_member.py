@@ -67,9 +67,9 @@ class Limits:
 class Member:
     """A server; `url` names it. Without an address it starts a process of its own."""
 
-    def __init__(self, config: Config, model: Model, scratch: Path, url: str = "") -> None:
-        """`scratch`: folder for weights on their way and for the output of a server of our own."""
-        self._config, self._s, self._model, self._scratch = config, config.generator.sglang, model, scratch
+    def __init__(self, config: Config, model: Model, run: str, disk: Disk, url: str = "") -> None:
+        """`run` names the run in the radix cache; `disk` is where weights lie on their way, beside the output of our own server."""
+        self._config, self._s, self._model, self._run, self._disk = config, config.generator.sglang, model, run, disk
         self.url, self._owned = url, not url
         self.version = 0
         self.ready = asyncio.Event()
@@ -95,7 +95,7 @@ class Member:
         """
         await self.shut()
         if self._owned:
-            self.process = await ServerProcess.start(self._config.generator, self._model.folder, self._scratch / "sglang.log")
+            self.process = await ServerProcess.start(self._config.generator, self._model.folder, self._disk.folder.with_name("sglang.log"))
             self.url = self.process.url
         self._client = Client(self.url, self._s.timeout, self._s.start_timeout)
         info = await self._answering()
@@ -130,7 +130,7 @@ class Member:
 
     def _choose_way(self, ranks: int) -> Way:
         if self._s.weights == "disk":
-            return Disk(self._scratch / "weights", self._model.folder)
+            return self._disk
         if self._s.weights == "tensor":
             return SharedMemory(ranks)
         return Broadcast(ranks, self._s.device, own_address(self.url), self._s.start_timeout)
@@ -191,7 +191,7 @@ class Member:
         return {
             "input_ids": ids, "sampling_params": drawing, "return_logprob": True,
             # Prefixes are shared over all forests of a run, and never over policy versions.
-            "extra_key": f"{self._config.run.name}/v{ask.version}",
+            "extra_key": f"{self._run}/v{ask.version}",
         } | exact
 
     async def load(self, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from treeadv.errors import BadInput
 PROMPT = 12  # tokens of the probe's prefix
 DRAWN = 6  # tokens that it asks for
 HOT = 8.0  # a second temperature: where a model is sure of itself, any other that is sure of the same token looks like it
+
+_loading = threading.Lock()  # transformers patches torch while it loads: two loads at once leave tensors uninitialised
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +36,16 @@ def prefix(vocabulary: int) -> list[int]:
 
 def tokens_of(model_dir: str, ids: list[int]) -> tuple[str, list[int]]:
     """A text that holds these tokens, and what the learner's tokenizer makes of it (without special tokens)."""
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    with _loading:
+        tokenizer = AutoTokenizer.from_pretrained(model_dir)
     text = str(tokenizer.decode([i for i in ids if i < len(tokenizer)]))
     return text, tokenizer.encode(text, add_special_tokens=False)
 
 
 def compare(model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk], temperatures: Sequence[float]) -> Difference:
     """Difference between what the server reported of `chunks`, each drawn after `ids` at its temperature, and a plain forward (CPU)."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()
+    with _loading:
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()
     found = [_difference(model, ids, chunk, t) for chunk, t in zip(chunks, temperatures, strict=True)]
     return Difference(max(d.logprob for d in found), max(d.entropy for d in found))
 

@@ -83,32 +83,38 @@ def tensors_of(weights: Mapping[str, Any], dtype: torch.dtype, tied: bool) -> di
 
 
 class Disk:
-    """Safetensors in `folder`, which the server must be able to read; a version's folder appears whole or not at all."""
+    """Safetensors in `folder`, which the servers must be able to read; a version's folder appears whole or not at all, and once for
+    all servers. Versions are brought in one after the other, so that only the newest is kept.
+    """
 
     def __init__(self, folder: Path, model_dir: str) -> None:
+        """What an earlier process left in `folder` is removed: its version numbers may mean other weights."""
         self.folder, self._config = folder.resolve(), Path(model_dir) / "config.json"
+        self._writing = asyncio.Lock()
+        self.remove()
 
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None:
-        place = await asyncio.to_thread(self._write, version, tensors)
+        async with self._writing:
+            place = await asyncio.to_thread(self._write, version, tensors)
         await client.post("/update_weights_from_disk", {
             "model_path": str(place), "weight_version": str(version), "flush_cache": False, "keep_pause": True,
         })
-        for old in self.folder.glob("v*"):
-            if old != place:
-                await asyncio.to_thread(shutil.rmtree, old)
 
     def _write(self, version: int, tensors: dict[str, torch.Tensor]) -> Path:
         place, scratch = self.folder / f"v{version}", self.folder / f".v{version}"
         if not place.is_dir():
-            shutil.rmtree(scratch, ignore_errors=True)
+            self.remove()
             scratch.mkdir(parents=True)
             shutil.copy(self._config, scratch)
             safetensors.torch.save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
             scratch.rename(place)
         return place
 
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     async def close(self) -> None:
-        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+        """The folder is shared by all servers; its owner removes it."""
 
 
 class SharedMemory:
