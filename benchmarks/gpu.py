@@ -1,0 +1,175 @@
+"""`python -m benchmarks.gpu`: what only an accelerator can show, checked and timed in one call. A JSON object a line; exit 1 if a check fails.
+
+  check     gradients of a forest through FlexAttention against its leaves flattened (float32), relative to the largest norm
+  step      a 0.5B-shaped model in bf16: forward and backward of one long forest, tree against flat, with MFU and peak memory
+  learning  a small model learns to say one token: mean reward of the first and the last steps, forests sampled from the policy
+
+`--device cpu` runs the same with small shapes (SDPA in place of FlexAttention), as the tests do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
+
+from benchmarks.brooms import broom, flattened
+from treeadv.config import parse
+from treeadv.forest import Finish, Forest, Verdict
+from treeadv.learning.flops import utilisation
+from treeadv.learning.report import Phases
+from treeadv.learning.trainer import Trainer
+
+
+def main(argv: list[str]) -> int:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    p.add_argument("--tokens", type=int, help="tokens of the timed forest (default 32768; 256 on cpu)")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--learning-steps", type=int, default=30)
+    args = p.parse_args(argv)
+    ok = _report("check", _check(args.device))
+    ok &= _report("step", _step(args.device, args.tokens or (32768 if args.device == "cuda" else 256), args.rounds))
+    ok &= _report("learning", _learning(args.device, args.learning_steps))
+    return 0 if ok else 1
+
+
+def _report(name: str, result: dict[str, Any]) -> bool:
+    print(json.dumps({"part": name, **result}), flush=True)
+    return bool(result.get("ok", True))
+
+
+def _small(vocab: int = 512) -> PretrainedConfig:
+    return Qwen2Config(
+        vocab_size=vocab, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        tie_word_embeddings=True, max_position_embeddings=2048,
+    )  # fmt: skip
+
+
+def _half_billion() -> PretrainedConfig:
+    """The shape of Qwen2.5-0.5B."""
+    return Qwen2Config(
+        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+        num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=65536,
+    )  # fmt: skip
+
+
+def _trainer(config: PretrainedConfig, device: str, **learner: Any) -> Trainer:
+    """A trainer of a random model."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as place:
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(place)
+        settings = {"device": device, "tokens_per_microbatch": 1 << 16, **learner}
+        return Trainer(parse({"task": {"families": [{"name": "chain_sum"}]}, "learner": settings}, "benchmark"), str(Path(place)))
+
+
+def _check(device: str) -> dict[str, Any]:
+    """Each leaf keeps its own advantage in both forms, so the forest and its expanded leaves have one gradient."""
+    trainer = _trainer(_small(), device, dtype="float32", preset="flat_on_forest")
+    f = broom(8, 60, 0.5, 40, 512)
+    grads = []
+    for form in (f, _expanded(f)):
+        trainer.gradients([form], Phases(device))
+        grads.append([p.grad.clone() for p in trainer.policy.parameters()])
+    error = max(float((a - b).norm()) for a, b in zip(*grads, strict=True)) / max(float(b.norm()) for b in grads[1])
+    return {"device": device, "relative_error": error, "ok": error < 1e-4}
+
+
+def _expanded(f: Forest) -> Forest:
+    """The same rollouts as trees of one leaf each: nothing shared but the prompt."""
+    paths = [[np.arange(f.start[s], f.start[s + 1]) for s in f.path(int(e))] for e in f.leaf_segment]
+    at = np.concatenate([np.concatenate(p) for p in paths])
+    lengths = [sum(map(len, p)) for p in paths]
+    L, ones = f.leaves, np.ones(f.leaves, np.int32)
+    return Forest(
+        f.forest_id, f.prompt_id, f.gold, f.verifier, f.meta, "none", True, f.tau, f.temperature, f.prompt, -ones,
+        np.cumsum([0, *lengths], dtype=np.int32), np.arange(L, dtype=np.int32), 0 * ones, ones, f.token[at], f.logprob[at],
+        f.entropy[at], f.version[at], np.arange(L, dtype=np.int32), f.finish, f.reward, f.verdict,
+    ).check()  # fmt: skip
+
+
+def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
+    cuda = device == "cuda"
+    trainer = _trainer(_half_billion() if cuda else _small(), device, dtype="bfloat16", checkpoint_activations=cuda)
+    leaves, sharing = 16, 0.5
+    f = broom(leaves, round(tokens / leaves / (1 - sharing)), sharing, 256 if cuda else 16, trainer.policy.vocabulary)
+    flat = flattened(f)
+    out: dict[str, Any] = {"device": torch.cuda.get_device_name() if cuda else "cpu", "tokens": f.tokens, "sharing": f.sharing}
+    for name, batch in (("tree", [f]), ("flat", flat)):
+        best = float("inf")
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(rounds + 1):  # the first compiles
+            clock = Phases(device)
+            trainer.gradients(batch, clock)
+            best = min(best, clock.seconds["forward_backward"])
+        out[f"{name}_s"] = best
+        out[f"{name}_mfu"] = utilisation(trainer.policy.model, batch, best, device)
+        out[f"{name}_peak_gb"] = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
+    prompt = len(f.prompt)
+    bound = (prompt + f.tokens) / sum(prompt + g.tokens for g in flat)
+    return out | {"bound": bound, "ratio_to_bound": out["tree_s"] / out["flat_s"] / bound}
+
+
+def _learning(device: str, steps: int) -> dict[str, Any]:
+    """Reward: the share of a leaf's tokens that are the wanted one. The mean must rise by half of what a random policy lacks."""
+    trainer = _trainer(_small(vocab=16), device, dtype="bfloat16", lr=3e-3, correction="tis")
+    began, means = time.perf_counter(), []
+    for version in range(steps):
+        forests = [_sampled(trainer, version, n) for n in range(4)]
+        means.append(trainer.step(forests, version).reward_mean)
+    first, last = float(np.mean(means[:3])), float(np.mean(means[-3:]))
+    return {"first": first, "last": last, "seconds": time.perf_counter() - began, "steps": steps, "ok": last > first + (1 - first) / 2}
+
+
+@torch.no_grad()
+def _sampled(trainer: Trainer, version: int, number: int) -> Forest:
+    """Two trees: a trunk of 4 tokens drawn from the policy, then 4 branches of 8 from its end."""
+    torch.manual_seed(1000 * version + number)
+    model, device = trainer.policy.model, trainer.policy.device
+    prompt = torch.tensor([[1, 2, 3]], device=device)
+    tokens: list[np.ndarray] = []
+    logprob: list[np.ndarray] = []
+    for _ in range(2):
+        path, drawn, logp = _draw(model, prompt, 4)
+        tokens.append(drawn[0])
+        logprob.append(logp[0])
+        _, drawn, logp = _draw(model, path.repeat(4, 1), 8)
+        tokens += list(drawn)
+        logprob += list(logp)
+    up = np.array([-1, 0, 0, 0, 0, -1, 5, 5, 5, 5], np.int32)
+    flat = np.concatenate(tokens).astype(np.int32)
+    arity = np.where(up < 0, 4, 0).astype(np.int32)
+    ends = np.flatnonzero(arity == 0).astype(np.int32)
+    reward = [np.mean(np.concatenate([tokens[up[e]], tokens[e]]) == 7) for e in ends]
+    return Forest(
+        f"{version}-{number}", "p", "", "exact", "", "fixed", True, float("nan"), 1.0, np.array([1, 2, 3], np.int32), up,
+        np.cumsum([0, *map(len, tokens)], dtype=np.int32), np.repeat([0, 1], 5).astype(np.int32), arity, np.maximum(arity, 1), flat,
+        np.minimum(np.concatenate(logprob), 0).astype(np.float32), np.zeros(len(flat), np.float32),
+        np.full(len(flat), version, np.int32), ends, np.full(8, Finish.LENGTH, np.int8), np.array(reward, np.float32),
+        np.full(8, Verdict.VERIFIED, np.int8),
+    ).check()  # fmt: skip
+
+
+def _draw(model: Any, path: torch.Tensor, count: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """Draw `count` tokens after each row of `path` by plain forward passes; returns (longer path, tokens, their log-probs)."""
+    start, logps = path.shape[1], []
+    for _ in range(count):
+        logp = model(input_ids=path).logits[:, -1].float().log_softmax(-1)
+        token = torch.multinomial(logp.exp(), 1)
+        logps.append(logp.gather(1, token))
+        path = torch.cat([path, token], 1)
+    return path, path[:, start:].cpu().numpy(), torch.cat(logps, 1).cpu().numpy()
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main(sys.argv[1:]))

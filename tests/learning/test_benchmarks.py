@@ -1,0 +1,51 @@
+"""The benchmarks run, and say what they promise, on small shapes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import gpu, learner
+from benchmarks.brooms import broom, flattened
+from tests.learning import tiny
+
+
+def lines(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("sharing", [0.3, 0.5, 0.7])
+def test_brooms_have_the_sharing_asked_for_and_their_leaves_flattened_as_many_tokens(sharing):
+    f = broom(16, 64, sharing, 10, 100)
+    assert f.sharing == pytest.approx(sharing, abs=0.01) and f.leaves == 16 and f.trees == 4
+    flat = flattened(f)
+    assert sum(g.tokens for g in flat) == f.expanded_tokens == 16 * 64
+    assert all(g.segments == 1 and len(g.prompt) == 10 for g in flat)
+
+
+def test_the_learners_benchmark_prints_a_line_a_case(tmp_path, capsys):
+    model = tiny.folder(tmp_path, "smollm")
+    learner.main(["--model", model, "--leaves", "8", "--sharing", "0.5", "0.7", "--length", "20", "--prompt", "8", "--rounds", "1", "--threads", "1"])
+    rows = lines(capsys)
+    assert [r["sharing"] for r in rows] == pytest.approx([0.5, 0.7], abs=0.02)
+    for r in rows:
+        assert r["leaves"] == 8 and min(r["tree_s"], r["flat_s"], r["tree_cpu_s"]) > 0
+        assert r["bound"] == (8 + r["tokens"]) / (8 * 8 + r["expanded_tokens"])
+        assert r["ratio_to_bound"] == pytest.approx(r["tree_s"] / r["flat_s"] / r["bound"])
+
+
+def test_the_script_for_a_gpu_checks_times_and_learns_on_cpu_too(capsys):
+    assert gpu.main(["--device", "cpu", "--rounds", "1", "--learning-steps", "20"]) == 0
+    check, step, learning = lines(capsys)
+    assert check["ok"] and check["relative_error"] < 1e-5
+    assert 0 < step["bound"] < 1 and step["tree_s"] > 0
+    assert learning["last"] > 0.6 > learning["first"]
+
+
+def test_the_script_for_a_gpu_fails_when_gradients_differ(capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.gpu._expanded", lambda f: broom(8, 60, 0.3, 40, 512, seed=9))
+    monkeypatch.setattr("benchmarks.gpu._step", lambda *_: {})
+    monkeypatch.setattr("benchmarks.gpu._learning", lambda *_: {})
+    assert gpu.main(["--device", "cpu"]) == 1
+    assert not lines(capsys)[0]["ok"]
