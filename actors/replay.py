@@ -67,12 +67,10 @@ class ReplayQueue:
         return self._address
 
     # ---- a worker's side -----------------------------------------------------------------------------------------------------
-    async def reserve(self, worker: str, request: str = "") -> Ticket | None:
-        """The next forest to grow, once a slot is free (this is the back-pressure); None when the run takes no more.
-
-        A worker that names its calls gets the same ticket for the same `request`, so that a repeat after a lost reply holds no
-        second slot.
-        """
+    async def reserve(self, worker: str) -> Ticket | None:
+        """The next forest to grow, once a slot is free (this is the back-pressure); None when the run takes no more."""
+        # Ray repeats a call under its old task id when the actor died before its answer arrived: no second slot is then held.
+        request = ray.get_runtime_context().get_task_id() or ""
         async with self._room:
             while not self._stopped:
                 self._check()

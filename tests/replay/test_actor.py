@@ -43,6 +43,12 @@ class Watched(ReplayQueue):
     async def die(self) -> None:
         os._exit(1)
 
+    async def reserve(self, worker: str) -> Ticket | None:
+        ticket = await super().reserve(worker)
+        if worker == "unlucky" and not ray.get_runtime_context().was_current_actor_reconstructed:
+            os._exit(1)  # the slot is held, the answer is lost
+        return ticket
+
 
 def mapping_of(batch: pa.RecordBatch) -> str:
     """The file behind the memory that holds the batch's tokens."""
@@ -82,9 +88,8 @@ def test_a_run_over_the_actor_dies_twice_and_trains_every_forest_once(cluster: N
 async def scenario(config: Config, run_dir: str) -> None:
     actor = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=0)(Watched)
     queue = actor.remote(config, run_dir, None, 0)
-    tickets = [await queue.reserve.remote("w", str(i)) for i in range(4)]
-    assert await queue.reserve.remote("w", "3") == tickets[3]
-    waiting = asyncio.ensure_future(queue.reserve.remote("w", "late"))
+    tickets = [await queue.reserve.remote("w") for _ in range(4)]
+    waiting = asyncio.ensure_future(queue.reserve.remote("w"))
     leasing = asyncio.ensure_future(queue.lease.remote(2, 0))
     for t in tickets:
         ref = ray.put(grow(t))
@@ -143,6 +148,15 @@ async def resumed(queue, undone: list[Ticket]) -> None:
 @ray.remote(num_cpus=0, max_retries=0)
 def broken() -> None:
     raise RuntimeError("the grader died")
+
+
+def test_a_reservation_whose_answer_died_with_the_queue_holds_one_slot(cluster: None, config: Config, tmp_path: Path) -> None:
+    queue = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(Watched).remote(config, str(tmp_path / "run"), None, 0)
+    first = ray.get(queue.reserve.remote("unlucky"), timeout=60)
+    counts = ray.get(queue.counts.remote(), timeout=60)
+    assert first.draw == 0 and counts["states"]["reserved"] == 1 and counts["next_draw"] == 1
+    assert ray.get(queue.reserve.remote("unlucky"), timeout=60).draw == 1
+    ray.get(queue.close.remote())
 
 
 async def until_up(call):

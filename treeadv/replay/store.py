@@ -128,7 +128,7 @@ class ReplayStore:
     def reserve(self, worker: str, request: str, prompt_id: str) -> Reserved | None:
         """Hold a slot for the next ticket, whose prompt is `prompt_id`; None while no slot is free.
 
-        A worker that repeats a `request` (not "") gets what it got the first time, as long as that is not delivered or lost.
+        A repeat of a `request` (not "") gets what it got the first time, as long as that is not delivered or lost.
         """
         for e in self.ledger.in_state(State.RESERVED) if request else ():
             if (e.reserved.worker, e.reserved.request) == (worker, request):
