@@ -1,0 +1,45 @@
+"""Recipes that ask for the SGLang engine are whole configurations, and none asks for what the engine refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.engines.helpers import configure
+from treeadv.config import load
+from treeadv.engines.sglang import SGLangEngine
+from treeadv.engines.sglang_server import arguments
+from treeadv.errors import BadInput
+
+RECIPES = Path(__file__).parents[2] / "deploy/recipes"
+
+
+@pytest.mark.parametrize("name", ["sglang-cpu", "gpu-single", "gpu-node", "cluster"])
+def test_a_recipe_is_a_whole_configuration_for_sglang(name: str) -> None:
+    config = load(RECIPES / f"{name}.yaml")
+    assert config.generator.engine == "sglang"
+    line = arguments(config.generator, "MODEL", 1)
+    assert line[line.index("--device") + 1] == ("cpu" if name == "sglang-cpu" else "cuda")
+    assert config.learner.device == config.generator.sglang.device
+    assert config.sampling.top_p == 1
+
+
+def test_the_single_gpu_is_not_promised_twice() -> None:
+    config = load(RECIPES / "gpu-single.yaml")
+    assert config.generator.gpus * config.generator.count + config.learner.gpus * config.learner.count <= 1
+
+
+@pytest.mark.parametrize(("overrides", "reason"), [
+    ({"sampling": {"top_p": 0.9}}, r"sampling.top_p=0.9: .* set it to 1"),
+    ({"generator": {"count": 2}}, r"generator.count=2: with generator.sglang.url one generator drives all servers"),
+    ({"scaling": {"enabled": True}}, r"one generator drives all servers"),
+    ({"run": {"root": "s3://bucket/runs"}}, r"run.root=s3://bucket/runs: servers cannot read weights from there"),
+])
+def test_what_the_engine_cannot_do_is_said_before_anything_starts(overrides: dict, reason: str, tiny_model: Path) -> None:
+    config = configure("http://127.0.0.1:9")
+    for section, values in overrides.items():
+        config = config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+    with pytest.raises(BadInput, match=reason):
+        asyncio.run(SGLangEngine.create(config, str(tiny_model), 0))
