@@ -127,7 +127,7 @@ def test_the_rendered_configuration_loads_and_asks_for_what_the_groups_offer(ren
             assert section.cpus * resources[section.slot] <= resources["CPU"]
             assert getattr(section, "gpus", 0) * resources[section.slot] <= resources.get("GPU", 0)
     assert config.metrics.host == "0.0.0.0"
-    # Behind a fleet the generators share the servers out by their number, which therefore stays.
+    # One generator drives all servers of a fleet, so its number stays.
     assert config.scaling.enabled == (cluster["enableInTreeAutoscaling"] and not config.generator.sglang.url)
 
 
@@ -265,9 +265,9 @@ BAD = {
         ["generator.kind=deployment", "generator.fleet.model=m", "storage.kind=object", "storage.object.uri=s3://b/x"],
         "needs storage.kind=claim",
     ),
-    "more generators than servers": (
+    "more generators than drive a fleet": (
         ["generator.kind=deployment", "generator.fleet.model=m", "workers.generator.replicas=3"],
-        "3 generators share 2 servers, and each needs one",
+        "3 generators beside generator.kind=deployment; one drives all servers",
     ),
     "KEDA without Prometheus": (
         ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.autoscaling.kind=keda"],

@@ -55,9 +55,8 @@
 {{- fail "generator.kind=deployment needs storage.kind=claim: the servers read published weights from the volume" }}
 {{- end }}
 {{- $sum := include "treeadv.role" (dict "groups" (include "treeadv.groups" . | fromYaml) "role" "generator") | fromYaml }}
-{{- $least := ternary $fleet.replicas $scale.minReplicas (eq $scale.kind "none") }}
-{{- if gt (int $sum.count) (int $least) }}
-{{- fail (printf "workers: %v generators share %v servers, and each needs one: fewer generators, or raise generator.fleet.%s" (int $sum.count) $least (ternary "replicas" "autoscaling.minReplicas" (eq $scale.kind "none"))) }}
+{{- if ne (int $sum.count) 1 }}
+{{- fail (printf "workers: %v generators beside generator.kind=deployment; one drives all servers of the fleet (set one replica of one slot)" (int $sum.count)) }}
 {{- end }}
 {{- if and (ne $scale.kind "none") (or (gt (int $scale.minReplicas) (int $fleet.replicas)) (gt (int $fleet.replicas) (int $scale.maxReplicas))) }}
 {{- fail (printf "generator.fleet.replicas=%v lies outside autoscaling.minReplicas=%v..maxReplicas=%v" $fleet.replicas $scale.minReplicas $scale.maxReplicas) }}

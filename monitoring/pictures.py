@@ -1,0 +1,85 @@
+"""Draw the data of every panel from a live Prometheus: what the queries return, not a picture of Grafana.
+
+    python -m monitoring.pictures http://127.0.0.1:9090 docs/pictures --minutes 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from monitoring.dashboards import BOARDS, Board
+from monitoring.panels import Panel
+
+COLUMNS = 4
+WINDOW = "1m"  # in the place of Grafana's $__rate_interval
+UNITS = {"percentunit": "share", "cps": "per second", "Bps": "bytes per second", "s": "seconds", "short": ""}
+
+
+def draw(board: Board, address: str, start: float, end: float) -> Figure:
+    """One figure a dashboard; times are in seconds since the epoch, the x axis in minutes since `start`."""
+    rows = -(-len(board.panels) // COLUMNS)
+    figure = Figure(figsize=(4.2 * COLUMNS, 2.6 * rows), layout="constrained")
+    figure.suptitle(f"{board.title}: data of the panels")
+    grid = figure.subplots(rows, COLUMNS, squeeze=False)
+    for axes, panel in zip(grid.flat, board.panels, strict=False):
+        _panel(axes, panel, address, start, end)
+    for axes in grid.flat[len(board.panels) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _panel(axes: Axes, panel: Panel, address: str, start: float, end: float) -> None:
+    for query in panel.queries:
+        for series in _range(address, query.expr, start, end):
+            times, values = zip(*((t - start, float(v)) for t, v in series["values"]), strict=True)
+            axes.plot([t / 60 for t in times], values, label=_legend(query.legend, series["metric"]), linewidth=1.2)
+    axes.set_title(panel.title, fontsize=9)
+    axes.set_ylabel(UNITS.get(panel.queries[0].unit, panel.queries[0].unit.removeprefix("suffix: ")), fontsize=7)
+    axes.tick_params(labelsize=7)
+    if axes.lines:
+        axes.legend(fontsize=6)
+
+
+def _range(address: str, expression: str, start: float, end: float) -> list[dict[str, Any]]:
+    text = expression.replace("$__rate_interval", WINDOW).replace("$run", ".*")
+    query = urllib.parse.urlencode({"query": text, "start": start, "end": end, "step": max(1, int((end - start) / 120))})
+    with urllib.request.urlopen(f"{address}/api/v1/query_range?{query}", timeout=30) as reply:
+        return json.load(reply)["data"]["result"]
+
+
+def _legend(template: str, labels: dict[str, str]) -> str:
+    for name, value in labels.items():
+        template = template.replace(f"{{{{{name}}}}}", value)
+    return template
+
+
+def write(address: str, folder: Path, start: float, end: float) -> None:
+    """Write one PNG for each dashboard, named after it."""
+    matplotlib.use("agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    for board in BOARDS:
+        draw(board, address, start, end).savefig(folder / f"{board.name}.png", dpi=70)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address", help="of Prometheus")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the past")
+    args = parser.parse_args()
+    now = time.time()
+    write(args.address, args.folder, now - 60 * args.minutes, now)
+
+
+if __name__ == "__main__":
+    main()
