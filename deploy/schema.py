@@ -1,6 +1,6 @@
 """Write the typed configuration into the chart's values.schema.json, so that helm refuses what `treeadv train` would refuse.
 
-    python deploy/schema.py             # CI runs it and compares
+    python -m deploy.schema             # CI runs it and compares
 """
 
 from __future__ import annotations

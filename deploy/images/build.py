@@ -1,6 +1,6 @@
 """Build and run the CPU image where no registry is in reach: on a base that debootstrap makes, with buildah and podman (as root).
 
-    python deploy/images/build.py       # tags localhost/treeadv:cpu in build/image
+    python -m deploy.images.build       # tags localhost/treeadv:cpu in build/image
 
 Elsewhere `docker build -f deploy/images/Containerfile .` does the same on a base from a registry. pip's environment variables of this
 machine (PIP_CERT, PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) hold in the build too.

@@ -117,9 +117,9 @@ def test_exporters_of_one_machine_take_the_ports_that_follow() -> None:
 
 def test_the_committed_dashboards_and_the_metrics_page_are_those_of_the_table() -> None:
     for board in dashboards.BOARDS:
-        assert (dashboards.FOLDER / f"{board.name}.json").read_text() == dashboards.rendered(board), "run: make monitoring-files"
+        assert (dashboards.FOLDER / f"{board.name}.json").read_text() == dashboards.rendered(board), "run: python -m monitoring.dashboards"
     assert {p.stem for p in dashboards.FOLDER.glob("*.json")} == set(BOARDS)
-    assert reference.PAGE.read_text() == reference.page(), "run: make monitoring-files"
+    assert reference.PAGE.read_text() == reference.page(), "run: python -m monitoring.reference"
 
 
 def test_every_metric_has_a_panel_and_no_panel_asks_for_another() -> None:
