@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 import urllib.parse
 import urllib.request
@@ -58,9 +59,8 @@ def _range(address: str, expression: str, start: float, end: float) -> list[dict
 
 
 def _legend(template: str, labels: dict[str, str]) -> str:
-    for name, value in labels.items():
-        template = template.replace(f"{{{{{name}}}}}", value)
-    return template
+    """As Grafana fills it in: a label that the series lacks is empty."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: labels.get(m[1], ""), template).strip()
 
 
 def write(address: str, folder: Path, start: float, end: float) -> None:

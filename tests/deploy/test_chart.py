@@ -314,3 +314,12 @@ def test_the_readme_tells_the_values(node: Path, tmp_path: Path) -> None:
     again.write_text(readme.read_text())
     getnode.write_readme(node, CHART / "values.yaml", again)
     assert again.read_text() == readme.read_text(), "run: python -m deploy.getnode --readme"
+
+
+def test_the_package_carries_rules_and_dashboards_and_renders_the_same(helm: Any, render: Render, tmp_path: Path) -> None:
+    out = helm("package", str(CHART), "-d", str(tmp_path))
+    assert out.returncode == 0, out.stderr
+    (package,) = tmp_path.glob("*.tgz")
+    values = str(CHART / "ci" / "fixed.yaml")
+    packed = helm("template", "run1", str(package), "-n", "rl", "-f", values, "--kube-version", "1.34.0")
+    assert [d for d in yaml.safe_load_all(packed.stdout) if d] == render("fixed")

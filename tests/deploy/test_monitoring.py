@@ -15,7 +15,7 @@ import promql_parser
 import pytest
 import yaml
 
-from monitoring import dashboards, local, reference
+from monitoring import dashboards, local, pictures, reference
 from monitoring.panels import gauge, rate
 from tests.deploy.manifests import CHART, ROOT
 from treeadv.errors import BadInput
@@ -189,3 +189,7 @@ def test_a_local_prometheus_says_what_is_missing(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput, match="apt-get install prometheus"):
         local.command([tmp_path], 9090)
+
+
+def test_a_label_that_a_series_lacks_is_empty_in_its_legend() -> None:
+    assert pictures._legend("{{run}} {{role}} actors", {"role": "generator"}) == "generator actors"
