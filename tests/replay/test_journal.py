@@ -125,6 +125,31 @@ def test_a_missing_part_of_the_journal_is_a_fault(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
+def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp_path: Path) -> None:
+    part = one_run(tmp_path)
+    store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
+    before, kept = store.ledger, part.read_bytes()
+    store.journal_limit = 0
+    store.compact()
+    store.close()
+    folder = tmp_path / "replay/journal"
+    assert [p.name for p in folder.iterdir()] == ["000002.snapshot.jsonl"]
+
+    part.write_bytes(kept)  # died before the old part was deleted
+    (folder / "unfinished").write_text('{"crc"')  # died while the next snapshot was being written
+    store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
+    for name in ("live", "leases", "again", "totals", "lost", "next_draw", "leases_made", "last_step", "committed", "run"):
+        assert getattr(store.ledger, name) == getattr(before, name), name
+    reserve(store)
+    store.journal_limit = 0
+    store.compact()
+    fill(store, 1)
+    store.close()
+    assert sorted(p.name for p in folder.iterdir()) == ["000004.snapshot.jsonl", "000005.jsonl"]
+    report = audit(str(tmp_path))
+    assert report.sound and report.rows["admitted"]["forests"] == 6, report.table()
+
+
 def rewritten(line: bytes, **change: object) -> bytes:
     tree = json.loads(line)
     del tree["crc"]

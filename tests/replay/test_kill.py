@@ -29,7 +29,7 @@ def start(folder: Path, fsync: str, steps: int) -> subprocess.Popen:
 @pytest.mark.parametrize("fsync", ["always", "interval"])
 def test_killed_again_and_again_every_forest_is_trained_once_and_no_prompt_is_skipped(tmp_path: Path, fsync: str) -> None:
     rng = random.Random(fsync)
-    for _ in range(4):
+    for _ in range(3):
         process = start(tmp_path, fsync, 10**6)
         assert process.stdout is not None and process.stdout.readline() == "open\n"
         time.sleep(rng.uniform(0.0, 0.5))

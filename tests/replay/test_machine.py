@@ -36,9 +36,9 @@ class Thing:
 
 
 class Machine(RuleBasedStateMachine):
-    @initialize(policy=st.sampled_from(["fifo", "freshest"]))
-    def begin(self, policy: str) -> None:
-        self.policy = policy
+    @initialize(policy=st.sampled_from(["fifo", "freshest"]), retain=st.sampled_from(["all", "unacknowledged"]))
+    def begin(self, policy: str, retain: str) -> None:
+        self.policy, self.retain = policy, retain
         self.dir = tempfile.mkdtemp(prefix="replay-")
         self.clock = Clock()
         self.things: dict[str, Thing] = {}
@@ -54,7 +54,7 @@ class Machine(RuleBasedStateMachine):
     def open(self, durable_step: int | None):
         return open_store(
             self.dir, PER_STEP, durable_step, self.clock, max_staleness=BOUND, attempts=ATTEMPTS, fsync="none",
-            lease_seconds=LEASE_SECONDS, policy=self.policy,
+            lease_seconds=LEASE_SECONDS, policy=self.policy, retain=self.retain,
         )  # fmt: skip
 
     def of(self, *where: str) -> list[Thing]:
@@ -196,6 +196,11 @@ class Machine(RuleBasedStateMachine):
             self.store.commit(self.committed)
         self.durable()
 
+    @rule(limit=st.sampled_from([0, 4000]))
+    def compact(self, limit: int) -> None:
+        self.store.journal_limit = limit
+        self.store.compact()
+
     def durable(self) -> None:
         for t in self.of("stepped"):
             if t.step <= self.committed:
@@ -254,12 +259,13 @@ class Machine(RuleBasedStateMachine):
         self.store.close()
         report = audit(self.dir)
         assert report.sound, report.table()
-        for step in {t.step for t in self.of("trained")}:
+        assert report.rows["trained"]["forests"] == len(self.of("trained"))
+        for step in {t.step for t in self.of("trained")} if self.retain == "all" else ():
             assert [f.forest_id for f in forests_of_step(self.dir, step)] == self.steps[step]
         shutil.rmtree(self.dir)
 
 
 Machine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestRandomHistories = Machine.TestCase

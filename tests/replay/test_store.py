@@ -33,7 +33,7 @@ def test_slots_hold_from_reservation_to_ack(tmp_path: Path) -> None:
     assert lease.forest_ids == tuple(ids[:2])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     bound=st.integers(0, 3),
     per_step=st.integers(1, 3),
@@ -243,6 +243,7 @@ def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:
 def test_disk_use_is_bounded_when_only_unacknowledged_payloads_are_kept(tmp_path: Path) -> None:
     kept = open_store(tmp_path / "all", per_step=4, segment_mb=1, fsync="none")
     let_go = open_store(tmp_path / "few", per_step=4, segment_mb=1, fsync="none", retain="unacknowledged")
+    let_go.journal_limit = 20_000
     sizes: dict[str, list[int]] = {"all": [], "few": []}
     for step in range(1, 25):
         for name, store in (("all", kept), ("few", let_go)):
@@ -255,11 +256,13 @@ def test_disk_use_is_bounded_when_only_unacknowledged_payloads_are_kept(tmp_path
             sizes[name].append(store.disk_bytes())
     assert sizes["all"][-1] > 10 << 20
     assert max(sizes["few"]) < 4 << 20
+    journals = [sum(f.stat().st_size for f in (tmp_path / n / "replay/journal").iterdir()) for n in ("all", "few")]
+    assert journals[0] > 45_000 and journals[1] < 30_000
     kept.close()
     let_go.close()
     report = audit(str(tmp_path / "few"))
-    assert report.sound and report.payloads_released > 80 and report.rows["trained"]["forests"] == 96, report.table()
-    with pytest.raises(BadInput, match="was let go once trained"):
+    assert report.sound and report.rows["trained"] == audit(str(tmp_path / "all")).rows["trained"], report.table()
+    with pytest.raises(BadInput, match=r"step 1: .* holds steps \d+ to 24"):
         forests_of_step(str(tmp_path / "few"), 1)
     assert len(list(forests(str(tmp_path / "all")))) == 96
     assert let_go.ledger.live == {}  # memory does not grow with what is finished

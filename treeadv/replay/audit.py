@@ -79,7 +79,8 @@ def audit(run_dir: str) -> Report:
     faults += _count_faults(ledger, rows)
     faults += _step_faults(history, states) + _draw_faults(history, states, ledger)
     payloads, released, size, bad = _payloads(history, reading(folder.child("segments")))
-    dropped = Counter(f.dropped.reason for f in history.fates.values() if f.dropped)
+    dropped = history.before.lost + Counter(f.dropped.reason for f in history.fates.values() if f.dropped)
+    dropped.update({what: n for (what, unit), n in history.before.totals.items() if unit == "forests" and what not in _ROWS})
     torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
     return Report(
         run_dir, history.records, len(history.steps), history.committed, rows, dict(sorted(dropped.items())),
@@ -93,7 +94,10 @@ def _step(ledger: Ledger, history: History, line: Line) -> None:
 
 
 def _rows(history: History, states: dict[str, str]) -> dict[str, dict[str, int]]:
-    rows = {name: dict.fromkeys(UNITS, 0) for name in _ROWS}
+    """Admitted, and where that is now; what was finished before a snapshot comes from its totals."""
+    finished = {name: {u: history.before.totals[name, u] for u in UNITS} for name in ("trained", "dropped")}
+    rows = {name: dict(finished.get(name, dict.fromkeys(UNITS, 0))) for name in _ROWS}
+    rows["admitted"] = {u: finished["trained"][u] + finished["dropped"][u] for u in UNITS}
     for fid in history.admitted:
         a = history.fates[fid].admitted
         for unit, n in zip(UNITS, (1, a.leaves, a.tokens) if a else (0, 0, 0), strict=True):
@@ -124,12 +128,15 @@ def _step_faults(history: History, states: dict[str, str]) -> list[str]:
 
 
 def _draw_faults(history: History, states: dict[str, str], ledger: Ledger) -> list[str]:
-    """Every prompt given out is in exactly one place: live, trained, given up for good, or waiting to go out again."""
+    """Every prompt given out is in exactly one place: live, trained, given up for good, or waiting to go out again; or it was
+    finished before a snapshot."""
+    finished = history.before.next_draw
     places: Counter[int] = Counter(a.draw for a in ledger.again)
     for fid, fate in history.fates.items():
         gone = states[fid] == "reissued" or (fate.dropped is not None and fate.dropped.refill)
         places[fate.reserved.draw] += not gone
-    return [f"draw {d} is in {places[d]} places, one is right" for d in range(ledger.next_draw) if places[d] != 1]
+    wrong = [d for d in range(ledger.next_draw) if places[d] > 1 or (places[d] == 0 and d >= finished)]
+    return [f"draw {d} is in {places[d]} places, one is right" for d in wrong]
 
 
 def _payloads(history: History, segments: Segments) -> tuple[int, int, int, list[str]]:

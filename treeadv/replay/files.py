@@ -156,6 +156,21 @@ class Folder:
         with self._fs.open_input_file(f"{self._base}/{name}") as file:
             return _exactly(file, name, offset, length)
 
+    def write_whole(self, name: str, data: bytes) -> None:
+        """Write a file so that after a crash it is there whole or not at all; durable on return."""
+        if self.local is None:
+            with self._fs.open_output_stream(f"{self._base}/{name}") as out:
+                out.write(data)
+            return
+        new = self.local / "unfinished"
+        new.unlink(missing_ok=True)  # of a process that died here
+        part = LocalPart(new, name)
+        part.write(data)
+        part.seal()
+        part.sync()
+        os.replace(new, self.local / name)
+        _sync_folder(self.local)
+
     def truncate(self, name: str, size: int) -> None:
         """Cut a file to its first `size` bytes."""
         if self.local:

@@ -10,8 +10,9 @@ from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.replay.files import Folder
 from treeadv.replay.journal import Line, Reader, Torn
-from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned
+from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned, Snapshot
 from treeadv.replay.segments import Segments, reading
+from treeadv.replay.states import Ledger
 
 
 @dataclass(slots=True)
@@ -31,7 +32,7 @@ class Fate:
 class History:
     """All fates by forest id, in the order of reservation, and the forests of each optimizer step that stands, in training order.
 
-    It is told from the records without the ledger, so that each can be checked against the other.
+    It is told from the records without the ledger (but for what a snapshot says), so that each can be checked against the other.
     """
 
     fates: dict[str, Fate] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class History:
     committed: int = 0
     records: int = 0
     torn: Torn | None = None
+    before: Ledger = field(default_factory=Ledger)  # the state at the snapshot that the journal starts with
     _leases: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def add(self, line: Line) -> None:
@@ -67,6 +69,23 @@ class History:
                 self.released.update(segments)
             case Resumed(step=step):
                 self._resume(step)
+            case Snapshot():
+                self._start_from(line)
+
+    def _start_from(self, line: Line) -> None:
+        """What came before a snapshot is known for the live forests only; of the finished ones the totals are in `before`."""
+        self.before.apply(line.record)
+        self.committed = self.before.committed
+        for fid, entry in self.before.live.items():
+            self.fates[fid] = Fate(entry.reserved, line.t, entry.admitted, line.t if entry.admitted else None)
+        admitted = [e for e in self.before.live.values() if e.admitted]
+        self.admitted = [e.reserved.forest_id for e in sorted(admitted, key=lambda e: e.order)]
+        self._leases = {i: r.forest_ids for i, r in self.before.lapsed.items()}
+        for lease_id, lease in self.before.leases.items():
+            self._leases[lease_id] = lease.record.forest_ids
+            self._hold(lease.record.forest_ids, lease_id)
+            if lease.step is not None:
+                self.steps.setdefault(lease.step, []).extend(lease.record.forest_ids)
 
     def _hold(self, fids: tuple[str, ...], lease: str | None) -> None:
         for fid in fids:

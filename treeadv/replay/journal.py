@@ -3,9 +3,10 @@ polars read.
 
     {"crc":"1c291ca3","seq":7,"t":1700000000.25,"kind":"acked","lease_id":"lease-000001","step":3}
 
-`crc` is CRC-32 of everything after its own field, `seq` counts records over all parts without a gap, `t` is seconds since 1970.
-A writer always starts a new part. The last record may be torn by a crash: it is cut off and reported. A damaged record with sound
-ones behind it is not repaired but named.
+`crc` is CRC-32 of everything after its own field, `seq` counts records over all parts without a gap, `t` is seconds since 1970. A
+part `000007.snapshot.jsonl` holds the state at its time and replaces the parts before it. A writer always starts a new part. The
+last record may be torn by a crash: it is cut off and reported. A damaged record with sound ones behind it is not repaired but
+named.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from dataclasses import dataclass
 
 from treeadv.errors import BadInput
 from treeadv.replay.files import Folder, Part
-from treeadv.replay.records import FORMAT, Record, from_dict, to_dict
+from treeadv.replay.records import FORMAT, Record, Snapshot, from_dict, to_dict
 
 SUFFIX = ".jsonl"
+SNAPSHOT = ".snapshot.jsonl"
 _HEAD = len('{"crc":"00000000",')
 
 
@@ -60,7 +62,10 @@ class Reader:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self.parts = list(folder.sizes(SUFFIX))
+        sizes = folder.sizes(SUFFIX)
+        first = max((n for n in sizes if n.endswith(SNAPSHOT)), default="")
+        self.parts = [n for n in sizes if n >= first]
+        self.size = sum(sizes[n] for n in self.parts)  # bytes
         self.seq = 0  # of the last record read
         self.torn: Torn | None = None
 
@@ -81,10 +86,12 @@ class Reader:
         tree = json.loads(raw)
         del tree["crc"]
         seq, t = tree.pop("seq"), tree.pop("t")
+        if part.endswith(SNAPSHOT):
+            self.seq = seq - 1
         at_byte = f"{self._folder.uri}/{part} byte {at}"
         if seq != self.seq + 1:
             raise BadInput(f"{at_byte}: record {seq} follows record {self.seq}; restore the missing part from a copy")
-        if tree["kind"] == "opened" and tree["format"] > FORMAT:
+        if tree["kind"] in ("opened", "snapshot") and tree["format"] > FORMAT:
             raise BadInput(f"{at_byte}: journal format {tree['format']}, the newest known here is {FORMAT}; upgrade treeadv")
         try:
             record = from_dict(tree)
@@ -115,8 +122,9 @@ class Journal:
         self._folder = folder
         self._part: Part | None = None
         self._dirty = False
-        self._number = int(reader.parts[-1].removesuffix(SUFFIX)) if reader.parts else 0
+        self._number = int(reader.parts[-1].partition(".")[0]) if reader.parts else 0
         self.seq = reader.seq
+        self.size = reader.size  # bytes, of what a start reads
         if reader.torn:
             folder.truncate(reader.torn.part, reader.torn.offset)
 
@@ -125,8 +133,10 @@ class Journal:
         if self._part is None:
             self._number += 1
             self._part = self._folder.create(f"{self._number:06d}{SUFFIX}")
-        self._part.write(encode(Line(self.seq + 1, t, record)))
+        line = encode(Line(self.seq + 1, t, record))
+        self._part.write(line)
         self.seq += 1
+        self.size += len(line)
         self._dirty = True
 
     def pending(self) -> list[Part]:
@@ -138,6 +148,18 @@ class Journal:
             part.seal()
             self._part = None
         return [part]
+
+    def replace(self, snapshot: Snapshot, t: float) -> None:
+        """Put the state in place of all parts so far, which are deleted. All records must be durable."""
+        self.close()
+        self._number += 1
+        line, name = encode(Line(self.seq + 1, t, snapshot)), f"{self._number:06d}{SNAPSHOT}"
+        self._folder.write_whole(name, line)
+        self.seq += 1
+        self.size = len(line)
+        for old in self._folder.sizes(SUFFIX):
+            if old < name:
+                self._folder.delete(old)
 
     def close(self) -> None:
         if self._part is not None:

@@ -123,7 +123,15 @@ class Released:
     segments: tuple[str, ...]
 
 
-Record = Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed | Released
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole state, in place of all records before it; `ledger` as `Ledger.to_state` gives it."""
+
+    ledger: dict[str, Any]
+    format: int = FORMAT
+
+
+Record = Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed | Released | Snapshot
 _KINDS: dict[str, type] = {k.__name__.lower(): k for k in Record.__args__}  # type: ignore[attr-defined]
 _FIELDS = {k: tuple(f.name for f in fields(k)) for k in _KINDS.values()}
 

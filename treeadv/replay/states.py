@@ -16,6 +16,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from treeadv.replay.records import (
     Acked,
@@ -29,6 +32,7 @@ from treeadv.replay.records import (
     Reserved,
     Resumed,
     Returned,
+    Snapshot,
 )
 
 UNITS = ("forests", "leaves", "tokens")
@@ -99,7 +103,7 @@ class Ledger:
         self.committed = 0  # largest durable step
         self.totals: Counter[tuple[str, str]] = Counter()  # (admitted | ready | leased | trained | dropped | reason, unit)
         self.lost: Counter[str] = Counter()  # reservations that ended without a forest, by reason
-        self._lapsed: dict[str, Leased] = {}  # expired leases whose forests nobody has taken since
+        self.lapsed: dict[str, Leased] = {}  # expired leases whose forests nobody has taken since
         self._orders = 0
 
     # ---- questions -----------------------------------------------------------------------------------------------------------
@@ -138,7 +142,7 @@ class Ledger:
     def can_ack(self, lease_id: str, step: int) -> bool:
         """True for an ack that is news, False for a repeat; raises `LeaseLost` where the forests have gone elsewhere."""
         open_lease = self.leases.get(lease_id)
-        if (open_lease is not None and open_lease.step is None) or lease_id in self._lapsed:
+        if (open_lease is not None and open_lease.step is None) or lease_id in self.lapsed:
             if step <= self.committed:
                 raise ValueError(f"ack of lease {lease_id} for step {step}: steps up to {self.committed} are durable already")
             return True
@@ -172,13 +176,15 @@ class Ledger:
                 for fid in lease.record.forest_ids:
                     self._move(fid, State.READY)
                 if reason == "expired":
-                    self._lapsed[lease_id] = lease.record
+                    self.lapsed[lease_id] = lease.record
             case Dropped():
                 self._drop(record)
             case Committed(step=step):
                 self._commit(step)
             case Resumed():
                 self._resume()
+            case Snapshot(ledger=state):
+                self._restore(state)
         self._check_law(record)
 
     def _reserve(self, record: Reserved) -> None:
@@ -206,13 +212,13 @@ class Ledger:
         for fid in record.forest_ids:
             self._move(fid, State.LEASED)
         taken = set(record.forest_ids)
-        self._lapsed = {i: r for i, r in self._lapsed.items() if taken.isdisjoint(r.forest_ids)}
+        self.lapsed = {i: r for i, r in self.lapsed.items() if taken.isdisjoint(r.forest_ids)}
         self.leases[record.lease_id] = OpenLease(record)
         self.leases_made += 1
 
     def _ack(self, record: Acked) -> None:
-        if record.lease_id in self._lapsed:  # it came late, and nobody has taken the forests since
-            lapsed = self._lapsed.pop(record.lease_id)
+        if record.lease_id in self.lapsed:  # it came late, and nobody has taken the forests since
+            lapsed = self.lapsed.pop(record.lease_id)
             for fid in lapsed.forest_ids:
                 self._move(fid, State.LEASED)
             self.leases[record.lease_id] = OpenLease(lapsed)
@@ -229,8 +235,8 @@ class Ledger:
         else:
             self._count(record.reason, entry.admitted, 1)
             self._move(record.forest_id, State.DROPPED)
-        for lease_id in [i for i, r in self._lapsed.items() if record.forest_id in r.forest_ids]:
-            del self._lapsed[lease_id]
+        for lease_id in [i for i, r in self.lapsed.items() if record.forest_id in r.forest_ids]:
+            del self.lapsed[lease_id]
         if record.refill:
             r = entry.reserved
             self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason != "stale")))
@@ -250,13 +256,31 @@ class Ledger:
                 self._move(fid, State.READY)
                 turn += 1
         self.leases.clear()
-        self._lapsed.clear()
+        self.lapsed.clear()
         for entry in self.in_state(State.RESERVED):
             r = entry.reserved
             del self.live[r.forest_id]
             self.again.append(Again(r.draw, r.attempt + 1, r.failures))
         self.again.sort(key=lambda a: a.draw)
         self.last_step = self.committed
+
+    # ---- as a snapshot -------------------------------------------------------------------------------------------------------
+    def to_state(self) -> dict[str, Any]:
+        """JSON-able: what a `Snapshot` puts in place of all records so far."""
+        return {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "lost": dict(self.lost),
+            "totals": [[what, unit, n] for (what, unit), n in self.totals.items() if n],
+            **{name: kind.dump_python(getattr(self, name), mode="json") for name, kind in _NESTED.items()},
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+        self.lost = Counter(state["lost"])
+        self.totals = Counter({(what, unit): n for what, unit, n in state["totals"]})
+        for name, kind in _NESTED.items():
+            setattr(self, name, kind.validate_python(state[name]))
 
     # ---- bookkeeping ---------------------------------------------------------------------------------------------------------
     def _move(self, fid: str, to: State) -> None:
@@ -277,3 +301,10 @@ class Ledger:
         error = self.law_error()
         if any(error.values()):
             raise LawBroken(f"admitted - ready - leased - trained - dropped = {error} after {record}")
+
+
+_PLAIN = ("run", "next_draw", "leases_made", "last_step", "committed", "_orders")
+_NESTED: dict[str, TypeAdapter[Any]] = {
+    "live": TypeAdapter(dict[str, Entry]), "leases": TypeAdapter(dict[str, OpenLease]), "again": TypeAdapter(list[Again]),
+    "lapsed": TypeAdapter(dict[str, Leased]),
+}  # fmt: skip

@@ -34,6 +34,7 @@ from treeadv.replay.records import (
     Reserved,
     Resumed,
     Returned,
+    Snapshot,
     forest_id,
 )
 from treeadv.replay.segments import Segments
@@ -77,6 +78,7 @@ class ReplayStore:
         self._folder = Folder(run_dir).child("replay")
         if self._folder.local is None and config.fsync == "none":
             raise BadInput(f"queue.fsync=none would never write to {run_dir}; use interval or always")
+        self.journal_limit = config.segment_mb << 20
         self.capacity = (config.max_staleness + 1) * forests_per_step
         self._journals, segments = self._folder.child("journal"), self._folder.child("segments")
         self._journals.make()
@@ -213,8 +215,9 @@ class ReplayStore:
             self._write(Committed(step))
 
     def compact(self) -> None:
-        """With retain=unacknowledged, delete the segments that hold only finished forests. All that went before is made durable
-        first: the commit must outlive the payload that it lets go."""
+        """With retain=unacknowledged, delete the segments that hold only finished forests, and put a snapshot in place of a
+        journal over `journal_limit` bytes. All that went before is made durable first: the commit must outlive the payload that
+        it lets go."""
         if self._config.retain == "all":
             return
         gone = self._segments.unneeded({e.admitted.segment for e in self.ledger.live.values() if e.admitted})
@@ -222,6 +225,9 @@ class ReplayStore:
             self._write(Released(tuple(gone)))
             self.sync()
             self._segments.delete(gone)
+        if self._journal.size > self.journal_limit:
+            self.sync()
+            self._journal.replace(Snapshot(self.ledger.to_state()), self._clock())
 
     def payload(self, fid: str) -> pa.RecordBatch:
         """The stored forest, a view of the mapped file on a local disk; `BadInput` for damage, KeyError if it is not live."""
