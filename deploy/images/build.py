@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,8 +64,11 @@ def run(arguments: list[str], options: list[str] | None = None, timeout: float =
     """Run the image as the chart does: read-only root, no capabilities, no new privileges; /tmp and the home can be written."""
     line = ["podman", *storage(), "--cgroup-manager", "cgroupfs", "--runtime", "runc", "run", "--rm", "--pull", "never"]
     line += ["--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=8192:8192", "--read-only", "--cap-drop", "ALL"]
-    line += ["--security-opt", "no-new-privileges", "--tmpfs", "/tmp:mode=1777", "--tmpfs", "/home/treeadv:mode=1777"]
-    return subprocess.run([*line, *(options or []), IMAGE, *arguments], capture_output=True, text=True, timeout=timeout)
+    line += ["--security-opt", "no-new-privileges", "--tmpfs", "/tmp"]
+    with tempfile.TemporaryDirectory() as home:  # a tmpfs would belong to root
+        os.chmod(home, 0o777)
+        line += ["-v", f"{home}:/home/treeadv", *(options or []), IMAGE, *arguments]
+        return subprocess.run(line, capture_output=True, text=True, timeout=timeout)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -59,12 +60,15 @@ def test_a_login_shell_finds_what_kuberay_calls(image: None) -> None:
 @pytest.mark.slow
 @buildable
 def test_it_trains_a_tiny_model(image: None, tiny_model: Path, tmp_path: Path) -> None:
-    config = recipe(Path("/model"), Path("/home/treeadv"))
+    config = recipe(Path("/model"), Path("/data"))
     config["run"] |= {"steps": 2}
+    runs = tmp_path / "runs"
+    runs.mkdir()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    mounts = ["-v", f"{tiny_model}:/model:ro", "-v", f"{tmp_path}:/etc/treeadv:ro"]
     for path in (tmp_path, tiny_model, *tiny_model.iterdir()):
         path.chmod(path.stat().st_mode | 0o055)
+    runs.chmod(0o777)
+    mounts = ["-v", f"{tiny_model}:/model:ro", "-v", f"{tmp_path}/config.yaml:/etc/treeadv/config.yaml:ro", "-v", f"{runs}:/data"]
     out = build.run(["train", "--config", "/etc/treeadv/config.yaml"], mounts, timeout=400)
     assert out.returncode == 0, out.stdout[-3000:] + out.stderr[-3000:]
-    assert "2" in out.stdout
+    assert json.loads((runs / "watched" / "summary.json").read_text())["steps"] == 2
