@@ -14,6 +14,7 @@ from grafana_foundation_sdk.models.dashboard import GridPos, VariableRefresh
 
 from monitoring.panels import SOURCE, Panel, gauge, panel, quantiles, rate, ratio
 
+PROGRESS = ("treeadv_policy_version", "treeadv_run_steps")
 TRAINED = ("treeadv_trained_tokens_total", "treeadv_trained_expanded_tokens_total")
 REUSED = ("treeadv_engine_cached_tokens_total", "treeadv_engine_prompt_tokens_total")
 FOLDER = Path(__file__).resolve().parent / "dashboards"
@@ -30,7 +31,7 @@ OVERVIEW = Board(
     "overview",
     "treeadv: overview",
     (
-        Panel("Policy version", (gauge("treeadv_policy_version", over="max"),), big=True),
+        Panel("Policy version, now and at the end", tuple(gauge(name, over="max") for name in PROGRESS), big=True),
         Panel("Mean reward, last step", (gauge("treeadv_reward_mean"),), big=True),
         Panel("Law error (must be 0)", (gauge("treeadv_queue_law_error", "unit", over="max"),), big=True),
         Panel("Steps without a finite loss", (rate("treeadv_nonfinite_steps_total"),), big=True),

@@ -36,6 +36,7 @@ _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 TABLE: tuple[Metric, ...] = (
     Metric("treeadv_steps_total", "counter", "driver", "Optimizer steps completed by this run since it started or resumed"),
     Metric("treeadv_policy_version", "gauge", "driver", "Policy version of the learner"),
+    Metric("treeadv_run_steps", "gauge", "driver", "Policy version at which the run will have taken all its steps"),
     Metric("treeadv_step_seconds", "histogram", "driver", "Wall time of one step, from lease to published weights", buckets=_SECONDS),
     Metric("treeadv_reward_mean", "gauge", "driver", "Mean reward over the leaves of the last step"),
     Metric("treeadv_weight_sync_seconds", "histogram", "driver", "Wall time of bringing one policy version to all generators", buckets=_SECONDS),

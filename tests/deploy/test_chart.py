@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import promql_parser
 import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
@@ -229,6 +230,18 @@ def test_the_monitor_scrapes_ports_that_pods_declare(render: Render, values: str
     assert set(ours) <= scraped
 
 
+def test_keda_counts_what_the_monitor_labels(render: Render) -> None:
+    documents = render("fleet-keda")
+    query = one(documents, "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
+    (matcher,) = (m for m in promql_parser.parse(query).expr.matchers.matchers if m.name == "run")
+    assert matcher.value == "run1"
+    sglang = next(e for e in one(documents, "PodMonitor")["spec"]["podMetricsEndpoints"] if e["port"] == "sglang")
+    (source,) = (r["sourceLabels"] for r in sglang["relabelings"] if r["targetLabel"] == "run")
+    fleet = one(documents, "Deployment", "run1-treeadv-fleet")["spec"]["template"]["metadata"]["labels"]
+    assert source == ["__meta_kubernetes_pod_label_app_kubernetes_io_instance"]
+    assert fleet["app.kubernetes.io/instance"] == matcher.value
+
+
 def test_rules_and_dashboards_reach_the_cluster_unchanged(render: Render) -> None:
     documents = render("fixed")
     rules = yaml.safe_load((CHART / "files" / "rules" / "treeadv.yml").read_text())
@@ -272,6 +285,10 @@ BAD = {
     "KEDA without Prometheus": (
         ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.autoscaling.kind=keda"],
         "needs generator.fleet.autoscaling.prometheus",
+    ),
+    "KEDA without the label that it counts by": (
+        ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.autoscaling.kind=keda", "generator.fleet.autoscaling.prometheus=http://p"],
+        "set monitoring.podMonitor.enabled=true",
     ),
     "a drain as long as the grace": (
         ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.drainSeconds=300"],

@@ -65,7 +65,7 @@ def test_the_parser_finds_every_name_in_an_expression() -> None:
 def test_rules_use_metrics_of_the_table_and_recorded_ones_only() -> None:
     recorded = {r["record"] for r in rules("record")}
     used = set().union(*(selectors(r["expr"]) for r in rules("expr")))
-    assert used <= SERIES | recorded | {"up"}
+    assert used <= SERIES | recorded
 
 
 def test_every_alert_has_a_firing_unit_test_a_severity_and_a_section_in_the_runbook() -> None:

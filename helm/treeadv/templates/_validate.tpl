@@ -64,6 +64,9 @@
 {{- if and (eq $scale.kind "keda") (not $scale.prometheus) }}
 {{- fail "generator.fleet.autoscaling.kind=keda needs generator.fleet.autoscaling.prometheus (address of Prometheus)" }}
 {{- end }}
+{{- if and (eq $scale.kind "keda") (not .Values.monitoring.podMonitor.enabled) }}
+{{- fail "generator.fleet.autoscaling.kind=keda counts the requests of this release by the label run, which the PodMonitor sets: set monitoring.podMonitor.enabled=true" }}
+{{- end }}
 {{- if ge (int $fleet.drainSeconds) (int $fleet.graceSeconds) }}
 {{- fail (printf "generator.fleet.drainSeconds=%v leaves nothing of graceSeconds=%v to finish requests" $fleet.drainSeconds $fleet.graceSeconds) }}
 {{- end }}
