@@ -50,6 +50,11 @@ def eventually(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     return answer
 
 
+def lines(path: Path) -> int:
+    """Lines of a file that may not be there yet."""
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
 @contextmanager
 def running(line: list[str], ready: str, log: Path) -> Iterator[None]:
     with log.open("w") as out:

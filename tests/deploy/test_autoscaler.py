@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,16 +18,19 @@ from typing import Any
 import psutil
 import pytest
 import ray
+import yaml
 from ray._private.services import get_node_ip_address
 from ray._private.test_utils import wait_for_condition
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from tests.deploy.manifests import Render, ray_cluster
-from tests.deploy.servers import free_port
+from tests.deploy.servers import eventually, free_port, lines
+from tests.deploy.test_live_run import recipe
 
 pytestmark = pytest.mark.slow
 
+TREEADV = str(Path(sys.executable).with_name("treeadv"))
 HEAD = "ray.head.default"
 # By module, because Ray's wheel lacks the defaults that the provider's own name would look for.
 NODES = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -47,8 +51,9 @@ def configuration(cluster: dict[str, Any], address: str, idle: float) -> dict[st
 
 
 @pytest.fixture
-def scaled(render: Render, tmp_path: Path) -> Iterator[None]:
-    """A head with an autoscaler, connected. Its processes are ended one by one by id: other Ray clusters of this machine live on."""
+def scaled(render: Render, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A head with an autoscaler, connected; yields the environment of further drivers. Its processes are ended one by one by id: other
+    Ray clusters of this machine live on."""
     file = tmp_path / "autoscaler.json"
     port = free_port()
     address = f"{get_node_ip_address()}:{port}"
@@ -65,7 +70,7 @@ def scaled(render: Render, tmp_path: Path) -> Iterator[None]:
         process = psutil.Popen(line, env=os.environ | fake | head | auth, stdout=log, stderr=subprocess.STDOUT)
         try:
             _connect(address, process, tmp_path / "ray.log")
-            yield
+            yield auth | {"RAY_ADDRESS": address}
         finally:
             ray.shutdown()
             family = [*process.children(recursive=True), process]
@@ -106,7 +111,7 @@ def member(role: str) -> Any:
     return Member.options(resources={f"{role}_slot": 1}).remote()
 
 
-def test_generators_and_learners_scale_up_and_down_each_alone(scaled: None) -> None:
+def test_generators_and_learners_scale_up_and_down_each_alone(scaled: dict[str, str]) -> None:
     assert nodes() == {}
     learner = member("learner")
     soon(lambda: nodes() == {"learner": 1})
@@ -120,3 +125,40 @@ def test_generators_and_learners_scale_up_and_down_each_alone(scaled: None) -> N
     beyond = member("learner")  # the chart's learner group ends at one
     assert ray.wait([beyond.ready.remote()], timeout=8)[0] == []
     assert nodes() == {"learner": 1, "generator": 1}
+
+
+def test_a_run_goes_from_one_generator_to_three_and_back_its_nodes_follow_and_nothing_is_lost(
+    scaled: dict[str, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    config = recipe(tiny_model, tmp_path)
+    config["generator"] |= {"count": 1}
+    for role in ("generator", "reward", "learner"):
+        config[role] |= {"slot": f"{role}_slot"}
+    file, run = tmp_path / "recipe.yaml", tmp_path / "watched"
+    file.write_text(yaml.safe_dump(config))
+    with (tmp_path / "run.log").open("w") as log:
+        train = subprocess.Popen([TREEADV, "train", "--config", file], env=os.environ | scaled, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            one, three = ({"generator": n, "reward": 1, "learner": 1} for n in (1, 3))
+            steps(run, 3, train)
+            soon(lambda: nodes() == one)
+            subprocess.run([TREEADV, "scale", run, "generator=3"], check=True)
+            soon(lambda: nodes() == three)
+            steps(run, 5, train)
+            subprocess.run([TREEADV, "scale", run, "generator=1"], check=True)
+            soon(lambda: nodes() == one)
+            steps(run, 5, train)
+        finally:
+            train.send_signal(signal.SIGINT)
+            train.wait(timeout=120)
+    assert train.returncode == 0, (tmp_path / "run.log").read_text()
+    audit = subprocess.run([TREEADV, "audit", run], capture_output=True, text=True)
+    assert audit.returncode == 0, audit.stdout + audit.stderr
+
+
+def steps(run: Path, further: int, train: subprocess.Popen[bytes]) -> None:
+    """Wait until the run has taken so many further steps."""
+    records = run / "metrics.jsonl"
+    goal = lines(records) + further
+    eventually(lambda: train.poll() is not None or lines(records) >= goal, 240.0)
+    assert train.poll() is None, (run.parent / "run.log").read_text()

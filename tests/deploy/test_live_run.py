@@ -59,17 +59,13 @@ def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             assert process.poll() is None, (folder / "log").read_text()
             with servers.prometheus(run) as address:
                 records = run / "metrics.jsonl"
-                servers.eventually(lambda: process.poll() is not None or _lines(records) >= STEPS, 240.0)
+                servers.eventually(lambda: process.poll() is not None or servers.lines(records) >= STEPS, 240.0)
                 assert process.poll() is None, (folder / "log").read_text()
                 servers.eventually(lambda: servers.query(address, f"treeadv_policy_version >= {STEPS}"))
                 yield run, address
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=120)
-
-
-def _lines(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
 def test_every_target_of_the_run_answers_and_says_which_run_and_role_it_is(watched: tuple[Path, str]) -> None:
