@@ -216,11 +216,12 @@ class TestOwnedServer:
         worst = max(max(Plain(tiny_model).differences(np.roll(PROMPT, i), d)) for i, d in enumerate(drawn))
         assert worst < 1e-4  # retracted and prefilled again, with entropies still in step
 
-    def test_a_server_killed_in_mid_stream_is_replaced_and_has_the_weights_before_traffic(
+    def test_a_server_killed_in_mid_stream_is_replaced_and_has_the_newest_weights_before_traffic(
         self, run: Run, owned: SGLangEngine, tiny_model: Path
     ) -> None:
+        """Those of an update that comes while no server is there."""
         new = weights(tiny_model, 1.1)
-        run(owned.update_weights(7, new))
+        run(owned.update_weights(7, weights(tiny_model, 0.9)))
         process = owned.members[0].process
         assert process is not None
 
@@ -234,9 +235,10 @@ class TestOwnedServer:
             return draws
 
         assert 9 <= len(run(kill_under_way())) < 400
+        run(owned.update_weights(8, new))
         draws = run(branch(owned, PROMPT, params(20)))
         assert owned.members[0].process is not process
-        assert {d.version for d in draws} == {7}
+        assert {d.version for d in draws} == {8}
         assert max(Plain(tiny_model, new).differences(PROMPT, draws)) < 1e-4
 
     def test_its_children_end_with_it(self, run: Run, owned: SGLangEngine) -> None:

@@ -22,6 +22,8 @@ async def resolve(url: str) -> list[str]:
         if urlsplit(part).scheme not in ("http", "https") or not urlsplit(part).hostname:
             raise BadInput(f"generator.sglang.url={url}: {part} is not an http address")
         found.update(await _workers(part) or await _addresses(part))
+    if not found:
+        raise BadInput(f"generator.sglang.url={url}: there is no server behind it")
     return sorted(found)
 
 

@@ -104,10 +104,14 @@ class Fleet:
 
     # ---- losing and coming back ----------------------------------------------------------------------------------------------
     def lose(self, member: Member, reason: str) -> bool:
-        """Take a server out of service. Returns whether another is ready at once."""
-        member.ready.clear()
-        member.reason = reason
-        member.lost.set()
+        """Take a server out of service. Returns whether another is ready at once.
+
+        Of many requests that fail with the server the first counts: the others must not lose it again when it is being brought back.
+        """
+        if member.ready.is_set():
+            member.ready.clear()
+            member.reason = reason
+            member.lost.set()
         return bool(self._ready())
 
     async def _keep(self, member: Member) -> None:
@@ -136,9 +140,11 @@ class Fleet:
                 log.warning("%s", unreachable)
                 continue
             for url in set(addresses) - {m.url for m in self.members}:
-                self.members.append(self._make(url))
-                self.lose(self.members[-1], "it has just appeared")
-                self._watch(self._keep(self.members[-1]))
+                member = self._make(url)
+                member.reason = "it has just appeared"
+                member.lost.set()
+                self.members.append(member)
+                self._watch(self._keep(member))
 
     async def _loss(self, member: Member) -> Literal[True]:
         """Wait until the server is lost; always True."""
@@ -161,7 +167,8 @@ class Fleet:
                 await member.bring_up()
                 async with self._updating:
                     if self._weights is not None:
-                        self.updates.append(await member.load(self.version, self._tensors(self._weights)))
+                        tensors = await asyncio.to_thread(self._tensors, self._weights)
+                        self.updates.append(await member.load(self.version, tensors))
                     member.ready.set()
                 return True
             except (BadInput, ServerGone, Refused) as fault:
@@ -173,9 +180,10 @@ class Fleet:
 
     # ---- weights -------------------------------------------------------------------------------------------------------------
     async def update(self, version: int, weights: Mapping[str, Any]) -> None:
-        """Bring a version into every server that is ready; the others get it when they come back. One that fails is lost.
+        """Bring a version into every server that is ready; the others get it when they come back, as does one that fails over it.
 
-        Raises `ValueError` for a version that goes backwards or weights of another model, `EngineLost` when no server took it.
+        Returns when a server serves with it. Raises `ValueError` for a version that goes backwards or weights of another model, and
+        `EngineLost` when no server comes back.
         """
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")
@@ -194,8 +202,8 @@ class Fleet:
                 self.lose(member, f"it did not take policy version {version}: {outcome}")
             else:
                 raise outcome
-        if not any(isinstance(o, Loaded) for o in outcomes):
-            raise EngineLost(f"no server took policy version {version}: {outcomes[0] if outcomes else 'none is ready'}")
+        if not self._ready():
+            await self._someone_ready()
 
     def _tensors(self, weights: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return tensors_of(weights, self._dtype, self._model.tied)
