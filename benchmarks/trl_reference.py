@@ -11,9 +11,10 @@ from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 
-def prepare(model: torch.nn.Module, temperature: float) -> None:
+def prepare(model: PreTrainedModel, temperature: float) -> None:
     """Give a model TRL's fused head, as its trainer does (in place)."""
     from trl.trainer.utils import add_fused_lm_head
 

@@ -38,10 +38,30 @@ def test_a_row_sees_itself_and_its_path_and_nothing_else(batch):
     q, k = np.arange(n)[:, None], np.arange(n)[None, :]
     np.testing.assert_array_equal((k <= q) & (q < packed.end[None, :]), want)
     by_tree = np.zeros((n, n), bool)
-    for q0, q1, p0, p1, mask in attention.sdpa_blocks(packed).blocks:
-        keys = np.r_[p0:p1, q0:q1]
-        by_tree[np.ix_(np.arange(q0, q1), keys)] = np.tri(q1 - q0, dtype=bool) if mask is None else mask.numpy()
+    tree = attention.sdpa_blocks(packed)
+    parts = np.split(np.arange(n), np.cumsum(tree.sizes)[:-1])
+    for rows, above, mask in zip(parts, tree.prompt, tree.mask, strict=True):
+        keys = rows if above is None else np.concatenate([parts[above], rows])
+        by_tree[np.ix_(rows, keys)] = mask.numpy()
     np.testing.assert_array_equal(by_tree, want)
+
+
+@pytest.mark.parametrize(("heads", "kv"), [(6, 2), (4, 4), (4, 1)])
+def test_plain_products_in_bfloat16_equal_the_kernel_and_its_gradients(heads, kv):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, h, n, 16, dtype=torch.bfloat16, requires_grad=True) for h, n in ((heads, 20), (kv, 33), (kv, 33)))
+    mask = torch.rand(20, 33) < 0.5
+    mask[:, 0] = True
+    weight = torch.randn(1, heads, 20, 16)
+    results = []
+    for limit in (0, 1 << 19):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention, "PLAIN_SCORES", limit)
+            out = attention._attend(q, k, v, mask, None, grouped=heads != kv)
+        results.append((out, *torch.autograd.grad((out.float() * weight).sum(), (q, k, v))))
+    for a, b in zip(*results, strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
 
 
 @given(st.lists(forests(max_length=90, max_prompt=200, max_segments=12), min_size=1, max_size=3))
@@ -69,7 +89,7 @@ def test_log_probs_through_flex_attention_equal_those_through_sdpa(family, tmp_p
     monkeypatch.setattr("transformers.integrations.flex_attention.compile_friendly_flex_attention", uncompiled)
     sdpa = policy.load(tiny.folder(tmp_path, family))
     flex = policy.load(tiny.folder(tmp_path, family))
-    flex.model.set_attn_implementation("flex_attention")
+    flex.flex = True
     batch = [build([-1, 0, 0, 2, 2, -1], [20, 30, 10, 25, 40, 25], prompt=30), build([-1, -1], [5, 7])]
     packed = packing.pack(batch, packing.pieces(batch, 1000))
     with torch.no_grad():

@@ -26,12 +26,13 @@ def test_brooms_have_the_sharing_asked_for_and_their_leaves_flattened_as_many_to
 
 def test_the_learners_benchmark_prints_a_line_a_case(tmp_path, capsys):
     model = tiny.folder(tmp_path, "smollm")
-    learner.main(["--model", model, "--leaves", "8", "--sharing", "0.5", "0.7", "--length", "20", "--prompt", "8", "--rounds", "1", "--threads", "1"])
+    options = "--leaves 8 --step 16 --sharing 0.5 0.7 --length 20 --prompt 8 --rounds 1 --threads 1"
+    learner.main(["--model", model, *options.split()])
     rows = lines(capsys)
     assert [r["sharing"] for r in rows] == pytest.approx([0.5, 0.7], abs=0.02)
     for r in rows:
         assert r["leaves"] == 8 and min(r["tree_s"], r["flat_s"], r["tree_cpu_s"]) > 0
-        assert r["bound"] == (8 + r["tokens"]) / (8 * 8 + r["expanded_tokens"])
+        assert r["forests"] == 2 and r["bound"] == (2 * 8 + r["tokens"]) / (16 * 8 + r["expanded_tokens"])
         assert r["ratio_to_bound"] == pytest.approx(r["tree_s"] / r["flat_s"] / r["bound"])
 
 

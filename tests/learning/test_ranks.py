@@ -42,9 +42,14 @@ resumed = Trainer(tiny.config(**learner), out + "/step-2", rank, 2, base_dir=fol
 extra = resumed.restore(out + "/step-2")
 a, b = t.step(FORESTS, 2), resumed.step(FORESTS, 2)
 whole, again = weights_of(t), weights_of(resumed)
+adapter = Trainer(tiny.config(lora_rank=2, kl=0.5, **learner), folder, rank, 2)
+adapted = [adapter.step(FORESTS, v).loss for v in (0, 1, 2)]
+adapter.save(out + "/adapter-3")
+merged = weights_of(adapter)
 if rank == 0:
     torch.save({"totals": totals, "grads": grads, "losses": [r.loss for r in reports], "norms": [r.grad_norm for r in reports],
-                "weights": whole, "resumed": again, "extra": extra, "third": (a.loss, b.loss)}, out + "/result.pt")
+                "weights": whole, "resumed": again, "extra": extra, "third": (a.loss, b.loss),
+                "adapted": adapted, "merged": merged}, out + "/result.pt")
 dist.destroy_process_group()
 """
 
@@ -85,6 +90,11 @@ def test_two_ranks_give_the_gradients_and_steps_of_one_and_resume_bitwise(folder
     resharded = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4), folder)
     resharded.restore(tmp_path / "step-2")
     assert resharded.step(FORESTS, 2).loss == pytest.approx(two["third"][0], rel=1e-5)
+    # the same for an adapter held near the starting model
+    adapter = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4, lora_rank=2, kl=0.5), folder)
+    np.testing.assert_allclose(two["adapted"], [adapter.step(FORESTS, v).loss for v in (0, 1, 2)], rtol=1e-4)
+    adapter.restore(tmp_path / "adapter-3")
+    assert same(weights_of(adapter), two["merged"])
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=20), st.integers(1, 4))

@@ -8,36 +8,43 @@ the same mask is a FlexAttention block mask.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 
 from treeadv.learning.packing import Packed
 
-NAME = "treeadv_sdpa"
+NAME = "treeadv"
 BLOCK = 128  # rows of a FlexAttention block
+PLAIN_SCORES = 1 << 19  # scores a head up to which plain products are used: 2 MB in float32, kept for the backward pass
 
 
 @dataclass(frozen=True, slots=True)
 class TreeBlocks:
-    """The SDPA form of a mask: for each block (first row, last row, first prompt row, last prompt row, bool mask or None: causal)."""
+    """The SDPA form of a mask. Rows are cut into parts of `sizes`; part i attends to part `prompt[i]` (if any) and to itself, under
+    `mask[i]` [rows, keys]."""
 
-    blocks: tuple[tuple[int, int, int, int, torch.Tensor | None], ...]
+    sizes: tuple[int, ...]
+    prompt: tuple[int | None, ...]
+    mask: tuple[torch.Tensor, ...]
 
 
 def sdpa_blocks(packed: Packed) -> TreeBlocks:
-    """The masks [rows, prompt + rows] of a micro-batch's blocks."""
+    """The parts of a micro-batch: each prompt, and after it each tree of its forest."""
     end = torch.from_numpy(packed.end)
-    out: list[tuple[int, int, int, int, torch.Tensor | None]] = []
+    part = {b.query: i for i, b in enumerate(packed.blocks)}
+    prompts, masks = [], []
     for b in packed.blocks:
-        (q0, q1), (p0, p1) = b.query, b.prompt
-        q = torch.arange(q0, q1)[:, None]
-        k = torch.cat([torch.arange(p0, p1), torch.arange(q0, q1)])[None, :]
-        out.append((q0, q1, p0, p1, None if p0 == p1 else (k <= q) & (q < end[k])))
-    return TreeBlocks(tuple(out))
+        prompts.append(part.get(b.prompt))
+        q = torch.arange(*b.query)[:, None]
+        k = torch.cat([torch.arange(*b.prompt), torch.arange(*b.query)])[None, :]
+        masks.append((k <= q) & (q < end[k]))
+    return TreeBlocks(tuple(b.query[1] - b.query[0] for b in packed.blocks), tuple(prompts), tuple(masks))
 
 
 def flex_mask(packed: Packed, device: torch.device) -> BlockMask:
@@ -68,21 +75,41 @@ def _ordered(dense: np.ndarray, device: torch.device) -> tuple[torch.Tensor, tor
     return t.sum(-1, dtype=torch.int32), t.argsort(dim=-1, descending=True, stable=True).to(torch.int32)
 
 
-def _tree_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, tree: TreeBlocks | None = None, **_):
-    """query [1, heads, N, d], key and value [1, kv heads, N, d] -> [1, N, heads, d]. Without `tree`: causal attention."""
-    grouped = key.shape[1] != query.shape[1]
+def _tree_attention(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: BlockMask | None,
+    scaling: float | None = None, dropout: float = 0.0, tree: TreeBlocks | None = None, **how: Any,
+) -> tuple[torch.Tensor, None]:
+    """query [1, heads, N, d], key and value [1, kv heads, N, d] -> [1, N, heads, d], in the dtype of value (autocast leaves the
+    rotated query and key in float32). With neither block mask nor tree: causal attention, as a flat pass needs it."""
+    query, key, grouped = query.to(value.dtype), key.to(value.dtype), key.shape[1] != query.shape[1]
+    if isinstance(attention_mask, BlockMask):
+        return flex_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **how)[0], None
     if tree is None:
-        out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+        out = scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=grouped)
         return out.transpose(1, 2).contiguous(), None
+    # split, not slices: the gradient of a slice is as large as what it was cut from
+    queries, keys, values = (x.split(tree.sizes, 2) for x in (query, key, value))
     parts = []
-    for q0, q1, p0, p1, mask in tree.blocks:
-        k, v = (torch.cat([x[:, :, p0:p1], x[:, :, q0:q1]], 2) if mask is not None else x[:, :, q0:q1] for x in (key, value))
-        parts.append(
-            scaled_dot_product_attention(
-                query[:, :, q0:q1], k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
-            )
-        )
+    for q, k, v, above, mask in zip(queries, keys, values, tree.prompt, tree.mask, strict=True):
+        if above is not None:
+            k, v = torch.cat([keys[above], k], 2), torch.cat([values[above], v], 2)
+        parts.append(_attend(q, k, v, mask, scaling, grouped))
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float | None, grouped: bool) -> torch.Tensor:
+    """One part: q [1, heads, n, d], k and v [1, kv heads, m, d], mask [n, m] -> [1, heads, n, d].
+
+    In bfloat16 on CPU, and as long as the scores are small, plain products: the backward pass of SDPA's CPU kernel takes three times
+    as long there (`python -m benchmarks.attention`). In float32 the kernel is as fast.
+    """
+    if q.dtype != torch.bfloat16 or mask.numel() > PLAIN_SCORES:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
+    kv, n, d = k.shape[1], q.shape[2], q.shape[3]
+    rows = q.reshape(kv, -1, d)  # the heads that share keys, one below the other
+    scores = (rows @ k[0].transpose(1, 2)).float() * (d**-0.5 if scaling is None else scaling)
+    share = scores.view(kv, -1, n, k.shape[2]).masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype)
+    return (share.view(kv, -1, k.shape[2]) @ v[0]).view(q.shape)
 
 
 AttentionInterface.register(NAME, _tree_attention)

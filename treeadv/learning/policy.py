@@ -26,6 +26,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model: Any = model
         self.device: torch.device = model.device
+        self.flex = self.device.type == "cuda"  # the form of the mask
         self.adapted = False
         self.vocabulary: int = model.config.vocab_size
 
@@ -59,9 +60,8 @@ class Policy(nn.Module):
     def _hidden(self, packed: Packed) -> torch.Tensor:
         """[N, H] of every row, attending to its ancestors."""
         tokens, position = self._tensor(packed.token)[None], self._tensor(packed.position)[None]
-        if self.model.config._attn_implementation == attention.NAME:
-            how: dict[str, Any] = {"tree": attention.sdpa_blocks(packed)}
-        else:
+        how: dict[str, Any] = {"tree": attention.sdpa_blocks(packed)}
+        if self.flex:
             how = {"attention_mask": attention.flex_mask(packed, self.device)}
         return self.model.get_decoder()(input_ids=tokens, position_ids=position, use_cache=False, **how).last_hidden_state[0]
 
@@ -82,16 +82,18 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
     window = getattr(config, "sliding_window", None) if not hasattr(config, "layer_types") else None
     if layers or window:
         raise BadInput(f"{folder}: {name} has layers of another kind ({', '.join(sorted(layers)) or 'sliding window'}) {_ONLY}")
-    how = attention.NAME if device == "cpu" else "flex_attention"
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=how)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention.NAME)
     except ValueError as e:
         if "attention" not in str(e):
             raise
         raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}") from e
     if not model._supports_attention_backend:
         raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}")
-    model.to(device).eval()  # dropout would make the ratio to the behaviour policy noise
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # it would make the ratio to the behaviour policy noise
+    model.to(device).eval()
     policy = Policy(model)
     _check_tree(policy, f"{folder}: {name}")
     return policy

@@ -64,6 +64,8 @@ class Trainer:
         """
         if version != self.version:
             raise ValueError(f"a step for version {version} was asked of weights of version {self.version}")
+        if not forests:
+            raise ValueError("a step needs at least one forest")
         clock = Phases(self.config.learner.device)
         totals = self.gradients(forests, clock)
         with clock("optimizer"):

@@ -1,0 +1,52 @@
+"""`python -m benchmarks.attention`: one tree's attention in bfloat16 on CPU, forward and backward, by SDPA's kernel and by plain products.
+
+A JSON object a line: processor milliseconds, the least of some rounds, with the heads of SmolLM2-135M (9, of 3 sharing keys, 64 wide).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import torch
+
+from treeadv.learning import attention
+
+
+def main(argv: list[str]) -> None:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__)
+    p.add_argument("--rows", type=int, nargs="+", default=[64, 128, 512])
+    p.add_argument("--prompt", type=int, default=48)
+    p.add_argument("--rounds", type=int, default=15)
+    args = p.parse_args(argv)
+    torch.set_num_threads(1)
+    for rows in args.rows:
+        print(json.dumps(_measure(rows, rows + args.prompt, args.rounds)), flush=True)
+
+
+def _measure(rows: int, keys: int, rounds: int) -> dict[str, float]:
+    shapes = (9, rows), (3, keys), (3, keys)
+    q, k, v = (torch.randn(1, h, n, 64, dtype=torch.bfloat16, requires_grad=True) for h, n in shapes)
+    mask = torch.ones(rows, keys, dtype=torch.bool).tril(keys - rows)
+    out: dict[str, float] = {"rows": rows, "keys": keys}
+    for name, limit in (("sdpa_ms", 0), ("plain_ms", 1 << 30)):
+        attention.PLAIN_SCORES = limit
+        out[name] = _least(lambda: attention._attend(q, k, v, mask, None, True).sum().backward(), rounds)
+    return out
+
+
+def _least(run: Callable[[], None], rounds: int) -> float:
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.process_time()
+        run()
+        best = min(best, time.process_time() - began)
+    return round(1e3 * best, 3)
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
