@@ -20,7 +20,8 @@ from treeadv.metrics import TABLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(servers.missing()), reason=f"not installed: {servers.missing()}")]
 
-STEPS = 8  # taken before the queries: checkpoints, acknowledgements and several scrapes lie behind them
+STEPS = 8  # taken before the queries: checkpoints and acknowledgements lie behind them
+SCRAPES = 10  # of the driver before the queries: rates need several
 # Series of these exist only once something was lost or dropped; a run in order has none.
 OF_FAULTS = {"treeadv_queue_dropped_total", "treeadv_actor_restarts_total"}
 # Counters that stay at zero in a run in order.
@@ -62,6 +63,7 @@ def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 servers.eventually(lambda: process.poll() is not None or servers.lines(records) >= STEPS, 240.0)
                 assert process.poll() is None, (folder / "log").read_text()
                 servers.eventually(lambda: servers.query(address, f"treeadv_policy_version >= {STEPS}"))
+                servers.eventually(lambda: servers.query(address, f"count_over_time(treeadv_policy_version[5m]) >= {SCRAPES}"))
                 yield run, address
         finally:
             process.send_signal(signal.SIGINT)
