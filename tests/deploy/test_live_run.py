@@ -91,6 +91,11 @@ def test_every_counter_and_histogram_that_a_run_in_order_moves_has_moved(watched
     assert [name for name in QUIET if servers.query(watched[1], f"{name} > 0")] == []
 
 
+def test_the_driver_says_how_far_the_run_goes(watched: tuple[Path, str]) -> None:
+    (planned,) = servers.query(watched[1], "treeadv_run_steps")
+    assert float(planned["value"][1]) == recipe(Path(), Path())["run"]["steps"]
+
+
 @pytest.mark.parametrize("board", dashboards.BOARDS, ids=lambda b: b.name)
 def test_every_panel_returns_numbers(watched: tuple[Path, str], board: dashboards.Board) -> None:
     silent = []
