@@ -62,7 +62,7 @@ capabilities:
 {{- define "treeadv.resources" -}}
 {{- $all := dict "cpu" (toString .cpu) "memory" .memory }}
 {{- if .ephemeralStorage }}{{ $_ := set $all "ephemeral-storage" .ephemeralStorage }}{{ end }}
-{{- if .gpu }}{{ $_ := set $all .gpuResource (toString .gpu) }}{{ end }}
+{{- if .gpu }}{{ $_ := set $all .gpuResource (toString .gpu) }}{{ end -}}
 requests: {{- toYaml $all | nindent 2 }}
 limits: {{- toYaml $all | nindent 2 }}
 {{- end }}

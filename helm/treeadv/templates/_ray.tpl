@@ -2,7 +2,7 @@
 {{- define "treeadv.rayPod" -}}
 {{- $root := .root }}
 {{- $head := eq .role "head" }}
-{{- $claim := eq $root.Values.storage.kind "claim" }}
+{{- $claim := eq $root.Values.storage.kind "claim" -}}
 metadata:
   labels:
     {{- include "treeadv.selector" $root | nindent 4 }}
