@@ -74,8 +74,7 @@ class ReplayQueue:
         async with self._room:
             while not self._stopped:
                 self._check()
-                draw = self._store.next_ticket().draw
-                record = self._store.reserve(worker, request, self._problems[draw].id)
+                record = self._store.reserve(worker, request, lambda draw: self._problems[draw].id)
                 if record:
                     break
                 await self._room.wait()

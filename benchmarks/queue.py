@@ -82,9 +82,9 @@ def example(leaves: int, tokens: int) -> Forest:
     return Forest(
         "f", "p", "1", "exact", "", "entropy", True, 1.0, 1.0, np.arange(32, dtype=np.int32), up,
         np.arange(len(up) + 1, dtype=np.int32) * tokens, (np.cumsum(up == -1) - 1).astype(np.int32), kids,
-        np.ones(len(up), np.int32), rng.integers(0, 50_000, n).astype(np.int32), -rng.random(n, np.float32), rng.random(n, np.float32),
-        np.zeros(n, np.int32), ends, np.full(len(ends), Finish.STOP, np.int8), (np.arange(len(ends)) % 2).astype(np.float32),
-        np.full(len(ends), Verdict.VERIFIED, np.int8),
+        np.ones(len(up), np.int32), rng.integers(0, 50_000, n).astype(np.int32), -rng.random(n, np.float32),
+        rng.random(n, np.float32), np.zeros(n, np.int32), ends, np.full(len(ends), Finish.STOP, np.int8),
+        (np.arange(len(ends)) % 2).astype(np.float32), np.full(len(ends), Verdict.VERIFIED, np.int8),
     ).check()  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
     def run() -> None:
         for step in range(args.forests // args.per_step):
             for _ in range(args.per_step):
-                record = queue.reserve("w", "", "p")
+                record = queue.reserve("w", "", str)
                 assert record is not None
                 queue.admit(record.forest_id, wire.to_batch([replace(forest, forest_id=record.forest_id)]))
                 if args.fsync == "always":
@@ -227,7 +227,7 @@ def recovery(records: int) -> dict[str, float | int]:
         small, step = example(2, 4), 0
         while queue.records < records:
             for _ in range(16):
-                record = queue.reserve("w", "", "p")
+                record = queue.reserve("w", "", str)
                 assert record is not None
                 queue.admit(record.forest_id, wire.to_batch([replace(small, forest_id=record.forest_id)]))
             lease = queue.lease(16, 0)

@@ -42,7 +42,7 @@ def open_store(
 
 
 def reserve(store: ReplayStore, worker: str = "w") -> Reserved:
-    record = store.reserve(worker, "", f"prompt-{store.next_ticket().draw}")
+    record = store.reserve(worker, "", lambda draw: f"prompt-{draw}")
     assert record is not None
     return record
 

@@ -71,16 +71,26 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(["a", "b"]))
     def reserve(self, worker: str) -> None:
         full = len(self.of("growing", "ready", "leased")) >= (BOUND + 1) * PER_STEP
-        record = self.store.reserve(worker, "", "p")
+        record = self.store.reserve(worker, "", str)
         assert (record is None) == full
         if record:
             assert record.forest_id not in self.things
             self.things[record.forest_id] = Thing(record)
 
+    @rule(n=st.integers(1, 4), lag=st.integers(0, 1))
+    def grow(self, n: int, lag: int) -> None:
+        """The ordinary case, which random rules alone would make rare."""
+        for _ in range(n):
+            self.reserve("a")
+        for t in self.of("growing"):
+            self.bring(t, lag)
+
     @precondition(lambda self: self.of("growing"))
     @rule(data=st.data(), lag=st.integers(0, 3))
     def deliver(self, data: st.DataObject, lag: int) -> None:
-        t = data.draw(st.sampled_from(self.of("growing")))
+        self.bring(data.draw(st.sampled_from(self.of("growing"))), lag)
+
+    def bring(self, t: Thing, lag: int) -> None:
         t.version = max(0, self.version - lag)
         assert self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record, t.version)])) == "admitted"
         t.where, t.arrived = "ready", self.arrivals
@@ -102,7 +112,7 @@ class Machine(RuleBasedStateMachine):
         assert self.store.admit(t.record.forest_id, bad) == "refused"
         self.lose(t)
 
-    @precondition(lambda self: self.things)
+    @precondition(lambda self: self.of("growing"))
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         t = data.draw(st.sampled_from(list(self.things.values())))
@@ -110,6 +120,7 @@ class Machine(RuleBasedStateMachine):
         if t.where == "growing":
             self.lose(t)
 
+    @precondition(lambda self: self.of("growing"))
     @rule(worker=st.sampled_from(["a", "b"]))
     def forget(self, worker: str) -> None:
         mine = [t for t in self.of("growing") if t.record.worker == worker]
@@ -118,7 +129,14 @@ class Machine(RuleBasedStateMachine):
             self.lose(t)
 
     # ---- learner -------------------------------------------------------------------------------------------------------------
-    @precondition(lambda self: not self.leases)
+    @precondition(lambda self: not self.leases and self.of("ready"))
+    @rule()
+    def train(self) -> None:
+        self.lease()
+        if self.leases:
+            self.ack()
+
+    @precondition(lambda self: not self.leases and self.of("ready"))
     @rule()
     def lease(self) -> None:
         for t in self.of("ready"):
@@ -164,6 +182,7 @@ class Machine(RuleBasedStateMachine):
         lease_id = data.draw(st.sampled_from(sorted(self.expired)))
         self.stepped(lease_id, self.expired.pop(lease_id))
 
+    @precondition(lambda self: self.step)
     @rule()
     def ack_of_a_lease_that_never_was(self) -> None:
         with pytest.raises(LeaseLost):
@@ -178,7 +197,8 @@ class Machine(RuleBasedStateMachine):
         for fid in fids:
             self.things[fid].where = "ready"
 
-    @rule(seconds=st.sampled_from([1.0, 6.0, 11.0]))
+    @precondition(lambda self: self.leases)
+    @rule(seconds=st.sampled_from([1.0, 11.0]))
     def time_passes(self, seconds: float) -> None:
         self.clock.now += seconds
         over = [i for i, (_, deadline) in self.leases.items() if deadline <= self.clock.now]
@@ -196,6 +216,7 @@ class Machine(RuleBasedStateMachine):
             self.store.commit(self.committed)
         self.durable()
 
+    @precondition(lambda self: self.committed)
     @rule(limit=st.sampled_from([0, 4000]))
     def compact(self, limit: int) -> None:
         self.store.journal_limit = limit
@@ -207,11 +228,13 @@ class Machine(RuleBasedStateMachine):
                 t.where = "trained"
 
     # ---- death ---------------------------------------------------------------------------------------------------------------
+    @precondition(lambda self: len(self.things) > 3)
     @rule()
     def the_queue_alone_dies(self) -> None:
         self.store.close()
         self.store = self.open(None)
 
+    @precondition(lambda self: self.step > self.committed or self.leases)
     @rule(data=st.data())
     def the_run_dies_and_resumes(self, data: st.DataObject) -> None:
         self.committed = data.draw(st.integers(self.committed, self.step))
@@ -266,6 +289,6 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestRandomHistories = Machine.TestCase

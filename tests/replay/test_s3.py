@@ -90,7 +90,7 @@ def test_trained_payload_leaves_the_bucket_when_only_unacknowledged_is_kept(buck
     store.close()
     report = audit(uri)
     assert report.sound and report.payloads_released == 4, report.table()
-    with pytest.raises(BadInput, match="was let go once trained; run with queue.retain=all"):
+    with pytest.raises(BadInput, match=r"was let go once trained; run with queue.retain=all"):
         forests_of_step(uri, 1)
 
 

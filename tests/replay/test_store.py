@@ -23,13 +23,13 @@ from treeadv.replay.states import Entry, LeaseLost, State
 def test_slots_hold_from_reservation_to_ack(tmp_path: Path) -> None:
     store = open_store(tmp_path, per_step=2, max_staleness=1)
     ids = fill(store, 4)
-    assert store.free_slots == 0 and store.reserve("w", "", "p") is None
+    assert store.free_slots == 0 and store.reserve("w", "", str) is None
     lease = store.lease(2, 0)
     assert lease is not None and store.free_slots == 0
     store.ack(lease.lease_id, 1)
     assert store.free_slots == 2
     fill(store, 2)
-    assert store.reserve("w", "", "p") is None
+    assert store.reserve("w", "", str) is None
     assert lease.forest_ids == tuple(ids[:2])
 
 
@@ -50,7 +50,7 @@ def test_no_trained_forest_is_staler_than_the_bound(tmp_path_factory, bound: int
     for _ in range(60):
         held = store.ledger.held
         assert held <= (bound + 1) * per_step
-        while (record := store.reserve("w", "", "p")) is not None:
+        while (record := store.reserve("w", "", str)) is not None:
             growing.append((record, max(0, step - int(rng.integers(0, 4)))))
         for i in (
             sorted(rng.choice(len(growing), rng.integers(0, len(growing) + 1), replace=False), reverse=True) if growing else ()
@@ -135,14 +135,14 @@ def test_a_forest_of_another_run_is_no_admission(tmp_path: Path) -> None:
 
 def test_a_named_request_gets_the_same_ticket_again(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    first = store.reserve("a", "7", "p")
-    assert store.reserve("a", "7", "p") == first
-    assert store.reserve("b", "7", "p") != first
+    first = store.reserve("a", "7", str)
+    assert store.reserve("a", "7", str) == first
+    assert store.reserve("b", "7", str) != first
     store.close()
     store = open_store(tmp_path)
-    assert store.reserve("a", "7", "p") == first  # also by the queue that comes after
+    assert store.reserve("a", "7", str) == first  # also by the queue that comes after
     assert store.admit(first.forest_id, batch_for(first)) == "admitted"
-    assert store.reserve("a", "7", "p") != first
+    assert store.reserve("a", "7", str) != first
 
 
 def test_an_expired_lease_may_be_acknowledged_until_another_takes_its_forests(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def main(folder: Path, fsync: str, steps: int) -> None:
     store = ReplayStore(str(folder), QueueConfig(fsync=fsync, segment_mb=1, retain="all"), PER_STEP, 0, len(model))
     print("open", flush=True)
     while len(model) < steps:
-        while (record := store.reserve("w", "", "p")) is not None:
+        while (record := store.reserve("w", "", str)) is not None:
             store.admit(record.forest_id, batch_for(record, version=len(model), length=2000))
             if fsync == "always":
                 store.sync()

@@ -38,7 +38,7 @@ from treeadv.replay.records import (
     forest_id,
 )
 from treeadv.replay.segments import Segments
-from treeadv.replay.states import Again, Ledger, State
+from treeadv.replay.states import Ledger, State
 
 Admission = Literal["admitted", "repeat", "late", "refused"]
 log = logging.getLogger("treeadv.replay")
@@ -123,12 +123,8 @@ class ReplayStore:
         """Forests that may still be reserved. Not negative: after a resume more than the capacity may be ready."""
         return max(0, self.capacity - self.ledger.held)
 
-    def next_ticket(self) -> Again:
-        """Draw and attempt that the next `reserve` gives out."""
-        return self.ledger.next_ticket()
-
-    def reserve(self, worker: str, request: str, prompt_id: str) -> Reserved | None:
-        """Hold a slot for the next ticket, whose prompt is `prompt_id`; None while no slot is free.
+    def reserve(self, worker: str, request: str, prompt_id: Callable[[int], str]) -> Reserved | None:
+        """Hold a slot for the next draw, whose prompt is `prompt_id(draw)`; None while no slot is free.
 
         A repeat of a `request` (not "") gets what it got the first time, as long as that is not delivered or lost.
         """
@@ -137,9 +133,9 @@ class ReplayStore:
                 return e.reserved
         if not self.free_slots:
             return None
-        t = self.next_ticket()
+        t = self.ledger.next_ticket()
         fid = forest_id(self.ledger.run, t.draw, t.attempt)
-        record = Reserved(fid, t.draw, t.attempt, t.failures, worker, request, prompt_id)
+        record = Reserved(fid, t.draw, t.attempt, t.failures, worker, request, prompt_id(t.draw))
         self._write(record)
         return record
 
