@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from treeadv.cli import Commands, add_commands, dispatch, new_parser
+from treeadv.errors import BadInput
 
 BENCHMARKS = ("learner", "queue", "rollout", "verifier", "learning")
 
@@ -16,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, commands = new_parser()
     _add_train(commands)
     add_commands(commands)
+    _add_scale(commands)
     _add_replay(commands)
     _add_bench(commands)
     return dispatch(parser, argv)
@@ -29,6 +31,7 @@ def _add_train(commands: Commands) -> None:
     p.add_argument("-h", "--help", action=_HelpWithFields, nargs=0, help="show this and every field of the configuration")
     p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="for example deploy/recipes/laptop.yaml")
     p.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run folder from its last checkpoint")
+    p.add_argument("--resume-or-start", action="store_true", help="with --config: go on with the run run.name if there is one")
     p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set any field of the configuration")
     p.set_defaults(call=train)
 
@@ -39,12 +42,12 @@ def train(args: argparse.Namespace) -> int:
     from treeadv import runs
     from treeadv.report.progress import Progress, final_table
 
-    folder, config = runs.begin(args.config, args.resume, args.overrides)
+    folder, config, resumed = runs.begin(args.config, args.resume, args.resume_or_start, args.overrides)
     from actors.session import train as run  # Ray and torch are loaded only when all that the user wrote is known to be good
 
     console = Console()
     with Progress(config.run.steps, console) as progress:
-        summary = run(config, folder, bool(args.resume), progress)
+        summary = run(config, folder, resumed, progress)
     if summary["steps"]:
         from treeadv.report.run import write_report
 
@@ -68,6 +71,27 @@ class _HelpWithFields(argparse.Action):
         parser.exit()
 
 
+def _add_scale(commands: Commands) -> None:
+    p = commands.add_parser("scale", help="ask a run that is going for other numbers of actors")
+    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("wanted", nargs="+", metavar="ROLE=N", help="generator, reward or learner")
+    p.set_defaults(call=scale)
+
+
+def scale(args: argparse.Namespace) -> int:
+    from treeadv.runs import RunFolder
+
+    wanted = {}
+    for text in args.wanted:
+        role, _, number = text.partition("=")
+        if role not in ("generator", "reward", "learner") or not number.isdigit() or int(number) < 1:
+            raise BadInput(f"{text!r}: write generator=N, reward=N or learner=N with N at least 1")
+        wanted[role] = int(number)
+    RunFolder.open(args.run_dir, [])[0].request(wanted)
+    print(f"asked {args.run_dir} for {', '.join(args.wanted)}")
+    return 0
+
+
 def _add_replay(commands: Commands) -> None:
     p = commands.add_parser("replay", help="take one step of a run again from its log and compare with what was recorded")
     p.add_argument("run_dir", type=Path, metavar="RUN")
@@ -77,7 +101,7 @@ def _add_replay(commands: Commands) -> None:
 
 def replay(args: argparse.Namespace) -> int:
     from treeadv.learning.replay_step import replay_step
-    from treeadv.replay.reading import forests_of_step
+    from treeadv.replay.history import forests_of_step
 
     difference = replay_step(args.run_dir, args.step, forests_of_step)
     print(difference)

@@ -41,6 +41,11 @@ def residents(node: str) -> list[str]:
     return [a["ActorClassName"] for a in actors().values() if a["State"] == "ALIVE" and a["Address"]["NodeID"] == node]
 
 
+def homes() -> dict[str, str]:
+    """Actor id (hex) to the id of the node that the actor lives on."""
+    return {actor: a["Address"]["NodeID"] for actor, a in actors().items()}
+
+
 def wait(until: Callable[[], bool], seconds: float, sleep: Callable[[float], None] = time.sleep) -> bool:
     """Whether `until` came true within `seconds`, looked at every POLL."""
     for _ in range(int(seconds / POLL)):

@@ -11,17 +11,18 @@ from typing import Any
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.cast import Cast, reason
+from actors.foreman import oversee
 from actors.recorder import Recorder
 
 
 async def run(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
     """Generate and learn side by side until the last step; `stop` ends the run after the step in hand, with a checkpoint."""
-    generating = asyncio.create_task(generate(cast))
     learning = asyncio.create_task(learn(cast, recorder, stop))
-    done, running = await asyncio.wait([generating, learning], return_when=asyncio.FIRST_COMPLETED)
-    for task in running:
+    aside = [asyncio.create_task(generate(cast)), asyncio.create_task(oversee(cast, recorder, stop))]
+    done, _ = await asyncio.wait([learning, *aside], return_when=asyncio.FIRST_COMPLETED)
+    for task in (learning, *aside):
         task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)  # cancelled here; a fault of its own was in `done`
+    await asyncio.gather(learning, *aside, return_exceptions=True)  # those cancelled here; a fault of its own is in `done`
     for task in done:
         task.result()
 
@@ -29,21 +30,28 @@ async def run(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
 async def generate(cast: Cast) -> None:
     """Keep every generator busy with as many forests as it takes, from when it is ready until it is lost or retired."""
     async with asyncio.TaskGroup() as group:
-        async for generator in cast.ready_generators():
-            for _ in range(cast.config.generator.forests):
-                group.create_task(grow(cast, generator))
+        async for generator in cast.generators.ready():
+            group.create_task(tend(cast, generator))
+
+
+async def tend(cast: Cast, generator: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(cast.config.generator.forests):
+            group.create_task(grow(cast, generator))
+    await cast.generators.dismiss(generator)
 
 
 async def grow(cast: Cast, generator: Any) -> None:
     """Grow, grade and admit one forest after another. The queue holds back a prompt while the staleness bound leaves no slot."""
-    while generator in cast.generators and (ticket := await cast.queue.reserve.remote(cast.names[generator])):
+    crew = cast.generators
+    while generator in crew.members and (ticket := await cast.queue.reserve.remote(crew.names[generator])):
         try:
             forest, drawn = generator.grow.options(num_returns=2).remote(ticket)
             await drawn
             scored = await cast.grade(forest)
         except RayActorError as fault:
             await cast.queue.fail.remote(ticket.forest_id, "generator died")
-            await cast.replace("generator", generator, fault)
+            await crew.replace(generator, fault)
         except RayTaskError as fault:
             await cast.queue.fail.remote(ticket.forest_id, reason(fault))
         else:
@@ -58,8 +66,7 @@ async def learn(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
             lease = await cast.lease(version, stop)
         if lease is None:  # stopped while waiting
             return await cast.checkpoint(version)
-        with recorder.phase("train"):
-            report = await cast.train(list(lease.refs), version)
+        report = await cast.train(list(lease.refs), version)
         with recorder.phase("publish"):
             await cast.publish(version + 1)
         await cast.queue.ack.remote(lease.lease_id, version + 1)  # after the weights: a freed slot starts with the new version

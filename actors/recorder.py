@@ -13,6 +13,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from actors.cast import Cast
+from actors.crew import Crew
 from treeadv.metrics import Exporter
 from treeadv.report.progress import Progress
 from treeadv.runs import RunFolder
@@ -26,6 +27,9 @@ class Recorder:
         self.folder, self.progress = folder, progress
         self.exporter = Exporter("driver", lambda: None if health.is_set() else "the cast is not whole")
         self._port: int | None = None
+        self.staleness = 0  # the largest of the last step
+        self._waited = 0.0
+        self._restarts: dict[Crew, int] = {}
         self._seconds: dict[str, float] = {}
         self._seen: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
         before = folder.records()
@@ -37,7 +41,7 @@ class Recorder:
         """Serve the driver's /metrics where the cast's configuration says, once."""
         if self._port is None:
             self._port = self.exporter.serve(cast.config.metrics.host, cast.config.metrics.port)
-        cast.target("driver", "driver", f"{cast.config.metrics.host}:{self._port}")
+        cast.serve_driver(f"{cast.config.metrics.host}:{self._port}")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -46,7 +50,25 @@ class Recorder:
         try:
             yield
         finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
+            seconds = time.monotonic() - began
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+            if name == "wait":
+                self._waited += seconds
+
+    def waited(self) -> float:
+        """Seconds that the learner waited for forests since the last call."""
+        seconds, self._waited = self._waited, 0.0
+        return seconds
+
+    def crews(self, cast: Cast) -> None:
+        """Show how many actors of each role there are, are wanted, and were replaced."""
+        for crew in (cast.generators, cast.rewards):
+            self.exporter.set("treeadv_actors", len(crew.members), role=crew.role)
+            self.exporter.set("treeadv_actors_wanted", crew.wanted, role=crew.role)
+            self.exporter.add("treeadv_actor_restarts_total", crew.restarts - self._restarts.get(crew, 0), role=crew.role)
+            self._restarts[crew] = crew.restarts
+        self.exporter.set("treeadv_actors", len(cast.learners), role="learner")
+        self.exporter.set("treeadv_actors_wanted", cast.learners_wanted, role="learner")
 
     async def record(self, cast: Cast, step: int, report: Any) -> None:
         """Put one step on record. `report` is the learner's (treeadv.learning.trainer.StepReport)."""
@@ -64,29 +86,30 @@ class Recorder:
             "prefix_reuse": drawn["cached_tokens"] / max(drawn["prompt_tokens"], 1), "generator_busy_s": drawn["busy_seconds"],
             "seconds": self._seconds | report.seconds,
         }
-        self._export(cast, record, now - self._last)
+        self._export(record, now - self._last)
         self.folder.record(record)
         self.progress.update(record)
-        self._seconds, self._last = {}, now
+        self._seconds, self._last, self.staleness = {}, now, record["staleness_max"]
 
     async def _drawn(self, cast: Cast) -> dict[str, float]:
         """What all generators drew since the last record; one that died keeps what it had reported."""
-        members = list(cast.generators)
+        members = list(cast.generators.names)
+        names = [cast.generators.names[m] for m in members]
         stats = await asyncio.gather(*(m.stats.remote() for m in members), return_exceptions=True)
         out = dict.fromkeys(("tokens_generated", "prompt_tokens", "cached_tokens", "busy_seconds", "tau"), 0.0)
-        for member, now in zip(members, stats, strict=True):
+        for name, now in zip(names, stats, strict=True):
             if isinstance(now, RayActorError):
                 continue
             if isinstance(now, BaseException):
                 raise now
-            before = self._seen.get(cast.names[member], {})
+            before = self._seen.get(name, {})
             for key in out:
                 out[key] += now[key] - (before.get(key, 0.0) if key != "tau" else 0.0)
-            self._seen[cast.names[member]] = now
+            self._seen[name] = now
         out["tau"] /= max(len(members), 1)
         return out
 
-    def _export(self, cast: Cast, record: dict[str, Any], seconds: float) -> None:
+    def _export(self, record: dict[str, Any], seconds: float) -> None:
         e = self.exporter
         e.add("treeadv_steps_total")
         e.set("treeadv_policy_version", record["version"])
@@ -94,9 +117,6 @@ class Recorder:
         e.set("treeadv_reward_mean", record["reward_mean"])
         e.add("treeadv_learner_wait_seconds_total", record["seconds"]["wait"])
         e.observe("treeadv_weight_sync_seconds", record["seconds"]["publish"])
-        for role in ("generator", "reward"):
-            e.set("treeadv_actors", len(cast.members(role)), role=role)
-        e.set("treeadv_actors", len(cast.learners), role="learner")
 
     def summary(self) -> dict[str, Any]:
         """Figures of the whole run from its records; written as summary.json."""

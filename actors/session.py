@@ -11,7 +11,8 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors import pipeline
-from actors.cast import BACKOFF, RESTARTS, Cast, RoleFailed
+from actors.cast import Cast
+from actors.crew import BACKOFF, RESTARTS, RoleFailed
 from actors.recorder import Recorder
 from treeadv import models
 from treeadv.config import Config
@@ -45,24 +46,29 @@ def connect(config: Config) -> None:
 
 
 async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict:
-    stop, whole = asyncio.Event(), asyncio.Event()
+    stop, interrupted, whole = asyncio.Event(), asyncio.Event(), asyncio.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(sign, _interrupt, stop)
+        asyncio.get_running_loop().add_signal_handler(sign, _interrupt, interrupted, stop)
     base = await asyncio.to_thread(models.resolve, config.model.path, config.model.cache)
     recorder = Recorder(folder, progress, whole)
     failures = 0
     while True:
         step = folder.last_checkpoint()
         folder.rewind(step)
-        fault = await _attempt(Cast(config, folder, str(base), resumed), recorder, stop, whole)
-        if fault is None:
+        cast = Cast(config, folder, str(base), resumed)
+        fault = await _attempt(cast, recorder, stop, whole)
+        resumed = True
+        if fault is None and (interrupted.is_set() or cast.learners_wanted == config.learner.count):
             return recorder.summary()
+        if fault is None:  # another number of learners was asked for: they share the checkpoint out anew
+            config = config.model_copy(update={"learner": config.learner.model_copy(update={"count": cast.learners_wanted})})
+            stop.clear()
+            continue
         failures = failures + 1 if folder.last_checkpoint() == step else 1
         if failures > RESTARTS:
             raise RoleFailed(f"the queue or a learner died {failures} times since step {step}; the last cause: {fault}") from fault
         log.warning("lost a role that holds the run's state (%s); going on from the last checkpoint", fault)
         await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
-        resumed = True
 
 
 async def _attempt(cast: Cast, recorder: Recorder, stop: asyncio.Event, whole: asyncio.Event) -> BaseException | None:
@@ -80,9 +86,10 @@ async def _attempt(cast: Cast, recorder: Recorder, stop: asyncio.Event, whole: a
     return death
 
 
-def _interrupt(stop: asyncio.Event) -> None:
+def _interrupt(interrupted: asyncio.Event, stop: asyncio.Event) -> None:
     """The first interrupt ends the run in order; the second ends it at once, to be gone on with by --resume."""
-    if stop.is_set():
+    if interrupted.is_set():
         raise KeyboardInterrupt
+    interrupted.set()
     stop.set()
     log.warning("stopping after this step, with a checkpoint (interrupt again to stop at once)")

@@ -98,7 +98,7 @@ class SGLangConfig(Section):
     """Used when generator.engine is sglang."""
 
     url: str = Field(
-        "", description="servers already running, comma separated, or a router or a headless Service in front; empty: each generator starts one"
+        "", description="running servers, comma separated, or a router or headless Service before them; empty: each generator starts one"
     )
     device: Literal["cpu", "cuda"] = "cpu"
     chunk: Positive = Field(8, description="tokens a request draws before its forks are opened and it continues from the cache")
@@ -144,7 +144,7 @@ class QueueConfig(Section):
     lease_seconds: Seconds = Field(600.0, description="a lease not acknowledged after this goes back to ready")
     attempts: Positive = Field(5, description="times that a prompt may fail to give a valid forest before it is given up, loudly")
     segment_mb: Positive = Field(64, description="size at which an Arrow segment is closed")
-    retain: Literal["all", "unacknowledged"] = Field("all", description="keep trained payloads for audit and replay, or drop them once durable")
+    retain: Literal["all", "unacknowledged"] = Field("all", description="all: keep trained payloads for audit and replay")
 
 
 class LearnerConfig(Section):
@@ -188,7 +188,7 @@ class ScalingConfig(Section):
         if self.min > self.max:
             raise ValueError(f"scaling.min={self.min} is more than scaling.max={self.max}")
         if self.wait_low >= self.wait_high:
-            raise ValueError(f"scaling.wait_low={self.wait_low} must be below scaling.wait_high={self.wait_high}: between them nothing changes")
+            raise ValueError(f"scaling.wait_low={self.wait_low} must be below scaling.wait_high={self.wait_high}")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer
@@ -14,7 +15,7 @@ transformers_logging.set_verbosity_error()
 class Prompter:
     def __init__(self, model_dir: str | Path, template: str = "{problem}") -> None:
         """`template` is the user's turn; `{problem}` in it is replaced."""
-        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)  # a class of transformers' choosing
         self._template = template
 
     def encode(self, problem: str) -> np.ndarray:

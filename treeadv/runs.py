@@ -55,6 +55,19 @@ class RunFolder:
         whole = self.checkpoints()
         return whole[-1][0] if whole else 0
 
+    def request(self, wanted: dict[str, int]) -> None:
+        """Ask the driver of this run for other numbers of actors, by role."""
+        self.write("scale.json", wanted)
+
+    def take_request(self) -> dict[str, int]:
+        """What was asked since the last look; {} when nothing was."""
+        path = self.path / "scale.json"
+        if not path.is_file():
+            return {}
+        wanted = json.loads(path.read_text())
+        path.unlink()
+        return wanted
+
     def records(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -79,17 +92,27 @@ def write_atomically(path: Path, text: str) -> None:
     scratch.replace(path)
 
 
-def begin(recipe: Path | None, resume: Path | None, overrides: list[str]) -> tuple[RunFolder, Config]:
-    """The folder and configuration of a new run of `recipe`, or of one to go on with. Everything that the user wrote is checked here,
-    before anything is loaded or a folder made."""
+def begin(recipe: Path | None, resume: Path | None, resume_or_start: bool, overrides: list[str]) -> tuple[RunFolder, Config, bool]:
+    """The folder and configuration of a new run of `recipe`, or of one to go on with, and whether it is gone on with.
+
+    `resume_or_start` goes on with the run of the recipe's run.name if there is one. Everything that the user wrote is checked here,
+    before anything is loaded or a folder made.
+    """
     if (recipe is None) == (resume is None):
         raise BadInput("give either --config RECIPE.yaml for a new run or --resume RUN for one that was stopped")
-    if resume is not None:
-        return RunFolder.open(resume, overrides)
-    assert recipe is not None
-    config = configuration.load(recipe, overrides)
+    if recipe is not None:
+        config = configuration.load(recipe, overrides)
+        if resume_or_start and not config.run.name:
+            raise BadInput("--resume-or-start: run.name must name the run")
+        there = Path(config.run.root) / config.run.name
+        if not (resume_or_start and (there / "config.yaml").is_file()):
+            check(config)
+            return RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), config, False
+        resume = there
+    assert resume is not None
+    folder, config = RunFolder.open(resume, overrides)
     check(config)
-    return RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), config
+    return folder, config, True
 
 
 def check(config: Config) -> None:

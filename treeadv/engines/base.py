@@ -57,7 +57,10 @@ class EngineStats:
 class Engine(Protocol):
     """A language model that draws branches from prefixes and shares keys and values along them."""
 
-    version: int
+    @property
+    def version(self) -> int:
+        """Policy version that the engine holds; 0 for the base model."""
+        ...
 
     def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
         """Draw one branch after `prefix` [n] int32. `namespace` names the forest whose prefixes may share keys and values, `tree`

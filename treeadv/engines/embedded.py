@@ -230,14 +230,14 @@ class EmbeddedEngine:
 
 
 def _attend(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
-    scaling: float, parts: list[_Part], **_: Any,
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
+    scaling: float, parts: list[_Part], **_unused: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows packed by forest.
 
     The query heads of a key/value head are folded into rows, so that keys and values are never repeated.
     """
-    _, heads, _, dim = query.shape
+    heads, dim = query.shape[1], query.shape[3]
     out = torch.empty_like(query)
     for part in parts:
         keys, values = part.cache.keys[module.layer_idx], part.cache.values[module.layer_idx]

@@ -1,0 +1,118 @@
+"""The members of one role that hold nothing of the run's state: they may die and be replaced, be added and be retired."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import ray
+
+RESTARTS = 5  # replacements without an optimizer step between them, before the run fails with the cause
+BACKOFF = 0.5  # seconds before the first replacement; doubles with each
+
+
+class RoleFailed(Exception):
+    """A role keeps dying. The text is the role and the last cause."""
+
+
+class Crew:
+    """`members` serve; a member that was retired still finishes what it has in hand, until it is dismissed."""
+
+    def __init__(
+        self, role: str, create: Callable[[int], Any], prepare: Callable[[Any], Any], place: Callable[[str, str, str | None], None]
+    ) -> None:
+        """`create(number)` makes an actor, `await prepare(actor)` lets it serve and gives its address, `place(role, name, address)`
+        hears where members are (None: gone)."""
+        self.role, self._create, self._prepare, self._place = role, create, prepare, place
+        self.members: list[Any] = []
+        self.names: dict[Any, str] = {}
+        self.restarts = 0
+        self._in_a_row = 0
+        self._numbers = itertools.count()
+        self._joining: list[asyncio.Task[None]] = []
+        self._ready: asyncio.Queue[Any] = asyncio.Queue()
+
+    @property
+    def wanted(self) -> int:
+        """Members that serve, and those that are on their way."""
+        return len(self.members) + len(self._joining)
+
+    async def ready(self) -> AsyncIterator[Any]:
+        """Members as they become ready: those of the start, replacements, additions."""
+        while True:
+            yield await self._ready.get()
+
+    async def join(self) -> None:
+        """Bring up one member. It may wait long for a place in the cluster: Ray's autoscaler sees it waiting."""
+        number = next(self._numbers)
+        member = self._create(number)
+        name = f"{self.role}-{number}"
+        try:
+            self._place(self.role, name, await self._prepare(member))
+        except BaseException:
+            ray.kill(member)
+            raise
+        self.names[member] = name
+        self.members.append(member)
+        self._ready.put_nowait(member)
+
+    def scale(self, wanted: int) -> None:
+        """Add members or retire the newest. Returns at once: those that join do so in their own time, their faults show in `check`;
+        those that are retired finish what they have in hand."""
+        while self.wanted < wanted:
+            self._joining.append(asyncio.create_task(self.join(), name=f"joining {self.role}"))
+        while self.wanted > wanted:
+            if self._joining:
+                self._joining.pop().cancel()
+            else:
+                self.members.pop()
+
+    def check(self) -> None:
+        """Take in who has joined; raises what went wrong with one who could not."""
+        done = [t for t in self._joining if t.done()]
+        self._joining = [t for t in self._joining if not t.done()]
+        for task in done:
+            task.result()
+
+    async def replace(self, member: Any, cause: Exception) -> None:
+        """Bring up a new member for one that died. `RoleFailed` when the role dies again and again."""
+        if member not in self.members:
+            return  # retired, or another who noticed has seen to it
+        self.members.remove(member)
+        self._forget(member)
+        self.restarts += 1
+        self._in_a_row += 1
+        if self._in_a_row > RESTARTS:
+            raise RoleFailed(f"{self.role}: died {self._in_a_row} times since the last step; the last cause: {cause}") from cause
+        await asyncio.sleep(BACKOFF * 2 ** (self._in_a_row - 1))
+        await self.join()
+
+    def progress(self) -> None:
+        """A step was taken: what died before it is forgiven."""
+        self._in_a_row = 0
+
+    async def dismiss(self, member: Any) -> None:
+        """End a retired member that has nothing in hand any more; one that died is gone already."""
+        if member in self.names:
+            self._forget(member)
+            await close([member])
+
+    async def end(self) -> None:
+        for task in self._joining:
+            task.cancel()
+        await asyncio.gather(*self._joining, return_exceptions=True)  # cancelled here; a member half up is killed by `join`
+        await close(list(self.names))
+
+    def _forget(self, member: Any) -> None:
+        self._place(self.role, self.names.pop(member), None)
+
+
+async def close(members: list[Any]) -> None:
+    """Let actors close, ten seconds at most, then end them; what a member cannot do in that time must not be needed."""
+    closing = [m.close.remote() for m in members]
+    if closing:
+        await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=10)
+    for member in members:
+        ray.kill(member)
