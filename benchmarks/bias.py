@@ -25,7 +25,7 @@ from treeadv.learning.advantage import PRESETS, AdvantageSpec
 from treeadv.learning.objective import Objective, evaluate, scales
 from treeadv.sampling.rules import Prefix, forks, split
 
-TOKENS, STEPS = 3, 4
+TOKENS, STEPS, LEAVES = 3, 4, 8
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
     "surprisal": {"rule": "surprisal", "tau": 1.3},
@@ -129,7 +129,9 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
     """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by the logits."""
     o = Objective(spec)
-    slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope
+    # A true constant, G, for all but flow weights, whose N cancels: the leaves that a forest came to depend on its tokens.
+    scale = scales([f], o)[0] if spec.weight == "flow" else 1.0 / LEAVES
+    slope = evaluate(f, o, scale, f.logprob.astype(float)).slope
     out = np.zeros_like(world.prob)
     np.add.at(out, (states, f.token), -slope)
     weight = np.bincount(states, -slope, len(world.prob))
@@ -138,7 +140,7 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
 
 def measure(world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int) -> Iterator[dict[str, Any]]:
     """The figures of each estimator over the same forests."""
-    settings = {"leaves": 8, "trees": 2, "min_gap": 1, "min_tail": 1, "max_depth": 4, "arity": 2, "max_tokens": STEPS, "topup": False}
+    settings = {"leaves": LEAVES, "trees": 2, "min_gap": 1, "min_tail": 1, "max_depth": 4, "arity": 2, "max_tokens": STEPS, "topup": False}
     s = SamplingConfig(**{**settings, **RULES[rule]})
     rng = np.random.default_rng(seed)
     total = {name: np.zeros_like(world.prob) for name in specs}

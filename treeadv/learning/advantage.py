@@ -187,6 +187,8 @@ def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
     c = _copies(f, spec)
     if spec.credit == "leaf":
         return leaf_sum(f, leaf_advantages(f, spec)) / f.leaf_count, c
+    if _all_equal(f, spec):
+        return np.zeros(f.segments), c
     V = values(f, spec)
     A = V - _baseline(f, spec, V)
     if spec.local:
@@ -198,6 +200,8 @@ def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
 
 def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
     """[L] the own advantage of each leaf, for credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO)."""
+    if _all_equal(f, spec):
+        return np.zeros(f.leaves)
     reward = f.reward.astype(np.float64)
     weights = _leaf_weights(f, spec)
     if spec.baseline == "forest_and_tree":
@@ -217,6 +221,12 @@ def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
         A = A - tokens @ A
         return A / (np.sqrt(tokens @ A**2) + spec.eps)
     return A / _spread(f, spec, weights)
+
+
+def _all_equal(f: Forest, spec: AdvantageSpec) -> bool:
+    """Whether every comparison is 0: said outright, since AdamW would make a step of what rounding leaves of it."""
+    compared = spec.baseline not in ("none", "leave_subtree_out") and (spec.baseline != "leaf_loo" or f.leaves > 1)
+    return compared and bool((f.reward == f.reward[0]).all())
 
 
 def _standardise(x: Array, group: npt.NDArray[Any], spec: AdvantageSpec) -> Array:
