@@ -22,7 +22,7 @@ class FaultyProxy:
         """Pass everything through, and count from nothing."""
         self._spoil: Spoil | None = None
         self._first, self._every = 0, 1
-        self._fail_times = self._status = self._hang_times = 0
+        self._fail_times = self._status = self._hang_times = self._break_times = 0
         self.replies = self.spoilt = self.failed = 0
         self.rids: list[str] = []
         self.server_info: dict[str, Any] = {}  # laid over the answer to /server_info
@@ -39,6 +39,10 @@ class FaultyProxy:
     def fail(self, times: int, status: int) -> None:
         """Answer the next `times` requests with `status` without passing them on."""
         self._fail_times, self._status = times, status
+
+    def break_off(self, times: int) -> None:
+        """Close the connection on the next `times` requests without an answer, as a server does with one that idled too long."""
+        self._break_times = times
 
     def hang(self, times: int) -> None:
         """Leave the next `times` requests without an answer."""
@@ -66,6 +70,10 @@ class FaultyProxy:
         drawing = request.path == "/generate"
         if drawing:
             self.rids.append((await request.json())["rid"])
+            if self._break_times > 0:
+                self._break_times -= 1
+                assert request.transport is not None
+                request.transport.close()
             if self._hang_times > 0:
                 self._hang_times -= 1
                 await asyncio.sleep(30)

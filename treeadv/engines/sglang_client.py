@@ -11,8 +11,9 @@ import aiohttp
 
 from treeadv.engines.sglang_reply import Refused
 
-RETRIES = 3  # of a request that the server answered with 5xx; each waits twice as long as the one before
+RETRIES = 3  # of a request that broke off or was answered with 5xx; each waits twice as long as the one before
 FIRST_WAIT = 0.1  # seconds
+KEEP = 2.0  # seconds that an idle connection is kept: less than the server's 5, so that it seldom closes one as it is taken up again
 
 
 class ServerGone(Exception):
@@ -29,8 +30,8 @@ class Client:
         self._timeout, self._control_timeout = timeout, control_timeout
         self._clocks: set[asyncio.Timeout] = set()
         self._stopped = False
-        self._draws = aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0))
-        self._controls = aiohttp.ClientSession(url)
+        self._draws = aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP))
+        self._controls = aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(force_close=True))
 
     async def close(self) -> None:
         await self._draws.close()
@@ -43,17 +44,18 @@ class Client:
         """
         fault = ""
         for attempt in range(RETRIES + 1):
-            status, text = await self._draw(payload | {"rid": uuid.uuid4().hex})
-            if status == 200:
-                try:
-                    return json.loads(text)
-                except ValueError as e:
-                    raise Refused(f"the reply is not JSON ({e})") from e
-            fault = f"HTTP {status}: {' '.join(text.split())[:300]}"
-            if status < 500:
-                raise Refused(fault)
+            try:
+                status, text = await self._draw(payload | {"rid": uuid.uuid4().hex})
+            except (aiohttp.ClientError, OSError) as e:
+                fault = f"{type(e).__name__}: {e}"
+            else:
+                if status == 200:
+                    return _json(text)
+                fault = f"HTTP {status}: {' '.join(text.split())[:300]}"
+                if status < 500:
+                    raise Refused(fault)
             await asyncio.sleep(FIRST_WAIT * 2**attempt)
-        raise ServerGone(f"{self.url} answered {RETRIES + 1} times with {fault}")
+        raise ServerGone(f"{self.url} failed {RETRIES + 1} times, at last with {fault}")
 
     async def _draw(self, payload: dict[str, Any]) -> tuple[int, str]:
         try:
@@ -66,8 +68,6 @@ class Client:
                     self._clocks.discard(clock)
         except TimeoutError as e:
             raise ServerGone(f"{self.url} gave no token for {self._timeout:g} s") from e
-        except (aiohttp.ClientError, OSError) as e:
-            raise ServerGone(f"{self.url} broke off ({type(e).__name__}: {e})") from e
         self._rewind(self._timeout)
         return status, text
 
@@ -118,3 +118,10 @@ class Client:
         if status != 200 or (isinstance(answer, dict) and answer.get("success") is False):
             raise Refused(f"{self.url}{path} refused with HTTP {status}: {' '.join(text.split())[:300]}")
         return answer
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as e:
+        raise Refused(f"the reply is not JSON ({e})") from e
