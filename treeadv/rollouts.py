@@ -9,16 +9,14 @@ from pathlib import Path
 from treeadv.config import Config
 from treeadv.engines.base import Engine
 from treeadv.engines.start import start
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.forest import Forest
 from treeadv.models import stop_ids
 from treeadv.prompts import Prompter
-from treeadv.rewards.judgement import Answer, Judgement
+from treeadv.rewards.forests import grade_forest
 from treeadv.rewards.pool import VerifierPool
 from treeadv.sampling.sampler import GrowRequest, grow
 from treeadv.sampling.seeds import derive
 from treeadv.tasks import Problem
-
-_ABORTED = Judgement(Verdict.UNPARSED, 0.0, 0.0, "aborted")
 
 
 async def rollouts(config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]) -> list[Forest]:
@@ -51,14 +49,6 @@ class _Rollouts:
         request = GrowRequest(f"{p.id}-{index}", p.id, p.answer, p.verifier, p.meta, self._prompter.encode(p.problem), seed)
         async with self._places:
             forest = await grow(self._engine, request, self._config.sampling, self._config.sampling.tau, self._stop)
-        graded = await self._grade(forest)
+        graded, _ = await grade_forest(self._pool, forest, self._prompter.decode)
         self._done(graded)
         return graded
-
-    async def _grade(self, f: Forest) -> Forest:
-        """The same forest with verdicts. A branch that the engine lost is UNPARSED with reward 0, as in a run."""
-        finished = [i for i in range(f.leaves) if f.finish[i] != Finish.ABORT]
-        answers = [Answer(self._prompter.decode(f.leaf_tokens(i)), f.gold, f.verifier, f.meta) for i in finished]
-        of = dict(zip(finished, await self._pool.grade(answers), strict=True))
-        judged = [of.get(i, _ABORTED) for i in range(f.leaves)]
-        return f.with_rewards([j.reward for j in judged], [j.verdict for j in judged], [j.detail for j in judged])
