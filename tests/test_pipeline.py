@@ -3,96 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
+from tests.running import ROLES, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
-from treeadv.replay.audit import audit
 from treeadv.runs import RunFolder
-
-ROLES = ("Generator", "RewardActor", "ReplayQueue", "Learner")
-LIMIT = 150  # seconds that a run may take here before it counts as hung
-
-
-def recipe(tmp_path: Path, model: Path, **changes) -> Path:
-    tree = {
-        "run": {"root": str(tmp_path), "name": "run", "steps": 6, "checkpoint_every": 2},
-        "model": {"path": str(model)},
-        "task": {
-            "source": "reasoning-gym", "verifier": "tests.vowel:has_vowel",
-            "families": [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}],
-        },
-        "sampling": {"leaves": 4, "tau": 2.2, "max_tokens": 12, "temperature": 1.0},
-        "generator": {"count": 2, "forests": 2, "threads": 1, "cpus": 0.5},
-        "learner": {"forests_per_step": 3, "lr": 1e-3, "dtype": "float32", "threads": 1},
-    }
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        tree[section][name] = value
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
-
-
-def start(*arguments: str | Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def finish(process: subprocess.Popen) -> str:
-    try:
-        out, _ = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise AssertionError(f"the run hung; it said: {process.communicate()[0][-3000:]}") from None
-    assert process.returncode == 0, out[-3000:]
-    return out
-
-
-def wait_for(what: Callable[[], object], process: subprocess.Popen, seconds: float = 90) -> object:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if got := what():
-            return got
-        assert process.poll() is None, process.communicate()[0][-3000:]
-        time.sleep(0.05)
-    process.kill()
-    raise AssertionError(f"it did not come within {seconds} s: {process.communicate()[0][-3000:]}")
-
-
-def steps(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.is_file() else 0
-
-
-def actor(process: subprocess.Popen, role: str) -> psutil.Process | None:
-    """A process of the run that hosts an actor of `role` (Ray names it `ray::Role` with its method while it works)."""
-    for p in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if _hosts_a_role(p, role):
-                return p
-        except psutil.Error:
-            continue  # it ended while we looked
-    return None
-
-
-def _hosts_a_role(p: psutil.Process, role: str = "") -> bool:
-    return any(p.cmdline()[:1] and p.cmdline()[0].startswith(f"ray::{r}") for r in ([role] if role else ROLES))
-
-
-def sound(run: Path) -> None:
-    result = audit(str(run))
-    assert result.sound, result.table()
 
 
 @pytest.fixture(scope="module")
@@ -162,32 +82,20 @@ def test_a_run_outlives_every_role_that_is_killed(tmp_path, tiny_model):
     """SIGKILL, one after another, to a verifier process, a reward actor, a generator, the queue and the learner."""
     process = start("--config", recipe(tmp_path, tiny_model, run__steps=12, run__checkpoint_every=1))
     run = tmp_path / "run"
-    for role in ("verifier", "RewardActor", "Generator", "ReplayQueue", "Learner"):
+    for role in ("verifier", *ROLES):
         at = steps(run)
-        victim = wait_for(lambda role=role: _verifier(process) if role == "verifier" else actor(process, role), process)
-        victim.kill()
+        wait_for(lambda role=role: hosts(process, role), process)[0].kill()
         assert wait_for(lambda at=at: steps(run) > at, process, 60), role
     finish(process)
     assert [r["step"] for r in RunFolder(run).records()] == list(range(1, 13))
     sound(run)
 
 
-def _verifier(process: subprocess.Popen) -> psutil.Process | None:
-    for p in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if "treeadv.rewards.worker" in p.cmdline():
-                return p
-        except psutil.Error:
-            continue  # it ended while we looked
-    return None
-
-
 def test_a_driver_that_is_killed_goes_on_by_resume(tmp_path, tiny_model):
     process = start("--config", recipe(tmp_path, tiny_model))
     run = tmp_path / "run"
     wait_for(lambda: steps(run) >= 3, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    ours = [p for p in family if p.cmdline() and ("treeadv.rewards.worker" in p.cmdline() or _hosts_a_role(p))]
+    ours = [p for role in ("verifier", *ROLES) for p in hosts(process, role)]
     assert len(ours) >= 6  # two generators, a reward actor and its verifier, the queue, the learner
     process.kill()
     process.wait()
@@ -250,3 +158,23 @@ def test_a_port_that_is_taken_is_named(tmp_path, tiny_model):
         process = start("--config", recipe(tmp_path, tiny_model), f"metrics.port={port}")
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 2 and f"metrics.port={port}: cannot listen" in out
+
+
+@pytest.mark.slow
+def test_a_run_that_is_scaled_out_and_in_loses_nothing(tmp_path, tiny_model):
+    """From 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which share the checkpoint out anew."""
+    process = start("--config", recipe(tmp_path, tiny_model, run__steps=400, generator__count=1, learner__dtype="float32"))
+    run = tmp_path / "run"
+    folder = RunFolder(run)
+    wait_for(lambda: steps(run) >= 2, process)
+    for wanted in (3, 1):
+        at = steps(run)
+        folder.request({"generator": wanted})
+        wait_for(lambda wanted=wanted, at=at: len(hosts(process, "Generator")) == wanted and steps(run) > at, process)
+    at = steps(run)
+    folder.request({"learner": 2})
+    wait_for(lambda: len(hosts(process, "Learner")) == 2 and steps(run) > at + 1, process)
+    process.send_signal(signal.SIGINT)
+    finish(process)
+    assert [r["step"] for r in folder.records()] == list(range(1, steps(run) + 1))
+    sound(run)

@@ -1,0 +1,81 @@
+"""A long run on the tiny model in which roles are killed at random: what it holds must stay flat, and nothing may be lost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from statistics import fmean
+
+import psutil
+
+from tests import tiny
+from tests.running import ROLES, hosts, recipe, start, steps
+from treeadv.replay.audit import audit
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="treeadv bench soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--kill-every", type=float, default=60.0, metavar="SECONDS", help="mean time between kills")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="accepted for symmetry: the output is always JSON")
+    args = parser.parse_args(argv)
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        model = tiny.save(Path(folder) / "tiny")
+        process = start("--config", recipe(
+            Path(folder), model, run__steps=10**6, run__checkpoint_every=5, queue__retain="unacknowledged", queue__segment_mb=1
+        ))
+        run = Path(folder) / "run"
+        samples, kills = _watch(process, run, args.minutes * 60, args.kill_every, rng)
+        process.send_signal(signal.SIGINT)
+        _, code = process.communicate(timeout=300)[0], process.returncode
+        result = audit(str(run))
+        print(json.dumps({
+            "minutes": args.minutes, "steps": steps(run), "exit_code": code, "kills": kills, "audit_sound": result.sound,
+            **{k: {"second_quarter": _mean(samples, k, 0.25, 0.5), "last_quarter": _mean(samples, k, 0.75, 1.0)} for k in samples[0]},
+        }))
+
+
+def _watch(
+    process: subprocess.Popen, run: Path, seconds: float, kill_every: float, rng: random.Random
+) -> tuple[list[dict[str, float]], dict[str, int]]:
+    """Sample every five seconds; kill one role at random times. Returns the samples and how often each role was killed."""
+    end = time.monotonic() + seconds
+    next_kill = time.monotonic() + 60
+    samples: list[dict[str, float]] = []
+    kills = dict.fromkeys(("verifier", *ROLES), 0)
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"the run ended by itself: {process.communicate()[0][-3000:]}")
+        samples.append(_sample(process, run))
+        if time.monotonic() >= next_kill and (victims := hosts(process, role := rng.choice(list(kills)))):
+            rng.choice(victims).kill()
+            kills[role] += 1
+            next_kill = time.monotonic() + rng.expovariate(1 / kill_every)
+        time.sleep(5)
+    return samples, kills
+
+
+def _sample(process: subprocess.Popen, run: Path) -> dict[str, float]:
+    rss = files = count = 0
+    for p in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        try:
+            rss, files, count = rss + p.memory_info().rss, files + p.num_fds(), count + 1
+        except psutil.Error:
+            continue  # it ended while we looked
+    shm = sum(f.stat().st_blocks * 512 for f in os.scandir("/dev/shm") if f.is_file(follow_symlinks=False))
+    disk = sum(f.stat().st_size for f in (run / "replay").rglob("*") if f.is_file())
+    return {"rss_mb": rss / 2**20, "open_files": files, "processes": count, "shared_memory_mb": shm / 2**20, "replay_mb": disk / 2**20}
+
+
+def _mean(samples: list[dict[str, float]], key: str, a: float, b: float) -> float:
+    part = samples[int(a * len(samples)) : max(int(b * len(samples)), int(a * len(samples)) + 1)]
+    return round(fmean(s[key] for s in part), 1)

@@ -1,0 +1,89 @@
+"""A run of the whole pipeline on the tiny model as a process of its own: started, watched, its actors found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from treeadv.replay.audit import audit
+
+ROLES = ("RewardActor", "Generator", "ReplayQueue", "Learner")
+LIMIT = 150  # seconds that a run may take here before it counts as hung
+
+
+def recipe(tmp_path: Path, model: Path, **changes) -> Path:
+    tree = {
+        "run": {"root": str(tmp_path), "name": "run", "steps": 6, "checkpoint_every": 2},
+        "model": {"path": str(model)},
+        "task": {
+            "source": "reasoning-gym", "verifier": "tests.vowel:has_vowel",
+            "families": [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}],
+        },
+        "sampling": {"leaves": 4, "tau": 2.2, "max_tokens": 12, "temperature": 1.0},
+        "generator": {"count": 2, "forests": 2, "threads": 1, "cpus": 0.5},
+        "learner": {"forests_per_step": 3, "lr": 1e-3, "dtype": "float32", "threads": 1},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        tree[section][name] = value
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def start(*arguments: str | Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def finish(process: subprocess.Popen) -> str:
+    try:
+        out, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"the run hung; it said: {process.communicate()[0][-3000:]}") from None
+    assert process.returncode == 0, out[-3000:]
+    return out
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen, seconds: float = 90) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if got := what():
+            return got
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"it did not come within {seconds} s: {process.communicate()[0][-3000:]}")
+
+
+def steps(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def hosts(process: subprocess.Popen, role: str) -> list[psutil.Process]:
+    """The processes of a run that host an actor of `role`; the role `verifier` is the worker processes of the reward actors."""
+    found = []
+    for p in psutil.Process(process.pid).children(recursive=True):
+        try:
+            words = p.cmdline()
+        except psutil.Error:
+            continue  # it ended while we looked
+        # Ray names a process `ray::Role`, with its method while it works
+        if "treeadv.rewards.worker" in words if role == "verifier" else words[:1] and words[0].startswith(f"ray::{role}"):
+            found.append(p)
+    return found
+
+
+def sound(run: Path) -> None:
+    result = audit(str(run))
+    assert result.sound, result.table()
