@@ -71,14 +71,14 @@ def check(trainer: Trainer, model: torch.nn.Module, batch: list[Forest], preset:
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@settings(max_examples=12, deadline=None, phases=NO_SHRINK)
+@settings(max_examples=30, deadline=None, phases=NO_SHRINK)
 @given(st.lists(forests(max_segments=12), min_size=1, max_size=3), st.sampled_from(sorted(PRESETS)), st.sampled_from([12, 30, 1000]))
 def test_loss_and_gradients_of_random_forests_in_float32(family, batch, preset, limit):
     check(*pair(family, torch.float32), batch, preset, limit, 1e-5)
 
 
 @pytest.mark.parametrize("family", ["smollm", "qwen3"])
-@settings(max_examples=8, deadline=None, phases=NO_SHRINK)
+@settings(max_examples=20, deadline=None, phases=NO_SHRINK)
 @given(st.lists(forests(max_segments=12), min_size=1, max_size=2), st.sampled_from(sorted(PRESETS)), st.sampled_from([12, 1000]))
 def test_loss_and_gradients_of_random_forests_in_float64(family, batch, preset, limit):
     check(*pair(family, torch.float64), batch, preset, limit, 1e-10)
