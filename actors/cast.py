@@ -40,6 +40,8 @@ class Cast:
         self.rewards = Crew("reward", self._reward, lambda member: member.address.remote(), self._place)
         self._grading: collections.Counter[Any] = collections.Counter()
         self.learners_wanted = config.learner.count  # another number: the cast ends at its next step and a new one begins
+        self.weight_bytes = 0  # of the last publication
+        self.missed_updates = 0  # by generators that died over one
         self._durable = self.step
         self._published: tuple[int, list[Any]] | None = None
 
@@ -98,7 +100,8 @@ class Cast:
         else:
             del self.targets[name]
         self.folder.write("targets.json", [
-            {"targets": [address], "labels": {"role": role, "instance": name}} for name, (role, address) in self.targets.items()
+            {"targets": [address], "labels": {"role": role, "instance": name, "run": self.folder.path.name}}
+            for name, (role, address) in self.targets.items()
         ])
 
     def serve_driver(self, address: str) -> None:
@@ -143,12 +146,14 @@ class Cast:
 
     async def publish(self, version: int) -> None:
         """Bring a policy version to every generator while they draw."""
-        buckets = (await asyncio.gather(*(m.publish.remote() for m in self.learners)))[0]
-        self._published = version, buckets
+        weights, self.weight_bytes = (await asyncio.gather(*(m.publish.remote() for m in self.learners)))[0]
+        self._published = version, weights
         holders = list(self.generators.names)  # also those that were retired and finish what they have in hand
-        taken = await asyncio.gather(*(m.update_weights.remote(version, buckets) for m in holders), return_exceptions=True)
+        taken = await asyncio.gather(*(m.update_weights.remote(version, weights) for m in holders), return_exceptions=True)
         for fault in taken:  # a dead one is replaced by whoever grows on it, and its successor starts with this version
-            if isinstance(fault, Exception) and not isinstance(fault, RayActorError):
+            if isinstance(fault, RayActorError):
+                self.missed_updates += 1
+            elif isinstance(fault, BaseException):
                 raise fault
 
     async def checkpoint(self, step: int) -> None:

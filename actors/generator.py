@@ -30,15 +30,15 @@ class Generator:
         self._prompter = Prompter(model_dir, config.task.prompt)
         self._stop = stop_ids(Path(model_dir))
         self._threshold = Threshold(config.sampling)
-        self._exporter = Exporter("generator")
+        self._exporter = Exporter("generator", refresh=self._count_engine)
         self._port = self._exporter.serve(config.metrics.host, port)
         self._counted = EngineStats()
-        self._engine: Engine
+        self._engine: Engine | None = None
 
     async def start(self) -> str:
         """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
         self._engine = await start(self._config, Path(self._model_dir), self._index)
-        self._exporter.set("treeadv_generator_policy_version", self._engine.version)
+        self._exporter.set("treeadv_generator_policy_version", self.engine.version)
         return f"{self._config.metrics.host}:{self._port}"
 
     async def grow(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
@@ -51,7 +51,7 @@ class Generator:
         request = GrowRequest(
             ticket.forest_id, p.id, p.answer, p.verifier, p.meta, self._prompter.encode(p.problem), ticket.seed
         )
-        forest = await grow(self._engine, request, self._config.sampling, self._threshold.tau, self._stop)
+        forest = await grow(self.engine, request, self._config.sampling, self._threshold.tau, self._stop)
         self._threshold.observe(forest.entropy, forest.newest_version)
         self._count(forest, time.perf_counter() - started)
         return to_batch([forest]), forest.leaves
@@ -59,37 +59,50 @@ class Generator:
     async def update_weights(self, version: int, buckets: list[Any]) -> float:
         """Take a policy version in flight. `buckets`: references to mappings name -> array, which together are the model. Seconds."""
         weights = {name: value for bucket in await asyncio.gather(*buckets) for name, value in bucket.items()}
-        seconds = await self._engine.update_weights(version, weights)
+        seconds = await self.engine.update_weights(version, weights)
         self._exporter.set("treeadv_generator_policy_version", version)
         self._exporter.observe("treeadv_weight_update_seconds", seconds)
         return seconds
 
     async def stats(self) -> dict[str, float]:
         """Totals since the start, for the driver's record of a step."""
-        s = self._engine.stats()
+        s = self.engine.stats()
         return {
             "tokens_generated": s.decoded_tokens, "prompt_tokens": s.prompt_tokens, "cached_tokens": s.cached_tokens,
             "busy_seconds": s.busy_seconds, "tau": self._threshold.tau,
         }
 
     async def close(self) -> None:
-        await self._engine.close()
         self._exporter.close()
+        if self._engine:
+            await self._engine.close()
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("a generator has to start before it can serve")
+        return self._engine
 
     def _count(self, forest: Forest, seconds: float) -> None:
-        e, s, before = self._exporter, self._engine.stats(), self._counted
+        e = self._exporter
         e.add("treeadv_generated_forests_total")
         for finish in forest.finish:
             e.add("treeadv_generated_leaves_total", finish=Finish(finish).name.lower())
         e.add("treeadv_forks_total", float((forest.arity > 0).sum()))
         e.add("treeadv_branches_failed_total", float((forest.finish == Finish.ABORT).sum()))
+        e.set("treeadv_entropy_nats", float(forest.entropy.mean()))
+        e.set("treeadv_tau_nats", self._threshold.tau)
+        e.observe("treeadv_forest_seconds", seconds)
+        e.observe("treeadv_forest_sharing_ratio", forest.sharing)
+
+    def _count_engine(self) -> None:
+        """What the engine counts by itself, brought over when somebody asks."""
+        if self._engine is None:
+            return
+        e, s, before = self._exporter, self._engine.stats(), self._counted
+        self._counted = s
         e.add("treeadv_generated_tokens_total", s.decoded_tokens - before.decoded_tokens)
         e.add("treeadv_engine_prompt_tokens_total", s.prompt_tokens - before.prompt_tokens)
         e.add("treeadv_engine_cached_tokens_total", s.cached_tokens - before.cached_tokens)
         e.add("treeadv_engine_busy_seconds_total", s.busy_seconds - before.busy_seconds)
         e.set("treeadv_engine_running_branches", s.running)
-        e.set("treeadv_entropy_nats", float(forest.entropy.mean()))
-        e.set("treeadv_tau_nats", self._threshold.tau)
-        e.observe("treeadv_forest_seconds", seconds)
-        e.observe("treeadv_forest_sharing_ratio", forest.sharing)
-        self._counted = s

@@ -72,10 +72,14 @@ class Learner:
         self._export(report)
         return report
 
-    def publish(self) -> list[Any]:
-        """References to the buckets of weights, on rank 0; the others help to gather them and return nothing."""
-        buckets = (ray.put(bucket) if self.rank == 0 else None for bucket in self.trainer.buckets(BUCKET_BYTES))
-        return [ref for ref in buckets if ref is not None]
+    def publish(self) -> tuple[list[Any], int]:
+        """References to the buckets of weights and their bytes, on rank 0; the others help to gather them and return nothing."""
+        refs, size = [], 0
+        for bucket in self.trainer.buckets(BUCKET_BYTES):
+            if self.rank == 0:
+                refs.append(ray.put(bucket))
+                size += sum(w.nbytes for w in bucket.values())
+        return refs, size
 
     def checkpoint(self, step: int, extra: dict[str, Any]) -> str:
         """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path."""

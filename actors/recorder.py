@@ -28,7 +28,7 @@ class Recorder:
         self.exporter = Exporter("driver", lambda: None if health.is_set() else "the cast is not whole")
         self._port: int | None = None
         self.staleness = 0  # the largest of the last step
-        self._waited = 0.0
+        self._waited, self._missed = 0.0, 0
         self._restarts: dict[Crew, int] = {}
         self._seconds: dict[str, float] = {}
         self._seen: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
@@ -41,6 +41,8 @@ class Recorder:
         """Serve the driver's /metrics where the cast's configuration says, once."""
         if self._port is None:
             self._port = self.exporter.serve(cast.config.metrics.host, cast.config.metrics.port)
+        self._restarts, self._missed = {}, 0
+        self.exporter.set("treeadv_run_steps", cast.config.run.steps)
         cast.serve_driver(f"{cast.config.metrics.host}:{self._port}")
 
     @contextmanager
@@ -67,6 +69,8 @@ class Recorder:
             self.exporter.set("treeadv_actors_wanted", crew.wanted, role=crew.role)
             self.exporter.add("treeadv_actor_restarts_total", crew.restarts - self._restarts.get(crew, 0), role=crew.role)
             self._restarts[crew] = crew.restarts
+        self.exporter.add("treeadv_weight_sync_failures_total", cast.missed_updates - self._missed)
+        self._missed = cast.missed_updates
         self.exporter.set("treeadv_actors", len(cast.learners), role="learner")
         self.exporter.set("treeadv_actors_wanted", cast.learners_wanted, role="learner")
 
@@ -86,7 +90,7 @@ class Recorder:
             "prefix_reuse": drawn["cached_tokens"] / max(drawn["prompt_tokens"], 1), "generator_busy_s": drawn["busy_seconds"],
             "seconds": self._seconds | report.seconds,
         }
-        self._export(record, now - self._last)
+        self._export(record, now - self._last, cast.weight_bytes)
         self.folder.record(record)
         self.progress.update(record)
         self._seconds, self._last, self.staleness = {}, now, record["staleness_max"]
@@ -109,7 +113,7 @@ class Recorder:
         out["tau"] /= max(len(members), 1)
         return out
 
-    def _export(self, record: dict[str, Any], seconds: float) -> None:
+    def _export(self, record: dict[str, Any], seconds: float, weight_bytes: int) -> None:
         e = self.exporter
         e.add("treeadv_steps_total")
         e.set("treeadv_policy_version", record["version"])
@@ -117,6 +121,7 @@ class Recorder:
         e.set("treeadv_reward_mean", record["reward_mean"])
         e.add("treeadv_learner_wait_seconds_total", record["seconds"]["wait"])
         e.observe("treeadv_weight_sync_seconds", record["seconds"]["publish"])
+        e.add("treeadv_weight_sync_bytes_total", weight_bytes)
 
     def summary(self) -> dict[str, Any]:
         """Figures of the whole run from its records; written as summary.json."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from actors import pipeline
 from actors.cast import Cast
@@ -16,9 +17,11 @@ from actors.crew import BACKOFF, RESTARTS, RoleFailed
 from actors.recorder import Recorder
 from treeadv import models
 from treeadv.config import Config
+from treeadv.errors import BadInput
 from treeadv.report.progress import Progress
 from treeadv.runs import RunFolder
 
+FULL = 1 << 20  # bytes free below which a disk counts as full
 log = logging.getLogger(__name__)
 
 
@@ -27,8 +30,23 @@ def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) 
     connect(config)
     try:
         return asyncio.run(_train(config, folder, resumed, progress))
+    except Exception as fault:
+        line = _line(fault)
+        if not line and shutil.disk_usage(folder.path).free < FULL:  # torch's writer hides the cause behind one of its own
+            line = f"no space left on the disk of {folder.path}: make room, or choose another run.root"
+        if line:
+            raise BadInput(f"{line} (what was done is kept: treeadv train --resume {folder.path})") from fault
+        raise
     finally:
         ray.shutdown()
+
+
+def _line(fault: BaseException) -> str | None:
+    """The one line that tells a user of a fault that is theirs to mend."""
+    if isinstance(fault, BaseExceptionGroup):
+        return next(filter(None, map(_line, fault.exceptions)), None)
+    cause = fault.cause if isinstance(fault, RayTaskError) else fault
+    return str(cause) if isinstance(cause, BadInput) else None
 
 
 def connect(config: Config) -> None:

@@ -41,7 +41,8 @@ def recipe(tmp_path: Path, model: Path, **changes) -> Path:
 
 def start(*arguments: str | Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen) -> str:

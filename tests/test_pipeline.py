@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.running import ROLES, finish, hosts, recipe, sound, start, steps, wait_for
+from tests.running import LIMIT, ROLES, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
 from treeadv.runs import RunFolder
 
@@ -158,6 +159,22 @@ def test_a_port_that_is_taken_is_named(tmp_path, tiny_model):
         process = start("--config", recipe(tmp_path, tiny_model), f"metrics.port={port}")
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 2 and f"metrics.port={port}: cannot listen" in out
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_done(tmp_path, tiny_model):
+    """A tmpfs of 3 MB: checkpoints of the tiny model fill it after a few steps."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    try:
+        process = start("--config", recipe(tmp_path, tiny_model, run__root=str(small), run__checkpoint_every=1, run__keep_checkpoints=50))
+        out, _ = process.communicate(timeout=LIMIT)
+        last = out.strip().splitlines()[-1]
+        assert process.returncode == 2 and "no space left" in last.lower() and "--resume" in last, out[-3000:]
+        sound(small / "run")
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 @pytest.mark.slow

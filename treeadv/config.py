@@ -24,7 +24,7 @@ class Section(BaseModel):
 class RunConfig(Section):
     """Where a run lives and how long it lasts."""
 
-    root: str = Field("runs", description="folder of all runs: a local path, or an s3:// or gs:// URI for queue and checkpoints")
+    root: str = Field("runs", description="folder of all runs: a path that the driver, the queue and the learners share")
     name: str = Field("", description="folder name of the run; empty: recipe name and start time")
     seed: int = 0
     steps: Positive = Field(40, description="optimizer steps to take")

@@ -97,10 +97,11 @@ TABLE: tuple[Metric, ...] = (
 class Exporter:
     """The metrics of one role in a registry of their own, served as /metrics beside /healthz."""
 
-    def __init__(self, role: Role, health: Callable[[], str | None] = lambda: None) -> None:
-        """`health` returns None when all is well, else the reason (answered with 503)."""
+    def __init__(self, role: Role, health: Callable[[], str | None] = lambda: None, refresh: Callable[[], None] = lambda: None) -> None:
+        """`health` returns None when all is well, else the reason (answered with 503). `refresh` is called before each answer, in
+        the server's thread, to bring up to date what is not counted as it happens."""
         self.registry = CollectorRegistry()
-        self._health = health
+        self._health, self._refresh = health, refresh
         self._server: WSGIServer | None = None
         self._by_name = {m.name: _collector(m, self.registry) for m in of_role(role)}
 
@@ -130,6 +131,7 @@ class Exporter:
                 fault = self._health()
                 start_response("503 Service Unavailable" if fault else "200 OK", [("Content-Type", "text/plain")])
                 return [(fault or "ok").encode() + b"\n"]
+            self._refresh()
             return metrics(environ, start_response)
 
         self._server = _listen(host, port, app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -63,7 +64,7 @@ def _views(column: pa.Array, kind: pa.DataType) -> Iterable:
         return map(tuple, rows) if pa.types.is_list(kind) else rows
     values = column.values.to_numpy(zero_copy_only=True)
     offsets = column.offsets.to_numpy()
-    return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [values[a:b] for a, b in itertools.pairwise(offsets)]
 
 
 def check_schema(schema: pa.Schema, where: str) -> None:

@@ -74,7 +74,7 @@ def test_forests_are_read_where_they_lie(learner, monkeypatch):
 
 
 def test_published_buckets_are_the_weights_without_a_copy(learner):
-    published = {n: w for ref in learner.publish() for n, w in ray.get(ref).items()}
+    published = {n: w for ref in learner.publish()[0] for n, w in ray.get(ref).items()}
     want = weights_of(learner.trainer)
     assert published.keys() == want.keys() and all(np.array_equal(published[n], want[n]) for n in want)
     assert not any(w.flags.owndata for w in published.values())
