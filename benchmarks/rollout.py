@@ -1,5 +1,8 @@
 """`treeadv bench rollout`: forests against flat rollouts on a real engine. A JSON object a line.
 
+No token stops a leaf, so that all leaves have --max-tokens and differences are of the method, not of the lengths drawn.
+`client_ms_per_token` is CPU time of this process, which with sglang holds the sampler and the engine's client and nothing else.
+
   forest    the same prompts, --leaves leaves a forest, entropy forks: tokens drawn and seconds a leaf, share of prefixes from the cache;
             `sharing` is what the forests did not draw twice, `formula` is f (1 - M/G) with f the mean place of a leaf's last fork
   flat      as many leaves without forks
@@ -53,7 +56,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--threads", type=int, default=0)
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of sglang's server")
     p.add_argument("--chunks", type=int, nargs="*", default=[1, 4, 8, 16, 48])
-    p.add_argument("--small-pool", type=int, default=1000)
+    p.add_argument("--small-pool", type=int, default=400)
     p.add_argument("--stubs", default="deploy/sglang_cpu/stubs")
     asyncio.run(_Bench(p.parse_args(argv)).run())
 
@@ -62,7 +65,6 @@ class _Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.model = models.resolve(args.model, args.cache)
-        self.stop = models.stop_ids(self.model)
         prompter = Prompter(self.model)
         source = problem_source(self._config().task, 0)
         self.prompts = [prompter.encode(source[i].problem) for i in range(args.forests)]
@@ -101,7 +103,8 @@ class _Bench:
             raw = await self._report("raw", engine, self._raw(engine), url)
             self._print("saving", tokens=1 - forest["tokens_per_leaf"] / flat["tokens_per_leaf"], formula=forest["formula"],
                         seconds=1 - forest["seconds_per_leaf"] / flat["seconds_per_leaf"])
-            self._print("sampler", overhead=1 - flat["tokens_per_second"] / raw["tokens_per_second"])
+            self._print("sampler", overhead=1 - flat["tokens_per_second"] / raw["tokens_per_second"],
+                        ms_per_token=flat["client_ms_per_token"] - raw["client_ms_per_token"])
             if self.args.engine == "sglang":
                 await self._on_sglang(engine, url)
         if self.args.engine == "sglang":
@@ -117,17 +120,18 @@ class _Bench:
                 await self._report("chunk", cut, self._forests(cut, "entropy"), url, chunk=chunk)
         for way in ("disk", "tensor", "distributed"):
             async with self._engine(url=url, weights=way) as fresh:
-                self._print("weights", way=way, **await self._update(fresh))
+                self._print("weights", by=way, **await self._update(fresh))
 
     async def _report(self, name: str, engine: Engine, work: Any, url: str, **more: Any) -> dict[str, float]:
-        before, evicted, started = engine.stats(), _evicted(url), time.perf_counter()
+        before, evicted, started, cpu = engine.stats(), _evicted(url), time.perf_counter(), time.process_time()
         done = await work
-        seconds, after = time.perf_counter() - started, engine.stats()
+        seconds, cpu, after = time.perf_counter() - started, time.process_time() - cpu, engine.stats()
         leaves = self.args.forests * self.args.leaves
         tokens, prompt = after.decoded_tokens - before.decoded_tokens, after.prompt_tokens - before.prompt_tokens
         figures = {
             "leaves": leaves, "tokens_per_leaf": tokens / leaves, "seconds_per_leaf": seconds / leaves,
-            "tokens_per_second": tokens / seconds, "prefix_reuse": (after.cached_tokens - before.cached_tokens) / prompt,
+            "tokens_per_second": tokens / seconds, "client_ms_per_token": 1000 * cpu / tokens,
+            "prefix_reuse": (after.cached_tokens - before.cached_tokens) / prompt,
         }
         if url:
             figures["evicted_tokens"] = _evicted(url) - evicted
@@ -139,11 +143,11 @@ class _Bench:
     async def _forests(self, engine: Engine, rule: str) -> list[Forest]:
         stamp = time.monotonic_ns()
         requests = [GrowRequest(f"{rule}-{stamp}-{i}", "p", "", "exact", "", p, i) for i, p in enumerate(self.prompts)]
-        return await asyncio.gather(*(grow(engine, r, self._sampling(rule), self.args.tau, self.stop) for r in requests))
+        return await asyncio.gather(*(grow(engine, r, self._sampling(rule), self.args.tau, frozenset()) for r in requests))
 
     async def _raw(self, engine: Engine) -> list[int]:
         async def one(prompt: np.ndarray, name: str, i: int) -> int:
-            params = Params(self.args.max_tokens, 0.7, 1.0, self.stop, i)
+            params = Params(self.args.max_tokens, 0.7, 1.0, frozenset(), i)
             return len([d async for d in engine.generate(prompt, params, name, str(i))])
 
         names = [f"raw-{time.monotonic_ns()}-{i}" for i in range(len(self.prompts))]
@@ -154,7 +158,7 @@ class _Bench:
 
     async def _direct(self, engine: Any) -> dict[str, float]:
         client, started = engine.members[0].client, time.perf_counter()
-        drawing = {"temperature": 0.7, "max_new_tokens": self.args.max_tokens, "stop_token_ids": sorted(self.stop)}
+        drawing = {"temperature": 0.7, "max_new_tokens": self.args.max_tokens, "ignore_eos": True}
         prompts = [p.tolist() for p in self.prompts for _ in range(self.args.leaves)]
         asked = [client.generate({"input_ids": p, "sampling_params": drawing}) for p in prompts]
         tokens = sum(len(body["output_ids"]) for body in await asyncio.gather(*asked))

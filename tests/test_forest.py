@@ -63,7 +63,8 @@ def test_an_order_that_is_not_depth_first_is_refused(f: Forest, random):
     depth_first = seen == list(range(f.segments))
     kids = np.bincount(parent[parent >= 0], minlength=f.segments).astype(np.int32)
     moved = replace(
-        f, parent=parent, tree=(np.cumsum(parent == -1) - 1).astype(np.int32), arity=np.where(kids == 0, 0, np.maximum(kids, 2)).astype(np.int32),
+        f, parent=parent, tree=(np.cumsum(parent == -1) - 1).astype(np.int32),
+        arity=np.where(kids == 0, 0, np.maximum(kids, 2)).astype(np.int32),
         leaf_segment=(ends := np.flatnonzero(kids == 0).astype(np.int32)), finish=np.zeros(len(ends), np.int8),
         reward=np.zeros(len(ends), np.float32), verdict=np.zeros(len(ends), np.int8),
     )

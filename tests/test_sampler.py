@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.test_wire import same
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import Draw, EngineLost, Params
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.rules import PREDICTABLE, Prefix, Threshold, forks, split
 from treeadv.sampling.sampler import GrowRequest, grow
 from treeadv.sampling.seeds import derive, uniform
-from tests.test_wire import same
 
 STOP = 9
 PROMPT = np.array([1, 2, 3], np.int32)

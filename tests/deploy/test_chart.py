@@ -136,7 +136,23 @@ def test_a_gpu_group_puts_learners_on_cuda_and_shares_the_gpus_among_slots(rende
     config = run_config(render("gpu-cluster"), tmp_path)
     assert (config.learner.device, config.learner.count, config.learner.gpus, config.learner.cpus) == ("cuda", 16, 1.0, 8.0)
     assert (config.generator.count, config.scaling.min, config.scaling.max) == (2, 2, 8 + 32)
-    assert config.run.root == "s3://models/treeadv"
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_the_folder_of_runs_lies_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(render: Render, values: str, tmp_path: Path) -> None:
+    documents = render(values)
+    root = Path(run_config(documents, tmp_path).run.root)
+    made = [d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"]
+    (claim,) = made or ["shared-runs"]  # that of the examples with storage.claim.existing
+    for name, template in pod_templates(documents).items():
+        if name in ("submitter", "run1-treeadv-router"):
+            continue
+        pod = template["spec"]
+        claims = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+        (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] in claims)
+        assert claims[mount["name"]] == claim
+        assert root.is_relative_to(mount["mountPath"])
+        assert mount.get("readOnly", False) == (name == "run1-treeadv-fleet")
 
 
 def test_a_fleet_makes_the_generators_call_the_router(render: Render, tmp_path: Path) -> None:
@@ -268,15 +284,11 @@ BAD = {
     "no learner": (["workers.learner=null"], "no group gives a learner"),
     "no storage": (["storage.claim.size="], "queue and checkpoints have no place"),
     "two claims": (["storage.claim.existing=x"], "storage.claim.size=1Gi has no effect beside storage.claim.existing=x"),
-    "an object store without address": (["storage.kind=object"], "needs storage.object.uri"),
+    "a folder of runs outside the claim": (["config.run.root=s3://bucket/runs"], "root"),
     "a fleet without model": (["generator.kind=deployment"], "needs generator.fleet.model"),
     "a fleet beside an embedded engine": (
         ["generator.kind=deployment", "generator.fleet.model=m", "config.generator.engine=embedded"],
         "config.generator.engine=embedded does not go with",
-    ),
-    "a fleet that cannot read weights": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "storage.kind=object", "storage.object.uri=s3://b/x"],
-        "needs storage.kind=claim",
     ),
     "more generators than drive a fleet": (
         ["generator.kind=deployment", "generator.fleet.model=m", "workers.generator.replicas=3"],

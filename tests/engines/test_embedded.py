@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from tests.test_wire import same
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import EngineLost, Params
 from treeadv.engines.embedded import EmbeddedEngine

@@ -6,10 +6,12 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,9 @@ class TestOwnedServer:
         assert all(len(d) == 100 and d[-1].finish is Finish.LENGTH for d in drawn)
         worst = max(max(Plain(tiny_model).differences(np.roll(PROMPT, i), d)) for i, d in enumerate(drawn))
         assert worst < 1e-4  # retracted and prefilled again, with entropies still in step
+        with urllib.request.urlopen(f"{owned.members[0].url}/metrics") as reply:
+            counts = re.findall(r"^sglang:evicted_tokens_total\{.*\} (\S+)$", reply.read().decode(), re.MULTILINE)
+        assert sum(map(float, counts)) > 0  # and the server counts what it had to forget
 
     def test_a_server_killed_in_mid_stream_is_replaced_and_has_the_newest_weights_before_traffic(
         self, run: Run, owned: SGLangEngine, tiny_model: Path

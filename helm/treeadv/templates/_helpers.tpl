@@ -27,10 +27,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .Values.storage.claim.existing | default (printf "%s-runs" (include "treeadv.name" .)) }}
 {{- end }}
 
-{{- define "treeadv.root" -}}
-{{- if eq .Values.storage.kind "claim" }}/data/runs{{ else }}{{ .Values.storage.object.uri }}{{ end }}
-{{- end }}
-
 {{/* Worker groups with the defaults merged in, as YAML: name -> group. */}}
 {{- define "treeadv.groups" -}}
 {{- $out := dict }}

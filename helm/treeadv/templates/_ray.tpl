@@ -1,8 +1,7 @@
 {{/* One Ray pod template. Call with (dict "root" $ "group" ... "role" head|generator|learner|reward "ports" number of metrics ports). */}}
 {{- define "treeadv.rayPod" -}}
 {{- $root := .root }}
-{{- $head := eq .role "head" }}
-{{- $claim := eq $root.Values.storage.kind "claim" -}}
+{{- $head := eq .role "head" -}}
 metadata:
   labels:
     {{- include "treeadv.selector" $root | nindent 4 }}
@@ -43,9 +42,7 @@ spec:
       env:
         - {name: HOME, value: /home/treeadv}
         - {name: HF_HOME, value: /home/treeadv/huggingface}
-      {{- $secrets := $root.Values.existingSecrets }}
-      {{- if and (not $claim) $root.Values.storage.object.secret }}{{ $secrets = append $secrets $root.Values.storage.object.secret }}{{ end }}
-      {{- with $secrets }}
+      {{- with $root.Values.existingSecrets }}
       envFrom: {{- range . }}
         - secretRef: {name: {{ . }}}
         {{- end }}
@@ -62,9 +59,7 @@ spec:
         {{- if $head }}
         - {name: config, mountPath: /etc/treeadv, readOnly: true}
         {{- end }}
-        {{- if $claim }}
         - {name: runs, mountPath: /data}
-        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {}
@@ -76,10 +71,8 @@ spec:
     - name: config
       configMap: {name: {{ include "treeadv.name" $root }}}
     {{- end }}
-    {{- if $claim }}
     - name: runs
       persistentVolumeClaim: {claimName: {{ include "treeadv.claim" $root }}}
-    {{- end }}
 {{- end }}
 
 {{/* The spec of the RayCluster, the same alone and inside a RayJob. */}}

@@ -24,15 +24,11 @@
 {{- end }}
 
 {{- define "treeadv.validateStorage" -}}
-{{- if eq .Values.storage.kind "claim" }}
 {{- if not (or .Values.storage.claim.existing .Values.storage.claim.size) }}
-{{- fail "storage: queue and checkpoints have no place; set storage.claim.size, storage.claim.existing, or storage.kind=object with storage.object.uri" }}
+{{- fail "storage: queue and checkpoints have no place; set storage.claim.size or storage.claim.existing" }}
 {{- end }}
 {{- if and .Values.storage.claim.existing .Values.storage.claim.size }}
 {{- fail (printf "storage.claim.size=%s has no effect beside storage.claim.existing=%s: set one" .Values.storage.claim.size .Values.storage.claim.existing) }}
-{{- end }}
-{{- else if not .Values.storage.object.uri }}
-{{- fail "storage.kind=object needs storage.object.uri (s3://bucket/path or gs://bucket/path)" }}
 {{- end }}
 {{- end }}
 
@@ -50,9 +46,6 @@
 {{- $sglang := $generator.sglang | default dict }}
 {{- if ne ($sglang.weights | default "disk") "disk" }}
 {{- fail (printf "config.generator.sglang.weights=%s does not go with generator.kind=deployment: servers of a Deployment take weights from disk" $sglang.weights) }}
-{{- end }}
-{{- if ne .Values.storage.kind "claim" }}
-{{- fail "generator.kind=deployment needs storage.kind=claim: the servers read published weights from the volume" }}
 {{- end }}
 {{- $sum := include "treeadv.role" (dict "groups" (include "treeadv.groups" . | fromYaml) "role" "generator") | fromYaml }}
 {{- if ne (int $sum.count) 1 }}
