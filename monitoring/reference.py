@@ -13,7 +13,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 HEAD = """# Metrics
 
 Made from `treeadv/metrics.py` by `python -m monitoring.reference`; do not edit. Each role serves its own on `/metrics` beside `/healthz`
-(200, or 503 with the reason). Every series gets `run`, and `instance`, where it is scraped: from the run's `targets.json`, or from the chart's PodMonitor.
+(200, or 503 with the reason). `run` and `instance` come from where it is scraped: the run's `targets.json`, or the chart's PodMonitor.
 """
 ROLES = {
     "driver": "Driver: the run as a whole",

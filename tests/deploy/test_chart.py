@@ -139,7 +139,7 @@ def test_a_gpu_group_puts_learners_on_cuda_and_shares_the_gpus_among_slots(rende
 
 
 @pytest.mark.parametrize("values", VALUES)
-def test_the_folder_of_runs_lies_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(render: Render, values: str, tmp_path: Path) -> None:
+def test_runs_lie_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(render: Render, values: str, tmp_path: Path) -> None:
     documents = render(values)
     root = Path(run_config(documents, tmp_path).run.root)
     made = [d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"]
