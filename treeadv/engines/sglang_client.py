@@ -44,6 +44,8 @@ class Client:
         """
         fault = ""
         for attempt in range(RETRIES + 1):
+            if self._draws.closed:  # its loss was noticed elsewhere, between two tries
+                raise ServerGone(f"{self.url} was let go; {fault}")
             try:
                 status, text = await self._draw(payload | {"rid": uuid.uuid4().hex})
             except (aiohttp.ClientError, OSError) as e:
