@@ -86,7 +86,7 @@ class _Bench:
         return SamplingConfig(leaves=a.leaves, trees=trees, rule=rule, tau=a.tau, max_tokens=a.max_tokens, temperature=0.7)
 
     @asynccontextmanager
-    async def _engine(self, **sglang: Any) -> AsyncIterator[Engine]:
+    async def _engine(self, **sglang: Any) -> AsyncIterator[Any]:
         engine = await start(self._config(**sglang), self.model)
         try:
             yield engine
