@@ -26,9 +26,10 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, config: Config, name: str) -> RunFolder:
-        """Make a new run's folder; one that exists is refused."""
-        path = Path(config.run.root) / (config.run.name or name)
+    def create(cls, config: Config, name: str) -> tuple[RunFolder, Config]:
+        """Make a new run's folder, called run.name or else `name`, and its configuration with the name; one that exists is refused."""
+        config = config.model_copy(update={"run": config.run.model_copy(update={"name": config.run.name or name})})
+        path = Path(config.run.root) / config.run.name
         try:
             path.mkdir(parents=True)
         except FileExistsError as e:
@@ -36,7 +37,7 @@ class RunFolder:
         except OSError as e:
             raise BadInput(f"run folder {path}: cannot be made ({e.strerror}); choose another run.root") from e
         write_atomically(path / "config.yaml", config.to_yaml())
-        return cls(path)
+        return cls(path), config
 
     @classmethod
     def open(cls, path: Path, overrides: list[str]) -> tuple[RunFolder, Config]:
@@ -107,7 +108,7 @@ def begin(recipe: Path | None, resume: Path | None, resume_or_start: bool, overr
         there = Path(config.run.root) / config.run.name
         if not (resume_or_start and (there / "config.yaml").is_file()):
             check(config)
-            return RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), config, False
+            return *RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), False
         resume = there
     assert resume is not None
     folder, config = RunFolder.open(resume, overrides)

@@ -34,8 +34,8 @@ def run() -> Iterator[Run]:
 
 async def start_server(model: Path, log: Path) -> Any:
     """A real server of `model`, answering."""
-    from treeadv.engines.sglang_client import Client, ServerGone
-    from treeadv.engines.sglang_server import ServerProcess
+    from treeadv.engines.sglang.client import Client, ServerGone
+    from treeadv.engines.sglang.server import ServerProcess
 
     process = await ServerProcess.start(configure().generator, str(model), log)
     client = Client(process.url, 60, 60)
@@ -64,7 +64,7 @@ def engine(request: pytest.FixtureRequest, run: Run, tiny_model: Path, tmp_path_
     if request.param == "embedded":
         made: Engine = EmbeddedEngine(tiny_model, rows=32, threads=1)
     else:
-        from treeadv.engines.sglang import SGLangEngine
+        from treeadv.engines.sglang.engine import SGLangEngine
 
         url = request.getfixturevalue("server")
         made = run(SGLangEngine.create(configure(url, root=tmp_path_factory.mktemp("run")), str(tiny_model), 0))

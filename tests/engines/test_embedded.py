@@ -232,8 +232,22 @@ def test_a_fault_in_the_model_reaches_every_branch(tiny_model):
     assert all(isinstance(fault, EngineLost) for fault in asyncio.run(run()))
 
 
-def test_equal_draws_of_siblings_keep_slots_of_their_own():
+def test_equal_draws_of_siblings_are_kept_once():
     cache = PrefixCache(1, 1, 2, torch.float32, capacity=2)
-    prompt = cache.extend([], [4, 5])
-    a, b = cache.extend(prompt, [6]), cache.extend(prompt, [6])
-    assert a != b and cache.match([4, 5, 6, 7]) == prompt + a and cache.capacity >= cache.used == 4
+    prompt, new = cache.extend([], [4, 5])
+    assert new == set(prompt)
+    a, new_a = cache.extend(prompt, [6])
+    b, new_b = cache.extend(prompt, [6])
+    assert a == b and new_a == set(a) and new_b == set()
+    c, new_c = cache.extend(prompt + b, [7])
+    assert cache.match([4, 5, 6, 7, 8]) == prompt + a + c and new_c == set(c) and cache.capacity >= cache.used == 4
+
+
+def test_branches_that_draw_the_same_tokens_draw_as_if_alone(tiny_model):
+    """The same seed twice in one forest: both branches have the draws and log-probs of one that is alone, and share every slot."""
+    (alone,), _ = drawn(tiny_model, [(PROMPTS[2], params(7), "n")])
+    got, stats = drawn(tiny_model, [(PROMPTS[2], params(7), "n"), (PROMPTS[2], params(7), "n")])
+    for draws in got:
+        assert [d.token for d in draws] == [d.token for d in alone]
+        assert np.allclose([d.logprob for d in draws], [d.logprob for d in alone], atol=1e-5)
+    assert stats.cached_tokens == len(PROMPTS[2]) - 1

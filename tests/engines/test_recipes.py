@@ -9,8 +9,8 @@ import pytest
 
 from tests.engines.helpers import configure
 from treeadv.config import load
-from treeadv.engines.sglang import SGLangEngine
-from treeadv.engines.sglang_server import arguments
+from treeadv.engines.sglang.engine import SGLangEngine
+from treeadv.engines.sglang.server import arguments
 from treeadv.errors import BadInput
 
 RECIPES = Path(__file__).parents[2] / "deploy/recipes"

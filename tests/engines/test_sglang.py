@@ -19,9 +19,9 @@ from tests.engines.faulty_proxy import FaultyProxy
 from tests.engines.helpers import PROMPT, Plain, branch, chi_square_p, configure, params, weights
 from treeadv.config import SamplingConfig
 from treeadv.engines.embedded import EmbeddedEngine
-from treeadv.engines.sglang import SGLangEngine
-from treeadv.engines.sglang_member import Member
-from treeadv.engines.sglang_reply import Chunk
+from treeadv.engines.sglang.engine import SGLangEngine
+from treeadv.engines.sglang.member import Member
+from treeadv.engines.sglang.reply import Chunk
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow

@@ -26,7 +26,7 @@ from tests.engines.faulty_proxy import FaultyProxy
 from tests.engines.helpers import PROMPT, STUBS, Plain, branch, configure, params, weights
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import EngineLost
-from treeadv.engines.sglang import SGLangEngine
+from treeadv.engines.sglang.engine import SGLangEngine
 from treeadv.errors import BadInput
 from treeadv.forest import Finish
 from treeadv.sampling.sampler import GrowRequest, grow
@@ -269,7 +269,7 @@ def test_a_server_ends_when_the_process_that_started_it_is_killed(tiny_model: Pa
 import asyncio, time
 from pathlib import Path
 from tests.engines.helpers import configure
-from treeadv.engines.sglang_server import ServerProcess
+from treeadv.engines.sglang.server import ServerProcess
 async def main():
     server = await ServerProcess.start(configure().generator, {str(tiny_model)!r}, Path({str(tmp_path)!r}) / "log")
     print(server.process.pid, flush=True)

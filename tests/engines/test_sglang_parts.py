@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engines.helpers import STUBS, configure
-from treeadv.engines.sglang_addresses import resolve
-from treeadv.engines.sglang_entropy import KEY, TEMPERATURE, EntropyTap, from_top, reference
-from treeadv.engines.sglang_reply import Ask, Refused, read
-from treeadv.engines.sglang_server import arguments
-from treeadv.engines.sglang_weights import tensors_of
+from treeadv.engines.sglang.addresses import resolve
+from treeadv.engines.sglang.entropy import KEY, TEMPERATURE, EntropyTap, from_top, reference
+from treeadv.engines.sglang.reply import Ask, Refused, read
+from treeadv.engines.sglang.server import arguments
+from treeadv.engines.sglang.weights import tensors_of
 from treeadv.errors import BadInput
 
 

@@ -37,7 +37,7 @@ def record(step: int, **more: Any) -> dict[str, Any]:
 def make_run(root: Path, forests: Sequence[Forest], records: Sequence[dict[str, Any]]) -> Path:
     """A run that trained one of `forests` in each step; a record without a forest is a step of metrics only."""
     tree = {**CONFIG, "run": {**CONFIG["run"], "root": str(root)}}
-    folder = RunFolder.create(configuration.parse(tree, "test"), "demo")
+    folder, _ = RunFolder.create(configuration.parse(tree, "test"), "demo")
     store = ReplayStore(str(folder.path), QueueConfig(), 1, 0, None)
     for step, forest in enumerate(forests, 1):
         ticket = store.reserve("w", "", forest.prompt_id)

@@ -196,17 +196,17 @@ class EmbeddedEngine:
         for branch in group:
             new_request = not branch.slots
             path = branch.slots or cache.match(branch.tokens)
-            fresh = cache.extend(path, branch.tokens[len(path) :])
+            fresh, new = cache.extend(path, branch.tokens[len(path) :])
             # A prefix that is here whole: only its last token is computed again, for its logits, and written nowhere.
             computed = len(fresh) or 1
             branch.slots = path + fresh
             for i in range(len(branch.tokens) - computed, len(branch.tokens)):
-                if fresh:
+                if branch.slots[i] in new:
                     written.append(len(tokens) - first)
+                    slots.append(branch.slots[i])
                 tokens.append(branch.tokens[i])
                 positions.append(i)
                 reads.append(branch.slots[: i + 1])
-            slots += fresh
             last.append(len(tokens) - 1)
             if new_request:
                 self._count_prefix(len(branch.tokens), len(branch.tokens) - computed)

@@ -13,7 +13,7 @@ async def start(config: Config, model_dir: Path, index: int = 0) -> Engine:
     """Load the model of `model_dir` into generator.engine; `index` numbers the engines of a run."""
     g = config.generator
     if g.engine == "sglang":
-        from treeadv.engines.sglang import SGLangEngine
+        from treeadv.engines.sglang.engine import SGLangEngine
 
         return await SGLangEngine.create(config, str(model_dir), index)
     from treeadv.engines.embedded import EmbeddedEngine

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import torch
 
 from treeadv.engines.base import EngineLost
-from treeadv.engines.routing import Routes
-from treeadv.engines.sglang_client import ServerGone
-from treeadv.engines.sglang_member import Member, Model
-from treeadv.engines.sglang_reply import Refused
-from treeadv.engines.sglang_weights import Loaded, tensors_of
+from treeadv.engines.sglang.client import ServerGone
+from treeadv.engines.sglang.member import Member, Model
+from treeadv.engines.sglang.reply import Refused
+from treeadv.engines.sglang.routing import Routes
+from treeadv.engines.sglang.weights import Loaded, tensors_of
 from treeadv.errors import BadInput
 
 ATTEMPTS = 3  # to bring a lost server up, before it is given up

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from treeadv.engines.sglang_client import Client
-from treeadv.engines.sglang_reply import Refused
-from treeadv.engines.sglang_server import free_port
+from treeadv.engines.sglang.client import Client
+from treeadv.engines.sglang.reply import Refused
+from treeadv.engines.sglang.server import free_port
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from treeadv.engines.sglang_reply import Refused
+from treeadv.engines.sglang.reply import Refused
 
 RETRIES = 3  # of a request that broke off or was answered with 5xx; each waits twice as long as the one before
 FIRST_WAIT = 0.1  # seconds

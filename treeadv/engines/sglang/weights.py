@@ -24,8 +24,8 @@ import safetensors.torch
 import torch
 import torch.multiprocessing
 
-from treeadv.engines.sglang_client import Client
-from treeadv.engines.sglang_reply import Refused
+from treeadv.engines.sglang.client import Client
+from treeadv.engines.sglang.reply import Refused
 
 FLUSH_TRIES = 50  # 0.1 s apart; a server flushes only when nothing runs
 
@@ -170,7 +170,7 @@ class Broadcast:
 
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None:
         # Imported here: torch.distributed is not built everywhere, and only this way needs it.
-        from treeadv.engines.process_group import broadcast, join
+        from treeadv.engines.sglang.process_group import broadcast, join
 
         if self._group is None:
             backend = "nccl" if self._device == "cuda" else "gloo"

@@ -20,12 +20,12 @@ import numpy as np
 
 from treeadv.config import Config
 from treeadv.engines.base import Draw, EngineLost, EngineStats, Params
-from treeadv.engines.sglang_addresses import resolve
-from treeadv.engines.sglang_client import ServerGone
-from treeadv.engines.sglang_fleet import Fleet
-from treeadv.engines.sglang_member import Member, Model
-from treeadv.engines.sglang_reply import Chunk, Refused
-from treeadv.engines.sglang_weights import Disk, Loaded
+from treeadv.engines.sglang.addresses import resolve
+from treeadv.engines.sglang.client import ServerGone
+from treeadv.engines.sglang.fleet import Fleet
+from treeadv.engines.sglang.member import Member, Model
+from treeadv.engines.sglang.reply import Chunk, Refused
+from treeadv.engines.sglang.weights import Disk, Loaded
 from treeadv.errors import BadInput
 from treeadv.forest import Finish
 

@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 
 from treeadv.config import Config
-from treeadv.engines import sglang_probe as probe
-from treeadv.engines.sglang_addresses import own_address
-from treeadv.engines.sglang_client import Client, ServerGone
-from treeadv.engines.sglang_entropy import TEMPERATURE, reference
-from treeadv.engines.sglang_reply import Ask, Chunk, Refused, read
-from treeadv.engines.sglang_server import ServerProcess
-from treeadv.engines.sglang_weights import Broadcast, Disk, Loaded, SharedMemory, Way, update
+from treeadv.engines.sglang import probe
+from treeadv.engines.sglang.addresses import own_address
+from treeadv.engines.sglang.client import Client, ServerGone
+from treeadv.engines.sglang.entropy import TEMPERATURE, reference
+from treeadv.engines.sglang.reply import Ask, Chunk, Refused, read
+from treeadv.engines.sglang.server import ServerProcess
+from treeadv.engines.sglang.weights import Broadcast, Disk, Loaded, SharedMemory, Way, update
 from treeadv.errors import BadInput
 
 POLL = 0.2  # seconds between looks at a server that starts

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from treeadv.engines.sglang_reply import Chunk
+from treeadv.engines.sglang.reply import Chunk
 from treeadv.errors import BadInput
 
 PROMPT = 12  # tokens of the probe's prefix

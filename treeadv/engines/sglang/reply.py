@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from treeadv.engines.sglang_entropy import KEY, from_top
+from treeadv.engines.sglang.entropy import KEY, from_top
 
 ROUNDING = 1e-4  # a log-probability above 0 or an entropy below 0 by less than this is float rounding, and set to 0
 

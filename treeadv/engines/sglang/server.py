@@ -85,7 +85,7 @@ class ServerProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "treeadv.engines.sglang_launch", *arguments(config, model_dir, port),
+                sys.executable, "-m", "treeadv.engines.sglang.launch", *arguments(config, model_dir, port),
                 stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | added, start_new_session=True,
             )
         return cls(process, f"http://127.0.0.1:{port}", log)
