@@ -123,8 +123,11 @@ class Cast:
                 await self.rewards.replace(member, fault)
             finally:
                 self._grading[member] -= 1
-                if member not in self.rewards.members and not self._grading[member]:
-                    await self.rewards.dismiss(member)
+
+    async def sweep(self) -> None:
+        """End the reward actors that were retired and have nothing left to grade."""
+        for member in [m for m in self.rewards.names if m not in self.rewards.members and not self._grading[m]]:
+            await self.rewards.dismiss(member)
 
     async def lease(self, version: int, stop: asyncio.Event) -> Any | None:
         """The next batch of ready forests, waited for; None when `stop` came first."""

@@ -36,6 +36,7 @@ async def oversee(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
             cast.generators.scale(scaler.wanted)
             looked = now
         await _leave(cast)
+        await cast.sweep()
         for crew in (cast.generators, cast.rewards):
             crew.check()
         recorder.crews(cast)

@@ -18,6 +18,8 @@ from treeadv.metrics import Exporter
 from treeadv.report.progress import Progress
 from treeadv.runs import RunFolder
 
+DRAWN = ("tokens_generated", "prompt_tokens", "cached_tokens")  # totals that the engines count
+
 
 class Recorder:
     """One record an optimizer step. Times are in seconds of wall clock, tokens are totals of the run."""
@@ -34,7 +36,7 @@ class Recorder:
         self._seen: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
         before = folder.records()
         self._elapsed = before[-1]["elapsed_s"] if before else 0.0
-        self._totals = {k: before[-1][k] if before else 0 for k in ("tokens_generated", "tokens_trained", "tokens_expanded")}
+        self._totals = {k: before[-1][k] if before else 0 for k in (*DRAWN, "tokens_trained", "tokens_expanded")}
         self._started = self._last = time.monotonic()
 
     def serve(self, cast: Cast) -> None:
@@ -79,7 +81,8 @@ class Recorder:
         counts, drawn = await asyncio.gather(cast.queue.counts.remote(), self._drawn(cast))
         now = time.monotonic()
         learner = {k: v for k, v in asdict(report).items() if k not in ("staleness", "seconds", "tokens", "expanded_tokens")}
-        self._totals["tokens_generated"] += drawn["tokens_generated"]
+        for key in DRAWN:
+            self._totals[key] += drawn[key]
         self._totals["tokens_trained"] += report.tokens
         self._totals["tokens_expanded"] += report.expanded_tokens
         record = {
@@ -87,9 +90,11 @@ class Recorder:
             "forests": counts["states"], "sharing": 1 - report.tokens / report.expanded_tokens,
             "staleness_mean": fmean(report.staleness), "staleness_max": max(report.staleness),
             "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / (now - self._last),
-            "prefix_reuse": drawn["cached_tokens"] / max(drawn["prompt_tokens"], 1), "generator_busy_s": drawn["busy_seconds"],
+            "generator_busy_s": drawn["busy_seconds"],
             "seconds": self._seconds | report.seconds,
         }
+        if drawn["prompt_tokens"]:  # no branch may have begun in this step
+            record["prefix_reuse"] = drawn["cached_tokens"] / drawn["prompt_tokens"]
         self._export(record, now - self._last, cast.weight_bytes)
         self.folder.record(record)
         self.progress.update(record)
@@ -100,7 +105,7 @@ class Recorder:
         members = list(cast.generators.names)
         names = [cast.generators.names[m] for m in members]
         stats = await asyncio.gather(*(m.stats.remote() for m in members), return_exceptions=True)
-        out = dict.fromkeys(("tokens_generated", "prompt_tokens", "cached_tokens", "busy_seconds", "tau"), 0.0)
+        out = dict.fromkeys((*DRAWN, "busy_seconds", "tau"), 0.0)
         for name, now in zip(names, stats, strict=True):
             if isinstance(now, RayActorError):
                 continue
@@ -137,7 +142,7 @@ class Recorder:
             "reward_last_fifth": fmean(r["reward_mean"] for r in records[-fifth:]),
             "tokens_generated": last["tokens_generated"], "tokens_trained": last["tokens_trained"],
             "tokens_expanded": last["tokens_expanded"], "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
-            "prefix_reuse": fmean(r["prefix_reuse"] for r in records),
+            "prefix_reuse": last["cached_tokens"] / last["prompt_tokens"],
             "staleness_mean": fmean(r["staleness_mean"] for r in records), "staleness_max": max(r["staleness_max"] for r in records),
             "seconds": {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in sorted(phases)}
             | {"generators_busy": sum(r["generator_busy_s"] for r in records)},

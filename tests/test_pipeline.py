@@ -188,6 +188,9 @@ def test_a_run_that_is_scaled_out_and_in_loses_nothing(tmp_path, tiny_model):
         at = steps(run)
         folder.request({"generator": wanted})
         wait_for(lambda wanted=wanted, at=at: len(hosts(process, "Generator")) == wanted and steps(run) > at, process)
+    for wanted in (2, 1):
+        folder.request({"reward": wanted})
+        wait_for(lambda wanted=wanted: len(hosts(process, "RewardActor")) == wanted, process)
     at = steps(run)
     folder.request({"learner": 2})
     wait_for(lambda: len(hosts(process, "Learner")) == 2 and steps(run) > at + 1, process)

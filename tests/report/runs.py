@@ -40,7 +40,7 @@ def make_run(root: Path, forests: Sequence[Forest], records: Sequence[dict[str, 
     folder, _ = RunFolder.create(configuration.parse(tree, "test"), "demo")
     store = ReplayStore(str(folder.path), QueueConfig(), 1, 0, None)
     for step, forest in enumerate(forests, 1):
-        ticket = store.reserve("w", "", forest.prompt_id)
+        ticket = store.reserve("w", "", lambda _draw, id=forest.prompt_id: id)
         assert ticket is not None
         assert store.admit(ticket.forest_id, to_batch([replace(forest, forest_id=ticket.forest_id)])) == "admitted"
         lease = store.lease(1, step - 1)
