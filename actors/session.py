@@ -51,6 +51,8 @@ def _line(fault: BaseException) -> str | None:
 
 def connect(config: Config) -> None:
     """Join the cluster at RAY_ADDRESS, or start one on this machine that has room for the roles asked for."""
+    # Of the two returns of `grow` and `grade` one is awaited and tells of any fault; Ray would print the other's as unhandled.
+    os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
         return
