@@ -38,9 +38,10 @@ def test_the_exact_gradient_is_that_of_the_expected_reward_by_finite_differences
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", ["entropy", "random"])
 def test_fact_7_unbiased_hits_the_exact_gradient_under_predictable_forks(rule, forests):
-    """Within the Monte-Carlo error, in direction and in size."""
+    """Within the Monte-Carlo error, in direction and in size. `error` is the root mean square of `bias` where there is none, and a few
+    directions carry most of it: 2.5 times as much is what one draw in hundreds exceeds, 1.5 times one in twenty."""
     (row,) = measure(World.random(1), rule, UNBIASED, forests, seed=1)
-    assert row["bias"] < 1.5 * row["error"] and row["scale"] == pytest.approx(1, abs=3 * row["error"])
+    assert row["bias"] < 2.5 * row["error"] and row["scale"] == pytest.approx(1, abs=3 * row["error"])
 
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
