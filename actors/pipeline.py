@@ -70,9 +70,9 @@ async def learn(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
         with recorder.phase("publish"):
             await cast.publish(version + 1)
         await cast.queue.ack.remote(lease.lease_id, version + 1)  # after the weights: a freed slot starts with the new version
+        await recorder.record(cast, version + 1, report)  # before the checkpoint: a step that is durable is on record
         if stop.is_set() or version + 1 == c.run.steps or (version + 1) % c.run.checkpoint_every == 0:
             with recorder.phase("checkpoint"):
                 await cast.checkpoint(version + 1)
-        await recorder.record(cast, version + 1, report)
         if stop.is_set():
             return

@@ -29,6 +29,7 @@ class Recorder:
         self.folder, self.progress = folder, progress
         self.exporter = Exporter("driver", lambda: None if health.is_set() else "the cast is not whole")
         self._port: int | None = None
+        self._states: dict[str, int] | None = None
         self.staleness = 0  # the largest of the last step
         self._waited, self._missed = 0.0, 0
         self._restarts: dict[Crew, int] = {}
@@ -100,6 +101,10 @@ class Recorder:
         self.progress.update(record)
         self._seconds, self._last, self.staleness = {}, now, record["staleness_max"]
 
+    async def settle(self, cast: Cast) -> None:
+        """Note where the forests stand at the end, for the summary: after the last checkpoint, which comes after the last record."""
+        self._states = (await cast.queue.counts.remote())["states"]
+
     async def _drawn(self, cast: Cast) -> dict[str, float]:
         """What all generators drew since the last record; one that died keeps what it had reported."""
         members = list(cast.generators.names)
@@ -146,7 +151,7 @@ class Recorder:
             "staleness_mean": fmean(r["staleness_mean"] for r in records), "staleness_max": max(r["staleness_max"] for r in records),
             "seconds": {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in sorted(phases)}
             | {"generators_busy": sum(r["generator_busy_s"] for r in records)},
-            "forests": last["forests"], "run": str(self.folder.path),
+            "forests": self._states or last["forests"], "run": str(self.folder.path),
         }
         self.folder.write("summary.json", summary)
         return summary

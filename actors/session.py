@@ -99,6 +99,7 @@ async def _attempt(cast: Cast, recorder: Recorder, stop: asyncio.Event, whole: a
             recorder.serve(cast)
             whole.set()
             await pipeline.run(cast, recorder, stop)
+            await recorder.settle(cast)
     except* RayActorError as group:
         death = group.exceptions[0]
     finally:
