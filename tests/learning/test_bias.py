@@ -38,10 +38,11 @@ def test_the_exact_gradient_is_that_of_the_expected_reward_by_finite_differences
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", ["entropy", "random"])
 def test_fact_7_unbiased_hits_the_exact_gradient_under_predictable_forks(rule, forests):
-    """Within the Monte-Carlo error, in direction and in size. `error` is the root mean square of `bias` where there is none, and a few
-    directions carry most of it: 2.5 times as much is what one draw in hundreds exceeds, 1.5 times one in twenty."""
-    (row,) = measure(World.random(1), rule, UNBIASED, forests, seed=1)
-    assert row["bias"] < 2.5 * row["error"] and row["scale"] == pytest.approx(1, abs=3 * row["error"])
+    """Within the Monte-Carlo error, in direction and in size. `error` is the root mean square that `bias` has where there is none, so it
+    is the root mean square over independent draws that is held against it."""
+    rows = [row for seed in range(1, 6) for row in measure(World.random(1), rule, UNBIASED, forests, seed)]
+    assert np.sqrt(np.mean([(row["bias"] / row["error"]) ** 2 for row in rows])) < 1.5
+    assert all(row["scale"] == pytest.approx(1, abs=3 * row["error"]) for row in rows)
 
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
