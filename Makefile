@@ -11,7 +11,7 @@ test: .venv/installed-dev
 	$(PY) -m pytest -m "not slow" $(ARGS)
 
 test-slow: .venv/installed-dev
-	$(PY) -m pytest -m slow $(ARGS)
+	$(PY) -m pytest -m slow -o timeout=1800 $(ARGS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

@@ -300,3 +300,32 @@ def test_close_leaves_no_process_and_fails_what_is_in_flight(loop, tmp_path):
         return pid
 
     assert not Path(f"/proc/{loop.run(scene())}").exists()
+
+
+def test_close_that_meets_a_start_just_ended_leaves_no_process(loop, monkeypatch):
+    receive = asyncio.StreamReader.feed_data
+    closing: list[asyncio.Task[None]] = []
+    started: list[int] = []
+    init = process.WorkerProcess.__init__
+
+    def note(self, started_process):
+        started.append(started_process.pid)
+        init(self, started_process)
+
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=1024)
+
+        def close_at_once(self, data):
+            receive(self, data)
+            if not closing:
+                closing.append(asyncio.create_task(pool.close()))
+
+        monkeypatch.setattr(asyncio.StreamReader, "feed_data", close_at_once)
+        monkeypatch.setattr(process.WorkerProcess, "__init__", note)
+        with pytest.raises(PoolBroken, match="closed"):
+            await pool.grade([SYMBOLIC])
+        async with asyncio.timeout(10):
+            await closing[0]
+
+    loop.run(scene())
+    assert started and not any(Path(f"/proc/{pid}").exists() for pid in started)

@@ -91,13 +91,11 @@ class VerifierPool:
     async def close(self) -> None:
         """End all processes; calls in flight fail with `PoolBroken`."""
         self._fail(PoolBroken("the pool is closed"))
-        spare = [self._spare] if self._spare else []
-        for t in [*self._slots, *spare]:
-            t.cancel()
+        for slot in self._slots:
+            slot.cancel()
         await asyncio.gather(*self._slots, return_exceptions=True)
-        for worker in await asyncio.gather(*spare, return_exceptions=True):
-            if isinstance(worker, WorkerProcess):
-                await worker.kill()
+        if self._spare:
+            await self._discard(self._spare)
 
     # ---- the queue of items ---------------------------------------------------------------------------------------------------
     def _put(self, call: deque[_Item], first: bool = False) -> None:
@@ -168,12 +166,22 @@ class VerifierPool:
             except WorkerLost as e:
                 self._count_loss(e)
                 continue
+            except asyncio.CancelledError:  # it may have met a start that had just ended
+                await self._discard(ahead)
+                raise
             self._spare = self._spare or self._start()
             if worker.alive:
                 return worker
 
     def _start(self) -> asyncio.Task[WorkerProcess]:
         return asyncio.create_task(WorkerProcess.start(self._timeout, self._memory_mb), name="verifier start")
+
+    @staticmethod
+    async def _discard(start: asyncio.Task[WorkerProcess]) -> None:
+        start.cancel()
+        for worker in await asyncio.gather(start, return_exceptions=True):
+            if isinstance(worker, WorkerProcess):
+                await worker.kill()
 
     def _count_loss(self, cause: WorkerLost) -> None:
         self._lost_in_a_row += 1

@@ -90,7 +90,8 @@ class WorkerProcess:
 
     async def _reply(self, limit: float) -> dict[str, Any]:
         """The next message. Raises `TimeoutError`, or `WorkerLost` with the way the process ended."""
-        line = await asyncio.wait_for(self._from.readline(), limit)
+        async with asyncio.timeout(limit):  # not wait_for: Python 3.11's swallows a cancellation that meets the reply
+            line = await self._from.readline()
         if not line:
             code = await self._process.wait()
             raise WorkerLost(f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")

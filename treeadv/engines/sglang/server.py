@@ -102,7 +102,8 @@ class ServerProcess:
         """End the server and all its children."""
         self._signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.process.wait(), GRACE)
+            async with asyncio.timeout(GRACE):
+                await self.process.wait()
         self._signal(signal.SIGKILL)
         await self.process.wait()
 
