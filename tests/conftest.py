@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import itertools
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+_names = (f"bucket-{n}" for n in itertools.count())
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
@@ -13,3 +19,26 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests import tiny
 
     return tiny.save(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Address of a real HTTP server that speaks S3."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any, str]:
+    """(name, client, URI of a run's folder in it)."""
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    client = boto3.client("s3", endpoint_url=s3, region_name="us-east-1")
+    name = next(_names)
+    client.create_bucket(Bucket=name)
+    return name, client, f"s3://{name}/runs/one?scheme=http&endpoint_override={urlsplit(s3).netloc}&region=us-east-1"

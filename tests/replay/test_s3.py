@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from urllib.parse import urlsplit
-
 import pytest
 
 from tests.replay.helpers import fill, open_store, train
@@ -12,30 +9,6 @@ from treeadv.errors import BadInput
 from treeadv.replay.audit import audit
 from treeadv.replay.files import Folder
 from treeadv.replay.history import forests_of_step
-
-moto = pytest.importorskip("moto.server", reason="moto is not installed")
-boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
-_names = (f"bucket-{n}" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch):
-    """(name, client, URI of a run's folder in it)."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    client = boto3.client("s3", endpoint_url=server, region_name="us-east-1")
-    name = next(_names)
-    client.create_bucket(Bucket=name)
-    return name, client, f"s3://{name}/runs/one?scheme=http&endpoint_override={urlsplit(server).netloc}&region=us-east-1"
 
 
 def keys(client, name: str) -> list[str]:
@@ -52,7 +25,7 @@ def test_a_run_on_s3_is_resumed_and_audited_from_the_bucket(bucket) -> None:
     store.sync()
     store.commit(1)
     store.close()
-    assert {k.rsplit("/", 1)[0] for k in keys(client, name)} == {"runs/one/replay/journal", "runs/one/replay/segments"}
+    assert {k.split("/")[3] for k in keys(client, name)} == {"journal", "segments", "lock"}
     store = open_store(uri, durable_step=1, max_staleness=3)
     assert train(store, 2, 2) == steps[2]
     fill(store, 1)
@@ -113,3 +86,18 @@ def test_a_policy_that_would_never_write_and_a_wrong_address_are_refused(bucket)
         open_store(uri, fsync="none")
     with pytest.raises(BadInput, match="not a path or URI"):
         Folder("nosuch://place")
+
+
+def test_the_last_to_open_has_the_run_and_the_one_before_writes_no_more(bucket) -> None:
+    _, _, uri = bucket
+    before = open_store(uri)
+    kept = fill(before, 1)
+    before.sync()
+    fill(before, 1)
+    after = open_store(uri)
+    with pytest.raises(BadInput, match="another process has opened this run"):
+        before.sync()
+    assert fill(after, 1) != kept
+    after.close()
+    report = audit(uri)
+    assert report.sound and report.rows["admitted"]["forests"] == 2, report.table()

@@ -6,6 +6,7 @@ and written by `sync` as one object.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -20,6 +21,10 @@ import pyarrow.fs as pafs
 from treeadv.errors import BadInput
 
 Bytes: TypeAlias = bytes | pa.Buffer
+
+
+class Syncable(Protocol):
+    def sync(self) -> None: ...
 
 
 class Part(Protocol):
@@ -104,9 +109,12 @@ class RemotePart:
 
     def sync(self) -> None:
         assert self._sealed, f"{self._path} must be sealed: an object is written once"
-        with self._fs.open_output_stream(self._path) as out:
-            for chunk in self._chunks:
-                out.write(chunk)
+        try:
+            with self._fs.open_output_stream(self._path) as out:
+                for chunk in self._chunks:
+                    out.write(chunk)
+        except OSError as e:
+            raise BadInput(f"{self._path}: cannot be written ({one_line(e)}); see to the store, then resume the run") from e
         self._chunks.clear()
 
     def close(self) -> None:
@@ -121,14 +129,14 @@ class Folder:
             fs, base = pafs.FileSystem.from_uri(uri) if "://" in uri else (pafs.LocalFileSystem(), str(Path(uri).absolute()))
             self._fs, self._base = fs, base.rstrip("/")
         except (pa.ArrowInvalid, OSError) as e:
-            raise BadInput(f"{uri}: not a path or URI of a file system ({e})") from e
+            raise BadInput(f"{uri}: not a path or URI of a file system ({one_line(e)})") from e
         self.uri = uri
         self.local = Path(self._base) if isinstance(fs, pafs.LocalFileSystem) else None
 
     def child(self, name: str) -> Folder:
         """A folder inside this one."""
         out = Folder.__new__(Folder)
-        out._fs, out._base, out.uri = self._fs, f"{self._base}/{name}", f"{self.uri}/{name}"
+        out._fs, out._base, out.uri = self._fs, f"{self._base}/{name}", join(self.uri, name)
         out.local = self.local / name if self.local else None
         return out
 
@@ -183,12 +191,40 @@ class Folder:
     def delete(self, name: str) -> None:
         self._fs.delete_file(f"{self._base}/{name}")
 
+    def tree(self) -> dict[str, int]:
+        """Size in bytes of every file at any depth, by its path in here."""
+        found = self._fs.get_file_info(pafs.FileSelector(self._base, recursive=True, allow_not_found=True))
+        return {i.path.removeprefix(f"{self._base}/"): i.size for i in found if i.is_file}
+
+    def copy_in(self, source: Path) -> None:
+        """Copy all that a local folder holds into this one."""
+        pafs.copy_files(str(source), self._base, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self._fs)
+
+    def copy_out(self, target: Path) -> None:
+        """Copy all that this folder holds into a local one."""
+        pafs.copy_files(self._base, str(target), source_filesystem=self._fs, destination_filesystem=pafs.LocalFileSystem())
+
+    def delete_tree(self) -> None:
+        """Delete the folder with all in it; nothing happens if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.delete_dir(self._base)
+
     def free_bytes(self) -> int | None:
         """Bytes free on the disk; None on an object store, which has no such bound."""
         return shutil.disk_usage(self.local).free if self.local else None
 
 
-def flush(parts: Sequence[Part]) -> None:
+def join(uri: str, name: str) -> str:
+    """The path or URI of `name` in a folder; a URI's query, which says how to reach the store, stays at its end."""
+    base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{base.rstrip('/')}/{name}{mark}{query}"
+
+
+def one_line(fault: BaseException) -> str:
+    return " ".join(str(fault).split())
+
+
+def flush(parts: Sequence[Syncable]) -> None:
     """Make parts durable, in order: what the last one says, the ones before it hold."""
     for part in parts:
         part.sync()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import uuid
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,12 +169,19 @@ class Journal:
 
 
 class Lock:
-    """Only one process may write a local run folder; released when the process ends, however it ends."""
+    """Only one process may write a run. A local folder is locked until that process ends, however it ends.
+
+    An object store has no such lock: there whoever opens the run last has it, and the one before (a driver that was taken for dead, a
+    pod in its grace period) finds that out by the `sync` that goes before each of its writes.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self._fd: int | None = None
+        self._folder = folder
+        self._token = uuid.uuid4().bytes
         if folder.local is None:
-            return  # an object store has no lock that ends with its holder
+            folder.write_whole("lock", self._token)
+            return
         self._fd = os.open(folder.local / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,6 +191,11 @@ class Lock:
             raise BadInput(f"{folder.uri}: in use by {holder}; stop that run or choose another run.name") from e
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"process {os.getpid()}".encode(), 0)
+
+    def sync(self) -> None:
+        """`BadInput` if the run is another's by now."""
+        if self._folder.local is None and self._folder.read("lock").to_pybytes() != self._token:
+            raise BadInput(f"{self._folder.uri}: another process has opened this run and goes on with it; this one stops")
 
     def release(self) -> None:
         if self._fd is not None:

@@ -19,7 +19,7 @@ from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Forest
-from treeadv.replay.files import Folder, Part, flush
+from treeadv.replay.files import Folder, Syncable, flush
 from treeadv.replay.journal import Journal, Lock, Reader, Torn
 from treeadv.replay.policy import advantage_mass, choose
 from treeadv.replay.records import (
@@ -230,9 +230,10 @@ class ReplayStore:
         return self._segments.read(self.ledger.live[fid].payload.place)
 
     # ---- durability ----------------------------------------------------------------------------------------------------------
-    def pending(self) -> list[Part]:
-        """Parts to `flush`, in that order, to make every record so far durable: one flush serves all who wait (group commit)."""
-        return [*self._segments.pending(), *self._journal.pending()]
+    def pending(self) -> list[Syncable]:
+        """What to `flush`, in that order, to make every record so far durable: one flush serves all who wait (group commit)."""
+        parts = [*self._segments.pending(), *self._journal.pending()]
+        return [self._lock, *parts] if parts else []
 
     def sync(self) -> None:
         flush(self.pending())
