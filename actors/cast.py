@@ -29,13 +29,12 @@ class Cast:
     def __init__(self, config: Config, folder: RunFolder, model_dir: str, resumed: bool) -> None:
         """`model_dir` is the base model. A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
         self.config, self.folder, self.resumed = config, folder, resumed
-        whole = folder.checkpoints() if resumed else []
-        self.step = whole[-1][0] if whole else 0
-        self._checkpoint = whole[-1][1] if whole else None
+        self.step = folder.last_checkpoint() if resumed else 0
         self.queue: Any = None
         self.learners: list[Any] = []
         self.targets: dict[str, tuple[str, str]] = {}  # name -> role, address of /metrics
         self._model_dir, self._run_dir, self._port = model_dir, str(folder.path.resolve()), config.metrics.port
+        self._home = folder.storage.uri if folder.storage else self._run_dir
         self.generators = Crew("generator", self._generator, self._bring_up, self._place)
         self.rewards = Crew("reward", self._reward, lambda member: member.address.remote(), self._place)
         self._grading: collections.Counter[Any] = collections.Counter()
@@ -49,9 +48,10 @@ class Cast:
     async def __aenter__(self) -> Cast:
         try:
             at = self.step if self.resumed else None
-            # Ray asks a queue that it brought back again what was being asked: its methods are idempotent.
-            queue = _actor(ReplayQueue, max_concurrency=1000, max_restarts=RESTARTS, max_task_retries=-1)
-            self.queue = queue.remote(self.config, self._run_dir, at, self._port)
+            # Ray asks a queue that it brought back again what was being asked: its methods are idempotent. But in an object store what
+            # a dead queue had not yet written is gone: from there the run goes on from its last checkpoint.
+            lives = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
+            self.queue = _actor(ReplayQueue, max_concurrency=1000, **lives).remote(self.config, self._home, at, self._port)
             self._place("queue", "queue", await self.queue.address.remote())
             await asyncio.gather(self._start_learners(), *(self.rewards.join() for _ in range(self.config.reward.count)))
             await asyncio.gather(*(self.generators.join() for _ in range(self.config.generator.count)))
@@ -70,8 +70,8 @@ class Cast:
         self.learners = [role.remote(self.config, self._model_dir, self._run_dir, rank, c.count, self._port) for rank in range(c.count)]
         meeting = await self.learners[0].rendezvous.remote()
         await asyncio.gather(*(m.join.remote(meeting) for m in self.learners))
-        if self._checkpoint:
-            await asyncio.gather(*(m.restore.remote(str(self._checkpoint)) for m in self.learners))
+        if self.step:
+            await asyncio.gather(*(m.restore.remote(self.step) for m in self.learners))
             await self.publish(self.step)
         for rank, member in enumerate(self.learners):
             self._place("learner", f"learner-{rank}", await member.address.remote())
@@ -160,8 +160,11 @@ class Cast:
                 raise fault
 
     async def checkpoint(self, step: int) -> None:
-        """Make `step` durable, then tell the queue: what was trained up to it is trained for good."""
+        """Make `step` durable, then tell the queue: what was trained up to it is trained for good. Journal and records go first: from
+        a checkpoint of steps that they do not know nobody could go on."""
         if step > self._durable:
+            await self.queue.flush.remote()
+            await asyncio.to_thread(self.folder.upload)
             await asyncio.gather(*(m.checkpoint.remote(step, {"step": step}) for m in self.learners))
             await self.queue.commit.remote(step)
             self._durable = step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def _add_train(commands: Commands) -> None:
     )
     p.add_argument("-h", "--help", action=_HelpWithFields, nargs=0, help="show this and every field of the configuration")
     p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="for example deploy/recipes/laptop.yaml")
-    p.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run folder from its last checkpoint")
+    p.add_argument("--resume", metavar="RUN", help="go on with this run folder, or URI in an object store, from its last checkpoint")
     p.add_argument("--resume-or-start", action="store_true", help="with --config: go on with the run run.name if there is one")
     p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set any field of the configuration")
     p.set_defaults(call=train)
@@ -52,9 +53,10 @@ def train(args: argparse.Namespace) -> int:
         from treeadv.report.run import write_report
 
         write_report(folder.path)
+        folder.upload()
     final_table(summary, console)
     if summary["steps"] < config.run.steps:
-        console.print(f"Stopped before the last step; go on with: treeadv train --resume {folder.path}", soft_wrap=True)
+        console.print(f"Stopped before the last step; go on with: treeadv train --resume {shlex.quote(folder.home)}", soft_wrap=True)
     return 0
 
 

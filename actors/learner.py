@@ -18,6 +18,7 @@ from treeadv.learning import checkpoint
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
+from treeadv.runs import RunFolder
 
 BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
@@ -28,7 +29,8 @@ class Learner:
     def __init__(self, config: Config, model_dir: str, run_dir: str, rank: int, world: int, port: int = 0) -> None:
         """`port`: where to serve /metrics and /healthz (0: any free port)."""
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
-        self.config, self.model_dir, self.run_dir, self.rank, self.world = config, model_dir, Path(run_dir), rank, world
+        self.config, self.model_dir, self.rank, self.world = config, model_dir, rank, world
+        self.folder = RunFolder.of(Path(run_dir), config)
         self._trainer: Trainer | None = None
         self._store: dist.TCPStore | None = None
         self._fault: str | None = None
@@ -52,7 +54,7 @@ class Learner:
             store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)
             backend = "nccl" if self.config.learner.device == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
-        self._trainer = Trainer(self.config, self.model_dir, self.rank, self.world, keep_dir=self.run_dir)
+        self._trainer = Trainer(self.config, self.model_dir, self.rank, self.world, keep_dir=self.folder.path)
 
     @property
     def trainer(self) -> Trainer:
@@ -68,6 +70,8 @@ class Learner:
         except NonFinite as fault:
             self._fault = str(fault)
             self._exporter.add("treeadv_nonfinite_steps_total")
+            if self.folder.storage and self.rank == 0:
+                self.folder.storage.keep(fault.batch)  # this disk goes with the pod
             raise
         self._export(report)
         return report
@@ -82,18 +86,22 @@ class Learner:
         return refs, size
 
     def checkpoint(self, step: int, extra: dict[str, Any]) -> str:
-        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path."""
+        """Write run_dir/checkpoints/step-N, or that of run.storage, whole or not at all, and drop the oldest ones. Returns where."""
         began = time.perf_counter()
-        folder = self.run_dir / "checkpoints" / f"step-{step}"
-        self.trainer.save(folder, extra)
-        if self.rank == 0:
-            checkpoint.prune(folder.parent, self.config.run.keep_checkpoints)
+        keep, folder = self.config.run.keep_checkpoints, self.folder.checkpoint(step)
+        if self.folder.storage:
+            self.trainer.upload(self.folder.storage, step, keep, folder.with_name("upload"), extra)
+        else:
+            self.trainer.save(folder, extra)
+            if self.rank == 0:
+                checkpoint.prune(folder.parent, keep)
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
         return str(folder)
 
-    def restore(self, path: str) -> dict[str, Any]:
+    def restore(self, step: int) -> dict[str, Any]:
         """Go on from a checkpoint; returns the `extra` that was written with it."""
-        return self.trainer.restore(path)
+        with self.folder.at_hand(step) as folder:
+            return self.trainer.restore(folder)
 
     def close(self) -> None:
         self._exporter.close()

@@ -16,6 +16,7 @@ import ray
 from ray import ObjectRef
 
 from treeadv.config import Config
+from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import Shown, figures
 from treeadv.replay.files import flush
@@ -55,6 +56,7 @@ class ReplayQueue:
         self._ready = asyncio.Condition()  # more forests may be ready
         self._flushing = asyncio.Lock()
         self._fault: str | None = None
+        self._mendable = False  # by the user
         self._stopped = self._closed = False
         self._ticking: asyncio.Task[None] | None = None
         self._exporter = Exporter("queue", lambda: self._fault)
@@ -162,6 +164,11 @@ class ReplayQueue:
         async with self._flushing:
             self._store.compact()
 
+    async def flush(self) -> None:
+        """Make all records so far durable, unless queue.fsync is none."""
+        self._check()
+        await self._make_durable(at_once=True)
+
     # ---- the run's side ------------------------------------------------------------------------------------------------------
     async def counts(self) -> dict[str, Any]:
         """See `treeadv.replay.figures.figures`."""
@@ -197,9 +204,13 @@ class ReplayQueue:
         if self._closed:
             raise RuntimeError("the replay queue is closed")
         if self._fault:
-            raise RuntimeError(f"the replay queue has failed: {self._fault}")
+            raise (BadInput if self._mendable else RuntimeError)(f"the replay queue has failed: {self._fault}")
         if self._ticking is None:  # only now is there an event loop
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
+
+    def _broken(self, fault: Exception) -> None:
+        self._mendable = isinstance(fault, BadInput)
+        self._fault = str(fault) if self._mendable else f"{type(fault).__name__}: {fault}"
 
     async def _tick(self) -> None:
         interval = self._config.queue.fsync_interval if self._config.queue.fsync == "interval" else _TICK
@@ -215,7 +226,7 @@ class ReplayQueue:
                     looked = time.monotonic()
                     self._shown.update(figures(self._store))
         except Exception as e:
-            self._fault = f"{type(e).__name__}: {e}"
+            self._broken(e)
             log.exception("the replay queue has failed")
             for waiting in (self._room, self._ready):
                 async with waiting:
@@ -241,8 +252,8 @@ class ReplayQueue:
             began = time.perf_counter()
             try:
                 await asyncio.to_thread(flush, parts)
-            except OSError as e:  # what the disk holds now is unknown: only a restart, which reads it, may go on
-                self._fault = f"{type(e).__name__}: {e}"
+            except (OSError, BadInput) as e:  # what the disk holds now is unknown: only a restart, which reads it, may go on
+                self._broken(e)
                 raise
             self._exporter.observe("treeadv_queue_fsync_seconds", time.perf_counter() - began)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
 import shutil
 import signal
 
@@ -35,7 +36,7 @@ def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) 
         if not line and shutil.disk_usage(folder.path).free < FULL:  # torch's writer hides the cause behind one of its own
             line = f"no space left on the disk of {folder.path}: make room, or choose another run.root"
         if line:
-            raise BadInput(f"{line} (what was done is kept: treeadv train --resume {folder.path})") from fault
+            raise BadInput(f"{line} (what was done is kept: treeadv train --resume {shlex.quote(folder.home)})") from fault
         raise
     finally:
         ray.shutdown()

@@ -24,8 +24,13 @@ class Section(BaseModel):
 class RunConfig(Section):
     """Where a run lives and how long it lasts."""
 
-    root: str = Field("runs", description="folder of all runs: a path that the driver, the queue and the learners share")
+    root: str = Field(
+        "runs", description="folder of all runs: a path that driver, queue and learners share; with run.storage each may have its own"
+    )
     name: str = Field("", description="folder name of the run; empty: recipe name and start time")
+    storage: str = Field(
+        "", description="URI (s3://bucket/runs, gs://...) whose folder run.name holds queue, checkpoints and records; empty: run.root does"
+    )
     seed: int = 0
     steps: Positive = Field(40, description="optimizer steps to take")
     checkpoint_every: Positive = Field(10, description="steps between checkpoints; what was trained since is trained again on resume")

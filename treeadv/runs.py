@@ -4,6 +4,8 @@
     metrics.jsonl   one record an optimizer step    report.html   curves and trees
     replay/         journal and Arrow segments      checkpoints/step-N  Hugging Face folder and trainer state
     targets.json    addresses of /metrics, in Prometheus' file_sd form
+
+With run.storage the run is what the object store holds of it (treeadv.storage), and this folder is made anew from that on any machine.
 """
 
 from __future__ import annotations
@@ -11,25 +13,47 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput
 
+if TYPE_CHECKING:
+    from treeadv.storage import Storage
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     path: Path
+    storage: Storage | None = None
+
+    @classmethod
+    def of(cls, path: Path, config: Config) -> RunFolder:
+        if not config.run.storage:
+            return cls(path)
+        from treeadv.storage import Storage  # pyarrow only for those who need it
+
+        return cls(path, Storage.of(config))
 
     @classmethod
     def create(cls, config: Config, name: str) -> tuple[RunFolder, Config]:
         """Make a new run's folder, called run.name or else `name`, and its configuration with the name; one that exists is refused."""
         config = config.model_copy(update={"run": config.run.model_copy(update={"name": config.run.name or name})})
         path = Path(config.run.root) / config.run.name
+        folder = cls.of(path, config)
+        if folder.storage:
+            folder.storage.check()
+            if folder.storage.holds_run():
+                uri = folder.storage.uri
+                raise BadInput(f"run.storage: {uri} holds a run: choose another run.name, or go on with it by --resume '{uri}'")
         try:
             path.mkdir(parents=True)
         except FileExistsError as e:
@@ -37,19 +61,43 @@ class RunFolder:
         except OSError as e:
             raise BadInput(f"run folder {path}: cannot be made ({e.strerror}); choose another run.root") from e
         write_atomically(path / "config.yaml", config.to_yaml())
-        return cls(path), config
+        folder.upload()
+        return folder, config
 
     @classmethod
     def open(cls, path: Path, overrides: list[str]) -> tuple[RunFolder, Config]:
         """An existing run and its configuration, with `overrides` for the steps to come (run.steps to go on further, say)."""
         if not (path / "config.yaml").is_file():
             raise BadInput(f"{path}: not a run folder (no config.yaml)")
-        return cls(path), configuration.load(path / "config.yaml", overrides)
+        config = configuration.load(path / "config.yaml", overrides)
+        return cls.of(path, config), config
+
+    @property
+    def home(self) -> str:
+        """The path or URI by which the run is known to the queue, to `treeadv audit` and to --resume."""
+        return self.storage.uri if self.storage else str(self.path)
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """(step, folder) of the whole checkpoints, oldest first. A folder gets its final name only when it is complete."""
-        found = (self.path / "checkpoints").glob("step-*")
+        """(step, folder) of the whole checkpoints, oldest first; with run.storage `at_hand` brings the folder here first."""
+        if self.storage:
+            return [(step, self.checkpoint(step)) for step in self.storage.checkpoints()]
+        found = (self.path / "checkpoints").glob("step-*")  # a folder gets its final name only when it is complete
         return sorted((int(p.name.removeprefix("step-")), p) for p in found)
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step}"
+
+    @contextmanager
+    def at_hand(self, step: int) -> Iterator[Path]:
+        """The folder of a whole checkpoint; one that was brought here from the store is deleted again."""
+        folder = self.checkpoint(step)
+        with self.storage.fetched(step, folder) if self.storage else nullcontext():
+            yield folder
+
+    def upload(self) -> None:
+        """Copy the records to run.storage, if there is one."""
+        if self.storage:
+            self.storage.push(self.path)
 
     def last_checkpoint(self) -> int:
         """The step that the run would go on from; 0 when it has no checkpoint."""
@@ -93,11 +141,18 @@ def write_atomically(path: Path, text: str) -> None:
     scratch.replace(path)
 
 
-def begin(recipe: Path | None, resume: Path | None, resume_or_start: bool, overrides: list[str]) -> tuple[RunFolder, Config, bool]:
+def home_of(run: str) -> str:
+    """Where the queue and the checkpoints of a run lie, given its folder or URI."""
+    if "://" in run or not (Path(run) / "config.yaml").is_file():
+        return run
+    return RunFolder.open(Path(run), [])[0].home
+
+
+def begin(recipe: Path | None, resume: str | None, resume_or_start: bool, overrides: list[str]) -> tuple[RunFolder, Config, bool]:
     """The folder and configuration of a new run of `recipe`, or of one to go on with, and whether it is gone on with.
 
-    `resume_or_start` goes on with the run of the recipe's run.name if there is one. Everything that the user wrote is checked here,
-    before anything is loaded or a folder made.
+    `resume` is a run folder or, with run.storage, the run's URI. `resume_or_start` goes on with the run of the recipe's run.name if
+    there is one. Everything that the user wrote is checked here, before anything is loaded or a folder made.
     """
     if (recipe is None) == (resume is None):
         raise BadInput("give either --config RECIPE.yaml for a new run or --resume RUN for one that was stopped")
@@ -105,15 +160,53 @@ def begin(recipe: Path | None, resume: Path | None, resume_or_start: bool, overr
         config = configuration.load(recipe, overrides)
         if resume_or_start and not config.run.name:
             raise BadInput("--resume-or-start: run.name must name the run")
-        there = Path(config.run.root) / config.run.name
-        if not (resume_or_start and (there / "config.yaml").is_file()):
+        there = RunFolder.of(Path(config.run.root) / config.run.name, config)
+        begun = resume_or_start and (there.storage.holds_run() if there.storage else (there.path / "config.yaml").is_file())
+        if not begun:
             check(config)
             return *RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), False
-        resume = there
+        resume = there.home
     assert resume is not None
-    folder, config = RunFolder.open(resume, overrides)
+    if "://" in resume:
+        folder, config = _bring(resume, overrides)
+    else:
+        folder, config = RunFolder.open(Path(resume), overrides)
+        if folder.storage:
+            folder, config = _bring(folder.storage.uri, overrides, folder.path)
     check(config)
     return folder, config, True
+
+
+def _bring(uri: str, overrides: list[str], path: Path | None = None) -> tuple[RunFolder, Config]:
+    """The run at a URI in a folder of this machine: `path`, or that of run.root. The store holds the records of all steps that are in
+    a checkpoint there; whatever more the folder held is of steps that are taken again."""
+    from treeadv.storage import Storage
+
+    storage = Storage(uri)
+    storage.check()
+    text = storage.read("config.yaml")
+    if not text:
+        raise BadInput(f"{uri}: no run there (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
+    base, _, query = uri.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    here = [f"run.storage={json.dumps(parent + (query and '?') + query)}", f"run.name={json.dumps(name)}"]  # it may have been moved
+    stored = configuration.build(yaml.safe_load(text), here, uri)
+    config = configuration.build(stored.model_dump(mode="json"), [*overrides, *here], uri)
+    folder = RunFolder(path or Path(config.run.root) / name, storage)
+    _claim(folder, path is not None)
+    write_atomically(folder.path / "config.yaml", stored.to_yaml())
+    write_atomically(folder.path / "metrics.jsonl", storage.read("metrics.jsonl"))
+    return folder, config
+
+
+def _claim(folder: RunFolder, known: bool) -> None:
+    """Make the folder, unless another run has it."""
+    if not known and (folder.path / "config.yaml").is_file() and home_of(str(folder.path)) != folder.home:
+        raise BadInput(f"run folder {folder.path} is of another run than {folder.home}: choose another run.root")
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise BadInput(f"run folder {folder.path}: cannot be made ({e.strerror}); choose another run.root") from e
 
 
 def check(config: Config) -> None:
@@ -127,6 +220,8 @@ def check(config: Config) -> None:
     check_name(config.task.verifier)
     check_path(config.model.path)
     problem_source(config.task, config.run.seed)
+    if config.run.storage and config.queue.fsync == "none":
+        raise BadInput(f"queue.fsync=none would never write to {config.run.storage}; use interval or always")
     if config.metrics.port:
         _check_port(config.metrics.host, config.metrics.port)
 

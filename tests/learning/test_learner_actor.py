@@ -86,7 +86,7 @@ def test_checkpoints_are_pruned_to_those_to_keep_and_give_their_extra_back(learn
         path = learner.checkpoint(step, {"position": step})
     assert path == str(tmp_path / "run" / "checkpoints" / "step-3")
     assert sorted(p.name for p in Path(path).parent.iterdir()) == ["step-2", "step-3"]
-    assert learner.restore(str(Path(path).with_name("step-2"))) == {"position": 2}
+    assert learner.restore(2) == {"position": 2}
     assert learner.trainer.version == 2
 
 

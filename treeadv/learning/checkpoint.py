@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from treeadv.errors import BadInput
 from treeadv.learning import weights
 from treeadv.learning.policy import Policy
+from treeadv.storage import Storage
 
 _STATE, _EXTRA = "trainer", "extra.json"
 _TRAINABLE = StateDictOptions(ignore_frozen_params=True)
@@ -34,15 +35,42 @@ def save(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
     _barrier(world)
-    weights.write_folder(policy, source, scratch, writer=rank == 0)
-    with _quiet():
-        dcp.save(_state(policy, optimizer), checkpoint_id=scratch / _STATE, no_dist=world == 1)
+    write(scratch, policy, optimizer, source, progress, extra)
     if rank == 0:
-        torch.save(torch.get_rng_state(), scratch / _STATE / "rng.pt")
-        (scratch / _STATE / "progress.json").write_text(json.dumps(progress))
-        (scratch / _EXTRA).write_text(json.dumps(extra))
         _publish(scratch, folder)
     _barrier(world)
+
+
+def upload(storage: Storage, step: int, keep: int, scratch: Path, write_files: Callable[[Path], None]) -> None:
+    """The same into a run's storage, of which the newest `keep` checkpoints stay; `write_files` is `write`. All ranks call it. Each
+    uploads what it wrote beside `scratch`, so they need no disk in common."""
+    rank, world = _place()
+    if rank == 0:
+        storage.drop(step)  # what an earlier try left of it
+    _barrier(world)
+    own = scratch.with_name(f"{scratch.name}-{rank}")
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    write_files(own)
+    storage.upload(step, own)
+    shutil.rmtree(own)
+    _barrier(world)
+    if rank == 0:
+        storage.seal(step, keep)
+
+
+def write(
+    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, source: Path, progress: dict[str, int], extra: dict[str, Any]
+) -> None:
+    """This rank's files of a checkpoint: its part of the trainer's state; rank 0 has the model and the rest too."""
+    rank, world = _place()
+    weights.write_folder(policy, source, folder, writer=rank == 0)
+    with _quiet():
+        dcp.save(_state(policy, optimizer), checkpoint_id=folder / _STATE, no_dist=world == 1)
+    if rank == 0:
+        torch.save(torch.get_rng_state(), folder / _STATE / "rng.pt")
+        (folder / _STATE / "progress.json").write_text(json.dumps(progress))
+        (folder / _EXTRA).write_text(json.dumps(extra))
 
 
 def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[dict[str, int], dict[str, Any]]:
@@ -60,7 +88,9 @@ def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> t
         options=StateDictOptions(ignore_frozen_params=True, strict=False),
     )  # fmt: skip
     torch.set_rng_state(torch.load(folder / _STATE / "rng.pt"))
-    return json.loads((folder / _STATE / "progress.json").read_text()), json.loads((folder / _EXTRA).read_text())
+    found = json.loads((folder / _STATE / "progress.json").read_text()), json.loads((folder / _EXTRA).read_text())
+    _barrier(world)  # all have read it: a copy may now be deleted
+    return found
 
 
 def _state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

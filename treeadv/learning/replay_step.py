@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,11 +66,11 @@ def trainer_at(folder: RunFolder, config: Config, version: int, forests_of_step:
     """A trainer with the weights of `version`: the last checkpoint not newer, and the steps since then taken again."""
     torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)  # as the learner: sums depend on it
     base = models.resolve(config.model.path, config.model.cache)
-    found = [path for at, path in folder.checkpoints() if at <= version]
-    start = found[-1] if found else base
-    trainer = Trainer(config, str(start), keep_dir=tempfile.gettempdir(), base_dir=str(base))
-    if found:
-        trainer.restore(start)
+    found = [at for at, _ in folder.checkpoints() if at <= version]
+    with folder.at_hand(found[-1]) if found else nullcontext(base) as start:
+        trainer = Trainer(config, str(start), keep_dir=tempfile.gettempdir(), base_dir=str(base))
+        if found:
+            trainer.restore(start)
     while trainer.version < version:
         trainer.step(_forests(folder, trainer.version + 1, forests_of_step), trainer.version)
     return trainer

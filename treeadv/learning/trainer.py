@@ -24,6 +24,7 @@ from treeadv.learning.objective import Objective, Outcome, evaluate, scales
 from treeadv.learning.packing import Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
+from treeadv.storage import Storage
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -217,7 +218,14 @@ class Trainer:
 
     def save(self, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write a checkpoint that is also a plain Hugging Face folder, whole or not at all; `extra` is kept as JSON beside it."""
-        checkpoint.save(Path(folder), self.policy, self.optimizer, self.source, {"version": self.version}, extra or {})
+        checkpoint.save(Path(folder), *self._state(), extra or {})
+
+    def upload(self, storage: Storage, step: int, keep: int, scratch: Path, extra: dict[str, Any]) -> None:
+        """The same into a run's storage, which keeps the newest `keep` checkpoints; files lie beside `scratch` on their way."""
+        checkpoint.upload(storage, step, keep, scratch, lambda folder: checkpoint.write(folder, *self._state(), extra))
+
+    def _state(self) -> tuple[Policy, torch.optim.Optimizer, Path, dict[str, int]]:
+        return self.policy, self.optimizer, self.source, {"version": self.version}
 
     def restore(self, folder: str | Path) -> dict[str, Any]:
         """Go on from a checkpoint as if never stopped (bitwise on CPU); returns its `extra`."""

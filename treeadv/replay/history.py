@@ -13,6 +13,7 @@ from treeadv.replay.journal import Line, Reader, Torn
 from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned, Snapshot
 from treeadv.replay.segments import Segments, reading
 from treeadv.replay.states import Ledger
+from treeadv.runs import home_of
 
 
 @dataclass(slots=True)
@@ -116,8 +117,8 @@ def _state(fate: Fate) -> str:
 
 
 def folder_of(run_dir: str) -> Folder:
-    """The replay folder of a run; `BadInput` where there is none."""
-    folder = Folder(run_dir).child("replay")
+    """The replay folder of a run, given its folder or URI; `BadInput` where there is none."""
+    folder = Folder(home_of(run_dir)).child("replay")
     if not folder.child("journal").sizes(".jsonl"):
         raise BadInput(f"{run_dir}: no journal under replay/journal; name the folder of a run")
     return folder

@@ -1,0 +1,203 @@
+"""A run whose queue, checkpoints and records live in an object store: a real HTTP server that speaks S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from actors import cli
+from tests.learning import tiny
+from tests.replay.test_s3 import keys
+from tests.running import ROLES, finish, hosts, recipe, start, steps, wait_for
+from treeadv import runs
+from treeadv.errors import BadInput
+from treeadv.replay.audit import audit
+from treeadv.runs import RunFolder
+from treeadv.storage import Storage
+
+
+def of(uri: str, tmp_path: Path, model: Path, **changes) -> Path:
+    """A recipe of the run at `uri`."""
+    base, _, query = uri.partition("?")
+    return recipe(tmp_path, model, run__name="one", run__storage=f"{base.removesuffix('/one')}?{query}", **changes)
+
+
+def recorded(uri: str) -> list[int]:
+    return [json.loads(line)["step"] for line in Storage(uri).read("metrics.jsonl").splitlines()]
+
+
+def test_a_run_in_a_bucket_outlives_its_queue_and_is_whole_there(bucket, tmp_path, tiny_model):
+    name, client, uri = bucket
+    process = start("--config", of(uri, tmp_path, tiny_model, run__steps=5))
+    run = tmp_path / "one"
+    wait_for(lambda: steps(run) >= 3, process)
+    hosts(process, "ReplayQueue")[0].kill()  # with what it had not yet written: the run goes back to its checkpoint
+    finish(process)
+    there = Storage(uri)
+    assert recorded(uri) == [1, 2, 3, 4, 5] and json.loads(there.read("summary.json"))["steps"] == 5 and "<svg" in there.read("report.html")
+    assert there.checkpoints() == [4, 5] and not list((run / "checkpoints").glob("*step*"))
+    assert {k.split("/")[3] for k in keys(client, name) if "/checkpoints/" in k} == {"step-4", "step-4.json", "step-5", "step-5.json"}
+    for named in (uri, str(run)):
+        report = audit(named)
+        assert report.sound and report.steps == report.committed_step == 5, report.table()
+
+
+def test_a_run_whose_machine_is_lost_goes_on_elsewhere_and_trains_each_forest_once(bucket, tmp_path, tiny_model):
+    _, _, uri = bucket
+    process = start("--config", of(uri, tmp_path, tiny_model))
+    wait_for(lambda: steps(tmp_path / "one") >= 3, process)
+    ours = [p for role in ("verifier", *ROLES) for p in hosts(process, role)]
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(ours, timeout=30)[1]
+    shutil.rmtree(tmp_path / "one")
+    finish(start("--resume", uri, f"run.root={tmp_path / 'elsewhere'}"))
+    assert recorded(uri) == list(range(1, 7)) and steps(tmp_path / "elsewhere" / "one") == 6
+    report = audit(uri)
+    assert report.sound and report.rows["trained"]["forests"] == 6 * 3, report.table()
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    (folder / "trainer").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "trainer" / ".metadata").write_bytes(b"state")
+    return folder
+
+
+def test_an_upload_that_was_cut_off_is_no_checkpoint_and_is_cleared_by_the_next(bucket, tmp_path, files):
+    name, client, uri = bucket
+    there = Storage(uri)
+    folder = RunFolder(tmp_path / "one", there)
+    there.upload(1, files)
+    there.seal(1, keep=2)
+    there.upload(2, files)  # and the learner dies before it could seal it
+    assert folder.last_checkpoint() == 1
+    there.upload(4, files)
+    there.seal(4, keep=2)
+    assert there.checkpoints() == [1, 4] and not any("/step-2/" in k for k in keys(client, name))
+    there.upload(5, files)
+    there.seal(5, keep=2)
+    assert there.checkpoints() == [4, 5] and not any("step-1" in k for k in keys(client, name))
+    with folder.at_hand(5) as here:
+        assert (here / "trainer" / ".metadata").read_bytes() == b"state"
+    assert not here.exists()
+
+
+def test_a_checkpoint_that_lost_a_file_is_named_with_the_remedy(bucket, tmp_path, files):
+    name, client, uri = bucket
+    there = Storage(uri)
+    there.upload(3, files)
+    there.seal(3, keep=1)
+    client.put_object(Bucket=name, Key="runs/one/checkpoints/step-3/model.safetensors", Body=b"weigh")
+    here = RunFolder(tmp_path / "one", there).at_hand(3)
+    with pytest.raises(BadInput, match=r"step-3/model.safetensors is not there or not of its 7 bytes; delete checkpoints/step-3.json"):
+        here.__enter__()
+
+
+TWO_MACHINES = """
+import sys
+from pathlib import Path
+import torch, torch.distributed as dist
+from tests.learning import tiny
+from tests.learning.test_trainer import FORESTS, weights_of
+from treeadv.learning.trainer import Trainer
+from treeadv.runs import RunFolder
+from treeadv.storage import Storage
+model, out, rank, uri = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
+disk = RunFolder(out / f"disk-{rank}", Storage(uri))
+t = Trainer(tiny.config(), model, rank, 2)
+t.step(FORESTS, 0)
+t.upload(disk.storage, 1, 1, disk.checkpoint(1), {"step": 1})
+left = list(disk.checkpoint(1).parent.iterdir())
+again = Trainer(tiny.config(), model, rank, 2)
+with disk.at_hand(1) as folder:
+    extra = again.restore(folder)
+a, b = t.step(FORESTS, 1), again.step(FORESTS, 1)
+weights = weights_of(again)
+if rank == 0:
+    torch.save({"losses": (a.loss, b.loss), "extra": extra, "left": left, "weights": weights}, out / "result.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_without_a_disk_in_common_share_a_checkpoint_by_the_store(bucket, tmp_path):
+    from tests.learning.test_trainer import FORESTS, weights_of
+    from treeadv.learning.trainer import Trainer
+
+    name, client, uri = bucket
+    model = tiny.folder(tmp_path, "smollm")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", TWO_MACHINES, model, str(tmp_path)]
+    ranks = [subprocess.Popen([*command, str(rank), uri], env=environment) for rank in (0, 1)]
+    assert [p.wait(timeout=120) for p in ranks] == [0, 0]
+    result = torch.load(tmp_path / "result.pt", weights_only=False)
+    assert result["losses"][0] == result["losses"][1] and result["extra"] == {"step": 1} and result["left"] == []
+    assert {"__0_0.distcp", "__1_0.distcp"} <= {k.rpartition("/")[2] for k in keys(client, name)}
+    alone = Trainer(tiny.config(), model)
+    with RunFolder(tmp_path / "disk", Storage(uri)).at_hand(1) as folder:
+        alone.restore(folder)
+    alone.step(FORESTS, 1)
+    again = weights_of(alone)
+    assert all(torch.allclose(torch.as_tensor(again[n]), torch.as_tensor(w), atol=1e-5) for n, w in result["weights"].items())
+
+
+# ---- what a user reads ---------------------------------------------------------------------------------------------------------
+def refused(capsys: pytest.CaptureFixture, *words: str | Path) -> str:
+    assert cli.main(["train", *map(str, words)]) == 2
+    out = capsys.readouterr().err
+    assert out.startswith("treeadv: error: ") and out.count("\n") == 1
+    return out
+
+
+def test_what_is_wrong_with_the_storage_is_one_line_before_anything_is_made(bucket, tmp_path, tiny_model, capsys):
+    name, _, uri = bucket
+    config = of(uri, tmp_path, tiny_model)
+
+    def storage(uri: str) -> str:
+        return refused(capsys, "--config", config, f"run.storage={json.dumps(uri)}")
+
+    assert "The specified bucket does not exist" in storage(uri.replace(name, "nosuch").replace("/one", ""))
+    assert "write a URI without credentials, as s3://bucket/runs" in storage("/data/runs")
+    said = storage("s3://key:secret@bucket/runs")
+    assert "write a URI without credentials" in said and "secret" not in said
+    assert "not a path or URI of a file system" in storage("s4://bucket/runs")
+    assert "queue.fsync=none would never write to s3://" in refused(capsys, "--config", config, "queue.fsync=none")
+    assert f"{uri}: no run there (no config.yaml)" in refused(capsys, "--resume", uri)
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_store_that_does_not_answer_is_one_line(bucket, tmp_path, tiny_model, capsys):
+    closed = "s3://bucket/runs/one?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1"
+    said = refused(capsys, "--config", of(closed, tmp_path, tiny_model))
+    assert "run.storage: s3://bucket/runs/one" in said and "cannot be written" in said and "check the address and the credentials" in said
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path, tiny_model, capsys):
+    _, _, uri = bucket
+    config = of(uri, tmp_path, tiny_model)
+    folder, first, resumed = runs.begin(config, None, True, [])
+    assert not resumed
+    folder.record({"step": 1})
+    folder.upload()
+    shutil.rmtree(folder.path)
+    assert f"{uri} holds a run: choose another run.name, or go on with it by --resume '{uri}'" in refused(capsys, "--config", config)
+    again, second, resumed = runs.begin(config, None, True, [])
+    assert resumed and (again.path, second, again.records()) == (folder.path, first, [{"step": 1}])
+    again.record({"step": 2})  # in no checkpoint: the store does not know of it
+    by_path, third, _ = runs.begin(None, str(folder.path), False, ["run.steps=9"])
+    assert third.run.steps == 9 and by_path.records() == [{"step": 1}]
+    (tmp_path / "one" / "config.yaml").write_text(first.model_copy(update={"run": first.run.model_copy(update={"storage": ""})}).to_yaml())
+    assert f"run folder {folder.path} is of another run than {uri}" in refused(capsys, "--resume", uri)
