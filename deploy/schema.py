@@ -16,7 +16,7 @@ SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.sche
 # Fields that the chart derives from other values (templates/_config.tpl). Set twice they could disagree, so the schema has no room
 # for them.
 DERIVED = {
-    "RunConfig": ("root", "name"),
+    "RunConfig": ("root", "name", "storage"),
     "ModelConfig": ("cache",),
     "GeneratorConfig": ("count", "cpus", "gpus", "threads", "slot"),
     "SGLangConfig": ("url", "device"),

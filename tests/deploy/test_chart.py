@@ -19,6 +19,7 @@ from deploy import getnode, schema
 from tests.deploy.manifests import CHART, HELMS, VALUES, Render, one, pod_templates, ray_cluster
 from treeadv.cli import new_parser
 from treeadv.config import Config, load
+from treeadv.storage import Storage
 
 KUBERNETES = ("1.30.0", "1.34.0", "1.37.0")
 # Kinds of others, which the Kubernetes schemas do not know: each has a validator of its own in this file.
@@ -138,7 +139,10 @@ def test_a_gpu_group_puts_learners_on_cuda_and_shares_the_gpus_among_slots(rende
     assert (config.generator.count, config.scaling.min, config.scaling.max) == (2, 2, 8 + 32)
 
 
-@pytest.mark.parametrize("values", VALUES)
+ON_CLAIM = [v for v in VALUES if v != "object-store"]
+
+
+@pytest.mark.parametrize("values", ON_CLAIM)
 def test_runs_lie_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(render: Render, values: str, tmp_path: Path) -> None:
     documents = render(values)
     root = Path(run_config(documents, tmp_path).run.root)
@@ -153,6 +157,21 @@ def test_runs_lie_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(rende
         assert claims[mount["name"]] == claim
         assert root.is_relative_to(mount["mountPath"])
         assert mount.get("readOnly", False) == (name == "run1-treeadv-fleet")
+
+
+def test_runs_in_an_object_store_need_no_claim_and_every_ray_pod_has_scratch_and_keys(render: Render, tmp_path: Path) -> None:
+    documents = render("object-store")
+    assert "PersistentVolumeClaim" not in {d["kind"] for d in documents}
+    config = run_config(documents, tmp_path)
+    storage = Storage.of(config)  # as the run itself would open it
+    assert storage.uri == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
+    for name, template in pod_templates(documents).items():
+        if name == "submitter":
+            continue
+        pod = template["spec"]
+        (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if Path(config.run.root).is_relative_to(m["mountPath"]))
+        assert {v["name"]: v.get("emptyDir") for v in pod["volumes"]}[mount["name"]] == {}
+        assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "minio-keys"}}]
 
 
 def test_a_fleet_makes_the_generators_call_the_router(render: Render, tmp_path: Path) -> None:
@@ -284,6 +303,13 @@ BAD = {
     "no learner": (["workers.learner=null"], "no group gives a learner"),
     "no storage": (["storage.claim.size="], "queue and checkpoints have no place"),
     "two claims": (["storage.claim.existing=x"], "storage.claim.size=1Gi has no effect beside storage.claim.existing=x"),
+    "a claim beside an object store": (["storage.uri=s3://b/runs"], "storage.uri=s3://b/runs does not go with storage.claim (1Gi)"),
+    "an object store that is none": (["storage.claim.size=", "storage.uri=bucket/runs"], "uri"),
+    "a place of the run set twice": (["config.run.storage=s3://b/runs"], "storage"),
+    "a fleet without a volume": (
+        ["generator.kind=deployment", "generator.fleet.model=m", "storage.claim.size=", "storage.uri=s3://b/runs"],
+        "generator.kind=deployment does not go with storage.uri=s3://b/runs",
+    ),
     "a folder of runs outside the claim": (["config.run.root=s3://bucket/runs"], "root"),
     "a fleet without model": (["generator.kind=deployment"], "needs generator.fleet.model"),
     "a fleet beside an embedded engine": (

@@ -28,7 +28,7 @@
 {{- $sglang = dict "url" (printf "http://%s-router:30000" (include "treeadv.name" .)) }}
 {{- end }}
 {{- $derived := dict
-  "run" (dict "root" "/data/runs" "name" .Release.Name)
+  "run" (dict "root" "/data/runs" "name" .Release.Name "storage" .Values.storage.uri)
   "model" (dict "cache" "/home/treeadv/models")
   "generator" (dict "count" (int $generator.count) "slot" "generator_slot" "cpus" $generator.cpus "gpus" $generator.gpus
     "threads" (max 1 (floor $generator.cpus)) "sglang" $sglang)

@@ -72,7 +72,12 @@ spec:
       configMap: {name: {{ include "treeadv.name" $root }}}
     {{- end }}
     - name: runs
+      {{- if $root.Values.storage.uri }}
+      # Scratch: checkpoints on their way to the store and back, which is all that must outlive the pod.
+      emptyDir: {}
+      {{- else }}
       persistentVolumeClaim: {claimName: {{ include "treeadv.claim" $root }}}
+      {{- end }}
 {{- end }}
 
 {{/* The spec of the RayCluster, the same alone and inside a RayJob. */}}

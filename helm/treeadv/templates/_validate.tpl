@@ -24,8 +24,12 @@
 {{- end }}
 
 {{- define "treeadv.validateStorage" -}}
-{{- if not (or .Values.storage.claim.existing .Values.storage.claim.size) }}
-{{- fail "storage: queue and checkpoints have no place; set storage.claim.size or storage.claim.existing" }}
+{{- $claim := .Values.storage.claim.existing | default .Values.storage.claim.size }}
+{{- if not (or .Values.storage.uri $claim) }}
+{{- fail "storage: queue and checkpoints have no place; set storage.uri, storage.claim.size or storage.claim.existing" }}
+{{- end }}
+{{- if and .Values.storage.uri $claim }}
+{{- fail (printf "storage.uri=%s does not go with storage.claim (%s): the run lives in one of them, leave the other empty" .Values.storage.uri $claim) }}
 {{- end }}
 {{- if and .Values.storage.claim.existing .Values.storage.claim.size }}
 {{- fail (printf "storage.claim.size=%s has no effect beside storage.claim.existing=%s: set one" .Values.storage.claim.size .Values.storage.claim.existing) }}
@@ -36,6 +40,9 @@
 {{- $fleet := .Values.generator.fleet }}
 {{- $scale := $fleet.autoscaling }}
 {{- if eq .Values.generator.kind "deployment" }}
+{{- if .Values.storage.uri }}
+{{- fail (printf "generator.kind=deployment does not go with storage.uri=%s: its servers take weights from a volume, set storage.claim" .Values.storage.uri) }}
+{{- end }}
 {{- if not $fleet.model }}
 {{- fail "generator.kind=deployment needs generator.fleet.model (the starting weights of the servers, those of config.model.path)" }}
 {{- end }}
