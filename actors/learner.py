@@ -31,6 +31,8 @@ class Learner:
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         self.config, self.model_dir, self.rank, self.world = config, model_dir, rank, world
         self.folder = RunFolder.of(Path(run_dir), config)
+        if self.folder.storage:
+            self.folder.path.mkdir(parents=True, exist_ok=True)  # the driver made it on its own machine
         self._trainer: Trainer | None = None
         self._store: dist.TCPStore | None = None
         self._fault: str | None = None

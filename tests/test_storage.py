@@ -174,6 +174,7 @@ def test_what_is_wrong_with_the_storage_is_one_line_before_anything_is_made(buck
     assert "write a URI without credentials" in said and "secret" not in said
     assert "not a path or URI of a file system" in storage("s4://bucket/runs")
     assert "queue.fsync=none would never write to s3://" in refused(capsys, "--config", config, "queue.fsync=none")
+    assert "an object store is named by run.storage" in refused(capsys, "--config", config, "run.root=s3://bucket/runs")
     assert f"{uri}: no run there (no config.yaml)" in refused(capsys, "--resume", uri)
     assert not (tmp_path / "one").exists()
 

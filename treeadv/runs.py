@@ -220,6 +220,8 @@ def check(config: Config) -> None:
     check_name(config.task.verifier)
     check_path(config.model.path)
     problem_source(config.task, config.run.seed)
+    if "://" in config.run.root:
+        raise BadInput(f"run.root={config.run.root}: is a path on this machine; an object store is named by run.storage")
     if config.run.storage and config.queue.fsync == "none":
         raise BadInput(f"queue.fsync=none would never write to {config.run.storage}; use interval or always")
     if config.metrics.port:

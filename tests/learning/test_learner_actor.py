@@ -16,6 +16,7 @@ from actors.learner import Learner
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv import wire
+from treeadv.config import RunConfig
 from treeadv.learning.report import NonFinite
 from treeadv.metrics import of_role
 
@@ -99,6 +100,28 @@ def test_a_step_that_is_not_finite_is_counted_and_turns_health_red(learner, tmp_
     with pytest.raises(urllib.error.HTTPError) as e:
         urllib.request.urlopen(f"http://{learner.address()}/healthz")
     assert e.value.code == 503 and b"is not finite" in e.value.read()
+
+
+def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path):
+    model = tiny.folder(tmp_path, "smollm")
+    config = tiny.config(model=model, threads=1, correction="none")
+    config = config.model_copy(update={"run": RunConfig(storage=f"file://{tmp_path}/store", name="one", keep_checkpoints=1)})
+    before, after = (Learner(config, model, str(tmp_path / disk / "one"), 0, 1) for disk in ("before", "after"))
+    for learner in (before, after):
+        learner.join("")
+    for step in (1, 2):
+        before.step(batches(FORESTS), step - 1)
+        before.checkpoint(step, {"position": step})
+    assert after.restore(2) == {"position": 2} and after.trainer.version == 2
+    assert before.step(batches(FORESTS), 2).loss == after.step(batches(FORESTS), 2).loss
+    bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))
+    with pytest.raises(NonFinite):
+        after.step(batches([bad]), 3)
+    there = tmp_path / "store" / "one"
+    assert sorted(p.name for p in there.iterdir()) == ["checkpoints", "nonfinite-version-3.arrow"]
+    assert sorted(p.name for p in (there / "checkpoints").iterdir()) == ["step-2", "step-2.json"]
+    for learner in (before, after):
+        learner.close()
 
 
 def test_a_learner_that_has_not_joined_says_so(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from tests.replay.helpers import fill, open_store, train
 from treeadv.errors import BadInput
 from treeadv.replay.audit import audit
-from treeadv.replay.files import Folder
+from treeadv.replay.files import Folder, flush
 from treeadv.replay.history import forests_of_step
 
 
@@ -101,3 +101,15 @@ def test_the_last_to_open_has_the_run_and_the_one_before_writes_no_more(bucket) 
     after.close()
     report = audit(uri)
     assert report.sound and report.rows["admitted"]["forests"] == 2, report.table()
+
+
+def test_a_store_that_takes_no_more_is_one_line_with_the_remedy(bucket) -> None:
+    name, client, uri = bucket
+    store = open_store(uri)
+    fill(store, 1)
+    parts = store.pending()[1:]  # behind the look at whose run it is
+    for key in [o["Key"] for o in client.list_objects_v2(Bucket=name)["Contents"]]:
+        client.delete_object(Bucket=name, Key=key)
+    client.delete_bucket(Bucket=name)
+    with pytest.raises(BadInput, match=r"arrow: cannot be written \(.*\); see to the store, then resume the run"):
+        flush(parts)
