@@ -166,6 +166,9 @@ class Cast:
             await self.queue.flush.remote()
             await asyncio.to_thread(self.folder.upload)
             await asyncio.gather(*(m.checkpoint.remote(step, {"step": step}) for m in self.learners))
+            if self.folder.storage:
+                await self.queue.flush.remote()  # an upload takes its time: the run must still be ours
+                await asyncio.to_thread(self.folder.storage.seal, step, self.config.run.keep_checkpoints)
             await self.queue.commit.remote(step)
             self._durable = step
 

@@ -88,15 +88,16 @@ class Learner:
         return refs, size
 
     def checkpoint(self, step: int, extra: dict[str, Any]) -> str:
-        """Write run_dir/checkpoints/step-N, or that of run.storage, whole or not at all, and drop the oldest ones. Returns where."""
+        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path. With run.storage: upload it,
+        for the driver to seal."""
         began = time.perf_counter()
-        keep, folder = self.config.run.keep_checkpoints, self.folder.checkpoint(step)
+        folder = self.folder.checkpoint(step)
         if self.folder.storage:
-            self.trainer.upload(self.folder.storage, step, keep, folder.with_name("upload"), extra)
+            self.trainer.upload(self.folder.storage, step, folder.with_name("upload"), extra)
         else:
             self.trainer.save(folder, extra)
             if self.rank == 0:
-                checkpoint.prune(folder.parent, keep)
+                checkpoint.prune(folder.parent, self.config.run.keep_checkpoints)
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
         return str(folder)
 

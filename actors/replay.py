@@ -165,9 +165,10 @@ class ReplayQueue:
             self._store.compact()
 
     async def flush(self) -> None:
-        """Make all records so far durable, unless queue.fsync is none."""
+        """Make all records so far durable, unless queue.fsync is none. `BadInput` if another process has opened the run since."""
         self._check()
         await self._make_durable(at_once=True)
+        await asyncio.to_thread(self._store.hold)
 
     # ---- the run's side ------------------------------------------------------------------------------------------------------
     async def counts(self) -> dict[str, Any]:

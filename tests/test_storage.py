@@ -36,7 +36,7 @@ def recorded(uri: str) -> list[int]:
 
 def test_a_run_in_a_bucket_outlives_its_queue_and_is_whole_there(bucket, tmp_path, tiny_model):
     name, client, uri = bucket
-    process = start("--config", of(uri, tmp_path, tiny_model, run__steps=5))
+    process = start("--config", of(uri, tmp_path, tiny_model, run__steps=5, generator__count=1))
     run = tmp_path / "one"
     wait_for(lambda: steps(run) >= 3, process)
     hosts(process, "ReplayQueue")[0].kill()  # with what it had not yet written: the run goes back to its checkpoint
@@ -52,7 +52,7 @@ def test_a_run_in_a_bucket_outlives_its_queue_and_is_whole_there(bucket, tmp_pat
 
 def test_a_run_whose_machine_is_lost_goes_on_elsewhere_and_trains_each_forest_once(bucket, tmp_path, tiny_model):
     _, _, uri = bucket
-    process = start("--config", of(uri, tmp_path, tiny_model))
+    process = start("--config", of(uri, tmp_path, tiny_model, generator__count=1))
     wait_for(lambda: steps(tmp_path / "one") >= 3, process)
     ours = [p for role in ("verifier", *ROLES) for p in hosts(process, role)]
     process.kill()
@@ -119,7 +119,11 @@ dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, wo
 disk = RunFolder(out / f"disk-{rank}", Storage(uri))
 t = Trainer(tiny.config(), model, rank, 2)
 t.step(FORESTS, 0)
-t.upload(disk.storage, 1, 1, disk.checkpoint(1), {"step": 1})
+t.upload(disk.storage, 1, disk.checkpoint(1), {"step": 1})
+dist.barrier()
+if rank == 0:
+    disk.storage.seal(1, keep=1)
+dist.barrier()
 left = list(disk.checkpoint(1).parent.iterdir())
 again = Trainer(tiny.config(), model, rank, 2)
 with disk.at_hand(1) as folder:
@@ -186,13 +190,15 @@ def test_a_store_that_does_not_answer_is_one_line(bucket, tmp_path, tiny_model, 
     assert not (tmp_path / "one").exists()
 
 
-def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path, tiny_model, capsys):
+def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path, tiny_model, files, capsys):
     _, _, uri = bucket
     config = of(uri, tmp_path, tiny_model)
     folder, first, resumed = runs.begin(config, None, True, [])
     assert not resumed
     folder.record({"step": 1})
     folder.upload()
+    folder.storage.upload(1, files)
+    folder.storage.seal(1, keep=1)
     shutil.rmtree(folder.path)
     assert f"{uri} holds a run: choose another run.name, or go on with it by --resume '{uri}'" in refused(capsys, "--config", config)
     again, second, resumed = runs.begin(config, None, True, [])

@@ -122,7 +122,10 @@ class RunFolder:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
     def rewind(self, step: int) -> None:
-        """Forget the records of steps after `step`: they will be taken again."""
+        """Forget the records of steps after `step`: they will be taken again. Those up to a checkpoint of the store lie beside it; this
+        folder may have missed some, when another driver went on with the run meanwhile."""
+        if self.storage:
+            write_atomically(self.path / "metrics.jsonl", self.storage.read("metrics.jsonl"))
         kept = [json.dumps(r) + "\n" for r in self.records() if r["step"] <= step]
         write_atomically(self.path / "metrics.jsonl", "".join(kept))
 
@@ -195,7 +198,7 @@ def _bring(uri: str, overrides: list[str], path: Path | None = None) -> tuple[Ru
     folder = RunFolder(path or Path(config.run.root) / name, storage)
     _claim(folder, path is not None)
     write_atomically(folder.path / "config.yaml", stored.to_yaml())
-    write_atomically(folder.path / "metrics.jsonl", storage.read("metrics.jsonl"))
+    folder.rewind(folder.last_checkpoint())
     return folder, config
 
 

@@ -112,6 +112,7 @@ def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path
     for step in (1, 2):
         before.step(batches(FORESTS), step - 1)
         before.checkpoint(step, {"position": step})
+        before.folder.storage.seal(step, keep=1)
     assert after.restore(2) == {"position": 2} and after.trainer.version == 2
     assert before.step(batches(FORESTS), 2).loss == after.step(batches(FORESTS), 2).loss
     bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))

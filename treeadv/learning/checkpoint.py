@@ -41,9 +41,9 @@ def save(
     _barrier(world)
 
 
-def upload(storage: Storage, step: int, keep: int, scratch: Path, write_files: Callable[[Path], None]) -> None:
-    """The same into a run's storage, of which the newest `keep` checkpoints stay; `write_files` is `write`. All ranks call it. Each
-    uploads what it wrote beside `scratch`, so they need no disk in common."""
+def upload(storage: Storage, step: int, scratch: Path, write_files: Callable[[Path], None]) -> None:
+    """The same into a run's storage, where it counts once it is sealed; `write_files` is `write`. All ranks call it. Each uploads what it
+    wrote beside `scratch`, so they need no disk in common."""
     rank, world = _place()
     if rank == 0:
         storage.drop(step)  # what an earlier try left of it
@@ -54,9 +54,6 @@ def upload(storage: Storage, step: int, keep: int, scratch: Path, write_files: C
     write_files(own)
     storage.upload(step, own)
     shutil.rmtree(own)
-    _barrier(world)
-    if rank == 0:
-        storage.seal(step, keep)
 
 
 def write(

@@ -238,6 +238,10 @@ class ReplayStore:
     def sync(self) -> None:
         flush(self.pending())
 
+    def hold(self) -> None:
+        """`BadInput` if the run is another process's by now."""
+        self._lock.sync()
+
     @property
     def records(self) -> int:
         """Records in the journal."""
