@@ -56,7 +56,7 @@ def _watch(
         if process.poll() is not None:
             raise RuntimeError(f"the run ended by itself: {process.communicate()[0][-3000:]}")
         samples.append(_sample(process, run))
-        if time.monotonic() >= next_kill and (victims := hosts(process, role := rng.choice(list(kills)))):
+        if time.monotonic() >= next_kill and (victims := hosts(process.pid, role := rng.choice(list(kills)))):
             rng.choice(victims).kill()
             kills[role] += 1
             next_kill = time.monotonic() + rng.expovariate(1 / kill_every)
