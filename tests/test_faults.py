@@ -83,9 +83,12 @@ class Run:
         for p in waited_for:
             p.resume()
 
-    def kill_at(self, point: str, victim: str) -> None:
-        (self._faults / "armed").write_text(json.dumps({"at": point, "victim": victim}))
+    def arm(self, **fault: object) -> None:
+        (self._faults / "armed").write_text(json.dumps(fault))
         (self._faults / "armed").rename(self._faults / "armed.json")
+
+    def kill_at(self, point: str, victim: str) -> None:
+        self.arm(at=point, victim=victim)
         fired = self._faults / "fired.json"
         _until(fired.exists)
         fired.unlink()
@@ -112,6 +115,10 @@ class Run:
             except psutil.Error:
                 continue
         return found
+
+    def said(self) -> str:
+        """All that it said, once it has ended by itself."""
+        return self._process.communicate(timeout=WITHIN)[0]
 
     def end(self) -> None:
         """An orderly end: every step once, every trained forest in one of them."""
@@ -150,3 +157,12 @@ def test_a_run_outlives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: P
     run.end()
     assert max(seconds.values()) < WITHIN, seconds
     print(seconds)
+
+
+def test_a_role_that_dies_again_and_again_ends_the_run_with_the_cause_and_loses_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    run = Run(tmp_path, tiny_model)
+    run.arm(at="treeadv.engines.embedded:EmbeddedEngine._step", victim="", always=True)
+    last = run.said().strip().splitlines()[-1]
+    assert last.startswith("treeadv: error: generator: died 6 times since the last step; the last cause: "), last
+    assert "--resume" in last
+    sound(run.run)

@@ -2,7 +2,7 @@
 Ray workers, verifier processes) imports it; nothing in the product knows of it.
 
 A test writes `armed.json` into the folder FAULTS: {"at": a point, "victim": "" for the process that comes by, or a role}. Whoever comes
-to that point next renames the file to `fired.json`, which only one can do, and sends SIGKILL.
+to that point next renames the file to `fired.json`, which only one can do, and sends SIGKILL. With "always" it strikes all who come by.
 """
 
 import asyncio
@@ -38,7 +38,8 @@ def armed(point: str) -> str | None:
         fault = json.loads((FOLDER / "armed.json").read_text())
         if fault["at"] != point:
             return None
-        (FOLDER / "armed.json").rename(FOLDER / "fired.json")
+        if not fault.get("always"):
+            (FOLDER / "armed.json").rename(FOLDER / "fired.json")
     except FileNotFoundError:
         return None
     return fault["victim"]
