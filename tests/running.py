@@ -33,7 +33,7 @@ def recipe(tmp_path: Path, model: Path, **changes) -> Path:
     }
     for key, value in changes.items():
         section, _, name = key.partition("__")
-        tree[section][name] = value
+        tree.setdefault(section, {})[name] = value
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path

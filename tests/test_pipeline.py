@@ -169,3 +169,20 @@ def test_a_run_that_is_scaled_out_and_in_loses_nothing(tmp_path, tiny_model):
     finish(process)
     assert [r["step"] for r in folder.records()] == list(range(1, steps(run) + 1))
     sound(run)
+
+
+@pytest.mark.slow
+def test_the_controller_adds_generators_while_the_learner_waits_for_forests(tmp_path, tiny_model):
+    """One generator that grows one forest at a time cannot feed the learner."""
+    process = start("--config", recipe(
+        tmp_path, tiny_model, run__steps=10**6, generator__count=1, generator__forests=1,
+        scaling__enabled=True, scaling__max=2, scaling__interval=0.5, scaling__hold=1.0, scaling__cooldown=1.0,
+    ))  # fmt: skip
+    run = tmp_path / "run"
+    wait_for(lambda: steps(run) >= 1, process)
+    wait_for(lambda: len(hosts(process.pid, "Generator")) == 2, process)
+    at = steps(run)
+    wait_for(lambda: steps(run) > at + 1, process)
+    process.send_signal(signal.SIGINT)
+    finish(process)
+    sound(run)
