@@ -35,13 +35,16 @@ class Recorder:
         self._restarts: dict[Crew, int] = {}
         self._seconds: dict[str, float] = {}
         self._seen: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
+        self._totals: dict[str, float] = {}
         before = folder.records()
         self._elapsed = before[-1]["elapsed_s"] if before else 0.0
-        self._totals = {k: before[-1][k] if before else 0 for k in (*DRAWN, "tokens_trained", "tokens_expanded")}
         self._started = self._last = time.monotonic()
 
     def serve(self, cast: Cast) -> None:
-        """Serve the driver's /metrics where the cast's configuration says, once."""
+        """Go on with a cast from the last step on record; serve the driver's /metrics where its configuration says, once."""
+        before = self.folder.records()
+        self._totals = {k: before[-1][k] if before else 0 for k in (*DRAWN, "tokens_trained", "tokens_expanded")}
+        self._seen = {}  # its generators count from 0 and may bear the names of earlier ones
         if self._port is None:
             self._port = self.exporter.serve(cast.config.metrics.host, cast.config.metrics.port)
         self._restarts, self._missed = {}, 0
@@ -147,7 +150,7 @@ class Recorder:
             "reward_last_fifth": fmean(r["reward_mean"] for r in records[-fifth:]),
             "tokens_generated": last["tokens_generated"], "tokens_trained": last["tokens_trained"],
             "tokens_expanded": last["tokens_expanded"], "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
-            "prefix_reuse": last["cached_tokens"] / last["prompt_tokens"],
+            "prefix_reuse": last["cached_tokens"] / max(1, last["prompt_tokens"]),  # 0: every generator died before it could report
             "staleness_mean": fmean(r["staleness_mean"] for r in records), "staleness_max": max(r["staleness_max"] for r in records),
             "seconds": {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in sorted(phases)}
             | {"generators_busy": sum(r["generator_busy_s"] for r in records)},

@@ -43,11 +43,11 @@ def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) 
 
 
 def _line(fault: BaseException) -> str | None:
-    """The one line that tells a user of a fault that is theirs to mend."""
+    """The one line that tells a user of a fault that is theirs to mend, or of a role that could not be kept alive."""
     if isinstance(fault, BaseExceptionGroup):
         return next(filter(None, map(_line, fault.exceptions)), None)
     cause = fault.cause if isinstance(fault, RayTaskError) else fault
-    return str(cause) if isinstance(cause, BadInput) else None
+    return " ".join(str(cause).split()) if isinstance(cause, BadInput | RoleFailed) else None
 
 
 def connect(config: Config) -> None:

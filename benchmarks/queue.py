@@ -6,7 +6,8 @@ Four ways of the same forests, from a producer's arrays to a consumer's arrays, 
   ray_queue       pickled forests through ray.util.queue.Queue, put and get one at a time, as its documentation has it
   ray_queue_many  the same with --window calls under way and getting in batches, the most that its interface allows
   treeadv         references admitted, leased and acknowledged at the queue actor, --window calls under way, every forest on disk
-                  and journalled (fsync as --fsync) before it can be leased
+                  and journalled (fsync as --fsync) before it can be leased; slots are reserved before the clock starts, as a run
+                  does before it grows a forest
 and `store`, the last without Ray: what checking, writing and journalling cost. `recovery`: seconds to open by length of the
 journal.
 """
@@ -119,7 +120,8 @@ def memcpy(forest: Forest, n: int) -> float:
 
 
 def settings(args: argparse.Namespace) -> QueueConfig:
-    return QueueConfig(fsync=args.fsync, max_staleness=2 * max(1, args.window // args.per_step))
+    """With a slot for every forest."""
+    return QueueConfig(fsync=args.fsync, max_staleness=args.forests // args.per_step)
 
 
 def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
@@ -196,23 +198,21 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
     task, learner = {"source": str(folder / "tasks.jsonl")}, {"forests_per_step": args.per_step}
     config = parse({"task": task, "learner": learner, "queue": settings(args).model_dump()}, "bench")
     queue = ray.remote(num_cpus=0)(ReplayQueue).remote(config, str(folder / "run"), None, 0)
-    await queue.counts.remote()  # the actor is up
+    tickets = [await queue.reserve.remote("w") for _ in range(args.forests)]
     began = time.perf_counter()
-    steps = args.forests // args.per_step
 
     async def produce() -> None:
-        while (ticket := await queue.reserve.remote("w")) is not None:
-            batch = wire.to_batch([replace(forest, forest_id=ticket.forest_id)])
-            await queue.admit.remote(ticket.forest_id, [ray.put(batch)])
+        while tickets:
+            fid = tickets.pop().forest_id
+            await queue.admit.remote(fid, [ray.put(wire.to_batch([replace(forest, forest_id=fid)]))])
 
     producers = [asyncio.ensure_future(produce()) for _ in range(args.window)]
-    for step in range(steps):
+    for step in range(args.forests // args.per_step):
         lease = await queue.lease.remote(args.per_step, 0)
         for batch in await asyncio.gather(*lease.refs):
             use(wire.from_batch(batch)[0])
         await queue.ack.remote(lease.lease_id, step + 1)
     seconds = time.perf_counter() - began
-    await queue.stop.remote()
     await asyncio.gather(*producers)
     await queue.close.remote()
     ray.kill(queue)

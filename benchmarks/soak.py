@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ import psutil
 from tests import tiny
 from tests.running import ROLES, hosts, recipe, start, steps
 from treeadv.replay.audit import audit
+from treeadv.runs import RunFolder
 
 
 def main(argv: list[str]) -> None:
@@ -34,34 +36,52 @@ def main(argv: list[str]) -> None:
             Path(folder), model, run__steps=10**6, run__checkpoint_every=5, queue__retain="unacknowledged", queue__segment_mb=1
         ))
         run = Path(folder) / "run"
-        samples, kills = _watch(process, run, args.minutes * 60, args.kill_every, rng)
+        samples, recoveries = _watch(process, run, args.minutes * 60, args.kill_every, rng)
         process.send_signal(signal.SIGINT)
         _, code = process.communicate(timeout=300)[0], process.returncode
         result = audit(str(run))
         print(json.dumps({
-            "minutes": args.minutes, "steps": steps(run), "exit_code": code, "kills": kills, "audit_sound": result.sound,
+            "minutes": args.minutes, "steps": steps(run), "exit_code": code, "audit_sound": result.sound,
+            "trained": result.rows["trained"]["forests"], "kills": {role: len(seconds) for role, seconds in recoveries.items()},
+            "slowest_recovery_s": {role: round(max(seconds), 1) for role, seconds in recoveries.items() if seconds},
             **{k: {"second_quarter": _mean(samples, k, 0.25, 0.5), "last_quarter": _mean(samples, k, 0.75, 1.0)} for k in samples[0]},
         }))
 
 
 def _watch(
     process: subprocess.Popen, run: Path, seconds: float, kill_every: float, rng: random.Random
-) -> tuple[list[dict[str, float]], dict[str, int]]:
-    """Sample every five seconds; kill one role at random times. Returns the samples and how often each role was killed."""
+) -> tuple[list[dict[str, float]], dict[str, list[float]]]:
+    """Sample every five seconds; kill one role at random times. Returns the samples and, by role, the seconds from each kill to the
+    next new step."""
     end = time.monotonic() + seconds
     next_kill = time.monotonic() + 60
     samples: list[dict[str, float]] = []
-    kills = dict.fromkeys(("verifier", *ROLES), 0)
+    recoveries: dict[str, list[float]] = {role: [] for role in ("verifier", *ROLES)}
     while time.monotonic() < end:
         if process.poll() is not None:
             raise RuntimeError(f"the run ended by itself: {process.communicate()[0][-3000:]}")
         samples.append(_sample(process, run))
-        if time.monotonic() >= next_kill and (victims := hosts(process, role := rng.choice(list(kills)))):
+        if time.monotonic() >= next_kill and (victims := hosts(process.pid, role := rng.choice(list(recoveries)))):
             rng.choice(victims).kill()
-            kills[role] += 1
+            recoveries[role].append(_recovery(process, run))
             next_kill = time.monotonic() + rng.expovariate(1 / kill_every)
+            print(f"{(end - time.monotonic()) / 60:.0f} min left, step {steps(run)}: {role} killed, a new step after"
+                  f" {recoveries[role][-1]:.1f} s", file=sys.stderr, flush=True)
         time.sleep(5)
-    return samples, kills
+    return samples, recoveries
+
+
+def _recovery(process: subprocess.Popen, run: Path) -> float:
+    """Seconds until a step beyond those on record now; a run that goes back to its checkpoint has to pass them again."""
+    began, done = time.monotonic(), _newest(run)
+    while _newest(run) <= done and process.poll() is None:
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def _newest(run: Path) -> int:
+    records = RunFolder(run).records()
+    return records[-1]["step"] if records else 0
 
 
 def _sample(process: subprocess.Popen, run: Path) -> dict[str, float]:

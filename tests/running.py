@@ -33,15 +33,15 @@ def recipe(tmp_path: Path, model: Path, **changes) -> Path:
     }
     for key, value in changes.items():
         section, _, name = key.partition("__")
-        tree[section][name] = value
+        tree.setdefault(section, {})[name] = value
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
 
 
-def start(*arguments: str | Path) -> subprocess.Popen:
+def start(*arguments: str | Path, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
@@ -71,10 +71,15 @@ def steps(run: Path) -> int:
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
-def hosts(process: subprocess.Popen, role: str) -> list[psutil.Process]:
+def driver_of(pid: int) -> int:
+    """The driver of the run that a process belongs to."""
+    return next(p.pid for p in [psutil.Process(pid), *psutil.Process(pid).parents()] if "actors.cli" in p.cmdline())
+
+
+def hosts(driver: int, role: str) -> list[psutil.Process]:
     """The processes of a run that host an actor of `role`; the role `verifier` is the worker processes of the reward actors."""
     found = []
-    for p in psutil.Process(process.pid).children(recursive=True):
+    for p in psutil.Process(driver).children(recursive=True):
         try:
             words = p.cmdline()
         except psutil.Error:

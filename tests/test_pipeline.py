@@ -1,4 +1,4 @@
-"""The whole pipeline with its real actors on the tiny model: it runs, it overlaps, it survives what is killed, it goes on."""
+"""The whole pipeline with its real actors on the tiny model: it runs, it overlaps, it stops in order, it goes on (killed: test_faults)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.running import LIMIT, ROLES, finish, hosts, recipe, sound, start, steps, wait_for
+from tests.running import LIMIT, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
 from treeadv.runs import RunFolder
 
@@ -77,34 +76,6 @@ def _samples(text: str):
         if not line.startswith("#"):
             name, _, number = line.rpartition(" ")
             yield name, float(number)
-
-
-def test_a_run_outlives_every_role_that_is_killed(tmp_path, tiny_model):
-    """SIGKILL, one after another, to a verifier process, a reward actor, a generator, the queue and the learner."""
-    process = start("--config", recipe(tmp_path, tiny_model, run__steps=12, run__checkpoint_every=1))
-    run = tmp_path / "run"
-    for role in ("verifier", *ROLES):
-        at = steps(run)
-        wait_for(lambda role=role: hosts(process, role), process)[0].kill()
-        assert wait_for(lambda at=at: steps(run) > at, process, 60), role
-    finish(process)
-    assert [r["step"] for r in RunFolder(run).records()] == list(range(1, 13))
-    sound(run)
-
-
-def test_a_driver_that_is_killed_goes_on_by_resume(tmp_path, tiny_model):
-    process = start("--config", recipe(tmp_path, tiny_model))
-    run = tmp_path / "run"
-    wait_for(lambda: steps(run) >= 3, process)
-    ours = [p for role in ("verifier", *ROLES) for p in hosts(process, role)]
-    assert len(ours) >= 6  # two generators, a reward actor and its verifier, the queue, the learner
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(ours, timeout=30)
-    assert not alive, alive
-    finish(start("--resume", run))
-    assert [r["step"] for r in RunFolder(run).records()] == list(range(1, 7))
-    sound(run)
 
 
 def test_an_interrupt_ends_with_a_checkpoint_and_resume_goes_on(tmp_path, tiny_model):
@@ -187,14 +158,31 @@ def test_a_run_that_is_scaled_out_and_in_loses_nothing(tmp_path, tiny_model):
     for wanted in (3, 1):
         at = steps(run)
         folder.request({"generator": wanted})
-        wait_for(lambda wanted=wanted, at=at: len(hosts(process, "Generator")) == wanted and steps(run) > at, process)
+        wait_for(lambda wanted=wanted, at=at: len(hosts(process.pid, "Generator")) == wanted and steps(run) > at, process)
     for wanted in (2, 1):
         folder.request({"reward": wanted})
-        wait_for(lambda wanted=wanted: len(hosts(process, "RewardActor")) == wanted, process)
+        wait_for(lambda wanted=wanted: len(hosts(process.pid, "RewardActor")) == wanted, process)
     at = steps(run)
     folder.request({"learner": 2})
-    wait_for(lambda: len(hosts(process, "Learner")) == 2 and steps(run) > at + 1, process)
+    wait_for(lambda: len(hosts(process.pid, "Learner")) == 2 and steps(run) > at + 1, process)
     process.send_signal(signal.SIGINT)
     finish(process)
     assert [r["step"] for r in folder.records()] == list(range(1, steps(run) + 1))
+    sound(run)
+
+
+@pytest.mark.slow
+def test_the_controller_adds_generators_while_the_learner_waits_for_forests(tmp_path, tiny_model):
+    """One generator that grows one forest at a time cannot feed the learner."""
+    process = start("--config", recipe(
+        tmp_path, tiny_model, run__steps=10**6, generator__count=1, generator__forests=1,
+        scaling__enabled=True, scaling__max=2, scaling__interval=0.5, scaling__hold=1.0, scaling__cooldown=1.0,
+    ))  # fmt: skip
+    run = tmp_path / "run"
+    wait_for(lambda: steps(run) >= 1, process)
+    wait_for(lambda: len(hosts(process.pid, "Generator")) == 2, process)
+    at = steps(run)
+    wait_for(lambda: steps(run) > at + 1, process)
+    process.send_signal(signal.SIGINT)
+    finish(process)
     sound(run)

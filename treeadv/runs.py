@@ -118,8 +118,10 @@ class RunFolder:
         return wanted
 
     def records(self) -> list[dict[str, Any]]:
+        """Of the steps so far. An unfinished last line, of a driver killed over it, is none."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def rewind(self, step: int) -> None:
         """Forget the records of steps after `step`: they will be taken again. Those up to a checkpoint of the store lie beside it; this

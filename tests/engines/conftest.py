@@ -1,4 +1,5 @@
-"""One event loop and one real SGLang server a session; every engine of the tests talks to that server, or to one that its test kills."""
+"""One event loop and one real SGLang server for this folder; every engine of the tests talks to that server, or to one that its test
+kills."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ needs_sglang = pytest.param(
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def run() -> Iterator[Run]:
-    """Runs a coroutine on the session's event loop, on which servers and engines live."""
+    """Runs a coroutine on the folder's event loop, on which servers and engines live."""
     loop = asyncio.new_event_loop()
     yield loop.run_until_complete
     loop.close()
@@ -50,7 +51,7 @@ async def start_server(model: Path, log: Path) -> Any:
             return process
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real server of the tiny model."""
     process = run(start_server(tiny_model, tmp_path_factory.mktemp("server") / "log"))

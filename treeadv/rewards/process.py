@@ -92,7 +92,7 @@ class WorkerProcess:
         """The next message. Raises `TimeoutError`, or `WorkerLost` with the way the process ended."""
         async with asyncio.timeout(limit):  # not wait_for: Python 3.11's swallows a cancellation that meets the reply
             line = await self._from.readline()
-        if not line:
+        if not line.endswith(b"\n"):  # nothing more, or half a message of a process that was killed over it
             code = await self._process.wait()
             raise WorkerLost(f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
         message = json.loads(line)

@@ -23,9 +23,10 @@ TAIL = 12  # lines of the server's output that an error quotes
 _COMMON: dict[str, Any] = {
     "host": "127.0.0.1", "weight-version": "0", "log-level": "warning", "enable-metrics": True, "skip-server-warmup": True,
 }
-# Without a GPU: SGLang's torch fallbacks, and a pool of its own size (else it takes a share of all memory).
+# Without a GPU: SGLang's torch fallbacks, a pool of its own size (else it takes a share of all memory), and no core kept busy by an
+# idle server.
 _CPU: dict[str, Any] = {
-    "attention-backend": "torch_native", "grammar-backend": "none", "disable-cuda-graph": True,
+    "sleep-on-idle": True, "attention-backend": "torch_native", "grammar-backend": "none", "disable-cuda-graph": True,
     "max-total-tokens": 20000, "max-running-requests": 64, "mem-fraction-static": 0.5,
 }
 # The entropy tap reads what the sampler is about to draw from; with the overlap schedule its values would belong to other tokens.

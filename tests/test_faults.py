@@ -1,0 +1,168 @@
+"""SIGKILL of every role in four states of a real run (tests/faults sends it): the run goes on, and nothing is lost or trained twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.running import finish, hosts, recipe, sound, start, steps, wait_for
+from treeadv.replay.audit import audit
+from treeadv.runs import RunFolder
+
+ROOT = Path(__file__).parents[1]
+WITHIN = 60  # seconds from a kill to the next step: 1 to 10 on a quiet machine of two cores, more where others work too
+LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator takes new weights
+STEPPING = "treeadv.learning.trainer:Trainer._apply"
+# role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself)
+STATES: dict[str, dict[str, tuple[str, str]]] = {
+    "Generator": {
+        "working": ("treeadv.engines.embedded:EmbeddedEngine._step", ""),
+        "writing": ("actors.generator:Generator._count", ""),
+        "updating weights": (LOADING, ""),
+    },
+    "verifier": {
+        "working": ("tests.vowel:has_vowel", ""),
+        "writing": ("json:dumps", ""),
+        "updating weights": (LOADING, "verifier"),
+    },
+    "RewardActor": {
+        "working": ("treeadv.rewards.forests:grade_forest", ""),
+        "writing": ("actors.reward:RewardActor._graded", ""),
+        "updating weights": (LOADING, "RewardActor"),
+    },
+    "ReplayQueue": {
+        "working": ("treeadv.replay.store:ReplayStore.lease", ""),
+        "writing": ("treeadv.replay.files:LocalPart.write", ""),
+        "updating weights": (LOADING, "ReplayQueue"),
+    },
+    "Learner": {
+        "working": (STEPPING, ""),
+        "writing": ("treeadv.learning.checkpoint:_publish", ""),
+        "updating weights": ("actors.learner:Learner.publish", ""),
+    },
+    "driver": {
+        "working": (STEPPING, "driver"),
+        "writing": ("treeadv.runs:RunFolder.record", ""),
+        "updating weights": (LOADING, "driver"),
+    },
+}
+
+
+class Run:
+    """A run under fault injection, and how it takes each fault."""
+
+    def __init__(self, tmp_path: Path, model: Path) -> None:
+        self.run, self._faults = tmp_path / "run", tmp_path / "faults"
+        self._faults.mkdir()
+        self._process = self._start("--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2))
+        wait_for(lambda: steps(self.run) >= 2, self._process)
+        self._members = {role: len(self.hosts(role)) for role in STATES}
+
+    def _start(self, *arguments: str | Path) -> subprocess.Popen:
+        path = os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)])
+        return start(*arguments, PYTHONPATH=path, FAULTS=str(self._faults))
+
+    def hosts(self, role: str) -> list[psutil.Process]:
+        return [psutil.Process(self._process.pid)] if role == "driver" else hosts(self._process.pid, role)
+
+    def kill_idle(self, role: str) -> None:
+        """Stop the role that it waits for until it has nothing to do any more, and kill it then."""
+        waited_for = [p for r in (("Generator",) if role == "Learner" else ("Learner",)) for p in self.hosts(r)]
+        for p in waited_for:
+            p.suspend()
+        time.sleep(1.5)
+        self.hosts(role)[0].kill()
+        for p in waited_for:
+            p.resume()
+
+    def arm(self, **fault: object) -> None:
+        (self._faults / "armed").write_text(json.dumps(fault))
+        (self._faults / "armed").rename(self._faults / "armed.json")
+
+    def kill_at(self, point: str, victim: str) -> None:
+        self.arm(at=point, victim=victim)
+        fired = self._faults / "fired.json"
+        _until(fired.exists)
+        fired.unlink()
+
+    def recover(self, role: str) -> float:
+        """Seconds until the role is back and the next step on record; a driver is started again."""
+        began = time.monotonic()
+        if role == "driver":
+            self._process.wait(10)
+            _until(lambda: not self._left())
+            self._process = self._start("--resume", self.run)
+        done = _whole_steps(self.run)
+        wait_for(lambda: _whole_steps(self.run) > done and len(self.hosts(role)) >= self._members[role], self._process)
+        return time.monotonic() - began
+
+    def _left(self) -> list[psutil.Process]:
+        """Processes that outlive their driver."""
+        mine = str(self._faults)
+        found = []
+        for p in psutil.process_iter():
+            try:
+                if p.environ().get("FAULTS") == mine and p.status() != psutil.STATUS_ZOMBIE:
+                    found.append(p)
+            except psutil.Error:
+                continue
+        return found
+
+    def said(self) -> str:
+        """All that it said, once it has ended by itself."""
+        return self._process.communicate(timeout=WITHIN)[0]
+
+    def end(self) -> None:
+        """An orderly end: every step once, every trained forest in one of them."""
+        self._process.send_signal(signal.SIGINT)
+        finish(self._process)
+        done = steps(self.run)
+        folder = RunFolder(self.run)
+        assert [r["step"] for r in folder.records()] == list(range(1, done + 1)) and folder.last_checkpoint() == done
+        drawn = [r["tokens_generated"] for r in folder.records()]
+        assert drawn == sorted(drawn)
+        sound(self.run)
+        assert audit(str(self.run)).rows["trained"]["forests"] == 3 * done
+
+
+def _whole_steps(run: Path) -> int:
+    """The newest step on record: a run that goes back to a checkpoint has to pass it again."""
+    return max((r["step"] for r in RunFolder(run).records()), default=0)
+
+
+def _until(what: Callable[[], object], seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("role", STATES)
+def test_a_run_outlives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Path, role: str) -> None:
+    run = Run(tmp_path, tiny_model)
+    seconds = {}
+    run.kill_idle(role)
+    seconds["idle"] = run.recover(role)
+    for state, (point, victim) in STATES[role].items():
+        run.kill_at(point, victim)
+        seconds[state] = run.recover(role)
+    run.end()
+    assert max(seconds.values()) < WITHIN, seconds
+    print(seconds)
+
+
+def test_a_role_that_dies_again_and_again_ends_the_run_with_the_cause_and_loses_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    run = Run(tmp_path, tiny_model)
+    run.arm(at="treeadv.engines.embedded:EmbeddedEngine._step", victim="", always=True)
+    last = run.said().strip().splitlines()[-1]
+    assert last.startswith("treeadv: error: generator: died 6 times since the last step; the last cause: "), last
+    assert "--resume" in last
+    sound(run.run)
