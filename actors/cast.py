@@ -26,14 +26,14 @@ from treeadv.runs import RunFolder
 class Cast:
     """`generators` and `rewards` are crews, `queue` and `learners` stay as long as the cast does."""
 
-    def __init__(self, config: Config, folder: RunFolder, model_dir: str, resumed: bool) -> None:
-        """`model_dir` is the base model. A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
+    def __init__(self, config: Config, folder: RunFolder, resumed: bool) -> None:
+        """A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
         self.config, self.folder, self.resumed = config, folder, resumed
         self.step = folder.last_checkpoint() if resumed else 0
         self.queue: Any = None
         self.learners: list[Any] = []
         self.targets: dict[str, tuple[str, str]] = {}  # name -> role, address of /metrics
-        self._model_dir, self._run_dir, self._port = model_dir, str(folder.path.resolve()), config.metrics.port
+        self._run_dir, self._port = str(folder.path.resolve()), config.metrics.port
         self._home = folder.storage.uri if folder.storage else self._run_dir
         self.generators = Crew("generator", self._generator, self._bring_up, self._place)
         self.rewards = Crew("reward", self._reward, lambda member: member.address.remote(), self._place)
@@ -67,7 +67,7 @@ class Cast:
     async def _start_learners(self) -> None:
         c = self.config.learner
         role = _actor(Learner, c)
-        self.learners = [role.remote(self.config, self._model_dir, self._run_dir, rank, c.count, self._port) for rank in range(c.count)]
+        self.learners = [role.remote(self.config, self._run_dir, rank, c.count, self._port) for rank in range(c.count)]
         meeting = await self.learners[0].rendezvous.remote()
         await asyncio.gather(*(m.join.remote(meeting) for m in self.learners))
         if self.step:
@@ -78,7 +78,7 @@ class Cast:
 
     def _generator(self, number: int) -> Any:
         c = self.config.generator
-        return _actor(Generator, c, max_concurrency=c.forests + 8).remote(self.config, self._model_dir, number, self._port)
+        return _actor(Generator, c, max_concurrency=c.forests + 8).remote(self.config, number, self._port)
 
     async def _bring_up(self, generator: Any) -> str:
         """Load its engine; it serves only once it holds the current weights."""
@@ -91,7 +91,7 @@ class Cast:
         return address
 
     def _reward(self, number: int) -> Any:
-        return _actor(RewardActor, self.config.reward, max_concurrency=1000).remote(self.config, self._model_dir, number, self._port)
+        return _actor(RewardActor, self.config.reward, max_concurrency=1000).remote(self.config, number, self._port)
 
     def _place(self, role: str, name: str, address: str | None) -> None:
         """Keep targets.json, which Prometheus discovers, with the address of every /metrics."""

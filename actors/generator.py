@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ from treeadv.engines.base import Engine, EngineStats
 from treeadv.engines.start import start
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
-from treeadv.models import stop_ids
+from treeadv.models import resolve, stop_ids
 from treeadv.prompts import Prompter
 from treeadv.replay.tickets import Ticket
 from treeadv.sampling.rules import Threshold
@@ -25,10 +24,11 @@ from treeadv.wire import to_batch
 class Generator:
     """A Ray actor (asyncio). It answers `grow` only after `start`, which brings the engine to the current weights."""
 
-    def __init__(self, config: Config, model_dir: str, index: int, port: int) -> None:
-        self._config, self._model_dir, self._index = config, model_dir, index
-        self._prompter = Prompter(model_dir, config.task.prompt)
-        self._stop = stop_ids(Path(model_dir))
+    def __init__(self, config: Config, index: int, port: int) -> None:
+        self._config, self._index = config, index
+        self._model_dir = resolve(config.model.path, config.model.cache)
+        self._prompter = Prompter(self._model_dir, config.task.prompt)
+        self._stop = stop_ids(self._model_dir)
         self._threshold = Threshold(config.sampling)
         self._exporter = Exporter("generator", refresh=self._count_engine)
         self._port = self._exporter.serve(config.metrics.host, port)
@@ -37,7 +37,7 @@ class Generator:
 
     async def start(self) -> str:
         """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
-        self._engine = await start(self._config, Path(self._model_dir), self._index)
+        self._engine = await start(self._config, self._model_dir, self._index)
         self._exporter.set("treeadv_generator_policy_version", self.engine.version)
         return f"{self._config.metrics.host}:{self._port}"
 

@@ -18,6 +18,7 @@ from treeadv.learning import checkpoint
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
+from treeadv.models import resolve
 from treeadv.runs import RunFolder
 
 BUCKET_BYTES = 256 << 20  # of weights that travel as one object
@@ -26,10 +27,10 @@ BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 class Learner:
     """Life: `rendezvous` (rank 0), `join`, perhaps `restore`, then `step`, `publish` and `checkpoint`, each called on all ranks."""
 
-    def __init__(self, config: Config, model_dir: str, run_dir: str, rank: int, world: int, port: int = 0) -> None:
+    def __init__(self, config: Config, run_dir: str, rank: int, world: int, port: int = 0) -> None:
         """`port`: where to serve /metrics and /healthz (0: any free port)."""
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
-        self.config, self.model_dir, self.rank, self.world = config, model_dir, rank, world
+        self.config, self.rank, self.world = config, rank, world
         self.folder = RunFolder.of(Path(run_dir), config)
         if self.folder.storage:
             self.folder.path.mkdir(parents=True, exist_ok=True)  # the driver made it on its own machine
@@ -56,7 +57,8 @@ class Learner:
             store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)
             backend = "nccl" if self.config.learner.device == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
-        self._trainer = Trainer(self.config, self.model_dir, self.rank, self.world, keep_dir=self.folder.path)
+        base = resolve(self.config.model.path, self.config.model.cache)
+        self._trainer = Trainer(self.config, str(base), self.rank, self.world, keep_dir=self.folder.path)
 
     @property
     def trainer(self) -> Trainer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +12,9 @@ from tokenizers import Tokenizer
 
 from treeadv import wire
 from treeadv.config import Config
-from treeadv.errors import BadInput
 from treeadv.forest import Forest, Verdict
 from treeadv.metrics import Exporter
+from treeadv.models import resolve
 from treeadv.rewards.forests import grade_forest
 from treeadv.rewards.pool import VerifierPool
 
@@ -23,14 +22,11 @@ from treeadv.rewards.pool import VerifierPool
 class RewardActor:
     """Decodes leaves, has them judged by killable processes, and hands the forests back graded."""
 
-    def __init__(self, config: Config, model_dir: str, index: int, port: int = 0) -> None:
+    def __init__(self, config: Config, index: int, port: int = 0) -> None:
         """`index` is this actor's number within its role, `port` where it serves /metrics and /healthz (0: any free port)."""
-        tokenizer = Path(model_dir) / "tokenizer.json"
-        if not tokenizer.is_file():
-            raise BadInput(f"{tokenizer}: no such file; a reward actor decodes leaves with the model's tokenizer.json")
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self.index = index
-        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer = Tokenizer.from_file(str(resolve(config.model.path, config.model.cache) / "tokenizer.json"))
         self._pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
         self._exporter = Exporter("reward", health=lambda: self._pool.fault)
         self._host = config.metrics.host

@@ -70,13 +70,14 @@ async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Pro
     stop, interrupted, whole = asyncio.Event(), asyncio.Event(), asyncio.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(sign, _interrupt, interrupted, stop)
-    base = await asyncio.to_thread(models.resolve, config.model.path, config.model.cache)
+    config = config.model_copy(update={"model": models.anywhere(config.model)})
+    await asyncio.to_thread(models.resolve, config.model.path, config.model.cache)
     recorder = Recorder(folder, progress, whole)
     failures = 0
     while True:
         step = folder.last_checkpoint()
         folder.rewind(step)
-        cast = Cast(config, folder, str(base), resumed)
+        cast = Cast(config, folder, resumed)
         fault = await _attempt(cast, recorder, stop, whole)
         resumed = True
         if fault is None and (interrupted.is_set() or cast.learners_wanted == config.learner.count):

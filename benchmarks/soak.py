@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from statistics import fmean
 import psutil
 
 from tests import tiny
-from tests.running import ROLES, hosts, recipe, start, steps
+from tests.running import ROLES, Started, hosts, recipe, start, steps
 from treeadv.replay.audit import audit
 from treeadv.runs import RunFolder
 
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> None:
         run = Path(folder) / "run"
         samples, recoveries = _watch(process, run, args.minutes * 60, args.kill_every, rng)
         process.send_signal(signal.SIGINT)
-        _, code = process.communicate(timeout=300)[0], process.returncode
+        code = process.wait(300)
         result = audit(str(run))
         print(json.dumps({
             "minutes": args.minutes, "steps": steps(run), "exit_code": code, "audit_sound": result.sound,
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 
 def _watch(
-    process: subprocess.Popen, run: Path, seconds: float, kill_every: float, rng: random.Random
+    process: Started, run: Path, seconds: float, kill_every: float, rng: random.Random
 ) -> tuple[list[dict[str, float]], dict[str, list[float]]]:
     """Sample every five seconds; kill one role at random times. Returns the samples and, by role, the seconds from each kill to the
     next new step."""
@@ -59,7 +58,7 @@ def _watch(
     recoveries: dict[str, list[float]] = {role: [] for role in ("verifier", *ROLES)}
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise RuntimeError(f"the run ended by itself: {process.communicate()[0][-3000:]}")
+            raise RuntimeError(f"the run ended by itself: {process.said()[-3000:]}")
         samples.append(_sample(process, run))
         if time.monotonic() >= next_kill and (victims := hosts(process.pid, role := rng.choice(list(recoveries)))):
             rng.choice(victims).kill()
@@ -71,7 +70,7 @@ def _watch(
     return samples, recoveries
 
 
-def _recovery(process: subprocess.Popen, run: Path) -> float:
+def _recovery(process: Started, run: Path) -> float:
     """Seconds until a step beyond those on record now; a run that goes back to its checkpoint has to pass them again."""
     began, done = time.monotonic(), _newest(run)
     while _newest(run) <= done and process.poll() is None:
@@ -84,7 +83,7 @@ def _newest(run: Path) -> int:
     return records[-1]["step"] if records else 0
 
 
-def _sample(process: subprocess.Popen, run: Path) -> dict[str, float]:
+def _sample(process: Started, run: Path) -> dict[str, float]:
     rss = files = count = 0
     for p in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
         try:

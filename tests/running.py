@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,31 +40,46 @@ def recipe(tmp_path: Path, model: Path, **changes) -> Path:
     return path
 
 
-def start(*arguments: str | Path, **environment: str) -> subprocess.Popen:
+class Started(subprocess.Popen):
+    """A run as a process. Its output goes to a file: a pipe that nobody reads would hold a long run up."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._output = tempfile.TemporaryFile()
+        super().__init__(command, stdout=self._output, stderr=subprocess.STDOUT, env=environment)
+
+    def said(self, within: float | None = None) -> str:
+        """All that it said so far; once it has ended, where `within` seconds are given for that."""
+        if within is not None:
+            self.wait(within)
+        handle = self._output.fileno()
+        return os.pread(handle, os.fstat(handle).st_size, 0).decode()
+
+
+def start(*arguments: str | Path, **environment: str) -> Started:
     command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return Started(command, environment)
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: Started) -> str:
     try:
-        out, _ = process.communicate(timeout=LIMIT)
+        out = process.said(LIMIT)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise AssertionError(f"the run hung; it said: {process.communicate()[0][-3000:]}") from None
+        raise AssertionError(f"the run hung; it said: {process.said()[-3000:]}") from None
     assert process.returncode == 0, out[-3000:]
     return out
 
 
-def wait_for(what: Callable[[], Any], process: subprocess.Popen, seconds: float = 90) -> Any:
+def wait_for(what: Callable[[], Any], process: Started, seconds: float = 90) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if got := what():
             return got
-        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert process.poll() is None, process.said()[-3000:]
         time.sleep(0.05)
     process.kill()
-    raise AssertionError(f"it did not come within {seconds} s: {process.communicate()[0][-3000:]}")
+    raise AssertionError(f"it did not come within {seconds} s: {process.said()[-3000:]}")
 
 
 def steps(run: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.running import finish, hosts, recipe, sound, start, steps, wait_for
+from tests.running import Started, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.replay.audit import audit
 from treeadv.runs import RunFolder
 
@@ -66,7 +65,7 @@ class Run:
         wait_for(lambda: steps(self.run) >= 2, self._process)
         self._members = {role: len(self.hosts(role)) for role in STATES}
 
-    def _start(self, *arguments: str | Path) -> subprocess.Popen:
+    def _start(self, *arguments: str | Path) -> Started:
         path = os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)])
         return start(*arguments, PYTHONPATH=path, FAULTS=str(self._faults))
 
@@ -118,7 +117,7 @@ class Run:
 
     def said(self) -> str:
         """All that it said, once it has ended by itself."""
-        return self._process.communicate(timeout=WITHIN)[0]
+        return self._process.said(WITHIN)
 
     def end(self) -> None:
         """An orderly end: every step once, every trained forest in one of them."""

@@ -108,7 +108,7 @@ def test_an_interrupt_ends_with_a_checkpoint_and_resume_goes_on(tmp_path, tiny_m
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tiny_model, change, message):
     process = start("--config", recipe(tmp_path, tiny_model), change)
-    out, _ = process.communicate(timeout=60)
+    out = process.said(60)
     assert process.returncode == 2 and message in out and out.startswith("treeadv: error: ") and out.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -116,7 +116,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tiny_model, change, 
 def test_a_run_folder_that_exists_is_refused(tmp_path, tiny_model):
     (tmp_path / "run").mkdir()
     process = start("--config", recipe(tmp_path, tiny_model))
-    out, _ = process.communicate(timeout=60)
+    out = process.said(60)
     assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out
 
 
@@ -128,7 +128,7 @@ def test_a_port_that_is_taken_is_named(tmp_path, tiny_model):
         s.listen()
         port = s.getsockname()[1]
         process = start("--config", recipe(tmp_path, tiny_model), f"metrics.port={port}")
-        out, _ = process.communicate(timeout=60)
+        out = process.said(60)
     assert process.returncode == 2 and f"metrics.port={port}: cannot listen" in out
 
 
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_done(tmp_path, tiny_model):
         pytest.skip("mounting a tmpfs is not permitted here")
     try:
         process = start("--config", recipe(tmp_path, tiny_model, run__root=str(small), run__checkpoint_every=1, run__keep_checkpoints=50))
-        out, _ = process.communicate(timeout=LIMIT)
+        out = process.said(LIMIT)
         last = out.strip().splitlines()[-1]
         assert process.returncode == 2 and "no space left" in last.lower() and "--resume" in last, out[-3000:]
         sound(small / "run")

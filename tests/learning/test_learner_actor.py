@@ -31,7 +31,7 @@ def cluster():
 @pytest.fixture
 def learner(tmp_path):
     model = tiny.folder(tmp_path, "smollm")
-    out = Learner(tiny.config(model=model, threads=1, correction="none"), model, str(tmp_path / "run"), 0, 1)
+    out = Learner(tiny.config(model=model, threads=1, correction="none"), str(tmp_path / "run"), 0, 1)
     (tmp_path / "run").mkdir()
     out.join(out.rendezvous())
     yield out
@@ -106,7 +106,7 @@ def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path
     model = tiny.folder(tmp_path, "smollm")
     config = tiny.config(model=model, threads=1, correction="none")
     config = config.model_copy(update={"run": RunConfig(storage=f"file://{tmp_path}/store", name="one", keep_checkpoints=1)})
-    before, after = (Learner(config, model, str(tmp_path / disk / "one"), 0, 1) for disk in ("before", "after"))
+    before, after = (Learner(config, str(tmp_path / disk / "one"), 0, 1) for disk in ("before", "after"))
     for learner in (before, after):
         learner.join("")
     for step in (1, 2):
@@ -126,7 +126,7 @@ def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path
 
 
 def test_a_learner_that_has_not_joined_says_so(tmp_path):
-    alone = Learner(tiny.config(), "unused", str(tmp_path), 0, 1)
+    alone = Learner(tiny.config(), str(tmp_path), 0, 1)
     with pytest.raises(RuntimeError, match="has to join"):
         alone.publish()
     alone.close()

@@ -25,10 +25,12 @@ def model_dir(tmp_path):
     tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="or"))
     tokenizer.add_special_tokens(["<|end|>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text("{}")
     return str(tmp_path)
 
 
-CONFIG = parse({"task": {"source": "x.jsonl"}}, "test")
+def config(model_dir):
+    return parse({"model": {"path": model_dir}, "task": {"source": "x.jsonl"}}, "test")
 
 
 def forest(name: str):
@@ -45,7 +47,7 @@ def forest(name: str):
 
 def test_a_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
     async def scene():
-        actor = RewardActor(CONFIG, model_dir, 0)
+        actor = RewardActor(config(model_dir), 0)
         try:
             batch, verdicts = await actor.grade(wire.to_batch([forest("a"), forest("a")]))
             with urllib.request.urlopen(f"http://{await actor.address()}/metrics") as page:
@@ -68,5 +70,5 @@ def test_a_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
 
 
 def test_a_model_without_a_tokenizer_is_bad_input(tmp_path):
-    with pytest.raises(BadInput, match=r"tokenizer.json: no such file"):
-        RewardActor(CONFIG, str(tmp_path), 0)
+    with pytest.raises(BadInput, match=r"no config.json there"):
+        RewardActor(config(str(tmp_path)), 0)
