@@ -44,7 +44,7 @@ class Started(subprocess.Popen):
     """A run as a process. Its output goes to a file: a pipe that nobody reads would hold a long run up."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         super().__init__(command, stdout=self._output, stderr=subprocess.STDOUT, env=environment)
 
     def said(self, within: float | None = None) -> str:

@@ -39,7 +39,7 @@ def test_a_run_in_a_bucket_outlives_its_queue_and_is_whole_there(bucket, tmp_pat
     process = start("--config", of(uri, tmp_path, tiny_model, run__steps=5, generator__count=1))
     run = tmp_path / "one"
     wait_for(lambda: steps(run) >= 3, process)
-    hosts(process, "ReplayQueue")[0].kill()  # with what it had not yet written: the run goes back to its checkpoint
+    hosts(process.pid, "ReplayQueue")[0].kill()  # with what it had not yet written: the run goes back to its checkpoint
     finish(process)
     there = Storage(uri)
     assert recorded(uri) == [1, 2, 3, 4, 5] and json.loads(there.read("summary.json"))["steps"] == 5 and "<svg" in there.read("report.html")
@@ -54,7 +54,7 @@ def test_a_run_whose_machine_is_lost_goes_on_elsewhere_and_trains_each_forest_on
     _, _, uri = bucket
     process = start("--config", of(uri, tmp_path, tiny_model, generator__count=1))
     wait_for(lambda: steps(tmp_path / "one") >= 3, process)
-    ours = [p for role in ("verifier", *ROLES) for p in hosts(process, role)]
+    ours = [p for role in ("verifier", *ROLES) for p in hosts(process.pid, role)]
     process.kill()
     process.wait()
     assert not psutil.wait_procs(ours, timeout=30)[1]
