@@ -11,7 +11,7 @@ from pathlib import Path
 from treeadv.cli import Commands, add_commands, dispatch, new_parser
 from treeadv.errors import BadInput
 
-BENCHMARKS = ("learner", "learning", "queue", "rollout", "soak", "verifier")
+BENCHMARKS = ("learner", "learning", "queue", "rollout", "verifier")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,5 @@
-"""A long run on the tiny model in which roles are killed at random: what it holds must stay flat, and nothing may be lost."""
+"""`python -m benchmarks.soak`: a long run on the tests' tiny model in which roles are killed at random. What it holds must stay flat,
+and nothing may be lost. One JSON object."""
 
 from __future__ import annotations
 
@@ -21,13 +22,12 @@ from treeadv.replay.audit import audit
 from treeadv.runs import RunFolder
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="treeadv bench soak", description=__doc__)
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--kill-every", type=float, default=60.0, metavar="SECONDS", help="mean time between kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="accepted for symmetry: the output is always JSON")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         model = tiny.save(Path(folder) / "tiny")
@@ -50,8 +50,7 @@ def main(argv: list[str]) -> None:
 def _watch(
     process: Started, run: Path, seconds: float, kill_every: float, rng: random.Random
 ) -> tuple[list[dict[str, float]], dict[str, list[float]]]:
-    """Sample every five seconds; kill one role at random times. Returns the samples and, by role, the seconds from each kill to the
-    next new step."""
+    """Sample every five seconds; kill one role at random times. Returns the samples and, by role, what `_kill` took."""
     end = time.monotonic() + seconds
     next_kill = time.monotonic() + 60
     samples: list[dict[str, float]] = []
@@ -61,19 +60,23 @@ def _watch(
             raise RuntimeError(f"the run ended by itself: {process.said()[-3000:]}")
         samples.append(_sample(process, run))
         if time.monotonic() >= next_kill and (victims := hosts(process.pid, role := rng.choice(list(recoveries)))):
-            rng.choice(victims).kill()
-            recoveries[role].append(_recovery(process, run))
+            recoveries[role].append(_kill(rng.choice(victims), role, len(victims), process, run))
             next_kill = time.monotonic() + rng.expovariate(1 / kill_every)
-            print(f"{(end - time.monotonic()) / 60:.0f} min left, step {steps(run)}: {role} killed, a new step after"
+            print(f"{(end - time.monotonic()) / 60:.0f} min left, step {steps(run)}: {role} killed, a step of all again after"
                   f" {recoveries[role][-1]:.1f} s", file=sys.stderr, flush=True)
         time.sleep(5)
     return samples, recoveries
 
 
-def _recovery(process: Started, run: Path) -> float:
-    """Seconds until a step beyond those on record now; a run that goes back to its checkpoint has to pass them again."""
-    began, done = time.monotonic(), _newest(run)
-    while _newest(run) <= done and process.poll() is None:
+def _kill(victim: psutil.Process, role: str, members: int, process: Started, run: Path) -> float:
+    """Seconds from the kill until the role has as many members as before and a further step is on record."""
+    began = time.monotonic()
+    victim.kill()
+    victim.wait()
+    done: int | None = None
+    while process.poll() is None and (done is None or _newest(run) <= done):
+        if done is None and len(hosts(process.pid, role)) >= members:
+            done = _newest(run)
         time.sleep(0.2)
     return time.monotonic() - began
 
@@ -98,3 +101,7 @@ def _sample(process: Started, run: Path) -> dict[str, float]:
 def _mean(samples: list[dict[str, float]], key: str, a: float, b: float) -> float:
     part = samples[int(a * len(samples)) : max(int(b * len(samples)), int(a * len(samples)) + 1)]
     return round(fmean(s[key] for s in part), 1)
+
+
+if __name__ == "__main__":
+    main()
