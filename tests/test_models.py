@@ -1,0 +1,53 @@
+"""What a model may be called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from treeadv.config import ModelConfig
+from treeadv.errors import BadInput
+from treeadv.models import anywhere, check_path, resolve
+
+
+def test_a_folder_is_taken_from_wherever_the_process_stands(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    named = anywhere(ModelConfig(path=tiny_model.name, cache="models"))
+    monkeypatch.chdir(tmp_path)
+    assert resolve(named.path, named.cache) == tiny_model.resolve()
+
+
+HUB = """
+import sys
+from treeadv.models import resolve
+from treeadv.errors import BadInput
+try:
+    print(resolve(sys.argv[1], "models"))
+except BadInput as e:
+    print(e)
+"""
+
+
+def test_a_model_of_the_hub_is_taken_from_its_cache_and_one_that_cannot_be_had_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "models--some--model"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("c0ffee")
+    (kept / "snapshots").mkdir()
+    (kept / "snapshots" / "c0ffee").symlink_to(tiny_model, target_is_directory=True)
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+
+    def said(name: str) -> str:
+        command = [sys.executable, "-c", HUB, name]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert said("some/model") == str(kept / "snapshots" / "c0ffee")
+    assert said("some/other").startswith("model.path=some/other: no such folder, and the hub does not give a model of that name (")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "/no/where", "../no", "a/b/c"])
+def test_what_cannot_be_a_name_of_the_hub_is_a_folder_that_is_not_there(name: str) -> None:
+    with pytest.raises(BadInput, match=r"no config\.json there; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"):
+        check_path(name)
