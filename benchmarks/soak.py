@@ -60,7 +60,8 @@ def _watch(
             raise RuntimeError(f"the run ended by itself: {process.said()[-3000:]}")
         samples.append(_sample(process, run))
         if time.monotonic() >= next_kill and (victims := hosts(process.pid, role := rng.choice(list(recoveries)))):
-            recoveries[role].append(_kill(rng.choice(victims), role, len(victims), process, run))
+            members = 1 if role == "verifier" else len(victims)  # a dead spare is replaced when it is needed
+            recoveries[role].append(_kill(rng.choice(victims), role, members, process, run))
             next_kill = time.monotonic() + rng.expovariate(1 / kill_every)
             print(f"{(end - time.monotonic()) / 60:.0f} min left, step {steps(run)}: {role} killed, a step of all again after"
                   f" {recoveries[role][-1]:.1f} s", file=sys.stderr, flush=True)

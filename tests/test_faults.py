@@ -63,7 +63,7 @@ class Run:
         self._faults.mkdir()
         self._process = self._start("--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2))
         wait_for(lambda: steps(self.run) >= 2, self._process)
-        self._members = {role: len(self.hosts(role)) for role in STATES}
+        self._members = {role: len(self.hosts(role)) for role in STATES} | {"verifier": 1}  # a dead spare is replaced when it is needed
 
     def _start(self, *arguments: str | Path) -> Started:
         path = os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)])
