@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,12 @@ def make(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> Iterator[Ma
     yield maker
     for engine in maker.made:
         run(engine.close())
+
+
+def test_the_server_is_the_release_that_stands_first_on_the_python_path(server: str) -> None:
+    """What `make sglang-release` relies on: the release in front of the environment's own is the one that these tests ran on."""
+    with urllib.request.urlopen(f"{server}/server_info") as reply:
+        assert json.load(reply)["version"] == metadata.version("sglang")
 
 
 def test_each_chunk_after_the_first_finds_all_but_its_last_token_in_the_cache(run: Run, make: Make) -> None:

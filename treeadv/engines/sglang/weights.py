@@ -2,7 +2,7 @@
 
 Three ways to load: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this machine) and
 `distributed` (a broadcast from here; NCCL on GPU, gloo on CPU). Requests in flight are retracted: they keep their tokens and are
-prefilled again under the new weights, so that none is lost.
+prefilled again under the new weights, so that none is lost. Where a release cannot do that (`_flush`), they begin again.
 """
 
 from __future__ import annotations
@@ -65,12 +65,17 @@ async def update(client: Client, way: Way, version: int, tensors: dict[str, torc
 
 
 async def _flush(client: Client) -> None:
-    """Empty the radix cache: what older weights computed must not be found again."""
+    """Empty the radix cache: what older weights computed must not be found again.
+
+    Some releases flush under retracted requests; the others refuse to while any waits, so that those are sent back (`reply.sent_back`)
+    and asked for again.
+    """
     for _ in range(FLUSH_TRIES - 1):
         try:
             await client.post("/flush_cache")
             return
         except Refused:
+            await client.post("/abort_request", {"abort_all": True})
             await asyncio.sleep(0.1)
     await client.post("/flush_cache")
 
