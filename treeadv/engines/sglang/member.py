@@ -19,7 +19,7 @@ from treeadv.engines.sglang.client import Client, ServerGone
 from treeadv.engines.sglang.entropy import TEMPERATURE, reference
 from treeadv.engines.sglang.reply import Ask, Chunk, Refused, read, sent_back
 from treeadv.engines.sglang.server import ServerProcess
-from treeadv.engines.sglang.weights import Broadcast, Disk, Loaded, SharedMemory, Way, update
+from treeadv.engines.sglang.weights import Broadcast, Disk, Loaded, SharedMemory, Way, flush, update
 from treeadv.errors import BadInput
 
 POLL = 0.2  # seconds between looks at a server that starts
@@ -105,11 +105,11 @@ class Member:
         await self._answering()
         answers = await features.check(self.client, self._s.weights, self._s.entropy == "exact")
         info = answers[features.IDENTITY]
+        await self.client.post("/continue_generation")  # an update that failed leaves its server paused
         self.limits = self._limits(answers[features.SERVER], answers[features.MODELS]["max_model_len"])
         await self._check_tokenizer()
         self._room = asyncio.Semaphore(QUEUE * self.limits.running)
         self._way = self._choose_way(self.limits.ranks)
-        await self.client.post("/continue_generation")  # an update that failed leaves its server paused
         probe.check_model(self.url, info, self._model.architectures, self._model.folder)
         await self._as_version_0(str(info["weight_version"]))
         await self._check_numbers()
@@ -122,7 +122,7 @@ class Member:
                 return
             except (ServerGone, Refused) as not_yet:
                 if isinstance(not_yet, Refused) and not await self.client.offers(features.IDENTITY):
-                    raise features.unsupported(self.url, [f"the call {features.IDENTITY}"]) from not_yet
+                    raise features.unsupported(self.url, [features.IDENTITY]) from not_yet
                 if self.process and self.process.ended:
                     raise BadInput(f"SGLang ended while it started; the end of {self.process.log}:\n{self.process.tail()}") from not_yet
                 if asyncio.get_running_loop().time() > deadline or not self._owned:
@@ -149,7 +149,10 @@ class Member:
         if held == "default":
             await self.client.post("/update_weight_version", {"new_version": "0", "abort_all_requests": False})
         elif held != "0":
-            await self.client.post("/update_weights_from_disk", {"model_path": self._model.folder, "weight_version": "0"})
+            # Not flushed in the same call: a server that has just answered does not count as idle yet, and some do not outlive that.
+            body = {"model_path": self._model.folder, "weight_version": "0", "flush_cache": False}
+            await self.client.post("/update_weights_from_disk", body)
+            await flush(self.client)
         self.version = 0
 
     async def _check_tokenizer(self) -> None:
