@@ -22,7 +22,8 @@ from treeadv.engines.sglang import features
 from treeadv.engines.sglang.addresses import resolve
 from treeadv.engines.sglang.client import Client
 from treeadv.engines.sglang.entropy import KEY, TEMPERATURE, EntropyTap, from_top, reference
-from treeadv.engines.sglang.reply import Ask, Refused, read
+from treeadv.engines.sglang.probe import prompt_tokens
+from treeadv.engines.sglang.reply import Ask, Refused, read, sent_back
 from treeadv.engines.sglang.server import arguments
 from treeadv.engines.sglang.weights import tensors_of
 from treeadv.errors import BadInput
@@ -94,6 +95,23 @@ def test_a_token_outside_of_the_vocabulary_is_refused() -> None:
     meta = {"finish_reason": {"type": "length"}, "output_token_logprobs": [[-1.0, 9, None]], KEY: [0.1]}
     with pytest.raises(Refused, match="outside of the vocabulary of 9"):
         read({"output_ids": [9], "meta_info": meta | {"prompt_tokens": 3, "cached_tokens": 0}}, Ask(2, "exact", 9, 0))
+
+
+@pytest.mark.parametrize(("body", "expected"), [
+    ({"meta_info": {"finish_reason": {"type": "abort"}}}, True),  # of a request that was still waiting: no counts, no entropies
+    ({"meta_info": {"finish_reason": {"type": "length"}}}, False),
+    ({"meta_info": {"finish_reason": None}}, False),
+    (["<html>"], False),
+])
+def test_a_request_counts_as_sent_back_only_where_the_server_says_so(body: object, expected: bool) -> None:
+    assert sent_back(body) is expected
+
+
+def test_the_prompts_tokens_are_read_from_the_echo_or_refused() -> None:
+    assert prompt_tokens({"meta_info": {"input_token_logprobs": [[None, 5, None], [-0.5, 7, None]]}}) == [5, 7]
+    for spoilt in ([], {"meta_info": {}}, {"meta_info": {"input_token_logprobs": [[1.0]]}}):
+        with pytest.raises(Refused, match="does not list the prompt's tokens"):
+            prompt_tokens(spoilt)
 
 
 def test_the_command_line_is_the_defaults_with_the_users_arguments_over_them() -> None:
