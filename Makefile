@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 RECIPE ?= deploy/recipes/laptop.yaml
 
-.PHONY: train test test-slow lint bench sglang-cpu monitoring clean
+.PHONY: train test test-slow lint bench sglang-cpu sglang-release monitoring clean
 
 train: .venv/installed
 	.venv/bin/treeadv train --config $(RECIPE) $(ARGS)
@@ -42,6 +42,12 @@ monitoring: .venv/installed
 # the real SGLang on a machine without a GPU (docs/sglang.md)
 sglang-cpu: .venv/installed
 	$(PY) -m pip install -q --no-deps -r deploy/sglang_cpu/requirements.txt
+
+# what the engine promises, on another release of SGLang laid over the environment's own: make sglang-release VERSION=0.5.17
+OVER = $(CURDIR)/build/sglang-$(or $(VERSION),$(error give VERSION, a release of SGLang))
+sglang-release: .venv/installed-dev
+	test -d $(OVER) || $(PY) -m pip install -q --no-deps --target $(OVER) sglang==$(VERSION)
+	PYTHONPATH=$(OVER) $(PY) -m pytest -m "sglang and not slow" tests/engines $(ARGS)
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""A proxy in front of a real SGLang server that spoils, fails or withholds its answers to /generate when told to."""
+"""A proxy in front of a real SGLang server that spoils, fails or withholds its answers to /generate when told to, and some others."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class FaultyProxy:
         self._fail_times = self._status = self._hang_times = self._break_times = 0
         self.replies = self.spoilt = self.failed = 0
         self.rids: list[str] = []
+        self.flush_refusals = 0  # of the next calls to /flush_cache
         self.server_info: dict[str, Any] = {}  # laid over the answer to /server_info
         self.dead = False  # whether every connection is broken off
 
@@ -67,7 +68,10 @@ class FaultyProxy:
             assert request.transport is not None
             request.transport.abort()
         body = await request.read()
-        drawing = request.path == "/generate"
+        if request.path == "/flush_cache" and self.flush_refusals > 0:
+            self.flush_refusals -= 1
+            return web.Response(status=400, text="Flush cache failed.")
+        drawing = request.path == "/generate" and request.method == "POST"
         if drawing:
             self.rids.append((await request.json())["rid"])
             if self._break_times > 0:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,12 @@ from tests.engines.conftest import Run, start_server
 from tests.engines.faulty_proxy import FaultyProxy
 from tests.engines.helpers import PROMPT, Plain, branch, chi_square_p, configure, params, weights
 from treeadv.config import SamplingConfig
+from treeadv.engines.base import Draw
 from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.sglang.engine import SGLangEngine
 from treeadv.engines.sglang.member import Member
 from treeadv.engines.sglang.reply import Chunk
+from treeadv.engines.sglang.weights import FLUSH_TRIES
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
@@ -52,6 +57,12 @@ def make(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> Iterator[Ma
     yield maker
     for engine in maker.made:
         run(engine.close())
+
+
+def test_the_server_is_the_release_that_stands_first_on_the_python_path(server: str) -> None:
+    """What `make sglang-release` relies on: the release in front of the environment's own is the one that these tests ran on."""
+    with urllib.request.urlopen(f"{server}/server_info") as reply:
+        assert json.load(reply)["version"] == metadata.version("sglang")
 
 
 def test_each_chunk_after_the_first_finds_all_but_its_last_token_in_the_cache(run: Run, make: Make) -> None:
@@ -260,3 +271,38 @@ class TestBehindAProxy:
         assert all((f.finish == 1).all() and f.leaves <= 4 for f in grown)
         assert all(len(f.leaf_tokens(i)) == 12 for f in grown for i in range(f.leaves))
         assert [m.ready.is_set() for m in engine.members].count(True) == 1
+
+    def test_a_server_that_flushes_only_when_nothing_waits_gives_the_requests_back_and_no_token_is_lost(
+        self, run: Run, make: Make, proxies: list[FaultyProxy], tiny_model: Path
+    ) -> None:
+        """As releases do that count retracted requests as waiting: the draws of before the update stand, those after it are new."""
+        engine, new = make(proxies[0].url, chunk=32), weights(tiny_model, 1.1)
+
+        async def with_update() -> list[list[Draw]]:
+            proxies[0].flush_refusals = 1
+            branches = [asyncio.create_task(branch(engine, np.roll(PROMPT, i), params(96))) for i in range(4)]
+            while engine.stats().decoded_tokens < 2 * 32:
+                await asyncio.sleep(0)
+            await engine.update_weights(1, new)
+            return await asyncio.gather(*branches)
+
+        drawn = run(with_update())
+        assert proxies[0].flush_refusals == 0
+        for i, draws in enumerate(drawn):
+            versions = [d.version for d in draws]
+            assert len(draws) == 96
+            assert versions == sorted(versions)
+            assert set(versions) == {0, 1}
+            turn, prefix = versions.index(1), np.roll(PROMPT, i)
+            assert max(Plain(tiny_model).differences(prefix, draws[:turn])) < 1e-4
+            assert max(Plain(tiny_model, new).differences(prefix, draws, skip=turn)) < 1e-4
+
+    def test_a_server_that_an_update_left_paused_comes_back_with_the_weights(
+        self, run: Run, make: Make, proxies: list[FaultyProxy], tiny_model: Path
+    ) -> None:
+        engine, new = make(proxies[0].url), weights(tiny_model, 1.1)
+        proxies[0].flush_refusals = FLUSH_TRIES
+        run(asyncio.wait_for(engine.update_weights(1, new), 60))
+        draws = run(branch(engine, PROMPT, params(24)))
+        assert {d.version for d in draws} == {1}
+        assert max(Plain(tiny_model, new).differences(PROMPT, draws)) < 1e-4

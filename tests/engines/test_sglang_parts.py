@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import pickle
@@ -17,9 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engines.helpers import STUBS, configure
+from treeadv.engines.sglang import features
 from treeadv.engines.sglang.addresses import resolve
+from treeadv.engines.sglang.client import Client
 from treeadv.engines.sglang.entropy import KEY, TEMPERATURE, EntropyTap, from_top, reference
-from treeadv.engines.sglang.reply import Ask, Refused, read
+from treeadv.engines.sglang.probe import prompt_tokens
+from treeadv.engines.sglang.reply import Ask, Refused, read, sent_back
 from treeadv.engines.sglang.server import arguments
 from treeadv.engines.sglang.weights import tensors_of
 from treeadv.errors import BadInput
@@ -93,6 +97,23 @@ def test_a_token_outside_of_the_vocabulary_is_refused() -> None:
         read({"output_ids": [9], "meta_info": meta | {"prompt_tokens": 3, "cached_tokens": 0}}, Ask(2, "exact", 9, 0))
 
 
+@pytest.mark.parametrize(("body", "expected"), [
+    ({"meta_info": {"finish_reason": {"type": "abort"}}}, True),  # of a request that was still waiting: no counts, no entropies
+    ({"meta_info": {"finish_reason": {"type": "length"}}}, False),
+    ({"meta_info": {"finish_reason": None}}, False),
+    (["<html>"], False),
+])
+def test_a_request_counts_as_sent_back_only_where_the_server_says_so(body: object, expected: bool) -> None:
+    assert sent_back(body) is expected
+
+
+def test_the_prompts_tokens_are_read_from_the_echo_or_refused() -> None:
+    assert prompt_tokens({"meta_info": {"input_token_logprobs": [[None, 5, None], [-0.5, 7, None]]}}) == [5, 7]
+    for spoilt in ([], {"meta_info": {}}, {"meta_info": {"input_token_logprobs": [[1.0]]}}):
+        with pytest.raises(Refused, match="does not list the prompt's tokens"):
+            prompt_tokens(spoilt)
+
+
 def test_the_command_line_is_the_defaults_with_the_users_arguments_over_them() -> None:
     config = configure(args={"max_total_tokens": 900, "enable-metrics": False, "disable-radix-cache": True}).generator
     line = arguments(config, "MODEL", 7)
@@ -131,6 +152,44 @@ def test_a_router_is_looked_through_to_its_servers_and_a_server_stands_for_itsel
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(BadInput, match="localhost:30000 is not an http address"):
         asyncio.run(resolve("localhost:30000"))
+
+
+@pytest.mark.parametrize(("lacking", "how", "said"), [
+    (set(), ("disk", True), ""),
+    ({"/update_weights_from_tensor", "/tokenize", "disable_overlap_schedule"}, ("disk", False), ""),
+    ({"/flush_cache", "/pause_generation"}, ("disk", True), r"SGLang 9\.9 cannot be driven: it lacks /pause_generation, /flush_cache;"),
+    ({"/update_weights_from_tensor"}, ("tensor", True), "it lacks /update_weights_from_tensor;"),
+    ({"/update_weights_from_distributed"}, ("distributed", True), "it lacks /update_weights_from_distributed;"),
+    ({"tp_size", "weight_version"}, ("disk", True), "it lacks weight_version of /model_info, tp_size of /server_info;"),
+    ({"max_model_len"}, ("disk", True), "it lacks max_model_len of /v1/models;"),
+    ({"disable_overlap_schedule"}, ("disk", True), "it lacks disable_overlap_schedule of /server_info;"),
+    ({"/server_info"}, ("disk", True), "this server cannot be driven: it lacks /server_info;"),
+])
+def test_a_server_is_told_by_what_it_offers_and_the_refusal_names_all_that_it_lacks(
+    lacking: set[str], how: tuple[str, bool], said: str
+) -> None:
+    """What this configuration does not use may be missing. The release number is never looked at."""
+    facts = {name: False for name in (*sum(features.FACTS.values(), ()), *features.EXACT) if name not in lacking} | {"version": "9.9"}
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"data": [facts]} if request.path == features.MODELS else facts)
+
+    async def check() -> None:
+        app = web.Application()
+        for path in {*features.CALLS, *sum(features.OF_WAY.values(), ())} - lacking:
+            app.router.add_route("GET" if path in features.FACTS else "POST", path, answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        client = Client(f"http://127.0.0.1:{runner.addresses[0][1]}", 5, 5)
+        try:
+            await features.check(client, *how)
+        finally:
+            await client.close()
+            await runner.cleanup()
+
+    with pytest.raises(BadInput, match=said) if said else contextlib.nullcontext():
+        asyncio.run(check())
 
 
 def test_weights_go_in_the_servers_dtype_and_without_a_tied_output_matrix() -> None:

@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 
 from treeadv.config import Config
-from treeadv.engines.sglang import probe
+from treeadv.engines.sglang import features, probe
 from treeadv.engines.sglang.addresses import own_address
 from treeadv.engines.sglang.client import Client, ServerGone
 from treeadv.engines.sglang.entropy import TEMPERATURE, reference
-from treeadv.engines.sglang.reply import Ask, Chunk, Refused, read
+from treeadv.engines.sglang.reply import Ask, Chunk, Refused, read, sent_back
 from treeadv.engines.sglang.server import ServerProcess
-from treeadv.engines.sglang.weights import Broadcast, Disk, Loaded, SharedMemory, Way, update
+from treeadv.engines.sglang.weights import Broadcast, Disk, Loaded, SharedMemory, Way, flush, update
 from treeadv.errors import BadInput
 
 POLL = 0.2  # seconds between looks at a server that starts
@@ -81,10 +81,14 @@ class Member:
         self._client: Client | None = None
         self._way: Way | None = None
         self._room = asyncio.Semaphore(1)
+        self._settled = asyncio.Event()  # no update is under way
+        self._settled.set()
+        self._loads = 0
 
     @property
     def client(self) -> Client:
-        assert self._client is not None, "the server has not been brought up"
+        if self._client is None:
+            raise ServerGone(f"{self.url} is not up")
         return self._client
 
     # ---- coming up -----------------------------------------------------------------------------------------------------------
@@ -98,29 +102,34 @@ class Member:
             self.process = await ServerProcess.start(self._config.generator, self._model.folder, self._disk.folder.with_name("sglang.log"))
             self.url = self.process.url
         self._client = Client(self.url, self._s.timeout, self._s.start_timeout)
-        info = await self._answering()
-        context = await self._check_tokenizer()
-        self.limits = await self._limits(context)
+        await self._answering()
+        answers = await features.check(self.client, self._s.weights, self._s.entropy == "exact")
+        info = answers[features.IDENTITY]
+        await self.client.post("/continue_generation")  # an update that failed leaves its server paused
+        self.limits = self._limits(answers[features.SERVER], answers[features.MODELS]["max_model_len"])
+        await self._check_tokenizer()
         self._room = asyncio.Semaphore(QUEUE * self.limits.running)
         self._way = self._choose_way(self.limits.ranks)
         probe.check_model(self.url, info, self._model.architectures, self._model.folder)
         await self._as_version_0(str(info["weight_version"]))
         await self._check_numbers()
 
-    async def _answering(self) -> dict[str, Any]:
+    async def _answering(self) -> None:
         deadline = asyncio.get_running_loop().time() + self._s.start_timeout
         while True:
             try:
-                return await self.client.get("/model_info", timeout=5.0)
+                await self.client.get(features.IDENTITY, timeout=5.0)
+                return
             except (ServerGone, Refused) as not_yet:
+                if isinstance(not_yet, Refused) and not await self.client.offers(features.IDENTITY):
+                    raise features.unsupported(self.url, [features.IDENTITY]) from not_yet
                 if self.process and self.process.ended:
                     raise BadInput(f"SGLang ended while it started; the end of {self.process.log}:\n{self.process.tail()}") from not_yet
                 if asyncio.get_running_loop().time() > deadline or not self._owned:
                     raise ServerGone(f"{self.url} does not answer: {not_yet}") from not_yet
             await asyncio.sleep(POLL)
 
-    async def _limits(self, context: int) -> Limits:
-        info = await self.client.get("/server_info")
+    def _limits(self, info: dict[str, Any], context: int) -> Limits:
         if self._s.entropy == "exact" and not (info["enable_custom_logit_processor"] and info["disable_overlap_schedule"]):
             raise BadInput(
                 f"{self.url}: generator.sglang.entropy=exact needs a server started with --enable-custom-logit-processor and "
@@ -140,18 +149,17 @@ class Member:
         if held == "default":
             await self.client.post("/update_weight_version", {"new_version": "0", "abort_all_requests": False})
         elif held != "0":
-            await self.client.post("/update_weights_from_disk", {"model_path": self._model.folder, "weight_version": "0"})
+            # Not flushed in the same call: a server that has just answered does not count as idle yet, and some do not outlive that.
+            body = {"model_path": self._model.folder, "weight_version": "0", "flush_cache": False}
+            await self.client.post("/update_weights_from_disk", body)
+            await flush(self.client)
         self.version = 0
 
-    async def _check_tokenizer(self) -> int:
-        """The model's context length in tokens, once the server's tokenizer has been found to be the learner's."""
-        text, ours = await asyncio.to_thread(probe.tokens_of, self._model.folder, probe.prefix(self._model.vocabulary))
-        theirs = await self.client.post("/tokenize", {"prompt": text, "add_special_tokens": False})
-        if theirs["tokens"] != ours:
-            raise BadInput(
-                f"{self.url}: its tokenizer is not that of {self._model.folder}: {text!r} is {theirs['tokens']} there and {ours} here"
-            )
-        return theirs["max_model_len"]
+    async def _check_tokenizer(self) -> None:
+        text, ours = await asyncio.to_thread(probe.tokens_of, self._model.folder, self._model.vocabulary)
+        theirs = probe.prompt_tokens(await self.client.generate(probe.echo(text)))[-len(ours):]  # less the special ones put before it
+        if theirs != ours:
+            raise BadInput(f"{self.url}: its tokenizer is not that of {self._model.folder}: {text!r} is {theirs} there and {ours} here")
 
     async def _check_numbers(self) -> None:
         ids = probe.prefix(self._model.vocabulary)
@@ -179,8 +187,13 @@ class Member:
     async def draw(self, ids: list[int], tokens: int, temperature: float, stop: frozenset[int]) -> Chunk:
         """Draw up to `tokens` tokens after `ids`. Raises `ServerGone` or `Refused`."""
         async with self._room:
-            ask = Ask(tokens, self._s.entropy, self._model.vocabulary, self.version)
-            return read(await self.client.generate(self._payload(ids, ask, temperature, stop)), ask)
+            while True:
+                await self._settled.wait()  # a request that begins in an update would be labelled with the version before it
+                loads = self._loads
+                ask = Ask(tokens, self._s.entropy, self._model.vocabulary, self.version)
+                body = await self.client.generate(self._payload(ids, ask, temperature, stop))
+                if self._loads == loads or not sent_back(body):
+                    return read(body, ask)
 
     def _payload(self, ids: list[int], ask: Ask, temperature: float, stop: frozenset[int]) -> dict[str, Any]:
         drawing = {
@@ -197,6 +210,11 @@ class Member:
     async def load(self, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
         """Bring a policy version in. When this raises, the server must not serve."""
         assert self._way is not None, "the server has not been brought up"
-        loaded = await update(self.client, self._way, version, tensors)
-        self.version = version
+        self._loads += 1
+        self._settled.clear()
+        try:
+            loaded = await update(self.client, self._way, version, tensors)
+            self.version = version
+        finally:
+            self._settled.set()
         return loaded

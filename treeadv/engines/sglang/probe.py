@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from treeadv.engines.sglang.reply import Chunk
+from treeadv.engines.sglang.reply import Chunk, Refused
 from treeadv.errors import BadInput
 
 PROMPT = 12  # tokens of the probe's prefix
@@ -34,12 +34,26 @@ def prefix(vocabulary: int) -> list[int]:
     return [*np.random.default_rng(0).integers(0, vocabulary, PROMPT - 1).tolist(), vocabulary - 1]
 
 
-def tokens_of(model_dir: str, ids: list[int]) -> tuple[str, list[int]]:
-    """A text that holds these tokens, and what the learner's tokenizer makes of it (without special tokens)."""
+def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
+    """A text that holds the probe's tokens, and what `prompt_tokens` reads (less special tokens) where the tokenizer is the learner's."""
     with _loading:
         tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    text = str(tokenizer.decode([i for i in ids if i < len(tokenizer)]))
-    return text, tokenizer.encode(text, add_special_tokens=False)
+    text = str(tokenizer.decode([i for i in prefix(vocabulary) if i < len(tokenizer)]))
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return text, [i if i < vocabulary - 1 else 0 for i in ids]  # SGLang lists the vocabulary's last id as 0
+
+
+def echo(text: str) -> dict[str, Any]:
+    """A request whose reply lists the prompt's tokens. /tokenize fails in some releases where a tokenizer has no length of its own."""
+    return {"text": text, "sampling_params": {"max_new_tokens": 1}, "return_logprob": True, "logprob_start_len": 0}
+
+
+def prompt_tokens(body: Any) -> list[int]:
+    """What the server's tokenizer made of the text of `echo`. Raises `Refused`."""
+    try:
+        return [int(token) for _, token, *_ in body["meta_info"]["input_token_logprobs"]]
+    except (KeyError, TypeError, ValueError) as fault:
+        raise Refused(f"the reply does not list the prompt's tokens ({type(fault).__name__}: {fault})") from fault
 
 
 def compare(model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk], temperatures: Sequence[float]) -> Difference:

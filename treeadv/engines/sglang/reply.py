@@ -61,6 +61,14 @@ def read(body: Any, ask: Ask) -> Chunk:
         raise Refused(f"malformed reply ({type(fault).__name__}: {fault})") from fault
 
 
+def sent_back(body: Any) -> bool:
+    """Whether the server ended the request before its time. Such a reply need not hold all that `read` asks for."""
+    try:
+        return body["meta_info"]["finish_reason"]["type"] == "abort"
+    except (KeyError, TypeError):
+        return False
+
+
 def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
     if n == 0:
         return []

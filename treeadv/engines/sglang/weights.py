@@ -2,7 +2,7 @@
 
 Three ways to load: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this machine) and
 `distributed` (a broadcast from here; NCCL on GPU, gloo on CPU). Requests in flight are retracted: they keep their tokens and are
-prefilled again under the new weights, so that none is lost.
+prefilled again under the new weights, so that none is lost. Where a release cannot do that (`flush`), they begin again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def update(client: Client, way: Way, version: int, tensors: dict[str, torc
     try:
         await client.post("/pause_generation", {"mode": "retract"})
         await way.push(client, version, tensors)
-        await _flush(client)
+        await flush(client)
         held = int((await client.get("/model_info"))["weight_version"])
         if held != version:
             raise Refused(f"{client.url} says that it holds version {held} after it was given {version}")
@@ -64,13 +64,18 @@ async def update(client: Client, way: Way, version: int, tensors: dict[str, torc
     return Loaded(version, sum(t.nbytes for t in tensors.values()), time.perf_counter() - started)
 
 
-async def _flush(client: Client) -> None:
-    """Empty the radix cache: what older weights computed must not be found again."""
+async def flush(client: Client) -> None:
+    """Empty the radix cache: what older weights computed must not be found again.
+
+    Some releases flush under retracted requests; the others refuse to while any waits, so that those are sent back (`reply.sent_back`)
+    and asked for again.
+    """
     for _ in range(FLUSH_TRIES - 1):
         try:
             await client.post("/flush_cache")
             return
         except Refused:
+            await client.post("/abort_request", {"abort_all": True})
             await asyncio.sleep(0.1)
     await client.post("/flush_cache")
 

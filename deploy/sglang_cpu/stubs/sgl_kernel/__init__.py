@@ -9,6 +9,7 @@ from _stub import absent, refuse_beside
 refuse_beside("sgl-kernel", "sglang-kernel", "sgl-kernel-cpu")
 __version__ = "0.0.0+treeadv.import.stub"
 
+assign_draft_cache_locs_contiguous_cpu = absent(__name__, "assign_draft_cache_locs_contiguous_cpu")
 assign_req_to_token_pool_cpu = absent(__name__, "assign_req_to_token_pool_cpu")
 copy_all_layer_kv_cache_cpu = absent(__name__, "copy_all_layer_kv_cache_cpu")
 assign_extend_cache_locs_cpu = absent(__name__, "assign_extend_cache_locs_cpu")
