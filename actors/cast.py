@@ -133,12 +133,12 @@ class Cast:
         """The next batch of ready forests, waited for; None when `stop` came first."""
         leasing = asyncio.ensure_future(self.queue.lease.remote(self.config.learner.forests_per_step, version))
         stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([leasing, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if leasing.done():
-            return await leasing
-        leasing.cancel()
-        return None
+        try:
+            await asyncio.wait([leasing, stopping], return_when=asyncio.FIRST_COMPLETED)
+            return await leasing if leasing.done() else None
+        finally:  # also when the run ends meanwhile: the queue's refusal would come when nobody listens any more
+            stopping.cancel()
+            leasing.cancel()
 
     async def train(self, refs: list[Any], version: int) -> Any:
         """One optimizer step on every rank; the report of rank 0, which speaks for all."""
