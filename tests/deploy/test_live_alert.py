@@ -21,6 +21,7 @@ def test_a_broken_law_reaches_alertmanager_and_resolves(tmp_path: Path) -> None:
     ]
     (tmp_path / "targets.json").write_text(json.dumps(targets))
     queue.set("treeadv_queue_law_error", 0, unit="forests")
+    queue.set("treeadv_queue_disk_free_bytes", float("inf"))
     driver.set("treeadv_actors", 3, role="generator")
     with servers.alertmanager(tmp_path) as alerts, servers.prometheus(tmp_path, alerts) as address:
         (actors,) = servers.eventually(lambda: servers.query(address, "treeadv_actors"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from treeadv.metrics import Exporter
@@ -56,8 +57,8 @@ class Shown:
         self._count("treeadv_queue_journal_records_total", f["journal_records"])
         self._exporter.set("treeadv_queue_slots_free", f["slots_free"])
         self._exporter.set("treeadv_queue_disk_bytes", f["disk_bytes"])
-        if f["disk_free_bytes"] is not None:
-            self._exporter.set("treeadv_queue_disk_free_bytes", f["disk_free_bytes"])
+        free = f["disk_free_bytes"]
+        self._exporter.set("treeadv_queue_disk_free_bytes", math.inf if free is None else free)  # unset it would show as 0, a full disk
 
     def _count(self, name: str, total: float, **labels: str) -> None:
         key = (name, *labels.values())
