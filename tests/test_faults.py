@@ -17,7 +17,7 @@ from treeadv.replay.audit import audit
 from treeadv.runs import RunFolder
 
 ROOT = Path(__file__).parents[1]
-WITHIN = 60  # seconds from a kill to the next step: 1 to 10 on a quiet machine of two cores, more where others work too
+WITHIN = 60  # seconds from a kill to the next step: up to 10 on two quiet cores, 21 for a driver; more where others work too
 LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator takes new weights
 STEPPING = "treeadv.learning.trainer:Trainer._apply"
 # role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself)
