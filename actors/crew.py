@@ -77,11 +77,12 @@ class Crew:
             task.result()
 
     async def replace(self, member: Any, cause: Exception) -> None:
-        """Bring up a new member for one that died. `RoleFailed` when the role dies again and again."""
+        """Bring up a new member for one that died, or can do nothing any more. `RoleFailed` when that happens again and again."""
         if member not in self.members:
             return  # retired, or another who noticed has seen to it
         self.members.remove(member)
         self._forget(member)
+        ray.kill(member)
         self.restarts += 1
         self._in_a_row += 1
         if self._in_a_row > RESTARTS:

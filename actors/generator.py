@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from treeadv.config import Config
-from treeadv.engines.base import Engine, EngineStats
+from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats
 from treeadv.engines.start import start
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
@@ -51,7 +51,12 @@ class Generator:
         request = GrowRequest(
             ticket.forest_id, p.id, p.answer, p.verifier, p.meta, self._prompter.encode(p.problem), ticket.seed
         )
-        forest = await grow(self.engine, request, self._config.sampling, self._threshold.tau, self._stop)
+        try:
+            forest = await grow(self.engine, request, self._config.sampling, self._threshold.tau, self._stop)
+        except EngineLost as lost:
+            if self.engine.gone:
+                raise EngineGone(self.engine.gone) from lost
+            raise
         self._threshold.observe(forest.entropy, forest.newest_version)
         self._count(forest, time.perf_counter() - started)
         return to_batch([forest]), forest.leaves

@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.cast import Cast, reason
 from actors.foreman import oversee
 from actors.recorder import Recorder
+from treeadv.engines.base import EngineGone
 
 
 async def run(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
@@ -54,6 +55,8 @@ async def grow(cast: Cast, generator: Any) -> None:
             await crew.replace(generator, fault)
         except RayTaskError as fault:
             await cast.queue.fail.remote(ticket.forest_id, reason(fault))
+            if isinstance(fault.cause, EngineGone):
+                await crew.replace(generator, fault.cause)
         else:
             await cast.queue.admit.remote(ticket.forest_id, [scored])
 

@@ -18,14 +18,16 @@ from treeadv.runs import RunFolder
 
 ROOT = Path(__file__).parents[1]
 WITHIN = 60  # seconds from a kill to the next step: up to 10 on two quiet cores, 21 for a driver; more where others work too
+DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
 LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator takes new weights
 STEPPING = "treeadv.learning.trainer:Trainer._apply"
 # role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself)
 STATES: dict[str, dict[str, tuple[str, str]]] = {
     "Generator": {
-        "working": ("treeadv.engines.embedded:EmbeddedEngine._step", ""),
+        "working": (DRAWING, ""),
         "writing": ("actors.generator:Generator._count", ""),
         "updating weights": (LOADING, ""),
+        "failing": (DRAWING, "fails"),  # its engine raises, the process lives
     },
     "verifier": {
         "working": ("tests.vowel:has_vowel", ""),
@@ -158,12 +160,16 @@ def test_a_run_outlives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: P
     print(seconds)
 
 
-def test_a_role_that_dies_again_and_again_ends_the_run_with_the_cause_and_loses_nothing(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize("victim", ["", "fails"])
+def test_a_role_that_dies_again_and_again_ends_the_run_with_the_cause_and_loses_nothing(
+    tmp_path: Path, tiny_model: Path, victim: str
+) -> None:
     run = Run(tmp_path, tiny_model)
-    run.arm(at="treeadv.engines.embedded:EmbeddedEngine._step", victim="", always=True)
+    run.arm(at=DRAWING, victim=victim, always=True)
     said = run.said()
     last = said.strip().splitlines()[-1]
     assert said.count("Traceback") == 0, said
     assert last.startswith("treeadv: error: generator: died 6 times since the last step; the last cause: "), last
+    assert ("the engine failed: RuntimeError('injected')" in last) == (victim == "fails")
     assert "--resume" in last
     sound(run.run)

@@ -221,15 +221,17 @@ def test_stop_tokens_and_limits_end_a_branch(tiny_model):
     assert short[-1].finish == Finish.STOP and [d.token for d in short] == [d.token for d in long[: len(short)]]
 
 
-def test_a_fault_in_the_model_reaches_every_branch(tiny_model):
+def test_a_fault_in_the_model_reaches_every_branch_and_those_that_come_later(tiny_model):
     async def run():
         engine = EmbeddedEngine(tiny_model)
         engine.model.forward = None  # calling it raises inside the engine's thread
-        lost = await asyncio.gather(*(collect(engine, p, params()) for p in PROMPTS), return_exceptions=True)
+        lost = [await asyncio.gather(*(collect(engine, p, params()) for p in PROMPTS), return_exceptions=True) for _ in range(2)]
         await engine.close()
-        return lost
+        return lost, engine.gone
 
-    assert all(isinstance(fault, EngineLost) for fault in asyncio.run(run()))
+    lost, gone = asyncio.run(run())
+    assert all(isinstance(fault, EngineLost) for faults in lost for fault in faults)
+    assert gone.startswith("the engine failed: TypeError(")
 
 
 def test_equal_draws_of_siblings_are_kept_once():

@@ -2,7 +2,8 @@
 Ray workers, verifier processes) imports it; nothing in the product knows of it.
 
 A test writes `armed.json` into the folder FAULTS: {"at": a point, "victim": "" for the process that comes by, or a role}. Whoever comes
-to that point next renames the file to `fired.json`, which only one can do, and sends SIGKILL. With "always" it strikes all who come by.
+to that point next renames the file to `fired.json`, which only one can do, and sends SIGKILL; the victim "fails" raises an exception
+there instead. With "always" it strikes all who come by.
 """
 
 import asyncio
@@ -48,6 +49,8 @@ def armed(point: str) -> str | None:
 def strike(victim: str) -> None:
     from tests.running import driver_of, hosts
 
+    if victim == "fails":
+        raise RuntimeError("injected")
     driver = driver_of(os.getpid())
     pid = os.getpid() if not victim else driver if victim == "driver" else hosts(driver, victim)[0].pid
     os.kill(pid, signal.SIGKILL)

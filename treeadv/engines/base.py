@@ -43,6 +43,10 @@ class EngineLost(Exception):
     """The engine cannot go on with a branch (died, hung, refused values). The text is the reason; the draws so far stand."""
 
 
+class EngineGone(Exception):
+    """The engine can draw nothing any more and has to be made anew. The text is the reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """Totals since the start. prompt: prefix tokens that requests came with; cached: of those, found in the cache; decoded: drawn."""
@@ -60,6 +64,11 @@ class Engine(Protocol):
     @property
     def version(self) -> int:
         """Policy version that the engine holds; 0 for the base model."""
+        ...
+
+    @property
+    def gone(self) -> str:
+        """Why it can draw nothing any more; "" while it can."""
         ...
 
     def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:

@@ -73,6 +73,7 @@ class EmbeddedEngine:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._shape = (config.num_hidden_layers, config.num_key_value_heads, head_dim, self.model.dtype)
         self.version = 0
+        self.gone = ""
         self._rows = rows
         self._waiting: deque[_Branch] = deque()
         self._active: list[_Branch] = []
@@ -84,6 +85,8 @@ class EmbeddedEngine:
 
     # ---- the contract --------------------------------------------------------------------------------------------------------
     async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
+        if self.gone:
+            raise EngineLost(self.gone)
         if self._loop is None:
             self._loop = asyncio.create_task(self._run(), name="embedded engine")
         branch = _Branch(namespace, prefix.tolist(), len(prefix), params, np.random.Generator(np.random.Philox(params.seed)))
@@ -93,7 +96,7 @@ class EmbeddedEngine:
             while True:
                 draw = await branch.out.get()
                 if isinstance(draw, BaseException):
-                    raise EngineLost(f"the engine failed: {draw!r}") from draw
+                    raise EngineLost(self.gone) from draw
                 yield draw
                 if draw.finish is not None:
                     return
@@ -140,6 +143,7 @@ class EmbeddedEngine:
                     self._wake.clear()
                 await asyncio.sleep(0)
         except Exception as fault:  # every branch must hear of it: raised again in each consumer, and to whoever awaits the task
+            self.gone = f"the engine failed: {fault!r}"
             for branch in [*self._active, *self._waiting]:
                 branch.out.put_nowait(fault)
             raise

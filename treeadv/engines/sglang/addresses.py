@@ -15,27 +15,26 @@ PATIENCE = aiohttp.ClientTimeout(total=10)
 
 async def resolve(url: str) -> list[str]:
     """Base addresses of the single servers, sorted. Each comma-separated part is a server, an sglang-router (it lists its `/workers`)
-    or a DNS name with several addresses (a headless Kubernetes Service). Raises `BadInput`.
+    or a DNS name with several addresses (a headless Kubernetes Service). Empty where a router has no server yet. Raises `BadInput`.
     """
     found: set[str] = set()
     for part in filter(None, (p.strip().rstrip("/") for p in url.split(","))):
         if urlsplit(part).scheme not in ("http", "https") or not urlsplit(part).hostname:
             raise BadInput(f"generator.sglang.url={url}: {part} is not an http address")
-        found.update(await _workers(part) or await _addresses(part))
-    if not found:
-        raise BadInput(f"generator.sglang.url={url}: there is no server behind it")
+        workers = await _workers(part)
+        found.update(await _addresses(part) if workers is None else workers)
     return sorted(found)
 
 
-async def _workers(url: str) -> list[str]:
-    """The servers of a router; empty when this is not one."""
+async def _workers(url: str) -> list[str] | None:
+    """The servers of a router; None when this is not one."""
     try:
         async with aiohttp.ClientSession(timeout=PATIENCE) as session, session.get(f"{url}/workers") as reply:
             if reply.status != 200:
-                return []
+                return None
             listed = await reply.json()
     except aiohttp.ContentTypeError:
-        return []
+        return None
     except (aiohttp.ClientError, OSError, TimeoutError) as e:
         raise BadInput(f"generator.sglang.url: {url} does not answer ({type(e).__name__}: {e})") from e
     return [worker["url"].rstrip("/") for worker in listed["workers"]]
@@ -44,7 +43,10 @@ async def _workers(url: str) -> list[str]:
 async def _addresses(url: str) -> list[str]:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    answers = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    try:
+        answers = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except OSError as e:
+        raise BadInput(f"generator.sglang.url: {url} has no address ({e})") from e
     hosts = {str(address[0]) for *_, address in answers}
     if len(hosts) == 1:
         return [url]

@@ -64,6 +64,10 @@ class SGLangEngine:
         return self._fleet.version
 
     @property
+    def gone(self) -> str:
+        return self._fleet.gone
+
+    @property
     def members(self) -> list[Member]:
         """The servers, for reports: address, limits, difference to a plain forward, output."""
         return self._fleet.members

@@ -1,7 +1,8 @@
 """The servers of one generator: which serve, which are being brought back, and which of them grows which tree.
 
 A server serves only while it holds the current policy version. One that is lost is brought up again (a server of our own is
-restarted), checked, and given the current weights before any traffic; so is one that appears later.
+restarted), checked, and given the current weights before any traffic; so is one that appears later. One that is no longer listed is
+let go.
 """
 
 from __future__ import annotations
@@ -32,22 +33,25 @@ class Fleet:
     def __init__(self, make: Callable[[str], Member], find: Callable[[], Awaitable[list[str]]], model: Model, dtype: str, patience: float):
         """`find` gives the addresses of the servers as they are now ("" is a server of our own), `make` a member for one.
 
-        `dtype`: of the servers' weights; `patience`: seconds that a request may wait for a server to be ready.
+        `dtype`: of the servers' weights; `patience`: seconds that the start waits for a server to appear, and a request for one to be
+        ready.
         """
         self._make, self._find, self._model, self._dtype, self._patience = make, find, model, getattr(torch, dtype), patience
         self.members: list[Member] = []
         self.version = 0
+        self.gone = ""  # why no server came in time to a request
         self.updates: list[Loaded] = []
         self._weights: Mapping[str, Any] | None = None
         self._updating = asyncio.Lock()
         self._changed = asyncio.Event()  # a server came back or was given up
         self._fault = ""  # why the last one was given up
+        self._discovers = False
         self._routes = Routes()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Bring all servers up. The first fault of any ends the start."""
-        addresses = await self._find()
+        addresses = await self._appear()
         self.members = [self._make(a) for a in addresses]
         outcomes = await asyncio.gather(*(m.bring_up() for m in self.members), return_exceptions=True)
         fault = next((o for o in outcomes if o is not None), None)
@@ -59,8 +63,24 @@ class Fleet:
         for member in self.members:
             member.ready.set()
             self._watch(self._keep(member))
-        if addresses != [""]:
+        self._discovers = addresses != [""]
+        if self._discovers:
             self._watch(self._discover())
+
+    async def _appear(self) -> list[str]:
+        """The addresses at the start. A fleet that is installed together with the run may come up after it, its router too."""
+        deadline = asyncio.get_running_loop().time() + self._patience
+        while True:
+            try:
+                fault = BadInput("generator.sglang.url: there is no server behind it")
+                if addresses := await self._find():
+                    return addresses
+            except BadInput as unreachable:
+                fault = unreachable
+            if asyncio.get_running_loop().time() + LOOK > deadline:
+                raise BadInput(f"{fault} (waited for generator.sglang.start_timeout={self._patience:g} s)")
+            log.warning("%s; waiting for it", fault)
+            await asyncio.sleep(LOOK)
 
     def _watch(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.add(asyncio.create_task(work))
@@ -92,15 +112,19 @@ class Fleet:
         return [m for m in self.members if m.ready.is_set()]
 
     async def _someone_ready(self) -> None:
+        if self.gone:
+            raise EngineLost(self.gone)
         try:
             async with asyncio.timeout(self._patience):
-                while not self._ready():
-                    if not self.members:
-                        raise EngineLost(f"every server was given up; the last: {self._fault}")
+                while not self._ready() and (self.members or self._discovers):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise EngineLost(f"no server was ready for {self._patience:g} s: {self.members[0].reason}") from None
+            self.gone = f"no server was ready for {self._patience:g} s: {self.members[0].reason if self.members else self._fault}"
+        else:
+            self.gone = "" if self._ready() else f"every server was given up; the last: {self._fault}"
+        if self.gone:
+            raise EngineLost(self.gone)
 
     # ---- losing and coming back ----------------------------------------------------------------------------------------------
     def lose(self, member: Member, reason: str) -> bool:
@@ -119,8 +143,8 @@ class Fleet:
         try:
             while await self._loss(member):
                 log.warning("%s is lost: %s", member.url, member.reason)
-                if not await self._bring_back(member):
-                    return
+                if not (member.listed and await self._bring_back(member)):
+                    return await member.shut()
                 self._changed.set()
         except Exception as defect:  # raised again in `close`; those who wait for the server must not wait in vain
             member.reason = repr(defect)
@@ -131,7 +155,10 @@ class Fleet:
             self._changed.set()
 
     async def _discover(self) -> None:
-        """Take in servers that appear at the address (a fleet that is scaled): as lost ones, so that they get weights before traffic."""
+        """Follow a fleet that is scaled. Servers that appear at the address are taken in as lost ones, so that they get weights before
+        traffic; those that it no longer names are about to end, and their trees go on at the others. An empty list says nothing of
+        servers: a router that was restarted has one.
+        """
         while True:
             await asyncio.sleep(LOOK)
             try:
@@ -139,6 +166,9 @@ class Fleet:
             except BadInput as unreachable:
                 log.warning("%s", unreachable)
                 continue
+            for member in [m for m in self.members if addresses and m.url not in addresses]:
+                member.listed = False
+                self.lose(member, "it is no longer listed")
             for url in set(addresses) - {m.url for m in self.members}:
                 member = self._make(url)
                 member.reason = "it has just appeared"
@@ -170,20 +200,19 @@ class Fleet:
                         tensors = await asyncio.to_thread(self._tensors, self._weights)
                         self.updates.append(await member.load(self.version, tensors))
                     member.ready.set()
+                self.gone = ""
                 return True
             except (BadInput, ServerGone, Refused) as fault:
                 member.reason = str(fault)
                 log.warning("%s did not come back: %s", member.url, fault)
             await asyncio.sleep(PAUSE)
-        await member.shut()
         return False
 
     # ---- weights -------------------------------------------------------------------------------------------------------------
     async def update(self, version: int, weights: Mapping[str, Any]) -> None:
         """Bring a version into every server that is ready; the others get it when they come back, as does one that fails over it.
 
-        Returns when a server serves with it. Raises `ValueError` for a version that goes backwards or weights of another model, and
-        `EngineLost` when no server comes back.
+        Raises `ValueError` for a version that goes backwards or weights of another model.
         """
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")
@@ -202,8 +231,6 @@ class Fleet:
                 self.lose(member, f"it did not take policy version {version}: {outcome}")
             else:
                 raise outcome
-        if not self._ready():
-            await self._someone_ready()
 
     def _tensors(self, weights: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return tensors_of(weights, self._dtype, self._model.tied)

@@ -75,6 +75,7 @@ class Member:
         self.ready = asyncio.Event()
         self.lost = asyncio.Event()
         self.reason = ""
+        self.listed = True  # whether the address still names it
         self.difference: probe.Difference | None = None
         self.limits: Limits | None = None
         self.process: ServerProcess | None = None
