@@ -55,10 +55,22 @@ class Started(subprocess.Popen):
         return os.pread(handle, os.fstat(handle).st_size, 0).decode()
 
 
+_started: list[Started] = []
+
+
 def start(*arguments: str | Path, **environment: str) -> Started:
     command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return Started(command, environment)
+    _started.append(Started(command, environment))
+    return _started[-1]
+
+
+def end_all() -> None:
+    """Kill what is left of the runs that were started: of tests that failed."""
+    for process in _started:
+        process.kill()
+        process.wait()
+    _started.clear()
 
 
 def finish(process: Started) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import subprocess
+import sys
+import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aiohttp import web
 
 from tests.engines.conftest import Run, start_server
 from tests.engines.faulty_proxy import FaultyProxy
@@ -24,8 +27,10 @@ from treeadv.config import SamplingConfig
 from treeadv.engines.base import Draw
 from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.sglang.engine import SGLangEngine
+from treeadv.engines.sglang.fleet import LOOK
 from treeadv.engines.sglang.member import Member
 from treeadv.engines.sglang.reply import Chunk
+from treeadv.engines.sglang.server import free_port
 from treeadv.engines.sglang.weights import FLUSH_TRIES
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
@@ -197,44 +202,86 @@ def test_bounds_on_the_entropy_hold_the_exact_one(run: Run, make: Make, tiny_mod
         assert np.abs(np.array([d.entropy for d in draws]) - exact).max() > 1e-3  # a bound, not the value
 
 
-def test_a_server_that_appears_later_has_the_weights_before_traffic(run: Run, make: Make, tiny_model: Path, tmp_path: Path) -> None:
-    """Two real servers behind a router that lists the second only after an update."""
-    listed, new = [make.server], weights(tiny_model, 1.1)
+class Router:
+    """A real sglang-router that knows no server at first."""
 
-    async def workers(_: web.Request) -> web.Response:
-        return web.json_response({"workers": [{"url": u} for u in listed]})
+    def __init__(self, log: Path) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sglang_router.launch_router", "--host=127.0.0.1", f"--port={self.url.rpartition(':')[2]}",
+                 f"--prometheus-port={free_port()}"], stdout=out, stderr=out,
+            )
 
-    async def route() -> web.AppRunner:
-        app = web.Application()
-        app.router.add_get("/workers", workers)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return runner
+    def list_first(self, server: str) -> None:
+        """As soon as the router is up."""
+        while "it does not answer":
+            try:
+                return self.list(server)
+            except OSError:
+                time.sleep(0.5)
 
-    router, second = run(route()), run(start_server(tiny_model, tmp_path / "log"))
-    engine = make(f"http://127.0.0.1:{router.addresses[0][1]}", weights="tensor")
+    def list(self, server: str) -> None:
+        self._call("POST", "/workers", {"url": server})
+
+    def unlist(self, server: str) -> None:
+        (number,) = (w["id"] for w in self._call("GET", "/workers")["workers"] if w["url"] == server)
+        self._call("DELETE", f"/workers/{number}")
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        data = json.dumps(body).encode() if body else None
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request) as reply:
+            return json.load(reply)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sglang_router") is None, reason="sglang-router is not installed (make sglang-cpu)")
+def test_servers_behind_a_real_router_come_late_have_the_weights_before_traffic_and_go(
+    run: Run, make: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The router comes up after the engine asks for it, its servers one by one; then they are taken off its list one by one."""
+    new = weights(tiny_model, 1.1)
+    router, second = Router(tmp_path / "router"), run(start_server(tiny_model, tmp_path / "log"))
+
+    async def when(serving: list[str]) -> None:
+        async with asyncio.timeout(60):
+            while sorted(m.url for m in engine.members if m.ready.is_set()) != sorted(serving):
+                await asyncio.sleep(0.1)
+
+    async def drawn(tokens: int) -> list[list[Draw]]:
+        return await asyncio.gather(*(branch(engine, PROMPT, params(tokens, temperature=2.0)) for _ in range(16)))
+
+    async def drawn_while_the_first_leaves() -> list[list[Draw]]:
+        drawing = asyncio.create_task(drawn(200))
+        router.unlist(make.server)
+        await when([second.url])
+        assert not drawing.done()
+        return await drawing
+
+    listing = threading.Thread(target=router.list_first, args=[make.server])
+    listing.start()
+    engine = make(router.url, weights="tensor")
+    listing.join()
+    assert [m.url for m in engine.members] == [make.server]
     run(engine.update_weights(3, new))
-
-    async def joined() -> None:
-        listed.append(second.url)
-        while len([m for m in engine.members if m.ready.is_set()]) < 2:
-            await asyncio.sleep(0.1)
-
-    run(asyncio.wait_for(joined(), 60))
-
-    async def many() -> list:
-        return await asyncio.gather(*(branch(engine, PROMPT, params(8, temperature=2.0)) for _ in range(16)))
-
-    requests = [count_requests(m) for m in engine.members]
-    drawn = run(many())
+    router.list(second.url)
+    run(when([make.server, second.url]))
+    counted = [count_requests(m) for m in engine.members]
+    draws = run(drawn(8))
     plain = Plain(tiny_model, new)
-    assert {d.version for draws in drawn for d in draws} == {3}
-    assert max(max(plain.differences(PROMPT, draws, temperature=2.0)) for draws in drawn) < 1e-4
-    assert [m.url for m in engine.members] == [make.server, second.url]
-    assert all(requests)
+    assert {d.version for ds in draws for d in ds} == {3}
+    assert max(max(plain.differences(PROMPT, ds, temperature=2.0)) for ds in draws) < 1e-4
+    assert all(counted)
+    assert [len(ds) for ds in run(drawn_while_the_first_leaves())] == [200] * 16
+    router.unlist(second.url)
+    run(asyncio.sleep(2 * LOOK))
+    assert [m.url for m in engine.members] == [second.url]  # an empty list says nothing of servers
+    router.stop()
     run(second.stop())
-    run(router.cleanup())
 
 
 class TestBehindAProxy:

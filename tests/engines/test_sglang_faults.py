@@ -195,8 +195,8 @@ def test_a_server_with_a_smaller_vocabulary_is_refused_at_the_start(run: Run, se
 
 
 def test_nothing_listening_is_said_in_one_line(run: Run, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"generator.sglang.url: http://127.0.0.1:9 does not answer"):
-        run(SGLangEngine.create(configure("http://127.0.0.1:9", root=tmp_path), str(tiny_model), 0))
+    with pytest.raises(BadInput, match=r"url: http://127.0.0.1:9 does not answer .* \(waited for generator.sglang.start_timeout=1 s\)$"):
+        run(SGLangEngine.create(configure("http://127.0.0.1:9", root=tmp_path, start_timeout=1.0), str(tiny_model), 0))
 
 
 def test_a_branch_that_can_never_fit_is_refused_with_the_remedy(run: Run, proxied: SGLangEngine) -> None:

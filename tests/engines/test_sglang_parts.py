@@ -131,17 +131,22 @@ def test_a_router_is_looked_through_to_its_servers_and_a_server_stands_for_itsel
     async def workers(_: web.Request) -> web.Response:
         return web.json_response({"workers": [{"id": "1", "url": "http://10.0.0.2:30000/"}, {"id": "2", "url": "http://10.0.0.1:30000"}]})
 
+    async def none_yet(_: web.Request) -> web.Response:
+        return web.json_response({"workers": [], "total": 0})
+
     async def check() -> None:
-        app, plain = web.Application(), web.Application()
+        app, plain, empty = web.Application(), web.Application(), web.Application()
         app.router.add_get("/workers", workers)
+        empty.router.add_get("/workers", none_yet)
         urls = []
-        runners = [web.AppRunner(a) for a in (app, plain)]
+        runners = [web.AppRunner(a) for a in (app, plain, empty)]
         for runner in runners:
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
         assert await resolve(urls[0]) == ["http://10.0.0.1:30000", "http://10.0.0.2:30000"]
         assert await resolve(urls[1]) == [urls[1]]
+        assert await resolve(urls[2]) == []
         assert await resolve(", ".join(urls)) == sorted(["http://10.0.0.1:30000", "http://10.0.0.2:30000", urls[1]])
         for runner in runners:
             await runner.cleanup()
