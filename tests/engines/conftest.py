@@ -33,12 +33,12 @@ def run() -> Iterator[Run]:
     loop.close()
 
 
-async def start_server(model: Path, log: Path) -> Any:
-    """A real server of `model`, answering."""
+async def start_server(model: Path, log: Path, **arguments: Any) -> Any:
+    """A real server of `model`, answering; `arguments` of its command line."""
     from treeadv.engines.sglang.client import Client, ServerGone
     from treeadv.engines.sglang.server import ServerProcess
 
-    process = await ServerProcess.start(configure().generator, str(model), log)
+    process = await ServerProcess.start(configure(args=arguments).generator, str(model), log)
     client = Client(process.url, 60, 60)
     while True:
         try:

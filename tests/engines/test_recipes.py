@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +14,14 @@ import pytest
 from tests.engines.helpers import configure
 from treeadv.config import load
 from treeadv.engines.sglang.engine import SGLangEngine
-from treeadv.engines.sglang.server import arguments
+from treeadv.engines.sglang.server import arguments, environment
 from treeadv.errors import BadInput
 
 RECIPES = Path(__file__).parents[2] / "deploy/recipes"
+NAMES = ["sglang-cpu", "gpu-single", "gpu-node", "cluster"]
 
 
-@pytest.mark.parametrize("name", ["sglang-cpu", "gpu-single", "gpu-node", "cluster"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_a_whole_configuration_for_sglang(name: str) -> None:
     config = load(RECIPES / f"{name}.yaml")
     assert config.generator.engine == "sglang"
@@ -24,6 +29,24 @@ def test_a_recipe_is_a_whole_configuration_for_sglang(name: str) -> None:
     assert line[line.index("--device") + 1] == ("cpu" if name == "sglang-cpu" else "cuda")
     assert config.learner.device == config.generator.sglang.device
     assert config.sampling.top_p == 1
+
+
+@pytest.mark.sglang
+@pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)")
+def test_sglang_itself_takes_the_command_line_of_each_recipe() -> None:
+    """SGLang's own parser reads every argument; what only a GPU shows (memory, kernels) it does not look at."""
+    lines = [arguments(load(RECIPES / f"{name}.yaml").generator, "MODEL", 1) for name in NAMES]
+    script = f"""
+import argparse
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser()
+ServerArgs.add_cli_args(parser)
+for line in {lines!r}:
+    print(vars(parser.parse_args(line))["device"])
+"""
+    added = environment(configure().generator.sglang, 1)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | added)
+    assert done.stdout.split() == ["cpu", "cuda", "cuda", "cuda"], done.stderr
 
 
 def test_the_single_gpu_is_not_promised_twice() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -159,9 +160,25 @@ def test_every_fork_of_a_forest_finds_its_prefix_in_the_cache(run: Run, make: Ma
     assert stats.cached_tokens >= 0.99 * (sum(requests[2:]) - len(requests[2:]))
 
 
+@pytest.fixture(scope="module")
+def two_ranks(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real server whose model is split over two tensor-parallel ranks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SGLANG_CPU_OMP_THREADS_BIND", "0|1")  # the core of each rank, where the machine has but one NUMA node
+        process = run(start_server(tiny_model, tmp_path_factory.mktemp("ranks") / "log", tp_size=2))
+    yield process.url
+    run(process.stop())
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores"))])
 @pytest.mark.parametrize("way", ["disk", "tensor", "distributed"])
-def test_every_way_of_loading_weights_ends_in_the_new_policy(run: Run, make: Make, tiny_model: Path, way: str) -> None:
-    engine = make(weights=way)
+def test_every_way_of_loading_weights_ends_in_the_new_policy(
+    run: Run, make: Make, tiny_model: Path, way: str, ranks: int, request: pytest.FixtureRequest
+) -> None:
+    engine = make(request.getfixturevalue("two_ranks") if ranks == 2 else "", weights=way)
+    (limits,) = (m.limits for m in engine.members)
+    assert limits is not None
+    assert limits.ranks == ranks
     for version, scale in ((1, 1.1), (2, 0.9)):
         new = weights(tiny_model, scale)
         assert run(engine.update_weights(version, new)) > 0
