@@ -14,13 +14,19 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.crew import BACKOFF, RESTARTS, Crew, close
+from actors.crew import BACKOFF, RESTARTS, Crew, RoleFailed, close
 from actors.generator import Generator
 from actors.learner import Learner
 from actors.replay import ReplayQueue
 from actors.reward import RewardActor
 from treeadv.config import Config
+from treeadv.rewards.pool import PoolBroken
 from treeadv.runs import RunFolder
+
+# Calls that an actor may have under way: those that wait (for a slot, for forests, for a verdict) must never keep out one that would
+# end their waiting.
+UNBOUNDED = 1_000_000
+FAILURES = 20  # forests in a row that may fail, or five times as many as grow at a time where that is more
 
 
 class Cast:
@@ -40,6 +46,7 @@ class Cast:
         self._grading: collections.Counter[Any] = collections.Counter()
         self.learners_wanted = config.learner.count  # another number: the cast ends at its next step and a new one begins
         self.weight_bytes = 0  # of the last publication
+        self.failures = 0  # forests in a row that could not be grown or graded
         self.missed_updates = 0  # by generators that died over one
         self._durable = self.step
         self._published: tuple[int, list[Any]] | None = None
@@ -51,7 +58,7 @@ class Cast:
             # Ray asks a queue that it brought back again what was being asked: its methods are idempotent. But in an object store what
             # a dead queue had not yet written is gone: from there the run goes on from its last checkpoint.
             lives = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
-            self.queue = _actor(ReplayQueue, max_concurrency=1000, **lives).remote(self.config, self._home, at, self._port)
+            self.queue = _actor(ReplayQueue, max_concurrency=UNBOUNDED, **lives).remote(self.config, self._home, at, self._port)
             self._place("queue", "queue", await self.queue.address.remote())
             await asyncio.gather(self._start_learners(), *(self.rewards.join() for _ in range(self.config.reward.count)))
             await asyncio.gather(*(self.generators.join() for _ in range(self.config.generator.count)))
@@ -91,7 +98,7 @@ class Cast:
         return address
 
     def _reward(self, number: int) -> Any:
-        return _actor(RewardActor, self.config.reward, max_concurrency=1000).remote(self.config, number, self._port)
+        return _actor(RewardActor, self.config.reward, max_concurrency=UNBOUNDED).remote(self.config, number, self._port)
 
     def _place(self, role: str, name: str, address: str | None) -> None:
         """Keep targets.json, which Prometheus discovers, with the address of every /metrics."""
@@ -109,7 +116,8 @@ class Cast:
 
     # ---- what the algorithm asks for -----------------------------------------------------------------------------------------
     async def grade(self, forest: Any) -> Any:
-        """A reference to the forest graded by some reward actor; one that dies over it is replaced and another asked."""
+        """A reference to the forest graded by some reward actor; one that dies over it, or whose verifiers do, is replaced and another
+        asked."""
         while True:
             while not self.rewards.members:
                 await asyncio.sleep(BACKOFF)
@@ -120,9 +128,20 @@ class Cast:
                 await verdicts
                 return scored
             except RayActorError as fault:
-                await self.rewards.replace(member, fault)
+                self.rewards.replace(member, fault)
+            except RayTaskError as fault:
+                if not isinstance(fault.cause, PoolBroken):
+                    raise
+                self.rewards.replace(member, fault.cause)
             finally:
                 self._grading[member] -= 1
+
+    def failed(self, fault: RayTaskError) -> None:
+        """One more forest failed. When none comes through any more the cause is not the prompt: `RoleFailed`."""
+        self.failures += 1
+        growing = len(self.generators.members) * self.config.generator.forests
+        if self.failures >= max(FAILURES, 5 * growing):
+            raise RoleFailed(f"no forest comes through: {self.failures} in a row failed, the last with {reason(fault)}") from fault
 
     async def sweep(self) -> None:
         """End the reward actors that were retired and have nothing left to grade."""

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
-RESTARTS = 5  # replacements without an optimizer step between them, before the run fails with the cause
+RESTARTS = 5  # replacements of a member without an optimizer step between them, before the run fails with the cause
 BACKOFF = 0.5  # seconds before the first replacement; doubles with each
 
 
 class RoleFailed(Exception):
-    """A role keeps dying. The text is the role and the last cause."""
+    """A role keeps dying, or delivers nothing. The text is the role and the last cause."""
 
 
 class Crew:
@@ -29,14 +30,14 @@ class Crew:
         self.members: list[Any] = []
         self.names: dict[Any, str] = {}
         self.restarts = 0
-        self._in_a_row = 0
+        self._deaths: dict[Any, int] = {}  # of a member and those that it replaced, since the last step
         self._numbers = itertools.count()
         self._joining: list[asyncio.Task[None]] = []
         self._ready: asyncio.Queue[Any] = asyncio.Queue()
 
     @property
     def wanted(self) -> int:
-        """Members that serve, and those that are on their way."""
+        """Members that serve, and those that are on their way, replacements too."""
         return len(self.members) + len(self._joining)
 
     async def ready(self) -> AsyncIterator[Any]:
@@ -44,8 +45,9 @@ class Crew:
         while True:
             yield await self._ready.get()
 
-    async def join(self) -> None:
-        """Bring up one member. It may wait long for a place in the cluster: Ray's autoscaler sees it waiting."""
+    async def join(self, deaths: int = 0) -> None:
+        """Bring up one member. It may wait long for a place in the cluster: Ray's autoscaler sees it waiting. `deaths` of those that it
+        replaces count as its own."""
         number = next(self._numbers)
         member = self._create(number)
         name = f"{self.role}-{number}"
@@ -55,6 +57,7 @@ class Crew:
             ray.kill(member)
             raise
         self.names[member] = name
+        self._deaths[member] = deaths
         self.members.append(member)
         self._ready.put_nowait(member)
 
@@ -62,12 +65,12 @@ class Crew:
         """Add members or retire the newest. Returns at once: those that join do so in their own time, their faults show in `check`;
         those that are retired finish what they have in hand."""
         while self.wanted < wanted:
-            self._joining.append(asyncio.create_task(self.join(), name=f"joining {self.role}"))
+            self._joining.append(asyncio.create_task(self._add(), name=f"joining {self.role}"))
         while self.wanted > wanted:
             if self._joining:
                 self._joining.pop().cancel()
             else:
-                self.members.pop()
+                self.members.pop()  # it stays in `names` until it is dismissed
 
     def check(self) -> None:
         """Take in who has joined; raises what went wrong with one who could not."""
@@ -76,23 +79,38 @@ class Crew:
         for task in done:
             task.result()
 
-    async def replace(self, member: Any, cause: Exception) -> None:
-        """Bring up a new member for one that died, or can do nothing any more. `RoleFailed` when that happens again and again."""
+    def replace(self, member: Any, cause: Exception) -> None:
+        """Bring up a new member for one that died, or can do nothing any more, in its own time; `check` tells when that fails."""
         if member not in self.members:
             return  # retired, or another who noticed has seen to it
         self.members.remove(member)
+        deaths = self._deaths[member]
         self._forget(member)
         ray.kill(member)
-        self.restarts += 1
-        self._in_a_row += 1
-        if self._in_a_row > RESTARTS:
-            raise RoleFailed(f"{self.role}: died {self._in_a_row} times since the last step; the last cause: {cause}") from cause
-        await asyncio.sleep(BACKOFF * 2 ** (self._in_a_row - 1))
-        await self.join()
+        self._joining.append(asyncio.create_task(self._succeed(deaths, cause), name=f"replacing {self.role}"))
+
+    async def _succeed(self, deaths: int, cause: Exception) -> None:
+        """Join in the place of one that died, and again when the successor dies while it comes up."""
+        while True:
+            self.restarts += 1
+            deaths += 1
+            if deaths > RESTARTS:
+                raise RoleFailed(f"{self.role}: died {deaths} times since the last step; the last cause: {cause}") from cause
+            await asyncio.sleep(BACKOFF * 2 ** (deaths - 1))
+            try:
+                return await self.join(deaths)
+            except RayActorError as fault:
+                cause = fault
+
+    async def _add(self) -> None:
+        try:
+            await self.join()
+        except RayActorError as fault:
+            await self._succeed(0, fault)
 
     def progress(self) -> None:
         """A step was taken: what died before it is forgiven."""
-        self._in_a_row = 0
+        self._deaths = dict.fromkeys(self._deaths, 0)
 
     async def dismiss(self, member: Any) -> None:
         """End a retired member that has nothing in hand any more; one that died is gone already."""
@@ -107,6 +125,7 @@ class Crew:
         await close(list(self.names))
 
     def _forget(self, member: Any) -> None:
+        del self._deaths[member]
         self._place(self.role, self.names.pop(member), None)
 
 

@@ -52,13 +52,15 @@ async def grow(cast: Cast, generator: Any) -> None:
             scored = await cast.grade(forest)
         except RayActorError as fault:
             await cast.queue.fail.remote(ticket.forest_id, "generator died")
-            await crew.replace(generator, fault)
+            crew.replace(generator, fault)
         except RayTaskError as fault:
             await cast.queue.fail.remote(ticket.forest_id, reason(fault))
             if isinstance(fault.cause, EngineGone):
-                await crew.replace(generator, fault.cause)
+                crew.replace(generator, fault.cause)
+            cast.failed(fault)
         else:
             await cast.queue.admit.remote(ticket.forest_id, [scored])
+            cast.failures = 0
 
 
 async def learn(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:

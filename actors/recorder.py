@@ -113,17 +113,18 @@ class Recorder:
         members = list(cast.generators.names)
         names = [cast.generators.names[m] for m in members]
         stats = await asyncio.gather(*(m.stats.remote() for m in members), return_exceptions=True)
-        out = dict.fromkeys((*DRAWN, "busy_seconds", "tau"), 0.0)
+        out, answered = dict.fromkeys((*DRAWN, "busy_seconds", "tau"), 0.0), 0
         for name, now in zip(names, stats, strict=True):
             if isinstance(now, RayActorError):
                 continue
             if isinstance(now, BaseException):
                 raise now
+            answered += 1
             before = self._seen.get(name, {})
             for key in out:
                 out[key] += now[key] - (before.get(key, 0.0) if key != "tau" else 0.0)
             self._seen[name] = now
-        out["tau"] /= max(len(members), 1)
+        out["tau"] /= max(answered, 1)
         return out
 
     def _export(self, record: dict[str, Any], seconds: float, weight_bytes: int) -> None:

@@ -10,7 +10,7 @@ import shutil
 import signal
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors import pipeline
 from actors.cast import Cast
@@ -94,7 +94,8 @@ async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Pro
 
 
 async def _attempt(cast: Cast, recorder: Recorder, stop: asyncio.Event, whole: asyncio.Event) -> BaseException | None:
-    """Run until the end, or return the death of the queue or a learner, which the caller goes on from. Any other fault is raised."""
+    """Run until the end, or return the death of the queue or a learner, or the loss of what they held, which the caller goes on from.
+    Any other fault is raised."""
     death: BaseException | None = None
     try:
         async with cast:
@@ -102,7 +103,7 @@ async def _attempt(cast: Cast, recorder: Recorder, stop: asyncio.Event, whole: a
             whole.set()
             await pipeline.run(cast, recorder, stop)
             await recorder.settle(cast)
-    except* RayActorError as group:
+    except* (RayActorError, ObjectLostError) as group:
         death = group.exceptions[0]
     finally:
         whole.clear()

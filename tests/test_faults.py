@@ -21,8 +21,10 @@ WITHIN = 60  # seconds from a kill to the next step: up to 10 on two quiet cores
 DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
 LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator takes new weights
 STEPPING = "treeadv.learning.trainer:Trainer._apply"
-# role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself)
-STATES: dict[str, dict[str, tuple[str, str]]] = {
+LEASING = "treeadv.replay.store:ReplayStore.lease"
+# role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself); a second pair
+# strikes before the run has recovered from the first
+STATES: dict[str, dict[str, tuple[str, ...]]] = {
     "Generator": {
         "working": (DRAWING, ""),
         "writing": ("actors.generator:Generator._count", ""),
@@ -40,9 +42,10 @@ STATES: dict[str, dict[str, tuple[str, str]]] = {
         "updating weights": (LOADING, "RewardActor"),
     },
     "ReplayQueue": {
-        "working": ("treeadv.replay.store:ReplayStore.lease", ""),
+        "working": (LEASING, ""),
         "writing": ("treeadv.replay.files:LocalPart.write", ""),
         "updating weights": (LOADING, "ReplayQueue"),
+        "handing over what it read back": (LEASING, "", "actors.learner:Learner.step", "ReplayQueue"),
     },
     "Learner": {
         "working": (STEPPING, ""),
@@ -152,7 +155,9 @@ def test_a_run_outlives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: P
     seconds = {}
     run.kill_idle(role)
     seconds["idle"] = run.recover(role)
-    for state, (point, victim) in STATES[role].items():
+    for state, (*first, point, victim) in STATES[role].items():
+        if first:
+            run.kill_at(*first)
         run.kill_at(point, victim)
         seconds[state] = run.recover(role)
     run.end()

@@ -19,7 +19,8 @@ from treeadv.runs import RunFolder
 def finished(tmp_path_factory, tiny_model) -> Path:
     """A run that was left alone, its /metrics read while it went."""
     tmp = tmp_path_factory.mktemp("whole")
-    process = start("--config", recipe(tmp, tiny_model, run__steps=8))
+    # More forests wait for a slot than an actor of Ray takes calls by default: what would free a slot must still get through.
+    process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600))
     run = tmp / "run"
     wait_for(lambda: steps(run) >= 3, process)
     seen = {}
@@ -111,6 +112,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tiny_model, change, 
     out = process.said(60)
     assert process.returncode == 2 and message in out and out.startswith("treeadv: error: ") and out.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_verifier_that_cannot_be_used_ends_the_run_and_is_named(tmp_path, tiny_model):
+    process = start("--config", recipe(tmp_path, tiny_model), "task.verifier=no_such_module:judge")
+    out = process.said(90)
+    assert process.returncode == 2 and "Traceback" not in out, out
+    last = out.strip().splitlines()[-1]
+    assert last.startswith("treeadv: error: no forest comes through: 20 in a row failed, the last with ") and "no_such_module" in last, last
+    sound(tmp_path / "run")
 
 
 def test_a_run_folder_that_exists_is_refused(tmp_path, tiny_model):

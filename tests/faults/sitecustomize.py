@@ -28,6 +28,7 @@ POINTS = (  # what a process is doing when it comes there
     "treeadv.replay.files:LocalPart.write",  # writing a payload or a record
     "treeadv.learning.trainer:Trainer._apply",  # gradients are there, the optimizer has not stepped
     "treeadv.learning.checkpoint:_publish",  # a checkpoint is written, and not yet under its name
+    "actors.learner:Learner.step",  # a learner has references to forests, and has not read them
     "actors.learner:Learner.publish",  # the weights are handed over
     "treeadv.runs:RunFolder.record",  # writing the record of a step
 )
