@@ -24,12 +24,27 @@ def test_resume_or_start_goes_on_by_what_the_recipe_says_now(tmp_path: Path, tin
     ("change", "message"),
     [("run.seed=5", r"run.seed: the run .* was begun with another \(0\)"), ("task.verifier=exact", "task: the run .* was begun with")],
 )
-def test_resume_or_start_does_not_make_another_run_of_one(tmp_path: Path, tiny_model: Path, change: str, message: str) -> None:
+def test_going_on_does_not_make_another_run_of_one(tmp_path: Path, tiny_model: Path, change: str, message: str) -> None:
     begin(recipe(tmp_path, tiny_model), None, True, [])
     before = (tmp_path / "run" / "config.yaml").read_text()
-    with pytest.raises(BadInput, match=message):
-        begin(recipe(tmp_path, tiny_model), None, True, [change])
+    for how in ((recipe(tmp_path, tiny_model), None, True), (None, str(tmp_path / "run"), False)):
+        with pytest.raises(BadInput, match=message):
+            begin(*how, [change])
     assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_what_a_resume_changes_holds_from_then_on(tmp_path: Path, tiny_model: Path) -> None:
+    begin(recipe(tmp_path, tiny_model), None, True, [])
+    begin(None, str(tmp_path / "run"), False, ["learner.lr=0.5"])
+    assert begin(None, str(tmp_path / "run"), False, [])[1].learner.lr == 0.5
+
+
+def test_no_request_for_actors_is_lost(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.request({"generator": 3})
+    folder.request({"reward": 2})
+    assert folder.take_request() == {"generator": 3, "reward": 2}
+    assert folder.take_request() == {}
 
 
 def test_half_a_record_of_a_driver_that_was_killed_over_it_is_none(tmp_path: Path) -> None:

@@ -95,9 +95,11 @@ class RunFolder:
             yield folder
 
     def upload(self) -> None:
-        """Copy the records to run.storage, if there is one."""
+        """Copy the records to run.storage, or else to the disk for good."""
         if self.storage:
             self.storage.push(self.path)
+        elif (self.path / "metrics.jsonl").is_file():
+            _sync(self.path / "metrics.jsonl")
 
     def last_checkpoint(self) -> int:
         """The step that the run would go on from; 0 when it has no checkpoint."""
@@ -106,15 +108,16 @@ class RunFolder:
 
     def request(self, wanted: dict[str, int]) -> None:
         """Ask the driver of this run for other numbers of actors, by role."""
-        self.write("scale.json", wanted)
+        for role, number in wanted.items():
+            self.write(f"scale-{role}.json", number)
 
     def take_request(self) -> dict[str, int]:
         """What was asked since the last look; {} when nothing was."""
-        path = self.path / "scale.json"
-        if not path.is_file():
-            return {}
-        wanted = json.loads(path.read_text())
-        path.unlink()
+        wanted = {}
+        for path in self.path.glob("scale-*.json"):
+            taken = path.rename(path.with_name(f".{path.name}"))  # what is asked from now on is a new file
+            wanted[path.stem.removeprefix("scale-")] = json.loads(taken.read_text())
+            taken.unlink()
         return wanted
 
     def records(self) -> list[dict[str, Any]]:
@@ -143,7 +146,17 @@ class RunFolder:
 def write_atomically(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(text)
+    _sync(scratch)
     scratch.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def home_of(run: str) -> str:
@@ -156,8 +169,9 @@ def home_of(run: str) -> str:
 def begin(recipe: Path | None, resume: str | None, resume_or_start: bool, overrides: list[str]) -> tuple[RunFolder, Config, bool]:
     """The folder and configuration of a new run of `recipe`, or of one to go on with, and whether it is gone on with.
 
-    `resume` is a run folder or, with run.storage, the run's URI. `resume_or_start` goes on with the run of the recipe's run.name if
-    there is one, by what the recipe says now. Everything that the user wrote is checked here, before anything is loaded or a folder made.
+    `resume` is a run folder or, with run.storage, the run's URI; `overrides` hold from now on. `resume_or_start` goes on with the run of
+    the recipe's run.name if there is one, by what the recipe says now. Everything that the user wrote is checked here, before anything
+    is loaded or a folder made.
     """
     if (recipe is None) == (resume is None):
         raise BadInput("give either --config RECIPE.yaml for a new run or --resume RUN for one that was stopped")
@@ -174,28 +188,27 @@ def begin(recipe: Path | None, resume: str | None, resume_or_start: bool, overri
         resume, overrides = there.home, [f"run.root={json.dumps(config.run.root)}"]
     assert resume is not None
     if "://" in resume:
-        folder, config = _bring(resume, overrides)
+        folder, stored = _bring(resume, overrides)
     else:
-        folder, config = RunFolder.open(Path(resume), overrides)
+        folder, stored = RunFolder.open(Path(resume), [])
         if folder.storage:
-            folder, config = _bring(folder.storage.uri, overrides, folder.path)
-    if wanted:
-        config = _renewed(folder, config, wanted)
+            folder, stored = _bring(folder.storage.uri, overrides, folder.path)
+    there_it_is = f"run.storage={json.dumps(stored.run.storage)}"
+    config = wanted or configuration.build(stored.model_dump(mode="json"), [*overrides, there_it_is], folder.home)
+    _check_same_run(folder, stored, config)
     check(config)
-    if wanted:
-        write_atomically(folder.path / "config.yaml", config.to_yaml())
-        folder.upload()
+    write_atomically(folder.path / "config.yaml", config.to_yaml())
+    folder.upload()
     return folder, config, True
 
 
-def _renewed(folder: RunFolder, stored: Config, wanted: Config) -> Config:
-    """`wanted`, unless it would make another run of it."""
-    for section, name in (("run", "seed"), ("model", "path"), ("task", None)):
+def _check_same_run(folder: RunFolder, stored: Config, wanted: Config) -> None:
+    """Refuse what would make another run of it."""
+    for section, name in (("run", "seed"), ("run", "name"), ("model", "path"), ("task", None)):
         was, now = (getattr(c, section) if name is None else getattr(getattr(c, section), name) for c in (stored, wanted))
         if was != now:
             key = section if name is None else f"{section}.{name}"
             raise BadInput(f"{key}: the run {folder.home} was begun with another ({was}); give it another run.name, or the old value")
-    return wanted
 
 
 def _bring(uri: str, overrides: list[str], path: Path | None = None) -> tuple[RunFolder, Config]:
@@ -212,12 +225,12 @@ def _bring(uri: str, overrides: list[str], path: Path | None = None) -> tuple[Ru
     parent, _, name = base.rstrip("/").rpartition("/")
     here = [f"run.storage={json.dumps(parent + (query and '?') + query)}", f"run.name={json.dumps(name)}"]  # it may have been moved
     stored = configuration.build(yaml.safe_load(text), here, uri)
-    config = configuration.build(stored.model_dump(mode="json"), [*overrides, *here], uri)
-    folder = RunFolder(path or Path(config.run.root) / name, storage)
+    root = configuration.build(stored.model_dump(mode="json"), overrides, uri).run.root
+    folder = RunFolder(path or Path(root) / name, storage)
     _claim(folder, path is not None)
     write_atomically(folder.path / "config.yaml", stored.to_yaml())
     folder.rewind(folder.last_checkpoint())
-    return folder, config
+    return folder, stored
 
 
 def _claim(folder: RunFolder, known: bool) -> None:
