@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.crew import BACKOFF, RESTARTS, Crew, RoleFailed, close
 from actors.generator import Generator
@@ -30,7 +31,7 @@ FAILURES = 20  # forests in a row that may fail, or five times as many as grow a
 
 
 class Cast:
-    """`generators` and `rewards` are crews, `queue` and `learners` stay as long as the cast does."""
+    """`generators` and `rewards` are crews, `queue` and `learners` stay from `begin` to `end`."""
 
     def __init__(self, config: Config, folder: RunFolder, resumed: bool) -> None:
         """A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
@@ -45,6 +46,7 @@ class Cast:
         self.rewards = Crew("reward", self._reward, lambda member: member.address.remote(), self._place)
         self._grading: collections.Counter[Any] = collections.Counter()
         self.learners_wanted = config.learner.count  # another number: the cast ends at its next step and a new one begins
+        self.leaving = False  # a learner's node goes away: likewise
         self.weight_bytes = 0  # of the last publication
         self.failures = 0  # forests in a row that could not be grown or graded
         self.missed_updates = 0  # by generators that died over one
@@ -52,24 +54,44 @@ class Cast:
         self._published: tuple[int, list[Any]] | None = None
 
     # ---- life ----------------------------------------------------------------------------------------------------------------
-    async def __aenter__(self) -> Cast:
-        try:
-            at = self.step if self.resumed else None
-            # Ray asks a queue that it brought back again what was being asked: its methods are idempotent. But in an object store what
-            # a dead queue had not yet written is gone: from there the run goes on from its last checkpoint.
-            lives = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
-            self.queue = _actor(ReplayQueue, max_concurrency=UNBOUNDED, **lives).remote(self.config, self._home, at, self._port)
-            self._place("queue", "queue", await self.queue.address.remote())
-            await asyncio.gather(self._start_learners(), *(self.rewards.join() for _ in range(self.config.reward.count)))
-            await asyncio.gather(*(self.generators.join() for _ in range(self.config.generator.count)))
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
+    async def begin(self) -> None:
+        """Bring everyone up. Whatever comes of it, `end` has to follow."""
+        at = self.step if self.resumed else None
+        # Ray asks a queue that it brought back again what was being asked: its methods are idempotent. But in an object store what
+        # a dead queue had not yet written is gone: from there the run goes on from its last checkpoint.
+        lives: dict[str, Any] = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
+        # It lives with the driver, which needs it as much as it needs the driver: nodes of other roles come and go.
+        lives["scheduling_strategy"] = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.queue = _actor(ReplayQueue, max_concurrency=UNBOUNDED, **lives).remote(self.config, self._home, at, self._port)
+        self._place("queue", "queue", await self.queue.address.remote())
+        await asyncio.gather(self._start_learners(), self.rewards.fill(self.config.reward.count))
+        await self.generators.fill(self.config.generator.count)
 
-    async def __aexit__(self, *_: object) -> None:
+    async def end(self) -> None:
         await asyncio.gather(self.generators.end(), self.rewards.end())
         await close([*self.learners, *([self.queue] if self.queue else [])])
+        self.learners, self.queue, self.targets = [], None, {}
+
+    def missing(self) -> str:
+        """Who is not there yet, and what the cluster has to place them on."""
+        there = collections.Counter(role for role, _ in self.targets.values())
+        c = self.config
+        wanted = {"queue": 1, "learner": c.learner.count, "reward": c.reward.count, "generator": c.generator.count}
+        missing = [f"{n - there[role]} of {n} {role}" for role, n in wanted.items() if there[role] < n]
+        shown = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU") or k.endswith("_slot")}
+        return f"{', '.join(missing)} (in the cluster: {', '.join(f'{v:g} {k}' for k, v in sorted(shown.items()))})"
+
+    def lacks(self, learners: int) -> str:
+        """What so many learners would need and the cluster does not have; "" when they have room."""
+        c = self.config.learner
+        free, each = ray.available_resources(), {"CPU": c.cpus, "GPU": c.gpus} | ({c.slot: 1.0} if c.slot else {})
+        short = [k for k, v in each.items() if v * (learners - c.count) > free.get(k, 0.0)]
+        return ", ".join(f"{each[k] * learners:g} {k}" for k in short)
+
+    @property
+    def renewed(self) -> bool:
+        """Whether the run goes on in another cast, for its learners are to be others or elsewhere."""
+        return self.leaving or self.learners_wanted != self.config.learner.count
 
     async def _start_learners(self) -> None:
         c = self.config.learner

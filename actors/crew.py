@@ -45,6 +45,12 @@ class Crew:
         while True:
             yield await self._ready.get()
 
+    async def fill(self, count: int) -> None:
+        """Bring up the first `count` members."""
+        self._joining = [asyncio.create_task(self.join(), name=f"joining {self.role}") for _ in range(count)]
+        await asyncio.gather(*self._joining)
+        self._joining = []
+
     async def join(self, deaths: int = 0) -> None:
         """Bring up one member. It may wait long for a place in the cluster: Ray's autoscaler sees it waiting. `deaths` of those that it
         replaces count as its own."""
@@ -123,6 +129,7 @@ class Crew:
             task.cancel()
         await asyncio.gather(*self._joining, return_exceptions=True)  # cancelled here; a member half up is killed by `join`
         await close(list(self.names))
+        self.members, self.names, self._joining = [], {}, []
 
     def _forget(self, member: Any) -> None:
         del self._deaths[member]

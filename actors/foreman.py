@@ -4,6 +4,7 @@ for another, and when a node that an actor lives on is told to leave."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from actors.cast import Cast
@@ -12,6 +13,7 @@ from actors.recorder import Recorder
 from treeadv.scaling import Observation, Scaler
 
 POLL = 1.0  # seconds between looks at what is asked
+log = logging.getLogger(__name__)
 
 
 async def oversee(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
@@ -29,17 +31,19 @@ async def oversee(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
         if "reward" in asked:
             cast.rewards.scale(asked["reward"])
         if asked.get("learner", cast.config.learner.count) != cast.config.learner.count:
-            cast.learners_wanted = asked["learner"]
-            stop.set()
+            if lacking := cast.lacks(asked["learner"]):
+                log.warning("learner=%d: the cluster has no room for them (%s); the run goes on as it was", asked["learner"], lacking)
+            else:
+                cast.learners_wanted = asked["learner"]
+                stop.set()
         if rules.enabled and now - looked >= rules.interval:
             scaler = scaler.step(await _observe(cast, recorder, now, now - looked), rules)
             cast.generators.scale(scaler.wanted)
             looked = now
-        await _leave(cast)
+        await _leave(cast, stop)
         await cast.sweep()
         for crew in (cast.generators, cast.rewards):
             crew.check()
-        recorder.crews(cast)
 
 
 async def _observe(cast: Cast, recorder: Recorder, now: float, seconds: float) -> Observation:
@@ -50,8 +54,9 @@ async def _observe(cast: Cast, recorder: Recorder, now: float, seconds: float) -
     )
 
 
-async def _leave(cast: Cast) -> None:
-    """Move generators and reward actors off nodes that go away: the new one is asked for at once, the old one drains."""
+async def _leave(cast: Cast, stop: asyncio.Event) -> None:
+    """Move everyone off nodes that go away. A new generator or reward actor is asked for at once, the old one drains; with a learner the
+    cast ends at its next step, with a checkpoint, and a new one begins elsewhere."""
     going = await asyncio.to_thread(leaving)
     home = await asyncio.to_thread(homes) if going else {}
     for crew in (cast.generators, cast.rewards):
@@ -59,3 +64,6 @@ async def _leave(cast: Cast) -> None:
             wanted = crew.wanted
             crew.members.remove(member)
             crew.scale(wanted)
+    if any(home.get(member._actor_id.hex()) in going for member in cast.learners):
+        cast.leaving = True
+        stop.set()

@@ -27,11 +27,13 @@ class Recorder:
     def __init__(self, folder: RunFolder, progress: Progress, health: asyncio.Event) -> None:
         """`health` is set while the run has a whole cast."""
         self.folder, self.progress = folder, progress
-        self.exporter = Exporter("driver", lambda: None if health.is_set() else "the cast is not whole")
+        self.exporter = Exporter("driver", lambda: None if health.is_set() else "the cast is not whole", refresh=self._crews)
+        self._cast: Cast | None = None
         self._port: int | None = None
         self._states: dict[str, int] | None = None
         self.staleness = 0  # the largest of the last step
         self._waited, self._missed = 0.0, 0
+        self._waiting: float | None = None  # since when, while it waits
         self._restarts: dict[Crew, int] = {}
         self._seconds: dict[str, float] = {}
         self._seen: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
@@ -47,7 +49,7 @@ class Recorder:
         self._seen = {}  # its generators count from 0 and may bear the names of earlier ones
         if self._port is None:
             self._port = self.exporter.serve(cast.config.metrics.host, cast.config.metrics.port)
-        self._restarts, self._missed = {}, 0
+        self._cast, self._restarts, self._missed = cast, {}, 0
         self.exporter.set("treeadv_run_steps", cast.config.run.steps)
         cast.serve_driver(f"{cast.config.metrics.host}:{self._port}")
 
@@ -55,21 +57,28 @@ class Recorder:
     def phase(self, name: str) -> Iterator[None]:
         """Time a part of a step."""
         began = time.monotonic()
+        if name == "wait":
+            self._waiting = began
         try:
             yield
         finally:
-            seconds = time.monotonic() - began
-            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
             if name == "wait":
-                self._waited += seconds
+                self._waited, self._waiting = self.waited(), None
 
     def waited(self) -> float:
-        """Seconds that the learner waited for forests since the last call."""
+        """Seconds that the learner waited for forests since the last call, those of a wait that still lasts too."""
+        now = time.monotonic()
         seconds, self._waited = self._waited, 0.0
+        if self._waiting is not None:
+            seconds, self._waiting = seconds + now - self._waiting, now
         return seconds
 
-    def crews(self, cast: Cast) -> None:
-        """Show how many actors of each role there are, are wanted, and were replaced."""
+    def _crews(self) -> None:
+        """Show how many actors of each role there are, are wanted, and were replaced, when somebody asks."""
+        cast = self._cast
+        if cast is None:
+            return
         for crew in (cast.generators, cast.rewards):
             self.exporter.set("treeadv_actors", len(crew.members), role=crew.role)
             self.exporter.set("treeadv_actors_wanted", crew.wanted, role=crew.role)
@@ -77,7 +86,8 @@ class Recorder:
             self._restarts[crew] = crew.restarts
         self.exporter.add("treeadv_weight_sync_failures_total", cast.missed_updates - self._missed)
         self._missed = cast.missed_updates
-        self.exporter.set("treeadv_actors", len(cast.learners), role="learner")
+        learners = [name for name, (role, _) in cast.targets.items() if role == "learner"]
+        self.exporter.set("treeadv_actors", len(learners), role="learner")
         self.exporter.set("treeadv_actors_wanted", cast.learners_wanted, role="learner")
 
     async def record(self, cast: Cast, step: int, report: Any) -> None:

@@ -18,19 +18,21 @@ from actors.crew import BACKOFF, RESTARTS, RoleFailed
 from actors.recorder import Recorder
 from treeadv import models
 from treeadv.config import Config
-from treeadv.errors import BadInput
+from treeadv.errors import BadForest, BadInput
+from treeadv.learning.report import NonFinite
 from treeadv.report.progress import Progress
 from treeadv.runs import RunFolder
 
 FULL = 1 << 20  # bytes free below which a disk counts as full
+PATIENCE = 30.0  # seconds without everyone up before it is said who is missing
 log = logging.getLogger(__name__)
 
 
 def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict:
-    """Train until the last step or an interrupt; returns the summary that it wrote. Ctrl-C once ends after the step in hand."""
-    connect(config)
+    """Train until the last step or an interrupt; returns the summary that it wrote, with the name of the signal that ended it as
+    `stopped_by`. Ctrl-C once ends after the step in hand."""
     try:
-        return asyncio.run(_train(config, folder, resumed, progress))
+        return asyncio.run(_train(connect(config), folder, resumed, progress))
     except Exception as fault:
         line = _line(fault)
         if not line and shutil.disk_usage(folder.path).free < FULL:  # torch's writer hides the cause behind one of its own
@@ -47,29 +49,30 @@ def _line(fault: BaseException) -> str | None:
     if isinstance(fault, BaseExceptionGroup):
         return next(filter(None, map(_line, fault.exceptions)), None)
     cause = fault.cause if isinstance(fault, RayTaskError) else fault
-    return " ".join(str(cause).split()) if isinstance(cause, BadInput | RoleFailed) else None
+    return " ".join(str(cause).split()) if isinstance(cause, BadInput | RoleFailed | NonFinite | BadForest) else None
 
 
-def connect(config: Config) -> None:
-    """Join the cluster at RAY_ADDRESS, or start one on this machine that has room for the roles asked for."""
+def connect(config: Config) -> Config:
+    """Join the cluster at RAY_ADDRESS, or start one on this machine. Returns the configuration to go by: on one machine its counts
+    alone decide how many actors there are, `treeadv scale` included, and only GPUs are handed out."""
     # Of the two returns of `grow` and `grade` one is awaited and tells of any fault; Ray would print the other's as unhandled.
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
-        return
-    roles = (config.generator, config.reward, config.learner)
-    cpus = sum(role.cpus * role.count for role in roles)
-    slots = {role.slot: float(role.count) for role in roles if role.slot}
-    ray.init(
-        address="local", num_cpus=max(os.cpu_count() or 1, int(cpus) + 1), resources=slots, include_dashboard=False,
-        log_to_driver=False, logging_level=logging.ERROR,
-    )
+        return config
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    roles = {name: getattr(config, name) for name in ("generator", "reward", "learner")}
+    wanted = sum(getattr(role, "gpus", 0) * role.count for role in roles.values())
+    if wanted > (there := ray.cluster_resources().get("GPU", 0)):
+        raise BadInput(f"generator.gpus and learner.gpus ask for {wanted:g} GPUs: this machine has {there:g}")
+    return config.model_copy(update={name: role.model_copy(update={"cpus": 0.0, "slot": ""}) for name, role in roles.items()})
 
 
 async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict:
-    stop, interrupted, whole = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(sign, _interrupt, interrupted, stop)
+    stop, whole = asyncio.Event(), asyncio.Event()
+    signs: list[signal.Signals] = []
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(sign, _interrupt, sign, signs, stop)
     config = config.model_copy(update={"model": models.anywhere(config.model)})
     await asyncio.to_thread(models.resolve, config.model.path, config.model.cache)
     recorder = Recorder(folder, progress, whole)
@@ -80,9 +83,9 @@ async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Pro
         cast = Cast(config, folder, resumed)
         fault = await _attempt(cast, recorder, stop, whole)
         resumed = True
-        if fault is None and (interrupted.is_set() or cast.learners_wanted == config.learner.count):
-            return recorder.summary()
-        if fault is None:  # another number of learners was asked for: they share the checkpoint out anew
+        if fault is None and (signs or not cast.renewed):
+            return recorder.summary() | {"stopped_by": signs[0].name if signs else None}
+        if fault is None:  # other learners, or in another place: they share the checkpoint out anew
             config = config.model_copy(update={"learner": config.learner.model_copy(update={"count": cast.learners_wanted})})
             stop.clear()
             continue
@@ -97,9 +100,9 @@ async def _attempt(cast: Cast, recorder: Recorder, stop: asyncio.Event, whole: a
     """Run until the end, or return the death of the queue or a learner, or the loss of what they held, which the caller goes on from.
     Any other fault is raised."""
     death: BaseException | None = None
+    recorder.serve(cast)
     try:
-        async with cast:
-            recorder.serve(cast)
+        if await _assemble(cast, stop):
             whole.set()
             await pipeline.run(cast, recorder, stop)
             await recorder.settle(cast)
@@ -107,13 +110,27 @@ async def _attempt(cast: Cast, recorder: Recorder, stop: asyncio.Event, whole: a
         death = group.exceptions[0]
     finally:
         whole.clear()
+        await cast.end()
     return death
 
 
-def _interrupt(interrupted: asyncio.Event, stop: asyncio.Event) -> None:
+async def _assemble(cast: Cast, stop: asyncio.Event) -> bool:
+    """Bring the cast up, and tell now and then whom it waits for. False when `stop` came first."""
+    coming, stopping = asyncio.create_task(cast.begin()), asyncio.create_task(stop.wait())
+    try:
+        while not (await asyncio.wait([coming, stopping], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED))[0]:
+            log.warning("still waiting for %s", cast.missing())
+        return coming.done() and coming.result() is None
+    finally:
+        coming.cancel()
+        stopping.cancel()
+        await asyncio.gather(coming, stopping, return_exceptions=True)  # cancelled here; a fault of its own was raised above
+
+
+def _interrupt(sign: signal.Signals, signs: list[signal.Signals], stop: asyncio.Event) -> None:
     """The first interrupt ends the run in order; the second ends it at once, to be gone on with by --resume."""
-    if interrupted.is_set():
+    signs.append(sign)
+    if len(signs) > 1:
         raise KeyboardInterrupt
-    interrupted.set()
     stop.set()
     log.warning("stopping after this step, with a checkpoint (interrupt again to stop at once)")

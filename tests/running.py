@@ -34,7 +34,7 @@ def recipe(tmp_path: Path, model: Path, **changes) -> Path:
     }
     for key, value in changes.items():
         section, _, name = key.partition("__")
-        tree.setdefault(section, {})[name] = value
+        tree[section] = {**tree.get(section, {}), **({name: value} if name else value)}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path

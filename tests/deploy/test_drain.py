@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -11,9 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
 from actors import drain
+from tests.running import LIMIT, recipe, sound, start, steps, wait_for
+from treeadv.runs import RunFolder
 
 
 @pytest.fixture
@@ -24,6 +28,34 @@ def two_nodes() -> Iterator[Cluster]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+def test_a_learner_whose_node_leaves_goes_on_elsewhere_from_a_checkpoint_and_the_queue_stays_with_the_driver(
+    two_nodes: Cluster, tiny_model: Path, tmp_path: Path
+) -> None:
+    two_nodes.add_node(num_cpus=0, resources={"learner_slot": 1})
+    two_nodes.add_node(num_cpus=0, resources={"learner_slot": 1})
+    learner = {"forests_per_step": 3, "threads": 1, "dtype": "float32", "cpus": 0, "slot": "learner_slot"}
+    file = recipe(
+        tmp_path, tiny_model, run__steps=10**6, run__checkpoint_every=10**6, learner=learner,
+        generator__cpus=0, generator__count=1, generator__slot="generator_slot", reward__cpus=0, reward__slot="generator_slot",
+    )
+    process = start("--config", file, RAY_ADDRESS=two_nodes.address)
+    run = tmp_path / "run"
+    wait_for(lambda: steps(run) >= 2, process)
+    place = {a["ActorClassName"]: a["Address"]["NodeID"] for a in actors().values() if a["State"] == "ALIVE"}
+    assert place["ReplayQueue"] == two_nodes.head_node.node_id
+    drain.announce(place["Learner"], 60.0)
+    wait_for(lambda: not drain.residents(place["Learner"]), process)
+    done = steps(run)
+    wait_for(lambda: steps(run) >= done + 2, process)
+    assert RunFolder(run).last_checkpoint() > 0  # it went on from there, not from the beginning
+    assert [r["step"] for r in RunFolder(run).records()] == list(range(1, steps(run) + 1))
+    assert "Learner" in {a["ActorClassName"] for a in actors().values() if a["State"] == "ALIVE"}
+    process.send_signal(signal.SIGTERM)
+    said = process.said(LIMIT)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    sound(run)
 
 
 @ray.remote(num_cpus=0, resources={"generator_slot": 1})
@@ -60,7 +92,7 @@ time.sleep(60)
 """
 
 
-def start(folder: Path, handler: str, *words: str) -> psutil.Process:
+def start_program(folder: Path, handler: str, *words: str) -> psutil.Process:
     script = folder / "treeadv"
     script.write_text(PROGRAM.format(handler=handler))
     child = subprocess.Popen([sys.executable, str(script), *words], stdout=subprocess.PIPE)
@@ -69,8 +101,8 @@ def start(folder: Path, handler: str, *words: str) -> psutil.Process:
 
 
 def test_the_driver_is_found_among_processes_and_ends_on_the_signal(tmp_path: Path) -> None:
-    train = start(tmp_path, "lambda *_: sys.exit(0)", "train", "--config", "x")
-    other = start(tmp_path, "lambda *_: sys.exit(0)", "show", "train")
+    train = start_program(tmp_path, "lambda *_: sys.exit(0)", "train", "--config", "x")
+    other = start_program(tmp_path, "lambda *_: sys.exit(0)", "show", "train")
     try:
         assert drain.drivers([psutil.Process(), train, other]) == [train]
         assert drain.stop([train], 10.0) == []
@@ -80,7 +112,7 @@ def test_the_driver_is_found_among_processes_and_ends_on_the_signal(tmp_path: Pa
 
 
 def test_a_driver_that_does_not_end_in_time_is_named(tmp_path: Path) -> None:
-    stubborn = start(tmp_path, "signal.SIG_IGN", "train")
+    stubborn = start_program(tmp_path, "signal.SIG_IGN", "train")
     began = time.monotonic()
     try:
         assert drain.stop([stubborn], 1.0) == [stubborn]
