@@ -92,7 +92,11 @@ def scale(args: argparse.Namespace) -> int:
         if role not in ("generator", "reward", "learner") or not number.isdigit() or int(number) < 1:
             raise BadInput(f"{text!r}: write generator=N, reward=N or learner=N with N at least 1")
         wanted[role] = int(number)
-    RunFolder.open(args.run_dir, [])[0].request(wanted)
+    folder, config = RunFolder.open(args.run_dir, [])
+    rules = config.scaling
+    if rules.enabled and not rules.min <= wanted.get("generator", rules.min) <= rules.max:
+        raise BadInput(f"generator={wanted['generator']}: with scaling.enabled their number stays within {rules.min} and {rules.max}")
+    folder.request(wanted)
     print(f"asked {args.run_dir} for {', '.join(args.wanted)}")
     return 0
 

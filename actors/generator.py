@@ -31,7 +31,7 @@ class Generator:
         self._stop = stop_ids(self._model_dir)
         self._threshold = Threshold(config.sampling)
         self._exporter = Exporter("generator", refresh=self._count_engine)
-        self._port = self._exporter.serve(config.metrics.host, port)
+        self._address = self._exporter.serve(config.metrics.host, port)
         self._counted = EngineStats()
         self._engine: Engine | None = None
 
@@ -39,7 +39,7 @@ class Generator:
         """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
         self._engine = await start(self._config, self._model_dir, self._index)
         self._exporter.set("treeadv_generator_policy_version", self.engine.version)
-        return f"{self._config.metrics.host}:{self._port}"
+        return self._address
 
     async def grow(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
         """The forest of one ticket of the replay queue as a batch of one row, and its number of leaves.

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from treeadv import wire
 from treeadv.config import Config
+from treeadv.errors import BadInput
 from treeadv.learning import checkpoint
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
@@ -38,7 +39,7 @@ class Learner:
         self._store: dist.TCPStore | None = None
         self._fault: str | None = None
         self._exporter = Exporter("learner", lambda: self._fault)
-        self._address = f"{config.metrics.host}:{self._exporter.serve(config.metrics.host, port)}"
+        self._address = self._exporter.serve(config.metrics.host, port)
 
     def address(self) -> str:
         """host:port of /metrics."""
@@ -52,6 +53,8 @@ class Learner:
 
     def join(self, address: str) -> None:
         """Meet the other ranks and load the model."""
+        if self.config.learner.device == "cuda" and not torch.cuda.is_available():
+            raise BadInput("learner.device=cuda: torch finds no CUDA device where the learner runs; give it one by learner.gpus, or cpu")
         if self.world > 1:
             host, _, port = address.rpartition(":")
             store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)

@@ -29,7 +29,7 @@ class Recorder:
         self.folder, self.progress = folder, progress
         self.exporter = Exporter("driver", lambda: None if health.is_set() else "the cast is not whole", refresh=self._crews)
         self._cast: Cast | None = None
-        self._port: int | None = None
+        self._address = ""
         self._states: dict[str, int] | None = None
         self.staleness = 0  # the largest of the last step
         self._waited, self._missed = 0.0, 0
@@ -47,11 +47,10 @@ class Recorder:
         before = self.folder.records()
         self._totals = {k: before[-1][k] if before else 0 for k in (*DRAWN, "tokens_trained", "tokens_expanded")}
         self._seen = {}  # its generators count from 0 and may bear the names of earlier ones
-        if self._port is None:
-            self._port = self.exporter.serve(cast.config.metrics.host, cast.config.metrics.port)
+        self._address = self._address or self.exporter.serve(cast.config.metrics.host, cast.config.metrics.port)
         self._cast, self._restarts, self._missed = cast, {}, 0
         self.exporter.set("treeadv_run_steps", cast.config.run.steps)
-        cast.serve_driver(f"{cast.config.metrics.host}:{self._port}")
+        cast.serve_driver(self._address)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -61,7 +61,7 @@ class ReplayQueue:
         self._ticking: asyncio.Task[None] | None = None
         self._exporter = Exporter("queue", lambda: self._fault)
         self._shown = Shown(self._exporter)
-        self._address = f"{config.metrics.host}:{self._exporter.serve(config.metrics.host, port)}"
+        self._address = self._exporter.serve(config.metrics.host, port)
 
     async def address(self) -> str:
         """Where /metrics and /healthz answer."""

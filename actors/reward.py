@@ -30,8 +30,7 @@ class RewardActor:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
         self._exporter = Exporter("reward", health=lambda: self._pool.fault)
-        self._host = config.metrics.host
-        self._port = self._exporter.serve(self._host, port)
+        self._address = self._exporter.serve(config.metrics.host, port)
         self._restarts = 0
 
     async def grade(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, int]]:
@@ -45,7 +44,7 @@ class RewardActor:
 
     async def address(self) -> str:
         """host:port of /metrics."""
-        return f"{self._host}:{self._port}"
+        return self._address
 
     async def close(self) -> None:
         await self._pool.close()

@@ -59,6 +59,8 @@ def connect(config: Config) -> Config:
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
+        if config.metrics.host.startswith("127."):
+            log.warning("metrics.host=%s: only this machine can read the metrics of a role; set 0.0.0.0 on a cluster", config.metrics.host)
         return config
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     roles = {name: getattr(config, name) for name in ("generator", "reward", "learner")}
@@ -75,6 +77,7 @@ async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Pro
         asyncio.get_running_loop().add_signal_handler(sign, _interrupt, sign, signs, stop)
     config = config.model_copy(update={"model": models.anywhere(config.model)})
     await asyncio.to_thread(models.resolve, config.model.path, config.model.cache)
+    folder.forget_end()
     recorder = Recorder(folder, progress, whole)
     failures = 0
     while True:

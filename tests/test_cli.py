@@ -101,7 +101,7 @@ def test_a_recipe_gives_prompt_and_sampling_and_overrides_win(tiny_model: Path, 
 
 
 def test_eval_counts_independent_samples(tiny_model: Path, problems: Path, capsys) -> None:
-    assert run("eval", "--model", tiny_model, "--data", problems, "--samples", 3, "--json", *SMALL) == 0
+    assert run("eval", "--model", tiny_model, "--data", problems, "--samples", 3, "--json", *SMALL[1:]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["problems"], result["samples"]) == (3, 3)
     assert {"pass@1", "pass@2", "pass@3"} <= set(result)
@@ -209,8 +209,17 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["eval", "--model", "M", "--data", "problems.jsonl", "--limit", "x"], "argument --limit: 'x' is not a positive number"),
     (["grade", "none.jsonl"], "none.jsonl: no such file"),
     (["grade", "problems.jsonl"], "problems.jsonl:1: the line has no text under 'response'"),
-    (["grade", "problems.jsonl", "--timeout", "0"], "--timeout 0: a limit in seconds must be above 0"),
+    (["grade", "problems.jsonl", "--timeout", "0"], "--timeout 0: a limit in seconds must be a number above 0"),
+    (["grade", "problems.jsonl", "--timeout", "nan"], "--timeout nan: a limit in seconds must be a number above 0"),
     (["grade", "problems.jsonl", "--verifier", "maths"], "verifier 'maths' is unknown"),
+    (["eval", "--model", "M", "--data", "problems.jsonl", "sampling.trees=2"], "eval draws independent answers"),
+    ([*GENERATE, "--config", "latin.yaml"], "latin.yaml: not YAML"),
+    ([*GENERATE, "learner.betas=[2, 3]"], "learner.betas.0: Input should be less than 1"),
+    ([*GENERATE, "metrics.port=70000"], "metrics.port: Input should be less than or equal to 65535"),
+    ([*GENERATE, "run.name=../out"], "run.name: String should match pattern"),
+    ([*GENERATE, "--model", "hollow"], "model.path=hollow: no weights there"),
+    ([*GENERATE, "--model", "nameless"], "model.path=nameless: its config.json names no model_type"),
+    (["show", "hollow"], "hollow: is a folder; name a file of forests, such as hollow/FOREST.arrow"),
     (["audit", "."], "no journal under replay/journal"),
     (["report", "."], ".: not a run folder"),
 ]
@@ -222,6 +231,11 @@ def test_a_mistake_is_one_line_and_code_2_and_leaves_nothing_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"problem": "1", "answer": "1"}\n{"problem": "2"}\n')
+    (tmp_path / "latin.yaml").write_bytes(b"run: {name: caf\xe9}\n")
+    for name, settings in (("hollow", '{"model_type": "llama"}'), ("nameless", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(settings)
+        (tmp_path / name / "tokenizer.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     try:
         code = main([str(tiny_model) if a == "M" else a for a in argv])

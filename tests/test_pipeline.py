@@ -105,6 +105,9 @@ def test_an_interrupt_ends_with_a_checkpoint_and_resume_goes_on(tmp_path, tiny_m
         ("run.steps=many", "run.steps: "),
         ("steps", "write section.key=value"),
         ("task.verifier=nobody", "nobody"),
+        ("metrics.host=nosuch.invalid", "metrics.host=nosuch.invalid: no such address"),
+        ("generator.gpus=1", "generator.gpus=1: the embedded engine runs on the CPU"),
+        ("learner.gpus=1.5", "learner.gpus=1.5: more than one GPU is handed out in whole ones"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tiny_model, change, message):
@@ -112,6 +115,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tiny_model, change, 
     out = process.said(60)
     assert process.returncode == 2 and message in out and out.startswith("treeadv: error: ") and out.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("learner.gpus=1", "generator.gpus and learner.gpus ask for 1 GPUs: this machine has 0"),
+        ("learner.device=cuda", "learner.device=cuda: torch finds no CUDA device where the learner runs"),
+    ],
+)
+def test_what_only_the_machine_tells_ends_the_run_in_one_line_too(tmp_path, tiny_model, change, message):
+    process = start("--config", recipe(tmp_path, tiny_model), change)
+    out = process.said(90)
+    assert process.returncode == 2 and "Traceback" not in out, out
+    assert out.strip().splitlines()[-1].startswith(f"treeadv: error: {message}"), out
 
 
 def test_a_verifier_that_cannot_be_used_ends_the_run_and_is_named(tmp_path, tiny_model):

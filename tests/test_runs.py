@@ -39,6 +39,17 @@ def test_what_a_resume_changes_holds_from_then_on(tmp_path: Path, tiny_model: Pa
     assert begin(None, str(tmp_path / "run"), False, [])[1].learner.lr == 0.5
 
 
+def test_a_run_that_has_ended_takes_no_request_and_forgets_its_end_when_it_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.request({"generator": 3})
+    folder.write("summary.json", {})
+    with pytest.raises(BadInput, match="the run has ended"):
+        folder.request({"generator": 4})
+    folder.forget_end()
+    assert folder.take_request() == {}
+    folder.request({"generator": 4})
+
+
 def test_no_request_for_actors_is_lost(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.request({"generator": 3})

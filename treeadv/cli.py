@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -145,6 +146,9 @@ def generate(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     from treeadv import evaluation
 
+    for given in args.overrides:
+        if given.partition("=")[0] in ("sampling.leaves", "sampling.trees", "sampling.rule"):
+            raise BadInput(f"override {given!r}: eval draws independent answers, as many a problem as --samples says")
     config, model, problems = _rollout_inputs(args)
     result = evaluation.evaluate(_rollouts(evaluation.independent(config, args.samples), model, problems))
     if args.json:
@@ -165,11 +169,10 @@ def evaluate(args: argparse.Namespace) -> int:
 def grade(args: argparse.Namespace) -> int:
     from treeadv.rewards.files import grade_file
 
-    if args.timeout <= 0:
-        raise BadInput(f"--timeout {args.timeout:g}: a limit in seconds must be above 0")
-    if args.out:
-        _check_target(args.out)
-    summary = grade_file(args.file, args.verifier, args.workers, args.timeout, args.out)
+    if not 0 < args.timeout < math.inf:
+        raise BadInput(f"--timeout {args.timeout:g}: a limit in seconds must be a number above 0")
+    with _written(args.out) if args.out else nullcontext() as scratch:
+        summary = grade_file(args.file, args.verifier, args.workers, args.timeout, scratch)
     if args.json:
         print(json.dumps(asdict(summary), indent=2))
     else:

@@ -15,6 +15,7 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -27,7 +28,7 @@ class RunConfig(Section):
     root: str = Field(
         "runs", description="folder of all runs: a path that driver, queue and learners share; with run.storage each may have its own"
     )
-    name: str = Field("", description="folder name of the run; empty: recipe name and start time")
+    name: str = Field("", pattern=r"^([\w-][\w.-]*)?$", description="folder name of the run; empty: recipe name and start time")
     storage: str = Field(
         "", description="URI (s3://bucket/runs, gs://...) whose folder run.name holds queue, checkpoints and records; empty: run.root does"
     )
@@ -162,7 +163,7 @@ class LearnerConfig(Section):
     correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = "tis"
     kl: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL to the starting model")
     lr: Annotated[float, Field(gt=0)] = 2e-5
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Count = 0
     schedule: Literal["constant", "cosine"] = "constant"
@@ -201,7 +202,7 @@ class ScalingConfig(Section):
 
 class MetricsConfig(Section):
     host: str = "127.0.0.1"
-    port: Count = Field(0, description="first port; the roles take the following ones; 0: any free port")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="first port; the roles take the following ones; 0: any free port")
 
 
 class Config(Section):
@@ -228,7 +229,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
         raise BadInput(f"{path}: no such configuration file (recipes: deploy/recipes/*.yaml)")
     try:
         tree = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: a configuration is a mapping of sections, found {type(tree).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -121,9 +122,10 @@ class Exporter:
         metric = self._by_name[name]
         return metric.labels(**labels) if labels else metric
 
-    def serve(self, host: str, port: int) -> int:
-        """Answer HTTP in a thread until `close`; returns the port taken: the first free one from `port` on (any free one for 0), so that
-        the actors of a machine or pod find ports of their own within the SPAN that is scraped."""
+    def serve(self, host: str, port: int) -> str:
+        """Answer HTTP in a thread until `close`; returns host:port where it can be scraped. The port is the first free one from `port` on
+        (any free one for 0), so that the actors of a machine or pod find ports of their own; for a wildcard `host` the machine's address
+        is given."""
         metrics = make_wsgi_app(self.registry)
 
         def app(environ, start_response):
@@ -136,7 +138,7 @@ class Exporter:
 
         self._server = _listen(host, port, app)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
-        return self._server.server_port
+        return f"{_own_address() if host in ('', '0.0.0.0', '::') else host}:{self._server.server_port}"
 
     def close(self) -> None:
         if self._server:
@@ -158,6 +160,16 @@ def _listen(host: str, first: int, app: Callable) -> WSGIServer:
             if e.errno != errno.EADDRINUSE:
                 break
     raise BadInput(f"metrics.port={first}: cannot listen on {host}:{port} ({fault.strerror}); choose another or 0 for any") from fault
+
+
+def _own_address() -> str:
+    """This machine's, as others see it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(("192.0.2.1", 9))  # no packet is sent: connecting only chooses the route
+        except OSError:  # no route at all
+            return socket.gethostbyname(socket.gethostname())
+        return str(s.getsockname()[0])
 
 
 def of_role(role: Role) -> Iterable[Metric]:

@@ -43,6 +43,14 @@ def check_path(name: str) -> None:
         for needed in ("config.json", "tokenizer.json"):
             if not (Path(name) / needed).is_file():
                 raise BadInput(f"model.path={name}: no {needed} there; give a Hugging Face model folder, ORGANISATION/MODEL or {SMOLLM2}")
+        try:
+            settings = json.loads((Path(name) / "config.json").read_text())
+        except ValueError as e:
+            raise BadInput(f"model.path={name}: its config.json is not JSON ({e})") from e
+        if "model_type" not in settings:
+            raise BadInput(f"model.path={name}: its config.json names no model_type")
+        if not any(p.suffix in (".safetensors", ".bin") for p in Path(name).iterdir()):
+            raise BadInput(f"model.path={name}: no weights there (*.safetensors)")
 
 
 def _of_hub(name: str) -> bool:

@@ -106,8 +106,15 @@ class RunFolder:
         whole = self.checkpoints()
         return whole[-1][0] if whole else 0
 
+    def forget_end(self) -> None:
+        """The run goes on: how it ended last time, and what was asked of it since, hold no longer."""
+        self.take_request()
+        (self.path / "summary.json").unlink(missing_ok=True)
+
     def request(self, wanted: dict[str, int]) -> None:
-        """Ask the driver of this run for other numbers of actors, by role."""
+        """Ask the driver of this run for other numbers of actors, by role. Refused where the run has ended."""
+        if (self.path / "summary.json").is_file():
+            raise BadInput(f"{self.path}: the run has ended; go on with it by treeadv train --resume {self.path}, and ask then")
         for role, number in wanted.items():
             self.write(f"scale-{role}.json", number)
 
@@ -124,7 +131,10 @@ class RunFolder:
         """Of the steps so far. An unfinished last line, of a driver killed over it, is none."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError as e:
+            raise BadInput(f"{path}: damaged, a line is not JSON ({e})") from e
 
     def rewind(self, step: int) -> None:
         """Forget the records of steps after `step`: they will be taken again. Those up to a checkpoint of the store lie beside it; this
@@ -144,11 +154,16 @@ class RunFolder:
 
 
 def write_atomically(path: Path, text: str) -> None:
+    """Raises `BadInput` where the disk does not take it; the file that was there stays."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text)
-    _sync(scratch)
-    scratch.replace(path)
-    _sync(path.parent)
+    try:
+        scratch.write_text(text)
+        _sync(scratch)
+        scratch.replace(path)
+        _sync(path.parent)
+    except OSError as e:
+        scratch.unlink(missing_ok=True)
+        raise BadInput(f"{path}: cannot be written ({e.strerror or e})") from e
 
 
 def _sync(path: Path) -> None:
@@ -258,8 +273,12 @@ def check(config: Config) -> None:
         raise BadInput(f"run.root={config.run.root}: is a path on this machine; an object store is named by run.storage")
     if config.run.storage and config.queue.fsync == "none":
         raise BadInput(f"queue.fsync=none would never write to {config.run.storage}; use interval or always")
-    if config.metrics.port:
-        _check_port(config.metrics.host, config.metrics.port)
+    if config.generator.gpus and config.generator.engine == "embedded":
+        raise BadInput(f"generator.gpus={config.generator.gpus:g}: the embedded engine runs on the CPU; set generator.engine=sglang, or 0")
+    for name, gpus in (("generator", config.generator.gpus), ("learner", config.learner.gpus)):
+        if gpus > 1 and gpus != int(gpus):
+            raise BadInput(f"{name}.gpus={gpus:g}: more than one GPU is handed out in whole ones")
+    _check_port(config.metrics.host, config.metrics.port)
 
 
 def _check_port(host: str, port: int) -> None:
@@ -268,4 +287,6 @@ def _check_port(host: str, port: int) -> None:
         try:
             s.bind((host, port))
         except OSError as e:
+            if isinstance(e, socket.gaierror):
+                raise BadInput(f"metrics.host={host}: no such address ({e.strerror})") from e
             raise BadInput(f"metrics.port={port}: cannot listen on {host}:{port} ({e.strerror}); choose another, or 0 for any") from e

@@ -87,6 +87,9 @@ def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
 
 def read_file(path: Path) -> tuple[list[Forest], str]:
     """Forests of an Arrow IPC file (file or stream format), memory-mapped, and the model named in its metadata ("" if none)."""
+    if path.is_dir():
+        example = next(path.rglob("*.arrow"), path / "FOREST.arrow")
+        raise BadInput(f"{path}: is a folder; name a file of forests, such as {example}")
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     source = pa.memory_map(str(path), "r")

@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(servers.missing()), reas
 
 def test_a_broken_law_reaches_alertmanager_and_resolves(tmp_path: Path) -> None:
     queue, driver = Exporter("queue"), Exporter("driver")
-    ports = {role: e.serve("127.0.0.1", 0) for role, e in (("queue", queue), ("driver", driver))}
+    addresses = {role: e.serve("127.0.0.1", 0) for role, e in (("queue", queue), ("driver", driver))}
     targets = [
-        {"targets": [f"127.0.0.1:{port}"], "labels": {"run": "r1", "role": role, "instance": role}} for role, port in ports.items()
+        {"targets": [address], "labels": {"run": "r1", "role": role, "instance": role}} for role, address in addresses.items()
     ]
     (tmp_path / "targets.json").write_text(json.dumps(targets))
     queue.set("treeadv_queue_law_error", 0, unit="forests")

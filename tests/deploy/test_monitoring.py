@@ -95,8 +95,7 @@ def test_promtool_accepts_the_rules_and_their_unit_tests() -> None:
 def test_promtool_finds_no_fault_in_any_exporter() -> None:
     for role in get_args(Role):
         exporter = Exporter(role)
-        port = exporter.serve("127.0.0.1", 0)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        with urllib.request.urlopen(f"http://{exporter.serve('127.0.0.1', 0)}/metrics") as page:
             text = page.read()
         exporter.close()
         assert text.count(b"# HELP treeadv_") >= sum(m.role == role for m in TABLE)
@@ -106,13 +105,23 @@ def test_promtool_finds_no_fault_in_any_exporter() -> None:
 
 def test_exporters_of_one_machine_take_the_ports_that_follow() -> None:
     first = Exporter("driver")
-    port = first.serve("127.0.0.1", 0)
+    port = int(first.serve("127.0.0.1", 0).rpartition(":")[2])
     second = Exporter("queue")
     try:
-        assert port < second.serve("127.0.0.1", port) < port + 64
+        assert port < int(second.serve("127.0.0.1", port).rpartition(":")[2]) < port + 64
     finally:
         first.close()
         second.close()
+
+
+def test_an_exporter_that_listens_everywhere_names_an_address_that_answers() -> None:
+    exporter = Exporter("driver")
+    try:
+        address = exporter.serve("0.0.0.0", 0)
+        assert not address.startswith("0.0.0.0")
+        assert urllib.request.urlopen(f"http://{address}/healthz").read() == b"ok\n"
+    finally:
+        exporter.close()
 
 
 def test_the_committed_dashboards_and_the_metrics_page_are_those_of_the_table() -> None:

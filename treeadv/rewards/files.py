@@ -88,9 +88,7 @@ async def _grade(answers: list[Answer], workers: int, timeout: float) -> list[Ju
 
 
 def _write(out: Path, records: list[dict[str, Any]], judgements: list[Judgement]) -> None:
-    part = out.with_name(out.name + ".part")
-    with part.open("w") as f:
+    with out.open("w") as f:
         for record, j in zip(records, judgements, strict=True):
             verdict = {"verdict": j.verdict.name.lower(), "reward": j.reward, "detail": j.detail, "seconds": round(j.seconds, 4)}
             f.write(json.dumps(record | verdict) + "\n")
-    part.replace(out)

@@ -136,6 +136,8 @@ class Member:
                 f"{self.url}: generator.sglang.entropy=exact needs a server started with --enable-custom-logit-processor and "
                 "--disable-overlap-schedule; start it so, or choose entropy=lower"
             )
+        if info.get("dp_size", 1) != 1:
+            raise BadInput(f"{self.url}: runs dp_size={info['dp_size']} copies of the model; start a server a copy and name all in the url")
         return Limits(context, info["max_total_num_tokens"], info["max_running_requests"], info["tp_size"])
 
     def _choose_way(self, ranks: int) -> Way:
