@@ -154,6 +154,34 @@ def test_an_answer_that_kills_its_process_is_tried_twice_then_a_crash_with_the_c
     assert healthy.verdict is Verdict.VERIFIED
 
 
+def test_answers_that_crash_their_verifier_break_no_pool_however_many(loop, monkeypatch):
+    monkeypatch.setattr(pool_module, "STORM", 3)  # of four losses
+
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
+        try:
+            return await pool.grade([call("die", "SIGSEGV"), call("die", "SIGABRT"), SYMBOLIC]), pool.fault
+        finally:
+            await pool.close()
+
+    judged, fault = loop.run(scene())
+    assert [j.verdict for j in judged] == [Verdict.CRASH, Verdict.CRASH, Verdict.VERIFIED] and fault is None
+
+
+def test_a_verifier_whose_import_kills_every_process_breaks_the_pool_with_the_cause(loop, monkeypatch):
+    monkeypatch.setattr(pool_module, "STORM", 3)
+
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
+        try:
+            await pool.grade([Answer(str(n), "1", "verifier_deadly:f") for n in range(2)])
+        finally:
+            await pool.close()
+
+    with pytest.raises(PoolBroken, match="the last one: ended with exit code 7"):
+        loop.run(scene())
+
+
 def test_memory_over_the_limit_is_a_crash_and_the_process_is_replaced(grade, pool):
     before = pool.restarts
     hoard, healthy = grade(call("hoard", "2000"), SYMBOLIC)

@@ -22,6 +22,10 @@ class WorkerLost(Exception):
     """The process ended, or never became ready, through no decision of the pool. The text says how."""
 
 
+class LostUnderItem(WorkerLost):
+    """It had passed its proof and taken the item: what the item made it do ended it."""
+
+
 class WorkerProcess:
     """A started process that has proved itself on a known answer. Holds one task at a time."""
 
@@ -64,6 +68,8 @@ class WorkerProcess:
         if "took" in reply:
             try:
                 reply = await self._reply(timeout)
+            except WorkerLost as e:
+                raise LostUnderItem(*e.args) from None
             except TimeoutError:
                 await self.kill()
                 return Judgement(Verdict.TIMEOUT, 0.0, time.monotonic() - began, f"killed after {timeout:g} s")
