@@ -104,6 +104,7 @@ RIGHT: tuple[tuple[str, str, str], ...] = (
     ("things in text", box(r"12\text{ pears}"), "12"),
     ("million", "The answer is 3 million.", "3000000"),
     ("million dollars", box(r"\$1.5\text{ million dollars}"), "1500000"),
+    ("percent in words", "The answer is 50 percent of them.", "0.5"),
     ("dozen", box("2 dozen"), "24"),
     ("interval", box(r"\left[1,2\right)"), "[1,2)"),
     ("set in another order", box(r"\{3, 1, 2\}"), r"\{1,2,3\}"),

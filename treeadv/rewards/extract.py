@@ -19,9 +19,9 @@ _NUMBER = re.compile(
     rf"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s?\\?%|\s{MAGNITUDE})?"
 )
 _MARKDOWN = " \t\r*_`"
-_CHANGED = re.compile(  # the number before it
+_CHANGED = re.compile(  # words that change the number before them
     r"\s*(?:pi|sqrt|squared|cubed|factorial|hal(?:f|ves)|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|(?:hundred|thousand|ten)th)s?|"
-    r"plus|minus|times|divided|over|mod(?:ulo)?)\b"
+    r"percent|plus|minus|times|divided|over|mod(?:ulo)?)\b"
 )
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!and\b)[A-Za-z]{3,}")
 
@@ -92,8 +92,8 @@ def _after_phrase(text: str) -> str | None:
 
 
 def _of_prose(sentence: str) -> str:
-    """Of "that Ann has 12 apples" and "12 pears" the 12, of "4 apples and 3 pears" the 4; formulas, one number with its unit and words as
-    they are."""
+    """Of "that Ann has 12 apples" and "12 pears" the 12, of "4 apples and 3 pears" the 4, of "2 thirds of it" the "2 thirds"; formulas,
+    one number with its unit and words as they are."""
     if not _PROSE.search(sentence) or any(c in sentence for c in "\\=^<>"):
         return sentence
     numbers = list(_NUMBER.finditer(sentence))
@@ -101,8 +101,9 @@ def _of_prose(sentence: str) -> str:
     if not numbers:
         return sentence
     number = numbers[0 if leads else -1]
-    rest = sentence[number.end() :]
-    return sentence if leads and ((len(numbers) == 1 and unit(rest)) or _CHANGED.match(rest)) else number[0]
+    if changed := _CHANGED.match(sentence, number.end()):
+        return number[0] + changed[0]
+    return sentence if leads and len(numbers) == 1 and unit(sentence[number.end() :]) else number[0]
 
 
 def _mathematics(text: str) -> str:
