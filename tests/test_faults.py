@@ -72,7 +72,7 @@ class Run:
 
     def _start(self, *arguments: str | Path) -> Started:
         path = os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)])
-        return start(*arguments, PYTHONPATH=path, FAULTS=str(self._faults))
+        return start(*arguments, PYTHONPATH=path, TREEADV_VERIFIER_FAULTS=str(self._faults))
 
     def hosts(self, role: str) -> list[psutil.Process]:
         return [psutil.Process(self._process.pid)] if role == "driver" else hosts(self._process.pid, role)
@@ -114,7 +114,7 @@ class Run:
         found = []
         for p in psutil.process_iter():
             try:
-                if p.environ().get("FAULTS") == mine and p.status() != psutil.STATUS_ZOMBIE:
+                if p.environ().get("TREEADV_VERIFIER_FAULTS") == mine and p.status() != psutil.STATUS_ZOMBIE:
                     found.append(p)
             except psutil.Error:
                 continue

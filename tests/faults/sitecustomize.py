@@ -1,9 +1,9 @@
 """Kills a process at a chosen line of a run. Every Python process of a run that a test starts with this folder on PYTHONPATH (driver,
 Ray workers, verifier processes) imports it; nothing in the product knows of it.
 
-A test writes `armed.json` into the folder FAULTS: {"at": a point, "victim": "" for the process that comes by, or a role}. Whoever comes
-to that point next renames the file to `fired.json`, which only one can do, and sends SIGKILL; the victim "fails" raises an exception
-there instead. With "always" it strikes all who come by.
+A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS (verifier processes inherit what is so named): {"at": a point,
+"victim": "" for the process that comes by, or a role}. Whoever comes to that point next renames the file to `fired.json`, which only
+one can do, and sends SIGKILL; the victim "fails" raises an exception there instead. With "always" it strikes all who come by.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-FOLDER = Path(os.environ["FAULTS"])
+FOLDER = Path(os.environ["TREEADV_VERIFIER_FAULTS"])
 POINTS = (  # what a process is doing when it comes there
     "treeadv.engines.embedded:EmbeddedEngine._step",  # drawing tokens
     "treeadv.engines.embedded:EmbeddedEngine._load",  # taking new weights

@@ -57,6 +57,22 @@ def test_workers_import_no_torch_and_no_ray(grade):
     assert json.loads(j.detail)["heavy"] == []
 
 
+def test_workers_do_not_inherit_credentials_and_are_told_what_is_meant_for_them(loop, monkeypatch):
+    variables = {"AWS_SECRET_ACCESS_KEY": None, "TREEADV_VERIFIER_HOST": "here", "LC_TIME": "C", "OMP_NUM_THREADS": "1"}
+    for name in variables:
+        monkeypatch.setenv(name, variables[name] or "secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
+        try:
+            return await pool.grade([call("environment", name) for name in variables])
+        finally:
+            await pool.close()
+
+    assert [j.detail for j in loop.run(scene())] == [str(value) for value in variables.values()]
+
+
 @pytest.mark.parametrize("score", ["nan", "inf"])
 def test_a_score_that_is_no_number_is_a_crash(grade, score):
     [j] = grade(call("parse", score))
@@ -145,13 +161,42 @@ def test_a_worker_killed_while_idle_is_replaced_unnoticed(grade):
 
 
 @pytest.mark.parametrize(
-    ("name", "argument", "cause"), [("die", "SIGSEGV", "killed by SIGSEGV"), ("leave", "3", "ended with exit code 3")]
+    ("name", "argument", "cause"),
+    [("die", "SIGSEGV", "killed by SIGSEGV"), ("die", "40", "killed by signal 40"), ("leave", "3", "ended with exit code 3")],
 )
 def test_an_answer_that_kills_its_process_is_tried_twice_then_a_crash_with_the_cause(grade, name, argument, cause):
     poison, healthy = grade(call(name, argument), SYMBOLIC)
     assert (poison.verdict, poison.reward) == (Verdict.CRASH, 0.0)
     assert poison.detail == f"its process died twice: {cause}, then {cause}"
     assert healthy.verdict is Verdict.VERIFIED
+
+
+def test_answers_that_crash_their_verifier_break_no_pool_however_many(loop, monkeypatch):
+    monkeypatch.setattr(pool_module, "STORM", 3)  # of four losses
+
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
+        try:
+            return await pool.grade([call("die", "SIGSEGV"), call("die", "SIGABRT"), SYMBOLIC]), pool.fault
+        finally:
+            await pool.close()
+
+    judged, fault = loop.run(scene())
+    assert [j.verdict for j in judged] == [Verdict.CRASH, Verdict.CRASH, Verdict.VERIFIED] and fault is None
+
+
+def test_a_verifier_whose_import_kills_every_process_breaks_the_pool_with_the_cause(loop, monkeypatch):
+    monkeypatch.setattr(pool_module, "STORM", 3)
+
+    async def scene():
+        pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
+        try:
+            await pool.grade([Answer(str(n), "1", "verifier_deadly:f") for n in range(2)])
+        finally:
+            await pool.close()
+
+    with pytest.raises(PoolBroken, match="the last one: ended with exit code 7"):
+        loop.run(scene())
 
 
 def test_memory_over_the_limit_is_a_crash_and_the_process_is_replaced(grade, pool):

@@ -14,7 +14,8 @@ from treeadv.rewards.extract import final_answer, marked_answer
 from treeadv.rewards.guards import refusal
 from treeadv.rewards.judgement import Answer, Outcome, Task
 from treeadv.rewards.mathematics import screen
-from treeadv.rewards.numbers import rational, spelled_out
+from treeadv.rewards.numbers import MAGNITUDE, grouped, rational, spelled_out
+from treeadv.rewards.units import UNITS, unit
 
 balanced = st.recursive(
     st.text("abxyz0123+-*/^ ,", max_size=6), lambda inner: st.builds("{}{{{}}}{}".format, inner, inner, inner), max_leaves=6
@@ -105,6 +106,50 @@ def test_scientific_notation_is_spelled_out(text, spelled):
     assert spelled_out(text) == spelled
 
 
+@given(st.from_regex(r"[a-z]{2,9}", fullmatch=True))
+def test_only_a_unit_of_the_list_is_dropped_and_all_else_is_left_to_math_verify(word):
+    outcome = math(f"\\boxed{{7 {word}}}", "7")
+    if unit(word):
+        assert isinstance(outcome, Outcome) and outcome.verdict is Verdict.VERIFIED
+    else:
+        assert isinstance(outcome, Task) or word in MAGNITUDE
+
+
+@pytest.mark.parametrize("word", ["cubed", "pi", "xy", "sqrt", "thirds", "mod"])
+def test_words_that_change_a_number_are_not_decided_without_math_verify(word):
+    assert math(f"\\boxed{{2 {word}}}", "2") == Task("math", "2", f"2 {word}")
+
+
+def test_math_verify_drops_every_unit_of_the_list_too():
+    kept = [u for u in UNITS if not math_verify.verify(math_verify.parse("$7$"), math_verify.parse(rf"\boxed{{7\text{{ {u}}}}}"))]
+    assert kept == []
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("meters", "m"), ("Inches", "in"), ("lbs", "lb"), ("mph", "mi/h"), ("meters per second", "m/s"), ("sq. ft.", "ft^2"),
+        ("cm^{2}", "cm^2"), ("cubic meters", "m^3"), ("people per day", "person/day"), ("MB", "MB"), ("mb", None), ("pi", None),
+        ("s s", None), ("", None), ("per", None), ("square", None), ("x per hour", None),
+    ],
+)  # fmt: skip
+def test_units_by_their_usual_abbreviation(text, name):
+    assert unit(text) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("3 million", "3000000"), ("1.25 million", "1250000"), ("1.5 dozen", "18"), ("2 hundred thousand", "200000"),
+        ("1,200 million", "1200000000"),
+        (r"5\text{ million dollars}", r"5000000\text{ dollars}"), ("1/2 million", "1/2 million"), ("x^2 million", "x^2 million"),
+        ("3 millions", "3 millions"), ("0.000000001 thousand", "0.000001"),
+    ],
+)  # fmt: skip
+def test_magnitudes_in_words_are_multiplied_out(text, number):
+    assert grouped(text) == number
+
+
 COMPETITION = (
     "2^{4950}", "x^{9900}", "2^{2^{7}}", "2^{2^{n}}", "e^{x^2}", r"\frac{3^{2014}}{2014!}", r"\binom{4048}{2024}",
     r"\sum_{k=1}^{30} 2^{k-1}",
@@ -118,7 +163,7 @@ def test_what_competitions_ask_for_is_not_refused(text):
 
 FALSE_POSITIVES = (
     ("The answer is 3e10", "3"), ("The answer is 0.0000001", "0.0000004"), (r"\boxed{1\,2}", "3"), (r"\boxed{1 2}", "3"),
-    (r"\boxed{5\text{ km}}", r"5\text{ m}"),
+    (r"\boxed{5\text{ km}}", r"5\text{ m}"), (r"\boxed{5\text{ million}}", "5"),
 )  # fmt: skip
 
 

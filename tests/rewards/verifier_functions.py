@@ -58,7 +58,7 @@ def once(response: str, gold: str, meta: str) -> bool:
 
 
 def die(response: str, gold: str, meta: str) -> bool:
-    os.kill(os.getpid(), getattr(signal, response))
+    os.kill(os.getpid(), int(response) if response.isdigit() else getattr(signal, response))
     return True
 
 
@@ -80,6 +80,10 @@ def whoami(response: str, gold: str, meta: str) -> tuple[bool, str]:
     """The process, and whether it is as light as promised."""
     heavy = sorted({"torch", "ray", "transformers"} & set(sys.modules))
     return True, json.dumps({"pid": os.getpid(), "heavy": heavy})
+
+
+def environment(response: str, gold: str, meta: str) -> tuple[bool, str]:
+    return True, str(os.environ.get(response))
 
 
 def fail(response: str, gold: str, meta: str) -> bool:

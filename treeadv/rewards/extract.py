@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from treeadv.rewards.numbers import MAGNITUDE
+from treeadv.rewards.units import unit
+
 TAIL = 20_000  # characters from the end in which an answer is looked for
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -13,9 +16,13 @@ _SENTENCE = re.compile(r"\.(?=\s|$)|\n")
 _MATH = re.compile(r"(?<!\\)\$\$?((?:[^$\\]|\\.){1,2000})\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 _NUMBER = re.compile(
     r"(?<![\w.,^])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"  # 12, 1,234.5, .5
-    r"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s?\\?%)?"
+    rf"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s?\\?%|\s{MAGNITUDE})?"
 )
 _MARKDOWN = " \t\r*_`"
+_CHANGED = re.compile(  # words that change the number before them
+    r"\s*(?:pi|sqrt|squared|cubed|factorial|hal(?:f|ves)|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|(?:hundred|thousand|ten)th)s?|"
+    r"percent|plus|minus|times|divided|over|mod(?:ulo)?)\b"
+)
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!and\b)[A-Za-z]{3,}")
 
 
@@ -85,14 +92,18 @@ def _after_phrase(text: str) -> str | None:
 
 
 def _of_prose(sentence: str) -> str:
-    """Of "that Ann has 12 apples" the 12, of "4 apples and 3 pears" the 4; formulas, one number with its unit and words as they are."""
+    """Of "that Ann has 12 apples" and "12 pears" the 12, of "4 apples and 3 pears" the 4, of "2 thirds of it" the "2 thirds"; formulas,
+    one number with its unit and words as they are."""
     if not _PROSE.search(sentence) or any(c in sentence for c in "\\=^<>"):
         return sentence
     numbers = list(_NUMBER.finditer(sentence))
     leads = bool(numbers) and not _PROSE.search(sentence[: numbers[0].start()])
-    if not numbers or (leads and len(numbers) == 1):
+    if not numbers:
         return sentence
-    return numbers[0 if leads else -1][0]
+    number = numbers[0 if leads else -1]
+    if changed := _CHANGED.match(sentence, number.end()):
+        return number[0] + changed[0]
+    return sentence if leads and len(numbers) == 1 and unit(sentence[number.end() :]) else number[0]
 
 
 def _mathematics(text: str) -> str:

@@ -16,6 +16,7 @@ from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Outcome, Task, scored, unparsed, verified, wrong
 
 Judge = Callable[[Task], Outcome]
+REASONING_GYM = "reasoning-gym:"  # and the family: the kind of a task, of which the verifier `reasoning-gym` makes one for each family
 _NAMED = {v.name.lower(): v for v in Verdict if v is not Verdict.UNGRADED}
 
 
@@ -23,14 +24,14 @@ class Unusable(Exception):
     """The verifier itself cannot be used (missing module, unknown data set): a fault of the configuration, not of an answer."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def load(kind: str) -> Judge:
     """The judge of a resolved verifier, its imports done. Raises `Unusable` with the reason."""
     try:
         if kind == "math":
             return _math()
-        if kind == "reasoning-gym":
-            return _reasoning_gym()
+        if evaluates(kind):
+            return _reasoning_gym(kind.removeprefix(REASONING_GYM))
         if kind.startswith(("http://", "https://")):
             return lambda task: _remote(kind, task)
         return _function(kind)
@@ -66,18 +67,25 @@ def _math() -> Judge:
     return judge
 
 
-def _reasoning_gym() -> Judge:
+def evaluates(kind: str) -> bool:
+    """Whether the verifier may evaluate the answer's text and so judges in a child: nine of reasoning-gym's scorers do, so all are."""
+    return kind.startswith(REASONING_GYM)
+
+
+def _reasoning_gym(family: str) -> Judge:
     from reasoning_gym.factory import DATASETS, get_score_answer_fn
 
-    score_of = lru_cache(maxsize=None)(get_score_answer_fn)
+    if family not in DATASETS:
+        raise LookupError(f"reasoning-gym has no data set {family!r}")
+    score = get_score_answer_fn(family)
+    return lambda task: scored(share(score(answer=task.text, entry=json.loads(task.meta)["entry"])))
 
-    def judge(task: Task) -> Outcome:
-        meta = json.loads(task.meta)
-        if meta["dataset"] not in DATASETS:
-            raise Unusable(f"reasoning-gym has no data set {meta['dataset']!r}")
-        return scored(float(score_of(meta["dataset"])(answer=task.text, entry=meta["entry"])))
 
-    return judge
+def share(score: Any) -> float:
+    """A score of reasoning-gym. Anything else was put there by the answer."""
+    if not 0.0 <= (value := float(score)) <= 1.0:
+        raise ValueError(f"the score {value!r} is not in [0, 1]")
+    return value
 
 
 def _function(kind: str) -> Judge:

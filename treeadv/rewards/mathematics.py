@@ -8,15 +8,19 @@ from treeadv.rewards.extract import clean, final_answer
 from treeadv.rewards.guards import refusal
 from treeadv.rewards.judgement import Answer, Outcome, Task, refused, unparsed, verified, wrong
 from treeadv.rewards.numbers import grouped, same_number, spelled_out
+from treeadv.rewards.units import unit
 
 _SPACE = re.compile(r"(?:\\[!,;: ]|\\q?quad\b|~|\s)+")
 _DROP = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\?\$|(?<!\d) | (?!\d)")
 _FRAC = re.compile(r"\\[dtc]frac")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z]{3,}(?:[ -][A-Za-z]+)*")
-_UNIT = re.compile(r"[-+\d.,/\s]*\d\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*([A-Za-z]+)\.?\s*\}|([A-Za-z]+))(\^?\{?\d?\}?)")
+_MEASURE = re.compile(  # a number, space, a unit as text or plain, its power
+    r"(.*[\d)}])((?:[\s~]|\\[,;: ])*)(?:\\(?:text|textrm|mathrm|mbox)\s*\{([^{}\d]*)\}|([A-Za-z](?:[A-Za-z ./]*[A-Za-z.])?))"
+    r"\s?(\^?\{?[23]?\}?)", re.DOTALL,
+)  # fmt: skip
+_PRICE = re.compile(r"\s*(?:\\?\$|[€£¥])\s*")
 _ASSIGNED = re.compile(r"^(?:[A-Za-z]\w*\s*|[-+*/().\d\s]+)=(?=[^=]*$)")
-_COUNTED = re.compile(r"\s*(?:\\?\$|[€£¥])?\s*([-+]?\d[\d,]*(?:\.\d+)?)(?:\s+[A-Za-z]{2,}|\s*\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\})*\s*")
 _SEVERAL = re.compile(r"[^\d],|,[^\d]|,\d{1,2}(?!\d)|,\d{4,}|\b(?:and|or)\b|;|\\pm")
 
 
@@ -33,16 +37,19 @@ def screen(answer: Answer) -> Outcome | Task:
     text, gold = grouped(text), grouped(gold)
     if reason := refusal(text) or _units(gold, text):
         return refused(reason)
-    equal = same_number(_canonical(gold), _canonical(_bare(text)))
+    equal = same_number(_canonical(_bare(gold)), _canonical(_bare(text)))
     if equal is not None:
         return verified("same number") if equal else wrong("another number")
     return Task("math", spelled_out(gold), spelled_out(text))
 
 
 def _bare(text: str) -> str:
-    """Of `x = 7`, `3 + 4 = 7`, `7 apples` and `$7` the 7; anything else as it is."""
-    text = _ASSIGNED.sub("", text)
-    return m[1] if (m := _COUNTED.fullmatch(text)) else text
+    """Of `x = 7`, `3 + 4 = 7`, `7 inches`, `7\text{ cm}` and `$7` the 7; anything else as it is."""
+    text = _PRICE.sub("", _ASSIGNED.sub("", text), count=1)
+    m = _MEASURE.fullmatch(text.strip())
+    if m is None or _unit(m) is None or (m[4] and (not m[2] or len(m[4]) == 1)):  # 7m and 7 m may be a product
+        return text
+    return m[1]
 
 
 def _canonical(text: str) -> str:
@@ -53,9 +60,10 @@ def _canonical(text: str) -> str:
 
 
 def _units(gold: str, text: str) -> str | None:
-    """math-verify drops units, so that 5 m equals 5 km: where both sides name a unit and they differ, do not ask it."""
-    g, a = _UNIT.fullmatch(gold), _UNIT.fullmatch(text)
-    if g is None or a is None or all(m[2] and len(m[2]) == 1 for m in (g, a)):  # 5 x and 5 y are variables
-        return None
-    ours, theirs = ((m[1] or m[2]).lower().rstrip("s") + m[3] for m in (g, a))
-    return None if ours == theirs else f"unit {theirs} where the gold answer has {ours}"
+    """math-verify drops units, so that 5 m equals 5 km: where both sides name a known unit and they differ, do not ask it."""
+    ours, theirs = (_unit(m) if (m := _MEASURE.fullmatch(side)) else None for side in (gold, text))
+    return f"unit {theirs} where the gold answer has {ours}" if ours and theirs and ours != theirs else None
+
+
+def _unit(measure: re.Match[str]) -> str | None:
+    return unit((measure[3] if measure[3] is not None else measure[4]) + measure[5])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from decimal import Decimal
 from fractions import Fraction
 
 DECIMALS = 6  # math-verify's `float_rounding`: numbers are compared rounded to so many decimals ...
@@ -19,12 +21,24 @@ _PLAIN = re.compile(
 )
 _FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d+)\s*/\s*(\d+))")
 _ROUNDED = re.compile(r"[.eE]|\\times|\\cdot|\*")  # a decimal point or a power of ten
+_MAGNITUDES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+MAGNITUDE = rf"(?:{'|'.join(_MAGNITUDES)})\b"
+_MULTIPLIED = re.compile(
+    r"(?<![\w.,/^}])((?:\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:\.\d{1,9})?)(?:[\s~]|\\[,;: ]){0,3}(\\(?:text|textrm|mathrm|mbox)\s?\{)?\s?"
+    rf"({MAGNITUDE}(?:\s{MAGNITUDE})?)"
+)
 _UNIFY = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-", "\u00d7": r"\times ", "\u00f7": r"\div ", "\u00b7": r"\cdot "})
 
 
 def grouped(text: str) -> str:
-    """The same answer with dashes and operators in ASCII or LaTeX, and without thousands separators."""
-    return _THOUSANDS.sub(lambda m: _SEPARATOR.sub("", m[1]), text.translate(_UNIFY))
+    """The same answer with dashes and operators in ASCII or LaTeX, without thousands separators, and with 3000000 for 3 million."""
+    return _MULTIPLIED.sub(_multiplied, _THOUSANDS.sub(lambda m: _SEPARATOR.sub("", m[1]), text.translate(_UNIFY)))
+
+
+def _multiplied(m: re.Match[str]) -> str:
+    value = Decimal(m[1].replace(",", "")) * math.prod(_MAGNITUDES[word] for word in m[3].split())
+    digits = f"{value:f}"
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + (m[2] or "")
 
 
 def spelled_out(text: str) -> str:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Judgement, Task
-from treeadv.rewards.process import WorkerLost, WorkerProcess
+from treeadv.rewards.process import LostUnderItem, WorkerLost, WorkerProcess
 from treeadv.rewards.verifiers import screen
 
 __all__ = ["Answer", "Judgement", "PoolBroken", "VerifierPool"]
 
-STORM = 8  # processes lost in a row, with not one answer between, after which the pool gives up
+STORM = 8  # processes in a row that fail to start, or die before they take an item, after which the pool gives up
 BACKOFF = 0.05  # seconds before the second replacement in a row, doubling up to
 MAX_BACKOFF = 2.0
 
@@ -141,7 +141,10 @@ class VerifierPool:
         except BadInput as e:
             item.settle(e)
         except WorkerLost as e:
-            self._count_loss(e)
+            if isinstance(e, LostUnderItem):
+                self._lost_in_a_row = 0  # a process that lived until this item: answers that crash their verifier are no storm
+            else:
+                self._count_loss(e)
             if not item.lost:
                 item.lost = str(e)
                 self._put(deque([item]), first=True)

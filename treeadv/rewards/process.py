@@ -6,20 +6,30 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
+from fnmatch import fnmatchcase
 from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
+from treeadv.rewards.child import ending
 from treeadv.rewards.judgement import Judgement, Task
 
+# What a worker inherits of the environment: credentials are not for code that comes near model text.
+PASSED = (
+    "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "LD_LIBRARY_PATH", "PYTHON*", "SSL_CERT_*", "*_proxy", "*_PROXY",
+    "TREEADV_VERIFIER_*",  # for verifier functions of users
+)  # fmt: skip
 START_LIMIT = 60.0  # seconds for imports, of the process itself or of the verifier that an item is the first to need
 
 
 class WorkerLost(Exception):
     """The process ended, or never became ready, through no decision of the pool. The text says how."""
+
+
+class LostUnderItem(WorkerLost):
+    """It had passed its proof and taken the item: what the item made it do ended it."""
 
 
 class WorkerProcess:
@@ -33,9 +43,10 @@ class WorkerProcess:
     async def start(cls, timeout: float, memory_mb: int) -> WorkerProcess:
         """A fresh interpreter, not a fork: the caller may hold torch, Ray and threads."""
         environment = {
-            **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONHASHSEED": "0",
+            **{name: value for name, value in os.environ.items() if any(fnmatchcase(name, p) for p in PASSED)},
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONHASHSEED": "0",
             "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-        }
+        }  # fmt: skip
         command = [sys.executable, "-m", "treeadv.rewards.worker", str(timeout), str(memory_mb), str(os.getpid())]
         pipe = asyncio.subprocess.PIPE
         worker = cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environment))
@@ -64,6 +75,8 @@ class WorkerProcess:
         if "took" in reply:
             try:
                 reply = await self._reply(timeout)
+            except WorkerLost as e:
+                raise LostUnderItem(*e.args) from None
             except TimeoutError:
                 await self.kill()
                 return Judgement(Verdict.TIMEOUT, 0.0, time.monotonic() - began, f"killed after {timeout:g} s")
@@ -93,8 +106,7 @@ class WorkerProcess:
         async with asyncio.timeout(limit):  # not wait_for: Python 3.11's swallows a cancellation that meets the reply
             line = await self._from.readline()
         if not line.endswith(b"\n"):  # nothing more, or half a message of a process that was killed over it
-            code = await self._process.wait()
-            raise WorkerLost(f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
+            raise WorkerLost(ending(await self._process.wait()))
         message = json.loads(line)
         if "fatal" in message:
             raise WorkerLost(message["fatal"])

@@ -86,12 +86,12 @@ def _choice(answer: Answer) -> Outcome:
 def _reasoning_gym(answer: Answer) -> Outcome | Task:
     try:
         meta = json.loads(answer.meta)
-        _family, gold = meta["dataset"], str(meta["entry"]["answer"])
+        family, gold = meta["dataset"], str(meta["entry"]["answer"])
     except (ValueError, KeyError, TypeError) as e:
         raise BadInput('verifier reasoning-gym: meta must be JSON {"dataset": NAME, "entry": {"question", "answer", "metadata"}}') from e
     number = rational(grouped(gold)) is not None
     text = final_answer(answer.response) if number else marked_answer(answer.response) or last_line(answer.response)
-    return Task("reasoning-gym", gold, text, answer.meta) if text else unparsed("no answer found")
+    return Task(f"reasoning-gym:{family}", gold, text, answer.meta) if text else unparsed("no answer found")
 
 
 _SCREENS: dict[str, Callable[[Answer], Outcome | Task]] = {

@@ -7,7 +7,6 @@ replaced when its memory has grown.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import json
 import os
@@ -19,13 +18,13 @@ from typing import Any, BinaryIO
 
 from treeadv.forest import Verdict
 from treeadv.rewards import judges
+from treeadv.rewards.child import ChildDied, die_with, hide, in_child
 from treeadv.rewards.judgement import Outcome, Task
 
 ALARM_SHARE = 0.8  # of the limit: the worker stops itself here, the parent kills at the whole
 GROWN = 0.5  # of the memory that the limit leaves to a loaded process: one that ever needed more is replaced after the item
 FULL = 0.9  # of the same: a negative verdict is not believed
 DETAIL = 300  # characters of a reason that are kept
-_PR_SET_PDEATHSIG = 1
 
 
 class Alarm(BaseException):
@@ -34,7 +33,8 @@ class Alarm(BaseException):
 
 def main() -> None:
     limit, memory_mb, parent = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    _die_with(parent)
+    die_with(parent)
+    hide()
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
@@ -64,45 +64,57 @@ def _prove() -> None:
 def _serve(task: Task, limit: float, memory: Callable[[], float], replies: BinaryIO) -> None:
     try:
         judge = judges.load(task.kind)
-        _send(replies, {"took": True})
-        outcome, spent = _timed(judge, task, limit)
     except judges.Unusable as e:
         _send(replies, {"unusable": str(e)})
         return
-    used = memory()
-    if used > FULL and outcome.verdict in (Verdict.WRONG, Verdict.UNPARSED):  # sympy's broad handlers swallow a MemoryError
-        outcome, spent = Outcome(Verdict.CRASH, 0.0, "memory limit reached"), True
-    reply = {"verdict": int(outcome.verdict), "reward": outcome.reward, "detail": outcome.detail[:DETAIL]}
-    _send(replies, reply | {"replace": spent or used > GROWN})
-
-
-def _timed(judge: judges.Judge, task: Task, limit: float) -> tuple[Outcome, bool]:
-    """The outcome, and whether the process is spent (its memory ran out)."""
+    _send(replies, {"took": True})
     try:
         signal.setitimer(signal.ITIMER_REAL, ALARM_SHARE * limit)
         try:
-            return judge(task), False
+            outcome, spent = (_in_child if judges.evaluates(task.kind) else _judged)(judge, task, memory)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Alarm:
-        return Outcome(Verdict.TIMEOUT, 0.0, f"over {ALARM_SHARE * limit:g} s"), False
+        outcome, spent = Outcome(Verdict.TIMEOUT, 0.0, f"over {ALARM_SHARE * limit:g} s"), memory() > GROWN
+    reply = {"verdict": int(outcome.verdict), "reward": outcome.reward, "detail": outcome.detail[:DETAIL]}
+    _send(replies, reply | {"replace": spent})
+
+
+def _judged(judge: judges.Judge, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
+    """The outcome, and whether the process is spent (its memory ran out, or has grown)."""
+    try:
+        outcome = judge(task)
     except MemoryError:
         return Outcome(Verdict.CRASH, 0.0, "memory limit reached"), True
-    except judges.Unusable:
-        raise
     except Exception as e:
-        return Outcome(Verdict.CRASH, 0.0, f"{type(e).__name__}: {e}"), False
+        outcome = Outcome(Verdict.CRASH, 0.0, f"{type(e).__name__}: {e}")
+    used = memory()
+    if used > FULL and outcome.verdict in (Verdict.WRONG, Verdict.UNPARSED):  # sympy's broad handlers swallow a MemoryError
+        outcome = Outcome(Verdict.CRASH, 0.0, "memory limit reached")
+    return outcome, used > GROWN
+
+
+def _in_child(judge: judges.Judge, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
+    """The outcome that a child came to; like the pool, once more where it died. What it says is checked: the text may have said it."""
+
+    def work() -> bytes:
+        outcome, _ = _judged(judge, task, memory)
+        return json.dumps([outcome.verdict, outcome.reward, outcome.detail[:DETAIL]]).encode()
+
+    deaths: list[str] = []
+    while len(deaths) < 2:
+        try:
+            verdict, reward, detail = json.loads(in_child(work))
+            return Outcome(Verdict(verdict), judges.share(reward), str(detail)), False
+        except ChildDied as e:
+            deaths.append(str(e))
+        except Exception as e:
+            return Outcome(Verdict.CRASH, 0.0, f"no result: {type(e).__name__}: {e}"), False
+    return Outcome(Verdict.CRASH, 0.0, f"its process died twice: {deaths[0]}, then {deaths[1]}"), False
 
 
 def _ring(signum: int, frame: Any) -> None:
     raise Alarm
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, even in the middle of an item."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call above
-        sys.exit(0)
 
 
 def _peak_bytes() -> int:

@@ -1,0 +1,72 @@
+"""Answers that a scorer of reasoning-gym evaluates: what they do ends with their child, and no other answer is judged by it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import reasoning_gym
+
+from treeadv.forest import Verdict
+from treeadv.rewards.pool import Answer, VerifierPool
+
+WRONG_ANSWER = Answer(r"\boxed{x^3}", "(x+1)^2", "math")  # needs a worker
+EVALUATE = (
+    "countdown", "puzzle24", "polynomial_multiplication", "simple_integration", "intermediate_integration", "n_queens",
+    "string_insertion", "spiral_matrix", "binary_matrix",
+)  # fmt: skip
+
+
+def attack(code: str, family: str = "countdown") -> Answer:
+    entry = reasoning_gym.create_dataset(family, size=1, seed=1)[0]
+    meta = json.dumps({"dataset": family, "entry": entry}, default=str)
+    return Answer(f"<answer>exec({f'import attack; attack.{code}'!r})</answer>", "", "reasoning-gym", meta)
+
+
+@pytest.fixture
+def one_worker(loop):
+    made = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
+    yield made
+    loop.run(made.close())
+
+
+def test_an_answer_that_runs_code_cannot_touch_the_worker_that_judges_the_next(loop, one_worker, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    attacked, after = loop.run(one_worker.grade([attack(f"everything({str(tmp_path)!r})"), WRONG_ANSWER]))
+    assert (attacked.verdict, after.verdict, after.detail) == (Verdict.WRONG, Verdict.WRONG, "not equal")
+    *none, patched = sorted(p.name for p in tmp_path.iterdir() if p.is_dir() and not p.name.startswith("process"))
+    assert patched == "patched" and not none  # the answer did run, and only in its own memory
+    assert (tmp_path / "file").stat().st_size == 0
+    assert one_worker.restarts == 0
+    if os.getuid() == 0:  # others may start no process at all
+        [started] = [int(p.name.split()[1]) for p in tmp_path.glob("process *")]
+        state = Path(f"/proc/{started}/stat")
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("family", EVALUATE)
+def test_every_scorer_that_evaluates_does_so_in_a_child(loop, pool, tmp_path, family):
+    """Should a release of reasoning-gym stop evaluating, the first assertion fails, and the family can leave the list."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        loop.run(pool.grade([attack(f"touch({str(tmp_path)!r})", family)]))
+    assert (tmp_path / "evaluated").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict", "detail"),
+    [
+        ("die()", Verdict.CRASH, "its process died twice: killed by SIGSEGV, then killed by SIGSEGV"),
+        ("hang()", Verdict.TIMEOUT, "over 1.6 s"),
+        ("claim('[1, 1e9, \"\"]')", Verdict.CRASH, "no result: ValueError: the score 1000000000.0 is not in [0, 1]"),
+        ("claim('[99, 1, \"\"]')", Verdict.CRASH, "no result: ValueError: 99 is not a valid Verdict"),
+        ("claim('owned')", Verdict.CRASH, "no result: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+        ("swell()", Verdict.WRONG, ""),  # the scorer takes the MemoryError for a wrong answer; nothing was ever allocated
+    ],
+)  # fmt: skip
+def test_a_child_that_dies_hangs_or_lies_costs_only_its_answer(loop, one_worker, code, verdict, detail):
+    judged, after = loop.run(one_worker.grade([attack(code), WRONG_ANSWER]))
+    assert (judged.verdict, judged.detail) == (verdict, detail)
+    assert (after.verdict, one_worker.restarts) == (Verdict.WRONG, 0)

@@ -1,0 +1,48 @@
+"""Words that may follow a number without changing it: a closed list, since "2 pi" and "2 thirds" are not 2."""
+
+from __future__ import annotations
+
+import re
+
+_NAMES = {  # the usual abbreviation: other spellings, plurals aside
+    "nm": "nanometer nanometre", "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre mtr",
+    "km": "kilometer kilometre", "in": "inch", "ft": "foot feet", "yd": "yard", "mi": "mile", "acre": "", "ha": "hectare",
+    "mg": "milligram", "g": "gram gm", "kg": "kilogram", "lb": "pound", "oz": "ounce", "ton": "", "tonne": "",
+    "mL": "ml milliliter millilitre", "L": "l liter litre", "gal": "gallon", "qt": "quart", "pint": "", "cup": "",
+    "ms": "millisecond", "s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": "", "month": "", "yr": "year",
+    "mi/h": "mph", "km/h": "kmh kmph kph", "deg": "degree", "rad": "radian", "dollar": "", "cent": "", "euro": "", "rupee": "",
+    "N": "newton", "J": "joule", "kJ": "kilojoule", "W": "watt", "kW": "kilowatt", "V": "volt", "A": "amp ampere", "ohm": "",
+    "Pa": "pascal", "kPa": "kilopascal", "Hz": "hertz", "kHz": "kilohertz", "K": "kelvin", "T": "tesla", "mol": "mole",
+    "bit": "", "B": "byte", "KB": "kilobyte", "MB": "megabyte", "GB": "gigabyte", "TB": "terabyte",
+    "unit": "", "point": "", "digit": "", "way": "", "time": "", "person": "people", "student": "", "child": "children",
+    "man": "men", "woman": "women", "boy": "", "girl": "", "apple": "", "cookie": "", "book": "", "page": "", "coin": "", "ticket": "",
+}  # fmt: skip
+UNITS = {spelling: name for name, others in _NAMES.items() for spelling in (name, *others.split())}
+
+_LONGEST = 40  # characters
+_PER = re.compile(r"\s*/\s*|\s+per\s+")
+_POWER = re.compile(r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z]+)\.?\s*(?:\^?\{?([23])\}?)?")
+
+
+def unit(text: str) -> str | None:
+    """A unit in its usual abbreviation, such as `m/s` for "meters per second"; None where a word of it is not in the list."""
+    if len(text) > _LONGEST:
+        return None
+    parts = [_power(part) for part in _PER.split(text.strip(" ~."))]
+    return None if None in parts else "/".join(map(str, parts))
+
+
+def _power(text: str) -> str | None:
+    if text in UNITS:
+        return UNITS[text]
+    m = _POWER.fullmatch(text)
+    if m is None or (name := _name(m[2])) is None:
+        return None
+    power = m[3] or {"s": "2", "c": "3"}.get((m[1] or " ")[0], "")
+    return f"{name}^{power}" if power else name
+
+
+def _name(word: str) -> str | None:
+    forms = (word, word.lower()) if len(word) > 2 else (word,)  # Miles, but not mw for MW
+    stems = (form.removesuffix(end) for form in forms for end in ("", "s", "es") if end == "" or len(word) > 2)
+    return next((UNITS[stem] for stem in stems if stem in UNITS), None)
