@@ -29,12 +29,12 @@ from treeadv.engines.base import Draw
 from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.sglang.engine import SGLangEngine
 from treeadv.engines.sglang.fleet import LOOK
-from treeadv.engines.sglang.member import Member
+from treeadv.engines.sglang.member import QUEUE, Member
 from treeadv.engines.sglang.reply import Chunk
 from treeadv.engines.sglang.server import free_port
 from treeadv.engines.sglang.weights import FLUSH_TRIES
 from treeadv.errors import BadInput
-from treeadv.forest import Forest
+from treeadv.forest import Finish, Forest
 from treeadv.sampling.sampler import GrowRequest, grow
 
 pytestmark = [
@@ -158,6 +158,38 @@ def test_every_fork_of_a_forest_finds_its_prefix_in_the_cache(run: Run, make: Ma
     assert stats.prompt_tokens == sum(requests)
     # The roots start together: each of the two prefills the prompt.
     assert stats.cached_tokens >= 0.99 * (sum(requests[2:]) - len(requests[2:]))
+
+
+def test_hundreds_of_forests_grow_at_a_time_and_no_server_has_more_requests_than_it_has_room_for(run: Run, make: Make) -> None:
+    engine = make(chunk=4)
+    (member,) = engine.members
+    under_way, most = 0, 0
+    generate = member.client.generate
+
+    async def counted(payload: dict[str, Any]) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await generate(payload)
+        finally:
+            under_way -= 1
+
+    member.client.generate = counted  # type: ignore[method-assign]
+    prompts = np.random.default_rng(7).integers(2, 97, (300, 24)).astype(np.int32)
+    sampling = SamplingConfig(leaves=4, trees=2, rule="fixed", fixed_gap=4, max_tokens=12, temperature=1.0, min_tail=1)
+
+    async def all_at_once() -> list[Forest]:
+        requests = [GrowRequest(f"many-{i}", "p", "", "exact", "", prompt, i) for i, prompt in enumerate(prompts)]
+        return await asyncio.gather(*(grow(engine, r, sampling, 1.0, frozenset()) for r in requests))
+
+    grown = run(all_at_once())
+    assert [f.forest_id for f in grown] == [f"many-{i}" for i in range(300)]
+    assert all(f.leaves == 4 and (f.finish == Finish.LENGTH).all() for f in grown)
+    assert all(len(f.leaf_tokens(i)) == 12 for f in grown for i in range(4))
+    assert member.limits is not None
+    assert most == QUEUE * member.limits.running
+    assert engine.stats().running == 0
 
 
 @pytest.fixture(scope="module")
