@@ -352,6 +352,11 @@ class TestBehindAProxy:
             make(proxies[0].url)
         assert len(run(branch(make(proxies[0].url, entropy="lower"), PROMPT, params(8)))) == 8
 
+    def test_a_server_with_several_copies_of_the_model_is_refused(self, make: Make, proxies: list[FaultyProxy]) -> None:
+        proxies[0].server_info = {"dp_size": 2}
+        with pytest.raises(BadInput, match="runs dp_size=2 copies of the model; start a server a copy"):
+            make(proxies[0].url)
+
     def test_the_trees_of_a_server_that_dies_go_on_at_another(self, run: Run, make: Make, proxies: list[FaultyProxy]) -> None:
         engine = make(",".join(p.url for p in proxies))
 
