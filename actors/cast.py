@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import uuid
 from typing import Any
 
 import ray
@@ -30,6 +31,7 @@ class Cast:
         """A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
         self.config, self.folder, self.resumed = config, folder, resumed
         self.step = folder.last_checkpoint() if resumed else 0
+        self._session = uuid.uuid4().hex
         self.queue: Any = None
         self.learners: list[Any] = []
         self.targets: dict[str, tuple[str, str]] = {}  # name -> role, address of /metrics
@@ -47,11 +49,12 @@ class Cast:
     # ---- life ----------------------------------------------------------------------------------------------------------------
     async def __aenter__(self) -> Cast:
         try:
-            at = self.step if self.resumed else None
             # Ray asks a queue that it brought back again what was being asked: its methods are idempotent. But in an object store what
             # a dead queue had not yet written is gone: from there the run goes on from its last checkpoint.
             lives = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
-            self.queue = _actor(ReplayQueue, max_concurrency=1000, **lives).remote(self.config, self._home, at, self._port)
+            self.queue = _actor(ReplayQueue, max_concurrency=1000, **lives).remote(
+                self.config, self._home, self._session, self.step, self._port
+            )
             self._place("queue", "queue", await self.queue.address.remote())
             await asyncio.gather(self._start_learners(), *(self.rewards.join() for _ in range(self.config.reward.count)))
             await asyncio.gather(*(self.generators.join() for _ in range(self.config.generator.count)))

@@ -41,16 +41,14 @@ class Lease:
 class ReplayQueue:
     """To be wrapped by `ray.remote`. Every method may be called again with the same ids: a repeat changes nothing."""
 
-    def __init__(self, config: Config, run_dir: str, resume_step: int | None, port: int) -> None:
-        """Open `run_dir`/replay. `resume_step` is that of the checkpoint a stopped run restarts from, None for a new run or where
-        only the queue died. An actor that Ray restarts runs this again beside a living learner, so then nothing is rolled
-        back."""
-        if ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed:
-            resume_step = None
+    def __init__(self, config: Config, run_dir: str, session: str, step: int, port: int) -> None:
+        """Open `run_dir`/replay for a `session` of the run that goes on from the checkpoint of `step` (see `ReplayStore`). An actor that
+        Ray restarts runs this again: it goes back to the checkpoint unless an earlier life has done so. Whether one has only the
+        journal knows; Ray also counts the lives that died in here."""
         self._config = config
         self._problems = problem_source(config.task, config.run.seed)
         per_step, seed = config.learner.forests_per_step, config.run.seed
-        self._store = ReplayStore(run_dir, config.queue, per_step, seed, resume_step)
+        self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step)
         self._refs: dict[str, ObjectRef] = {}
         self._room = asyncio.Condition()  # a slot may be free
         self._ready = asyncio.Condition()  # more forests may be ready

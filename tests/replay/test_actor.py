@@ -7,6 +7,7 @@ import os
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,10 +15,12 @@ import pytest
 ray = pytest.importorskip("ray")
 
 from actors.replay import ReplayQueue  # noqa: E402
+from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
+from treeadv.replay.store import ReplayStore  # noqa: E402
 from treeadv.replay.tickets import Ticket  # noqa: E402
 
 ROOT = str(Path(__file__).parents[2])
@@ -87,7 +90,7 @@ def test_a_run_over_the_actor_dies_twice_and_trains_every_forest_once(cluster: N
 
 async def scenario(config: Config, run_dir: str) -> None:
     actor = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=0)(Watched)
-    queue = actor.remote(config, run_dir, None, 0)
+    queue = actor.remote(config, run_dir, "one", 0, 0)
     tickets = [await queue.reserve.remote("w") for _ in range(4)]
     waiting = asyncio.ensure_future(queue.reserve.remote("w"))
     leasing = asyncio.ensure_future(queue.lease.remote(2, 0))
@@ -119,7 +122,7 @@ async def scenario(config: Config, run_dir: str) -> None:
     await queue.commit.remote(1)
     await queue.close.remote()
     ray.kill(queue)
-    await resumed(actor.remote(config, run_dir, 1, 0), tickets[2:])
+    await resumed(actor.remote(config, run_dir, "two", 1, 0), tickets[2:])
 
 
 async def resumed(queue, undone: list[Ticket]) -> None:
@@ -150,8 +153,49 @@ def broken() -> None:
     raise RuntimeError("the grader died")
 
 
+class DiesWhileItOpens(ReplayQueue):
+    """Its first life in a session ends when it has read the journal and before it has gone back to the checkpoint."""
+
+    def __init__(self, config: Config, run_dir: str, session: str, *rest: int) -> None:
+        begin, mark = ReplayStore._begin, Path(run_dir) / session
+
+        def dying(store: ReplayStore, *args: Any) -> None:
+            if not mark.exists():
+                mark.touch()
+                os._exit(1)
+            begin(store, *args)
+
+        ReplayStore._begin = dying  # type: ignore[method-assign]
+        super().__init__(config, run_dir, session, *rest)
+
+
+def test_a_queue_killed_while_it_opens_for_a_resume_goes_back_to_the_checkpoint(cluster: None, config: Config, tmp_path: Path) -> None:
+    """Three steps, the first durable, and four forests that were being grown; Ray brings the queue back beside learners at step 1."""
+    store = open_store(tmp_path / "run", max_staleness=1)
+    steps = {}
+    for n in (1, 2, 3):
+        fill(store, 2, n - 1)
+        steps[n] = train(store, 2, n)
+    store.commit(1)
+    [reserve(store) for _ in range(4)]
+    store.close()
+    queue = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(DiesWhileItOpens).remote(
+        config, str(tmp_path / "run"), "resumed", 1, 0
+    )
+    counts = ray.get(queue.counts.remote(), timeout=60)
+    assert (tmp_path / "run/resumed").exists()
+    assert counts["states"] == {"reserved": 0, "ready": 4, "leased": 0, "trained": 2, "dropped": 0} and counts["last_step"] == 1
+    lease = ray.get(queue.lease.remote(2, 1), timeout=60)
+    assert lease.forest_ids == steps[2]
+    ray.get(queue.ack.remote(lease.lease_id, 2), timeout=60)
+    ticket = ray.get(queue.reserve.remote("w"), timeout=60)
+    assert (ticket.draw, ticket.attempt) == (6, 1)
+    ray.get(queue.close.remote())
+    assert audit(str(tmp_path / "run")).sound
+
+
 def test_a_reservation_whose_answer_died_with_the_queue_holds_one_slot(cluster: None, config: Config, tmp_path: Path) -> None:
-    queue = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(Watched).remote(config, str(tmp_path / "run"), None, 0)
+    queue = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(Watched).remote(config, str(tmp_path / "run"), "one", 0, 0)
     first = ray.get(queue.reserve.remote("unlucky"), timeout=60)
     counts = ray.get(queue.counts.remote(), timeout=60)
     assert first.draw == 0 and counts["states"]["reserved"] == 1 and counts["next_draw"] == 1

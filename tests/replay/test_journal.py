@@ -13,9 +13,11 @@ import pytest
 from tests.replay.helpers import batch_for, fill, open_store, reserve, train
 from treeadv import wire
 from treeadv.errors import BadInput
-from treeadv.replay.audit import audit
+from treeadv.replay.audit import _step_faults, audit
 from treeadv.replay.files import Folder
-from treeadv.replay.journal import Reader
+from treeadv.replay.history import read_history
+from treeadv.replay.journal import Journal, Reader
+from treeadv.replay.records import Acked, Admitted, Committed, Leased, Record, Resumed
 
 
 def one_run(folder: Path) -> Path:
@@ -153,14 +155,18 @@ def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp
 def rewritten(line: bytes, **change: object) -> bytes:
     tree = json.loads(line)
     del tree["crc"]
-    rest = json.dumps({**tree, **change}, separators=(",", ":"))[1:].encode()
+    return encoded({**tree, **change})
+
+
+def encoded(tree: dict) -> bytes:
+    rest = json.dumps(tree, separators=(",", ":"))[1:].encode()
     return b'{"crc":"%08x",%b\n' % (zlib.crc32(rest), rest)
 
 
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 2}, "journal format 2, the newest known here is 1; upgrade"),
+        (0, {"format": 3}, "journal format 3, the newest known here is 2; upgrade"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],
@@ -172,6 +178,58 @@ def test_a_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, chan
     part.write_bytes(b"".join(lines))
     with pytest.raises(BadInput, match=message):
         open_store(tmp_path)
+
+
+def test_a_journal_of_format_1_which_knew_no_sessions_is_gone_on_with(tmp_path: Path) -> None:
+    part = one_run(tmp_path)
+    lines = part.read_bytes().splitlines(keepends=True)
+    tree = json.loads(lines[0])
+    del tree["crc"], tree["session"]
+    lines[0] = encoded({**tree, "format": 1})
+    part.write_bytes(b"".join(lines))
+    store = open_store(tmp_path, durable_step=1, max_staleness=2)
+    assert len(train(store, 2, 2)) == 2
+    store.close()
+    assert audit(str(tmp_path)).sound
+
+
+def journalled(folder: Path, *records: Record) -> None:
+    """Write records behind those of a journal, whether or not they are right."""
+    journal = Folder(str(folder / "replay/journal"))
+    reader = Reader(journal)
+    list(reader)
+    writer = Journal(journal, reader)
+    for record in records:
+        writer.append(record, 0.0)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: step 3 is next"),
+        (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: step 3 is next"),
+        (Acked("lease-000009", 3), "lease-000009"),
+        (Committed(3), "step 3 cannot be durable: 1 is, 2 is the last one done"),
+        (Resumed(2, "s"), "the run cannot start again from step 2: 1 is the last durable one"),
+    ],
+)
+def test_a_record_of_a_step_that_cannot_be_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
+    """One lease a step, steps without gaps."""
+    one_run(tmp_path)
+    fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
+    journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 0.0), wrong)
+    (fault,) = audit(str(tmp_path)).faults
+    assert "cannot follow those before it" in fault and said in fault
+
+
+def test_the_history_alone_tells_of_a_step_with_two_leases_and_of_one_with_none(tmp_path: Path) -> None:
+    one_run(tmp_path)
+    history = read_history(str(tmp_path))
+    assert _step_faults(history, history.states()) == []
+    history.acks = [1, 3, 3]
+    faults = _step_faults(history, history.states())
+    assert faults == ["step 3 was done with 2 leases", "step 2 was done with no lease, and later ones stand"]
 
 
 def test_a_segment_of_a_newer_schema_is_refused(tmp_path: Path) -> None:

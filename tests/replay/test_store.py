@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 
 from tests.replay.helpers import Clock, batch_for, fill, forest_for, open_store, reserve, train
 from treeadv import wire
+from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.replay.audit import audit
 from treeadv.replay.history import forests, forests_of_step
 from treeadv.replay.policy import advantage_mass, choose
 from treeadv.replay.records import Admitted, Reserved, ticket_seed
 from treeadv.replay.states import Entry, LeaseLost, State
+from treeadv.replay.store import ReplayStore
 
 
 def test_slots_hold_from_reservation_to_ack(tmp_path: Path) -> None:
@@ -221,6 +224,45 @@ def test_the_queue_alone_may_die_and_nothing_is_rolled_back(tmp_path: Path) -> N
     assert (store.ledger.live, store.ledger.leases, store.ledger.totals) == (before.live, before.leases, before.totals)
     store.ack(open_lease.lease_id, 2)
     assert store.admit(growing.forest_id, batch_for(growing)) == "admitted"
+
+
+def test_a_queue_that_dies_while_it_goes_back_to_a_checkpoint_goes_back_when_it_is_opened_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_staleness=1)
+    steps = {}
+    for n in (1, 2, 3):
+        fill(store, 2, n - 1)
+        steps[n] = train(store, 2, n)
+    [reserve(store) for _ in range(4)]
+    store.close()
+    (part,) = (tmp_path / "replay/journal").iterdir()
+    before = part.read_bytes()
+
+    def resume(run: Path) -> ReplayStore:
+        return ReplayStore(str(run), QueueConfig(max_staleness=1), 2, 0, "resumed", 1, Clock())
+
+    resume(tmp_path).close()
+    written = (tmp_path / "replay/journal/000002.jsonl").read_bytes()
+    for cut in range(len(written) + 1):  # it dies with so much of `Committed` and `Resumed` written, and is brought back
+        run = tmp_path / f"cut-{cut}"
+        (run / "replay/journal").mkdir(parents=True)
+        shutil.copytree(tmp_path / "replay/segments", run / "replay/segments")
+        (run / "replay/journal/000001.jsonl").write_bytes(before)
+        (run / "replay/journal/000002.jsonl").write_bytes(written[:cut])
+        store = resume(run)
+        assert (store.free_slots, store.ledger.committed, store.ledger.last_step) == (0, 1, 1)
+        again = store.lease(2, 1)
+        assert again is not None and again.forest_ids == steps[2]
+        store.close()
+        store = resume(run)
+        assert store.lease(2, 1) == again  # and once it has gone back it goes on as things stand
+        with pytest.raises(ValueError, match="commit of step 3: 1 is the last one done"):
+            store.commit(3)
+        for step in (1, 3):
+            with pytest.raises(ValueError, match="step 2 is next"):
+                store.ack(again.lease_id, step)
+        store.ack(again.lease_id, 2)
+        store.close()
+        assert audit(str(run)).sound
 
 
 def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:

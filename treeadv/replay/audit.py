@@ -12,7 +12,7 @@ from treeadv.replay.history import History, folder_of
 from treeadv.replay.journal import Line, Reader
 from treeadv.replay.records import Admitted
 from treeadv.replay.segments import Segments, reading
-from treeadv.replay.states import UNITS, LawBroken, Ledger
+from treeadv.replay.states import UNITS, LawBroken, LeaseLost, Ledger
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 
@@ -72,7 +72,7 @@ def audit(run_dir: str) -> Report:
             _step(ledger, history, line)
     except BadInput as e:
         faults.append(str(e))
-    except (KeyError, ValueError, LawBroken) as e:
+    except (KeyError, ValueError, LeaseLost, LawBroken) as e:
         faults.append(f"record {reader.seq} cannot follow those before it: {type(e).__name__} {e}")
     states = history.states()
     rows = _rows(history, states)
@@ -124,6 +124,10 @@ def _step_faults(history: History, states: dict[str, str]) -> list[str]:
     times = Counter(fid for fids in history.steps.values() for fid in fids)
     out = [f"forest {fid} stands in {n} places of the optimizer steps" for fid, n in times.items() if n > 1]
     out += [f"forest {fid} is trained by no step" for fid, s in states.items() if s == "trained" and fid not in times]
+    out += [f"step {step} was done with {n} leases" for step, n in Counter(history.acks).items() if n > 1]
+    first = history.before.committed + 1
+    gaps = sorted(set(range(first, max(history.acks, default=0) + 1)) - set(history.acks))
+    out += [f"step {step} was done with no lease, and later ones stand" for step in gaps]
     return out
 
 

@@ -63,15 +63,16 @@ class ReplayStore:
         config: QueueConfig,
         forests_per_step: int,
         seed: int,
-        durable_step: int | None,
+        session: str,
+        step: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open or make `run_dir`/replay (a path or a URI) and read the journal back.
 
-        durable_step: None goes on as things stood (a queue that died beside a living learner); a number is the step of the
-        checkpoint that the run restarts from: what was leased after it is ready again in the same order, what was only reserved
-        goes out again. Raises `BadInput` for a folder in use, damage, a newer format, or a checkpoint that the journal does not
-        fit.
+        `session` names this start of the run, `step` the checkpoint that it goes on from (0: none). The first to open the folder
+        in a session goes back to that: what was leased after it is ready again in the same order, what was only reserved goes out
+        again. Later ones (the queue died beside a living learner) go on as things stand. Raises `BadInput` for a folder in use,
+        damage, a newer format, or a checkpoint that the journal does not fit.
         """
         began = time.perf_counter()
         self._config, self._seed, self._clock = config, seed, clock
@@ -92,30 +93,29 @@ class ReplayStore:
             self._journal = Journal(self._journals, reader)
             self._segments = Segments(segments, config.segment_mb << 20, durable=config.fsync != "none")
             self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
-            self._begin(durable_step)
+            self._begin(session, step)
         except BaseException:
             self._lock.release()
             raise
         if reader.torn:
             log.warning("%s: unfinished last record cut off: %s", run_dir, reader.torn)
 
-    def _begin(self, durable_step: int | None) -> None:
+    def _begin(self, session: str, step: int) -> None:
         if not self.opening.records:
-            if durable_step:
-                where = self._folder.uri
-                raise BadInput(f"{where}: no journal for the checkpoint of step {durable_step}; restore it or start anew")
-            self._write(Opened(f"r{self._seed}"))  # the same seed has the same ids, so that a run can be grown again
+            if step:
+                raise BadInput(f"{self._folder.uri}: no journal for the checkpoint of step {step}; restore it or start anew")
+            self._write(Opened(f"r{self._seed}", session))  # the same seed has the same ids, so that a run can be grown again
             return
-        if durable_step is None:
+        if self.ledger.session == session:
             return
-        low, high = self.ledger.committed, max(self.ledger.committed, self.ledger.last_step)
-        if not low <= durable_step <= high:
+        low, high = self.ledger.committed, self.ledger.last_step
+        if not low <= step <= high:
             raise BadInput(
-                f"{self._folder.uri}: the checkpoint is of step {durable_step}, the journal holds {low} (durable) to {high};"
+                f"{self._folder.uri}: the checkpoint is of step {step}, the journal holds {low} (durable) to {high};"
                 " resume from one of these, any other would lose forests or train them twice"
             )
-        self.commit(durable_step)
-        self._write(Resumed(durable_step))
+        self.commit(step)
+        self._write(Resumed(step, session))  # only now is it this session's: who dies before starts over
 
     # ---- a worker's side -----------------------------------------------------------------------------------------------------
     @property
@@ -207,6 +207,8 @@ class ReplayStore:
 
     def commit(self, step: int) -> None:
         """Steps up to `step` are in a durable checkpoint: their forests are trained."""
+        if step > self.ledger.last_step:
+            raise ValueError(f"commit of step {step}: {self.ledger.last_step} is the last one done")
         if step > self.ledger.committed:
             self._write(Committed(step))
 
