@@ -125,9 +125,9 @@ class ReplayQueue:
             while True:
                 self._check()
                 held = self._store.ledger.held
-                record = self._store.lease(n, version)
+                record = self._store.lease(n, version, self._ref)
                 if self._store.ledger.held < held:
-                    await self._tell(self._room)  # stale forests went, their slots are free
+                    await self._tell(self._room)  # stale or damaged forests went, their slots are free
                 if record:
                     break
                 await self._ready.wait()

@@ -135,10 +135,8 @@ def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
                 queue.admit(record.forest_id, wire.to_batch([replace(forest, forest_id=record.forest_id)]))
                 if args.fsync == "always":
                     queue.sync()
-            lease = queue.lease(args.per_step, 0)
+            lease = queue.lease(args.per_step, 0, lambda fid: use(wire.from_batch(queue.payload(fid))[0]))
             assert lease is not None
-            for fid in lease.forest_ids:
-                use(wire.from_batch(queue.payload(fid))[0])
             queue.ack(lease.lease_id, step + 1)
             if args.fsync != "none":
                 queue.sync()

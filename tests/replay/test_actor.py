@@ -148,6 +148,27 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     await queue.close.remote()
 
 
+def test_a_damaged_forest_goes_out_again_and_what_its_worker_holds_is_not_read_from_disk(
+    cluster: None, config: Config, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
+        for worker in "ab":
+            for t in [await queue.reserve(worker) for _ in range(2)]:
+                assert t is not None and await queue.admit(t.forest_id, [ray.put(grow(t))]) == "admitted"
+        (segment,) = (tmp_path / "run/replay/segments").iterdir()
+        segment.write_bytes(segment.read_bytes()[:100])
+        await queue.forget("a")  # its objects died with it
+        lease = await queue.lease(2, 0)
+        assert [fid.split("-")[1] for fid in lease.forest_ids] == ["000002", "000003"]
+        assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == list(lease.forest_ids)
+        assert (await queue.counts())["dropped"]["damaged"]["forests"] == 2
+        assert [(await queue.reserve("c")).draw for _ in range(2)] == [0, 1]
+        await queue.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 @ray.remote(num_cpus=0, max_retries=0)
 def broken() -> None:
     raise RuntimeError("the grader died")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.replay.helpers import fill, open_store, train
+from treeadv import wire
 from treeadv.errors import BadInput
 from treeadv.replay.audit import audit
 from treeadv.replay.files import Folder, flush
@@ -78,6 +79,26 @@ def test_damage_in_the_bucket_is_named(bucket) -> None:
     client.put_object(Bucket=name, Key=key, Body=bytes(data))
     (fault,) = audit(uri).faults
     assert "r0-000001-0" in fault and "damaged" in fault
+
+
+def test_a_payload_that_is_not_uploaded_yet_can_be_read_and_one_that_cannot_be_asked_for_is_not_damaged(bucket) -> None:
+    name, client, uri = bucket
+    store = open_store(uri)
+    fids = fill(store, 2)
+    assert [wire.from_batch(store.payload(f))[0].forest_id for f in fids] == fids
+    store.sync()
+    assert [wire.from_batch(store.payload(f))[0].forest_id for f in fids] == fids
+
+    def gone(*_: object) -> None:
+        raise OSError("Connection refused")
+
+    store._segments._folder.read = gone
+    with pytest.raises(BadInput, match=r"cannot be read \(Connection refused\); see to the store"):
+        store.lease(2, 0)
+    del store._segments._folder.read
+    (key,) = [k for k in keys(client, name) if k.endswith(".arrow")]
+    client.delete_object(Bucket=name, Key=key)
+    assert store.lease(2, 0) is None and store.ledger.totals["damaged", "forests"] == 2
 
 
 def test_a_policy_that_would_never_write_and_a_wrong_address_are_refused(bucket) -> None:

@@ -16,6 +16,7 @@ from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.replay.audit import audit
+from treeadv.replay.figures import figures
 from treeadv.replay.history import forests, forests_of_step
 from treeadv.replay.policy import advantage_mass, choose
 from treeadv.replay.records import Admitted, Reserved, ticket_seed
@@ -263,6 +264,69 @@ def test_a_queue_that_dies_while_it_goes_back_to_a_checkpoint_goes_back_when_it_
         store.ack(again.lease_id, 2)
         store.close()
         assert audit(str(run)).sound
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "header", "cut", "empty", "missing"])
+def test_a_forest_whose_payload_is_damaged_is_dropped_loudly_and_the_run_goes_on(tmp_path: Path, damage: str, caplog) -> None:
+    store = open_store(tmp_path, max_staleness=2)
+    fill(store, 1)
+    store.close()
+    store = open_store(tmp_path, max_staleness=2)  # another segment
+    fill(store, 2)
+    store.close()
+    segment = tmp_path / "replay/segments/000001.arrow"
+    match damage:
+        case "flipped":
+            flip(segment, -200)
+        case "header":
+            flip(segment, 5)
+        case "cut":
+            segment.write_bytes(segment.read_bytes()[:-200])
+        case "empty":
+            segment.write_bytes(b"")
+        case "missing":
+            segment.unlink()
+    assert len(audit(str(tmp_path)).faults) == 1  # still ready: nobody knows yet
+    store = open_store(tmp_path, durable_step=0, max_staleness=2)
+    lease = store.lease(2, 0)
+    assert lease is not None and lease.forest_ids == ("r0-000001-0", "r0-000002-0")
+    assert "forest r0-000000-0 dropped as damaged" in caplog.text and "segments/000001.arrow" in caplog.text
+    assert "its prompt goes out again" in caplog.text
+    assert figures(store)["dropped"]["damaged"]["forests"] == 1
+    again = reserve(store)
+    assert (again.draw, again.attempt, again.failures) == (0, 1, 0)
+    assert store.admit(again.forest_id, batch_for(again)) == "admitted"
+    store.ack(lease.lease_id, 1)
+    fill(store, 1)
+    train(store, 2, 2)
+    store.commit(2)
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound and report.dropped == {"damaged": 1} and report.rows["trained"]["forests"] == 4, report.table()
+    assert len(list(forests(str(tmp_path)))) == 4
+
+
+def test_an_open_lease_whose_payload_is_damaged_is_taken_back(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_staleness=2)
+    fill(store, 3)
+    lease = store.lease(2, 0)
+    assert lease is not None
+    store.close()
+    flip(tmp_path / "replay/segments/000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
+    store = open_store(tmp_path, max_staleness=2)  # the queue alone has died, and the learner asks again
+    instead = store.lease(2, 0)
+    assert instead is not None and instead.forest_ids == ("r0-000001-0", "r0-000002-0")
+    with pytest.raises(LeaseLost):
+        store.ack(lease.lease_id, 1)
+    store.ack(instead.lease_id, 1)
+    store.close()
+    assert audit(str(tmp_path)).sound
 
 
 def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def _payloads(history: History, segments: Segments) -> tuple[int, int, int, list
         if a.segment in history.released:
             released += 1
             continue
+        if history.fates[fid].damaged:
+            continue  # what it was is known to be lost; its prompt went out again
         try:
             _check_payload(a, segments)
         except (BadInput, BadForest) as e:

@@ -23,6 +23,10 @@ from treeadv.errors import BadInput
 Bytes: TypeAlias = bytes | pa.Buffer
 
 
+class TooShort(OSError):
+    """A file ends before what was asked of it."""
+
+
 class Syncable(Protocol):
     def sync(self) -> None: ...
 
@@ -39,6 +43,10 @@ class Part(Protocol):
 
     def sync(self) -> None:
         """Make what was written durable. May run in another thread than the rest."""
+        ...
+
+    def held(self) -> bytes:
+        """What was written and cannot be read from the file yet."""
         ...
 
     def close(self) -> None:
@@ -81,6 +89,9 @@ class LocalPart:
         if self._sealed:
             self.close()
 
+    def held(self) -> bytes:
+        return b""
+
     def close(self) -> None:
         with self._lock:
             if self._fd is not None:
@@ -115,10 +126,13 @@ class RemotePart:
                     out.write(chunk)
         except OSError as e:
             raise BadInput(f"{self._path}: cannot be written ({one_line(e)}); see to the store, then resume the run") from e
-        self._chunks.clear()
+        self._chunks = []  # in one go: another thread may be reading them
+
+    def held(self) -> bytes:
+        return b"".join(self._chunks)
 
     def close(self) -> None:
-        self._chunks.clear()
+        self._chunks = []
 
 
 class Folder:
@@ -156,8 +170,8 @@ class Folder:
         return {i.base_name: i.size for i in files}
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
-        """Bytes of a file: a memory-mapped view on a local disk, fetched otherwise. OSError where the file is missing or too
-        short."""
+        """Bytes of a file: a memory-mapped view on a local disk, fetched otherwise. FileNotFoundError or `TooShort` where
+        they are not there, another OSError where nobody can tell."""
         if self.local:
             with pa.memory_map(str(self.local / name), "r") as file:
                 return _exactly(file, name, offset, length)
@@ -231,14 +245,14 @@ def flush(parts: Sequence[Syncable]) -> None:
 
 
 def _exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) -> pa.Buffer:
-    want = file.size() - offset if length is None else length
+    size = file.size()
+    want = size - offset if length is None else length
     if want == 0:
         return pa.py_buffer(b"")
+    if offset + want > size:
+        raise TooShort(f"{name}: {want} bytes at {offset} wanted of {size}")
     file.seek(offset)
-    out = file.read_buffer(want)
-    if out.size != want:
-        raise OSError(f"{name}: {want} bytes at {offset} wanted, {out.size} are there")
-    return out
+    return file.read_buffer(want)
 
 
 def _sync_folder(path: Path) -> None:

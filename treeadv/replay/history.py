@@ -28,6 +28,11 @@ class Fate:
     lease: str | None = None  # the open lease that holds it
     reissued: bool = False  # its run ended while it was being grown
 
+    @property
+    def damaged(self) -> bool:
+        """Its payload was found unreadable, and it was dropped for that."""
+        return self.dropped is not None and self.dropped.reason == "damaged"
+
 
 @dataclass(slots=True)
 class History:
@@ -139,12 +144,12 @@ def read_history(run_dir: str) -> History:
 
 
 def forests(run_dir: str) -> Iterator[Forest]:
-    """Every admitted forest whose payload is kept, in the order of admission; views of the mapped segments."""
+    """Every admitted forest whose payload is kept (and was not found damaged), in the order of admission; views of the mapped segments."""
     history = read_history(run_dir)
     segments = _segments(run_dir)
     for fid in history.admitted:
         admitted = history.fates[fid].admitted
-        if admitted and admitted.segment not in history.released:
+        if admitted and admitted.segment not in history.released and not history.fates[fid].damaged:
             yield wire.from_batch(segments.read(admitted.place))[0]
 
 

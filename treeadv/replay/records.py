@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 FORMAT = 2
 
-DropReason = Literal["stale", "failed", "invalid"]
+DropReason = Literal["stale", "failed", "invalid", "damaged"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,15 @@ import pyarrow as pa
 
 from treeadv import wire
 from treeadv.errors import BadInput
-from treeadv.replay.files import Folder, Part
+from treeadv.replay.files import Folder, Part, TooShort, one_line
 from treeadv.replay.records import Place
 
 SUFFIX = ".arrow"
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # end of an Arrow IPC stream
+
+
+class Damaged(BadInput):
+    """A payload is not what was written, or not there."""
 
 
 class Segments:
@@ -27,6 +31,7 @@ class Segments:
         self._durable = durable
         self._part: Part | None = None
         self._sealed: list[Part] = []  # not flushed yet
+        self._held: list[Part] = []  # those that may hold what cannot be read from the file yet
         self._dirty = False
         self._readable: set[str] = set()  # segments whose schema has been checked
         names = list(folder.sizes(SUFFIX))
@@ -37,6 +42,7 @@ class Segments:
         if self._part is None:
             self._number += 1
             self._part = self._folder.create(f"{self._number:06d}{SUFFIX}")
+            self._held = [p for p in [*self._held, self._part] if p is self._part or p.held()]
         if self._part.size == 0:
             self._part.write(wire.SCHEMA.serialize())
         message = batch.serialize()
@@ -48,18 +54,18 @@ class Segments:
         return place
 
     def read(self, place: Place) -> pa.RecordBatch:
-        """The forest at `place`, its bytes checked. Raises `BadInput` naming segment and offset for damage or a newer schema.
-
-        On an object store only what has been flushed can be read.
-        """
+        """The forest at `place`, its bytes checked. Raises `Damaged` naming segment and offset, `BadInput` where the store cannot be
+        read or the schema is newer."""
         where = f"{self._folder.uri}/{place.segment} byte {place.offset}"
         try:
             self._check_schema(place.segment)
-            message = self._folder.read(place.segment, place.offset, place.length)
-        except (OSError, pa.ArrowInvalid) as e:
-            raise BadInput(f"{where}: the payload cannot be read ({e}); restore the segment from a copy") from e
+            message = self._bytes(place.segment, place.offset, place.length)
+        except (FileNotFoundError, TooShort) as e:
+            raise Damaged(f"{where}: the payload is not there ({one_line(e)}); restore the segment from a copy") from e
+        except OSError as e:
+            raise BadInput(f"{where}: the payload cannot be read ({one_line(e)}); see to the store, then resume the run") from e
         if zlib.crc32(message) != place.crc:
-            raise BadInput(f"{where}: the payload of {place.length} bytes is damaged (checksum); restore the segment from a copy")
+            raise Damaged(f"{where}: the payload of {place.length} bytes is damaged (checksum); restore the segment from a copy")
         return pa.ipc.read_record_batch(message, wire.SCHEMA)
 
     def pending(self) -> list[Part]:
@@ -97,11 +103,22 @@ class Segments:
                 self._part.close()
             self._part = None
 
+    def _bytes(self, segment: str, offset: int, length: int) -> pa.Buffer:
+        for part in self._held:
+            if part.name == segment and (data := part.held()):
+                return pa.py_buffer(data[offset : offset + length])
+        return self._folder.read(segment, offset, length)
+
     def _check_schema(self, segment: str) -> None:
         """An encapsulated Arrow message starts with a marker and the length of its metadata, 4 bytes each."""
         if segment not in self._readable:
-            length = int.from_bytes(memoryview(self._folder.read(segment, 4, 4)), "little")
-            schema = pa.ipc.read_schema(self._folder.read(segment, 0, 8 + length))
+            length = int.from_bytes(memoryview(self._bytes(segment, 4, 4)), "little")
+            header = self._bytes(segment, 0, 8 + length)
+            try:
+                schema = pa.ipc.read_schema(header)
+            except (OSError, pa.ArrowInvalid) as e:  # either
+                where = f"{self._folder.uri}/{segment}"
+                raise Damaged(f"{where}: its header is damaged ({one_line(e)}); restore the segment from a copy") from e
             wire.check_schema(schema, f"{self._folder.uri}/{segment}")
             self._readable.add(segment)
 

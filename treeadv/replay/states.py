@@ -36,6 +36,7 @@ from treeadv.replay.records import (
 )
 
 UNITS = ("forests", "leaves", "tokens")
+_FAILURES = ("failed", "invalid")  # drops that the prompt may be to blame for
 
 
 class State(StrEnum):
@@ -126,9 +127,9 @@ class Ledger:
         return self.again[0] if self.again else Again(self.next_draw, 0, 0)
 
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
-        """The record that drops a live forest. A stale one is always refilled, a failed one until `attempts` of its draw have
-        failed."""
-        return Dropped(fid, reason, detail, reason == "stale" or self.live[fid].reserved.failures + 1 < attempts)
+        """The record that drops a live forest. A stale or damaged one is always refilled, a failed one until `attempts` of its draw
+        have failed."""
+        return Dropped(fid, reason, detail, reason not in _FAILURES or self.live[fid].reserved.failures + 1 < attempts)
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
         """Drops of the ready forests whose oldest token is more than `bound` versions behind `version`."""
@@ -242,7 +243,7 @@ class Ledger:
             del self.lapsed[lease_id]
         if record.refill:
             r = entry.reserved
-            self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason != "stale")))
+            self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason in _FAILURES)))
 
     def _commit(self, step: int) -> None:
         if not self.committed <= step <= self.last_step:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from typing import Literal
 
@@ -37,7 +37,7 @@ from treeadv.replay.records import (
     Snapshot,
     forest_id,
 )
-from treeadv.replay.segments import Segments
+from treeadv.replay.segments import Damaged, Segments
 from treeadv.replay.states import Ledger, State
 
 Admission = Literal["admitted", "repeat", "late", "refused"]
@@ -169,19 +169,36 @@ class ReplayStore:
         return "admitted"
 
     # ---- the learner's side --------------------------------------------------------------------------------------------------
-    def lease(self, n: int, version: int) -> Leased | None:
+    def lease(self, n: int, version: int, fetch: Callable[[str], object] | None = None) -> Leased | None:
         """Take `n` ready forests for the learner at policy `version`; None while there are fewer. Forests over the staleness
-        bound are dropped first and refilled. Asking again for a version whose lease is open returns that lease."""
+        bound are dropped first and refilled. Asking again for a version whose lease is open returns that lease.
+
+        `fetch` (`payload` unless given) is called with each id before the lease is made: a forest that it finds damaged is dropped and
+        refilled too, else each later life would lease it first and die of it.
+        """
+        fetch = fetch or self.payload
         for open_lease in self.ledger.leases.values():
             if open_lease.step is None and open_lease.record.version == version:
-                return open_lease.record
+                bad = self._damaged(open_lease.record.forest_ids, fetch)
+                if not bad:
+                    return open_lease.record
+                self.nack(open_lease.record.lease_id)
+                for record in bad:
+                    self._drop(record)
+                break
         for record in self.ledger.stale(version, self._config.max_staleness):
             self._drop(record)
         number = self.ledger.leases_made + 1
-        chosen = choose(self.ledger.in_state(State.READY), n, self._config.policy, (self._seed, number))
-        if len(chosen) < n:
-            return None
-        ids = tuple(e.reserved.forest_id for e in chosen)
+        while True:
+            chosen = choose(self.ledger.in_state(State.READY), n, self._config.policy, (self._seed, number))
+            if len(chosen) < n:
+                return None
+            ids = tuple(e.reserved.forest_id for e in chosen)
+            bad = self._damaged(ids, fetch)
+            if not bad:
+                break
+            for record in bad:
+                self._drop(record)
         lease = Leased(f"lease-{number:06d}", ids, version, self._clock() + self._config.lease_seconds)
         self._write(lease)
         return lease
@@ -228,7 +245,7 @@ class ReplayStore:
             self._journal.replace(Snapshot(self.ledger.to_state()), self._clock())
 
     def payload(self, fid: str) -> pa.RecordBatch:
-        """The stored forest, a view of the mapped file on a local disk; `BadInput` for damage, KeyError if it is not live."""
+        """The stored forest, a view of the mapped file on a local disk; `Damaged`, or KeyError if it is not live."""
         return self._segments.read(self.ledger.live[fid].payload.place)
 
     # ---- durability ----------------------------------------------------------------------------------------------------------
@@ -266,6 +283,15 @@ class ReplayStore:
     def _write(self, record: Record) -> None:
         self._journal.append(record, self._clock())
         self.ledger.apply(record)
+
+    def _damaged(self, fids: Iterable[str], fetch: Callable[[str], object]) -> list[Dropped]:
+        out = []
+        for fid in fids:
+            try:
+                fetch(fid)
+            except Damaged as e:
+                out.append(self.ledger.drop(fid, "damaged", str(e), self._config.attempts))
+        return out
 
     def _drop(self, record: Dropped) -> None:
         level, then = (logging.WARNING, "goes out again") if record.refill else (logging.ERROR, "is given up")
