@@ -111,6 +111,7 @@ class ReplayQueue:
         except ray.exceptions.RayError as e:
             await self.fail(forest_id, f"its payload is lost: {type(e).__name__}")
             return "lost"
+        self._check()  # the run may have ended meanwhile
         outcome = self._store.admit(forest_id, batch)
         if outcome == "admitted":
             self._refs[forest_id] = ref
@@ -243,7 +244,11 @@ class ReplayQueue:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Group commit: whoever waits for the lock finds its records flushed by the one before it."""
+        """Group commit: whoever waits for the lock finds its records flushed by the one before it. The lock is held until the disk has
+        answered, also when nobody waits any more: `close` must not find parts that a thread still writes."""
+        await asyncio.shield(self._flush_now())
+
+    async def _flush_now(self) -> None:
         async with self._flushing:
             parts = self._store.pending()
             if not parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
+from treeadv.replay.files import LocalPart  # noqa: E402
 from treeadv.replay.store import ReplayStore  # noqa: E402
 from treeadv.replay.tickets import Ticket  # noqa: E402
 
@@ -65,7 +67,8 @@ def mapping_of(batch: pa.RecordBatch) -> str:
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": ROOT}})
+    environment = {"env_vars": {"PYTHONPATH": ROOT}}
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()
 
@@ -167,6 +170,41 @@ def test_a_damaged_forest_goes_out_again_and_what_its_worker_holds_is_not_read_f
         await queue.close()
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_an_orderly_end_waits_for_the_flush_in_hand_and_takes_nothing_after_it(
+    cluster: None, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.model_copy(update={"queue": config.queue.model_copy(update={"fsync_interval": 0.05})})
+    synced: list[str] = []
+
+    def slowly(part: LocalPart) -> None:
+        time.sleep(0.3)
+        sync(part)
+        synced.append(part.name)
+
+    async def run() -> None:
+        nonlocal queue
+        queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
+        first, second = [await queue.reserve("w") for _ in range(2)]
+        assert first and second
+        await queue.admit(first.forest_id, [ray.put(grow(first))])
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalPart, "sync", slowly)
+            await asyncio.sleep(0.1)  # the flush has begun
+            ref = asyncio.get_running_loop().create_future()
+            late = asyncio.ensure_future(queue.admit(second.forest_id, [ref]))
+            await asyncio.sleep(0)
+            await queue.close()
+            assert {"000001.arrow", "000001.jsonl"} <= set(synced)
+        ref.set_result(grow(second))  # its payload comes when the queue is closed
+        with pytest.raises(RuntimeError, match="the replay queue is closed"):
+            await late
+
+    queue: Any = None
+    sync = LocalPart.sync
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert audit(str(tmp_path / "run")).rows["ready"]["forests"] == 1
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -252,6 +252,23 @@ def test_two_runs_on_one_folder_are_refused_and_the_first_goes_on(tmp_path: Path
     second.close()
 
 
+def test_a_closed_store_writes_nothing_into_what_may_be_anothers(tmp_path: Path) -> None:
+    first = open_store(tmp_path)
+    ticket = reserve(first)
+    first.close()
+    second = open_store(tmp_path)
+    files = {p: p.read_bytes() for p in (tmp_path / "replay").rglob("*.*")}
+    with pytest.raises(RuntimeError, match="the journal is closed"):
+        reserve(first)
+    with pytest.raises(RuntimeError, match="the segments are closed"):
+        first.admit(ticket.forest_id, batch_for(ticket))
+    first.close()
+    assert {p: p.read_bytes() for p in (tmp_path / "replay").rglob("*.*")} == files
+    assert second.admit(ticket.forest_id, batch_for(ticket)) == "admitted"
+    second.close()
+    assert audit(str(tmp_path)).sound
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path):
     disk = tmp_path / "disk"

@@ -123,6 +123,7 @@ class Journal:
         self._folder = folder
         self._part: Part | None = None
         self._dirty = False
+        self._closed = False
         self._number = int(reader.parts[-1].partition(".")[0]) if reader.parts else 0
         self.seq = reader.seq
         self.size = reader.size  # bytes, of what a start reads
@@ -131,6 +132,8 @@ class Journal:
 
     def append(self, record: Record, t: float) -> None:
         """Write one record. `BadInput` if the disk is full; the journal is then as before."""
+        if self._closed:
+            raise RuntimeError(f"{self._folder.uri}: the journal is closed, the run may be another's by now")
         if self._part is None:
             self._number += 1
             self._part = self._folder.create(f"{self._number:06d}{SUFFIX}")
@@ -152,7 +155,7 @@ class Journal:
 
     def replace(self, snapshot: Snapshot, t: float) -> None:
         """Put the state in place of all parts so far, which are deleted. All records must be durable."""
-        self.close()
+        self._end_part()
         self._number += 1
         line, name = encode(Line(self.seq + 1, t, snapshot)), f"{self._number:06d}{SNAPSHOT}"
         self._folder.write_whole(name, line)
@@ -163,6 +166,10 @@ class Journal:
                 self._folder.delete(old)
 
     def close(self) -> None:
+        self._closed = True
+        self._end_part()
+
+    def _end_part(self) -> None:
         if self._part is not None:
             self._part.close()
             self._part = None

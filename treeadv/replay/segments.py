@@ -33,12 +33,15 @@ class Segments:
         self._sealed: list[Part] = []  # not flushed yet
         self._held: list[Part] = []  # those that may hold what cannot be read from the file yet
         self._dirty = False
+        self._closed = False
         self._readable: set[str] = set()  # segments whose schema has been checked
         names = list(folder.sizes(SUFFIX))
         self._number = int(names[-1].removesuffix(SUFFIX)) if names else 0
 
     def append(self, batch: pa.RecordBatch) -> Place:
         """Write one forest. `BadInput` if the disk is full; what is stored stays."""
+        if self._closed:
+            raise RuntimeError(f"{self._folder.uri}: the segments are closed, the run may be another's by now")
         if self._part is None:
             self._number += 1
             self._part = self._folder.create(f"{self._number:06d}{SUFFIX}")
@@ -89,6 +92,7 @@ class Segments:
             self._folder.delete(name)
 
     def close(self) -> None:
+        self._closed = True
         for part in [*self._sealed, *([self._part] if self._part else [])]:
             part.close()
         self._part, self._sealed = None, []
