@@ -64,7 +64,7 @@ class LocalPart:
         self._path = path
         self._lock = threading.Lock()  # a sync may run in another thread while the owner closes
         self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        _sync_folder(path.parent)
+        _sync_path(path.parent)
 
     def write(self, data: Bytes) -> None:
         assert self._fd is not None, f"{self._path} is closed"
@@ -155,7 +155,11 @@ class Folder:
         return out
 
     def make(self) -> None:
+        """Make it with the folders above it; durable on return."""
+        above = [p for p in (self.local, *self.local.parents) if not p.exists()] if self.local else []
         self._fs.create_dir(self._base, recursive=True)
+        for path in above:
+            _sync_path(path.parent)
 
     def create(self, name: str) -> Part:
         """A new part; FileExistsError if there is one of that name on a local disk."""
@@ -191,16 +195,22 @@ class Folder:
         part.seal()
         part.sync()
         os.replace(new, self.local / name)
-        _sync_folder(self.local)
+        _sync_path(self.local)
 
     def truncate(self, name: str, size: int) -> None:
-        """Cut a file to its first `size` bytes."""
+        """Cut a file to its first `size` bytes; durable on return, else what is written behind it later could outlive the cut."""
         if self.local:
             os.truncate(self.local / name, size)
+            self.sync(name)
             return
         kept = self.read(name, 0, size)
         with self._fs.open_output_stream(f"{self._base}/{name}") as out:
             out.write(kept)
+
+    def sync(self, name: str) -> None:
+        """Make durable what an earlier process may have written to a file and not flushed."""
+        if self.local:
+            _sync_path(self.local / name)
 
     def delete(self, name: str) -> None:
         self._fs.delete_file(f"{self._base}/{name}")
@@ -255,7 +265,7 @@ def _exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) ->
     return file.read_buffer(want)
 
 
-def _sync_folder(path: Path) -> None:
+def _sync_path(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -119,7 +119,8 @@ class Journal:
     """The writing end. `append` hands a record to the operating system; it is durable once the parts of `pending` are flushed."""
 
     def __init__(self, folder: Folder, reader: Reader) -> None:
-        """Go on behind what `reader` has read to its end; a torn record is cut off."""
+        """Go on behind what `reader` has read to its end; a torn record is cut off, and what the process before may have left unflushed
+        is made durable before records stand behind it."""
         self._folder = folder
         self._part: Part | None = None
         self._dirty = False
@@ -129,6 +130,8 @@ class Journal:
         self.size = reader.size  # bytes, of what a start reads
         if reader.torn:
             folder.truncate(reader.torn.part, reader.torn.offset)
+        elif reader.parts:
+            folder.sync(reader.parts[-1])
 
     def append(self, record: Record, t: float) -> None:
         """Write one record. `BadInput` if the disk is full; the journal is then as before."""

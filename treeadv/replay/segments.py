@@ -38,6 +38,11 @@ class Segments:
         names = list(folder.sizes(SUFFIX))
         self._number = int(names[-1].removesuffix(SUFFIX)) if names else 0
 
+    def settle(self, needed: set[str]) -> None:
+        """Make durable what the process before may have left unflushed of `needed` segments."""
+        for name in needed & set(self._folder.sizes(SUFFIX)):
+            self._folder.sync(name)
+
     def append(self, batch: pa.RecordBatch) -> Place:
         """Write one forest. `BadInput` if the disk is full; what is stored stays."""
         if self._closed:

@@ -90,8 +90,9 @@ class ReplayStore:
             self.ledger = Ledger()
             for line in reader:
                 self.ledger.apply(line.record)
-            self._journal = Journal(self._journals, reader)
             self._segments = Segments(segments, config.segment_mb << 20, durable=config.fsync != "none")
+            self._segments.settle(self._needed())  # before the records that speak of them, as ever
+            self._journal = Journal(self._journals, reader)
             self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
             self._begin(session, step)
         except BaseException:
@@ -235,7 +236,7 @@ class ReplayStore:
         it lets go."""
         if self._config.retain == "all":
             return
-        gone = self._segments.unneeded({e.admitted.segment for e in self.ledger.live.values() if e.admitted})
+        gone = self._segments.unneeded(self._needed())
         if gone:
             self._write(Released(tuple(gone)))
             self.sync()
@@ -283,6 +284,10 @@ class ReplayStore:
     def _write(self, record: Record) -> None:
         self._journal.append(record, self._clock())
         self.ledger.apply(record)
+
+    def _needed(self) -> set[str]:
+        """Segments with forests that are not finished."""
+        return {e.admitted.segment for e in self.ledger.live.values() if e.admitted}
 
     def _damaged(self, fids: Iterable[str], fetch: Callable[[str], object]) -> list[Dropped]:
         out = []
