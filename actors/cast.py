@@ -31,7 +31,7 @@ class Cast:
         """A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
         self.config, self.folder, self.resumed = config, folder, resumed
         self.step = folder.last_checkpoint() if resumed else 0
-        self._session = uuid.uuid4().hex
+        self._session = folder.storage.next_session() if folder.storage else uuid.uuid4().hex
         self.queue: Any = None
         self.learners: list[Any] = []
         self.targets: dict[str, tuple[str, str]] = {}  # name -> role, address of /metrics
@@ -168,10 +168,10 @@ class Cast:
         if step > self._durable:
             await self.queue.flush.remote()
             await asyncio.to_thread(self.folder.upload)
-            await asyncio.gather(*(m.checkpoint.remote(step, {"step": step}) for m in self.learners))
+            await asyncio.gather(*(m.checkpoint.remote(step, {"step": step}, self._session) for m in self.learners))
             if self.folder.storage:
                 await self.queue.flush.remote()  # an upload takes its time: the run must still be ours
-                await asyncio.to_thread(self.folder.storage.seal, step, self.config.run.keep_checkpoints)
+                await asyncio.to_thread(self.folder.storage.seal, step, self._session, self.config.run.keep_checkpoints)
             await self.queue.commit.remote(step)
             self._durable = step
 

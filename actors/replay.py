@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ from treeadv.config import Config
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import Shown, figures
-from treeadv.replay.files import flush
+from treeadv.replay.files import Syncable, flush
 from treeadv.replay.records import ticket_seed
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket
@@ -160,8 +162,7 @@ class ReplayQueue:
         self._check()
         self._store.commit(step)
         await self._make_durable(at_once=True)
-        async with self._flushing:
-            self._store.compact()
+        await self._flush(self._store.compaction)
 
     async def flush(self) -> None:
         """Make all records so far durable, unless queue.fsync is none. `BadInput` if another process has opened the run since."""
@@ -213,14 +214,15 @@ class ReplayQueue:
         self._fault = str(fault) if self._mendable else f"{type(fault).__name__}: {fault}"
 
     async def _tick(self) -> None:
-        interval = self._config.queue.fsync_interval if self._config.queue.fsync == "interval" else _TICK
-        looked = 0.0
+        interval = self._store.fsync_interval if self._config.queue.fsync == "interval" else math.inf
+        looked, flushed = 0.0, time.monotonic()
         try:
             while True:
                 await asyncio.sleep(min(interval, _TICK))
                 if self._store.expire():
                     await self._tell(self._ready)
-                if self._config.queue.fsync == "interval":
+                if time.monotonic() - flushed >= interval:
+                    flushed = time.monotonic()
                     await self._flush()
                 if time.monotonic() - looked >= 10 * _TICK:
                     looked = time.monotonic()
@@ -243,14 +245,14 @@ class ReplayQueue:
         if policy == "always" or (at_once and policy == "interval"):
             await self._flush()
 
-    async def _flush(self) -> None:
+    async def _flush(self, what: Callable[[], list[Syncable]] | None = None) -> None:
         """Group commit: whoever waits for the lock finds its records flushed by the one before it. The lock is held until the disk has
         answered, also when nobody waits any more: `close` must not find parts that a thread still writes."""
-        await asyncio.shield(self._flush_now())
+        await asyncio.shield(self._flush_now(what or self._store.pending))
 
-    async def _flush_now(self) -> None:
+    async def _flush_now(self, what: Callable[[], list[Syncable]]) -> None:
         async with self._flushing:
-            parts = self._store.pending()
+            parts = what()
             if not parts:
                 return
             began = time.perf_counter()

@@ -196,7 +196,7 @@ def test_an_orderly_end_waits_for_the_flush_in_hand_and_takes_nothing_after_it(
             late = asyncio.ensure_future(queue.admit(second.forest_id, [ref]))
             await asyncio.sleep(0)
             await queue.close()
-            assert {"000001.arrow", "000001.jsonl"} <= set(synced)
+            assert {"0000000001.arrow", "0000000001.jsonl"} <= set(synced)
         ref.set_result(grow(second))  # its payload comes when the queue is closed
         with pytest.raises(RuntimeError, match="the replay queue is closed"):
             await late
@@ -205,6 +205,28 @@ def test_an_orderly_end_waits_for_the_flush_in_hand_and_takes_nothing_after_it(
     sync = LocalPart.sync
     asyncio.run(asyncio.wait_for(run(), 60))
     assert audit(str(tmp_path / "run")).rows["ready"]["forests"] == 1
+
+
+def test_the_interval_of_the_flushes_is_the_one_that_was_asked_for(cluster: None, config: Config, tmp_path: Path) -> None:
+    async def run() -> list[float]:
+        queue = ReplayQueue(asked, str(tmp_path / "run"), "one", 0, 0)
+        times, flush = [], queue._flush_now
+
+        async def noted(what: Any) -> None:
+            times.append(time.monotonic() - began)
+            await flush(what)
+
+        queue._flush_now = noted  # type: ignore[method-assign]
+        began = time.monotonic()
+        await queue.address()
+        while len(times) < 2:
+            await asyncio.sleep(0.05)
+        await queue.close()
+        return times
+
+    asked = config.model_copy(update={"queue": config.queue.model_copy(update={"fsync_interval": 2.5})})
+    first, second = asyncio.run(asyncio.wait_for(run(), 60))
+    assert first >= 2.5 and second - first >= 2.0
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -13,6 +13,8 @@ import pytest
 from tests.replay.helpers import batch_for, fill, open_store, reserve, train
 from treeadv import wire
 from treeadv.errors import BadInput
+from treeadv.replay import audit as auditing
+from treeadv.replay import journal
 from treeadv.replay.audit import _step_faults, audit
 from treeadv.replay.files import Folder
 from treeadv.replay.history import read_history
@@ -122,8 +124,8 @@ def test_a_missing_part_of_the_journal_is_a_fault(tmp_path: Path) -> None:
         store = open_store(tmp_path, max_staleness=5)
         reserve(store)
         store.close()
-    (tmp_path / "replay/journal/000002.jsonl").unlink()
-    with pytest.raises(BadInput, match=r"000003.jsonl byte 0: record \d+ follows record \d+"):
+    (tmp_path / "replay/journal/0000000002.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"0000000003.jsonl byte 0: record \d+ follows record \d+"):
         open_store(tmp_path)
 
 
@@ -135,7 +137,7 @@ def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp
     store.compact()
     store.close()
     folder = tmp_path / "replay/journal"
-    assert [p.name for p in folder.iterdir()] == ["000002.snapshot.jsonl"]
+    assert [p.name for p in folder.iterdir()] == ["0000000002.snapshot.jsonl"]
 
     part.write_bytes(kept)  # died before the old part was deleted
     (folder / "unfinished").write_text('{"crc"')  # died while the next snapshot was being written
@@ -147,7 +149,7 @@ def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp
     store.compact()
     fill(store, 1)
     store.close()
-    assert sorted(p.name for p in folder.iterdir()) == ["000004.snapshot.jsonl", "000005.jsonl"]
+    assert sorted(p.name for p in folder.iterdir()) == ["0000000004.snapshot.jsonl", "0000000005.jsonl"]
     report = audit(str(tmp_path))
     assert report.sound and report.rows["admitted"]["forests"] == 6, report.table()
 
@@ -195,10 +197,10 @@ def test_a_journal_of_format_1_which_knew_no_sessions_is_gone_on_with(tmp_path: 
 
 def journalled(folder: Path, *records: Record) -> None:
     """Write records behind those of a journal, whether or not they are right."""
-    journal = Folder(str(folder / "replay/journal"))
-    reader = Reader(journal)
+    parts = Folder(str(folder / "replay/journal"))
+    reader = Reader(parts)
     list(reader)
-    writer = Journal(journal, reader)
+    writer = Journal(parts, reader, "", lambda: None)
     for record in records:
         writer.append(record, 0.0)
     writer.close()
@@ -267,6 +269,66 @@ def test_a_closed_store_writes_nothing_into_what_may_be_anothers(tmp_path: Path)
     assert second.admit(ticket.forest_id, batch_for(ticket)) == "admitted"
     second.close()
     assert audit(str(tmp_path)).sound
+
+
+@pytest.mark.parametrize("moment", ["the journal is listed", "its parts are read", "the payloads are checked"])
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_a_run_that_lets_go_while_it_is_audited_is_sound(
+    tmp_path: Path, snapshots: bool, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
+    store._segments._limit = 3000
+    store.journal_limit = 0 if snapshots else 1 << 20
+    fill(store, 8)
+    done = [0]
+
+    def go_on() -> None:
+        """Train, commit, delete segments and replace the journal: twice, then the run rests."""
+        if done[0] < 3:
+            done[0] += 1
+            train(store, 2, done[0])
+            store.commit(done[0])
+            store.compact()
+
+    def before(owner: object, name: str) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: (go_on(), real(*args))[1])
+
+    go_on()
+    match moment:
+        case "the journal is listed":
+            before(journal, "_standing")
+        case "its parts are read":
+            before(Reader, "_fetch")
+        case "the payloads are checked":
+            before(auditing, "_payloads")
+    report = audit(str(tmp_path))
+    assert done[0] > 1 and report.sound, report.table()
+    assert snapshots or report.rows["admitted"]["forests"] == 8
+    store.close()
+
+
+def test_parts_follow_their_number_not_their_name(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store._journal._number = 9_999_999_998  # as the names of a release that wrote six digits
+    for _ in range(3):
+        reserve(store)
+        store.sync()
+        store._journal._part = None
+    store.close()
+    names = sorted(p.name for p in (tmp_path / "replay/journal").iterdir())
+    assert names == ["0000000001.jsonl", "10000000000.jsonl", "9999999999.jsonl"]
+    again = open_store(tmp_path)
+    assert again.ledger.next_draw == 3
+    again.close()
+
+
+def test_a_segment_that_nobody_let_go_is_missing_also_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
+    fill(store, 2)
+    (tmp_path / "replay/segments/0000000001.arrow").unlink()
+    assert len(audit(str(tmp_path)).faults) == 2
+    store.close()
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_the_view_names_every_field_that_a_query_may_want() -> None:
 
 
 def test_a_segment_is_an_arrow_stream_that_others_read(run: list[Reserved]) -> None:
-    with pa.ipc.open_stream(pa.memory_map("replay/segments/000001.arrow")) as stream:
+    with pa.ipc.open_stream(pa.memory_map("replay/segments/0000000001.arrow")) as stream:
         table = stream.read_all()
     assert table.column("forest_id").to_pylist() == [r.forest_id for r in run]
     con = duckdb.connect()

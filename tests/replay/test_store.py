@@ -242,13 +242,13 @@ def test_a_queue_that_dies_while_it_goes_back_to_a_checkpoint_goes_back_when_it_
         return ReplayStore(str(run), QueueConfig(max_staleness=1), 2, 0, "resumed", 1, Clock())
 
     resume(tmp_path).close()
-    written = (tmp_path / "replay/journal/000002.jsonl").read_bytes()
+    written = (tmp_path / "replay/journal/0000000002.jsonl").read_bytes()
     for cut in range(len(written) + 1):  # it dies with so much of `Committed` and `Resumed` written, and is brought back
         run = tmp_path / f"cut-{cut}"
         (run / "replay/journal").mkdir(parents=True)
         shutil.copytree(tmp_path / "replay/segments", run / "replay/segments")
-        (run / "replay/journal/000001.jsonl").write_bytes(before)
-        (run / "replay/journal/000002.jsonl").write_bytes(written[:cut])
+        (run / "replay/journal/0000000001.jsonl").write_bytes(before)
+        (run / "replay/journal/0000000002.jsonl").write_bytes(written[:cut])
         store = resume(run)
         assert (store.free_slots, store.ledger.committed, store.ledger.last_step) == (0, 1, 1)
         again = store.lease(2, 1)
@@ -280,7 +280,7 @@ def test_a_forest_whose_payload_is_damaged_is_dropped_loudly_and_the_run_goes_on
     store = open_store(tmp_path, max_staleness=2)  # another segment
     fill(store, 2)
     store.close()
-    segment = tmp_path / "replay/segments/000001.arrow"
+    segment = tmp_path / "replay/segments/0000000001.arrow"
     match damage:
         case "flipped":
             flip(segment, -200)
@@ -296,7 +296,7 @@ def test_a_forest_whose_payload_is_damaged_is_dropped_loudly_and_the_run_goes_on
     store = open_store(tmp_path, durable_step=0, max_staleness=2)
     lease = store.lease(2, 0)
     assert lease is not None and lease.forest_ids == ("r0-000001-0", "r0-000002-0")
-    assert "forest r0-000000-0 dropped as damaged" in caplog.text and "segments/000001.arrow" in caplog.text
+    assert "forest r0-000000-0 dropped as damaged" in caplog.text and "segments/0000000001.arrow" in caplog.text
     assert "its prompt goes out again" in caplog.text
     assert figures(store)["dropped"]["damaged"]["forests"] == 1
     again = reserve(store)
@@ -318,7 +318,7 @@ def test_an_open_lease_whose_payload_is_damaged_is_taken_back(tmp_path: Path) ->
     lease = store.lease(2, 0)
     assert lease is not None
     store.close()
-    flip(tmp_path / "replay/segments/000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
+    flip(tmp_path / "replay/segments/0000000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
     store = open_store(tmp_path, max_staleness=2)  # the queue alone has died, and the learner asks again
     instead = store.lease(2, 0)
     assert instead is not None and instead.forest_ids == ("r0-000001-0", "r0-000002-0")

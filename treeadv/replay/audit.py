@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from treeadv import wire
 from treeadv.errors import BadForest, BadInput
+from treeadv.replay.files import Folder
 from treeadv.replay.history import History, folder_of
 from treeadv.replay.journal import Line, Reader
 from treeadv.replay.records import Admitted
@@ -78,7 +80,7 @@ def audit(run_dir: str) -> Report:
     rows = _rows(history, states)
     faults += _count_faults(ledger, rows)
     faults += _step_faults(history, states) + _draw_faults(history, states, ledger)
-    payloads, released, size, bad = _payloads(history, reading(folder.child("segments")))
+    payloads, released, size, bad = _payloads(history, folder)
     dropped = history.before.lost + Counter(f.dropped.reason for f in history.fates.values() if f.dropped)
     dropped.update({what: n for (what, unit), n in history.before.totals.items() if unit == "forests" and what not in _ROWS})
     torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
@@ -143,9 +145,10 @@ def _draw_faults(history: History, states: dict[str, str], ledger: Ledger) -> li
     return [f"draw {d} is in {places[d]} places, one is right" for d in wrong]
 
 
-def _payloads(history: History, segments: Segments) -> tuple[int, int, int, list[str]]:
+def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str]]:
+    segments = reading(folder.child("segments"))
     read = released = size = 0
-    faults = []
+    faults = {}
     for fid in history.admitted:
         a = history.fates[fid].admitted
         assert a is not None
@@ -157,9 +160,25 @@ def _payloads(history: History, segments: Segments) -> tuple[int, int, int, list
         try:
             _check_payload(a, segments)
         except (BadInput, BadForest) as e:
-            faults.append(f"forest {fid}: {e}")
+            faults[fid] = str(e)
         read, size = read + 1, size + a.length
-    return read, released, size, faults
+    gone = _let_go(history, folder, faults) if faults else []
+    return read - len(gone), released + len(gone), size, [f"forest {fid}: {e}" for fid, e in faults.items() if fid not in gone]
+
+
+def _let_go(history: History, folder: Folder, fids: Iterable[str]) -> list[str]:
+    """Those of `fids` whose payload a run that goes on has let go, or found damaged, since its journal was read for `history`."""
+    now = History()
+    try:
+        for line in Reader(folder.child("journal")):
+            now.add(line)
+    except (BadInput, KeyError):
+        return []
+    segment = {fid: a.segment for fid in fids if (a := history.fates[fid].admitted)}
+    return [
+        fid for fid in fids
+        if fid not in now.fates or segment[fid] in now.released or now.fates[fid].damaged  # not in: finished before a snapshot
+    ]  # fmt: skip
 
 
 def _check_payload(a: Admitted, segments: Segments) -> None:

@@ -1,7 +1,7 @@
 """A folder on any pyarrow file system, and append-only parts in it.
 
-On a local disk a part grows in place and `sync` is fsync. An object store has no append: there a part is kept in memory, sealed,
-and written by `sync` as one object.
+On a local disk a part grows in place and `sync` is fsync. An object store has no append: there a part is kept in memory and written
+as one object, whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -31,6 +32,33 @@ class Syncable(Protocol):
     def sync(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """Deletes files, those already gone included, asking `look` before each whether that may be."""
+
+    folder: Folder
+    names: tuple[str, ...]
+    look: Callable[[], None]
+
+    def sync(self) -> None:
+        for name in self.names:
+            self.look()
+            with contextlib.suppress(FileNotFoundError):
+                self.folder.delete(name)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """Writes a file at once."""
+
+    folder: Folder
+    name: str
+    data: bytes
+
+    def sync(self) -> None:
+        self.folder.write_whole(self.name, self.data)
+
+
 class Part(Protocol):
     """An append-only file of `size` bytes. A sealed part takes no more and is closed by its next `sync`."""
 
@@ -43,10 +71,6 @@ class Part(Protocol):
 
     def sync(self) -> None:
         """Make what was written durable. May run in another thread than the rest."""
-        ...
-
-    def held(self) -> bytes:
-        """What was written and cannot be read from the file yet."""
         ...
 
     def close(self) -> None:
@@ -89,9 +113,6 @@ class LocalPart:
         if self._sealed:
             self.close()
 
-    def held(self) -> bytes:
-        return b""
-
     def close(self) -> None:
         with self._lock:
             if self._fd is not None:
@@ -100,11 +121,12 @@ class LocalPart:
 
 
 class RemotePart:
-    """One object, written whole by `sync` once it is sealed."""
+    """One object, written whole: by `sync` once it is sealed, or again and again by what `so_far` gives."""
 
     def __init__(self, fs: pafs.FileSystem, path: str, name: str) -> None:
         self.name = name
         self.size = 0
+        self.written = False  # it can be read from the store
         self._sealed = False
         self._fs = fs
         self._path = path
@@ -120,19 +142,31 @@ class RemotePart:
 
     def sync(self) -> None:
         assert self._sealed, f"{self._path} must be sealed: an object is written once"
-        try:
-            with self._fs.open_output_stream(self._path) as out:
-                for chunk in self._chunks:
-                    out.write(chunk)
-        except OSError as e:
-            raise BadInput(f"{self._path}: cannot be written ({one_line(e)}); see to the store, then resume the run") from e
+        _put(self._fs, self._path, self._chunks)
+        self.written = True
         self._chunks = []  # in one go: another thread may be reading them
 
+    def so_far(self) -> Syncable:
+        """To be flushed: the object as it is now, whatever is written to it meanwhile."""
+        self._chunks = [self.held()]
+        return _Upload(self._fs, self._path, self._chunks[0])
+
     def held(self) -> bytes:
+        """What is not `written`."""
         return b"".join(self._chunks)
 
     def close(self) -> None:
         self._chunks = []
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    fs: pafs.FileSystem
+    path: str
+    data: Bytes
+
+    def sync(self) -> None:
+        _put(self.fs, self.path, [self.data])
 
 
 class Folder:
@@ -252,6 +286,15 @@ def flush(parts: Sequence[Syncable]) -> None:
     """Make parts durable, in order: what the last one says, the ones before it hold."""
     for part in parts:
         part.sync()
+
+
+def _put(fs: pafs.FileSystem, path: str, chunks: Sequence[Bytes]) -> None:
+    try:
+        with fs.open_output_stream(path) as out:
+            for chunk in chunks:
+                out.write(chunk)
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be written ({one_line(e)}); see to the store, then resume the run") from e
 
 
 def _exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) -> pa.Buffer:

@@ -1,15 +1,19 @@
-"""The payload: Arrow IPC stream files `000001.arrow`, one record batch a forest, each addressed by segment, offset and length."""
+"""The payload: Arrow IPC stream files `0000000001.arrow`, one record batch a forest, each addressed by segment, offset and length.
+
+In an object store each flush makes one, with the session of its writer in its name: what a writer that had lost the run still uploads
+takes no other's place, and no record speaks of it.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
 from treeadv import wire
 from treeadv.errors import BadInput
-from treeadv.replay.files import Folder, Part, TooShort, one_line
+from treeadv.replay.files import Deletion, Folder, Part, RemotePart, TooShort, one_line
 from treeadv.replay.records import Place
 
 SUFFIX = ".arrow"
@@ -23,7 +27,7 @@ class Damaged(BadInput):
 class Segments:
     """Appends forests, and reads them back as views of the memory-mapped file."""
 
-    def __init__(self, folder: Folder, segment_bytes: int, durable: bool) -> None:
+    def __init__(self, folder: Folder, segment_bytes: int, durable: bool, session: str = "") -> None:
         """A segment is sealed at `segment_bytes`; without `durable` nobody will flush it. One of an earlier process is never
         appended to: its tail may be torn."""
         self._folder = folder
@@ -31,16 +35,17 @@ class Segments:
         self._durable = durable
         self._part: Part | None = None
         self._sealed: list[Part] = []  # not flushed yet
-        self._held: list[Part] = []  # those that may hold what cannot be read from the file yet
+        self._held: list[RemotePart] = []  # those that may not be written yet
         self._dirty = False
         self._closed = False
         self._readable: set[str] = set()  # segments whose schema has been checked
-        names = list(folder.sizes(SUFFIX))
-        self._number = int(names[-1].removesuffix(SUFFIX)) if names else 0
+        self._tail = SUFFIX if folder.local else f"-{session}{SUFFIX}"
+        self._names = folder.sizes(SUFFIX)
+        self._number = max((int(n.removesuffix(SUFFIX).partition("-")[0]) for n in self._names), default=0)
 
     def settle(self, needed: set[str]) -> None:
         """Make durable what the process before may have left unflushed of `needed` segments."""
-        for name in needed & set(self._folder.sizes(SUFFIX)):
+        for name in needed & self._names.keys():
             self._folder.sync(name)
 
     def append(self, batch: pa.RecordBatch) -> Place:
@@ -49,13 +54,15 @@ class Segments:
             raise RuntimeError(f"{self._folder.uri}: the segments are closed, the run may be another's by now")
         if self._part is None:
             self._number += 1
-            self._part = self._folder.create(f"{self._number:06d}{SUFFIX}")
-            self._held = [p for p in [*self._held, self._part] if p is self._part or p.held()]
+            self._part = self._folder.create(f"{self._number:010d}{self._tail}")
+            if isinstance(self._part, RemotePart):
+                self._held = [p for p in [*self._held, self._part] if not p.written]
         if self._part.size == 0:
             self._part.write(wire.SCHEMA.serialize())
         message = batch.serialize()
         place = Place(self._part.name, self._part.size, message.size, zlib.crc32(message))
         self._part.write(message)
+        self._names[self._part.name] = self._part.size
         self._dirty = True
         if self._part.size >= self._limit:
             self._seal()
@@ -87,14 +94,20 @@ class Segments:
         return out
 
     def unneeded(self, needed: set[str]) -> list[str]:
-        """Segments on disk that are neither needed nor being written."""
+        """Segments that are neither needed nor being written."""
         writing = self._part.name if self._part else None
-        return [n for n in self._folder.sizes(SUFFIX) if n not in needed and n != writing]
+        return [n for n in self._names if n not in needed and n != writing]
 
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete segments, whether or not they are still there."""
-        for name in set(names) & set(self._folder.sizes(SUFFIX)):
-            self._folder.delete(name)
+    def deletion(self, names: Sequence[str], look: Callable[[], None]) -> Deletion:
+        """What deletes segments."""
+        for name in names:
+            del self._names[name]
+        return Deletion(self._folder, tuple(names), look)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all segments."""
+        return sum(self._names.values())
 
     def close(self) -> None:
         self._closed = True

@@ -79,27 +79,30 @@ class ReplayStore:
         self._folder = Folder(run_dir).child("replay")
         if self._folder.local is None and config.fsync == "none":
             raise BadInput(f"queue.fsync=none would never write to {run_dir}; use interval or always")
+        self.fsync_interval = config.fsync_interval or (1.0 if self._folder.local else 10.0)
         self.journal_limit = config.segment_mb << 20
         self.capacity = (config.max_staleness + 1) * forests_per_step
         self._journals, segments = self._folder.child("journal"), self._folder.child("segments")
         self._journals.make()
         segments.make()
-        self._lock = Lock(self._folder)
+        self._lock = Lock(self._folder, session, step)
         try:
             reader = Reader(self._journals)
             self.ledger = Ledger()
             for line in reader:
                 self.ledger.apply(line.record)
-            self._segments = Segments(segments, config.segment_mb << 20, durable=config.fsync != "none")
+            self._segments = Segments(segments, config.segment_mb << 20, durable=config.fsync != "none", session=session)
             self._segments.settle(self._needed())  # before the records that speak of them, as ever
-            self._journal = Journal(self._journals, reader)
+            self._journal = Journal(self._journals, reader, session, self._lock.sync)
             self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
             self._begin(session, step)
         except BaseException:
-            self._lock.release()
+            self._lock.undo()
             raise
         if reader.torn:
             log.warning("%s: unfinished last record cut off: %s", run_dir, reader.torn)
+        if reader.ignored:
+            log.warning("%s: %d parts hold records of a process that had lost the run; they do not count", run_dir, reader.ignored)
 
     def _begin(self, session: str, step: int) -> None:
         if not self.opening.records:
@@ -230,20 +233,25 @@ class ReplayStore:
         if step > self.ledger.committed:
             self._write(Committed(step))
 
-    def compact(self) -> None:
-        """With retain=unacknowledged, delete the segments that hold only finished forests, and put a snapshot in place of a
-        journal over `journal_limit` bytes. All that went before is made durable first: the commit must outlive the payload that
-        it lets go."""
+    def compaction(self) -> list[Syncable]:
+        """With retain=unacknowledged: what to `flush` to delete the segments that hold only finished forests, and to put a snapshot in
+        place of a journal over `journal_limit` bytes. All that went before is made durable first: the commit must outlive the payload
+        that it lets go."""
         if self._config.retain == "all":
-            return
+            return []
         gone = self._segments.unneeded(self._needed())
         if gone:
             self._write(Released(tuple(gone)))
-            self.sync()
-            self._segments.delete(gone)
-        if self._journal.size > self.journal_limit:
-            self.sync()
-            self._journal.replace(Snapshot(self.ledger.to_state()), self._clock())
+        over = self._journal.size > self.journal_limit
+        if not gone and not over:
+            return []
+        deletion = self._segments.deletion(gone, self._lock.sync)
+        pending = self.pending()
+        snapshot = self._journal.snapshot(Snapshot(self.ledger.to_state()), self._clock()) if over else []
+        return [*pending, deletion, *snapshot]
+
+    def compact(self) -> None:
+        flush(self.compaction())
 
     def payload(self, fid: str) -> pa.RecordBatch:
         """The stored forest, a view of the mapped file on a local disk; `Damaged`, or KeyError if it is not live."""
@@ -252,8 +260,8 @@ class ReplayStore:
     # ---- durability ----------------------------------------------------------------------------------------------------------
     def pending(self) -> list[Syncable]:
         """What to `flush`, in that order, to make every record so far durable: one flush serves all who wait (group commit)."""
-        parts = [*self._segments.pending(), *self._journal.pending()]
-        return [self._lock, *parts] if parts else []
+        segments, journal = self._segments.pending(), self._journal.pending()
+        return [*segments, self._lock, *journal] if journal else [*segments]
 
     def sync(self) -> None:
         flush(self.pending())
@@ -268,7 +276,8 @@ class ReplayStore:
         return self._journal.seq
 
     def disk_bytes(self) -> int:
-        return sum(sum(self._folder.child(d).sizes("").values()) for d in ("journal", "segments"))
+        """Of journal and segments."""
+        return self._journal.size + self._segments.size
 
     def free_bytes(self) -> int | None:
         return self._folder.free_bytes()
