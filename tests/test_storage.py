@@ -121,6 +121,7 @@ def test_a_checkpoint_of_a_driver_that_lost_the_run_does_not_count_and_takes_not
         there.seal(3, before, keep=1)
     with pytest.raises(BadInput, match="another process has opened this run"):
         there._drop(f"step-3-{after}", before)
+    assert not any(k.endswith(f"step-3-{before}.json") for k in keys(client, name))
     for step in (3, 5):  # had it looked just before
         client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-{step}-{before}.json", Body=b'{"files": {}}')
     for _ in range(2):

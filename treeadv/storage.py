@@ -98,7 +98,7 @@ class Storage:
     def next_session(self) -> str:
         """See `journal.next_session`."""
         with self._asked("read"):
-            return next_session(self._replay)
+            return next_session(self._replay, (c.session for c in self._sealed()))
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------------------
     def checkpoints(self) -> list[int]:
@@ -110,8 +110,11 @@ class Storage:
         that the other has begun from or done."""
         with self._asked("read"):
             session, begun = owner(self._replay)
-            sealed = [_Checkpoint.of(name.removesuffix(".json")) for name in self._checkpoints.sizes(".json")]
-        return {c.step: c.name for c in sorted(sealed) if c.session == session or c.step <= begun}
+            return {c.step: c.name for c in self._sealed() if c.session == session or c.step <= begun}
+
+    def _sealed(self) -> list[_Checkpoint]:
+        """In order; of a step the one of the latest session last."""
+        return sorted(_Checkpoint.of(name.removesuffix(".json")) for name in self._checkpoints.sizes(".json"))
 
     def upload(self, step: int, session: str, files: Path) -> None:
         """Copy files of a checkpoint; those of several ranks add up."""

@@ -323,6 +323,26 @@ def test_parts_follow_their_number_not_their_name(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_listing_that_missed_the_snapshot_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_run(tmp_path)
+    store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
+    store.journal_limit = 0
+    store.compact()
+    reserve(store)
+    store.close()
+    sizes = Folder.sizes
+    listed: list[dict[str, int]] = []
+
+    def racing(folder: Folder, suffix: str) -> dict[str, int]:
+        found = sizes(folder, suffix)
+        listed.append({n: s for n, s in found.items() if listed or not n.endswith(".snapshot.jsonl")})
+        return listed[-1]
+
+    monkeypatch.setattr(Folder, "sizes", racing)
+    _, reader = read(tmp_path)
+    assert reader.parts == ["0000000002.snapshot.jsonl", "0000000003.jsonl"] and len(listed) == 4
+
+
 def test_a_segment_that_nobody_let_go_is_missing_also_of_a_run_that_goes_on(tmp_path: Path) -> None:
     store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
     fill(store, 2)

@@ -254,9 +254,10 @@ class Journal:
         return name
 
 
-def next_session(replay: Folder) -> str:
-    """A name for the next start of the run in an object store. They sort in the order of the starts."""
-    known = [owner(replay)[0], *(_Part.of(n).session for n in replay.child("journal").sizes(SUFFIX))]
+def next_session(replay: Folder, known: Iterable[str] = ()) -> str:
+    """A name for the next start of a run in an object store. They sort in the order of the starts; `known` are some more of earlier
+    ones."""
+    known = [owner(replay)[0], *known, *(_Part.of(n).session for n in replay.child("journal").sizes(SUFFIX))]
     return f"{int(max(known).partition('-')[0] or 0) + 1:06d}-{uuid.uuid4().hex[:8]}"
 
 
@@ -302,8 +303,7 @@ class Lock:
 
     def sync(self) -> None:
         """`BadInput` if the run is another's by now."""
-        if self._folder.local is None:
-            hold(self._folder, self._session)
+        hold(self._folder, self._session)
 
     def undo(self) -> None:
         """The run could not be opened: it is again whose it was."""
@@ -318,6 +318,6 @@ class Lock:
 
 
 def hold(replay: Folder, session: str) -> None:
-    """`BadInput` if another session has opened the run in an object store since."""
-    if owner(replay)[0] != session:
+    """`BadInput` if another session has opened the run in an object store since. A local folder is locked."""
+    if replay.local is None and owner(replay)[0] != session:
         raise BadInput(f"{replay.uri}: another process has opened this run and goes on with it; this one stops")
