@@ -1,6 +1,7 @@
 """The replay queue as an actor: waiting, group commit and object references around `treeadv.replay.store`.
 
-It passes references on and looks at a payload only to check and write it: on its own node that is a view of the object store.
+It passes references on and looks at a payload only to check and write it: on its own node that is a view of the object store, of which
+writing makes one copy (an Arrow message).
 """
 
 from __future__ import annotations
