@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import uuid
 from typing import Any
 
 import ray
@@ -37,6 +38,7 @@ class Cast:
         """A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
         self.config, self.folder, self.resumed = config, folder, resumed
         self.step = folder.last_checkpoint() if resumed else 0
+        self._session = folder.storage.next_session() if folder.storage else uuid.uuid4().hex
         self.queue: Any = None
         self.learners: list[Any] = []
         self.targets: dict[str, tuple[str, str]] = {}  # name -> role, address of /metrics
@@ -56,13 +58,14 @@ class Cast:
     # ---- life ----------------------------------------------------------------------------------------------------------------
     async def begin(self) -> None:
         """Bring everyone up. Whatever comes of it, `end` has to follow."""
-        at = self.step if self.resumed else None
         # Ray asks a queue that it brought back again what was being asked: its methods are idempotent. But in an object store what
         # a dead queue had not yet written is gone: from there the run goes on from its last checkpoint.
         lives: dict[str, Any] = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
         # It lives with the driver, which needs it as much as it needs the driver: nodes of other roles come and go.
         lives["scheduling_strategy"] = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.queue = _actor(ReplayQueue, max_concurrency=UNBOUNDED, **lives).remote(self.config, self._home, at, self._port)
+        self.queue = _actor(ReplayQueue, max_concurrency=UNBOUNDED, **lives).remote(
+            self.config, self._home, self._session, self.step, self._port
+        )
         self._place("queue", "queue", await self.queue.address.remote())
         await asyncio.gather(self._start_learners(), self.rewards.fill(self.config.reward.count))
         await self.generators.fill(self.config.generator.count)
@@ -206,10 +209,10 @@ class Cast:
         if step > self._durable:
             await self.queue.flush.remote()
             await asyncio.to_thread(self.folder.upload)
-            await asyncio.gather(*(m.checkpoint.remote(step, {"step": step}) for m in self.learners))
+            await asyncio.gather(*(m.checkpoint.remote(step, {"step": step}, self._session) for m in self.learners))
             if self.folder.storage:
                 await self.queue.flush.remote()  # an upload takes its time: the run must still be ours
-                await asyncio.to_thread(self.folder.storage.seal, step, self.config.run.keep_checkpoints)
+                await asyncio.to_thread(self.folder.storage.seal, step, self._session, self.config.run.keep_checkpoints)
             await self.queue.commit.remote(step)
             self._durable = step
 

@@ -92,13 +92,13 @@ class Learner:
                 size += sum(w.nbytes for w in bucket.values())
         return refs, size
 
-    def checkpoint(self, step: int, extra: dict[str, Any]) -> str:
-        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path. With run.storage: upload it,
-        for the driver to seal."""
+    def checkpoint(self, step: int, extra: dict[str, Any], session: str = "") -> str:
+        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path. With run.storage: upload it
+        for the driver, whose `session` of the run it is, to seal."""
         began = time.perf_counter()
         folder = self.folder.checkpoint(step)
         if self.folder.storage:
-            self.trainer.upload(self.folder.storage, step, folder.with_name("upload"), extra)
+            self.trainer.upload(self.folder.storage, step, session, folder.with_name("upload"), extra)
         else:
             self.trainer.save(folder, extra)
             if self.rank == 0:

@@ -1,6 +1,7 @@
 """The replay queue as an actor: waiting, group commit and object references around `treeadv.replay.store`.
 
-It passes references on and looks at a payload only to check and write it: on its own node that is a view of the object store.
+It passes references on and looks at a payload only to check and write it: on its own node that is a view of the object store, of which
+writing makes one copy (an Arrow message).
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +22,7 @@ from treeadv.config import Config
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import Shown, figures
-from treeadv.replay.files import flush
+from treeadv.replay.files import Syncable, flush
 from treeadv.replay.records import ticket_seed
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket
@@ -41,16 +44,14 @@ class Lease:
 class ReplayQueue:
     """To be wrapped by `ray.remote`. Every method may be called again with the same ids: a repeat changes nothing."""
 
-    def __init__(self, config: Config, run_dir: str, resume_step: int | None, port: int) -> None:
-        """Open `run_dir`/replay. `resume_step` is that of the checkpoint a stopped run restarts from, None for a new run or where
-        only the queue died. An actor that Ray restarts runs this again beside a living learner, so then nothing is rolled
-        back."""
-        if ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed:
-            resume_step = None
+    def __init__(self, config: Config, run_dir: str, session: str, step: int, port: int) -> None:
+        """Open `run_dir`/replay for a `session` of the run that goes on from the checkpoint of `step` (see `ReplayStore`). An actor that
+        Ray restarts runs this again: it goes back to the checkpoint unless an earlier life has done so. Whether one has only the
+        journal knows; Ray also counts the lives that died in here."""
         self._config = config
         self._problems = problem_source(config.task, config.run.seed)
         per_step, seed = config.learner.forests_per_step, config.run.seed
-        self._store = ReplayStore(run_dir, config.queue, per_step, seed, resume_step)
+        self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step)
         self._refs: dict[str, ObjectRef] = {}
         self._room = asyncio.Condition()  # a slot may be free
         self._ready = asyncio.Condition()  # more forests may be ready
@@ -113,6 +114,7 @@ class ReplayQueue:
         except ray.exceptions.RayError as e:
             await self.fail(forest_id, f"its payload is lost: {type(e).__name__}")
             return "lost"
+        self._check()  # the run may have ended meanwhile
         outcome = self._store.admit(forest_id, batch)
         if outcome == "admitted":
             self._refs[forest_id] = ref
@@ -127,9 +129,9 @@ class ReplayQueue:
             while True:
                 self._check()
                 held = self._store.ledger.held
-                record = self._store.lease(n, version)
+                record = self._store.lease(n, version, self._ref)
                 if self._store.ledger.held < held:
-                    await self._tell(self._room)  # stale forests went, their slots are free
+                    await self._tell(self._room)  # stale or damaged forests went, their slots are free
                 if record:
                     break
                 await self._ready.wait()
@@ -161,8 +163,7 @@ class ReplayQueue:
         self._check()
         self._store.commit(step)
         await self._make_durable(at_once=True)
-        async with self._flushing:
-            self._store.compact()
+        await self._flush(self._store.compaction)
 
     async def flush(self) -> None:
         """Make all records so far durable, unless queue.fsync is none. `BadInput` if another process has opened the run since."""
@@ -214,14 +215,15 @@ class ReplayQueue:
         self._fault = str(fault) if self._mendable else f"{type(fault).__name__}: {fault}"
 
     async def _tick(self) -> None:
-        interval = self._config.queue.fsync_interval if self._config.queue.fsync == "interval" else _TICK
-        looked = 0.0
+        interval = self._store.fsync_interval if self._config.queue.fsync == "interval" else math.inf
+        looked, flushed = 0.0, time.monotonic()
         try:
             while True:
                 await asyncio.sleep(min(interval, _TICK))
                 if self._store.expire():
                     await self._tell(self._ready)
-                if self._config.queue.fsync == "interval":
+                if time.monotonic() - flushed >= interval:
+                    flushed = time.monotonic()
                     await self._flush()
                 if time.monotonic() - looked >= 10 * _TICK:
                     looked = time.monotonic()
@@ -244,10 +246,14 @@ class ReplayQueue:
         if policy == "always" or (at_once and policy == "interval"):
             await self._flush()
 
-    async def _flush(self) -> None:
-        """Group commit: whoever waits for the lock finds its records flushed by the one before it."""
+    async def _flush(self, what: Callable[[], list[Syncable]] | None = None) -> None:
+        """Group commit: whoever waits for the lock finds its records flushed by the one before it. The lock is held until the disk has
+        answered, also when nobody waits any more: `close` must not find parts that a thread still writes."""
+        await asyncio.shield(self._flush_now(what or self._store.pending))
+
+    async def _flush_now(self, what: Callable[[], list[Syncable]]) -> None:
         async with self._flushing:
-            parts = self._store.pending()
+            parts = what()
             if not parts:
                 return
             began = time.perf_counter()

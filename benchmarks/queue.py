@@ -125,7 +125,7 @@ def settings(args: argparse.Namespace) -> QueueConfig:
 
 
 def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
-    queue = ReplayStore(str(folder), settings(args), args.per_step, 0, None)
+    queue = ReplayStore(str(folder), settings(args), args.per_step, 0, "bench", 0)
 
     def run() -> None:
         for step in range(args.forests // args.per_step):
@@ -135,10 +135,8 @@ def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
                 queue.admit(record.forest_id, wire.to_batch([replace(forest, forest_id=record.forest_id)]))
                 if args.fsync == "always":
                     queue.sync()
-            lease = queue.lease(args.per_step, 0)
+            lease = queue.lease(args.per_step, 0, lambda fid: use(wire.from_batch(queue.payload(fid))[0]))
             assert lease is not None
-            for fid in lease.forest_ids:
-                use(wire.from_batch(queue.payload(fid))[0])
             queue.ack(lease.lease_id, step + 1)
             if args.fsync != "none":
                 queue.sync()
@@ -197,7 +195,7 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
     (folder / "tasks.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
     task, learner = {"source": str(folder / "tasks.jsonl")}, {"forests_per_step": args.per_step}
     config = parse({"task": task, "learner": learner, "queue": settings(args).model_dump()}, "bench")
-    queue = ray.remote(num_cpus=0)(ReplayQueue).remote(config, str(folder / "run"), None, 0)
+    queue = ray.remote(num_cpus=0)(ReplayQueue).remote(config, str(folder / "run"), "bench", 0, 0)
     tickets = [await queue.reserve.remote("w") for _ in range(args.forests)]
     began = time.perf_counter()
 
@@ -223,7 +221,7 @@ def recovery(records: int) -> dict[str, float | int]:
     """Seconds to open a folder whose journal has about that many records (small forests, all but the last trained)."""
     with tempfile.TemporaryDirectory() as folder:
         config = QueueConfig(fsync="none", max_staleness=0)
-        queue = ReplayStore(folder, config, 16, 0, None)
+        queue = ReplayStore(folder, config, 16, 0, "bench", 0)
         small, step = example(2, 4), 0
         while queue.records < records:
             for _ in range(16):
@@ -236,7 +234,7 @@ def recovery(records: int) -> dict[str, float | int]:
             queue.ack(lease.lease_id, step)
             queue.commit(step)
         queue.close()
-        again = ReplayStore(folder, config, 16, 0, step)
+        again = ReplayStore(folder, config, 16, 0, "again", step)
         opening = again.opening
         again.close()
     speed = round(opening.records / opening.seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.running import ROLES, finish, hosts, recipe, start, steps, wait_for
 from treeadv import runs
 from treeadv.errors import BadInput
 from treeadv.replay.audit import audit
+from treeadv.replay.journal import Lock
 from treeadv.runs import RunFolder
 from treeadv.storage import Storage
 
@@ -44,7 +46,8 @@ def test_a_run_in_a_bucket_outlives_its_queue_and_is_whole_there(bucket, tmp_pat
     there = Storage(uri)
     assert recorded(uri) == [1, 2, 3, 4, 5] and json.loads(there.read("summary.json"))["steps"] == 5 and "<svg" in there.read("report.html")
     assert there.checkpoints() == [4, 5] and not list((run / "checkpoints").glob("*step*"))
-    assert {k.split("/")[3] for k in keys(client, name) if "/checkpoints/" in k} == {"step-4", "step-4.json", "step-5", "step-5.json"}
+    found = {k.split("/")[3] for k in keys(client, name) if "/checkpoints/" in k}
+    assert {re.sub(r"-\d{6}-\w{8}", "", f) for f in found} == {"step-4", "step-4.json", "step-5", "step-5.json"} and len(found) == 4
     for named in (uri, str(run)):
         report = audit(named)
         assert report.sound and report.steps == report.committed_step == 5, report.table()
@@ -75,33 +78,69 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
+def opened(there: Storage, step: int) -> str:
+    """The name of another start of the run, from the checkpoint of `step`."""
+    session = there.next_session()
+    Lock(there._replay, session, step)
+    return session
+
+
 def test_an_upload_that_was_cut_off_is_no_checkpoint_and_is_cleared_by_the_next(bucket, tmp_path, files):
     name, client, uri = bucket
     there = Storage(uri)
     folder = RunFolder(tmp_path / "one", there)
-    there.upload(1, files)
-    there.seal(1, keep=2)
-    there.upload(2, files)  # and the learner dies before it could seal it
+    session = opened(there, 0)
+    there.upload(1, session, files)
+    there.seal(1, session, keep=2)
+    there.upload(2, session, files)  # and the learner dies before it could seal it
     assert folder.last_checkpoint() == 1
-    there.upload(4, files)
-    there.seal(4, keep=2)
-    assert there.checkpoints() == [1, 4] and not any("/step-2/" in k for k in keys(client, name))
-    there.upload(5, files)
-    there.seal(5, keep=2)
+    session = opened(there, 1)
+    there.upload(4, session, files)
+    there.seal(4, session, keep=2)
+    assert there.checkpoints() == [1, 4] and not any("/step-2-" in k for k in keys(client, name))
+    there.upload(5, session, files)
+    there.seal(5, session, keep=2)
     assert there.checkpoints() == [4, 5] and not any("step-1" in k for k in keys(client, name))
     with folder.at_hand(5) as here:
         assert (here / "trainer" / ".metadata").read_bytes() == b"state"
     assert not here.exists()
 
 
+def test_a_checkpoint_of_a_driver_that_lost_the_run_does_not_count_and_takes_nothing_from_the_one_after(bucket, tmp_path, files):
+    name, client, uri = bucket
+    there = Storage(uri)
+    before = opened(there, 0)
+    there.upload(1, before, files)
+    there.seal(1, before, keep=2)
+    there.upload(3, before, files)  # and it is paused here, taken for dead
+    after = opened(there, 1)
+    (files / "model.safetensors").write_bytes(b"others!")
+    there.upload(3, after, files)
+    there.seal(3, after, keep=1)
+    with pytest.raises(BadInput, match="another process has opened this run"):
+        there.seal(3, before, keep=1)
+    with pytest.raises(BadInput, match="another process has opened this run"):
+        there._drop(f"step-3-{after}", before)
+    assert not any(k.endswith(f"step-3-{before}.json") for k in keys(client, name))
+    for step in (3, 5):  # had it looked just before
+        client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-{step}-{before}.json", Body=b'{"files": {}}')
+    for _ in range(2):
+        assert there.checkpoints()[-1] == 3
+        with RunFolder(tmp_path / "one", there).at_hand(3) as here:
+            assert (here / "model.safetensors").read_bytes() == b"others!"
+        opened(there, 3)
+
+
 def test_a_checkpoint_that_lost_a_file_is_named_with_the_remedy(bucket, tmp_path, files):
     name, client, uri = bucket
     there = Storage(uri)
-    there.upload(3, files)
-    there.seal(3, keep=1)
-    client.put_object(Bucket=name, Key="runs/one/checkpoints/step-3/model.safetensors", Body=b"weigh")
+    session = opened(there, 0)
+    there.upload(3, session, files)
+    there.seal(3, session, keep=1)
+    client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-3-{session}/model.safetensors", Body=b"weigh")
     here = RunFolder(tmp_path / "one", there).at_hand(3)
-    with pytest.raises(BadInput, match=r"step-3/model.safetensors is not there or not of its 7 bytes; delete checkpoints/step-3.json"):
+    lost, seal = r"step-3-\S+/model.safetensors is not there or not of its 7 bytes", r"checkpoints/step-3-\S+.json"
+    with pytest.raises(BadInput, match=f"{lost}; delete {seal}"):
         here.__enter__()
 
 
@@ -112,6 +151,7 @@ import torch, torch.distributed as dist
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv.learning.trainer import Trainer
+from treeadv.replay.journal import Lock
 from treeadv.runs import RunFolder
 from treeadv.storage import Storage
 model, out, rank, uri = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -119,10 +159,12 @@ dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, wo
 disk = RunFolder(out / f"disk-{rank}", Storage(uri))
 t = Trainer(tiny.config(), model, rank, 2)
 t.step(FORESTS, 0)
-t.upload(disk.storage, 1, disk.checkpoint(1), {"step": 1})
+session = "000001-test"
+t.upload(disk.storage, 1, session, disk.checkpoint(1), {"step": 1})
 dist.barrier()
 if rank == 0:
-    disk.storage.seal(1, keep=1)
+    Lock(disk.storage._replay, session, 0)
+    disk.storage.seal(1, session, keep=1)
 dist.barrier()
 left = list(disk.checkpoint(1).parent.iterdir())
 again = Trainer(tiny.config(), model, rank, 2)
@@ -197,8 +239,9 @@ def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path
     assert not resumed
     folder.record({"step": 1})
     folder.upload()
-    folder.storage.upload(1, files)
-    folder.storage.seal(1, keep=1)
+    session = opened(folder.storage, 0)
+    folder.storage.upload(1, session, files)
+    folder.storage.seal(1, session, keep=1)
     shutil.rmtree(folder.path)
     assert f"{uri} holds a run: choose another run.name, or go on with it by --resume '{uri}'" in refused(capsys, "--config", config)
     again, second, resumed = runs.begin(config, None, True, [])

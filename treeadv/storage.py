@@ -1,28 +1,46 @@
 """A run in an object store (run.storage), so that no disk has to outlive it.
 
     replay/              journal and Arrow segments, written there by the queue
-    checkpoints/step-N/  the files of a checkpoint
-    checkpoints/step-N.json  their sizes. An object store cannot rename a folder, so this is written last: what has none is no checkpoint
+    checkpoints/step-N-SESSION/      the files of a checkpoint, SESSION names the start of the run that wrote it
+    checkpoints/step-N-SESSION.json  their sizes. An object store cannot rename a folder, so this is written last: what has none is no
+                                     checkpoint
     config.yaml, metrics.jsonl, summary.json, report.html  copies of the run folder's, made before each checkpoint and at the end
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from treeadv.config import Config
 from treeadv.errors import BadInput
 from treeadv.replay.files import Folder, join, one_line
+from treeadv.replay.journal import hold, next_session, owner
 
 COPIED = ("config.yaml", "metrics.jsonl", "summary.json", "report.html")
 _PROBE = "writable"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Checkpoint:
+    """A folder of the store by its name; an older release wrote no session."""
+
+    step: int
+    session: str
+    name: str
+
+    @classmethod
+    def of(cls, name: str) -> _Checkpoint:
+        step, _, session = name.removeprefix("step-").partition("-")
+        return cls(int(step), session, name)
 
 
 class Storage:
@@ -38,7 +56,7 @@ class Storage:
         self.uri = uri
         with self._asked("reached"):
             self._folder = Folder(uri)
-        self._checkpoints = self._folder.child("checkpoints")
+        self._checkpoints, self._replay = self._folder.child("checkpoints"), self._folder.child("replay")
 
     @classmethod
     def of(cls, config: Config) -> Storage:
@@ -77,33 +95,53 @@ class Storage:
         with self._asked("written"):
             self._folder.write_whole(path.name, path.read_bytes())
 
+    def next_session(self) -> str:
+        """See `journal.next_session`."""
+        with self._asked("read"):
+            return next_session(self._replay, (c.session for c in self._sealed()))
+
     # ---- checkpoints ---------------------------------------------------------------------------------------------------------
     def checkpoints(self) -> list[int]:
         """Steps of the whole ones, oldest first."""
+        return sorted(self._whole())
+
+    def _whole(self) -> dict[int, str]:
+        """The names of the whole ones by step. One that a writer sealed when another had opened the run does not count: it is of no step
+        that the other has begun from or done."""
         with self._asked("read"):
-            return sorted(int(n.removeprefix("step-").removesuffix(".json")) for n in self._checkpoints.sizes(".json"))
+            session, begun = owner(self._replay)
+            return {c.step: c.name for c in self._sealed() if c.session == session or c.step <= begun}
 
-    def drop(self, step: int) -> None:
-        """Delete a checkpoint, or what there is of one."""
-        with self._asked("written"):
-            if f"step-{step}.json" in self._checkpoints.sizes(".json"):
-                self._checkpoints.delete(f"step-{step}.json")  # first: what is half deleted must not count
-            self._checkpoints.child(f"step-{step}").delete_tree()
+    def _sealed(self) -> list[_Checkpoint]:
+        """In order; of a step the one of the latest session last."""
+        return sorted(_Checkpoint.of(name.removesuffix(".json")) for name in self._checkpoints.sizes(".json"))
 
-    def upload(self, step: int, files: Path) -> None:
+    def upload(self, step: int, session: str, files: Path) -> None:
         """Copy files of a checkpoint; those of several ranks add up."""
         with self._asked("written"):
-            self._checkpoints.child(f"step-{step}").copy_in(files)
+            self._checkpoints.child(f"step-{step}-{session}").copy_in(files)
 
-    def seal(self, step: int, keep: int) -> None:
-        """All files of a checkpoint are there: from now on it counts, and only the newest `keep` stay."""
+    def seal(self, step: int, session: str, keep: int) -> None:
+        """All files of a checkpoint are there: from now on it counts, and only the newest `keep` stay. `BadInput` if another session has
+        opened the run."""
+        name = f"step-{step}-{session}"
         with self._asked("written"):
-            files = self._checkpoints.child(f"step-{step}").tree()
-            self._checkpoints.write_whole(f"step-{step}.json", json.dumps({"written": time.time(), "files": files}).encode())
-            kept = self.checkpoints()[-keep:]
-            for other in {int(path.partition("/")[0].removeprefix("step-")) for path in self._checkpoints.tree() if "/" in path}:
-                if other not in kept:
-                    self.drop(other)
+            seal = {"written": time.time(), "files": self._checkpoints.child(name).tree()}
+            hold(self._replay, session)
+            self._checkpoints.write_whole(f"{name}.json", json.dumps(seal).encode())
+            whole = self._whole()
+            kept = {whole[step] for step in sorted(whole)[-keep:]}
+            found = {path.partition("/")[0].removesuffix(".json") for path in self._checkpoints.tree()}
+            for other in map(_Checkpoint.of, sorted(found - kept)):
+                if other.session <= session:
+                    self._drop(other.name, session)
+
+    def _drop(self, name: str, session: str) -> None:
+        """Delete a checkpoint, or what there is of one."""
+        hold(self._replay, session)
+        with contextlib.suppress(FileNotFoundError):
+            self._checkpoints.delete(f"{name}.json")  # first: what is half deleted must not count
+        self._checkpoints.child(name).delete_tree()
 
     @contextmanager
     def fetched(self, step: int, folder: Path) -> Iterator[None]:
@@ -118,19 +156,20 @@ class Storage:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (folder.parent / "lock").open("w") as lock, self._asked("read"):
             fcntl.flock(lock, fcntl.LOCK_EX)
-            seal = self._checkpoints.read(f"step-{step}.json").to_pybytes()
+            name = self._whole()[step]
+            seal = self._checkpoints.read(f"{name}.json").to_pybytes()
             there = folder.with_suffix(".json")  # written last, as in the store
             if there.is_file() and there.read_bytes() == seal:
                 return
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            self._checkpoints.child(f"step-{step}").copy_out(folder)
-            for name, size in json.loads(seal)["files"].items():
-                path = folder / name
+            self._checkpoints.child(name).copy_out(folder)
+            for file, size in json.loads(seal)["files"].items():
+                path = folder / file
                 if not path.is_file() or path.stat().st_size != size:
                     raise BadInput(
-                        f"{self.uri}: checkpoints/step-{step}/{name} is not there or not of its {size} bytes; delete"
-                        f" checkpoints/step-{step}.json to go on from the checkpoint before"
+                        f"{self.uri}: checkpoints/{name}/{file} is not there or not of its {size} bytes; delete"
+                        f" checkpoints/{name}.json to go on from the checkpoint before"
                     )
             there.write_bytes(seal)
 

@@ -111,8 +111,9 @@ def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path
         learner.join("")
     for step in (1, 2):
         before.step(batches(FORESTS), step - 1)
-        before.checkpoint(step, {"position": step})
-        before.folder.storage.seal(step, keep=1)
+        before.checkpoint(step, {"position": step}, "000001-test")
+        before.folder.storage.seal(step, "000001-test", keep=1)
+    assert before.folder.storage.next_session().startswith("000002-")
     assert after.restore(2) == {"position": 2} and after.trainer.version == 2
     assert before.step(batches(FORESTS), 2).loss == after.step(batches(FORESTS), 2).loss
     bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))
@@ -120,7 +121,7 @@ def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path
         after.step(batches([bad]), 3)
     there = tmp_path / "store" / "one"
     assert sorted(p.name for p in there.iterdir()) == ["checkpoints", "nonfinite-version-3.arrow"]
-    assert sorted(p.name for p in (there / "checkpoints").iterdir()) == ["step-2", "step-2.json"]
+    assert sorted(p.name for p in (there / "checkpoints").iterdir()) == ["step-2-000001-test", "step-2-000001-test.json"]
     for learner in (before, after):
         learner.close()
 

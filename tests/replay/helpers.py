@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,13 @@ from tests.strategies import build
 from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.forest import Forest
+from treeadv.replay.files import Folder
+from treeadv.replay.journal import Reader
 from treeadv.replay.records import Reserved
+from treeadv.replay.states import Ledger
 from treeadv.replay.store import ReplayStore
+
+_sessions = (f"{n:06d}-test" for n in itertools.count(1))
 
 
 class Clock:
@@ -38,7 +44,19 @@ def batch_for(record: Reserved, version: int = 0, rewards: list[float] | None = 
 def open_store(
     run_dir: Path | str, per_step: int = 2, durable_step: int | None = None, clock: Clock | None = None, **queue: Any
 ) -> ReplayStore:
-    return ReplayStore(str(run_dir), QueueConfig(**queue), per_step, 0, durable_step, clock or Clock())
+    """A new session that goes on from `durable_step`, or where that is None the queue of the last one again (in an object store that
+    is a new session too)."""
+    same = durable_step is None and "://" not in str(run_dir)
+    session = last_session(str(run_dir)) if same else next(_sessions)
+    return ReplayStore(str(run_dir), QueueConfig(**queue), per_step, 0, session, durable_step or 0, clock or Clock())
+
+
+def last_session(run_dir: str) -> str:
+    """Of the journal; a new one if there is no journal."""
+    ledger = Ledger()
+    for line in Reader(Folder(run_dir).child("replay").child("journal")):
+        ledger.apply(line.record)
+    return ledger.session or next(_sessions)
 
 
 def reserve(store: ReplayStore, worker: str = "w") -> Reserved:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,10 +16,13 @@ import pytest
 ray = pytest.importorskip("ray")
 
 from actors.replay import ReplayQueue  # noqa: E402
+from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
+from treeadv.replay.files import LocalPart  # noqa: E402
+from treeadv.replay.store import ReplayStore  # noqa: E402
 from treeadv.replay.tickets import Ticket  # noqa: E402
 
 ROOT = str(Path(__file__).parents[2])
@@ -62,7 +67,8 @@ def mapping_of(batch: pa.RecordBatch) -> str:
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": ROOT}})
+    environment = {"env_vars": {"PYTHONPATH": ROOT}}
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()
 
@@ -87,7 +93,7 @@ def test_a_run_over_the_actor_dies_twice_and_trains_every_forest_once(cluster: N
 
 async def scenario(config: Config, run_dir: str) -> None:
     actor = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=0)(Watched)
-    queue = actor.remote(config, run_dir, None, 0)
+    queue = actor.remote(config, run_dir, "one", 0, 0)
     tickets = [await queue.reserve.remote("w") for _ in range(4)]
     waiting = asyncio.ensure_future(queue.reserve.remote("w"))
     leasing = asyncio.ensure_future(queue.lease.remote(2, 0))
@@ -119,7 +125,7 @@ async def scenario(config: Config, run_dir: str) -> None:
     await queue.commit.remote(1)
     await queue.close.remote()
     ray.kill(queue)
-    await resumed(actor.remote(config, run_dir, 1, 0), tickets[2:])
+    await resumed(actor.remote(config, run_dir, "two", 1, 0), tickets[2:])
 
 
 async def resumed(queue, undone: list[Ticket]) -> None:
@@ -145,13 +151,132 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     await queue.close.remote()
 
 
+def test_a_damaged_forest_goes_out_again_and_what_its_worker_holds_is_not_read_from_disk(
+    cluster: None, config: Config, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
+        for worker in "ab":
+            for t in [await queue.reserve(worker) for _ in range(2)]:
+                assert t is not None and await queue.admit(t.forest_id, [ray.put(grow(t))]) == "admitted"
+        (segment,) = (tmp_path / "run/replay/segments").iterdir()
+        segment.write_bytes(segment.read_bytes()[:100])
+        await queue.forget("a")  # its objects died with it
+        lease = await queue.lease(2, 0)
+        assert [fid.split("-")[1] for fid in lease.forest_ids] == ["000002", "000003"]
+        assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == list(lease.forest_ids)
+        assert (await queue.counts())["dropped"]["damaged"]["forests"] == 2
+        assert [(await queue.reserve("c")).draw for _ in range(2)] == [0, 1]
+        await queue.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_an_orderly_end_waits_for_the_flush_in_hand_and_takes_nothing_after_it(
+    cluster: None, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.model_copy(update={"queue": config.queue.model_copy(update={"fsync_interval": 0.05})})
+    synced: list[str] = []
+
+    def slowly(part: LocalPart) -> None:
+        time.sleep(0.3)
+        sync(part)
+        synced.append(part.name)
+
+    async def run() -> None:
+        nonlocal queue
+        queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
+        first, second = [await queue.reserve("w") for _ in range(2)]
+        assert first and second
+        await queue.admit(first.forest_id, [ray.put(grow(first))])
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalPart, "sync", slowly)
+            await asyncio.sleep(0.1)  # the flush has begun
+            ref = asyncio.get_running_loop().create_future()
+            late = asyncio.ensure_future(queue.admit(second.forest_id, [ref]))
+            await asyncio.sleep(0)
+            await queue.close()
+            assert {"0000000001.arrow", "0000000001.jsonl"} <= set(synced)
+        ref.set_result(grow(second))  # its payload comes when the queue is closed
+        with pytest.raises(RuntimeError, match="the replay queue is closed"):
+            await late
+
+    queue: Any = None
+    sync = LocalPart.sync
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert audit(str(tmp_path / "run")).rows["ready"]["forests"] == 1
+
+
+def test_the_interval_of_the_flushes_is_the_one_that_was_asked_for(cluster: None, config: Config, tmp_path: Path) -> None:
+    async def run() -> list[float]:
+        queue = ReplayQueue(asked, str(tmp_path / "run"), "one", 0, 0)
+        times, flush = [], queue._flush_now
+
+        async def noted(what: Any) -> None:
+            times.append(time.monotonic() - began)
+            await flush(what)
+
+        queue._flush_now = noted  # type: ignore[method-assign]
+        began = time.monotonic()
+        await queue.address()
+        while len(times) < 2:
+            await asyncio.sleep(0.05)
+        await queue.close()
+        return times
+
+    asked = config.model_copy(update={"queue": config.queue.model_copy(update={"fsync_interval": 2.5})})
+    first, second = asyncio.run(asyncio.wait_for(run(), 60))
+    assert first >= 2.5 and second - first >= 2.0
+
+
 @ray.remote(num_cpus=0, max_retries=0)
 def broken() -> None:
     raise RuntimeError("the grader died")
 
 
+class DiesWhileItOpens(ReplayQueue):
+    """Its first life in a session ends when it has read the journal and before it has gone back to the checkpoint."""
+
+    def __init__(self, config: Config, run_dir: str, session: str, *rest: int) -> None:
+        begin, mark = ReplayStore._begin, Path(run_dir) / session
+
+        def dying(store: ReplayStore, *args: Any) -> None:
+            if not mark.exists():
+                mark.touch()
+                os._exit(1)
+            begin(store, *args)
+
+        ReplayStore._begin = dying  # type: ignore[method-assign]
+        super().__init__(config, run_dir, session, *rest)
+
+
+def test_a_queue_killed_while_it_opens_for_a_resume_goes_back_to_the_checkpoint(cluster: None, config: Config, tmp_path: Path) -> None:
+    """Three steps, the first durable, and four forests that were being grown; Ray brings the queue back beside learners at step 1."""
+    store = open_store(tmp_path / "run", max_staleness=1)
+    steps = {}
+    for n in (1, 2, 3):
+        fill(store, 2, n - 1)
+        steps[n] = train(store, 2, n)
+    store.commit(1)
+    [reserve(store) for _ in range(4)]
+    store.close()
+    queue = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(DiesWhileItOpens).remote(
+        config, str(tmp_path / "run"), "resumed", 1, 0
+    )
+    counts = ray.get(queue.counts.remote(), timeout=60)
+    assert (tmp_path / "run/resumed").exists()
+    assert counts["states"] == {"reserved": 0, "ready": 4, "leased": 0, "trained": 2, "dropped": 0} and counts["last_step"] == 1
+    lease = ray.get(queue.lease.remote(2, 1), timeout=60)
+    assert lease.forest_ids == steps[2]
+    ray.get(queue.ack.remote(lease.lease_id, 2), timeout=60)
+    ticket = ray.get(queue.reserve.remote("w"), timeout=60)
+    assert (ticket.draw, ticket.attempt) == (6, 1)
+    ray.get(queue.close.remote())
+    assert audit(str(tmp_path / "run")).sound
+
+
 def test_a_reservation_whose_answer_died_with_the_queue_holds_one_slot(cluster: None, config: Config, tmp_path: Path) -> None:
-    queue = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(Watched).remote(config, str(tmp_path / "run"), None, 0)
+    queue = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(Watched).remote(config, str(tmp_path / "run"), "one", 0, 0)
     first = ray.get(queue.reserve.remote("unlucky"), timeout=60)
     counts = ray.get(queue.counts.remote(), timeout=60)
     assert first.draw == 0 and counts["states"]["reserved"] == 1 and counts["next_draw"] == 1

@@ -13,9 +13,13 @@ import pytest
 from tests.replay.helpers import batch_for, fill, open_store, reserve, train
 from treeadv import wire
 from treeadv.errors import BadInput
-from treeadv.replay.audit import audit
+from treeadv.replay import audit as auditing
+from treeadv.replay import journal
+from treeadv.replay.audit import _step_faults, audit
 from treeadv.replay.files import Folder
-from treeadv.replay.journal import Reader
+from treeadv.replay.history import read_history
+from treeadv.replay.journal import Journal, Reader
+from treeadv.replay.records import Acked, Admitted, Committed, Leased, Record, Resumed
 
 
 def one_run(folder: Path) -> Path:
@@ -120,8 +124,8 @@ def test_a_missing_part_of_the_journal_is_a_fault(tmp_path: Path) -> None:
         store = open_store(tmp_path, max_staleness=5)
         reserve(store)
         store.close()
-    (tmp_path / "replay/journal/000002.jsonl").unlink()
-    with pytest.raises(BadInput, match=r"000003.jsonl byte 0: record \d+ follows record \d+"):
+    (tmp_path / "replay/journal/0000000002.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"0000000003.jsonl byte 0: record \d+ follows record \d+"):
         open_store(tmp_path)
 
 
@@ -133,7 +137,7 @@ def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp
     store.compact()
     store.close()
     folder = tmp_path / "replay/journal"
-    assert [p.name for p in folder.iterdir()] == ["000002.snapshot.jsonl"]
+    assert [p.name for p in folder.iterdir()] == ["0000000002.snapshot.jsonl"]
 
     part.write_bytes(kept)  # died before the old part was deleted
     (folder / "unfinished").write_text('{"crc"')  # died while the next snapshot was being written
@@ -145,7 +149,7 @@ def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp
     store.compact()
     fill(store, 1)
     store.close()
-    assert sorted(p.name for p in folder.iterdir()) == ["000004.snapshot.jsonl", "000005.jsonl"]
+    assert sorted(p.name for p in folder.iterdir()) == ["0000000004.snapshot.jsonl", "0000000005.jsonl"]
     report = audit(str(tmp_path))
     assert report.sound and report.rows["admitted"]["forests"] == 6, report.table()
 
@@ -153,14 +157,18 @@ def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp
 def rewritten(line: bytes, **change: object) -> bytes:
     tree = json.loads(line)
     del tree["crc"]
-    rest = json.dumps({**tree, **change}, separators=(",", ":"))[1:].encode()
+    return encoded({**tree, **change})
+
+
+def encoded(tree: dict) -> bytes:
+    rest = json.dumps(tree, separators=(",", ":"))[1:].encode()
     return b'{"crc":"%08x",%b\n' % (zlib.crc32(rest), rest)
 
 
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 2}, "journal format 2, the newest known here is 1; upgrade"),
+        (0, {"format": 3}, "journal format 3, the newest known here is 2; upgrade"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],
@@ -172,6 +180,58 @@ def test_a_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, chan
     part.write_bytes(b"".join(lines))
     with pytest.raises(BadInput, match=message):
         open_store(tmp_path)
+
+
+def test_a_journal_of_format_1_which_knew_no_sessions_is_gone_on_with(tmp_path: Path) -> None:
+    part = one_run(tmp_path)
+    lines = part.read_bytes().splitlines(keepends=True)
+    tree = json.loads(lines[0])
+    del tree["crc"], tree["session"]
+    lines[0] = encoded({**tree, "format": 1})
+    part.write_bytes(b"".join(lines))
+    store = open_store(tmp_path, durable_step=1, max_staleness=2)
+    assert len(train(store, 2, 2)) == 2
+    store.close()
+    assert audit(str(tmp_path)).sound
+
+
+def journalled(folder: Path, *records: Record) -> None:
+    """Write records behind those of a journal, whether or not they are right."""
+    parts = Folder(str(folder / "replay/journal"))
+    reader = Reader(parts)
+    list(reader)
+    writer = Journal(parts, reader, "", lambda: None)
+    for record in records:
+        writer.append(record, 0.0)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: step 3 is next"),
+        (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: step 3 is next"),
+        (Acked("lease-000009", 3), "lease-000009"),
+        (Committed(3), "step 3 cannot be durable: 1 is, 2 is the last one done"),
+        (Resumed(2, "s"), "the run cannot start again from step 2: 1 is the last durable one"),
+    ],
+)
+def test_a_record_of_a_step_that_cannot_be_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
+    """One lease a step, steps without gaps."""
+    one_run(tmp_path)
+    fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
+    journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 0.0), wrong)
+    (fault,) = audit(str(tmp_path)).faults
+    assert "cannot follow those before it" in fault and said in fault
+
+
+def test_the_history_alone_tells_of_a_step_with_two_leases_and_of_one_with_none(tmp_path: Path) -> None:
+    one_run(tmp_path)
+    history = read_history(str(tmp_path))
+    assert _step_faults(history, history.states()) == []
+    history.acks = [1, 3, 3]
+    faults = _step_faults(history, history.states())
+    assert faults == ["step 3 was done with 2 leases", "step 2 was done with no lease, and later ones stand"]
 
 
 def test_a_segment_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -192,6 +252,103 @@ def test_two_runs_on_one_folder_are_refused_and_the_first_goes_on(tmp_path: Path
     second = open_store(tmp_path)
     assert second.ledger.totals["ready", "forests"] == 2
     second.close()
+
+
+def test_a_closed_store_writes_nothing_into_what_may_be_anothers(tmp_path: Path) -> None:
+    first = open_store(tmp_path)
+    ticket = reserve(first)
+    first.close()
+    second = open_store(tmp_path)
+    files = {p: p.read_bytes() for p in (tmp_path / "replay").rglob("*.*")}
+    with pytest.raises(RuntimeError, match="the journal is closed"):
+        reserve(first)
+    with pytest.raises(RuntimeError, match="the segments are closed"):
+        first.admit(ticket.forest_id, batch_for(ticket))
+    first.close()
+    assert {p: p.read_bytes() for p in (tmp_path / "replay").rglob("*.*")} == files
+    assert second.admit(ticket.forest_id, batch_for(ticket)) == "admitted"
+    second.close()
+    assert audit(str(tmp_path)).sound
+
+
+@pytest.mark.parametrize("moment", ["the journal is listed", "its parts are read", "the payloads are checked"])
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_a_run_that_lets_go_while_it_is_audited_is_sound(
+    tmp_path: Path, snapshots: bool, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
+    store._segments._limit = 3000
+    store.journal_limit = 0 if snapshots else 1 << 20
+    fill(store, 8)
+    done = [0]
+
+    def go_on() -> None:
+        """Train, commit, delete segments and replace the journal: twice, then the run rests."""
+        if done[0] < 3:
+            done[0] += 1
+            train(store, 2, done[0])
+            store.commit(done[0])
+            store.compact()
+
+    def before(owner: object, name: str) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: (go_on(), real(*args))[1])
+
+    go_on()
+    match moment:
+        case "the journal is listed":
+            before(journal, "_standing")
+        case "its parts are read":
+            before(Reader, "_fetch")
+        case "the payloads are checked":
+            before(auditing, "_payloads")
+    report = audit(str(tmp_path))
+    assert done[0] > 1 and report.sound, report.table()
+    assert snapshots or report.rows["admitted"]["forests"] == 8
+    store.close()
+
+
+def test_parts_follow_their_number_not_their_name(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store._journal._number = 9_999_999_998  # as the names of a release that wrote six digits
+    for _ in range(3):
+        reserve(store)
+        store.sync()
+        store._journal._part = None
+    store.close()
+    names = sorted(p.name for p in (tmp_path / "replay/journal").iterdir())
+    assert names == ["0000000001.jsonl", "10000000000.jsonl", "9999999999.jsonl"]
+    again = open_store(tmp_path)
+    assert again.ledger.next_draw == 3
+    again.close()
+
+
+def test_a_listing_that_missed_the_snapshot_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_run(tmp_path)
+    store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
+    store.journal_limit = 0
+    store.compact()
+    reserve(store)
+    store.close()
+    sizes = Folder.sizes
+    listed: list[dict[str, int]] = []
+
+    def racing(folder: Folder, suffix: str) -> dict[str, int]:
+        found = sizes(folder, suffix)
+        listed.append({n: s for n, s in found.items() if listed or not n.endswith(".snapshot.jsonl")})
+        return listed[-1]
+
+    monkeypatch.setattr(Folder, "sizes", racing)
+    _, reader = read(tmp_path)
+    assert reader.parts == ["0000000002.snapshot.jsonl", "0000000003.jsonl"] and len(listed) == 4
+
+
+def test_a_segment_that_nobody_let_go_is_missing_also_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
+    fill(store, 2)
+    (tmp_path / "replay/segments/0000000001.arrow").unlink()
+    assert len(audit(str(tmp_path)).faults) == 2
+    store.close()
 
 
 @pytest.fixture

@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.replay.helpers import fill, open_store, train
+from treeadv import wire
 from treeadv.errors import BadInput
+from treeadv.replay import journal
 from treeadv.replay.audit import audit
-from treeadv.replay.files import Folder, flush
+from treeadv.replay.figures import figures
+from treeadv.replay.files import Folder, Syncable, flush
 from treeadv.replay.history import forests_of_step
+from treeadv.replay.journal import Lock, next_session, owner
+from treeadv.replay.store import ReplayStore
 
 
 def keys(client, name: str) -> list[str]:
@@ -80,6 +85,26 @@ def test_damage_in_the_bucket_is_named(bucket) -> None:
     assert "r0-000001-0" in fault and "damaged" in fault
 
 
+def test_a_payload_that_is_not_uploaded_yet_can_be_read_and_one_that_cannot_be_asked_for_is_not_damaged(bucket) -> None:
+    name, client, uri = bucket
+    store = open_store(uri)
+    fids = fill(store, 2)
+    assert [wire.from_batch(store.payload(f))[0].forest_id for f in fids] == fids
+    store.sync()
+    assert [wire.from_batch(store.payload(f))[0].forest_id for f in fids] == fids
+
+    def gone(*_: object) -> None:
+        raise OSError("Connection refused")
+
+    store._segments._folder.read = gone
+    with pytest.raises(BadInput, match=r"cannot be read \(Connection refused\); see to the store"):
+        store.lease(2, 0)
+    del store._segments._folder.read
+    (key,) = [k for k in keys(client, name) if k.endswith(".arrow")]
+    client.delete_object(Bucket=name, Key=key)
+    assert store.lease(2, 0) is None and store.ledger.totals["damaged", "forests"] == 2
+
+
 def test_a_policy_that_would_never_write_and_a_wrong_address_are_refused(bucket) -> None:
     _, _, uri = bucket
     with pytest.raises(BadInput, match="fsync=none would never write"):
@@ -103,11 +128,128 @@ def test_the_last_to_open_has_the_run_and_the_one_before_writes_no_more(bucket) 
     assert report.sound and report.rows["admitted"]["forests"] == 2, report.table()
 
 
+def late(store: ReplayStore, parts: list[Syncable]) -> None:
+    """What a writer still sends that was paused behind its last look at whose run it is."""
+    flush([p for p in parts if p is not store._lock])
+
+
+def test_what_a_writer_that_lost_the_run_still_uploads_takes_no_place_and_does_not_count(bucket, caplog) -> None:
+    _, _, uri = bucket
+    before = open_store(uri, max_staleness=9)
+    fill(before, 2)
+    before.sync()
+    fill(before, 2)
+    parts = before.pending()
+    after = open_store(uri, durable_step=0, max_staleness=9)
+    fill(after, 4)
+    steps = {1: train(after, 2, 1)}
+    after.sync()
+    late(before, parts)
+    assert audit(uri).sound
+    after.commit(1)
+    steps[2] = train(after, 2, 2)
+    after.close()
+    report = audit(uri)
+    assert report.sound and report.rows["admitted"]["forests"] == 6, report.table()
+    again = open_store(uri, durable_step=1, max_staleness=9)
+    assert "hold records of a process that had lost the run; they do not count" in caplog.text
+    assert train(again, 2, 2) == steps[2]
+    again.close()
+    assert audit(uri).sound
+
+
+def test_a_compaction_that_is_finished_when_another_has_opened_the_run_takes_nothing_from_it(bucket) -> None:
+    """A snapshot by the one before stands for what the one after has read; the deletions behind it are not made."""
+    name, client, uri = bucket
+    before = open_store(uri, retain="unacknowledged", max_staleness=9)
+    for _ in range(2):
+        fill(before, 2)
+        before.sync()
+    train(before, 2, 1)
+    before.sync()
+    before.commit(1)
+    before.journal_limit = 0
+    *flushed, deletion, snapshot, clearing = before.compaction()
+    flush(flushed)
+    after = open_store(uri, durable_step=1, max_staleness=9)
+    steps = train(after, 2, 2)
+    after.sync()
+    there = keys(client, name)
+    for stale in (deletion, clearing):
+        with pytest.raises(BadInput, match="another process has opened this run"):
+            stale.sync()
+    assert keys(client, name) == there
+    snapshot.sync()
+    for names in ([], clearing.names):
+        for part in names:  # and had it been in the middle of them, nothing would be lost
+            client.delete_object(Bucket=name, Key=f"runs/one/replay/journal/{part}")
+        report = audit(uri)
+        assert report.sound and report.rows["trained"]["forests"] == 2 and report.steps == 1, report.table()
+    after.close()
+    again = open_store(uri, durable_step=1, max_staleness=9)
+    assert train(again, 2, 2) == steps
+    again.close()
+
+
+def test_who_cannot_go_on_with_a_run_leaves_it_to_the_one_that_has_it(bucket) -> None:
+    """A driver found checkpoint 1 and then the run went on to the next: not to be opened, and not to be taken away either."""
+    _, _, uri = bucket
+    store = open_store(uri, max_staleness=9)
+    fill(store, 4)
+    for step in (1, 2):
+        train(store, 2, step)
+    store.commit(2)
+    store.sync()
+    with pytest.raises(BadInput, match=r"checkpoint is of step 1, the journal holds 2 \(durable\) to 2"):
+        open_store(uri, durable_step=1, max_staleness=9)
+    assert owner(Folder(uri).child("replay")) == (store.ledger.session, 0)
+    fill(store, 1)
+    store.close()
+    report = audit(uri)
+    assert report.sound and report.rows["admitted"]["forests"] == 5, report.table()
+
+
+def test_two_that_open_a_run_at_the_same_moment_are_refused(bucket) -> None:
+    _, _, uri = bucket
+    replay = Folder(uri).child("replay")
+    first, second = next_session(replay), next_session(replay)
+    Lock(replay, first, 0)
+    with pytest.raises(BadInput, match="at the same moment"):
+        Lock(replay, min(first, second), 0)
+    assert next_session(replay) > first
+
+
+def test_many_flushes_make_few_objects_of_the_journal_and_none_is_asked_for_in_between(bucket, monkeypatch) -> None:
+    name, client, uri = bucket
+    monkeypatch.setattr(journal, "_PART_BYTES", 20_000)
+    store = open_store(uri, max_staleness=99, retain="unacknowledged")
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "sizes", None)  # a listing
+        for step in range(1, 41):
+            fill(store, 2, step - 1)
+            train(store, 2, step)
+            store.sync()
+            if step % 10 == 0:
+                store.commit(step)
+                store.compact()
+        assert figures(store)["disk_bytes"] > 0
+    store.sync()
+    found = client.list_objects_v2(Bucket=name)["Contents"]
+    parts = [o["Size"] for o in found if o["Key"].endswith(".jsonl")]
+    assert len(parts) == store._journal.size // 20_000 + 1 > 2
+    assert figures(store)["disk_bytes"] == sum(o["Size"] for o in found if not o["Key"].endswith("lock"))
+    ledger = store.ledger
+    store.close()
+    again = open_store(uri, durable_step=40, max_staleness=99)
+    assert again.ledger.totals == ledger.totals and len(again._journal._names) == len(parts) + 1
+    again.close()
+
+
 def test_a_store_that_takes_no_more_is_one_line_with_the_remedy(bucket) -> None:
     name, client, uri = bucket
     store = open_store(uri)
     fill(store, 1)
-    parts = store.pending()[1:]  # behind the look at whose run it is
+    parts = store.pending()[:1]  # before the look at whose run it is
     for key in [o["Key"] for o in client.list_objects_v2(Bucket=name)["Contents"]]:
         client.delete_object(Bucket=name, Key=key)
     client.delete_bucket(Bucket=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 
 from tests.replay.helpers import Clock, batch_for, fill, forest_for, open_store, reserve, train
 from treeadv import wire
+from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.replay.audit import audit
+from treeadv.replay.figures import figures
 from treeadv.replay.history import forests, forests_of_step
 from treeadv.replay.policy import advantage_mass, choose
 from treeadv.replay.records import Admitted, Reserved, ticket_seed
 from treeadv.replay.states import Entry, LeaseLost, State
+from treeadv.replay.store import ReplayStore
 
 
 def test_slots_hold_from_reservation_to_ack(tmp_path: Path) -> None:
@@ -221,6 +225,108 @@ def test_the_queue_alone_may_die_and_nothing_is_rolled_back(tmp_path: Path) -> N
     assert (store.ledger.live, store.ledger.leases, store.ledger.totals) == (before.live, before.leases, before.totals)
     store.ack(open_lease.lease_id, 2)
     assert store.admit(growing.forest_id, batch_for(growing)) == "admitted"
+
+
+def test_a_queue_that_dies_while_it_goes_back_to_a_checkpoint_goes_back_when_it_is_opened_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_staleness=1)
+    steps = {}
+    for n in (1, 2, 3):
+        fill(store, 2, n - 1)
+        steps[n] = train(store, 2, n)
+    [reserve(store) for _ in range(4)]
+    store.close()
+    (part,) = (tmp_path / "replay/journal").iterdir()
+    before = part.read_bytes()
+
+    def resume(run: Path) -> ReplayStore:
+        return ReplayStore(str(run), QueueConfig(max_staleness=1), 2, 0, "resumed", 1, Clock())
+
+    resume(tmp_path).close()
+    written = (tmp_path / "replay/journal/0000000002.jsonl").read_bytes()
+    for cut in range(len(written) + 1):  # it dies with so much of `Committed` and `Resumed` written, and is brought back
+        run = tmp_path / f"cut-{cut}"
+        (run / "replay/journal").mkdir(parents=True)
+        shutil.copytree(tmp_path / "replay/segments", run / "replay/segments")
+        (run / "replay/journal/0000000001.jsonl").write_bytes(before)
+        (run / "replay/journal/0000000002.jsonl").write_bytes(written[:cut])
+        store = resume(run)
+        assert (store.free_slots, store.ledger.committed, store.ledger.last_step) == (0, 1, 1)
+        again = store.lease(2, 1)
+        assert again is not None and again.forest_ids == steps[2]
+        store.close()
+        store = resume(run)
+        assert store.lease(2, 1) == again  # and once it has gone back it goes on as things stand
+        with pytest.raises(ValueError, match="commit of step 3: 1 is the last one done"):
+            store.commit(3)
+        for step in (1, 3):
+            with pytest.raises(ValueError, match="step 2 is next"):
+                store.ack(again.lease_id, step)
+        store.ack(again.lease_id, 2)
+        store.close()
+        assert audit(str(run)).sound
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "header", "cut", "empty", "missing"])
+def test_a_forest_whose_payload_is_damaged_is_dropped_loudly_and_the_run_goes_on(tmp_path: Path, damage: str, caplog) -> None:
+    store = open_store(tmp_path, max_staleness=2)
+    fill(store, 1)
+    store.close()
+    store = open_store(tmp_path, max_staleness=2)  # another segment
+    fill(store, 2)
+    store.close()
+    segment = tmp_path / "replay/segments/0000000001.arrow"
+    match damage:
+        case "flipped":
+            flip(segment, -200)
+        case "header":
+            flip(segment, 5)
+        case "cut":
+            segment.write_bytes(segment.read_bytes()[:-200])
+        case "empty":
+            segment.write_bytes(b"")
+        case "missing":
+            segment.unlink()
+    assert len(audit(str(tmp_path)).faults) == 1  # still ready: nobody knows yet
+    store = open_store(tmp_path, durable_step=0, max_staleness=2)
+    lease = store.lease(2, 0)
+    assert lease is not None and lease.forest_ids == ("r0-000001-0", "r0-000002-0")
+    assert "forest r0-000000-0 dropped as damaged" in caplog.text and "segments/0000000001.arrow" in caplog.text
+    assert "its prompt goes out again" in caplog.text
+    assert figures(store)["dropped"]["damaged"]["forests"] == 1
+    again = reserve(store)
+    assert (again.draw, again.attempt, again.failures) == (0, 1, 0)
+    assert store.admit(again.forest_id, batch_for(again)) == "admitted"
+    store.ack(lease.lease_id, 1)
+    fill(store, 1)
+    train(store, 2, 2)
+    store.commit(2)
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound and report.dropped == {"damaged": 1} and report.rows["trained"]["forests"] == 4, report.table()
+    assert len(list(forests(str(tmp_path)))) == 4
+
+
+def test_an_open_lease_whose_payload_is_damaged_is_taken_back(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_staleness=2)
+    fill(store, 3)
+    lease = store.lease(2, 0)
+    assert lease is not None
+    store.close()
+    flip(tmp_path / "replay/segments/0000000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
+    store = open_store(tmp_path, max_staleness=2)  # the queue alone has died, and the learner asks again
+    instead = store.lease(2, 0)
+    assert instead is not None and instead.forest_ids == ("r0-000001-0", "r0-000002-0")
+    with pytest.raises(LeaseLost):
+        store.ack(lease.lease_id, 1)
+    store.ack(instead.lease_id, 1)
+    store.close()
+    assert audit(str(tmp_path)).sound
 
 
 def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:

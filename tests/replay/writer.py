@@ -20,7 +20,8 @@ PER_STEP = 3
 def main(folder: Path, fsync: str, steps: int) -> None:
     checkpoint = folder / "checkpoint.json"
     model: list[list[str]] = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
-    store = ReplayStore(str(folder), QueueConfig(fsync=fsync, segment_mb=1, retain="all"), PER_STEP, 0, len(model))
+    queue = QueueConfig(fsync=fsync, segment_mb=1, retain="all")
+    store = ReplayStore(str(folder), queue, PER_STEP, 0, f"life of {os.getpid()}", len(model))
     print("open", flush=True)
     while len(model) < steps:
         while (record := store.reserve("w", "", str)) is not None:

@@ -41,18 +41,16 @@ def save(
     _barrier(world)
 
 
-def upload(storage: Storage, step: int, scratch: Path, write_files: Callable[[Path], None]) -> None:
+def upload(storage: Storage, step: int, session: str, scratch: Path, write_files: Callable[[Path], None]) -> None:
     """The same into a run's storage, where it counts once it is sealed; `write_files` is `write`. All ranks call it. Each uploads what it
-    wrote beside `scratch`, so they need no disk in common."""
-    rank, world = _place()
-    if rank == 0:
-        storage.drop(step)  # what an earlier try left of it
-    _barrier(world)
+    wrote beside `scratch`, so they need no disk in common. Each start of the run (`session`) has a folder of its own for it, so that
+    nothing of an earlier try is in the way."""
+    rank, _ = _place()
     own = scratch.with_name(f"{scratch.name}-{rank}")
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
     write_files(own)
-    storage.upload(step, own)
+    storage.upload(step, session, own)
     shutil.rmtree(own)
 
 

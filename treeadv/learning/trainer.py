@@ -220,9 +220,9 @@ class Trainer:
         """Write a checkpoint that is also a plain Hugging Face folder, whole or not at all; `extra` is kept as JSON beside it."""
         checkpoint.save(Path(folder), *self._state(), extra or {})
 
-    def upload(self, storage: Storage, step: int, scratch: Path, extra: dict[str, Any]) -> None:
+    def upload(self, storage: Storage, step: int, session: str, scratch: Path, extra: dict[str, Any]) -> None:
         """The same into a run's storage, yet to be sealed; files lie beside `scratch` on their way."""
-        checkpoint.upload(storage, step, scratch, lambda folder: checkpoint.write(folder, *self._state(), extra))
+        checkpoint.upload(storage, step, session, scratch, lambda folder: checkpoint.write(folder, *self._state(), extra))
 
     def _state(self) -> tuple[Policy, torch.optim.Optimizer, Path, dict[str, int]]:
         return self.policy, self.optimizer, self.source, {"version": self.version}

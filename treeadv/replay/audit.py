@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from treeadv import wire
 from treeadv.errors import BadForest, BadInput
+from treeadv.replay.files import Folder
 from treeadv.replay.history import History, folder_of
 from treeadv.replay.journal import Line, Reader
 from treeadv.replay.records import Admitted
 from treeadv.replay.segments import Segments, reading
-from treeadv.replay.states import UNITS, LawBroken, Ledger
+from treeadv.replay.states import UNITS, LawBroken, LeaseLost, Ledger
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 
@@ -72,13 +74,13 @@ def audit(run_dir: str) -> Report:
             _step(ledger, history, line)
     except BadInput as e:
         faults.append(str(e))
-    except (KeyError, ValueError, LawBroken) as e:
+    except (KeyError, ValueError, LeaseLost, LawBroken) as e:
         faults.append(f"record {reader.seq} cannot follow those before it: {type(e).__name__} {e}")
     states = history.states()
     rows = _rows(history, states)
     faults += _count_faults(ledger, rows)
     faults += _step_faults(history, states) + _draw_faults(history, states, ledger)
-    payloads, released, size, bad = _payloads(history, reading(folder.child("segments")))
+    payloads, released, size, bad = _payloads(history, folder)
     dropped = history.before.lost + Counter(f.dropped.reason for f in history.fates.values() if f.dropped)
     dropped.update({what: n for (what, unit), n in history.before.totals.items() if unit == "forests" and what not in _ROWS})
     torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
@@ -124,6 +126,10 @@ def _step_faults(history: History, states: dict[str, str]) -> list[str]:
     times = Counter(fid for fids in history.steps.values() for fid in fids)
     out = [f"forest {fid} stands in {n} places of the optimizer steps" for fid, n in times.items() if n > 1]
     out += [f"forest {fid} is trained by no step" for fid, s in states.items() if s == "trained" and fid not in times]
+    out += [f"step {step} was done with {n} leases" for step, n in Counter(history.acks).items() if n > 1]
+    first = history.before.committed + 1
+    gaps = sorted(set(range(first, max(history.acks, default=0) + 1)) - set(history.acks))
+    out += [f"step {step} was done with no lease, and later ones stand" for step in gaps]
     return out
 
 
@@ -139,21 +145,40 @@ def _draw_faults(history: History, states: dict[str, str], ledger: Ledger) -> li
     return [f"draw {d} is in {places[d]} places, one is right" for d in wrong]
 
 
-def _payloads(history: History, segments: Segments) -> tuple[int, int, int, list[str]]:
+def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str]]:
+    segments = reading(folder.child("segments"))
     read = released = size = 0
-    faults = []
+    faults = {}
     for fid in history.admitted:
         a = history.fates[fid].admitted
         assert a is not None
         if a.segment in history.released:
             released += 1
             continue
+        if history.fates[fid].damaged:
+            continue  # what it was is known to be lost; its prompt went out again
         try:
             _check_payload(a, segments)
         except (BadInput, BadForest) as e:
-            faults.append(f"forest {fid}: {e}")
+            faults[fid] = str(e)
         read, size = read + 1, size + a.length
-    return read, released, size, faults
+    gone = _let_go(history, folder, faults) if faults else []
+    return read - len(gone), released + len(gone), size, [f"forest {fid}: {e}" for fid, e in faults.items() if fid not in gone]
+
+
+def _let_go(history: History, folder: Folder, fids: Iterable[str]) -> list[str]:
+    """Those of `fids` whose payload a run that goes on has let go, or found damaged, since its journal was read for `history`."""
+    now = History()
+    try:
+        for line in Reader(folder.child("journal")):
+            now.add(line)
+    except (BadInput, KeyError):
+        return []
+    segment = {fid: a.segment for fid in fids if (a := history.fates[fid].admitted)}
+    return [
+        fid for fid in fids
+        if fid not in now.fates or segment[fid] in now.released or now.fates[fid].damaged  # not in: finished before a snapshot
+    ]  # fmt: skip
 
 
 def _check_payload(a: Admitted, segments: Segments) -> None:

@@ -1,7 +1,7 @@
 """A folder on any pyarrow file system, and append-only parts in it.
 
-On a local disk a part grows in place and `sync` is fsync. An object store has no append: there a part is kept in memory, sealed,
-and written by `sync` as one object.
+On a local disk a part grows in place and `sync` is fsync. An object store has no append: there a part is kept in memory and written
+as one object, whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -23,8 +24,39 @@ from treeadv.errors import BadInput
 Bytes: TypeAlias = bytes | pa.Buffer
 
 
+class TooShort(OSError):
+    """A file ends before what was asked of it."""
+
+
 class Syncable(Protocol):
     def sync(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """Deletes files, those already gone included, asking `look` before each whether that may be."""
+
+    folder: Folder
+    names: tuple[str, ...]
+    look: Callable[[], None]
+
+    def sync(self) -> None:
+        for name in self.names:
+            self.look()
+            with contextlib.suppress(FileNotFoundError):
+                self.folder.delete(name)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """Writes a file at once."""
+
+    folder: Folder
+    name: str
+    data: bytes
+
+    def sync(self) -> None:
+        self.folder.write_whole(self.name, self.data)
 
 
 class Part(Protocol):
@@ -56,7 +88,7 @@ class LocalPart:
         self._path = path
         self._lock = threading.Lock()  # a sync may run in another thread while the owner closes
         self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        _sync_folder(path.parent)
+        _sync_path(path.parent)
 
     def write(self, data: Bytes) -> None:
         assert self._fd is not None, f"{self._path} is closed"
@@ -89,11 +121,12 @@ class LocalPart:
 
 
 class RemotePart:
-    """One object, written whole by `sync` once it is sealed."""
+    """One object, written whole: by `sync` once it is sealed, or again and again by what `so_far` gives."""
 
     def __init__(self, fs: pafs.FileSystem, path: str, name: str) -> None:
         self.name = name
         self.size = 0
+        self.written = False  # it can be read from the store
         self._sealed = False
         self._fs = fs
         self._path = path
@@ -109,16 +142,31 @@ class RemotePart:
 
     def sync(self) -> None:
         assert self._sealed, f"{self._path} must be sealed: an object is written once"
-        try:
-            with self._fs.open_output_stream(self._path) as out:
-                for chunk in self._chunks:
-                    out.write(chunk)
-        except OSError as e:
-            raise BadInput(f"{self._path}: cannot be written ({one_line(e)}); see to the store, then resume the run") from e
-        self._chunks.clear()
+        _put(self._fs, self._path, self._chunks)
+        self.written = True
+        self._chunks = []  # in one go: another thread may be reading them
+
+    def so_far(self) -> Syncable:
+        """To be flushed: the object as it is now, whatever is written to it meanwhile."""
+        self._chunks = [self.held()]
+        return _Upload(self._fs, self._path, self._chunks[0])
+
+    def held(self) -> bytes:
+        """What is not `written`."""
+        return b"".join(self._chunks)
 
     def close(self) -> None:
-        self._chunks.clear()
+        self._chunks = []
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    fs: pafs.FileSystem
+    path: str
+    data: Bytes
+
+    def sync(self) -> None:
+        _put(self.fs, self.path, [self.data])
 
 
 class Folder:
@@ -141,7 +189,11 @@ class Folder:
         return out
 
     def make(self) -> None:
+        """Make it with the folders above it; durable on return."""
+        above = [p for p in (self.local, *self.local.parents) if not p.exists()] if self.local else []
         self._fs.create_dir(self._base, recursive=True)
+        for path in above:
+            _sync_path(path.parent)
 
     def create(self, name: str) -> Part:
         """A new part; FileExistsError if there is one of that name on a local disk."""
@@ -156,8 +208,8 @@ class Folder:
         return {i.base_name: i.size for i in files}
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
-        """Bytes of a file: a memory-mapped view on a local disk, fetched otherwise. OSError where the file is missing or too
-        short."""
+        """Bytes of a file: a memory-mapped view on a local disk, fetched otherwise. FileNotFoundError or `TooShort` where
+        they are not there, another OSError where nobody can tell."""
         if self.local:
             with pa.memory_map(str(self.local / name), "r") as file:
                 return _exactly(file, name, offset, length)
@@ -177,16 +229,22 @@ class Folder:
         part.seal()
         part.sync()
         os.replace(new, self.local / name)
-        _sync_folder(self.local)
+        _sync_path(self.local)
 
     def truncate(self, name: str, size: int) -> None:
-        """Cut a file to its first `size` bytes."""
+        """Cut a file to its first `size` bytes; durable on return, else what is written behind it later could outlive the cut."""
         if self.local:
             os.truncate(self.local / name, size)
+            self.sync(name)
             return
         kept = self.read(name, 0, size)
         with self._fs.open_output_stream(f"{self._base}/{name}") as out:
             out.write(kept)
+
+    def sync(self, name: str) -> None:
+        """Make durable what an earlier process may have written to a file and not flushed."""
+        if self.local:
+            _sync_path(self.local / name)
 
     def delete(self, name: str) -> None:
         self._fs.delete_file(f"{self._base}/{name}")
@@ -230,18 +288,27 @@ def flush(parts: Sequence[Syncable]) -> None:
         part.sync()
 
 
+def _put(fs: pafs.FileSystem, path: str, chunks: Sequence[Bytes]) -> None:
+    try:
+        with fs.open_output_stream(path) as out:
+            for chunk in chunks:
+                out.write(chunk)
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be written ({one_line(e)}); see to the store, then resume the run") from e
+
+
 def _exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) -> pa.Buffer:
-    want = file.size() - offset if length is None else length
+    size = file.size()
+    want = size - offset if length is None else length
     if want == 0:
         return pa.py_buffer(b"")
+    if offset + want > size:
+        raise TooShort(f"{name}: {want} bytes at {offset} wanted of {size}")
     file.seek(offset)
-    out = file.read_buffer(want)
-    if out.size != want:
-        raise OSError(f"{name}: {want} bytes at {offset} wanted, {out.size} are there")
-    return out
+    return file.read_buffer(want)
 
 
-def _sync_folder(path: Path) -> None:
+def _sync_path(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -28,6 +28,11 @@ class Fate:
     lease: str | None = None  # the open lease that holds it
     reissued: bool = False  # its run ended while it was being grown
 
+    @property
+    def damaged(self) -> bool:
+        """Its payload was found unreadable, and it was dropped for that."""
+        return self.dropped is not None and self.dropped.reason == "damaged"
+
 
 @dataclass(slots=True)
 class History:
@@ -40,6 +45,7 @@ class History:
     admitted: list[str] = field(default_factory=list)
     steps: dict[int, list[str]] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)  # segments deleted on purpose
+    acks: list[int] = field(default_factory=list)  # the step of each lease that stands, in the order of the journal
     committed: int = 0
     records: int = 0
     torn: Torn | None = None
@@ -64,6 +70,7 @@ class History:
             case Acked(lease_id=lease, step=step):
                 self._hold(self._leases[lease], lease)
                 self.steps.setdefault(step, []).extend(self._leases[lease])
+                self.acks.append(step)
             case Committed(step=step):
                 self.committed = step
             case Released(segments=segments):
@@ -87,6 +94,7 @@ class History:
             self._hold(lease.record.forest_ids, lease_id)
             if lease.step is not None:
                 self.steps.setdefault(lease.step, []).extend(lease.record.forest_ids)
+                self.acks.append(lease.step)
 
     def _hold(self, fids: tuple[str, ...], lease: str | None) -> None:
         for fid in fids:
@@ -95,6 +103,7 @@ class History:
     def _resume(self, step: int) -> None:
         """Steps after the checkpoint do not stand, and what no forest came of goes out again."""
         self.steps = {s: fids for s, fids in self.steps.items() if s <= step}
+        self.acks = [s for s in self.acks if s <= step]
         kept = {fid for fids in self.steps.values() for fid in fids}
         for fid, fate in self.fates.items():
             if fid not in kept:
@@ -135,12 +144,12 @@ def read_history(run_dir: str) -> History:
 
 
 def forests(run_dir: str) -> Iterator[Forest]:
-    """Every admitted forest whose payload is kept, in the order of admission; views of the mapped segments."""
+    """Every admitted forest whose payload is kept (and was not found damaged), in the order of admission; views of the mapped segments."""
     history = read_history(run_dir)
     segments = _segments(run_dir)
     for fid in history.admitted:
         admitted = history.fates[fid].admitted
-        if admitted and admitted.segment not in history.released:
+        if admitted and admitted.segment not in history.released and not history.fates[fid].damaged:
             yield wire.from_batch(segments.read(admitted.place))[0]
 
 

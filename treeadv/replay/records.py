@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
-FORMAT = 1
+FORMAT = 2
 
-DropReason = Literal["stale", "failed", "invalid"]
+DropReason = Literal["stale", "failed", "invalid", "damaged"]
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """First record of a journal. `run` is the part of every forest id that names the run."""
+    """First record of a journal. `run` is the part of every forest id that names the run; `session` see `Resumed`."""
 
     run: str
+    session: str = ""
     format: int = FORMAT
 
 
@@ -111,9 +112,13 @@ class Committed:
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """The run starts again from the checkpoint of `step`: what was leased since is ready, in the order of its leases, and what
-    was reserved goes out again."""
+    was reserved goes out again.
+
+    `session` names the start of the run that asked for it: a queue that is opened again under that name goes on as things stand.
+    """
 
     step: int
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,7 @@ class Snapshot:
 Record = Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed | Released | Snapshot
 _KINDS: dict[str, type] = {k.__name__.lower(): k for k in Record.__args__}  # type: ignore[attr-defined]
 _FIELDS = {k: tuple(f.name for f in fields(k)) for k in _KINDS.values()}
+_NEWER = {k: {f.name for f in fields(k) if f.default is not MISSING} for k in _KINDS.values()}  # older releases wrote none
 
 
 def to_dict(record: Record) -> dict[str, Any]:
@@ -146,7 +152,7 @@ def from_dict(tree: dict[str, Any]) -> Record:
     """Inverse of `to_dict`; raises ValueError for a kind or field that this release does not know."""
     values = dict(tree)
     kind = _KINDS.get(values.pop("kind", ""))
-    if kind is None or set(values) != set(_FIELDS[kind]):
+    if kind is None or not values.keys() <= set(_FIELDS[kind]) or not set(_FIELDS[kind]) - _NEWER[kind] <= values.keys():
         raise ValueError(f"unknown record {tree.get('kind')!r} with fields {sorted(values)}")
     return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
 

@@ -36,6 +36,7 @@ from treeadv.replay.records import (
 )
 
 UNITS = ("forests", "leaves", "tokens")
+_FAILURES = ("failed", "invalid")  # drops that the prompt may be to blame for
 
 
 class State(StrEnum):
@@ -94,12 +95,13 @@ class Ledger:
 
     def __init__(self) -> None:
         self.run = ""
+        self.session = ""  # the start of the run that the last `Opened` or `Resumed` belongs to
         self.live: dict[str, Entry] = {}
         self.leases: dict[str, OpenLease] = {}
         self.again: list[Again] = []
         self.next_draw = 0
         self.leases_made = 0
-        self.last_step = 0  # largest step acknowledged
+        self.last_step = 0  # last step acknowledged
         self.committed = 0  # largest durable step
         self.totals: Counter[tuple[str, str]] = Counter()  # (admitted | ready | leased | trained | dropped | reason, unit)
         self.lost: Counter[str] = Counter()  # reservations that ended without a forest, by reason
@@ -125,9 +127,9 @@ class Ledger:
         return self.again[0] if self.again else Again(self.next_draw, 0, 0)
 
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
-        """The record that drops a live forest. A stale one is always refilled, a failed one until `attempts` of its draw have
-        failed."""
-        return Dropped(fid, reason, detail, reason == "stale" or self.live[fid].reserved.failures + 1 < attempts)
+        """The record that drops a live forest. A stale or damaged one is always refilled, a failed one until `attempts` of its draw
+        have failed."""
+        return Dropped(fid, reason, detail, reason not in _FAILURES or self.live[fid].reserved.failures + 1 < attempts)
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
         """Drops of the ready forests whose oldest token is more than `bound` versions behind `version`."""
@@ -143,8 +145,8 @@ class Ledger:
         """True for an ack that is news, False for a repeat; raises `LeaseLost` where the forests have gone elsewhere."""
         open_lease = self.leases.get(lease_id)
         if (open_lease is not None and open_lease.step is None) or lease_id in self.lapsed:
-            if step <= self.committed:
-                raise ValueError(f"ack of lease {lease_id} for step {step}: steps up to {self.committed} are durable already")
+            if step != self.last_step + 1:
+                raise ValueError(f"ack of lease {lease_id} for step {step}: step {self.last_step + 1} is next")
             return True
         if (open_lease is not None and open_lease.step == step) or step <= self.committed:
             return False
@@ -159,8 +161,8 @@ class Ledger:
     def apply(self, record: Record) -> None:
         """Make one transition. An illegal one raises KeyError or ValueError, a broken law `LawBroken`."""
         match record:
-            case Opened(run=run):
-                self.run = run
+            case Opened(run=run, session=session):
+                self.run, self.session = run, session
             case Reserved():
                 self._reserve(record)
             case Admitted():
@@ -182,7 +184,7 @@ class Ledger:
             case Committed(step=step):
                 self._commit(step)
             case Resumed():
-                self._resume()
+                self._resume(record)
             case Snapshot(ledger=state):
                 self._restore(state)
         self._check_law(record)
@@ -217,13 +219,15 @@ class Ledger:
         self.leases_made += 1
 
     def _ack(self, record: Acked) -> None:
+        if not self.can_ack(record.lease_id, record.step):
+            raise ValueError(f"lease {record.lease_id} has done step {record.step} before")
         if record.lease_id in self.lapsed:  # it came late, and nobody has taken the forests since
             lapsed = self.lapsed.pop(record.lease_id)
             for fid in lapsed.forest_ids:
                 self._move(fid, State.LEASED)
             self.leases[record.lease_id] = OpenLease(lapsed)
         self.leases[record.lease_id] = replace(self.leases[record.lease_id], step=record.step)
-        self.last_step = max(self.last_step, record.step)
+        self.last_step = record.step
 
     def _drop(self, record: Dropped) -> None:
         entry = self.live[record.forest_id]
@@ -239,16 +243,21 @@ class Ledger:
             del self.lapsed[lease_id]
         if record.refill:
             r = entry.reserved
-            self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason != "stale")))
+            self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason in _FAILURES)))
 
     def _commit(self, step: int) -> None:
-        self.committed = max(self.committed, step)
+        if not self.committed <= step <= self.last_step:
+            raise ValueError(f"step {step} cannot be durable: {self.committed} is, {self.last_step} is the last one done")
+        self.committed = step
         for lease in [x for x in self.leases.values() if x.step is not None and x.step <= step]:
             del self.leases[lease.record.lease_id]
             for fid in lease.record.forest_ids:
                 self._move(fid, State.TRAINED)
 
-    def _resume(self) -> None:
+    def _resume(self, record: Resumed) -> None:
+        if record.step != self.committed:
+            raise ValueError(f"the run cannot start again from step {record.step}: {self.committed} is the last durable one")
+        self.session = record.session
         turn = 0
         for lease in sorted(self.leases.values(), key=lambda x: (x.step is None, x.step or 0)):  # stable: else in the order made
             for fid in lease.record.forest_ids:
@@ -276,7 +285,7 @@ class Ledger:
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name in _PLAIN:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))  # format 1 knew no session
         self.lost = Counter(state["lost"])
         self.totals = Counter({(what, unit): n for what, unit, n in state["totals"]})
         for name, kind in _NESTED.items():
@@ -303,7 +312,7 @@ class Ledger:
             raise LawBroken(f"admitted - ready - leased - trained - dropped = {error} after {record}")
 
 
-_PLAIN = ("run", "next_draw", "leases_made", "last_step", "committed", "_orders")
+_PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed", "_orders")
 _NESTED: dict[str, TypeAdapter[Any]] = {
     "live": TypeAdapter(dict[str, Entry]), "leases": TypeAdapter(dict[str, OpenLease]), "again": TypeAdapter(list[Again]),
     "lapsed": TypeAdapter(dict[str, Leased]),

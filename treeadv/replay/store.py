@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from typing import Literal
 
@@ -37,7 +37,7 @@ from treeadv.replay.records import (
     Snapshot,
     forest_id,
 )
-from treeadv.replay.segments import Segments
+from treeadv.replay.segments import Damaged, Segments
 from treeadv.replay.states import Ledger, State
 
 Admission = Literal["admitted", "repeat", "late", "refused"]
@@ -63,59 +63,63 @@ class ReplayStore:
         config: QueueConfig,
         forests_per_step: int,
         seed: int,
-        durable_step: int | None,
+        session: str,
+        step: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open or make `run_dir`/replay (a path or a URI) and read the journal back.
 
-        durable_step: None goes on as things stood (a queue that died beside a living learner); a number is the step of the
-        checkpoint that the run restarts from: what was leased after it is ready again in the same order, what was only reserved
-        goes out again. Raises `BadInput` for a folder in use, damage, a newer format, or a checkpoint that the journal does not
-        fit.
+        `session` names this start of the run, `step` the checkpoint that it goes on from (0: none). The first to open the folder
+        in a session goes back to that: what was leased after it is ready again in the same order, what was only reserved goes out
+        again. Later ones (the queue died beside a living learner) go on as things stand. Raises `BadInput` for a folder in use,
+        damage, a newer format, or a checkpoint that the journal does not fit.
         """
         began = time.perf_counter()
         self._config, self._seed, self._clock = config, seed, clock
         self._folder = Folder(run_dir).child("replay")
         if self._folder.local is None and config.fsync == "none":
             raise BadInput(f"queue.fsync=none would never write to {run_dir}; use interval or always")
+        self.fsync_interval = config.fsync_interval or (1.0 if self._folder.local else 10.0)
         self.journal_limit = config.segment_mb << 20
         self.capacity = (config.max_staleness + 1) * forests_per_step
         self._journals, segments = self._folder.child("journal"), self._folder.child("segments")
         self._journals.make()
         segments.make()
-        self._lock = Lock(self._folder)
+        self._lock = Lock(self._folder, session, step)
         try:
             reader = Reader(self._journals)
             self.ledger = Ledger()
             for line in reader:
                 self.ledger.apply(line.record)
-            self._journal = Journal(self._journals, reader)
-            self._segments = Segments(segments, config.segment_mb << 20, durable=config.fsync != "none")
+            self._segments = Segments(segments, config.segment_mb << 20, durable=config.fsync != "none", session=session)
+            self._segments.settle(self._needed())  # before the records that speak of them, as ever
+            self._journal = Journal(self._journals, reader, session, self._lock.sync)
             self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
-            self._begin(durable_step)
+            self._begin(session, step)
         except BaseException:
-            self._lock.release()
+            self._lock.undo()
             raise
         if reader.torn:
             log.warning("%s: unfinished last record cut off: %s", run_dir, reader.torn)
+        if reader.ignored:
+            log.warning("%s: %d parts hold records of a process that had lost the run; they do not count", run_dir, reader.ignored)
 
-    def _begin(self, durable_step: int | None) -> None:
+    def _begin(self, session: str, step: int) -> None:
         if not self.opening.records:
-            if durable_step:
-                where = self._folder.uri
-                raise BadInput(f"{where}: no journal for the checkpoint of step {durable_step}; restore it or start anew")
-            self._write(Opened(f"r{self._seed}"))  # the same seed has the same ids, so that a run can be grown again
+            if step:
+                raise BadInput(f"{self._folder.uri}: no journal for the checkpoint of step {step}; restore it or start anew")
+            self._write(Opened(f"r{self._seed}", session))  # the same seed has the same ids, so that a run can be grown again
             return
-        if durable_step is None:
+        if self.ledger.session == session:
             return
-        low, high = self.ledger.committed, max(self.ledger.committed, self.ledger.last_step)
-        if not low <= durable_step <= high:
+        low, high = self.ledger.committed, self.ledger.last_step
+        if not low <= step <= high:
             raise BadInput(
-                f"{self._folder.uri}: the checkpoint is of step {durable_step}, the journal holds {low} (durable) to {high};"
+                f"{self._folder.uri}: the checkpoint is of step {step}, the journal holds {low} (durable) to {high};"
                 " resume from one of these, any other would lose forests or train them twice"
             )
-        self.commit(durable_step)
-        self._write(Resumed(durable_step))
+        self.commit(step)
+        self._write(Resumed(step, session))  # only now is it this session's: who dies before starts over
 
     # ---- a worker's side -----------------------------------------------------------------------------------------------------
     @property
@@ -169,19 +173,36 @@ class ReplayStore:
         return "admitted"
 
     # ---- the learner's side --------------------------------------------------------------------------------------------------
-    def lease(self, n: int, version: int) -> Leased | None:
+    def lease(self, n: int, version: int, fetch: Callable[[str], object] | None = None) -> Leased | None:
         """Take `n` ready forests for the learner at policy `version`; None while there are fewer. Forests over the staleness
-        bound are dropped first and refilled. Asking again for a version whose lease is open returns that lease."""
+        bound are dropped first and refilled. Asking again for a version whose lease is open returns that lease.
+
+        `fetch` (`payload` unless given) is called with each id before the lease is made: a forest that it finds damaged is dropped and
+        refilled too, else each later life would lease it first and die of it.
+        """
+        fetch = fetch or self.payload
         for open_lease in self.ledger.leases.values():
             if open_lease.step is None and open_lease.record.version == version:
-                return open_lease.record
+                bad = self._damaged(open_lease.record.forest_ids, fetch)
+                if not bad:
+                    return open_lease.record
+                self.nack(open_lease.record.lease_id)
+                for record in bad:
+                    self._drop(record)
+                break
         for record in self.ledger.stale(version, self._config.max_staleness):
             self._drop(record)
         number = self.ledger.leases_made + 1
-        chosen = choose(self.ledger.in_state(State.READY), n, self._config.policy, (self._seed, number))
-        if len(chosen) < n:
-            return None
-        ids = tuple(e.reserved.forest_id for e in chosen)
+        while True:
+            chosen = choose(self.ledger.in_state(State.READY), n, self._config.policy, (self._seed, number))
+            if len(chosen) < n:
+                return None
+            ids = tuple(e.reserved.forest_id for e in chosen)
+            bad = self._damaged(ids, fetch)
+            if not bad:
+                break
+            for record in bad:
+                self._drop(record)
         lease = Leased(f"lease-{number:06d}", ids, version, self._clock() + self._config.lease_seconds)
         self._write(lease)
         return lease
@@ -207,33 +228,40 @@ class ReplayStore:
 
     def commit(self, step: int) -> None:
         """Steps up to `step` are in a durable checkpoint: their forests are trained."""
+        if step > self.ledger.last_step:
+            raise ValueError(f"commit of step {step}: {self.ledger.last_step} is the last one done")
         if step > self.ledger.committed:
             self._write(Committed(step))
 
-    def compact(self) -> None:
-        """With retain=unacknowledged, delete the segments that hold only finished forests, and put a snapshot in place of a
-        journal over `journal_limit` bytes. All that went before is made durable first: the commit must outlive the payload that
-        it lets go."""
+    def compaction(self) -> list[Syncable]:
+        """With retain=unacknowledged: what to `flush` to delete the segments that hold only finished forests, and to put a snapshot in
+        place of a journal over `journal_limit` bytes. All that went before is made durable first: the commit must outlive the payload
+        that it lets go."""
         if self._config.retain == "all":
-            return
-        gone = self._segments.unneeded({e.admitted.segment for e in self.ledger.live.values() if e.admitted})
+            return []
+        gone = self._segments.unneeded(self._needed())
         if gone:
             self._write(Released(tuple(gone)))
-            self.sync()
-            self._segments.delete(gone)
-        if self._journal.size > self.journal_limit:
-            self.sync()
-            self._journal.replace(Snapshot(self.ledger.to_state()), self._clock())
+        over = self._journal.size > self.journal_limit
+        if not gone and not over:
+            return []
+        deletion = self._segments.deletion(gone, self._lock.sync)
+        pending = self.pending()
+        snapshot = self._journal.snapshot(Snapshot(self.ledger.to_state()), self._clock()) if over else []
+        return [*pending, deletion, *snapshot]
+
+    def compact(self) -> None:
+        flush(self.compaction())
 
     def payload(self, fid: str) -> pa.RecordBatch:
-        """The stored forest, a view of the mapped file on a local disk; `BadInput` for damage, KeyError if it is not live."""
+        """The stored forest, a view of the mapped file on a local disk; `Damaged`, or KeyError if it is not live."""
         return self._segments.read(self.ledger.live[fid].payload.place)
 
     # ---- durability ----------------------------------------------------------------------------------------------------------
     def pending(self) -> list[Syncable]:
         """What to `flush`, in that order, to make every record so far durable: one flush serves all who wait (group commit)."""
-        parts = [*self._segments.pending(), *self._journal.pending()]
-        return [self._lock, *parts] if parts else []
+        segments, journal = self._segments.pending(), self._journal.pending()
+        return [*segments, self._lock, *journal] if journal else [*segments]
 
     def sync(self) -> None:
         flush(self.pending())
@@ -248,7 +276,8 @@ class ReplayStore:
         return self._journal.seq
 
     def disk_bytes(self) -> int:
-        return sum(sum(self._folder.child(d).sizes("").values()) for d in ("journal", "segments"))
+        """Of journal and segments."""
+        return self._journal.size + self._segments.size
 
     def free_bytes(self) -> int | None:
         return self._folder.free_bytes()
@@ -264,6 +293,19 @@ class ReplayStore:
     def _write(self, record: Record) -> None:
         self._journal.append(record, self._clock())
         self.ledger.apply(record)
+
+    def _needed(self) -> set[str]:
+        """Segments with forests that are not finished."""
+        return {e.admitted.segment for e in self.ledger.live.values() if e.admitted}
+
+    def _damaged(self, fids: Iterable[str], fetch: Callable[[str], object]) -> list[Dropped]:
+        out = []
+        for fid in fids:
+            try:
+                fetch(fid)
+            except Damaged as e:
+                out.append(self.ledger.drop(fid, "damaged", str(e), self._config.attempts))
+        return out
 
     def _drop(self, record: Dropped) -> None:
         level, then = (logging.WARNING, "goes out again") if record.refill else (logging.ERROR, "is given up")

@@ -1,0 +1,156 @@
+"""The power fails at any moment: of a local disk only what was fsynced is sure to be left, of the rest anything may be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.replay.helpers import fill, open_store, reserve, train
+from treeadv.replay import files
+from treeadv.replay.audit import audit
+from treeadv.replay.files import Folder
+from treeadv.replay.journal import Reader
+
+Left = tuple[tuple[str, bytes], ...]  # the files that a power cut leaves, by path
+CUTS = ("open", "write", "fsync", "replace", "truncate", "ftruncate")
+MODES = {
+    "only what was fsynced": lambda path, sure, now: sure,
+    "deletions at once": lambda path, sure, now: sure,
+    "names at once, bytes when they are fsynced": lambda path, sure, now: sure,
+    "the journal sooner than the payload": lambda path, sure, now: now if "journal" in path else sure,
+    "half of what was not fsynced": lambda path, sure, now: now[: (len(sure) + len(now)) // 2] if now.startswith(sure) else sure,
+}
+
+
+class Disk:
+    """Stands in for the module `os` of treeadv.replay.files. Before each call that changes the disk it notes, by what has been promised
+    so far, what a power cut would leave."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.promised = 0, 0  # records, step of the durable checkpoint
+        self.cuts: dict[tuple[str, Left], tuple[int, int]] = {}
+        self._bytes: dict[int, bytes] = {}  # by inode, as of its last fsync
+        self._names: dict[Path, dict[str, tuple[int, bool]]] = {}  # by folder, as of its last fsync: inode, whether it is a folder
+        self._pins: list[int] = []  # an open file keeps its inode from being used again
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            self._note()
+            return self._fsync(*args) if name == "fsync" else getattr(os, name)(*args, **more)
+
+        return call if name in CUTS else getattr(os, name)
+
+    def _fsync(self, fd: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if path.is_dir():
+            self._names[path] = found = {e.name: (e.inode(), e.is_dir()) for e in os.scandir(path)}
+            self._pins += [os.open(path / name, os.O_RDONLY) for name in found]
+        else:
+            self._bytes[path.stat().st_ino] = path.read_bytes()
+
+    def _note(self) -> None:
+        for mode in MODES:
+            self.cuts[mode, tuple(self._left(self.root, mode))] = self.promised  # the later ones promised more
+
+    def _left(self, folder: Path, mode: str) -> Iterator[tuple[str, bytes]]:
+        now = {e.name: (e.inode(), e.is_dir()) for e in os.scandir(folder)}
+        there = self._names.get(folder, {})
+        if mode == "deletions at once":
+            there = {name: file for name, file in there.items() if name in now}
+        elif mode != "only what was fsynced":
+            there = now
+        for name, (inode, is_folder) in sorted(there.items()):
+            path = folder / name
+            if is_folder:
+                yield from self._left(path, mode)
+            else:
+                sure = self._bytes.get(inode, b"")
+                yield str(path.relative_to(self.root)), MODES[mode](str(path), sure, path.read_bytes() if name in now else sure)
+
+    def end(self) -> None:
+        for fd in self._pins:
+            os.close(fd)
+
+
+def scenario(disk: Disk) -> None:
+    """Three lives: checkpoints with a compaction, a snapshot, a process that dies with records unflushed and the last one torn."""
+    options: dict[str, Any] = {"max_staleness": 3, "retain": "unacknowledged"}
+    store = open_store(disk.root, **options)
+    store._segments._limit = 3000
+    for step in range(1, 6):
+        fill(store, 2, step - 1)
+        train(store, 2, step)
+        promise(disk, store, disk.promised[1])
+        if step in (2, 4):
+            promise(disk, store, step)  # the checkpoint is written
+            store.commit(step)
+            promise(disk, store, step)
+            store.journal_limit = 0 if step == 4 else 1 << 20
+            store.compact()
+    fill(store, 1, 5)
+    promise(disk, store, 4)
+    for durable_step, torn in ((None, 0), (4, 7)):
+        fill(store, 1, 5)
+        reserve(store)
+        store._lock.release()  # the process is killed, perhaps over its last record; the kernel holds what it has not flushed
+        part = max((disk.root / "replay/journal").glob("*.jsonl"))
+        os.truncate(part, part.stat().st_size - torn)
+        store = open_store(disk.root, durable_step=durable_step, **options)
+        promise(disk, store, 4)
+    store.close()
+    disk._note()
+
+
+def promise(disk: Disk, store: Any, step: int) -> None:
+    store.sync()
+    disk.promised = store.records, step
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    disk = Disk(tmp_path_factory.mktemp("disk"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "os", disk)
+        scenario(disk)
+    yield disk
+    disk.end()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whenever_the_power_fails_what_was_promised_is_there_and_the_run_goes_on(
+    disk: Disk, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # quicker: no power will fail here
+    cuts = [(left, promised) for (m, left), promised in disk.cuts.items() if m == mode]
+    assert len(cuts) > 40
+    for n, (left, (records, step)) in enumerate(cuts):
+        run = tmp_path / str(n)
+        for name, data in left:
+            (run / name).parent.mkdir(parents=True, exist_ok=True)
+            (run / name).write_bytes(data)
+        journal = Reader(Folder(str(run / "replay/journal")))
+        list(journal)
+        assert journal.seq >= records, f"cut {n}: {records} records were promised, {journal.seq} are left"
+        if "payload" not in mode and "half" not in mode and journal.parts:
+            assert audit(str(run)).sound, f"cut {n}: {audit(str(run)).table()}"
+        go_on(run, step)
+
+
+def go_on(run: Path, step: int) -> None:
+    store = open_store(run, durable_step=step, max_staleness=3)
+    for n in (1, 2, 3, 4):
+        while store.free_slots:
+            fill(store, 1, step + n - 1)
+        train(store, 2, step + n)
+    store.commit(step + 4)
+    while (lease := store.lease(2, step + 4)) is not None:  # all that is left is looked at
+        step += 1
+        store.ack(lease.lease_id, step + 4)
+    store.close()
+    report = audit(str(run))
+    assert report.sound, report.table()
