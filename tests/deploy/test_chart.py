@@ -16,6 +16,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 
 from actors import cli, drain
 from deploy import getnode, schema
+from tests.deploy import kuberay
 from tests.deploy.manifests import CHART, HELMS, VALUES, Render, one, pod_templates, ray_cluster
 from treeadv.cli import new_parser
 from treeadv.config import Config, load
@@ -90,6 +91,40 @@ def test_the_ray_kinds_use_fields_of_kuberay_only(render: Render, values: str) -
     assert all(set(d["spec"]) <= RAY_JOB for d in documents if d["kind"] == "RayJob")
 
 
+def ray_kind(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    (ray,) = (d for d in documents if d["kind"] in BY_RAY)
+    return ray
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_kuberays_operator_would_refuse_nothing(render: Render, values: str) -> None:
+    ray = ray_kind(render(values))
+    assert kuberay.faults(ray) == []
+    assert kuberay.service_ports(ray_cluster(render(values))["spec"]).keys() >= {"gcs-server", "dashboard", "client", "metrics"}
+
+
+def test_the_rules_of_kuberay_refuse_what_the_chart_once_rendered(render: Render) -> None:
+    ray = json.loads(json.dumps(ray_kind(render("fixed"))))
+    cluster = ray["spec"]["rayClusterSpec"]
+    for port in cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"]:
+        port["name"] = port["name"].replace("metrics", "ray-metrics")
+    cluster["workerGroupSpecs"][0]["idleTimeoutSeconds"] = 300
+    ray["metadata"]["name"] = "7b-run"
+    assert [fault.split(":")[0] for fault in kuberay.faults(ray)] == ["name 7b-run", "a port twice in the head's Service", "generator"]
+
+
+@pytest.mark.parametrize("release", ["7b-run", "my.run"])
+def test_a_release_whose_name_kuberay_refuses_is_refused_by_the_chart(helm: Any, release: str) -> None:
+    out = helm("template", release, str(CHART), "--set", "storage.claim.size=1Gi")
+    assert out.returncode == 1
+    assert f"release name {release}: KubeRay takes" in out.stderr
+
+
+def test_the_longest_release_name_makes_names_that_kuberay_takes(helm: Any) -> None:
+    out = helm("template", "r" * 53, str(CHART), "--set", "storage.claim.size=1Gi")
+    assert kuberay.faults(ray_kind([d for d in yaml.safe_load_all(out.stdout) if d])) == []
+
+
 @pytest.mark.parametrize("values", VALUES)
 def test_rays_own_parser_finds_every_group_with_its_bounds_slots_and_gpus(render: Render, values: str) -> None:
     cluster = ray_cluster(render(values))
@@ -105,7 +140,7 @@ def test_rays_own_parser_finds_every_group_with_its_bounds_slots_and_gpus(render
         assert list(slots) == [f"{role}_slot"]
         assert types[name]["resources"].get("GPU", 0) == int(limits.get("nvidia.com/gpu", 0))
         assert (types[name]["min_workers"], types[name]["max_workers"]) == (group["minReplicas"], group["maxReplicas"])
-        assert types[name]["idle_timeout_s"] == group["idleTimeoutSeconds"]
+        assert types[name].get("idle_timeout_s") == group.get("idleTimeoutSeconds")
 
 
 def run_config(documents: list[dict[str, Any]], folder: Path) -> Config:
@@ -297,6 +332,7 @@ BAD = {
     "a negative number": (["workers.generator.replicas=-1"], "replicas"),
     "a fraction of a core": (["head.cpu=0.5"], "cpu"),
     "an unknown mode": (["mode=serve"], "mode"),
+    "a Ray that the package does not go with": (["rayVersion=2.40.0"], "rayVersion"),
     "min over max": (["workers.generator.minReplicas=9"], "workers.generator.minReplicas=9 is more than maxReplicas=4"),
     "replicas over max": (["workers.generator.replicas=9"], "workers.generator.replicas=9 lies outside minReplicas=1..maxReplicas=4"),
     "a learner that would be scaled away": (["workers.learner.maxReplicas=2"], "a learner group needs replicas = minReplicas"),

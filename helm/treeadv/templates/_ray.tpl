@@ -31,11 +31,12 @@ spec:
       resources: {{- include "treeadv.resources" .group | nindent 8 }}
       ports:
         {{- if $head }}
-        - {name: gcs, containerPort: 6379}
+        - {name: gcs-server, containerPort: 6379}
         - {name: dashboard, containerPort: 8265}
         - {name: client, containerPort: 10001}
         {{- end }}
-        - {name: ray-metrics, containerPort: 8080}
+        # By this name, else KubeRay adds another port of that number to the head's Service, which no API server takes.
+        - {name: metrics, containerPort: 8080}
         {{- range $i := until (int .ports) }}
         - {name: treeadv-{{ $i }}, containerPort: {{ add $root.Values.monitoring.port $i }}}
         {{- end }}
@@ -111,7 +112,9 @@ workerGroupSpecs:
     replicas: {{ $group.replicas }}
     minReplicas: {{ $group.minReplicas }}
     maxReplicas: {{ $group.maxReplicas }}
+    {{- if $.Values.autoscaling.enabled }}
     idleTimeoutSeconds: {{ $group.idleTimeoutSeconds }}
+    {{- end }}
     rayStartParams:
       # The inner quotes are for the shell that KubeRay starts Ray with.
       resources: {{ printf "'{\"%s_slot\": %d}'" $group.role (int $group.slots) | quote }}

@@ -1,5 +1,8 @@
 {{/* What values.schema.json cannot say. Every message names the value and the remedy. */}}
 {{- define "treeadv.validate" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name) }}
+{{- fail (printf "release name %s: KubeRay takes a name of lower-case letters, digits and '-' only, a letter first; install under another name" .Release.Name) }}
+{{- end }}
 {{- $groups := include "treeadv.groups" . | fromYaml }}
 {{- range $name, $g := $groups }}
 {{- $at := printf "workers.%s" $name }}
