@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
+from ray._private import services
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from actors import cli, drain
@@ -141,6 +143,29 @@ def test_rays_own_parser_finds_every_group_with_its_bounds_slots_and_gpus(render
         assert types[name]["resources"].get("GPU", 0) == int(limits.get("nvidia.com/gpu", 0))
         assert (types[name]["min_workers"], types[name]["max_workers"]) == (group["minReplicas"], group["maxReplicas"])
         assert types[name].get("idle_timeout_s") == group.get("idleTimeoutSeconds")
+
+
+GI = 1 << 30
+UNITS = {"Gi": GI, "Mi": 1 << 20, "G": 10**9}
+
+
+def size(quantity: str) -> int:
+    number, unit = re.fullmatch(r"([0-9.]+)(\w+)", quantity).groups()
+    return int(float(number) * UNITS[unit])
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_rays_object_store_fits_into_shared_memory(render: Render, values: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = ray_cluster(render(values))["spec"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        (shm,) = (size(v["emptyDir"]["sizeLimit"]) for v in pod["volumes"] if v["name"] == "shm")
+        memory = size(pod["containers"][0]["resources"]["limits"]["memory"])
+        monkeypatch.setattr("ray._private.utils.get_shared_memory_bytes", lambda shm=shm: shm)
+        monkeypatch.setattr("ray._common.utils.get_system_memory", lambda memory=memory: memory)
+        asked = int(group["rayStartParams"]["object-store-memory"])
+        assert services.determine_plasma_store_config(asked, "/tmp/ray")[0] == "/dev/shm"
+        assert asked > 0.89 * shm
 
 
 def run_config(documents: list[dict[str, Any]], folder: Path) -> Config:
@@ -323,6 +348,7 @@ def test_rules_and_dashboards_reach_the_cluster_unchanged(render: Render) -> Non
     assert shipped
 
 
+FLEET = ["generator.kind=deployment", "generator.fleet.model=m"]
 BAD = {
     "an unknown value": (["replica=3"], "replica"),
     "an unknown worker field": (["workers.generator.replica=3"], "replica"),
@@ -336,6 +362,29 @@ BAD = {
     "min over max": (["workers.generator.minReplicas=9"], "workers.generator.minReplicas=9 is more than maxReplicas=4"),
     "replicas over max": (["workers.generator.replicas=9"], "workers.generator.replicas=9 lies outside minReplicas=1..maxReplicas=4"),
     "a learner that would be scaled away": (["workers.learner.maxReplicas=2"], "a learner group needs replicas = minReplicas"),
+    "shared memory as large as the memory": (["head.shm=8Gi"], "head.shm=8Gi is not less than memory=8Gi"),
+    "shared memory larger in another unit": (["workerDefaults.shm=4500M"], "workers.reward.shm=4500M is not less than memory=4Gi"),
+    "shared memory that Ray cannot use": (["workers.reward.shm=64Mi"], "workers.reward.shm=64Mi: Ray's object store"),
+    "a GPU that the embedded engine cannot use": (
+        ["workers.generator.gpu=1"], "workers.generator.gpu=1: the embedded engine draws on the CPU; set config.generator.engine=sglang, or"
+    ),
+    "a GPU beside a fleet": (
+        [*FLEET, "workers.generator.gpu=1"], "workers.generator.gpu=1: beside generator.kind=deployment the servers draw"
+    ),
+    "a GPU that grades": (["workers.reward.gpu=1"], "workers.reward.gpu=1: a reward actor uses no GPU"),
+    "GPUs that do not go into the slots": (
+        ["workers.learner.gpu=3", "workers.learner.slots=2"], "workers.learner.gpu=3 cannot be shared by slots=2"
+    ),
+    "slots that do not go into the GPUs": (
+        ["workers.learner.gpu=2", "workers.learner.slots=3"], "workers.learner.gpu=2 cannot be shared by slots=3"
+    ),
+    "a role half on GPUs": (
+        [
+            *("config.generator.engine=sglang", "workers.generator.gpu=1", "workers.more.role=generator", "workers.more.replicas=1"),
+            *("workers.more.minReplicas=1", "workers.more.maxReplicas=1", "workers.more.cpu=1", "workers.more.memory=4Gi"),
+        ],
+        "workers.generator.gpu=1 beside another generator group without a GPU",
+    ),
     "no learner": (["workers.learner=null"], "no group gives a learner"),
     "no storage": (["storage.claim.size="], "queue and checkpoints have no place"),
     "two claims": (["storage.claim.existing=x"], "storage.claim.size=1Gi has no effect beside storage.claim.existing=x"),

@@ -63,6 +63,19 @@ requests: {{- toYaml $all | nindent 2 }}
 limits: {{- toYaml $all | nindent 2 }}
 {{- end }}
 
+{{/* Bytes of a quantity such as 1.5Gi. */}}
+{{- define "treeadv.bytes" -}}
+{{- $number := regexFind "^[0-9.]+" . }}
+{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- mulf (float64 $number) (get $units (trimPrefix $number .)) | floor | int64 }}
+{{- end }}
+
+{{/* Bytes of Ray's object store: what /dev/shm holds, less what else lies there. Left to itself Ray takes 30 % of the memory, and where that
+is more than /dev/shm it moves to the disk. Call with a group. */}}
+{{- define "treeadv.objectStore" -}}
+{{- include "treeadv.bytes" .shm | float64 | mulf 0.9 | floor | int64 }}
+{{- end }}
+
 {{/* Where a pod may be placed. Call with a group. */}}
 {{- define "treeadv.placement" -}}
 {{- with .nodeSelector }}

@@ -105,6 +105,7 @@ headGroupSpec:
     # Nothing but what asks for no CPU (driver, queue) runs on the head.
     num-cpus: "0"
     dashboard-host: 0.0.0.0
+    object-store-memory: {{ include "treeadv.objectStore" .Values.head | quote }}
   template: {{- include "treeadv.rayPod" (dict "root" . "group" .Values.head "role" "head" "ports" 2) | nindent 4 }}
 workerGroupSpecs:
   {{- range $name, $group := include "treeadv.groups" . | fromYaml }}
@@ -116,6 +117,7 @@ workerGroupSpecs:
     idleTimeoutSeconds: {{ $group.idleTimeoutSeconds }}
     {{- end }}
     rayStartParams:
+      object-store-memory: {{ include "treeadv.objectStore" $group | quote }}
       # The inner quotes are for the shell that KubeRay starts Ray with.
       resources: {{ printf "'{\"%s_slot\": %d}'" $group.role (int $group.slots) | quote }}
     template: {{- include "treeadv.rayPod" (dict "root" $ "group" $group "role" $group.role "ports" $group.slots) | nindent 6 }}

@@ -16,6 +16,11 @@
 {{- fail (printf "%s: a learner group needs replicas = minReplicas = maxReplicas, else the autoscaler takes an idle rank away; learners change their number at a checkpoint, by another release of the values" $at) }}
 {{- end }}
 {{- end }}
+{{- include "treeadv.validateMemory" (dict "at" "head" "group" .Values.head) }}
+{{- range $name, $g := $groups }}
+{{- include "treeadv.validateMemory" (dict "at" (printf "workers.%s" $name) "group" $g) }}
+{{- include "treeadv.validateGpu" (dict "root" $ "at" (printf "workers.%s" $name) "group" $g) }}
+{{- end }}
 {{- range $role := list "generator" "learner" "reward" }}
 {{- $sum := include "treeadv.role" (dict "groups" $groups "role" $role) | fromYaml }}
 {{- if lt (int $sum.count) 1 }}
@@ -24,6 +29,44 @@
 {{- end }}
 {{- include "treeadv.validateStorage" . }}
 {{- include "treeadv.validateFleet" . }}
+{{- end }}
+
+{{/* Call with (dict "at" ... "group" ...). */}}
+{{- define "treeadv.validateMemory" -}}
+{{- $shm := include "treeadv.bytes" .group.shm | float64 }}
+{{- if ge $shm (include "treeadv.bytes" .group.memory | float64) }}
+{{- fail (printf "%s.shm=%s is not less than memory=%s, of which it is a part: raise the one or lower the other" .at .group.shm .group.memory) }}
+{{- end }}
+{{- if lt (mulf 0.9 $shm) 78643200.0 }}
+{{- fail (printf "%s.shm=%s: Ray's object store takes nine tenths of it and needs 75Mi; give 100Mi or more" .at .group.shm) }}
+{{- end }}
+{{- end }}
+
+{{/* Call with (dict "root" $ "at" ... "group" ...). */}}
+{{- define "treeadv.validateGpu" -}}
+{{- $gpu := int .group.gpu }}
+{{- $slots := int .group.slots }}
+{{- if gt $gpu 0 }}
+{{- if eq .group.role "reward" }}
+{{- fail (printf "%s.gpu=%d: a reward actor uses no GPU; set gpu=0" .at $gpu) }}
+{{- end }}
+{{- if eq .group.role "generator" }}
+{{- if eq .root.Values.generator.kind "deployment" }}
+{{- fail (printf "%s.gpu=%d: beside generator.kind=deployment the servers draw, on generator.fleet.gpu; set gpu=0 here" .at $gpu) }}
+{{- end }}
+{{- $generator := .root.Values.config.generator | default dict }}
+{{- if ne ($generator.engine | default "embedded") "sglang" }}
+{{- fail (printf "%s.gpu=%d: the embedded engine draws on the CPU; set config.generator.engine=sglang, or gpu=0" .at $gpu) }}
+{{- end }}
+{{- end }}
+{{- $sum := include "treeadv.role" (dict "groups" (include "treeadv.groups" .root | fromYaml) "role" .group.role) | fromYaml }}
+{{- if eq (float64 $sum.gpus) 0.0 }}
+{{- fail (printf "%s.gpu=%d beside another %s group without a GPU: all actors of a role ask for the same; give GPUs to all groups or to none" .at $gpu .group.role) }}
+{{- end }}
+{{- if and (mod $gpu $slots) (mod $slots $gpu) }}
+{{- fail (printf "%s.gpu=%d cannot be shared by slots=%d: Ray gives an actor whole GPUs or a part of one; make one a multiple of the other" .at $gpu $slots) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "treeadv.validateStorage" -}}
