@@ -19,7 +19,7 @@ DERIVED = {
     "RunConfig": ("root", "name", "storage"),
     "ModelConfig": ("cache",),
     "GeneratorConfig": ("count", "cpus", "gpus", "threads", "slot"),
-    "SGLangConfig": ("url", "device"),
+    "SGLangConfig": ("url", "device", "stubs"),
     "RewardConfig": ("count", "cpus", "slot"),
     "LearnerConfig": ("count", "cpus", "gpus", "threads", "slot", "device"),
     "ScalingConfig": ("enabled", "min", "max"),

@@ -348,7 +348,7 @@ def test_rules_and_dashboards_reach_the_cluster_unchanged(render: Render) -> Non
     assert shipped
 
 
-FLEET = ["generator.kind=deployment", "generator.fleet.model=m"]
+FLEET = ["generator.kind=deployment", "config.model.path=/data/models/m"]
 BAD = {
     "an unknown value": (["replica=3"], "replica"),
     "an unknown worker field": (["workers.generator.replica=3"], "replica"),
@@ -392,29 +392,33 @@ BAD = {
     "an object store that is none": (["storage.claim.size=", "storage.uri=bucket/runs"], "uri"),
     "a place of the run set twice": (["config.run.storage=s3://b/runs"], "storage"),
     "a fleet without a volume": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "storage.claim.size=", "storage.uri=s3://b/runs"],
+        [*FLEET, "storage.claim.size=", "storage.uri=s3://b/runs"],
         "generator.kind=deployment does not go with storage.uri=s3://b/runs",
     ),
     "a folder of runs outside the claim": (["config.run.root=s3://bucket/runs"], "root"),
-    "a fleet without model": (["generator.kind=deployment"], "needs generator.fleet.model"),
+    "a fleet without a model that it could load": (
+        ["generator.kind=deployment"], "config.model.path=smollm2-135m-instruct does not go with generator.kind=deployment"
+    ),
+    "a fleet with another model than the run": (["generator.fleet.model=m"], "model"),
+    "shared memory of a server as large as its memory": ([*FLEET, "generator.fleet.shm=64Gi"], "generator.fleet.shm=64Gi is not less than"),
     "a fleet beside an embedded engine": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "config.generator.engine=embedded"],
+        [*FLEET, "config.generator.engine=embedded"],
         "config.generator.engine=embedded does not go with",
     ),
     "more generators than drive a fleet": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "workers.generator.replicas=3"],
+        [*FLEET, "workers.generator.replicas=3"],
         "3 generators beside generator.kind=deployment; one drives all servers",
     ),
     "KEDA without Prometheus": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.autoscaling.kind=keda"],
+        [*FLEET, "generator.fleet.autoscaling.kind=keda"],
         "needs generator.fleet.autoscaling.prometheus",
     ),
     "KEDA without the label that it counts by": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.autoscaling.kind=keda", "generator.fleet.autoscaling.prometheus=http://p"],
+        [*FLEET, "generator.fleet.autoscaling.kind=keda", "generator.fleet.autoscaling.prometheus=http://p"],
         "set monitoring.podMonitor.enabled=true",
     ),
     "a drain as long as the grace": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.drainSeconds=300"],
+        [*FLEET, "generator.fleet.drainSeconds=300"],
         "leaves nothing of graceSeconds=300",
     ),
 }

@@ -89,10 +89,12 @@
 {{- if .Values.storage.uri }}
 {{- fail (printf "generator.kind=deployment does not go with storage.uri=%s: its servers take weights from a volume, set storage.claim" .Values.storage.uri) }}
 {{- end }}
-{{- if not $fleet.model }}
-{{- fail "generator.kind=deployment needs generator.fleet.model (the starting weights of the servers, those of config.model.path)" }}
+{{- $path := (.Values.config.model | default dict).path | default "smollm2-135m-instruct" }}
+{{- if not (contains "/" $path) }}
+{{- fail (printf "config.model.path=%s does not go with generator.kind=deployment: its servers load a model of the hub (ORGANISATION/MODEL) or a folder of the volume (/data/...)" $path) }}
 {{- end }}
 {{- $generator := .Values.config.generator | default dict }}
+{{- include "treeadv.validateMemory" (dict "at" "generator.fleet" "group" $fleet) }}
 {{- if eq ($generator.engine | default "sglang") "embedded" }}
 {{- fail "config.generator.engine=embedded does not go with generator.kind=deployment: leave it out" }}
 {{- end }}
