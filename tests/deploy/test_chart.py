@@ -219,7 +219,7 @@ def test_runs_lie_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(rende
         assert mount.get("readOnly", False) == (name == "run1-treeadv-fleet")
 
 
-def test_runs_in_an_object_store_need_no_claim_and_every_ray_pod_has_scratch_and_keys(render: Render, tmp_path: Path) -> None:
+def test_runs_in_an_object_store_need_no_claim_and_every_ray_pod_has_scratch(render: Render, tmp_path: Path) -> None:
     documents = render("object-store")
     assert "PersistentVolumeClaim" not in {d["kind"] for d in documents}
     config = run_config(documents, tmp_path)
@@ -231,7 +231,46 @@ def test_runs_in_an_object_store_need_no_claim_and_every_ray_pod_has_scratch_and
         pod = template["spec"]
         (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if Path(config.run.root).is_relative_to(m["mountPath"]))
         assert {v["name"]: v.get("emptyDir") for v in pod["volumes"]}[mount["name"]] == {}
-        assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "minio-keys"}}]
+
+
+def from_values(helm: Any, values: dict[str, Any], base: str) -> list[dict[str, Any]]:
+    """What the chart renders for an example with further values."""
+    sets = [word for key, value in values.items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
+    out = helm("template", "run1", str(CHART), "-n", "rl", "-f", str(CHART / "ci" / f"{base}.yaml"), *sets)
+    assert out.returncode == 0, out.stderr
+    return [d for d in yaml.safe_load_all(out.stdout) if d]
+
+
+@pytest.mark.parametrize("base", ["minimal", "fleet-hpa", "object-store"])
+def test_secrets_and_the_clouds_identity_reach_only_the_pods_that_use_them(helm: Any, base: str) -> None:
+    values = {"existingSecrets": ["hub"], "storage.existingSecrets": ["store"], "workers.reward.existingSecrets": ["judge"]}
+    documents = from_values(helm, values | {"serviceAccount.name": "", "serviceAccount.annotations": {"role": "r"}}, base)
+    wanted = {
+        "head": {"hub", "store"}, "learner": {"hub", "store"}, "generator": {"hub"}, "reward": {"judge"}, "submitter": set(),
+        "run1-treeadv-fleet": {"hub"}, "run1-treeadv-router": set(),
+    }
+    for name, template in pod_templates(documents).items():
+        pod = template["spec"]
+        held = {s["secretRef"]["name"] for c in pod["containers"] for s in c.get("envFrom", [])}
+        assert held == wanted[name], name
+        with_identity = {d["metadata"]["name"] for d in documents if d["kind"] == "ServiceAccount" and d["metadata"].get("annotations")}
+        assert (pod.get("serviceAccountName") in with_identity) == (name in ("head", "learner")), name
+
+
+@pytest.mark.parametrize("base", ["minimal", "fleet-hpa"])
+def test_every_pod_can_be_pulled_labelled_and_placed(helm: Any, base: str) -> None:
+    place = {
+        "nodeSelector": {"pool": "rl"}, "tolerations": [{"key": "rl", "operator": "Exists"}], "priorityClassName": "high",
+        "affinity": {"podAffinity": {}},
+    }
+    groups = ("head", "workerDefaults", "generator.fleet")
+    placed = {f"{group}.{key}": value for group in groups for key, value in place.items()}
+    more = {"image.pullSecrets": ["pull"], "podLabels": {"team": "rl"}, "podAnnotations": {"note": "yes"}}
+    for name, template in pod_templates(from_values(helm, placed | more, base)).items():
+        pod, metadata = template["spec"], template["metadata"]
+        assert place.items() <= pod.items(), name
+        assert pod["imagePullSecrets"] == [{"name": "pull"}], name
+        assert metadata["labels"]["team"] == "rl" and metadata["annotations"]["note"] == "yes", name
 
 
 def test_a_fleet_makes_the_generators_call_the_router(render: Render, tmp_path: Path) -> None:

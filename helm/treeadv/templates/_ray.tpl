@@ -2,27 +2,12 @@
 {{- define "treeadv.rayPod" -}}
 {{- $root := .root }}
 {{- $head := eq .role "head" -}}
-metadata:
-  labels:
-    {{- include "treeadv.selector" $root | nindent 4 }}
-    treeadv/role: {{ .role }}
-    {{- with $root.Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
-  annotations:
-    treeadv/config: {{ include "treeadv.config" $root | sha256sum | trunc 16 | quote }}
-    {{- with $root.Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+metadata: {{- include "treeadv.podMetadata" (dict "root" $root "role" .role) | nindent 2 }}
 spec:
-  serviceAccountName: {{ include "treeadv.serviceAccount" $root }}
-  automountServiceAccountToken: {{ and $head $root.Values.autoscaling.enabled }}
-  enableServiceLinks: false
+  {{- include "treeadv.account" (dict "root" $root "role" .role) | trim | nindent 2 }}
   restartPolicy: Never
   terminationGracePeriodSeconds: {{ .group.graceSeconds }}
-  securityContext: {{- include "treeadv.podSecurity" $root | nindent 4 }}
-  {{- with $root.Values.image.pullSecrets }}
-  imagePullSecrets: {{- range . }}
-    - name: {{ . }}
-    {{- end }}
-  {{- end }}
-  {{- with include "treeadv.placement" .group }}{{ . | nindent 2 }}{{ end }}
+  {{- include "treeadv.podSpec" (dict "root" $root "group" .group) | nindent 2 }}
   containers:
     - name: ray-{{ ternary "head" "worker" $head }}
       image: {{ include "treeadv.image" (dict "image" $root.Values.image "tag" $root.Chart.AppVersion) }}
@@ -42,12 +27,10 @@ spec:
         {{- end }}
       env:
         - {name: HOME, value: /home/treeadv}
+        # Programs that ask for the user's name find none where values.user is not the image's.
+        - {name: USER, value: treeadv}
         - {name: HF_HOME, value: /home/treeadv/huggingface}
-      {{- with $root.Values.existingSecrets }}
-      envFrom: {{- range . }}
-        - secretRef: {name: {{ . }}}
-        {{- end }}
-      {{- end }}
+      {{- with include "treeadv.secrets" (dict "root" $root "role" .role "group" .group) | trim }}{{ . | nindent 6 }}{{ end }}
       lifecycle:
         preStop:
           # The head ends the run with a checkpoint; a worker takes no new actors and waits until the driver has retired those it has.
