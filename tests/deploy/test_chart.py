@@ -199,7 +199,7 @@ def test_a_gpu_group_puts_learners_on_cuda_and_shares_the_gpus_among_slots(rende
     assert (config.generator.count, config.scaling.min, config.scaling.max) == (2, 2, 8 + 32)
 
 
-ON_CLAIM = [v for v in VALUES if v != "object-store"]
+ON_CLAIM = [v for v in VALUES if v not in ("object-store", "cloud-identity")]
 
 
 @pytest.mark.parametrize("values", ON_CLAIM)
@@ -350,6 +350,19 @@ def test_budgets_and_policies_select_pods_that_exist(render: Render, values: str
             assert all(document["spec"]["podSelector"]["matchLabels"].items() <= have.items() for have in labels)
 
 
+def opened(documents: list[dict[str, Any]], address: str) -> set[int]:
+    """Ports of an address outside of the cluster that the policy lets pods reach."""
+    rules = one(documents, "NetworkPolicy")["spec"]["egress"]
+    here = [r for r in rules if "to" not in r or any(address == t.get("ipBlock", {}).get("cidr", "").removesuffix("/32") for t in r["to"])]
+    return {p["port"] for r in here for p in r["ports"]} - {53}
+
+
+def test_a_policy_shuts_the_clouds_identity_until_it_is_opened(render: Render) -> None:
+    for address, port in (("169.254.169.254", 80), ("169.254.169.252", 988), ("169.254.170.23", 80)):
+        assert opened(render("minimal"), address) == {443, 6443}
+        assert opened(render("cloud-identity"), address) >= {443, 6443, port}
+
+
 @pytest.mark.parametrize("values", ["fixed", "fleet-keda"])
 def test_the_monitor_scrapes_ports_that_pods_declare(render: Render, values: str, tmp_path: Path) -> None:
     documents = render(values)
@@ -397,6 +410,13 @@ BAD = {
     "a negative number": (["workers.generator.replicas=-1"], "replicas"),
     "a fraction of a core": (["head.cpu=0.5"], "cpu"),
     "an unknown mode": (["mode=serve"], "mode"),
+    "a preset that there is not": (["config.learner.preset=tree"], "preset"),
+    "reasoning-gym without families": (["config.task.families=null"], "families"),
+    "a prompt without the problem": (["config.task.prompt=Solve it."], "prompt"),
+    "a section that is null": (["config.sampling=null"], "sampling"),
+    "a list that is null": (["storage.claim.accessModes=null"], "accessModes"),
+    "a secret list that is null": (["existingSecrets=null"], "existingSecrets"),
+    "a number that is null": (["head.cpu=null"], "cpu"),
     "a Ray that the package does not go with": (["rayVersion=2.40.0"], "rayVersion"),
     "min over max": (["workers.generator.minReplicas=9"], "workers.generator.minReplicas=9 is more than maxReplicas=4"),
     "replicas over max": (["workers.generator.replicas=9"], "workers.generator.replicas=9 lies outside minReplicas=1..maxReplicas=4"),
@@ -484,6 +504,20 @@ def test_the_notes_say_how_to_follow_or_start_the_run(helm: Any, values: str) ->
     assert out.returncode == 0, out.stderr
     notes = out.stdout.split("NOTES:")[1]
     assert ("logs -f -l job-name=run1-treeadv" in notes) != ("treeadv train --config /etc/treeadv/config.yaml" in notes)
+
+
+def test_the_schema_misses_every_value_that_was_set_to_null() -> None:
+    """Helm takes a null as an order to delete the default, so that only what is required is missed."""
+
+    def look(part: dict[str, Any], values: dict[str, Any]) -> None:
+        if part.get("additionalProperties") is False:
+            assert part["required"] == list(values)
+            for key, value in values.items():
+                if isinstance(value, dict):
+                    look(part["properties"][key], value)
+
+    whole = json.loads(schema.SCHEMA.read_text())
+    look(whole, yaml.safe_load((CHART / "values.yaml").read_text()))
 
 
 def test_the_schema_carries_the_configuration_of_the_package() -> None:
