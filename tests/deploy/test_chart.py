@@ -19,7 +19,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from actors import cli, drain
 from deploy import getnode, schema
 from tests.deploy import kuberay
-from tests.deploy.manifests import CHART, HELMS, VALUES, Render, one, pod_templates, ray_cluster
+from tests.deploy.manifests import CHART, HELMS, ROOT, VALUES, Render, one, pod_templates, ray_cluster
 from treeadv.cli import new_parser
 from treeadv.config import Config, load
 from treeadv.storage import Storage
@@ -203,7 +203,7 @@ ON_CLAIM = [v for v in VALUES if v not in ("object-store", "cloud-identity")]
 
 
 @pytest.mark.parametrize("values", ON_CLAIM)
-def test_runs_lie_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(render: Render, values: str, tmp_path: Path) -> None:
+def test_runs_lie_on_one_claim_that_ray_pods_write_and_reward_pods_and_a_fleet_read(render: Render, values: str, tmp_path: Path) -> None:
     documents = render(values)
     root = Path(run_config(documents, tmp_path).run.root)
     made = [d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"]
@@ -216,7 +216,7 @@ def test_runs_lie_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(rende
         (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] in claims)
         assert claims[mount["name"]] == claim
         assert root.is_relative_to(mount["mountPath"])
-        assert mount.get("readOnly", False) == (name == "run1-treeadv-fleet")
+        assert mount.get("readOnly", False) == (name in ("reward", "run1-treeadv-fleet"))
 
 
 def test_runs_in_an_object_store_need_no_claim_and_every_ray_pod_has_scratch(render: Render, tmp_path: Path) -> None:
@@ -303,6 +303,16 @@ def test_every_pod_is_unprivileged_read_only_and_without_an_unused_token(render:
             assert pod["automountServiceAccountToken"] == (name == "head" and autoscaled)
 
 
+def trains(line: str) -> Path:
+    """The configuration that a command line starts or goes on with."""
+    program, *words = shlex.split(line)
+    parser, commands = new_parser()
+    cli._add_train(commands)
+    args = parser.parse_args(words)
+    assert program == "treeadv" and args.resume_or_start
+    return args.config
+
+
 @pytest.mark.parametrize("values", VALUES)
 def test_mounts_name_volumes_and_the_head_finds_the_configuration_where_the_entrypoint_reads_it(render: Render, values: str) -> None:
     documents = render(values)
@@ -312,11 +322,7 @@ def test_mounts_name_volumes_and_the_head_finds_the_configuration_where_the_entr
     head = pod_templates(documents)["head"]["spec"]
     (mount,) = (m["mountPath"] for m in head["containers"][0]["volumeMounts"] if m["name"] == "config")
     for job in (d for d in documents if d["kind"] == "RayJob"):
-        program, *words = shlex.split(job["spec"]["entrypoint"])
-        parser, commands = new_parser()
-        cli._add_train(commands)
-        args = parser.parse_args(words)
-        assert (program, args.config, args.resume_or_start) == ("treeadv", Path(mount) / "config.yaml", True)
+        assert trains(job["spec"]["entrypoint"]) == Path(mount) / "config.yaml"
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -503,7 +509,27 @@ def test_the_notes_say_how_to_follow_or_start_the_run(helm: Any, values: str) ->
     out = helm("install", "run1", str(CHART), "-n", "rl", "-f", str(CHART / "ci" / f"{values}.yaml"), "--dry-run=client")
     assert out.returncode == 0, out.stderr
     notes = out.stdout.split("NOTES:")[1]
-    assert ("logs -f -l job-name=run1-treeadv" in notes) != ("treeadv train --config /etc/treeadv/config.yaml" in notes)
+    (start,) = re.findall(r"Start or resume: .*", notes) or [""]
+    assert ("logs -f -l job-name=run1-treeadv" in notes) != bool(start)
+    if start:  # in the background: what an exec holds ends with its connection
+        _, submit, entrypoint = start.split(" -- ")
+        assert submit.startswith("ray job submit ") and submit.endswith(" --no-wait")
+        assert trains(entrypoint) == Path("/etc/treeadv/config.yaml")
+
+
+def printed() -> list[str]:
+    """Every `helm install` that the documents print."""
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/kubernetes.md"))
+    return re.findall(r"helm install [^`#\n]+", text)
+
+
+def test_every_installation_that_the_documents_print_renders(helm: Any) -> None:
+    assert len(printed()) >= 3
+    for line in printed():
+        words = shlex.split(line.replace("helm/treeadv", str(CHART)).replace("helm install", "helm template"))[1:]
+        out = helm(*[word for word in words if word != "--create-namespace"])
+        assert out.returncode == 0, f"{line}: {out.stderr}"
+        assert "REGISTRY/treeadv" in out.stdout, f"{line}: names no image that a cluster could pull"
 
 
 def test_the_schema_misses_every_value_that_was_set_to_null() -> None:

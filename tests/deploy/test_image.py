@@ -79,7 +79,7 @@ def test_it_runs_without_root_without_capabilities_and_on_a_read_only_root(image
 @pytest.mark.slow
 @buildable
 def test_a_login_shell_finds_what_kuberay_calls(image: None) -> None:
-    out = build.run(["-lc", "which ray treeadv wget && ray --version"], ["--entrypoint", "bash"])
+    out = build.run(["-lc", "which ray treeadv python wget && ray --version"], ["--entrypoint", "bash"])
     assert out.returncode == 0, out.stderr
     assert "ray, version 2.60" in out.stdout
 

@@ -43,7 +43,8 @@ spec:
         {{- if $head }}
         - {name: config, mountPath: /etc/treeadv, readOnly: true}
         {{- end }}
-        - {name: runs, mountPath: /data}
+        # A reward pod finds tokenizers, tasks and verifiers there; what it judges must not reach the run.
+        - {name: runs, mountPath: /data, readOnly: {{ eq .role "reward" }}}
   volumes:
     - name: tmp
       emptyDir: {}
