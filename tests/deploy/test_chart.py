@@ -450,6 +450,10 @@ BAD = {
         ],
         "workers.generator.gpu=1 beside another generator group without a GPU",
     ),
+    "a group with the name of the head's": (
+        [f"workers.headgroup.{v}" for v in ("role=reward", "replicas=0", "minReplicas=0", "maxReplicas=1", "cpu=1", "memory=4Gi")],
+        "workers.headgroup: KubeRay calls the head's own group so",
+    ),
     "no learner": (["workers.learner=null"], "no group gives a learner"),
     "no storage": (["storage.claim.size="], "queue and checkpoints have no place"),
     "two claims": (["storage.claim.existing=x"], "storage.claim.size=1Gi has no effect beside storage.claim.existing=x"),

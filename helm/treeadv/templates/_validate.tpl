@@ -6,6 +6,9 @@
 {{- $groups := include "treeadv.groups" . | fromYaml }}
 {{- range $name, $g := $groups }}
 {{- $at := printf "workers.%s" $name }}
+{{- if eq $name "headgroup" }}
+{{- fail "workers.headgroup: KubeRay calls the head's own group so; choose another name" }}
+{{- end }}
 {{- if gt (int $g.minReplicas) (int $g.maxReplicas) }}
 {{- fail (printf "%s.minReplicas=%v is more than maxReplicas=%v: raise the one or lower the other" $at $g.minReplicas $g.maxReplicas) }}
 {{- end }}
