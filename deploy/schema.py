@@ -1,4 +1,4 @@
-"""Write the typed configuration into the chart's values.schema.json, so that helm refuses what `treeadv train` would refuse.
+"""Write the typed configuration into the chart's values.schema.json, so that helm refuses unknown keys and wrong values of single fields.
 
     python -m deploy.schema             # CI runs it and compares
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from treeadv.config import Config
+from treeadv.learning.advantage import PRESETS
 
 SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.schema.json"
 
@@ -19,7 +20,7 @@ DERIVED = {
     "RunConfig": ("root", "name", "storage"),
     "ModelConfig": ("cache",),
     "GeneratorConfig": ("count", "cpus", "gpus", "threads", "slot"),
-    "SGLangConfig": ("url", "device"),
+    "SGLangConfig": ("url", "device", "stubs"),
     "RewardConfig": ("count", "cpus", "slot"),
     "LearnerConfig": ("count", "cpus", "gpus", "threads", "slot", "device"),
     "ScalingConfig": ("enabled", "min", "max"),
@@ -35,6 +36,13 @@ def generated(text: str) -> str:
     for name, fields in DERIVED.items():
         for field in fields:
             del sections[name]["properties"][field]
+    # What the configuration checks in its own words.
+    sections["LearnerConfig"]["properties"]["preset"]["enum"] = list(PRESETS)
+    sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
+    sections["TaskConfig"] |= {
+        "if": {"properties": {"source": {"const": "reasoning-gym"}}},
+        "then": {"required": ["families"], "properties": {"families": {"minItems": 1}}},
+    }
     own = {k: v for k, v in schema["$defs"].items() if not k[0].isupper()}  # classes are capitalised, the chart's own are not
     schema["$defs"] = own | {"Config": config} | dict(sorted(sections.items()))
     return json.dumps(schema, indent=1) + "\n"

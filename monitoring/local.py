@@ -1,6 +1,6 @@
 """Watch runs with the machine's own Prometheus, with the same rules as everywhere.
 
-    python -m monitoring.local runs/name [runs/other ...] [--port 9090]
+    python -m monitoring.local [runs/name ...] [--port 9090]       # without a name: the newest run of runs/
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ def configuration(runs: list[Path]) -> str:
     return yaml.safe_dump(config, sort_keys=False)
 
 
+def newest(root: Path) -> Path:
+    """The run of `root` that began or changed its actors last."""
+    begun = sorted(root.glob("*/targets.json"), key=lambda path: path.stat().st_mtime)
+    if not begun:
+        raise BadInput(f"{root.resolve()}: no run there; start one (make train), or name the folder of a run")
+    return begun[-1].parent
+
+
 def command(runs: list[Path], port: int) -> list[str]:
     """Write the configuration beside the first run and return the command line that serves it; `BadInput` where something is missing."""
     for run in runs:
@@ -47,13 +55,15 @@ def command(runs: list[Path], port: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("runs", type=Path, nargs="*", help="folders of runs; none: the newest of runs/")
     parser.add_argument("--port", type=int, default=9090)
     args = parser.parse_args()
     try:
-        line = command(args.runs, args.port)
+        runs = args.runs or [newest(Path("runs"))]
+        line = command(runs, args.port)
     except BadInput as fault:
         sys.exit(f"monitoring: {fault}")
+    print(f"watching {', '.join(map(str, runs))}")
     print(f"Prometheus on http://127.0.0.1:{args.port} (graphs /graph, alerts /alerts, targets /targets); Ctrl-C ends it", flush=True)
     os.execv(line[0], line)
 

@@ -106,7 +106,7 @@ def test_numbers_are_answers_and_lines_without_id_are_named_by_file_and_line(tmp
 def test_a_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    for name, key in (("toy", "problem"), ("other", "question")):
+    for name, key in (("toy", "problem"), ("other", "task")):
         (tmp_path / name).mkdir()
         lines(tmp_path / name / "train.jsonl", {key: "1+1", "answer": "2"})
         lines(tmp_path / name / "test.jsonl", {key: "1+2", "answer": "3"})
@@ -114,11 +114,31 @@ def test_a_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: p
     assert problem_source(TaskConfig(source=f"hf:{tmp_path}/toy:test"), 0)[5].answer == "3"
     with pytest.raises(BadInput, match=r"task\.source=hf:.*nosplit"):
         problem_source(TaskConfig(source=f"hf:{tmp_path}/toy:nosplit"), 0)
-    with pytest.raises(BadInput, match=r"no column problem \(it has question, answer\)"):
+    with pytest.raises(BadInput, match=r"no column problem \(it has task, answer\)"):
         problem_source(TaskConfig(source=f"hf:{tmp_path}/other"), 0)
     (tmp_path / "toy" / "train.jsonl").write_text("{torn")
     with pytest.raises(BadInput, match=r"task\.source=hf:"):
         problem_source(TaskConfig(source=f"hf:{tmp_path}/toy"), 0)
+
+
+def test_a_hub_data_set_in_the_form_of_gsm8k_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two configurations, a column `question`, and answers that are a derivation with the result after ####."""
+    datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "gsm8k"
+    configurations = []
+    for configuration, answer in (("main", "2+2 = <<2+2=4>>4\n#### 1,004"), ("socratic", "How many? ** 4\n#### 5")):
+        (folder / configuration).mkdir(parents=True)
+        lines(folder / configuration / "train.jsonl", {"question": "2+2?", "answer": answer})
+        configurations.append({"config_name": configuration, "data_files": [{"split": "train", "path": f"{configuration}/train.jsonl"}]})
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configurations})}\n---\n")
+    found = problem_source(TaskConfig(source=f"hf:{folder}:main:train"), 0)[0]
+    assert (found.problem, found.answer) == ("2+2?", "1,004")
+    assert problem_source(TaskConfig(source=f"hf:{folder}:socratic:train"), 0)[0].answer == "5"
+    with pytest.raises(BadInput, match=r"task\.source=hf:.*main.*socratic"):
+        problem_source(TaskConfig(source=f"hf:{folder}:train"), 0)
+    with pytest.raises(BadInput, match="write hf:NAME"):
+        problem_source(TaskConfig(source=f"hf:{folder}:main:train:0"), 0)
 
 
 def test_without_the_datasets_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
     """All problems of a .jsonl or .parquet file, in its order. Each needs `problem` and `answer`; `id`, `meta` are optional."""
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
-        raise BadInput(f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[:SPLIT], or {REASONING_GYM}")
+        raise BadInput(f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or {REASONING_GYM}")
     if not path.is_file():
         raise BadInput(f"{path}: no such file of problems")
     problems = [_problem(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
@@ -147,19 +147,31 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
 
 
 def _read_hub(source: str, verifier: str) -> list[Problem]:
-    name, _, split = source.removeprefix("hf:").partition(":")
+    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT. A column `question` stands for `problem`, and of an answer counts
+    what comes after ####, where GSM8K's derivations end."""
+    name, *rest = source.removeprefix("hf:").split(":")
+    split = rest.pop() if rest else "train"
+    if len(rest) > 1:
+        raise BadInput(f"task.source={source}: write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT")
     try:
         import datasets
     except ImportError as e:
         raise BadInput(f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file") from e
     try:
-        rows = datasets.load_dataset(name, split=split or "train")
+        rows = datasets.load_dataset(name, *rest, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file in it; no network
         raise BadInput(f"task.source={source}: {_one_line(e)}") from e
+    if "problem" not in rows.column_names and "question" in rows.column_names:
+        rows = rows.rename_column("question", "problem")
     missing = {"problem", "answer"} - set(rows.column_names)
     if missing:
         raise BadInput(f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})")
-    return [_problem(row, f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
+    return [_problem(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
+
+
+def _answered(row: dict[str, Any]) -> dict[str, Any]:
+    answer = row["answer"]
+    return row | {"answer": answer.rpartition("####")[2].strip()} if isinstance(answer, str) else row
 
 
 def _problem(row: Any, where: str, default_id: str, verifier: str) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -12,11 +13,13 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
+from ray._private import services
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from actors import cli, drain
 from deploy import getnode, schema
-from tests.deploy.manifests import CHART, HELMS, VALUES, Render, one, pod_templates, ray_cluster
+from tests.deploy import kuberay
+from tests.deploy.manifests import CHART, HELMS, ROOT, VALUES, Render, one, pod_templates, ray_cluster
 from treeadv.cli import new_parser
 from treeadv.config import Config, load
 from treeadv.storage import Storage
@@ -90,6 +93,40 @@ def test_the_ray_kinds_use_fields_of_kuberay_only(render: Render, values: str) -
     assert all(set(d["spec"]) <= RAY_JOB for d in documents if d["kind"] == "RayJob")
 
 
+def ray_kind(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    (ray,) = (d for d in documents if d["kind"] in BY_RAY)
+    return ray
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_kuberays_operator_would_refuse_nothing(render: Render, values: str) -> None:
+    ray = ray_kind(render(values))
+    assert kuberay.faults(ray) == []
+    assert kuberay.service_ports(ray_cluster(render(values))["spec"]).keys() >= {"gcs-server", "dashboard", "client", "metrics"}
+
+
+def test_the_rules_of_kuberay_refuse_what_the_chart_once_rendered(render: Render) -> None:
+    ray = json.loads(json.dumps(ray_kind(render("fixed"))))
+    cluster = ray["spec"]["rayClusterSpec"]
+    for port in cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"]:
+        port["name"] = port["name"].replace("metrics", "ray-metrics")
+    cluster["workerGroupSpecs"][0]["idleTimeoutSeconds"] = 300
+    ray["metadata"]["name"] = "7b-run"
+    assert [fault.split(":")[0] for fault in kuberay.faults(ray)] == ["name 7b-run", "a port twice in the head's Service", "generator"]
+
+
+@pytest.mark.parametrize("release", ["7b-run", "my.run"])
+def test_a_release_whose_name_kuberay_refuses_is_refused_by_the_chart(helm: Any, release: str) -> None:
+    out = helm("template", release, str(CHART), "--set", "storage.claim.size=1Gi")
+    assert out.returncode == 1
+    assert f"release name {release}: KubeRay takes" in out.stderr
+
+
+def test_the_longest_release_name_makes_names_that_kuberay_takes(helm: Any) -> None:
+    out = helm("template", "r" * 53, str(CHART), "--set", "storage.claim.size=1Gi")
+    assert kuberay.faults(ray_kind([d for d in yaml.safe_load_all(out.stdout) if d])) == []
+
+
 @pytest.mark.parametrize("values", VALUES)
 def test_rays_own_parser_finds_every_group_with_its_bounds_slots_and_gpus(render: Render, values: str) -> None:
     cluster = ray_cluster(render(values))
@@ -105,7 +142,30 @@ def test_rays_own_parser_finds_every_group_with_its_bounds_slots_and_gpus(render
         assert list(slots) == [f"{role}_slot"]
         assert types[name]["resources"].get("GPU", 0) == int(limits.get("nvidia.com/gpu", 0))
         assert (types[name]["min_workers"], types[name]["max_workers"]) == (group["minReplicas"], group["maxReplicas"])
-        assert types[name]["idle_timeout_s"] == group["idleTimeoutSeconds"]
+        assert types[name].get("idle_timeout_s") == group.get("idleTimeoutSeconds")
+
+
+GI = 1 << 30
+UNITS = {"Gi": GI, "Mi": 1 << 20, "G": 10**9}
+
+
+def size(quantity: str) -> int:
+    number, unit = re.fullmatch(r"([0-9.]+)(\w+)", quantity).groups()
+    return int(float(number) * UNITS[unit])
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_rays_object_store_fits_into_shared_memory(render: Render, values: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = ray_cluster(render(values))["spec"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        (shm,) = (size(v["emptyDir"]["sizeLimit"]) for v in pod["volumes"] if v["name"] == "shm")
+        memory = size(pod["containers"][0]["resources"]["limits"]["memory"])
+        monkeypatch.setattr("ray._private.utils.get_shared_memory_bytes", lambda shm=shm: shm)
+        monkeypatch.setattr("ray._common.utils.get_system_memory", lambda memory=memory: memory)
+        asked = int(group["rayStartParams"]["object-store-memory"])
+        assert services.determine_plasma_store_config(asked, "/tmp/ray")[0] == "/dev/shm"
+        assert asked > 0.89 * shm
 
 
 def run_config(documents: list[dict[str, Any]], folder: Path) -> Config:
@@ -139,11 +199,11 @@ def test_a_gpu_group_puts_learners_on_cuda_and_shares_the_gpus_among_slots(rende
     assert (config.generator.count, config.scaling.min, config.scaling.max) == (2, 2, 8 + 32)
 
 
-ON_CLAIM = [v for v in VALUES if v != "object-store"]
+ON_CLAIM = [v for v in VALUES if v not in ("object-store", "cloud-identity")]
 
 
 @pytest.mark.parametrize("values", ON_CLAIM)
-def test_runs_lie_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(render: Render, values: str, tmp_path: Path) -> None:
+def test_runs_lie_on_one_claim_that_ray_pods_write_and_reward_pods_and_a_fleet_read(render: Render, values: str, tmp_path: Path) -> None:
     documents = render(values)
     root = Path(run_config(documents, tmp_path).run.root)
     made = [d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"]
@@ -156,10 +216,10 @@ def test_runs_lie_on_one_claim_that_every_ray_pod_writes_and_a_fleet_reads(rende
         (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] in claims)
         assert claims[mount["name"]] == claim
         assert root.is_relative_to(mount["mountPath"])
-        assert mount.get("readOnly", False) == (name == "run1-treeadv-fleet")
+        assert mount.get("readOnly", False) == (name in ("reward", "run1-treeadv-fleet"))
 
 
-def test_runs_in_an_object_store_need_no_claim_and_every_ray_pod_has_scratch_and_keys(render: Render, tmp_path: Path) -> None:
+def test_runs_in_an_object_store_need_no_claim_and_every_ray_pod_has_scratch(render: Render, tmp_path: Path) -> None:
     documents = render("object-store")
     assert "PersistentVolumeClaim" not in {d["kind"] for d in documents}
     config = run_config(documents, tmp_path)
@@ -171,7 +231,46 @@ def test_runs_in_an_object_store_need_no_claim_and_every_ray_pod_has_scratch_and
         pod = template["spec"]
         (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if Path(config.run.root).is_relative_to(m["mountPath"]))
         assert {v["name"]: v.get("emptyDir") for v in pod["volumes"]}[mount["name"]] == {}
-        assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "minio-keys"}}]
+
+
+def from_values(helm: Any, values: dict[str, Any], base: str) -> list[dict[str, Any]]:
+    """What the chart renders for an example with further values."""
+    sets = [word for key, value in values.items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
+    out = helm("template", "run1", str(CHART), "-n", "rl", "-f", str(CHART / "ci" / f"{base}.yaml"), *sets)
+    assert out.returncode == 0, out.stderr
+    return [d for d in yaml.safe_load_all(out.stdout) if d]
+
+
+@pytest.mark.parametrize("base", ["minimal", "fleet-hpa", "object-store"])
+def test_secrets_and_the_clouds_identity_reach_only_the_pods_that_use_them(helm: Any, base: str) -> None:
+    values = {"existingSecrets": ["hub"], "storage.existingSecrets": ["store"], "workers.reward.existingSecrets": ["judge"]}
+    documents = from_values(helm, values | {"serviceAccount.name": "", "serviceAccount.annotations": {"role": "r"}}, base)
+    wanted = {
+        "head": {"hub", "store"}, "learner": {"hub", "store"}, "generator": {"hub"}, "reward": {"judge"}, "submitter": set(),
+        "run1-treeadv-fleet": {"hub"}, "run1-treeadv-router": set(),
+    }
+    for name, template in pod_templates(documents).items():
+        pod = template["spec"]
+        held = {s["secretRef"]["name"] for c in pod["containers"] for s in c.get("envFrom", [])}
+        assert held == wanted[name], name
+        with_identity = {d["metadata"]["name"] for d in documents if d["kind"] == "ServiceAccount" and d["metadata"].get("annotations")}
+        assert (pod.get("serviceAccountName") in with_identity) == (name in ("head", "learner")), name
+
+
+@pytest.mark.parametrize("base", ["minimal", "fleet-hpa"])
+def test_every_pod_can_be_pulled_labelled_and_placed(helm: Any, base: str) -> None:
+    place = {
+        "nodeSelector": {"pool": "rl"}, "tolerations": [{"key": "rl", "operator": "Exists"}], "priorityClassName": "high",
+        "affinity": {"podAffinity": {}},
+    }
+    groups = ("head", "workerDefaults", "generator.fleet")
+    placed = {f"{group}.{key}": value for group in groups for key, value in place.items()}
+    more = {"image.pullSecrets": ["pull"], "podLabels": {"team": "rl"}, "podAnnotations": {"note": "yes"}}
+    for name, template in pod_templates(from_values(helm, placed | more, base)).items():
+        pod, metadata = template["spec"], template["metadata"]
+        assert place.items() <= pod.items(), name
+        assert pod["imagePullSecrets"] == [{"name": "pull"}], name
+        assert metadata["labels"]["team"] == "rl" and metadata["annotations"]["note"] == "yes", name
 
 
 def test_a_fleet_makes_the_generators_call_the_router(render: Render, tmp_path: Path) -> None:
@@ -204,6 +303,16 @@ def test_every_pod_is_unprivileged_read_only_and_without_an_unused_token(render:
             assert pod["automountServiceAccountToken"] == (name == "head" and autoscaled)
 
 
+def trains(line: str) -> Path:
+    """The configuration that a command line starts or goes on with."""
+    program, *words = shlex.split(line)
+    parser, commands = new_parser()
+    cli._add_train(commands)
+    args = parser.parse_args(words)
+    assert program == "treeadv" and args.resume_or_start
+    return args.config
+
+
 @pytest.mark.parametrize("values", VALUES)
 def test_mounts_name_volumes_and_the_head_finds_the_configuration_where_the_entrypoint_reads_it(render: Render, values: str) -> None:
     documents = render(values)
@@ -213,11 +322,7 @@ def test_mounts_name_volumes_and_the_head_finds_the_configuration_where_the_entr
     head = pod_templates(documents)["head"]["spec"]
     (mount,) = (m["mountPath"] for m in head["containers"][0]["volumeMounts"] if m["name"] == "config")
     for job in (d for d in documents if d["kind"] == "RayJob"):
-        program, *words = shlex.split(job["spec"]["entrypoint"])
-        parser, commands = new_parser()
-        cli._add_train(commands)
-        args = parser.parse_args(words)
-        assert (program, args.config, args.resume_or_start) == ("treeadv", Path(mount) / "config.yaml", True)
+        assert trains(job["spec"]["entrypoint"]) == Path(mount) / "config.yaml"
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -249,6 +354,19 @@ def test_budgets_and_policies_select_pods_that_exist(render: Render, values: str
             assert document["spec"].get("minAvailable", 0) <= least.get(wanted["treeadv/role"], 0)
         if document["kind"] == "NetworkPolicy":
             assert all(document["spec"]["podSelector"]["matchLabels"].items() <= have.items() for have in labels)
+
+
+def opened(documents: list[dict[str, Any]], address: str) -> set[int]:
+    """Ports of an address outside of the cluster that the policy lets pods reach."""
+    rules = one(documents, "NetworkPolicy")["spec"]["egress"]
+    here = [r for r in rules if "to" not in r or any(address == t.get("ipBlock", {}).get("cidr", "").removesuffix("/32") for t in r["to"])]
+    return {p["port"] for r in here for p in r["ports"]} - {53}
+
+
+def test_a_policy_shuts_the_clouds_identity_until_it_is_opened(render: Render) -> None:
+    for address, port in (("169.254.169.254", 80), ("169.254.169.252", 988), ("169.254.170.23", 80)):
+        assert opened(render("minimal"), address) == {443, 6443}
+        assert opened(render("cloud-identity"), address) >= {443, 6443, port}
 
 
 @pytest.mark.parametrize("values", ["fixed", "fleet-keda"])
@@ -288,6 +406,7 @@ def test_rules_and_dashboards_reach_the_cluster_unchanged(render: Render) -> Non
     assert shipped
 
 
+FLEET = ["generator.kind=deployment", "config.model.path=/data/models/m"]
 BAD = {
     "an unknown value": (["replica=3"], "replica"),
     "an unknown worker field": (["workers.generator.replica=3"], "replica"),
@@ -297,9 +416,44 @@ BAD = {
     "a negative number": (["workers.generator.replicas=-1"], "replicas"),
     "a fraction of a core": (["head.cpu=0.5"], "cpu"),
     "an unknown mode": (["mode=serve"], "mode"),
+    "a preset that there is not": (["config.learner.preset=tree"], "preset"),
+    "reasoning-gym without families": (["config.task.families=null"], "families"),
+    "a prompt without the problem": (["config.task.prompt=Solve it."], "prompt"),
+    "a section that is null": (["config.sampling=null"], "sampling"),
+    "a list that is null": (["storage.claim.accessModes=null"], "accessModes"),
+    "a secret list that is null": (["existingSecrets=null"], "existingSecrets"),
+    "a number that is null": (["head.cpu=null"], "cpu"),
+    "a Ray that the package does not go with": (["rayVersion=2.40.0"], "rayVersion"),
     "min over max": (["workers.generator.minReplicas=9"], "workers.generator.minReplicas=9 is more than maxReplicas=4"),
     "replicas over max": (["workers.generator.replicas=9"], "workers.generator.replicas=9 lies outside minReplicas=1..maxReplicas=4"),
     "a learner that would be scaled away": (["workers.learner.maxReplicas=2"], "a learner group needs replicas = minReplicas"),
+    "shared memory as large as the memory": (["head.shm=8Gi"], "head.shm=8Gi is not less than memory=8Gi"),
+    "shared memory larger in another unit": (["workerDefaults.shm=4500M"], "workers.reward.shm=4500M is not less than memory=4Gi"),
+    "shared memory that Ray cannot use": (["workers.reward.shm=64Mi"], "workers.reward.shm=64Mi: Ray's object store"),
+    "a GPU that the embedded engine cannot use": (
+        ["workers.generator.gpu=1"], "workers.generator.gpu=1: the embedded engine draws on the CPU; set config.generator.engine=sglang, or"
+    ),
+    "a GPU beside a fleet": (
+        [*FLEET, "workers.generator.gpu=1"], "workers.generator.gpu=1: beside generator.kind=deployment the servers draw"
+    ),
+    "a GPU that grades": (["workers.reward.gpu=1"], "workers.reward.gpu=1: a reward actor uses no GPU"),
+    "GPUs that do not go into the slots": (
+        ["workers.learner.gpu=3", "workers.learner.slots=2"], "workers.learner.gpu=3 cannot be shared by slots=2"
+    ),
+    "slots that do not go into the GPUs": (
+        ["workers.learner.gpu=2", "workers.learner.slots=3"], "workers.learner.gpu=2 cannot be shared by slots=3"
+    ),
+    "a role half on GPUs": (
+        [
+            *("config.generator.engine=sglang", "workers.generator.gpu=1", "workers.more.role=generator", "workers.more.replicas=1"),
+            *("workers.more.minReplicas=1", "workers.more.maxReplicas=1", "workers.more.cpu=1", "workers.more.memory=4Gi"),
+        ],
+        "workers.generator.gpu=1 beside another generator group without a GPU",
+    ),
+    "a group with the name of the head's": (
+        [f"workers.headgroup.{v}" for v in ("role=reward", "replicas=0", "minReplicas=0", "maxReplicas=1", "cpu=1", "memory=4Gi")],
+        "workers.headgroup: KubeRay calls the head's own group so",
+    ),
     "no learner": (["workers.learner=null"], "no group gives a learner"),
     "no storage": (["storage.claim.size="], "queue and checkpoints have no place"),
     "two claims": (["storage.claim.existing=x"], "storage.claim.size=1Gi has no effect beside storage.claim.existing=x"),
@@ -307,29 +461,33 @@ BAD = {
     "an object store that is none": (["storage.claim.size=", "storage.uri=bucket/runs"], "uri"),
     "a place of the run set twice": (["config.run.storage=s3://b/runs"], "storage"),
     "a fleet without a volume": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "storage.claim.size=", "storage.uri=s3://b/runs"],
+        [*FLEET, "storage.claim.size=", "storage.uri=s3://b/runs"],
         "generator.kind=deployment does not go with storage.uri=s3://b/runs",
     ),
     "a folder of runs outside the claim": (["config.run.root=s3://bucket/runs"], "root"),
-    "a fleet without model": (["generator.kind=deployment"], "needs generator.fleet.model"),
+    "a fleet without a model that it could load": (
+        ["generator.kind=deployment"], "config.model.path=smollm2-135m-instruct does not go with generator.kind=deployment"
+    ),
+    "a fleet with another model than the run": (["generator.fleet.model=m"], "model"),
+    "shared memory of a server as large as its memory": ([*FLEET, "generator.fleet.shm=64Gi"], "generator.fleet.shm=64Gi is not less than"),
     "a fleet beside an embedded engine": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "config.generator.engine=embedded"],
+        [*FLEET, "config.generator.engine=embedded"],
         "config.generator.engine=embedded does not go with",
     ),
     "more generators than drive a fleet": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "workers.generator.replicas=3"],
+        [*FLEET, "workers.generator.replicas=3"],
         "3 generators beside generator.kind=deployment; one drives all servers",
     ),
     "KEDA without Prometheus": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.autoscaling.kind=keda"],
+        [*FLEET, "generator.fleet.autoscaling.kind=keda"],
         "needs generator.fleet.autoscaling.prometheus",
     ),
     "KEDA without the label that it counts by": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.autoscaling.kind=keda", "generator.fleet.autoscaling.prometheus=http://p"],
+        [*FLEET, "generator.fleet.autoscaling.kind=keda", "generator.fleet.autoscaling.prometheus=http://p"],
         "set monitoring.podMonitor.enabled=true",
     ),
     "a drain as long as the grace": (
-        ["generator.kind=deployment", "generator.fleet.model=m", "generator.fleet.drainSeconds=300"],
+        [*FLEET, "generator.fleet.drainSeconds=300"],
         "leaves nothing of graceSeconds=300",
     ),
 }
@@ -355,7 +513,41 @@ def test_the_notes_say_how_to_follow_or_start_the_run(helm: Any, values: str) ->
     out = helm("install", "run1", str(CHART), "-n", "rl", "-f", str(CHART / "ci" / f"{values}.yaml"), "--dry-run=client")
     assert out.returncode == 0, out.stderr
     notes = out.stdout.split("NOTES:")[1]
-    assert ("logs -f -l job-name=run1-treeadv" in notes) != ("treeadv train --config /etc/treeadv/config.yaml" in notes)
+    (start,) = re.findall(r"Start or resume: .*", notes) or [""]
+    assert ("logs -f -l job-name=run1-treeadv" in notes) != bool(start)
+    if start:  # in the background: what an exec holds ends with its connection
+        _, submit, entrypoint = start.split(" -- ")
+        assert submit.startswith("ray job submit ") and submit.endswith(" --no-wait")
+        assert trains(entrypoint) == Path("/etc/treeadv/config.yaml")
+
+
+def printed() -> list[str]:
+    """Every `helm install` that the documents print."""
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/kubernetes.md"))
+    return re.findall(r"helm install [^`#\n]+", text)
+
+
+def test_every_installation_that_the_documents_print_renders(helm: Any) -> None:
+    assert len(printed()) >= 3
+    for line in printed():
+        words = shlex.split(line.replace("helm/treeadv", str(CHART)).replace("helm install", "helm template"))[1:]
+        out = helm(*[word for word in words if word != "--create-namespace"])
+        assert out.returncode == 0, f"{line}: {out.stderr}"
+        assert "REGISTRY/treeadv" in out.stdout, f"{line}: names no image that a cluster could pull"
+
+
+def test_the_schema_misses_every_value_that_was_set_to_null() -> None:
+    """Helm takes a null as an order to delete the default, so that only what is required is missed."""
+
+    def look(part: dict[str, Any], values: dict[str, Any]) -> None:
+        if part.get("additionalProperties") is False:
+            assert part["required"] == list(values)
+            for key, value in values.items():
+                if isinstance(value, dict):
+                    look(part["properties"][key], value)
+
+    whole = json.loads(schema.SCHEMA.read_text())
+    look(whole, yaml.safe_load((CHART / "values.yaml").read_text()))
 
 
 def test_the_schema_carries_the_configuration_of_the_package() -> None:

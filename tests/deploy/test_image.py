@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from deploy.images import build
-from tests.deploy.manifests import ROOT
+from tests.deploy.manifests import ROOT, Render, pod_templates
 from tests.deploy.test_live_run import recipe
 
 CONTAINERFILE = ROOT / "deploy" / "images" / "Containerfile"
@@ -32,7 +33,33 @@ def test_what_the_recipe_copies_exists_and_passes_its_ignore_file() -> None:
     }
     kept = {line[1:] for line in (ROOT / "deploy" / "images" / "Containerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
     assert all((ROOT / word).exists() for word in copied)
-    assert {word.split("/")[0] for word in copied} == kept
+    assert all(any(Path(word).is_relative_to(folder) for word in copied) for folder in kept)
+    assert all(any(Path(word).is_relative_to(folder) for folder in kept) for word in copied)
+
+
+def stages() -> tuple[str, str]:
+    """The instructions of the building and of the final stage, without comments, each on one line."""
+    text = re.sub(r"^#.*\n", "", CONTAINERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    build_stage, final = text.split("\nFROM ")[1:]
+    return build_stage, final
+
+
+def test_the_cuda_image_can_compile_where_it_runs_and_the_others_carry_no_compiler() -> None:
+    _, final = stages()
+    always, only_cuda = re.search(r"install ([^&]*)&& if \[ \"\$VARIANT\" = cuda \]; then apt-get install ([^;]*); fi", final).groups()
+    assert {"gcc", "libc6-dev", "python3-dev"} <= set(only_cuda.split())  # Triton's launchers: a compiler, libc's headers, Python.h
+    assert not {"gcc", "libc6-dev", "python3-dev"} & set(always.split())
+
+
+def test_each_variant_installs_its_sglang_in_the_version_that_the_tests_run_and_the_optional_packages() -> None:
+    build_stage, _ = stages()
+    ways = dict(re.findall(r"([a-z-]+)\) (.*?);;", build_stage))
+    assert set(ways) == {"cpu", "sglang-cpu", "cuda"}
+    assert all('".[lora,hf]"' in way for way in ways.values())
+    assert "sglang" not in ways["cpu"]
+    assert "--no-deps" in ways["sglang-cpu"] and "--no-deps" not in ways["cuda"]  # on a GPU SGLang's own pins hold
+    pins = (ROOT / "deploy" / "sglang_cpu" / "requirements.txt").read_text()
+    assert [line.split("==")[0] for line in pins.splitlines() if line.startswith("sglang")] == ["sglang", "sglang-router"]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +79,24 @@ def test_it_runs_without_root_without_capabilities_and_on_a_read_only_root(image
 @pytest.mark.slow
 @buildable
 def test_a_login_shell_finds_what_kuberay_calls(image: None) -> None:
-    out = build.run(["-lc", "which ray treeadv wget && ray --version"], ["--entrypoint", "bash"])
+    out = build.run(["-lc", "which ray treeadv python wget && ray --version"], ["--entrypoint", "bash"])
     assert out.returncode == 0, out.stderr
     assert "ray, version 2.60" in out.stdout
+
+
+@pytest.mark.slow
+@buildable
+def test_the_image_with_sglang_takes_the_command_lines_of_the_charts_fleet(render: Render) -> None:
+    build.build("sglang-cpu")
+    pods = pod_templates(render("fleet-hpa"))
+    server, router = (pods[f"run1-treeadv-{name}"]["spec"]["containers"][0] for name in ("fleet", "router"))
+    variables = [part for e in server["env"] for part in ("-e", f"{e['name']}={e['value']}")]
+    script = "import argparse, treeadv.engines.sglang.entropy; from sglang.srt.server_args import ServerArgs; "
+    script += "p = argparse.ArgumentParser(); ServerArgs.add_cli_args(p); print(p.parse_args().device)"
+    out = build.run(["-c", script, *server["args"]], ["--entrypoint", "python3", *variables], variant="sglang-cpu")
+    assert (out.returncode, out.stdout.split()[-1:]) == (0, ["cpu"]), out.stderr
+    out = build.run([*router["command"][1:], "--help"], ["--entrypoint", router["command"][0]], variant="sglang-cpu")
+    assert out.returncode == 0 and "--service-discovery" in out.stdout, out.stderr
 
 
 @pytest.mark.slow

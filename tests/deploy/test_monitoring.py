@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any, get_args
@@ -198,6 +200,30 @@ def test_a_local_prometheus_says_what_is_missing(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput, match="apt-get install prometheus"):
         local.command([tmp_path], 9090)
+
+
+def test_without_a_name_the_local_prometheus_watches_the_newest_run(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no run there; start one \(make train\)"):
+        local.newest(tmp_path / "runs")
+    for age, name in enumerate(("last", "b", "a")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "targets.json").write_text("[]")
+        os.utime(tmp_path / "runs" / name / "targets.json", (1e9 - age, 1e9 - age))
+    (tmp_path / "runs" / "never-began").mkdir()
+    assert local.newest(tmp_path / "runs").name == "last"
+
+
+def test_the_command_of_the_makefile_starts_without_a_name(tmp_path: Path) -> None:
+    """As `make monitoring` calls it, in a folder with a run; a stand-in for Prometheus shows its command line."""
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "targets.json").write_text("[]")
+    (tmp_path / "prometheus").write_text("#!/bin/sh\necho $1\n")
+    (tmp_path / "prometheus").chmod(0o755)
+    variables = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "monitoring.local"]
+    out = subprocess.run(line, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0, out.stderr
+    assert "runs/one/prometheus/prometheus.yml" in out.stdout
 
 
 def test_a_label_that_a_series_lacks_is_empty_in_its_legend() -> None:

@@ -23,9 +23,10 @@
 {{- $reward := include "treeadv.role" (dict "groups" $groups "role" "reward") | fromYaml }}
 {{- $learner := include "treeadv.role" (dict "groups" $groups "role" "learner") | fromYaml }}
 {{- $device := ternary "cuda" "cpu" (gt (float64 $learner.gpus) 0.0) }}
-{{- $sglang := dict "device" (ternary "cuda" "cpu" (gt (float64 $generator.gpus) 0.0)) }}
+{{- $gpus := ternary .Values.generator.fleet.gpu $generator.gpus (eq .Values.generator.kind "deployment") }}
+{{- $sglang := dict "device" (ternary "cuda" "cpu" (gt (float64 $gpus) 0.0)) "stubs" "/opt/treeadv/stubs" }}
 {{- if eq .Values.generator.kind "deployment" }}
-{{- $sglang = dict "url" (printf "http://%s-router:30000" (include "treeadv.name" .)) }}
+{{- $_ := set $sglang "url" (printf "http://%s-router:30000" (include "treeadv.name" .)) }}
 {{- end }}
 {{- $derived := dict
   "run" (dict "root" "/data/runs" "name" .Release.Name "storage" .Values.storage.uri)
@@ -39,4 +40,31 @@
   "metrics" (dict "host" "0.0.0.0" "port" (int .Values.monitoring.port)) }}
 {{- if eq .Values.generator.kind "deployment" }}{{ $_ := set $derived.generator "engine" "sglang" }}{{ end }}
 {{- toYaml (mergeOverwrite (deepCopy .Values.config) $derived) }}
+{{- end }}
+
+{{/* The arguments of a server of the fleet, as YAML: those that a generator gives a server that it starts (treeadv/engines/sglang/server.py),
+from the same configuration; the run's first look at a server refuses another entropy, dtype or model. */}}
+{{- define "treeadv.fleetArguments" -}}
+{{- $config := include "treeadv.config" . | fromYaml }}
+{{- $sglang := $config.generator.sglang }}
+{{- $all := dict "host" "0.0.0.0" "port" 30000 "model-path" $config.model.path "device" $sglang.device
+  "dtype" ($config.generator.dtype | default "float32") "weight-version" "0" "log-level" "warning" "enable-metrics" true "skip-server-warmup" true }}
+{{- if eq $sglang.device "cpu" }}
+{{- $all = merge $all (dict "sleep-on-idle" true "attention-backend" "torch_native" "grammar-backend" "none" "disable-cuda-graph" true
+  "max-total-tokens" 20000 "max-running-requests" 64 "mem-fraction-static" 0.5) }}
+{{- end }}
+{{- if eq ($sglang.entropy | default "exact") "exact" }}
+{{- $all = merge $all (dict "enable-custom-logit-processor" true "disable-overlap-schedule" true) }}
+{{- end }}
+{{- range $name, $value := $sglang.args }}
+{{- $_ := set $all (replace "_" "-" $name) $value }}
+{{- end }}
+{{- range $name, $value := $all }}
+{{- if kindIs "float64" $value }}{{ if eq (floor $value) $value }}{{ $value = int64 $value }}{{ end }}{{ end }}
+{{- if eq (toString $value) "true" }}
+- --{{ $name }}
+{{- else if ne (toString $value) "false" }}
+- {{ printf "--%s=%v" $name $value | quote }}
+{{- end }}
+{{- end }}
 {{- end }}

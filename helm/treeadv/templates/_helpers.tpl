@@ -36,14 +36,68 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- toYaml $out }}
 {{- end }}
 
-{{- define "treeadv.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ .Values.user }}
-runAsGroup: {{ .Values.user }}
-fsGroup: {{ .Values.user }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile:
-  type: RuntimeDefault
+{{/* What every pod's metadata has. Call with (dict "root" $ "role" ...). */}}
+{{- define "treeadv.podMetadata" -}}
+labels:
+  {{- include "treeadv.selector" .root | nindent 2 }}
+  treeadv/role: {{ .role }}
+  {{- with .root.Values.podLabels }}{{ toYaml . | nindent 2 }}{{ end }}
+annotations:
+  treeadv/config: {{ include "treeadv.config" .root | sha256sum | trunc 16 | quote }}
+  {{- with .root.Values.podAnnotations }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- end }}
+
+{{/* What every pod's spec has, but for its account. Call with (dict "root" $ "group" ...), where "group" says where it may be placed. */}}
+{{- define "treeadv.podSpec" -}}
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .root.Values.user }}
+  runAsGroup: {{ .root.Values.user }}
+  fsGroup: {{ .root.Values.user }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .group.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .group.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .group.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .group.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* The account of the pods that reach the object store or, as the head, Kubernetes; the others run under the namespace's default account, so
+that pods which judge what a model wrote hold no cloud identity of the run. Call with (dict "root" $ "role" ...). */}}
+{{- define "treeadv.account" -}}
+{{- if has .role (list "head" "learner") }}
+serviceAccountName: {{ include "treeadv.serviceAccount" .root }}
+{{- end }}
+automountServiceAccountToken: {{ and (eq .role "head") .root.Values.autoscaling.enabled }}
+{{- end }}
+
+{{/* The secrets that become a pod's environment. Call with (dict "root" $ "role" ... "group" ...). */}}
+{{- define "treeadv.secrets" -}}
+{{- $names := .group.existingSecrets | default list }}
+{{- if ne .role "reward" }}{{ $names = concat $names .root.Values.existingSecrets }}{{ end }}
+{{- if has .role (list "head" "learner") }}{{ $names = concat $names .root.Values.storage.existingSecrets }}{{ end }}
+{{- with uniq $names }}
+envFrom:
+  {{- range . }}
+  - secretRef: {name: {{ . }}}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "treeadv.containerSecurity" -}}
@@ -63,20 +117,17 @@ requests: {{- toYaml $all | nindent 2 }}
 limits: {{- toYaml $all | nindent 2 }}
 {{- end }}
 
-{{/* Where a pod may be placed. Call with a group. */}}
-{{- define "treeadv.placement" -}}
-{{- with .nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
+{{/* Bytes of a quantity such as 1.5Gi. */}}
+{{- define "treeadv.bytes" -}}
+{{- $number := regexFind "^[0-9.]+" . }}
+{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- mulf (float64 $number) (get $units (trimPrefix $number .)) | floor | int64 }}
 {{- end }}
-{{- with .tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .affinity }}
-affinity: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
+
+{{/* Bytes of Ray's object store: what /dev/shm holds, less what else lies there. Left to itself Ray takes 30 % of the memory, and where that
+is more than /dev/shm it moves to the disk. Call with a group. */}}
+{{- define "treeadv.objectStore" -}}
+{{- include "treeadv.bytes" .shm | float64 | mulf 0.9 | floor | int64 }}
 {{- end }}
 
 {{- define "treeadv.ports" -}}

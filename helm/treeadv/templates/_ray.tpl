@@ -2,27 +2,12 @@
 {{- define "treeadv.rayPod" -}}
 {{- $root := .root }}
 {{- $head := eq .role "head" -}}
-metadata:
-  labels:
-    {{- include "treeadv.selector" $root | nindent 4 }}
-    treeadv/role: {{ .role }}
-    {{- with $root.Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
-  annotations:
-    treeadv/config: {{ include "treeadv.config" $root | sha256sum | trunc 16 | quote }}
-    {{- with $root.Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+metadata: {{- include "treeadv.podMetadata" (dict "root" $root "role" .role) | nindent 2 }}
 spec:
-  serviceAccountName: {{ include "treeadv.serviceAccount" $root }}
-  automountServiceAccountToken: {{ and $head $root.Values.autoscaling.enabled }}
-  enableServiceLinks: false
+  {{- include "treeadv.account" (dict "root" $root "role" .role) | trim | nindent 2 }}
   restartPolicy: Never
   terminationGracePeriodSeconds: {{ .group.graceSeconds }}
-  securityContext: {{- include "treeadv.podSecurity" $root | nindent 4 }}
-  {{- with $root.Values.image.pullSecrets }}
-  imagePullSecrets: {{- range . }}
-    - name: {{ . }}
-    {{- end }}
-  {{- end }}
-  {{- with include "treeadv.placement" .group }}{{ . | nindent 2 }}{{ end }}
+  {{- include "treeadv.podSpec" (dict "root" $root "group" .group) | nindent 2 }}
   containers:
     - name: ray-{{ ternary "head" "worker" $head }}
       image: {{ include "treeadv.image" (dict "image" $root.Values.image "tag" $root.Chart.AppVersion) }}
@@ -31,22 +16,21 @@ spec:
       resources: {{- include "treeadv.resources" .group | nindent 8 }}
       ports:
         {{- if $head }}
-        - {name: gcs, containerPort: 6379}
+        - {name: gcs-server, containerPort: 6379}
         - {name: dashboard, containerPort: 8265}
         - {name: client, containerPort: 10001}
         {{- end }}
-        - {name: ray-metrics, containerPort: 8080}
+        # By this name, else KubeRay adds another port of that number to the head's Service, which no API server takes.
+        - {name: metrics, containerPort: 8080}
         {{- range $i := until (int .ports) }}
         - {name: treeadv-{{ $i }}, containerPort: {{ add $root.Values.monitoring.port $i }}}
         {{- end }}
       env:
         - {name: HOME, value: /home/treeadv}
+        # Programs that ask for the user's name find none where values.user is not the image's.
+        - {name: USER, value: treeadv}
         - {name: HF_HOME, value: /home/treeadv/huggingface}
-      {{- with $root.Values.existingSecrets }}
-      envFrom: {{- range . }}
-        - secretRef: {name: {{ . }}}
-        {{- end }}
-      {{- end }}
+      {{- with include "treeadv.secrets" (dict "root" $root "role" .role "group" .group) | trim }}{{ . | nindent 6 }}{{ end }}
       lifecycle:
         preStop:
           # The head ends the run with a checkpoint; a worker takes no new actors and waits until the driver has retired those it has.
@@ -59,7 +43,8 @@ spec:
         {{- if $head }}
         - {name: config, mountPath: /etc/treeadv, readOnly: true}
         {{- end }}
-        - {name: runs, mountPath: /data}
+        # A reward pod finds tokenizers, tasks and verifiers there; what it judges must not reach the run.
+        - {name: runs, mountPath: /data, readOnly: {{ eq .role "reward" }}}
   volumes:
     - name: tmp
       emptyDir: {}
@@ -104,6 +89,7 @@ headGroupSpec:
     # Nothing but what asks for no CPU (driver, queue) runs on the head.
     num-cpus: "0"
     dashboard-host: 0.0.0.0
+    object-store-memory: {{ include "treeadv.objectStore" .Values.head | quote }}
   template: {{- include "treeadv.rayPod" (dict "root" . "group" .Values.head "role" "head" "ports" 2) | nindent 4 }}
 workerGroupSpecs:
   {{- range $name, $group := include "treeadv.groups" . | fromYaml }}
@@ -111,8 +97,11 @@ workerGroupSpecs:
     replicas: {{ $group.replicas }}
     minReplicas: {{ $group.minReplicas }}
     maxReplicas: {{ $group.maxReplicas }}
+    {{- if $.Values.autoscaling.enabled }}
     idleTimeoutSeconds: {{ $group.idleTimeoutSeconds }}
+    {{- end }}
     rayStartParams:
+      object-store-memory: {{ include "treeadv.objectStore" $group | quote }}
       # The inner quotes are for the shell that KubeRay starts Ray with.
       resources: {{ printf "'{\"%s_slot\": %d}'" $group.role (int $group.slots) | quote }}
     template: {{- include "treeadv.rayPod" (dict "root" $ "group" $group "role" $group.role "ports" $group.slots) | nindent 6 }}
