@@ -54,7 +54,7 @@ class Family(Section):
 
 
 class TaskConfig(Section):
-    source: str = Field("reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[:SPLIT]")
+    source: str = Field("reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]")
     families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
     prompt: str = Field("{problem}", description="the user's turn; {problem} is replaced")
     verifier: str = Field("math", description="math, exact, numeric, choice, reasoning-gym, module:function or an http(s) URL")
