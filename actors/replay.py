@@ -50,8 +50,6 @@ class ReplayQueue:
         journal knows; Ray also counts the lives that died in here."""
         self._config = config
         self._problems = problem_source(config.task, config.run.seed)
-        per_step, seed = config.learner.forests_per_step, config.run.seed
-        self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step)
         self._refs: dict[str, ObjectRef] = {}
         self._room = asyncio.Condition()  # a slot may be free
         self._ready = asyncio.Condition()  # more forests may be ready
@@ -63,6 +61,12 @@ class ReplayQueue:
         self._exporter = Exporter("queue", lambda: self._fault)
         self._shown = Shown(self._exporter)
         self._address = self._exporter.serve(config.metrics.host, port)
+        self._store: ReplayStore
+        try:
+            per_step, seed = config.learner.forests_per_step, config.run.seed
+            self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step)
+        except BadInput as fault:  # told to whoever calls first: of what a constructor raises Ray makes a death
+            self._broken(fault)
 
     async def address(self) -> str:
         """Where /metrics and /healthz answer."""
@@ -188,6 +192,8 @@ class ReplayQueue:
         """Stop, make all durable and give the folder up."""
         if self._closed:
             return
+        if not hasattr(self, "_store"):  # it could not be opened
+            return self._exporter.close()
         await self.stop()
         self._closed = True
         if self._ticking:

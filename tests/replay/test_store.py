@@ -213,6 +213,30 @@ def test_a_checkpoint_that_the_journal_does_not_fit_is_refused(tmp_path: Path, s
         open_store(tmp_path / "other", durable_step=3)
 
 
+def test_steps_that_are_taken_again_cannot_be_made_larger(tmp_path: Path) -> None:
+    """A larger one would take forests of the steps after it, which a newer policy drew."""
+    store = open_store(tmp_path, per_step=2)
+    for step in (1, 2, 3):
+        fill(store, 2, version=step - 1)
+        train(store, 2, step)
+    store.close()
+    with pytest.raises(BadInput, match=r"learner.forests_per_step=3: the steps since the checkpoint of step 1 took 2 forests each"):
+        open_store(tmp_path, per_step=3, durable_step=1)
+    open_store(tmp_path, per_step=3, durable_step=3).close()
+
+
+def test_an_audit_misses_the_records_of_a_step_that_has_a_checkpoint(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, 2)
+    train(store, 2, 1)
+    store.close()
+    for step in (1, 2):
+        assert audit(str(tmp_path)).sound
+        (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
+    faults = audit(str(tmp_path)).faults
+    assert faults == ("there is a checkpoint of step 2, and the journal ends with step 1: records of it are lost",)
+
+
 def test_the_queue_alone_may_die_and_nothing_is_rolled_back(tmp_path: Path) -> None:
     store = open_store(tmp_path, max_staleness=3)
     fill(store, 6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from treeadv import wire
@@ -15,6 +16,8 @@ from treeadv.replay.journal import Line, Reader
 from treeadv.replay.records import Admitted
 from treeadv.replay.segments import Segments, reading
 from treeadv.replay.states import UNITS, LawBroken, LeaseLost, Ledger
+from treeadv.runs import RunFolder, home_of
+from treeadv.storage import Storage
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 
@@ -64,9 +67,10 @@ class Report:
 
 def audit(run_dir: str) -> Report:
     """Check the journal's checksums and order, the law after each record, that each trained forest belongs to one step and each
-    prompt to one outcome, and that every payload is there, undamaged, and as large as its record says. `BadInput` if there is no
-    journal."""
+    prompt to one outcome, that every payload is there, undamaged, and as large as its record says, and that no checkpoint is of a step
+    that the journal does not know. `BadInput` if there is no journal."""
     folder = folder_of(run_dir)
+    checkpoint = _last_checkpoint(run_dir)  # before the journal: a run that goes on writes a step down before its checkpoint
     history, ledger, faults = History(), Ledger(), []
     reader = Reader(folder.child("journal"))
     try:
@@ -80,6 +84,8 @@ def audit(run_dir: str) -> Report:
     rows = _rows(history, states)
     faults += _count_faults(ledger, rows)
     faults += _step_faults(history, states) + _draw_faults(history, states, ledger)
+    if checkpoint > (known := max(history.steps, default=history.committed)):
+        faults.append(f"there is a checkpoint of step {checkpoint}, and the journal ends with step {known}: records of it are lost")
     payloads, released, size, bad = _payloads(history, folder)
     dropped = history.before.lost + Counter(f.dropped.reason for f in history.fates.values() if f.dropped)
     dropped.update({what: n for (what, unit), n in history.before.totals.items() if unit == "forests" and what not in _ROWS})
@@ -88,6 +94,12 @@ def audit(run_dir: str) -> Report:
         run_dir, history.records, len(history.steps), history.committed, rows, dict(sorted(dropped.items())),
         payloads, released, size, torn, tuple(faults + bad),
     )  # fmt: skip
+
+
+def _last_checkpoint(run_dir: str) -> int:
+    home = home_of(run_dir)
+    steps = Storage(home).checkpoints() if "://" in home else [step for step, _ in RunFolder(Path(home)).checkpoints()]
+    return max(steps, default=0)
 
 
 def _step(ledger: Ledger, history: History, line: Line) -> None:

@@ -72,7 +72,7 @@ class ReplayStore:
         `session` names this start of the run, `step` the checkpoint that it goes on from (0: none). The first to open the folder
         in a session goes back to that: what was leased after it is ready again in the same order, what was only reserved goes out
         again. Later ones (the queue died beside a living learner) go on as things stand. Raises `BadInput` for a folder in use,
-        damage, a newer format, or a checkpoint that the journal does not fit.
+        damage, a newer format, or a checkpoint or number of forests that the journal does not fit.
         """
         began = time.perf_counter()
         self._config, self._seed, self._clock = config, seed, clock
@@ -95,7 +95,7 @@ class ReplayStore:
             self._segments.settle(self._needed())  # before the records that speak of them, as ever
             self._journal = Journal(self._journals, reader, session, self._lock.sync)
             self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
-            self._begin(session, step)
+            self._begin(session, step, forests_per_step)
         except BaseException:
             self._lock.undo()
             raise
@@ -104,7 +104,7 @@ class ReplayStore:
         if reader.ignored:
             log.warning("%s: %d parts hold records of a process that had lost the run; they do not count", run_dir, reader.ignored)
 
-    def _begin(self, session: str, step: int) -> None:
+    def _begin(self, session: str, step: int, per_step: int) -> None:
         if not self.opening.records:
             if step:
                 raise BadInput(f"{self._folder.uri}: no journal for the checkpoint of step {step}; restore it or start anew")
@@ -117,6 +117,12 @@ class ReplayStore:
             raise BadInput(
                 f"{self._folder.uri}: the checkpoint is of step {step}, the journal holds {low} (durable) to {high};"
                 " resume from one of these, any other would lose forests or train them twice"
+            )
+        undone = [len(x.record.forest_ids) for x in self.ledger.leases.values() if x.step is None or x.step > step]
+        if undone and per_step > max(undone):  # a step would take forests of those after it, drawn by a policy that is not there yet
+            raise BadInput(
+                f"learner.forests_per_step={per_step}: the steps since the checkpoint of step {step} took {max(undone)} forests each and"
+                f" are taken again as they were; go on with {max(undone)}, and change it from a later checkpoint"
             )
         self.commit(step)
         self._write(Resumed(step, session))  # only now is it this session's: who dies before starts over
