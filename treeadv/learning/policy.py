@@ -42,16 +42,17 @@ class Policy(nn.Module):
 
     def forward(self, packed: Packed) -> torch.Tensor:
         """[T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature, given their paths."""
-        hidden = self._hidden(packed)[self._tensor(packed.row)]
-        temperature = self._tensor(packed.temperature)
+        # split, not slices: the gradient of a slice is as large as what it was cut from
+        hidden = self._hidden(packed)[self._tensor(packed.row)].split(HEAD_ROWS)
+        temperature = self._tensor(packed.temperature).split(HEAD_ROWS)
         order = np.argsort(packed.source, kind="stable")  # targets of one slice of rows stand together
-        edges = [*range(0, len(packed.row), HEAD_ROWS), len(packed.row)]
-        bounds = np.searchsorted(packed.source[order], edges)
+        row, target = self._tensor(packed.source[order]), self._tensor(packed.target[order])  # one copy each, none in the loop
+        first = range(0, len(packed.row), HEAD_ROWS)
+        bounds = [*np.searchsorted(packed.source[order], first).tolist(), len(order)]
         out = []
-        for (a, b), (i, j) in zip(pairwise(edges), pairwise(bounds), strict=True):
-            row, target = self._tensor(packed.source[order[i:j]] - a), self._tensor(packed.target[order[i:j]])
-            args = self.model.get_output_embeddings(), hidden[a:b], temperature[a:b], row, target
-            out.append(_log_probs(*args) if len(edges) == 2 else checkpoint(_log_probs, *args, use_reentrant=False))
+        for a, (i, j), h, t in zip(first, pairwise(bounds), hidden, temperature, strict=True):
+            args = self.model.get_output_embeddings(), h, t, row[i:j] - a, target[i:j]
+            out.append(_log_probs(*args) if len(first) == 1 else checkpoint(_log_probs, *args, use_reentrant=False))
         return torch.cat(out)[self._tensor(np.argsort(order))]
 
     def _tensor(self, x: np.ndarray) -> torch.Tensor:
@@ -60,9 +61,8 @@ class Policy(nn.Module):
     def _hidden(self, packed: Packed) -> torch.Tensor:
         """[N, H] of every row, attending to its ancestors."""
         tokens, position = self._tensor(packed.token)[None], self._tensor(packed.position)[None]
-        how: dict[str, Any] = {"tree": attention.sdpa_blocks(packed)}
-        if self.flex:
-            how = {"attention_mask": attention.flex_mask(packed, self.device)}
+        # one form only: the dense masks of a long forest take seconds and hundreds of MB
+        how = {"attention_mask": attention.flex_mask(packed, self.device)} if self.flex else {"tree": attention.sdpa_blocks(packed)}
         return self.model.get_decoder()(input_ids=tokens, position_ids=position, use_cache=False, **how).last_hidden_state[0]
 
 
