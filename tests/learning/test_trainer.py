@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from itertools import pairwise
 from pathlib import Path
 
@@ -190,6 +191,12 @@ def test_a_model_that_ignores_the_mask_is_refused_by_name(folder, monkeypatch):
         policy.load(folder)
 
 
+@pytest.mark.parametrize("fault", [NonFinite(3, "the loss", Path("nonfinite-version-3.arrow")), BadForest("f0", "it is not graded")])
+def test_what_a_step_raises_is_the_same_after_pickling(fault):
+    again = pickle.loads(pickle.dumps(fault))
+    assert type(again) is type(fault) and str(again) == str(fault) and vars(again) == vars(fault)
+
+
 # ---- weights out and checkpoints -----------------------------------------------------------------------------------------------
 def test_buckets_hold_every_weight_once_within_the_size_asked_for(folder):
     trainer = Trainer(tiny.config(), folder)
@@ -253,6 +260,19 @@ def test_lora_trains_the_adapter_alone_and_publishes_it_merged(folder):
         trainer.step(FORESTS, version)
     changed = {n for n, w in weights_of(trainer).items() if not np.array_equal(w, start[n].numpy())}
     assert changed == {n for n in start if "_proj" in n}
+
+
+def test_an_adapter_is_drawn_from_the_runs_seed_alone_and_leaves_torchs_generator_as_it_was(folder):
+    def drawn(seed: int) -> torch.Tensor:
+        c = tiny.config(lora_rank=2)
+        trainer = Trainer(c.model_copy(update={"run": c.run.model_copy(update={"seed": seed})}), folder)
+        return torch.cat([p.flatten() for n, p in trainer.policy.named_parameters() if "lora_A" in n])
+
+    before = torch.get_rng_state()
+    first = drawn(1)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(1)
+    assert torch.equal(drawn(1), first) and not torch.equal(drawn(2), first)
 
 
 def test_large_models_are_written_in_shards_with_an_index(folder, tmp_path, monkeypatch):

@@ -30,14 +30,19 @@ class Policy(nn.Module):
         self.adapted = False
         self.vocabulary: int = model.config.vocab_size
 
-    def adapt(self, rank: int) -> None:
-        """Freeze the weights and train a LoRA adapter of `rank` on every linear layer but the head (peft, alpha = 2 rank)."""
+    def adapt(self, rank: int, seed: int) -> None:
+        """Freeze the weights and train a LoRA adapter of `rank` on every linear layer but the head (peft, alpha = 2 rank).
+
+        `seed` draws its A: all ranks, a run begun again and a replay have the same.
+        """
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as e:
             raise BadInput(f"learner.lora_rank={rank}: the package peft is not installed (pip install peft)") from e
         lora = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
-        self.model = inject_adapter_in_model(lora, self.model)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            self.model = inject_adapter_in_model(lora, self.model)
         self.adapted = True
 
     def forward(self, packed: Packed) -> torch.Tensor:

@@ -24,6 +24,7 @@ from treeadv.learning.objective import Objective, Outcome, evaluate, scales
 from treeadv.learning.packing import Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
+from treeadv.sampling.seeds import derive
 from treeadv.storage import Storage
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -47,13 +48,13 @@ class Trainer:
         base = base_dir or model_dir
         self.policy = policy.load(base if c.lora_rank else model_dir, c.device)
         if c.lora_rank:
-            self.policy.adapt(c.lora_rank)
+            self.policy.adapt(c.lora_rank, derive(config.run.seed, "lora"))
         if c.checkpoint_activations:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.reference = policy.load(base, c.device).requires_grad_(False) if c.kl else None
         for model in filter(None, (self.policy, self.reference)):
             if world > 1:
-                sharding.shard(model, c.device, _DTYPES[c.dtype])
+                sharding.shard(model, c.device)
         self._trained = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self._trained, lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=True)
 
