@@ -17,10 +17,10 @@ from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
 from treeadv.learning import checkpoint, packing, policy, sharding, weights
-from treeadv.learning.advantage import Array, preset
+from treeadv.learning.advantage import Array
 from treeadv.learning.correction import Mismatch
 from treeadv.learning.flops import utilisation
-from treeadv.learning.objective import Objective, Outcome, evaluate, scales
+from treeadv.learning.objective import Outcome, evaluate, scales, wanted
 from treeadv.learning.packing import Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
@@ -44,7 +44,7 @@ class Trainer:
         self.source, self.keep_dir = Path(model_dir), Path(keep_dir)
         self.version = 0  # of the weights held
         self.limit = c.tokens_per_microbatch
-        self.objective = Objective(preset(c.preset, c.advantage), c.correction, c.kl, config.sampling.max_tokens)
+        self.objective = wanted(c, config.sampling)
         base = base_dir or model_dir
         self.policy = policy.load(base if c.lora_rank else model_dir, c.device)
         if c.lora_rank:
