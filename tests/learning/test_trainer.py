@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MistralConfig
+from transformers import AttentionInterface, AutoModelForCausalLM, Gemma2Config, GPT2Config, MambaConfig, MistralConfig
 
 from tests.learning import tiny
 from tests.strategies import build
 from treeadv import wire
 from treeadv.errors import BadForest, BadInput
-from treeadv.learning import policy
+from treeadv.learning import attention, policy
 from treeadv.learning.report import NonFinite
 from treeadv.learning.trainer import Trainer
 
@@ -195,6 +195,29 @@ def test_a_model_that_ignores_the_mask_is_refused_by_name(folder, monkeypatch):
 def test_what_a_step_raises_is_the_same_after_pickling(fault):
     again = pickle.loads(pickle.dumps(fault))
     assert type(again) is type(fault) and str(again) == str(fault) and vars(again) == vars(fault)
+
+
+def test_a_model_that_asks_its_attention_for_more_is_refused_by_name_and_keyword(tmp_path):
+    """A soft cap of the scores so wide that it shows nowhere else."""
+    config = Gemma2Config(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=8, layer_types=["full_attention"], attn_logit_softcapping=50.0,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="Gemma2ForCausalLM: its attention asks for softcap and cannot attend to a tree"):
+        policy.load(tmp_path)
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_a_model_whose_attention_is_another_than_its_own_is_refused(folder, monkeypatch, compute):
+    """Packed and flat passes by the same attention would agree; the flat ones are by the model's own."""
+
+    def sharper(*args, scaling, **how):
+        return attention._tree_attention(*args, scaling=2 * scaling, **how)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, sharper)
+    with pytest.raises(BadInput, match="LlamaForCausalLM does not keep to the tree"):
+        policy.load(folder, compute=compute)
 
 
 # ---- weights out and checkpoints -----------------------------------------------------------------------------------------------

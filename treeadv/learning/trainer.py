@@ -46,12 +46,12 @@ class Trainer:
         self.limit = c.tokens_per_microbatch
         self.objective = wanted(c, config.sampling)
         base = base_dir or model_dir
-        self.policy = policy.load(base if c.lora_rank else model_dir, c.device)
+        self.policy = policy.load(base if c.lora_rank else model_dir, c.device, _DTYPES[c.dtype])
         if c.lora_rank:
             self.policy.adapt(c.lora_rank, derive(config.run.seed, "lora"))
         if c.checkpoint_activations:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.reference = policy.load(base, c.device).requires_grad_(False) if c.kl else None
+        self.reference = policy.load(base, c.device, _DTYPES[c.dtype]).requires_grad_(False) if c.kl else None
         for model in filter(None, (self.policy, self.reference)):
             if world > 1:
                 sharding.shard(model, c.device)
