@@ -54,6 +54,7 @@ adapter = Trainer(tiny.config(lora_rank=2, kl=0.5, **learner), folder, rank, 2)
 adapted = [adapter.step(FORESTS, v).loss for v in (0, 1, 2)]
 adapter.save(out + "/adapter-3")
 merged = weights_of(adapter)
+assert rank == 0 or not (whole or again or merged)  # it helps to gather them and keeps nothing
 if rank == 0:
     torch.save({"totals": totals, "grads": grads, "others": others,
                 "losses": [r.loss for r in reports], "norms": [r.grad_norm for r in reports],

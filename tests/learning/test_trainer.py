@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.learning import tiny
 from tests.strategies import build
 from treeadv import wire
 from treeadv.errors import BadForest, BadInput
-from treeadv.learning import attention, policy
+from treeadv.learning import attention, packing, policy
 from treeadv.learning.report import NonFinite
 from treeadv.learning.trainer import Trainer
 
@@ -47,7 +48,7 @@ def test_steps_raise_the_probability_of_good_leaves_and_lower_that_of_bad_ones(f
     f = FORESTS[0]
 
     def leaf_log_probs() -> np.ndarray:
-        logp = trainer._log_probs(trainer.policy, [f], trainer._plan([f])[0])[0]
+        logp = trainer._log_probs(trainer.policy, [f], trainer._pack([f])[0])[0]
         return np.array([sum(logp[f.start[s] : f.start[s + 1]].sum() for s in f.path(int(e))) for e in f.leaf_segment])
 
     before = leaf_log_probs()
@@ -67,10 +68,26 @@ def test_the_report_counts_what_was_trained(folder):
     assert trainer.step(FORESTS, 1).staleness == [1, 1, 1]
 
 
+def test_a_micro_batch_is_packed_once_in_the_phase_that_says_so(folder, monkeypatch):
+    """Although the reference and the log-probs of cut forests pass over it, too."""
+    trainer = Trainer(tiny.config(tokens_per_microbatch=9, kl=0.1), folder)
+    pack, calls = packing.pack, []
+
+    def slow(*args):
+        calls.append(args)
+        time.sleep(0.02)
+        return pack(*args)
+
+    monkeypatch.setattr(packing, "pack", slow)
+    seconds = trainer.step(FORESTS, 0).seconds
+    assert seconds["pack"] > 0.02 * len(calls)
+    assert len(calls) == sum(map(len, trainer._pack(FORESTS)))
+
+
 def test_the_same_batch_cut_into_small_micro_batches_takes_the_same_step(folder):
     whole, cut = Trainer(tiny.config(), folder), Trainer(tiny.config(tokens_per_microbatch=9), folder)
     a, b = whole.step(FORESTS, 0), cut.step(FORESTS, 0)
-    assert len(cut._plan(FORESTS)[0]) > len(whole._plan(FORESTS)[0]) == 1
+    assert len(cut._pack(FORESTS)[0]) > len(whole._pack(FORESTS)[0]) == 1
     assert a.loss == pytest.approx(b.loss, rel=1e-5) and a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5)
 
 

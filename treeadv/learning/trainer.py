@@ -21,7 +21,7 @@ from treeadv.learning.advantage import Array
 from treeadv.learning.correction import Mismatch
 from treeadv.learning.flops import utilisation
 from treeadv.learning.objective import Outcome, evaluate, scales, wanted
-from treeadv.learning.packing import Piece
+from treeadv.learning.packing import Packed, Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
 from treeadv.sampling.seeds import derive
@@ -80,7 +80,7 @@ class Trainer:
         for f in forests:
             self._refuse(f)
         with clock("pack"):
-            batches, cut = self._plan(forests)
+            batches, cut = self._pack(forests)
             scale = scales(forests, self.objective)
         outcomes: dict[int, Outcome] = {}
         self.optimizer.zero_grad()
@@ -90,8 +90,8 @@ class Trainer:
             for n, logp in self._log_probs(self.policy, forests, cut).items():
                 outcomes[n] = evaluate(forests[n], self.objective, scale[n], logp, reference.get(n))
         with clock("forward_backward"):
-            for batch in batches:
-                self._backward(forests, batch, scale, outcomes, reference)
+            for packed in batches:
+                self._backward(forests, packed, scale, outcomes, reference)
         return self._total(outcomes)
 
     def _refuse(self, f: Forest) -> None:
@@ -103,7 +103,7 @@ class Trainer:
         if not f.graded:
             raise BadForest(f.forest_id, "it is not graded")
 
-    def _plan(self, forests: Sequence[Forest]) -> tuple[list[list[Piece]], list[list[Piece]]]:
+    def _pack(self, forests: Sequence[Forest]) -> tuple[list[Packed], list[Packed]]:
         """This rank's micro-batches, and those of them that hold forests cut in several pieces (their log-probs are needed first).
 
         All ranks run as many, since sharded layers are gathered together: one that has fewer trains nothing in the rest.
@@ -116,35 +116,37 @@ class Trainer:
             own = [p for p in parts if p.forest in set(share)]
             mine.append(packing.group(own, self.limit))
             cuts.append(packing.group([p for p in own if not p.whole(forests)], self.limit))
-        return _filled(mine, self.rank), _filled(cuts, self.rank)
+        return self._filled(forests, mine), self._filled(forests, cuts)
+
+    def _filled(self, forests: Sequence[Forest], batches: list[list[list[Piece]]]) -> list[Packed]:
+        own = [packing.pack(forests, batch) for batch in batches[self.rank]]
+        return own + [packing.filler(forests) for _ in range(max(map(len, batches)) - len(own))]
 
     def _autocast(self) -> torch.autocast:
         c = self.config.learner
         return torch.autocast(c.device, torch.bfloat16, enabled=c.dtype == "bfloat16")
 
     @torch.no_grad()
-    def _log_probs(self, model: Policy, forests: Sequence[Forest], batches: list[list[Piece]]) -> dict[int, Array]:
+    def _log_probs(self, model: Policy, forests: Sequence[Forest], batches: list[Packed]) -> dict[int, Array]:
         """log pi [T] of every forest in `batches`, without gradient."""
         out: dict[int, Array] = {}
-        for batch in batches:
-            packed = packing.pack(forests, batch or [packing.filler(forests)])
+        for packed in batches:
             with self._autocast():
                 logp = model(packed).double().cpu().numpy()
-            for p, (a, b) in zip(batch, packed.span, strict=False):
+            for p, (a, b) in zip(packed.pieces, packed.span, strict=True):
                 f = forests[p.forest]
                 out.setdefault(p.forest, np.empty(f.tokens))[f.start[p.first] : f.start[p.last]] = logp[a:b]
         return out
 
     def _backward(
-        self, forests: Sequence[Forest], batch: list[Piece], scale: list[float], outcomes: dict[int, Outcome], reference: dict[int, Array]
+        self, forests: Sequence[Forest], packed: Packed, scale: list[float], outcomes: dict[int, Outcome], reference: dict[int, Array]
     ) -> None:
         """Add the gradient of one micro-batch: the slope of the loss by each log-prob, carried back through the model."""
-        packed = packing.pack(forests, batch or [packing.filler(forests)])
         with self._autocast():
             logp = self.policy(packed)
         known = logp.detach().double().cpu().numpy()
         slope = np.zeros(len(known))
-        for p, (a, b) in zip(batch, packed.span, strict=False):
+        for p, (a, b) in zip(packed.pieces, packed.span, strict=True):
             f = forests[p.forest]
             if p.whole(forests):
                 outcomes[p.forest] = evaluate(f, self.objective, scale[p.forest], known[a:b], reference.get(p.forest))
@@ -209,12 +211,12 @@ class Trainer:
 
     # ---- weights out, checkpoints --------------------------------------------------------------------------------------------
     def buckets(self, max_bytes: int) -> Iterator[dict[str, Any]]:
-        """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time; every rank must run it to the end.
+        """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time, on rank 0; the others must run it, too.
 
         float32 comes as numpy arrays (which Ray hands over without a copy), bfloat16 as torch tensors.
         """
         dtype = _DTYPES[self.config.generator.dtype]
-        for bucket in weights.buckets(self.policy, max_bytes, dtype):
+        for bucket in weights.buckets(self.policy, max_bytes, dtype, writer=self.rank == 0):
             yield {n: t.numpy() for n, t in bucket.items()} if dtype == torch.float32 else bucket
 
     def save(self, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
@@ -233,7 +235,3 @@ class Trainer:
         progress, extra = checkpoint.restore(Path(folder), self.policy, self.optimizer)
         self.version = progress["version"]
         return extra
-
-
-def _filled(batches: list[list[list[Piece]]], rank: int) -> list[list[Piece]]:
-    return batches[rank] + [[]] * (max(map(len, batches)) - len(batches[rank]))
