@@ -51,10 +51,11 @@ class Trainer:
             self.policy.adapt(c.lora_rank, derive(config.run.seed, "lora"))
         if c.checkpoint_activations:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if world > 1:
+            sharding.shard(self.policy, c.device)  # before the reference is read: one whole model at a time
         self.reference = policy.load(base, c.device, _DTYPES[c.dtype]).requires_grad_(False) if c.kl else None
-        for model in filter(None, (self.policy, self.reference)):
-            if world > 1:
-                sharding.shard(model, c.device)
+        if self.reference and world > 1:
+            sharding.shard(self.reference, c.device)
         self._trained = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self._trained, lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=True)
 
