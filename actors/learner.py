@@ -87,9 +87,8 @@ class Learner:
         """References to the buckets of weights and their bytes, on rank 0; the others help to gather them and return nothing."""
         refs, size = [], 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
-            if self.rank == 0:
-                refs.append(ray.put(bucket))
-                size += sum(w.nbytes for w in bucket.values())
+            refs.append(ray.put(bucket))
+            size += sum(w.nbytes for w in bucket.values())
         return refs, size
 
     def checkpoint(self, step: int, extra: dict[str, Any], session: str = "") -> str:

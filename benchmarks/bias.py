@@ -7,6 +7,7 @@ fork rules of `treeadv.sampling.rules` and weighed by `treeadv.learning.objectiv
   state    the same with the best scale for each state: what is left compares actions wrongly (A-bias), the rest only weighs
            states differently (S-bias)
   error    the Monte-Carlo standard error of `bias`; noise: variance of one forest's estimate over |c G|^2; scale: c
+  trees    the mean number of a forest's trees, fresh roots included (`surprisal`, `one tree` and `no topup` draw none)
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from treeadv.sampling.rules import Prefix, forks, split
 TOKENS, STEPS, LEAVES = 3, 4, 8
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
-    "surprisal": {"rule": "surprisal", "tau": 1.3},
+    "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},  # fresh roots, which do not fork, would cover up what forks do
     "random": {"rule": "random", "random_p": 0.5},
-    "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1},
+    "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1, "topup": False},
     "no forks": {"rule": "none"},
+    "no topup": {"rule": "entropy", "tau": 0.9, "topup": False},
 }
 _UNBIASED = PRESETS["unbiased"]
 ONE_CHANGE = {
@@ -111,8 +113,10 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
             state, position, gap = child(state, token), position + 1, gap + 1
         ends.append(state)
 
-    for _ in range(s.roots):
-        chain(-1, 0, 0, 0, s.leaves // s.roots, None)
+    for budget in split(s.leaves, s.roots):
+        chain(-1, 0, 0, 0, budget, None)
+    for _ in range(s.leaves - len(ends) if s.topup else 0):
+        chain(-1, 0, 0, 0, 1, None)
     T, L, where = len(tokens), len(ends), np.array(states)
     up = np.array(parent, np.int32)
     forest = Forest(
@@ -128,10 +132,8 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
     """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by the logits."""
-    o = Objective(spec)
-    # A true constant, G, for all but flow weights, whose N cancels: the leaves that a forest came to depend on its tokens.
-    scale = scales([f], o)[0] if spec.weight == "flow" else 1.0 / LEAVES
-    slope = evaluate(f, o, scale, f.logprob.astype(float)).slope
+    o = Objective(spec, room=LEAVES)
+    slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope
     out = np.zeros_like(world.prob)
     np.add.at(out, (states, f.token), -slope)
     weight = np.bincount(states, -slope, len(world.prob))
@@ -140,20 +142,23 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
 
 def measure(world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int) -> Iterator[dict[str, Any]]:
     """The figures of each estimator over the same forests."""
-    settings = {"leaves": LEAVES, "trees": 2, "min_gap": 1, "min_tail": 1, "max_depth": 4, "arity": 2, "max_tokens": STEPS, "topup": False}
+    settings = {"leaves": LEAVES, "trees": 2, "min_gap": 1, "min_tail": 1, "max_depth": 4, "arity": 2, "max_tokens": STEPS}
     s = SamplingConfig(**{**settings, **RULES[rule]})
     rng = np.random.default_rng(seed)
     total = {name: np.zeros_like(world.prob) for name in specs}
     square = dict.fromkeys(specs, 0.0)
+    trees = 0
     for _ in range(forests):
         f, states = grow(world, s, s.tau or 0.0, rng)
+        trees += f.trees
         for name, spec in specs.items():
             g = estimate(world, f, states, spec)
             total[name] += g
             square[name] += float((g**2).sum())
     for name in specs:
         mean = total[name] / forests
-        yield {"rule": rule, "estimator": name, "forests": forests, **_figures(mean, square[name] / forests, world.gradient, forests)}
+        figures = _figures(mean, square[name] / forests, world.gradient, forests)
+        yield {"rule": rule, "estimator": name, "forests": forests, "trees": trees / forests, **figures}
 
 
 def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict[str, float]:
@@ -180,7 +185,7 @@ def main(argv: list[str]) -> None:
     # A constant normaliser for all: how a batch is divided is another question than what a token's weight is.
     presets = {n: spec.model_copy(update={"normaliser": "constant", "ratio": "token"}) for n, spec in PRESETS.items() if "gspo" not in n}
     few = {n: presets[n] for n in ("unbiased", "treeadv")}
-    cases = {"entropy": presets | ONE_CHANGE, "surprisal": few, "random": few, "one tree": few, "no forks": few}
+    cases = {"entropy": presets | ONE_CHANGE, "surprisal": few, "random": few, "one tree": few, "no forks": few, "no topup": few}
     for rule, specs in cases.items():
         for row in measure(world, rule, specs, args.forests, args.seed):
             print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)

@@ -99,6 +99,7 @@ def test_an_interrupt_ends_with_a_checkpoint_and_resume_goes_on(tmp_path, tiny_m
         ("model.path=nowhere", "model.path=nowhere: no config.json there"),
         ("task.source=none.jsonl", "none.jsonl"),
         ("learner.preset=treeadvv", "did you mean treeadv?"),
+        ("learner.preset=gspo", "learner.correction=tis: holds the ratio at 1"),
         ("sampling.trees=9", "sampling.trees=9 is more than sampling.leaves=4"),
         ("sampling.tau=-1", "sampling.tau: Input should be greater than or equal to 0, got -1"),
         ("learner.lrr=1", "unknown key learner.lrr, did you mean learner.lr?"),

@@ -160,7 +160,9 @@ class LearnerConfig(Section):
     forests_per_step: Positive = 6
     preset: str = Field("treeadv", description="see treeadv.learning.advantage.PRESETS")
     advantage: dict[str, Any] = Field(default_factory=dict, description="overrides of the preset's fields")
-    correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = "tis"
+    correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = Field(
+        "tis", description="for what older weights drew; none: by the clipped ratio alone, which gspo needs and the others hold at 1"
+    )
     kl: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL to the starting model")
     lr: Annotated[float, Field(gt=0)] = 2e-5
     betas: tuple[Beta, Beta] = (0.9, 0.95)

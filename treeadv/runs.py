@@ -260,12 +260,12 @@ def _claim(folder: RunFolder, known: bool) -> None:
 
 def check(config: Config) -> None:
     """What a type cannot say: names that must exist, ports that must be free. `BadInput` for the first fault."""
-    from treeadv.learning.advantage import preset
+    from treeadv.learning.objective import wanted
     from treeadv.models import check_path
     from treeadv.rewards.verifiers import check_name
     from treeadv.tasks import problem_source
 
-    preset(config.learner.preset, config.learner.advantage)
+    wanted(config.learner, config.sampling)
     check_name(config.task.verifier)
     check_path(config.model.path)
     problem_source(config.task, config.run.seed)

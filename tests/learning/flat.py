@@ -25,7 +25,7 @@ def on_leaf(f: Forest, x: np.ndarray, leaf: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([x[f.start[s] : f.start[s + 1]] for s in path]).astype(np.float64))
 
 
-def loss(model: torch.nn.Module, forests: list[Forest], spec: AdvantageSpec, max_tokens: int) -> torch.Tensor:
+def loss(model: torch.nn.Module, forests: list[Forest], spec: AdvantageSpec, room: int) -> torch.Tensor:
     """The uncorrected objective on expanded leaves: a token shared by K leaves stands in K sequences and weighs c / K in each."""
     total = torch.zeros((), dtype=torch.float64)
     Z = sum(float(advantages(f, spec)[1] @ f.lengths) for f in forests)
@@ -42,6 +42,6 @@ def loss(model: torch.nn.Module, forests: list[Forest], spec: AdvantageSpec, max
             kept = on_leaf(f, (np.exp(f.logprob.astype(np.float64)) <= spec.max_prob).astype(np.float64), leaf)
             J = (J * kept).sum()
             divisor = {"token_mean": Z, "sequence_mean": len(forests) * f.leaves * len(logp),
-                       "constant": len(forests) * f.leaves * max_tokens}[spec.normaliser]  # fmt: skip
+                       "constant": len(forests) * room}[spec.normaliser]  # fmt: skip
             total = total - J / divisor
     return total

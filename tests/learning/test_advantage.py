@@ -24,7 +24,9 @@ from treeadv.learning.advantage import (
     values,
 )
 
-WORKED = build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 5], rewards=[1, 0, 1, 0])
+WORKED = dataclasses.replace(
+    build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 5], rewards=[1, 0, 1, 0]), budget=np.array([3, 1, 2, 1, 1, 3], np.int32)
+)
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
@@ -58,7 +60,17 @@ def test_worked_vector_child_mean_and_leave_subtree_out():
     np.testing.assert_allclose(V, [0.75, 1, 0.5, 0, 1, 0], **EXACT)
     A, c = advantages(WORKED, PRESETS["unbiased"])
     np.testing.assert_allclose(A, [0.75, 5 / 6, 1 / 6, -3 / 7, 5 / 7, -0.75], **EXACT)
-    np.testing.assert_allclose(c, 4 * flow_weights(WORKED), **EXACT)
+    np.testing.assert_allclose(c, 2 * flow_weights(WORKED), **EXACT)
+
+
+def test_a_tree_that_could_fork_is_not_compared_with_the_roots_that_topped_the_forest_up_nor_weighs_less_for_them():
+    """How many fresh roots there are depends on its tokens. They themselves are compared with everything."""
+    up = [-1, 0, 0, -1, -1, -1]
+    f = dataclasses.replace(build(up, [1] * 6, rewards=[1, 0, 1, 0, 0]), budget=np.array([4, 2, 2, 4, 1, 1], np.int32))
+    A, c = advantages(f, PRESETS["unbiased"])
+    root = (0.5 + 1 + 0) / 3  # of the other trees, as a fresh root sees them
+    np.testing.assert_allclose(A, [0.5 - 1, 1 - (0 / 2 + 1) / 1.5, 0 - (1 / 2 + 1) / 1.5, 1 - 0.5, -root, -root], **EXACT)
+    np.testing.assert_allclose(c, [1, 0.5, 0.5, 1, 1, 1], **EXACT)
 
 
 def test_worked_vector_weights():
@@ -198,10 +210,12 @@ def test_values_equal_their_definition(value, f):
 
 @given(forests(losses=True))
 def test_leave_subtree_out_compares_with_the_flow_mean_of_what_grows_elsewhere(f):
+    """Of a tree that could fork, in trees that could."""
     A, _ = advantages(f, PRESETS["unbiased"])
     V, w = values(f, PRESETS["unbiased"]), flow_weights(f)[f.leaf_segment]
     for s in range(f.segments):
-        outside = np.ones(f.leaves, bool)
+        budget = f.budget[f.parent < 0]
+        outside = (budget[f.tree[f.leaf_segment]] > 1) | (budget[f.tree[s]] == 1)
         outside[list(f.segment(s).leaves)] = False
         b = np.average(f.reward[outside], weights=w[outside]) if outside.any() else 0.0
         assert A[s] == pytest.approx(V[s] - b, abs=1e-9)
@@ -214,7 +228,7 @@ def test_equal_rewards_teach_nothing_where_the_baseline_covers_all_and_nothing_i
     assert np.isfinite(A).all() and (c > 0).all()
     if PRESETS[name].baseline != "leave_subtree_out" and (PRESETS[name].baseline != "leaf_loo" or f.leaves > 1):
         assert not A.any()
-    elif f.trees > 1:
+    elif (f.budget[f.parent < 0] > 1).sum() != 1 and f.trees > 1:
         np.testing.assert_allclose(A, 0, atol=1e-7)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -78,19 +80,49 @@ def test_flex_blocks_are_those_that_torch_derives_from_the_mask_itself(batch):
     assert ours.shape == theirs.shape
 
 
-@pytest.mark.parametrize("family", ["smollm", "qwen3"])
-def test_log_probs_through_flex_attention_equal_those_through_sdpa(family, tmp_path, monkeypatch):
-    """Its uncompiled form runs on CPU, without gradients; gradients on a GPU: `python -m benchmarks.gpu`."""
+@pytest.fixture
+def flex_on_cpu(monkeypatch):
+    """FlexAttention's uncompiled form: it runs on CPU, without gradients. Gradients on a GPU: `python -m benchmarks.gpu`."""
 
     def uncompiled(query, key, value, training=False, **how):
         how.pop("return_lse", None)
         return flex_attention(query, key, value, **how)
 
     monkeypatch.setattr("transformers.integrations.flex_attention.compile_friendly_flex_attention", uncompiled)
+
+
+@pytest.mark.parametrize("family", ["smollm", "qwen3"])
+def test_log_probs_through_flex_attention_equal_those_through_sdpa(family, tmp_path, monkeypatch, flex_on_cpu):
     sdpa = policy.load(tiny.folder(tmp_path, family))
     flex = policy.load(tiny.folder(tmp_path, family))
     flex.flex = True
     batch = [build([-1, 0, 0, 2, 2, -1], [20, 30, 10, 25, 40, 25], prompt=30), build([-1, -1], [5, 7])]
     packed = packing.pack(batch, packing.pieces(batch, 1000))
     with torch.no_grad():
-        torch.testing.assert_close(flex(packed), sdpa(packed), rtol=1e-4, atol=1e-5)
+        want = sdpa(packed)
+        monkeypatch.delattr(attention, "sdpa_blocks")  # dense masks, which nobody asked for
+        torch.testing.assert_close(flex(packed), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_the_check_of_a_model_on_a_gpu_spans_blocks_seen_whole_in_part_and_not_at_all(tmp_path, monkeypatch, flex_on_cpu, compute):
+    flex = policy.load(tiny.folder(tmp_path, "smollm"))
+    flex.flex, masks = True, []
+
+    def kept(packed: packing.Packed, device: torch.device):
+        masks.append(attention_mask(packed, device))
+        return masks[-1]
+
+    attention_mask = attention.flex_mask
+    monkeypatch.setattr(attention, "flex_mask", kept)
+    assert policy.tree_error(flex, compute, *policy.GPU_CHECK) < 1e-3
+    whole, part = int(masks[0].full_kv_num_blocks.sum()), int(masks[0].kv_num_blocks.sum())
+    blocks = masks[0].kv_num_blocks.shape[-1]
+    assert whole > 0 and part > blocks and whole + part < blocks * (blocks + 1) / 2
+    monkeypatch.setattr(attention, "flex_mask", lambda packed, device: attention_mask(causal(packed), device))
+    assert policy.tree_error(flex, compute, *policy.GPU_CHECK) > 1e-3
+
+
+def causal(packed: packing.Packed) -> packing.Packed:
+    """As if every row saw all rows before it."""
+    return dataclasses.replace(packed, end=np.full(len(packed.end), len(packed.end)))

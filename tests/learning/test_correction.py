@@ -10,17 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import build, forests
+from treeadv.config import LearnerConfig, SamplingConfig
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.learning.advantage import PRESETS
 from treeadv.learning.correction import CAP, ICEPOP, correct, mismatch
-from treeadv.learning.objective import Objective, evaluate, scales
+from treeadv.learning.objective import Objective, evaluate, scales, wanted
 
 KINDS = ["none", "tis", "sequence_tis", "icepop", "decoupled"]
 
 
-def outcome(f: Forest, preset: str, kind: str, logp: np.ndarray, **kwargs):
-    o = Objective(PRESETS[preset], kind, max_tokens=16)
-    return evaluate(f, o, scales([f], o)[0], logp, **kwargs)
+def outcome(f: Forest, preset: str, kind: str, logp: np.ndarray):
+    o = Objective(PRESETS[preset], kind, room=16)
+    return evaluate(f, o, scales([f], o)[0], logp)
 
 
 def noise(f: Forest, seed: int, spread: float) -> np.ndarray:
@@ -86,23 +88,61 @@ def test_extreme_mismatch_stays_finite(kind, preset, f, seed):
 TOKEN_RATIO = sorted(name for name, spec in PRESETS.items() if spec.ratio == "token")
 
 
-@given(st.sampled_from(KINDS), st.sampled_from(TOKEN_RATIO), forests(max_segments=8), st.integers(0, 99), st.sampled_from([0.0, 0.2]))
-def test_slope_is_the_derivative_of_the_loss_at_a_proximal_policy_apart_from_the_current_one(kind, preset, f, seed, kl):
+@given(st.sampled_from(TOKEN_RATIO), forests(max_segments=8), st.integers(0, 99), st.sampled_from([0.0, 0.2]))
+def test_slope_is_the_derivative_of_the_loss_away_from_the_behaviour_policy(preset, f, seed, kl):
     rng = np.random.default_rng(seed)
-    proximal = f.logprob + rng.normal(0, 0.3, f.tokens)
-    logp = proximal + rng.normal(0, 0.3, f.tokens)
+    logp = f.logprob + rng.normal(0, 0.3, f.tokens)
     reference = logp + rng.normal(0, 0.3, f.tokens)
-    o = Objective(PRESETS[preset], kind, kl, max_tokens=16)
+    o = Objective(PRESETS[preset], "none", kl, room=16)
     scale = scales([f], o)[0]
 
     def at(x: np.ndarray):
-        return evaluate(f, o, scale, x, reference, proximal)
+        return evaluate(f, o, scale, x, reference)
 
     t, h = int(rng.integers(f.tokens)), 1e-6
     step = np.zeros(f.tokens)
     step[t] = h
     numeric = (at(logp + step).loss - at(logp - step).loss) / (2 * h)
     assert at(logp).slope[t] == pytest.approx(numeric, rel=1e-4, abs=1e-8)
+
+
+@given(st.sampled_from(["tis", "icepop", "decoupled"]), st.sampled_from(TOKEN_RATIO), forests(), st.integers(0, 99))
+def test_a_correction_weighs_the_slope_at_ratio_1_and_nothing_is_clipped(kind, preset, f, seed):
+    logp = f.logprob + noise(f, seed, 1.0)
+    spec = PRESETS[preset].model_copy(update={"max_prob": 1.0})
+    o = Objective(spec, kind, room=16)
+    scale = scales([f], o)[0]
+    result = evaluate(f, o, scale, logp)
+    at_one = evaluate(f, Objective(spec, room=16), scale, f.logprob.astype(float)).slope
+    np.testing.assert_allclose(result.slope, correct(kind, f, logp - f.logprob).token * at_one, rtol=1e-9, atol=1e-15)
+    assert result.clipped == 0
+
+
+@pytest.mark.parametrize("preset", ["gspo", "treeadv_gspo"])
+def test_gspo_as_a_configuration_gives_it_clips_by_the_ratio_of_a_leafs_path(preset):
+    """The good leaf's mean ratio is over its clip, so it is not pushed further, although a token of it is under."""
+    learner = LearnerConfig(preset=preset, correction="none")
+    f = build([-1, -1], [2, 2], rewards=[1, 0])
+    result = evaluate(f, wanted(learner, SamplingConfig()), 1.0, f.logprob + np.array([0.1, -0.05, 0.01, 0.01]))
+    np.testing.assert_array_equal(result.slope == 0, [True, True, False, False])
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "none"])
+@pytest.mark.parametrize(("learner", "idle"), [
+    ({"preset": "gspo"}, r"the ratio of a leaf path \(GSPO\)"),
+    ({"preset": "treeadv", "advantage": {"ratio": "leaf_path"}}, r"the ratio of a leaf path \(GSPO\)"),
+    ({"preset": "treeadv", "advantage": {"clip": [0.2, 0.28]}}, "learner.advantage.clip"),
+])  # fmt: skip
+def test_what_a_correction_would_leave_idle_is_refused_with_the_remedy(kind, learner, idle):
+    with pytest.raises(BadInput, match=f"learner.correction={kind}: holds the ratio at 1, where {idle} does nothing; .*correction=none"):
+        wanted(LearnerConfig(correction=kind, **learner), SamplingConfig())
+    wanted(LearnerConfig(correction="none", **learner), SamplingConfig())
+
+
+def test_every_preset_can_be_asked_for():
+    for name, spec in PRESETS.items():
+        o = wanted(LearnerConfig(preset=name, correction="none", kl=0.1), SamplingConfig(leaves=4, max_tokens=8))
+        assert o == Objective(spec, "none", 0.1, 32)
 
 
 @given(forests(), st.integers(0, 99))

@@ -17,6 +17,7 @@ from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv import wire
 from treeadv.config import RunConfig
+from treeadv.errors import BadForest
 from treeadv.learning.report import NonFinite
 from treeadv.metrics import of_role
 
@@ -100,6 +101,22 @@ def test_a_step_that_is_not_finite_is_counted_and_turns_health_red(learner, tmp_
     with pytest.raises(urllib.error.HTTPError) as e:
         urllib.request.urlopen(f"http://{learner.address()}/healthz")
     assert e.value.code == 503 and b"is not finite" in e.value.read()
+
+
+@pytest.mark.parametrize("kind", [NonFinite, BadForest])
+def test_what_stops_a_step_arrives_through_ray_as_what_it_is(tmp_path, kind):
+    """With its text and, for a step that is not finite, the batch that it kept; not as something that could not be unpickled."""
+    config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, correction="none")
+    actor = ray.remote(Learner).options(num_cpus=0).remote(config, str(tmp_path), 0, 1)
+    ray.get(actor.join.remote(""))
+    change = {"logprob": np.full(FORESTS[0].tokens, -3e4, np.float32)} if kind is NonFinite else {"verdict": np.full(4, -1, np.int8)}
+    with pytest.raises(ray.exceptions.RayTaskError) as e:
+        ray.get(actor.step.remote(batches([dataclasses.replace(FORESTS[0], **change)]), 0))
+    assert isinstance(e.value, kind) and type(e.value.cause) is kind
+    if kind is NonFinite:
+        assert e.value.cause.batch.is_file() and "python -m treeadv.learning.replay_step RUN --batch" in str(e.value.cause)
+    else:
+        assert str(e.value.cause) == "forest f0: it is not graded"
 
 
 def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path):

@@ -26,10 +26,13 @@ def batch_of(_: str, step: int):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """Five recorded steps, checkpoints at 2 and 4."""
-    place = tmp_path_factory.mktemp("runs")
+    return recorded(tmp_path_factory.mktemp("runs"))
+
+
+def recorded(place: Path, **learner) -> Path:
+    """A run of five recorded steps, checkpoints at 2 and 4."""
     model = tiny.folder(place, "smollm")
-    config = tiny.config(model=model, steps=5, schedule="cosine", threads=1)
+    config = tiny.config(model=model, steps=5, schedule="cosine", threads=1, **learner)
     folder = RunFolder(place / "run")
     folder.path.mkdir()
     (folder.path / "config.yaml").write_text(config.to_yaml())
@@ -48,6 +51,14 @@ def test_a_replayed_step_differs_by_nothing_from_its_record(run, step):
     difference = replay_step(run, step, batch_of)
     assert difference.none, str(difference)
     assert "no difference" in str(difference)
+
+
+def test_a_replayed_step_of_an_adapter_differs_by_nothing_with_or_without_a_checkpoint_before_it(tmp_path):
+    """Without one the adapter is drawn anew, from the run's seed and not from what the process drew before."""
+    run = recorded(tmp_path, lora_rank=2)
+    for step in (1, 2, 3):
+        difference = replay_step(run, step, batch_of)
+        assert difference.none, str(difference)
 
 
 def test_a_changed_log_shows_as_a_difference(run):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MistralConfig
+from transformers import AttentionInterface, AutoModelForCausalLM, Gemma2Config, GPT2Config, MambaConfig, MistralConfig
 
 from tests.learning import tiny
 from tests.strategies import build
 from treeadv import wire
 from treeadv.errors import BadForest, BadInput
-from treeadv.learning import policy
+from treeadv.learning import attention, packing, policy
 from treeadv.learning.report import NonFinite
 from treeadv.learning.trainer import Trainer
 
@@ -46,7 +48,7 @@ def test_steps_raise_the_probability_of_good_leaves_and_lower_that_of_bad_ones(f
     f = FORESTS[0]
 
     def leaf_log_probs() -> np.ndarray:
-        logp = trainer._log_probs(trainer.policy, [f], trainer._plan([f])[0])[0]
+        logp = trainer._log_probs(trainer.policy, [f], trainer._pack([f])[0])[0]
         return np.array([sum(logp[f.start[s] : f.start[s + 1]].sum() for s in f.path(int(e))) for e in f.leaf_segment])
 
     before = leaf_log_probs()
@@ -66,10 +68,26 @@ def test_the_report_counts_what_was_trained(folder):
     assert trainer.step(FORESTS, 1).staleness == [1, 1, 1]
 
 
+def test_a_micro_batch_is_packed_once_in_the_phase_that_says_so(folder, monkeypatch):
+    """Although the reference and the log-probs of cut forests pass over it, too."""
+    trainer = Trainer(tiny.config(tokens_per_microbatch=9, kl=0.1), folder)
+    pack, calls = packing.pack, []
+
+    def slow(*args):
+        calls.append(args)
+        time.sleep(0.02)
+        return pack(*args)
+
+    monkeypatch.setattr(packing, "pack", slow)
+    seconds = trainer.step(FORESTS, 0).seconds
+    assert seconds["pack"] > 0.02 * len(calls)
+    assert len(calls) == sum(map(len, trainer._pack(FORESTS)))
+
+
 def test_the_same_batch_cut_into_small_micro_batches_takes_the_same_step(folder):
     whole, cut = Trainer(tiny.config(), folder), Trainer(tiny.config(tokens_per_microbatch=9), folder)
     a, b = whole.step(FORESTS, 0), cut.step(FORESTS, 0)
-    assert len(cut._plan(FORESTS)[0]) > len(whole._plan(FORESTS)[0]) == 1
+    assert len(cut._pack(FORESTS)[0]) > len(whole._pack(FORESTS)[0]) == 1
     assert a.loss == pytest.approx(b.loss, rel=1e-5) and a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5)
 
 
@@ -190,6 +208,35 @@ def test_a_model_that_ignores_the_mask_is_refused_by_name(folder, monkeypatch):
         policy.load(folder)
 
 
+@pytest.mark.parametrize("fault", [NonFinite(3, "the loss", Path("nonfinite-version-3.arrow")), BadForest("f0", "it is not graded")])
+def test_what_a_step_raises_is_the_same_after_pickling(fault):
+    again = pickle.loads(pickle.dumps(fault))
+    assert type(again) is type(fault) and str(again) == str(fault) and vars(again) == vars(fault)
+
+
+def test_a_model_that_asks_its_attention_for_more_is_refused_by_name_and_keyword(tmp_path):
+    """A soft cap of the scores so wide that it shows nowhere else."""
+    config = Gemma2Config(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=8, layer_types=["full_attention"], attn_logit_softcapping=50.0,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="Gemma2ForCausalLM: its attention asks for softcap and cannot attend to a tree"):
+        policy.load(tmp_path)
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_a_model_whose_attention_is_another_than_its_own_is_refused(folder, monkeypatch, compute):
+    """Packed and flat passes by the same attention would agree; the flat ones are by the model's own."""
+
+    def sharper(*args, scaling, **how):
+        return attention._tree_attention(*args, scaling=2 * scaling, **how)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, sharper)
+    with pytest.raises(BadInput, match="LlamaForCausalLM does not keep to the tree"):
+        policy.load(folder, compute=compute)
+
+
 # ---- weights out and checkpoints -----------------------------------------------------------------------------------------------
 def test_buckets_hold_every_weight_once_within_the_size_asked_for(folder):
     trainer = Trainer(tiny.config(), folder)
@@ -253,6 +300,19 @@ def test_lora_trains_the_adapter_alone_and_publishes_it_merged(folder):
         trainer.step(FORESTS, version)
     changed = {n for n, w in weights_of(trainer).items() if not np.array_equal(w, start[n].numpy())}
     assert changed == {n for n in start if "_proj" in n}
+
+
+def test_an_adapter_is_drawn_from_the_runs_seed_alone_and_leaves_torchs_generator_as_it_was(folder):
+    def drawn(seed: int) -> torch.Tensor:
+        c = tiny.config(lora_rank=2)
+        trainer = Trainer(c.model_copy(update={"run": c.run.model_copy(update={"seed": seed})}), folder)
+        return torch.cat([p.flatten() for n, p in trainer.policy.named_parameters() if "lora_A" in n])
+
+    before = torch.get_rng_state()
+    first = drawn(1)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(1)
+    assert torch.equal(drawn(1), first) and not torch.equal(drawn(2), first)
 
 
 def test_large_models_are_written_in_shards_with_an_index(folder, tmp_path, monkeypatch):

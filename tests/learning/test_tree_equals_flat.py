@@ -55,10 +55,10 @@ def current(model: torch.nn.Module, f: Forest) -> np.ndarray:
 
 def check(trainer: Trainer, model: torch.nn.Module, batch: list[Forest], preset: str, limit: int, tolerance: float) -> None:
     spec = PRESETS[preset]
-    trainer.objective, trainer.limit, trainer.reference = Objective(spec, "none", max_tokens=7), limit, None
+    trainer.objective, trainer.limit, trainer.reference = Objective(spec, "none", room=70), limit, None
     batch = [tiny.with_behaviour(f, current(model, f), 0.2, n) for n, f in enumerate(batch)]
     model.zero_grad()
-    want = flat.loss(model, batch, spec, max_tokens=7)
+    want = flat.loss(model, batch, spec, room=70)
     want.backward()
     loss = want.item()
     got = trainer.gradients(batch, Phases("cpu"))[0]

@@ -64,7 +64,7 @@ def test_loss_and_gradients_equal_those_of_trl_on_the_expanded_leaves(case, f, k
     batch = as_batch(f, leaf_advantages(f, spec), current(reference_model, f))
     want = trl_reference.loss(theirs, batch, loss_type, level, spec.clip, kl, max_tokens=9)
     want.backward()
-    trainer.objective, trainer.limit = Objective(spec, "none", kl, max_tokens=9), 1000
+    trainer.objective, trainer.limit = Objective(spec, "none", kl, room=9 * f.leaves), 1000
     trainer.reference = other.policy if kl else None
     got = trainer.gradients([f], Phases("cpu"))[0]
     assert got == pytest.approx(want.item(), rel=1e-4, abs=1e-5)

@@ -157,9 +157,9 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
         # mean over the leaves i of s of (R_i - mean of the others) = (V - mean) N / (N - 1); a single leaf has no others
         return V - (V - mean) * f.leaves / (f.leaves - 1) if f.leaves > 1 else 0.0
     if spec.baseline == "leave_subtree_out":
-        inside = leaf_sum(f, weights * f.reward), leaf_sum(f, weights)
-        alone = f.leaf_count == f.leaves  # nothing grows outside of it: no baseline
-        return np.where(alone, 0.0, (mean - inside[0]) / np.where(alone, 1.0, 1.0 - inside[1]))
+        # How many fresh roots (budget 1) top a forest up depends on the tokens of trees that could fork: compare those among themselves.
+        could = (f.budget[f.parent < 0] > 1)[f.tree]
+        return np.where(could, _outside(f, weights * could[f.leaf_segment]), _outside(f, weights))
     if spec.baseline == "parent_fork":
         return np.where(f.parent < 0, mean, V[f.parent])
     if spec.baseline == "segment_mean":
@@ -167,10 +167,17 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
     return mean
 
 
+def _outside(f: Forest, weights: Array) -> Array:
+    """[S] the mean reward, under `weights` [L], of the leaves that are not under a segment; 0 where all that weigh are."""
+    alone = leaf_sum(f, weights > 0) == np.count_nonzero(weights)
+    inside = leaf_sum(f, weights * f.reward), leaf_sum(f, weights)
+    return np.where(alone, 0.0, (weights @ f.reward - inside[0]) / np.where(alone, 1.0, weights.sum() - inside[1]))
+
+
 def _copies(f: Forest, spec: AdvantageSpec) -> Array:
     """[S] c(s): how often the loss counts a token of the segment."""
     if spec.weight == "flow":
-        return f.leaves * flow_weights(f)
+        return f.trees * flow_weights(f)  # 1 for every root: a share of it would depend on how many roots topped the forest up
     power = {"once": 0.0, "per_leaf": 1.0, "sqrt": 0.5}[spec.weight]
     return f.leaf_count.astype(np.float64) ** power
 

@@ -9,21 +9,25 @@ import torch
 
 from treeadv.forest import Forest
 
-# Dense bf16 FLOP/s as the vendor states them (data sheets, without sparsity).
-_PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
+# Dense bf16 FLOP/s as the vendor states them (data sheets, without sparsity); the first whose name is in the device's.
+_PEAK = {
+    "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200 NVL": 835e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12,
+}  # fmt: skip
 
 
 def training_flops(model: Any, forests: Sequence[Forest]) -> float:
-    """FLOPs of one forward and backward over every token once: 6 per weight in a matrix product, 12 per layer, width and key seen."""
-    table = model.get_input_embeddings().weight.numel()
-    tied = model.config.tie_word_embeddings
-    weights = sum(p.numel() for p in model.parameters()) - (0 if tied else table)
-    width = model.config.num_hidden_layers * model.config.hidden_size
+    """FLOPs of one forward and backward over every token once: 6 per trained weight in a matrix product, 4 per frozen one (LoRA), 12 per
+    layer, width of all heads and key seen."""
+    c, table = model.config, model.get_input_embeddings().weight
+    products = [p for p in model.parameters() if c.tie_word_embeddings or p is not table]
+    per_token = sum((6.0 if p.requires_grad else 4.0) * p.numel() for p in products)
+    head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    width = c.num_hidden_layers * c.num_attention_heads * head
     total = 0.0
     for f in forests:
         P = len(f.prompt)
         keys = P * (P + 1) / 2 + float(((P + f.offset) * f.lengths + f.lengths * (f.lengths + 1.0) / 2).sum())
-        total += 6.0 * weights * (P + f.tokens) + 12.0 * width * keys
+        total += per_token * (P + f.tokens) + 12.0 * width * keys
     return total
 
 

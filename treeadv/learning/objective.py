@@ -17,20 +17,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from treeadv.config import LearnerConfig, SamplingConfig
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.learning import correction
-from treeadv.learning.advantage import AdvantageSpec, Array, advantages, leaf_advantages, leaf_sum, path_sum
+from treeadv.learning.advantage import AdvantageSpec, Array, advantages, leaf_advantages, leaf_sum, path_sum, preset
 from treeadv.learning.correction import Mismatch, segment_sum
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What a step minimises. `kl` weighs KL(pi || reference) by the estimator k3; `max_tokens` divides under normaliser=constant."""
+    """What a step minimises. `kl` weighs KL(pi || reference) by the estimator k3; `room`, the tokens that a forest may have (its leaf
+    budget times the tokens of a rollout), divides under normaliser=constant."""
 
     spec: AdvantageSpec
     correction: correction.Kind = "none"
     kl: float = 0.0
-    max_tokens: int = 1
+    room: int = 1
+
+
+def wanted(learner: LearnerConfig, sampling: SamplingConfig) -> Objective:
+    """What a configuration asks for. `BadInput` for a preset that there is not, and for a clip or a leaf-path ratio that would do nothing:
+    a correction other than none holds the ratio at 1."""
+    spec = preset(learner.preset, learner.advantage)
+    if learner.correction != "none":
+        idle = "the ratio of a leaf path (GSPO)" if spec.ratio == "leaf_path" else "learner.advantage.clip"
+        if spec.ratio == "leaf_path" or "clip" in learner.advantage:
+            raise BadInput(
+                f"learner.correction={learner.correction}: holds the ratio at 1, where {idle} does nothing; with "
+                f"learner.preset={learner.preset} set learner.correction=none, which takes the clipped ratio to the behaviour policy"
+            )
+    return Objective(spec, learner.correction, learner.kl, sampling.leaves * sampling.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +65,22 @@ def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
     """1/Z for each forest, over all forests of the step (on all ranks).
 
     token_mean: Z = sum of c(s) |s| over the step. sequence_mean: the mean over the forest's leaves, then over forests.
-    constant: as sequence_mean with max_tokens in place of the leaf's length.
+    constant: `room` for each forest, whatever it came to.
     """
     if o.spec.normaliser == "token_mean":
         total = sum(float(advantages(f, o.spec)[1] @ f.lengths) for f in forests)
         return [1.0 / total] * len(forests)
-    length = o.max_tokens if o.spec.normaliser == "constant" else 1
-    return [1.0 / (len(forests) * f.leaves * length) for f in forests]
+    return [1.0 / (len(forests) * (o.room if o.spec.normaliser == "constant" else f.leaves)) for f in forests]
 
 
-def evaluate(
-    f: Forest, o: Objective, scale: float, logp: Array, reference: Array | None = None, proximal: Array | None = None
-) -> Outcome:
+def evaluate(f: Forest, o: Objective, scale: float, logp: Array, reference: Array | None = None) -> Outcome:
     """Loss of one graded forest at log pi = `logp` [T], with its derivative.
 
-    The old policy of the ratio is the behaviour policy without a correction, else the proximal policy (`proximal` [T]; by default
-    the current one: with one update a batch they are the same, the ratio is 1 and the correction carries all of the mismatch).
+    The old policy of the ratio is the behaviour policy without a correction, else the proximal policy. With one update a batch that is
+    the current one: the ratio is 1 and the correction carries all of the mismatch.
     """
     behaviour = f.logprob.astype(np.float64)
-    old = behaviour if o.correction == "none" else (logp if proximal is None else proximal)
+    old = behaviour if o.correction == "none" else logp
     weights = correction.correct(o.correction, f, old - behaviour)
     token = np.where(np.exp(behaviour) > o.spec.max_prob, 0.0, weights.token)
     gain = _Gain(f, o.spec, scale)

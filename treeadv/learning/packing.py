@@ -8,7 +8,7 @@ loss of a token depends on its path alone). A forest within the token limit is o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -88,10 +88,10 @@ def group(parts: Sequence[Piece], limit: int) -> list[list[Piece]]:
     return bins
 
 
-def filler(forests: Sequence[Forest]) -> Piece:
-    """A small piece, for a rank that has nothing left while others compute."""
+def filler(forests: Sequence[Forest]) -> Packed:
+    """A small micro-batch of which nothing is trained, for a rank that has nothing left while others compute."""
     f = forests[0]
-    return Piece(0, 0, 1, (), len(f.prompt) + int(f.lengths[0]))
+    return replace(pack(forests, [Piece(0, 0, 1, (), len(f.prompt) + int(f.lengths[0]))]), pieces=(), span=())
 
 
 def balance(cost: Sequence[int], world: int) -> list[list[int]]:

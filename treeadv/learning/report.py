@@ -39,11 +39,14 @@ class NonFinite(RuntimeError):
     """A loss or a gradient that is not finite: the optimizer did not step, the batch lies in `batch`."""
 
     def __init__(self, version: int, what: str, batch: Path) -> None:
-        super().__init__(
-            f"step for version {version}: {what} is not finite; the weights are unchanged and the batch is kept: to run it again, "
-            f"python -m treeadv.learning.replay_step RUN --batch {batch}"
+        super().__init__(version, what, batch)  # the arguments themselves: by these it is pickled on its way through Ray
+        self.version, self.what, self.batch = version, what, batch
+
+    def __str__(self) -> str:
+        return (
+            f"step for version {self.version}: {self.what} is not finite; the weights are unchanged and the batch is kept: to run it "
+            f"again, python -m treeadv.learning.replay_step RUN --batch {self.batch}"
         )
-        self.batch = batch
 
 
 class Phases:

@@ -17,13 +17,14 @@ from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
 from treeadv.learning import checkpoint, packing, policy, sharding, weights
-from treeadv.learning.advantage import Array, preset
+from treeadv.learning.advantage import Array
 from treeadv.learning.correction import Mismatch
 from treeadv.learning.flops import utilisation
-from treeadv.learning.objective import Objective, Outcome, evaluate, scales
-from treeadv.learning.packing import Piece
+from treeadv.learning.objective import Outcome, evaluate, scales, wanted
+from treeadv.learning.packing import Packed, Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
+from treeadv.sampling.seeds import derive
 from treeadv.storage import Storage
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,17 +44,18 @@ class Trainer:
         self.source, self.keep_dir = Path(model_dir), Path(keep_dir)
         self.version = 0  # of the weights held
         self.limit = c.tokens_per_microbatch
-        self.objective = Objective(preset(c.preset, c.advantage), c.correction, c.kl, config.sampling.max_tokens)
+        self.objective = wanted(c, config.sampling)
         base = base_dir or model_dir
-        self.policy = policy.load(base if c.lora_rank else model_dir, c.device)
+        self.policy = policy.load(base if c.lora_rank else model_dir, c.device, _DTYPES[c.dtype])
         if c.lora_rank:
-            self.policy.adapt(c.lora_rank)
+            self.policy.adapt(c.lora_rank, derive(config.run.seed, "lora"))
         if c.checkpoint_activations:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.reference = policy.load(base, c.device).requires_grad_(False) if c.kl else None
-        for model in filter(None, (self.policy, self.reference)):
-            if world > 1:
-                sharding.shard(model, c.device, _DTYPES[c.dtype])
+        if world > 1:
+            sharding.shard(self.policy, c.device)  # before the reference is read: one whole model at a time
+        self.reference = policy.load(base, c.device, _DTYPES[c.dtype]).requires_grad_(False) if c.kl else None
+        if self.reference and world > 1:
+            sharding.shard(self.reference, c.device)
         self._trained = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self._trained, lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=True)
 
@@ -79,7 +81,7 @@ class Trainer:
         for f in forests:
             self._refuse(f)
         with clock("pack"):
-            batches, cut = self._plan(forests)
+            batches, cut = self._pack(forests)
             scale = scales(forests, self.objective)
         outcomes: dict[int, Outcome] = {}
         self.optimizer.zero_grad()
@@ -89,8 +91,8 @@ class Trainer:
             for n, logp in self._log_probs(self.policy, forests, cut).items():
                 outcomes[n] = evaluate(forests[n], self.objective, scale[n], logp, reference.get(n))
         with clock("forward_backward"):
-            for batch in batches:
-                self._backward(forests, batch, scale, outcomes, reference)
+            for packed in batches:
+                self._backward(forests, packed, scale, outcomes, reference)
         return self._total(outcomes)
 
     def _refuse(self, f: Forest) -> None:
@@ -102,7 +104,7 @@ class Trainer:
         if not f.graded:
             raise BadForest(f.forest_id, "it is not graded")
 
-    def _plan(self, forests: Sequence[Forest]) -> tuple[list[list[Piece]], list[list[Piece]]]:
+    def _pack(self, forests: Sequence[Forest]) -> tuple[list[Packed], list[Packed]]:
         """This rank's micro-batches, and those of them that hold forests cut in several pieces (their log-probs are needed first).
 
         All ranks run as many, since sharded layers are gathered together: one that has fewer trains nothing in the rest.
@@ -115,35 +117,37 @@ class Trainer:
             own = [p for p in parts if p.forest in set(share)]
             mine.append(packing.group(own, self.limit))
             cuts.append(packing.group([p for p in own if not p.whole(forests)], self.limit))
-        return _filled(mine, self.rank), _filled(cuts, self.rank)
+        return self._filled(forests, mine), self._filled(forests, cuts)
+
+    def _filled(self, forests: Sequence[Forest], batches: list[list[list[Piece]]]) -> list[Packed]:
+        own = [packing.pack(forests, batch) for batch in batches[self.rank]]
+        return own + [packing.filler(forests) for _ in range(max(map(len, batches)) - len(own))]
 
     def _autocast(self) -> torch.autocast:
         c = self.config.learner
         return torch.autocast(c.device, torch.bfloat16, enabled=c.dtype == "bfloat16")
 
     @torch.no_grad()
-    def _log_probs(self, model: Policy, forests: Sequence[Forest], batches: list[list[Piece]]) -> dict[int, Array]:
+    def _log_probs(self, model: Policy, forests: Sequence[Forest], batches: list[Packed]) -> dict[int, Array]:
         """log pi [T] of every forest in `batches`, without gradient."""
         out: dict[int, Array] = {}
-        for batch in batches:
-            packed = packing.pack(forests, batch or [packing.filler(forests)])
+        for packed in batches:
             with self._autocast():
                 logp = model(packed).double().cpu().numpy()
-            for p, (a, b) in zip(batch, packed.span, strict=False):
+            for p, (a, b) in zip(packed.pieces, packed.span, strict=True):
                 f = forests[p.forest]
                 out.setdefault(p.forest, np.empty(f.tokens))[f.start[p.first] : f.start[p.last]] = logp[a:b]
         return out
 
     def _backward(
-        self, forests: Sequence[Forest], batch: list[Piece], scale: list[float], outcomes: dict[int, Outcome], reference: dict[int, Array]
+        self, forests: Sequence[Forest], packed: Packed, scale: list[float], outcomes: dict[int, Outcome], reference: dict[int, Array]
     ) -> None:
         """Add the gradient of one micro-batch: the slope of the loss by each log-prob, carried back through the model."""
-        packed = packing.pack(forests, batch or [packing.filler(forests)])
         with self._autocast():
             logp = self.policy(packed)
         known = logp.detach().double().cpu().numpy()
         slope = np.zeros(len(known))
-        for p, (a, b) in zip(batch, packed.span, strict=False):
+        for p, (a, b) in zip(packed.pieces, packed.span, strict=True):
             f = forests[p.forest]
             if p.whole(forests):
                 outcomes[p.forest] = evaluate(f, self.objective, scale[p.forest], known[a:b], reference.get(p.forest))
@@ -208,12 +212,12 @@ class Trainer:
 
     # ---- weights out, checkpoints --------------------------------------------------------------------------------------------
     def buckets(self, max_bytes: int) -> Iterator[dict[str, Any]]:
-        """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time; every rank must run it to the end.
+        """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time, on rank 0; the others must run it, too.
 
         float32 comes as numpy arrays (which Ray hands over without a copy), bfloat16 as torch tensors.
         """
         dtype = _DTYPES[self.config.generator.dtype]
-        for bucket in weights.buckets(self.policy, max_bytes, dtype):
+        for bucket in weights.buckets(self.policy, max_bytes, dtype, writer=self.rank == 0):
             yield {n: t.numpy() for n, t in bucket.items()} if dtype == torch.float32 else bucket
 
     def save(self, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
@@ -232,7 +236,3 @@ class Trainer:
         progress, extra = checkpoint.restore(Path(folder), self.policy, self.optimizer)
         self.version = progress["version"]
         return extra
-
-
-def _filled(batches: list[list[list[Piece]]], rank: int) -> list[list[Piece]]:
-    return batches[rank] + [[]] * (max(map(len, batches)) - len(batches[rank]))

@@ -26,7 +26,7 @@ def full(t: torch.Tensor) -> torch.Tensor:
 
 
 def tensors(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
-    """(Hugging Face name, whole tensor on CPU) of every weight, gathered one by one. Tied weights come once; LoRA comes merged.
+    """(Hugging Face name, whole tensor where it lies) of every weight, gathered one by one. Tied weights come once; LoRA comes merged.
 
     Every rank must run it to the end.
     """
@@ -39,21 +39,27 @@ def tensors(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
             for adapter, factor in module.scaling.items():
                 A, B = full(module.lora_A[adapter].weight.detach()), full(module.lora_B[adapter].weight.detach())
                 t = t + factor * (B @ A)
-        yield name.replace(".base_layer.", "."), t.cpu()
+        yield name.replace(".base_layer.", "."), t
 
 
-def buckets(policy: Policy, max_bytes: int, dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
-    """The weights in `dtype` as dictionaries of at most `max_bytes` (a larger tensor stands alone), copies safe to keep."""
+def buckets(policy: Policy, max_bytes: int, dtype: torch.dtype, writer: bool) -> Iterator[dict[str, torch.Tensor]]:
+    """The weights in `dtype` on CPU as dictionaries of at most `max_bytes` (a larger tensor stands alone), copies safe to keep.
+
+    Every rank must run it to the end, but only the `writer` is given anything: the others' copies would be made to be thrown away.
+    """
     bucket: dict[str, torch.Tensor] = {}
     held = 0
     for name, t in tensors(policy):
+        if not writer:
+            continue
         size = t.numel() * dtype.itemsize
         if bucket and held + size > max_bytes:
             yield bucket
             bucket, held = {}, 0
-        bucket[name] = t.to(dtype, copy=True).contiguous()
+        bucket[name] = t.to(dtype, copy=t.device.type == "cpu").cpu().contiguous()  # cast before it travels
         held += size
-    yield bucket
+    if bucket:
+        yield bucket
 
 
 def write_folder(policy: Policy, source: Path, folder: Path, writer: bool) -> None:
@@ -61,12 +67,11 @@ def write_folder(policy: Policy, source: Path, folder: Path, writer: bool) -> No
     names: dict[str, str] = {}
     total = 0
     files: list[str] = []
-    for i, bucket in enumerate(buckets(policy, _SHARD_BYTES, torch.float32)):
+    for i, bucket in enumerate(buckets(policy, _SHARD_BYTES, torch.float32, writer)):
         files.append(f"model-{i + 1:05d}.safetensors")
         names |= dict.fromkeys(bucket, files[-1])
         total += sum(t.nbytes for t in bucket.values())
-        if writer:
-            save_file(bucket, folder / files[-1], metadata={"format": "pt"})
+        save_file(bucket, folder / files[-1], metadata={"format": "pt"})
     if not writer:
         return
     if len(files) == 1:
