@@ -58,8 +58,8 @@ def train(args: argparse.Namespace) -> int:
     final_table(summary, console)
     if summary["steps"] < config.run.steps:
         console.print(f"Stopped before the last step; go on with: treeadv train --resume {shlex.quote(folder.home)}", soft_wrap=True)
-        # Who sends SIGTERM is not who wants the run to end: whatever started it must see that it has not (Kubernetes starts it again).
-        return 128 + signal.SIGTERM if summary["stopped_by"] == "SIGTERM" else 0
+        # Only Ctrl-C says that the run shall end: whatever started it must see that it has not (Kubernetes then starts it again).
+        return 0 if summary["stopped_by"] == "SIGINT" else 128 + signal.Signals[summary["stopped_by"]]
     return 0
 
 

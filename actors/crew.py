@@ -38,7 +38,10 @@ class Crew:
     @property
     def wanted(self) -> int:
         """Members that serve, and those that are on their way, replacements too."""
-        return len(self.members) + len(self._joining)
+        return len(self.members) + len(self._coming())
+
+    def _coming(self) -> list[asyncio.Task[None]]:
+        return [t for t in self._joining if not t.done()]
 
     async def ready(self) -> AsyncIterator[Any]:
         """Members as they become ready: those of the start, replacements, additions."""
@@ -73,15 +76,17 @@ class Crew:
         while self.wanted < wanted:
             self._joining.append(asyncio.create_task(self._add(), name=f"joining {self.role}"))
         while self.wanted > wanted:
-            if self._joining:
-                self._joining.pop().cancel()
+            if coming := self._coming():
+                self._joining.remove(coming[-1])
+                coming[-1].cancel()
             else:
                 self.members.pop()  # it stays in `names` until it is dismissed
 
     def check(self) -> None:
         """Take in who has joined; raises what went wrong with one who could not."""
-        done = [t for t in self._joining if t.done()]
-        self._joining = [t for t in self._joining if not t.done()]
+        coming = self._coming()
+        done = [t for t in self._joining if t not in coming]
+        self._joining = coming
         for task in done:
             task.result()
 

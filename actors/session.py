@@ -74,7 +74,8 @@ async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Pro
     stop, whole = asyncio.Event(), asyncio.Event()
     signs: list[signal.Signals] = []
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(sign, _interrupt, sign, signs, stop)
+        if sign != signal.SIGHUP or signal.getsignal(sign) != signal.SIG_IGN:  # under nohup the end of the terminal is not ours
+            asyncio.get_running_loop().add_signal_handler(sign, _interrupt, sign, signs, stop)
     config = config.model_copy(update={"model": models.anywhere(config.model)})
     await asyncio.to_thread(models.resolve, config.model.path, config.model.cache)
     folder.forget_end()
