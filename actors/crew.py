@@ -83,11 +83,10 @@ class Crew:
                 self.members.pop()  # it stays in `names` until it is dismissed
 
     def check(self) -> None:
-        """Take in who has joined; raises what went wrong with one who could not."""
+        """Take in who has joined; raises what went wrong with one who could not. Of more that could not `end` hears."""
         coming = self._coming()
-        done = [t for t in self._joining if t not in coming]
-        self._joining = coming
-        for task in done:
+        for task in [t for t in self._joining if t not in coming]:
+            self._joining.remove(task)
             task.result()
 
     def replace(self, member: Any, cause: Exception) -> None:
@@ -132,7 +131,7 @@ class Crew:
     async def end(self) -> None:
         for task in self._joining:
             task.cancel()
-        await asyncio.gather(*self._joining, return_exceptions=True)  # cancelled here; a member half up is killed by `join`
+        await asyncio.gather(*self._joining, return_exceptions=True)  # cancelled here, or one of them told by `check`
         await close(list(self.names))
         self.members, self.names, self._joining = [], {}, []
 

@@ -57,7 +57,8 @@ async def grow(cast: Cast, generator: Any) -> None:
             await cast.queue.fail.remote(ticket.forest_id, reason(fault))
             if isinstance(fault.cause, EngineGone):
                 crew.replace(generator, fault.cause)
-            cast.failed(fault)
+            else:
+                cast.failed(fault)
         else:
             await cast.queue.admit.remote(ticket.forest_id, [scored])
             cast.failures = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -15,8 +16,13 @@ from actors.crew import RESTARTS, Crew, RoleFailed
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(crew.ray, "kill", lambda member: None)
+    monkeypatch.setattr(crew, "close", closed)
     monkeypatch.setattr(crew, "BACKOFF", 0.001)
     yield
+
+
+async def closed(members: list[str]) -> None:
+    pass
 
 
 class Role:
@@ -109,6 +115,26 @@ def test_members_that_die_together_are_not_one_that_dies_again_and_again() -> No
         await settle(role.crew, 2 * RESTARTS)
 
     asyncio.run(scene())
+
+
+def test_of_two_that_fail_at_once_one_tells_and_the_other_is_not_left_to_the_garbage_collector() -> None:
+    async def scene() -> list[str]:
+        unheard: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context["message"]))
+        role = Role()
+        await role.crew.fill(2)
+        role.deaths = 10**6
+        for member in list(role.crew.members):
+            role.crew.replace(member, RayActorError())
+        while role.crew._coming():
+            await asyncio.sleep(0.001)
+        with pytest.raises(RoleFailed):
+            role.crew.check()
+        await role.crew.end()
+        gc.collect()
+        return unheard
+
+    assert asyncio.run(scene()) == []
 
 
 def test_one_that_dies_again_and_again_fails_its_role_with_the_last_cause() -> None:

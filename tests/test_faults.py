@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.running import Started, finish, hosts, recipe, sound, start, steps, wait_for
+from tests.running import LIMIT, Started, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.replay.audit import audit
 from treeadv.runs import RunFolder
 
@@ -63,10 +63,10 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
 class Run:
     """A run under fault injection, and how it takes each fault."""
 
-    def __init__(self, tmp_path: Path, model: Path) -> None:
+    def __init__(self, tmp_path: Path, model: Path, **changes: object) -> None:
         self.run, self._faults = tmp_path / "run", tmp_path / "faults"
         self._faults.mkdir()
-        self._process = self._start("--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2))
+        self._process = self._start("--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2, **changes))
         wait_for(lambda: steps(self.run) >= 2, self._process)
         self._members = {role: len(self.hosts(role)) for role in STATES} | {"verifier": 1}  # a dead spare is replaced when it is needed
 
@@ -122,7 +122,7 @@ class Run:
 
     def said(self) -> str:
         """All that it said, once it has ended by itself."""
-        return self._process.said(WITHIN)
+        return self._process.said(LIMIT)
 
     def end(self) -> None:
         """An orderly end: every step once, every trained forest in one of them."""
@@ -169,7 +169,7 @@ def test_a_run_outlives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: P
 def test_a_role_that_dies_again_and_again_ends_the_run_with_the_cause_and_loses_nothing(
     tmp_path: Path, tiny_model: Path, victim: str
 ) -> None:
-    run = Run(tmp_path, tiny_model)
+    run = Run(tmp_path, tiny_model, generator__count=1)
     run.arm(at=DRAWING, victim=victim, always=True)
     said = run.said()
     last = said.strip().splitlines()[-1]
