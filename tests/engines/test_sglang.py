@@ -288,13 +288,20 @@ class Router:
         self._process.wait()
 
 
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[Router]:
+    made = Router(tmp_path / "router")
+    yield made
+    made.stop()
+
+
 @pytest.mark.skipif(importlib.util.find_spec("sglang_router") is None, reason="sglang-router is not installed (make sglang-cpu)")
 def test_servers_behind_a_real_router_come_late_have_the_weights_before_traffic_and_go(
-    run: Run, make: Make, tiny_model: Path, tmp_path: Path
+    run: Run, make: Make, router: Router, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The router comes up after the engine asks for it, its servers one by one; then they are taken off its list one by one."""
     new = weights(tiny_model, 1.1)
-    router, second = Router(tmp_path / "router"), run(start_server(tiny_model, tmp_path / "log"))
+    second = run(start_server(tiny_model, tmp_path / "log"))
 
     async def when(serving: list[str]) -> None:
         async with asyncio.timeout(120):
@@ -330,7 +337,6 @@ def test_servers_behind_a_real_router_come_late_have_the_weights_before_traffic_
     router.unlist(second.url)
     run(asyncio.sleep(2 * LOOK))
     assert [m.url for m in engine.members] == [second.url]  # an empty list says nothing of servers
-    router.stop()
     run(second.stop())
 
 
