@@ -24,6 +24,7 @@ import yaml
 
 from treeadv import config as configuration
 from treeadv.config import Config
+from treeadv.disk import fsync
 from treeadv.errors import BadInput
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class RunFolder:
         if self.storage:
             self.storage.push(self.path)
         elif (self.path / "metrics.jsonl").is_file():
-            _sync(self.path / "metrics.jsonl")
+            fsync(self.path / "metrics.jsonl")
 
     def last_checkpoint(self) -> int:
         """The step that the run would go on from; 0 when it has no checkpoint."""
@@ -158,20 +159,12 @@ def write_atomically(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.write_text(text)
-        _sync(scratch)
+        fsync(scratch)
         scratch.replace(path)
-        _sync(path.parent)
+        fsync(path.parent)
     except OSError as e:
         scratch.unlink(missing_ok=True)
         raise BadInput(f"{path}: cannot be written ({e.strerror or e})") from e
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def home_of(run: str) -> str:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
+from treeadv.disk import fsync
 from treeadv.errors import BadInput
 from treeadv.learning import weights
 from treeadv.learning.policy import Policy
@@ -104,19 +105,11 @@ def prune(folder: Path, keep: int) -> None:
 
 def _publish(scratch: Path, folder: Path) -> None:
     for path in [*scratch.rglob("*"), scratch]:
-        _fsync(path)
+        fsync(path)
     if folder.exists():  # the same step, written again after a resume
         shutil.rmtree(folder)
     os.replace(scratch, folder)
-    _fsync(folder.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fsync(folder.parent)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Protocol, TypeAlias
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from treeadv.disk import fsync
 from treeadv.errors import BadInput
 
 Bytes: TypeAlias = bytes | pa.Buffer
@@ -88,7 +89,7 @@ class LocalPart:
         self._path = path
         self._lock = threading.Lock()  # a sync may run in another thread while the owner closes
         self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        _sync_path(path.parent)
+        fsync(path.parent)
 
     def write(self, data: Bytes) -> None:
         assert self._fd is not None, f"{self._path} is closed"
@@ -193,7 +194,7 @@ class Folder:
         above = [p for p in (self.local, *self.local.parents) if not p.exists()] if self.local else []
         self._fs.create_dir(self._base, recursive=True)
         for path in above:
-            _sync_path(path.parent)
+            fsync(path.parent)
 
     def create(self, name: str) -> Part:
         """A new part; FileExistsError if there is one of that name on a local disk."""
@@ -229,7 +230,7 @@ class Folder:
         part.seal()
         part.sync()
         os.replace(new, self.local / name)
-        _sync_path(self.local)
+        fsync(self.local)
 
     def truncate(self, name: str, size: int) -> None:
         """Cut a file to its first `size` bytes; durable on return, else what is written behind it later could outlive the cut."""
@@ -244,7 +245,7 @@ class Folder:
     def sync(self, name: str) -> None:
         """Make durable what an earlier process may have written to a file and not flushed."""
         if self.local:
-            _sync_path(self.local / name)
+            fsync(self.local / name)
 
     def delete(self, name: str) -> None:
         self._fs.delete_file(f"{self._base}/{name}")
@@ -306,11 +307,3 @@ def _exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) ->
         raise TooShort(f"{name}: {want} bytes at {offset} wanted of {size}")
     file.seek(offset)
     return file.read_buffer(want)
-
-
-def _sync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
