@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import treeadv.disk
 from tests.replay.helpers import fill, open_store, reserve, train
 from treeadv.replay import files
 from treeadv.replay.audit import audit
@@ -27,7 +28,7 @@ MODES = {
 
 
 class Disk:
-    """Stands in for the module `os` of treeadv.replay.files. Before each call that changes the disk it notes, by what has been promised
+    """Stands in for the module `os` of those that write. Before each call that changes the disk it notes, by what has been promised
     so far, what a power cut would leave."""
 
     def __init__(self, root: Path) -> None:
@@ -115,7 +116,8 @@ def promise(disk: Disk, store: Any, step: int) -> None:
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
     disk = Disk(tmp_path_factory.mktemp("disk"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "os", disk)
+        for module in (files, treeadv.disk):
+            patch.setattr(module, "os", disk)
         scenario(disk)
     yield disk
     disk.end()
