@@ -165,7 +165,7 @@ def test_a_run_outlives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: P
     print(seconds)
 
 
-@pytest.mark.parametrize("victim", ["", "fails"])
+@pytest.mark.parametrize("victim", [pytest.param("", marks=pytest.mark.slow), "fails"])
 def test_a_role_that_dies_again_and_again_ends_the_run_with_the_cause_and_loses_nothing(
     tmp_path: Path, tiny_model: Path, victim: str
 ) -> None:
