@@ -98,27 +98,14 @@ class Run:
         fired.unlink()
 
     def recover(self, role: str) -> float:
-        """Seconds until the role is back and the next step on record; a driver is started again."""
+        """Seconds until the role is back and the next step on record; a driver is started again at once."""
         began = time.monotonic()
         if role == "driver":
-            self._process.wait(10)
-            _until(lambda: not self._left())
+            self._process.wait(10)  # its actors end a second or two later, a worker that Ray was just starting up to a minute later
             self._process = self._start("--resume", self.run)
         done = _whole_steps(self.run)
         wait_for(lambda: _whole_steps(self.run) > done and len(self.hosts(role)) >= self._members[role], self._process)
         return time.monotonic() - began
-
-    def _left(self) -> list[psutil.Process]:
-        """Processes that outlive their driver."""
-        mine = str(self._faults)
-        found = []
-        for p in psutil.process_iter():
-            try:
-                if p.environ().get("TREEADV_VERIFIER_FAULTS") == mine and p.status() != psutil.STATUS_ZOMBIE:
-                    found.append(p)
-            except psutil.Error:
-                continue
-        return found
 
     def said(self) -> str:
         """All that it said, once it has ended by itself."""
