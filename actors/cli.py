@@ -41,10 +41,10 @@ def _add_train(commands: Commands) -> None:
 def train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from treeadv import runs
+    from actors.beginning import begin
     from treeadv.report.progress import Progress, final_table
 
-    folder, config, resumed = runs.begin(args.config, args.resume, args.resume_or_start, args.overrides)
+    folder, config, resumed = begin(args.config, args.resume, args.resume_or_start, args.overrides)
     from actors.session import train as run  # Ray and torch are loaded only when all that the user wrote is known to be good
 
     console = Console()

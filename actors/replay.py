@@ -20,9 +20,9 @@ from ray import ObjectRef
 
 from treeadv.config import Config
 from treeadv.errors import BadInput
+from treeadv.folder import Syncable, flush
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import Shown, figures
-from treeadv.replay.files import Syncable, flush
 from treeadv.replay.records import ticket_seed
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket

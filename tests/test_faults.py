@@ -43,7 +43,7 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "ReplayQueue": {
         "working": (LEASING, ""),
-        "writing": ("treeadv.replay.files:LocalPart.write", ""),
+        "writing": ("treeadv.folder:LocalPart.write", ""),
         "updating weights": (LOADING, "ReplayQueue"),
         "handing over what it read back": (LEASING, "", "actors.learner:Learner.step", "ReplayQueue"),
     },

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from actors.beginning import begin
 from tests.running import recipe
 from treeadv.config import load
 from treeadv.errors import BadInput
-from treeadv.runs import RunFolder, begin
+from treeadv.runs import RunFolder
 
 
 def test_resume_or_start_goes_on_by_what_the_recipe_says_now(tmp_path: Path, tiny_model: Path) -> None:

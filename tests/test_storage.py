@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from actors import cli
+from actors.beginning import begin
 from tests.learning import tiny
 from tests.replay.test_s3 import keys
 from tests.running import ROLES, finish, hosts, recipe, start, steps, wait_for
-from treeadv import runs
 from treeadv.errors import BadInput
+from treeadv.ownership import Lock
 from treeadv.replay.audit import audit
-from treeadv.replay.journal import Lock
 from treeadv.runs import RunFolder
 from treeadv.storage import Storage
 
@@ -151,7 +151,7 @@ import torch, torch.distributed as dist
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv.learning.trainer import Trainer
-from treeadv.replay.journal import Lock
+from treeadv.ownership import Lock
 from treeadv.runs import RunFolder
 from treeadv.storage import Storage
 model, out, rank, uri = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -235,7 +235,7 @@ def test_a_store_that_does_not_answer_is_one_line(bucket, tmp_path, tiny_model, 
 def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path, tiny_model, files, capsys):
     _, _, uri = bucket
     config = of(uri, tmp_path, tiny_model)
-    folder, first, resumed = runs.begin(config, None, True, [])
+    folder, first, resumed = begin(config, None, True, [])
     assert not resumed
     folder.record({"step": 1})
     folder.upload()
@@ -244,10 +244,10 @@ def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path
     folder.storage.seal(1, session, keep=1)
     shutil.rmtree(folder.path)
     assert f"{uri} holds a run: choose another run.name, or go on with it by --resume '{uri}'" in refused(capsys, "--config", config)
-    again, second, resumed = runs.begin(config, None, True, [])
+    again, second, resumed = begin(config, None, True, [])
     assert resumed and (again.path, second, again.records()) == (folder.path, first, [{"step": 1}])
     again.record({"step": 2})  # in no checkpoint: the store does not know of it
-    by_path, third, _ = runs.begin(None, str(folder.path), False, ["run.steps=9"])
+    by_path, third, _ = begin(None, str(folder.path), False, ["run.steps=9"])
     assert third.run.steps == 9 and by_path.records() == [{"step": 1}]
     (tmp_path / "one" / "config.yaml").write_text(first.model_copy(update={"run": first.run.model_copy(update={"storage": ""})}).to_yaml())
     assert f"run folder {folder.path} is of another run than {uri}" in refused(capsys, "--resume", uri)

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from treeadv.config import Config
 from treeadv.errors import BadInput
-from treeadv.replay.files import Folder, join, one_line
-from treeadv.replay.journal import hold, next_session, owner
+from treeadv.folder import Folder, join, one_line
+from treeadv.ownership import hold, next_session, owner
 
 COPIED = ("config.yaml", "metrics.jsonl", "summary.json", "report.html")
 _PROBE = "writable"
@@ -96,7 +96,7 @@ class Storage:
             self._folder.write_whole(path.name, path.read_bytes())
 
     def next_session(self) -> str:
-        """See `journal.next_session`."""
+        """See `ownership.next_session`."""
         with self._asked("read"):
             return next_session(self._replay, (c.session for c in self._sealed()))
 

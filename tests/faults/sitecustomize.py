@@ -25,7 +25,7 @@ POINTS = (  # what a process is doing when it comes there
     "treeadv.rewards.forests:grade_forest",  # having a forest judged
     "actors.reward:RewardActor._graded",  # a forest is judged, and not yet handed over
     "treeadv.replay.store:ReplayStore.lease",  # choosing forests for a step
-    "treeadv.replay.files:LocalPart.write",  # writing a payload or a record
+    "treeadv.folder:LocalPart.write",  # writing a payload or a record
     "treeadv.learning.trainer:Trainer._apply",  # gradients are there, the optimizer has not stepped
     "treeadv.learning.checkpoint:_publish",  # a checkpoint is written, and not yet under its name
     "actors.learner:Learner.step",  # a learner has references to forests, and has not read them

@@ -12,8 +12,8 @@ import pyarrow as pa
 from tests.strategies import build
 from treeadv import wire
 from treeadv.config import QueueConfig
+from treeadv.folder import Folder
 from treeadv.forest import Forest
-from treeadv.replay.files import Folder
 from treeadv.replay.journal import Reader
 from treeadv.replay.records import Reserved
 from treeadv.replay.states import Ledger

@@ -11,9 +11,9 @@ import pytest
 
 import treeadv.disk
 from tests.replay.helpers import fill, open_store, reserve, train
+from treeadv.folder import Folder
 from treeadv.replay import files
 from treeadv.replay.audit import audit
-from treeadv.replay.files import Folder
 from treeadv.replay.journal import Reader
 
 Left = tuple[tuple[str, bytes], ...]  # the files that a power cut leaves, by path

@@ -10,7 +10,7 @@ from typing import Any
 
 from treeadv import wire
 from treeadv.errors import BadForest, BadInput
-from treeadv.replay.files import Folder
+from treeadv.folder import Folder
 from treeadv.replay.history import History, folder_of
 from treeadv.replay.journal import Line, Reader
 from treeadv.replay.records import Admitted

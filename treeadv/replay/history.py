@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from treeadv import wire
 from treeadv.errors import BadInput
+from treeadv.folder import Folder
 from treeadv.forest import Forest
-from treeadv.replay.files import Folder
 from treeadv.replay.journal import Line, Reader, Torn
 from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned, Snapshot
 from treeadv.replay.segments import Segments, reading

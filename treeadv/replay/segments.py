@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from treeadv import wire
 from treeadv.errors import BadInput
-from treeadv.replay.files import Deletion, Folder, Part, RemotePart, TooShort, one_line
+from treeadv.folder import Deletion, Folder, Part, RemotePart, TooShort, one_line
 from treeadv.replay.records import Place
 
 SUFFIX = ".arrow"

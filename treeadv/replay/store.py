@@ -18,9 +18,10 @@ import pyarrow as pa
 from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
+from treeadv.folder import Folder, Syncable, flush
 from treeadv.forest import Forest
-from treeadv.replay.files import Folder, Syncable, flush
-from treeadv.replay.journal import Journal, Lock, Reader, Torn
+from treeadv.ownership import Lock
+from treeadv.replay.journal import Journal, Reader, Torn
 from treeadv.replay.policy import advantage_mass, choose
 from treeadv.replay.records import (
     Acked,
