@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import treeadv.disk
+import treeadv.folder
 from tests.replay.helpers import fill, open_store, reserve, train
 from treeadv.folder import Folder
-from treeadv.replay import files
 from treeadv.replay.audit import audit
 from treeadv.replay.journal import Reader
 
@@ -116,7 +116,7 @@ def promise(disk: Disk, store: Any, step: int) -> None:
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
     disk = Disk(tmp_path_factory.mktemp("disk"))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (files, treeadv.disk):
+        for module in (treeadv.folder, treeadv.disk):
             patch.setattr(module, "os", disk)
         scenario(disk)
     yield disk
