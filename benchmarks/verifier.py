@@ -34,6 +34,7 @@ TEXT = "Let me think about this step by step. First I write down what is given, 
 
 def main(argv: list[str]) -> None:
     p = argparse.ArgumentParser(prog="treeadv bench verifier", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--json", action="store_true", help="the only form there is; taken so that all benchmarks are called alike")
     p.add_argument("--data", type=Path, help="JSONL with the field answer; default: generated")
     p.add_argument("--answers", type=int, default=1000, help="responses for each mix")
     p.add_argument("--workers", type=int, default=1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import actors.cli
 from tests.report.runs import make_run, record
 from tests.strategies import build
 from treeadv.cli import main
@@ -55,6 +56,13 @@ def test_help_comes_at_once_and_without_the_heavy_libraries() -> None:
     assert out.splitlines()[-1] == "[]"
     for command in ("generate", "grade", "show", "eval", "audit", "report"):
         assert f"    {command} " in out
+
+
+@pytest.mark.parametrize("name", actors.cli.BENCHMARKS)
+def test_benchmarks_are_called_alike(name: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        actors.cli.main(["bench", name, "--json", "--no-such-option"])
+    assert capsys.readouterr().err.splitlines()[-1].endswith("unrecognized arguments: --no-such-option")
 
 
 @pytest.mark.parametrize("argv", [["show", "x"], ["grade", "x.jsonl"], ["audit", "x"], ["report", "x"]])
