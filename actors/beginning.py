@@ -12,7 +12,7 @@ import yaml
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput
-from treeadv.learning.objective import wanted
+from treeadv.learning import objective
 from treeadv.models import check_path
 from treeadv.rewards.verifiers import check_name
 from treeadv.runs import RunFolder, home_of, write_atomically
@@ -97,7 +97,7 @@ def _claim(folder: RunFolder, known: bool) -> None:
 
 def check(config: Config) -> None:
     """What a type cannot say: names that must exist, ports that must be free. `BadInput` for the first fault."""
-    wanted(config.learner, config.sampling)
+    objective.wanted(config.learner, config.sampling)
     check_name(config.task.verifier)
     check_path(config.model.path)
     problem_source(config.task, config.run.seed)

@@ -1,8 +1,4 @@
-"""Who may write a run: the lock in its folder `replay`, and the sessions, one a start of a run in an object store.
-
-A local folder is locked by the process that writes it. An object store has no such lock: there the file names the session that opened
-the run last, and the session before finds out.
-"""
+"""Who may write a run: the lock in its folder `replay`, and the sessions, one a start of a run in an object store."""
 
 from __future__ import annotations
 
