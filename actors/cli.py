@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from treeadv.cli import Commands, add_commands, dispatch, new_parser
+from treeadv.cli.main import Commands, add_commands, dispatch, new_parser
 from treeadv.errors import BadInput
 
 BENCHMARKS = ("learner", "learning", "queue", "rollout", "verifier")
@@ -41,11 +41,11 @@ def _add_train(commands: Commands) -> None:
 def train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from actors.beginning import begin
+    from actors.driver.launch import begin
     from treeadv.report.progress import Progress, final_table
 
     folder, config, resumed = begin(args.config, args.resume, args.resume_or_start, args.overrides)
-    from actors.session import train as run  # Ray and torch are loaded only when all that the user wrote is known to be good
+    from actors.driver.supervisor import train as run  # Ray and torch are loaded only when all that the user wrote is known to be good
 
     console = Console()
     with Progress(config.run.steps, console) as progress:
@@ -84,7 +84,7 @@ def _add_scale(commands: Commands) -> None:
 
 
 def scale(args: argparse.Namespace) -> int:
-    from treeadv.runs import RunFolder
+    from treeadv.storage.run_folder import RunFolder
 
     wanted = {}
     for text in args.wanted:
@@ -109,7 +109,7 @@ def _add_replay(commands: Commands) -> None:
 
 
 def replay(args: argparse.Namespace) -> int:
-    from treeadv.learning.replay_step import replay_step
+    from treeadv.local.reproduce import replay_step
     from treeadv.replay.history import forests_of_step
 
     difference = replay_step(args.run_dir, args.step, forests_of_step)
@@ -127,7 +127,7 @@ def _add_bench(commands: Commands) -> None:
 def bench(args: argparse.Namespace) -> int:
     from importlib import import_module
 
-    import_module(f"benchmarks.{args.name}").main(args.arguments)
+    import_module(f"actors.benchmarks.{args.name}").main(args.arguments)
     return 0
 
 

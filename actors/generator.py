@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from treeadv.config import Config
+from treeadv.data.model_folder import resolve, stop_ids
+from treeadv.data.prompts import Prompter
 from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats
 from treeadv.engines.start import start
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
-from treeadv.models import resolve, stop_ids
-from treeadv.prompts import Prompter
 from treeadv.replay.tickets import Ticket
 from treeadv.sampling.rules import Threshold
 from treeadv.sampling.sampler import GrowRequest, grow

@@ -14,13 +14,13 @@ import torch.distributed as dist
 
 from treeadv import wire
 from treeadv.config import Config
+from treeadv.data.model_folder import resolve
 from treeadv.errors import BadInput
 from treeadv.learning import checkpoint
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
-from treeadv.models import resolve
-from treeadv.runs import RunFolder
+from treeadv.storage.run_folder import RunFolder
 
 BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 

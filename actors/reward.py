@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 
 from treeadv import wire
 from treeadv.config import Config
+from treeadv.data.model_folder import resolve
 from treeadv.forest import Forest, Verdict
 from treeadv.metrics import Exporter
-from treeadv.models import resolve
-from treeadv.rewards.forests import grade_forest
-from treeadv.rewards.pool import VerifierPool
+from treeadv.rewards.grading import grade_forest
+from treeadv.rewards.sandbox.pool import VerifierPool
 
 
 class RewardActor:

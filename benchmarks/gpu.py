@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
-from benchmarks.brooms import broom, flattened
+from actors.benchmarks.brooms import broom, flattened
 from treeadv.config import parse
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning import packing

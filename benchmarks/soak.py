@@ -19,7 +19,7 @@ import psutil
 from tests import tiny
 from tests.running import ROLES, Started, hosts, recipe, start, steps
 from treeadv.replay.audit import audit
-from treeadv.runs import RunFolder
+from treeadv.storage.run_folder import RunFolder
 
 
 def main() -> None:

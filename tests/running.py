@@ -113,7 +113,7 @@ def hosts(driver: int, role: str) -> list[psutil.Process]:
         except psutil.Error:
             continue  # it ended while we looked
         # Ray names a process `ray::Role`, with its method while it works
-        if "treeadv.rewards.worker" in words if role == "verifier" else words[:1] and words[0].startswith(f"ray::{role}"):
+        if "treeadv.rewards.sandbox.worker" in words if role == "verifier" else words[:1] and words[0].startswith(f"ray::{role}"):
             found.append(p)
     return found
 

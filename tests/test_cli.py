@@ -16,7 +16,7 @@ import pytest
 import actors.cli
 from tests.report.runs import make_run, record
 from tests.strategies import build
-from treeadv.cli import main
+from treeadv.cli.main import main
 from treeadv.forest import Forest
 from treeadv.wire import read_file, write_file
 
@@ -46,7 +46,7 @@ def run(*argv: object) -> int:
 # ---- start ---------------------------------------------------------------------------------------------------------------------
 def test_help_comes_at_once_and_without_the_heavy_libraries() -> None:
     code = (
-        "import sys; from treeadv.cli import main\n"
+        "import sys; from treeadv.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: print(sorted({'torch', 'transformers', 'ray', 'pyarrow', 'pydantic', 'rich'} & set(sys.modules)))"
     )
@@ -67,7 +67,7 @@ def test_benchmarks_are_called_alike(name: str, capsys) -> None:
 
 @pytest.mark.parametrize("argv", [["show", "x"], ["grade", "x.jsonl"], ["audit", "x"], ["report", "x"]])
 def test_commands_that_need_no_model_import_no_torch(argv: list[str]) -> None:
-    code = f"import sys; from treeadv.cli import main; main({argv!r}); print({{'torch', 'ray'}} & set(sys.modules))"
+    code = f"import sys; from treeadv.cli.main import main; main({argv!r}); print({{'torch', 'ray'}} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "set()"
 

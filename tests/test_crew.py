@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from ray.exceptions import RayActorError
 
-from actors import crew
-from actors.crew import RESTARTS, Crew, RoleFailed
+from actors.driver import worker_group as crew
+from actors.driver.worker_group import RESTARTS, Crew, RoleFailed
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.strategies import build
 from treeadv.config import parse
-from treeadv.evaluation import evaluate, independent, pass_at_k
 from treeadv.forest import Finish, Forest, Verdict
+from treeadv.local.evaluation import evaluate, independent, pass_at_k
 
 
 @given(n=st.integers(1, 7), data=st.data())

@@ -14,7 +14,7 @@ import pytest
 
 from tests.running import LIMIT, Started, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.replay.audit import audit
-from treeadv.runs import RunFolder
+from treeadv.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 WITHIN = 60  # seconds from a kill to the next step: up to 10 on two quiet cores, 21 for a driver; more where others work too
@@ -37,13 +37,13 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
         "updating weights": (LOADING, "verifier"),
     },
     "RewardActor": {
-        "working": ("treeadv.rewards.forests:grade_forest", ""),
+        "working": ("treeadv.rewards.grading:grade_forest", ""),
         "writing": ("actors.reward:RewardActor._graded", ""),
         "updating weights": (LOADING, "RewardActor"),
     },
     "ReplayQueue": {
         "working": (LEASING, ""),
-        "writing": ("treeadv.folder:LocalPart.write", ""),
+        "writing": ("treeadv.storage.folder:LocalPart.write", ""),
         "updating weights": (LOADING, "ReplayQueue"),
         "handing over what it read back": (LEASING, "", "actors.learner:Learner.step", "ReplayQueue"),
     },
@@ -54,7 +54,7 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "driver": {
         "working": (STEPPING, "driver"),
-        "writing": ("treeadv.runs:RunFolder.record", ""),
+        "writing": ("treeadv.storage.run_folder:RunFolder.record", ""),
         "updating weights": (LOADING, "driver"),
     },
 }

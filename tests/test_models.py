@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from treeadv.config import ModelConfig
+from treeadv.data.model_folder import anywhere, check_path, resolve
 from treeadv.errors import BadInput
-from treeadv.models import anywhere, check_path, resolve
 
 
 def test_a_folder_is_taken_from_wherever_the_process_stands(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
@@ -22,7 +22,7 @@ def test_a_folder_is_taken_from_wherever_the_process_stands(tiny_model: Path, tm
 
 HUB = """
 import sys
-from treeadv.models import resolve
+from treeadv.data.model_folder import resolve
 from treeadv.errors import BadInput
 try:
     print(resolve(sys.argv[1], "models"))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.running import LIMIT, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
-from treeadv.runs import RunFolder
+from treeadv.storage.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.recorder import Recorder
+from actors.driver.recorder import Recorder
 from treeadv.report.progress import Progress
-from treeadv.runs import RunFolder
+from treeadv.storage.run_folder import RunFolder
 
 
 def test_a_wait_counts_while_it_lasts_and_no_second_of_it_twice(tmp_path: Path) -> None:

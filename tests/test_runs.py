@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.beginning import begin
+from actors.driver.launch import begin
 from tests.running import recipe
 from treeadv.config import load
 from treeadv.errors import BadInput
-from treeadv.runs import RunFolder
+from treeadv.storage.run_folder import RunFolder
 
 
 def test_resume_or_start_goes_on_by_what_the_recipe_says_now(tmp_path: Path, tiny_model: Path) -> None:

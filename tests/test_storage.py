@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from actors import cli
-from actors.beginning import begin
+from actors.driver.launch import begin
 from tests.learning import tiny
 from tests.replay.test_s3 import keys
 from tests.running import ROLES, finish, hosts, recipe, start, steps, wait_for
 from treeadv.errors import BadInput
-from treeadv.ownership import Lock
 from treeadv.replay.audit import audit
-from treeadv.runs import RunFolder
-from treeadv.storage import Storage
+from treeadv.storage.lock import Lock
+from treeadv.storage.run_folder import RunFolder
+from treeadv.storage.run_store import Storage
 
 
 def of(uri: str, tmp_path: Path, model: Path, **changes) -> Path:
@@ -151,9 +151,9 @@ import torch, torch.distributed as dist
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv.learning.trainer import Trainer
-from treeadv.ownership import Lock
-from treeadv.runs import RunFolder
-from treeadv.storage import Storage
+from treeadv.storage.lock import Lock
+from treeadv.storage.run_folder import RunFolder
+from treeadv.storage.run_store import Storage
 model, out, rank, uri = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
 disk = RunFolder(out / f"disk-{rank}", Storage(uri))

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treeadv.config import TaskConfig
+from treeadv.data.tasks import Problem, Shuffled, problem_source, read_problems
 from treeadv.errors import BadInput
-from treeadv.tasks import Problem, Shuffled, problem_source, read_problems
 
 MIX: list[dict[str, Any]] = [{"name": "chain_sum", "weight": 3.0}, {"name": "gcd", "options": {"max_numbers": 3}}]
 
@@ -56,7 +56,7 @@ def test_a_draw_does_not_depend_on_what_was_drawn_before(kind: str, tmp_path: Pa
 
 def test_families_are_the_same_in_another_process() -> None:
     code = (
-        "from treeadv.config import TaskConfig; from treeadv.tasks import problem_source\n"
+        "from treeadv.config import TaskConfig; from treeadv.data.tasks import problem_source\n"
         f"print([problem_source(TaskConfig(families={MIX!r}), 5)[i].problem for i in range(12)])"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -16,13 +16,14 @@ import yaml
 from ray._private import services
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from actors import cli, drain
+from actors import cli
+from actors.driver import drain
 from deploy import getnode, schema
 from tests.deploy import kuberay
 from tests.deploy.manifests import CHART, HELMS, ROOT, VALUES, Render, one, pod_templates, ray_cluster
-from treeadv.cli import new_parser
+from treeadv.cli.main import new_parser
 from treeadv.config import Config, load
-from treeadv.storage import Storage
+from treeadv.storage.run_store import Storage
 
 KUBERNETES = ("1.30.0", "1.34.0", "1.37.0")
 # Kinds of others, which the Kubernetes schemas do not know: each has a validator of its own in this file.
@@ -332,7 +333,7 @@ def test_a_ray_pod_leaves_through_the_drain_command_within_its_grace(render: Ren
     for what, pods in templates.items():
         for pod in pods:
             line = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-            assert line[:3] == ["python", "-m", "actors.drain"]
+            assert line[:3] == ["python", "-m", "actors.driver.drain"]
             args = drain.arguments(line[3:])
             assert args.what == what
             assert 0 < args.seconds < pod["spec"]["terminationGracePeriodSeconds"]

@@ -15,9 +15,9 @@ import ray
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
-from actors import drain
+from actors.driver import drain
 from tests.running import LIMIT, recipe, sound, start, steps, wait_for
-from treeadv.runs import RunFolder
+from treeadv.storage.run_folder import RunFolder
 
 
 @pytest.fixture

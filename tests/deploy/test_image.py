@@ -70,7 +70,8 @@ def image() -> None:
 @pytest.mark.slow
 @buildable
 def test_it_runs_without_root_without_capabilities_and_on_a_read_only_root(image: None) -> None:
-    steps = ("id -u", "grep CapEff /proc/self/status", "touch /etc/x 2>/dev/null || echo read-only", "python -m actors.drain -h >/dev/null")
+    read_only = "touch /etc/x 2>/dev/null || echo read-only"
+    steps = ("id -u", "grep CapEff /proc/self/status", read_only, "python -m actors.driver.drain -h >/dev/null")
     out = build.run(["-ec", "; ".join(steps)], ["--entrypoint", "bash"])
     assert out.returncode == 0, out.stderr
     assert out.stdout.split() == ["10001", "CapEff:", "0000000000000000", "read-only"]

@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.driver.scaling_policy import Observation, Scaler, leaning
 from treeadv.config import ScalingConfig
-from treeadv.scaling import Observation, Scaler, leaning
 
 RULES = ScalingConfig(enabled=True, min=1, max=5, hold=10.0, cooldown=20.0)
 STARVED = Observation(now=0.0, count=2, ready=0, need=4, slots_free=6, wait_share=0.8, staleness=0, bound=2)

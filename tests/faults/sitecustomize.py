@@ -22,15 +22,15 @@ POINTS = (  # what a process is doing when it comes there
     "actors.generator:Generator._count",  # a forest is grown, and not yet handed over
     "tests.vowel:has_vowel",  # judging an answer
     "json:dumps",  # a verifier process is writing a verdict (it runs as __main__, whose own functions cannot be reached from here)
-    "treeadv.rewards.forests:grade_forest",  # having a forest judged
+    "treeadv.rewards.grading:grade_forest",  # having a forest judged
     "actors.reward:RewardActor._graded",  # a forest is judged, and not yet handed over
     "treeadv.replay.store:ReplayStore.lease",  # choosing forests for a step
-    "treeadv.folder:LocalPart.write",  # writing a payload or a record
+    "treeadv.storage.folder:LocalPart.write",  # writing a payload or a record
     "treeadv.learning.trainer:Trainer._apply",  # gradients are there, the optimizer has not stepped
     "treeadv.learning.checkpoint:_publish",  # a checkpoint is written, and not yet under its name
     "actors.learner:Learner.step",  # a learner has references to forests, and has not read them
     "actors.learner:Learner.publish",  # the weights are handed over
-    "treeadv.runs:RunFolder.record",  # writing the record of a step
+    "treeadv.storage.run_folder:RunFolder.record",  # writing the record of a step
 )
 
 
@@ -102,7 +102,7 @@ def watch() -> None:
     import wrapt
 
     for point in POINTS:
-        if point == "json:dumps" and "treeadv.rewards.worker" not in sys.orig_argv:
+        if point == "json:dumps" and "treeadv.rewards.sandbox.worker" not in sys.orig_argv:
             continue
         wrapt.register_post_import_hook(lambda _, point=point: instrument(point), point.partition(":")[0])
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from benchmarks import gpu, learner
-from benchmarks.brooms import broom, flattened
+from actors.benchmarks import learner
+from actors.benchmarks.brooms import broom, flattened
+from benchmarks import gpu
 from tests.learning import tiny
 
 

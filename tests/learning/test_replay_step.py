@@ -13,10 +13,10 @@ import torch
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS
 from treeadv.errors import BadInput
-from treeadv.learning.replay_step import main, replay_step, rerun_batch
 from treeadv.learning.report import NonFinite
 from treeadv.learning.trainer import Trainer
-from treeadv.runs import RunFolder
+from treeadv.local.reproduce import main, replay_step, rerun_batch
+from treeadv.storage.run_folder import RunFolder
 
 
 def batch_of(_: str, step: int):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks import trl_reference
+from actors.benchmarks import trl_reference
 from tests.learning import flat, tiny
 from tests.learning.test_tree_equals_flat import NO_SHRINK, current, pair
 from tests.strategies import forests

@@ -12,12 +12,12 @@ import pyarrow as pa
 from tests.strategies import build
 from treeadv import wire
 from treeadv.config import QueueConfig
-from treeadv.folder import Folder
 from treeadv.forest import Forest
 from treeadv.replay.journal import Reader
+from treeadv.replay.ledger import Ledger
 from treeadv.replay.records import Reserved
-from treeadv.replay.states import Ledger
 from treeadv.replay.store import ReplayStore
+from treeadv.storage.folder import Folder
 
 _sessions = (f"{n:06d}-test" for n in itertools.count(1))
 

@@ -15,15 +15,15 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from actors.replay import ReplayQueue  # noqa: E402
+from actors.replay_queue import ReplayQueue  # noqa: E402
 from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
-from treeadv.folder import LocalPart  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
 from treeadv.replay.store import ReplayStore  # noqa: E402
 from treeadv.replay.tickets import Ticket  # noqa: E402
+from treeadv.storage.folder import LocalPart  # noqa: E402
 
 ROOT = str(Path(__file__).parents[2])
 

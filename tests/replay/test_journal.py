@@ -13,13 +13,13 @@ import pytest
 from tests.replay.helpers import batch_for, fill, open_store, reserve, train
 from treeadv import wire
 from treeadv.errors import BadInput
-from treeadv.folder import Folder
 from treeadv.replay import audit as auditing
 from treeadv.replay import journal
 from treeadv.replay.audit import _step_faults, audit
 from treeadv.replay.history import read_history
 from treeadv.replay.journal import Journal, Reader
 from treeadv.replay.records import Acked, Admitted, Committed, Leased, Record, Resumed
+from treeadv.storage.folder import Folder
 
 
 def one_run(folder: Path) -> Path:

@@ -15,8 +15,8 @@ from tests.replay.helpers import Clock, forest_for, open_store
 from treeadv import wire
 from treeadv.replay.audit import audit
 from treeadv.replay.history import forests_of_step
+from treeadv.replay.ledger import LeaseLost
 from treeadv.replay.records import Reserved
-from treeadv.replay.states import LeaseLost
 
 PER_STEP = 2
 BOUND = 1

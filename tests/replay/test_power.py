@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-import treeadv.disk
-import treeadv.folder
+import treeadv.storage.disk
+import treeadv.storage.folder
 from tests.replay.helpers import fill, open_store, reserve, train
-from treeadv.folder import Folder
 from treeadv.replay.audit import audit
 from treeadv.replay.journal import Reader
+from treeadv.storage.folder import Folder
 
 Left = tuple[tuple[str, bytes], ...]  # the files that a power cut leaves, by path
 CUTS = ("open", "write", "fsync", "replace", "truncate", "ftruncate")
@@ -116,7 +116,7 @@ def promise(disk: Disk, store: Any, step: int) -> None:
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
     disk = Disk(tmp_path_factory.mktemp("disk"))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (treeadv.folder, treeadv.disk):
+        for module in (treeadv.storage.folder, treeadv.storage.disk):
             patch.setattr(module, "os", disk)
         scenario(disk)
     yield disk

@@ -7,13 +7,13 @@ import pytest
 from tests.replay.helpers import fill, open_store, train
 from treeadv import wire
 from treeadv.errors import BadInput
-from treeadv.folder import Folder, Syncable, flush
-from treeadv.ownership import Lock, next_session, owner
 from treeadv.replay import journal
 from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
 from treeadv.replay.history import forests_of_step
 from treeadv.replay.store import ReplayStore
+from treeadv.storage.folder import Folder, Syncable, flush
+from treeadv.storage.lock import Lock, next_session, owner
 
 
 def keys(client, name: str) -> list[str]:

@@ -18,9 +18,9 @@ from treeadv.errors import BadForest, BadInput
 from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
 from treeadv.replay.history import forests, forests_of_step
-from treeadv.replay.policy import advantage_mass, choose
+from treeadv.replay.ledger import Entry, LeaseLost, State
 from treeadv.replay.records import Admitted, Reserved, ticket_seed
-from treeadv.replay.states import Entry, LeaseLost, State
+from treeadv.replay.selection import advantage_mass, choose
 from treeadv.replay.store import ReplayStore
 
 

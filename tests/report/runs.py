@@ -12,7 +12,7 @@ from treeadv import config as configuration
 from treeadv.config import QueueConfig
 from treeadv.forest import Forest
 from treeadv.replay.store import ReplayStore
-from treeadv.runs import RunFolder
+from treeadv.storage.run_folder import RunFolder
 from treeadv.wire import to_batch
 
 CONFIG: dict[str, Any] = {"task": {"source": "reasoning-gym", "families": [{"name": "chain_sum"}]}, "run": {"name": "demo"}}

@@ -15,8 +15,8 @@ from typing import Any
 
 def everything(folder: str) -> None:
     """Make later answers right in every way there is: patches, the worker's pipes and its memory, a process left behind."""
-    from treeadv.rewards import judges
     from treeadv.rewards.judgement import verified
+    from treeadv.rewards.verifiers import judges
 
     def corrupt(task: Any) -> Any:
         return verified("owned")

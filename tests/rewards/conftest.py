@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from treeadv.rewards.pool import Answer, Judgement, VerifierPool
+from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
 
 Grade = Callable[..., list[Judgement]]
 HERE = Path(__file__).parent

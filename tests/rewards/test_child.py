@@ -10,7 +10,7 @@ import pytest
 import reasoning_gym
 
 from treeadv.forest import Verdict
-from treeadv.rewards.pool import Answer, VerifierPool
+from treeadv.rewards.sandbox.pool import Answer, VerifierPool
 
 WRONG_ANSWER = Answer(r"\boxed{x^3}", "(x+1)^2", "math")  # needs a worker
 EVALUATE = (

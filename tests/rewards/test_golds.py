@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from treeadv.forest import Verdict
-from treeadv.rewards import judges
-from treeadv.rewards.guards import refusal
 from treeadv.rewards.judgement import Outcome, Task
-from treeadv.rewards.mathematics import screen
-from treeadv.rewards.numbers import grouped, spelled_out
-from treeadv.rewards.pool import Answer
+from treeadv.rewards.parsing.guards import refusal
+from treeadv.rewards.parsing.numbers import grouped, spelled_out
+from treeadv.rewards.sandbox.pool import Answer
+from treeadv.rewards.verifiers import judges
+from treeadv.rewards.verifiers.mathematics import screen
 
 # Gold answers that do not equal themselves when boxed, and why (docs/rewards.md repeats this table).
 EXCEPTIONS = {

@@ -9,9 +9,9 @@ import pytest
 
 from tests.rewards import hostile
 from treeadv.forest import Verdict
-from treeadv.rewards import mathematics
-from treeadv.rewards.pool import Answer, VerifierPool
-from treeadv.rewards.verifiers import screen
+from treeadv.rewards.sandbox.pool import Answer, VerifierPool
+from treeadv.rewards.verifiers import mathematics
+from treeadv.rewards.verifiers.registry import screen
 
 TIMEOUT = 1.5
 

@@ -16,9 +16,9 @@ import pytest
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
-from treeadv.rewards import pool as pool_module
-from treeadv.rewards import process
-from treeadv.rewards.pool import Answer, PoolBroken, VerifierPool
+from treeadv.rewards.sandbox import pool as pool_module
+from treeadv.rewards.sandbox import process
+from treeadv.rewards.sandbox.pool import Answer, PoolBroken, VerifierPool
 
 SYMBOLIC = Answer(r"\boxed{x^2+2x+1}", "(x+1)^2", "math")  # needs a worker
 
@@ -311,7 +311,7 @@ def test_restarts_in_a_row_wait_longer_each_time(loop, monkeypatch):
 
 _DRIVER = """
 import asyncio, sys
-from treeadv.rewards.pool import Answer, VerifierPool
+from treeadv.rewards.sandbox.pool import Answer, VerifierPool
 sys.path.insert(0, {here!r})
 asyncio.run(VerifierPool(1, 300.0, 1024).grade([Answer("", "1", "verifier_functions:deaf", {note!r})]))
 """

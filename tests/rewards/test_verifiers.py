@@ -13,8 +13,8 @@ import reasoning_gym
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
-from treeadv.rewards.pool import Answer
-from treeadv.rewards.verifiers import check_name
+from treeadv.rewards.sandbox.pool import Answer
+from treeadv.rewards.verifiers.registry import check_name
 
 VERIFIED, WRONG, UNPARSED, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UNPARSED, Verdict.REFUSED
 

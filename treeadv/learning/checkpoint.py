@@ -16,11 +16,11 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from treeadv.disk import fsync
 from treeadv.errors import BadInput
 from treeadv.learning import weights
 from treeadv.learning.policy import Policy
-from treeadv.storage import Storage
+from treeadv.storage.disk import fsync
+from treeadv.storage.run_store import Storage
 
 _STATE, _EXTRA = "trainer", "extra.json"
 _TRAINABLE = StateDictOptions(ignore_frozen_params=True)

@@ -25,7 +25,7 @@ from treeadv.learning.packing import Packed, Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
 from treeadv.sampling.seeds import derive
-from treeadv.storage import Storage
+from treeadv.storage.run_store import Storage
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

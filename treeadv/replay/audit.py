@@ -10,14 +10,14 @@ from typing import Any
 
 from treeadv import wire
 from treeadv.errors import BadForest, BadInput
-from treeadv.folder import Folder
 from treeadv.replay.history import History, folder_of
 from treeadv.replay.journal import Line, Reader
+from treeadv.replay.ledger import UNITS, LawBroken, LeaseLost, Ledger
+from treeadv.replay.payloads import Segments, reading
 from treeadv.replay.records import Admitted
-from treeadv.replay.segments import Segments, reading
-from treeadv.replay.states import UNITS, LawBroken, LeaseLost, Ledger
-from treeadv.runs import RunFolder, home_of
-from treeadv.storage import Storage
+from treeadv.storage.folder import Folder
+from treeadv.storage.run_folder import RunFolder, home_of
+from treeadv.storage.run_store import Storage
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from treeadv.metrics import Exporter
-from treeadv.replay.states import UNITS, State
+from treeadv.replay.ledger import UNITS, State
 from treeadv.replay.store import ReplayStore
 
 _ADMITTED = (State.READY, State.LEASED, State.TRAINED, State.DROPPED)

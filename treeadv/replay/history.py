@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from treeadv import wire
 from treeadv.errors import BadInput
-from treeadv.folder import Folder
 from treeadv.forest import Forest
 from treeadv.replay.journal import Line, Reader, Torn
+from treeadv.replay.ledger import Ledger
+from treeadv.replay.payloads import Segments, reading
 from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned, Snapshot
-from treeadv.replay.segments import Segments, reading
-from treeadv.replay.states import Ledger
-from treeadv.runs import home_of
+from treeadv.storage.folder import Folder
+from treeadv.storage.run_folder import home_of
 
 
 @dataclass(slots=True)

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from treeadv.errors import BadInput
-from treeadv.folder import Deletion, Folder, Part, RemotePart, Syncable, WholeFile
-from treeadv.ownership import session_in
 from treeadv.replay.records import FORMAT, Record, Snapshot, from_dict, to_dict
+from treeadv.storage.folder import Deletion, Folder, Part, RemotePart, Syncable, WholeFile
+from treeadv.storage.lock import session_in
 
 SUFFIX = ".jsonl"
 SNAPSHOT = ".snapshot.jsonl"

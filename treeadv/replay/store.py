@@ -18,11 +18,10 @@ import pyarrow as pa
 from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
-from treeadv.folder import Folder, Syncable, flush
 from treeadv.forest import Forest
-from treeadv.ownership import Lock
 from treeadv.replay.journal import Journal, Reader, Torn
-from treeadv.replay.policy import advantage_mass, choose
+from treeadv.replay.ledger import Ledger, State
+from treeadv.replay.payloads import Damaged, Segments
 from treeadv.replay.records import (
     Acked,
     Admitted,
@@ -38,8 +37,9 @@ from treeadv.replay.records import (
     Snapshot,
     forest_id,
 )
-from treeadv.replay.segments import Damaged, Segments
-from treeadv.replay.states import Ledger, State
+from treeadv.replay.selection import advantage_mass, choose
+from treeadv.storage.folder import Folder, Syncable, flush
+from treeadv.storage.lock import Lock
 
 Admission = Literal["admitted", "repeat", "late", "refused"]
 log = logging.getLogger("treeadv.replay")

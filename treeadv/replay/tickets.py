@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from treeadv.tasks import Problem
+from treeadv.data.tasks import Problem
 
 
 @dataclass(frozen=True, slots=True)

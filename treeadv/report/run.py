@@ -19,7 +19,7 @@ from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, Vocabulary, picture
 from treeadv.report.progress import clock, summary_rows
-from treeadv.runs import RunFolder, write_atomically
+from treeadv.storage.run_folder import RunFolder, write_atomically
 
 MAX_POINTS = 400  # steps drawn; of a longer run every n-th
 MAX_SEARCHED = 30  # steps from either end in which a forest with different rewards is looked for

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from treeadv.errors import BadInput
-from treeadv.rewards.pool import Answer, Judgement, VerifierPool
-from treeadv.rewards.verifiers import check_name
+from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
+from treeadv.rewards.verifiers.registry import check_name
 
 _MEMORY_MB = 1024
 _TOGETHER = 256  # answers handed to the pool at a time

@@ -10,7 +10,7 @@ from treeadv.forest import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response to grade. `gold` is the right answer, `verifier` a name of `treeadv.rewards.verifiers`, `meta` JSON for it."""
+    """One response to grade. `gold` is the right answer, `verifier` a name of `treeadv.rewards.verifiers.registry`, `meta` JSON for it."""
 
     response: str
     gold: str

@@ -35,7 +35,7 @@ spec:
         preStop:
           # The head ends the run with a checkpoint; a worker takes no new actors and waits until the driver has retired those it has.
           exec:
-            command: [python, -m, actors.drain, {{ ternary "driver" "node" $head }}, --seconds, {{ sub (int .group.graceSeconds) (min 10 (div (int .group.graceSeconds) 2)) | quote }}]
+            command: [python, -m, actors.driver.drain, {{ ternary "driver" "node" $head }}, --seconds, {{ sub (int .group.graceSeconds) (min 10 (div (int .group.graceSeconds) 2)) | quote }}]
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: home, mountPath: /home/treeadv}

