@@ -1,4 +1,4 @@
-"""Fork rules: whether a chain forks at a prefix (DESIGN section 3).
+"""Fork rules: whether a chain forks at a prefix (docs/architecture.md).
 
 A rule is *predictable* when it is a function of the prefix only. Forking on such a rule leaves the flow-weighted estimator unbiased
 (docs/method.md); a rule that looks at the token drawn does not, and says so in the forest's record.

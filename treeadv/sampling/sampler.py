@@ -1,4 +1,4 @@
-"""Growing one forest over an engine (DESIGN section 3).
+"""Growing one forest over an engine (docs/architecture.md).
 
 A fork rule is applied left to right on the stream of an ordinary completion. The chain that crosses the threshold goes on
 undisturbed and *is* the first child; its siblings are drawn from the fork's prefix by fresh requests. Nothing is aborted, nothing
