@@ -54,7 +54,7 @@ def train(args: argparse.Namespace) -> int:
         from treeadv.report.run import write_report
 
         write_report(folder.path)
-        folder.upload()
+        folder.store.push()
     final_table(summary, console)
     if summary["steps"] < config.run.steps:
         console.print(f"Stopped before the last step; go on with: treeadv train --resume {shlex.quote(folder.home)}", soft_wrap=True)

@@ -16,7 +16,6 @@ from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.errors import BadInput
-from treeadv.learning import checkpoint
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
@@ -33,8 +32,7 @@ class Learner:
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         self.config, self.rank, self.world = config, rank, world
         self.folder = RunFolder.of(Path(run_dir), config)
-        if self.folder.storage:
-            self.folder.path.mkdir(parents=True, exist_ok=True)  # the driver made it on its own machine
+        self.folder.path.mkdir(parents=True, exist_ok=True)  # with run.storage the driver made it on its own machine
         self._trainer: Trainer | None = None
         self._store: dist.TCPStore | None = None
         self._fault: str | None = None
@@ -77,8 +75,8 @@ class Learner:
         except NonFinite as fault:
             self._fault = str(fault)
             self._exporter.add("treeadv_nonfinite_steps_total")
-            if self.folder.storage and self.rank == 0:
-                self.folder.storage.keep(fault.batch)  # this disk goes with the pod
+            if self.rank == 0:
+                self.folder.store.keep(fault.batch)  # this disk may go with the pod
             raise
         self._export(report)
         return report
@@ -91,23 +89,15 @@ class Learner:
             size += sum(w.nbytes for w in bucket.values())
         return refs, size
 
-    def checkpoint(self, step: int, extra: dict[str, Any], session: str = "") -> str:
-        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path. With run.storage: upload it
-        for the driver, whose `session` of the run it is, to seal."""
+    def checkpoint(self, step: int, extra: dict[str, Any], session: str) -> None:
+        """Write this rank's files of the checkpoint of `step`. It counts once the driver, which began `session`, seals it."""
         began = time.perf_counter()
-        folder = self.folder.checkpoint(step)
-        if self.folder.storage:
-            self.trainer.upload(self.folder.storage, step, session, folder.with_name("upload"), extra)
-        else:
-            self.trainer.save(folder, extra)
-            if self.rank == 0:
-                checkpoint.prune(folder.parent, self.config.run.keep_checkpoints)
+        self.folder.store.write_checkpoint(step, session, lambda folder: self.trainer.write_checkpoint(folder, extra))
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
-        return str(folder)
 
     def restore(self, step: int) -> dict[str, Any]:
         """Go on from a checkpoint; returns the `extra` that was written with it."""
-        with self.folder.at_hand(step) as folder:
+        with self.folder.open_checkpoint(step) as folder:
             return self.trainer.restore(folder)
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ def test_its_checkpoint_is_a_plain_hugging_face_folder_with_other_weights(finish
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _, newest = RunFolder(finished).checkpoints()[-1]
+    newest = RunFolder(finished).checkpoint(RunFolder(finished).last_checkpoint())
     trained = AutoModelForCausalLM.from_pretrained(newest).state_dict()
     base = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
     assert trained.keys() == base.keys() and any(not torch.equal(trained[n], base[n]) for n in base)
@@ -86,7 +86,7 @@ def test_an_interrupt_ends_with_a_checkpoint_and_resume_goes_on(tmp_path, tiny_m
     process.send_signal(signal.SIGINT)
     said = finish(process)
     done = steps(run)
-    assert RunFolder(run).checkpoints()[-1][0] == done < 30 and f"treeadv train --resume {run}" in said
+    assert RunFolder(run).last_checkpoint() == done < 30 and f"treeadv train --resume {run}" in said
     sound(run)
     finish(start("--resume", run, f"run.steps={done + 2}"))
     assert steps(run) == done + 2

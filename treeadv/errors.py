@@ -17,3 +17,8 @@ class BadForest(ValueError):
 
     def __str__(self) -> str:
         return f"forest {self.forest_id}: {self.reason}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error of a library on one line, or the name of its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

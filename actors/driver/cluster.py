@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import uuid
 from typing import Any
 
 import ray
@@ -38,12 +37,12 @@ class Cast:
         """A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
         self.config, self.folder, self.resumed = config, folder, resumed
         self.step = folder.last_checkpoint() if resumed else 0
-        self._session = folder.storage.next_session() if folder.storage else uuid.uuid4().hex
+        self._session = folder.store.next_session()
         self.queue: Any = None
         self.learners: list[Any] = []
         self.targets: dict[str, tuple[str, str]] = {}  # name -> role, address of /metrics
         self._run_dir, self._port = str(folder.path.resolve()), config.metrics.port
-        self._home = folder.storage.uri if folder.storage else self._run_dir
+        self._home = RunFolder.of(folder.path.resolve(), config).home
         self.generators = Crew("generator", self._generator, self._bring_up, self._place)
         self.rewards = Crew("reward", self._reward, lambda member: member.address.remote(), self._place)
         self._grading: collections.Counter[Any] = collections.Counter()
@@ -60,7 +59,7 @@ class Cast:
         """Bring everyone up. Whatever comes of it, `end` has to follow."""
         # Ray asks a queue that it brought back again what was being asked: its methods are idempotent. But in an object store what
         # a dead queue had not yet written is gone: from there the run goes on from its last checkpoint.
-        lives: dict[str, Any] = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
+        lives: dict[str, Any] = {"max_restarts": RESTARTS, "max_task_retries": -1} if self.folder.store.keeps_unflushed else {}
         # It lives with the driver, which needs it as much as it needs the driver: nodes of other roles come and go.
         lives["scheduling_strategy"] = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.queue = _actor(ReplayQueue, max_concurrency=UNBOUNDED, **lives).remote(
@@ -208,11 +207,10 @@ class Cast:
         a checkpoint of steps that they do not know nobody could go on."""
         if step > self._durable:
             await self.queue.flush.remote()
-            await asyncio.to_thread(self.folder.upload)
+            await asyncio.to_thread(self.folder.store.push)
             await asyncio.gather(*(m.checkpoint.remote(step, {"step": step}, self._session) for m in self.learners))
-            if self.folder.storage:
-                await self.queue.flush.remote()  # an upload takes its time: the run must still be ours
-                await asyncio.to_thread(self.folder.storage.seal, step, self._session, self.config.run.keep_checkpoints)
+            await self.queue.flush.remote()  # writing takes its time: this session must still own the run
+            await asyncio.to_thread(self.folder.store.seal, step, self._session, self.config.run.keep_checkpoints)
             await self.queue.commit.remote(step)
             self._durable = step
 

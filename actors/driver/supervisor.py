@@ -18,7 +18,7 @@ from actors.driver.recorder import Recorder
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadForest, BadInput, one_line
 from treeadv.learning.report import NonFinite
 from treeadv.report.progress import Progress
 from treeadv.storage.run_folder import RunFolder
@@ -49,7 +49,7 @@ def _line(fault: BaseException) -> str | None:
     if isinstance(fault, BaseExceptionGroup):
         return next(filter(None, map(_line, fault.exceptions)), None)
     cause = fault.cause if isinstance(fault, RayTaskError) else fault
-    return " ".join(str(cause).split()) if isinstance(cause, BadInput | RoleFailed | NonFinite | BadForest) else None
+    return one_line(cause) if isinstance(cause, BadInput | RoleFailed | NonFinite | BadForest) else None
 
 
 def connect(config: Config) -> Config:

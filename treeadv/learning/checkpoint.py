@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from treeadv.errors import BadInput
 from treeadv.learning import weights
 from treeadv.learning.policy import Policy
-from treeadv.storage.disk import fsync
-from treeadv.storage.run_store import Storage
+from treeadv.storage.disk import publish
 
 _STATE, _EXTRA = "trainer", "extra.json"
 _TRAINABLE = StateDictOptions(ignore_frozen_params=True)
@@ -38,21 +36,8 @@ def save(
     _barrier(world)
     write(scratch, policy, optimizer, source, progress, extra)
     if rank == 0:
-        _publish(scratch, folder)
+        publish(scratch, folder)
     _barrier(world)
-
-
-def upload(storage: Storage, step: int, session: str, scratch: Path, write_files: Callable[[Path], None]) -> None:
-    """The same into a run's storage, where it counts once it is sealed; `write_files` is `write`. All ranks call it. Each uploads what it
-    wrote beside `scratch`, so they need no disk in common. Each start of the run (`session`) has a folder of its own for it, so that
-    nothing of an earlier try is in the way."""
-    rank, _ = _place()
-    own = scratch.with_name(f"{scratch.name}-{rank}")
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
-    write_files(own)
-    storage.upload(step, session, own)
-    shutil.rmtree(own)
 
 
 def write(
@@ -93,23 +78,6 @@ def _state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Optimizer state by parameter name, and the adapter where one is trained (the merged folder could not be taken apart)."""
     model, state = get_state_dict(policy, optimizer, options=_TRAINABLE)
     return {"optimizer": state} | ({"model": model} if policy.adapted else {})
-
-
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints step-N of a folder, and what a crash left unfinished."""
-    for path in sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))[:-keep]:
-        shutil.rmtree(path)
-    for path in folder.glob(".step-*.partial"):
-        shutil.rmtree(path)
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    for path in [*scratch.rglob("*"), scratch]:
-        fsync(path)
-    if folder.exists():  # the same step, written again after a resume
-        shutil.rmtree(folder)
-    os.replace(scratch, folder)
-    fsync(folder.parent)
 
 
 @contextmanager

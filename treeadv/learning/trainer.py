@@ -25,7 +25,6 @@ from treeadv.learning.packing import Packed, Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
 from treeadv.sampling.seeds import derive
-from treeadv.storage.run_store import Storage
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -224,9 +223,9 @@ class Trainer:
         """Write a checkpoint that is also a plain Hugging Face folder, whole or not at all; `extra` is kept as JSON beside it."""
         checkpoint.save(Path(folder), *self._state(), extra or {})
 
-    def upload(self, storage: Storage, step: int, session: str, scratch: Path, extra: dict[str, Any]) -> None:
-        """The same into a run's storage, yet to be sealed; files lie beside `scratch` on their way."""
-        checkpoint.upload(storage, step, session, scratch, lambda folder: checkpoint.write(folder, *self._state(), extra))
+    def write_checkpoint(self, folder: Path, extra: dict[str, Any]) -> None:
+        """Write this rank's files of a checkpoint into `folder`; whoever collects them decides when they count."""
+        checkpoint.write(folder, *self._state(), extra)
 
     def _state(self) -> tuple[Policy, torch.optim.Optimizer, Path, dict[str, int]]:
         return self.policy, self.optimizer, self.source, {"version": self.version}
