@@ -17,7 +17,7 @@ from treeadv.engines.base import Draw, EngineLost, Params
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.rules import PREDICTABLE, Prefix, Threshold, forks, split
 from treeadv.sampling.sampler import GrowRequest, grow
-from treeadv.sampling.seeds import derive, uniform
+from treeadv.seeds import derive, uniform
 
 STOP = 9
 PROMPT = np.array([1, 2, 3], np.int32)

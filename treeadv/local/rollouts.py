@@ -16,7 +16,7 @@ from treeadv.forest import Forest
 from treeadv.rewards.grading import grade_forest
 from treeadv.rewards.sandbox.pool import VerifierPool
 from treeadv.sampling.sampler import GrowRequest, grow
-from treeadv.sampling.seeds import derive
+from treeadv.seeds import derive
 
 
 async def rollouts(config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]) -> list[Forest]:

@@ -5,7 +5,7 @@ token, the entropy of the row it is drawn from; SGLang sends the notes back besi
 log-probabilities, H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d), where d is the mass outside and p_k the smallest listed
 (DESIGN section 3).
 
-The server imports this module: it needs treeadv on its path, and nothing of treeadv but this.
+The server imports this module and `treeadv.engines.entropy`, so treeadv must be on its Python path.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from treeadv.engines.entropy import entropy
 
 KEY = "treeadv_entropy"  # of meta_info in SGLang's reply
 TEMPERATURE = "temperature"  # of a request's custom_params
@@ -31,8 +33,7 @@ class EntropyTap:
             return logits
         temperature = torch.tensor([custom_param_list[i][TEMPERATURE] for i in rows], device=logits.device)
         logp = torch.log_softmax(logits[rows].float() / temperature[:, None], dim=-1)
-        entropy = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
-        for i, nats in zip(rows, entropy.tolist(), strict=True):
+        for i, nats in zip(rows, entropy(logp).tolist(), strict=True):
             request = custom_param_list[i]["__req__"]
             if request.customized_info is None:
                 request.customized_info = {}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from treeadv.engines.entropy import entropy
 from treeadv.engines.sglang.reply import Chunk, Refused
 from treeadv.errors import BadInput
 
@@ -68,10 +69,9 @@ def compare(model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk],
 def _difference(model: Any, ids: list[int], chunk: Chunk, temperature: float) -> Difference:
     logits = model(input_ids=torch.tensor([ids + chunk.tokens])).logits[0, len(ids) - 1 : -1].float()
     logp = torch.log_softmax(logits / temperature, dim=-1)
-    entropy = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
     picked = logp.gather(-1, torch.tensor(chunk.tokens)[:, None])[:, 0]
     return Difference(
-        float((picked - torch.tensor(chunk.logprobs)).abs().max()), float((entropy - torch.tensor(chunk.entropies)).abs().max())
+        float((picked - torch.tensor(chunk.logprobs)).abs().max()), float((entropy(logp) - torch.tensor(chunk.entropies)).abs().max())
     )
 
 
