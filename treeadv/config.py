@@ -69,7 +69,7 @@ class TaskConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How a forest grows (DESIGN section 3)."""
+    """How a forest grows."""
 
     leaves: Positive = Field(8, description="G, the leaves of a forest")
     trees: Count = Field(0, description="M, its trees; 0 means max(2, G // 4)")

@@ -1,4 +1,4 @@
-"""What a generator asks of an engine (DESIGN section 4). Two engines keep this contract: `embedded` and `sglang`."""
+"""What a generator asks of an engine (docs/architecture.md). Two engines keep this contract: `embedded` and `sglang`."""
 
 from __future__ import annotations
 

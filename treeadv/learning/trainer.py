@@ -1,4 +1,4 @@
-"""The optimizer step: forests in, weights one version newer out (DESIGN sections 5 to 7)."""
+"""The optimizer step: forests in, weights one version newer out (docs/method.md)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Exact: `EntropyTap` runs inside the server as a custom logit processor. It returns the logits as they came and notes, for each output
 token, the entropy of the row it is drawn from; SGLang sends the notes back beside the tokens. Bounded: from the k largest
 log-probabilities, H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d), where d is the mass outside and p_k the smallest listed
-(DESIGN section 3).
+(docs/architecture.md).
 
 The server imports this module and `treeadv.engines.entropy`, so treeadv must be on its Python path.
 """
