@@ -25,6 +25,7 @@ from treeadv.metrics import Exporter
 from treeadv.replay.figures import Shown, figures
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket
+from treeadv.seeds import derive
 from treeadv.storage.folder import Syncable, flush
 
 log = logging.getLogger("treeadv.replay")

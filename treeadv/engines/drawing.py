@@ -13,8 +13,8 @@ from treeadv.engines.entropy import entropy
 def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[float]) -> list[tuple[int, float, float]]:
     """Draw one token a row by inverting its cumulative distribution at a uniform number.
 
-    logits [B, V]; params [B]; coins [B] in [0, 1). Returns (token, log-probability, entropy in nats) a row. Temperature 0 takes the
-    largest logit and reports the untempered distribution.
+    logits [B, V]; params [B]; coins [B] in [0, 1). Returns (token, log-probability, entropy in nats) a row. Temperature
+    0 takes the largest logit and reports the untempered distribution.
     """
     temperature = torch.tensor([p.temperature or 1.0 for p in params])
     logp = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)

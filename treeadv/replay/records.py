@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 

@@ -9,7 +9,9 @@ from treeadv.sampling.rules import Prefix, build_rule
 
 
 class Forking:
-    """Decides for the chains of a forest where they fork. `tau` is the threshold in nats that holds for the whole forest."""
+    """Decides for the chains of a forest where they fork. `tau` is the threshold in nats that holds for the whole
+    forest.
+    """
 
     def __init__(self, sampling: SamplingConfig, tau: float) -> None:
         """Raises `BadInput` for a rule that does not exist or does not take its options."""
@@ -23,19 +25,24 @@ class Forking:
         return math.nan if self._tau is None else self._tau
 
     def possible(self, *, depth: int, position: int) -> bool:
-        """Whether a segment at this `depth` may still fork once its chain has `position` tokens. False stays false along the chain."""
+        """Whether a segment at this `depth` may still fork once its chain has `position` tokens. False stays false
+        along the chain.
+        """
         s = self._sampling
         return self.rule.ever_fires and depth < s.max_depth and s.max_tokens - position >= s.min_tail
 
     def _allowed(self, *, budget: int, gap: int, depth: int, position: int) -> bool:
-        """Whether the guards allow a fork: leaf budget for every child, a long enough segment, room left, and not too deep."""
+        """Whether the guards allow a fork: leaf budget for every child, a long enough segment, room left, and not too
+        deep.
+        """
         s = self._sampling
         return budget >= s.arity and gap >= s.min_gap and self.possible(depth=depth, position=position)
 
     def forks(
         self, *, entropy: float, logprob: float, budget: int, gap: int, depth: int, position: int, seed: int
     ) -> bool:
-        """Whether the chain forks before the token with this `entropy` and `logprob`. See `Prefix` for the arguments."""
+        """Whether the chain forks before the token with this `entropy` and `logprob`. See `Prefix` for the arguments.
+        """
         if not self._allowed(budget=budget, gap=gap, depth=depth, position=position):
             return False
         return self.rule.fires(Prefix(
@@ -45,5 +52,7 @@ class Forking:
 
 
 def split(budget: int, arity: int) -> list[int]:
-    """Share the leaf budget of a segment among its `arity` children, as evenly as it goes; the first children take the rest."""
+    """Share the leaf budget of a segment among its `arity` children, as evenly as it goes; the first children take the
+    rest.
+    """
     return [budget // arity + (i < budget % arity) for i in range(arity)]

@@ -1,9 +1,11 @@
 """Fork rules: each decides, at a prefix, whether the chain forks there. `RULES` lists them by name.
 
-A rule is *predictable* when it depends on the prefix only. Forking on a predictable rule leaves the flow-weighted estimator unbiased
-(docs/method.md, "What is unbiased, and why"). A rule that reads the drawn token is not predictable, and every forest records that.
+A rule is *predictable* when it depends on the prefix only. Forking on a predictable rule leaves the flow-weighted
+estimator unbiased (docs/method.md, "What is unbiased, and why"). A rule that reads the drawn token is not predictable,
+and every forest records that.
 
-To add a rule: write a subclass of `ForkRule` and name it in `sampling.rule` as `module:Name`, or add it to `RULES` (docs/extending.md).
+To add a rule: write a subclass of `ForkRule` and name it in `sampling.rule` as `module:Name`, or add it to `RULES`
+(docs/extending.md).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from treeadv.seeds import uniform
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """The state of a chain before its next token. `tau` and `logprob` are None for a rule that does not declare that it reads them."""
+    """The state of a chain before its next token. `tau` and `logprob` are None for a rule that does not declare that it
+    reads them.
+    """
 
     entropy: float  # nats, of the distribution that the next token is drawn from
     gap: int  # tokens of the current segment
@@ -70,7 +74,9 @@ class Never(ForkRule):
 
 
 class Surprisal(ForkRule):
-    """Forks where the surprisal of the drawn token is above the threshold (TreeRL, 2506.11902). Biased: kept for comparison."""
+    """Forks where the surprisal of the drawn token is above the threshold (TreeRL, 2506.11902). Biased: kept for
+    comparison.
+    """
 
     predictable = False
     uses_threshold = True

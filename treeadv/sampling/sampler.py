@@ -1,8 +1,8 @@
 """Growing one forest over an engine.
 
-The fork rule is applied from left to right to the stream of an ordinary completion. Where it fires, the chain goes on and becomes the
-first child; fresh requests draw the siblings from the same prefix. No request is aborted and no token is generated twice. Every
-decision depends on the chain's own past only, so a forest does not depend on scheduling.
+The fork rule is applied from left to right to the stream of an ordinary completion. Where it fires, the chain goes on
+and becomes the first child; fresh requests draw the siblings from the same prefix. No request is aborted and no token
+is generated twice. Every decision depends on the chain's own past only, so a forest does not depend on scheduling.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ RETRIES = 3  # a lost branch goes on from the tokens that it has, this many time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowRequest:
-    """One forest to grow: `prompt` [P] int32 is the tokenised prompt of `problem`; `seed` fixes every draw and every fork."""
+    """One forest to grow: `prompt` [P] int32 is the tokenised prompt of `problem`; `seed` fixes every draw and every
+    fork.
+    """
 
     forest_id: str
     problem: Problem
@@ -48,7 +50,9 @@ class _Node:
 
 @dataclass(slots=True)
 class _Chain:
-    """One request to the engine: it starts in segment `node` after `path`, the tokens after the prompt. `name` gives its seed."""
+    """One request to the engine: it starts in segment `node` after `path`, the tokens after the prompt. `name` gives
+    its seed.
+    """
 
     node: _Node
     name: str
@@ -57,7 +61,8 @@ class _Chain:
 
 
 async def grow(engine: Engine, request: GrowRequest, sampling: SamplingConfig, tau: float, stop: frozenset[int]) -> Forest:
-    """Grow the forest of one prompt: `sampling.roots` trees that share `sampling.leaves` leaves. `stop`: token ids that end a leaf.
+    """Grow the forest of one prompt: `sampling.roots` trees that share `sampling.leaves` leaves. `stop`: token ids that
+    end a leaf.
 
     Raises `EngineLost` when no branch at all draws a token. A branch that is lost alone is recorded as aborted.
     """
@@ -88,6 +93,8 @@ class _Growth:
 
     async def _follow(self, chain: _Chain, group: asyncio.TaskGroup) -> None:
         """Follow one chain to its leaf, opening siblings where it forks."""
+        if not self._forking.possible(depth=chain.node.depth, position=len(chain.path)):
+            self._pass_on(chain, group)
         for attempt in range(RETRIES + 1):
             seed = derive(self._request.seed, chain.name, attempt)
             try:
@@ -129,7 +136,9 @@ class _Growth:
         return node.children[0]
 
     def _pass_on(self, chain: _Chain, group: asyncio.TaskGroup) -> None:
-        """Give the leaf budget that the chain cannot use any more to fresh roots, which start at once. Repeating it does nothing."""
+        """Give the leaf budget that the chain cannot use any more to fresh roots, which start at once. Repeating it
+        does nothing.
+        """
         node = chain.node
         if not self._sampling.topup or node.fresh:
             return
@@ -151,14 +160,16 @@ class _Growth:
         ends = [s for s, n in enumerate(nodes) if not any(c.draws for c in n.children)]
         problem = self._request.problem
         return Forest(
-            forest_id=self._request.forest_id, prompt_id=problem.id, gold=problem.answer, verifier=problem.verifier, meta=problem.meta,
-            rule=self._sampling.rule, predictable=self._forking.rule.predictable, tau=self._forking.tau,
+            forest_id=self._request.forest_id, prompt_id=problem.id, gold=problem.answer, verifier=problem.verifier,
+            meta=problem.meta, rule=self._sampling.rule, predictable=self._forking.rule.predictable, tau=self._forking.tau,
             temperature=self._sampling.temperature, prompt=self._request.prompt, parent=np.array(parent, np.int32),
             start=np.cumsum([0, *(len(n.draws) for n in nodes)], dtype=np.int32),
             tree=np.array(tree, np.int32), arity=np.array([n.arity for n in nodes], np.int32),
             budget=np.array([n.budget for n in nodes], np.int32),
-            token=np.array([d.token for d in draws], np.int32), logprob=np.array([d.logprob for d in draws], np.float32),
-            entropy=np.array([d.entropy for d in draws], np.float32), version=np.array([d.version for d in draws], np.int32),
+            token=np.array([d.token for d in draws], np.int32),
+            logprob=np.array([d.logprob for d in draws], np.float32),
+            entropy=np.array([d.entropy for d in draws], np.float32),
+            version=np.array([d.version for d in draws], np.int32),
             leaf_segment=np.array(ends, np.int32),
             finish=np.array([Finish.ABORT if nodes[s].finish is None else nodes[s].finish for s in ends], np.int8),
             reward=np.full(len(ends), np.nan, np.float32), verdict=np.full(len(ends), -1, np.int8),

@@ -1,9 +1,9 @@
 """The entropy of the distribution that SGLang draws a token from, exact or bounded.
 
-Exact: `EntropyTap` runs inside the server as a custom logit processor. It returns the logits as they came and notes, for each output
-token, the entropy of the row it is drawn from; SGLang sends the notes back beside the tokens. Bounded: from the k largest
-log-probabilities, H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d), where d is the mass outside and p_k the smallest listed
-(docs/architecture.md).
+Exact: `EntropyTap` runs inside the server as a custom logit processor. It returns the logits as they came and notes,
+for each output token, the entropy of the row it is drawn from; SGLang sends the notes back beside the tokens. Bounded:
+from the k largest log-probabilities, H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d), where d is the mass outside and
+p_k the smallest listed (docs/architecture.md).
 
 The server imports this module and `treeadv.engines.entropy`, so treeadv must be on its Python path.
 """
@@ -27,7 +27,9 @@ class EntropyTap:
     """`CustomLogitProcessor` of SGLang, by its calls; its base class is not needed and not imported."""
 
     def __call__(self, logits: torch.Tensor, custom_param_list: Sequence[dict[str, Any]]) -> torch.Tensor:
-        """logits [B, V] before temperature, one row a request. A middle chunk of a prefill draws no token: its row is passed over."""
+        """logits [B, V] before temperature, one row a request. A middle chunk of a prefill draws no token: its row is
+        passed over.
+        """
         rows = [i for i, params in enumerate(custom_param_list) if params["__req__"].inflight_middle_chunks <= 0]
         if not rows:
             return logits
@@ -42,7 +44,9 @@ class EntropyTap:
 
 
 def reference() -> str:
-    """What a request sends as `custom_logit_processor`: a pickle of `EntropyTap` by name, as SGLang's own `to_str` makes it."""
+    """What a request sends as `custom_logit_processor`: a pickle of `EntropyTap` by name, as SGLang's own `to_str`
+    makes it.
+    """
     return json.dumps({"callable": f"c{__name__}\n{EntropyTap.__name__}\n.".encode().hex()})
 
 

@@ -1,4 +1,6 @@
-"""Whether a server holds the learner's model: its tokenizer and, on tokens that it draws itself, its log-probs and entropies."""
+"""Whether a server holds the learner's model: its tokenizer and, on tokens that it draws itself, its log-probs and
+entropies.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def prefix(vocabulary: int) -> list[int]:
 
 
 def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
-    """A text that holds the probe's tokens, and what `prompt_tokens` reads (less special tokens) where the tokenizer is the learner's."""
+    """A text that holds the probe's tokens, and what `prompt_tokens` reads (less special tokens) where the tokenizer is
+    the learner's.
+    """
     with _loading:
         tokenizer = AutoTokenizer.from_pretrained(model_dir)
     text = str(tokenizer.decode([i for i in prefix(vocabulary) if i < len(tokenizer)]))
@@ -45,7 +49,9 @@ def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
 
 
 def echo(text: str) -> dict[str, Any]:
-    """A request whose reply lists the prompt's tokens. /tokenize fails in some releases where a tokenizer has no length of its own."""
+    """A request whose reply lists the prompt's tokens. /tokenize fails in some releases where a tokenizer has no length
+    of its own.
+    """
     return {"text": text, "sampling_params": {"max_new_tokens": 1}, "return_logprob": True, "logprob_start_len": 0}
 
 
@@ -58,7 +64,9 @@ def prompt_tokens(body: Any) -> list[int]:
 
 
 def compare(model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk], temperatures: Sequence[float]) -> Difference:
-    """Difference between what the server reported of `chunks`, each drawn after `ids` at its temperature, and a plain forward (CPU)."""
+    """Difference between what the server reported of `chunks`, each drawn after `ids` at its temperature, and a plain
+    forward (CPU).
+    """
     with _loading:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()
     found = [_difference(model, ids, chunk, t) for chunk, t in zip(chunks, temperatures, strict=True)]
