@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from treeadv.config import Config
+from treeadv.engines.registry import ENGINES
 from treeadv.extensions import PATTERN
 from treeadv.learning.advantage import PRESETS
 from treeadv.sampling.rules import RULES
@@ -41,6 +42,7 @@ def generated(text: str) -> str:
     # What the configuration checks in its own words.
     sections["LearnerConfig"]["properties"]["preset"]["enum"] = list(PRESETS)
     sections["SamplingConfig"]["properties"]["rule"]["anyOf"] = [{"enum": list(RULES)}, {"pattern": f"^{PATTERN}$"}]
+    sections["GeneratorConfig"]["properties"]["engine"]["anyOf"] = [{"enum": list(ENGINES)}, {"pattern": f"^{PATTERN}$"}]
     sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
     sections["TaskConfig"] |= {
         "if": {"properties": {"source": {"const": "reasoning-gym"}}},

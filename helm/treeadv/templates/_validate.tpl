@@ -58,7 +58,7 @@
 {{- fail (printf "%s.gpu=%d: beside generator.kind=deployment the servers draw, on generator.fleet.gpu; set gpu=0 here" .at $gpu) }}
 {{- end }}
 {{- $generator := .root.Values.config.generator | default dict }}
-{{- if ne ($generator.engine | default "embedded") "sglang" }}
+{{- if eq ($generator.engine | default "embedded") "embedded" }}
 {{- fail (printf "%s.gpu=%d: the embedded engine draws on the CPU; set config.generator.engine=sglang, or gpu=0" .at $gpu) }}
 {{- end }}
 {{- end }}
@@ -98,8 +98,8 @@
 {{- end }}
 {{- $generator := .Values.config.generator | default dict }}
 {{- include "treeadv.validateMemory" (dict "at" "generator.fleet" "group" $fleet) }}
-{{- if eq ($generator.engine | default "sglang") "embedded" }}
-{{- fail "config.generator.engine=embedded does not go with generator.kind=deployment: leave it out" }}
+{{- if ne ($generator.engine | default "sglang") "sglang" }}
+{{- fail (printf "config.generator.engine=%s does not go with generator.kind=deployment: leave it out" $generator.engine) }}
 {{- end }}
 {{- $sglang := $generator.sglang | default dict }}
 {{- if ne ($sglang.weights | default "disk") "disk" }}
