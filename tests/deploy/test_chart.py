@@ -334,7 +334,7 @@ def test_a_ray_pod_leaves_through_the_drain_command_within_its_grace(render: Ren
         for pod in pods:
             line = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
             assert line[:3] == ["python", "-m", "actors.driver.drain"]
-            args = drain.arguments(line[3:])
+            args = drain.parse_arguments(line[3:])
             assert args.what == what
             assert 0 < args.seconds < pod["spec"]["terminationGracePeriodSeconds"]
 
