@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from treeadv.config import Config
+from treeadv.extensions import PATTERN
 from treeadv.learning.advantage import PRESETS
+from treeadv.sampling.rules import RULES
 
 SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.schema.json"
 
@@ -39,6 +41,7 @@ def generated(text: str) -> str:
             del sections[name]["properties"][field]
     # Checks that treeadv.config makes in validators, which a JSON schema does not contain.
     sections["LearnerConfig"]["properties"]["preset"]["enum"] = list(PRESETS)
+    sections["SamplingConfig"]["properties"]["rule"]["anyOf"] = [{"enum": list(RULES)}, {"pattern": f"^{PATTERN}$"}]
     sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
     sections["TaskConfig"] |= {
         "if": {"properties": {"source": {"const": "reasoning-gym"}}},

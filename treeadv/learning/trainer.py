@@ -24,7 +24,7 @@ from treeadv.learning.objective import Outcome, evaluate, scales, wanted
 from treeadv.learning.packing import Packed, Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
-from treeadv.sampling.seeds import derive
+from treeadv.seeds import derive
 from treeadv.storage.run_store import Storage
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
