@@ -1,4 +1,4 @@
-"""The generator: holds an engine and grows forests, several at a time."""
+"""The generator role: holds an engine and grows several forests at a time."""
 
 from __future__ import annotations
 

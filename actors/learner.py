@@ -1,4 +1,4 @@
-"""The learner role: one rank of the trainer. A plain class; whoever builds the run makes a Ray actor of it."""
+"""The learner role: one rank of the trainer. A plain class of which the driver makes Ray actors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
 
 class Learner:
-    """Life: `rendezvous` (rank 0), `join`, perhaps `restore`, then `step`, `publish` and `checkpoint`, each called on all ranks."""
+    """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish` and
+    `checkpoint`."""
 
     def __init__(self, config: Config, run_dir: str, rank: int, world: int, port: int = 0) -> None:
         """`port`: where to serve /metrics and /healthz (0: any free port)."""
@@ -57,7 +58,10 @@ class Learner:
     def join(self, address: str) -> None:
         """Meet the other ranks and load the model."""
         if self.config.learner.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("learner.device=cuda: torch finds no CUDA device where the learner runs; give it one by learner.gpus, or cpu")
+            raise BadInput(
+                "learner.device=cuda: torch finds no CUDA device where the learner runs; set learner.gpus, or"
+                " learner.device=cpu"
+            )
         if self.world > 1:
             host, _, port = address.rpartition(":")
             store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)
@@ -74,7 +78,7 @@ class Learner:
 
     @ray.method
     def step(self, batches: list[Any], version: int) -> StepReport:
-        """One optimizer step on the forests of `batches` (references to record batches, read where they lie), in their order."""
+        """Take one optimizer step on the forests of `batches`, references to record batches, in their order."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
         try:
             report = self.trainer.step(forests, version)
@@ -89,7 +93,7 @@ class Learner:
 
     @ray.method
     def publish(self) -> tuple[list[Any], int]:
-        """References to the buckets of weights and their bytes, on rank 0; the others help to gather them and return nothing."""
+        """Gather the weights. Rank 0 returns references to the buckets and their bytes, the other ranks no reference."""
         refs, size = [], 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
             refs.append(ray.put(bucket))
@@ -98,8 +102,8 @@ class Learner:
 
     @ray.method
     def checkpoint(self, step: int, extra: dict[str, Any], session: str = "") -> str:
-        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path. With run.storage: upload it
-        for the driver, whose `session` of the run it is, to seal."""
+        """Write run_dir/checkpoints/step-N whole or not at all, delete the oldest ones, and return its path. With
+        run.storage, upload it under the driver's `session`; the driver seals it."""
         began = time.perf_counter()
         folder = self.folder.checkpoint(step)
         if self.folder.storage:
@@ -113,7 +117,7 @@ class Learner:
 
     @ray.method
     def restore(self, step: int) -> dict[str, Any]:
-        """Go on from a checkpoint; returns the `extra` that was written with it."""
+        """Load a checkpoint; return the `extra` that was written with it."""
         with self.folder.at_hand(step) as folder:
             return self.trainer.restore(folder)
 
@@ -128,7 +132,7 @@ class Learner:
         for phase, seconds in report.seconds.items():
             e.observe("treeadv_learner_phase_seconds", seconds, phase=phase)
         if self.rank:
-            return  # what follows is of all ranks together
+            return  # the rest covers all ranks together
         e.add("treeadv_trained_tokens_total", report.tokens)
         e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
         e.add("treeadv_trained_leaves_total", report.leaves)
