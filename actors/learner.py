@@ -26,8 +26,8 @@ BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
 
 class Learner:
-    """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish` and
-    `checkpoint`."""
+    """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish`
+    and `checkpoint`."""
 
     def __init__(self, config: Config, run_dir: str, rank: int, world: int, port: int = 0) -> None:
         """`port`: where to serve /metrics and /healthz (0: any free port)."""
@@ -93,7 +93,8 @@ class Learner:
 
     @ray.method
     def publish(self) -> tuple[list[Any], int]:
-        """Gather the weights. Rank 0 returns references to the buckets and their bytes, the other ranks no reference."""
+        """Gather the weights. Rank 0 returns references to the buckets and their bytes, the other ranks no
+        reference."""
         refs, size = [], 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
             refs.append(ray.put(bucket))

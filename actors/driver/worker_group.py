@@ -169,8 +169,8 @@ class FailureLimit:
         self._failures = 0
 
     def count(self, cause: str, growing: int) -> None:
-        """Count one more. Raise `RoleFailed` at the limit: `FORESTS`, or five times the forests that grow at a time where
-        that is more. So many failures do not come from the prompts."""
+        """Count one more. Raise `RoleFailed` at the limit: `FORESTS`, or five times the forests that grow at a time
+        where that is more. So many failures do not come from the prompts."""
         self._failures += 1
         if self._failures >= max(FORESTS, 5 * growing):
             raise RoleFailed(f"no forest comes through: {self._failures} in a row failed, the last with {cause}")

@@ -109,7 +109,9 @@ for line in {lines!r}:
     print(read.device, read.dtype)
 print(parse_router_args({router!r}).selector)
 """
-    added = environment(here(run_config(render("fleet-hpa"), tmp_path), "", tmp_path, tmp_path).generator.sglang, 1)
+    added = environment(
+        on_this_machine(run_config(render("fleet-hpa"), tmp_path), "", tmp_path, tmp_path).generator.sglang, 1
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | added, timeout=200
     )
