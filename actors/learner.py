@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.errors import BadInput
-from treeadv.learning import checkpoint
+from treeadv.learning.checkpoint import Json
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
+from treeadv.storage.checkpoint_folder import prune_checkpoints, publish_folder, scratch_folder
 from treeadv.storage.run_folder import RunFolder
+from treeadv.storage.run_store import Storage
 
 BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
@@ -91,17 +95,22 @@ class Learner:
             size += sum(w.nbytes for w in bucket.values())
         return refs, size
 
-    def checkpoint(self, step: int, extra: dict[str, Any], session: str = "") -> str:
-        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path. With run.storage: upload it
-        for the driver, whose `session` of the run it is, to seal."""
+    def checkpoint(self, step: int, extra: Mapping[str, Json], session: str = "") -> str:
+        """Write the checkpoint of `step` and return its path. All ranks call it.
+
+        Without run.storage: run_dir/checkpoints/step-N appears whole or not at all, and the oldest ones are deleted. With run.storage:
+        the files are uploaded in the name of the driver's `session`, and the checkpoint counts once the driver has sealed it.
+        """
         began = time.perf_counter()
         folder = self.folder.checkpoint(step)
         if self.folder.storage:
-            self.trainer.upload(self.folder.storage, step, session, folder.with_name("upload"), extra)
+            upload_checkpoint(self.trainer, self.folder.storage, step, session, folder.with_name("upload"), extra)
         else:
-            self.trainer.save(folder, extra)
+            scratch = scratch_folder(folder, clear=self.rank == 0)
+            self.trainer.save(scratch, extra)
             if self.rank == 0:
-                checkpoint.prune(folder.parent, self.config.run.keep_checkpoints)
+                publish_folder(scratch, folder)
+                prune_checkpoints(folder.parent, self.config.run.keep_checkpoints)
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
         return str(folder)
 
@@ -135,3 +144,18 @@ class Learner:
             gauges["learner_mfu_ratio"] = report.mfu
         for name, value in gauges.items():
             e.set(f"treeadv_{name}", value)
+
+
+def upload_checkpoint(
+    trainer: Trainer, storage: Storage, step: int, session: str, scratch: Path, extra: Mapping[str, Json]
+) -> None:
+    """Upload this rank's files of a checkpoint; all ranks call it, and they need no disk in common.
+
+    Each rank writes into a folder beside `scratch` first. Each `session` (start of the run) has its own folder in the store.
+    """
+    own = scratch.with_name(f"{scratch.name}-{trainer.rank}")
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    trainer.write_files(own, extra)
+    storage.upload(step, session, own)
+    shutil.rmtree(own)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from treeadv.config import Config
-from treeadv.learning.advantage import PRESETS
+from treeadv.extensions import PATTERN
+from treeadv.presets import PRESETS
 
 SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.schema.json"
 
@@ -37,7 +38,7 @@ def generated(text: str) -> str:
         for field in fields:
             del sections[name]["properties"][field]
     # What the configuration checks in its own words.
-    sections["LearnerConfig"]["properties"]["preset"]["enum"] = list(PRESETS)
+    sections["LearnerConfig"]["properties"]["preset"]["anyOf"] = [{"enum": list(PRESETS)}, {"pattern": f"^{PATTERN}$"}]
     sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
     sections["TaskConfig"] |= {
         "if": {"properties": {"source": {"const": "reasoning-gym"}}},

@@ -148,6 +148,7 @@ TWO_MACHINES = """
 import sys
 from pathlib import Path
 import torch, torch.distributed as dist
+from actors.learner import upload_checkpoint
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv.learning.trainer import Trainer
@@ -160,7 +161,7 @@ disk = RunFolder(out / f"disk-{rank}", Storage(uri))
 t = Trainer(tiny.config(), model, rank, 2)
 t.step(FORESTS, 0)
 session = "000001-test"
-t.upload(disk.storage, 1, session, disk.checkpoint(1), {"step": 1})
+upload_checkpoint(t, disk.storage, 1, session, disk.checkpoint(1), {"step": 1})
 dist.barrier()
 if rank == 0:
     Lock(disk.storage._replay, session, 0)

@@ -97,7 +97,7 @@ def _claim(folder: RunFolder, known: bool) -> None:
 
 def check(config: Config) -> None:
     """What a type cannot say: names that must exist, ports that must be free. `BadInput` for the first fault."""
-    objective.wanted(config.learner, config.sampling)
+    objective.build_objective(config.learner, config.sampling)
     check_name(config.task.verifier)
     check_path(config.model.path)
     problem_source(config.task, config.run.seed)

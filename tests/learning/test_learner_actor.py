@@ -82,6 +82,14 @@ def test_published_buckets_are_the_weights_without_a_copy(learner):
     assert not any(w.flags.owndata for w in published.values())
 
 
+def test_failed_save_leaves_no_checkpoint(learner, tmp_path):
+    with pytest.raises(TypeError):
+        learner.checkpoint(1, {"not JSON": object()})
+    assert not (tmp_path / "run" / "checkpoints" / "step-1").exists()
+    learner.checkpoint(1, {"JSON": 1})
+    assert learner.restore(1) == {"JSON": 1}
+
+
 def test_checkpoints_are_pruned_to_those_to_keep_and_give_their_extra_back(learner, tmp_path):
     for step in (1, 2, 3):
         learner.step(batches(FORESTS), step - 1)

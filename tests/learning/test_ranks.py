@@ -131,6 +131,7 @@ from pathlib import Path
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS
 from treeadv.learning.trainer import Trainer
+from treeadv.storage.checkpoint_folder import publish_folder, scratch_folder
 folder, place, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 done = sorted(place.glob("step-*"), key=lambda p: int(p.name[5:]))
 t = Trainer(tiny.config(steps=last, schedule="cosine", dtype="bfloat16"), str(done[-1]) if done else folder)
@@ -139,7 +140,9 @@ if done:
 while t.version < last:
     report = t.step(FORESTS, t.version)
     print(report.version, flush=True)
-    t.save(place / f"step-{t.version}", {})
+    scratch = scratch_folder(place / f"step-{t.version}")
+    t.save(scratch)
+    publish_folder(scratch, place / f"step-{t.version}")
 print("end", flush=True)
 """
 
