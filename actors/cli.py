@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_train(commands)
     add_commands(commands)
     _add_scale(commands)
-    _add_replay(commands)
+    _add_reproduce(commands)
     _add_bench(commands)
     return dispatch(parser, argv)
 
@@ -101,20 +101,30 @@ def scale(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_replay(commands: Commands) -> None:
-    p = commands.add_parser("replay", help="take one step of a run again from its log and compare with what was recorded")
+def _add_reproduce(commands: Commands) -> None:
+    p = commands.add_parser("reproduce", help="take one step of a run again and compare it with its record")
     p.add_argument("run_dir", type=Path, metavar="RUN")
-    p.add_argument("--step", type=int, required=True, metavar="N")
-    p.set_defaults(call=replay)
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--step", type=int, metavar="N", help="a step of metrics.jsonl; 1 is the first")
+    what.add_argument("--batch", type=Path, metavar="FILE.arrow", help="a batch that the learner kept: its step was not finite")
+    p.set_defaults(call=reproduce)
 
 
-def replay(args: argparse.Namespace) -> int:
-    from treeadv.local.reproduce import replay_step
+def reproduce(args: argparse.Namespace) -> int:
+    from treeadv.learning.report import NonFinite
+    from treeadv.local.reproduce import reproduce_batch, reproduce_step
     from treeadv.replay.history import forests_of_step
 
-    difference = replay_step(args.run_dir, args.step, forests_of_step)
-    print(difference)
-    return 0 if difference.none else 1
+    if args.step is not None:
+        comparison = reproduce_step(args.run_dir, args.step, forests_of_step)
+        print(comparison)
+        return 0 if comparison.equal else 1
+    try:
+        print(reproduce_batch(args.run_dir, args.batch, forests_of_step))
+    except NonFinite as fault:
+        print(f"treeadv: error: {fault}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _add_bench(commands: Commands) -> None:

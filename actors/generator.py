@@ -16,8 +16,8 @@ from treeadv.engines.start import start
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
 from treeadv.replay.tickets import Ticket
-from treeadv.sampling.rules import Threshold
 from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.threshold import Threshold
 from treeadv.wire import to_batch
 
 
@@ -47,10 +47,8 @@ class Generator:
         The caller asks Ray for two returns: it waits for the small one and passes the other on as a reference.
         """
         started = time.perf_counter()
-        p = ticket.problem
-        request = GrowRequest(
-            ticket.forest_id, p.id, p.answer, p.verifier, p.meta, self._prompter.encode(p.problem), ticket.seed
-        )
+        prompt = self._prompter.encode(ticket.problem.problem)
+        request = GrowRequest(forest_id=ticket.forest_id, problem=ticket.problem, prompt=prompt, seed=ticket.seed)
         try:
             forest = await grow(self.engine, request, self._config.sampling, self._threshold.tau, self._stop)
         except EngineLost as lost:
@@ -62,7 +60,9 @@ class Generator:
         return to_batch([forest]), forest.leaves
 
     async def update_weights(self, version: int, buckets: list[Any]) -> float:
-        """Take a policy version in flight. `buckets`: references to mappings name -> array, which together are the model. Seconds."""
+        """Take a policy version in flight. `buckets`: references to mappings name -> array, which together are the
+        model. Seconds.
+        """
         weights = {name: value for bucket in await asyncio.gather(*buckets) for name, value in bucket.items()}
         seconds = await self.engine.update_weights(version, weights)
         self._exporter.set("treeadv_generator_policy_version", version)

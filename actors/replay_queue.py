@@ -23,9 +23,9 @@ from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import Shown, figures
-from treeadv.replay.records import ticket_seed
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket
+from treeadv.seeds import derive
 from treeadv.storage.folder import Syncable, flush
 
 log = logging.getLogger("treeadv.replay")
@@ -88,7 +88,7 @@ class ReplayQueue:
             else:
                 return None
         await self._make_durable()
-        seed = ticket_seed(self._config.run.seed, record.draw, record.attempt)
+        seed = derive(self._config.run.seed, record.draw, record.attempt)
         return Ticket(record.forest_id, record.draw, record.attempt, self._problems[record.draw], seed)
 
     async def fail(self, forest_id: str, reason: str) -> None:

@@ -24,13 +24,13 @@ from treeadv.config import SamplingConfig
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning.objective import Objective, evaluate, scales
 from treeadv.presets import PRESETS, AdvantageSpec
-from treeadv.sampling.rules import Prefix, forks, split
+from treeadv.sampling.forking import Forking, split
 
 TOKENS, STEPS, LEAVES = 3, 4, 8
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
     "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},  # fresh roots, which do not fork, would cover up what forks do
-    "random": {"rule": "random", "random_p": 0.5},
+    "random": {"rule": "random", "rule_options": {"probability": 0.5}},
     "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1, "topup": False},
     "no forks": {"rule": "none"},
     "no topup": {"rule": "entropy", "tau": 0.9, "topup": False},
@@ -88,6 +88,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
     states: list[int] = []
     ends: list[int] = []
     entropy = -(world.prob * np.log(world.prob)).sum(1)
+    forking = Forking(s, tau)
 
     def draw(state: int) -> int:
         return int(np.searchsorted(np.cumsum(world.prob[state]), rng.random()))
@@ -100,8 +101,11 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
         budgets.append(budget)
         while position < STEPS:
             token = draw(state) if first is None else first
-            at = Prefix(float(entropy[state]), gap, depth, position, budget, seed=int(rng.integers(2**31)))
-            if first is None and forks(at, float(np.log(world.prob[state, token])), tau, s):
+            seed = int(rng.integers(2**31))
+            if first is None and forking.forks(
+                entropy=float(entropy[state]), logprob=float(np.log(world.prob[state, token])), budget=budget, gap=gap, depth=depth,
+                position=position, seed=seed,
+            ):
                 arity[here] = s.arity
                 for i, part in enumerate(split(budget, s.arity)):
                     chain(here, state, depth + 1, position, part, token if i == 0 else draw(state))

@@ -12,6 +12,7 @@ from typing import Any
 from treeadv.config import Config
 from treeadv.extensions import PATTERN
 from treeadv.presets import PRESETS
+from treeadv.sampling.rules import RULES
 
 SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.schema.json"
 
@@ -39,6 +40,7 @@ def generated(text: str) -> str:
             del sections[name]["properties"][field]
     # What the configuration checks in its own words.
     sections["LearnerConfig"]["properties"]["preset"]["anyOf"] = [{"enum": list(PRESETS)}, {"pattern": f"^{PATTERN}$"}]
+    sections["SamplingConfig"]["properties"]["rule"]["anyOf"] = [{"enum": list(RULES)}, {"pattern": f"^{PATTERN}$"}]
     sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
     sections["TaskConfig"] |= {
         "if": {"properties": {"source": {"const": "reasoning-gym"}}},

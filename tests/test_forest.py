@@ -1,4 +1,4 @@
-"""The forest's invariants (DESIGN section 2), by property and on the worked vector."""
+"""The forest's invariants (docs/architecture.md), by property and on the worked vector."""
 
 from __future__ import annotations
 

@@ -70,13 +70,12 @@ class TaskConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How a forest grows (DESIGN section 3)."""
+    """How a forest grows."""
 
     leaves: Positive = Field(8, description="G, the leaves of a forest")
     trees: Count = Field(0, description="M, its trees; 0 means max(2, G // 4)")
-    rule: Literal["entropy", "none", "surprisal", "fixed", "random"] = Field(
-        "entropy", description="fork rule; surprisal is biased and kept for comparison"
-    )
+    rule: str = Field("entropy", description="fork rule: entropy, none, fixed, random, surprisal (biased) or module:Name; docs/method.md")
+    rule_options: dict[str, Any] = Field(default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed")
     tau: Annotated[float, Field(ge=0)] = Field(1.0, description="threshold in nats")
     tau_quantile: Share | None = Field(
         None, description="tau as this quantile of the entropies drawn under the previous policy version; tau holds until one is complete"
@@ -85,8 +84,6 @@ class SamplingConfig(Section):
     min_gap: Positive = Field(2, description="tokens between forks, and before the first")
     max_depth: Count = Field(4, description="forks on a path")
     min_tail: Positive = Field(4, description="room left after a fork, in tokens")
-    fixed_gap: Positive = Field(8, description="rule fixed: fork every so many tokens")
-    random_p: Share = Field(0.1, description="rule random: probability of a fork at a token")
     topup: bool = Field(True, description="give leaf budget that no fork used to fresh roots")
     max_tokens: Positive = Field(64, description="tokens of a rollout")
     temperature: Annotated[float, Field(gt=0)] = 0.7

@@ -8,7 +8,7 @@ class BadInput(Exception):
 
 
 class BadForest(ValueError):
-    """A forest breaks an invariant of DESIGN section 2: it is refused with its id and never trained."""
+    """A forest breaks an invariant of the forest (docs/architecture.md): it is refused with its id and never trained."""
 
     def __init__(self, forest_id: str, reason: str) -> None:
         super().__init__(forest_id, reason)

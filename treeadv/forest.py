@@ -30,7 +30,7 @@ class Finish(IntEnum):
 
 
 class Verdict(IntEnum):
-    """What a verifier said of a leaf (DESIGN section 9). A time-out is never `WRONG`."""
+    """What a verifier said of a leaf. A time-out is never `WRONG`."""
 
     UNGRADED = -1
     VERIFIED = 0
@@ -69,7 +69,7 @@ class Forest:
     verifier: str
     meta: str  # JSON for the verifier; "" when it needs none
     rule: str  # fork rule, as configured
-    predictable: bool  # whether forking on that rule is unbiased (DESIGN section 3)
+    predictable: bool  # whether forking on that rule is unbiased (docs/method.md)
     tau: float  # threshold in nats that was in force; NaN where the rule has none
     temperature: float
     prompt: Ints  # [P]

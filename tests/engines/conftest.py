@@ -1,5 +1,6 @@
-"""One event loop and one real SGLang server for this folder; every engine of the tests talks to that server, or to one that its test
-kills."""
+"""One event loop and one real SGLang server for this folder; every engine of the tests talks to that server, or to one
+that its test kills.
+"""
 
 from __future__ import annotations
 

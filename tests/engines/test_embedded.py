@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+from tests.engines.helpers import PROBLEM
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import EngineLost, Params
 from treeadv.engines.embedded import EmbeddedEngine
@@ -134,7 +135,7 @@ def test_a_fork_recomputes_only_the_last_token_of_its_prefix(tiny_model):
 
 
 def request(seed: int) -> GrowRequest:
-    return GrowRequest(f"f{seed}", "p", "1", "math", "", PROMPTS[seed % 3], seed)
+    return GrowRequest(forest_id=f"f{seed}", problem=PROBLEM, prompt=PROMPTS[seed % 3], seed=seed)
 
 
 SAMPLING = SamplingConfig(leaves=8, tau=2.2, max_tokens=16, temperature=1.0)
@@ -246,7 +247,9 @@ def test_equal_draws_of_siblings_are_kept_once():
 
 
 def test_branches_that_draw_the_same_tokens_draw_as_if_alone(tiny_model):
-    """The same seed twice in one forest: both branches have the draws and log-probs of one that is alone, and share every slot."""
+    """The same seed twice in one forest: both branches have the draws and log-probs of one that is alone, and share
+    every slot.
+    """
     (alone,), _ = drawn(tiny_model, [(PROMPTS[2], params(7), "n")])
     got, stats = drawn(tiny_model, [(PROMPTS[2], params(7), "n"), (PROMPTS[2], params(7), "n")])
     for draws in got:

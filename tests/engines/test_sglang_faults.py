@@ -1,4 +1,6 @@
-"""What the SGLang engine does when its server lies, hangs, fails or dies: each fault put in front of, or into, the real server."""
+"""What the SGLang engine does when its server lies, hangs, fails or dies: each fault put in front of, or into, the real
+server.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ import pytest
 from tests import tiny
 from tests.engines.conftest import Run
 from tests.engines.faulty_proxy import FaultyProxy
-from tests.engines.helpers import PROMPT, STUBS, Plain, branch, configure, params, weights
+from tests.engines.helpers import PROBLEM, PROMPT, STUBS, Plain, branch, configure, params, weights
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import EngineLost
 from treeadv.engines.sglang.engine import SGLangEngine
@@ -115,8 +117,8 @@ def test_a_reply_that_cannot_be_trained_on_ends_the_branch_with_its_reason(
 def test_a_forest_grows_whole_over_replies_that_are_refused(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
     """The sampler goes on from what stands: no leaf is aborted and every log-prob is finite."""
     proxy.spoil_every(5, set_logprob(float("nan")))
-    sampling = SamplingConfig(leaves=6, trees=2, rule="fixed", fixed_gap=5, max_tokens=24, temperature=0.7)
-    forest = run(grow(proxied, GrowRequest("faulty", "p", "", "exact", "", PROMPT, 1), sampling, 1.0, frozenset()))
+    sampling = SamplingConfig(leaves=6, trees=2, rule="fixed", rule_options={"gap": 5}, max_tokens=24, temperature=0.7)
+    forest = run(grow(proxied, GrowRequest(forest_id="faulty", problem=PROBLEM, prompt=PROMPT, seed=1), sampling, 1.0, frozenset()))
     assert proxy.spoilt > 0
     assert forest.leaves == 6
     assert (forest.finish == Finish.LENGTH).all()

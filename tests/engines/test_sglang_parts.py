@@ -1,4 +1,5 @@
-"""The parts of the SGLang engine that need no server: entropy, its bounds, the command line, addresses, disk weights."""
+"""The parts of the SGLang engine that need no server: entropy, its bounds, the command line, addresses, disk weights.
+"""
 
 from __future__ import annotations
 

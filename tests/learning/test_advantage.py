@@ -1,4 +1,4 @@
-"""The facts of DESIGN section 5 about advantages and weights; fact 7 is in test_bias.py."""
+"""Facts about advantages and weights that hold exactly; test_bias.py tests the bias against a known gradient."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_what_stops_a_step_arrives_through_ray_as_what_it_is(tmp_path, kind):
         ray.get(actor.step.remote(batches([dataclasses.replace(FORESTS[0], **change)]), 0))
     assert isinstance(e.value, kind) and type(e.value.cause) is kind
     if kind is NonFinite:
-        assert e.value.cause.batch.is_file() and "python -m treeadv.local.reproduce RUN --batch" in str(e.value.cause)
+        assert e.value.cause.batch.is_file() and "treeadv reproduce RUN --batch" in str(e.value.cause)
     else:
         assert str(e.value.cause) == "forest f0: it is not graded"
 

@@ -165,7 +165,7 @@ def test_a_step_that_is_not_finite_stops_before_the_optimizer_and_keeps_its_batc
     if poison == "gradient":
         hook = trainer.policy.model.get_input_embeddings().weight.register_hook(lambda g: g * torch.inf)
     before = weights_of(trainer)
-    with pytest.raises(NonFinite, match=rf"the {poison} is not finite.*python -m treeadv.local.reproduce RUN --batch") as e:
+    with pytest.raises(NonFinite, match=rf"the {poison} is not finite.*treeadv reproduce RUN --batch") as e:
         trainer.step(FORESTS, 0)
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before.values(), weights_of(trainer).values(), strict=True))
     assert trainer.version == 0 and not trainer.optimizer.state

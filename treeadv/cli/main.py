@@ -226,10 +226,12 @@ def _rollout_inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Proble
     from treeadv.data.model_folder import resolve
     from treeadv.data.tasks import read_problems
     from treeadv.rewards.verifiers.registry import check_name
+    from treeadv.sampling.rules import build_rule
 
     given = [f"task.source={json.dumps(str(args.data))}", f"model.path={json.dumps(args.model)}", *args.overrides]
     config = configuration.load(args.config, given) if args.config else configuration.build({}, given, "command line")
     check_name(config.task.verifier)
+    build_rule(config.sampling.rule, config.sampling.rule_options)
     problems = read_problems(args.data, config.task.verifier)[: args.limit]
     if out := getattr(args, "out", None):
         _check_target(out)

@@ -1,8 +1,10 @@
-"""The embedded engine: continuous batching over a transformers model, keys and values shared along prefixes, exact entropy.
+"""The embedded engine: continuous batching over a transformers model, keys and values shared along prefixes, exact
+entropy.
 
-All branches that decode are one packed sequence through the model's linear layers; only attention goes forest by forest, each row
-reading the slots of its own path (`prefix_cache`). A branch's random numbers come from its own seed, so what is drawn does not
-depend on which branches happen to be in the batch (up to ties within float rounding of the batched matrix products).
+All branches that decode are one packed sequence through the model's linear layers; only attention goes forest by
+forest, each row reading the slots of its own path (`prefix_cache`). A branch's random numbers come from its own seed,
+so what is drawn does not depend on which branches happen to be in the batch (up to ties within float rounding of the
+batched matrix products).
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ class EmbeddedEngine:
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
-    # ---- the contract --------------------------------------------------------------------------------------------------------
+    # ---- the contract ------------------------------------------------------------------------------------------------
     async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
         if self.gone:
             raise EngineLost(self.gone)
@@ -129,7 +131,7 @@ class EmbeddedEngine:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
 
-    # ---- the loop ------------------------------------------------------------------------------------------------------------
+    # ---- the loop ----------------------------------------------------------------------------------------------------
     async def _run(self) -> None:
         try:
             while True:
@@ -171,7 +173,7 @@ class EmbeddedEngine:
             s.prompt_tokens, s.cached_tokens, s.decoded_tokens + len(drawn), len(self._active), s.busy_seconds + seconds
         )
 
-    # ---- one step, off the event loop ----------------------------------------------------------------------------------------
+    # ---- one step, off the event loop --------------------------------------------------------------------------------
     @torch.inference_mode()
     def _step(self) -> list[tuple[_Branch, int, float, float]]:
         branches = sorted(self._active, key=lambda b: b.namespace)
@@ -191,7 +193,9 @@ class EmbeddedEngine:
         return [(b, *row) for b, row in zip(branches, drawn, strict=True)]
 
     def _part(self, namespace: str, group: list[_Branch], tokens: list[int], positions: list[int], last: list[int]) -> _Part:
-        """Lay the rows of one forest's branches behind the packed sequence; the last row of each is the one to draw from."""
+        """Lay the rows of one forest's branches behind the packed sequence; the last row of each is the one to draw
+        from.
+        """
         cache = self._caches.get(namespace) or self._caches.setdefault(namespace, PrefixCache(*self._shape))
         first = len(tokens)
         written: list[int] = []
@@ -237,7 +241,8 @@ def _attend(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
     scaling: float, parts: list[_Part], **_unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows packed by forest.
+    """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows
+    packed by forest.
 
     The query heads of a key/value head are folded into rows, so that keys and values are never repeated.
     """

@@ -1,4 +1,4 @@
-"""Advantages on a forest (DESIGN section 5): from leaf rewards to one advantage A and one loss weight c for each segment.
+"""Advantages on a forest (docs/method.md): from leaf rewards to one advantage A and one loss weight c for each segment.
 
 Notation: L(s) leaves under segment s, K = |L(s)|, N leaves, M trees, R rewards. All sums over subtrees are differences of prefix
 sums over the leaves and all sums over paths are prefix sums over the Euler order: O(S), no recursion.

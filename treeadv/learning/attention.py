@@ -1,4 +1,4 @@
-"""Attention to ancestors only, for Hugging Face models as they are (DESIGN section 7).
+"""Attention to ancestors only, for Hugging Face models as they are (docs/method.md).
 
 Row k may be seen from row q iff `k <= q < end[k]`: k is q or lies on the path to it. On CPU the rows of each tree attend to the
 prompt and to themselves by one SDPA call with that mask, so that no score between two trees or two forests is computed; on GPU

@@ -1,4 +1,4 @@
-"""Off-policy correction (DESIGN section 6): how much a token counts that an older or numerically different policy drew.
+"""Off-policy correction (docs/method.md): how much a token counts that an older or numerically different policy drew.
 
 w = pi_proximal / mu per token, mu the behaviour policy as the engine reported it. Every correction is the identity at w = 1.
 """

@@ -1,4 +1,4 @@
-"""The clipped objective on a forest (DESIGN section 6) as a value and its derivative by the log-probability of each token.
+"""The clipped objective on a forest (docs/method.md) as a value and its derivative by the log-probability of each token.
 
 Everything but log pi is a constant here, so the loss of a batch needs no autograd graph of its own: the trainer backpropagates
 `slope . log pi` through the model, and `slope` is computed below in float64 with prefix sums over segments and leaves.

@@ -1,4 +1,4 @@
-"""The optimizer step: forests in, weights one version newer out (DESIGN sections 5 to 7)."""
+"""The optimizer step: forests in, weights one version newer out (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from treeadv.learning.objective import Outcome, build_objective, evaluate, scale
 from treeadv.learning.packing import Packed, Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
-from treeadv.sampling.seeds import derive
+from treeadv.seeds import derive
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

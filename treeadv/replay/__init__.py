@@ -1,2 +1,1 @@
-"""The replay queue without Ray: what happens to a forest between its prompt and a durable checkpoint, kept in files (DESIGN
-section 8)."""
+"""The replay queue without Ray: it keeps the state of every forest, from its prompt to a durable checkpoint, in files (docs/replay.md)."""

@@ -1,1 +1,1 @@
-"""Rewards (DESIGN section 9): an answer is extracted, guarded, compared exactly where that decides, else judged in a killable process."""
+"""Rewards: an answer is extracted, guarded, compared exactly where that decides, else judged in a killable process."""

@@ -1,4 +1,6 @@
-"""Which servers stand behind `generator.sglang.url`. Weights must reach each one, so a router or a Service is looked through."""
+"""Which servers stand behind `generator.sglang.url`. Weights must reach each one, so a router or a Service is looked
+through.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ PATIENCE = aiohttp.ClientTimeout(total=10)
 
 
 async def resolve(url: str) -> list[str]:
-    """Base addresses of the single servers, sorted. Each comma-separated part is a server, an sglang-router (it lists its `/workers`)
-    or a DNS name with several addresses (a headless Kubernetes Service). Empty where a router has no server yet. Raises `BadInput`.
+    """Base addresses of the single servers, sorted. Each comma-separated part is a server, an sglang-router (it lists
+    its `/workers`) or a DNS name with several addresses (a headless Kubernetes Service). Empty where a router has no
+    server yet. Raises `BadInput`.
     """
     found: set[str] = set()
     for part in filter(None, (p.strip().rstrip("/") for p in url.split(","))):

@@ -1,9 +1,10 @@
 """The SGLang engine: forests grown on the radix cache of SGLang servers, over their HTTP API.
 
-SGLang shares of a running request only its prefix; what the request draws enters the radix cache when it ends. So a branch runs in
-chunks: each asks for a few tokens after all tokens so far, and its draws are yielded when it has ended. A sibling that forks anywhere in
-the chunk then finds its whole prefix in the cache, and so does the next chunk. Each token is drawn from the same distribution however
-the branch is cut, so the law of a forest does not depend on the chunk's length.
+SGLang shares of a running request only its prefix; what the request draws enters the radix cache when it ends. So a
+branch runs in chunks: each asks for a few tokens after all tokens so far, and its draws are yielded when it has ended.
+A sibling that forks anywhere in the chunk then finds its whole prefix in the cache, and so does the next chunk. Each
+token is drawn from the same distribution however the branch is cut, so the law of a forest does not depend on the
+chunk's length.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from treeadv.forest import Finish
 
 
 class SGLangEngine:
-    """`Engine` on one server of its own, or on servers already running. `Params.seed` is not honoured (docs/sglang.md)."""
+    """`Engine` on one server of its own, or on servers already running. `Params.seed` is not honoured (docs/sglang.md).
+    """
 
     def __init__(self, fleet: Fleet, disk: Disk, chunk: int) -> None:
         """`chunk`: tokens a request draws; see `create`."""
@@ -41,10 +43,11 @@ class SGLangEngine:
 
     @classmethod
     async def create(cls, config: Config, model_dir: str, index: int) -> SGLangEngine:
-        """The engine of generator number `index`, ready: its servers up and found to serve the model in `model_dir` as version 0.
+        """The engine of generator number `index`, ready: its servers up and found to serve the model in `model_dir` as
+        version 0.
 
-        Without `generator.sglang.url` it starts a server of its own; with it, it drives all servers behind that address.
-        Raises `BadInput` for a server of another model, and for anything else that only the user can mend.
+        Without `generator.sglang.url` it starts a server of its own; with it, it drives all servers behind that
+        address. Raises `BadInput` for a server of another model, and for anything else that only the user can mend.
         """
         _check(config)
         s, model = config.generator.sglang, Model.read(model_dir)
@@ -78,8 +81,8 @@ class SGLangEngine:
         return self._fleet.updates
 
     async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
-        """Draw one branch, a chunk at a time (`Engine.generate`). A branch that goes on after a weight update continues under the new
-        version's key, so that no token is drawn from keys and values of two versions.
+        """Draw one branch, a chunk at a time (`Engine.generate`). A branch that goes on after a weight update continues
+        under the new version's key, so that no token is drawn from keys and values of two versions.
         """
         ids = prefix.tolist()
         left, version = params.max_tokens, 0
@@ -98,7 +101,9 @@ class SGLangEngine:
                 raise EngineLost(f"the server ended the request: {chunk.aborted}")
 
     async def _draw(self, ids: list[int], tokens: int, left: int, params: Params, namespace: str, tree: str) -> Chunk:
-        """One chunk, from the tree's server or, when that is lost, from another that is ready. Nothing of a lost request was read."""
+        """One chunk, from the tree's server or, when that is lost, from another that is ready. Nothing of a lost
+        request was read.
+        """
         self._count(running=1)
         try:
             while True:
@@ -130,7 +135,9 @@ class SGLangEngine:
         self._fleet.release(namespace)
 
     async def update_weights(self, version: int, weights: Mapping[str, Any]) -> float:
-        """Bring a version into every server: pause, load, flush, go on (`Engine.update_weights`). `weights`: every tensor by name."""
+        """Bring a version into every server: pause, load, flush, go on (`Engine.update_weights`). `weights`: every
+        tensor by name.
+        """
         started = time.perf_counter()
         await self._fleet.update(version, weights)
         return time.perf_counter() - started

@@ -1,8 +1,8 @@
 """The servers of one generator: which serve, which are being brought back, and which of them grows which tree.
 
-A server serves only while it holds the current policy version. One that is lost is brought up again (a server of our own is
-restarted), checked, and given the current weights before any traffic; so is one that appears later. One that is no longer listed is
-let go.
+A server serves only while it holds the current policy version. One that is lost is brought up again (a server of our
+own is restarted), checked, and given the current weights before any traffic; so is one that appears later. One that is
+no longer listed is let go.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ log = logging.getLogger(__name__)
 
 class Fleet:
     def __init__(self, make: Callable[[str], Member], find: Callable[[], Awaitable[list[str]]], model: Model, dtype: str, patience: float):
-        """`find` gives the addresses of the servers as they are now ("" is a server of our own), `make` a member for one.
+        """`find` gives the addresses of the servers as they are now ("" is a server of our own), `make` a member for
+        one.
 
-        `dtype`: of the servers' weights; `patience`: seconds that the start waits for a server to appear, and a request for one to be
-        ready.
+        `dtype`: of the servers' weights; `patience`: seconds that the start waits for a server to appear, and a request
+        for one to be ready.
         """
         self._make, self._find, self._model, self._dtype, self._patience = make, find, model, getattr(torch, dtype), patience
         self.members: list[Member] = []
@@ -68,7 +69,9 @@ class Fleet:
             self._watch(self._discover())
 
     async def _appear(self) -> list[str]:
-        """The addresses at the start. A fleet that is installed together with the run may come up after it, its router too."""
+        """The addresses at the start. A fleet that is installed together with the run may come up after it, its router
+        too.
+        """
         deadline = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
@@ -96,7 +99,7 @@ class Fleet:
             if isinstance(outcome, Exception):
                 raise outcome
 
-    # ---- routing -------------------------------------------------------------------------------------------------------------
+    # ---- routing -----------------------------------------------------------------------------------------------------
     async def home(self, forest: str, tree: str) -> Member:
         """The server of a tree; waits for one that is being brought back. Raises `EngineLost` where none will come."""
         if not self._ready():
@@ -126,11 +129,12 @@ class Fleet:
         if self.gone:
             raise EngineLost(self.gone)
 
-    # ---- losing and coming back ----------------------------------------------------------------------------------------------
+    # ---- losing and coming back --------------------------------------------------------------------------------------
     def lose(self, member: Member, reason: str) -> bool:
         """Take a server out of service. Returns whether another is ready at once.
 
-        Of many requests that fail with the server the first counts: the others must not lose it again when it is being brought back.
+        Of many requests that fail with the server the first counts: the others must not lose it again when it is being
+        brought back.
         """
         if member.ready.is_set():
             member.ready.clear()
@@ -155,9 +159,9 @@ class Fleet:
             self._changed.set()
 
     async def _discover(self) -> None:
-        """Follow a fleet that is scaled. Servers that appear at the address are taken in as lost ones, so that they get weights before
-        traffic; those that it no longer names are about to end, and their trees go on at the others. An empty list says nothing of
-        servers: a router that was restarted has one.
+        """Follow a fleet that is scaled. Servers that appear at the address are taken in as lost ones, so that they get
+        weights before traffic; those that it no longer names are about to end, and their trees go on at the others. An
+        empty list says nothing of servers: a router that was restarted has one.
         """
         while True:
             await asyncio.sleep(LOOK)
@@ -208,9 +212,10 @@ class Fleet:
             await asyncio.sleep(PAUSE)
         return False
 
-    # ---- weights -------------------------------------------------------------------------------------------------------------
+    # ---- weights -----------------------------------------------------------------------------------------------------
     async def update(self, version: int, weights: Mapping[str, Any]) -> None:
-        """Bring a version into every server that is ready; the others get it when they come back, as does one that fails over it.
+        """Bring a version into every server that is ready; the others get it when they come back, as does one that
+        fails over it.
 
         Raises `ValueError` for a version that goes backwards or weights of another model.
         """

@@ -68,7 +68,9 @@ class Member:
     """A server; `url` names it. Without an address it starts a process of its own."""
 
     def __init__(self, config: Config, model: Model, run: str, disk: Disk, url: str = "") -> None:
-        """`run` names the run in the radix cache; `disk` is where weights lie on their way, beside the output of our own server."""
+        """`run` names the run in the radix cache; `disk` is where weights lie on their way, beside the output of our
+        own server.
+        """
         self._config, self._s, self._model, self._run, self._disk = config, config.generator.sglang, model, run, disk
         self.url, self._owned = url, not url
         self.version = 0
@@ -92,7 +94,7 @@ class Member:
             raise ServerGone(f"{self.url} is not up")
         return self._client
 
-    # ---- coming up -----------------------------------------------------------------------------------------------------------
+    # ---- coming up ---------------------------------------------------------------------------------------------------
     async def bring_up(self) -> None:
         """Start or reach the server, and check that it serves the learner's model as version 0.
 
@@ -152,7 +154,8 @@ class Member:
         if held == "default":
             await self.client.post("/update_weight_version", {"new_version": "0", "abort_all_requests": False})
         elif held != "0":
-            # Not flushed in the same call: a server that has just answered does not count as idle yet, and some do not outlive that.
+            # Not flushed in the same call: a server that has just answered does not count as idle yet, and some do not
+            # outlive that.
             body = {"model_path": self._model.folder, "weight_version": "0", "flush_cache": False}
             await self.client.post("/update_weights_from_disk", body)
             await flush(self.client)
@@ -186,7 +189,7 @@ class Member:
             await self.process.stop()
         self._way = self._client = self.process = None
 
-    # ---- work ----------------------------------------------------------------------------------------------------------------
+    # ---- work --------------------------------------------------------------------------------------------------------
     async def draw(self, ids: list[int], tokens: int, temperature: float, stop: frozenset[int]) -> Chunk:
         """Draw up to `tokens` tokens after `ids`. Raises `ServerGone` or `Refused`."""
         async with self._room:

@@ -1,7 +1,8 @@
 """A process group of a trainer (rank 0) and an inference server's ranks, beside whatever groups either already has.
 
-PyTorch's public calls make only one world a process. This follows `init_custom_process_group`, which SGLang and the training systems
-around it share: the same store prefix and group name on both sides, through `_new_process_group_helper`.
+PyTorch's public calls make only one world a process. This follows `init_custom_process_group`, which SGLang and the
+training systems around it share: the same store prefix and group name on both sides, through
+`_new_process_group_helper`.
 """
 
 from __future__ import annotations

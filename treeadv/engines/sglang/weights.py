@@ -1,8 +1,9 @@
 """Bringing a policy version into a running SGLang server: pause, load, flush, go on.
 
-Three ways to load: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this machine) and
-`distributed` (a broadcast from here; NCCL on GPU, gloo on CPU). Requests in flight are retracted: they keep their tokens and are
-prefilled again under the new weights, so that none is lost. Where a release cannot do that (`flush`), they begin again.
+Three ways to load: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this machine)
+and `distributed` (a broadcast from here; NCCL on GPU, gloo on CPU). Requests in flight are retracted: they keep their
+tokens and are prefilled again under the new weights, so that none is lost. Where a release cannot do that (`flush`),
+they begin again.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Loaded:
 
 
 class Way(Protocol):
-    """One way of loading. `push` returns when the server has said that it holds all tensors; it raises `Refused` or `ServerGone`."""
+    """One way of loading. `push` returns when the server has said that it holds all tensors; it raises `Refused` or
+    `ServerGone`.
+    """
 
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None: ...
 
@@ -67,8 +70,8 @@ async def update(client: Client, way: Way, version: int, tensors: dict[str, torc
 async def flush(client: Client) -> None:
     """Empty the radix cache: what older weights computed must not be found again.
 
-    Some releases flush under retracted requests; the others refuse to while any waits, so that those are sent back (`reply.sent_back`)
-    and asked for again.
+    Some releases flush under retracted requests; the others refuse to while any waits, so that those are sent back
+    (`reply.sent_back`) and asked for again.
     """
     for _ in range(FLUSH_TRIES - 1):
         try:
@@ -81,15 +84,17 @@ async def flush(client: Client) -> None:
 
 
 def tensors_of(weights: Mapping[str, Any], dtype: torch.dtype, tied: bool) -> dict[str, torch.Tensor]:
-    """The tensors to send, in the server's dtype. With tied embeddings the output matrix is the input's and is left out."""
+    """The tensors to send, in the server's dtype. With tied embeddings the output matrix is the input's and is left
+    out.
+    """
     with warnings.catch_warnings():  # arrays in Ray's object store are read-only; they are only read
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return {n: torch.as_tensor(w).to(dtype) for n, w in weights.items() if not (tied and n == "lm_head.weight")}
 
 
 class Disk:
-    """Safetensors in `folder`, which the servers must be able to read; a version's folder appears whole or not at all, and once for
-    all servers. Versions are brought in one after the other, so that only the newest is kept.
+    """Safetensors in `folder`, which the servers must be able to read; a version's folder appears whole or not at all,
+    and once for all servers. Versions are brought in one after the other, so that only the newest is kept.
     """
 
     def __init__(self, folder: Path, model_dir: str) -> None:
@@ -123,7 +128,9 @@ class Disk:
 
 
 class SharedMemory:
-    """Tensors in this machine's shared memory; only their names and handles go over HTTP. `ranks`: the server's tensor-parallel size."""
+    """Tensors in this machine's shared memory; only their names and handles go over HTTP. `ranks`: the server's
+    tensor-parallel size.
+    """
 
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
@@ -142,7 +149,8 @@ class SharedMemory:
 def _share(tensors: dict[str, torch.Tensor]) -> str:
     """Handles of the tensors' storages, as SGLang's MultiprocessingSerializer writes them.
 
-    By file name: handing over a descriptor needs the two processes to share multiprocessing's secret, which these do not.
+    By file name: handing over a descriptor needs the two processes to share multiprocessing's secret, which these do
+    not.
     """
     before = torch.multiprocessing.get_sharing_strategy()
     torch.multiprocessing.set_sharing_strategy("file_system")
@@ -156,7 +164,9 @@ def _share(tensors: dict[str, torch.Tensor]) -> str:
 
 @asynccontextmanager
 async def _session(client: Client) -> AsyncIterator[None]:
-    """The bracket that releases with begin_weight_update want around tensors; older ones have no such call and need none."""
+    """The bracket that releases with begin_weight_update want around tensors; older ones have no such call and need
+    none.
+    """
     bracketed = await client.offers("/begin_weight_update")
     if bracketed:
         await client.post("/begin_weight_update")
@@ -186,7 +196,8 @@ class Broadcast:
             "weight_version": str(version), "flush_cache": False,
         }
         async with _session(client):
-            # Where the server refuses, this returns at once and leaves the broadcast to its time-out: the group is not used again.
+            # Where the server refuses, this returns at once and leaves the broadcast to its time-out: the group is not
+            # used again.
             await asyncio.gather(
                 client.post("/update_weights_from_distributed", described),
                 asyncio.to_thread(broadcast, self._group, list(tensors.values()), self._device),
