@@ -45,16 +45,19 @@ class Learner:
         self._exporter = Exporter("learner", lambda: self._fault)
         self._address = self._exporter.serve(config.metrics.host, port)
 
+    @ray.method
     def address(self) -> str:
         """host:port of /metrics."""
         return self._address
 
+    @ray.method
     def rendezvous(self) -> str:
         """On rank 0: open the store where the ranks meet and return its host:port."""
         host = ray.util.get_node_ip_address() if ray.is_initialized() else socket.gethostbyname(socket.gethostname())
         self._store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
         return f"{host}:{self._store.port}"
 
+    @ray.method
     def join(self, address: str) -> None:
         """Meet the other ranks and load the model."""
         if self.config.learner.device == "cuda" and not torch.cuda.is_available():
@@ -73,6 +76,7 @@ class Learner:
             raise RuntimeError("a learner has to join before it can train")
         return self._trainer
 
+    @ray.method
     def step(self, batches: list[Any], version: int) -> StepReport:
         """One optimizer step on the forests of `batches` (references to record batches, read where they lie), in their order."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
@@ -87,6 +91,7 @@ class Learner:
         self._export(report)
         return report
 
+    @ray.method
     def publish(self) -> tuple[list[Any], int]:
         """References to the buckets of weights and their bytes, on rank 0; the others help to gather them and return nothing."""
         refs, size = [], 0
@@ -95,6 +100,7 @@ class Learner:
             size += sum(w.nbytes for w in bucket.values())
         return refs, size
 
+    @ray.method
     def checkpoint(self, step: int, extra: Mapping[str, Json], session: str = "") -> str:
         """Write the checkpoint of `step` and return its path. All ranks call it.
 
@@ -114,11 +120,13 @@ class Learner:
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
         return str(folder)
 
+    @ray.method
     def restore(self, step: int) -> dict[str, Any]:
         """Go on from a checkpoint; returns the `extra` that was written with it."""
         with self.folder.at_hand(step) as folder:
             return self.trainer.restore(folder)
 
+    @ray.method
     def close(self) -> None:
         self._exporter.close()
         if dist.is_initialized():

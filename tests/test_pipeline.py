@@ -204,7 +204,7 @@ def test_the_controller_adds_generators_while_the_learner_waits_for_forests(tmp_
     """One generator that grows one forest at a time cannot feed the learner."""
     process = start("--config", recipe(
         tmp_path, tiny_model, run__steps=10**6, generator__count=1, generator__forests=1,
-        scaling__enabled=True, scaling__max=2, scaling__interval=0.5, scaling__hold=1.0, scaling__cooldown=1.0,
+        scaling__enabled=True, scaling__max=2, scaling__interval=0.5, scaling__min_duration=1.0, scaling__cooldown=1.0,
     ))  # fmt: skip
     run = tmp_path / "run"
     wait_for(lambda: steps(run) >= 1, process)

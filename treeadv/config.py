@@ -181,7 +181,7 @@ class LearnerConfig(Section):
 
 
 class ScalingConfig(Section):
-    """Setting the number of generators while the run goes on (treeadv/scaling.py); `treeadv scale` works without it."""
+    """Setting the number of generators while the run goes on (actors/driver/scaling_policy.py); `treeadv scale` works without it."""
 
     enabled: bool = False
     min: Positive = Field(1, description="fewest generators")
@@ -189,7 +189,7 @@ class ScalingConfig(Section):
     wait_high: Share = Field(0.2, description="share of the time that the learner waits for forests, above which a generator is added")
     wait_low: Share = Field(0.05, description="share below which one may be taken away")
     interval: Seconds = Field(5.0, description="seconds between observations")
-    hold: Seconds = Field(30.0, description="seconds that a reason must last before it acts")
+    min_duration: Seconds = Field(30.0, description="seconds that a reason must last before the number changes")
     cooldown: Seconds = Field(60.0, description="seconds after a change in which nothing is changed")
 
     @model_validator(mode="after")

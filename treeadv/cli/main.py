@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from treeadv import __version__
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadForest, BadInput, single_errors
 
 if TYPE_CHECKING:
     from treeadv.config import Config
@@ -54,20 +54,13 @@ def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
     try:
         return args.call(args)
     except (BadInput, BaseExceptionGroup) as error:
-        bad = _bad_input(error)
+        bad = next((e for e in single_errors(error) if isinstance(e, BadInput)), None)
         if bad is None:
             raise
         print(f"treeadv: error: {bad}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def _bad_input(error: BaseException) -> BadInput | None:
-    """The bad input in an error; tasks that run side by side report theirs in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_bad_input, error.exceptions)), None)
-    return error if isinstance(error, BadInput) else None
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------------------
