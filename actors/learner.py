@@ -18,7 +18,6 @@ from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.errors import BadInput
-from treeadv.learning.checkpoint import Json
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
@@ -101,7 +100,7 @@ class Learner:
         return refs, size
 
     @ray.method
-    def checkpoint(self, step: int, extra: Mapping[str, Json], session: str = "") -> str:
+    def checkpoint(self, step: int, extra: Mapping[str, object], session: str = "") -> str:
         """Write the checkpoint of `step` and return its path. All ranks call it.
 
         Without run.storage: run_dir/checkpoints/step-N appears whole or not at all, and the oldest ones are deleted. With run.storage:
@@ -155,7 +154,7 @@ class Learner:
 
 
 def upload_checkpoint(
-    trainer: Trainer, storage: Storage, step: int, session: str, scratch: Path, extra: Mapping[str, Json]
+    trainer: Trainer, storage: Storage, step: int, session: str, scratch: Path, extra: Mapping[str, object]
 ) -> None:
     """Upload this rank's files of a checkpoint; all ranks call it, and they need no disk in common.
 

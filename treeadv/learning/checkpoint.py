@@ -18,7 +18,6 @@ from treeadv.errors import BadInput
 from treeadv.learning import weights
 from treeadv.learning.policy import Policy
 
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 Progress = dict[str, int]  # the trainer's counters by name
 _STATE, _EXTRA = "trainer", "extra.json"
 _TRAINABLE = StateDictOptions(ignore_frozen_params=True)
@@ -32,7 +31,7 @@ class Checkpointed:
     optimizer: torch.optim.Optimizer
     source: Path
 
-    def write(self, folder: Path, progress: Progress, extra: Mapping[str, Json]) -> None:
+    def write(self, folder: Path, progress: Progress, extra: Mapping[str, object]) -> None:
         """Write this rank's files into the existing `folder`: its part of the trainer's state, and on rank 0 the model and the
         rest. All ranks call it; their folders may lie on different machines."""
         rank, world = _rank_and_world()
@@ -44,7 +43,7 @@ class Checkpointed:
             (folder / _STATE / "progress.json").write_text(json.dumps(progress))
             (folder / _EXTRA).write_text(json.dumps(dict(extra)))
 
-    def restore(self, folder: Path) -> tuple[Progress, dict[str, Json]]:
+    def restore(self, folder: Path) -> tuple[Progress, dict[str, object]]:
         """Load weights, optimizer and random state in place, on any number of ranks. Returns (progress, extra) as they were
         written. `BadInput` if the folder is not a checkpoint or is of another model."""
         if not (folder / _STATE / "progress.json").is_file():

@@ -18,7 +18,7 @@ from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
 from treeadv.learning import packing, policy, sharding, weights
 from treeadv.learning.advantage import Array
-from treeadv.learning.checkpoint import Checkpointed, Json
+from treeadv.learning.checkpoint import Checkpointed
 from treeadv.learning.correction import Mismatch
 from treeadv.learning.flops import utilisation
 from treeadv.learning.objective import Outcome, build_objective, evaluate, scales
@@ -220,7 +220,7 @@ class Trainer:
         for bucket in weights.buckets(self.policy, max_bytes, dtype, writer=self.rank == 0):
             yield {n: t.numpy() for n, t in bucket.items()} if dtype == torch.float32 else bucket
 
-    def save(self, folder: str | Path, extra: Mapping[str, Json] | None = None) -> None:
+    def save(self, folder: str | Path, extra: Mapping[str, object] | None = None) -> None:
         """Write a checkpoint into `folder`, which must not exist yet; `extra` is kept as JSON with it. All ranks call it. The folder is
         also a plain Hugging Face folder. A crash may leave it incomplete: treeadv.storage.checkpoint_folder guards against that."""
         if self.rank == 0:
@@ -231,11 +231,11 @@ class Trainer:
         if self.world > 1:
             dist.barrier()
 
-    def write_files(self, folder: Path, extra: Mapping[str, Json] | None = None) -> None:
+    def write_files(self, folder: Path, extra: Mapping[str, object] | None = None) -> None:
         """Write this rank's files of a checkpoint into an existing folder, which the ranks need not share."""
         self._checkpointed.write(folder, {"version": self.version}, extra or {})
 
-    def restore(self, folder: str | Path) -> dict[str, Json]:
+    def restore(self, folder: str | Path) -> dict[str, object]:
         """Continue from a checkpoint, bitwise on CPU; returns its `extra`."""
         progress, extra = self._checkpointed.restore(Path(folder))
         self.version = progress["version"]
