@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ class Learner:
         return refs, size
 
     @ray.method
-    def checkpoint(self, step: int, extra: Mapping[str, object], session: str = "") -> str:
+    def checkpoint(self, step: int, session: str = "") -> str:
         """Write the checkpoint of `step` and return its path. All ranks call it.
 
         Without run.storage: run_dir/checkpoints/step-N appears whole or not at all, and the oldest ones are deleted. With run.storage:
@@ -109,10 +108,10 @@ class Learner:
         began = time.perf_counter()
         folder = self.folder.checkpoint(step)
         if self.folder.storage:
-            upload_checkpoint(self.trainer, self.folder.storage, step, session, folder.with_name("upload"), extra)
+            upload_checkpoint(self.trainer, self.folder.storage, step, session, folder.with_name("upload"))
         else:
             scratch = scratch_folder(folder, clear=self.rank == 0)
-            self.trainer.save(scratch, extra)
+            self.trainer.save(scratch)
             if self.rank == 0:
                 publish_folder(scratch, folder)
                 prune_checkpoints(folder.parent, self.config.run.keep_checkpoints)
@@ -120,10 +119,10 @@ class Learner:
         return str(folder)
 
     @ray.method
-    def restore(self, step: int) -> dict[str, Any]:
-        """Go on from a checkpoint; returns the `extra` that was written with it."""
+    def restore(self, step: int) -> None:
+        """Continue from the checkpoint of `step`."""
         with self.folder.at_hand(step) as folder:
-            return self.trainer.restore(folder)
+            self.trainer.restore(folder)
 
     @ray.method
     def close(self) -> None:
@@ -154,7 +153,7 @@ class Learner:
 
 
 def upload_checkpoint(
-    trainer: Trainer, storage: Storage, step: int, session: str, scratch: Path, extra: Mapping[str, object]
+    trainer: Trainer, storage: Storage, step: int, session: str, scratch: Path
 ) -> None:
     """Upload this rank's files of a checkpoint; all ranks call it, and they need no disk in common.
 
@@ -163,6 +162,6 @@ def upload_checkpoint(
     own = scratch.with_name(f"{scratch.name}-{trainer.rank}")
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
-    trainer.write_files(own, extra)
+    trainer.write_files(own)
     storage.upload(step, session, own)
     shutil.rmtree(own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from treeadv.learning import weights
 from treeadv.learning.policy import Policy
 
 Progress = dict[str, int]  # the trainer's counters by name
-_STATE, _EXTRA = "trainer", "extra.json"
+_STATE = "trainer"
 _TRAINABLE = StateDictOptions(ignore_frozen_params=True)
 
 
@@ -31,7 +31,7 @@ class Checkpointed:
     optimizer: torch.optim.Optimizer
     source: Path
 
-    def write(self, folder: Path, progress: Progress, extra: Mapping[str, object]) -> None:
+    def write(self, folder: Path, progress: Progress) -> None:
         """Write this rank's files into the existing `folder`: its part of the trainer's state, and on rank 0 the model and the
         rest. All ranks call it; their folders may lie on different machines."""
         rank, world = _rank_and_world()
@@ -41,11 +41,10 @@ class Checkpointed:
         if rank == 0:
             torch.save(torch.get_rng_state(), folder / _STATE / "rng.pt")
             (folder / _STATE / "progress.json").write_text(json.dumps(progress))
-            (folder / _EXTRA).write_text(json.dumps(dict(extra)))
 
-    def restore(self, folder: Path) -> tuple[Progress, dict[str, object]]:
-        """Load weights, optimizer and random state in place, on any number of ranks. Returns (progress, extra) as they were
-        written. `BadInput` if the folder is not a checkpoint or is of another model."""
+    def restore(self, folder: Path) -> Progress:
+        """Load weights, optimizer and random state in place, on any number of ranks. Returns the progress as it
+        was written. `BadInput` if the folder is not a checkpoint or is of another model."""
         if not (folder / _STATE / "progress.json").is_file():
             raise BadInput(f"{folder}: not a checkpoint of treeadv (no {_STATE}/progress.json)")
         if not self.policy.adapted:
@@ -59,10 +58,10 @@ class Checkpointed:
             options=StateDictOptions(ignore_frozen_params=True, strict=False),
         )  # fmt: skip
         torch.set_rng_state(torch.load(folder / _STATE / "rng.pt"))
-        found = json.loads((folder / _STATE / "progress.json").read_text()), json.loads((folder / _EXTRA).read_text())
+        progress = json.loads((folder / _STATE / "progress.json").read_text())
         if world > 1:
             dist.barrier()  # every rank has read the folder: the caller may delete a copy of it
-        return found
+        return progress
 
     def _state(self) -> dict:
         """Optimizer state by parameter name, and the adapter where one is trained (the merged folder cannot be taken apart)."""

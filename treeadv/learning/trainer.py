@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,26 +220,24 @@ class Trainer:
         for bucket in weights.buckets(self.policy, max_bytes, dtype, writer=self.rank == 0):
             yield {n: t.numpy() for n, t in bucket.items()} if dtype == torch.float32 else bucket
 
-    def save(self, folder: str | Path, extra: Mapping[str, object] | None = None) -> None:
-        """Write a checkpoint into `folder`, which must not exist yet; `extra` is kept as JSON with it. All ranks call it. The folder is
-        also a plain Hugging Face folder. A crash may leave it incomplete: treeadv.storage.checkpoint_folder guards against that."""
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint into `folder`, which must not exist yet. All ranks call it. The folder is also
+        a plain Hugging Face folder. A crash may leave it incomplete: treeadv.storage.checkpoint_folder guards against that."""
         if self.rank == 0:
             Path(folder).mkdir(parents=True)
         if self.world > 1:
             dist.barrier()
-        self.write_files(Path(folder), extra)
+        self.write_files(Path(folder))
         if self.world > 1:
             dist.barrier()
 
-    def write_files(self, folder: Path, extra: Mapping[str, object] | None = None) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write this rank's files of a checkpoint into an existing folder, which the ranks need not share."""
-        self._checkpointed.write(folder, {"version": self.version}, extra or {})
+        self._checkpointed.write(folder, {"version": self.version})
 
-    def restore(self, folder: str | Path) -> dict[str, object]:
-        """Continue from a checkpoint, bitwise on CPU; returns its `extra`."""
-        progress, extra = self._checkpointed.restore(Path(folder))
-        self.version = progress["version"]
-        return extra
+    def restore(self, folder: str | Path) -> None:
+        """Continue from a checkpoint, bitwise on CPU."""
+        self.version = self._checkpointed.restore(Path(folder))["version"]
 
     @property
     def _checkpointed(self) -> Checkpointed:
