@@ -99,7 +99,7 @@ class Learner:
         return refs, size
 
     @ray.method
-    def checkpoint(self, step: int, session: str = "") -> str:
+    def checkpoint(self, step: int, session: str) -> str:
         """Write the checkpoint of `step` and return its path. All ranks call it.
 
         Without run.storage: run_dir/checkpoints/step-N appears whole or not at all, and the oldest ones are deleted. With run.storage:

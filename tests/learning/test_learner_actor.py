@@ -51,7 +51,7 @@ def metrics(learner: Learner) -> dict[str, float]:
 
 def test_a_step_trains_what_the_references_hold_and_shows_in_every_metric_of_the_table(learner):
     report = learner.step(batches(FORESTS), 0)
-    learner.checkpoint(1)
+    learner.checkpoint(1, session="")
     assert report.version == 1 and report.tokens == sum(f.tokens for f in FORESTS)
     shown = metrics(learner)
     assert shown["treeadv_trained_tokens_total"] == report.tokens
@@ -86,16 +86,16 @@ def test_failed_save_leaves_no_checkpoint(learner, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr("torch.get_rng_state", lambda: (lambda: None))  # cannot be pickled
         with pytest.raises(AttributeError):
-            learner.checkpoint(1)
+            learner.checkpoint(1, session="")
     assert not (tmp_path / "run" / "checkpoints" / "step-1").exists()
-    learner.checkpoint(1)
+    learner.checkpoint(1, session="")
     learner.restore(1)
 
 
 def test_only_the_newest_checkpoints_are_kept(learner, tmp_path):
     for step in (1, 2, 3):
         learner.step(batches(FORESTS), step - 1)
-        path = learner.checkpoint(step)
+        path = learner.checkpoint(step, session="")
     assert path == str(tmp_path / "run" / "checkpoints" / "step-3")
     assert sorted(p.name for p in Path(path).parent.iterdir()) == ["step-2", "step-3"]
     learner.restore(2)
