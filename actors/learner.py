@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -16,11 +17,12 @@ from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.errors import BadInput
-from treeadv.learning import checkpoint
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
+from treeadv.storage.checkpoint_folder import prune_checkpoints, publish_folder, scratch_folder
 from treeadv.storage.run_folder import RunFolder
+from treeadv.storage.run_store import Storage
 
 BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
@@ -102,25 +104,31 @@ class Learner:
         return refs, size
 
     @ray.method
-    def checkpoint(self, step: int, extra: dict[str, Any], session: str = "") -> str:
-        """Write run_dir/checkpoints/step-N whole or not at all, delete the oldest ones, and return its path. With
-        run.storage, upload it under the driver's `session`; the driver seals it."""
+    def checkpoint(self, step: int, session: str) -> str:
+        """Write the checkpoint of `step` and return its path. All ranks call it.
+
+        Without run.storage: run_dir/checkpoints/step-N appears whole or not at all, and the oldest ones are deleted.
+        With run.storage: the files are uploaded in the name of the driver's `session`, and the checkpoint counts once
+        the driver has sealed it.
+        """
         began = time.perf_counter()
         folder = self.folder.checkpoint(step)
         if self.folder.storage:
-            self.trainer.upload(self.folder.storage, step, session, folder.with_name("upload"), extra)
+            upload_checkpoint(self.trainer, self.folder.storage, step, session, folder.with_name("upload"))
         else:
-            self.trainer.save(folder, extra)
+            scratch = scratch_folder(folder, clear=self.rank == 0)
+            self.trainer.save(scratch)
             if self.rank == 0:
-                checkpoint.prune(folder.parent, self.config.run.keep_checkpoints)
+                publish_folder(scratch, folder)
+                prune_checkpoints(folder.parent, self.config.run.keep_checkpoints)
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
         return str(folder)
 
     @ray.method
-    def restore(self, step: int) -> dict[str, Any]:
-        """Load a checkpoint; return the `extra` that was written with it."""
+    def restore(self, step: int) -> None:
+        """Continue from the checkpoint of `step`."""
         with self.folder.at_hand(step) as folder:
-            return self.trainer.restore(folder)
+            self.trainer.restore(folder)
 
     @ray.method
     def close(self) -> None:
@@ -148,3 +156,19 @@ class Learner:
             gauges["learner_mfu_ratio"] = report.mfu
         for name, value in gauges.items():
             e.set(f"treeadv_{name}", value)
+
+
+def upload_checkpoint(
+    trainer: Trainer, storage: Storage, step: int, session: str, scratch: Path
+) -> None:
+    """Upload this rank's files of a checkpoint; all ranks call it, and they need no disk in common.
+
+    Each rank writes into a folder beside `scratch` first. Each `session` (start of the run) has its own folder in the
+    store.
+    """
+    own = scratch.with_name(f"{scratch.name}-{trainer.rank}")
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    trainer.write_files(own)
+    storage.upload(step, session, own)
+    shutil.rmtree(own)

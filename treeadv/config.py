@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
+from treeadv.presets import AdvantageOverrides
 from treeadv.rewards.verifiers.registry import USAGE
 
 Positive = Annotated[int, Field(ge=1)]
@@ -156,8 +157,8 @@ class QueueConfig(Section):
 class LearnerConfig(Section):
     count: Positive = 1
     forests_per_step: Positive = 6
-    preset: str = Field("treeadv", description="see treeadv.learning.advantage.PRESETS")
-    advantage: dict[str, Any] = Field(default_factory=dict, description="overrides of the preset's fields")
+    preset: str = Field("treeadv", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset")
+    advantage: AdvantageOverrides = AdvantageOverrides()
     correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = Field(
         "tis", description="for what older weights drew; none: by the clipped ratio alone, which gspo needs and the others hold at 1"
     )

@@ -107,7 +107,7 @@ def _claim(folder: RunFolder, known: bool) -> None:
 
 def check(config: Config) -> None:
     """What a type cannot say: names that must exist, ports that must be free. `BadInput` for the first fault."""
-    objective.wanted(config.learner, config.sampling)
+    objective.build_objective(config.learner, config.sampling)
     find_verifier(config.task.verifier)
     build_rule(config.sampling.rule, config.sampling.rule_options)
     check_path(config.model.path)

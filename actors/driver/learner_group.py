@@ -60,7 +60,7 @@ class LearnerGroup:
 
     async def checkpoint(self, step: int, session: str) -> None:
         """Write the checkpoint of `step`. In an object store it counts only once it is sealed."""
-        await asyncio.gather(*(m.checkpoint.remote(step, {}, session) for m in self._members))
+        await asyncio.gather(*(m.checkpoint.remote(step, session) for m in self._members))
 
     def request_count(self, count: int) -> bool:
         """Note that the run has to go on with `count` learners; say whether that is another number."""

@@ -245,11 +245,12 @@ def _rollouts(config: Config, model: Path, problems: Sequence[Problem]) -> list[
 
 
 def _pictures(args: argparse.Namespace) -> list[Picture]:
-    from treeadv.learning.advantage import advantages, preset
+    from treeadv.learning.advantage import advantages
+    from treeadv.presets import build_advantage
     from treeadv.report.picture import Numbers, Vocabulary, picture
     from treeadv.wire import read_file
 
-    spec = preset(args.preset)
+    spec = build_advantage(args.preset)
     forests, named = read_file(args.file)
     if args.index is not None:
         if not 0 <= args.index < len(forests):
