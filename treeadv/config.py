@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
+from treeadv.presets import AdvantageOverrides
+from treeadv.rewards.verifiers.registry import USAGE
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -57,7 +59,7 @@ class TaskConfig(Section):
     source: str = Field("reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]")
     families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
     prompt: str = Field("{problem}", description="the user's turn; {problem} is replaced")
-    verifier: str = Field("math", description="math, exact, numeric, choice, reasoning-gym, module:function or an http(s) URL")
+    verifier: str = Field("math", description=USAGE)
 
     @model_validator(mode="after")
     def _coherent(self) -> TaskConfig:
@@ -158,8 +160,8 @@ class QueueConfig(Section):
 class LearnerConfig(Section):
     count: Positive = 1
     forests_per_step: Positive = 6
-    preset: str = Field("treeadv", description="see treeadv.learning.advantage.PRESETS")
-    advantage: dict[str, Any] = Field(default_factory=dict, description="overrides of the preset's fields")
+    preset: str = Field("treeadv", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset")
+    advantage: AdvantageOverrides = AdvantageOverrides()
     correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = Field(
         "tis", description="for what older weights drew; none: by the clipped ratio alone, which gspo needs and the others hold at 1"
     )
@@ -182,7 +184,7 @@ class LearnerConfig(Section):
 
 
 class ScalingConfig(Section):
-    """Setting the number of generators while the run goes on (treeadv/scaling.py); `treeadv scale` works without it."""
+    """Setting the number of generators while the run goes on (actors/driver/scaling_policy.py); `treeadv scale` works without it."""
 
     enabled: bool = False
     min: Positive = Field(1, description="fewest generators")
@@ -190,7 +192,7 @@ class ScalingConfig(Section):
     wait_high: Share = Field(0.2, description="share of the time that the learner waits for forests, above which a generator is added")
     wait_low: Share = Field(0.05, description="share below which one may be taken away")
     interval: Seconds = Field(5.0, description="seconds between observations")
-    hold: Seconds = Field(30.0, description="seconds that a reason must last before it acts")
+    min_duration: Seconds = Field(30.0, description="seconds that a reason must last before the number changes")
     cooldown: Seconds = Field(60.0, description="seconds after a change in which nothing is changed")
 
     @model_validator(mode="after")
