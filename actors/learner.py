@@ -1,4 +1,4 @@
-"""The learner role: one rank of the trainer. A plain class; whoever builds the run makes a Ray actor of it."""
+"""The learner role: one rank of the trainer. A plain class of which the driver makes Ray actors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
 
 class Learner:
-    """Life: `rendezvous` (rank 0), `join`, perhaps `restore`, then `step`, `publish` and `checkpoint`, each called on all ranks."""
+    """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish`
+    and `checkpoint`."""
 
     def __init__(self, config: Config, run_dir: str, rank: int, world: int, port: int = 0) -> None:
         """`port`: where to serve /metrics and /healthz (0: any free port)."""
@@ -39,20 +40,26 @@ class Learner:
         self._exporter = Exporter("learner", lambda: self._fault)
         self._address = self._exporter.serve(config.metrics.host, port)
 
+    @ray.method
     def address(self) -> str:
         """host:port of /metrics."""
         return self._address
 
+    @ray.method
     def rendezvous(self) -> str:
         """On rank 0: open the store where the ranks meet and return its host:port."""
         host = ray.util.get_node_ip_address() if ray.is_initialized() else socket.gethostbyname(socket.gethostname())
         self._store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
         return f"{host}:{self._store.port}"
 
+    @ray.method
     def join(self, address: str) -> None:
         """Meet the other ranks and load the model."""
         if self.config.learner.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("learner.device=cuda: torch finds no CUDA device where the learner runs; give it one by learner.gpus, or cpu")
+            raise BadInput(
+                "learner.device=cuda: torch finds no CUDA device where the learner runs; set learner.gpus, or"
+                " learner.device=cpu"
+            )
         if self.world > 1:
             host, _, port = address.rpartition(":")
             store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)
@@ -67,8 +74,9 @@ class Learner:
             raise RuntimeError("a learner has to join before it can train")
         return self._trainer
 
+    @ray.method
     def step(self, batches: list[Any], version: int) -> StepReport:
-        """One optimizer step on the forests of `batches` (references to record batches, read where they lie), in their order."""
+        """Take one optimizer step on the forests of `batches`, references to record batches, in their order."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
         try:
             report = self.trainer.step(forests, version)
@@ -81,25 +89,33 @@ class Learner:
         self._export(report)
         return report
 
+    @ray.method
     def publish(self) -> tuple[list[Any], int]:
-        """References to the buckets of weights and their bytes, on rank 0; the others help to gather them and return nothing."""
+        """Gather the weights. Rank 0 returns references to the buckets and their bytes, the other ranks no
+        reference."""
         refs, size = [], 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
             refs.append(ray.put(bucket))
             size += sum(w.nbytes for w in bucket.values())
         return refs, size
 
-    def checkpoint(self, step: int, extra: dict[str, Any], session: str) -> None:
-        """Write this rank's files of the checkpoint of `step`. It counts once the driver, which began `session`, seals it."""
+    @ray.method
+    def checkpoint(self, step: int, session: str) -> None:
+        """Write this rank's files of the checkpoint of `step`. All ranks call it.
+
+        The checkpoint counts once the driver, which began `session`, has sealed it.
+        """
         began = time.perf_counter()
-        self.folder.store.write_checkpoint(step, session, lambda folder: self.trainer.write_checkpoint(folder, extra))
+        self.folder.store.write_checkpoint(step, session, self.trainer.write_files)
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
 
-    def restore(self, step: int) -> dict[str, Any]:
-        """Go on from a checkpoint; returns the `extra` that was written with it."""
+    @ray.method
+    def restore(self, step: int) -> None:
+        """Continue from the checkpoint of `step`."""
         with self.folder.open_checkpoint(step) as folder:
-            return self.trainer.restore(folder)
+            self.trainer.restore(folder)
 
+    @ray.method
     def close(self) -> None:
         self._exporter.close()
         if dist.is_initialized():
@@ -110,7 +126,7 @@ class Learner:
         for phase, seconds in report.seconds.items():
             e.observe("treeadv_learner_phase_seconds", seconds, phase=phase)
         if self.rank:
-            return  # what follows is of all ranks together
+            return  # the rest covers all ranks together
         e.add("treeadv_trained_tokens_total", report.tokens)
         e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
         e.add("treeadv_trained_leaves_total", report.leaves)

@@ -24,9 +24,9 @@ from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import figures
 from treeadv.replay.ledger import UNITS
-from treeadv.replay.records import ticket_seed
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket
+from treeadv.seeds import derive
 from treeadv.storage.folder import Action, flush
 
 log = logging.getLogger("treeadv.replay")
@@ -103,12 +103,14 @@ class ReplayQueue:
         except BadInput as fault:  # raised by the first call: Ray would report it here as a death of the actor
             self._note_fault(fault)
 
+    @ray.method
     async def address(self) -> str:
         """Return host:port of /metrics and /healthz."""
         self._check()
         return self._address
 
     # ---- calls of workers ----------------------------------------------------------------------------------------------------
+    @ray.method
     async def reserve(self, worker: str) -> Ticket | None:
         """Return the next forest to grow once a slot is free, which holds fast generators back; None when the run ends."""
         # Ray repeats a call under its old task id when the actor died before its answer arrived: it gets the same slot.
@@ -123,9 +125,10 @@ class ReplayQueue:
             else:
                 return None
         await self._make_durable()
-        seed = ticket_seed(self._config.run.seed, record.draw, record.attempt)
+        seed = derive(self._config.run.seed, record.draw, record.attempt)
         return Ticket(record.forest_id, record.draw, record.attempt, self._problems[record.draw], seed)
 
+    @ray.method
     async def fail(self, forest_id: str, reason: str) -> None:
         """The worker cannot deliver: the prompt goes out again, at most `queue.attempts` times."""
         self._check()
@@ -143,6 +146,7 @@ class ReplayQueue:
         await self._notify(self._room)
         return lost
 
+    @ray.method
     async def admit(self, forest_id: str, refs: list[ObjectRef]) -> str:
         """Take one graded forest. `refs` is a list of one, which keeps Ray from resolving it.
 
@@ -153,7 +157,8 @@ class ReplayQueue:
         try:
             batch = await ref
         except ray.exceptions.RayError as e:
-            await self.fail(forest_id, f"its payload is lost: {type(e).__name__}")
+            self._store.fail(forest_id, f"its payload is lost: {type(e).__name__}")
+            await self._notify(self._room)
             return "lost"
         self._check()  # the run may have ended meanwhile
         outcome = self._store.admit(forest_id, batch)
@@ -163,6 +168,7 @@ class ReplayQueue:
         return outcome
 
     # ---- calls of the learner ------------------------------------------------------------------------------------------------
+    @ray.method
     async def lease(self, n: int, version: int) -> Lease:
         """Wait for `n` forests within the staleness bound of policy `version`. Answers the open lease of that version if
         there is one."""
@@ -179,6 +185,7 @@ class ReplayQueue:
         await self._make_durable()
         return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
 
+    @ray.method
     async def ack(self, lease_id: str, step: int) -> None:
         """Optimizer step `step` is done with this lease: its slots are free.
 
@@ -198,6 +205,7 @@ class ReplayQueue:
         self._store.nack(lease_id)
         await self._notify(self._ready)
 
+    @ray.method
     async def commit(self, step: int) -> None:
         """A durable checkpoint holds all steps up to `step`: their forests are trained. Durable on return, unless
         queue.fsync is none."""
@@ -206,6 +214,7 @@ class ReplayQueue:
         await self._make_durable(at_once=True)
         await self._flush(self._store.compaction)
 
+    @ray.method
     async def flush(self) -> None:
         """Make all records so far durable, unless queue.fsync is none. Raises `BadInput` if another process owns the run now."""
         self._check()
@@ -213,6 +222,7 @@ class ReplayQueue:
         await asyncio.to_thread(self._store.check_owner)
 
     # ---- calls of the driver -------------------------------------------------------------------------------------------------
+    @ray.method
     async def counts(self) -> dict[str, Any]:
         """See `treeadv.replay.figures.figures`."""
         self._check()
@@ -225,6 +235,7 @@ class ReplayQueue:
         self._stopped = True
         await self._notify(self._room)
 
+    @ray.method
     async def close(self) -> None:
         """Stop, make all durable and release the folder."""
         if self._closed:

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 
 from treeadv.errors import BadInput
 
-PATTERN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"  # module:Name
+PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"  # module:Name
 
 
 def load_extension(key: str, name: str, registry: Mapping[str, str]) -> object:
-    """Return the object that `name` names. `registry` maps each short name to its `module:Name`, so that nothing is imported unused.
+    """Return the object that `name` names. `registry` maps each short name to its `module:Name`, so that nothing is
+    imported unused.
 
-    `key` is the configuration key that holds the name; errors quote it. Raises `BadInput` for an unknown name, a module that cannot be
-    imported, or a module without that object.
+    `key` is the configuration key that holds the name; errors quote it. Raises `BadInput` for an unknown name, a module
+    that cannot be imported, or a module without that object.
     """
     target = registry.get(name, name)
     if not re.fullmatch(PATTERN, target):

@@ -3,7 +3,6 @@ nothing."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -170,9 +169,3 @@ def forest_id(run: str, draw: int, attempt: int) -> str:
     """Return the id of one attempt. A repeat has the same id and is recognised; a new attempt has a new one, so a late
     answer is recognised too."""
     return f"{run}-{draw:06d}-{attempt}"
-
-
-def ticket_seed(seed: int, draw: int, attempt: int) -> int:
-    """Return the 63-bit seed of one attempt, from the run's seed."""
-    digest = hashlib.blake2b(f"{seed}/{draw}/{attempt}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
