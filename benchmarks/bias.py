@@ -22,8 +22,8 @@ import numpy as np
 
 from treeadv.config import SamplingConfig
 from treeadv.forest import Finish, Forest, Verdict
-from treeadv.learning.advantage import PRESETS, AdvantageSpec
 from treeadv.learning.objective import Objective, evaluate, scales
+from treeadv.presets import PRESETS, AdvantageSpec
 from treeadv.sampling.forking import Forking, split
 
 TOKENS, STEPS, LEAVES = 3, 4, 8
@@ -36,7 +36,7 @@ RULES: dict[str, dict[str, Any]] = {
     "no forks": {"rule": "none"},
     "no topup": {"rule": "entropy", "tau": 0.9, "topup": False},
 }
-_UNBIASED = PRESETS["unbiased"]
+_UNBIASED = PRESETS["unbiased"].advantage
 ONE_CHANGE = {
     f"unbiased but {key}={value}": _UNBIASED.model_copy(update={key: value})
     for key, value in (("value", "leaf_mean"), ("baseline", "forest_mean"), ("baseline", "parent_fork"), ("baseline", "none"),
@@ -201,7 +201,9 @@ def main(argv: list[str]) -> None:
     args = p.parse_args(argv)
     world = World.random(args.world)
     # A constant normaliser for all: how a batch is divided is another question than what a token's weight is.
-    presets = {n: spec.model_copy(update={"normaliser": "constant", "ratio": "token"}) for n, spec in PRESETS.items() if "gspo" not in n}
+    presets = {
+        n: p.advantage.model_copy(update={"normaliser": "constant", "ratio": "token"}) for n, p in PRESETS.items() if "gspo" not in n
+    }
     few = {n: presets[n] for n in ("unbiased", "treeadv")}
     cases = {"entropy": presets | ONE_CHANGE, "surprisal": few, "random": few, "one tree": few, "no forks": few, "no topup": few}
     for rule, specs in cases.items():

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
+from treeadv.presets import AdvantageOverrides
 from treeadv.rewards.verifiers.registry import USAGE
 
 Positive = Annotated[int, Field(ge=1)]
@@ -87,7 +88,7 @@ class SamplingConfig(Section):
     topup: bool = Field(True, description="give leaf budget that no fork used to fresh roots")
     max_tokens: Positive = Field(64, description="tokens of a rollout")
     temperature: Annotated[float, Field(gt=0)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: float = Field(1.0, description="must be 1: the learner computes log-probs of the whole distribution")
 
     @property
     def roots(self) -> int:
@@ -97,6 +98,8 @@ class SamplingConfig(Section):
     def _coherent(self) -> SamplingConfig:
         if self.trees > self.leaves:
             raise ValueError(f"sampling.trees={self.trees} is more than sampling.leaves={self.leaves}: a tree needs a leaf")
+        if self.top_p != 1:
+            raise ValueError(f"sampling.top_p={self.top_p:g}: the learner's policy is the whole distribution; leave it at 1")
         return self
 
 
@@ -122,7 +125,8 @@ class SGLangConfig(Section):
 
 class GeneratorConfig(Section):
     count: Positive = 1
-    engine: Literal["embedded", "sglang"] = "embedded"
+    engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="options of an engine given as module:Name")
     forests: Positive = Field(6, description="forests that one generator grows at a time")
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -156,8 +160,8 @@ class QueueConfig(Section):
 class LearnerConfig(Section):
     count: Positive = 1
     forests_per_step: Positive = 6
-    preset: str = Field("treeadv", description="see treeadv.learning.advantage.PRESETS")
-    advantage: dict[str, Any] = Field(default_factory=dict, description="overrides of the preset's fields")
+    preset: str = Field("treeadv", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset")
+    advantage: AdvantageOverrides = AdvantageOverrides()
     correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = Field(
         "tis", description="for what older weights drew; none: by the clipped ratio alone, which gspo needs and the others hold at 1"
     )
@@ -180,7 +184,7 @@ class LearnerConfig(Section):
 
 
 class ScalingConfig(Section):
-    """Setting the number of generators while the run goes on (treeadv/scaling.py); `treeadv scale` works without it."""
+    """Setting the number of generators while the run goes on (actors/driver/scaling_policy.py); `treeadv scale` works without it."""
 
     enabled: bool = False
     min: Positive = Field(1, description="fewest generators")
@@ -188,7 +192,7 @@ class ScalingConfig(Section):
     wait_high: Share = Field(0.2, description="share of the time that the learner waits for forests, above which a generator is added")
     wait_low: Share = Field(0.05, description="share below which one may be taken away")
     interval: Seconds = Field(5.0, description="seconds between observations")
-    hold: Seconds = Field(30.0, description="seconds that a reason must last before it acts")
+    min_duration: Seconds = Field(30.0, description="seconds that a reason must last before the number changes")
     cooldown: Seconds = Field(60.0, description="seconds after a change in which nothing is changed")
 
     @model_validator(mode="after")

@@ -186,7 +186,7 @@ def test_drain_ends_within_the_grace_period(render: Render, values: str) -> None
         for pod in pods:
             line = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
             assert line[:3] == ["python", "-m", "actors.driver.drain"]
-            args = drain.arguments(line[3:])
+            args = drain.parse_arguments(line[3:])
             assert args.what == what
             assert 0 < args.seconds < pod["spec"]["terminationGracePeriodSeconds"]
 
