@@ -13,8 +13,9 @@ from benchmarks.bias import LOST, World, measure
 from tests.strategies import build, forests
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
-from treeadv.learning.advantage import PRESETS, advantages, flow_weights, leaf_advantages, leaf_sum
+from treeadv.learning.advantage import advantages, flow_weights, leaf_advantages, leaf_sum
 from treeadv.learning.objective import Objective, evaluate, scales
+from treeadv.presets import PRESETS
 
 FAILURES = [Verdict.TIMEOUT, Verdict.CRASH, Verdict.ABORTED]
 
