@@ -131,7 +131,7 @@ class _Growth:
         ends = [s for s, n in enumerate(nodes) if not any(c.draws for c in n.children)]
         r = self.request
         return Forest(
-            r.forest_id, r.prompt_id, r.gold, r.verifier, r.meta,
+            forest_id=r.forest_id, prompt_id=r.prompt_id, gold=r.gold, verifier=r.verifier, meta=r.meta,
             rule=self.s.rule, predictable=PREDICTABLE[self.s.rule],
             tau=self.tau if self.s.rule in ("entropy", "surprisal") else float("nan"), temperature=self.s.temperature,
             prompt=r.prompt, parent=np.array(parent, np.int32),
