@@ -1,8 +1,9 @@
-"""The learner role: one rank of the trainer. A plain class; whoever builds the run makes a Ray actor of it."""
+"""The learner role: one rank of the trainer. A plain class of which the driver makes Ray actors."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -16,17 +17,19 @@ from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.errors import BadInput
-from treeadv.learning import checkpoint
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
+from treeadv.storage.checkpoint_folder import prune_checkpoints, publish_folder, scratch_folder
 from treeadv.storage.run_folder import RunFolder
+from treeadv.storage.run_store import Storage
 
 BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
 
 class Learner:
-    """Life: `rendezvous` (rank 0), `join`, perhaps `restore`, then `step`, `publish` and `checkpoint`, each called on all ranks."""
+    """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish`
+    and `checkpoint`."""
 
     def __init__(self, config: Config, run_dir: str, rank: int, world: int, port: int = 0) -> None:
         """`port`: where to serve /metrics and /healthz (0: any free port)."""
@@ -41,20 +44,26 @@ class Learner:
         self._exporter = Exporter("learner", lambda: self._fault)
         self._address = self._exporter.serve(config.metrics.host, port)
 
+    @ray.method
     def address(self) -> str:
         """host:port of /metrics."""
         return self._address
 
+    @ray.method
     def rendezvous(self) -> str:
         """On rank 0: open the store where the ranks meet and return its host:port."""
         host = ray.util.get_node_ip_address() if ray.is_initialized() else socket.gethostbyname(socket.gethostname())
         self._store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
         return f"{host}:{self._store.port}"
 
+    @ray.method
     def join(self, address: str) -> None:
         """Meet the other ranks and load the model."""
         if self.config.learner.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("learner.device=cuda: torch finds no CUDA device where the learner runs; give it one by learner.gpus, or cpu")
+            raise BadInput(
+                "learner.device=cuda: torch finds no CUDA device where the learner runs; set learner.gpus, or"
+                " learner.device=cpu"
+            )
         if self.world > 1:
             host, _, port = address.rpartition(":")
             store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)
@@ -69,8 +78,9 @@ class Learner:
             raise RuntimeError("a learner has to join before it can train")
         return self._trainer
 
+    @ray.method
     def step(self, batches: list[Any], version: int) -> StepReport:
-        """One optimizer step on the forests of `batches` (references to record batches, read where they lie), in their order."""
+        """Take one optimizer step on the forests of `batches`, references to record batches, in their order."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
         try:
             report = self.trainer.step(forests, version)
@@ -83,33 +93,44 @@ class Learner:
         self._export(report)
         return report
 
+    @ray.method
     def publish(self) -> tuple[list[Any], int]:
-        """References to the buckets of weights and their bytes, on rank 0; the others help to gather them and return nothing."""
+        """Gather the weights. Rank 0 returns references to the buckets and their bytes, the other ranks no
+        reference."""
         refs, size = [], 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
             refs.append(ray.put(bucket))
             size += sum(w.nbytes for w in bucket.values())
         return refs, size
 
-    def checkpoint(self, step: int, extra: dict[str, Any], session: str = "") -> str:
-        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path. With run.storage: upload it
-        for the driver, whose `session` of the run it is, to seal."""
+    @ray.method
+    def checkpoint(self, step: int, session: str) -> str:
+        """Write the checkpoint of `step` and return its path. All ranks call it.
+
+        Without run.storage: run_dir/checkpoints/step-N appears whole or not at all, and the oldest ones are deleted.
+        With run.storage: the files are uploaded in the name of the driver's `session`, and the checkpoint counts once
+        the driver has sealed it.
+        """
         began = time.perf_counter()
         folder = self.folder.checkpoint(step)
         if self.folder.storage:
-            self.trainer.upload(self.folder.storage, step, session, folder.with_name("upload"), extra)
+            upload_checkpoint(self.trainer, self.folder.storage, step, session, folder.with_name("upload"))
         else:
-            self.trainer.save(folder, extra)
+            scratch = scratch_folder(folder, clear=self.rank == 0)
+            self.trainer.save(scratch)
             if self.rank == 0:
-                checkpoint.prune(folder.parent, self.config.run.keep_checkpoints)
+                publish_folder(scratch, folder)
+                prune_checkpoints(folder.parent, self.config.run.keep_checkpoints)
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
         return str(folder)
 
-    def restore(self, step: int) -> dict[str, Any]:
-        """Go on from a checkpoint; returns the `extra` that was written with it."""
+    @ray.method
+    def restore(self, step: int) -> None:
+        """Continue from the checkpoint of `step`."""
         with self.folder.at_hand(step) as folder:
-            return self.trainer.restore(folder)
+            self.trainer.restore(folder)
 
+    @ray.method
     def close(self) -> None:
         self._exporter.close()
         if dist.is_initialized():
@@ -120,7 +141,7 @@ class Learner:
         for phase, seconds in report.seconds.items():
             e.observe("treeadv_learner_phase_seconds", seconds, phase=phase)
         if self.rank:
-            return  # what follows is of all ranks together
+            return  # the rest covers all ranks together
         e.add("treeadv_trained_tokens_total", report.tokens)
         e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
         e.add("treeadv_trained_leaves_total", report.leaves)
@@ -135,3 +156,19 @@ class Learner:
             gauges["learner_mfu_ratio"] = report.mfu
         for name, value in gauges.items():
             e.set(f"treeadv_{name}", value)
+
+
+def upload_checkpoint(
+    trainer: Trainer, storage: Storage, step: int, session: str, scratch: Path
+) -> None:
+    """Upload this rank's files of a checkpoint; all ranks call it, and they need no disk in common.
+
+    Each rank writes into a folder beside `scratch` first. Each `session` (start of the run) has its own folder in the
+    store.
+    """
+    own = scratch.with_name(f"{scratch.name}-{trainer.rank}")
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    trainer.write_files(own)
+    storage.upload(step, session, own)
+    shutil.rmtree(own)

@@ -23,9 +23,9 @@ from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import Shown, figures
-from treeadv.replay.records import ticket_seed
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket
+from treeadv.seeds import derive
 from treeadv.storage.folder import Syncable, flush
 
 log = logging.getLogger("treeadv.replay")
@@ -68,12 +68,14 @@ class ReplayQueue:
         except BadInput as fault:  # told to whoever calls first: of what a constructor raises Ray makes a death
             self._broken(fault)
 
+    @ray.method
     async def address(self) -> str:
         """Where /metrics and /healthz answer."""
         self._check()
         return self._address
 
     # ---- a worker's side -----------------------------------------------------------------------------------------------------
+    @ray.method
     async def reserve(self, worker: str) -> Ticket | None:
         """The next forest to grow, once a slot is free (this is the back-pressure); None when the run takes no more."""
         # Ray repeats a call under its old task id when the actor died before its answer arrived: no second slot is then held.
@@ -88,9 +90,10 @@ class ReplayQueue:
             else:
                 return None
         await self._make_durable()
-        seed = ticket_seed(self._config.run.seed, record.draw, record.attempt)
+        seed = derive(self._config.run.seed, record.draw, record.attempt)
         return Ticket(record.forest_id, record.draw, record.attempt, self._problems[record.draw], seed)
 
+    @ray.method
     async def fail(self, forest_id: str, reason: str) -> None:
         """The worker cannot deliver; the prompt goes out again as another attempt, at most `queue.attempts` times."""
         self._check()
@@ -108,6 +111,7 @@ class ReplayQueue:
         await self._tell(self._room)
         return lost
 
+    @ray.method
     async def admit(self, forest_id: str, refs: list[ObjectRef]) -> str:
         """Take one graded forest: `refs` is a list of one, which keeps Ray from resolving it. Answers admitted, repeat, late,
         refused (see `ReplayStore.admit`) or lost (its object is gone; the prompt goes out again)."""
@@ -116,7 +120,8 @@ class ReplayQueue:
         try:
             batch = await ref
         except ray.exceptions.RayError as e:
-            await self.fail(forest_id, f"its payload is lost: {type(e).__name__}")
+            self._store.fail(forest_id, f"its payload is lost: {type(e).__name__}")
+            await self._tell(self._room)
             return "lost"
         self._check()  # the run may have ended meanwhile
         outcome = self._store.admit(forest_id, batch)
@@ -126,6 +131,7 @@ class ReplayQueue:
         return outcome
 
     # ---- the learner's side --------------------------------------------------------------------------------------------------
+    @ray.method
     async def lease(self, n: int, version: int) -> Lease:
         """Wait for `n` forests within the staleness bound of policy `version`. While a lease of that version is open, it is the
         answer."""
@@ -142,6 +148,7 @@ class ReplayQueue:
         await self._make_durable()
         return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
 
+    @ray.method
     async def ack(self, lease_id: str, step: int) -> None:
         """Optimizer step `step` is done with this lease: its slots are free.
 
@@ -161,6 +168,7 @@ class ReplayQueue:
         self._store.nack(lease_id)
         await self._tell(self._ready)
 
+    @ray.method
     async def commit(self, step: int) -> None:
         """A durable checkpoint holds all steps up to `step`: their forests are trained, now and after any restart. Durable on
         return, unless queue.fsync is none."""
@@ -169,6 +177,7 @@ class ReplayQueue:
         await self._make_durable(at_once=True)
         await self._flush(self._store.compaction)
 
+    @ray.method
     async def flush(self) -> None:
         """Make all records so far durable, unless queue.fsync is none. `BadInput` if another process has opened the run since."""
         self._check()
@@ -176,6 +185,7 @@ class ReplayQueue:
         await asyncio.to_thread(self._store.hold)
 
     # ---- the run's side ------------------------------------------------------------------------------------------------------
+    @ray.method
     async def counts(self) -> dict[str, Any]:
         """See `treeadv.replay.figures.figures`."""
         self._check()
@@ -188,6 +198,7 @@ class ReplayQueue:
         self._stopped = True
         await self._tell(self._room)
 
+    @ray.method
     async def close(self) -> None:
         """Stop, make all durable and give the folder up."""
         if self._closed:

@@ -22,20 +22,20 @@ import numpy as np
 
 from treeadv.config import SamplingConfig
 from treeadv.forest import Finish, Forest, Verdict
-from treeadv.learning.advantage import PRESETS, AdvantageSpec
 from treeadv.learning.objective import Objective, evaluate, scales
-from treeadv.sampling.rules import Prefix, forks, split
+from treeadv.presets import PRESETS, AdvantageSpec
+from treeadv.sampling.forking import Forking, split
 
 TOKENS, STEPS, LEAVES = 3, 4, 8
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
     "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},  # fresh roots, which do not fork, would cover up what forks do
-    "random": {"rule": "random", "random_p": 0.5},
+    "random": {"rule": "random", "rule_options": {"probability": 0.5}},
     "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1, "topup": False},
     "no forks": {"rule": "none"},
     "no topup": {"rule": "entropy", "tau": 0.9, "topup": False},
 }
-_UNBIASED = PRESETS["unbiased"]
+_UNBIASED = PRESETS["unbiased"].advantage
 ONE_CHANGE = {
     f"unbiased but {key}={value}": _UNBIASED.model_copy(update={key: value})
     for key, value in (("value", "leaf_mean"), ("baseline", "forest_mean"), ("baseline", "parent_fork"), ("baseline", "none"),
@@ -88,6 +88,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
     states: list[int] = []
     ends: list[int] = []
     entropy = -(world.prob * np.log(world.prob)).sum(1)
+    forking = Forking(s, tau)
 
     def draw(state: int) -> int:
         return int(np.searchsorted(np.cumsum(world.prob[state]), rng.random()))
@@ -100,8 +101,11 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
         budgets.append(budget)
         while position < STEPS:
             token = draw(state) if first is None else first
-            at = Prefix(float(entropy[state]), gap, depth, position, budget, seed=int(rng.integers(2**31)))
-            if first is None and forks(at, float(np.log(world.prob[state, token])), tau, s):
+            seed = int(rng.integers(2**31))
+            if first is None and forking.forks(
+                entropy=float(entropy[state]), logprob=float(np.log(world.prob[state, token])), budget=budget, gap=gap, depth=depth,
+                position=position, seed=seed,
+            ):
                 arity[here] = s.arity
                 for i, part in enumerate(split(budget, s.arity)):
                     chain(here, state, depth + 1, position, part, token if i == 0 else draw(state))
@@ -184,7 +188,9 @@ def main(argv: list[str]) -> None:
     args = p.parse_args(argv)
     world = World.random(args.world)
     # A constant normaliser for all: how a batch is divided is another question than what a token's weight is.
-    presets = {n: spec.model_copy(update={"normaliser": "constant", "ratio": "token"}) for n, spec in PRESETS.items() if "gspo" not in n}
+    presets = {
+        n: p.advantage.model_copy(update={"normaliser": "constant", "ratio": "token"}) for n, p in PRESETS.items() if "gspo" not in n
+    }
     few = {n: presets[n] for n in ("unbiased", "treeadv")}
     cases = {"entropy": presets | ONE_CHANGE, "surprisal": few, "random": few, "one tree": few, "no forks": few, "no topup": few}
     for rule, specs in cases.items():

@@ -13,18 +13,25 @@ from hypothesis import strategies as st
 
 from tests.test_wire import same
 from treeadv.config import SamplingConfig
+from treeadv.data.tasks import Problem
 from treeadv.engines.base import Draw, EngineLost, Params
+from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest
-from treeadv.sampling.rules import PREDICTABLE, Prefix, Threshold, forks, split
+from treeadv.sampling.forking import Forking, split
+from treeadv.sampling.rules import RULES, ForkRule, Prefix, build_rule
 from treeadv.sampling.sampler import GrowRequest, grow
-from treeadv.sampling.seeds import derive, uniform
+from treeadv.sampling.threshold import Threshold
+from treeadv.seeds import derive, uniform
 
 STOP = 9
 PROMPT = np.array([1, 2, 3], np.int32)
+PROBLEM = Problem("p", "", "1", "math", "")
 
 
 class Scripted:
-    """An engine over a made-up policy: entropy and draw come from a hash of the path; `delay` shuffles who is served when."""
+    """An engine over a made-up policy: entropy and draw come from a hash of the path; `delay` shuffles who is served
+    when.
+    """
 
     version = 0
 
@@ -58,15 +65,28 @@ class Scripted:
 
 
 def forest(engine: Scripted, s: SamplingConfig, tau: float = 1.0, seed: int = 0, stop: frozenset[int] = frozenset({STOP})) -> Forest:
-    return asyncio.run(grow(engine, GrowRequest("f", "p", "1", "math", "", PROMPT, seed), s, tau, stop))
+    return asyncio.run(grow(engine, GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=seed), s, tau, stop))
 
 
-SETTINGS = st.builds(
-    SamplingConfig,
-    leaves=st.integers(2, 12), rule=st.sampled_from(["entropy", "surprisal", "fixed", "random", "none"]), arity=st.integers(2, 3),
-    min_gap=st.integers(1, 4), max_depth=st.integers(0, 4), min_tail=st.integers(1, 4), fixed_gap=st.integers(1, 5),
-    random_p=st.floats(0, 1), topup=st.booleans(), max_tokens=st.integers(2, 20),
-)
+OPTIONS = {
+    "fixed": st.fixed_dictionaries({"gap": st.integers(1, 5)}),
+    "random": st.fixed_dictionaries({"probability": st.floats(0, 1)}),
+}
+
+
+@st.composite
+def sampling_configs(draw: st.DrawFn) -> SamplingConfig:
+    """Settings with every rule of the registry."""
+    rule = draw(st.sampled_from(sorted(RULES)))
+    return draw(st.builds(
+        SamplingConfig,
+        leaves=st.integers(2, 12), rule=st.just(rule), rule_options=OPTIONS.get(rule, st.just({})), arity=st.integers(2, 3),
+        min_gap=st.integers(1, 4), max_depth=st.integers(0, 4), min_tail=st.integers(1, 4), topup=st.booleans(),
+        max_tokens=st.integers(2, 20),
+    ))
+
+
+SETTINGS = sampling_configs()
 
 
 @settings(max_examples=150, deadline=None)
@@ -147,12 +167,123 @@ def test_a_predictable_rule_does_not_see_the_future(seed: int, cut: int, rule: s
     assert forks_before(a) == forks_before(b)
 
 
-def test_surprisal_depends_on_the_token_drawn_and_says_so():
-    at = Prefix(entropy=0.1, gap=5, depth=0, position=5, budget=4, seed=0)
+def forks(s: SamplingConfig, logprob: float, tau: float = 1.0) -> bool:
+    return Forking(s, tau).forks(entropy=0.1, logprob=logprob, budget=4, gap=5, depth=0, position=5, seed=0)
+
+
+def test_surprisal_rule_reads_the_drawn_token_and_says_so():
     s = SamplingConfig(rule="surprisal")
-    assert forks(at, -2.0, 1.0, s) and not forks(at, -0.5, 1.0, s)
-    assert PREDICTABLE["surprisal"] is False
-    assert forks(at, -2.0, 1.0, SamplingConfig(rule="entropy")) == forks(at, -0.5, 1.0, SamplingConfig(rule="entropy"))
+    assert forks(s, -2.0) and not forks(s, -0.5)
+    assert build_rule("surprisal", {}).predictable is False
+    assert forks(SamplingConfig(rule="entropy"), -2.0) == forks(SamplingConfig(rule="entropy"), -0.5)
+
+
+class ReadsTheToken(ForkRule):
+    predictable = True
+
+    def fires(self, prefix: Prefix) -> bool:
+        return prefix.logprob < -1.0
+
+
+class ReadsTau(ForkRule):
+    predictable = True
+
+    def fires(self, prefix: Prefix) -> bool:
+        return prefix.entropy > prefix.tau
+
+
+class ForgetsPredictable(ForkRule):
+    def fires(self, prefix: Prefix) -> bool:
+        return True
+
+
+class ForgetsFires(ForkRule):
+    predictable = True
+
+
+class EvenPositions(ForkRule):
+    predictable = True
+    uses_threshold = True
+    from_position: int = 2
+
+    def fires(self, prefix: Prefix) -> bool:
+        return prefix.position >= self.from_position and prefix.position % 2 == 0
+
+
+@pytest.mark.parametrize("rule", ["ReadsTheToken", "ReadsTau"])
+def test_rule_cannot_read_what_it_does_not_declare(rule: str):
+    with pytest.raises(TypeError):
+        forks(SamplingConfig(rule=f"{__name__}:{rule}"), -2.0)
+
+
+@pytest.mark.parametrize(("rule", "options", "reason"), [
+    ("entropi", {}, "sampling.rule=entropi is unknown, did you mean entropy"),
+    ("no_such_module:Rule", {}, "module no_such_module cannot be imported"),
+    (f"{__name__}:NoSuchRule", {}, "has no NoSuchRule"),
+    (f"{__name__}:PROMPT", {}, "not a subclass of treeadv.sampling.rules.ForkRule"),
+    (f"{__name__}:ForgetsPredictable", {}, "must set `predictable`"),
+    (f"{__name__}:ForgetsFires", {}, "must define `fires`"),
+    ("fixed", {"gaps": 3}, r"sampling.rule_options of rule fixed: gaps: .* \(options: gap\)"),
+    ("fixed", {"gap": 0}, "gap: Input should be greater"),
+    ("entropy", {"gap": 3}, r"\(options: none\)"),
+])
+def test_bad_rule_is_refused_before_anything_is_drawn(rule: str, options: dict, reason: str):
+    engine = Scripted()
+    with pytest.raises(BadInput, match=reason):
+        forest(engine, SamplingConfig(rule=rule, rule_options=options))
+    assert engine.requests == []
+
+
+def test_rule_from_elsewhere_is_recorded_with_its_threshold():
+    name = f"{__name__}:EvenPositions"
+    f = forest(Scripted(), SamplingConfig(leaves=4, rule=name, rule_options={"from_position": 4}), tau=0.7)
+    assert (f.rule, f.predictable, f.tau) == (name, True, 0.7)
+    forked = np.flatnonzero(f.arity)
+    assert len(forked) and all((f.offset + f.lengths)[x] % 2 == 0 and (f.offset + f.lengths)[x] >= 4 for x in forked)
+
+
+def test_every_rule_records_tau_exactly_when_it_reads_it():
+    for name in RULES:
+        f = forest(Scripted(), SamplingConfig(leaves=4, rule=name), tau=0.5)
+        assert np.isnan(f.tau) != build_rule(name, {}).uses_threshold
+
+
+def test_flat_rollouts_all_start_at_once():
+    class Blocking(Scripted):
+        """Draws nothing until as many requests wait as the forest has leaves."""
+
+        async def generate(self, prefix, params, namespace, tree):
+            self.requests.append((tuple(prefix.tolist()), params))
+            while len(self.requests) < 16:
+                await asyncio.sleep(0)
+            yield Draw(1, -0.1, 0.5, 0, Finish.STOP)
+
+    f = asyncio.run(asyncio.wait_for(
+        grow(Blocking(), GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=0), SamplingConfig(leaves=16, rule="none"),
+             1.0, frozenset()), 5))
+    assert f.leaves == f.trees == 16
+
+
+def test_unused_budget_starts_once_no_fork_is_possible():
+    """With a fork at the depth limit, the budget left in a segment goes to fresh roots while the segment still grows.
+    """
+    s = SamplingConfig(
+        leaves=8, trees=1, rule="fixed", rule_options={"gap": 2}, min_gap=1, max_depth=1, min_tail=1, max_tokens=12
+    )
+    running = [0, 0]
+
+    class Counts(Scripted):
+        async def generate(self, prefix, params, namespace, tree):
+            running[0] += 1
+            running[1] = max(running)
+            async for d in super().generate(prefix, params, namespace, tree):
+                yield d
+                await asyncio.sleep(0)
+            running[0] -= 1
+
+    f = forest(Counts(delay=1), s, stop=frozenset())
+    assert f.leaves == 8
+    assert running[1] == 8
 
 
 def test_a_lost_branch_goes_on_from_the_tokens_it_has():
@@ -180,7 +311,7 @@ def test_a_branch_lost_for_good_is_recorded_as_aborted():
 
 
 def test_a_sibling_that_never_drew_keeps_the_arity_as_drawn():
-    s = SamplingConfig(leaves=2, trees=1, rule="fixed", fixed_gap=3, arity=2, max_tokens=12, min_gap=1, topup=False)
+    s = SamplingConfig(leaves=2, trees=1, rule="fixed", rule_options={"gap": 3}, arity=2, max_tokens=12, min_gap=1, topup=False)
 
     class Deaf(Scripted):
         async def generate(self, prefix, params, namespace, tree):

@@ -148,6 +148,7 @@ TWO_MACHINES = """
 import sys
 from pathlib import Path
 import torch, torch.distributed as dist
+from actors.learner import upload_checkpoint
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv.learning.trainer import Trainer
@@ -160,7 +161,7 @@ disk = RunFolder(out / f"disk-{rank}", Storage(uri))
 t = Trainer(tiny.config(), model, rank, 2)
 t.step(FORESTS, 0)
 session = "000001-test"
-t.upload(disk.storage, 1, session, disk.checkpoint(1), {"step": 1})
+upload_checkpoint(t, disk.storage, 1, session, disk.checkpoint(1))
 dist.barrier()
 if rank == 0:
     Lock(disk.storage._replay, session, 0)
@@ -169,11 +170,11 @@ dist.barrier()
 left = list(disk.checkpoint(1).parent.iterdir())
 again = Trainer(tiny.config(), model, rank, 2)
 with disk.at_hand(1) as folder:
-    extra = again.restore(folder)
+    again.restore(folder)
 a, b = t.step(FORESTS, 1), again.step(FORESTS, 1)
 weights = weights_of(again)
 if rank == 0:
-    torch.save({"losses": (a.loss, b.loss), "extra": extra, "left": left, "weights": weights}, out / "result.pt")
+    torch.save({"losses": (a.loss, b.loss), "left": left, "weights": weights}, out / "result.pt")
 dist.destroy_process_group()
 """
 
@@ -189,7 +190,7 @@ def test_ranks_without_a_disk_in_common_share_a_checkpoint_by_the_store(bucket, 
     ranks = [subprocess.Popen([*command, str(rank), uri], env=environment) for rank in (0, 1)]
     assert [p.wait(timeout=120) for p in ranks] == [0, 0]
     result = torch.load(tmp_path / "result.pt", weights_only=False)
-    assert result["losses"][0] == result["losses"][1] and result["extra"] == {"step": 1} and result["left"] == []
+    assert result["losses"][0] == result["losses"][1] and result["left"] == []
     assert {"__0_0.distcp", "__1_0.distcp"} <= {k.rpartition("/")[2] for k in keys(client, name)}
     alone = Trainer(tiny.config(), model)
     with RunFolder(tmp_path / "disk", Storage(uri)).at_hand(1) as folder:

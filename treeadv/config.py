@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
+from treeadv.presets import AdvantageOverrides
+from treeadv.rewards.verifiers.registry import USAGE
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -57,7 +59,7 @@ class TaskConfig(Section):
     source: str = Field("reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]")
     families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
     prompt: str = Field("{problem}", description="the user's turn; {problem} is replaced")
-    verifier: str = Field("math", description="math, exact, numeric, choice, reasoning-gym, module:function or an http(s) URL")
+    verifier: str = Field("math", description=USAGE)
 
     @model_validator(mode="after")
     def _coherent(self) -> TaskConfig:
@@ -73,9 +75,8 @@ class SamplingConfig(Section):
 
     leaves: Positive = Field(8, description="G, the leaves of a forest")
     trees: Count = Field(0, description="M, its trees; 0 means max(2, G // 4)")
-    rule: Literal["entropy", "none", "surprisal", "fixed", "random"] = Field(
-        "entropy", description="fork rule; surprisal is biased and kept for comparison"
-    )
+    rule: str = Field("entropy", description="fork rule: entropy, none, fixed, random, surprisal (biased) or module:Name; docs/method.md")
+    rule_options: dict[str, Any] = Field(default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed")
     tau: Annotated[float, Field(ge=0)] = Field(1.0, description="threshold in nats")
     tau_quantile: Share | None = Field(
         None, description="tau as this quantile of the entropies drawn under the previous policy version; tau holds until one is complete"
@@ -84,12 +85,10 @@ class SamplingConfig(Section):
     min_gap: Positive = Field(2, description="tokens between forks, and before the first")
     max_depth: Count = Field(4, description="forks on a path")
     min_tail: Positive = Field(4, description="room left after a fork, in tokens")
-    fixed_gap: Positive = Field(8, description="rule fixed: fork every so many tokens")
-    random_p: Share = Field(0.1, description="rule random: probability of a fork at a token")
     topup: bool = Field(True, description="give leaf budget that no fork used to fresh roots")
     max_tokens: Positive = Field(64, description="tokens of a rollout")
     temperature: Annotated[float, Field(gt=0)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: float = Field(1.0, description="must be 1: the learner computes log-probs of the whole distribution")
 
     @property
     def roots(self) -> int:
@@ -99,6 +98,8 @@ class SamplingConfig(Section):
     def _coherent(self) -> SamplingConfig:
         if self.trees > self.leaves:
             raise ValueError(f"sampling.trees={self.trees} is more than sampling.leaves={self.leaves}: a tree needs a leaf")
+        if self.top_p != 1:
+            raise ValueError(f"sampling.top_p={self.top_p:g}: the learner's policy is the whole distribution; leave it at 1")
         return self
 
 
@@ -124,7 +125,8 @@ class SGLangConfig(Section):
 
 class GeneratorConfig(Section):
     count: Positive = 1
-    engine: Literal["embedded", "sglang"] = "embedded"
+    engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="options of an engine given as module:Name")
     forests: Positive = Field(6, description="forests that one generator grows at a time")
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -158,8 +160,8 @@ class QueueConfig(Section):
 class LearnerConfig(Section):
     count: Positive = 1
     forests_per_step: Positive = 6
-    preset: str = Field("treeadv", description="see treeadv.learning.advantage.PRESETS")
-    advantage: dict[str, Any] = Field(default_factory=dict, description="overrides of the preset's fields")
+    preset: str = Field("treeadv", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset")
+    advantage: AdvantageOverrides = AdvantageOverrides()
     correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = Field(
         "tis", description="for what older weights drew; none: by the clipped ratio alone, which gspo needs and the others hold at 1"
     )
@@ -182,7 +184,7 @@ class LearnerConfig(Section):
 
 
 class ScalingConfig(Section):
-    """Setting the number of generators while the run goes on (treeadv/scaling.py); `treeadv scale` works without it."""
+    """Setting the number of generators while the run goes on (actors/driver/scaling_policy.py); `treeadv scale` works without it."""
 
     enabled: bool = False
     min: Positive = Field(1, description="fewest generators")
@@ -190,7 +192,7 @@ class ScalingConfig(Section):
     wait_high: Share = Field(0.2, description="share of the time that the learner waits for forests, above which a generator is added")
     wait_low: Share = Field(0.05, description="share below which one may be taken away")
     interval: Seconds = Field(5.0, description="seconds between observations")
-    hold: Seconds = Field(30.0, description="seconds that a reason must last before it acts")
+    min_duration: Seconds = Field(30.0, description="seconds that a reason must last before the number changes")
     cooldown: Seconds = Field(60.0, description="seconds after a change in which nothing is changed")
 
     @model_validator(mode="after")

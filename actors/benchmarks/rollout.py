@@ -1,7 +1,8 @@
 """`treeadv bench rollout`: forests against flat rollouts on a real engine. A JSON object a line.
 
 No token stops a leaf, so that all leaves have --max-tokens and differences are of the method, not of the lengths drawn.
-`client_ms_per_token` is CPU time of this process, which with sglang holds the sampler and the engine's client and nothing else.
+`client_ms_per_token` is CPU time of this process, which with sglang holds the sampler and the engine's client and
+nothing else.
 
   forest    the same prompts, --leaves leaves a forest, entropy forks: tokens drawn and seconds a leaf, share of prefixes from the cache;
             `sharing` is what the forests did not draw twice, `formula` is f (1 - M/G) with f the mean place of a leaf's last fork
@@ -32,9 +33,9 @@ from safetensors.numpy import load_file
 from treeadv.config import Config, SamplingConfig, parse
 from treeadv.data import model_folder as models
 from treeadv.data.prompts import Prompter
-from treeadv.data.tasks import problem_source
+from treeadv.data.tasks import Problem, problem_source
 from treeadv.engines.base import Engine, Params
-from treeadv.engines.start import start
+from treeadv.engines.registry import start_engine
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
 
@@ -87,13 +88,13 @@ class _Bench:
 
     @asynccontextmanager
     async def _engine(self, **sglang: Any) -> AsyncIterator[Any]:
-        engine = await start(self._config(**sglang), self.model)
+        engine = await start_engine(self._config(**sglang), self.model)
         try:
             yield engine
         finally:
             await engine.close()
 
-    # ---- the measurements ----------------------------------------------------------------------------------------------------
+    # ---- the measurements --------------------------------------------------------------------------------------------
     async def run(self) -> None:
         async with self._engine() as engine:
             url = engine.members[0].url if self.args.engine == "sglang" else ""
@@ -142,12 +143,15 @@ class _Bench:
 
     async def _forests(self, engine: Engine, rule: str) -> list[Forest]:
         stamp = time.monotonic_ns()
-        requests = [GrowRequest(f"{rule}-{stamp}-{i}", "p", "", "exact", "", p, i) for i, p in enumerate(self.prompts)]
+        problem = Problem("p", "", "", "exact", "")
+        requests = [
+            GrowRequest(forest_id=f"{rule}-{stamp}-{i}", problem=problem, prompt=p, seed=i) for i, p in enumerate(self.prompts)
+        ]
         return await asyncio.gather(*(grow(engine, r, self._sampling(rule), self.args.tau, frozenset()) for r in requests))
 
     async def _raw(self, engine: Engine) -> list[int]:
         async def one(prompt: np.ndarray, name: str, i: int) -> int:
-            params = Params(self.args.max_tokens, 0.7, 1.0, frozenset(), i)
+            params = Params(self.args.max_tokens, 0.7, frozenset(), i)
             return len([d async for d in engine.generate(prompt, params, name, str(i))])
 
         names = [f"raw-{time.monotonic_ns()}-{i}" for i in range(len(self.prompts))]
@@ -168,7 +172,7 @@ class _Bench:
     async def _update(self, engine: Any) -> dict[str, float]:
         weights = {n: w.astype(np.float32) for f in sorted(self.model.glob("*.safetensors")) for n, w in load_file(f).items()}
         await engine.update_weights(1, weights)  # the first makes the process group
-        params = Params(self.args.max_tokens, 0.7, 1.0, frozenset(), 0)
+        params = Params(self.args.max_tokens, 0.7, frozenset(), 0)
 
         async def one(i: int) -> int:
             return len([d async for d in engine.generate(self.prompts[i % len(self.prompts)], params, "update", str(i))])
@@ -186,7 +190,9 @@ class _Bench:
 
 
 def _sharing(forests: list[Forest]) -> dict[str, float]:
-    """Share of the flattened tokens not drawn, and what f (1 - M/G) says of it: of G leaves all but M start at a fork, at f of a length."""
+    """Share of the flattened tokens not drawn, and what f (1 - M/G) says of it: of G leaves all but M start at a fork,
+    at f of a length.
+    """
     tokens, expanded = sum(f.tokens for f in forests), sum(f.expanded_tokens for f in forests)
     leaves, trees = sum(f.leaves for f in forests), sum(f.trees for f in forests)
     # A fork of n children starts n - 1 leaves of its own; the first child goes on with the chain.

@@ -1,4 +1,6 @@
-"""A proxy in front of a real SGLang server that spoils, fails or withholds its answers to /generate when told to, and some others."""
+"""A proxy in front of a real SGLang server that spoils, fails or withholds its answers to /generate when told to, and
+some others.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class FaultyProxy:
         self._fail_times, self._status = times, status
 
     def break_off(self, times: int) -> None:
-        """Close the connection on the next `times` requests without an answer, as a server does with one that idled too long."""
+        """Close the connection on the next `times` requests without an answer, as a server does with one that idled too
+        long.
+        """
         self._break_times = times
 
     def hang(self, times: int) -> None:

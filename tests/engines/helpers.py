@@ -12,12 +12,14 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from treeadv.config import Config, parse
+from treeadv.data.tasks import Problem
 from treeadv.engines.base import Draw, Engine, Params
 
 STUBS = Path(__file__).parents[2] / "deploy/sglang_cpu/stubs"
 TEMPERATURE = 0.7
 _alone = itertools.count()
 PROMPT = np.arange(20, 44, dtype=np.int32)
+PROBLEM = Problem("p", "", "1", "exact", "")
 
 
 def configure(url: str = "", chunk: int = 8, root: Path = Path("runs"), **sglang: Any) -> Config:
@@ -33,7 +35,7 @@ def configure(url: str = "", chunk: int = 8, root: Path = Path("runs"), **sglang
 
 
 def params(max_tokens: int, stop: frozenset[int] = frozenset(), temperature: float = TEMPERATURE, seed: int = 0) -> Params:
-    return Params(max_tokens, temperature, 1.0, stop, seed)
+    return Params(max_tokens, temperature, stop, seed)
 
 
 async def branch(engine: Engine, prefix: np.ndarray, how: Params, forest: str = "") -> list[Draw]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.engines.conftest import Run
-from tests.engines.helpers import PROMPT, Plain, branch, params, weights
+from tests.engines.helpers import PROBLEM, PROMPT, Plain, branch, params, weights
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import Engine
 from treeadv.forest import Finish, Forest
@@ -24,7 +24,7 @@ def plain(tiny_model: Path) -> Plain:
 
 
 def forest_of(run: Run, engine: Engine, sampling: SamplingConfig, name: str = "f") -> Forest:
-    request = GrowRequest(name, "p", "", "exact", "", PROMPT, 1)
+    request = GrowRequest(forest_id=name, problem=PROBLEM, prompt=PROMPT, seed=1)
     return run(grow(engine, request, sampling, 1.0, frozenset([0])))
 
 
@@ -45,9 +45,11 @@ def test_temperature_zero_follows_the_largest_logit(run: Run, engine: Engine, pl
 
 
 def test_a_greedy_forest_holds_the_greedy_chain_in_every_leaf(run: Run, engine: Engine) -> None:
-    """Siblings start from the fork's prefix and nowhere else: with one possible token each, every leaf is the same chain."""
+    """Siblings start from the fork's prefix and nowhere else: with one possible token each, every leaf is the same
+    chain.
+    """
     chain = [d.token for d in run(branch(engine, PROMPT, params(32, stop=frozenset([0]), temperature=0.0)))]
-    sampling = SamplingConfig(leaves=8, trees=2, rule="fixed", fixed_gap=6, max_tokens=32, temperature=1e-4, min_tail=1)
+    sampling = SamplingConfig(leaves=8, trees=2, rule="fixed", rule_options={"gap": 6}, max_tokens=32, temperature=1e-4, min_tail=1)
     forest = forest_of(run, engine, sampling)
     assert forest.leaves == 8
     assert forest.segments > 8

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+from tests.engines.helpers import PROBLEM
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import EngineLost, Params
 from treeadv.engines.embedded import EmbeddedEngine
@@ -19,8 +20,8 @@ from treeadv.sampling.sampler import GrowRequest, grow
 PROMPTS = [np.array(p, np.int32) for p in ([5, 9, 30, 11], [7, 7, 7], [40, 41, 42, 43, 44, 45, 46, 47, 48])]
 
 
-def params(seed: int = 0, temperature: float = 1.0, max_tokens: int = 12, stop: frozenset[int] = frozenset(), top_p: float = 1.0) -> Params:
-    return Params(max_tokens, temperature, top_p, stop, seed)
+def params(seed: int = 0, temperature: float = 1.0, max_tokens: int = 12, stop: frozenset[int] = frozenset()) -> Params:
+    return Params(max_tokens, temperature, stop, seed)
 
 
 async def collect(engine, prefix, p, namespace="n"):
@@ -97,18 +98,6 @@ def test_what_is_drawn_follows_the_distribution(tiny_model):
     assert chi2 < common.sum() + 5 * np.sqrt(2 * common.sum())
 
 
-def test_top_p_keeps_the_smallest_set_and_its_log_probs(tiny_model):
-    _, logp = plain(tiny_model)
-    prompt = PROMPTS[0]
-    full = logp(prompt.tolist())[-1].exp()
-    ordered = full.sort(descending=True)
-    kept = ordered.indices[: int((ordered.values.cumsum(0) < 0.6).sum()) + 1]
-    got, _ = drawn(tiny_model, [(prompt, params(seed, top_p=0.6, max_tokens=1), "n") for seed in range(200)])
-    for (draw,) in got:
-        assert draw.token in kept.tolist()
-        assert draw.logprob == pytest.approx(float((full[draw.token] / full[kept].sum()).log()), abs=1e-4)
-
-
 def test_a_fork_recomputes_only_the_last_token_of_its_prefix(tiny_model):
     async def run():
         engine = EmbeddedEngine(tiny_model)
@@ -134,7 +123,7 @@ def test_a_fork_recomputes_only_the_last_token_of_its_prefix(tiny_model):
 
 
 def request(seed: int) -> GrowRequest:
-    return GrowRequest(f"f{seed}", "p", "1", "math", "", PROMPTS[seed % 3], seed)
+    return GrowRequest(forest_id=f"f{seed}", problem=PROBLEM, prompt=PROMPTS[seed % 3], seed=seed)
 
 
 SAMPLING = SamplingConfig(leaves=8, tau=2.2, max_tokens=16, temperature=1.0)
@@ -246,7 +235,9 @@ def test_equal_draws_of_siblings_are_kept_once():
 
 
 def test_branches_that_draw_the_same_tokens_draw_as_if_alone(tiny_model):
-    """The same seed twice in one forest: both branches have the draws and log-probs of one that is alone, and share every slot."""
+    """The same seed twice in one forest: both branches have the draws and log-probs of one that is alone, and share
+    every slot.
+    """
     (alone,), _ = drawn(tiny_model, [(PROMPTS[2], params(7), "n")])
     got, stats = drawn(tiny_model, [(PROMPTS[2], params(7), "n"), (PROMPTS[2], params(7), "n")])
     for draws in got:

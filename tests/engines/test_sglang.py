@@ -1,4 +1,6 @@
-"""What the SGLang engine promises beyond the common contract, on the real server: chunks, ways of loading weights, several servers."""
+"""What the SGLang engine promises beyond the common contract, on the real server: chunks, ways of loading weights,
+several servers.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,12 @@ import torch
 
 from tests.engines.conftest import Run, start_server
 from tests.engines.faulty_proxy import FaultyProxy
-from tests.engines.helpers import PROMPT, Plain, branch, chi_square_p, configure, params, weights
+from tests.engines.helpers import PROBLEM, PROMPT, Plain, branch, chi_square_p, configure, params, weights
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import Draw
 from treeadv.engines.embedded import EmbeddedEngine
+from treeadv.engines.fleet.fleet import DISCOVERY_INTERVAL
 from treeadv.engines.sglang.engine import SGLangEngine
-from treeadv.engines.sglang.fleet import LOOK
 from treeadv.engines.sglang.member import QUEUE, Member
 from treeadv.engines.sglang.reply import Chunk
 from treeadv.engines.sglang.server import free_port
@@ -53,7 +55,7 @@ class Make:
 
     def __call__(self, url: str = "", **how: object) -> SGLangEngine:
         config = configure(url or self.server, root=self.root / str(len(self.made)), **how)  # type: ignore[arg-type]
-        self.made.append(self.run(SGLangEngine.create(config, str(self.model), 0)))
+        self.made.append(self.run(SGLangEngine.create(config, self.model, 0)))
         return self.made[-1]
 
 
@@ -66,7 +68,9 @@ def make(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> Iterator[Ma
 
 
 def test_the_server_is_the_release_that_stands_first_on_the_python_path(server: str) -> None:
-    """What `make sglang-release` relies on: the release in front of the environment's own is the one that these tests ran on."""
+    """What `make sglang-release` relies on: the release in front of the environment's own is the one that these tests
+    ran on.
+    """
     with urllib.request.urlopen(f"{server}/server_info") as reply:
         assert json.load(reply)["version"] == metadata.version("sglang")
 
@@ -83,7 +87,9 @@ def test_each_chunk_after_the_first_finds_all_but_its_last_token_in_the_cache(ru
 
 @pytest.mark.parametrize("chunk", [1, 8, 64])
 def test_tokens_follow_the_models_law_whatever_the_chunk(run: Run, make: Make, tiny_model: Path, chunk: int) -> None:
-    """The second and third token of 400 branches against their exact distribution, at a temperature where many tokens are likely."""
+    """The second and third token of 400 branches against their exact distribution, at a temperature where many tokens
+    are likely.
+    """
     engine, temperature, n = make(chunk=chunk), 6.0, 400
 
     async def branches() -> list:
@@ -110,7 +116,7 @@ FORKING = SamplingConfig(leaves=4, trees=1, rule="entropy", min_gap=2, min_tail=
 
 def forests(run: Run, engine: SGLangEngine | EmbeddedEngine, n: int) -> list[Forest]:
     async def grow_all() -> list[Forest]:
-        requests = [GrowRequest(f"law-{i}", "p", "", "exact", "", PROMPT, i) for i in range(n)]
+        requests = [GrowRequest(forest_id=f"law-{i}", problem=PROBLEM, prompt=PROMPT, seed=i) for i in range(n)]
         return await asyncio.gather(*(grow(engine, r, FORKING, TAU, frozenset()) for r in requests))
 
     return run(grow_all())
@@ -151,9 +157,9 @@ def test_every_fork_of_a_forest_finds_its_prefix_in_the_cache(run: Run, make: Ma
     """All requests but the roots' first: at least 99 % of their prefixes, less a last token each."""
     engine = make(chunk=4)
     requests = count_requests(engine.members[0])
-    sampling = SamplingConfig(leaves=8, trees=2, rule="fixed", fixed_gap=11, max_tokens=64, temperature=1.0, min_tail=1)
+    sampling = SamplingConfig(leaves=8, trees=2, rule="fixed", rule_options={"gap": 11}, max_tokens=64, temperature=1.0, min_tail=1)
     prompt = np.random.default_rng(5).integers(2, 97, 200).astype(np.int32)
-    run(grow(engine, GrowRequest("reuse", "p", "", "exact", "", prompt, 1), sampling, 1.0, frozenset()))
+    run(grow(engine, GrowRequest(forest_id="reuse", problem=PROBLEM, prompt=prompt, seed=1), sampling, 1.0, frozenset()))
     stats = engine.stats()
     assert stats.prompt_tokens == sum(requests)
     # The roots start together: each of the two prefills the prompt.
@@ -177,10 +183,10 @@ def test_hundreds_of_forests_grow_at_a_time_and_no_server_has_more_requests_than
 
     member.client.generate = counted  # type: ignore[method-assign]
     prompts = np.random.default_rng(7).integers(2, 97, (300, 24)).astype(np.int32)
-    sampling = SamplingConfig(leaves=4, trees=2, rule="fixed", fixed_gap=4, max_tokens=12, temperature=1.0, min_tail=1)
+    sampling = SamplingConfig(leaves=4, trees=2, rule="fixed", rule_options={"gap": 4}, max_tokens=12, temperature=1.0, min_tail=1)
 
     async def all_at_once() -> list[Forest]:
-        requests = [GrowRequest(f"many-{i}", "p", "", "exact", "", prompt, i) for i, prompt in enumerate(prompts)]
+        requests = [GrowRequest(forest_id=f"many-{i}", problem=PROBLEM, prompt=prompt, seed=i) for i, prompt in enumerate(prompts)]
         return await asyncio.gather(*(grow(engine, r, sampling, 1.0, frozenset()) for r in requests))
 
     grown = run(all_at_once())
@@ -299,7 +305,9 @@ def router(tmp_path: Path) -> Iterator[Router]:
 def test_servers_behind_a_real_router_come_late_have_the_weights_before_traffic_and_go(
     run: Run, make: Make, router: Router, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """The router comes up after the engine asks for it, its servers one by one; then they are taken off its list one by one."""
+    """The router comes up after the engine asks for it, its servers one by one; then they are taken off its list one by
+    one.
+    """
     new = weights(tiny_model, 1.1)
     second = run(start_server(tiny_model, tmp_path / "log"))
 
@@ -335,7 +343,7 @@ def test_servers_behind_a_real_router_come_late_have_the_weights_before_traffic_
     assert all(counted)
     assert {len(ds) for ds in run(drawn_while_the_first_leaves())} == {40}
     router.unlist(second.url)
-    run(asyncio.sleep(2 * LOOK))
+    run(asyncio.sleep(2 * DISCOVERY_INTERVAL))
     assert [m.url for m in engine.members] == [second.url]  # an empty list says nothing of servers
     run(second.stop())
 
@@ -368,7 +376,7 @@ class TestBehindAProxy:
         engine = make(",".join(p.url for p in proxies))
 
         async def grow_through_a_death() -> list[Forest]:
-            requests = [GrowRequest(f"move-{i}", "p", "", "exact", "", PROMPT, i) for i in range(12)]
+            requests = [GrowRequest(forest_id=f"move-{i}", problem=PROBLEM, prompt=PROMPT, seed=i) for i in range(12)]
             growing = asyncio.gather(*(grow(engine, r, FORKING, TAU, frozenset()) for r in requests))
             while not all(p.rids for p in proxies):
                 await asyncio.sleep(0)
@@ -383,7 +391,9 @@ class TestBehindAProxy:
     def test_a_server_that_flushes_only_when_nothing_waits_gives_the_requests_back_and_no_token_is_lost(
         self, run: Run, make: Make, proxies: list[FaultyProxy], tiny_model: Path
     ) -> None:
-        """As releases do that count retracted requests as waiting: the draws of before the update stand, those after it are new."""
+        """As releases do that count retracted requests as waiting: the draws of before the update stand, those after it
+        are new.
+        """
         engine, new = make(proxies[0].url, chunk=32), weights(tiny_model, 1.1)
 
         async def with_update() -> list[list[Draw]]:

@@ -1,4 +1,6 @@
-"""What the SGLang engine does when its server lies, hangs, fails or dies: each fault put in front of, or into, the real server."""
+"""What the SGLang engine does when its server lies, hangs, fails or dies: each fault put in front of, or into, the real
+server.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ import pytest
 from tests import tiny
 from tests.engines.conftest import Run
 from tests.engines.faulty_proxy import FaultyProxy
-from tests.engines.helpers import PROMPT, STUBS, Plain, branch, configure, params, weights
+from tests.engines.helpers import PROBLEM, PROMPT, STUBS, Plain, branch, configure, params, weights
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import EngineLost
 from treeadv.engines.sglang.engine import SGLangEngine
@@ -47,7 +49,7 @@ def proxy(run: Run, server: str) -> Iterator[FaultyProxy]:
 
 @pytest.fixture(scope="module")
 def proxied(run: Run, proxy: FaultyProxy, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SGLangEngine]:
-    engine = run(SGLangEngine.create(configure(proxy.url, timeout=2.0, root=tmp_path_factory.mktemp("run")), str(tiny_model), 0))
+    engine = run(SGLangEngine.create(configure(proxy.url, timeout=2.0, root=tmp_path_factory.mktemp("run")), tiny_model, 0))
     yield engine
     run(engine.close())
 
@@ -115,8 +117,8 @@ def test_a_reply_that_cannot_be_trained_on_ends_the_branch_with_its_reason(
 def test_a_forest_grows_whole_over_replies_that_are_refused(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
     """The sampler goes on from what stands: no leaf is aborted and every log-prob is finite."""
     proxy.spoil_every(5, set_logprob(float("nan")))
-    sampling = SamplingConfig(leaves=6, trees=2, rule="fixed", fixed_gap=5, max_tokens=24, temperature=0.7)
-    forest = run(grow(proxied, GrowRequest("faulty", "p", "", "exact", "", PROMPT, 1), sampling, 1.0, frozenset()))
+    sampling = SamplingConfig(leaves=6, trees=2, rule="fixed", rule_options={"gap": 5}, max_tokens=24, temperature=0.7)
+    forest = run(grow(proxied, GrowRequest(forest_id="faulty", problem=PROBLEM, prompt=PROMPT, seed=1), sampling, 1.0, frozenset()))
     assert proxy.spoilt > 0
     assert forest.leaves == 6
     assert (forest.finish == Finish.LENGTH).all()
@@ -169,7 +171,7 @@ def test_a_server_that_gives_no_token_for_the_limit_is_lost(run: Run, proxy: Fau
 def test_a_server_of_another_model_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
     other = tiny.save(tmp_path / "other", seed=1)
     with pytest.raises(BadInput, match=r"log-probs differ by .* it serves another model"):
-        run(SGLangEngine.create(configure(server, root=tmp_path), str(other), 0))
+        run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
 def test_a_server_with_another_tokenizer_is_refused_at_the_start(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> None:
@@ -185,18 +187,18 @@ def test_a_server_with_another_tokenizer_is_refused_at_the_start(run: Run, serve
         vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
     (other / "tokenizer.json").write_text(json.dumps(settings))
     with pytest.raises(BadInput, match="its tokenizer is not that of"):
-        run(SGLangEngine.create(configure(server, root=tmp_path), str(other), 0))
+        run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
 def test_a_server_with_a_smaller_vocabulary_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
     other = tiny.save(tmp_path / "other", vocab_extra=10)
     with pytest.raises(BadInput, match=r"tokenizer|another model"):
-        run(SGLangEngine.create(configure(server, root=tmp_path), str(other), 0))
+        run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
 def test_nothing_listening_is_said_in_one_line(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"url: http://127.0.0.1:9 does not answer .* \(waited for generator.sglang.start_timeout=1 s\)$"):
-        run(SGLangEngine.create(configure("http://127.0.0.1:9", root=tmp_path, start_timeout=1.0), str(tiny_model), 0))
+        run(SGLangEngine.create(configure("http://127.0.0.1:9", root=tmp_path, start_timeout=1.0), tiny_model, 0))
 
 
 def test_a_branch_that_can_never_fit_is_refused_with_the_remedy(run: Run, proxied: SGLangEngine) -> None:
@@ -211,7 +213,7 @@ class TestOwnedServer:
     @staticmethod
     def owned(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SGLangEngine]:
         config = configure(root=tmp_path_factory.mktemp("run"), args={"max-total-tokens": 600})
-        engine = run(SGLangEngine.create(config, str(tiny_model), 0))
+        engine = run(SGLangEngine.create(config, tiny_model, 0))
         yield engine
         run(engine.close())
 
@@ -288,4 +290,4 @@ asyncio.run(main())
 
 def test_a_server_that_cannot_start_says_why(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"SGLang ended while it started[\s\S]*--no-such-flag"):
-        run(SGLangEngine.create(configure(root=tmp_path, args={"no-such-flag": True}), str(tiny_model), 0))
+        run(SGLangEngine.create(configure(root=tmp_path, args={"no-such-flag": True}), tiny_model, 0))

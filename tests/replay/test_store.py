@@ -19,7 +19,7 @@ from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
 from treeadv.replay.history import forests, forests_of_step
 from treeadv.replay.ledger import Entry, LeaseLost, State
-from treeadv.replay.records import Admitted, Reserved, ticket_seed
+from treeadv.replay.records import Admitted, Reserved
 from treeadv.replay.selection import advantage_mass, choose
 from treeadv.replay.store import ReplayStore
 
@@ -420,8 +420,3 @@ def test_advantage_mass_of_binary_rewards_is_2_k_times_share_wrong(rewards: list
     """k right of n: k (1 - k/n) + (n - k) k/n = 2 k (n - k) / n."""
     k, n = sum(rewards), len(rewards)
     assert advantage_mass(np.asarray(rewards, np.float32)) == pytest.approx(2 * k * (n - k) / n)
-
-
-def test_seeds_differ_by_draw_and_by_attempt() -> None:
-    seeds = {ticket_seed(s, d, a) for s in range(5) for d in range(50) for a in range(4)}
-    assert len(seeds) == 1000 and all(0 <= s < 2**63 for s in seeds)

@@ -14,7 +14,8 @@ from rich.cells import cell_len
 
 from tests.strategies import build, forests
 from treeadv.forest import Finish, Forest, Verdict
-from treeadv.learning.advantage import PRESETS, advantages
+from treeadv.learning.advantage import advantages
+from treeadv.presets import PRESETS
 from treeadv.report.layout import COLUMNS, LINES, layout
 from treeadv.report.page import forests_page
 from treeadv.report.picture import Numbers, Picture, picture
@@ -34,7 +35,7 @@ class Words(Numbers):
 
 
 def drawn(forest: Forest, vocabulary: Numbers | None = None) -> Picture:
-    return picture(forest, vocabulary or Numbers(), advantages(forest, PRESETS["treeadv"])[0])
+    return picture(forest, vocabulary or Numbers(), advantages(forest, PRESETS["treeadv"].advantage)[0])
 
 
 def classes(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from treeadv import __version__
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadForest, BadInput, single_errors
 
 if TYPE_CHECKING:
     from treeadv.config import Config
@@ -54,20 +54,13 @@ def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
     try:
         return args.call(args)
     except (BadInput, BaseExceptionGroup) as error:
-        bad = _bad_input(error)
+        bad = next((e for e in single_errors(error) if isinstance(e, BadInput)), None)
         if bad is None:
             raise
         print(f"treeadv: error: {bad}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def _bad_input(error: BaseException) -> BadInput | None:
-    """The bad input in an error; tasks that run side by side report theirs in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_bad_input, error.exceptions)), None)
-    return error if isinstance(error, BadInput) else None
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------------------
@@ -84,7 +77,7 @@ def add_commands(commands: Commands) -> None:
 
     p = _command(commands, "grade", grade, "verdicts for a JSONL file of problem, answer and response")
     p.add_argument("file", type=Path, metavar="FILE.jsonl")
-    p.add_argument("--verifier", default="math", help="math (default), exact, numeric, ... as in task.verifier")
+    p.add_argument("--verifier", default="math", help="a verifier as in task.verifier (default math)")
     p.add_argument("--workers", type=_positive, default=2, metavar="N", help="verifier processes (default 2)")
     p.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="limit of one answer (default 5)")
     p.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write the lines with verdict, reward and detail here")
@@ -225,11 +218,15 @@ def _rollout_inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Proble
     from treeadv import config as configuration
     from treeadv.data.model_folder import resolve
     from treeadv.data.tasks import read_problems
-    from treeadv.rewards.verifiers.registry import check_name
+    from treeadv.engines.registry import check_engine
+    from treeadv.rewards.verifiers.registry import find_verifier
+    from treeadv.sampling.rules import build_rule
 
     given = [f"task.source={json.dumps(str(args.data))}", f"model.path={json.dumps(args.model)}", *args.overrides]
     config = configuration.load(args.config, given) if args.config else configuration.build({}, given, "command line")
-    check_name(config.task.verifier)
+    check_engine(config)
+    find_verifier(config.task.verifier)
+    build_rule(config.sampling.rule, config.sampling.rule_options)
     problems = read_problems(args.data, config.task.verifier)[: args.limit]
     if out := getattr(args, "out", None):
         _check_target(out)
@@ -250,11 +247,12 @@ def _rollouts(config: Config, model: Path, problems: Sequence[Problem]) -> list[
 
 
 def _pictures(args: argparse.Namespace) -> list[Picture]:
-    from treeadv.learning.advantage import advantages, preset
+    from treeadv.learning.advantage import advantages
+    from treeadv.presets import build_advantage
     from treeadv.report.picture import Numbers, Vocabulary, picture
     from treeadv.wire import read_file
 
-    spec = preset(args.preset)
+    spec = build_advantage(args.preset)
     forests, named = read_file(args.file)
     if args.index is not None:
         if not 0 <= args.index < len(forests):

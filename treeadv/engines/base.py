@@ -1,14 +1,20 @@
-"""What a generator asks of an engine (docs/architecture.md). Two engines keep this contract: `embedded` and `sglang`."""
+"""What a generator asks of an engine (docs/architecture.md). Two engines keep this contract: `embedded` and `sglang`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
 from treeadv.forest import Finish
+
+if TYPE_CHECKING:
+    import torch
+
+Weights: TypeAlias = "Mapping[str, np.ndarray | torch.Tensor]"  # every tensor of a model by its name in the model folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,6 @@ class Params:
 
     max_tokens: int
     temperature: float
-    top_p: float
     stop: frozenset[int]
     seed: int
 
@@ -40,7 +45,9 @@ class Draw:
 
 
 class EngineLost(Exception):
-    """The engine cannot go on with a branch (died, hung, refused values). The text is the reason; the draws so far stand."""
+    """The engine cannot go on with a branch (died, hung, refused values). The text is the reason; the draws so far
+    stand.
+    """
 
 
 class EngineGone(Exception):
@@ -49,7 +56,9 @@ class EngineGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Totals since the start. prompt: prefix tokens that requests came with; cached: of those, found in the cache; decoded: drawn."""
+    """Totals since the start. prompt: prefix tokens that requests came with; cached: of those, found in the cache;
+    decoded: drawn.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -72,18 +81,22 @@ class Engine(Protocol):
         ...
 
     def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
-        """Draw one branch after `prefix` [n] int32. `namespace` names the forest whose prefixes may share keys and values, `tree`
-        the tree in it (requests of one tree belong where its prefix lives). When a token is yielded, the prefix that it ends is in
-        the cache or about to be: a sibling may be requested at once. An engine that shares a prefix only after the request that
-        drew it has ended (SGLang) draws in chunks of its own and yields a chunk when it has ended."""
+        """Draw one branch after `prefix` [n] int32. `namespace` names the forest whose prefixes may share keys and
+        values, `tree` the tree in it (requests of one tree belong where its prefix lives). When a token is yielded, the
+        prefix that it ends is in the cache or about to be: a sibling may be requested at once. An engine that shares a
+        prefix only after the request that drew it has ended (SGLang) draws in chunks of its own and yields a chunk when
+        it has ended.
+        """
         ...
 
     async def release(self, namespace: str) -> None:
         """The forest is complete: what is kept for it may go."""
         ...
 
-    async def update_weights(self, version: int, weights: Mapping[str, Any]) -> float:
-        """Pause, load, forget what older weights computed, go on. Returns seconds. A version that goes backwards is refused."""
+    async def update_weights(self, version: int, weights: Weights) -> float:
+        """Pause, load, forget what older weights computed, go on. Returns seconds. A version that goes backwards is
+        refused.
+        """
         ...
 
     def stats(self) -> EngineStats: ...

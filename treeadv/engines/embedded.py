@@ -1,17 +1,20 @@
-"""The embedded engine: continuous batching over a transformers model, keys and values shared along prefixes, exact entropy.
+"""The embedded engine: continuous batching over a transformers model, keys and values shared along prefixes, exact
+entropy.
 
-All branches that decode are one packed sequence through the model's linear layers; only attention goes forest by forest, each row
-reading the slots of its own path (`prefix_cache`). A branch's random numbers come from its own seed, so what is drawn does not
-depend on which branches happen to be in the batch (up to ties within float rounding of the batched matrix products).
+All branches that decode are one packed sequence through the model's linear layers; only attention goes forest by
+forest, each row reading the slots of its own path (`prefix_cache`). A branch's random numbers come from its own seed,
+so what is drawn does not depend on which branches happen to be in the batch (up to ties within float rounding of the
+batched matrix products).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,11 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from treeadv.engines.base import Draw, EngineLost, EngineStats, Params
+from treeadv.config import Config
+from treeadv.engines.base import Draw, EngineLost, EngineStats, Params, Weights
 from treeadv.engines.drawing import draw_rows
 from treeadv.engines.prefix_cache import PrefixCache
+from treeadv.errors import BadInput
 from treeadv.forest import Finish
 
 ATTENTION = "treeadv_slots"
@@ -83,7 +88,21 @@ class EmbeddedEngine:
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
-    # ---- the contract --------------------------------------------------------------------------------------------------------
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Raise `BadInput` for what the engine cannot do."""
+        if gpus := config.generator.gpus:
+            raise BadInput(
+                f"generator.gpus={gpus:g}: the embedded engine runs on the CPU; set generator.engine=sglang, or 0"
+            )
+
+    @classmethod
+    async def create(cls, config: Config, model_dir: Path, index: int) -> EmbeddedEngine:
+        """Load the model of `model_dir` as policy version 0."""
+        g = config.generator
+        return cls(model_dir, g.rows, g.dtype, g.threads or os.cpu_count() or 1)
+
+    # ---- the contract ------------------------------------------------------------------------------------------------
     async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
         if self.gone:
             raise EngineLost(self.gone)
@@ -106,7 +125,7 @@ class EmbeddedEngine:
     async def release(self, namespace: str) -> None:
         self._caches.pop(namespace, None)
 
-    async def update_weights(self, version: int, weights: Mapping[str, Any]) -> float:
+    async def update_weights(self, version: int, weights: Weights) -> float:
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")
         async with self._turn:  # between two steps: nothing is being computed
@@ -129,7 +148,7 @@ class EmbeddedEngine:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
 
-    # ---- the loop ------------------------------------------------------------------------------------------------------------
+    # ---- the loop ----------------------------------------------------------------------------------------------------
     async def _run(self) -> None:
         try:
             while True:
@@ -171,7 +190,7 @@ class EmbeddedEngine:
             s.prompt_tokens, s.cached_tokens, s.decoded_tokens + len(drawn), len(self._active), s.busy_seconds + seconds
         )
 
-    # ---- one step, off the event loop ----------------------------------------------------------------------------------------
+    # ---- one step, off the event loop --------------------------------------------------------------------------------
     @torch.inference_mode()
     def _step(self) -> list[tuple[_Branch, int, float, float]]:
         branches = sorted(self._active, key=lambda b: b.namespace)
@@ -191,7 +210,9 @@ class EmbeddedEngine:
         return [(b, *row) for b, row in zip(branches, drawn, strict=True)]
 
     def _part(self, namespace: str, group: list[_Branch], tokens: list[int], positions: list[int], last: list[int]) -> _Part:
-        """Lay the rows of one forest's branches behind the packed sequence; the last row of each is the one to draw from."""
+        """Lay the rows of one forest's branches behind the packed sequence; the last row of each is the one to draw
+        from.
+        """
         cache = self._caches.get(namespace) or self._caches.setdefault(namespace, PrefixCache(*self._shape))
         first = len(tokens)
         written: list[int] = []
@@ -223,7 +244,7 @@ class EmbeddedEngine:
         s = self._stats
         self._stats = EngineStats(s.prompt_tokens + prompt, s.cached_tokens + cached, s.decoded_tokens, s.running, s.busy_seconds)
 
-    def _load(self, weights: Mapping[str, Any]) -> None:
+    def _load(self, weights: Weights) -> None:
         own = self.model.state_dict()
         unknown = [n for n in weights if n not in own]
         missing = [n for n in own if n not in weights and n not in (self.model._tied_weights_keys or {})]
@@ -237,7 +258,8 @@ def _attend(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
     scaling: float, parts: list[_Part], **_unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows packed by forest.
+    """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows
+    packed by forest.
 
     The query heads of a key/value head are folded into rows, so that keys and values are never repeated.
     """

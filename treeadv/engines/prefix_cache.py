@@ -1,8 +1,8 @@
 """Keys and values of one forest, every token once, shared by all its branches.
 
-A token that was computed has a *slot*. Slots form a trie (slot of the token before, token) -> slot, so a branch finds the longest
-prefix that any branch of the forest has computed, however it came to be, and equal draws are kept once. A branch reads the slots of
-its own path through a mask; nothing is copied at a fork.
+A token that was computed has a *slot*. Slots form a trie (slot of the token before, token) -> slot, so a branch finds
+the longest prefix that any branch of the forest has computed, however it came to be, and equal draws are kept once. A
+branch reads the slots of its own path through a mask; nothing is copied at a fork.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class PrefixCache:
         return path
 
     def extend(self, path: list[int], tokens: Sequence[int]) -> tuple[list[int], set[int]]:
-        """Slots for `tokens` after `path`, and which of them are new: where a sibling drew the same token, both use its slot."""
+        """Slots for `tokens` after `path`, and which of them are new: where a sibling drew the same token, both use its
+        slot.
+        """
         self._reserve(self.used + len(tokens))
         at = path[-1] if path else _ROOT
         slots, new = [], set()

@@ -21,8 +21,9 @@ from treeadv.config import LearnerConfig, SamplingConfig
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.learning import correction
-from treeadv.learning.advantage import AdvantageSpec, Array, advantages, leaf_advantages, leaf_sum, path_sum, preset
+from treeadv.learning.advantage import Array, advantages, leaf_advantages, leaf_sum, path_sum
 from treeadv.learning.correction import Mismatch, segment_sum
+from treeadv.presets import AdvantageSpec, build_advantage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,13 @@ class Objective:
     room: int = 1
 
 
-def wanted(learner: LearnerConfig, sampling: SamplingConfig) -> Objective:
+def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objective:
     """What a configuration asks for. `BadInput` for a preset that there is not, and for a clip or a leaf-path ratio that would do nothing:
     a correction other than none holds the ratio at 1."""
-    spec = preset(learner.preset, learner.advantage)
+    spec = build_advantage(learner.preset, learner.advantage)
     if learner.correction != "none":
         idle = "the ratio of a leaf path (GSPO)" if spec.ratio == "leaf_path" else "learner.advantage.clip"
-        if spec.ratio == "leaf_path" or "clip" in learner.advantage:
+        if spec.ratio == "leaf_path" or learner.advantage.clip is not None:
             raise BadInput(
                 f"learner.correction={learner.correction}: holds the ratio at 1, where {idle} does nothing; with "
                 f"learner.preset={learner.preset} set learner.correction=none, which takes the clipped ratio to the behaviour policy"

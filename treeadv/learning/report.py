@@ -45,7 +45,7 @@ class NonFinite(RuntimeError):
     def __str__(self) -> str:
         return (
             f"step for version {self.version}: {self.what} is not finite; the weights are unchanged and the batch is kept: to run it "
-            f"again, python -m treeadv.local.reproduce RUN --batch {self.batch}"
+            f"again, treeadv reproduce RUN --batch {self.batch}"
         )
 
 

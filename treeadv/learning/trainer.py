@@ -16,16 +16,16 @@ from treeadv import wire
 from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
-from treeadv.learning import checkpoint, packing, policy, sharding, weights
+from treeadv.learning import packing, policy, sharding, weights
 from treeadv.learning.advantage import Array
+from treeadv.learning.checkpoint import Checkpointed
 from treeadv.learning.correction import Mismatch
 from treeadv.learning.flops import utilisation
-from treeadv.learning.objective import Outcome, evaluate, scales, wanted
+from treeadv.learning.objective import Outcome, build_objective, evaluate, scales
 from treeadv.learning.packing import Packed, Piece
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
-from treeadv.sampling.seeds import derive
-from treeadv.storage.run_store import Storage
+from treeadv.seeds import derive
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -44,7 +44,7 @@ class Trainer:
         self.source, self.keep_dir = Path(model_dir), Path(keep_dir)
         self.version = 0  # of the weights held
         self.limit = c.tokens_per_microbatch
-        self.objective = wanted(c, config.sampling)
+        self.objective = build_objective(c, config.sampling)
         base = base_dir or model_dir
         self.policy = policy.load(base if c.lora_rank else model_dir, c.device, _DTYPES[c.dtype])
         if c.lora_rank:
@@ -220,19 +220,25 @@ class Trainer:
         for bucket in weights.buckets(self.policy, max_bytes, dtype, writer=self.rank == 0):
             yield {n: t.numpy() for n, t in bucket.items()} if dtype == torch.float32 else bucket
 
-    def save(self, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint that is also a plain Hugging Face folder, whole or not at all; `extra` is kept as JSON beside it."""
-        checkpoint.save(Path(folder), *self._state(), extra or {})
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint into `folder`, which must not exist yet. All ranks call it. The folder is also
+        a plain Hugging Face folder. A crash may leave it incomplete: treeadv.storage.checkpoint_folder guards against that."""
+        if self.rank == 0:
+            Path(folder).mkdir(parents=True)
+        if self.world > 1:
+            dist.barrier()
+        self.write_files(Path(folder))
+        if self.world > 1:
+            dist.barrier()
 
-    def upload(self, storage: Storage, step: int, session: str, scratch: Path, extra: dict[str, Any]) -> None:
-        """The same into a run's storage, yet to be sealed; files lie beside `scratch` on their way."""
-        checkpoint.upload(storage, step, session, scratch, lambda folder: checkpoint.write(folder, *self._state(), extra))
+    def write_files(self, folder: Path) -> None:
+        """Write this rank's files of a checkpoint into an existing folder, which the ranks need not share."""
+        self._checkpointed.write(folder, {"version": self.version})
 
-    def _state(self) -> tuple[Policy, torch.optim.Optimizer, Path, dict[str, int]]:
-        return self.policy, self.optimizer, self.source, {"version": self.version}
+    def restore(self, folder: str | Path) -> None:
+        """Continue from a checkpoint, bitwise on CPU."""
+        self.version = self._checkpointed.restore(Path(folder))["version"]
 
-    def restore(self, folder: str | Path) -> dict[str, Any]:
-        """Go on from a checkpoint as if never stopped (bitwise on CPU); returns its `extra`."""
-        progress, extra = checkpoint.restore(Path(folder), self.policy, self.optimizer)
-        self.version = progress["version"]
-        return extra
+    @property
+    def _checkpointed(self) -> Checkpointed:
+        return Checkpointed(policy=self.policy, optimizer=self.optimizer, source=self.source)

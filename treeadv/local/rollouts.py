@@ -11,17 +11,17 @@ from treeadv.data.model_folder import stop_ids
 from treeadv.data.prompts import Prompter
 from treeadv.data.tasks import Problem
 from treeadv.engines.base import Engine
-from treeadv.engines.start import start
+from treeadv.engines.registry import start_engine
 from treeadv.forest import Forest
 from treeadv.rewards.grading import grade_forest
 from treeadv.rewards.sandbox.pool import VerifierPool
 from treeadv.sampling.sampler import GrowRequest, grow
-from treeadv.sampling.seeds import derive
+from treeadv.seeds import derive
 
 
 async def rollouts(config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]) -> list[Forest]:
     """One graded forest a problem, in their order, drawn by `config.sampling` from `config.run.seed`. `done` hears of each."""
-    engine = await start(config, model_dir)
+    engine = await start_engine(config, model_dir)
     pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
     try:
         return await _Rollouts(config, model_dir, engine, pool, done).all(problems)
@@ -46,7 +46,7 @@ class _Rollouts:
 
     async def _one(self, p: Problem, index: int) -> Forest:
         seed = derive(self._config.run.seed, p.id, index)
-        request = GrowRequest(f"{p.id}-{index}", p.id, p.answer, p.verifier, p.meta, self._prompter.encode(p.problem), seed)
+        request = GrowRequest(forest_id=f"{p.id}-{index}", problem=p, prompt=self._prompter.encode(p.problem), seed=seed)
         async with self._places:
             forest = await grow(self._engine, request, self._config.sampling, self._config.sampling.tau, self._stop)
         graded, _ = await grade_forest(self._pool, forest, self._prompter.decode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
@@ -161,8 +160,3 @@ def forest_id(run: str, draw: int, attempt: int) -> str:
     """The same (run, draw, attempt) has the same id, so a repeat is recognised; a new attempt has a new one, so a late answer is
     too."""
     return f"{run}-{draw:06d}-{attempt}"
-
-
-def ticket_seed(seed: int, draw: int, attempt: int) -> int:
-    """63-bit seed of one attempt, from the run's seed."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{draw}/{attempt}".encode(), digest_size=8).digest(), "big") >> 1

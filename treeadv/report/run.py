@@ -11,7 +11,8 @@ from xml.etree.ElementTree import Element
 from treeadv.config import Config
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
-from treeadv.learning.advantage import advantages, preset
+from treeadv.learning.advantage import advantages
+from treeadv.presets import build_advantage
 from treeadv.replay.history import forests_of_step
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
@@ -148,7 +149,7 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
     """Draw a forest with different rewards from early and one from late; say why where there is none."""
     add(main, "h2", "Forests from early and late")
     add(main, "p", "All rollouts of one prompt. Hover a token for its probability, entropy and policy version.", class_="soft")
-    spec, vocabulary = preset(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
+    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
         add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
     early, fault = first_mixed(folder, steps[:MAX_SEARCHED])

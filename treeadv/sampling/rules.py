@@ -1,82 +1,133 @@
-"""Fork rules: whether a chain forks at a prefix (docs/architecture.md).
+"""Fork rules: each decides, at a prefix, whether the chain forks there. `RULES` lists them by name.
 
-A rule is *predictable* when it is a function of the prefix only. Forking on such a rule leaves the flow-weighted estimator unbiased
-(docs/method.md); a rule that looks at the token drawn does not, and says so in the forest's record.
+A rule is *predictable* when it depends on the prefix only. Forking on a predictable rule leaves the flow-weighted
+estimator unbiased (docs/method.md, "What is unbiased, and why"). A rule that reads the drawn token is not predictable,
+and every forest records that.
+
+To add a rule: write a subclass of `ForkRule` and name it in `sampling.rule` as `module:Name`, or add it to `RULES`
+(docs/extending.md).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
-import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from treeadv.config import SamplingConfig
-from treeadv.sampling.seeds import uniform
+from treeadv.errors import BadInput
+from treeadv.extensions import load_extension
+from treeadv.seeds import uniform
 
-PREDICTABLE = {"entropy": True, "none": True, "fixed": True, "random": True, "surprisal": False}
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """Where a chain stands before a token is drawn. All of it is known from the past."""
+    """The state of a chain before its next token. `tau` and `logprob` are None for a rule that does not declare that it
+    reads them.
+    """
 
     entropy: float  # nats, of the distribution that the next token is drawn from
     gap: int  # tokens of the current segment
-    depth: int  # forks above
+    depth: int  # forks above the current segment
     position: int  # tokens of the rollout so far
     budget: int  # leaves that the current segment may still give
     seed: int  # of the chain
+    tau: float | None  # fork threshold in nats; set for a rule with `uses_threshold`
+    logprob: float | None  # of the token drawn at this prefix; set for a rule that is not `predictable`
 
 
-def forks(prefix: Prefix, logprob: float, tau: float, s: SamplingConfig) -> bool:
-    """Whether the chain forks before the token whose log-probability is `logprob` (which only `surprisal` looks at)."""
-    guarded = (
-        prefix.budget >= s.arity
-        and prefix.gap >= s.min_gap
-        and prefix.depth < s.max_depth
-        and s.max_tokens - prefix.position >= s.min_tail
-    )
-    return guarded and _fires(prefix, logprob, tau, s)
+class ForkRule(BaseModel, ABC):
+    """A fork rule. Its fields are its options, set by `sampling.rule_options`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    predictable: ClassVar[bool]  # whether `fires` depends on the prefix only
+    uses_threshold: ClassVar[bool] = False  # whether `fires` reads `Prefix.tau`
+    ever_fires: ClassVar[bool] = True  # False: the leaf budget of every tree goes to fresh roots at once
+
+    @abstractmethod
+    def fires(self, prefix: Prefix) -> bool:
+        """Whether the chain forks at `prefix`. The guards of the configuration hold already (`sampling.forking`)."""
 
 
-def _fires(prefix: Prefix, logprob: float, tau: float, s: SamplingConfig) -> bool:
-    match s.rule:
-        case "entropy":
-            return prefix.entropy > tau
-        case "surprisal":
-            return -logprob > tau
-        case "fixed":
-            return prefix.gap >= s.fixed_gap
-        case "random":
-            return uniform(prefix.seed, "fork", prefix.position) < s.random_p
-        case "none":
-            return False
+class Entropy(ForkRule):
+    """Forks where the entropy of the next token is above the threshold."""
+
+    predictable = True
+    uses_threshold = True
+
+    def fires(self, prefix: Prefix) -> bool:
+        assert prefix.tau is not None
+        return prefix.entropy > prefix.tau
 
 
-def split(budget: int, arity: int) -> list[int]:
-    """A segment's leaf budget shared among its children, the first ones taking what does not divide."""
-    return [budget // arity + (i < budget % arity) for i in range(arity)]
+class Never(ForkRule):
+    """Never forks: flat rollouts."""
+
+    predictable = True
+    ever_fires = False
+
+    def fires(self, prefix: Prefix) -> bool:
+        return False
 
 
-class Threshold:
-    """tau in nats: fixed, or the q-quantile of the entropies drawn under the previous policy version.
-
-    Until a version is complete there is nothing to take a quantile of, and the fixed value holds.
+class Surprisal(ForkRule):
+    """Forks where the surprisal of the drawn token is above the threshold (TreeRL, 2506.11902). Biased: kept for
+    comparison.
     """
 
-    def __init__(self, s: SamplingConfig, keep: int = 100_000) -> None:
-        self._s = s
-        self._version = 0
-        self._seen: deque[float] = deque(maxlen=keep)
-        self.tau = s.tau
+    predictable = False
+    uses_threshold = True
 
-    def observe(self, entropy: np.ndarray, version: int) -> None:
-        """Take in a finished forest's entropies [T]; `version` is its newest."""
-        if self._s.tau_quantile is None:
-            return
-        if version > self._version and self._seen:
-            self.tau = float(np.quantile(np.fromiter(self._seen, float), self._s.tau_quantile))
-            self._version = version
-            self._seen.clear()
-        self._seen.extend(entropy.tolist())
+    def fires(self, prefix: Prefix) -> bool:
+        assert prefix.tau is not None
+        assert prefix.logprob is not None
+        return -prefix.logprob > prefix.tau
+
+
+class FixedGap(ForkRule):
+    """Forks every `gap` tokens."""
+
+    predictable = True
+    gap: Annotated[int, Field(ge=1)] = 8
+
+    def fires(self, prefix: Prefix) -> bool:
+        return prefix.gap >= self.gap
+
+
+class Random(ForkRule):
+    """Forks at each token with probability `probability`, drawn from the chain's seed."""
+
+    predictable = True
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    def fires(self, prefix: Prefix) -> bool:
+        return uniform(prefix.seed, "fork", prefix.position) < self.probability
+
+
+RULES = {
+    "entropy": f"{__name__}:{Entropy.__name__}",
+    "none": f"{__name__}:{Never.__name__}",
+    "fixed": f"{__name__}:{FixedGap.__name__}",
+    "random": f"{__name__}:{Random.__name__}",
+    "surprisal": f"{__name__}:{Surprisal.__name__}",
+}
+
+
+def build_rule(name: str, options: Mapping[str, Any]) -> ForkRule:
+    """Build the rule that `sampling.rule` names with the options of `sampling.rule_options`. Raises `BadInput`."""
+    found = load_extension("sampling.rule", name, RULES)
+    if not (isinstance(found, type) and issubclass(found, ForkRule)):
+        raise BadInput(f"sampling.rule={name}: it is not a subclass of treeadv.sampling.rules.ForkRule")
+    if not isinstance(getattr(found, "predictable", None), bool):
+        raise BadInput(f"sampling.rule={name}: the class must set `predictable` to True or False")
+    if found.__abstractmethods__:
+        raise BadInput(f"sampling.rule={name}: the class must define `fires`")
+    try:
+        return found(**options)
+    except ValidationError as e:
+        known = ", ".join(found.model_fields) or "none"
+        faults = "; ".join(f"{'.'.join(map(str, err['loc']))}: {err['msg']}" for err in e.errors())
+        raise BadInput(f"sampling.rule_options of rule {name}: {faults} (options: {known})") from e

@@ -1,8 +1,8 @@
-"""Growing one forest over an engine (docs/architecture.md).
+"""Growing one forest over an engine.
 
-A fork rule is applied left to right on the stream of an ordinary completion. The chain that crosses the threshold goes on
-undisturbed and *is* the first child; its siblings are drawn from the fork's prefix by fresh requests. Nothing is aborted, nothing
-is generated twice, and since every decision is a function of the chain's own past, the forest does not depend on scheduling.
+The fork rule is applied from left to right to the stream of an ordinary completion. Where it fires, the chain goes on
+and becomes the first child; fresh requests draw the siblings from the same prefix. No request is aborted and no token
+is generated twice. Every decision depends on the chain's own past only, so a forest does not depend on scheduling.
 """
 
 from __future__ import annotations
@@ -14,109 +14,138 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from treeadv.config import SamplingConfig
+from treeadv.data.tasks import Problem
 from treeadv.engines.base import Draw, Engine, EngineLost, Params
 from treeadv.forest import Finish, Forest
-from treeadv.sampling.rules import PREDICTABLE, Prefix, forks, split
-from treeadv.sampling.seeds import derive
+from treeadv.sampling.forking import Forking, split
+from treeadv.seeds import derive
 
-RETRIES = 3  # a lost branch goes on from the tokens that it has, so many times, before it is recorded as aborted
+RETRIES = 3  # a lost branch goes on from the tokens that it has, this many times, before it is recorded as aborted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GrowRequest:
-    """One prompt to grow a forest for. `prompt` [P] int32 is the tokenised prompt; `seed` fixes every draw and fork."""
+    """One forest to grow: `prompt` [P] int32 is the tokenised prompt of `problem`; `seed` fixes every draw and every
+    fork.
+    """
 
     forest_id: str
-    prompt_id: str
-    gold: str
-    verifier: str
-    meta: str
+    problem: Problem
     prompt: np.ndarray
     seed: int
 
 
 @dataclass(slots=True)
 class _Node:
-    """A segment while it grows."""
+    """A segment while it grows. `fresh` are the roots that take over leaf budget that this segment cannot use."""
 
     budget: int
     depth: int = 0
     arity: int = 0
     draws: list[Draw] = field(default_factory=list)
     children: list[_Node] = field(default_factory=list)
+    fresh: list[_Node] = field(default_factory=list)
     finish: Finish | None = None
 
-    def leaves(self) -> int:
-        return sum(c.leaves() for c in self.children) or 1
+
+@dataclass(slots=True)
+class _Chain:
+    """One request to the engine: it starts in segment `node` after `path`, the tokens after the prompt. `name` gives
+    its seed.
+    """
+
+    node: _Node
+    name: str
+    tree: str
+    path: list[int]
 
 
 async def grow(engine: Engine, request: GrowRequest, sampling: SamplingConfig, tau: float, stop: frozenset[int]) -> Forest:
-    """Grow the forest of one prompt: `sampling.roots` trees that share `sampling.leaves` leaves.
+    """Grow the forest of one prompt: `sampling.roots` trees that share `sampling.leaves` leaves. `stop`: token ids that
+    end a leaf.
 
-    Raises `EngineLost` when no branch at all could be finished; a branch that is lost alone is recorded as aborted.
+    Raises `EngineLost` when no branch at all draws a token. A branch that is lost alone is recorded as aborted.
     """
     return await _Growth(engine, request, sampling, tau, stop).run()
 
 
 class _Growth:
-    def __init__(self, engine: Engine, request: GrowRequest, sampling: SamplingConfig, tau: float, stop: frozenset[int]) -> None:
-        self.engine, self.request, self.s, self.tau, self.stop = engine, request, sampling, tau, stop
-        self.lost: list[str] = []  # why branches were lost, each time
+    def __init__(
+        self, engine: Engine, request: GrowRequest, sampling: SamplingConfig, tau: float, stop: frozenset[int]
+    ) -> None:
+        self._engine, self._request, self._sampling, self._stop = engine, request, sampling, stop
+        self._forking = Forking(sampling, tau)
+        self._losses: list[str] = []  # the reason of each loss of a branch
 
     async def run(self) -> Forest:
-        budgets = split(self.s.leaves, self.s.roots)
+        trees = [_Node(budget) for budget in split(self._sampling.leaves, self._sampling.roots)]
         try:
             async with asyncio.TaskGroup() as group:
-                trees = [group.create_task(self._tree(f"{i}", budget)) for i, budget in enumerate(budgets)]
+                for i, root in enumerate(trees):
+                    group.create_task(self._follow(_Chain(root, str(i), str(i), []), group))
         finally:
-            await self.engine.release(self.request.forest_id)
-        grown = [t.result() for t in trees]
-        roots = [roots[0] for roots in grown] + [fresh for roots in grown for fresh in roots[1:]]
-        if not any(r.draws for r in roots):
-            raise EngineLost(self.lost[-1])
-        return self._forest([r for r in roots if r.draws])
+            await self._engine.release(self._request.forest_id)
+        fresh = [node for root in trees for segment in _depth_first(root) for node in segment.fresh]
+        drawn = [root for root in (*trees, *fresh) if root.draws]
+        if not drawn:
+            raise EngineLost(self._losses[-1])
+        return self._forest(drawn)
 
-    async def _tree(self, name: str, budget: int) -> list[_Node]:
-        """Grow one tree, and fresh roots without forks for the leaf budget that it did not use."""
-        root = _Node(budget)
-        await self._grow_all([(root, name, [])])
-        unused = budget - root.leaves() if self.s.topup else 0
-        fresh = [_Node(1) for _ in range(unused)]
-        await self._grow_all([(node, f"{name}+{k}", []) for k, node in enumerate(fresh)])
-        return [root, *fresh]
-
-    async def _grow_all(self, branches: list[tuple[_Node, str, list[int]]]) -> None:
-        async with asyncio.TaskGroup() as group:
-            for node, name, path in branches:
-                group.create_task(self._chain(node, name, path, group))
-
-    async def _chain(self, node: _Node, name: str, path: list[int], group: asyncio.TaskGroup) -> None:
-        """Follow one chain from the end of `path` (tokens after the prompt) to its leaf, opening siblings where it forks."""
-        tree = name.partition("/")[0]
+    async def _follow(self, chain: _Chain, group: asyncio.TaskGroup) -> None:
+        """Follow one chain to its leaf, opening siblings where it forks."""
+        if not self._forking.possible(depth=chain.node.depth, position=len(chain.path)):
+            self._pass_on(chain, group)
         for attempt in range(RETRIES + 1):
-            seed = derive(self.request.seed, name, attempt)
-            params = Params(self.s.max_tokens - len(path), self.s.temperature, self.s.top_p, self.stop, seed)
-            prefix = np.concatenate([self.request.prompt, np.asarray(path, np.int32)])
+            seed = derive(self._request.seed, chain.name, attempt)
             try:
-                async for draw in self.engine.generate(prefix, params, self.request.forest_id, tree):
-                    at = Prefix(draw.entropy, len(node.draws), node.depth, len(path), node.budget, seed)
-                    if forks(at, draw.logprob, self.tau, self.s):
-                        node = self._fork(node, name, list(path), group)
-                    node.draws.append(draw)
-                    path.append(draw.token)
-                    node.finish = draw.finish
-                return
+                await self._draw(chain, seed, group)
+                break
             except EngineLost as lost:
-                self.lost.append(f"branch {name} after {len(path)} tokens: {lost}")
-        node.finish = Finish.ABORT
+                self._losses.append(f"branch {chain.name} after {len(chain.path)} tokens: {lost}")
+        else:
+            chain.node.finish = Finish.ABORT
+        self._pass_on(chain, group)
 
-    def _fork(self, node: _Node, name: str, path: list[int], group: asyncio.TaskGroup) -> _Node:
-        """End `node` before the token just drawn; start its later children from `path` and return the first, the chain itself."""
-        node.arity = self.s.arity
+    async def _draw(self, chain: _Chain, seed: int, group: asyncio.TaskGroup) -> None:
+        """Draw the rest of a chain with one request."""
+        s, path, forking = self._sampling, chain.path, self._forking
+        params = Params(s.max_tokens - len(path), s.temperature, self._stop, seed)
+        prefix = np.concatenate([self._request.prompt, np.asarray(path, np.int32)])
+        async for draw in self._engine.generate(prefix, params, self._request.forest_id, chain.tree):
+            node = chain.node
+            if node.budget > 1 and not node.fresh:
+                if not forking.possible(depth=node.depth, position=len(path)):
+                    self._pass_on(chain, group)
+                elif forking.forks(
+                    entropy=draw.entropy, logprob=draw.logprob, budget=node.budget, gap=len(node.draws),
+                    depth=node.depth, position=len(path), seed=seed,
+                ):
+                    node = chain.node = self._fork(chain, group)
+            node.draws.append(draw)
+            path.append(draw.token)
+            node.finish = draw.finish
+
+    def _fork(self, chain: _Chain, group: asyncio.TaskGroup) -> _Node:
+        """End the chain's segment before the token just drawn and start the later children. Returns the first child."""
+        node, position = chain.node, len(chain.path)
+        node.arity = self._sampling.arity
         node.children = [_Node(budget, node.depth + 1) for budget in split(node.budget, node.arity)]
         for i, child in enumerate(node.children[1:], start=1):
-            group.create_task(self._chain(child, f"{name}/{len(path)}.{i}", list(path), group))
+            sibling = _Chain(child, f"{chain.name}/{position}.{i}", chain.tree, list(chain.path))
+            group.create_task(self._follow(sibling, group))
         return node.children[0]
+
+    def _pass_on(self, chain: _Chain, group: asyncio.TaskGroup) -> None:
+        """Give the leaf budget that the chain cannot use any more to fresh roots, which start at once. Repeating it
+        does nothing.
+        """
+        node = chain.node
+        if not self._sampling.topup or node.fresh:
+            return
+        node.fresh = [_Node(1) for _ in range(node.budget - 1)]
+        for k, root in enumerate(node.fresh):
+            name = f"{chain.name}+{k}"
+            group.create_task(self._follow(_Chain(root, name, name, []), group))
 
     def _forest(self, roots: list[_Node]) -> Forest:
         nodes: list[_Node] = []
@@ -129,25 +158,38 @@ class _Growth:
                 tree.append(t)
         draws = [d for n in nodes for d in n.draws]
         ends = [s for s, n in enumerate(nodes) if not any(c.draws for c in n.children)]
-        r = self.request
+        problem = self._request.problem
         return Forest(
-            forest_id=r.forest_id, prompt_id=r.prompt_id, gold=r.gold, verifier=r.verifier, meta=r.meta,
-            rule=self.s.rule, predictable=PREDICTABLE[self.s.rule],
-            tau=self.tau if self.s.rule in ("entropy", "surprisal") else float("nan"), temperature=self.s.temperature,
-            prompt=r.prompt, parent=np.array(parent, np.int32),
+            forest_id=self._request.forest_id, prompt_id=problem.id, gold=problem.answer, verifier=problem.verifier,
+            meta=problem.meta, rule=self._sampling.rule, predictable=self._forking.rule.predictable, tau=self._forking.tau,
+            temperature=self._sampling.temperature, prompt=self._request.prompt, parent=np.array(parent, np.int32),
             start=np.cumsum([0, *(len(n.draws) for n in nodes)], dtype=np.int32),
             tree=np.array(tree, np.int32), arity=np.array([n.arity for n in nodes], np.int32),
             budget=np.array([n.budget for n in nodes], np.int32),
-            token=np.array([d.token for d in draws], np.int32), logprob=np.array([d.logprob for d in draws], np.float32),
-            entropy=np.array([d.entropy for d in draws], np.float32), version=np.array([d.version for d in draws], np.int32),
+            token=np.array([d.token for d in draws], np.int32),
+            logprob=np.array([d.logprob for d in draws], np.float32),
+            entropy=np.array([d.entropy for d in draws], np.float32),
+            version=np.array([d.version for d in draws], np.int32),
             leaf_segment=np.array(ends, np.int32),
             finish=np.array([Finish.ABORT if nodes[s].finish is None else nodes[s].finish for s in ends], np.int8),
             reward=np.full(len(ends), np.nan, np.float32), verdict=np.full(len(ends), -1, np.int8),
         ).check()
 
 
+def _depth_first(root: _Node) -> Iterator[_Node]:
+    """All segments of a tree, a parent before its children."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(node.children))
+
+
 def _euler(root: _Node, first: int) -> Iterator[tuple[_Node, int]]:
-    """Nodes of a tree in depth-first order with their parents' numbers, counted from `first`; branches without a token are lost."""
+    """Segments of a tree in depth-first order with the numbers of their parents, counted from `first`.
+
+    A segment without a token is left out: its branch was lost before it drew.
+    """
     stack: list[tuple[_Node, int]] = [(root, -1)]
     number = first
     while stack:

@@ -1,4 +1,6 @@
-"""One SGLang server behind its HTTP API: requests with a clock, bounded retries, and control calls whose flags are read."""
+"""One SGLang server behind its HTTP API: requests with a clock, bounded retries, and control calls whose flags are
+read.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,16 @@ from typing import Any
 
 import aiohttp
 
-from treeadv.engines.sglang.reply import Refused
+from treeadv.engines.fleet.member import Refused, ServerGone
 
 RETRIES = 3  # of a request that broke off or was answered with 5xx; each waits twice as long as the one before
 FIRST_WAIT = 0.1  # seconds
 KEEP = 2.0  # seconds that an idle connection is kept: less than the server's 5, so that it seldom closes one as it is taken up again
 
 
-class ServerGone(Exception):
-    """The server cannot be reached, hangs or fails again and again. The text is the reason."""
-
-
 class Client:
-    """Calls to one server. A request that has not been answered counts as hung when no request at all was for `timeout` seconds:
-    while the server answers others, one that waits for room in its cache may wait on.
+    """Calls to one server. A request that has not been answered counts as hung when no request at all was for `timeout`
+    seconds: while the server answers others, one that waits for room in its cache may wait on.
     """
 
     def __init__(self, url: str, timeout: float, control_timeout: float) -> None:
@@ -37,10 +35,11 @@ class Client:
         await self._draws.close()
         await self._controls.close()
 
-    # ---- drawing -------------------------------------------------------------------------------------------------------------
+    # ---- drawing -----------------------------------------------------------------------------------------------------
     async def generate(self, payload: dict[str, Any]) -> Any:
-        """The JSON body of a reply to native /generate. A retry is a fresh request under a fresh id, and only the one reply that
-        is returned is ever read, so that no retry can duplicate a branch. Raises `ServerGone`, or `Refused` for 4xx.
+        """The JSON body of a reply to native /generate. A retry is a fresh request under a fresh id, and only the one
+        reply that is returned is ever read, so that no retry can duplicate a branch. Raises `ServerGone`, or `Refused`
+        for 4xx.
         """
         fault = ""
         for attempt in range(RETRIES + 1):
@@ -89,7 +88,7 @@ class Client:
         for clock in self._clocks:
             clock.reschedule(when)
 
-    # ---- control -------------------------------------------------------------------------------------------------------------
+    # ---- control -----------------------------------------------------------------------------------------------------
     async def get(self, path: str, timeout: float | None = None) -> Any:
         """The JSON answer to GET. Raises `ServerGone` or `Refused`."""
         return await self._control("GET", path, None, timeout)

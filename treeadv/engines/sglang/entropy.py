@@ -1,11 +1,11 @@
 """The entropy of the distribution that SGLang draws a token from, exact or bounded.
 
-Exact: `EntropyTap` runs inside the server as a custom logit processor. It returns the logits as they came and notes, for each output
-token, the entropy of the row it is drawn from; SGLang sends the notes back beside the tokens. Bounded: from the k largest
-log-probabilities, H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d), where d is the mass outside and p_k the smallest listed
-(docs/architecture.md).
+Exact: `EntropyTap` runs inside the server as a custom logit processor. It returns the logits as they came and notes,
+for each output token, the entropy of the row it is drawn from; SGLang sends the notes back beside the tokens. Bounded:
+from the k largest log-probabilities, H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d), where d is the mass outside and
+p_k the smallest listed (docs/architecture.md).
 
-The server imports this module: it needs treeadv on its path, and nothing of treeadv but this.
+The server imports this module and `treeadv.engines.entropy`, so treeadv must be on its Python path.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from treeadv.engines.entropy import entropy
+
 KEY = "treeadv_entropy"  # of meta_info in SGLang's reply
 TEMPERATURE = "temperature"  # of a request's custom_params
 
@@ -25,14 +27,15 @@ class EntropyTap:
     """`CustomLogitProcessor` of SGLang, by its calls; its base class is not needed and not imported."""
 
     def __call__(self, logits: torch.Tensor, custom_param_list: Sequence[dict[str, Any]]) -> torch.Tensor:
-        """logits [B, V] before temperature, one row a request. A middle chunk of a prefill draws no token: its row is passed over."""
+        """logits [B, V] before temperature, one row a request. A middle chunk of a prefill draws no token: its row is
+        passed over.
+        """
         rows = [i for i, params in enumerate(custom_param_list) if params["__req__"].inflight_middle_chunks <= 0]
         if not rows:
             return logits
         temperature = torch.tensor([custom_param_list[i][TEMPERATURE] for i in rows], device=logits.device)
         logp = torch.log_softmax(logits[rows].float() / temperature[:, None], dim=-1)
-        entropy = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
-        for i, nats in zip(rows, entropy.tolist(), strict=True):
+        for i, nats in zip(rows, entropy(logp).tolist(), strict=True):
             request = custom_param_list[i]["__req__"]
             if request.customized_info is None:
                 request.customized_info = {}
@@ -41,7 +44,9 @@ class EntropyTap:
 
 
 def reference() -> str:
-    """What a request sends as `custom_logit_processor`: a pickle of `EntropyTap` by name, as SGLang's own `to_str` makes it."""
+    """What a request sends as `custom_logit_processor`: a pickle of `EntropyTap` by name, as SGLang's own `to_str`
+    makes it.
+    """
     return json.dumps({"callable": f"c{__name__}\n{EntropyTap.__name__}\n.".encode().hex()})
 
 

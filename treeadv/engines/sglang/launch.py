@@ -1,7 +1,8 @@
-"""`python -m treeadv.engines.sglang.launch ARGS`: become SGLang's server, and end when the process that started it ends (Linux).
+"""`python -m treeadv.engines.sglang.launch ARGS`: become SGLang's server, and end when the process that started it ends
+(Linux).
 
-A generator that is killed outright cannot stop its server; the kernel then does (prctl PR_SET_PDEATHSIG, which survives exec). The
-server's own children watch the server in the same way.
+A generator that is killed outright cannot stop its server; the kernel then does (prctl PR_SET_PDEATHSIG, which survives
+exec). The server's own children watch the server in the same way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Whether a server holds the learner's model: its tokenizer and, on tokens that it draws itself, its log-probs and entropies."""
+"""Whether a server holds the learner's model: its tokenizer and, on tokens that it draws itself, its log-probs and
+entropies.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from treeadv.engines.sglang.reply import Chunk, Refused
+from treeadv.engines.entropy import entropy
+from treeadv.engines.fleet.member import Refused
+from treeadv.engines.sglang.reply import Chunk
 from treeadv.errors import BadInput
 
 PROMPT = 12  # tokens of the probe's prefix
@@ -35,7 +39,9 @@ def prefix(vocabulary: int) -> list[int]:
 
 
 def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
-    """A text that holds the probe's tokens, and what `prompt_tokens` reads (less special tokens) where the tokenizer is the learner's."""
+    """A text that holds the probe's tokens, and what `prompt_tokens` reads (less special tokens) where the tokenizer is
+    the learner's.
+    """
     with _loading:
         tokenizer = AutoTokenizer.from_pretrained(model_dir)
     text = str(tokenizer.decode([i for i in prefix(vocabulary) if i < len(tokenizer)]))
@@ -44,7 +50,9 @@ def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
 
 
 def echo(text: str) -> dict[str, Any]:
-    """A request whose reply lists the prompt's tokens. /tokenize fails in some releases where a tokenizer has no length of its own."""
+    """A request whose reply lists the prompt's tokens. /tokenize fails in some releases where a tokenizer has no length
+    of its own.
+    """
     return {"text": text, "sampling_params": {"max_new_tokens": 1}, "return_logprob": True, "logprob_start_len": 0}
 
 
@@ -57,7 +65,9 @@ def prompt_tokens(body: Any) -> list[int]:
 
 
 def compare(model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk], temperatures: Sequence[float]) -> Difference:
-    """Difference between what the server reported of `chunks`, each drawn after `ids` at its temperature, and a plain forward (CPU)."""
+    """Difference between what the server reported of `chunks`, each drawn after `ids` at its temperature, and a plain
+    forward (CPU).
+    """
     with _loading:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()
     found = [_difference(model, ids, chunk, t) for chunk, t in zip(chunks, temperatures, strict=True)]
@@ -68,10 +78,9 @@ def compare(model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk],
 def _difference(model: Any, ids: list[int], chunk: Chunk, temperature: float) -> Difference:
     logits = model(input_ids=torch.tensor([ids + chunk.tokens])).logits[0, len(ids) - 1 : -1].float()
     logp = torch.log_softmax(logits / temperature, dim=-1)
-    entropy = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
     picked = logp.gather(-1, torch.tensor(chunk.tokens)[:, None])[:, 0]
     return Difference(
-        float((picked - torch.tensor(chunk.logprobs)).abs().max()), float((entropy - torch.tensor(chunk.entropies)).abs().max())
+        float((picked - torch.tensor(chunk.logprobs)).abs().max()), float((entropy(logp) - torch.tensor(chunk.entropies)).abs().max())
     )
 
 

@@ -1,7 +1,8 @@
 """A process group of a trainer (rank 0) and an inference server's ranks, beside whatever groups either already has.
 
-PyTorch's public calls make only one world a process. This follows `init_custom_process_group`, which SGLang and the training systems
-around it share: the same store prefix and group name on both sides, through `_new_process_group_helper`.
+PyTorch's public calls make only one world a process. This follows `init_custom_process_group`, which SGLang and the
+training systems around it share: the same store prefix and group name on both sides, through
+`_new_process_group_helper`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
+from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang.client import Client
-from treeadv.engines.sglang.reply import Refused
 from treeadv.engines.sglang.server import free_port
 
 

@@ -1,4 +1,5 @@
-"""What SGLang answers to a generate call, read with distrust: a reply that breaks a promise is refused with the reason."""
+"""What SGLang answers to a generate call, read with distrust: a reply that breaks a promise is refused with the reason.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +7,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang.entropy import KEY, from_top
 
 ROUNDING = 1e-4  # a log-probability above 0 or an entropy below 0 by less than this is float rounding, and set to 0
 
 
-class Refused(Exception):
-    """A reply that cannot be trained on. The text is the reason."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request asked for. `entropy`: exact, or how top-k log-probs are read; `version`: of the weights that it began under."""
+    """What a request asked for. `entropy`: exact, or how top-k log-probs are read; `version`: of the weights that it
+    began under.
+    """
 
     tokens: int
     entropy: str
@@ -84,7 +84,8 @@ def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
 
 
 def _versions(meta: dict[str, Any], ask: Ask, n: int) -> list[int]:
-    """The policy version that drew each token: from the server's spans; without spans, the version the request began under.
+    """The policy version that drew each token: from the server's spans; without spans, the version the request began
+    under.
 
     A request without spans that met an update has the older version throughout: no token looks fresher than it is.
     """

@@ -23,18 +23,21 @@ TAIL = 12  # lines of the server's output that an error quotes
 _COMMON: dict[str, Any] = {
     "host": "127.0.0.1", "weight-version": "0", "log-level": "warning", "enable-metrics": True, "skip-server-warmup": True,
 }
-# Without a GPU: SGLang's torch fallbacks, a pool of its own size (else it takes a share of all memory), and no core kept busy by an
-# idle server.
+# Without a GPU: SGLang's torch fallbacks, a pool of its own size (else it takes a share of all memory), and no core
+# kept busy by an idle server.
 _CPU: dict[str, Any] = {
     "sleep-on-idle": True, "attention-backend": "torch_native", "grammar-backend": "none", "disable-cuda-graph": True,
     "max-total-tokens": 20000, "max-running-requests": 64, "mem-fraction-static": 0.5,
 }
-# The entropy tap reads what the sampler is about to draw from; with the overlap schedule its values would belong to other tokens.
+# The entropy tap reads what the sampler is about to draw from; with the overlap schedule its values would belong to
+# other tokens.
 _EXACT: dict[str, Any] = {"enable-custom-logit-processor": True, "disable-overlap-schedule": True}
 
 
 def arguments(config: GeneratorConfig, model_dir: str, port: int) -> list[str]:
-    """The server's command line. `generator.sglang.args` overrides any of it: true is a bare flag, false takes a flag away."""
+    """The server's command line. `generator.sglang.args` overrides any of it: true is a bare flag, false takes a flag
+    away.
+    """
     s = config.sglang
     chosen = _COMMON | (_CPU if s.device == "cpu" else {}) | (_EXACT if s.entropy == "exact" else {})
     chosen |= {"device": s.device, "dtype": config.dtype, "model-path": model_dir, "port": port}
@@ -80,7 +83,9 @@ class ServerProcess:
 
     @classmethod
     async def start(cls, config: GeneratorConfig, model_dir: str, log: Path) -> ServerProcess:
-        """Start a server on a free port of this machine. It is not ready yet. Raises `BadInput` where SGLang cannot run."""
+        """Start a server on a free port of this machine. It is not ready yet. Raises `BadInput` where SGLang cannot
+        run.
+        """
         added = environment(config.sglang, config.threads)
         port = free_port()
         log.parent.mkdir(parents=True, exist_ok=True)

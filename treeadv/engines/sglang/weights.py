@@ -1,8 +1,9 @@
 """Bringing a policy version into a running SGLang server: pause, load, flush, go on.
 
-Three ways to load: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this machine) and
-`distributed` (a broadcast from here; NCCL on GPU, gloo on CPU). Requests in flight are retracted: they keep their tokens and are
-prefilled again under the new weights, so that none is lost. Where a release cannot do that (`flush`), they begin again.
+Three ways to load: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this machine)
+and `distributed` (a broadcast from here; NCCL on GPU, gloo on CPU). Requests in flight are retracted: they keep their
+tokens and are prefilled again under the new weights, so that none is lost. Where a release cannot do that (`flush`),
+they begin again.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import io
 import shutil
 import time
 import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,36 +24,30 @@ import safetensors.torch
 import torch
 import torch.multiprocessing
 
+from treeadv.engines.base import Weights
+from treeadv.engines.fleet.member import Loaded, Refused
 from treeadv.engines.sglang.client import Client
-from treeadv.engines.sglang.reply import Refused
 
 FLUSH_TRIES = 50  # 0.1 s apart; a server flushes only when nothing runs
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """One weight update of one server. `bytes` is what travelled; `seconds` from pause to continue."""
-
-    version: int
-    bytes: int
-    seconds: float
-
-
-class Way(Protocol):
-    """One way of loading. `push` returns when the server has said that it holds all tensors; it raises `Refused` or `ServerGone`."""
+class Transport(Protocol):
+    """One way of loading. `push` returns when the server has said that it holds all tensors; it raises `Refused` or
+    `ServerGone`.
+    """
 
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None: ...
 
     async def close(self) -> None: ...
 
 
-async def update(client: Client, way: Way, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
+async def update(client: Client, transport: Transport, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
     """Bring `version` into one server. When this raises, the server may hold half of it and must not serve."""
     started = time.perf_counter()
     client.stop_clock()
     try:
         await client.post("/pause_generation", {"mode": "retract"})
-        await way.push(client, version, tensors)
+        await transport.push(client, version, tensors)
         await flush(client)
         held = int((await client.get("/model_info"))["weight_version"])
         if held != version:
@@ -61,14 +55,16 @@ async def update(client: Client, way: Way, version: int, tensors: dict[str, torc
         await client.post("/continue_generation")
     finally:
         client.start_clock()
-    return Loaded(version, sum(t.nbytes for t in tensors.values()), time.perf_counter() - started)
+    return Loaded(
+        version=version, bytes=sum(t.nbytes for t in tensors.values()), seconds=time.perf_counter() - started
+    )
 
 
 async def flush(client: Client) -> None:
     """Empty the radix cache: what older weights computed must not be found again.
 
-    Some releases flush under retracted requests; the others refuse to while any waits, so that those are sent back (`reply.sent_back`)
-    and asked for again.
+    Some releases flush under retracted requests; the others refuse to while any waits, so that those are sent back
+    (`reply.sent_back`) and asked for again.
     """
     for _ in range(FLUSH_TRIES - 1):
         try:
@@ -80,16 +76,18 @@ async def flush(client: Client) -> None:
     await client.post("/flush_cache")
 
 
-def tensors_of(weights: Mapping[str, Any], dtype: torch.dtype, tied: bool) -> dict[str, torch.Tensor]:
-    """The tensors to send, in the server's dtype. With tied embeddings the output matrix is the input's and is left out."""
+def tensors_of(weights: Weights, dtype: torch.dtype, tied: bool) -> dict[str, torch.Tensor]:
+    """The tensors to send, in the server's dtype. With tied embeddings the output matrix is the input's and is left
+    out.
+    """
     with warnings.catch_warnings():  # arrays in Ray's object store are read-only; they are only read
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return {n: torch.as_tensor(w).to(dtype) for n, w in weights.items() if not (tied and n == "lm_head.weight")}
 
 
 class Disk:
-    """Safetensors in `folder`, which the servers must be able to read; a version's folder appears whole or not at all, and once for
-    all servers. Versions are brought in one after the other, so that only the newest is kept.
+    """Safetensors in `folder`, which the servers must be able to read; a version's folder appears whole or not at all,
+    and once for all servers. Versions are brought in one after the other, so that only the newest is kept.
     """
 
     def __init__(self, folder: Path, model_dir: str) -> None:
@@ -123,7 +121,9 @@ class Disk:
 
 
 class SharedMemory:
-    """Tensors in this machine's shared memory; only their names and handles go over HTTP. `ranks`: the server's tensor-parallel size."""
+    """Tensors in this machine's shared memory; only their names and handles go over HTTP. `ranks`: the server's
+    tensor-parallel size.
+    """
 
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
@@ -142,7 +142,8 @@ class SharedMemory:
 def _share(tensors: dict[str, torch.Tensor]) -> str:
     """Handles of the tensors' storages, as SGLang's MultiprocessingSerializer writes them.
 
-    By file name: handing over a descriptor needs the two processes to share multiprocessing's secret, which these do not.
+    By file name: handing over a descriptor needs the two processes to share multiprocessing's secret, which these do
+    not.
     """
     before = torch.multiprocessing.get_sharing_strategy()
     torch.multiprocessing.set_sharing_strategy("file_system")
@@ -156,7 +157,9 @@ def _share(tensors: dict[str, torch.Tensor]) -> str:
 
 @asynccontextmanager
 async def _session(client: Client) -> AsyncIterator[None]:
-    """The bracket that releases with begin_weight_update want around tensors; older ones have no such call and need none."""
+    """The bracket that releases with begin_weight_update want around tensors; older ones have no such call and need
+    none.
+    """
     bracketed = await client.offers("/begin_weight_update")
     if bracketed:
         await client.post("/begin_weight_update")
@@ -174,7 +177,7 @@ class Broadcast:
         self._group: Any = None
 
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None:
-        # Imported here: torch.distributed is not built everywhere, and only this way needs it.
+        # Imported here: torch.distributed is not built everywhere, and only this transport needs it.
         from treeadv.engines.sglang.process_group import broadcast, join
 
         if self._group is None:
@@ -186,7 +189,8 @@ class Broadcast:
             "weight_version": str(version), "flush_cache": False,
         }
         async with _session(client):
-            # Where the server refuses, this returns at once and leaves the broadcast to its time-out: the group is not used again.
+            # Where the server refuses, this returns at once and leaves the broadcast to its time-out: the group is not
+            # used again.
             await asyncio.gather(
                 client.post("/update_weights_from_distributed", described),
                 asyncio.to_thread(broadcast, self._group, list(tensors.values()), self._device),

@@ -1,8 +1,8 @@
 """Which server grows which tree: rendezvous hashing with bounded load. Pure; the servers are names.
 
-Rendezvous hashing (Thaler and Ravishankar, 1998): each tree ranks all servers by a hash of the pair and takes the first, so that when
-a server goes only its own trees move. Bounded load (Mirrokni, Thorup and Zadimoghaddam, 2018): a server that holds more than
-`bound` times the mean is passed over for the next in the tree's rank.
+Rendezvous hashing (Thaler and Ravishankar, 1998): each tree ranks all servers by a hash of the pair and takes the
+first, so that when a server goes only its own trees move. Bounded load (Mirrokni, Thorup and Zadimoghaddam, 2018): a
+server that holds more than `bound` times the mean is passed over for the next in the tree's rank.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Routes:
         self._load: dict[str, int] = {}  # server -> trees
 
     def home(self, forest: str, tree: str, ready: Iterable[str], open_to_new: Iterable[str]) -> str:
-        """The server of a tree: the one that has it while that is `ready`, else the first in its rank, of those `open_to_new`, with
-        room. `open_to_new` is not empty.
+        """The server of a tree: the one that has it while that is `ready`, else the first in its rank, of those
+        `open_to_new`, with room. `open_to_new` is not empty.
         """
         homes = self._homes.setdefault(forest, {})
         candidates = set(open_to_new)

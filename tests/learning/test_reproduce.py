@@ -1,4 +1,4 @@
-"""A step taken again from checkpoint and log gives the numbers that were recorded."""
+"""A step that is taken again from checkpoint and log gives the recorded numbers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from actors.cli import main
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS
 from treeadv.errors import BadInput
 from treeadv.learning.report import NonFinite
 from treeadv.learning.trainer import Trainer
-from treeadv.local.reproduce import main, replay_step, rerun_batch
+from treeadv.local.reproduce import reproduce_batch, reproduce_step
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -47,41 +48,41 @@ def recorded(place: Path, **learner) -> Path:
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
-def test_a_replayed_step_differs_by_nothing_from_its_record(run, step):
-    difference = replay_step(run, step, batch_of)
-    assert difference.none, str(difference)
-    assert "no difference" in str(difference)
+def test_reproduced_step_equals_its_record(run, step):
+    comparison = reproduce_step(run, step, batch_of)
+    assert comparison.equal, str(comparison)
+    assert "no difference" in str(comparison)
 
 
-def test_a_replayed_step_of_an_adapter_differs_by_nothing_with_or_without_a_checkpoint_before_it(tmp_path):
-    """Without one the adapter is drawn anew, from the run's seed and not from what the process drew before."""
+def test_reproduced_adapter_step_equals_its_record(tmp_path):
+    """Step 1 has no checkpoint before it: the adapter is initialised from the seed of the run."""
     run = recorded(tmp_path, lora_rank=2)
     for step in (1, 2, 3):
-        difference = replay_step(run, step, batch_of)
-        assert difference.none, str(difference)
+        comparison = reproduce_step(run, step, batch_of)
+        assert comparison.equal, str(comparison)
 
 
-def test_a_changed_log_shows_as_a_difference(run):
+def test_changed_forest_gives_another_number(run):
     def changed(where: str, step: int):
         first, *rest = batch_of(where, step)
         return [dataclasses.replace(first, reward=1 - first.reward), *rest]
 
-    difference = replay_step(run, 5, changed)
-    assert not difference.none and "DIFFERENT" in str(difference)
+    comparison = reproduce_step(run, 5, changed)
+    assert not comparison.equal and "DIFFERENT" in str(comparison)
 
 
-def test_the_forests_are_asked_of_the_runs_log(run):
+def test_forests_come_from_the_log_of_the_run(run):
     asked = []
-    replay_step(run, 4, lambda where, step: asked.append((where, step)) or batch_of(where, step))
+    reproduce_step(run, 4, lambda where, step: asked.append((where, step)) or batch_of(where, step))
     assert asked == [(str(run), 3), (str(run), 4)]
 
 
-def test_a_step_that_was_not_recorded_is_refused(run):
-    with pytest.raises(BadInput, match=r"--step 9: .*metrics.jsonl records no such step \(it has 5\)"):
-        replay_step(run, 9, batch_of)
+def test_step_without_a_record_is_refused(run):
+    with pytest.raises(BadInput, match=r"--step 9: .*metrics.jsonl has no such step \(it has 5\)"):
+        reproduce_step(run, 9, batch_of)
 
 
-def test_the_command_in_the_error_of_a_step_that_is_not_finite_runs_its_batch_again(run):
+def test_command_in_the_nonfinite_error_runs_the_batch_again(run):
     """An overflowing log-prob makes the uncorrected ratio infinite; the batch fails again with the same weights, and says so."""
     config = RunFolder.open(run, ["learner.correction=none"])[1]
     (run / "config.yaml").write_text(config.to_yaml())
@@ -89,13 +90,13 @@ def test_the_command_in_the_error_of_a_step_that_is_not_finite_runs_its_batch_ag
     bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))
     with pytest.raises(NonFinite) as e:
         trainer.step([bad], 0)
-    command = re.search(r"python -m treeadv\.learning\.replay_step (\S+) --batch (\S+)$", str(e.value))
-    assert command is not None and Path(command[2]) == e.value.batch
+    command = re.search(r"treeadv reproduce RUN --batch (\S+)$", str(e.value))
+    assert command is not None and Path(command[1]) == e.value.batch
     with pytest.raises(NonFinite):
-        rerun_batch(run, e.value.batch, batch_of)
-    assert main([str(run), "--batch", str(e.value.batch)]) == 1
+        reproduce_batch(run, e.value.batch, batch_of)
+    assert main(["reproduce", str(run), "--batch", str(e.value.batch)]) == 1
 
 
-def test_a_file_that_is_not_a_kept_batch_is_refused(run, capsys):
-    assert main([str(run), "--batch", str(run / "config.yaml")]) == 2
+def test_file_that_is_no_kept_batch_is_refused(run, capsys):
+    assert main(["reproduce", str(run), "--batch", str(run / "config.yaml")]) == 2
     assert "not a batch that a learner kept" in capsys.readouterr().err

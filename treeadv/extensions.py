@@ -1,0 +1,34 @@
+"""Extensions by name: an entry of a registry, or `module:Name` for an object of any module on the Python path."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Mapping
+
+from treeadv.errors import BadInput
+
+PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"  # module:Name
+
+
+def load_extension(key: str, name: str, registry: Mapping[str, str]) -> object:
+    """Return the object that `name` names. `registry` maps each short name to its `module:Name`, so that nothing is
+    imported unused.
+
+    `key` is the configuration key that holds the name; errors quote it. Raises `BadInput` for an unknown name, a module
+    that cannot be imported, or a module without that object.
+    """
+    target = registry.get(name, name)
+    if not re.fullmatch(PATTERN, target):
+        close = difflib.get_close_matches(name, registry, n=1)
+        hint = f", did you mean {close[0]}?" if close else ""
+        raise BadInput(f"{key}={name} is unknown{hint} (use {', '.join(registry)} or module:Name)")
+    module, _, attribute = target.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as e:
+        raise BadInput(f"{key}={name}: module {module} cannot be imported ({e})") from e
+    if not hasattr(found, attribute):
+        raise BadInput(f"{key}={name}: module {module} has no {attribute}")
+    return getattr(found, attribute)
