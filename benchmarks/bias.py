@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from treeadv.presets import PRESETS, AdvantageSpec
 from treeadv.sampling.forking import Forking, split
 
 TOKENS, STEPS, LEAVES = 3, 4, 8
+LOST = 0.19  # share of the leaves that are lost in the rows with losses
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
     "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},  # fresh roots, which do not fork, would cover up what forks do
@@ -145,8 +146,19 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
     return out - weight[:, None] * world.prob
 
 
-def measure(world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The figures of each estimator over the same forests."""
+def lose(f: Forest, share: float, rng: np.random.Generator) -> Forest:
+    """The forest after failures that do not depend on its text: each leaf is left unjudged with probability `share`."""
+    verdict = np.where(rng.random(f.leaves) < share, Verdict.CRASH, f.verdict).astype(np.int8)
+    return replace(f, verdict=verdict, reward=np.where(verdict == Verdict.CRASH, 0, f.reward).astype(np.float32))
+
+
+def measure(
+    world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int, lost: float = 0.0
+) -> Iterator[dict[str, Any]]:
+    """The figures of each estimator over the same forests, of whose leaves the share `lost` is not judged.
+
+    A forest with fewer than two judged leaves is drawn again, as the replay queue does.
+    """
     settings = {"leaves": LEAVES, "trees": 2, "min_gap": 1, "min_tail": 1, "max_depth": 4, "arity": 2, "max_tokens": STEPS}
     s = SamplingConfig(**{**settings, **RULES[rule]})
     rng = np.random.default_rng(seed)
@@ -155,6 +167,8 @@ def measure(world: World, rule: str, specs: dict[str, AdvantageSpec], forests: i
     trees = 0
     for _ in range(forests):
         f, states = grow(world, s, s.tau or 0.0, rng)
+        while lost and (f := lose(f, lost, rng)).judged.sum() < 2:
+            f, states = grow(world, s, s.tau or 0.0, rng)
         trees += f.trees
         for name, spec in specs.items():
             g = estimate(world, f, states, spec)
@@ -163,7 +177,7 @@ def measure(world: World, rule: str, specs: dict[str, AdvantageSpec], forests: i
     for name in specs:
         mean = total[name] / forests
         figures = _figures(mean, square[name] / forests, world.gradient, forests)
-        yield {"rule": rule, "estimator": name, "forests": forests, "trees": trees / forests, **figures}
+        yield {"rule": rule, "estimator": name, "lost": lost, "forests": forests, "trees": trees / forests, **figures}
 
 
 def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict[str, float]:
@@ -194,8 +208,9 @@ def main(argv: list[str]) -> None:
     few = {n: presets[n] for n in ("unbiased", "treeadv")}
     cases = {"entropy": presets | ONE_CHANGE, "surprisal": few, "random": few, "one tree": few, "no forks": few, "no topup": few}
     for rule, specs in cases.items():
-        for row in measure(world, rule, specs, args.forests, args.seed):
-            print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+        for lost in (0.0, LOST) if rule == "entropy" else (0.0,):
+            for row in measure(world, rule, specs, args.forests, args.seed, lost):
+                print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Finish(IntEnum):
 
 
 class Verdict(IntEnum):
-    """The judgement of a verifier on a leaf. A time-out is never `WRONG`."""
+    """The judgement of a verifier on a leaf. A failure to judge (TIMEOUT, CRASH, ABORTED) is never `WRONG`."""
 
     UNGRADED = -1
     VERIFIED = 0
@@ -39,6 +39,10 @@ class Verdict(IntEnum):
     TIMEOUT = 3
     CRASH = 4
     REFUSED = 5
+    ABORTED = 6  # the engine lost the branch, so no verifier was asked
+
+
+UNJUDGED = (Verdict.UNGRADED, Verdict.TIMEOUT, Verdict.CRASH, Verdict.ABORTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +211,17 @@ class Forest:
     def graded(self) -> bool:
         return bool((self.verdict != Verdict.UNGRADED).all())
 
+    @cached_property
+    def judged(self) -> npt.NDArray[np.bool_]:
+        """[L] whether a verifier judged each leaf. The reward of any other leaf means nothing."""
+        return ~np.isin(self.verdict, UNJUDGED)
+
+    @cached_property
+    def judged_below(self) -> npt.NDArray[np.bool_]:
+        """[S] whether a judged leaf lies under each segment."""
+        before = np.concatenate([[0], np.cumsum(self.judged)])
+        return before[self.leaf_begin + self.leaf_count] > before[self.leaf_begin]
+
     # ---- grading and checking --------------------------------------------------------------------
     def with_rewards(self, reward: Sequence[float], verdict: Sequence[int], detail: Sequence[str] = ()) -> Forest:
         """Return the same forest, graded. The three sequences have one entry a leaf; `detail` may be empty."""
@@ -214,6 +229,30 @@ class Forest:
             self, reward=np.asarray(reward, np.float32), verdict=np.asarray(verdict, np.int8), detail=tuple(detail)
         )
         return scored.check()
+
+    def judged_part(self) -> Forest:
+        """The forest without its unjudged leaves and without the segments that lead to no other leaf.
+
+        Arity stays as drawn, so the flow weights inside a tree do not change. Raises `BadForest` if no leaf was judged.
+        """
+        if self.judged.all():
+            return self
+        if not self.judged.any():
+            raise BadForest(self.forest_id, "no leaf was judged")
+        kept, tokens = self.judged_below, np.repeat(self.judged_below, self.lengths)
+        index = np.cumsum(kept, dtype=np.int32) - 1
+        parent = np.where(self.parent[kept] < 0, -1, index[self.parent[kept]]).astype(np.int32)
+        return replace(
+            self,
+            parent=parent,
+            start=np.cumsum([0, *self.lengths[kept]], dtype=np.int32),
+            tree=(np.cumsum(parent < 0) - 1).astype(np.int32),
+            leaf_segment=index[self.leaf_segment[self.judged]],
+            detail=tuple(d for d, judged in zip(self.detail, self.judged, strict=True) if judged) if self.detail else (),
+            **{name: getattr(self, name)[kept] for name in ("arity", "budget")},
+            **{name: getattr(self, name)[tokens] for name in ("token", "logprob", "entropy", "version")},
+            **{name: getattr(self, name)[self.judged] for name in ("finish", "reward", "verdict")},
+        )
 
     def check(self) -> Forest:
         """Return the forest if every invariant holds, else raise `BadForest` with the first that does not."""
