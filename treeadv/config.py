@@ -79,8 +79,10 @@ class SamplingConfig(Section):
     rule_options: dict[str, Any] = Field(default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed")
     tau: Annotated[float, Field(ge=0)] = Field(1.0, description="threshold in nats")
     tau_quantile: Share | None = Field(
-        None, description="tau as this quantile of the entropies drawn under the previous policy version; tau holds until one is complete"
+        None, description="tau as this quantile of the entropies of the newest forests of all generators"
     )
+    tau_window: Positive = Field(64, description="tau_quantile: forests that the quantile is taken over")
+    tau_min_tokens: Positive = Field(1000, description="tau_quantile: tau holds while those forests have fewer tokens")
     arity: Annotated[int, Field(ge=2)] = 2
     min_gap: Positive = Field(2, description="tokens between forks, and before the first")
     max_depth: Count = Field(4, description="forks on a path")
