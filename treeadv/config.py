@@ -230,7 +230,12 @@ class Config(Section):
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line."""
+    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line.
+
+    >>> _ = Path("recipe.yaml").write_text("task: {source: problems.jsonl}")
+    >>> load_config(Path("recipe.yaml"), ["sampling.leaves=4"]).sampling.leaves
+    4
+    """
     if not path.is_file():
         raise BadInput(f"{path}: no such configuration file (recipes: deploy/recipes/*.yaml)")
     try:
