@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from treeadv.errors import BadInput
+from treeadv.storage.disk import replacing
 
 
 def check_target(path: Path) -> None:
@@ -21,11 +22,5 @@ def check_target(path: Path) -> None:
 def replaced(path: Path) -> Iterator[Path]:
     """Give a scratch file beside `path`. It replaces `path` when the block ends, and is removed on failure."""
     check_target(path)
-    scratch = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as scratch:
         yield scratch
-        scratch.replace(path)
-    except OSError as e:
-        raise BadInput(f"{path}: cannot be written ({e.strerror or e})") from e
-    finally:
-        scratch.unlink(missing_ok=True)
