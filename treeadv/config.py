@@ -79,8 +79,10 @@ class SamplingConfig(Section):
     rule_options: dict[str, Any] = Field(default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed")
     tau: Annotated[float, Field(ge=0)] = Field(1.0, description="threshold in nats")
     tau_quantile: Share | None = Field(
-        None, description="tau as this quantile of the entropies drawn under the previous policy version; tau holds until one is complete"
+        None, description="tau as this quantile of the entropies of the newest forests of all generators"
     )
+    tau_window: Positive = Field(64, description="tau_quantile: forests that the quantile is taken over")
+    tau_min_tokens: Positive = Field(1000, description="tau_quantile: tau holds while those forests have fewer tokens")
     arity: Annotated[int, Field(ge=2)] = 2
     min_gap: Positive = Field(2, description="tokens between forks, and before the first")
     max_depth: Count = Field(4, description="forks on a path")
@@ -88,7 +90,7 @@ class SamplingConfig(Section):
     topup: bool = Field(True, description="give leaf budget that no fork used to fresh roots")
     max_tokens: Positive = Field(64, description="tokens of a rollout")
     temperature: Annotated[float, Field(gt=0)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: float = Field(1.0, description="must be 1: the learner computes log-probs of the whole distribution")
 
     @property
     def roots(self) -> int:
@@ -98,6 +100,8 @@ class SamplingConfig(Section):
     def _coherent(self) -> SamplingConfig:
         if self.trees > self.leaves:
             raise ValueError(f"sampling.trees={self.trees} is more than sampling.leaves={self.leaves}: a tree needs a leaf")
+        if self.top_p != 1:
+            raise ValueError(f"sampling.top_p={self.top_p:g}: the learner's policy is the whole distribution; leave it at 1")
         return self
 
 
@@ -123,7 +127,8 @@ class SGLangConfig(Section):
 
 class GeneratorConfig(Section):
     count: Positive = 1
-    engine: Literal["embedded", "sglang"] = "embedded"
+    engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="options of an engine given as module:Name")
     forests: Positive = Field(6, description="forests that one generator grows at a time")
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -13,6 +13,7 @@ from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.data.model_folder import check_path
 from treeadv.data.tasks import problem_source
+from treeadv.engines.registry import check_engine
 from treeadv.errors import BadInput
 from treeadv.learning import objective
 from treeadv.rewards.verifiers.registry import find_verifier
@@ -118,10 +119,7 @@ def check(config: Config) -> None:
         )
     if config.run.storage and config.queue.fsync == "none":
         raise BadInput(f"queue.fsync=none would never write to {config.run.storage}; use interval or always")
-    if config.generator.gpus and config.generator.engine == "embedded":
-        raise BadInput(
-            f"generator.gpus={config.generator.gpus:g}: the embedded engine runs on the CPU; set generator.engine=sglang, or 0"
-        )
+    check_engine(config)
     for name, gpus in (("generator", config.generator.gpus), ("learner", config.learner.gpus)):
         if gpus > 1 and gpus != int(gpus):
             raise BadInput(f"{name}.gpus={gpus:g}: more than one GPU is handed out in whole ones")

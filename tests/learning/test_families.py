@@ -79,7 +79,7 @@ def test_published_weights_give_the_log_probs_of_the_learner(family: str, lora_r
         engine = EmbeddedEngine(folder)
         try:
             await engine.update_weights(1, published)
-            params = Params(temperature=1.0, top_p=1.0, max_tokens=8, stop=frozenset(), seed=0)
+            params = Params(temperature=1.0, max_tokens=8, stop=frozenset(), seed=0)
             return [(d.token, d.logprob) async for d in engine.generate(IDS[0].numpy(), params, "a", "b")]
         finally:
             await engine.close()

@@ -20,6 +20,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     MergeModulelist,
     WeightConverter,
+    WeightRenaming,
     dot_natural_key,
     rename_source_key,
     revert_weight_conversion,
@@ -45,7 +46,7 @@ class FolderTensors:
         stored = dict(stored_tensors(model))
         rules = get_model_conversion_mapping(model)
         converters = [r for r in rules if isinstance(r, WeightConverter)]
-        renamings = [r for r in rules if not isinstance(r, WeightConverter)]
+        renamings = [r for r in rules if isinstance(r, WeightRenaming)]
         self._sources: dict[str, list[tuple[str, str | None]]] = {}
         self._converter = {pattern: c for c in converters for pattern in c.source_patterns}
         self.unexpected: list[str] = []
@@ -56,7 +57,7 @@ class FolderTensors:
             elif name not in (model._tied_weights_keys or {}):
                 self.unexpected.append(key)
         self.missing = [n for n in stored if n not in self._sources]
-        self._model._weight_conversions = [r for r in rules if r.was_used()]
+        model._weight_conversions = [r for r in rules if r.was_used()]  # type: ignore[assignment]
 
     def tensor(self, name: str, read: Read, rows: slice = slice(None)) -> torch.Tensor:
         """Return rows of the parameter `name`, read through `read`; where possible only their part of the folder."""

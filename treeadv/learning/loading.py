@@ -99,7 +99,7 @@ def _parameters_on_meta() -> Iterator[None]:
             p = nn.Parameter(p.to("meta"), p.requires_grad)
         register(module, name, p)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:

@@ -103,6 +103,8 @@ class Trainer:
             raise BadForest(f.forest_id, f"drawn by version {f.newest_version}, newer than the learner's {self.version}")
         if not f.graded:
             raise BadForest(f.forest_id, "it is not graded")
+        if not f.judged.any():
+            raise BadForest(f.forest_id, "no leaf was judged")
 
     def _pack(self, forests: Sequence[Forest]) -> tuple[list[Packed], list[Packed]]:
         """This rank's micro-batches, and those of them that hold forests cut in several pieces (their log-probs are needed first).
@@ -203,10 +205,10 @@ class Trainer:
             tokens=sum(f.tokens for f in forests),
             expanded_tokens=sum(f.expanded_tokens for f in forests),
             leaves=sum(f.leaves for f in forests),
-            reward_mean=float(np.mean(np.concatenate([f.reward for f in forests]))),
+            reward_mean=float(np.mean(np.concatenate([f.reward[f.judged] for f in forests]))),
             verdicts=dict(Counter(Verdict(v).name.lower() for f in forests for v in f.verdict)),
             entropy_mean=float(np.mean(np.concatenate([f.entropy for f in forests]))),
-            zero_variance=float(np.mean([np.ptp(f.reward) == 0 for f in forests])),
+            zero_variance=float(np.mean([np.ptp(f.reward[f.judged]) == 0 for f in forests])),
             seconds=seconds,
             mfu=utilisation(self.policy.model, forests, seconds["forward_backward"] * self.world, self.config.learner.device),
         )
