@@ -62,7 +62,7 @@ def train(args: argparse.Namespace) -> int:
         from treeadv.report.run import write_report
 
         write_report(folder.path)
-        folder.upload()
+        folder.store.push()
     final_table(summary, console)
     if summary["steps"] < config.run.steps:
         console.print(

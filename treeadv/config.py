@@ -150,12 +150,12 @@ class RewardConfig(Section):
 
 class QueueConfig(Section):
     max_staleness: Count = Field(2, description="largest learner version minus a trained forest's oldest token version")
-    policy: Literal["fifo", "freshest", "priority"] = "fifo"
+    selection: str = Field("fifo", description="order in which ready forests are leased: fifo, freshest, priority or module:Name")
     fsync: Literal["always", "interval", "none"] = "interval"
     fsync_interval: Seconds | None = Field(None, description="unset: 1 on a disk; 10 in an object store, where each flush is two objects")
     lease_seconds: Seconds = Field(600.0, description="a lease not acknowledged after this goes back to ready")
     attempts: Positive = Field(5, description="times that a prompt may fail to give a valid forest before it is given up, loudly")
-    segment_mb: Positive = Field(64, description="size at which an Arrow segment is closed")
+    payload_mb: Positive = Field(64, description="size at which a payload file is closed")
     retain: Literal["all", "unacknowledged"] = Field("all", description="all: keep trained payloads for audit and replay")
 
 

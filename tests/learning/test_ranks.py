@@ -131,12 +131,13 @@ def test_forests_are_dealt_once_each_and_no_rank_is_more_than_one_forest_ahead(c
 
 
 RUN = """
+import shutil
 import sys
 from pathlib import Path
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS
 from treeadv.learning.trainer import Trainer
-from treeadv.storage.checkpoint_folder import publish_folder, scratch_folder
+from treeadv.storage.disk import publish
 folder, place, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 done = sorted(place.glob("step-*"), key=lambda p: int(p.name[5:]))
 t = Trainer(tiny.config(steps=last, schedule="cosine", dtype="bfloat16"), str(done[-1]) if done else folder)
@@ -145,9 +146,10 @@ if done:
 while t.version < last:
     report = t.step(FORESTS, t.version)
     print(report.version, flush=True)
-    scratch = scratch_folder(place / f"step-{t.version}")
+    scratch = place / f".step-{t.version}"
+    shutil.rmtree(scratch, ignore_errors=True)
     t.save(scratch)
-    publish_folder(scratch, place / f"step-{t.version}")
+    publish(scratch, place / f"step-{t.version}")
 print("end", flush=True)
 """
 

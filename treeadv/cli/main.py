@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from treeadv import __version__
 from treeadv.errors import BadForest, BadInput, single_errors
+from treeadv.storage.disk import replacing
 
 if TYPE_CHECKING:
     from treeadv.config import Config
@@ -281,14 +282,8 @@ def _check_target(path: Path) -> None:
 def _written(path: Path) -> Iterator[Path]:
     """A scratch file beside `path` that takes its place when all is written, and is removed when anything fails."""
     _check_target(path)
-    scratch = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as scratch:
         yield scratch
-        scratch.replace(path)
-    except OSError as e:
-        raise BadInput(f"{path}: cannot be written ({e.strerror or e})") from e
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from treeadv.config import Family, TaskConfig
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 
 REASONING_GYM = "reasoning-gym"
 
@@ -107,7 +107,7 @@ def _create(family: Family, seed: int) -> Any:
     try:
         return reasoning_gym.create_dataset(family.name, seed=seed, size=1, **family.options)
     except (TypeError, ValueError, AssertionError) as e:  # what its configuration classes raise
-        raise BadInput(f"task.families: {family.name} does not take options {family.options}: {_one_line(e)}") from e
+        raise BadInput(f"task.families: {family.name} does not take options {family.options}: {one_line(e)}") from e
 
 
 def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
@@ -142,7 +142,7 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as e:
-        raise BadInput(f"{path}: not a Parquet file ({_one_line(e)})") from e
+        raise BadInput(f"{path}: not a Parquet file ({one_line(e)})") from e
     return enumerate(table.to_pylist(), 1)
 
 
@@ -160,7 +160,7 @@ def _read_hub(source: str, verifier: str) -> list[Problem]:
     try:
         rows = datasets.load_dataset(name, *rest, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file in it; no network
-        raise BadInput(f"task.source={source}: {_one_line(e)}") from e
+        raise BadInput(f"task.source={source}: {one_line(e)}") from e
     if "problem" not in rows.column_names and "question" in rows.column_names:
         rows = rows.rename_column("question", "problem")
     missing = {"problem", "answer"} - set(rows.column_names)
@@ -202,7 +202,3 @@ def _checked(draw: int) -> int:
     if draw < 0:
         raise IndexError(f"draw {draw}: draws count from 0")
     return draw
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

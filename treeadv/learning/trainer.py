@@ -226,7 +226,7 @@ class Trainer:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint into `folder`, which must not exist yet. All ranks call it. The folder is also
-        a plain Hugging Face folder. A crash may leave it incomplete: treeadv.storage.checkpoint_folder guards against that."""
+        a plain Hugging Face folder. A crash may leave it incomplete."""
         if self.rank == 0:
             Path(folder).mkdir(parents=True)
         if self.world > 1:
