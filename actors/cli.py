@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from treeadv.cli.main import Commands, add_commands, dispatch, new_parser
+from treeadv.cli.main import add_commands
+from treeadv.cli.parser import Commands, dispatch, new_parser
 from treeadv.errors import BadInput
 
 BENCHMARKS = ("learner", "learning", "queue", "rollout", "verifier")

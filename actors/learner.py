@@ -91,8 +91,8 @@ class Learner:
 
     @ray.method
     def publish(self) -> tuple[list[Any], int]:
-        """Gather the weights. Rank 0 returns references to the buckets and their bytes, the other ranks no
-        reference."""
+        """Gather the weights and put this rank's share into the object store; returns references to it and its
+        bytes."""
         refs, size = [], 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
             refs.append(ray.put(bucket))

@@ -180,6 +180,10 @@ class LearnerConfig(Section):
     checkpoint_activations: bool = False
     lora_rank: Count = Field(0, description="train a LoRA adapter of this rank through peft instead of all weights; 0: all weights")
     device: Literal["cpu", "cuda"] = "cpu"
+    replicas: Positive = Field(1, description="copies of the sharded model (HSDP): learner.count / replicas ranks share one copy")
+    accumulate: Literal["sharded", "whole"] = Field(
+        "sharded", description="gradients between micro-batches; whole: one reduction a step, but a whole gradient on each rank"
+    )
     threads: Count = 0
     cpus: Annotated[float, Field(ge=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
@@ -231,7 +235,12 @@ class Config(Section):
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line."""
+    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line.
+
+    >>> _ = Path("recipe.yaml").write_text("task: {source: problems.jsonl}")
+    >>> load_config(Path("recipe.yaml"), ["sampling.leaves=4"]).sampling.leaves
+    4
+    """
     if not path.is_file():
         raise BadInput(f"{path}: no such configuration file (recipes: deploy/recipes/*.yaml)")
     try:

@@ -117,7 +117,7 @@ def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
         raise BadInput(f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or {REASONING_GYM}")
     if not path.is_file():
         raise BadInput(f"{path}: no such file of problems")
-    problems = [_problem(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
+    problems = [problem_of(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
     if not problems:
         raise BadInput(f"{path}: holds no problem")
     return problems
@@ -166,7 +166,7 @@ def _read_hub(source: str, verifier: str) -> list[Problem]:
     missing = {"problem", "answer"} - set(rows.column_names)
     if missing:
         raise BadInput(f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})")
-    return [_problem(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
+    return [problem_of(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
 
 
 def _answered(row: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +174,8 @@ def _answered(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"answer": answer.rpartition("####")[2].strip()} if isinstance(answer, str) else row
 
 
-def _problem(row: Any, where: str, default_id: str, verifier: str) -> Problem:
+def problem_of(row: Any, where: str, default_id: str, verifier: str) -> Problem:
+    """The problem of a mapping with `problem` and `answer`; `where` names it in errors. Raises `BadInput`."""
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
     meta = row.get("meta") or ""
