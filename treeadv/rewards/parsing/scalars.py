@@ -1,0 +1,152 @@
+"""Whether two values are equal: exactly where both are rational, else by their values to 40 digits at several points."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, Value, exact, numeric
+from treeadv.rewards.parsing.terms import Call, Name, Term, is_rounded, variables, walk
+
+TOLERANCE = Fraction(1, 10**6)  # between a decimal and the number that it stands for
+_EXACT = 1e-20  # relative difference that 40 digits leave between equal values
+_ZERO = 1e-28  # what 40 digits leave of a difference that is 0
+_ENOUGH = 3  # points at which both sides have a value
+_WHOLE = frozenset({"floor", "ceil", "factorial", "binom", "mod"})
+_OPAQUE = frozenset({"reals", "integers", "naturals", "rationals", "complexes", "set", "ldots"})
+
+
+def same_rational(gold: Fraction, answer: Fraction, gold_rounded: bool, answer_rounded: bool) -> bool:
+    """Whether two rational numbers are equal.
+
+    Without a decimal, exactly. A whole number equals only itself. Where one has no finite decimal expansion, the other may differ by a
+    relative 1e-6. Two finite decimals may differ by 1e-6 of the gold value and by no more than 1e-6.
+    """
+    if gold == answer:
+        return True
+    if not (gold_rounded or answer_rounded):
+        return False
+    if any(v.denominator == 1 and not r for v, r in ((gold, gold_rounded), (answer, answer_rounded))):
+        return False
+    difference = abs(gold - answer)
+    finite = _is_decimal(gold) and _is_decimal(answer)
+    return difference <= TOLERANCE * abs(gold) and (not finite or difference <= TOLERANCE)
+
+
+def _is_decimal(value: Fraction) -> bool:
+    rest = value.denominator
+    while rest % 10 == 0:
+        rest //= 10
+    while rest % 2 == 0:
+        rest //= 2
+    while rest % 5 == 0:
+        rest //= 5
+    return rest == 1
+
+
+def near(x: Value, y: Value, rounded: bool) -> bool:
+    """Whether two values of mpmath are equal but for the digits that are cut off; `rounded` allows a relative 1e-6."""
+    largest = max(abs(x), abs(y))
+    difference = abs(x - y)
+    if difference <= largest * (1.000001e-6 if rounded else _EXACT):
+        return True
+    return bool(largest <= _ZERO and (x == 0 or y == 0)) or bool(0 < min(abs(x), abs(y)) and largest <= 1e-36)
+
+
+def same_scalar(gold: Term, answer: Term) -> bool | None:
+    """Whether two expressions are equal for all values of their variables; None where that cannot be told."""
+    if gold == answer:
+        return True
+    try:
+        values = exact(gold), exact(answer)
+    except Undefined:
+        return None
+    rounded = is_rounded(gold) or is_rounded(answer)
+    if values[0] is not None and values[1] is not None:
+        return same_rational(values[0], values[1], is_rounded(gold), is_rounded(answer))
+    if (structural := _structural(gold, answer)) is not None:
+        return structural
+    if any(isinstance(t, Call) and t.function == "log" and len(t.arguments) == 1 for side in (gold, answer) for t in walk(side)):
+        verdicts = [_same_at_points(gold, answer, rounded, base) for base in (None, 10)]
+        return True if True in verdicts else None if None in verdicts else False
+    return _same_at_points(gold, answer, rounded, None)
+
+
+def _structural(gold: Term, answer: Term) -> bool | None:
+    """For what has no value: bases, infinities, sets by name, dots."""
+    bases = [t for t in (gold, answer) if isinstance(t, Call) and t.function.startswith("base ")]
+    if bases:
+        digits = [t.arguments[0] if t in bases else t for t in (gold, answer) if isinstance(t, Call | Name) or True]
+        same = isinstance(digits[0], type(digits[1])) and digits[0] == digits[1]
+        return same and (len(bases) == 1 or bases[0] == bases[1])
+    infinite = [_infinite(t) for t in (gold, answer)]
+    if any(infinite):
+        return infinite[0] == infinite[1]
+    if any(isinstance(t, Name) and t.text in _OPAQUE for side in (gold, answer) for t in walk(side)):
+        return False if isinstance(gold, Name) or isinstance(answer, Name) else None
+    return None
+
+
+def _infinite(term: Term) -> int:
+    """1 or -1 for an infinite term, else 0."""
+    match term:
+        case Name("infty"):
+            return 1
+        case Call("neg", (inner,)):
+            return -_infinite(inner)
+        case _:
+            return 0
+
+
+def _same_at_points(gold: Term, answer: Term, rounded: bool, log_base: int | None) -> bool | None:
+    names = sorted(variables(gold) | variables(answer))
+    imaginary = any(t == Name("i") for side in (gold, answer) for t in walk(side))
+    whole = any(_needs_whole(t) for side in (gold, answer) for t in walk(side))
+    for complex_values in (True,) if imaginary else (False, True):
+        met = 0
+        for point in points(tuple(names), whole):
+            try:
+                x = numeric(gold, point, imaginary=complex_values, log_base=log_base)
+                y = numeric(answer, point, imaginary=complex_values, log_base=log_base)
+            except Undefined:
+                continue
+            except Unknown:
+                return None
+            if not near(x, y, rounded):
+                return False
+            met += 1
+            if met >= _ENOUGH + 3 * whole:
+                return True
+        if met:
+            return True if not names or met >= 2 else None
+    return None
+
+
+def _needs_whole(term: Term) -> bool:
+    """Whether equality at whole numbers matters: rounding, counting, and powers of negative numbers."""
+    if not isinstance(term, Call):
+        return False
+    return term.function in _WHOLE or term.function == "^" and isinstance(term.arguments[0], Call) and term.arguments[0].function == "neg"
+
+
+@lru_cache(maxsize=512)
+def points(names: tuple[str, ...], whole: bool) -> tuple[dict[str, Fraction], ...]:
+    """Values for the variables: positive, of mixed sign, and whole numbers. The same for the same names."""
+    if not names:
+        return ({},)
+    kinds = ("whole", "whole", "mixed", "positive", "whole", "whole", "mixed", "positive", "whole", "whole") if whole else (
+        "positive", "mixed", "positive", "mixed", "small", "whole", "whole", "whole", "whole", "mixed")  # fmt: skip
+    return tuple({name: _value(kind, name, n) for name in names} for n, kind in enumerate(kinds))
+
+
+def _value(kind: str, name: str, n: int) -> Fraction:
+    rng: Any = random.Random(f"{name}:{n}")
+    if kind == "whole":
+        return Fraction(rng.randrange(2, 9))
+    size = Fraction(rng.randrange(1009, 1009 * 4), 1009)
+    if kind == "small":
+        return size / 7
+    return -size if kind == "mixed" and rng.random() < 0.6 else size
