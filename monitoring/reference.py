@@ -1,6 +1,6 @@
 """Write docs/metrics.md from the table of metrics.
 
-    python -m monitoring.reference      # CI runs it and compares
+python -m monitoring.reference      # `make generate` runs it, and a test compares the result
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from treeadv.metrics import TABLE, Metric
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 HEAD = """# Metrics
 
-Made from `treeadv/metrics.py` by `python -m monitoring.reference`; do not edit. Each role serves its own on `/metrics` beside `/healthz`
-(200, or 503 with the reason). `run` and `instance` come from where it is scraped: the run's `targets.json`, or the chart's PodMonitor.
+`make generate` writes this page from `treeadv/metrics.py`; do not edit it. Each role serves its metrics on `/metrics` and
+its health on `/healthz` (200, or 503 with the reason). Prometheus adds the labels `run` and `instance`, which it reads
+from `targets.json` of the run or from the PodMonitor of the chart.
 """
 ROLES = {
     "driver": "Driver: the run as a whole",
@@ -25,10 +26,12 @@ ROLES = {
 
 
 def page() -> str:
+    """Return the page as Markdown."""
     sections = [HEAD]
     for role, title in ROLES.items():
         rows = [_row(m) for m in TABLE if m.role == role]
-        sections.append("\n".join([f"## {title}\n", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |", *rows]) + "\n")
+        head = [f"## {title}\n", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+        sections.append("\n".join([*head, *rows]) + "\n")
     return "\n".join(sections)
 
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
+from treeadv.rewards.verifiers.registry import USAGE
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -57,7 +58,7 @@ class TaskConfig(Section):
     source: str = Field("reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]")
     families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
     prompt: str = Field("{problem}", description="the user's turn; {problem} is replaced")
-    verifier: str = Field("math", description="math, exact, numeric, choice, reasoning-gym, module:function or an http(s) URL")
+    verifier: str = Field("math", description=USAGE)
 
     @model_validator(mode="after")
     def _coherent(self) -> TaskConfig:

@@ -15,7 +15,7 @@ from treeadv.data.model_folder import check_path
 from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput
 from treeadv.learning import objective
-from treeadv.rewards.verifiers.registry import check_name
+from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.sampling.rules import build_rule
 from treeadv.storage.run_folder import RunFolder, home_of, write_atomically
 from treeadv.storage.run_store import Storage
@@ -99,7 +99,7 @@ def _claim(folder: RunFolder, known: bool) -> None:
 def check(config: Config) -> None:
     """What a type cannot say: names that must exist, ports that must be free. `BadInput` for the first fault."""
     objective.wanted(config.learner, config.sampling)
-    check_name(config.task.verifier)
+    find_verifier(config.task.verifier)
     build_rule(config.sampling.rule, config.sampling.rule_options)
     check_path(config.model.path)
     problem_source(config.task, config.run.seed)

@@ -1,4 +1,4 @@
-// Validate the custom resources of a JSON array on stdin against the schemas made from their CRDs; exit 1 with a line for each fault.
+// Validate a JSON array of custom resources on stdin against the schemas of their CRDs. Print one line a fault and exit 1.
 const MODELS = {
   "monitoring.coreos.com/v1": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
   "keda.sh/v1alpha1": "@kubernetes-models/keda/keda.sh/v1alpha1",

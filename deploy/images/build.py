@@ -1,9 +1,9 @@
-"""Build and run an image for the CPU where no registry is in reach: on a base that debootstrap makes, with buildah and podman (as root).
+"""Build and run a CPU image without a registry, as root: debootstrap makes the base image, buildah builds, podman runs.
 
     python -m deploy.images.build [sglang-cpu]       # tags localhost/treeadv:cpu, or :sglang-cpu, in build/image
 
-Elsewhere `docker build -f deploy/images/Containerfile .` does the same on a base from a registry. pip's environment variables of this
-machine (PIP_CERT, PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) hold in the build too.
+With a registry, `docker build -f deploy/images/Containerfile .` does the same. The build uses the variables PIP_CERT,
+PIP_INDEX_URL, PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS of the environment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEEDED = ("debootstrap", "buildah", "podman", "runc")
 
 
 def missing() -> str:
-    """What keeps this machine from building, for a skip; empty when nothing does."""
+    """Return what is missing for a build, as a reason to skip a test; empty if nothing is missing."""
     absent = [program for program in NEEDED if shutil.which(program) is None]
     return ", ".join(absent) or ("" if os.geteuid() == 0 else "root")
 
@@ -33,7 +33,7 @@ def storage() -> list[str]:
 
 
 def base() -> None:
-    """A minimal Debian as an image, made once."""
+    """Make an image with a minimal Debian, unless it exists."""
     if subprocess.run(["podman", *storage(), "image", "exists", BASE]).returncode == 0:
         return
     STORE.mkdir(parents=True, exist_ok=True)
@@ -47,11 +47,13 @@ def base() -> None:
 
 
 def build(variant: str = "cpu") -> None:
-    """Build a variant of the image; layers whose inputs did not change are kept."""
+    """Build a variant of the image; unchanged layers come from the cache."""
     base()
-    line = ["buildah", *storage(), "bud", "--isolation", "chroot", "--network", "host", "--layers", "-t", f"{IMAGE}:{variant}"]
-    line += ["-f", str(ROOT / "deploy" / "images" / "Containerfile"), "--build-arg", f"BASE={BASE}", "--build-arg", f"VARIANT={variant}"]
-    line += ["--ignorefile", str(ROOT / "deploy" / "images" / "Containerfile.dockerignore")]
+    folder = ROOT / "deploy" / "images"
+    line = ["buildah", *storage(), "bud", "--isolation", "chroot", "--network", "host", "--layers"]
+    line += ["-t", f"{IMAGE}:{variant}", "-f", str(folder / "Containerfile")]
+    line += ["--build-arg", f"BASE={BASE}", "--build-arg", f"VARIANT={variant}"]
+    line += ["--ignorefile", str(folder / "Containerfile.dockerignore")]
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
         if value := os.environ.get(name):
             line += ["--build-arg", f"{name}={value}"]
@@ -64,11 +66,11 @@ def build(variant: str = "cpu") -> None:
 def run(
     arguments: list[str], options: list[str] | None = None, timeout: float = 120.0, variant: str = "cpu"
 ) -> subprocess.CompletedProcess[str]:
-    """Run the image as the chart does: read-only root, no capabilities, no new privileges; /tmp and the home can be written."""
+    """Run the image with the restrictions of the chart: read-only root except /tmp and home, no capabilities."""
     line = ["podman", *storage(), "--cgroup-manager", "cgroupfs", "--runtime", "runc", "run", "--rm", "--pull", "never"]
-    line += ["--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=8192:8192", "--read-only", "--cap-drop", "ALL"]
-    line += ["--security-opt", "no-new-privileges", "--tmpfs", "/tmp"]
-    with tempfile.TemporaryDirectory() as home:  # a tmpfs would belong to root
+    line += ["--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=8192:8192"]
+    line += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp"]
+    with tempfile.TemporaryDirectory() as home:  # root owns a tmpfs
         os.chmod(home, 0o777)
         line += ["-v", f"{home}:/home/treeadv", *(options or []), f"{IMAGE}:{variant}", *arguments]
         return subprocess.run(line, capture_output=True, text=True, timeout=timeout)

@@ -1,4 +1,4 @@
-"""What the tests of chart, rules and dashboards share: pinned tools and rendered manifests."""
+"""Fixtures of the tests of chart, rules and dashboards: pinned tools and rendered manifests."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from tests.deploy.manifests import CHART, Render
 
 @pytest.fixture(scope="session")
 def tools() -> Path:
+    """Return the folder with helm3, helm4 and kubectl."""
     return gethelm.fetch()
 
 
 @pytest.fixture(scope="session")
 def node() -> Path:
+    """Return the folder with the Node packages."""
     return getnode.prepare()
 
 
@@ -35,7 +37,7 @@ def helm(tools: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def render(helm: Callable[..., subprocess.CompletedProcess[str]]) -> Render:
-    """render(values, version=, kube=): the documents of `helm template` for ci/<values>.yaml, release `run1` in namespace `rl`."""
+    """Return render(values, version=, kube=), which renders ci/<values>.yaml as release `run1` in namespace `rl`."""
 
     @cache
     def documents(values: str, version: str = "helm4", kube: str = "1.34.0") -> list[dict[str, Any]]:

@@ -1,10 +1,15 @@
-"""Finding things in what the chart rendered."""
+"""Read resources of the chart from rendered manifests."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from actors import cli
+from treeadv.cli.main import new_parser
+from treeadv.config import Config, load
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "treeadv"
@@ -14,24 +19,44 @@ Render = Callable[..., list[dict[str, Any]]]
 
 
 def one(documents: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, Any]:
+    """Return the only resource of a kind, and of a name if one is given."""
     (found,) = (d for d in documents if d["kind"] == kind and (not name or d["metadata"]["name"] == name))
     return found
 
 
 def ray_cluster(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """The RayCluster as KubeRay would make it: alone, or from the RayJob."""
+    """Return the RayCluster, either rendered alone or as KubeRay makes it from the RayJob."""
     (ray,) = (d for d in documents if d["apiVersion"] == "ray.io/v1")
     spec = ray["spec"]["rayClusterSpec"] if ray["kind"] == "RayJob" else ray["spec"]
-    return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": ray["metadata"]["name"], "namespace": "rl"}, "spec": spec}
+    metadata = {"name": ray["metadata"]["name"], "namespace": "rl"}
+    return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": spec}
 
 
 def pod_templates(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every pod template of the release by a name for messages."""
+    """Return the pod templates of the release by name."""
     cluster = ray_cluster(documents)["spec"]
-    pods = {"head": cluster["headGroupSpec"]["template"]} | {g["groupName"]: g["template"] for g in cluster["workerGroupSpecs"]}
+    pods = {"head": cluster["headGroupSpec"]["template"]}
+    pods |= {g["groupName"]: g["template"] for g in cluster["workerGroupSpecs"]}
     for d in documents:
         if d["kind"] == "Deployment":
             pods[d["metadata"]["name"]] = d["spec"]["template"]
         if d["kind"] == "RayJob":
             pods["submitter"] = d["spec"]["submitterPodTemplate"]
     return pods
+
+
+def run_config(documents: list[dict[str, Any]], folder: Path) -> Config:
+    """Write the rendered configuration of the run into `folder` and load it."""
+    path = folder / "config.yaml"
+    path.write_text(one(documents, "ConfigMap", "run1-treeadv")["data"]["config.yaml"])
+    return load(path)
+
+
+def train_config(line: str) -> Path:
+    """Return the configuration file of a `treeadv train` command."""
+    program, *words = shlex.split(line)
+    parser, commands = new_parser()
+    cli._add_train(commands)
+    args = parser.parse_args(words)
+    assert program == "treeadv" and args.resume_or_start
+    return args.config

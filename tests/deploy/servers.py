@@ -1,4 +1,4 @@
-"""Real Prometheus and Alertmanager for tests, on free ports, ended with the test."""
+"""Start Prometheus and Alertmanager on free ports for the duration of a test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.deploy.manifests import ROOT
 
 
 def missing() -> str:
-    """Which of the programs is not installed, for a skip."""
+    """Return the programs that are not installed, as a reason to skip a test."""
     return ", ".join(p for p in ("prometheus", "prometheus-alertmanager") if shutil.which(p) is None)
 
 
@@ -37,26 +37,27 @@ def get(url: str, **parameters: str) -> Any:
 
 
 def query(address: str, expression: str) -> list[dict[str, Any]]:
-    """Instant vector: [{"metric": labels, "value": [time, text]}]."""
+    """Return an instant vector: [{"metric": labels, "value": [time, text]}]."""
     return get(f"{address}/api/v1/query", query=expression)["data"]["result"]
 
 
-def eventually(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """The first truthy answer of `what`; AssertionError after `seconds`."""
+def eventually(poll: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Call `poll` until its answer is truthy and return the answer; raise AssertionError after `seconds`."""
     end = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < end, f"{what} stayed {answer!r} for {seconds} s"
+    while not (answer := poll()):
+        assert time.monotonic() < end, f"{poll} stayed {answer!r} for {seconds} s"
         time.sleep(0.5)
     return answer
 
 
 def lines(path: Path) -> int:
-    """Lines of a file that may not be there yet."""
+    """Return the number of lines of a file; 0 if the file does not exist."""
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
 @contextmanager
 def running(line: list[str], ready: str, log: Path) -> Iterator[None]:
+    """Run a program until the block ends; the block starts when the URL `ready` answers."""
     with log.open("w") as out:
         process = subprocess.Popen(line, stdout=out, stderr=subprocess.STDOUT)
         try:
@@ -78,7 +79,7 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def prometheus(run: Path, alertmanager: str = "") -> Iterator[str]:
-    """The Prometheus of `make monitoring` over `run`, scraping every second; yields its address."""
+    """Start the Prometheus of `make monitoring` on `run`, scrape every second, and yield its address."""
     port = free_port()
     line = local.command([run], port)
     file = run / "prometheus" / "prometheus.yml"
@@ -94,11 +95,14 @@ def prometheus(run: Path, alertmanager: str = "") -> Iterator[str]:
 
 @contextmanager
 def alertmanager(folder: Path) -> Iterator[str]:
-    """Debian's Alertmanager with the committed configuration; yields host:port."""
+    """Start Debian's Alertmanager with the committed configuration and yield host:port."""
     port = free_port()
     line = [
-        "prometheus-alertmanager", f"--config.file={ROOT / 'monitoring' / 'alertmanager.yml'}", f"--storage.path={folder / 'alerts'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
+        "prometheus-alertmanager",
+        f"--config.file={ROOT / 'monitoring' / 'alertmanager.yml'}",
+        f"--storage.path={folder / 'alerts'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
     ]
     with running(line, f"http://127.0.0.1:{port}/-/ready", folder / "alertmanager.log"):
         yield f"127.0.0.1:{port}"

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.manifests import CHART, Render, pod_templates
-from tests.deploy.test_chart import run_config
+from tests.deploy.manifests import CHART, Render, pod_templates, run_config
 from tests.engines.helpers import STUBS
 from treeadv.config import Config
 from treeadv.engines.sglang.server import arguments, environment, free_port

@@ -1,4 +1,4 @@
-"""An alert travels the whole way: a role's exporter, the real Prometheus with the real rules, the real Alertmanager."""
+"""An alert goes from an exporter through Prometheus with the committed rules to Alertmanager."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import pytest
 from tests.deploy import servers
 from treeadv.metrics import Exporter
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(servers.missing()), reason=f"not installed: {servers.missing()}")]
+installed = pytest.mark.skipif(bool(servers.missing()), reason=f"not installed: {servers.missing()}")
+pytestmark = [pytest.mark.slow, installed]
 
 
-def test_a_broken_law_reaches_alertmanager_and_resolves(tmp_path: Path) -> None:
+def test_law_violation_reaches_alertmanager_and_resolves(tmp_path: Path) -> None:
     queue, driver = Exporter("queue"), Exporter("driver")
     addresses = {role: e.serve("127.0.0.1", 0) for role, e in (("queue", queue), ("driver", driver))}
     targets = [
-        {"targets": [address], "labels": {"run": "r1", "role": role, "instance": role}} for role, address in addresses.items()
+        {"targets": [address], "labels": {"run": "r1", "role": role, "instance": role}}
+        for role, address in addresses.items()
     ]
     (tmp_path / "targets.json").write_text(json.dumps(targets))
     queue.set("treeadv_queue_law_error", 0, unit="forests")
@@ -25,13 +27,14 @@ def test_a_broken_law_reaches_alertmanager_and_resolves(tmp_path: Path) -> None:
     driver.set("treeadv_actors", 3, role="generator")
     with servers.alertmanager(tmp_path) as alerts, servers.prometheus(tmp_path, alerts) as address:
         (actors,) = servers.eventually(lambda: servers.query(address, "treeadv_actors"))
-        assert actors["metric"]["role"] == "generator"  # the metric's own label wins over the target's
+        assert actors["metric"]["role"] == "generator"  # the label of the metric replaces the label of the target
         assert servers.query(address, "ALERTS") == []
 
         queue.set("treeadv_queue_law_error", 2, unit="forests")
-        (told,) = servers.eventually(lambda: servers.get(f"http://{alerts}/api/v2/alerts"))
-        assert told["labels"].items() >= {"alertname": "TreeadvLawViolated", "run": "r1", "unit": "forests", "severity": "critical"}.items()
-        assert told["annotations"]["summary"] == "r1: 2 forests lost or counted twice by the queue"
+        (alert,) = servers.eventually(lambda: servers.get(f"http://{alerts}/api/v2/alerts"))
+        labels = {"alertname": "TreeadvLawViolated", "run": "r1", "unit": "forests", "severity": "critical"}
+        assert alert["labels"].items() >= labels.items()
+        assert alert["annotations"]["summary"] == "r1: 2 forests lost or counted twice by the queue"
 
         queue.set("treeadv_queue_law_error", 0, unit="forests")
         servers.eventually(lambda: not servers.get(f"http://{alerts}/api/v2/alerts"))

@@ -1,4 +1,4 @@
-"""Rules, dashboards and the metrics page speak of the metrics that exist, and Prometheus's own tools accept them."""
+"""Rules, dashboards and the metrics page match the metrics table, and Prometheus's tools accept them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ from treeadv.metrics import TABLE, Exporter, Role
 
 RULES = CHART / "files" / "rules" / "treeadv.yml"
 UNIT_TESTS = ROOT / "tests" / "deploy" / "rules_test.yml"
-needs_prometheus = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus)")
+MISSING = "promtool is not installed (apt-get install prometheus)"
+needs_prometheus = pytest.mark.skipif(shutil.which("promtool") is None, reason=MISSING)
 BOARDS = {b.name: json.loads(dashboards.rendered(b)) for b in dashboards.BOARDS}
-SERIES = {m.name for m in TABLE} | {f"{m.name}_{end}" for m in TABLE if m.kind == "histogram" for end in ("bucket", "sum", "count")}
+SERIES = {m.name for m in TABLE}
+SERIES |= {f"{m.name}_{end}" for m in TABLE if m.kind == "histogram" for end in ("bucket", "sum", "count")}
 
 
 def rules(kind: str) -> list[dict[str, Any]]:
@@ -35,7 +37,7 @@ def rules(kind: str) -> list[dict[str, Any]]:
 
 
 def selectors(expression: str) -> set[str]:
-    """Names of all metrics in an expression, found by a real parser."""
+    """Return the names of all metrics of a PromQL expression."""
     found: set[str] = set()
 
     def walk(node: Any) -> None:
@@ -59,18 +61,19 @@ def expressions(board: dict[str, Any]) -> list[str]:
     return [concrete(t["expr"]) for p in board["panels"] for t in p["targets"]]
 
 
-def test_the_parser_finds_every_name_in_an_expression() -> None:
-    found = selectors("1 - sum by (a) (rate(x[5m])) / on (a) group_left () (max(y) > 0) or histogram_quantile(0.5, z_bucket)")
+def test_selectors_finds_every_name_of_an_expression() -> None:
+    share = "1 - sum by (a) (rate(x[5m])) / on (a) group_left () (max(y) > 0)"
+    found = selectors(f"{share} or histogram_quantile(0.5, z_bucket)")
     assert found == {"x", "y", "z_bucket"}
 
 
-def test_rules_use_metrics_of_the_table_and_recorded_ones_only() -> None:
+def test_rules_use_only_known_metrics() -> None:
     recorded = {r["record"] for r in rules("record")}
     used = set().union(*(selectors(r["expr"]) for r in rules("expr")))
     assert used <= SERIES | recorded
 
 
-def test_every_alert_has_a_firing_unit_test_a_severity_and_a_section_in_the_runbook() -> None:
+def test_every_alert_has_a_unit_test_and_a_runbook_section() -> None:
     fired = {
         case["alertname"]
         for test in yaml.safe_load(UNIT_TESTS.read_text())["tests"]
@@ -94,7 +97,7 @@ def test_promtool_accepts_the_rules_and_their_unit_tests() -> None:
 
 
 @needs_prometheus
-def test_promtool_finds_no_fault_in_any_exporter() -> None:
+def test_promtool_accepts_the_page_of_every_exporter() -> None:
     for role in get_args(Role):
         exporter = Exporter(role)
         with urllib.request.urlopen(f"http://{exporter.serve('127.0.0.1', 0)}/metrics") as page:
@@ -105,7 +108,7 @@ def test_promtool_finds_no_fault_in_any_exporter() -> None:
         assert (out.returncode, out.stderr) == (0, b"")
 
 
-def test_exporters_of_one_machine_take_the_ports_that_follow() -> None:
+def test_second_exporter_takes_a_following_port() -> None:
     first = Exporter("driver")
     port = int(first.serve("127.0.0.1", 0).rpartition(":")[2])
     second = Exporter("queue")
@@ -116,7 +119,7 @@ def test_exporters_of_one_machine_take_the_ports_that_follow() -> None:
         second.close()
 
 
-def test_an_exporter_that_listens_everywhere_names_an_address_that_answers() -> None:
+def test_exporter_on_all_interfaces_names_a_reachable_address() -> None:
     exporter = Exporter("driver")
     try:
         address = exporter.serve("0.0.0.0", 0)
@@ -126,21 +129,22 @@ def test_an_exporter_that_listens_everywhere_names_an_address_that_answers() -> 
         exporter.close()
 
 
-def test_the_committed_dashboards_and_the_metrics_page_are_those_of_the_table() -> None:
+def test_dashboards_and_metrics_page_are_up_to_date() -> None:
     for board in dashboards.BOARDS:
-        assert (dashboards.FOLDER / f"{board.name}.json").read_text() == dashboards.rendered(board), "run: python -m monitoring.dashboards"
+        written = (dashboards.FOLDER / f"{board.name}.json").read_text()
+        assert written == dashboards.rendered(board), "run: python -m monitoring.dashboards"
     assert {p.stem for p in dashboards.FOLDER.glob("*.json")} == set(BOARDS)
     assert reference.PAGE.read_text() == reference.page(), "run: python -m monitoring.reference"
 
 
-def test_every_metric_has_a_panel_and_no_panel_asks_for_another() -> None:
+def test_panels_cover_exactly_the_metrics_table() -> None:
     asked = set().union(*(selectors(e) for board in BOARDS.values() for e in expressions(board)))
     assert asked <= SERIES
     assert {m.name for m in TABLE} <= {name.removesuffix("_bucket") for name in asked}
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_panels_have_ids_units_sources_and_places_of_their_own(name: str) -> None:
+def test_panels_have_unique_ids_and_do_not_overlap(name: str) -> None:
     panels = BOARDS[name]["panels"]
     assert len({p["id"] for p in panels}) == len(panels)
     cells = list(itertools.chain.from_iterable(_cells(p["gridPos"]) for p in panels))
@@ -156,7 +160,7 @@ def _cells(grid: dict[str, int]) -> itertools.product[tuple[int, int]]:
     return itertools.product(range(grid["x"], grid["x"] + grid["w"]), range(grid["y"], grid["y"] + grid["h"]))
 
 
-def test_a_panel_cannot_use_a_metric_as_another_kind_or_by_a_label_that_it_lacks() -> None:
+def test_wrong_kind_or_label_of_a_metric_is_refused() -> None:
     with pytest.raises(ValueError, match="is a gauge"):
         rate("treeadv_loss")
     with pytest.raises(ValueError, match="verdict"):
@@ -166,7 +170,9 @@ def test_a_panel_cannot_use_a_metric_as_another_kind_or_by_a_label_that_it_lacks
 
 
 @needs_prometheus
-@pytest.mark.skipif(shutil.which("amtool") is None, reason="amtool is not installed (apt-get install prometheus-alertmanager)")
+@pytest.mark.skipif(
+    shutil.which("amtool") is None, reason="amtool is not installed (apt-get install prometheus-alertmanager)"
+)
 def test_prometheus_and_alertmanager_accept_their_configuration() -> None:
     for line in (
         ["promtool", "check", "config", "--syntax-only", ROOT / "monitoring" / "prometheus.yml"],
@@ -176,7 +182,7 @@ def test_prometheus_and_alertmanager_accept_their_configuration() -> None:
         assert out.returncode == 0, out.stdout + out.stderr
 
 
-def test_the_compose_file_mounts_what_exists_where_the_configuration_looks() -> None:
+def test_compose_mounts_match_the_configured_paths() -> None:
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
     mounted = {}
     for service in compose["services"].values():
@@ -193,7 +199,7 @@ def test_the_compose_file_mounts_what_exists_where_the_configuration_looks() -> 
     assert provider["options"]["path"] in mounted
 
 
-def test_a_local_prometheus_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_prometheus_names_the_missing_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match=r"no targets.json; name the folder of a run"):
         local.command([tmp_path], 9090)
     (tmp_path / "targets.json").write_text("[]")
@@ -202,8 +208,8 @@ def test_a_local_prometheus_says_what_is_missing(tmp_path: Path, monkeypatch: py
         local.command([tmp_path], 9090)
 
 
-def test_without_a_name_the_local_prometheus_watches_the_newest_run(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no run there; start one \(make train\)"):
+def test_local_prometheus_defaults_to_the_newest_run(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no run in this folder; start one \(make train\)"):
         local.newest(tmp_path / "runs")
     for age, name in enumerate(("last", "b", "a")):
         (tmp_path / "runs" / name).mkdir(parents=True)
@@ -213,8 +219,8 @@ def test_without_a_name_the_local_prometheus_watches_the_newest_run(tmp_path: Pa
     assert local.newest(tmp_path / "runs").name == "last"
 
 
-def test_the_command_of_the_makefile_starts_without_a_name(tmp_path: Path) -> None:
-    """As `make monitoring` calls it, in a folder with a run; a stand-in for Prometheus shows its command line."""
+def test_make_monitoring_starts_without_a_run_name(tmp_path: Path) -> None:
+    """Run the command of `make monitoring` with a program named prometheus that prints its arguments."""
     (tmp_path / "runs" / "one").mkdir(parents=True)
     (tmp_path / "runs" / "one" / "targets.json").write_text("[]")
     (tmp_path / "prometheus").write_text("#!/bin/sh\necho $1\n")
@@ -226,5 +232,5 @@ def test_the_command_of_the_makefile_starts_without_a_name(tmp_path: Path) -> No
     assert "runs/one/prometheus/prometheus.yml" in out.stdout
 
 
-def test_a_label_that_a_series_lacks_is_empty_in_its_legend() -> None:
+def test_missing_label_is_empty_in_the_legend() -> None:
     assert pictures._legend("{{run}} {{role}} actors", {"role": "generator"}) == "generator actors"

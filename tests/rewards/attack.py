@@ -16,14 +16,16 @@ from typing import Any
 def everything(folder: str) -> None:
     """Make later answers right in every way there is: patches, the worker's pipes and its memory, a process left behind."""
     from treeadv.rewards.judgement import verified
-    from treeadv.rewards.verifiers import judges
+    from treeadv.rewards.verifiers import registry
+    from treeadv.rewards.verifiers.base import Verifier
 
-    def corrupt(task: Any) -> Any:
-        return verified("owned")
+    class Corrupt(Verifier):
+        def judge(self, task: Any) -> Any:
+            return verified("owned")
 
     parent = os.getppid()
     with _noted(folder, "patched"):
-        judges.load = sys.modules["__main__"].judges.load = lambda kind: corrupt  # type: ignore[assignment]
+        registry.load_verifier = sys.modules["__main__"].registry.load_verifier = Corrupt  # type: ignore[assignment]
     with _noted(folder, "pipes"):
         assert any(_written(pipe) for process in ("self", parent) for pipe in Path(f"/proc/{process}/fd").iterdir() if pipe.name != "3")
     with _noted(folder, "memory"):

@@ -13,8 +13,7 @@ from treeadv.rewards.judgement import Outcome, Task
 from treeadv.rewards.parsing.guards import refusal
 from treeadv.rewards.parsing.numbers import grouped, spelled_out
 from treeadv.rewards.sandbox.pool import Answer
-from treeadv.rewards.verifiers import judges
-from treeadv.rewards.verifiers.mathematics import screen
+from treeadv.rewards.verifiers.registry import load_verifier, screen
 
 # Gold answers that do not equal themselves when boxed, and why (docs/rewards.md repeats this table).
 EXCEPTIONS = {
@@ -58,7 +57,7 @@ def test_guards_refuse_only_the_gold_answers_listed():
 @pytest.mark.slow
 def test_every_gold_answer_equals_itself_for_math_verify_alone():
     """Without the exact comparison: what reaches a worker is spelled so that math-verify reads it."""
-    judge = judges.load("math")
+    judge = load_verifier("math").judge
     failed = {}
     for name, gold in golds().items():
         text = spelled_out(grouped(gold))

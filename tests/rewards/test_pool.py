@@ -259,7 +259,7 @@ def test_a_cancelled_call_gives_its_place_up(loop, pool, tmp_path):
     ("verifier", "reason"),
     [
         ("maths", "verifier 'maths' is unknown"), ("numeric:-1", "tolerance must be a number"), ("no_such_module:f", "No module named"),
-        ("verifier_functions:nothing", "has no attribute 'nothing'"), ("verifier_functions:score", "is not a function"),
+        ("verifier_functions:nothing", "has no attribute 'nothing'"), ("verifier_functions:score", "is neither a function"),
         ("verifier_broken:f", "RuntimeError: no licence found"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from treeadv.rewards.parsing.extract import final_answer, marked_answer
 from treeadv.rewards.parsing.guards import refusal
 from treeadv.rewards.parsing.numbers import MAGNITUDE, grouped, rational, spelled_out
 from treeadv.rewards.parsing.units import UNITS, unit
-from treeadv.rewards.verifiers.mathematics import screen
+from treeadv.rewards.verifiers.registry import screen
 
 balanced = st.recursive(
     st.text("abxyz0123+-*/^ ,", max_size=6), lambda inner: st.builds("{}{{{}}}{}".format, inner, inner, inner), max_leaves=6

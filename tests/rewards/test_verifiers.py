@@ -7,14 +7,16 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import reasoning_gym
 
+from treeadv.config import TaskConfig
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
 from treeadv.rewards.sandbox.pool import Answer
-from treeadv.rewards.verifiers.registry import check_name
+from treeadv.rewards.verifiers.registry import BUILT_IN, find_verifier
 
 VERIFIED, WRONG, UNPARSED, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UNPARSED, Verdict.REFUSED
 
@@ -56,13 +58,34 @@ def test_verdicts_of_the_verifiers_that_need_no_process(grade, verifier, respons
 
 @pytest.mark.parametrize("name", ["math", "exact", "numeric", "numeric:0.5", "choice", "reasoning-gym", "a.b:c", "https://host/grade"])
 def test_every_documented_name_is_known(name):
-    check_name(name)
+    find_verifier(name)
 
 
 @pytest.mark.parametrize("name", ["", "Math", "numeric:", "numeric:x", "numeric:1", "a.b", "a:b:c", "a b:c", "ftp://host"])
 def test_any_other_name_is_bad_input(name):
     with pytest.raises(BadInput, match="verifier"):
-        check_name(name)
+        find_verifier(name)
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN, "module:NAME", "https://"])
+def test_every_verifier_has_a_line_in_the_documentation(name):
+    assert f"| `{name}" in Path("docs/rewards.md").read_text() or f", `{name}" in Path("docs/rewards.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["math:1", "exact:x", "choice:B"])
+def test_option_of_a_verifier_without_options_is_refused(name):
+    with pytest.raises(BadInput, match="takes no option"):
+        find_verifier(name)
+
+
+def test_help_texts_name_every_built_in_verifier():
+    assert all(name in TaskConfig.model_fields["verifier"].description for name in BUILT_IN)
+
+
+def test_verifier_class_of_the_user_runs_both_halves_in_the_worker(grade):
+    screened, judged = grade(*[Answer(r, "g", "verifier_functions:Parity") for r in ("", "ab")])
+    assert (screened.verdict, screened.detail) == (UNPARSED, "empty")
+    assert (judged.verdict, judged.reward) == (VERIFIED, 1.0)
 
 
 @pytest.mark.parametrize("family", ["chain_sum", "number_sorting", "spell_backward", "countdown", "leg_counting", "basic_arithmetic"])

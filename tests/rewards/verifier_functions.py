@@ -11,6 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+from treeadv.rewards.judgement import Answer, Outcome, Task, unparsed, verified, wrong
+from treeadv.rewards.verifiers.base import Verifier
+
 
 def length(response: str, gold: str, meta: str) -> float:
     return len(response) / len(gold)
@@ -103,6 +106,20 @@ def swallow_memory(response: str, gold: str, meta: str) -> bool:
     left = resource.getrlimit(resource.RLIMIT_AS)[0] - int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     with mmap.mmap(-1, int(float(response) * left)):
         return False
+class Parity(Verifier):
+    """Verifies a response of even length; its screen refuses an empty one."""
+
+    def check_option(self, option: str | None) -> None:
+        pass
+
+    def screen(self, answer: Answer) -> Outcome | Task:
+        return super().screen(answer) if answer.response else unparsed("empty")
+
+    def load(self) -> None:
+        self._divisor = 2
+
+    def judge(self, task: Task) -> Outcome:
+        return wrong() if len(task.text) % self._divisor else verified()
 
 
 score = 3  # not a function

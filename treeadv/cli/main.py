@@ -84,7 +84,7 @@ def add_commands(commands: Commands) -> None:
 
     p = _command(commands, "grade", grade, "verdicts for a JSONL file of problem, answer and response")
     p.add_argument("file", type=Path, metavar="FILE.jsonl")
-    p.add_argument("--verifier", default="math", help="math (default), exact, numeric, ... as in task.verifier")
+    p.add_argument("--verifier", default="math", help="a verifier as in task.verifier (default math)")
     p.add_argument("--workers", type=_positive, default=2, metavar="N", help="verifier processes (default 2)")
     p.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="limit of one answer (default 5)")
     p.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write the lines with verdict, reward and detail here")
@@ -225,12 +225,12 @@ def _rollout_inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Proble
     from treeadv import config as configuration
     from treeadv.data.model_folder import resolve
     from treeadv.data.tasks import read_problems
-    from treeadv.rewards.verifiers.registry import check_name
+    from treeadv.rewards.verifiers.registry import find_verifier
     from treeadv.sampling.rules import build_rule
 
     given = [f"task.source={json.dumps(str(args.data))}", f"model.path={json.dumps(args.model)}", *args.overrides]
     config = configuration.load(args.config, given) if args.config else configuration.build({}, given, "command line")
-    check_name(config.task.verifier)
+    find_verifier(config.task.verifier)
     build_rule(config.sampling.rule, config.sampling.rule_options)
     problems = read_problems(args.data, config.task.verifier)[: args.limit]
     if out := getattr(args, "out", None):

@@ -13,7 +13,7 @@ from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
-from treeadv.rewards.verifiers.registry import check_name
+from treeadv.rewards.verifiers.registry import find_verifier
 
 _MEMORY_MB = 1024
 _TOGETHER = 256  # answers handed to the pool at a time
@@ -35,7 +35,7 @@ def grade_file(path: Path, verifier: str = "math", workers: int = 2, timeout: fl
     A line holds `answer` (the right one) and `response`, and may hold `problem`, `meta` (JSON for the verifier) and `verifier` of its
     own. Raises `BadInput`, naming file and line, before anything is graded or written.
     """
-    check_name(verifier)
+    find_verifier(verifier)
     records = list(_records(path))
     answers = [_answer(r, verifier, f"{path}:{n}") for n, r in records]
     began = time.monotonic()
@@ -72,7 +72,7 @@ def _answer(record: dict[str, Any], verifier: str, place: str) -> Answer:
             raise BadInput(f"{place}: the line has no text under {key!r}")
     name = str(record.get("verifier", verifier))
     try:
-        check_name(name)
+        find_verifier(name)
     except BadInput as e:
         raise BadInput(f"{place}: {e}") from e
     meta = record.get("meta", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from treeadv.forest import Verdict
 
@@ -39,9 +40,9 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker process judges: `kind` is the resolved verifier, `text` the part of the response that it reads."""
+    """What a worker process judges: `verifier` is the name of the verifier, `text` the part of the response that it reads."""
 
-    kind: str
+    verifier: str
     gold: str
     text: str
     meta: str = ""
@@ -68,3 +69,10 @@ def scored(score: float, detail: str = "") -> Outcome:
     if not math.isfinite(score):
         raise ValueError(f"the score {score} is not a finite number")
     return Outcome(Verdict.VERIFIED if score >= 1.0 else Verdict.WRONG, score, detail)
+
+
+def share(score: Any) -> float:
+    """A score in [0, 1]. Raises `ValueError` for any other, which only the text of the answer can have caused."""
+    if not 0.0 <= (value := float(score)) <= 1.0:
+        raise ValueError(f"the score {value!r} is not in [0, 1]")
+    return value

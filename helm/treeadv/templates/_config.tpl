@@ -1,4 +1,5 @@
-{{/* What the groups of one role come to, as YAML: count, min, max (actors), cpus and gpus (of one actor). Call with (dict "groups" ... "role" ...). */}}
+{{/* Totals of the groups of one role, as YAML: count, min, max (actors), cpus and gpus (of one actor).
+Call with (dict "groups" ... "role" ...). */}}
 {{- define "treeadv.role" -}}
 {{- $sum := dict "count" 0 "min" 0 "max" 0 "cpus" -1.0 "gpus" -1.0 }}
 {{- range $group := .groups }}
@@ -16,7 +17,7 @@
 {{- toYaml $sum }}
 {{- end }}
 
-{{/* The run's configuration: the user's, and what follows from the other values (deploy/schema.py lists the same fields). */}}
+{{/* Configuration of the run: values.config and the fields that other values determine (deploy/schema.py lists the same fields). */}}
 {{- define "treeadv.config" -}}
 {{- $groups := include "treeadv.groups" . | fromYaml }}
 {{- $generator := include "treeadv.role" (dict "groups" $groups "role" "generator") | fromYaml }}
@@ -36,22 +37,24 @@
   "reward" (dict "count" (int $reward.count) "slot" "reward_slot" "cpus" $reward.cpus)
   "learner" (dict "count" (int $learner.count) "slot" "learner_slot" "cpus" $learner.cpus "gpus" $learner.gpus
     "threads" (max 1 (floor $learner.cpus)) "device" $device)
-  "scaling" (dict "enabled" (and .Values.autoscaling.enabled (eq .Values.generator.kind "actor")) "min" (max 1 (int $generator.min)) "max" (int $generator.max))
+  "scaling" (dict "enabled" (and .Values.autoscaling.enabled (eq .Values.generator.kind "actor"))
+    "min" (max 1 (int $generator.min)) "max" (int $generator.max))
   "metrics" (dict "host" "0.0.0.0" "port" (int .Values.monitoring.port)) }}
 {{- if eq .Values.generator.kind "deployment" }}{{ $_ := set $derived.generator "engine" "sglang" }}{{ end }}
 {{- toYaml (mergeOverwrite (deepCopy .Values.config) $derived) }}
 {{- end }}
 
-{{/* The arguments of a server of the fleet, as YAML: those that a generator gives a server that it starts (treeadv/engines/sglang/server.py),
-from the same configuration; the run's first look at a server refuses another entropy, dtype or model. */}}
+{{/* Arguments of a server of the fleet, as YAML. They equal the arguments that a generator gives to a server that it starts
+(treeadv/engines/sglang/server.py). The check at the start of the run refuses a server with another entropy, dtype or model. */}}
 {{- define "treeadv.fleetArguments" -}}
 {{- $config := include "treeadv.config" . | fromYaml }}
 {{- $sglang := $config.generator.sglang }}
 {{- $all := dict "host" "0.0.0.0" "port" 30000 "model-path" $config.model.path "device" $sglang.device
-  "dtype" ($config.generator.dtype | default "float32") "weight-version" "0" "log-level" "warning" "enable-metrics" true "skip-server-warmup" true }}
+  "dtype" ($config.generator.dtype | default "float32") "weight-version" "0" "log-level" "warning" "enable-metrics" true
+  "skip-server-warmup" true }}
 {{- if eq $sglang.device "cpu" }}
-{{- $all = merge $all (dict "sleep-on-idle" true "attention-backend" "torch_native" "grammar-backend" "none" "disable-cuda-graph" true
-  "max-total-tokens" 20000 "max-running-requests" 64 "mem-fraction-static" 0.5) }}
+{{- $all = merge $all (dict "sleep-on-idle" true "attention-backend" "torch_native" "grammar-backend" "none"
+  "disable-cuda-graph" true "max-total-tokens" 20000 "max-running-requests" 64 "mem-fraction-static" 0.5) }}
 {{- end }}
 {{- if eq ($sglang.entropy | default "exact") "exact" }}
 {{- $all = merge $all (dict "enable-custom-logit-processor" true "disable-overlap-schedule" true) }}

@@ -2,6 +2,11 @@
 {{- ternary .Release.Name (printf "%s-treeadv" .Release.Name) (contains "treeadv" .Release.Name) | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
+{{/* The command that starts or resumes the run. */}}
+{{- define "treeadv.command" -}}
+treeadv train --config /etc/treeadv/config.yaml --resume-or-start
+{{- end }}
+
 {{- define "treeadv.selector" -}}
 app.kubernetes.io/name: treeadv
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -16,7 +21,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* Image reference of a map with repository, tag, digest. Call with (dict "image" ... "tag" fallback). */}}
 {{- define "treeadv.image" -}}
-{{- if .image.digest }}{{ .image.repository }}@{{ .image.digest }}{{ else }}{{ .image.repository }}:{{ .image.tag | default .tag }}{{ end }}
+{{- if .image.digest }}{{ .image.repository }}@{{ .image.digest }}
+{{- else }}{{ .image.repository }}:{{ .image.tag | default .tag }}{{ end }}
 {{- end }}
 
 {{- define "treeadv.serviceAccount" -}}
@@ -36,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- toYaml $out }}
 {{- end }}
 
-{{/* What every pod's metadata has. Call with (dict "root" $ "role" ...). */}}
+{{/* Metadata of every pod. Call with (dict "root" $ "role" ...). */}}
 {{- define "treeadv.podMetadata" -}}
 labels:
   {{- include "treeadv.selector" .root | nindent 2 }}
@@ -47,7 +53,7 @@ annotations:
   {{- with .root.Values.podAnnotations }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end }}
 
-{{/* What every pod's spec has, but for its account. Call with (dict "root" $ "group" ...), where "group" says where it may be placed. */}}
+{{/* Security, pull secrets and placement of every pod. Call with (dict "root" $ "group" ...); "group" holds the placement. */}}
 {{- define "treeadv.podSpec" -}}
 enableServiceLinks: false
 securityContext:
@@ -78,8 +84,9 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* The account of the pods that reach the object store or, as the head, Kubernetes; the others run under the namespace's default account, so
-that pods which judge what a model wrote hold no cloud identity of the run. Call with (dict "root" $ "role" ...). */}}
+{{/* Service account of a pod. Head and learners access the object store, and the head accesses the Kubernetes API. All other pods
+run under the namespace's default account, so that pods that grade model output have no cloud identity.
+Call with (dict "root" $ "role" ...). */}}
 {{- define "treeadv.account" -}}
 {{- if has .role (list "head" "learner") }}
 serviceAccountName: {{ include "treeadv.serviceAccount" .root }}
@@ -87,7 +94,7 @@ serviceAccountName: {{ include "treeadv.serviceAccount" .root }}
 automountServiceAccountToken: {{ and (eq .role "head") .root.Values.autoscaling.enabled }}
 {{- end }}
 
-{{/* The secrets that become a pod's environment. Call with (dict "root" $ "role" ... "group" ...). */}}
+{{/* Secrets whose keys become environment variables of a pod. Call with (dict "root" $ "role" ... "group" ...). */}}
 {{- define "treeadv.secrets" -}}
 {{- $names := .group.existingSecrets | default list }}
 {{- if ne .role "reward" }}{{ $names = concat $names .root.Values.existingSecrets }}{{ end }}
@@ -108,7 +115,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* Requests equal limits, so that a pod is Guaranteed and Ray counts what the kernel grants. Call with a group. */}}
+{{/* Requests equal limits: the pod has the QoS class Guaranteed, and Ray reads the limits. Call with a group. */}}
 {{- define "treeadv.resources" -}}
 {{- $all := dict "cpu" (toString .cpu) "memory" .memory }}
 {{- if .ephemeralStorage }}{{ $_ := set $all "ephemeral-storage" .ephemeralStorage }}{{ end }}
@@ -117,15 +124,16 @@ requests: {{- toYaml $all | nindent 2 }}
 limits: {{- toYaml $all | nindent 2 }}
 {{- end }}
 
-{{/* Bytes of a quantity such as 1.5Gi. */}}
+{{/* Number of bytes of a quantity such as 1.5Gi. */}}
 {{- define "treeadv.bytes" -}}
 {{- $number := regexFind "^[0-9.]+" . }}
-{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12
+  "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
 {{- mulf (float64 $number) (get $units (trimPrefix $number .)) | floor | int64 }}
 {{- end }}
 
-{{/* Bytes of Ray's object store: what /dev/shm holds, less what else lies there. Left to itself Ray takes 30 % of the memory, and where that
-is more than /dev/shm it moves to the disk. Call with a group. */}}
+{{/* Bytes of Ray's object store: 90 % of /dev/shm, because other files are in /dev/shm too. Ray's default is 30 % of the memory, and
+where that is more than /dev/shm, Ray puts the store on the disk. Call with a group. */}}
 {{- define "treeadv.objectStore" -}}
 {{- include "treeadv.bytes" .shm | float64 | mulf 0.9 | floor | int64 }}
 {{- end }}

@@ -1,4 +1,5 @@
-{{/* One Ray pod template. Call with (dict "root" $ "group" ... "role" head|generator|learner|reward "ports" number of metrics ports). */}}
+{{/* Template of a Ray pod. "ports" is the number of metrics ports.
+Call with (dict "root" $ "group" ... "role" head|generator|learner|reward "ports" ...). */}}
 {{- define "treeadv.rayPod" -}}
 {{- $root := .root }}
 {{- $head := eq .role "head" -}}
@@ -20,22 +21,24 @@ spec:
         - {name: dashboard, containerPort: 8265}
         - {name: client, containerPort: 10001}
         {{- end }}
-        # By this name, else KubeRay adds another port of that number to the head's Service, which no API server takes.
+        # With another name, KubeRay adds a second port 8080 to the head's Service, and the API server refuses it.
         - {name: metrics, containerPort: 8080}
         {{- range $i := until (int .ports) }}
         - {name: treeadv-{{ $i }}, containerPort: {{ add $root.Values.monitoring.port $i }}}
         {{- end }}
       env:
         - {name: HOME, value: /home/treeadv}
-        # Programs that ask for the user's name find none where values.user is not the image's.
+        # The image has no user name for the id in values.user, and some libraries need one.
         - {name: USER, value: treeadv}
         - {name: HF_HOME, value: /home/treeadv/huggingface}
       {{- with include "treeadv.secrets" (dict "root" $root "role" .role "group" .group) | trim }}{{ . | nindent 6 }}{{ end }}
       lifecycle:
         preStop:
-          # The head ends the run with a checkpoint; a worker takes no new actors and waits until the driver has retired those it has.
+          # The head ends the run with a checkpoint. A worker accepts no new actors and waits until the driver has moved its own.
           exec:
-            command: [python, -m, actors.driver.drain, {{ ternary "driver" "node" $head }}, --seconds, {{ sub (int .group.graceSeconds) (min 10 (div (int .group.graceSeconds) 2)) | quote }}]
+            {{- $grace := int .group.graceSeconds }}
+            {{- $seconds := sub $grace (min 10 (div $grace 2)) }}
+            command: [python, -m, actors.driver.drain, {{ ternary "driver" "node" $head }}, --seconds, {{ quote $seconds }}]
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: home, mountPath: /home/treeadv}
@@ -43,7 +46,7 @@ spec:
         {{- if $head }}
         - {name: config, mountPath: /etc/treeadv, readOnly: true}
         {{- end }}
-        # A reward pod finds tokenizers, tasks and verifiers there; what it judges must not reach the run.
+        # A reward pod reads tokenizers, tasks and verifiers. Model output that it grades must not change the files of the run.
         - {name: runs, mountPath: /data, readOnly: {{ eq .role "reward" }}}
   volumes:
     - name: tmp
@@ -58,18 +61,18 @@ spec:
     {{- end }}
     - name: runs
       {{- if $root.Values.storage.uri }}
-      # Scratch: checkpoints on their way to the store and back, which is all that must outlive the pod.
+      # Scratch for checkpoints during upload and download. Durable files are in the object store.
       emptyDir: {}
       {{- else }}
       persistentVolumeClaim: {claimName: {{ include "treeadv.claim" $root }}}
       {{- end }}
 {{- end }}
 
-{{/* The spec of the RayCluster, the same alone and inside a RayJob. */}}
+{{/* Spec of the RayCluster, for both modes. */}}
 {{- define "treeadv.rayCluster" -}}
 rayVersion: {{ .Values.rayVersion | quote }}
 authOptions:
-  # KubeRay makes a secret token for the cluster; without one, whoever reaches the head may run code on it.
+  # KubeRay makes a secret token for the cluster. Without a token, anyone who can connect to the head can run code on it.
   mode: token
 enableInTreeAutoscaling: {{ .Values.autoscaling.enabled }}
 {{- if .Values.autoscaling.enabled }}
@@ -86,7 +89,7 @@ autoscalerOptions:
 {{- end }}
 headGroupSpec:
   rayStartParams:
-    # Nothing but what asks for no CPU (driver, queue) runs on the head.
+    # Only actors that request no CPU (driver, queue) run on the head.
     num-cpus: "0"
     dashboard-host: 0.0.0.0
     object-store-memory: {{ include "treeadv.objectStore" .Values.head | quote }}
@@ -102,8 +105,9 @@ workerGroupSpecs:
     {{- end }}
     rayStartParams:
       object-store-memory: {{ include "treeadv.objectStore" $group | quote }}
-      # The inner quotes are for the shell that KubeRay starts Ray with.
+      # The inner quotes are for the shell in which KubeRay starts Ray.
       resources: {{ printf "'{\"%s_slot\": %d}'" $group.role (int $group.slots) | quote }}
-    template: {{- include "treeadv.rayPod" (dict "root" $ "group" $group "role" $group.role "ports" $group.slots) | nindent 6 }}
+    {{- $pod := dict "root" $ "group" $group "role" $group.role "ports" $group.slots }}
+    template: {{- include "treeadv.rayPod" $pod | nindent 6 }}
   {{- end }}
 {{- end }}

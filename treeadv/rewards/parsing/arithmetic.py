@@ -27,15 +27,20 @@ class Unknown(Exception):
     """The term has a part that this module does not evaluate."""
 
 
-def exact(term: Term) -> Fraction | None:
-    """The value of a term that is rational by its form, or None. Raises `Undefined` at a division by zero."""
+def exact(term: Term, point: Mapping[str, Fraction] | None = None) -> Fraction | None:
+    """The value of a term that is rational by its form, or None. Raises `Undefined` at a division by zero.
+
+    `point` gives variables rational values.
+    """
     match term:
         case Number(value):
             return value
+        case Name(text):
+            return point.get(text) if point else None
         case Call(function, arguments) if function in _EXACT:
             values: list[Fraction] = []
             for argument in arguments:
-                if (value := exact(argument)) is None:
+                if (value := exact(argument, point)) is None:
                     return None
                 values.append(value)
             try:

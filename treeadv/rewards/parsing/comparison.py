@@ -6,8 +6,10 @@ import re
 from functools import lru_cache
 
 from treeadv.rewards.parsing.equality import same
+from treeadv.rewards.parsing.extract import final_answer
 from treeadv.rewards.parsing.grammar import has_thousands, read
 from treeadv.rewards.parsing.notation import notation, repaired
+from treeadv.rewards.parsing.prose import FORMULA, answer_in
 from treeadv.rewards.parsing.terms import Group, Measure, Term, walk
 from treeadv.rewards.parsing.times import time
 from treeadv.rewards.parsing.tokens import Unreadable
@@ -15,6 +17,15 @@ from treeadv.rewards.parsing.tokens import Unreadable
 _DECORATION = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|left|right|displaystyle)(?![A-Za-z])|[{}$]|\\[,;:! ]")
 _CHOICE = re.compile(r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(([A-Z])\)\s*\}?(?:[\s\\~.:].*)?", re.DOTALL)
 _SLASH = re.compile(r"/\s*\d+\s*(?:[A-Za-z(]|\\(?!cdot|times|text|cup|le|ge|in\b|%))")
+
+
+def stated(gold: str) -> str:
+    """The answer of a gold answer that is a sentence: the content of its box, or what "is" introduces; else the gold answer itself."""
+    if "\\boxed" in gold:
+        return final_answer(gold) or gold
+    if " is " in gold and FORMULA.search(gold):
+        return answer_in(gold) or gold
+    return gold
 
 
 def compare(gold: str, answer: str) -> bool | None:
@@ -26,6 +37,7 @@ def compare(gold: str, answer: str) -> bool | None:
         return times[0].same(times[1])
     if "\\\\" in gold and "begin" not in gold:
         gold = repaired(gold)
+    gold = stated(gold)
     expected, found = read_gold(gold), read_gold(answer)
     verdict = same(expected, found)
     if verdict is not False:
@@ -44,8 +56,9 @@ def same_text(gold: str, answer: str) -> bool:
     return _bare(gold) == _bare(answer)
 
 
+@lru_cache(maxsize=2048)
 def _bare(text: str) -> str:
-    text = _DECORATION.sub(" ", text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
+    text = _DECORATION.sub(" ", notation(text))
     return re.sub(r"(?<![\dA-Za-z,]) | (?![\dA-Za-z])", "", " ".join(text.split())).strip(" .")
 
 

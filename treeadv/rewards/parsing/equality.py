@@ -71,7 +71,7 @@ def _signed(term: Term, negative: bool) -> Term:
 
 def _same_relation(gold: Term, answer: Term) -> bool | None:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
-        ours, theirs = _assigned(gold), _assigned(answer)
+        ours, theirs = assigned(gold), assigned(answer)
         if ours and theirs and ours[0] == theirs[0]:
             return same(ours[1], theirs[1])
         if set(gold.signs) == set(answer.signs) == {"="}:
@@ -81,8 +81,8 @@ def _same_relation(gold: Term, answer: Term) -> bool | None:
         return _proportional(gold, answer)
     relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
     assert isinstance(relation, Relation)
-    if assigned := _assigned(relation):
-        value = assigned[1]
+    if named := assigned(relation):
+        value = named[1]
         return same(value, other) if relation is gold else same(other, value)
     if set(relation.signs) == {"="}:
         return same(gold, relation.sides[-1]) if relation is answer and _names_its_value(relation) else False
@@ -91,7 +91,7 @@ def _same_relation(gold: Term, answer: Term) -> bool | None:
     return same_set(gold, answer)
 
 
-def _assigned(relation: Relation) -> tuple[Term, Term] | None:
+def assigned(relation: Relation) -> tuple[Term, Term] | None:
     """The name and the value of `x = 3`, `3 = x`, `x = 1 + 2 = 3` or `x \\in S`, else None."""
     first, last = relation.sides[0], relation.sides[-1]
     if set(relation.signs) == {"="} or relation.signs == ("in",):
@@ -208,9 +208,9 @@ def _same_items(gold: Group, answer: Group) -> bool | None:
         ours, theirs = list(dict.fromkeys(ours)), list(dict.fromkeys(theirs))
     if len(ours) != len(theirs):
         return False
-    named = [[isinstance(i, Relation) and _assigned(i) is not None for i in items] for items in (ours, theirs)]
+    named = [[isinstance(i, Relation) and assigned(i) is not None for i in items] for items in (ours, theirs)]
     if all(named[0]) != all(named[1]) and not (any(named[0]) and any(named[1])):
-        names = {_assigned(i)[0] for i in (ours if named[0][0] else theirs) if isinstance(i, Relation) and _assigned(i)}  # type: ignore[index]
+        names = {assigned(i)[0] for i in (ours if named[0][0] else theirs) if isinstance(i, Relation) and assigned(i)}  # type: ignore[index]
         if len(names) > 1:
             return _all(same(g, a) for g, a in zip(ours, theirs, strict=True))
     if any(i == Name("ldots") for i in (*ours, *theirs)):
@@ -222,8 +222,8 @@ def _values(group: Group) -> list[Term]:
     """The items of a list; of `n = 1, 2, 3`, where one name stands before all values, each has the name."""
     items = list(group.items)
     first = items[0] if items else None
-    if isinstance(first, Relation) and (assigned := _assigned(first)) and not any(isinstance(i, Relation) for i in items[1:]) and len(items) > 1:
-        return [first, *(Relation(("=",), (assigned[0], i)) for i in items[1:])]
+    if isinstance(first, Relation) and (named := assigned(first)) and not any(isinstance(i, Relation) for i in items[1:]) and len(items) > 1:
+        return [first, *(Relation(("=",), (named[0], i)) for i in items[1:])]
     return items
 
 

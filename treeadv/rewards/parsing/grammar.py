@@ -205,8 +205,11 @@ class _Reader(Atoms):
             return Measure(value, currency)
         if found:
             return Measure(value, *found)
-        if isinstance(value, Call) and value.function == "deg":
-            return Measure(value.arguments[0], "deg")
+        match value:
+            case Call("deg", (degrees,)):
+                return Measure(degrees, "deg")
+            case Call("neg", (Call("deg", (degrees,)),)):
+                return Measure(Call("neg", (degrees,)), "deg")
         return value
 
     def _multiplied(self, value: Term) -> Term:

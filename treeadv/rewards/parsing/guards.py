@@ -17,7 +17,7 @@ MAX_FACTORIAL = 5_000
 MAX_TERMS = 300  # of a sum, product or integral with numeric limits
 
 _DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
-_EXPONENT = re.compile(r"(?:\^|\*\*)\s*[{(]?\s*-?\s*(\d+)")
+_EXPONENT = re.compile(r"(?<=[\w)}\]\s])(?:\^|\*\*)\s*[{(]?\s*-?\s*(\d+)")
 _TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*(\d+)[\s})]*(?:\^|\*\*)[\s{(]*(\d+)[\s})]*(\^|\*\*)?")
 _FACTORIAL = re.compile(r"(\d+)\s*[})]*\s*!")
 _NESTED_FACTORIAL = re.compile(r"!\s*[)}]+\s*!|!\s*!")

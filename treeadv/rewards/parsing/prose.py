@@ -32,7 +32,7 @@ _EXPRESSION = re.compile(
     rf"(?<![\w.,^\\]){_ATOM}(?:{_OPERATOR}{_ATOM}|(?<=[\d)}}\w]){_ATOM})*!?(?:\^\\circ|\^\{{\\circ\}})?(?:\s?\\?%)?",
     re.ASCII,
 )
-_SIGNED = re.compile(r"(?:(?<![\w)])-\s*|[\u00a3\u20ac\u00a5]\s?|\\?\$\s?|(?<![\w)])-\s?\\?\$\s?)$")
+_SIGNED = re.compile(r"(?:(?<![\w)])-\s*|[\u00a3\u20ac\u00a5]\s?|\\?\$\s?|(?<![\w)])-\s?\\?\$\s?)$", re.ASCII)
 _MIXED = re.compile(r"\d+ \d+/\d+(?![\d/])")
 _UNIT = re.compile(r"\s?(?:\\?%|percent\b|pct\b|((?:(?:square|cubic|sq\.?|cu\.?)\s+)?[A-Za-z]+(?:\s?/\s?[A-Za-z]+|\s+per\s+[A-Za-z]+)?(?:\^\{?[23]\}?)?))")
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!and\b|or\b)[A-Za-z]{3,}")

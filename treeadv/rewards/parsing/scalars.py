@@ -14,6 +14,7 @@ from treeadv.rewards.parsing.terms import Call, Name, Term, is_rounded, variable
 TOLERANCE = Fraction(1, 10**6)  # between a decimal and the number that it stands for
 _EXACT = 1e-20  # relative difference that 40 digits leave between equal values
 _ZERO = 1e-28  # what 40 digits leave of a difference that is 0
+_LARGEST = 10**12  # above it 40 digits may hide a term with a variable beside a large number
 _ENOUGH = 3  # points at which both sides have a value
 _WHOLE = frozenset({"floor", "ceil", "factorial", "binom", "mod"})
 _OPAQUE = frozenset({"reals", "integers", "naturals", "rationals", "complexes", "set", "ldots"})
@@ -29,7 +30,7 @@ def same_rational(gold: Fraction, answer: Fraction, gold_rounded: bool, answer_r
         return True
     if not (gold_rounded or answer_rounded):
         return False
-    if any(v.denominator == 1 and not r for v, r in ((gold, gold_rounded), (answer, answer_rounded))):
+    if 1 in (gold.denominator, answer.denominator):
         return False
     difference = abs(gold - answer)
     finite = _is_decimal(gold) and _is_decimal(answer)
@@ -109,6 +110,13 @@ def _same_at_points(gold: Term, answer: Term, rounded: bool, log_base: int | Non
         met = 0
         for point in points(tuple(names), whole):
             try:
+                if not complex_values and (equal := _same_exactly(gold, answer, point, rounded)) is not None:
+                    if not equal:
+                        return False
+                    met += 1
+                    if met >= _ENOUGH + 3 * whole:
+                        return True
+                    continue
                 x = numeric(gold, point, imaginary=complex_values, log_base=log_base)
                 y = numeric(answer, point, imaginary=complex_values, log_base=log_base)
             except Undefined:
@@ -117,12 +125,22 @@ def _same_at_points(gold: Term, answer: Term, rounded: bool, log_base: int | Non
                 return None
             if not near(x, y, rounded):
                 return False
+            if names and max(abs(x), abs(y)) > _LARGEST:
+                return None
             met += 1
             if met >= _ENOUGH + 3 * whole:
                 return True
         if met:
             return True if not names or met >= 2 else None
     return None
+
+
+def _same_exactly(gold: Term, answer: Term, point: dict[str, Fraction], rounded: bool) -> bool | None:
+    """Whether both sides have the same value at a point, where both are rational there; else None."""
+    x, y = exact(gold, point), exact(answer, point)
+    if x is None or y is None:
+        return None
+    return abs(x - y) <= TOLERANCE * max(abs(x), abs(y)) if rounded else x == y
 
 
 def _needs_whole(term: Term) -> bool:

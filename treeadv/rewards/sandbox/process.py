@@ -68,7 +68,7 @@ class WorkerProcess:
     async def judge(self, task: Task, timeout: float) -> Judgement:
         """The judgement; on an overrun the process is killed. Raises `WorkerLost`, or `BadInput` for an unusable verifier."""
         with contextlib.suppress(ConnectionError):  # a dead process shows in the reply
-            self._to.write(json.dumps([task.kind, task.gold, task.text, task.meta]).encode() + b"\n")
+            self._to.write(json.dumps([task.verifier, task.gold, task.text, task.meta]).encode() + b"\n")
             await self._to.drain()
         reply = await self._ready()
         began = time.monotonic()

@@ -1,7 +1,7 @@
 """A verifier process: `python -m treeadv.rewards.sandbox.worker SECONDS MEMORY_MB PARENT_PID`. It imports no torch and no ray.
 
 Its protocol is JSON lines on the standard streams. To a task it answers {"took": true} once its verifier is loaded (here the parent's
-clock starts), then the outcome. It proves itself with known answers before it reports ready, dies with its parent, and asks to be
+clock starts), then the outcome. It loads the preloaded verifiers before it reports ready, dies with its parent, and asks to be
 replaced when its memory has grown.
 """
 
@@ -17,9 +17,10 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Outcome, Task
+from treeadv.rewards.judgement import Outcome, Task, share
 from treeadv.rewards.sandbox.child import ChildDied, die_with, hide, in_child
-from treeadv.rewards.verifiers import judges
+from treeadv.rewards.verifiers import registry
+from treeadv.rewards.verifiers.base import Unusable
 
 ALARM_SHARE = 0.8  # of the limit: the worker stops itself here, the parent kills at the whole
 GROWN = 0.5  # of the memory that the limit leaves to a loaded process: one that ever needed more is replaced after the item
@@ -44,7 +45,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # whatever a verifier prints goes to the log, not into the protocol
     try:
-        _prove()
+        registry.preload()
     except Exception as e:
         _send(replies, {"fatal": f"the process cannot start: {type(e).__name__}: {e}"})
         raise
@@ -54,24 +55,17 @@ def main() -> None:
         _serve(Task(*json.loads(line)), limit, lambda: (_peak_bytes() - loaded) / ((memory_mb << 20) - loaded), replies)
 
 
-def _prove() -> None:
-    """Judge two known answers: it shows that math-verify works, and brings in what sympy imports late."""
-    for gold, answer in ((r"\frac{1}{2}", "0.5"), ("(x+1)^2", "x^2+2x+1")):
-        if judges.load("math")(Task("math", gold, answer)).verdict is not Verdict.VERIFIED:
-            raise RuntimeError(f"math-verify does not find {answer} equal to {gold}: its installation is broken")
-
-
 def _serve(task: Task, limit: float, memory: Callable[[], float], replies: BinaryIO) -> None:
     try:
-        judge = judges.load(task.kind)
-    except judges.Unusable as e:
+        verifier = registry.load_verifier(task.verifier)
+    except Unusable as e:
         _send(replies, {"unusable": str(e)})
         return
     _send(replies, {"took": True})
     try:
         signal.setitimer(signal.ITIMER_REAL, ALARM_SHARE * limit)
         try:
-            outcome, spent = (_in_child if judges.evaluates(task.kind) else _judged)(judge, task, memory)
+            outcome, spent = (_in_child if verifier.isolated else _judged)(verifier.judge, task, memory)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Alarm:
@@ -80,7 +74,7 @@ def _serve(task: Task, limit: float, memory: Callable[[], float], replies: Binar
     _send(replies, reply | {"replace": spent})
 
 
-def _judged(judge: judges.Judge, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
+def _judged(judge: Callable[[Task], Outcome], task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
     """The outcome, and whether the process is spent (its memory ran out, or has grown)."""
     try:
         outcome = judge(task)
@@ -94,7 +88,7 @@ def _judged(judge: judges.Judge, task: Task, memory: Callable[[], float]) -> tup
     return outcome, used > GROWN
 
 
-def _in_child(judge: judges.Judge, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
+def _in_child(judge: Callable[[Task], Outcome], task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
     """The outcome that a child came to; like the pool, once more where it died. What it says is checked: the text may have said it."""
 
     def work() -> bytes:
@@ -105,7 +99,7 @@ def _in_child(judge: judges.Judge, task: Task, memory: Callable[[], float]) -> t
     while len(deaths) < 2:
         try:
             verdict, reward, detail = json.loads(in_child(work))
-            return Outcome(Verdict(verdict), judges.share(reward), str(detail)), False
+            return Outcome(Verdict(verdict), share(reward), str(detail)), False
         except ChildDied as e:
             deaths.append(str(e))
         except Exception as e:

@@ -1,13 +1,18 @@
-"""The verifier `math`, its cheap half: the answer is found, read and compared here, in the caller's process.
+"""The verifier `math`: a grammar reads both answers and arithmetic compares them; math-verify is asked about what they do not cover.
 
-response -> final answer (`parsing.extract`) -> guards (`parsing.guards`) -> trees (`parsing.grammar`) -> verdict (`parsing.equality`).
-A worker asks math-verify only about mathematics that the grammar does not have, such as integrals.
+response -> final answer (`parsing.extract`) -> limits (`parsing.guards`) -> trees (`parsing.grammar`) -> verdict (`parsing.equality`)
 """
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import product
+from typing import Any
 
+from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Outcome, Task, refused, unparsed, verified, wrong
 from treeadv.rewards.parsing.comparison import compare, same_text
 from treeadv.rewards.parsing.extract import clean, final_answer
@@ -15,37 +20,68 @@ from treeadv.rewards.parsing.guards import refusal
 from treeadv.rewards.parsing.notation import notation, repaired
 from treeadv.rewards.parsing.thought import spoken
 from treeadv.rewards.parsing.tokens import Unreadable
+from treeadv.rewards.verifiers.base import Verifier
 
 _SEVERAL = re.compile(r"[^\d],|,[^\d]|,\d{1,2}(?!\d)|,\d{4,}|\b(?:and|or)\b|;|\\pm|\\\{|^\{")
+_BEYOND = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|partial|gcd|lcm|begin|setminus|cup|cap|det)(?![A-Za-z])")
 _FORMAL = re.compile(  # what math-verify reads to the end; of other text it may read a part and drop the rest
-    r"(?:\\(?:int|iint|iiint|oint|sum|prod|lim|frac|sqrt|to|infty|partial|cdot|times|left|right|begin|end|binom|ldots|pi|sin|cos|tan|cot|sec|csc|"
-    r"arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|gcd|lcm|max|min|mod|pmod|det|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|"
-    r"tau|phi|varphi|chi|psi|omega|le|ge|ne|in|cup|cap|setminus|emptyset|mathbb|mathrm|pm|lfloor|rfloor|lceil|rceil|overline|vec|hat)(?![A-Za-z])"
+    r"(?:\\(?:int|iint|iiint|oint|sum|prod|lim|frac|sqrt|to|infty|partial|cdot|times|begin|end|binom|ldots|pi|sin|cos|tan|cot|sec|csc|arcsin|"
+    r"arccos|arctan|sinh|cosh|tanh|log|ln|exp|gcd|lcm|max|min|mod|pmod|det|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|"
+    r"varphi|chi|psi|omega|le|ge|ne|in|cup|cap|setminus|emptyset|mathbb|pm|lfloor|rfloor|lceil|rceil|overline|vec|hat)(?![A-Za-z])"
     r"|\\[{}|\\]|p?matrix|bmatrix|vmatrix|array|[A-Za-z](?![A-Za-z]{3})|[\d\s.,;:+\-*/^_=<>(){}\[\]|!'&])+"
 )
-_BEYOND = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|partial|gcd|lcm|begin|setminus|cup|cap|det)(?![A-Za-z])")  # not in the grammar, or not compared
 _CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s*\(")
 
 
-def screen(answer: Answer) -> Outcome | Task:
-    """The verdict, where text and exact or numeric comparison decide it, else what a worker must judge."""
-    gold = clean(answer.gold)
-    if _is_whole(answer.response, gold):
-        return verified("same text")
-    text = final_answer(answer.response, several=_SEVERAL.search(gold) is not None)
-    if not text:
-        return unparsed("no answer found")
-    if same_text(gold, text):
-        return verified("same text")
-    if reason := refusal(text):
-        return refused(reason)
-    try:
-        equal = compare(gold, text)
-    except Unreadable as e:
-        return _handed_on(gold, text, f"cannot be read: {e}")
-    if equal is None:
-        return _handed_on(gold, text, "cannot be compared")
-    return verified("equal") if equal else wrong("not equal")
+class Mathematics(Verifier):
+    """Compares two mathematical expressions, exactly where both are exact. Text that cannot be read to its end is never verified."""
+
+    usage = "math"
+    preloaded = True
+
+    def screen(self, answer: Answer) -> Outcome | Task:
+        gold = clean(answer.gold)
+        if _is_whole(answer.response, gold):
+            return verified("same text")
+        text = final_answer(answer.response, several=_SEVERAL.search(gold) is not None)
+        if not text:
+            return unparsed("no answer found")
+        if same_text(gold, text):
+            return verified("same text")
+        if reason := refusal(text):
+            return refused(reason)
+        try:
+            equal = compare(gold, text)
+        except Unreadable as e:
+            return _handed_on(gold, text, f"cannot be read: {e}")
+        if equal is None:
+            return _handed_on(gold, text, "cannot be compared")
+        return verified("equal") if equal else wrong("not equal")
+
+    def load(self) -> None:
+        """Import math-verify and judge two known answers: this shows that it works, and imports what sympy imports late."""
+        import math_verify
+
+        self._parse, self._equal = _parser(), math_verify.verify
+        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-out is off: the worker has its own
+        for gold, answer in ((r"\frac{1}{2}", "0.5"), ("(x+1)^2", "x^2+2x+1")):
+            if self.judge(Task("math", gold, answer)).verdict is not Verdict.VERIFIED:
+                raise RuntimeError(f"math-verify does not find {answer} equal to {gold}: its installation is broken")
+
+    def judge(self, task: Task) -> Outcome:
+        gold, answer = self._parse(task.gold), self._parse(task.text)
+        if all(isinstance(a, str) for a in answer):
+            return unparsed("math-verify reads no mathematics in it")
+        doubts = ["the gold answer has no mathematics"] if all(isinstance(g, str) for g in gold) else []
+        for g, a in product(gold, answer):
+            try:
+                if self._equal(g, a, timeout_seconds=None, raise_on_error=True):
+                    return verified("equal for math-verify")
+            except MemoryError:
+                raise
+            except Exception as e:  # sympy cannot compare these two readings; another pair may be equal
+                doubts.append(type(e).__name__)
+        return wrong("not comparable: " + ", ".join(doubts) if doubts else "not equal for math-verify")
 
 
 def _is_whole(response: str, gold: str) -> bool:
@@ -57,8 +93,21 @@ def _is_whole(response: str, gold: str) -> bool:
 
 
 def _handed_on(gold: str, text: str, reason: str) -> Outcome | Task:
-    """A task for math-verify where both sides are nothing but mathematics that it reads in full."""
+    """A task for math-verify where both sides are nothing but mathematics that it reads to the end, and one is beyond the grammar."""
     sides = notation(repaired(gold) if "begin" not in gold else gold), notation(text)
-    if any(_BEYOND.search(side) for side in sides) and all(_FORMAL.fullmatch(side) and not _CALL.search(side) for side in sides):
+    if any(_BEYOND.search(s) for s in sides) and all(_FORMAL.fullmatch(s) and not _CALL.search(s) for s in sides):
         return Task("math", *sides)
     return unparsed(reason)
+
+
+def _parser() -> Callable[[str], list[Any]]:
+    """math-verify's parser of one answer, with a cache: the leaves of a forest share their gold answer."""
+    import math_verify
+
+    config = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
+
+    @lru_cache(maxsize=2048)
+    def parse(text: str) -> list[Any]:
+        return math_verify.parse(f"\\boxed{{{text}}}", config, parsing_timeout=None, raise_on_error=True)
+
+    return parse

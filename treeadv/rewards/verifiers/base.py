@@ -1,0 +1,45 @@
+"""What a verifier is: its name, and the two halves of its work."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from treeadv.errors import BadInput
+from treeadv.rewards.judgement import Answer, Outcome, Task
+
+
+class Unusable(Exception):
+    """The verifier itself cannot be used (missing module, unknown family): a fault of the configuration, not of an answer."""
+
+
+class Verifier:
+    """Compares a response with a gold answer. Subclasses override `screen`, or `load` and `judge`, or all three.
+
+    `screen` runs in the reward actor and must be fast and safe on any text. What it cannot decide it returns as a `Task`. A worker
+    process calls `load` once, then `judge` for each task, under a time limit and a memory limit.
+    """
+
+    usage: ClassVar[str] = ""  # how a configuration names it, for help texts
+    preloaded: ClassVar[bool] = False  # whether a worker calls `load` before it reports ready
+    isolated: bool = False  # whether `judge` may evaluate the text of the answer: a worker then judges in a forked child
+
+    def __init__(self, name: str) -> None:
+        """`name` is the whole name of the configuration, with its option. Raises `BadInput` for an option it does not take."""
+        self.name = name
+        self.check_option(name.partition(":")[2] if ":" in name else None)
+
+    def check_option(self, option: str | None) -> None:
+        """Read what follows the colon in the name (None without a colon). A verifier without options accepts only None."""
+        if option is not None:
+            raise BadInput(f"verifier {self.name!r}: {self.usage} takes no option; write {self.usage}")
+
+    def screen(self, answer: Answer) -> Outcome | Task:
+        """Return the outcome where the text alone decides it, else the task for a worker. Linear in the length of the answer."""
+        return Task(self.name, answer.gold, answer.response, answer.meta)
+
+    def load(self) -> None:
+        """Import what `judge` needs. An exception means that the verifier cannot be used."""
+
+    def judge(self, task: Task) -> Outcome:
+        """Return the outcome of a task. An exception is a crash of the verifier, never a wrong answer."""
+        raise NotImplementedError(f"verifier {self.name!r} decides every answer in `screen`")

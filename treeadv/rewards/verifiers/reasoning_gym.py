@@ -1,0 +1,50 @@
+"""The verifier `reasoning-gym`: the family's own scorer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from treeadv.errors import BadInput
+from treeadv.rewards.judgement import Answer, Outcome, Task, scored, share, unparsed
+from treeadv.rewards.parsing.extract import final_answer, last_line, marked_answer
+from treeadv.rewards.parsing.numbers import quantity
+from treeadv.rewards.verifiers.base import Verifier
+
+
+class ReasoningGym(Verifier):
+    """Scores with the scorer of the family that `meta` names. The tasks of a family carry the name `reasoning-gym:FAMILY`.
+
+    Nine scorers evaluate the text of the answer, so every answer is judged in a forked child.
+    """
+
+    usage = "reasoning-gym"
+    isolated = True
+    _score: Callable[..., Any]
+
+    def check_option(self, option: str | None) -> None:
+        self._family = option
+
+    def screen(self, answer: Answer) -> Outcome | Task:
+        try:
+            meta = json.loads(answer.meta)
+            family, gold = meta["dataset"], str(meta["entry"]["answer"])
+        except (ValueError, KeyError, TypeError) as e:
+            needed = '{"dataset": NAME, "entry": {"question", "answer", "metadata"}}'
+            raise BadInput(f"verifier {self.name!r}: meta must be JSON {needed}") from e
+        if self._family not in (None, family):
+            raise BadInput(f"verifier {self.name!r}: meta is of the family {family!r}; write reasoning-gym")
+        number = quantity(gold) is not None
+        text = final_answer(answer.response) if number else marked_answer(answer.response) or last_line(answer.response)
+        return Task(f"reasoning-gym:{family}", gold, text, answer.meta) if text else unparsed("no answer found")
+
+    def load(self) -> None:
+        from reasoning_gym.factory import DATASETS, get_score_answer_fn
+
+        if self._family not in DATASETS:
+            raise LookupError(f"reasoning-gym has no data set {self._family!r}")
+        self._score = get_score_answer_fn(self._family)
+
+    def judge(self, task: Task) -> Outcome:
+        return scored(share(self._score(answer=task.text, entry=json.loads(task.meta)["entry"])))
