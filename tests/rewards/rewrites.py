@@ -1,5 +1,7 @@
 """Rewrites of gold answers: responses whose answer equals the gold answer, or differs from it, by how they are made.
 
+# ruff: noqa: RUF001
+
 A rewrite takes a gold answer and a random generator and returns a response, or None where it does not apply.
 """
 
@@ -17,18 +19,26 @@ UNEQUAL: dict[str, Rewrite] = {}
 _INTEGER = re.compile(r"-?\d{1,15}")
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d{1,9})\}\{(\d{1,9})\}")
 _ROOT = re.compile(r"(-?)(\d{0,4})\\sqrt\{(\d{1,4})\}")
-_PAIR = re.compile(r"(?:\\left)?\(([^(),;\\]+|-?\\frac\{\d+\}\{\d+\}),\s*([^(),;\\]+|-?\\frac\{\d+\}\{\d+\})(?:\\right)?\)")
+_PAIR = re.compile(
+    r"(?:\\left)?\(([^(),;\\]+|-?\\frac\{\d+\}\{\d+\}),\s*([^(),;\\]+|-?\\frac\{\d+\}\{\d+\})(?:\\right)?\)"
+)
 _LIST = re.compile(r"-?\d+(?:,\s*-?\d+)+")
 _INTERVAL = re.compile(r"([(\[])(-?\d+),\s*(-?\d+)([)\]])")
 _SUM = re.compile(r"(\d*[a-z](?:\^\{?\d\}?)?)\s*\+\s*(\d+|\d*[a-z])")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\{])([a-z])(?![A-Za-z])")
-THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)")  # a gold answer of which it is open whether it is a number or a list
+THOUSANDS = re.compile(
+    r"(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)"
+)  # a gold answer of which it is open whether it is a number or a list
 
 
 def is_formula(gold: str) -> bool:
     """Whether a gold answer is one formula with balanced braces, not prose with formulas in it."""
     plain = re.sub(r"\\[A-Za-z]+", "", gold)
-    return not re.search(r"\$|[A-Za-z]{4}", plain) and not re.search(r"\\(?:text|begin|\()", gold) and plain.count("{") == plain.count("}")
+    return (
+        not re.search(r"\$|[A-Za-z]{4}", plain)
+        and not re.search(r"\\(?:text|begin|\()", gold)
+        and plain.count("{") == plain.count("}")
+    )
 
 
 def equal(rewrite: Rewrite) -> Rewrite:
@@ -78,7 +88,12 @@ def after_a_thought(gold: str, rng: random.Random) -> str | None:
 
 @equal
 def with_an_empty_box(gold: str, rng: random.Random) -> str | None:
-    return rng.choice((f"I answer in \\boxed{{}}. It is \\boxed{{{gold}}}.", f"It is \\boxed{{{gold}}}. The answer stands in \\boxed{{}}."))
+    return rng.choice(
+        (
+            f"I answer in \\boxed{{}}. It is \\boxed{{{gold}}}.",
+            f"It is \\boxed{{{gold}}}. The answer stands in \\boxed{{}}.",
+        )
+    )
 
 
 @equal
@@ -98,7 +113,11 @@ def in_bold(gold: str, rng: random.Random) -> str | None:
 
 @equal
 def unmarked(gold: str, rng: random.Random) -> str | None:
-    return f"Step 2 gives the value ${gold}$." if integer(gold) is not None or fraction(gold) is not None or _ROOT.fullmatch(gold) else None
+    return (
+        f"Step 2 gives the value ${gold}$."
+        if integer(gold) is not None or fraction(gold) is not None or _ROOT.fullmatch(gold)
+        else None
+    )
 
 
 @equal
@@ -116,12 +135,12 @@ def in_chinese(gold: str, rng: random.Random) -> str | None:
 
 @equal
 def with_spacing(gold: str, rng: random.Random) -> str | None:
-    return boxed(f"\\, {gold} \\;")
+    return boxed(f"\\, {gold} \\;") if is_formula(gold) else None
 
 
 @equal
 def with_display_style(gold: str, rng: random.Random) -> str | None:
-    return boxed(f"\\displaystyle {gold}")
+    return boxed(f"\\displaystyle {gold}") if is_formula(gold) else None
 
 
 @equal
@@ -131,14 +150,24 @@ def with_dollars(gold: str, rng: random.Random) -> str | None:
 
 @equal
 def with_sized_brackets(gold: str, rng: random.Random) -> str | None:
-    if "(" not in gold or "\\left" in gold or not all(c not in gold for c in "[]|") or gold.count("(") != gold.count(")"):
+    if (
+        not is_formula(gold)
+        or "(" not in gold
+        or "\\left" in gold
+        or not all(c not in gold for c in "[]|")
+        or gold.count("(") != gold.count(")")
+    ):
         return None
     return boxed(gold.replace("(", "\\left(").replace(")", "\\right)"))
 
 
 @equal
 def with_other_fractions(gold: str, rng: random.Random) -> str | None:
-    return boxed(re.sub(r"\\[dt]?frac", lambda m: rng.choice((r"\dfrac", r"\tfrac", r"\frac")), gold)) if "frac" in gold else None
+    return (
+        boxed(re.sub(r"\\[dt]?frac", lambda m: rng.choice((r"\dfrac", r"\tfrac", r"\frac")), gold))
+        if "frac" in gold
+        else None
+    )
 
 
 @equal
@@ -149,22 +178,34 @@ def with_short_fractions(gold: str, rng: random.Random) -> str | None:
 
 @equal
 def in_unicode(gold: str, rng: random.Random) -> str | None:
-    text = gold.replace(r"\pi", "π").replace(r"\infty", "∞").replace(r"^\circ", "°").replace(r"\cup", "∪").replace(r"\le ", "≤ ")
+    text = (
+        gold.replace(r"\pi", "π")
+        .replace(r"\infty", "∞")
+        .replace(r"^\circ", "°")
+        .replace(r"\cup", "\u222a")
+        .replace(r"\le ", "≤ ")
+    )
     text = re.sub(r"\\sqrt\{(\d+)\}", r"√\1", text)
     text = re.sub(r"\^(?:\{(\d+)\}|(\d))", lambda m: "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(d)] for d in m[1] or m[2]), text)
-    text = text.replace("-", "−")
+    text = text.replace("-", "\u2212")
     return boxed(text) if text != gold and is_formula(gold) else None
 
 
 @equal
 def in_full_width(gold: str, rng: random.Random) -> str | None:
     text = gold.replace("(", "（").replace(")", "）").replace(",", "，")
-    return boxed(text) if text != gold and "\\" not in gold and is_formula(gold) and not THOUSANDS.search(gold) else None
+    return (
+        boxed(text) if text != gold and "\\" not in gold and is_formula(gold) and not THOUSANDS.search(gold) else None
+    )
 
 
 @equal
 def in_colour(gold: str, rng: random.Random) -> str | None:
-    return None if not is_formula(gold) else boxed(rng.choice((f"\\color{{red}}{{{gold}}}", f"\\textcolor{{blue}}{{{gold}}}", f"\\mathbf{{{gold}}}")))
+    return (
+        None
+        if not is_formula(gold)
+        else boxed(rng.choice((f"\\color{{red}}{{{gold}}}", f"\\textcolor{{blue}}{{{gold}}}", f"\\mathbf{{{gold}}}")))
+    )
 
 
 @equal
@@ -197,7 +238,18 @@ def as_a_fraction(gold: str, rng: random.Random) -> str | None:
     if (n := integer(gold)) is not None:
         return boxed(f"\\frac{{{n * k}}}{{{k}}}")
     value = fraction(gold)
-    return boxed(rng.choice((f"\\frac{{{value.numerator * k}}}{{{value.denominator * k}}}", f"{value.numerator}/{value.denominator}"))) if value else None
+    return (
+        boxed(
+            rng.choice(
+                (
+                    f"\\frac{{{value.numerator * k}}}{{{value.denominator * k}}}",
+                    f"{value.numerator}/{value.denominator}",
+                )
+            )
+        )
+        if value
+        else None
+    )
 
 
 @equal
@@ -215,7 +267,17 @@ def as_arithmetic(gold: str, rng: random.Random) -> str | None:
     if n is None:
         return None
     k = rng.randrange(1, 50)
-    return boxed(rng.choice((f"{n - k} + {k}", f"{n + k} - {k}", f"\\sqrt{{{n * n}}}" if n >= 0 else f"-\\sqrt{{{n * n}}}", f"{n} \\cdot 1", f"{k} + {n - k} = {n}")))
+    return boxed(
+        rng.choice(
+            (
+                f"{n - k} + {k}",
+                f"{n + k} - {k}",
+                f"\\sqrt{{{n * n}}}" if n >= 0 else f"-\\sqrt{{{n * n}}}",
+                f"{n} \\cdot 1",
+                f"{k} + {n - k} = {n}",
+            )
+        )
+    )
 
 
 @equal
@@ -225,19 +287,38 @@ def in_scientific_notation(gold: str, rng: random.Random) -> str | None:
         return None
     power = len(str(abs(n))) - 1
     mantissa = str(Fraction(n, 10**power).limit_denominator(10**12)) if n % 10**power == 0 else f"{n / 10**power!r}"
-    return boxed(rng.choice((f"{mantissa} \\times 10^{{{power}}}", f"{mantissa}e{power}", f"{mantissa} \\cdot 10^{power}")))
+    return boxed(
+        rng.choice((f"{mantissa} \\times 10^{{{power}}}", f"{mantissa}e{power}", f"{mantissa} \\cdot 10^{power}"))
+    )
 
 
 @equal
 def with_a_unit(gold: str, rng: random.Random) -> str | None:
     if integer(gold) is None and fraction(gold) is None:
         return None
-    return boxed(gold + rng.choice((r"\text{ cm}", r"\ \mathrm{km}", r" \text{ dollars}", r"\text{ square units}", r"^\circ", r"\text{ ways}", " hours")))
+    return boxed(
+        gold
+        + rng.choice(
+            (
+                r"\text{ cm}",
+                r"\ \mathrm{km}",
+                r" \text{ dollars}",
+                r"\text{ square units}",
+                r"^\circ",
+                r"\text{ ways}",
+                " hours",
+            )
+        )
+    )
 
 
 @equal
 def with_a_name(gold: str, rng: random.Random) -> str | None:
-    return boxed(f"{rng.choice(('x', 'n', 'f(2)', 'a_{3}', '|AB|'))} = {gold}") if integer(gold) is not None or fraction(gold) is not None else None
+    return (
+        boxed(f"{rng.choice(('x', 'n', 'f(2)', 'a_{3}', '|AB|'))} = {gold}")
+        if integer(gold) is not None or fraction(gold) is not None
+        else None
+    )
 
 
 @equal
@@ -258,7 +339,8 @@ def with_a_root_expanded(gold: str, rng: random.Random) -> str | None:
         return None
     factor, radicand = int(m[2] or 1), int(m[3])
     return boxed(rng.choice((
-        f"{m[1]}\\sqrt{{{factor * factor * radicand}}}", f"{m[1]}{factor}*sqrt({radicand})", f"{m[1]}{factor} \\cdot {radicand}^{{1/2}}",
+        f"{m[1]}\\sqrt{{{factor * factor * radicand}}}", f"{m[1]}{factor}*sqrt({radicand})",
+        f"{m[1]}{factor} \\cdot {radicand}^{{1/2}}",
         f"{m[1]}{factor}\\sqrt{radicand}" if radicand < 10 else f"{m[1]}{factor} \\sqrt {{{radicand}}}",
     )))  # fmt: skip
 
@@ -267,7 +349,12 @@ def with_a_root_expanded(gold: str, rng: random.Random) -> str | None:
 def in_plain_text(gold: str, rng: random.Random) -> str | None:
     text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r"(\1/\2)", gold)
     text = re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", text).replace(r"\pi", "*pi" if re.match(r"\d", gold) else "pi")
-    if text == gold or "\\" in text or not re.fullmatch(r"[\d()/*+\-pisqrt ]+", text) or re.search(r"[/+(-] ?\*", text):
+    if (
+        text == gold
+        or "\\" in text
+        or not re.fullmatch(r"[\d()/*+\-pisqrt ]+", text)
+        or re.search(r"[/+(-] ?\*|\d \(", text)
+    ):
         return None
     return boxed(re.sub(r"(\d|\))(?=sqrt)", r"\1*", text))
 
@@ -294,7 +381,8 @@ def with_a_list_reordered(gold: str, rng: random.Random) -> str | None:
         return None
     items = [i.strip() for i in gold.split(",")]
     rng.shuffle(items)
-    return boxed(rng.choice((", ".join(items), f"\\{{{', '.join(items)}\\}}" if len(set(items)) == len(items) else ", ".join(items),
+    return boxed(rng.choice((", ".join(items),
+    f"\\{{{', '.join(items)}\\}}" if len(set(items)) == len(items) else ", ".join(items),
                              ", ".join(items[:-1]) + r" \text{ and } " + items[-1])))  # fmt: skip
 
 
@@ -309,7 +397,11 @@ def with_boxes_side_by_side(gold: str, rng: random.Random) -> str | None:
 @equal
 def with_a_pair_spaced(gold: str, rng: random.Random) -> str | None:
     m = _PAIR.fullmatch(gold)
-    return boxed(rng.choice((f"( {m[1]} , {m[2]} )", f"\\left( {m[1]},\\, {m[2]} \\right)", f"(x,y)=({m[1]},{m[2]})"))) if m else None
+    return (
+        boxed(rng.choice((f"( {m[1]} , {m[2]} )", f"\\left( {m[1]},\\, {m[2]} \\right)", f"(x,y)=({m[1]},{m[2]})")))
+        if m
+        else None
+    )
 
 
 @equal
@@ -324,7 +416,11 @@ def as_an_inequality(gold: str, rng: random.Random) -> str | None:
 @equal
 def as_words(gold: str, rng: random.Random) -> str | None:
     m = re.fullmatch(r"\\text\{([A-Za-z]{3,})\}|([A-Za-z]{3,})", gold)
-    return boxed(rng.choice(((m[1] or m[2]), f"\\text{{{m[1] or m[2]}}}", f"\\text{{{(m[1] or m[2]).lower()}}}"))) if m else None
+    return (
+        boxed(rng.choice(((m[1] or m[2]), f"\\text{{{m[1] or m[2]}}}", f"\\text{{{(m[1] or m[2]).lower()}}}")))
+        if m
+        else None
+    )
 
 
 # Unequal
@@ -356,7 +452,9 @@ def digit_changed(gold: str, rng: random.Random) -> str | None:
 
 
 def _kept_value(gold: str, changed: str) -> bool | None:
-    """Whether a changed digit left the value; None where it may, as in 1^2, x^{0}, lists in another order, \\log and percent signs."""
+    """Whether a changed digit left the value; None where it may, as in 1^2, x^{0}, lists in another order, \\log and
+    percent signs.
+    """
     if re.search(r"\^|log|ln|%|,|0|\\pm|\\frac\{\d+\}\{\d+\}|:|=|\\le|\\ge|<|>|begin", gold):
         a, b = fraction(gold), fraction(changed)
         return a == b if a is not None and b is not None else None if integer(gold) is None else False
@@ -366,7 +464,13 @@ def _kept_value(gold: str, changed: str) -> bool | None:
 @unequal
 def magnitude_changed(gold: str, rng: random.Random) -> str | None:
     n = integer(gold)
-    return boxed(rng.choice((f"{n}0", f"{n} \\times 10^{{3}}", f"{n}\\text{{ million}}", f"{n}e3", f"\\frac{{{n}}}{{10}}"))) if n else None
+    return (
+        boxed(
+            rng.choice((f"{n}0", f"{n} \\times 10^{{3}}", f"{n}\\text{{ million}}", f"{n}e3", f"\\frac{{{n}}}{{10}}"))
+        )
+        if n
+        else None
+    )
 
 
 @unequal
@@ -403,7 +507,8 @@ def number_in_a_formula(gold: str, rng: random.Random) -> str | None:
     n = integer(gold)
     if n is None or n < 2:
         return None
-    form = rng.choice((r"x \geq {}", r"\frac{{1}}{{{}}}", r"2\sqrt{{{}}}", "(7, {})", r"x^{{{}}}", r"{}x", r"\log {}", "y < {}", r"\binom{{{}}}{{1}} + 1",
+    form = rng.choice((r"x \geq {}", r"\frac{{1}}{{{}}}", r"2\sqrt{{{}}}", "(7, {})", r"x^{{{}}}", r"{}x", r"\log {}",
+    "y < {}", r"\binom{{{}}}{{1}} + 1",
                        r"\{{1, {}\}}", "[0, {}]", r"{}\pi"))  # fmt: skip
     return rng.choice(("Hence ${}$.", "So we obtain ${}$.", "Therefore \\boxed{{{}}}.")).format(form.format(n))
 
@@ -413,26 +518,45 @@ def unreadable(gold: str, rng: random.Random) -> str | None:
     n = integer(gold)
     if n is None:
         return None
-    return boxed(rng.choice((r"\foo{{x}} + {}", r"x² + {}", r"41 \mid {}", r"\begin{{cases}}x={}\\y=3\end{{cases}}", r"\bar{{}} {}", r"? {}", r"7 \equiv {}")).format(n))
+    return boxed(
+        rng.choice(
+            (
+                r"\foo{{x}} + {}",
+                r"x² + {}",
+                r"41 \mid {}",
+                r"\begin{{cases}}x={}\\y=3\end{{cases}}",
+                r"\bar{{}} {}",
+                r"? {}",
+                r"7 \equiv {}",
+            )
+        ).format(n)
+    )
 
 
 @unequal
 def only_thought(gold: str, rng: random.Random) -> str | None:
-    return rng.choice((f"<think>It is \\boxed{{{gold}}}.</think> I cannot decide.", f"<think>Perhaps \\boxed{{{gold}}}, let me check",
+    return rng.choice((f"<think>It is \\boxed{{{gold}}}.</think> I cannot decide.",
+    f"<think>Perhaps \\boxed{{{gold}}}, let me check",
                        f"It is \\boxed{{{gold}}}.</think> I cannot decide."))  # fmt: skip
 
 
 @unequal
 def cut_off(gold: str, rng: random.Random) -> str | None:
-    return rng.choice((f"The answer is \\boxed{{{gold}", f"#### \\boxed{{{gold}", f"So it is <answer>{gold}")) if "}" not in gold else None
+    return (
+        rng.choice((f"The answer is \\boxed{{{gold}", f"#### \\boxed{{{gold}", f"So it is <answer>{gold}"))
+        if "}" not in gold
+        else None
+    )
 
 
 @unequal
 def denied(gold: str, rng: random.Random) -> str | None:
     if integer(gold) is None:
         return None
-    form = rng.choice(("The answer is not {}.", "The answer is at least {}.", "The answer is {} times 3.", "The answer is {} or more.", "It is not {}.",
-                       "The answer is more than {}.", "It must be less than ${}$.", "The answer is {} squared.", "The answer is {} log 3."))  # fmt: skip
+    form = rng.choice(("The answer is not {}.", "The answer is at least {}.", "The answer is {} times 3.",
+    "The answer is {} or more.", "It is not {}.",
+                       "The answer is more than {}.", "It must be less than ${}$.", "The answer is {} squared.",
+                       "The answer is {} log 3."))  # fmt: skip
     return form.format(gold)
 
 
@@ -475,7 +599,10 @@ def variable_renamed(gold: str, rng: random.Random) -> str | None:
     if len(names) != 1 or "text" in gold or re.search(r"[A-Za-z]{2}|=", re.sub(r"\\[A-Za-z]+", " ", gold)):
         return None
     name = names.pop()
-    return boxed(re.sub(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", "w" if rng.random() < 0.5 else name.upper(), gold))
+    renamed = re.sub(
+        rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", "y" if name == "w" else "w" if rng.random() < 0.5 else name.upper(), gold
+    )
+    return boxed(renamed) if renamed != gold and "mathrm" not in gold else None
 
 
 @unequal
@@ -486,9 +613,20 @@ def letter_dropped(gold: str, rng: random.Random) -> str | None:
 
 @unequal
 def term_added(gold: str, rng: random.Random) -> str | None:
-    if "text" in gold or "," in gold or re.search(r"[=<>%]|\\(?:le|ge|cup|in|pm|circ|infty|begin|ldots|mathrm)|[A-Za-z]{4}", re.sub(r"\\(?:d?frac|sqrt)", "", gold)):
+    if (
+        "text" in gold
+        or "," in gold
+        or re.search(
+            r"[=<>%]|\\(?:le|ge|cup|in|pm|circ|infty|begin|ldots|mathrm)|[A-Za-z]{4}",
+            re.sub(r"\\(?:d?frac|sqrt)", "", gold),
+        )
+    ):
         return None
-    return boxed(rng.choice((f"{gold} + 1", f"2({gold})", f"({gold})^{{3}} + 5", f"{gold} + x")) if gold.strip("$ ") != "0" else f"{gold} + 1")
+    return boxed(
+        rng.choice((f"{gold} + 1", f"2({gold})", f"({gold})^{{3}} + 5", f"{gold} + x"))
+        if gold.strip("$ ") != "0"
+        else f"{gold} + 1"
+    )
 
 
 @unequal

@@ -10,10 +10,11 @@ from typing import Any
 
 import mpmath
 
-from treeadv.rewards.parsing.terms import Call, Name, Number, Term
+from treeadv.rewards.parsing.terms import Call, Name, Number, Term, variables
 
 DIGITS = 40
-MAX_BITS = 200_000  # of a power, a factorial or a binomial
+MAX_TERMS = 300  # of a sum or product
+MAX_BITS = 64_000  # of an exact value
 _CONTEXT = mpmath.MPContext()
 _CONTEXT.dps = DIGITS
 Value = Any  # a number of mpmath, which carries no types
@@ -37,20 +38,41 @@ def exact(term: Term, point: Mapping[str, Fraction] | None = None) -> Fraction |
             return value
         case Name(text):
             return point.get(text) if point else None
+        case Call("sum" | "prod", (Name(index), first, last, body)):
+            terms = _range(exact(first, point), exact(last, point))
+            series = [exact(body, {**(point or {}), index: Fraction(k)}) for k in terms or ()]
+            known = [v for v in series if v is not None]
+            if terms is None or len(known) < len(series):
+                return None
+            return sum(known, Fraction(0)) if term.function == "sum" else math.prod(known, start=Fraction(1))
+        case Call("gcd" | "lcm", _) if variables(term):
+            return None  # they are gcd and lcm of polynomials, not of values
         case Call(function, arguments) if function in _EXACT:
             values: list[Fraction] = []
             for argument in arguments:
-                if (value := exact(argument, point)) is None:
+                if (inner := exact(argument, point)) is None:
                     return None
-                values.append(value)
+                values.append(inner)
             try:
-                return _EXACT[function](*values)
+                result = _EXACT[function](*values)
+                return None if result is None or _bits(result) > 2 * MAX_BITS else result
             except ZeroDivisionError:
                 raise Undefined from None
             except TypeError:  # a wrong number of arguments
                 return None
         case _:
             return None
+
+
+def _bits(value: Fraction) -> int:
+    return value.numerator.bit_length() + value.denominator.bit_length()
+
+
+def _range(first: Fraction | None, last: Fraction | None) -> range | None:
+    """The whole numbers that an index runs over; None where its limits are no whole numbers or too far apart."""
+    if first is None or last is None or first.denominator != 1 or last.denominator != 1 or last - first > MAX_TERMS:
+        return None
+    return range(int(first), int(last) + 1)
 
 
 def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
@@ -108,19 +130,35 @@ def _ratio(*values: Fraction) -> Fraction | None:
 
 
 _EXACT: dict[str, Callable[..., Fraction | None]] = {
-    "+": lambda a, b: a + b, "*": lambda a, b: a * b, "/": lambda a, b: a / b, "neg": lambda a: -a, "^": _exact_power, "root": _exact_root,
+    "+": lambda *v: sum(v, Fraction(0)), "*": lambda *v: math.prod(v), "/": lambda a, b: a / b, "neg": lambda a: -a,
+    "^": _exact_power, "root": _exact_root,
     "factorial": _exact_factorial, "binom": _exact_binomial, "abs": abs, "floor": lambda a: Fraction(math.floor(a)),
-    "ceil": lambda a: Fraction(math.ceil(a)), "gcd": lambda *v: reduce(_gcd, v), "lcm": lambda *v: reduce(_lcm, v), "max": lambda *v: max(v),
+    "ceil": lambda a: Fraction(math.ceil(a)), "gcd": lambda *v: reduce(_gcd, v), "lcm": lambda *v: reduce(_lcm, v),
+    "max": lambda *v: max(v),
     "min": lambda *v: min(v), "mod": lambda a, b: a % b, "ratio": _ratio, "sgn": lambda a: Fraction((a > 0) - (a < 0)),
 }  # fmt: skip
 
 
-def numeric(term: Term, point: Mapping[str, Fraction], *, imaginary: bool = False, log_base: int | None = None) -> Value:
-    """The value of a term to 40 digits. `point` gives the variables their values.
+def numeric(
+    term: Term,
+    point: Mapping[str, Fraction],
+    *,
+    imaginary: bool = False,
+    log_base: int | None = None,
+    digits: int = DIGITS,
+) -> Value:
+    """The value of a term to 40 digits, or to `digits`. `point` gives the variables their values.
 
-    Unless `imaginary`, a value outside the real numbers raises `Undefined`. `log_base` is the base of `\\log`, None for e.
+    Unless `imaginary`, a value outside the real numbers raises `Undefined`. `log_base` is the base of `\\log`, None
+    for e.
     """
-    return _Evaluation(point, imaginary, log_base).value(term)
+    with _CONTEXT.workdps(digits):
+        return _Evaluation(point, imaginary, log_base).value(term)
+
+
+def log10(value: Value) -> Value:
+    """The common logarithm of a positive number of mpmath, of any size."""
+    return _CONTEXT.log10(value)
 
 
 class _Evaluation:
@@ -156,6 +194,15 @@ class _Evaluation:
                 raise Unknown
             case Name(text):
                 return _of_fraction(self._point[text])
+            case Call("sum" | "prod" as function, (Name(index), first, last, body)):
+                terms = _range(exact(first, self._point), exact(last, self._point))
+                if terms is None:
+                    raise Undefined
+                values = [
+                    _Evaluation({**self._point, index: Fraction(k)}, self._imaginary, self._log_base).value(body)
+                    for k in terms
+                ]
+                return _CONTEXT.fsum(values) if function == "sum" else _CONTEXT.fprod(values)
             case Call(function, arguments) if function.startswith("apply "):
                 return self._applied(function, arguments)
             case Call("log", (argument,)) if self._log_base:
@@ -221,11 +268,17 @@ def _binomial(n: Value, k: Value) -> Value:
 
 
 _NUMERIC: dict[str, Callable[..., Value]] = {
-    "+": lambda a, b: a + b, "*": lambda a, b: a * b, "/": lambda a, b: a / b, "neg": lambda a: -a, "^": _power, "root": _root, "abs": abs,
-    "factorial": _factorial, "binom": _binomial, "floor": _CONTEXT.floor, "ceil": _CONTEXT.ceil, "max": lambda *v: max(v), "min": lambda *v: min(v),
-    "mod": lambda a, b: a - b * _CONTEXT.floor(a / b), "sgn": _CONTEXT.sign, "log": lambda a, *b: _CONTEXT.log(a, *b), "ln": _CONTEXT.ln,
-    "lg": lambda a: _CONTEXT.log(a, 10), "exp": lambda a: _power(+_CONTEXT.e, a), "sin": _CONTEXT.sin, "cos": _CONTEXT.cos,
-    "tan": _CONTEXT.tan, "cot": _CONTEXT.cot, "sec": _CONTEXT.sec, "csc": _CONTEXT.csc, "arcsin": _CONTEXT.asin, "arccos": _CONTEXT.acos,
-    "arctan": _CONTEXT.atan, "arccot": _CONTEXT.acot, "sinh": _CONTEXT.sinh, "cosh": _CONTEXT.cosh, "tanh": _CONTEXT.tanh,
+    "+": lambda *v: sum(v), "*": lambda *v: math.prod(v), "/": lambda a, b: a / b, "neg": lambda a: -a, "^": _power,
+    "root": _root, "abs": abs,
+    "factorial": _factorial, "binom": _binomial, "floor": _CONTEXT.floor, "ceil": _CONTEXT.ceil,
+    "max": lambda *v: max(v), "min": lambda *v: min(v),
+    "mod": lambda a, b: a - b * _CONTEXT.floor(a / b), "sgn": _CONTEXT.sign, "log": lambda a, *b: _CONTEXT.log(a, *b),
+    "ln": _CONTEXT.ln,
+    "lg": lambda a: _CONTEXT.log(a, 10), "exp": lambda a: _power(+_CONTEXT.e, a), "sin": _CONTEXT.sin,
+    "cos": _CONTEXT.cos,
+    "tan": _CONTEXT.tan, "cot": _CONTEXT.cot, "sec": _CONTEXT.sec, "csc": _CONTEXT.csc, "arcsin": _CONTEXT.asin,
+    "arccos": _CONTEXT.acos,
+    "arctan": _CONTEXT.atan, "arccot": _CONTEXT.acot, "sinh": _CONTEXT.sinh, "cosh": _CONTEXT.cosh,
+    "tanh": _CONTEXT.tanh,
     "coth": _CONTEXT.coth, "ratio": lambda a, b: a / b,
 }  # fmt: skip

@@ -14,13 +14,17 @@ from treeadv.rewards.parsing.terms import Group, Measure, Term, walk
 from treeadv.rewards.parsing.times import time
 from treeadv.rewards.parsing.tokens import Unreadable
 
-_DECORATION = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|left|right|displaystyle)(?![A-Za-z])|[{}$]|\\[,;:! ]")
+_DECORATION = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|left|right|displaystyle)(?![A-Za-z])|[{}$]|\\[,;:! ]"
+)
 _CHOICE = re.compile(r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(([A-Z])\)\s*\}?(?:[\s\\~.:].*)?", re.DOTALL)
 _SLASH = re.compile(r"/\s*\d+\s*(?:[A-Za-z(]|\\(?!cdot|times|text|cup|le|ge|in\b|%))")
 
 
 def stated(gold: str) -> str:
-    """The answer of a gold answer that is a sentence: the content of its box, or what "is" introduces; else the gold answer itself."""
+    """The answer of a gold answer that is a sentence: the content of its box, or what "is" introduces; else the gold
+    answer itself.
+    """
     if "\\boxed" in gold:
         return final_answer(gold) or gold
     if " is " in gold and FORMULA.search(gold):
@@ -29,7 +33,9 @@ def stated(gold: str) -> str:
 
 
 def compare(gold: str, answer: str) -> bool | None:
-    """Whether an answer equals the gold answer; None where it is beyond these rules. Raises `Unreadable` where a side cannot be read."""
+    """Whether an answer equals the gold answer; None where it is beyond these rules. Raises `Unreadable` where a side
+    cannot be read.
+    """
     if len(gold.strip()) == 1 and gold.strip().isupper() and (choice := _CHOICE.fullmatch(answer)):
         return choice[1] == gold.strip()
     times = time(notation(gold)), time(notation(answer))
@@ -39,10 +45,13 @@ def compare(gold: str, answer: str) -> bool | None:
         gold = repaired(gold)
     gold = stated(gold)
     expected, found = read_gold(gold), read_gold(answer)
-    verdict = same(expected, found)
+    try:
+        verdict = same(expected, found)
+    except RecursionError:
+        return None
     if verdict is not False:
         return verdict
-    return any(same(g, a) for g, a in _other_readings(gold, answer, expected))
+    return any(same(g, a) for g, a in _other_readings(gold, answer, expected, found))
 
 
 @lru_cache(maxsize=4096)
@@ -62,16 +71,22 @@ def _bare(text: str) -> str:
     return re.sub(r"(?<![\dA-Za-z,]) | (?![\dA-Za-z])", "", " ".join(text.split())).strip(" .")
 
 
-def _other_readings(gold: str, answer: str, expected: Term) -> list[tuple[Term, Term]]:
+def _other_readings(gold: str, answer: str, expected: Term, found: Term) -> list[tuple[Term, Term]]:
     """Other pairs of trees, where a notation has two meanings."""
     pairs: list[tuple[Term, Term]] = []
     try:
         if isinstance(expected, Group) and has_thousands(notation(answer)):
             pairs.append((expected, read(answer, thousands=False)))
-        if any(isinstance(t, Measure) and t.listed for t in walk(expected)):
+        if _names_unit(expected):
             pairs.append((expected, read(answer, letter_units=True)))
+        elif _names_unit(found):
+            pairs.append((read(gold, letter_units=True), found))
         if _SLASH.search(answer) or _SLASH.search(gold):
             pairs += [(expected, read(answer, tight_slash=True)), (read(gold, tight_slash=True), read_gold(answer))]
     except Unreadable:
         pass
     return pairs
+
+
+def _names_unit(term: Term) -> bool:
+    return any(isinstance(t, Measure) and t.listed for t in walk(term))

@@ -11,7 +11,20 @@ from fractions import Fraction
 from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, exact, numeric
 from treeadv.rewards.parsing.realsets import same_set
 from treeadv.rewards.parsing.scalars import near, points, same_scalar
-from treeadv.rewards.parsing.terms import Call, Group, Matrix, Measure, Name, Number, Relation, Term, Words, is_rounded, variables, walk
+from treeadv.rewards.parsing.terms import (
+    Call,
+    Group,
+    Matrix,
+    Measure,
+    Name,
+    Number,
+    Relation,
+    Term,
+    Words,
+    is_rounded,
+    variables,
+    walk,
+)
 
 MAX_MATCHED = 24  # items of a list that are matched one by one
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
@@ -43,7 +56,11 @@ def _spread(term: Term) -> Term:
             return Group(left, right, tuple(flat))
         case Relation(("=",), (name, value)) if _has_sign(value):
             values = _spread(value)
-            return Group("", "", tuple(Relation(("=",), (name, v)) for v in values.items)) if isinstance(values, Group) else term
+            return (
+                Group("", "", tuple(Relation(("=",), (name, v)) for v in values.items))
+                if isinstance(values, Group)
+                else term
+            )
         case Call() if _has_sign(term):
             return Group("", "", (_signed(term, False), _signed(term, True)))
         case _:
@@ -122,7 +139,9 @@ def _is_name(term: Term) -> bool:
 
 
 def _names_its_value(relation: Relation) -> bool:
-    """Whether an equation of the answer says the value asked for: `3 + 4 = 7`, `m + n = 7`; an equation with one unknown does not."""
+    """Whether an equation of the answer says the value asked for: `3 + 4 = 7`, `m + n = 7`; an equation with one
+    unknown does not.
+    """
     unknown = variables(relation.sides[0])
     return len(unknown) != 1 and not variables(relation.sides[-1])
 
@@ -166,7 +185,11 @@ def _same_sides(gold: Relation, answer: Relation) -> bool | None:
 
 
 def _is_collection(term: Term) -> bool:
-    return isinstance(term, Group | Matrix) or isinstance(term, Call) and term.function in _SET_CALLS or term == Name("reals")
+    return (
+        isinstance(term, Group | Matrix)
+        or (isinstance(term, Call) and term.function in _SET_CALLS)
+        or term == Name("reals")
+    )
 
 
 def _same_collection(gold: Term, answer: Term) -> bool | None:
@@ -210,8 +233,9 @@ def _same_items(gold: Group, answer: Group) -> bool | None:
         return False
     named = [[isinstance(i, Relation) and assigned(i) is not None for i in items] for items in (ours, theirs)]
     if all(named[0]) != all(named[1]) and not (any(named[0]) and any(named[1])):
-        names = {assigned(i)[0] for i in (ours if named[0][0] else theirs) if isinstance(i, Relation) and assigned(i)}  # type: ignore[index]
-        if len(names) > 1:
+        relations = [i for i in (ours if named[0][0] else theirs) if isinstance(i, Relation)]
+        names = {found[0] for r in relations if (found := assigned(r))}
+        if len(names) > 1:  # the side without names must have their order
             return _all(same(g, a) for g, a in zip(ours, theirs, strict=True))
     if any(i == Name("ldots") for i in (*ours, *theirs)):
         return _all(same(g, a) for g, a in zip(ours, theirs, strict=True))
@@ -222,7 +246,12 @@ def _values(group: Group) -> list[Term]:
     """The items of a list; of `n = 1, 2, 3`, where one name stands before all values, each has the name."""
     items = list(group.items)
     first = items[0] if items else None
-    if isinstance(first, Relation) and (named := assigned(first)) and not any(isinstance(i, Relation) for i in items[1:]) and len(items) > 1:
+    if (
+        isinstance(first, Relation)
+        and (named := assigned(first))
+        and not any(isinstance(i, Relation) for i in items[1:])
+        and len(items) > 1
+    ):
         return [first, *(Relation(("=",), (named[0], i)) for i in items[1:])]
     return items
 
@@ -257,7 +286,9 @@ def _same_matrix(gold: Term, answer: Term) -> bool | None:
     assert isinstance(matrix, Matrix)
     if isinstance(other, Group) and other.left == "(" and 1 in (len(matrix.rows), len(matrix.rows[0])):
         flat = Group("(", ")", tuple(c for r in matrix.rows for c in r))
-        return len(flat.items) == len(other.items) and (_in_order(flat, other) if matrix is gold else _in_order(other, flat))
+        return len(flat.items) == len(other.items) and (
+            _in_order(flat, other) if matrix is gold else _in_order(other, flat)
+        )
     return None if any(isinstance(t, Matrix) for t in walk(other)) else False
 
 

@@ -1,7 +1,10 @@
-"""The final answer of a response: where it is marked, else the last formula or number. Linear time, and only the end is read."""
+"""The final answer of a response: where it is marked, else the last formula or number. Linear time, and only the end
+is read.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from treeadv.rewards.parsing.notation import characters, repaired
@@ -10,7 +13,10 @@ from treeadv.rewards.parsing.thought import spoken
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=\{)|\\(?:boxed|fbox)\s*(?P<bare>\d|[A-Za-z](?![A-Za-z]))")
 _BRACES = re.compile(r"\\[{}\\]|[{}]")
-_BLANK = re.compile(r"(?:\\(?:text|mathrm)\{)?[\s.$_?~\\]*(?:your |the )?(?:final )?(?:answer|\.\.\.|ldots|dots)?[\s.$_?~\\]*\}?", re.IGNORECASE)
+_BLANK = re.compile(
+    r"(?:\\(?:text|mathrm)\{)?[\s.$_?~\\]*(?:your |the )?(?:final )?(?:answer|\.\.\.|ldots|dots)?[\s.$_?~\\]*\}?",
+    re.IGNORECASE,
+)
 _JOINT = re.compile(r"(?:[\s$.:()\[\]{}\\,;]|\\q?quad|\btext\b|\band\b|\bor\b){1,40}", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _PHRASE = re.compile(
@@ -20,14 +26,14 @@ _PHRASE = re.compile(
 )
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _STOPS = re.compile(r"(?:(?<!\\)[.,;\u3002\s])+$")
-_MARKDOWN = " \t\r\n*_`:\""
+_MARKDOWN = ' \t\r\n*_`:"'
 
 
 def final_answer(response: str, several: bool = False) -> str | None:
     """The answer that a response ends with, or None: the marked one, else the last formula or number.
 
-    `several` says that the gold answer has several parts: boxes that stand side by side, joined by nothing but commas, "and" or "or",
-    are then one answer. Otherwise the last box counts.
+    `several` says that the gold answer has several parts: boxes that stand side by side, joined by nothing but
+    commas, "and" or "or", are then one answer. Otherwise the last box counts.
     """
     text = spoken(response)
     marked, is_sentence = _marked(text, several)
@@ -37,7 +43,9 @@ def final_answer(response: str, several: bool = False) -> str | None:
 
 
 def marked_answer(response: str, several: bool = False) -> str | None:
-    """The answer where the response marks one: the last box or <answer> tag, else after the last "answer is", "Answer:" or "####"."""
+    """The answer where the response marks one: the last box or <answer> tag, else after the last "answer is",
+    "Answer:" or "####".
+    """
     marked, is_sentence = _marked(spoken(response), several)
     if marked is None:
         return None
@@ -45,7 +53,9 @@ def marked_answer(response: str, several: bool = False) -> str | None:
 
 
 def marked_text(response: str) -> str | None:
-    """The text where the response marks its answer, as it stands: the content of a box or tag, or the line after "answer is"."""
+    """The text where the response marks its answer, as it stands: the content of a box or tag, or the line after
+    "answer is".
+    """
     marked, _ = _marked(spoken(response), False)
     return None if marked is None else marked.strip()
 
@@ -90,9 +100,8 @@ def _marked(text: str, several: bool) -> tuple[str | None, bool]:
 
 def _is_cut(text: str) -> bool:
     """Whether the last box or <answer> tag is open at the end of the text."""
-    last = None
-    for last in _BOX.finditer(text):
-        pass
+    boxes = list(_BOX.finditer(text))
+    last = boxes[-1] if boxes else None
     if last is not None and last["bare"] is None and _closing(text, last.end()) is None:
         return True
     tags = list(_TAG.finditer(text))
@@ -110,7 +119,9 @@ def _closing(text: str, brace: int) -> int | None:
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:
-    """(begin, end) of the content of every outermost box with balanced braces, in order. One pass, whatever is left open."""
+    """(begin, end) of the content of every outermost box with balanced braces, in order. One pass, whatever is left
+    open.
+    """
     found: list[tuple[int, int]] = []
     opened: list[int | None] = []  # for each open brace, where its box's content begins, or None
     boxes = list(_BOX.finditer(text))
@@ -136,7 +147,7 @@ def _side_by_side(text: str, boxes: list[tuple[int, int]]) -> list[tuple[int, in
 def _tagged(text: str) -> tuple[int, int] | None:
     """(begin, end) of what the last complete <answer> tag holds."""
     tags = list(_TAG.finditer(text))
-    for opening, closing in reversed(list(zip(tags, tags[1:], strict=False))):
+    for opening, closing in reversed(list(itertools.pairwise(tags))):
         if not opening[1] and closing[1] and text[opening.end() : closing.start()].strip():
             return opening.end(), closing.start()
     return None
@@ -149,6 +160,10 @@ def _bold(text: str) -> str | None:
         return None
     content = bold[-1][1].strip()
     after = text[bold[-1].end() :]
-    if re.search(r"[A-Za-z]{4,}|:$", FORMULA.sub("", content)) or re.search(r"\d|\$", after) or not re.search(r"\d|\$|\\", content):
+    if (
+        re.search(r"[A-Za-z]{4,}|:$", FORMULA.sub("", content))
+        or re.search(r"\d|\$", after)
+        or not re.search(r"\d|\$|\\", content)
+    ):
         return None
     return answer_in(content)

@@ -1,4 +1,5 @@
-"""The grammar of answers: a text in one notation becomes a tree, or `Unreadable` is raised. Nothing is skipped or guessed.
+"""The grammar of answers: a text in one notation becomes a tree, or `Unreadable` is raised. Nothing is skipped or
+guessed.
 
 answer    = group of items, separated by `,`, `;`, "and", "or"
 item      = relation, then a unit
@@ -12,14 +13,15 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from treeadv.rewards.parsing.atoms import Atoms
+from treeadv.rewards.parsing.commands import Commands
 from treeadv.rewards.parsing.notation import notation
 from treeadv.rewards.parsing.terms import Call, Group, Measure, Name, Number, Relation, Term, Words, variables
 from treeadv.rewards.parsing.tokens import COMMAND, END, LETTER, NUMBER, SIGN, WORDS, Token, Unreadable, tokens
 from treeadv.rewards.parsing.units import CHANGING, MAGNITUDES, unit
 
 _RELATIONS = {
-    "=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "le": "<=", "ge": ">=", "ne": "!=", "in": "in",
+    "=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "le": "<=", "ge": ">=", "ne": "!=",
+    "in": "in",
     "approx": "approx", "sim": "approx",
 }  # fmt: skip
 _CURRENCIES = {r"\$": "dollar", "$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen"}
@@ -35,7 +37,8 @@ _CONCLUDES = re.compile(r"\\(?:implies|Rightarrow|Longrightarrow|therefore|iff|L
 def read(text: str, *, thousands: bool = True, letter_units: bool = False, tight_slash: bool = False) -> Term:
     """The tree of an answer. Raises `Unreadable` where a part of the text is outside the grammar.
 
-    `thousands` reads `2,500` as a number, else as a list. `letter_units` reads the m of `5 m` as a unit, else as a variable.
+    `thousands` reads `2,500` as a number, else as a list. `letter_units` reads the m of `5 m` as a unit, else as a
+    variable.
     `tight_slash` reads `1/2x` as 1/(2x), else as (1/2)x.
     """
     text = _CONCLUDES.split(notation(text))[-1].lstrip(" ,;:").rstrip(" .,;:")
@@ -47,7 +50,10 @@ def read(text: str, *, thousands: bool = True, letter_units: bool = False, tight
     if thousands:
         text = _without_thousands(text)
     reader = _Reader(tokens(text), text, letter_units, tight_slash)
-    answer = reader.items(closing=None)
+    try:
+        answer = reader.items(closing=None)
+    except RecursionError:
+        raise Unreadable("signs nested too deep") from None
     reader.expect_end()
     return answer
 
@@ -97,7 +103,7 @@ def _without_thousands(text: str) -> str:
     return "".join(pieces) + text[begin:]
 
 
-class _Reader(Atoms):
+class _Reader(Commands):
     """A recursive-descent reader over tokens."""
 
     def __init__(self, found: list[Token], text: str, letter_units: bool, tight_slash: bool) -> None:
@@ -135,7 +141,9 @@ class _Reader(Atoms):
         return Group("", "", tuple(found))
 
     def _at_close(self, closing: str | None) -> bool:
-        return self.next.kind == END or (closing is not None and self.next.kind == SIGN and self.next.text in closing.split())
+        return self.next.kind == END or (
+            closing is not None and self.next.kind == SIGN and self.next.text in closing.split()
+        )
 
     def item(self) -> Term:
         label = self.next
@@ -171,7 +179,7 @@ class _Reader(Atoms):
             return Name(self.advance().text)
         left = self._measured()
         while True:
-            if self.next.kind == COMMAND and self.next.text in _SET_OPERATORS or self._is_union():
+            if (self.next.kind == COMMAND and self.next.text in _SET_OPERATORS) or self._is_union():
                 operator = "cup" if self.next.kind == LETTER else self.next.text
                 self.advance()
                 left = Call(operator, (left, self._measured()))
@@ -185,7 +193,9 @@ class _Reader(Atoms):
 
     def _is_union(self) -> bool:
         """Whether the next token is the letter U between two brackets."""
-        return self.next.text == "U" and self.peek(-1).text in (")", "]", r"\}") and self.peek(1).text in ("(", "[", r"\{")
+        return (
+            self.next.text == "U" and self.peek(-1).text in (")", "]", r"\}") and self.peek(1).text in ("(", "[", r"\{")
+        )
 
     def _measured(self) -> Term:
         negative = self.next.text == "-" and self.peek(1).text in _CURRENCIES
@@ -214,12 +224,19 @@ class _Reader(Atoms):
 
     def _multiplied(self, value: Term) -> Term:
         """The value times the magnitude that follows: `3 million`, `2 hundred thousand`."""
-        while self.next.kind == WORDS and (magnitude := MAGNITUDES.get(self.next.text.split()[0].lower() if self.next.text else "")):
+        while self.next.kind == WORDS and (
+            magnitude := MAGNITUDES.get(self.next.text.split()[0].lower() if self.next.text else "")
+        ):
             token = self.next
             word, _, rest = token.text.partition(" ")
             value = Call("*", (value, Number(Fraction(magnitude))))
             if rest.strip():
-                self.tokens[self.at] = Token(WORDS, rest.strip(), token.begin + self.text[token.begin : token.end].index(word) + len(word), token.end)
+                self.tokens[self.at] = Token(
+                    WORDS,
+                    rest.strip(),
+                    token.begin + self.text[token.begin : token.end].index(word) + len(word),
+                    token.end,
+                )
             else:
                 self.advance()
         return value
@@ -230,40 +247,55 @@ class _Reader(Atoms):
             return None
         begin = self.at
         end = begin
-        while self.tokens[end].kind != END and self.tokens[end].text not in (",", ";", "and", "or", "=", ")", "]", "cup"):
+        while self.tokens[end].kind != END and self.tokens[end].text not in (
+            ",",
+            ";",
+            "and",
+            "or",
+            "=",
+            ")",
+            "]",
+            "cup",
+        ):
             end += 1
         raw = self.text[self.tokens[begin].begin : self.tokens[end - 1].end] if end > begin else ""
-        plain = _TEXT.sub(r" \1 ", raw).strip(" .")
+        words = all(t.kind == WORDS for t in self.tokens[begin:end])
+        plain = " ".join(t.text for t in self.tokens[begin:end]) if words else _TEXT.sub(r" \1 ", raw).strip(" .")
         if plain in ("%", r"\%", "percent", "pct", "percentage", r"\text{%}"):
             self.at = end
             return "%", True
         if plain in (r"\$", "€", "£", "¥"):
             self.at = end
             return _CURRENCIES[plain], True
-        words = all(t.kind == WORDS for t in self.tokens[begin:end])
-        if (name := unit(plain)) and (self._letter_units or "\\text" in raw or len(plain) > 1 or "^" in plain):
+        glued = self.next.kind != WORDS and self.next.begin == self.peek(-1).end
+        if (
+            (name := unit(plain))
+            and not (glued and not self._letter_units)
+            and (self._letter_units or "\\text" in raw or len(plain) > 1 or "^" in plain)
+        ):
             self.at = end
             return name, True
         if words and end > begin and "\\text" in raw and not CHANGING.search(plain):
             self.at = end
-            return plain.casefold().split()[-1].rstrip("s"), False
+            noun = plain.split()[-1]
+            return noun.casefold().rstrip("s") if len(noun) > 2 else noun, False
         return None
 
     def sum(self) -> Term:
-        found = self._signed()
+        terms = [self._signed()]
         while True:
             if self.take(SIGN, "+"):
-                found = Call("+", (found, self._signed_product()))
+                terms.append(self._signed_product())
             elif self.take(SIGN, "-"):
-                found = Call("+", (found, Call("neg", (self._signed_product(),))))
+                terms.append(Call("neg", (self._signed_product(),)))
             elif self.next.kind == COMMAND and self.next.text in ("pm", "mp"):
                 operator = self.advance().text
-                found = Call(operator, (found, self.product()))
+                terms = [Call(operator, (_joined("+", terms), self.product()))]
             elif self.next.kind == COMMAND and self.next.text in ("choose", "over"):
                 operator = "binom" if self.advance().text == "choose" else "/"
-                found = Call(operator, (found, self.sum()))
+                terms = [Call(operator, (_joined("+", terms), self.sum()))]
             else:
-                return found
+                return _joined("+", terms)
 
     def _signed(self) -> Term:
         if self.next.kind == COMMAND and self.next.text in ("pm", "mp"):
@@ -280,19 +312,21 @@ class _Reader(Atoms):
         found = self.power()
         if negative:
             found = Number(-found.value, found.rounded) if isinstance(found, Number) else Call("neg", (found,))
+        factors = [found]
         while True:
             if self.next.text in ("*", "times", "cdot") and self.next.kind in (SIGN, COMMAND):
                 self.advance()
-                found = Call("*", (found, self._factor()))
+                factors.append(self._factor())
             elif self.take(SIGN, "/"):
-                found = Call("/", (found, self._denominator()))
+                factors = [Call("/", (_joined("*", factors), self._denominator()))]
             elif self.next.kind == COMMAND and self.next.text == "mod":
                 self.advance()
-                found = Call("mod", (found, self._factor()))
-            elif self._begins_factor(found):
-                found = Call("*", (_unbraced(found), _unbraced(self.power())))
+                factors = [Call("mod", (_joined("*", factors), self._factor()))]
+            elif self._begins_factor(factors[-1]):
+                factors = [_unbraced(f) for f in factors]
+                factors.append(_unbraced(self.power()))
             else:
-                return found
+                return _joined("*", factors)
 
     def _factor(self) -> Term:
         """A factor after a sign of multiplication; it may have a sign of its own."""
@@ -311,7 +345,9 @@ class _Reader(Atoms):
     def _begins_factor(self, left: Term) -> bool:
         token = self.next
         if token.kind == NUMBER:
-            follows_number = isinstance(left, Number) or isinstance(left, Call) and left.function in ("/", "^") and not variables(left)
+            follows_number = isinstance(left, Number) or (
+                isinstance(left, Call) and left.function in ("/", "^") and not variables(left)
+            )
             if follows_number and not self.is_mixed():
                 raise Unreadable("two numbers side by side")
             return True
@@ -319,7 +355,7 @@ class _Reader(Atoms):
             return not self._is_union() and not self._starts_unit(left)
         if token.kind == COMMAND:
             return self.begins_atom(token)
-        return token.kind == SIGN and (token.text in ("(", "[", "{", r"\{") or token.text == "|" and not self.bars)
+        return token.kind == SIGN and (token.text in ("(", "[", "{", r"\{") or (token.text == "|" and not self.bars))
 
     def _starts_unit(self, left: Term) -> bool:
         """Whether the letters from here to the end of the item are a unit after a number."""
@@ -329,6 +365,11 @@ class _Reader(Atoms):
         found = self._unit(left)
         self.at = mark
         return found is not None
+
+
+def _joined(operator: str, terms: list[Term]) -> Term:
+    """One term, or the sum or product of several."""
+    return terms[0] if len(terms) == 1 else Call(operator, tuple(terms))
 
 
 def _unbraced(factor: Term) -> Term:

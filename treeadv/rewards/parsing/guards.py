@@ -1,7 +1,9 @@
-"""Cheap refusals: answers on which a computer algebra system would spend seconds or gigabytes, told from their text in linear time.
+"""Cheap refusals: answers on which a computer algebra system would spend seconds or gigabytes, told from their text
+in linear time.
 
-The limits lie above everything in the benchmark answers (tests/rewards/test_golds.py) and below what was measured to hang
-sympy. What passes is still bounded by the worker's clock and memory limit: a guard saves time, it is not the defence.
+The limits lie above everything in the benchmark answers (tests/rewards/test_golds.py) and below what was measured to
+hang sympy. What passes is still bounded by the worker's clock and memory limit: a guard saves time, it is not the
+defence.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The number that a text is: `6.63 \\times 10^{-34}`, `x = 3.14`, `\\$2.50`, `3.14 \\text{ m}`, `50\\%`, `2\\frac{1}{2}`, `\\sqrt{2}`."""
+"""The number that a text is: `6.63 \\times 10^{-34}`, `x = 3.14`, `\\$2.50`, `3.14 \\text{ m}`, `50\\%`,
+`2\\frac{1}{2}`, `\\sqrt{2}`.
+"""
 
 from __future__ import annotations
 

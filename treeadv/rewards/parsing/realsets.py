@@ -31,15 +31,17 @@ _REALS = (Piece(-_INFINITE, False, _INFINITE, False),)
 
 def same_set(gold: Term, answer: Term) -> bool | None:
     """Whether two terms are the same set of real numbers; None where one of them is no such set."""
-    sets = real_set(gold), real_set(answer)
-    if sets[0] is None or sets[1] is None:
+    ours, theirs = real_set(gold), real_set(answer)
+    if ours is None or theirs is None:
         return None
-    if len(sets[0]) != len(sets[1]):
+    if len(ours) != len(theirs):
         return False
     rounded = is_rounded(gold) or is_rounded(answer)
     return all(
-        (g.low_closed, g.high_closed) == (a.low_closed, a.high_closed) and _same_end(g.low, a.low, rounded) and _same_end(g.high, a.high, rounded)
-        for g, a in zip(*sets, strict=True)
+        (g.low_closed, g.high_closed) == (a.low_closed, a.high_closed)
+        and _same_end(g.low, a.low, rounded)
+        and _same_end(g.high, a.high, rounded)
+        for g, a in zip(ours, theirs, strict=True)
     )
 
 
@@ -110,7 +112,9 @@ def _points(items: tuple[Term, ...]) -> RealSet | None:
 
 
 def _combined(sets: list[RealSet | None]) -> RealSet | None:
-    """Several inequalities: all of them hold where that is possible ("x > 1, x < 2"), else one of them ("x < 1 or x > 2")."""
+    """Several inequalities: all of them hold where that is possible ("x > 1, x < 2"), else one of them ("x < 1 or x >
+    2").
+    """
     known = [s for s in sets if s is not None]
     if len(known) != len(sets):
         return None
@@ -128,7 +132,7 @@ def _solutions(relation: Relation) -> RealSet | None:
         if _end(sides[0]) is not None and _end(sides[1]) is None:
             signs, sides = (_FLIPPED[signs[0]],), (sides[1], sides[0])
         return _one_sided(sides[0], signs[0], _end(sides[1]))
-    if len(sides) == 3 and {*signs} <= {"<", "<="} | {"="} or {*signs} <= {">", ">="}:
+    if (len(sides) == 3 and {*signs} <= {"<", "<="} | {"="}) or {*signs} <= {">", ">="}:
         if len(sides) != 3 or "=" in signs:
             return None
         first = _one_sided(sides[1], _FLIPPED[signs[0]], _end(sides[0]))
@@ -138,12 +142,16 @@ def _solutions(relation: Relation) -> RealSet | None:
 
 
 def _one_sided(middle: Term, sign: str, end: Value | None) -> RealSet | None:
-    """The solutions of `middle sign end`, where the middle is a variable, an unknown function of one, or the absolute value of one."""
+    """The solutions of `middle sign end`, where the middle is a variable, an unknown function of one, or the absolute
+    value of one.
+    """
     if end is None or sign in ("in", "="):
         return None
     match middle:
         case Call("abs", (Name() as name,)) if variables(name):
-            inside = _intersection(_ray("<=" if sign in ("<=", ">") else "<", end), _ray(">=" if sign in ("<=", ">") else ">", -end))
+            inside = _intersection(
+                _ray("<=" if sign in ("<=", ">") else "<", end), _ray(">=" if sign in ("<=", ">") else ">", -end)
+            )
             return inside if sign in ("<", "<=") else _complement(inside) if sign != "!=" else None
         case Name() if variables(middle):
             return _ray(sign, end)

@@ -9,7 +9,9 @@ from fractions import Fraction
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A rational number. `rounded` says that it is written with a decimal point or a power of ten, so that it may stand for another."""
+    """A rational number. `rounded` says that it is written with a decimal point or a power of ten, so that it may
+    stand for another.
+    """
 
     value: Fraction
     rounded: bool = False
@@ -41,7 +43,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A chain of relations: sides[0] signs[0] sides[1] signs[1] ..., with the signs `=`, `<`, `>`, `<=`, `>=`, `!=`, `in`."""
+    """A chain of relations: sides[0] signs[0] sides[1] signs[1] ..., with the signs `=`, `<`, `>`, `<=`, `>=`, `!=`,
+    `in`.
+    """
 
     signs: tuple[str, ...]
     sides: tuple[Term, ...]
@@ -49,7 +53,9 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A value with its unit. `listed` says that the unit is one of `units.UNITS`; else it is the noun that was written."""
+    """A value with its unit. `listed` says that the unit is one of `units.UNITS`; else it is the noun that was
+    written.
+    """
 
     value: Term
     unit: str
@@ -96,8 +102,14 @@ def walk(term: Term) -> Iterator[Term]:
 
 
 def variables(term: Term) -> set[str]:
-    """The names in a term that stand for no constant."""
-    return {t.text for t in walk(term) if isinstance(t, Name) and t.text not in CONSTANTS}
+    """The names in a term that stand for no constant and are not the index of a sum."""
+    match term:
+        case Name(text):
+            return set() if text in CONSTANTS else {text}
+        case Call("sum" | "prod", (Name(index), first, last, body)):
+            return variables(first) | variables(last) | variables(body) - {index}
+        case _:
+            return set().union(*map(variables, parts(term)))
 
 
 def is_rounded(term: Term) -> bool:

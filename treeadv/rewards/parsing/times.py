@@ -23,7 +23,11 @@ class Time:
             return self == other
         if self._clock() == other._clock():
             return True
-        return (self.minutes, self.seconds) == (other.minutes, other.seconds) and self.hours == other.hours and not (self.half and other.half)
+        return (
+            (self.minutes, self.seconds) == (other.minutes, other.seconds)
+            and self.hours == other.hours
+            and not (self.half and other.half)
+        )
 
     def _clock(self) -> tuple[int, int, int]:
         hours = self.hours % 12 + 12 * (self.half == "p") if self.half else self.hours

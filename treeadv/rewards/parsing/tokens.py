@@ -23,12 +23,15 @@ class Token:
 
 
 PLAIN_FUNCTIONS = {
-    "sqrt", "cbrt", "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh", "coth", "log", "ln",
+    "sqrt", "cbrt", "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh",
+    "tanh", "coth", "log", "ln",
     "lg", "exp", "gcd", "lcm", "max", "min", "mod", "abs", "ceil", "floor", "binom", "sgn",
 }  # fmt: skip
 _SPELLINGS = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "infinity": "infty", "inf": "infty", "oo": "infty", "pi": "pi", "Pi": "pi",
-    "ceiling": "ceil", "binomial": "binom", "union": "cup", "theta": "theta", "alpha": "alpha", "beta": "beta", "phi": "phi",
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "infinity": "infty", "inf": "infty", "oo": "infty",
+    "pi": "pi", "Pi": "pi",
+    "ceiling": "ceil", "binomial": "binom", "union": "cup", "theta": "theta", "alpha": "alpha", "beta": "beta",
+    "phi": "phi",
 }  # fmt: skip
 _TOKEN = re.compile(
     r"(?P<text>\\text\{(?P<inside>[^{}]*)\})"
@@ -80,7 +83,9 @@ def _read(match: re.Match[str]) -> list[Token]:
 
 
 def _word(word: str, begin: int) -> list[Token]:
-    """A run of letters: the name of a function or a constant, "and", words of four letters or more, else a product of letters."""
+    """A run of letters: the name of a function or a constant, "and", words of four letters or more, else a product of
+    letters.
+    """
     end = begin + len(word)
     if word in ("and", "or"):
         return [Token(COMMAND, word, begin, end)]

@@ -9,15 +9,21 @@ from treeadv.rewards.parsing.extract import last_line, marked_text
 from treeadv.rewards.verifiers.base import Verifier
 
 _STYLE = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|boxed|fbox)\s*(?=\{)|[${}*_`]|\\[,;:! ]")
-_DENIED = re.compile(r"\b(?:not|rather than|instead of|neither|nor|unlike|except)\s+(?:the\s+)?(?:option\s+|choice\s+)?\(?[A-Z]\b\)?")
-_LEADING = re.compile(r"\s*(?:(?:option|choice|letter|answer)\s+)?(?:\(\s*([A-Za-z])\s*\)|([A-Z])\s*[).:,]|([A-Za-z])\s*(?:[).:,]?\s*$))")
+_DENIED = re.compile(
+    r"\b(?:not|rather than|instead of|neither|nor|unlike|except)\s+(?:the\s+)?(?:option\s+|choice\s+)?\(?[A-Z]\b\)?"
+)
+_LEADING = re.compile(
+    r"\s*(?:(?:option|choice|letter|answer)\s+)?(?:\(\s*([A-Za-z])\s*\)|([A-Z])\s*[).:,]|([A-Za-z])\s*(?:[).:,]?\s*$))"
+)
 _NAMED = re.compile(r"\b(?:option|choice|letter)\s+\(?([A-Za-z])\b\)?|\(([A-Z])\)|(?<![A-Za-z'])([A-Z])(?![A-Za-z'])")
-_WORD = re.compile(r"\b[IA] (?=[a-z])|\b[A-Z]\.(?=\s*[A-Z][a-z])")
+_WORD = re.compile(r"\b[IA] (?=[a-z])(?!or\b|and\b|is\b)|\b[A-Z]\.(?=\s*[A-Z][a-z])")
 _FURTHER = re.compile(r"\s*(?:,|and|or|/|&)\s*(?:option\s+)?\(?([A-Z])\b\)?")
 
 
 class Choice(Verifier):
-    """Compares one letter: `(B)`, `B.`, `B: text`, `b` and `option B, not A` are B, and an answer that names two letters is wrong."""
+    """Compares one letter: `(B)`, `B.`, `B: text`, `b` and `option B, not A` are B, and an answer that names two
+    letters is wrong.
+    """
 
     usage = "choice"
 

@@ -14,7 +14,8 @@ _STOP = re.compile(r"[.;!](?=\s|$)|\n")
 class Exact(Verifier):
     """Compares the marked answer, or the last line, with the gold answer as text, up to spacing and a final stop.
 
-    After "the answer is" the text up to any full stop of its line counts, since a gold answer may have full stops of its own.
+    After "the answer is" the text up to any full stop of its line counts, since a gold answer may have full stops of
+    its own.
     """
 
     usage = "exact"
@@ -29,4 +30,4 @@ class Exact(Verifier):
 
 
 def _plain(text: str) -> list[str]:
-    return clean(text.strip(" *_`\"")).split()
+    return clean(text.strip(' *_`"')).split()

@@ -1,6 +1,8 @@
-"""The verifier `math`: a grammar reads both answers and arithmetic compares them; math-verify is asked about what they do not cover.
+"""The verifier `math`: a grammar reads both answers and arithmetic compares them; math-verify is asked about what
+they do not cover.
 
-response -> final answer (`parsing.extract`) -> limits (`parsing.guards`) -> trees (`parsing.grammar`) -> verdict (`parsing.equality`)
+response -> final answer (`parsing.extract`) -> limits (`parsing.guards`) -> trees (`parsing.grammar`) -> verdict
+(`parsing.equality`)
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -34,7 +37,9 @@ _CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s*\(")
 
 
 class Mathematics(Verifier):
-    """Compares two mathematical expressions, exactly where both are exact. Text that cannot be read to its end is never verified."""
+    """Compares two mathematical expressions, exactly where both are exact. Text that cannot be read to its end is
+    never verified.
+    """
 
     usage = "math"
     preloaded = True
@@ -48,22 +53,29 @@ class Mathematics(Verifier):
             return unparsed("no answer found")
         if same_text(gold, text):
             return verified("same text")
-        if reason := refusal(text):
+        if reason := refusal(text) or _gold_refusal(gold):
             return refused(reason)
         try:
             equal = compare(gold, text)
         except Unreadable as e:
+            lines = text.split("\n")
+            if len(lines) > 1 and "begin" not in text:  # the last line of a box that holds a derivation
+                return self.screen(replace(answer, response=f"\\boxed{{{lines[-1]}}}"))
             return _handed_on(gold, text, f"cannot be read: {e}")
         if equal is None:
             return _handed_on(gold, text, "cannot be compared")
         return verified("equal") if equal else wrong("not equal")
 
     def load(self) -> None:
-        """Import math-verify and judge two known answers: this shows that it works, and imports what sympy imports late."""
+        """Import math-verify and judge two known answers: this shows that it works, and imports what sympy imports
+        late.
+        """
         import math_verify
 
         self._parse, self._equal = _parser(), math_verify.verify
-        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-out is off: the worker has its own
+        logging.getLogger("math_verify").setLevel(
+            logging.ERROR
+        )  # it warns that its time-out is off: the worker has its own
         for gold, answer in ((r"\frac{1}{2}", "0.5"), ("(x+1)^2", "x^2+2x+1")):
             if self.judge(Task("math", gold, answer)).verdict is not Verdict.VERIFIED:
                 raise RuntimeError(f"math-verify does not find {answer} equal to {gold}: its installation is broken")
@@ -84,16 +96,24 @@ class Mathematics(Verifier):
         return wrong("not comparable: " + ", ".join(doubts) if doubts else "not equal for math-verify")
 
 
+@lru_cache(maxsize=2048)
+def _gold_refusal(gold: str) -> str | None:
+    reason = refusal(gold)
+    return f"the gold answer has {reason}" if reason else None
+
+
 def _is_whole(response: str, gold: str) -> bool:
     """Whether the whole response is the gold answer, as in prose that marks no answer."""
-    if len(response) > 2 * len(gold) + 20:
+    if len(response) > 2 * len(gold) + 20 or "\\boxed" in response or "<answer" in response:
         return False
     said = spoken(response).strip()
     return bool(said) and same_text(gold, said)
 
 
 def _handed_on(gold: str, text: str, reason: str) -> Outcome | Task:
-    """A task for math-verify where both sides are nothing but mathematics that it reads to the end, and one is beyond the grammar."""
+    """A task for math-verify where both sides are nothing but mathematics that it reads to the end, and one is beyond
+    the grammar.
+    """
     sides = notation(repaired(gold) if "begin" not in gold else gold), notation(text)
     if any(_BEYOND.search(s) for s in sides) and all(_FORMAL.fullmatch(s) and not _CALL.search(s) for s in sides):
         return Task("math", *sides)

@@ -12,7 +12,9 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class Numeric(Verifier):
-    """Verifies |answer - gold| <= tolerance * |gold|, and for a gold answer of 0 |answer| <= tolerance. Two different units are wrong."""
+    """Verifies |answer - gold| <= tolerance * |gold|, and for a gold answer of 0 |answer| <= tolerance. Two different
+    units are wrong.
+    """
 
     usage = "numeric[:TOLERANCE]"
 
@@ -36,7 +38,9 @@ class Numeric(Verifier):
             return unparsed("the answer is not a number")
         if gold.unit and found.unit and gold.unit != found.unit:
             return wrong("another unit")
-        near = any(abs(a - g) <= self._tolerance * (abs(g) or 1) for g in gold.values(found) for a in found.values(gold))
+        near = any(
+            abs(a - g) <= self._tolerance * (abs(g) or 1) for g in gold.values(found) for a in found.values(gold)
+        )
         return verified() if near else wrong()
 
 
