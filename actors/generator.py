@@ -1,4 +1,4 @@
-"""The generator: holds an engine and grows forests, several at a time."""
+"""The generator role: holds an engine and grows several forests at a time."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from typing import Any
 
 import pyarrow as pa
+import ray
 
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve, stop_ids
 from treeadv.data.prompts import Prompter
 from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats
-from treeadv.engines.start import start
+from treeadv.engines.registry import start_engine
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
 from treeadv.replay.tickets import Ticket
 from treeadv.sampling.sampler import GrowRequest, grow
-from treeadv.sampling.threshold import Threshold
 from treeadv.wire import to_batch
 
 
@@ -29,36 +29,39 @@ class Generator:
         self._model_dir = resolve(config.model.path, config.model.cache)
         self._prompter = Prompter(self._model_dir, config.task.prompt)
         self._stop = stop_ids(self._model_dir)
-        self._threshold = Threshold(config.sampling)
+        self._tau = config.sampling.tau  # of the newest forest
         self._exporter = Exporter("generator", refresh=self._count_engine)
         self._address = self._exporter.serve(config.metrics.host, port)
         self._counted = EngineStats()
         self._engine: Engine | None = None
 
+    @ray.method
     async def start(self) -> str:
         """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
-        self._engine = await start(self._config, self._model_dir, self._index)
+        self._engine = await start_engine(self._config, self._model_dir, self._index)
         self._exporter.set("treeadv_generator_policy_version", self.engine.version)
         return self._address
 
+    @ray.method(num_returns=2)
     async def grow(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
         """The forest of one ticket of the replay queue as a batch of one row, and its number of leaves.
 
         The caller asks Ray for two returns: it waits for the small one and passes the other on as a reference.
         """
         started = time.perf_counter()
+        self._tau = ticket.tau
         prompt = self._prompter.encode(ticket.problem.problem)
         request = GrowRequest(forest_id=ticket.forest_id, problem=ticket.problem, prompt=prompt, seed=ticket.seed)
         try:
-            forest = await grow(self.engine, request, self._config.sampling, self._threshold.tau, self._stop)
+            forest = await grow(self.engine, request, self._config.sampling, ticket.tau, self._stop)
         except EngineLost as lost:
             if self.engine.gone:
                 raise EngineGone(self.engine.gone) from lost
             raise
-        self._threshold.observe(forest.entropy, forest.newest_version)
         self._count(forest, time.perf_counter() - started)
         return to_batch([forest]), forest.leaves
 
+    @ray.method
     async def update_weights(self, version: int, buckets: list[Any]) -> float:
         """Take a policy version in flight. `buckets`: references to mappings name -> array, which together are the
         model. Seconds.
@@ -69,14 +72,16 @@ class Generator:
         self._exporter.observe("treeadv_weight_update_seconds", seconds)
         return seconds
 
+    @ray.method
     async def stats(self) -> dict[str, float]:
         """Totals since the start, for the driver's record of a step."""
         s = self.engine.stats()
         return {
             "tokens_generated": s.decoded_tokens, "prompt_tokens": s.prompt_tokens, "cached_tokens": s.cached_tokens,
-            "busy_seconds": s.busy_seconds, "tau": self._threshold.tau,
+            "busy_seconds": s.busy_seconds, "tau": self._tau,
         }
 
+    @ray.method
     async def close(self) -> None:
         self._exporter.close()
         if self._engine:
@@ -96,7 +101,7 @@ class Generator:
         e.add("treeadv_forks_total", float((forest.arity > 0).sum()))
         e.add("treeadv_branches_failed_total", float((forest.finish == Finish.ABORT).sum()))
         e.set("treeadv_entropy_nats", float(forest.entropy.mean()))
-        e.set("treeadv_tau_nats", self._threshold.tau)
+        e.set("treeadv_tau_nats", self._tau)
         e.observe("treeadv_forest_seconds", seconds)
         e.observe("treeadv_forest_sharing_ratio", forest.sharing)
 

@@ -1,4 +1,4 @@
-"""The learner role: one rank of the trainer. A plain class; whoever builds the run makes a Ray actor of it."""
+"""The learner role: one rank of the trainer. A plain class of which the driver makes Ray actors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.errors import BadInput
-from treeadv.learning import checkpoint
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
@@ -26,35 +25,41 @@ BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
 
 class Learner:
-    """Life: `rendezvous` (rank 0), `join`, perhaps `restore`, then `step`, `publish` and `checkpoint`, each called on all ranks."""
+    """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish`
+    and `checkpoint`."""
 
     def __init__(self, config: Config, run_dir: str, rank: int, world: int, port: int = 0) -> None:
         """`port`: where to serve /metrics and /healthz (0: any free port)."""
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         self.config, self.rank, self.world = config, rank, world
         self.folder = RunFolder.of(Path(run_dir), config)
-        if self.folder.storage:
-            self.folder.path.mkdir(parents=True, exist_ok=True)  # the driver made it on its own machine
+        self.folder.path.mkdir(parents=True, exist_ok=True)  # with run.storage the driver made it on its own machine
         self._trainer: Trainer | None = None
         self._store: dist.TCPStore | None = None
         self._fault: str | None = None
         self._exporter = Exporter("learner", lambda: self._fault)
         self._address = self._exporter.serve(config.metrics.host, port)
 
+    @ray.method
     def address(self) -> str:
         """host:port of /metrics."""
         return self._address
 
+    @ray.method
     def rendezvous(self) -> str:
         """On rank 0: open the store where the ranks meet and return its host:port."""
         host = ray.util.get_node_ip_address() if ray.is_initialized() else socket.gethostbyname(socket.gethostname())
         self._store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
         return f"{host}:{self._store.port}"
 
+    @ray.method
     def join(self, address: str) -> None:
         """Meet the other ranks and load the model."""
         if self.config.learner.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("learner.device=cuda: torch finds no CUDA device where the learner runs; give it one by learner.gpus, or cpu")
+            raise BadInput(
+                "learner.device=cuda: torch finds no CUDA device where the learner runs; set learner.gpus, or"
+                " learner.device=cpu"
+            )
         if self.world > 1:
             host, _, port = address.rpartition(":")
             store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)
@@ -69,47 +74,48 @@ class Learner:
             raise RuntimeError("a learner has to join before it can train")
         return self._trainer
 
+    @ray.method
     def step(self, batches: list[Any], version: int) -> StepReport:
-        """One optimizer step on the forests of `batches` (references to record batches, read where they lie), in their order."""
+        """Take one optimizer step on the forests of `batches`, references to record batches, in their order."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
         try:
             report = self.trainer.step(forests, version)
         except NonFinite as fault:
             self._fault = str(fault)
             self._exporter.add("treeadv_nonfinite_steps_total")
-            if self.folder.storage and self.rank == 0:
-                self.folder.storage.keep(fault.batch)  # this disk goes with the pod
+            if self.rank == 0:
+                self.folder.store.keep(fault.batch)  # this disk may go with the pod
             raise
         self._export(report)
         return report
 
+    @ray.method
     def publish(self) -> tuple[list[Any], int]:
-        """References to the buckets of weights and their bytes, on rank 0; the others help to gather them and return nothing."""
+        """Gather the weights and put this rank's share into the object store; returns references to it and its
+        bytes."""
         refs, size = [], 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
             refs.append(ray.put(bucket))
             size += sum(w.nbytes for w in bucket.values())
         return refs, size
 
-    def checkpoint(self, step: int, extra: dict[str, Any], session: str = "") -> str:
-        """Write run_dir/checkpoints/step-N whole or not at all, drop the oldest ones, and return its path. With run.storage: upload it
-        for the driver, whose `session` of the run it is, to seal."""
+    @ray.method
+    def checkpoint(self, step: int, session: str) -> None:
+        """Write this rank's files of the checkpoint of `step`. All ranks call it.
+
+        The checkpoint counts once the driver, which began `session`, has sealed it.
+        """
         began = time.perf_counter()
-        folder = self.folder.checkpoint(step)
-        if self.folder.storage:
-            self.trainer.upload(self.folder.storage, step, session, folder.with_name("upload"), extra)
-        else:
-            self.trainer.save(folder, extra)
-            if self.rank == 0:
-                checkpoint.prune(folder.parent, self.config.run.keep_checkpoints)
+        self.folder.store.write_checkpoint(step, session, self.trainer.write_files)
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
-        return str(folder)
 
-    def restore(self, step: int) -> dict[str, Any]:
-        """Go on from a checkpoint; returns the `extra` that was written with it."""
-        with self.folder.at_hand(step) as folder:
-            return self.trainer.restore(folder)
+    @ray.method
+    def restore(self, step: int) -> None:
+        """Continue from the checkpoint of `step`."""
+        with self.folder.open_checkpoint(step) as folder:
+            self.trainer.restore(folder)
 
+    @ray.method
     def close(self) -> None:
         self._exporter.close()
         if dist.is_initialized():
@@ -120,7 +126,7 @@ class Learner:
         for phase, seconds in report.seconds.items():
             e.observe("treeadv_learner_phase_seconds", seconds, phase=phase)
         if self.rank:
-            return  # what follows is of all ranks together
+            return  # the rest covers all ranks together
         e.add("treeadv_trained_tokens_total", report.tokens)
         e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
         e.add("treeadv_trained_leaves_total", report.leaves)

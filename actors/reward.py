@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import ray
 from tokenizers import Tokenizer
 
 from treeadv import wire
@@ -33,6 +34,7 @@ class RewardActor:
         self._address = self._exporter.serve(config.metrics.host, port)
         self._restarts = 0
 
+    @ray.method(num_returns=2)
     async def grade(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, int]]:
         """The same forests with reward, verdict and detail of every leaf, and how many leaves got each verdict.
 
@@ -42,10 +44,12 @@ class RewardActor:
         graded = [await self._graded(f) for f in wire.from_batch(batch)]
         return wire.to_batch(graded), dict(Counter(Verdict(v).name.lower() for f in graded for v in f.verdict))
 
+    @ray.method
     async def address(self) -> str:
         """host:port of /metrics."""
         return self._address
 
+    @ray.method
     async def close(self) -> None:
         await self._pool.close()
         self._exporter.close()

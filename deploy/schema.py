@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from treeadv.config import Config
+from treeadv.engines.registry import ENGINES
 from treeadv.extensions import PATTERN
-from treeadv.learning.advantage import PRESETS
+from treeadv.presets import PRESETS
 from treeadv.sampling.rules import RULES
 
 SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.schema.json"
@@ -39,9 +40,9 @@ def generated(text: str) -> str:
     for name, fields in DERIVED.items():
         for field in fields:
             del sections[name]["properties"][field]
-    # Checks that treeadv.config makes in validators, which a JSON schema does not contain.
-    sections["LearnerConfig"]["properties"]["preset"]["enum"] = list(PRESETS)
+    sections["LearnerConfig"]["properties"]["preset"]["anyOf"] = [{"enum": list(PRESETS)}, {"pattern": f"^{PATTERN}$"}]
     sections["SamplingConfig"]["properties"]["rule"]["anyOf"] = [{"enum": list(RULES)}, {"pattern": f"^{PATTERN}$"}]
+    sections["GeneratorConfig"]["properties"]["engine"]["anyOf"] = [{"enum": list(ENGINES)}, {"pattern": f"^{PATTERN}$"}]
     sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
     sections["TaskConfig"] |= {
         "if": {"properties": {"source": {"const": "reasoning-gym"}}},

@@ -1,8 +1,7 @@
-"""What the recorder tells the controller."""
+"""The time that the recorder counts as waiting."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 
@@ -13,17 +12,17 @@ from treeadv.report.progress import Progress
 from treeadv.storage.run_folder import RunFolder
 
 
-def test_a_wait_counts_while_it_lasts_and_no_second_of_it_twice(tmp_path: Path) -> None:
-    recorder = Recorder(RunFolder(tmp_path), Progress(1, Console(quiet=True)), asyncio.Event())
-    began = time.monotonic()
-    with recorder.phase("wait"):
-        parts = []
-        for _ in range(3):
+def test_wait_counts_while_it_lasts_and_only_once(tmp_path: Path) -> None:
+    recorder = Recorder(RunFolder(tmp_path), Progress(1, Console(quiet=True)))
+    readings = [recorder.waited_seconds]
+    for _ in range(2):
+        began = time.monotonic()
+        with recorder.phase("wait"):
             time.sleep(0.05)
-            parts.append(recorder.waited())
-        time.sleep(0.05)
-    whole = time.monotonic() - began
-    parts.append(recorder.waited())
-    assert min(parts) >= 0.05
-    assert abs(sum(parts) - whole) < 0.02
-    assert recorder.waited() == 0
+            readings.append(recorder.waited_seconds)
+            time.sleep(0.05)
+        lasted = time.monotonic() - began
+        readings.append(recorder.waited_seconds)
+        assert abs(readings[-1] - readings[-3] - lasted) < 0.02
+        assert readings[-3] + 0.05 <= readings[-2] < readings[-1]
+    assert recorder.waited_seconds == readings[-1]

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
+from treeadv.presets import AdvantageOverrides
 from treeadv.rewards.verifiers.registry import USAGE
 
 Positive = Annotated[int, Field(ge=1)]
@@ -78,8 +79,10 @@ class SamplingConfig(Section):
     rule_options: dict[str, Any] = Field(default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed")
     tau: Annotated[float, Field(ge=0)] = Field(1.0, description="threshold in nats")
     tau_quantile: Share | None = Field(
-        None, description="tau as this quantile of the entropies drawn under the previous policy version; tau holds until one is complete"
+        None, description="tau as this quantile of the entropies of the newest forests of all generators"
     )
+    tau_window: Positive = Field(64, description="tau_quantile: forests that the quantile is taken over")
+    tau_min_tokens: Positive = Field(1000, description="tau_quantile: tau holds while those forests have fewer tokens")
     arity: Annotated[int, Field(ge=2)] = 2
     min_gap: Positive = Field(2, description="tokens between forks, and before the first")
     max_depth: Count = Field(4, description="forks on a path")
@@ -87,7 +90,7 @@ class SamplingConfig(Section):
     topup: bool = Field(True, description="give leaf budget that no fork used to fresh roots")
     max_tokens: Positive = Field(64, description="tokens of a rollout")
     temperature: Annotated[float, Field(gt=0)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: float = Field(1.0, description="must be 1: the learner computes log-probs of the whole distribution")
 
     @property
     def roots(self) -> int:
@@ -97,6 +100,8 @@ class SamplingConfig(Section):
     def _coherent(self) -> SamplingConfig:
         if self.trees > self.leaves:
             raise ValueError(f"sampling.trees={self.trees} is more than sampling.leaves={self.leaves}: a tree needs a leaf")
+        if self.top_p != 1:
+            raise ValueError(f"sampling.top_p={self.top_p:g}: the learner's policy is the whole distribution; leave it at 1")
         return self
 
 
@@ -122,7 +127,8 @@ class SGLangConfig(Section):
 
 class GeneratorConfig(Section):
     count: Positive = 1
-    engine: Literal["embedded", "sglang"] = "embedded"
+    engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="options of an engine given as module:Name")
     forests: Positive = Field(6, description="forests that one generator grows at a time")
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -144,20 +150,21 @@ class RewardConfig(Section):
 
 class QueueConfig(Section):
     max_staleness: Count = Field(2, description="largest learner version minus a trained forest's oldest token version")
-    policy: Literal["fifo", "freshest", "priority"] = "fifo"
+    selection: str = Field("fifo", description="order in which ready forests are leased: fifo, freshest, priority or module:Name")
     fsync: Literal["always", "interval", "none"] = "interval"
     fsync_interval: Seconds | None = Field(None, description="unset: 1 on a disk; 10 in an object store, where each flush is two objects")
     lease_seconds: Seconds = Field(600.0, description="a lease not acknowledged after this goes back to ready")
     attempts: Positive = Field(5, description="times that a prompt may fail to give a valid forest before it is given up, loudly")
-    segment_mb: Positive = Field(64, description="size at which an Arrow segment is closed")
+    mixed_only: bool = Field(False, description="drop forests whose leaves all have one reward and draw other prompts")
+    payload_mb: Positive = Field(64, description="size at which a payload file is closed")
     retain: Literal["all", "unacknowledged"] = Field("all", description="all: keep trained payloads for audit and replay")
 
 
 class LearnerConfig(Section):
     count: Positive = 1
     forests_per_step: Positive = 6
-    preset: str = Field("treeadv", description="see treeadv.learning.advantage.PRESETS")
-    advantage: dict[str, Any] = Field(default_factory=dict, description="overrides of the preset's fields")
+    preset: str = Field("treeadv", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset")
+    advantage: AdvantageOverrides = AdvantageOverrides()
     correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = Field(
         "tis", description="for what older weights drew; none: by the clipped ratio alone, which gspo needs and the others hold at 1"
     )
@@ -173,6 +180,10 @@ class LearnerConfig(Section):
     checkpoint_activations: bool = False
     lora_rank: Count = Field(0, description="train a LoRA adapter of this rank through peft instead of all weights; 0: all weights")
     device: Literal["cpu", "cuda"] = "cpu"
+    replicas: Positive = Field(1, description="copies of the sharded model (HSDP): learner.count / replicas ranks share one copy")
+    accumulate: Literal["sharded", "whole"] = Field(
+        "sharded", description="gradients between micro-batches; whole: one reduction a step, but a whole gradient on each rank"
+    )
     threads: Count = 0
     cpus: Annotated[float, Field(ge=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
@@ -180,7 +191,7 @@ class LearnerConfig(Section):
 
 
 class ScalingConfig(Section):
-    """Setting the number of generators while the run goes on (treeadv/scaling.py); `treeadv scale` works without it."""
+    """Setting the number of generators while the run goes on (actors/driver/scaling_policy.py); `treeadv scale` works without it."""
 
     enabled: bool = False
     min: Positive = Field(1, description="fewest generators")
@@ -188,7 +199,7 @@ class ScalingConfig(Section):
     wait_high: Share = Field(0.2, description="share of the time that the learner waits for forests, above which a generator is added")
     wait_low: Share = Field(0.05, description="share below which one may be taken away")
     interval: Seconds = Field(5.0, description="seconds between observations")
-    hold: Seconds = Field(30.0, description="seconds that a reason must last before it acts")
+    min_duration: Seconds = Field(30.0, description="seconds that a reason must last before the number changes")
     cooldown: Seconds = Field(60.0, description="seconds after a change in which nothing is changed")
 
     @model_validator(mode="after")
@@ -224,7 +235,12 @@ class Config(Section):
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line."""
+    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line.
+
+    >>> _ = Path("recipe.yaml").write_text("task: {source: problems.jsonl}")
+    >>> load_config(Path("recipe.yaml"), ["sampling.leaves=4"]).sampling.leaves
+    4
+    """
     if not path.is_file():
         raise BadInput(f"{path}: no such configuration file (recipes: deploy/recipes/*.yaml)")
     try:

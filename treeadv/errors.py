@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class BadInput(Exception):
     """A value that the user gave cannot be used. The command line prints it and exits with code 2."""
@@ -17,3 +19,17 @@ class BadForest(ValueError):
 
     def __str__(self) -> str:
         return f"forest {self.forest_id}: {self.reason}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error of a library on one line, or the name of its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def single_errors(error: BaseException) -> Iterator[BaseException]:
+    """Yield each error of an exception group and of the groups inside it; an error that is no group yields itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from single_errors(inner)
+    else:
+        yield error

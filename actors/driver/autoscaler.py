@@ -1,5 +1,5 @@
-"""Sets the number of actors while the run goes on: when a person asks (`treeadv scale`), when the controller finds that one role waits
-for another, and when a node that an actor lives on is told to leave."""
+"""Sets the number of actors during a run: on request (`treeadv scale`), when one role waits for another, and when a
+node that hosts an actor is told to leave."""
 
 from __future__ import annotations
 
@@ -7,63 +7,78 @@ import asyncio
 import logging
 import time
 
-from actors.driver.cluster import Cast
-from actors.driver.drain import homes, leaving
+from actors.driver.cluster import Cluster
+from actors.driver.drain import actor_nodes, draining_nodes
+from actors.driver.handles import actor_id
+from actors.driver.outcome import EndRequest
 from actors.driver.recorder import Recorder
-from actors.driver.scaling_policy import Observation, Scaler
+from actors.driver.scaling_policy import Observation, ScalingState
 
-POLL = 1.0  # seconds between looks at what is asked
+POLL_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-async def oversee(cast: Cast, recorder: Recorder, stop: asyncio.Event) -> None:
-    """Look, and act, until cancelled. Another number of learners ends the cast at its next step, for the session to start it anew."""
-    rules = cast.config.scaling
-    scaler = Scaler.start(cast.config.generator.count, time.monotonic(), rules)
-    looked = time.monotonic()
+async def autoscale(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> None:
+    """Look at requests, waits and nodes, and act on them, until cancelled. Other learners need a reshape of the run."""
+    options = cluster.config.scaling
+    state = ScalingState.start(cluster.config.generator.count, time.monotonic(), options)
+    observed, waited = time.monotonic(), recorder.waited_seconds
     while True:
-        await asyncio.sleep(POLL)
+        await asyncio.sleep(POLL_SECONDS)
         now = time.monotonic()
-        asked = cast.folder.take_request()
-        if "generator" in asked:
-            scaler = scaler.ask(asked["generator"], now, rules) if rules.enabled else scaler
-            cast.generators.scale(scaler.wanted if rules.enabled else asked["generator"])
-        if "reward" in asked:
-            cast.rewards.scale(asked["reward"])
-        if asked.get("learner", cast.config.learner.count) != cast.config.learner.count:
-            if lacking := cast.lacks(asked["learner"]):
-                log.warning("learner=%d: the cluster has no room for them (%s); the run goes on as it was", asked["learner"], lacking)
-            else:
-                cast.learners_wanted = asked["learner"]
-                stop.set()
-        if rules.enabled and now - looked >= rules.interval:
-            scaler = scaler.step(await _observe(cast, recorder, now, now - looked), rules)
-            cast.generators.scale(scaler.wanted)
-            looked = now
-        await _leave(cast, stop)
-        await cast.sweep()
-        for crew in (cast.generators, cast.rewards):
-            crew.check()
+        requested = cluster.folder.take_request()
+        if "generator" in requested:
+            if options.enabled:
+                state = state.set_target(requested["generator"], now, options)
+            cluster.generators.scale(state.target if options.enabled else requested["generator"])
+        if "reward" in requested:
+            cluster.rewards.scale(requested["reward"])
+        if "learner" in requested:
+            _request_learners(cluster, requested["learner"], end_request)
+        if options.enabled and now - observed >= options.interval:
+            share = (recorder.waited_seconds - waited) / (now - observed)
+            observed, waited = now, recorder.waited_seconds
+            state = state.observe(await _observation(cluster, now, share, recorder.staleness), options)
+            cluster.generators.scale(state.target)
+        await _leave_draining_nodes(cluster, end_request)
+        await cluster.grading.dismiss_retired()
+        cluster.generators.check()
+        cluster.rewards.check()
 
 
-async def _observe(cast: Cast, recorder: Recorder, now: float, seconds: float) -> Observation:
-    counts = await cast.queue.counts.remote()
+def _request_learners(cluster: Cluster, count: int, end_request: EndRequest) -> None:
+    if missing := cluster.learners.missing_resources(count):
+        log.warning(
+            "learner=%d: the cluster has no room for them (%s); the run goes on with the old number", count, missing
+        )
+    elif cluster.learners.request_count(count):
+        end_request.reshape()
+
+
+async def _observation(cluster: Cluster, now: float, wait_share: float, staleness: int) -> Observation:
+    counts = await cluster.queue.counts.remote()
     return Observation(
-        now, len(cast.generators.members), counts["states"]["ready"], cast.config.learner.forests_per_step, counts["slots_free"],
-        recorder.waited() / seconds, recorder.staleness, cast.config.queue.max_staleness,
+        now=now,
+        count=len(cluster.generators.members),
+        ready=counts["states"]["ready"],
+        need=cluster.config.learner.forests_per_step,
+        slots_free=counts["slots_free"],
+        wait_share=wait_share,
+        staleness=staleness,
+        bound=cluster.config.queue.max_staleness,
     )
 
 
-async def _leave(cast: Cast, stop: asyncio.Event) -> None:
-    """Move everyone off nodes that go away. A new generator or reward actor is asked for at once, the old one drains; with a learner the
-    cast ends at its next step, with a checkpoint, and a new one begins elsewhere."""
-    going = await asyncio.to_thread(leaving)
-    home = await asyncio.to_thread(homes) if going else {}
-    for crew in (cast.generators, cast.rewards):
-        for member in [m for m in crew.members if home.get(m._actor_id.hex()) in going]:
-            wanted = crew.wanted
-            crew.members.remove(member)
-            crew.scale(wanted)
-    if any(home.get(member._actor_id.hex()) in going for member in cast.learners):
-        cast.leaving = True
-        stop.set()
+async def _leave_draining_nodes(cluster: Cluster, end_request: EndRequest) -> None:
+    """Move actors off nodes that leave. A generator or reward actor gets a successor at once and finishes its work; a
+    learner needs a reshape, which starts it elsewhere from a checkpoint."""
+    draining = await asyncio.to_thread(draining_nodes)
+    if not draining:
+        return
+    nodes = await asyncio.to_thread(actor_nodes)
+    for generator in [g for g in cluster.generators.members if nodes.get(actor_id(g)) in draining]:
+        cluster.generators.move(generator)
+    for reward in [r for r in cluster.rewards.members if nodes.get(actor_id(r)) in draining]:
+        cluster.rewards.move(reward)
+    if any(nodes.get(actor) in draining for actor in cluster.learners.actor_ids()):
+        end_request.reshape()

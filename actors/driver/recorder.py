@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes: metrics.jsonl, the driver's /metrics, the display, and the summary at its end."""
+"""What a run reports of itself: metrics.jsonl, the /metrics of the driver, the display, and the summary at its end."""
 
 from __future__ import annotations
 
@@ -12,132 +12,121 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 
-from actors.driver.cluster import Cast
-from actors.driver.worker_group import Crew
+from actors.driver.cluster import Cluster
+from treeadv.learning.report import StepReport
 from treeadv.metrics import Exporter
 from treeadv.report.progress import Progress
 from treeadv.storage.run_folder import RunFolder
 
-DRAWN = ("tokens_generated", "prompt_tokens", "cached_tokens")  # totals that the engines count
+ENGINE_TOTALS = ("tokens_generated", "prompt_tokens", "cached_tokens")
 
 
 class Recorder:
-    """One record an optimizer step. Times are in seconds of wall clock, tokens are totals of the run."""
+    """Writes one record an optimizer step. Times are seconds of wall clock; token counts are totals of the run."""
 
-    def __init__(self, folder: RunFolder, progress: Progress, health: asyncio.Event) -> None:
-        """`health` is set while the run has a whole cast."""
+    def __init__(self, folder: RunFolder, progress: Progress) -> None:
         self.folder, self.progress = folder, progress
-        self.exporter = Exporter("driver", lambda: None if health.is_set() else "the cast is not whole", refresh=self._crews)
-        self._cast: Cast | None = None
+        self.healthy = False  # all actors of the run are up; /healthz answers it
+        self.staleness = 0  # the largest of the last step, in versions
+        self._exporter = Exporter(
+            "driver", lambda: None if self.healthy else "not all actors are up", refresh=self._export_groups
+        )
         self._address = ""
-        self._states: dict[str, int] | None = None
-        self.staleness = 0  # the largest of the last step
-        self._waited, self._missed = 0.0, 0
-        self._waiting: float | None = None  # since when, while it waits
-        self._restarts: dict[Crew, int] = {}
-        self._seconds: dict[str, float] = {}
-        self._seen: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
+        self._cluster: Cluster | None = None
+        self._final_states: dict[str, int] | None = None
+        self._waited = 0.0  # seconds of complete waits
+        self._wait_began: float | None = None
+        self._restarts: dict[str, int] = {}  # role -> exported so far, of this cluster
+        self._missed_updates = 0  # exported so far, of this cluster
+        self._phases: dict[str, float] = {}
+        self._reported: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
         self._totals: dict[str, float] = {}
-        before = folder.records()
-        self._elapsed = before[-1]["elapsed_s"] if before else 0.0
-        self._started = self._last = time.monotonic()
+        records = folder.records()
+        self._elapsed = records[-1]["elapsed_s"] if records else 0.0
+        self._started = self._last_record = time.monotonic()
 
-    def serve(self, cast: Cast) -> None:
-        """Go on with a cast from the last step on record; serve the driver's /metrics where its configuration says, once."""
-        before = self.folder.records()
-        self._totals = {k: before[-1][k] if before else 0 for k in (*DRAWN, "tokens_trained", "tokens_expanded")}
-        self._seen = {}  # its generators count from 0 and may bear the names of earlier ones
-        self._address = self._address or self.exporter.serve(cast.config.metrics.host, cast.config.metrics.port)
-        self._cast, self._restarts, self._missed = cast, {}, 0
-        self.exporter.set("treeadv_run_steps", cast.config.run.steps)
-        cast.serve_driver(self._address)
+    def follow(self, cluster: Cluster) -> None:
+        """Record a cluster from the last step on record. The first call serves the driver's /metrics."""
+        records = self.folder.records()
+        self._totals = {
+            k: records[-1][k] if records else 0 for k in (*ENGINE_TOTALS, "tokens_trained", "tokens_expanded")
+        }
+        self._reported = {}  # new generators count from 0 and may reuse names
+        self._address = self._address or self._exporter.serve(cluster.config.metrics.host, cluster.config.metrics.port)
+        self._cluster, self._restarts, self._missed_updates = cluster, {}, 0
+        self._exporter.set("treeadv_run_steps", cluster.config.run.steps)
+        cluster.targets.add("driver", "driver", self._address)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a part of a step."""
         began = time.monotonic()
         if name == "wait":
-            self._waiting = began
+            self._wait_began = began
         try:
             yield
         finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
+            seconds = time.monotonic() - began
+            self._phases[name] = self._phases.get(name, 0.0) + seconds
             if name == "wait":
-                self._waited, self._waiting = self.waited(), None
+                self._waited, self._wait_began = self._waited + seconds, None
 
-    def waited(self) -> float:
-        """Seconds that the learner waited for forests since the last call, those of a wait that still lasts too."""
+    @property
+    def waited_seconds(self) -> float:
+        """The time that the learner has waited for forests so far, including a wait that still lasts."""
+        return self._waited + (time.monotonic() - self._wait_began if self._wait_began is not None else 0.0)
+
+    async def record(self, cluster: Cluster, step: int, report: StepReport) -> None:
+        """Write the record of one step."""
+        counts, drawn = await asyncio.gather(cluster.queue.counts.remote(), self._drawn(cluster))
         now = time.monotonic()
-        seconds, self._waited = self._waited, 0.0
-        if self._waiting is not None:
-            seconds, self._waiting = seconds + now - self._waiting, now
-        return seconds
-
-    def _crews(self) -> None:
-        """Show how many actors of each role there are, are wanted, and were replaced, when somebody asks."""
-        cast = self._cast
-        if cast is None:
-            return
-        for crew in (cast.generators, cast.rewards):
-            self.exporter.set("treeadv_actors", len(crew.members), role=crew.role)
-            self.exporter.set("treeadv_actors_wanted", crew.wanted, role=crew.role)
-            self.exporter.add("treeadv_actor_restarts_total", crew.restarts - self._restarts.get(crew, 0), role=crew.role)
-            self._restarts[crew] = crew.restarts
-        self.exporter.add("treeadv_weight_sync_failures_total", cast.missed_updates - self._missed)
-        self._missed = cast.missed_updates
-        learners = [name for name, (role, _) in cast.targets.items() if role == "learner"]
-        self.exporter.set("treeadv_actors", len(learners), role="learner")
-        self.exporter.set("treeadv_actors_wanted", cast.learners_wanted, role="learner")
-
-    async def record(self, cast: Cast, step: int, report: Any) -> None:
-        """Put one step on record. `report` is the learner's (treeadv.learning.trainer.StepReport)."""
-        counts, drawn = await asyncio.gather(cast.queue.counts.remote(), self._drawn(cast))
-        now = time.monotonic()
-        learner = {k: v for k, v in asdict(report).items() if k not in ("staleness", "seconds", "tokens", "expanded_tokens")}
-        for key in DRAWN:
+        learner = {
+            k: v for k, v in asdict(report).items() if k not in ("staleness", "seconds", "tokens", "expanded_tokens")
+        }
+        for key in ENGINE_TOTALS:
             self._totals[key] += drawn[key]
         self._totals["tokens_trained"] += report.tokens
         self._totals["tokens_expanded"] += report.expanded_tokens
         record = {
             "step": step, "version": step, "elapsed_s": self._elapsed + now - self._started, **learner, **self._totals,
-            "forests": counts["states"], "sharing": 1 - report.tokens / report.expanded_tokens,
+            "forests": counts["states"], "dropped": {reason: n["forests"] for reason, n in counts["dropped"].items()},
+            "sharing": 1 - report.tokens / report.expanded_tokens,
             "staleness_mean": fmean(report.staleness), "staleness_max": max(report.staleness),
-            "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / (now - self._last),
+            "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / (now - self._last_record),
             "generator_busy_s": drawn["busy_seconds"],
-            "seconds": self._seconds | report.seconds,
+            "seconds": self._phases | report.seconds,
         }
-        if drawn["prompt_tokens"]:  # no branch may have begun in this step
+        if drawn["prompt_tokens"]:  # 0 when no branch began in this step
             record["prefix_reuse"] = drawn["cached_tokens"] / drawn["prompt_tokens"]
-        self._export(record, now - self._last, cast.weight_bytes)
+        self._export_step(record, now - self._last_record, cluster.weights.size)
         self.folder.record(record)
         self.progress.update(record)
-        self._seconds, self._last, self.staleness = {}, now, record["staleness_max"]
+        self._phases, self._last_record, self.staleness = {}, now, record["staleness_max"]
 
-    async def settle(self, cast: Cast) -> None:
-        """Note where the forests stand at the end, for the summary: after the last checkpoint, which comes after the last record."""
-        self._states = (await cast.queue.counts.remote())["states"]
+    async def note_final_states(self, cluster: Cluster) -> None:
+        """Keep the states of the forests after the last checkpoint, which follows the last record, for the summary."""
+        self._final_states = (await cluster.queue.counts.remote())["states"]
 
-    async def _drawn(self, cast: Cast) -> dict[str, float]:
-        """What all generators drew since the last record; one that died keeps what it had reported."""
-        members = list(cast.generators.names)
-        names = [cast.generators.names[m] for m in members]
-        stats = await asyncio.gather(*(m.stats.remote() for m in members), return_exceptions=True)
-        out, answered = dict.fromkeys((*DRAWN, "busy_seconds", "tau"), 0.0), 0
-        for name, now in zip(names, stats, strict=True):
-            if isinstance(now, RayActorError):
+    async def _drawn(self, cluster: Cluster) -> dict[str, float]:
+        """What all generators drew since the last record. A dead generator counts with what it reported before."""
+        members = list(cluster.generators.names.items())
+        answers = await asyncio.gather(*(m.stats.remote() for m, _ in members), return_exceptions=True)
+        sums, answered = dict.fromkeys((*ENGINE_TOTALS, "busy_seconds", "tau"), 0.0), 0
+        for (_, name), stats in zip(members, answers, strict=True):
+            if isinstance(stats, RayActorError):
                 continue
-            if isinstance(now, BaseException):
-                raise now
+            if isinstance(stats, BaseException):
+                raise stats
             answered += 1
-            before = self._seen.get(name, {})
-            for key in out:
-                out[key] += now[key] - (before.get(key, 0.0) if key != "tau" else 0.0)
-            self._seen[name] = now
-        out["tau"] /= max(answered, 1)
-        return out
+            before = self._reported.get(name, {})
+            for key in sums:
+                sums[key] += stats[key] - (before.get(key, 0.0) if key != "tau" else 0.0)
+            self._reported[name] = stats
+        sums["tau"] /= max(answered, 1)
+        return sums
 
-    def _export(self, record: dict[str, Any], seconds: float, weight_bytes: int) -> None:
-        e = self.exporter
+    def _export_step(self, record: dict[str, Any], seconds: float, weight_bytes: int) -> None:
+        e = self._exporter
         e.add("treeadv_steps_total")
         e.set("treeadv_policy_version", record["version"])
         e.observe("treeadv_step_seconds", seconds)
@@ -146,8 +135,24 @@ class Recorder:
         e.observe("treeadv_weight_sync_seconds", record["seconds"]["publish"])
         e.add("treeadv_weight_sync_bytes_total", weight_bytes)
 
+    def _export_groups(self) -> None:
+        """Export how many actors of each role are up, are meant to be up, and were replaced. Runs before each
+        scrape."""
+        cluster, e = self._cluster, self._exporter
+        if cluster is None:
+            return
+        for group in (cluster.generators, cluster.rewards):
+            e.set("treeadv_actors", len(group.members), role=group.role)
+            e.set("treeadv_actors_wanted", group.target_count, role=group.role)
+            e.add("treeadv_actor_restarts_total", group.restarts - self._restarts.get(group.role, 0), role=group.role)
+            self._restarts[group.role] = group.restarts
+        e.add("treeadv_weight_sync_failures_total", cluster.weights.missed_updates - self._missed_updates)
+        self._missed_updates = cluster.weights.missed_updates
+        e.set("treeadv_actors", cluster.targets.count()["learner"], role="learner")
+        e.set("treeadv_actors_wanted", cluster.learners.target_count, role="learner")
+
     def summary(self) -> dict[str, Any]:
-        """Figures of the whole run from its records; written as summary.json."""
+        """Compute the figures of the whole run from its records and write them to summary.json."""
         records = self.folder.records()
         if not records:
             return {"steps": 0}
@@ -155,16 +160,22 @@ class Recorder:
         last = records[-1]
         phases = {k for r in records for k in r["seconds"]}
         summary = {
-            "steps": last["step"], "elapsed_s": last["elapsed_s"],
+            "steps": last["step"],
+            "elapsed_s": last["elapsed_s"],
             "reward_first_fifth": fmean(r["reward_mean"] for r in records[:fifth]),
             "reward_last_fifth": fmean(r["reward_mean"] for r in records[-fifth:]),
-            "tokens_generated": last["tokens_generated"], "tokens_trained": last["tokens_trained"],
-            "tokens_expanded": last["tokens_expanded"], "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
-            "prefix_reuse": last["cached_tokens"] / max(1, last["prompt_tokens"]),  # 0: every generator died before it could report
-            "staleness_mean": fmean(r["staleness_mean"] for r in records), "staleness_max": max(r["staleness_max"] for r in records),
+            "tokens_generated": last["tokens_generated"],
+            "tokens_trained": last["tokens_trained"],
+            "tokens_expanded": last["tokens_expanded"],
+            "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
+            # 0 tokens: every generator died before a report
+            "prefix_reuse": last["cached_tokens"] / max(1, last["prompt_tokens"]),
+            "staleness_mean": fmean(r["staleness_mean"] for r in records),
+            "staleness_max": max(r["staleness_max"] for r in records),
             "seconds": {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in sorted(phases)}
             | {"generators_busy": sum(r["generator_busy_s"] for r in records)},
-            "forests": self._states or last["forests"], "run": str(self.folder.path),
+            "forests": self._final_states or last["forests"],
+            "run": str(self.folder.path),
         }
         self.folder.write("summary.json", summary)
         return summary

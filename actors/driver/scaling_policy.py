@@ -1,9 +1,10 @@
-"""How many generators a run wants: a pure state machine. Whoever counts actors feeds it; it never looks at a clock.
+"""The number of generators of a run: a pure state machine. The caller passes observations and times; it reads no clock.
 
-Two numbers say who waits for whom. The learner waits (`wait_share` high, fewer forests ready than a step takes): generators are too
-few, unless the staleness bound holds them back (`slots_free` 0), when more of them would only wait too. Generators wait (no slot
-free, or staleness at its bound) while the learner never does: they are too many. A reason must last `hold` seconds to act, every
-act moves by one, and `cooldown` seconds pass before the next, so noise and the delay of a starting node do not make it swing.
+Two numbers say who waits for whom. If the learner waits (`wait_share` is high and fewer forests are ready than a step
+takes), there are too few generators, unless the staleness bound holds them back (`slots_free` is 0): then more of them
+would only wait too. If the generators wait (no slot is free, or staleness is at its bound) and the learner does not,
+there are too many. A reason acts once it has lasted `min_duration` seconds. Each change is by one, and `cooldown`
+seconds pass before the next, so that noise and the delay of a starting node do not make the number swing.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass, replace
 from treeadv.config import ScalingConfig
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """The run at `now` (seconds, any origin, never backwards).
+    """The run at `now` (seconds from any origin, never decreasing).
 
-    count: generators that serve; ready: forests that wait for the learner; need: forests of one step; slots_free: forests that may
-    still be admitted under the staleness bound; wait_share: share of the time since the last observation in which the learner waited
-    for forests, 0 to 1; staleness and bound: versions, the last step's largest and the largest allowed.
+    count: generators that serve; ready: forests that wait for the learner; need: forests of one step; slots_free:
+    forests that may still be admitted under the staleness bound; wait_share: share of the time since the last
+    observation in which the learner waited for forests, 0 to 1; staleness and bound: versions, the last step's largest
+    and the largest allowed.
     """
 
     now: float
@@ -33,47 +35,51 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Scaler:
-    """`wanted` generators; `lean` (+1 more, -1 fewer, 0 neither) held since `since`; last change of `wanted` at `changed`."""
+class ScalingState:
+    """`target` generators, last changed at `changed`. `direction` (+1 more, -1 fewer, 0 neither) has lasted since
+    `since`."""
 
-    wanted: int
-    lean: int
+    target: int
+    direction: int
     since: float
     changed: float
 
     @classmethod
-    def start(cls, count: int, now: float, rules: ScalingConfig) -> Scaler:
-        """A run that begins with `count` generators; its first change comes a cool-down later at the earliest."""
-        return cls(clamp(count, rules), 0, now, now)
+    def start(cls, count: int, now: float, options: ScalingConfig) -> ScalingState:
+        """The state of a run that starts with `count` generators; its first change comes at least one cool-down
+        later."""
+        return cls(within_bounds(count, options), 0, now, now)
 
-    def step(self, seen: Observation, rules: ScalingConfig) -> Scaler:
-        """The next state; the caller starts or drains generators until their number is its `wanted`."""
-        lean = leaning(seen, rules)
-        since = self.since if lean == self.lean else seen.now
-        bounded = clamp(self.wanted, rules)
-        if bounded != self.wanted:  # the bounds were changed under a running run: they hold at once
-            return Scaler(bounded, lean, since, seen.now)
-        arrived = seen.count == self.wanted  # a node may take minutes to start, and a drain to end
-        patient = seen.now - since >= rules.hold and seen.now - self.changed >= rules.cooldown
-        moved = clamp(self.wanted + lean, rules)
-        if arrived and patient and moved != self.wanted:
-            return Scaler(moved, lean, seen.now, seen.now)
-        return replace(self, lean=lean, since=since)
+    def observe(self, seen: Observation, options: ScalingConfig) -> ScalingState:
+        """The next state; the caller starts or retires generators until their number is its `target`."""
+        direction = direction_of(seen, options)
+        since = self.since if direction == self.direction else seen.now
+        bounded = within_bounds(self.target, options)
+        if bounded != self.target:  # the bounds changed during the run; they apply at once
+            return ScalingState(bounded, direction, since, seen.now)
+        # A node may take minutes to start, and a generator minutes to finish its work
+        arrived = seen.count == self.target
+        lasted = seen.now - since >= options.min_duration and seen.now - self.changed >= options.cooldown
+        moved = within_bounds(self.target + direction, options)
+        if arrived and lasted and moved != self.target:
+            return ScalingState(moved, direction, seen.now, seen.now)
+        return replace(self, direction=direction, since=since)
 
-    def ask(self, wanted: int, now: float, rules: ScalingConfig) -> Scaler:
-        """A person asked for `wanted` generators (`treeadv scale generator=N`); the bounds hold, the cool-down begins anew."""
-        return Scaler(clamp(wanted, rules), 0, now, now)
+    def set_target(self, count: int, now: float, options: ScalingConfig) -> ScalingState:
+        """The state after a request for `count` generators (`treeadv scale generator=N`): the bounds apply and a
+        cool-down starts."""
+        return ScalingState(within_bounds(count, options), 0, now, now)
 
 
-def leaning(seen: Observation, rules: ScalingConfig) -> int:
-    """Which way one observation points, ignoring for how long."""
+def direction_of(seen: Observation, options: ScalingConfig) -> int:
+    """Say whether one observation asks for more generators (1), fewer (-1) or neither (0), whatever its duration."""
     held_back = seen.slots_free == 0
-    if seen.wait_share > rules.wait_high and seen.ready < seen.need and not held_back:
+    if seen.wait_share > options.wait_high and seen.ready < seen.need and not held_back:
         return 1
-    if seen.wait_share < rules.wait_low and seen.ready >= seen.need and (held_back or seen.staleness >= seen.bound):
+    if seen.wait_share < options.wait_low and seen.ready >= seen.need and (held_back or seen.staleness >= seen.bound):
         return -1
     return 0
 
 
-def clamp(count: int, rules: ScalingConfig) -> int:
-    return min(max(count, rules.min), rules.max)
+def within_bounds(count: int, options: ScalingConfig) -> int:
+    return min(max(count, options.min), options.max)

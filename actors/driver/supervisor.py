@@ -1,4 +1,5 @@
-"""One session of training: a cluster, a cast, and going on from the last checkpoint when a role that holds the run's state dies."""
+"""Runs a training session: connects to Ray, starts the actors, and goes on from the last checkpoint when the queue or a
+learner dies."""
 
 from __future__ import annotations
 
@@ -8,133 +9,163 @@ import os
 import shlex
 import shutil
 import signal
+from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors.driver import pipeline
-from actors.driver.cluster import Cast
+from actors.driver.cluster import Cluster
+from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadForest, BadInput, one_line, single_errors
 from treeadv.learning.report import NonFinite
 from treeadv.report.progress import Progress
 from treeadv.storage.run_folder import RunFolder
 
-FULL = 1 << 20  # bytes free below which a disk counts as full
-PATIENCE = 30.0  # seconds without everyone up before it is said who is missing
+FULL_DISK = 1 << 20  # a disk with fewer free bytes counts as full
+START_PATIENCE = 30.0  # seconds before a warning names the actors that are not up
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict:
-    """Train until the last step or an interrupt; returns the summary that it wrote, with the name of the signal that ended it as
-    `stopped_by`. Ctrl-C once ends after the step in hand."""
+class StateLost(Exception):
+    """The queue or a learner died, or an object that they need is gone. The run goes on from its last checkpoint."""
+
+
+def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict[str, Any]:
+    """Train until the last step or an interrupt. Returns the summary that it wrote; its `stopped_by` names the signal
+    that ended the run. The first Ctrl-C ends the run after the step in hand."""
     try:
-        return asyncio.run(_train(connect(config), folder, resumed, progress))
-    except Exception as fault:
-        line = _line(fault)
-        if not line and shutil.disk_usage(folder.path).free < FULL:  # torch's writer hides the cause behind one of its own
-            line = f"no space left on the disk of {folder.path}: make room, or choose another run.root"
-        if line:
-            raise BadInput(f"{line} (what was done is kept: treeadv train --resume {shlex.quote(folder.home)})") from fault
+        return asyncio.run(_supervise(connect(config), folder, resumed, progress))
+    except Exception as error:
+        message = _user_message(error)
+        # The error of torch's writer does not name the cause
+        if not message and shutil.disk_usage(folder.path).free < FULL_DISK:
+            message = f"no space left on the disk of {folder.path}: make room, or choose another run.root"
+        if message:
+            raise BadInput(
+                f"{message} (what was done is kept: treeadv train --resume {shlex.quote(folder.home)})"
+            ) from error
         raise
     finally:
         ray.shutdown()
 
 
-def _line(fault: BaseException) -> str | None:
-    """The one line that tells a user of a fault that is theirs to mend, or of a role that could not be kept alive."""
-    if isinstance(fault, BaseExceptionGroup):
-        return next(filter(None, map(_line, fault.exceptions)), None)
-    cause = fault.cause if isinstance(fault, RayTaskError) else fault
-    return " ".join(str(cause).split()) if isinstance(cause, BadInput | RoleFailed | NonFinite | BadForest) else None
+def _user_message(error: BaseException) -> str:
+    """One line for an error that the user can mend, or for a role that keeps dying; "" for any other error."""
+    for single in single_errors(error):
+        cause = single.cause if isinstance(single, RayTaskError) else single
+        if isinstance(cause, BadInput | RoleFailed | NonFinite | BadForest):
+            return one_line(cause)
+    return ""
 
 
 def connect(config: Config) -> Config:
-    """Join the cluster at RAY_ADDRESS, or start one on this machine. Returns the configuration to go by: on one machine its counts
-    alone decide how many actors there are, `treeadv scale` included, and only GPUs are handed out."""
-    # Of the two returns of `grow` and `grade` one is awaited and tells of any fault; Ray would print the other's as unhandled.
+    """Join the cluster at RAY_ADDRESS, or start one on this machine. Returns the configuration to use: on one machine
+    its counts alone decide the number of actors, also for `treeadv scale`, and Ray hands out only GPUs."""
+    # `grow` and `grade` have two returns. One is awaited and raises the error; Ray would print that of the other as
+    # unhandled.
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
         if config.metrics.host.startswith("127."):
-            log.warning("metrics.host=%s: only this machine can read the metrics of a role; set 0.0.0.0 on a cluster", config.metrics.host)
+            log.warning(
+                "metrics.host=%s: only this machine can read the metrics of a role; set 0.0.0.0 on a cluster",
+                config.metrics.host,
+            )
         return config
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    roles = {name: getattr(config, name) for name in ("generator", "reward", "learner")}
-    wanted = sum(getattr(role, "gpus", 0) * role.count for role in roles.values())
-    if wanted > (there := ray.cluster_resources().get("GPU", 0)):
-        raise BadInput(f"generator.gpus and learner.gpus ask for {wanted:g} GPUs: this machine has {there:g}")
-    return config.model_copy(update={name: role.model_copy(update={"cpus": 0.0, "slot": ""}) for name, role in roles.items()})
+    needed = config.generator.gpus * config.generator.count + config.learner.gpus * config.learner.count
+    if needed > (available := ray.cluster_resources().get("GPU", 0)):
+        raise BadInput(f"generator.gpus and learner.gpus ask for {needed:g} GPUs: this machine has {available:g}")
+    roles = (("generator", config.generator), ("reward", config.reward), ("learner", config.learner))
+    return config.model_copy(update={name: role.model_copy(update={"cpus": 0.0, "slot": ""}) for name, role in roles})
 
 
-async def _train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict:
-    stop, whole = asyncio.Event(), asyncio.Event()
-    signs: list[signal.Signals] = []
-    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if sign != signal.SIGHUP or signal.getsignal(sign) != signal.SIG_IGN:  # under nohup the end of the terminal is not ours
-            asyncio.get_running_loop().add_signal_handler(sign, _interrupt, sign, signs, stop)
+async def _supervise(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict[str, Any]:
+    end_request = EndRequest()
+    signals = _handle_signals(end_request)
     config = config.model_copy(update={"model": models.anywhere(config.model)})
     await asyncio.to_thread(models.resolve, config.model.path, config.model.cache)
     folder.forget_end()
-    recorder = Recorder(folder, progress, whole)
+    recorder = Recorder(folder, progress)
     failures = 0
     while True:
         step = folder.last_checkpoint()
         folder.rewind(step)
-        cast = Cast(config, folder, resumed)
-        fault = await _attempt(cast, recorder, stop, whole)
+        cluster = Cluster(config, folder, resumed)
+        end_request.clear_reshape()
+        try:
+            outcome = await _attempt(cluster, recorder, end_request)
+        except StateLost as loss:
+            failures = failures + 1 if folder.last_checkpoint() == step else 1
+            if failures > RESTARTS:
+                raise RoleFailed(
+                    f"the queue or a learner died {failures} times since step {step}; the last cause: {loss}"
+                ) from loss
+            log.warning("lost a role that holds the state of the run (%s); going on from the last checkpoint", loss)
+            await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
+        else:
+            if outcome is not Outcome.RESHAPE:
+                return recorder.summary() | {"stopped_by": signals[0].name if signals else None}
+            learner = config.learner.model_copy(update={"count": cluster.learners.target_count})
+            config = config.model_copy(update={"learner": learner})
         resumed = True
-        if fault is None and (signs or not cast.renewed):
-            return recorder.summary() | {"stopped_by": signs[0].name if signs else None}
-        if fault is None:  # other learners, or in another place: they share the checkpoint out anew
-            config = config.model_copy(update={"learner": config.learner.model_copy(update={"count": cast.learners_wanted})})
-            stop.clear()
-            continue
-        failures = failures + 1 if folder.last_checkpoint() == step else 1
-        if failures > RESTARTS:
-            raise RoleFailed(f"the queue or a learner died {failures} times since step {step}; the last cause: {fault}") from fault
-        log.warning("lost a role that holds the run's state (%s); going on from the last checkpoint", fault)
-        await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
 
 
-async def _attempt(cast: Cast, recorder: Recorder, stop: asyncio.Event, whole: asyncio.Event) -> BaseException | None:
-    """Run until the end, or return the death of the queue or a learner, or the loss of what they held, which the caller goes on from.
-    Any other fault is raised."""
-    death: BaseException | None = None
-    recorder.serve(cast)
+async def _attempt(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
+    """Run until the end. Raises `StateLost` when the caller has to go on from the last checkpoint."""
+    outcome, loss = Outcome.INTERRUPTED, None
+    recorder.follow(cluster)
     try:
-        if await _assemble(cast, stop):
-            whole.set()
-            await pipeline.run(cast, recorder, stop)
-            await recorder.settle(cast)
+        if await _start(cluster, end_request):
+            recorder.healthy = True
+            outcome = await pipeline.run(cluster, recorder, end_request)
+            await recorder.note_final_states(cluster)
+        else:
+            outcome = end_request.outcome or outcome
     except* (RayActorError, ObjectLostError) as group:
-        death = group.exceptions[0]
+        loss = next(single_errors(group))
     finally:
-        whole.clear()
-        await cast.end()
-    return death
+        recorder.healthy = False
+        await cluster.end()
+    if loss:
+        raise StateLost(str(loss)) from loss
+    return outcome
 
 
-async def _assemble(cast: Cast, stop: asyncio.Event) -> bool:
-    """Bring the cast up, and tell now and then whom it waits for. False when `stop` came first."""
-    coming, stopping = asyncio.create_task(cast.begin()), asyncio.create_task(stop.wait())
+async def _start(cluster: Cluster, end_request: EndRequest) -> bool:
+    """Start the actors; now and then a warning names those that are missing. False when an end was requested first."""
+    starting, ending = asyncio.create_task(cluster.start()), asyncio.create_task(end_request.wait())
     try:
-        while not (await asyncio.wait([coming, stopping], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED))[0]:
-            log.warning("still waiting for %s", cast.missing())
-        return coming.done() and coming.result() is None
+        while not (await asyncio.wait([starting, ending], timeout=START_PATIENCE, return_when=asyncio.FIRST_COMPLETED))[
+            0
+        ]:
+            log.warning("still waiting for %s", cluster.missing())
+        return starting.done() and starting.result() is None
     finally:
-        coming.cancel()
-        stopping.cancel()
-        await asyncio.gather(coming, stopping, return_exceptions=True)  # cancelled here; a fault of its own was raised above
+        starting.cancel()
+        ending.cancel()
+        # Waits for the cancelled tasks; a fault was raised above
+        await asyncio.gather(starting, ending, return_exceptions=True)
 
 
-def _interrupt(sign: signal.Signals, signs: list[signal.Signals], stop: asyncio.Event) -> None:
-    """The first interrupt ends the run in order; the second ends it at once, to be gone on with by --resume."""
-    signs.append(sign)
-    if len(signs) > 1:
-        raise KeyboardInterrupt
-    stop.set()
-    log.warning("stopping after this step, with a checkpoint (interrupt again to stop at once)")
+def _handle_signals(end_request: EndRequest) -> list[signal.Signals]:
+    """Let the first signal request an orderly end, and the second raise KeyboardInterrupt. Returns the list of signals
+    received."""
+    received: list[signal.Signals] = []
+
+    def handle(number: signal.Signals) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        end_request.interrupt()
+        log.warning("stopping after this step, with a checkpoint (interrupt again to stop at once)")
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we
+            asyncio.get_running_loop().add_signal_handler(number, handle, number)
+    return received

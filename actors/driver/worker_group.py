@@ -1,149 +1,179 @@
-"""The members of one role that hold nothing of the run's state: they may die and be replaced, be added and be retired."""
+"""The members of a role that holds no state of the run: a dead member is replaced, members are added and retired."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Generic, Literal, TypeVar
 
-import ray
+from ray.actor import ActorProxy
 from ray.exceptions import RayActorError
 
-RESTARTS = 5  # replacements of a member without an optimizer step between them, before the run fails with the cause
+from actors.driver.handles import close, kill
+from actors.driver.targets import Targets
+
+RESTARTS = 5  # replacements of a member without an optimizer step between them; one more fails the run
 BACKOFF = 0.5  # seconds before the first replacement; doubles with each
+
+FORESTS = 20  # that may fail in a row
+
+R = TypeVar("R")
 
 
 class RoleFailed(Exception):
-    """A role keeps dying, or delivers nothing. The text is the role and the last cause."""
+    """A role keeps dying or delivers nothing. The text names the role and the last cause."""
 
 
-class Crew:
-    """`members` serve; a member that was retired still finishes what it has in hand, until it is dismissed."""
+class WorkerGroup(Generic[R]):
+    """`members` take work. A retired member finishes its work and is then dismissed; `names` lists it until then."""
 
     def __init__(
-        self, role: str, create: Callable[[int], Any], prepare: Callable[[Any], Any], place: Callable[[str, str, str | None], None]
+        self, role: Literal["generator", "reward"], create: Callable[[int], ActorProxy[R]],
+        prepare: Callable[[ActorProxy[R]], Awaitable[str]], targets: Targets,
     ) -> None:
-        """`create(number)` makes an actor, `await prepare(actor)` lets it serve and gives its address, `place(role, name, address)`
-        hears where members are (None: gone)."""
-        self.role, self._create, self._prepare, self._place = role, create, prepare, place
-        self.members: list[Any] = []
-        self.names: dict[Any, str] = {}
+        """`create(number)` makes an actor. `await prepare(actor)` makes it ready to serve and returns the address of
+        its /metrics, which is listed in `targets`."""
+        self.role, self._create, self._prepare, self._targets = role, create, prepare, targets
+        self.members: list[ActorProxy[R]] = []
+        self.names: dict[ActorProxy[R], str] = {}
         self.restarts = 0
-        self._deaths: dict[Any, int] = {}  # of a member and those that it replaced, since the last step
+        self._deaths: dict[ActorProxy[R], int] = {}  # of a member and its predecessors since the last step
         self._numbers = itertools.count()
-        self._joining: list[asyncio.Task[None]] = []
-        self._ready: asyncio.Queue[Any] = asyncio.Queue()
+        self._joins: list[asyncio.Task[None]] = []
+        self._ready: asyncio.Queue[ActorProxy[R]] = asyncio.Queue()
 
     @property
-    def wanted(self) -> int:
-        """Members that serve, and those that are on their way, replacements too."""
-        return len(self.members) + len(self._coming())
+    def target_count(self) -> int:
+        """Members, and actors that are starting, replacements included."""
+        return len(self.members) + len(self._starting())
 
-    def _coming(self) -> list[asyncio.Task[None]]:
-        return [t for t in self._joining if not t.done()]
+    def _starting(self) -> list[asyncio.Task[None]]:
+        return [t for t in self._joins if not t.done()]
 
-    async def ready(self) -> AsyncIterator[Any]:
-        """Members as they become ready: those of the start, replacements, additions."""
+    async def ready(self) -> AsyncIterator[ActorProxy[R]]:
+        """Yield each member once, when it becomes ready: first members, replacements and additions."""
         while True:
             yield await self._ready.get()
 
-    async def fill(self, count: int) -> None:
-        """Bring up the first `count` members."""
-        self._joining = [asyncio.create_task(self.join(), name=f"joining {self.role}") for _ in range(count)]
-        await asyncio.gather(*self._joining)
-        self._joining = []
+    async def start(self, count: int) -> None:
+        """Start the first `count` members and wait for them."""
+        self._joins = [asyncio.create_task(self._join(), name=f"start {self.role}") for _ in range(count)]
+        await asyncio.gather(*self._joins)
+        self._joins = []
 
-    async def join(self, deaths: int = 0) -> None:
-        """Bring up one member. It may wait long for a place in the cluster: Ray's autoscaler sees it waiting. `deaths` of those that it
-        replaces count as its own."""
+    def scale(self, count: int) -> None:
+        """Set the number of members. Starts actors or retires the newest members; returns at once. `check` raises the
+        fault of an actor that cannot start."""
+        while self.target_count < count:
+            self._joins.append(asyncio.create_task(self._add(), name=f"start {self.role}"))
+        while self.target_count > count:
+            if starting := self._starting():
+                self._joins.remove(starting[-1])
+                starting[-1].cancel()
+            else:
+                self.retire(self.members[-1])
+
+    def retire(self, member: ActorProxy[R]) -> None:
+        """Give a member no more work. Whoever gives it work dismisses it when its last work is done."""
+        self.members.remove(member)
+
+    def move(self, member: ActorProxy[R]) -> None:
+        """Retire a member and start another in its place at once."""
+        count = self.target_count
+        self.retire(member)
+        self.scale(count)
+
+    def replace(self, member: ActorProxy[R], cause: Exception) -> None:
+        """Start a new actor for a member that died or can do no work. Returns at once; `check` raises the fault of the
+        start. A member that was replaced or retired before is ignored."""
+        if member not in self.members:
+            return
+        self.members.remove(member)
+        deaths = self._deaths[member]
+        self._forget(member)
+        kill(member)
+        self._joins.append(asyncio.create_task(self._succeed(deaths, cause), name=f"replace {self.role}"))
+
+    def check(self) -> None:
+        """Raise the fault of an actor that could not start. `end` collects further faults of the same kind."""
+        starting = self._starting()
+        for task in [t for t in self._joins if t not in starting]:
+            self._joins.remove(task)
+            task.result()
+
+    def forgive_deaths(self) -> None:
+        """Count deaths anew: a step was taken."""
+        self._deaths = dict.fromkeys(self._deaths, 0)
+
+    async def dismiss(self, member: ActorProxy[R]) -> None:
+        """End a retired member without work. A member that died is ignored."""
+        if member in self.names:
+            self._forget(member)
+            await close([member])
+
+    async def end(self) -> None:
+        """Cancel what is starting and end every member."""
+        for task in self._joins:
+            task.cancel()
+        await asyncio.gather(*self._joins, return_exceptions=True)
+        await close(list(self.names))
+        self.members, self.names, self._joins = [], {}, []
+
+    async def _join(self, deaths: int = 0) -> None:
+        """Start one member; it may wait long for a place in the cluster. `deaths` counts those of its predecessors."""
         number = next(self._numbers)
         member = self._create(number)
         name = f"{self.role}-{number}"
         try:
-            self._place(self.role, name, await self._prepare(member))
+            address = await self._prepare(member)
+            self._targets.add(self.role, name, address)
         except BaseException:
-            ray.kill(member)
+            kill(member)
             raise
         self.names[member] = name
         self._deaths[member] = deaths
         self.members.append(member)
         self._ready.put_nowait(member)
 
-    def scale(self, wanted: int) -> None:
-        """Add members or retire the newest. Returns at once: those that join do so in their own time, their faults show in `check`;
-        those that are retired finish what they have in hand."""
-        while self.wanted < wanted:
-            self._joining.append(asyncio.create_task(self._add(), name=f"joining {self.role}"))
-        while self.wanted > wanted:
-            if coming := self._coming():
-                self._joining.remove(coming[-1])
-                coming[-1].cancel()
-            else:
-                self.members.pop()  # it stays in `names` until it is dismissed
-
-    def check(self) -> None:
-        """Take in who has joined; raises what went wrong with one who could not. Of more that could not `end` hears."""
-        coming = self._coming()
-        for task in [t for t in self._joining if t not in coming]:
-            self._joining.remove(task)
-            task.result()
-
-    def replace(self, member: Any, cause: Exception) -> None:
-        """Bring up a new member for one that died, or can do nothing any more, in its own time; `check` tells when that fails."""
-        if member not in self.members:
-            return  # retired, or another who noticed has seen to it
-        self.members.remove(member)
-        deaths = self._deaths[member]
-        self._forget(member)
-        ray.kill(member)
-        self._joining.append(asyncio.create_task(self._succeed(deaths, cause), name=f"replacing {self.role}"))
-
     async def _succeed(self, deaths: int, cause: Exception) -> None:
-        """Join in the place of one that died, and again when the successor dies while it comes up."""
+        """Start the successor of a dead member, and again when the successor dies while it starts."""
         while True:
             self.restarts += 1
             deaths += 1
             if deaths > RESTARTS:
-                raise RoleFailed(f"{self.role}: died {deaths} times since the last step; the last cause: {cause}") from cause
+                raise RoleFailed(
+                    f"{self.role}: died {deaths} times since the last step; the last cause: {cause}"
+                ) from cause
             await asyncio.sleep(BACKOFF * 2 ** (deaths - 1))
             try:
-                return await self.join(deaths)
+                return await self._join(deaths)
             except RayActorError as fault:
                 cause = fault
 
     async def _add(self) -> None:
         try:
-            await self.join()
+            await self._join()
         except RayActorError as fault:
             await self._succeed(0, fault)
 
-    def progress(self) -> None:
-        """A step was taken: what died before it is forgiven."""
-        self._deaths = dict.fromkeys(self._deaths, 0)
-
-    async def dismiss(self, member: Any) -> None:
-        """End a retired member that has nothing in hand any more; one that died is gone already."""
-        if member in self.names:
-            self._forget(member)
-            await close([member])
-
-    async def end(self) -> None:
-        for task in self._joining:
-            task.cancel()
-        await asyncio.gather(*self._joining, return_exceptions=True)  # cancelled here, or one of them told by `check`
-        await close(list(self.names))
-        self.members, self.names, self._joining = [], {}, []
-
-    def _forget(self, member: Any) -> None:
+    def _forget(self, member: ActorProxy[R]) -> None:
         del self._deaths[member]
-        self._place(self.role, self.names.pop(member), None)
+        self._targets.remove(self.names.pop(member))
 
 
-async def close(members: list[Any]) -> None:
-    """Let actors close, ten seconds at most, then end them; what a member cannot do in that time must not be needed."""
-    closing = [m.close.remote() for m in members]
-    if closing:
-        await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=10)
-    for member in members:
-        ray.kill(member)
+class FailureLimit:
+    """Counts the forests in a row that could not be grown or graded."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def count(self, cause: str, growing: int) -> None:
+        """Count one more. Raise `RoleFailed` at the limit: `FORESTS`, or five times the forests that grow at a time
+        where that is more. So many failures do not come from the prompts."""
+        self._failures += 1
+        if self._failures >= max(FORESTS, 5 * growing):
+            raise RoleFailed(f"no forest comes through: {self._failures} in a row failed, the last with {cause}")
+
+    def reset(self) -> None:
+        self._failures = 0

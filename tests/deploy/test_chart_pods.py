@@ -13,7 +13,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 
 from actors.driver import drain
 from tests.deploy.manifests import CHART, VALUES, Render, one, pod_templates, ray_cluster, run_config, train_config
-from treeadv.storage.run_store import Storage
+from treeadv.storage.run_store import run_store
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -68,8 +68,8 @@ def test_object_store_needs_no_claim(render: Render, tmp_path: Path) -> None:
     documents = render("object-store")
     assert "PersistentVolumeClaim" not in {d["kind"] for d in documents}
     config = run_config(documents, tmp_path)
-    storage = Storage.of(config)  # opened as the run opens it
-    assert storage.uri == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
+    store = run_store(config, tmp_path)  # opened as the run opens it
+    assert store.home == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
     for name, template in pod_templates(documents).items():
         if name == "submitter":
             continue
@@ -186,7 +186,7 @@ def test_drain_ends_within_the_grace_period(render: Render, values: str) -> None
         for pod in pods:
             line = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
             assert line[:3] == ["python", "-m", "actors.driver.drain"]
-            args = drain.arguments(line[3:])
+            args = drain.parse_arguments(line[3:])
             assert args.what == what
             assert 0 < args.seconds < pod["spec"]["terminationGracePeriodSeconds"]
 

@@ -1,4 +1,4 @@
-"""A pod that is to stop leaves in order: Ray sends it nothing new, and its driver ends with a checkpoint."""
+"""A pod that stops is emptied first: Ray places nothing new on it, and its driver ends with a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,15 +30,23 @@ def two_nodes() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def test_a_learner_whose_node_leaves_goes_on_elsewhere_from_a_checkpoint_and_the_queue_stays_with_the_driver(
+def test_learner_on_a_draining_node_goes_on_elsewhere(
     two_nodes: Cluster, tiny_model: Path, tmp_path: Path
 ) -> None:
     two_nodes.add_node(num_cpus=0, resources={"learner_slot": 1})
     two_nodes.add_node(num_cpus=0, resources={"learner_slot": 1})
     learner = {"forests_per_step": 3, "threads": 1, "dtype": "float32", "cpus": 0, "slot": "learner_slot"}
     file = recipe(
-        tmp_path, tiny_model, run__steps=10**6, run__checkpoint_every=10**6, learner=learner,
-        generator__cpus=0, generator__count=1, generator__slot="generator_slot", reward__cpus=0, reward__slot="generator_slot",
+        tmp_path,
+        tiny_model,
+        run__steps=10**6,
+        run__checkpoint_every=10**6,
+        learner=learner,
+        generator__cpus=0,
+        generator__count=1,
+        generator__slot="generator_slot",
+        reward__cpus=0,
+        reward__slot="generator_slot",
     )
     process = start("--config", file, RAY_ADDRESS=two_nodes.address)
     run = tmp_path / "run"
@@ -46,7 +54,7 @@ def test_a_learner_whose_node_leaves_goes_on_elsewhere_from_a_checkpoint_and_the
     place = {a["ActorClassName"]: a["Address"]["NodeID"] for a in actors().values() if a["State"] == "ALIVE"}
     assert place["ReplayQueue"] == two_nodes.head_node.node_id
     drain.announce(place["Learner"], 60.0)
-    wait_for(lambda: not drain.residents(place["Learner"]), process)
+    wait_for(lambda: not drain.actors_on(place["Learner"]), process)
     done = steps(run)
     wait_for(lambda: steps(run) >= done + 2, process)
     assert RunFolder(run).last_checkpoint() > 0  # it went on from there, not from the beginning
@@ -64,25 +72,25 @@ class Resident:
         return ray.get_runtime_context().get_node_id()
 
 
-def test_a_leaving_node_is_seen_gets_no_new_actor_and_is_empty_when_its_actors_have_ended(two_nodes: Cluster) -> None:
+def test_draining_node_gets_no_new_actor_and_empties(two_nodes: Cluster) -> None:
     actor = Resident.remote()
     node = ray.get(actor.node.remote())
-    assert node not in drain.leaving()
-    assert drain.residents(node) == ["Resident"]
+    assert node not in drain.draining_nodes()
+    assert drain.actors_on(node) == ["Resident"]
     drain.announce(node, 60.0)
-    assert node in drain.leaving()
+    assert node in drain.draining_nodes()
     refused = Resident.remote().node.remote()
     assert ray.wait([refused], timeout=3.0)[0] == []
-    assert not drain.wait(lambda: not drain.residents(node), 1.0)
+    assert not drain.wait_until(lambda: not drain.actors_on(node), 1.0)
     ray.kill(actor)
-    assert drain.wait(lambda: not drain.residents(node), 10.0)
+    assert drain.wait_until(lambda: not drain.actors_on(node), 10.0)
 
 
-def test_waiting_looks_once_more_at_the_end_and_then_gives_up() -> None:
+def test_wait_until_tests_once_more_at_its_end() -> None:
     naps: list[float] = []
-    assert not drain.wait(lambda: False, 3.0, naps.append)
+    assert not drain.wait_until(lambda: False, 3.0, naps.append)
     assert naps == [1.0, 1.0, 1.0]
-    assert drain.wait(lambda: len(naps) == 5, 2.0, naps.append)
+    assert drain.wait_until(lambda: len(naps) == 5, 2.0, naps.append)
 
 
 PROGRAM = """import signal, sys, time
@@ -100,22 +108,22 @@ def start_program(folder: Path, handler: str, *words: str) -> psutil.Process:
     return psutil.Process(child.pid)
 
 
-def test_the_driver_is_found_among_processes_and_ends_on_the_signal(tmp_path: Path) -> None:
+def test_driver_process_is_found_and_ends_on_the_signal(tmp_path: Path) -> None:
     train = start_program(tmp_path, "lambda *_: sys.exit(0)", "train", "--config", "x")
     other = start_program(tmp_path, "lambda *_: sys.exit(0)", "show", "train")
     try:
-        assert drain.drivers([psutil.Process(), train, other]) == [train]
-        assert drain.stop([train], 10.0) == []
-        assert drain.drivers([train]) == []
+        assert drain.find_drivers([psutil.Process(), train, other]) == [train]
+        assert drain.interrupt([train], 10.0) == []
+        assert drain.find_drivers([train]) == []
     finally:
         other.kill()
 
 
-def test_a_driver_that_does_not_end_in_time_is_named(tmp_path: Path) -> None:
+def test_driver_that_outlives_its_time_is_returned(tmp_path: Path) -> None:
     stubborn = start_program(tmp_path, "signal.SIG_IGN", "train")
     began = time.monotonic()
     try:
-        assert drain.stop([stubborn], 1.0) == [stubborn]
+        assert drain.interrupt([stubborn], 1.0) == [stubborn]
         assert time.monotonic() - began < 5
     finally:
         stubborn.kill()

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from treeadv.forest import Forest
-from treeadv.learning.advantage import AdvantageSpec, advantages, leaf_advantages
+from treeadv.learning.advantage import advantages, leaf_advantages
+from treeadv.presets import AdvantageSpec
 
 
 def log_probs(model: torch.nn.Module, f: Forest) -> list[torch.Tensor]:

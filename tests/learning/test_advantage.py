@@ -10,19 +10,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.strategies import build, forests
+from treeadv import config as configuration
 from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Forest
 from treeadv.learning.advantage import (
-    PRESETS,
-    AdvantageSpec,
     advantages,
     flow_weights,
     leaf_advantages,
     leaf_sum,
     path_sum,
-    preset,
     values,
 )
+from treeadv.presets import PRESETS, AdvantageOverrides, AdvantageSpec, Preset, build_advantage
 
 WORKED = dataclasses.replace(
     build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 5], rewards=[1, 0, 1, 0]), budget=np.array([3, 1, 2, 1, 1, 3], np.int32)
@@ -56,9 +55,9 @@ def test_worked_vector_flow():
 
 
 def test_worked_vector_child_mean_and_leave_subtree_out():
-    V = values(WORKED, PRESETS["unbiased"])
+    V = values(WORKED, PRESETS["unbiased"].advantage)
     np.testing.assert_allclose(V, [0.75, 1, 0.5, 0, 1, 0], **EXACT)
-    A, c = advantages(WORKED, PRESETS["unbiased"])
+    A, c = advantages(WORKED, PRESETS["unbiased"].advantage)
     np.testing.assert_allclose(A, [0.75, 5 / 6, 1 / 6, -3 / 7, 5 / 7, -0.75], **EXACT)
     np.testing.assert_allclose(c, 2 * flow_weights(WORKED), **EXACT)
 
@@ -67,7 +66,7 @@ def test_a_tree_that_could_fork_is_not_compared_with_the_roots_that_topped_the_f
     """How many fresh roots there are depends on its tokens. They themselves are compared with everything."""
     up = [-1, 0, 0, -1, -1, -1]
     f = dataclasses.replace(build(up, [1] * 6, rewards=[1, 0, 1, 0, 0]), budget=np.array([4, 2, 2, 4, 1, 1], np.int32))
-    A, c = advantages(f, PRESETS["unbiased"])
+    A, c = advantages(f, PRESETS["unbiased"].advantage)
     root = (0.5 + 1 + 0) / 3  # of the other trees, as a fresh root sees them
     np.testing.assert_allclose(A, [0.5 - 1, 1 - (0 / 2 + 1) / 1.5, 0 - (1 / 2 + 1) / 1.5, 1 - 0.5, -root, -root], **EXACT)
     np.testing.assert_allclose(c, [1, 0.5, 0.5, 1, 1, 1], **EXACT)
@@ -82,24 +81,24 @@ def test_worked_vector_other_presets():
     """By hand. V leaf mean: a0 2/3, a1 1, a2 1/2, a3 0, a4 1, b0 0; mean 1/2; unbiased std 0.57735."""
     mu = (2 / 3 + 1 + 1 / 2 + 0 + 1) / 5
     seed = (np.array([2 / 3, 1, 1 / 2, 0, 1, 0]) - [mu, mu, mu, mu, mu, 0]) / 3**-0.5
-    np.testing.assert_allclose(advantages(WORKED, PRESETS["seed_rebuttal"])[0], seed, rtol=1e-5)
+    np.testing.assert_allclose(advantages(WORKED, PRESETS["seed_rebuttal"].advantage)[0], seed, rtol=1e-5)
     spo = [0.75 - 0.375, 1 - 0.75, 0.5 - 0.75, 0 - 0.5, 1 - 0.5, 0 - 0.375]
-    np.testing.assert_allclose(advantages(WORKED, PRESETS["spo_tree"])[0], spo, **EXACT)
+    np.testing.assert_allclose(advantages(WORKED, PRESETS["spo_tree"].advantage)[0], spo, **EXACT)
     # z over the forest (+-0.8660) plus z inside the tree: A holds 1, 0, 1 (mean 2/3, std 0.57735), B a single leaf (0)
     z = np.array([0.8660254, -0.8660254, 0.8660254, -0.8660254]) + np.array([0.5773503, -1.1547005, 0.5773503, 0])
-    np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["tree_grpo"]), z, rtol=1e-5)
+    np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["tree_grpo"].advantage), z, rtol=1e-5)
     # TreePO: mean over forest and shared segments of R - mean: a1 (1/2 + 1/3)/2, a3 (-1/2 - 2/3 - 1/2)/3, a4 (1/2 + 1/3 + 1/2)/3, b0 -1/2
     raw = np.array([5 / 12, -5 / 9, 4 / 9, -1 / 2])
     w = np.array([5, 5, 7, 5]) / 22
     white = (raw - w @ raw) / np.sqrt(w @ (raw - w @ raw) ** 2)
-    np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["treepo"]), white, rtol=1e-5)
+    np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["treepo"].advantage), white, rtol=1e-5)
 
 
 def test_worked_vector_treerl():
     """Leave-one-out leaf values 2/3, -2/3, 2/3, -2/3; node values over sqrt(K); local = own - parent's; global = own."""
     V = np.array([2 / 9, 2 / 3, 0, -2 / 3, 2 / 3, -2 / 3]) / np.sqrt([3, 1, 2, 1, 1, 1])
     parent = np.array([0, V[0], V[0], V[2], V[2], 0])
-    A, c = advantages(WORKED, PRESETS["treerl"])
+    A, c = advantages(WORKED, PRESETS["treerl"].advantage)
     np.testing.assert_allclose(A * c / WORKED.leaf_count, (V - parent) + V, **EXACT)
 
 
@@ -107,8 +106,8 @@ def test_worked_vector_treerl():
 @given(forests())
 def test_fact_1_per_leaf_weights_with_segment_means_weigh_tokens_as_flat_grpo_does(f):
     """sum over the leaves of a token of A_l = K times the segment's A: the gradient at ratio 1 with a constant normaliser."""
-    A, c = advantages(f, PRESETS["treeadv_per_leaf"])
-    own = leaf_advantages(f, PRESETS["flat_on_forest"])
+    A, c = advantages(f, PRESETS["treeadv_per_leaf"].advantage)
+    own = leaf_advantages(f, PRESETS["flat_on_forest"].advantage)
     for s in range(f.segments):
         under = [leaf for leaf in range(f.leaves) if s in f.path(int(f.leaf_segment[leaf]))]
         assert c[s] * A[s] == pytest.approx(sum(own[under]), abs=1e-9)
@@ -134,7 +133,7 @@ def test_a_lost_branch_takes_its_flow_with_it(f):
 
 @given(forests(max_trees=1))
 def test_fact_3_a_single_tree_gives_its_trunk_nothing_under_the_forest_mean(f):
-    assert advantages(f, PRESETS["treeadv"])[0][0] == pytest.approx(0, abs=1e-6)
+    assert advantages(f, PRESETS["treeadv"].advantage)[0][0] == pytest.approx(0, abs=1e-6)
 
 
 @given(st.integers(1, 3), st.integers(2, 3), st.integers(0, 3), st.integers(0, 2**32 - 1))
@@ -160,7 +159,7 @@ def test_fact_5_without_forks_every_preset_is_grpo_up_to_one_factor(name, length
     """TreePO's whitening over tokens also shifts; the seed's mean over a tree of one segment leaves nothing."""
     f = build([-1] * len(lengths), lengths, seed=seed)
     assume(np.ptp(f.reward) > 0)
-    A, c = advantages(f, PRESETS[name])
+    A, c = advantages(f, PRESETS[name].advantage)
     grpo = (f.reward - f.reward.mean()) / f.reward.std(ddof=1)
     np.testing.assert_allclose(c, 1, **EXACT)
     if name == "seed_rebuttal":
@@ -169,7 +168,7 @@ def test_fact_5_without_forks_every_preset_is_grpo_up_to_one_factor(name, length
         np.testing.assert_allclose(np.diff(A) / np.ptp(A), np.diff(grpo) / np.ptp(grpo), rtol=1e-9, atol=1e-9)
     else:
         np.testing.assert_allclose(A / np.abs(A).max(), grpo / np.abs(grpo).max(), rtol=1e-5)
-    if PRESETS[name].scale == "std_unbiased" and name != "seed_rebuttal":
+    if PRESETS[name].advantage.scale == "std_unbiased" and name != "seed_rebuttal":
         np.testing.assert_allclose(A, grpo, rtol=1e-4)
 
 
@@ -211,8 +210,8 @@ def test_values_equal_their_definition(value, f):
 @given(forests(losses=True))
 def test_leave_subtree_out_compares_with_the_flow_mean_of_what_grows_elsewhere(f):
     """Of a tree that could fork, in trees that could."""
-    A, _ = advantages(f, PRESETS["unbiased"])
-    V, w = values(f, PRESETS["unbiased"]), flow_weights(f)[f.leaf_segment]
+    A, _ = advantages(f, PRESETS["unbiased"].advantage)
+    V, w = values(f, PRESETS["unbiased"].advantage), flow_weights(f)[f.leaf_segment]
     for s in range(f.segments):
         budget = f.budget[f.parent < 0]
         outside = (budget[f.tree[f.leaf_segment]] > 1) | (budget[f.tree[s]] == 1)
@@ -224,9 +223,9 @@ def test_leave_subtree_out_compares_with_the_flow_mean_of_what_grows_elsewhere(f
 @pytest.mark.parametrize("name", PRESETS)
 @given(f=forests(losses=True), constant=st.sampled_from([0.0, 0.1, 1.0]))
 def test_equal_rewards_teach_nothing_where_the_baseline_covers_all_and_nothing_is_ever_nan(name, f, constant):
-    A, c = advantages(dataclasses.replace(f, reward=np.full(f.leaves, constant, np.float32)), PRESETS[name])
+    A, c = advantages(dataclasses.replace(f, reward=np.full(f.leaves, constant, np.float32)), PRESETS[name].advantage)
     assert np.isfinite(A).all() and (c > 0).all()
-    if PRESETS[name].baseline != "leave_subtree_out" and (PRESETS[name].baseline != "leaf_loo" or f.leaves > 1):
+    if PRESETS[name].advantage.baseline != "leave_subtree_out" and (PRESETS[name].advantage.baseline != "leaf_loo" or f.leaves > 1):
         assert not A.any()
     elif (f.budget[f.parent < 0] > 1).sum() != 1 and f.trees > 1:
         np.testing.assert_allclose(A, 0, atol=1e-7)
@@ -246,29 +245,59 @@ def ungraded(f: Forest) -> Forest:
 
 def test_a_forest_that_is_not_graded_is_refused_with_its_id():
     with pytest.raises(BadForest, match=r"forest f: it is not graded"):
-        advantages(ungraded(WORKED), PRESETS["treeadv"])
+        advantages(ungraded(WORKED), PRESETS["treeadv"].advantage)
 
 
-def test_an_unknown_preset_is_refused_with_the_nearest_and_all_names():
-    with pytest.raises(BadInput, match=r"preset=treadv: no such preset, did you mean treeadv\? \(there are treeadv, .*gspo\)"):
-        preset("treadv")
+def test_unknown_preset_names_the_nearest_and_all_others():
+    with pytest.raises(
+        BadInput, match=r"preset=treadv is unknown, did you mean treeadv\? \(use treeadv, .*gspo or module:Name"
+    ):
+        build_advantage("treadv")
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "text"),
     [
-        ("treeadv", {"clipp": 1}, "clipp: Extra inputs"),
-        ("treeadv", {"value": "mean"}, "value: Input should be 'leaf_mean'"),
         ("grpo", {"weight": "once"}, "credit=leaf is the flattened form"),
         ("grpo", {"baseline": "parent_fork"}, "baseline=parent_fork does not go with credit=leaf"),
         ("treeadv", {"scale": "whiten"}, "scale=whiten is over the flattened tokens"),
     ],
 )
-def test_overrides_that_do_not_fit_are_refused_in_one_line(name, changes, text):
+def test_overrides_that_do_not_go_together_are_refused(name, changes, text):
     with pytest.raises(BadInput, match=text) as e:
-        preset(name, changes)
+        build_advantage(name, AdvantageOverrides(**changes))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("learner.advantage.clipp=1", r"unknown key learner.advantage.clipp, did you mean learner.advantage.clip\?"),
+        ("learner.advantage.value=mean", "learner.advantage.value: Input should be 'leaf_mean'"),
+        ("learner.advantage.clip=[0.2]", "learner.advantage.clip.*: Field required"),
+        ("learner.advantage.max_prob=2", "learner.advantage.max_prob: Input should be less than or equal to 1"),
+    ],
+)
+def test_bad_override_in_the_configuration_is_one_line(override, text):
+    with pytest.raises(BadInput, match=text) as e:
+        configuration.build({"task": {"families": [{"name": "chain_sum"}]}}, [override], "test")
     assert "\n" not in str(e.value)
 
 
 def test_overrides_replace_fields_of_the_preset():
-    assert preset("treeadv", {"clip": (0.2, 0.28)}) == PRESETS["treeadv"].model_copy(update={"clip": (0.2, 0.28)})
+    asymmetric = build_advantage("treeadv", AdvantageOverrides(clip=(0.2, 0.28)))
+    assert asymmetric == PRESETS["treeadv"].advantage.model_copy(update={"clip": (0.2, 0.28)})
+
+
+def test_every_choice_can_be_overridden_and_is_optional():
+    assert list(AdvantageOverrides.model_fields) == list(AdvantageSpec.model_fields)
+    assert AdvantageOverrides().model_dump(exclude_none=True) == {}
+
+
+OWN = Preset(advantage=AdvantageSpec(weight="sqrt"))
+
+
+def test_preset_of_another_module_is_found_by_name():
+    assert build_advantage("tests.learning.test_advantage:OWN").weight == "sqrt"
+    with pytest.raises(BadInput, match=r"a Forest, not a treeadv.presets.Preset"):
+        build_advantage("tests.learning.test_advantage:WORKED")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.bias import LEAVES, STEPS, TOKENS, World, child, measure
-from treeadv.learning.advantage import PRESETS
+from treeadv.presets import PRESETS
 
-UNBIASED = {"unbiased": PRESETS["unbiased"]}
+UNBIASED = {"unbiased": PRESETS["unbiased"].advantage}
 
 
 def test_the_exact_gradient_is_that_of_the_expected_reward_by_finite_differences():
@@ -56,6 +56,6 @@ def test_fact_7_forks_on_the_surprisal_of_the_drawn_token_compare_actions_wrongl
 
 def test_counting_once_weighs_states_differently_but_compares_actions_rightly():
     """S-bias: `unbiased` with weight once is far off with one scale and within the error with a scale for each state."""
-    changed = PRESETS["unbiased"].model_copy(update={"weight": "once"})
+    changed = PRESETS["unbiased"].advantage.model_copy(update={"weight": "once"})
     (row,) = measure(World.random(1), "entropy", {"once": changed}, 4000, seed=1)
     assert row["bias"] > 4 * row["error"] and row["state"] < 1.5 * row["error"]

@@ -13,15 +13,15 @@ from tests.strategies import build, forests
 from treeadv.config import LearnerConfig, SamplingConfig
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
-from treeadv.learning.advantage import PRESETS
 from treeadv.learning.correction import CAP, ICEPOP, correct, mismatch
-from treeadv.learning.objective import Objective, evaluate, scales, wanted
+from treeadv.learning.objective import Objective, build_objective, evaluate, scales
+from treeadv.presets import PRESETS
 
 KINDS = ["none", "tis", "sequence_tis", "icepop", "decoupled"]
 
 
 def outcome(f: Forest, preset: str, kind: str, logp: np.ndarray):
-    o = Objective(PRESETS[preset], kind, room=16)
+    o = Objective(PRESETS[preset].advantage, kind, room=16)
     return evaluate(f, o, scales([f], o)[0], logp)
 
 
@@ -85,7 +85,7 @@ def test_extreme_mismatch_stays_finite(kind, preset, f, seed):
     assert 0 <= result.clipped <= f.tokens and 0 <= result.masked <= f.tokens
 
 
-TOKEN_RATIO = sorted(name for name, spec in PRESETS.items() if spec.ratio == "token")
+TOKEN_RATIO = sorted(name for name, p in PRESETS.items() if p.advantage.ratio == "token")
 
 
 @given(st.sampled_from(TOKEN_RATIO), forests(max_segments=8), st.integers(0, 99), st.sampled_from([0.0, 0.2]))
@@ -93,7 +93,7 @@ def test_slope_is_the_derivative_of_the_loss_away_from_the_behaviour_policy(pres
     rng = np.random.default_rng(seed)
     logp = f.logprob + rng.normal(0, 0.3, f.tokens)
     reference = logp + rng.normal(0, 0.3, f.tokens)
-    o = Objective(PRESETS[preset], "none", kl, room=16)
+    o = Objective(PRESETS[preset].advantage, "none", kl, room=16)
     scale = scales([f], o)[0]
 
     def at(x: np.ndarray):
@@ -109,7 +109,7 @@ def test_slope_is_the_derivative_of_the_loss_away_from_the_behaviour_policy(pres
 @given(st.sampled_from(["tis", "icepop", "decoupled"]), st.sampled_from(TOKEN_RATIO), forests(), st.integers(0, 99))
 def test_a_correction_weighs_the_slope_at_ratio_1_and_nothing_is_clipped(kind, preset, f, seed):
     logp = f.logprob + noise(f, seed, 1.0)
-    spec = PRESETS[preset].model_copy(update={"max_prob": 1.0})
+    spec = PRESETS[preset].advantage.model_copy(update={"max_prob": 1.0})
     o = Objective(spec, kind, room=16)
     scale = scales([f], o)[0]
     result = evaluate(f, o, scale, logp)
@@ -123,7 +123,7 @@ def test_gspo_as_a_configuration_gives_it_clips_by_the_ratio_of_a_leafs_path(pre
     """The good leaf's mean ratio is over its clip, so it is not pushed further, although a token of it is under."""
     learner = LearnerConfig(preset=preset, correction="none")
     f = build([-1, -1], [2, 2], rewards=[1, 0])
-    result = evaluate(f, wanted(learner, SamplingConfig()), 1.0, f.logprob + np.array([0.1, -0.05, 0.01, 0.01]))
+    result = evaluate(f, build_objective(learner, SamplingConfig()), 1.0, f.logprob + np.array([0.1, -0.05, 0.01, 0.01]))
     np.testing.assert_array_equal(result.slope == 0, [True, True, False, False])
 
 
@@ -135,14 +135,14 @@ def test_gspo_as_a_configuration_gives_it_clips_by_the_ratio_of_a_leafs_path(pre
 ])  # fmt: skip
 def test_what_a_correction_would_leave_idle_is_refused_with_the_remedy(kind, learner, idle):
     with pytest.raises(BadInput, match=f"learner.correction={kind}: holds the ratio at 1, where {idle} does nothing; .*correction=none"):
-        wanted(LearnerConfig(correction=kind, **learner), SamplingConfig())
-    wanted(LearnerConfig(correction="none", **learner), SamplingConfig())
+        build_objective(LearnerConfig(correction=kind, **learner), SamplingConfig())
+    build_objective(LearnerConfig(correction="none", **learner), SamplingConfig())
 
 
 def test_every_preset_can_be_asked_for():
-    for name, spec in PRESETS.items():
-        o = wanted(LearnerConfig(preset=name, correction="none", kl=0.1), SamplingConfig(leaves=4, max_tokens=8))
-        assert o == Objective(spec, "none", 0.1, 32)
+    for name, preset in PRESETS.items():
+        o = build_objective(LearnerConfig(preset=name, correction="none", kl=0.1), SamplingConfig(leaves=4, max_tokens=8))
+        assert o == Objective(preset.advantage, "none", 0.1, 32)
 
 
 @given(forests(), st.integers(0, 99))

@@ -17,10 +17,10 @@ from tests.learning import flat, tiny
 from tests.strategies import build, forests
 from treeadv.forest import Forest
 from treeadv.learning import packing
-from treeadv.learning.advantage import PRESETS
 from treeadv.learning.objective import Objective
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
+from treeadv.presets import PRESETS
 
 NO_SHRINK = [Phase.explicit, Phase.reuse, Phase.generate]  # an example takes too long to be made small
 
@@ -54,7 +54,7 @@ def current(model: torch.nn.Module, f: Forest) -> np.ndarray:
 
 
 def check(trainer: Trainer, model: torch.nn.Module, batch: list[Forest], preset: str, limit: int, tolerance: float) -> None:
-    spec = PRESETS[preset]
+    spec = PRESETS[preset].advantage
     trainer.objective, trainer.limit, trainer.reference = Objective(spec, "none", room=70), limit, None
     batch = [tiny.with_behaviour(f, current(model, f), 0.2, n) for n, f in enumerate(batch)]
     model.zero_grad()

@@ -16,9 +16,10 @@ from tests.learning import flat, tiny
 from tests.learning.test_tree_equals_flat import NO_SHRINK, current, pair
 from tests.strategies import forests
 from treeadv.forest import Forest
-from treeadv.learning.advantage import PRESETS, leaf_advantages
+from treeadv.learning.advantage import leaf_advantages
 from treeadv.learning.objective import Objective
 from treeadv.learning.report import Phases
+from treeadv.presets import PRESETS
 
 pytest.importorskip("trl", reason="the reference is TRL's loss: pip install --no-deps trl")
 
@@ -55,7 +56,7 @@ def as_batch(f: Forest, own: np.ndarray, reference: np.ndarray) -> dict[str, tor
 @given(f=forests(max_segments=10), kl=st.sampled_from([0.0, 0.3]))
 def test_loss_and_gradients_equal_those_of_trl_on_the_expanded_leaves(case, f, kl):
     name, changes, loss_type, level = CASES[case]
-    spec = PRESETS[name].model_copy(update=changes)
+    spec = PRESETS[name].advantage.model_copy(update=changes)
     trainer, model = pair("llama", torch.float32)
     f = tiny.with_behaviour(f, current(model, f), 0.15, 1)
     other, reference_model = pair("llama", torch.float32, 1)

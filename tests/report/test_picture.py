@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tests.strategies import build, forests
 from treeadv.errors import BadInput
 from treeadv.forest import Forest, Verdict
-from treeadv.learning.advantage import PRESETS, advantages
+from treeadv.learning.advantage import advantages
+from treeadv.presets import PRESETS
 from treeadv.report.picture import Numbers, Vocabulary, elided, picture, signed, visible
 
 
@@ -46,7 +47,7 @@ def test_a_folder_without_a_tokenizer_is_bad_input(tmp_path: Path) -> None:
 
 @given(forests())
 def test_shades_follow_entropy_and_the_sign_of_the_advantage(forest: Forest) -> None:
-    A = advantages(forest, PRESETS["treeadv"])[0]
+    A = advantages(forest, PRESETS["treeadv"].advantage)[0]
     p = picture(forest, Numbers(), A)
     by_entropy = [p.entropy_level(t) for t in np.argsort(forest.entropy)]
     assert by_entropy == sorted(by_entropy)

@@ -47,7 +47,7 @@ def test_the_advantages_drawn_are_those_of_the_preset_that_the_run_trained_with(
     config = run / "config.yaml"
     assert "A +0.58" not in report(run)  # (1 - 0.75) / 0.5 = 0.5 with the unbiased standard deviation
     assert "A +0.50" in report(run)
-    config.write_text(config.read_text().replace("advantage: {}", "advantage: {scale: std_pop}"))
+    config.write_text(config.read_text().replace("scale: null", "scale: std_pop"))
     assert "A +0.58" in report(run)  # 0.25 / 0.433 with the population's
 
 

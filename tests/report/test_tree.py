@@ -14,7 +14,8 @@ from rich.cells import cell_len
 
 from tests.strategies import build, forests
 from treeadv.forest import Finish, Forest, Verdict
-from treeadv.learning.advantage import PRESETS, advantages
+from treeadv.learning.advantage import advantages
+from treeadv.presets import PRESETS
 from treeadv.report.layout import COLUMNS, LINES, layout
 from treeadv.report.page import forests_page
 from treeadv.report.picture import Numbers, Picture, picture
@@ -34,7 +35,7 @@ class Words(Numbers):
 
 
 def drawn(forest: Forest, vocabulary: Numbers | None = None) -> Picture:
-    return picture(forest, vocabulary or Numbers(), advantages(forest, PRESETS["treeadv"])[0])
+    return picture(forest, vocabulary or Numbers(), advantages(forest, PRESETS["treeadv"].advantage)[0])
 
 
 def classes(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
@@ -117,11 +118,11 @@ def test_verdicts_and_ends_are_told_in_words_not_in_colour_alone() -> None:
     forest = build([-1] * 3, [1, 1, 1], rewards=[1.0, 0.0, 0.0])
     forest = replace(
         forest,
-        verdict=np.array([Verdict.VERIFIED, Verdict.TIMEOUT, Verdict.UNPARSED], np.int8),
+        verdict=np.array([Verdict.VERIFIED, Verdict.TIMEOUT, Verdict.ABORTED], np.int8),
         finish=np.array([Finish.STOP, Finish.LENGTH, Finish.ABORT], np.int8),
     )
     p = drawn(forest)
-    assert [p.leaf_note(i)[2:] for i in range(3)] == ["verified 1", "timeout 0, cut at the limit", "unparsed 0, lost"]
+    assert [p.leaf_note(i)[2:] for i in range(3)] == ["verified 1", "timeout, cut at the limit", "aborted, lost"]
 
 
 class Tags(HTMLParser):

@@ -6,91 +6,16 @@ sums over the leaves and all sums over paths are prefix sums over the Euler orde
 
 from __future__ import annotations
 
-import difflib
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadForest
 from treeadv.forest import Forest
+from treeadv.presets import AdvantageSpec
 
 Array = npt.NDArray[np.float64]
-
-_LEAF_BASELINES = ("forest_mean", "leaf_loo", "prefix_groups", "forest_and_tree", "none")
-_SEGMENT_BASELINES = ("forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "none")
-
-
-class AdvantageSpec(BaseModel):
-    """Every choice that turns rewards into a loss. docs/method.md says which of them are biased."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    # segment: one A for each segment, shared by its leaves. leaf: each leaf keeps its own A, also on shared tokens (flattened).
-    credit: Literal["segment", "leaf"] = "segment"
-    value: Literal["leaf_mean", "child_mean"] = "leaf_mean"
-    baseline: Literal[
-        "forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "prefix_groups", "forest_and_tree", "none"
-    ] = "forest_mean"
-    local: float = 0.0  # adds local * (A(s) - A(parent)), the step over the fork (TreeRL)
-    scale: Literal["std_unbiased", "std_pop", "whiten", "none"] = "std_unbiased"
-    eps: float = 1e-6
-    leaf_weight: Literal["uniform", "flow"] = "uniform"  # of a leaf in mean and standard deviation
-    weight: Literal["once", "per_leaf", "sqrt", "flow"] = "once"
-    normaliser: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
-    ratio: Literal["token", "leaf_path"] = "token"
-    clip: tuple[float, float] = (0.2, 0.2)  # below and above 1
-    max_prob: float = 1.0  # tokens that the behaviour policy drew with more than this are not trained (SPO)
-
-    @model_validator(mode="after")
-    def _coherent(self) -> AdvantageSpec:
-        allowed = _LEAF_BASELINES if self.credit == "leaf" else _SEGMENT_BASELINES
-        if self.baseline not in allowed:
-            raise ValueError(f"baseline={self.baseline} does not go with credit={self.credit}: choose {', '.join(allowed)}")
-        if self.credit == "leaf" and (self.local or self.weight != "per_leaf"):
-            raise ValueError("credit=leaf is the flattened form: it needs weight=per_leaf and local=0")
-        if self.credit == "segment" and self.scale == "whiten":
-            raise ValueError("scale=whiten is over the flattened tokens: it needs credit=leaf")
-        return self
-
-
-_FLAT = AdvantageSpec(credit="leaf", weight="per_leaf")
-_GSPO: dict[str, Any] = {"ratio": "leaf_path", "normaliser": "sequence_mean", "clip": (3e-4, 4e-4)}
-_TREEADV = AdvantageSpec()
-
-PRESETS: dict[str, AdvantageSpec] = {
-    "treeadv": _TREEADV,
-    "treeadv_gspo": _TREEADV.model_copy(update=_GSPO),
-    "treeadv_per_leaf": _TREEADV.model_copy(update={"weight": "per_leaf"}),
-    "flat_on_forest": _FLAT,
-    "unbiased": AdvantageSpec(
-        value="child_mean", baseline="leave_subtree_out", scale="none", leaf_weight="flow", weight="flow", normaliser="constant"
-    ),
-    "seed_rebuttal": AdvantageSpec(baseline="segment_mean"),
-    "treerl": AdvantageSpec(
-        baseline="leaf_loo", local=1.0, scale="none", weight="sqrt", normaliser="sequence_mean", clip=(0.2, 0.26)
-    ),
-    "treepo": AdvantageSpec(credit="leaf", weight="per_leaf", baseline="prefix_groups", scale="whiten", clip=(0.2, 0.28)),
-    "tree_grpo": AdvantageSpec(credit="leaf", weight="per_leaf", baseline="forest_and_tree", normaliser="sequence_mean"),
-    "spo_tree": AdvantageSpec(value="child_mean", baseline="parent_fork", scale="none", leaf_weight="flow", max_prob=0.9),
-    "grpo": _FLAT,
-    "gspo": _FLAT.model_copy(update=_GSPO),
-}
-
-
-def preset(name: str, overrides: dict[str, Any] | None = None) -> AdvantageSpec:
-    """The named preset with some fields replaced. `BadInput` names what is unknown or does not fit, and what there is."""
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f", did you mean {close[0]}?" if close else ""
-        raise BadInput(f"learner.preset={name}: no such preset{hint} (there are {', '.join(PRESETS)})")
-    try:
-        return AdvantageSpec.model_validate({**PRESETS[name].model_dump(), **(overrides or {})})
-    except ValidationError as e:
-        faults = "; ".join(f"{'.'.join(map(str, x['loc']))}: {x['msg'].removeprefix('Value error, ')}" for x in e.errors())
-        raise BadInput(f"learner.advantage: {faults.removeprefix(': ')} (fields: {', '.join(AdvantageSpec.model_fields)})") from e
-
 
 # ---- sums over the tree ------------------------------------------------------------------------------------------------------
 def path_sum(f: Forest, x: npt.ArrayLike) -> Array:
@@ -177,7 +102,9 @@ def _outside(f: Forest, weights: Array) -> Array:
 def _copies(f: Forest, spec: AdvantageSpec) -> Array:
     """[S] c(s): how often the loss counts a token of the segment."""
     if spec.weight == "flow":
-        return f.trees * flow_weights(f)  # 1 for every root: a share of it would depend on how many roots topped the forest up
+        # The mass of the leaves that exist, times M: without losses 1 for every root, however many roots topped the forest up.
+        # A segment keeps only the mass of the leaves that it did not lose, so that states with many leaves weigh no more than others.
+        return f.trees * leaf_sum(f, flow_weights(f)[f.leaf_segment])
     power = {"once": 0.0, "per_leaf": 1.0, "sqrt": 0.5}[spec.weight]
     return f.leaf_count.astype(np.float64) ** power
 
@@ -186,11 +113,13 @@ def _copies(f: Forest, spec: AdvantageSpec) -> Array:
 def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
     """(A [S], c [S]) of a graded forest: the advantage of each segment's tokens and how often the loss counts them.
 
-    Under credit=leaf, A is the mean of the leaves' own advantages, which the flattened loss applies one by one. `BadForest` if
-    the forest is not graded.
+    Under credit=leaf, A is the mean of the leaves' own advantages, which the flattened loss applies one by one. Leaves that no
+    verifier judged take part in no mean; a segment without a judged leaf has A = c = 0. `BadForest` if the forest is not graded.
     """
     if not f.graded:
         raise BadForest(f.forest_id, "it is not graded: advantages need a reward for every leaf")
+    if not f.judged.all():
+        return _scattered(f, spec)
     c = _copies(f, spec)
     if spec.credit == "leaf":
         return leaf_sum(f, leaf_advantages(f, spec)) / f.leaf_count, c
@@ -205,8 +134,21 @@ def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
     return A / _spread(f, spec, _leaf_weights(f, spec)), c
 
 
+def _scattered(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
+    """(A [S], c [S]) of the judged part, at the places of its segments in the whole forest."""
+    A, c = np.zeros(f.segments), np.zeros(f.segments)
+    if f.judged.any():
+        A[f.judged_below], c[f.judged_below] = advantages(f.judged_part(), spec)
+    return A, c
+
+
 def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
-    """[L] the own advantage of each leaf, for credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO)."""
+    """[L] the own advantage of each leaf, for credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO); 0 for a leaf that was not judged."""
+    if not f.judged.all():
+        own = np.zeros(f.leaves)
+        if f.judged.any():
+            own[f.judged] = leaf_advantages(f.judged_part(), spec)
+        return own
     if _all_equal(f, spec):
         return np.zeros(f.leaves)
     reward = f.reward.astype(np.float64)

@@ -1,15 +1,13 @@
-"""Checkpoint folders: a plain Hugging Face model beside the trainer's state, complete or not there at all."""
+"""Files of a checkpoint: a plain Hugging Face model beside the state of the trainer."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,111 +17,65 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from treeadv.errors import BadInput
 from treeadv.learning import weights
 from treeadv.learning.policy import Policy
-from treeadv.storage.disk import fsync
-from treeadv.storage.run_store import Storage
 
-_STATE, _EXTRA = "trainer", "extra.json"
+Progress = dict[str, int]  # the trainer's counters by name
+_STATE = "trainer"
 _TRAINABLE = StateDictOptions(ignore_frozen_params=True)
 
 
-def save(
-    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, source: Path, progress: dict[str, int], extra: dict[str, Any]
-) -> None:
-    """Write all of it beside `folder`, flush it to disk and rename: a crash leaves the folder whole or absent. All ranks call it."""
-    rank, world = _place()
-    scratch = folder.with_name(f".{folder.name}.partial")
-    if rank == 0:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-    _barrier(world)
-    write(scratch, policy, optimizer, source, progress, extra)
-    if rank == 0:
-        _publish(scratch, folder)
-    _barrier(world)
+@dataclass(frozen=True, kw_only=True)
+class Checkpointed:
+    """What a checkpoint reads and restores in place; `source` is the folder whose tokenizer files go with the model."""
 
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    source: Path
 
-def upload(storage: Storage, step: int, session: str, scratch: Path, write_files: Callable[[Path], None]) -> None:
-    """The same into a run's storage, where it counts once it is sealed; `write_files` is `write`. All ranks call it. Each uploads what it
-    wrote beside `scratch`, so they need no disk in common. Each start of the run (`session`) has a folder of its own for it, so that
-    nothing of an earlier try is in the way."""
-    rank, _ = _place()
-    own = scratch.with_name(f"{scratch.name}-{rank}")
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
-    write_files(own)
-    storage.upload(step, session, own)
-    shutil.rmtree(own)
+    def write(self, folder: Path, progress: Progress) -> None:
+        """Write this rank's files into the existing `folder`: its share of the model and of the trainer's state, and on rank 0 the
+        rest. All ranks call it; their folders may be on different machines."""
+        rank, world = _rank_and_world()
+        weights.write_folder(self.policy, self.source, folder)
+        with _without_warning():
+            dcp.save(self._state(), checkpoint_id=folder / _STATE, no_dist=world == 1)
+        if rank == 0:
+            torch.save(torch.get_rng_state(), folder / _STATE / "rng.pt")
+            (folder / _STATE / "progress.json").write_text(json.dumps(progress))
 
+    def restore(self, folder: Path) -> Progress:
+        """Load weights, optimizer and random state in place, on any number of ranks. Returns the progress as it
+        was written. `BadInput` if the folder is not a checkpoint or is of another model."""
+        if not (folder / _STATE / "progress.json").is_file():
+            raise BadInput(f"{folder}: not a checkpoint of treeadv (no {_STATE}/progress.json)")
+        if not self.policy.adapted:
+            weights.read_folder(self.policy, folder)
+        _, world = _rank_and_world()
+        state = self._state()
+        with _without_warning():
+            dcp.load(state, checkpoint_id=folder / _STATE, no_dist=world == 1)
+        set_state_dict(
+            self.policy, self.optimizer, model_state_dict=state.get("model", {}), optim_state_dict=state["optimizer"],
+            options=StateDictOptions(ignore_frozen_params=True, strict=False),
+        )  # fmt: skip
+        torch.set_rng_state(torch.load(folder / _STATE / "rng.pt"))
+        progress = json.loads((folder / _STATE / "progress.json").read_text())
+        if world > 1:
+            dist.barrier()  # every rank has read the folder: the caller may delete a copy of it
+        return progress
 
-def write(
-    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, source: Path, progress: dict[str, int], extra: dict[str, Any]
-) -> None:
-    """This rank's files of a checkpoint: its part of the trainer's state; rank 0 has the model and the rest too."""
-    rank, world = _place()
-    weights.write_folder(policy, source, folder, writer=rank == 0)
-    with _quiet():
-        dcp.save(_state(policy, optimizer), checkpoint_id=folder / _STATE, no_dist=world == 1)
-    if rank == 0:
-        torch.save(torch.get_rng_state(), folder / _STATE / "rng.pt")
-        (folder / _STATE / "progress.json").write_text(json.dumps(progress))
-        (folder / _EXTRA).write_text(json.dumps(extra))
-
-
-def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[dict[str, int], dict[str, Any]]:
-    """Load weights, optimizer and RNG in place; returns (progress, extra) as they were given to `save`. Any number of ranks."""
-    if not (folder / _STATE / "progress.json").is_file():
-        raise BadInput(f"{folder}: not a checkpoint of treeadv (no {_STATE}/progress.json there)")
-    if not policy.adapted:
-        weights.read_folder(policy, folder)
-    _, world = _place()
-    state = _state(policy, optimizer)
-    with _quiet():
-        dcp.load(state, checkpoint_id=folder / _STATE, no_dist=world == 1)
-    set_state_dict(
-        policy, optimizer, model_state_dict=state.get("model", {}), optim_state_dict=state["optimizer"],
-        options=StateDictOptions(ignore_frozen_params=True, strict=False),
-    )  # fmt: skip
-    torch.set_rng_state(torch.load(folder / _STATE / "rng.pt"))
-    found = json.loads((folder / _STATE / "progress.json").read_text()), json.loads((folder / _EXTRA).read_text())
-    _barrier(world)  # all have read it: a copy may now be deleted
-    return found
-
-
-def _state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Optimizer state by parameter name, and the adapter where one is trained (the merged folder could not be taken apart)."""
-    model, state = get_state_dict(policy, optimizer, options=_TRAINABLE)
-    return {"optimizer": state} | ({"model": model} if policy.adapted else {})
-
-
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints step-N of a folder, and what a crash left unfinished."""
-    for path in sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))[:-keep]:
-        shutil.rmtree(path)
-    for path in folder.glob(".step-*.partial"):
-        shutil.rmtree(path)
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    for path in [*scratch.rglob("*"), scratch]:
-        fsync(path)
-    if folder.exists():  # the same step, written again after a resume
-        shutil.rmtree(folder)
-    os.replace(scratch, folder)
-    fsync(folder.parent)
+    def _state(self) -> dict:
+        """Optimizer state by parameter name, and the adapter where one is trained (the merged folder cannot be taken apart)."""
+        model, state = get_state_dict(self.policy, self.optimizer, options=_TRAINABLE)
+        return {"optimizer": state} | ({"model": model} if self.policy.adapted else {})
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """One process without a process group is meant: torch need not guess so aloud."""
+def _without_warning() -> Iterator[None]:
+    """Silence torch where it reports that it runs without a process group, which is intended with one rank."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
-def _place() -> tuple[int, int]:
+def _rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def _barrier(world: int) -> None:
-    if world > 1:
-        dist.barrier()

@@ -13,7 +13,7 @@ A is A_s, or the leaf's own A_l under credit=leaf (the flattened loss, where cop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,8 +21,9 @@ from treeadv.config import LearnerConfig, SamplingConfig
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.learning import correction
-from treeadv.learning.advantage import AdvantageSpec, Array, advantages, leaf_advantages, leaf_sum, path_sum, preset
+from treeadv.learning.advantage import Array, advantages, leaf_advantages, leaf_sum, path_sum
 from treeadv.learning.correction import Mismatch, segment_sum
+from treeadv.presets import AdvantageSpec, build_advantage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,13 @@ class Objective:
     room: int = 1
 
 
-def wanted(learner: LearnerConfig, sampling: SamplingConfig) -> Objective:
+def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objective:
     """What a configuration asks for. `BadInput` for a preset that there is not, and for a clip or a leaf-path ratio that would do nothing:
     a correction other than none holds the ratio at 1."""
-    spec = preset(learner.preset, learner.advantage)
+    spec = build_advantage(learner.preset, learner.advantage)
     if learner.correction != "none":
         idle = "the ratio of a leaf path (GSPO)" if spec.ratio == "leaf_path" else "learner.advantage.clip"
-        if spec.ratio == "leaf_path" or "clip" in learner.advantage:
+        if spec.ratio == "leaf_path" or learner.advantage.clip is not None:
             raise BadInput(
                 f"learner.correction={learner.correction}: holds the ratio at 1, where {idle} does nothing; with "
                 f"learner.preset={learner.preset} set learner.correction=none, which takes the clipped ratio to the behaviour policy"
@@ -64,9 +65,11 @@ class Outcome:
 def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
     """1/Z for each forest, over all forests of the step (on all ranks).
 
+    Leaves that were not judged count nowhere.
     token_mean: Z = sum of c(s) |s| over the step. sequence_mean: the mean over the forest's leaves, then over forests.
     constant: `room` for each forest, whatever it came to.
     """
+    forests = [f.judged_part() for f in forests]
     if o.spec.normaliser == "token_mean":
         total = sum(float(advantages(f, o.spec)[1] @ f.lengths) for f in forests)
         return [1.0 / total] * len(forests)
@@ -74,11 +77,17 @@ def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
 
 
 def evaluate(f: Forest, o: Objective, scale: float, logp: Array, reference: Array | None = None) -> Outcome:
-    """Loss of one graded forest at log pi = `logp` [T], with its derivative.
+    """Loss of one graded forest at log pi = `logp` [T], with its derivative. Tokens without a judged leaf below have slope 0.
 
     The old policy of the ratio is the behaviour policy without a correction, else the proximal policy. With one update a batch that is
     the current one: the ratio is 1 and the correction carries all of the mismatch.
     """
+    if not f.judged.all():
+        tokens = np.repeat(f.judged_below, f.lengths)
+        outcome = evaluate(f.judged_part(), o, scale, logp[tokens], None if reference is None else reference[tokens])
+        slope = np.zeros(f.tokens)
+        slope[tokens] = outcome.slope
+        return replace(outcome, slope=slope)
     behaviour = f.logprob.astype(np.float64)
     old = behaviour if o.correction == "none" else logp
     weights = correction.correct(o.correction, f, old - behaviour)

@@ -11,7 +11,8 @@ from xml.etree.ElementTree import Element
 from treeadv.config import Config
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
-from treeadv.learning.advantage import advantages, preset
+from treeadv.learning.advantage import advantages
+from treeadv.presets import build_advantage
 from treeadv.replay.history import forests_of_step
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
@@ -19,7 +20,8 @@ from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, Vocabulary, picture
 from treeadv.report.progress import clock, summary_rows
-from treeadv.storage.run_folder import RunFolder, write_atomically
+from treeadv.storage.disk import replace_file
+from treeadv.storage.run_folder import RunFolder
 
 MAX_POINTS = 400  # steps drawn; of a longer run every n-th
 MAX_SEARCHED = 30  # steps from either end in which a forest with different rewards is looked for
@@ -46,7 +48,7 @@ def write_report(path: Path) -> Path:
     """Write report.html into the run folder `path` (whole or not at all) and return its path. `BadInput` if it is not a run."""
     folder, config = RunFolder.open(path, [])
     target = path / "report.html"
-    write_atomically(target, run_page(folder, config))
+    replace_file(target, run_page(folder, config))
     return target
 
 
@@ -135,7 +137,9 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
             verdicts[name] = verdicts.get(name, 0) + count
     if verdicts:
         rows.append(("verdicts of the leaves trained", ", ".join(f"{name} {n:,}" for name, n in verdicts.items())))
-    rows.append(("checkpoints", ", ".join(p.name for _, p in folder.checkpoints()) or "none"))
+    if dropped := records[-1].get("dropped") if records else None:
+        rows.append(("forests dropped", ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())))
+    rows.append(("checkpoints", ", ".join(f"step-{step}" for step in folder.checkpoints()) or "none"))
     for name, value in rows:
         row = add(body, "tr")
         add(row, "th", name, scope="row")
@@ -148,7 +152,7 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
     """Draw a forest with different rewards from early and one from late; say why where there is none."""
     add(main, "h2", "Forests from early and late")
     add(main, "p", "All rollouts of one prompt. Hover a token for its probability, entropy and policy version.", class_="soft")
-    spec, vocabulary = preset(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
+    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
         add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
     early, fault = first_mixed(folder, steps[:MAX_SEARCHED])
@@ -172,7 +176,7 @@ def first_mixed(folder: RunFolder, steps: Iterable[int]) -> tuple[tuple[int, For
         except BadInput as e:  # no queue in this folder, or payloads that were let go: another step may have its own
             fault = f"{e}."
             continue
-        mixed = [f for f in forests if f.reward.min() < f.reward.max()]
+        mixed = [f for f in forests if len(set(f.reward[f.judged].tolist())) > 1]
         if mixed:
             return (step, max(mixed, key=lambda f: f.segments)), ""
     return None, fault
@@ -186,7 +190,7 @@ def _vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
 
 
 def _model_folders(folder: RunFolder, config: Config) -> Iterator[Path]:
-    yield from (path for _, path in reversed(folder.checkpoints()))
+    yield from (folder.checkpoint(step) for step in reversed(folder.checkpoints()))
     yield Path(config.model.path)
     yield Path(config.model.cache) / config.model.path
 

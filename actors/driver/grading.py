@@ -1,0 +1,48 @@
+"""Sends each forest to the reward actor with the least to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any, cast
+
+import pyarrow as pa
+from ray import ObjectRef
+from ray.actor import ActorProxy
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.driver.worker_group import BACKOFF, WorkerGroup
+from actors.reward import RewardActor
+from treeadv.rewards.sandbox.pool import PoolBroken
+
+
+class Grading:
+    def __init__(self, rewards: WorkerGroup[RewardActor]) -> None:
+        self._rewards = rewards
+        self._pending: Counter[ActorProxy[RewardActor]] = Counter()  # forests sent and not yet graded
+
+    async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> ObjectRef[pa.RecordBatch]:
+        """Return a reference to the graded forest. A reward actor that dies over it, or whose verifiers do, is
+        replaced, and another actor grades the forest."""
+        while True:
+            while not self._rewards.members:
+                await asyncio.sleep(BACKOFF)
+            member = min(self._rewards.members, key=self._pending.__getitem__)
+            self._pending[member] += 1
+            try:
+                graded, verdicts = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[Any]], member.grade.remote(forest))
+                await verdicts
+                return graded
+            except RayActorError as fault:
+                self._rewards.replace(member, fault)
+            except RayTaskError as fault:
+                if not isinstance(fault.cause, PoolBroken):
+                    raise
+                self._rewards.replace(member, fault.cause)
+            finally:
+                self._pending[member] -= 1
+
+    async def dismiss_retired(self) -> None:
+        """End the retired reward actors that have graded all that they were sent."""
+        for member in [m for m in self._rewards.names if m not in self._rewards.members and not self._pending[m]]:
+            await self._rewards.dismiss(member)

@@ -1,0 +1,49 @@
+"""Typed handles of Ray actors. `ActorProxy[Role]` lets an editor follow a call from the driver to the method of the
+role."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+import ray
+from ray.actor import ActorClass, ActorHandle, ActorProxy
+
+from treeadv.config import GeneratorConfig, LearnerConfig, RewardConfig
+
+CLOSE_SECONDS = 10.0  # that an actor gets to close before it is killed
+
+R = TypeVar("R")
+Handle = ActorProxy[Any]
+
+
+def actor_class(
+    role: type[R], resources: GeneratorConfig | LearnerConfig | RewardConfig | None = None, **options: Any
+) -> ActorClass[R]:
+    """The Ray actor class of a role. `resources` is its section of the configuration, `options` are Ray's own."""
+    asked: dict[str, Any] = {"num_cpus": 0, **options}
+    if resources is not None:
+        asked |= {"num_cpus": resources.cpus, "num_gpus": getattr(resources, "gpus", 0)}
+        if resources.slot:
+            asked["resources"] = {resources.slot: 1}
+    return ray.remote(role).options(**asked)
+
+
+def actor_id(handle: Handle) -> str:
+    """The id (hex) by which Ray's state lists name the actor."""
+    return cast(ActorHandle, handle)._actor_id.hex()
+
+
+def kill(handle: Handle) -> None:
+    """End an actor at once. Ray does not restart it."""
+    ray.kill(cast(ActorHandle, handle))
+
+
+async def close(handles: Sequence[Handle]) -> None:
+    """Let actors close, for CLOSE_SECONDS at most, then kill them."""
+    closing = [cast(Any, h).close.remote() for h in handles]
+    if closing:
+        await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
+    for handle in handles:
+        kill(handle)

@@ -1,0 +1,83 @@
+"""The learners of a run: all ranks start, step, publish and checkpoint together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorProxy
+
+from actors.driver.handles import actor_class, actor_id, close
+from actors.driver.targets import Targets
+from actors.learner import Learner
+from treeadv.config import Config
+from treeadv.learning.report import StepReport
+from treeadv.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """The weights of a policy version in Ray's object store. `buckets` refer to mappings of name to array."""
+
+    version: int
+    buckets: Sequence[ObjectRef[dict[str, Any]]]
+    size: int  # bytes
+
+
+class LearnerGroup:
+    """Learners hold the state of the run: when one dies, the run goes on from its last checkpoint with a new group."""
+
+    def __init__(self, config: Config, folder: RunFolder, targets: Targets) -> None:
+        self._config, self._folder, self._targets = config, folder, targets
+        self._members: list[ActorProxy[Learner]] = []
+        self._count = self.target_count = config.learner.count
+
+    async def start(self, step: int) -> None:
+        """Start every rank with the base model, or with the checkpoint of `step` where that is not 0."""
+        role = actor_class(Learner, self._config.learner)
+        run_dir, port = str(self._folder.path.resolve()), self._config.metrics.port
+        self._members = [role.remote(self._config, run_dir, rank, self._count, port) for rank in range(self._count)]
+        rendezvous = await self._members[0].rendezvous.remote()
+        await asyncio.gather(*(m.join.remote(rendezvous) for m in self._members))
+        if step:
+            await asyncio.gather(*(m.restore.remote(step) for m in self._members))
+        for rank, member in enumerate(self._members):
+            self._targets.add("learner", f"learner-{rank}", await member.address.remote())
+
+    async def step(self, forests: Sequence[ObjectRef], version: int) -> StepReport:
+        """Take one optimizer step on every rank; return the report of rank 0, which covers all ranks."""
+        reports = await asyncio.gather(*(m.step.remote(list(forests), version) for m in self._members))
+        return reports[0]
+
+    async def publish(self, version: int) -> Publication:
+        """Let every rank put its share of the weights into the object store."""
+        shares = await asyncio.gather(*(m.publish.remote() for m in self._members))
+        buckets = [bucket for refs, _ in shares for bucket in refs]
+        return Publication(version=version, buckets=buckets, size=sum(size for _, size in shares))
+
+    async def checkpoint(self, step: int, session: str) -> None:
+        """Write the checkpoint of `step`. In an object store it counts only once it is sealed."""
+        await asyncio.gather(*(m.checkpoint.remote(step, session) for m in self._members))
+
+    def request_count(self, count: int) -> bool:
+        """Note that the run has to go on with `count` learners; say whether that is another number."""
+        self.target_count = count
+        return count != self._count
+
+    def missing_resources(self, count: int) -> str:
+        """Name what `count` learners need beyond the free resources of the cluster; "" when they fit."""
+        c = self._config.learner
+        free, each = ray.available_resources(), {"CPU": c.cpus, "GPU": c.gpus} | ({c.slot: 1.0} if c.slot else {})
+        short = [k for k, v in each.items() if v * (count - self._count) > free.get(k, 0.0)]
+        return ", ".join(f"{each[k] * count:g} {k}" for k in short)
+
+    def actor_ids(self) -> list[str]:
+        return [actor_id(m) for m in self._members]
+
+    async def end(self) -> None:
+        await close(self._members)
+        self._members = []

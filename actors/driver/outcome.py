@@ -1,0 +1,43 @@
+"""How an attempt at a run ends, and the request to end it before its last step."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+
+
+class Outcome(Enum):
+    FINISHED = "finished"  # the last step was taken
+    INTERRUPTED = "interrupted"  # a signal asked for the end
+    RESHAPE = "reshape"  # the learners have to change in number or place; the run goes on from its checkpoint
+
+
+class EndRequest:
+    """Asks the learner loop to end after the step in hand, with a checkpoint. An interrupt outranks a reshape."""
+
+    def __init__(self) -> None:
+        self._requested = asyncio.Event()
+        self._interrupted = False
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the run has to end; None while it has to go on."""
+        if self._interrupted:
+            return Outcome.INTERRUPTED
+        return Outcome.RESHAPE if self._requested.is_set() else None
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        self._requested.set()
+
+    def reshape(self) -> None:
+        self._requested.set()
+
+    def clear_reshape(self) -> None:
+        """Forget a reshape: the next attempt carries it out. An interrupt stays."""
+        if not self._interrupted:
+            self._requested.clear()
+
+    async def wait(self) -> None:
+        """Return once an end is requested."""
+        await self._requested.wait()

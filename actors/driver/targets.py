@@ -1,0 +1,35 @@
+"""The addresses of every /metrics of a run, in the file from which Prometheus discovers them (targets.json)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from treeadv.metrics import Role
+from treeadv.storage.run_folder import RunFolder
+
+
+class Targets:
+    """Names the actors that are up. Each change rewrites targets.json in Prometheus' file_sd form."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._entries: dict[str, tuple[Role, str]] = {}  # name -> role, host:port
+
+    def add(self, role: Role, name: str, address: str) -> None:
+        self._entries[name] = role, address
+        self._write()
+
+    def remove(self, name: str) -> None:
+        del self._entries[name]
+        self._write()
+
+    def count(self) -> Counter[Role]:
+        """The number of actors that are up, by role."""
+        return Counter(role for role, _ in self._entries.values())
+
+    def _write(self) -> None:
+        run = self._folder.path.name
+        self._folder.write("targets.json", [
+            {"targets": [address], "labels": {"role": role, "instance": name, "run": run}}
+            for name, (role, address) in self._entries.items()
+        ])

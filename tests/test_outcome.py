@@ -1,0 +1,37 @@
+"""How a run is asked to end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from actors.driver.outcome import EndRequest, Outcome
+
+
+def test_reshape_is_forgotten_once_it_is_carried_out() -> None:
+    request = EndRequest()
+    assert request.outcome is None
+    request.reshape()
+    assert request.outcome is Outcome.RESHAPE
+    request.clear_reshape()
+    assert request.outcome is None
+
+
+def test_interrupt_outranks_a_reshape_and_stays() -> None:
+    request = EndRequest()
+    request.reshape()
+    request.interrupt()
+    request.clear_reshape()
+    assert request.outcome is Outcome.INTERRUPTED
+
+
+def test_either_request_ends_a_wait() -> None:
+    async def waits(ask) -> None:
+        request = EndRequest()
+        waiting = asyncio.create_task(request.wait())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        ask(request)
+        await asyncio.wait_for(waiting, 1)
+
+    asyncio.run(waits(EndRequest.reshape))
+    asyncio.run(waits(EndRequest.interrupt))

@@ -1,0 +1,149 @@
+"""Advantage presets by name: every choice that turns the rewards of a forest into a loss.
+
+A new preset is one entry of `PRESETS`, or a `Preset` in any module, which `learner.preset=module:NAME` then names.
+docs/method.md defines each choice and states its bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from treeadv.errors import BadInput
+from treeadv.extensions import load_extension
+
+Credit = Literal["segment", "leaf"]
+Value = Literal["leaf_mean", "child_mean"]
+Baseline = Literal[
+    "forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "prefix_groups", "forest_and_tree",
+    "none",
+]  # fmt: skip
+Scale = Literal["std_unbiased", "std_pop", "whiten", "none"]
+LeafWeight = Literal["uniform", "flow"]
+Weight = Literal["once", "per_leaf", "sqrt", "flow"]
+Normaliser = Literal["token_mean", "sequence_mean", "constant"]
+Ratio = Literal["token", "leaf_path"]
+Probability = Annotated[float, Field(gt=0, le=1)]
+Clip = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+
+_LEAF_BASELINES = ("forest_mean", "leaf_loo", "prefix_groups", "forest_and_tree", "none")
+_SEGMENT_BASELINES = ("forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "none")
+
+
+class AdvantageSpec(BaseModel):
+    """Every choice that turns rewards into a loss, complete. docs/method.md says which choices are biased."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # segment: one advantage a segment, shared by its leaves. leaf: each leaf keeps its own, also on shared tokens.
+    credit: Credit = "segment"
+    value: Value = "leaf_mean"
+    baseline: Baseline = "forest_mean"
+    local: float = 0.0  # adds local * (A(s) - A(parent)), the step over the fork (TreeRL)
+    scale: Scale = "std_unbiased"
+    eps: float = 1e-6
+    leaf_weight: LeafWeight = "uniform"  # of a leaf in mean and standard deviation
+    weight: Weight = "once"
+    normaliser: Normaliser = "token_mean"
+    ratio: Ratio = "token"
+    clip: Clip = (0.2, 0.2)  # below and above 1
+    max_prob: Probability = 1.0  # tokens that the behaviour policy drew with more than this are not trained (SPO)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> AdvantageSpec:
+        allowed = _LEAF_BASELINES if self.credit == "leaf" else _SEGMENT_BASELINES
+        if self.baseline not in allowed:
+            raise ValueError(
+                f"baseline={self.baseline} does not go with credit={self.credit}: choose {', '.join(allowed)}"
+            )
+        if self.credit == "leaf" and (self.local or self.weight != "per_leaf"):
+            raise ValueError("credit=leaf is the flattened form: it needs weight=per_leaf and local=0")
+        if self.credit == "segment" and self.scale == "whiten":
+            raise ValueError("scale=whiten is over the flattened tokens: it needs credit=leaf")
+        return self
+
+
+class AdvantageOverrides(BaseModel):
+    """Fields of the preset to replace; those left unset keep the preset's value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    credit: Credit | None = Field(None, description="one advantage a segment, or each leaf its own")
+    value: Value | None = Field(None, description="value of a segment: mean over its leaves or over its children")
+    baseline: Baseline | None = Field(None, description="what the value is compared with")
+    local: float | None = Field(None, description="weight of the step from the parent's advantage (TreeRL)")
+    scale: Scale | None = Field(None, description="what the advantage is divided by")
+    eps: float | None = Field(None, description="added to the standard deviation")
+    leaf_weight: LeafWeight | None = Field(None, description="weight of a leaf in mean and standard deviation")
+    weight: Weight | None = Field(None, description="how often the loss counts a token")
+    normaliser: Normaliser | None = Field(None, description="what the sum over tokens is divided by")
+    ratio: Ratio | None = Field(None, description="ratio of the token, or of the leaf's path (GSPO)")
+    clip: Clip | None = Field(None, description="how far the ratio may go below and above 1")
+    max_prob: Probability | None = Field(
+        None, description="tokens that the behaviour policy drew with more than this are not trained (SPO)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named choice of all of it."""
+
+    advantage: AdvantageSpec
+
+
+_FLAT = AdvantageSpec(credit="leaf", weight="per_leaf")
+_TREEADV = AdvantageSpec()
+_GSPO = {"ratio": "leaf_path", "normaliser": "sequence_mean", "clip": (3e-4, 4e-4)}
+
+PRESETS: dict[str, Preset] = {
+    "treeadv": Preset(advantage=_TREEADV),
+    "treeadv_gspo": Preset(advantage=_TREEADV.model_copy(update=_GSPO)),
+    "treeadv_per_leaf": Preset(advantage=_TREEADV.model_copy(update={"weight": "per_leaf"})),
+    "flat_on_forest": Preset(advantage=_FLAT),
+    "unbiased": Preset(advantage=AdvantageSpec(
+        value="child_mean", baseline="leave_subtree_out", scale="none", leaf_weight="flow", weight="flow",
+        normaliser="constant",
+    )),
+    "seed_rebuttal": Preset(advantage=AdvantageSpec(baseline="segment_mean")),
+    "treerl": Preset(advantage=AdvantageSpec(
+        baseline="leaf_loo", local=1.0, scale="none", weight="sqrt", normaliser="sequence_mean", clip=(0.2, 0.26)
+    )),
+    "treepo": Preset(advantage=AdvantageSpec(
+        credit="leaf", weight="per_leaf", baseline="prefix_groups", scale="whiten", clip=(0.2, 0.28)
+    )),
+    "tree_grpo": Preset(advantage=AdvantageSpec(
+        credit="leaf", weight="per_leaf", baseline="forest_and_tree", normaliser="sequence_mean"
+    )),
+    "spo_tree": Preset(advantage=AdvantageSpec(
+        value="child_mean", baseline="parent_fork", scale="none", leaf_weight="flow", max_prob=0.9
+    )),
+    "grpo": Preset(advantage=_FLAT),
+    "gspo": Preset(advantage=_FLAT.model_copy(update=_GSPO)),
+}  # fmt: skip
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name, or the `Preset` that `module:NAME` names. Raises `BadInput` if there is none."""
+    if name in PRESETS:
+        return PRESETS[name]
+    found = load_extension("learner.preset", name, {known: known for known in PRESETS})
+    if not isinstance(found, Preset):
+        raise BadInput(f"learner.preset={name}: a {type(found).__name__}, not a treeadv.presets.Preset")
+    return found
+
+
+def build_advantage(name: str, overrides: AdvantageOverrides | None = None) -> AdvantageSpec:
+    """The choices of the preset `name` with the fields that `overrides` sets. `BadInput` if they do not go together.
+
+    >>> build_advantage("treeadv").weight, build_advantage("treeadv_per_leaf").weight
+    ('once', 'per_leaf')
+    """
+    chosen = find_preset(name).advantage.model_dump()
+    replaced = overrides.model_dump(exclude_none=True) if overrides else {}
+    try:
+        return AdvantageSpec.model_validate(chosen | replaced)
+    except ValidationError as e:
+        faults = "; ".join(x["msg"].removeprefix("Value error, ") for x in e.errors())
+        raise BadInput(f"learner.advantage on learner.preset={name}: {faults}") from e
