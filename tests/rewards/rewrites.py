@@ -1,7 +1,5 @@
 """Rewrites of gold answers: responses whose answer equals the gold answer, or differs from it, by how they are made.
 
-# ruff: noqa: RUF001
-
 A rewrite takes a gold answer and a random generator and returns a response, or None where it does not apply.
 """
 
@@ -193,7 +191,7 @@ def in_unicode(gold: str, rng: random.Random) -> str | None:
 
 @equal
 def in_full_width(gold: str, rng: random.Random) -> str | None:
-    text = gold.replace("(", "（").replace(")", "）").replace(",", "，")
+    text = gold.translate({ord(c): ord(c) + 0xFEE0 for c in "(),"})
     return (
         boxed(text) if text != gold and "\\" not in gold and is_formula(gold) and not THOUSANDS.search(gold) else None
     )
