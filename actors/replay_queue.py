@@ -25,6 +25,7 @@ from treeadv.metrics import Exporter
 from treeadv.replay.figures import figures
 from treeadv.replay.ledger import UNITS, State
 from treeadv.replay.payloads import Damaged
+from treeadv.replay.records import DropReason
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket
 from treeadv.sampling.threshold import Threshold
@@ -62,8 +63,6 @@ class _QueueMetrics:
         for reason, units in f["dropped"].items():
             for unit, n in units.items():
                 self._count("treeadv_queue_dropped_total", n, reason=reason, unit=unit)
-        for reason, n in f["lost"].items():
-            self._count("treeadv_queue_dropped_total", n, reason=reason, unit="forests")
         self._count("treeadv_queue_journal_records_total", f["journal_records"])
         self._exporter.set("treeadv_queue_slots_free", f["slots_free"])
         self._exporter.set("treeadv_queue_disk_bytes", f["disk_bytes"])
@@ -178,7 +177,7 @@ class ReplayQueue:
         if outcome == "admitted":
             self._refs[forest_id] = ref
             self._threshold.observe(batch.column("entropy").values.to_numpy())
-        await self._notify(self._room if outcome == "refused" else self._ready)
+        await self._notify(self._room if outcome in ("refused", "dropped") else self._ready)
         return outcome
 
     # ---- calls of the learner ------------------------------------------------------------------------------------------------
@@ -191,8 +190,8 @@ class ReplayQueue:
                 self._check()
                 used = self._store.ledger.slots_used
                 record = self._store.lease(n, version, self._ref)
-                if self._store.ledger.slots_used < used:
-                    await self._notify(self._room)  # stale or damaged forests were dropped
+                if record is None or self._store.ledger.slots_used < used:
+                    await self._notify(self._room)  # the drop of a stale or damaged forest, or the wait, frees slots
                 if record:
                     break
                 await self._ready.wait()
@@ -218,6 +217,14 @@ class ReplayQueue:
             self._refs.pop(forest_id, None)
         self._store.nack(lease_id)
         await self._notify(self._ready)
+
+    @ray.method
+    async def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
+        """The learner cannot train the lease: drop its forests with a reason and free their slots."""
+        self._check()
+        self._store.discard(lease_id, reason, detail)
+        self._release_refs()
+        await self._notify(self._room)
 
     @ray.method
     async def commit(self, step: int) -> None:

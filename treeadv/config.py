@@ -155,6 +155,7 @@ class QueueConfig(Section):
     fsync_interval: Seconds | None = Field(None, description="unset: 1 on a disk; 10 in an object store, where each flush is two objects")
     lease_seconds: Seconds = Field(600.0, description="a lease not acknowledged after this goes back to ready")
     attempts: Positive = Field(5, description="times that a prompt may fail to give a valid forest before it is given up, loudly")
+    mixed_only: bool = Field(False, description="drop forests whose leaves all have one reward and draw other prompts")
     payload_mb: Positive = Field(64, description="size at which a payload file is closed")
     retain: Literal["all", "unacknowledged"] = Field("all", description="all: keep trained payloads for audit and replay")
 

@@ -79,6 +79,7 @@ class Recorder:
         record = step_record(
             step=step, elapsed=self._elapsed + now - self._started, duration=now - self._last_record, report=report,
             totals=self._totals, drawn=drawn, states=counts["states"], phases=self._phases,
+            dropped={reason: n["forests"] for reason, n in counts["dropped"].items()},
         )  # fmt: skip
         self._export_step(record, now - self._last_record, cluster.weights.size)
         self.folder.record(record)

@@ -208,7 +208,7 @@ def test_a_record_of_a_step_that_cannot_be_is_a_fault(tmp_path: Path, wrong: Rec
     """One lease a step, steps without gaps."""
     one_run(tmp_path)
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
-    journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 0.0), wrong)
+    journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 2, 0.0), wrong)
     (fault,) = audit(str(tmp_path)).faults
     assert "cannot follow those before it" in fault and said in fault
 

@@ -193,7 +193,8 @@ def _deleted_since(history: History, folder: Folder, fids: Iterable[str]) -> lis
 
 def _check_payload(a: Admitted, reader: PayloadReader) -> None:
     (forest,) = wire.from_batch(reader.read(a.place))
-    found, told = (forest.forest_id, forest.leaves, forest.tokens), (a.forest_id, a.leaves, a.tokens)
+    found = forest.forest_id, forest.leaves, forest.tokens, forest.oldest_version, forest.newest_version
+    told = a.forest_id, a.leaves, a.tokens, a.oldest_version, a.newest_version
     if found != told:
         raise BadForest(a.forest_id, f"the payload holds {found}, the journal says {told}")
 

@@ -36,7 +36,8 @@ from treeadv.replay.records import (
 )
 
 UNITS = ("forests", "leaves", "tokens")
-_FAILURES = ("failed", "invalid")  # drops that the prompt may be to blame for
+_FAILURES = ("failed", "invalid", "too_few_judged", "not_finite")  # the prompt may be to blame
+_FINAL = ("no_variance",)  # another attempt at the prompt would likely end the same way
 
 
 class State(StrEnum):
@@ -127,9 +128,17 @@ class Ledger:
         return self.again[0] if self.again else Again(self.next_draw, 0, 0)
 
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
-        """Return the record that drops a live forest. Its prompt is refilled, unless it may be to blame and `attempts` of its
-        draw have failed."""
-        return Dropped(fid, reason, detail, reason not in _FAILURES or self.live[fid].reserved.failures + 1 < attempts)
+        """Return the record that drops a live forest and tells whether its prompt goes out again.
+
+        It does after a drop that the prompt is not to blame for (stale, damaged), and otherwise until `attempts` of the draw
+        have failed. A prompt without variance does not.
+        """
+        failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
+        return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)
+
+    def leasable(self, version: int) -> list[Entry]:
+        """Return the ready forests that hold no token newer than `version`. After a resume there may be others."""
+        return [e for e in self.in_state(State.READY) if e.payload.newest_version <= version]
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
         """Return the drops of the ready forests whose oldest token is more than `bound` versions behind `version`."""
@@ -211,6 +220,12 @@ class Ledger:
     def _lease(self, record: Leased) -> None:
         if any(self.live[fid].state is not State.READY for fid in record.forest_ids):
             raise ValueError(f"lease {record.lease_id} names a forest that is not ready")
+        for payload in (self.live[fid].payload for fid in record.forest_ids):
+            newest, age = payload.newest_version, record.version - payload.oldest_version
+            if newest > record.version:
+                raise ValueError(f"lease {record.lease_id} of version {record.version} has a forest of version {newest}")
+            if age > record.max_staleness:
+                raise ValueError(f"lease {record.lease_id} has a forest of staleness {age} > {record.max_staleness}")
         for fid in record.forest_ids:
             self._move(fid, State.LEASED)
         taken = set(record.forest_ids)

@@ -49,14 +49,16 @@ def step_record(
     totals: Totals,
     drawn: Mapping[str, float],
     states: Mapping[str, int],
+    dropped: Mapping[str, int],
     phases: Mapping[str, float],
 ) -> dict[str, Any]:
     """The record of one step. `drawn` holds what the engines drew since the last record, with `busy_seconds` and `tau`;
-    `states` counts forests by state; `duration` is the time since the last record, `elapsed` that of the run."""
+    `states` counts forests by state, `dropped` by reason; `duration` is the time since the last record, `elapsed` that
+    of the run."""
     learner = {name: value for name, value in asdict(report).items() if name not in _NOT_COPIED}
     record = {
         "step": step, "version": step, "elapsed_s": elapsed, **learner, **totals.counts,
-        "forests": dict(states), "sharing": 1 - report.tokens / report.expanded_tokens,
+        "forests": dict(states), "dropped": dict(dropped), "sharing": 1 - report.tokens / report.expanded_tokens,
         "staleness_mean": fmean(report.staleness), "staleness_max": max(report.staleness),
         "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / duration,
         "generator_busy_s": drawn["busy_seconds"],

@@ -137,6 +137,8 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
             verdicts[name] = verdicts.get(name, 0) + count
     if verdicts:
         rows.append(("verdicts of the leaves trained", ", ".join(f"{name} {n:,}" for name, n in verdicts.items())))
+    if dropped := records[-1].get("dropped") if records else None:
+        rows.append(("forests dropped", ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())))
     rows.append(("checkpoints", ", ".join(f"step-{step}" for step in folder.checkpoints()) or "none"))
     for name, value in rows:
         row = add(body, "tr")
