@@ -22,10 +22,11 @@ from treeadv.config import Config
 from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
+from treeadv.replay.draws import Draws, FailedDraw
 from treeadv.replay.figures import figures
 from treeadv.replay.ledger import UNITS, State
 from treeadv.replay.payloads import Damaged
-from treeadv.replay.records import DropReason
+from treeadv.replay.records import DropReason, Reserved
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket
 from treeadv.sampling.threshold import Threshold
@@ -85,7 +86,7 @@ class ReplayQueue:
         back to the checkpoint; Ray's count of restarts does not, because a process may die in here.
         """
         self._config = config
-        self._problems = problem_source(config.task, config.run.seed)
+        self._draws = Draws(problem_source(config.task, config.run.seed))
         self._refs: dict[str, ObjectRef] = {}
         self._room = asyncio.Condition()  # a slot may be free
         self._ready = asyncio.Condition()  # more forests may be ready
@@ -125,20 +126,33 @@ class ReplayQueue:
         """Return the next forest to grow once a slot is free, which holds fast generators back; None when the run ends."""
         # Ray repeats a call under its old task id when the actor died before its answer arrived: it gets the same slot.
         request = ray.get_runtime_context().get_task_id() or ""
-        async with self._room:
-            while not self._stopped:
-                self._check()
-                record = self._store.reserve(worker, request, lambda draw: self._problems[draw].id)
-                if record:
-                    break
-                await self._room.wait()
-            else:
+        record = None
+        while record is None:
+            self._check()
+            record = await self._try_reserve(worker, request)
+            if self._stopped and record is None:
                 return None
         await self._make_durable()
+        problem = await self._draws.problem(record.draw)
+        if isinstance(problem, FailedDraw):
+            raise RuntimeError(f"draw {record.draw} gave a prompt before and gives none now: {problem.detail}")
         seed = derive(self._config.run.seed, record.draw, record.attempt)
-        return Ticket(
-            record.forest_id, record.draw, record.attempt, self._problems[record.draw], seed, self._threshold.tau
-        )
+        return Ticket(record.forest_id, record.draw, record.attempt, problem, seed, self._threshold.tau)
+
+    async def _try_reserve(self, worker: str, request: str) -> Reserved | None:
+        """Reserve the next draw; None after a wait for a slot, or where the draw went to another worker or gives no prompt."""
+        draw = self._store.next_draw
+        problem = await self._draws.problem(draw)
+        async with self._room:
+            if self._stopped or self._store.next_draw != draw:
+                return None
+            if isinstance(problem, FailedDraw):
+                self._store.skip_draw(problem.detail)
+                return None
+            record = self._store.reserve(worker, request, lambda _: problem.id)
+            if record is None:
+                await self._room.wait()
+            return record
 
     @ray.method
     async def fail(self, forest_id: str, reason: str) -> None:
@@ -269,6 +283,7 @@ class ReplayQueue:
             self._ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticking
+        self._draws.close()
         async with self._flushing:
             self._store.close()
         self._exporter.close()

@@ -21,7 +21,10 @@ from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
+from treeadv.data.tasks import Problem  # noqa: E402
+from treeadv.errors import BadInput  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
+from treeadv.replay.draws import Draws  # noqa: E402
 from treeadv.replay.store import ReplayStore  # noqa: E402
 from treeadv.replay.tickets import Ticket  # noqa: E402
 from treeadv.storage.local import LocalFile  # noqa: E402
@@ -326,3 +329,61 @@ def test_threshold_is_shared_by_workers_and_kept_by_a_restarted_queue(
         ray.kill(queue)
 
     asyncio.run(scenario())
+
+
+def test_a_draw_that_fails_costs_that_draw_alone(cluster: None, config: Config, tmp_path: Path) -> None:
+    """Draw 17 of gsm_symbolic has a Fraction in its metadata, which is no JSON."""
+    task = {"source": "reasoning-gym", "families": [{"name": "gsm_symbolic"}], "verifier": "reasoning-gym"}
+    config = parse({"task": task, "learner": {"forests_per_step": 20}, "queue": {"max_staleness": 0}}, "test")
+
+    async def run() -> list[int]:
+        queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
+        tickets = await asyncio.gather(*(queue.reserve(f"worker-{n}") for n in range(20)))
+        assert (await queue.counts())["dropped"]["no_prompt"]["forests"] == 1
+        await queue.close()
+        return [t.draw for t in tickets if t]
+
+    assert sorted(asyncio.run(asyncio.wait_for(run(), 60))) == [n for n in range(21) if n != 17]
+    report = audit(str(tmp_path / "run"))
+    assert report.sound and report.dropped == {"no_prompt": 1}, report.table()
+
+
+class SlowSource:
+    """Takes a second for each draw, as some families do."""
+
+    def __getitem__(self, draw: int) -> Problem:
+        time.sleep(1.0)
+        return Problem(id=str(draw), problem="1+1", answer="2", verifier="math", meta="")
+
+
+class BrokenSource:
+    def __getitem__(self, draw: int) -> Problem:
+        raise KeyError("answer")
+
+
+def test_a_slow_draw_does_not_stop_the_queue(cluster: None, config: Config, tmp_path: Path) -> None:
+    async def run() -> None:
+        queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
+        queue._draws = Draws(SlowSource())
+        reserving = [asyncio.ensure_future(queue.reserve(worker)) for worker in "ab"]
+        delays = []
+        while not all(r.done() for r in reserving):
+            began = time.monotonic()
+            await queue.counts()
+            await asyncio.sleep(0.01)
+            delays.append(time.monotonic() - began)
+        assert max(delays) < 0.5 and [(await r).draw for r in reserving] == [0, 1]
+        await queue.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_source_that_always_fails_ends_the_run(cluster: None, config: Config, tmp_path: Path) -> None:
+    async def run() -> None:
+        queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
+        queue._draws = Draws(BrokenSource())
+        with pytest.raises(BadInput, match=r"task.source: 50 draws in a row gave no prompt, the last \(draw 49\) with KeyError: 'answer'"):
+            await queue.reserve("a")
+        await queue.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))

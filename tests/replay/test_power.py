@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import treeadv.storage.local
 from tests.replay.helpers import fill, open_store, reserve, train
 from treeadv.replay.audit import audit
 from treeadv.replay.journal import Reader
-from treeadv.storage.folder import open_folder
+from treeadv.storage.folder import flush, open_folder
 
 Left = tuple[tuple[str, bytes], ...]  # the files that a power cut leaves, by path
 CUTS = ("open", "write", "fsync", "replace", "truncate", "ftruncate")
@@ -156,3 +159,74 @@ def go_on(run: Path, step: int) -> None:
     store.close()
     report = audit(str(run))
     assert report.sound, report.table()
+
+
+def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are written while an fsync runs are durable after the next flush, though the file is sealed by then."""
+    synced: dict[str, int] = {}
+    started, go_on = threading.Event(), threading.Event()
+
+    class SlowDisk:
+        def __getattr__(self, name: str) -> Any:
+            return self.slow_fsync if name == "fsync" else getattr(os, name)
+
+        def slow_fsync(self, handle: int) -> None:
+            size = os.fstat(handle).st_size  # what is written from now on may miss this fsync
+            name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+            if name.endswith(".arrow") and not started.is_set():
+                started.set()
+                assert go_on.wait(10)
+            os.fsync(handle)
+            synced[name] = size
+
+    store = open_store(tmp_path, per_step=8)
+    store._payloads._limit = 3000
+    fill(store, 1)
+    monkeypatch.setattr(treeadv.storage.local, "os", SlowDisk())
+    flushing = threading.Thread(target=flush, args=(store.pending(),))
+    flushing.start()
+    assert started.wait(10)
+    while store._payloads._file is not None:  # until the file is sealed
+        fill(store, 1)
+    go_on.set()
+    flushing.join(10)
+    store.sync()
+    for path in (tmp_path / "replay").rglob("*.arrow"):
+        assert synced[path.name] == path.stat().st_size, f"{path.name}: the bytes behind {synced[path.name]} were not flushed"
+    store.close()
+
+
+def test_concurrent_flushes_leave_nothing_unflushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are sealed at random moments while another thread flushes, as in the queue."""
+    synced: dict[str, int] = {}
+
+    class Disk:
+        def __getattr__(self, name: str) -> Any:
+            return self.fsync if name == "fsync" else getattr(os, name)
+
+        def fsync(self, handle: int) -> None:
+            size = os.fstat(handle).st_size
+            time.sleep(0.002)
+            name = os.readlink(f"/proc/self/fd/{handle}")
+            synced[name] = max(size, synced.get(name, 0))
+
+    monkeypatch.setattr(treeadv.storage.local, "os", Disk())
+    monkeypatch.setattr(treeadv.storage.disk, "os", Disk())
+    store = open_store(tmp_path, per_step=1000)
+    store._payloads._limit = 4000
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(lambda: None)
+        for _ in range(400):
+            fill(store, 1)
+            if waiting.done():
+                promised = {p: p.stat().st_size for p in (tmp_path / "replay").rglob("0*.*")}
+                waiting = thread.submit(flush, store.pending())
+            if waiting.done():
+                waiting.result()
+                missing = {p.name: (size, synced.get(str(p), 0)) for p, size in promised.items() if synced.get(str(p), 0) < size}
+                assert not missing, "answered as durable, never fsynced"
+        waiting.result()
+    missing = {p.name: (size, synced.get(str(p), 0)) for p, size in promised.items() if synced.get(str(p), 0) < size}
+    assert not missing, "answered as durable, never fsynced"
+    assert len(list((tmp_path / "replay/payloads").iterdir())) > 50
+    store.close()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 FORMAT = 3
 
-DropReason = Literal["stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance"]
+DropReason = Literal["stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance", "no_prompt"]
 
 
 @dataclass(frozen=True, slots=True)

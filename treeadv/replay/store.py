@@ -43,6 +43,7 @@ from treeadv.storage.folder import Action, flush, open_folder
 
 Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
 _TELL_EVERY = 50  # forests dropped in a row on admission
+_MAX_FAILED_DRAWS = 50  # in a row
 log = logging.getLogger("treeadv.replay")
 
 
@@ -90,6 +91,7 @@ class ReplayStore:
         self.capacity = (config.max_staleness + 1) * forests_per_step
         self._waiting: tuple[int, int] | None = None  # forests and version of a lease that could not be made
         self._dropped_in_a_row = 0  # forests on admission
+        self._failed_draws = 0  # in a row
         self._journals, payloads = self._folder.child("journal"), self._folder.child("payloads")
         self._journals.make()
         payloads.make()
@@ -153,9 +155,30 @@ class ReplayStore:
                 return e.reserved
         if not self.free_slots:
             return None
+        self._failed_draws = 0
+        return self._reserve(worker, request, prompt_id(self.next_draw))
+
+    @property
+    def next_draw(self) -> int:
+        """The draw that the next reservation takes."""
+        return self.ledger.next_ticket().draw
+
+    def skip_draw(self, detail: str) -> None:
+        """The next draw gives no prompt: finish it without a forest. Raises `BadInput` where that happens again and again."""
+        draw = self.next_draw
+        record = self._reserve("", "", "")
+        self._drop(self.ledger.drop(record.forest_id, "no_prompt", detail, self._config.attempts))
+        self._failed_draws += 1
+        if self._failed_draws >= _MAX_FAILED_DRAWS:
+            raise BadInput(
+                f"task.source: {self._failed_draws} draws in a row gave no prompt, the last (draw {draw}) with {detail};"
+                " correct the task"
+            )
+
+    def _reserve(self, worker: str, request: str, prompt_id: str) -> Reserved:
         t = self.ledger.next_ticket()
         fid = forest_id(self.ledger.run, t.draw, t.attempt)
-        record = Reserved(fid, t.draw, t.attempt, t.failures, worker, request, prompt_id(t.draw))
+        record = Reserved(fid, t.draw, t.attempt, t.failures, worker, request, prompt_id)
         self._write(record)
         return record
 
@@ -360,8 +383,8 @@ class ReplayStore:
 
     def _drop(self, record: Dropped) -> None:
         level, fate = (logging.WARNING, "goes out again") if record.refill else (logging.ERROR, "is given up")
-        if record.reason == "no_variance":
-            level, fate = logging.INFO, "is finished"
+        if record.reason in ("no_variance", "no_prompt"):
+            level, fate = logging.INFO if record.reason == "no_variance" else logging.WARNING, "is not drawn again"
         log.log(level, "forest %s dropped as %s: %s; its prompt %s", record.forest_id, record.reason, record.detail, fate)
         self._write(record)
 
