@@ -15,6 +15,7 @@ from treeadv.rewards.verifiers.mathematics import Mathematics
 from treeadv.rewards.verifiers.numeric import Numeric
 from treeadv.rewards.verifiers.reasoning_gym import ReasoningGym
 from treeadv.rewards.verifiers.remote import Remote
+from treeadv.rewards.verifiers.weighted import PREFIX, WeightedSum, sum_terms
 
 BUILT_IN: dict[str, type[Verifier]] = {
     "math": Mathematics,
@@ -30,9 +31,16 @@ BY_FORM: dict[re.Pattern[str], type[Verifier]] = {
 USAGE = ", ".join(v.usage for v in (*BUILT_IN.values(), *BY_FORM.values()))
 
 
+def is_built_in(name: str) -> bool:
+    """Whether the name is of a verifier of this package, which runs no code and asks no host that the name says."""
+    return name.partition(":")[0] in BUILT_IN
+
+
 @lru_cache(maxsize=256)
 def find_verifier(name: str) -> Verifier:
     """The verifier with this name. Raises `BadInput` for an unknown name or a bad option."""
+    if name.startswith(PREFIX):
+        return WeightedSum(name, [(find_verifier(term), weight) for term, weight in sum_terms(name)])
     kind = BUILT_IN.get(name.partition(":")[0]) or next((v for form, v in BY_FORM.items() if form.fullmatch(name)), None)
     if kind is None:
         raise BadInput(f"verifier {name!r} is unknown: use {USAGE}")
