@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from actors.heartbeat import Heartbeat
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve, stop_ids
 from treeadv.data.prompts import Prompter
@@ -21,7 +22,7 @@ from treeadv.sampling.sampler import GrowRequest, grow
 from treeadv.wire import to_batch
 
 
-class Generator:
+class Generator(Heartbeat):
     """A Ray actor (asyncio). It answers `grow` only after `start`, which brings the engine to the current weights."""
 
     def __init__(self, config: Config, index: int, port: int) -> None:

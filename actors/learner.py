@@ -13,6 +13,7 @@ import ray
 import torch
 import torch.distributed as dist
 
+from actors.heartbeat import Heartbeat
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
@@ -27,7 +28,7 @@ from treeadv.storage.run_store import Storage
 BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
 
-class Learner:
+class Learner(Heartbeat):
     """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish`
     and `checkpoint`."""
 

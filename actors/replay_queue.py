@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
+from actors.heartbeat import Heartbeat
 from treeadv.config import Config
 from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput
@@ -44,7 +45,7 @@ class Lease:
     refs: tuple[ObjectRef, ...]
 
 
-class ReplayQueue:
+class ReplayQueue(Heartbeat):
     """To be wrapped by `ray.remote`. Every method may be called again with the same ids: a repeat changes nothing."""
 
     def __init__(self, config: Config, run_dir: str, session: str, step: int, port: int) -> None:

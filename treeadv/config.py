@@ -38,6 +38,9 @@ class RunConfig(Section):
     steps: Positive = Field(40, description="optimizer steps to take")
     checkpoint_every: Positive = Field(10, description="steps between checkpoints; what was trained since is trained again on resume")
     keep_checkpoints: Positive = 2
+    heartbeat_timeout: Seconds = Field(
+        60.0, description="seconds without a heartbeat after which an actor counts as hung and is killed"
+    )
 
 
 class ModelConfig(Section):

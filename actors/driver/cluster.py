@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.driver.grading import Grading
 from actors.driver.handles import actor_class, close
 from actors.driver.learner_group import LearnerGroup
+from actors.driver.losses import restart_when_hung
 from actors.driver.outcome import EndRequest
 from actors.driver.targets import Targets
 from actors.driver.weight_sync import WeightSync
@@ -47,18 +48,21 @@ class Cluster:
         self.targets = Targets(folder)
         self.learners = LearnerGroup(config, folder, self.targets)
         self.weights = WeightSync()
-        self.generators = WorkerGroup("generator", self._create_generator, self._prepare_generator, self.targets)
-        self.rewards = WorkerGroup("reward", self._create_reward, lambda member: member.address.remote(), self.targets)
+        timeout = config.run.heartbeat_timeout
+        self.generators = WorkerGroup("generator", self._create_generator, self._prepare_generator, self.targets,
+        timeout)
+        self.rewards = WorkerGroup("reward", self._create_reward, self._prepare_reward, self.targets, timeout)
         self.grading = Grading(self.rewards)
         self.failures = FailureLimit()
         self._session = folder.storage.next_session() if folder.storage else uuid.uuid4().hex
         self._durable_step = self.first_step
-        self._owned: list[ActorProxy[ReplayQueue]] = []
+        self._queue_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start every actor. Whatever the result, the caller has to call `end`."""
         self.queue = self._create_queue()
-        self._owned.append(self.queue)
+        self._queue_watch = asyncio.create_task(restart_when_hung(self.queue, "queue",
+        self.config.run.heartbeat_timeout))
         self.targets.add("queue", "queue", await self.queue.address.remote())
         await asyncio.gather(self._start_learners(), self.rewards.start(self.config.reward.count))
         await self.generators.start(self.config.generator.count)
@@ -66,8 +70,10 @@ class Cluster:
     async def end(self) -> None:
         await asyncio.gather(self.generators.end(), self.rewards.end())
         await self.learners.end()
-        await close(self._owned)
-        self._owned = []
+        self.weights.end()
+        if self._queue_watch:
+            self._queue_watch.cancel()
+            await close([self.queue])
 
     def missing(self) -> str:
         """Name the actors that are not up yet, and the resources of the cluster."""
@@ -138,9 +144,12 @@ class Cluster:
     async def _prepare_generator(self, generator: ActorProxy[Generator]) -> str:
         """Load the engine and bring it the current weights; return the address of its /metrics."""
         address = await generator.start.remote()
-        await self.weights.catch_up(generator)
+        await self.weights.wait_until_current(generator)
         return address
 
     def _create_reward(self, number: int) -> ActorProxy[RewardActor]:
         role = actor_class(RewardActor, self.config.reward, max_concurrency=UNBOUNDED)
         return role.remote(self.config, number, self.config.metrics.port)
+
+    async def _prepare_reward(self, reward: ActorProxy[RewardActor]) -> str:
+        return await reward.address.remote()

@@ -7,9 +7,10 @@ from typing import cast
 import pyarrow as pa
 from ray import ObjectRef
 from ray.actor import ActorProxy
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.driver.cluster import Cluster
+from actors.driver.losses import ACTOR_LOST
 from actors.generator import Generator
 from treeadv.engines.base import EngineGone
 from treeadv.replay.tickets import Ticket
@@ -19,14 +20,16 @@ async def graded_forest(
     cluster: Cluster, generator: ActorProxy[Generator], ticket: Ticket
 ) -> ObjectRef[pa.RecordBatch] | None:
     """Return a reference to the graded forest of a ticket, or None when it failed: then the queue hands the prompt out
-    again. A generator that died, or whose engine is gone, is replaced."""
+    again. A generator that is lost, or whose engine is gone, is replaced."""
     try:
         forest, leaves = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.grow.remote(ticket))
         await leaves
         graded = await cluster.grading.grade(forest)
-    except RayActorError as fault:
+    except ACTOR_LOST as fault:
         await cluster.queue.fail.remote(ticket.forest_id, "generator died")
         cluster.generators.replace(generator, fault)
+    except ObjectLostError:
+        await cluster.queue.fail.remote(ticket.forest_id, "its payload is lost")
     except RayTaskError as fault:
         cause = str(fault).strip().splitlines()[-1]
         await cluster.queue.fail.remote(ticket.forest_id, cause)

@@ -11,7 +11,8 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorProxy
 
-from actors.driver.handles import actor_class, actor_id, close
+from actors.driver.handles import actor_class, actor_id, close, kill
+from actors.driver.losses import kill_when_lost
 from actors.driver.targets import Targets
 from actors.learner import Learner
 from treeadv.config import Config
@@ -34,6 +35,7 @@ class LearnerGroup:
     def __init__(self, config: Config, folder: RunFolder, targets: Targets) -> None:
         self._config, self._folder, self._targets = config, folder, targets
         self._members: list[ActorProxy[Learner]] = []
+        self._watches: list[asyncio.Task[None]] = []
         self._count = self.target_count = config.learner.count
 
     async def start(self, step: int) -> None:
@@ -41,6 +43,7 @@ class LearnerGroup:
         role = actor_class(Learner, self._config.learner)
         run_dir, port = str(self._folder.path.resolve()), self._config.metrics.port
         self._members = [role.remote(self._config, run_dir, rank, self._count, port) for rank in range(self._count)]
+        self._watches = [asyncio.create_task(self._watch(m, f"learner-{i}")) for i, m in enumerate(self._members)]
         rendezvous = await self._members[0].rendezvous.remote()
         await asyncio.gather(*(m.join.remote(rendezvous) for m in self._members))
         if step:
@@ -78,5 +81,13 @@ class LearnerGroup:
         return [actor_id(m) for m in self._members]
 
     async def end(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
         await close(self._members)
-        self._members = []
+        self._members, self._watches = [], []
+
+    async def _watch(self, member: ActorProxy[Learner], name: str) -> None:
+        """End every rank once one is lost: the others would wait for it in a collective operation."""
+        await kill_when_lost(member, name, self._config.run.heartbeat_timeout)
+        for other in self._members:
+            kill(other)

@@ -51,6 +51,7 @@ async def grow(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
     """Grow, grade and admit one forest after another. `reserve` waits while the staleness bound leaves no slot."""
     generators, queue = cluster.generators, cluster.queue
     while generator in generators.members and (ticket := await queue.reserve.remote(generators.names[generator])):
+        await cluster.weights.wait_until_current(generator)
         if graded := await graded_forest(cluster, generator, ticket):
             await queue.admit.remote(ticket.forest_id, [graded])
 

@@ -10,15 +10,15 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from ray.exceptions import RayActorError
-
 from actors.driver.cluster import Cluster
+from actors.driver.losses import ACTOR_LOST
 from treeadv.learning.report import StepReport
 from treeadv.metrics import Exporter
 from treeadv.report.progress import Progress
 from treeadv.storage.run_folder import RunFolder
 
 ENGINE_TOTALS = ("tokens_generated", "prompt_tokens", "cached_tokens")
+STATS_SECONDS = 5.0  # that a generator may take to report its totals
 
 
 class Recorder:
@@ -107,12 +107,15 @@ class Recorder:
         self._final_states = (await cluster.queue.counts.remote())["states"]
 
     async def _drawn(self, cluster: Cluster) -> dict[str, float]:
-        """What all generators drew since the last record. A dead generator counts with what it reported before."""
+        """What all generators drew since the last record. A dead or hung generator counts with what it reported
+        before.
+        """
         members = list(cluster.generators.names.items())
-        answers = await asyncio.gather(*(m.stats.remote() for m, _ in members), return_exceptions=True)
+        waits = (asyncio.wait_for(m.stats.remote(), STATS_SECONDS) for m, _ in members)
+        answers = await asyncio.gather(*waits, return_exceptions=True)
         sums, answered = dict.fromkeys((*ENGINE_TOTALS, "busy_seconds", "tau"), 0.0), 0
         for (_, name), stats in zip(members, answers, strict=True):
-            if isinstance(stats, RayActorError):
+            if isinstance(stats, (*ACTOR_LOST, TimeoutError)):
                 continue
             if isinstance(stats, BaseException):
                 raise stats

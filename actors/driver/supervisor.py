@@ -12,10 +12,11 @@ import signal
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from actors.driver import pipeline
 from actors.driver.cluster import Cluster
+from actors.driver.losses import STATE_LOST
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
@@ -127,7 +128,7 @@ async def _attempt(cluster: Cluster, recorder: Recorder, end_request: EndRequest
             await recorder.note_final_states(cluster)
         else:
             outcome = end_request.outcome or outcome
-    except* (RayActorError, ObjectLostError) as group:
+    except* STATE_LOST as group:
         loss = next(single_errors(group))
     finally:
         recorder.healthy = False

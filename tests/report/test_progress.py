@@ -20,6 +20,13 @@ def run(records: list[dict[str, Any]], total: int = 40, **options: Any) -> str:
     return out.getvalue()
 
 
+def test_display_keeps_a_bounded_number_of_records() -> None:
+    progress = Progress(1000, Console(quiet=True))
+    for step in range(1, 1001):
+        progress.update(record(step))
+    assert len(progress._records) == 48
+
+
 def test_without_a_terminal_every_step_is_one_line_with_its_figures() -> None:
     lines = run([record(1), record(2)]).splitlines()
     assert lines[0] == "starting a run of 40 steps: the actors load the model"
@@ -34,7 +41,7 @@ def test_on_a_terminal_the_display_stays_in_place_and_shows_the_course_of_the_re
     text = run([record(s) for s in range(1, 6)], force_terminal=True)
     assert "step 5/40" in text and "ETA 7:18" in text
     assert "▁▃▅▆█" in text
-    assert "reward so far" in text
+    assert "reward of 5 steps" in text
 
 
 @pytest.mark.parametrize(
