@@ -202,7 +202,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["show", "two.arrow", "--html", "none/x.html"], "none/x.html: its folder does not exist; make none first"),
     (["show", "two.arrow", "--html", "."], ".: is a folder; name a file"),
     (["show", "two.arrow", "--model", "none"], "none/tokenizer.json: no such tokenizer"),
-    (["show", "two.arrow", "--preset", "treeadvs"], "learner.preset=treeadvs: no such preset, did you mean treeadv"),
+    (["show", "two.arrow", "--preset", "treeadvs"], "learner.preset=treeadvs is unknown, did you mean treeadv"),
     ([*GENERATE, "--model", "none"], "model.path=none: no config.json there"),
     ([*GENERATE, "--data", "none.jsonl"], "none.jsonl: no such file of problems"),
     ([*GENERATE, "--data", "bad.jsonl"], "bad.jsonl:2: no answer"),

@@ -46,18 +46,19 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "ReplayQueue": {
         "working": (LEASING, ""),
-        "writing": ("treeadv.storage.folder:LocalPart.write", ""),
+        "writing": ("treeadv.storage.local:LocalFile.write", ""),
         "updating weights": (LOADING, "ReplayQueue"),
         "handing over what it read back": (LEASING, "", "actors.learner:Learner.step", "ReplayQueue"),
     },
     "Learner": {
         "working": (STEPPING, ""),
-        "writing": ("treeadv.storage.checkpoint_folder:publish_folder", ""),
+        "writing": ("treeadv.learning.trainer:Trainer.write_files", ""),
         "updating weights": ("actors.learner:Learner.publish", ""),
     },
     "driver": {
         "working": (STEPPING, "driver"),
         "writing": ("treeadv.storage.run_folder:RunFolder.record", ""),
+        "sealing a checkpoint": ("treeadv.storage.run_store:LocalRunStore.seal", ""),
         "updating weights": (LOADING, "driver"),
     },
 }

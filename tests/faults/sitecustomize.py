@@ -29,11 +29,12 @@ POINTS = (  # with what a process does there
     "treeadv.rewards.grading:grade_forest",  # having a forest judged
     "actors.reward:RewardActor._graded",  # a forest is judged, and not yet handed over
     "treeadv.replay.store:ReplayStore.lease",  # choosing forests for a step
-    "treeadv.storage.folder:LocalPart.write",  # writing a payload or a record
+    "treeadv.storage.local:LocalFile.write",  # writing a payload or a record
     "treeadv.learning.trainer:Trainer._apply",  # gradients are there, the optimizer has not stepped
-    "treeadv.storage.checkpoint_folder:publish_folder",  # a checkpoint is written, and not yet under its name
+    "treeadv.learning.trainer:Trainer.write_files",  # a learner is about to write a checkpoint
     "actors.learner:Learner.step",  # a learner has references to forests, and has not read them
     "actors.learner:Learner.publish",  # the weights are handed over
+    "treeadv.storage.run_store:LocalRunStore.seal",  # a checkpoint is written, and does not count yet
     "treeadv.storage.run_folder:RunFolder.record",  # writing the record of a step
 )
 
@@ -74,9 +75,9 @@ def hoard(limit: int = 6 << 30) -> None:
 
 def tear(point: str, args: tuple) -> None:
     """Do the first half of a write."""
-    if point.endswith("LocalPart.write"):
+    if point.endswith("LocalFile.write"):
         part, data = args
-        os.write(part._fd, memoryview(data)[: len(data) // 2])
+        os.write(part._handle, memoryview(data)[: len(data) // 2])
     elif point == "json:dumps":
         replies = sys._getframe(2).f_locals["replies"]
         replies.write(b'{"verdict": 1, "rew')

@@ -36,9 +36,9 @@ class Thing:
 
 
 class Machine(RuleBasedStateMachine):
-    @initialize(policy=st.sampled_from(["fifo", "freshest"]), retain=st.sampled_from(["all", "unacknowledged"]))
-    def begin(self, policy: str, retain: str) -> None:
-        self.policy, self.retain = policy, retain
+    @initialize(selection=st.sampled_from(["fifo", "freshest"]), retain=st.sampled_from(["all", "unacknowledged"]))
+    def begin(self, selection: str, retain: str) -> None:
+        self.selection, self.retain = selection, retain
         self.dir = tempfile.mkdtemp(prefix="replay-")
         self.clock = Clock()
         self.things: dict[str, Thing] = {}
@@ -54,7 +54,7 @@ class Machine(RuleBasedStateMachine):
     def open(self, durable_step: int | None):
         return open_store(
             self.dir, PER_STEP, durable_step, self.clock, max_staleness=BOUND, attempts=ATTEMPTS, fsync="none",
-            lease_seconds=LEASE_SECONDS, policy=self.policy, retain=self.retain,
+            lease_seconds=LEASE_SECONDS, selection=self.selection, retain=self.retain,
         )  # fmt: skip
 
     def of(self, *where: str) -> list[Thing]:
@@ -146,7 +146,7 @@ class Machine(RuleBasedStateMachine):
                     del self.expired[lease]
         at = {fid: n for n, fid in enumerate(self.front)}
         ready = sorted(self.of("ready"), key=lambda t: t.arrived)
-        if self.policy == "freshest":
+        if self.selection == "freshest":
             ready.sort(key=lambda t: -t.version)
         ready.sort(key=lambda t: at.get(t.record.forest_id, len(at)))
         lease = self.store.lease(PER_STEP, self.version)

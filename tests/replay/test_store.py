@@ -15,12 +15,13 @@ from tests.replay.helpers import Clock, batch_for, fill, forest_for, open_store,
 from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
+from treeadv.replay.admission import advantage_mass
 from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
 from treeadv.replay.history import forests, forests_of_step
 from treeadv.replay.ledger import Entry, LeaseLost, State
 from treeadv.replay.records import Admitted, Reserved
-from treeadv.replay.selection import advantage_mass, choose
+from treeadv.replay.selection import choose, fifo, freshest, priority
 from treeadv.replay.store import ReplayStore
 
 
@@ -42,18 +43,17 @@ def test_slots_hold_from_reservation_to_ack(tmp_path: Path) -> None:
     bound=st.integers(0, 3),
     per_step=st.integers(1, 3),
     seed=st.integers(0, 2**32 - 1),
-    policy=st.sampled_from(["fifo", "freshest", "priority"]),
+    selection=st.sampled_from(["fifo", "freshest", "priority"]),
 )
-def test_no_trained_forest_is_staler_than_the_bound(tmp_path_factory, bound: int, per_step: int, seed: int, policy: str) -> None:
+def test_no_trained_forest_is_staler_than_the_bound(tmp_path_factory, bound: int, per_step: int, seed: int, selection: str) -> None:
     """Workers finish in any order and hold weights that lag by any amount."""
     rng = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("run")
-    store = open_store(folder, per_step, max_staleness=bound, fsync="none", policy=policy)
+    store = open_store(folder, per_step, max_staleness=bound, fsync="none", selection=selection)
     growing: list[tuple[Reserved, int]] = []
     step, dropped = 0, 0
     for _ in range(60):
-        held = store.ledger.held
-        assert held <= (bound + 1) * per_step
+        assert store.ledger.slots_used <= (bound + 1) * per_step
         while (record := store.reserve("w", "", str)) is not None:
             growing.append((record, max(0, step - int(rng.integers(0, 4)))))
         for i in (
@@ -166,9 +166,9 @@ def test_an_expired_lease_may_be_acknowledged_until_another_takes_its_forests(tm
         store.ack(lost.lease_id, 2)
 
 
-@pytest.mark.parametrize("policy", ["fifo", "freshest", "priority"])
-def test_resume_hands_out_the_same_forests_in_the_same_order_and_skips_no_prompt(tmp_path: Path, policy: str) -> None:
-    store = open_store(tmp_path, policy=policy, max_staleness=11)
+@pytest.mark.parametrize("selection", ["fifo", "freshest", "priority"])
+def test_resume_hands_out_the_same_forests_in_the_same_order_and_skips_no_prompt(tmp_path: Path, selection: str) -> None:
+    store = open_store(tmp_path, selection=selection, max_staleness=11)
     for version in (2, 0, 3, 1):
         fill(store, 5, version)
     steps = {s: train(store, 2, s) for s in range(1, 7)}
@@ -176,7 +176,7 @@ def test_resume_hands_out_the_same_forests_in_the_same_order_and_skips_no_prompt
     store.commit(1)
     waiting = [reserve(store).draw for _ in range(2)]
     store.close()
-    store = open_store(tmp_path, durable_step=2, policy=policy, max_staleness=11)  # checkpoint 2 was written, its commit was not
+    store = open_store(tmp_path, durable_step=2, selection=selection, max_staleness=11)  # checkpoint 2 was written, its commit was not
     assert store.ledger.totals["trained", "forests"] == 4
     fill(store, 2, version=9)  # what went out and did not come back goes out first, and newcomers wait their turn
     assert [store.ledger.live[f].reserved.draw for f in list(store.ledger.live)[-2:]] == waiting
@@ -234,7 +234,7 @@ def test_an_audit_misses_the_records_of_a_step_that_has_a_checkpoint(tmp_path: P
         assert audit(str(tmp_path)).sound
         (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
     faults = audit(str(tmp_path)).faults
-    assert faults == ("there is a checkpoint of step 2, and the journal ends with step 1: records of it are lost",)
+    assert faults == ("there is a checkpoint of step 2, but the journal ends with step 1: its records are lost",)
 
 
 def test_the_queue_alone_may_die_and_nothing_is_rolled_back(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_queue_that_dies_while_it_goes_back_to_a_checkpoint_goes_back_when_it_
     for cut in range(len(written) + 1):  # it dies with so much of `Committed` and `Resumed` written, and is brought back
         run = tmp_path / f"cut-{cut}"
         (run / "replay/journal").mkdir(parents=True)
-        shutil.copytree(tmp_path / "replay/segments", run / "replay/segments")
+        shutil.copytree(tmp_path / "replay/payloads", run / "replay/payloads")
         (run / "replay/journal/0000000001.jsonl").write_bytes(before)
         (run / "replay/journal/0000000002.jsonl").write_bytes(written[:cut])
         store = resume(run)
@@ -301,26 +301,26 @@ def test_a_forest_whose_payload_is_damaged_is_dropped_loudly_and_the_run_goes_on
     store = open_store(tmp_path, max_staleness=2)
     fill(store, 1)
     store.close()
-    store = open_store(tmp_path, max_staleness=2)  # another segment
+    store = open_store(tmp_path, max_staleness=2)  # another file
     fill(store, 2)
     store.close()
-    segment = tmp_path / "replay/segments/0000000001.arrow"
+    file = tmp_path / "replay/payloads/0000000001.arrow"
     match damage:
         case "flipped":
-            flip(segment, -200)
+            flip(file, -200)
         case "header":
-            flip(segment, 5)
+            flip(file, 5)
         case "cut":
-            segment.write_bytes(segment.read_bytes()[:-200])
+            file.write_bytes(file.read_bytes()[:-200])
         case "empty":
-            segment.write_bytes(b"")
+            file.write_bytes(b"")
         case "missing":
-            segment.unlink()
+            file.unlink()
     assert len(audit(str(tmp_path)).faults) == 1  # still ready: nobody knows yet
     store = open_store(tmp_path, durable_step=0, max_staleness=2)
     lease = store.lease(2, 0)
     assert lease is not None and lease.forest_ids == ("r0-000001-0", "r0-000002-0")
-    assert "forest r0-000000-0 dropped as damaged" in caplog.text and "segments/0000000001.arrow" in caplog.text
+    assert "forest r0-000000-0 dropped as damaged" in caplog.text and "payloads/0000000001.arrow" in caplog.text
     assert "its prompt goes out again" in caplog.text
     assert figures(store)["dropped"]["damaged"]["forests"] == 1
     again = reserve(store)
@@ -342,7 +342,7 @@ def test_an_open_lease_whose_payload_is_damaged_is_taken_back(tmp_path: Path) ->
     lease = store.lease(2, 0)
     assert lease is not None
     store.close()
-    flip(tmp_path / "replay/segments/0000000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
+    flip(tmp_path / "replay/payloads/0000000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
     store = open_store(tmp_path, max_staleness=2)  # the queue alone has died, and the learner asks again
     instead = store.lease(2, 0)
     assert instead is not None and instead.forest_ids == ("r0-000001-0", "r0-000002-0")
@@ -371,8 +371,8 @@ def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:
 
 
 def test_disk_use_is_bounded_when_only_unacknowledged_payloads_are_kept(tmp_path: Path) -> None:
-    kept = open_store(tmp_path / "all", per_step=4, segment_mb=1, fsync="none")
-    let_go = open_store(tmp_path / "few", per_step=4, segment_mb=1, fsync="none", retain="unacknowledged")
+    kept = open_store(tmp_path / "all", per_step=4, payload_mb=1, fsync="none")
+    let_go = open_store(tmp_path / "few", per_step=4, payload_mb=1, fsync="none", retain="unacknowledged")
     let_go.journal_limit = 20_000
     sizes: dict[str, list[int]] = {"all": [], "few": []}
     for step in range(1, 25):
@@ -406,13 +406,13 @@ def entry(order: int, mass: float, version: int = 0) -> Entry:
 
 def test_policies_choose_as_they_say() -> None:
     ready = [entry(0, 1.0, 3), entry(1, 2.0, 5), entry(2, 0.0, 4), entry(3, 4.0, 5)]
-    assert [e.order for e in choose(ready[::-1], 3, "fifo", (0, 1))] == [0, 1, 2]
-    assert [e.order for e in choose(ready[::-1], 3, "freshest", (0, 1))] == [1, 3, 2]
-    first = Counter(choose(ready, 1, "priority", (0, n))[0].order for n in range(4000))
+    assert [e.order for e in choose(ready[::-1], 3, fifo, (0, 1))] == [0, 1, 2]
+    assert [e.order for e in choose(ready[::-1], 3, freshest, (0, 1))] == [1, 3, 2]
+    first = Counter(choose(ready, 1, priority, (0, n))[0].order for n in range(4000))
     for order, share in ((0, 1 / 7), (1, 2 / 7), (3, 4 / 7)):  # in proportion to mass; 4 standard errors
         assert abs(first[order] / 4000 - share) < 4 * np.sqrt(share * (1 - share) / 4000)
-    assert first[2] == 0 and choose(ready, 4, "priority", (0, 1))[-1].order == 2
-    assert choose(ready, 4, "priority", (7, 1)) == choose(ready, 4, "priority", (7, 1))
+    assert first[2] == 0 and choose(ready, 4, priority, (0, 1))[-1].order == 2
+    assert choose(ready, 4, priority, (7, 1)) == choose(ready, 4, priority, (7, 1))
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=16))
