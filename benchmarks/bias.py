@@ -124,13 +124,14 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
         chain(-1, 0, 0, 0, 1, None)
     T, L, where = len(tokens), len(ends), np.array(states)
     up = np.array(parent, np.int32)
-    forest = Forest(
-        "f", "p", "", "exact", "", s.rule, True, tau, 1.0, np.zeros(1, np.int32), up,
-        np.cumsum([0, *lengths], dtype=np.int32), (np.cumsum(up == -1) - 1).astype(np.int32), np.array(arity, np.int32),
-        np.array(budgets, np.int32), np.array(tokens, np.int32), np.log(world.prob[where, tokens]).astype(np.float32),
-        entropy[where].astype(np.float32), np.zeros(T, np.int32), np.flatnonzero(np.array(arity) == 0).astype(np.int32),
-        np.full(L, Finish.LENGTH, np.int8), world.reward[np.array(ends) - len(world.prob)].astype(np.float32),
-        np.full(L, Verdict.VERIFIED, np.int8),
+    forest = Forest(  # not checked: the table takes half a million of them
+        forest_id="f", prompt_id="p", gold="", verifier="exact", meta="", rule=s.rule, predictable=True, tau=tau,
+        temperature=1.0, prompt=np.zeros(1, np.int32), parent=up, start=np.cumsum([0, *lengths], dtype=np.int32),
+        tree=(np.cumsum(up == -1) - 1).astype(np.int32), arity=np.array(arity, np.int32), budget=np.array(budgets, np.int32),
+        token=np.array(tokens, np.int32), logprob=np.log(world.prob[where, tokens]).astype(np.float32),
+        entropy=entropy[where].astype(np.float32), version=np.zeros(T, np.int32),
+        leaf_segment=np.flatnonzero(np.array(arity) == 0).astype(np.int32), finish=np.full(L, Finish.LENGTH, np.int8),
+        reward=world.reward[np.array(ends) - len(world.prob)].astype(np.float32), verdict=np.full(L, Verdict.VERIFIED, np.int8),
     )  # fmt: skip
     return forest, where
 

@@ -72,7 +72,7 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_queue_dropped_total", "counter", "queue", "Forests dropped", ("reason", "unit")),
     Metric("treeadv_queue_law_error", "gauge", "queue", "admitted - ready - leased - trained - dropped; anything but 0 is a defect", ("unit",)),
     Metric("treeadv_queue_slots_free", "gauge", "queue", "Forests that may still be admitted before the staleness bound holds the generators back"),
-    Metric("treeadv_queue_disk_bytes", "gauge", "queue", "Bytes of journal and segments"),
+    Metric("treeadv_queue_disk_bytes", "gauge", "queue", "Bytes of journal and payload files"),
     Metric("treeadv_queue_disk_free_bytes", "gauge", "queue", "Bytes free on the file system of the queue; infinite in an object store"),
     Metric("treeadv_queue_journal_records_total", "counter", "queue", "Records appended to the journal"),
     Metric("treeadv_queue_fsync_seconds", "histogram", "queue", "Wall time of one fsync of the journal", buckets=_SECONDS),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +32,6 @@ def cluster():
 def learner(tmp_path):
     model = tiny.folder(tmp_path, "smollm")
     out = Learner(tiny.config(model=model, threads=1, correction="none"), str(tmp_path / "run"), 0, 1)
-    (tmp_path / "run").mkdir()
     out.join(out.rendezvous())
     yield out
     out.close()
@@ -89,15 +87,16 @@ def test_failed_save_leaves_no_checkpoint(learner, tmp_path, monkeypatch):
             learner.checkpoint(1, session="")
     assert not (tmp_path / "run" / "checkpoints" / "step-1").exists()
     learner.checkpoint(1, session="")
+    learner.folder.store.seal(1, session="", keep=1)
     learner.restore(1)
 
 
 def test_only_the_newest_checkpoints_are_kept(learner, tmp_path):
     for step in (1, 2, 3):
         learner.step(batches(FORESTS), step - 1)
-        path = learner.checkpoint(step, session="")
-    assert path == str(tmp_path / "run" / "checkpoints" / "step-3")
-    assert sorted(p.name for p in Path(path).parent.iterdir()) == ["step-2", "step-3"]
+        learner.checkpoint(step, session="")
+        learner.folder.store.seal(step, session="", keep=2)
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-2", "step-3"]
     learner.restore(2)
     assert learner.trainer.version == 2
 
@@ -139,8 +138,8 @@ def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path
     for step in (1, 2):
         before.step(batches(FORESTS), step - 1)
         before.checkpoint(step, "000001-test")
-        before.folder.storage.seal(step, "000001-test", keep=1)
-    assert before.folder.storage.next_session().startswith("000002-")
+        before.folder.store.seal(step, "000001-test", keep=1)
+    assert before.folder.store.next_session().startswith("000002-")
     after.restore(2)
     assert after.trainer.version == 2
     assert before.step(batches(FORESTS), 2).loss == after.step(batches(FORESTS), 2).loss

@@ -37,7 +37,7 @@ def failing_forests(draw: st.DrawFn) -> Forest:
 @pytest.mark.parametrize("verdict", FAILURES)
 def test_lost_branch_beside_three_right_ones_gets_nothing(verdict):
     f = failed(build([-1] * 4, [2] * 4, rewards=[1, 1, 1, 1]), np.array([False, False, True, False]), verdict)
-    A, c = advantages(f, PRESETS["treeadv"])
+    A, c = advantages(f, PRESETS["treeadv"].advantage)
     assert not A.any() and c.tolist() == [1, 1, 0, 1]
 
 
@@ -49,7 +49,7 @@ def test_refused_and_unparsed_answers_are_judged():
 @pytest.mark.parametrize("name", PRESETS)
 @given(f=failing_forests(), seed=st.integers(0, 2**32 - 1))
 def test_gradient_equals_that_of_the_forest_without_unjudged_leaves(name, f, seed):
-    o = Objective(PRESETS[name], room=20)
+    o = Objective(PRESETS[name].advantage, room=20)
     logp = f.logprob + np.random.default_rng(seed).normal(0, 0.1, f.tokens)
     kept, tokens = f.judged_part(), np.repeat(f.judged_below, f.lengths)
     whole, part = evaluate(f, o, scales([f], o)[0], logp), evaluate(kept, o, scales([kept], o)[0], logp[tokens])
@@ -78,7 +78,7 @@ def test_judged_part_equals_the_forest_drawn_without_the_leaf():
 
 @given(failing_forests())
 def test_flow_weight_of_a_segment_is_the_mass_of_its_judged_leaves(f):
-    _, c = advantages(f, PRESETS["unbiased"])
+    _, c = advantages(f, PRESETS["unbiased"].advantage)
     mass = leaf_sum(f, np.where(f.judged, flow_weights(f)[f.leaf_segment], 0))
     np.testing.assert_allclose(c / c.max(), mass / mass.max(), atol=1e-12)
 
@@ -86,7 +86,7 @@ def test_flow_weight_of_a_segment_is_the_mass_of_its_judged_leaves(f):
 @pytest.mark.parametrize("name", PRESETS)
 def test_forest_without_a_judged_leaf_has_no_advantage_and_no_judged_part(name):
     f = failed(build([-1, 0, 0], [1, 1, 1]), np.array([True, True]))
-    assert not any(x.any() for x in (*advantages(f, PRESETS[name]), leaf_advantages(f, PRESETS[name])))
+    assert not any(x.any() for x in (*advantages(f, PRESETS[name].advantage), leaf_advantages(f, PRESETS[name])))
     with pytest.raises(BadForest, match="no leaf was judged"):
         f.judged_part()
 
@@ -94,6 +94,6 @@ def test_forest_without_a_judged_leaf_has_no_advantage_and_no_judged_part(name):
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
 def test_unbiased_stays_unbiased_when_a_fifth_of_the_leaves_is_lost(forests):
     """`error` is the root mean square that `bias` has where there is none."""
-    unbiased = {"unbiased": PRESETS["unbiased"]}
+    unbiased = {"unbiased": PRESETS["unbiased"].advantage}
     rows = [row for seed in range(1, 6) for row in measure(World.random(0), "entropy", unbiased, forests, seed, LOST)]
     assert np.sqrt(np.mean([(row["bias"] / row["error"]) ** 2 for row in rows])) < 1.5

@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from treeadv.config import Config
+from treeadv.data.folder_tensors import FolderTensors, stored_tensors
 from treeadv.engines.base import Draw, EngineLost, EngineStats, Params, Weights
 from treeadv.engines.drawing import draw_rows
 from treeadv.engines.packing import TokenPath, attend, pack
@@ -152,7 +153,9 @@ class EmbeddedEngine:
                 async with self._turn:
                     self._admit()
                     started = time.perf_counter()
-                    rows = await asyncio.to_thread(self._step)
+                    # Not in a thread: which branches are in a step, and with them the rounding of its sums, must not
+                    # depend on how long the step before it took.
+                    rows = self._step()
                     self._deliver(rows, time.perf_counter() - started)
                 if not (self._active or self._waiting):
                     self._wake.clear()
@@ -203,7 +206,7 @@ class EmbeddedEngine:
     def _count(self, **more: float) -> None:
         self._stats = replace(self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()})
 
-    # ---- one step, off the event loop --------------------------------------------------------------------------------
+    # ---- one step --------------------------------------------------------------------------------
     @torch.inference_mode()
     def _step(self) -> list[tuple[_Branch, int, float, float]]:
         """Compute one step. Returns (branch, token, log-probability, entropy) of every branch that drew."""
@@ -224,11 +227,10 @@ class EmbeddedEngine:
         return [(b, *row) for b, row in zip(drawing, drawn, strict=True)]
 
     def _load(self, weights: Weights) -> None:
-        own = self.model.state_dict()
-        unknown = [n for n in weights if n not in own]
-        missing = [n for n in own if n not in weights and n not in (self.model._tied_weights_keys or {})]
-        if unknown or missing:
-            raise ValueError(f"these weights are of another model: unknown {unknown[:3]}, missing {missing[:3]}")
-        for name, value in weights.items():
-            own[name].copy_(torch.as_tensor(value))
+        found = FolderTensors(self.model, weights)
+        if found.unexpected or found.missing:
+            faults = f"unknown {found.unexpected[:3]}, missing {found.missing[:3]}"
+            raise ValueError(f"these weights are of another model: {faults}")
+        for name, own in stored_tensors(self.model):
+            own.detach().copy_(found.tensor(name, lambda key, rows: torch.as_tensor(weights[key])[rows]))
 

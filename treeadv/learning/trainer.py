@@ -16,11 +16,12 @@ from treeadv import wire
 from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
-from treeadv.learning import packing, policy, sharding, weights
+from treeadv.learning import packing, sharding, weights
 from treeadv.learning.advantage import Array
 from treeadv.learning.checkpoint import Checkpointed
 from treeadv.learning.correction import Mismatch
 from treeadv.learning.flops import utilisation
+from treeadv.learning.loading import load
 from treeadv.learning.objective import Outcome, build_objective, evaluate, scales
 from treeadv.learning.packing import Packed, Piece
 from treeadv.learning.policy import Policy
@@ -46,16 +47,12 @@ class Trainer:
         self.limit = c.tokens_per_microbatch
         self.objective = build_objective(c, config.sampling)
         base = base_dir or model_dir
-        self.policy = policy.load(base if c.lora_rank else model_dir, c.device, _DTYPES[c.dtype])
-        if c.lora_rank:
-            self.policy.adapt(c.lora_rank, derive(config.run.seed, "lora"))
+        mesh = sharding.mesh(c.device, c.replicas) if world > 1 else None
+        start = base if c.lora_rank else model_dir
+        self.policy = load(start, c.device, _DTYPES[c.dtype], mesh, c.lora_rank, derive(config.run.seed, "lora"))
         if c.checkpoint_activations:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        if world > 1:
-            sharding.shard(self.policy, c.device)  # before the reference is read: one whole model at a time
-        self.reference = policy.load(base, c.device, _DTYPES[c.dtype]).requires_grad_(False) if c.kl else None
-        if self.reference and world > 1:
-            sharding.shard(self.reference, c.device)
+        self.reference = load(base, c.device, _DTYPES[c.dtype], mesh).requires_grad_(False) if c.kl else None
         self._trained = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self._trained, lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=True)
 
@@ -92,6 +89,9 @@ class Trainer:
                 outcomes[n] = evaluate(forests[n], self.objective, scale[n], logp, reference.get(n))
         with clock("forward_backward"):
             for packed in batches:
+                if self.world > 1:
+                    last = packed is batches[-1] or self.config.learner.accumulate == "sharded"
+                    sharding.reduce_gradients(self.policy, last)
                 self._backward(forests, packed, scale, outcomes, reference)
         return self._total(outcomes)
 
@@ -139,6 +139,7 @@ class Trainer:
             for p, (a, b) in zip(packed.pieces, packed.span, strict=True):
                 f = forests[p.forest]
                 out.setdefault(p.forest, np.empty(f.tokens))[f.start[p.first] : f.start[p.last]] = logp[a:b]
+        sharding.reshard(model)
         return out
 
     def _backward(
@@ -166,7 +167,7 @@ class Trainer:
 
     def _apply(self, loss: float, forests: Sequence[Forest]) -> float:
         """Clip, check and take the optimizer step; returns the norm before clipping."""
-        norm = float(weights.full(torch.nn.utils.clip_grad_norm_(self._trained, self.config.learner.clip_grad)))
+        norm = float(sharding.full(torch.nn.utils.clip_grad_norm_(self._trained, self.config.learner.clip_grad)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             path = self.keep_dir / f"nonfinite-version-{self.version}.arrow"
             if self.rank == 0:
@@ -214,17 +215,18 @@ class Trainer:
 
     # ---- weights out, checkpoints --------------------------------------------------------------------------------------------
     def buckets(self, max_bytes: int) -> Iterator[dict[str, Any]]:
-        """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time, on rank 0; the others must run it, too.
+        """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time: this rank's
+        share. All ranks must run it to the end.
 
         float32 comes as numpy arrays (which Ray hands over without a copy), bfloat16 as torch tensors.
         """
         dtype = _DTYPES[self.config.generator.dtype]
-        for bucket in weights.buckets(self.policy, max_bytes, dtype, writer=self.rank == 0):
+        for bucket in weights.buckets(self.policy, max_bytes, dtype):
             yield {n: t.numpy() for n, t in bucket.items()} if dtype == torch.float32 else bucket
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint into `folder`, which must not exist yet. All ranks call it. The folder is also
-        a plain Hugging Face folder. A crash may leave it incomplete: treeadv.storage.checkpoint_folder guards against that."""
+        a plain Hugging Face folder. A crash may leave it incomplete."""
         if self.rank == 0:
             Path(folder).mkdir(parents=True)
         if self.world > 1:
