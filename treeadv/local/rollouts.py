@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from treeadv.config import Config
 from treeadv.data.model_folder import stop_ids
 from treeadv.data.prompts import Prompter
 from treeadv.data.tasks import Problem
 from treeadv.engines.base import Engine
 from treeadv.engines.registry import start_engine
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.rewards.grading import grade_forest
 from treeadv.rewards.sandbox.pool import VerifierPool
@@ -20,7 +23,9 @@ from treeadv.seeds import derive
 
 
 async def rollouts(config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]) -> list[Forest]:
-    """One graded forest a problem, in their order, drawn by `config.sampling` from `config.run.seed`. `done` hears of each."""
+    """One graded forest a problem, in their order, drawn by `config.sampling` from `config.run.seed`. `done` hears of
+    each.
+    """
     engine = await start_engine(config, model_dir)
     pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
     try:
@@ -40,13 +45,23 @@ class _Rollouts:
         self._places = asyncio.Semaphore(config.generator.forests)
 
     async def all(self, problems: Sequence[Problem]) -> list[Forest]:
+        prompts = [self._prompter.encode(p.problem) for p in problems]
+        room = self._engine.longest - self._config.sampling.max_tokens
+        if long := [p.id for p, prompt in zip(problems, prompts, strict=True) if len(prompt) > room]:
+            raise BadInput(
+                f"{len(long)} of {len(problems)} prompts (the first is {long[0]}) have more than {room} tokens: with "
+                f"sampling.max_tokens={self._config.sampling.max_tokens} their paths would be longer than the "
+                f"{self._engine.longest} tokens that model and engine allow; lower it, or leave them out"
+            )
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._one(p, i)) for i, p in enumerate(problems)]
+            tasks = [
+                group.create_task(self._one(p, i, prompt)) for i, (p, prompt) in enumerate(zip(problems, prompts, strict=True))
+            ]
         return [t.result() for t in tasks]
 
-    async def _one(self, p: Problem, index: int) -> Forest:
+    async def _one(self, p: Problem, index: int, prompt: np.ndarray) -> Forest:
         seed = derive(self._config.run.seed, p.id, index)
-        request = GrowRequest(forest_id=f"{p.id}-{index}", problem=p, prompt=self._prompter.encode(p.problem), seed=seed)
+        request = GrowRequest(forest_id=f"{p.id}-{index}", problem=p, prompt=prompt, seed=seed)
         async with self._places:
             forest = await grow(self._engine, request, self._config.sampling, self._config.sampling.tau, self._stop)
         graded, _ = await grade_forest(self._pool, forest, self._prompter.decode)
