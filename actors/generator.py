@@ -44,7 +44,8 @@ class Generator:
 
     @ray.method(num_returns=2)
     async def grow(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
-        """The forest of one ticket of the replay queue as a batch of one row, and its number of leaves.
+        """The forest of one ticket of the replay queue as a batch of one row, and the branches that
+        the engine has room for (`EngineStats.free`).
 
         The caller asks Ray for two returns: it waits for the small one and passes the other on as a reference.
         """
@@ -59,7 +60,7 @@ class Generator:
                 raise EngineGone(self.engine.gone) from lost
             raise
         self._count(forest, time.perf_counter() - started)
-        return to_batch([forest]), forest.leaves
+        return to_batch([forest]), self.engine.stats().free
 
     @ray.method
     async def update_weights(self, version: int, buckets: list[Any]) -> float:

@@ -129,7 +129,7 @@ class GeneratorConfig(Section):
     count: Positive = 1
     engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="options of an engine given as module:Name")
-    forests: Positive = Field(6, description="forests that one generator grows at a time")
+    forests: Positive = Field(6, description="forests that a generator grows at first; then as many as fill its engine")
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: Count = Field(0, description="torch threads; 0: the machine's cores")

@@ -131,7 +131,7 @@ class Cluster:
 
     def _create_generator(self, number: int) -> ActorProxy[Generator]:
         c = self.config.generator
-        return actor_class(Generator, c, max_concurrency=c.forests + 8).remote(
+        return actor_class(Generator, c, max_concurrency=UNBOUNDED).remote(
             self.config, number, self.config.metrics.port
         )
 

@@ -12,7 +12,8 @@ from ray.actor import ActorProxy
 
 from actors.driver.autoscaler import autoscale
 from actors.driver.cluster import Cluster
-from actors.driver.forests import graded_forest
+from actors.driver.forests import graded_forest, reserved
+from actors.driver.in_flight import ForestsInFlight
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.generator import Generator
@@ -40,19 +41,19 @@ async def generate(cluster: Cluster) -> None:
 
 
 async def use(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
-    """Grow as many forests at a time as a generator takes."""
+    """Grow as many forests at a time as fill the engine of a generator."""
     async with asyncio.TaskGroup() as group:
-        for _ in range(cluster.config.generator.forests):
-            group.create_task(grow(cluster, generator))
+        ForestsInFlight(cluster.config, lambda it: group.create_task(grow(cluster, generator, it)))
     await cluster.generators.dismiss(generator)
 
 
-async def grow(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
-    """Grow, grade and admit one forest after another. `reserve` waits while the staleness bound leaves no slot."""
-    generators, queue = cluster.generators, cluster.queue
-    while generator in generators.members and (ticket := await queue.reserve.remote(generators.names[generator])):
-        if graded := await graded_forest(cluster, generator, ticket):
-            await queue.admit.remote(ticket.forest_id, [graded])
+async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> None:
+    """Grow, grade and admit one forest after another, while the engine has rows for them."""
+    while ticket := await reserved(cluster, generator, in_flight):
+        if grown := await graded_forest(cluster, generator, ticket):
+            await cluster.queue.admit.remote(ticket.forest_id, [grown.forest])
+            if not in_flight.goes_on(grown.free):
+                return
 
 
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,7 +43,9 @@ class _Rollouts:
         self._config, self._engine, self._pool, self._done = config, engine, pool, done
         self._prompter = Prompter(model_dir, config.task.prompt)
         self._stop = stop_ids(model_dir)
-        self._places = asyncio.Semaphore(config.generator.forests)
+        # Every forest starts with a row for each of its trees: so many fill the engine.
+        fill = math.ceil(engine.stats().free / config.sampling.roots)
+        self._places = asyncio.Semaphore(max(config.generator.forests, fill))
 
     async def all(self, problems: Sequence[Problem]) -> list[Forest]:
         prompts = [self._prompter.encode(p.problem) for p in problems]

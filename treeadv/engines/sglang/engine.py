@@ -154,7 +154,8 @@ class SGLangEngine:
         busy = now - self._busy_since if s.running else 0.0
         self._busy_since = now
         self._stats = EngineStats(
-            s.prompt_tokens + prompt, s.cached_tokens + cached, s.decoded_tokens + decoded, s.running + running, s.busy_seconds + busy
+            prompt_tokens=s.prompt_tokens + prompt, cached_tokens=s.cached_tokens + cached,
+            decoded_tokens=s.decoded_tokens + decoded, running=s.running + running, busy_seconds=s.busy_seconds + busy,
         )
 
     async def release(self, namespace: str) -> None:
@@ -172,7 +173,8 @@ class SGLangEngine:
     def stats(self) -> EngineStats:
         if self._stats.running:
             self._count()
-        return replace(self._stats)
+        room = sum(m.limits.running for m in self._fleet.members if m.limits is not None)
+        return replace(self._stats, free=room - self._stats.running)
 
     async def close(self) -> None:
         """End the servers that this engine started."""
