@@ -38,8 +38,8 @@ class Part:
 
     cache: PrefixCache
     rows: slice
-    written: torch.Tensor  # rows, counted from rows.start, whose keys and values are new
-    slots: torch.Tensor  # [len(written)] where they are written
+    written: torch.Tensor | None  # rows, counted from rows.start, whose keys and values are new; None: all
+    slots: slice  # where they are written: new slots follow each other
     mask: torch.Tensor  # [groups * rows, slots in use] additive
 
 
@@ -65,10 +65,11 @@ def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
         first = len(step.tokens)
         rows: list[tuple[TokenPath, list[int]]] = []  # the slots that a path's rows add to what it reads, a row each
         written: list[int] = []
-        slots: list[int] = []
+        used = -1
         for number, path in forest:
             cache = path.cache
-            added = _extend(path, room, len(step.tokens) - first, written, slots)
+            used = cache.used if used < 0 else used
+            added = _extend(path, room, len(step.tokens) - first, written)
             if not added:
                 continue
             room -= len(added) if len(added) > 1 else 0
@@ -82,20 +83,21 @@ def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
         if rows:
             cache.reserve()
             mask = torch.cat([_mask(path, added, cache.used) for path, added in rows]).to(dtype).repeat(groups, 1)
+            whole = len(written) == len(step.tokens) - first
             step.parts.append(Part(
-                cache, slice(first, len(step.tokens)), torch.tensor(written, dtype=torch.long),
-                torch.tensor(slots, dtype=torch.long), mask,
+                cache, slice(first, len(step.tokens)), None if whole else torch.tensor(written, dtype=torch.long),
+                slice(used, cache.used), mask,
             ))
     return step
 
 
 def _extend(
-    path: TokenPath, room: int, offset: int, written: list[int], slots: list[int]
+    path: TokenPath, room: int, offset: int, written: list[int]
 ) -> list[int]:
     """Give slots to the next tokens of a path. Returns the slots of its rows in this step; none if no room is left for
     its prefix.
 
-    New slots and the rows that write them, counted from `offset`, are appended to `slots` and `written`.
+    The rows that have new slots, counted from `offset`, are appended to `written`.
     """
     cache = path.cache
     if not path.slots:
@@ -109,7 +111,6 @@ def _extend(
     for token in path.tokens[len(path.slots) : len(path.slots) + count]:
         if cache.add(path.slots, token):
             written.append(offset)
-            slots.append(path.slots[-1])
         offset += 1
     return path.slots[len(path.slots) - count :] if count else []
 
@@ -140,8 +141,9 @@ def attend(
     layer: int = module.layer_idx  # type: ignore[assignment]
     for part in parts:
         keys, values = part.cache.keys[layer], part.cache.values[layer]
-        keys[:, part.slots] = key[0, :, part.rows][:, part.written]
-        values[:, part.slots] = value[0, :, part.rows][:, part.written]
+        own_keys, own_values = key[0, :, part.rows], value[0, :, part.rows]
+        keys[:, part.slots] = own_keys if part.written is None else own_keys[:, part.written]
+        values[:, part.slots] = own_values if part.written is None else own_values[:, part.written]
         used = part.mask.shape[1]
         folded = query[0, :, part.rows].reshape(1, keys.shape[0], -1, dim)
         read = F.scaled_dot_product_attention(

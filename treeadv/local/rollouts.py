@@ -43,8 +43,9 @@ class _Rollouts:
         self._config, self._engine, self._pool, self._done = config, engine, pool, done
         self._prompter = Prompter(model_dir, config.task.prompt)
         self._stop = stop_ids(model_dir)
-        # Every forest starts with a row for each of its trees: so many fill the engine.
-        fill = math.ceil(engine.stats().free / config.sampling.roots)
+        # A forest has a row for each of its trees at its start, and for each of its leaves at its end: so many fill the
+        # engine.
+        fill = math.ceil(2 * engine.stats().free / (config.sampling.roots + config.sampling.leaves))
         self._places = asyncio.Semaphore(max(config.generator.forests, fill))
 
     async def all(self, problems: Sequence[Problem]) -> list[Forest]:
