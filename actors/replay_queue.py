@@ -20,6 +20,7 @@ from ray import ObjectRef
 
 from treeadv.config import Config
 from treeadv.data.tasks import problem_source
+from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import figures
@@ -27,7 +28,6 @@ from treeadv.replay.ledger import UNITS, State
 from treeadv.replay.payloads import Damaged
 from treeadv.replay.records import DropReason
 from treeadv.replay.store import ReplayStore
-from treeadv.replay.tickets import Ticket
 from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive
 from treeadv.storage.folder import Action, flush
