@@ -11,6 +11,7 @@ from treeadv.data.tasks import Problem
 from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine
 from treeadv.engines.registry import start_engine
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.rewards.grading import grade_forest
 from treeadv.rewards.sandbox.pool import VerifierPool
@@ -43,6 +44,10 @@ class ForestMaker:
             tasks = [group.create_task(self._make(ticket, done)) for ticket in tickets]
         return [t.result() for t in tasks]
 
+    def too_long(self, problem: Problem) -> str:
+        """Why the prompt of a problem is too long for model and engine; "" when it is not."""
+        return self._grower.too_long(problem)
+
     async def close(self) -> None:
         await self._pool.close()
         await self.engine.close()
@@ -58,13 +63,16 @@ class ForestMaker:
 async def rollouts(
     config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]
 ) -> list[Forest]:
-    """One graded forest for each problem, in their order, drawn by `config.sampling` from `config.run.seed`."""
+    """One graded forest for each problem, in their order, drawn by `config.sampling` from `config.run.seed`. Raises
+    `BadInput` when a prompt is too long."""
     tickets = [
         Ticket(f"{p.id}-{i}", i, 0, p, derive(config.run.seed, p.id, i), config.sampling.tau)
         for i, p in enumerate(problems)
     ]
     maker = await ForestMaker.start(config, model_dir)
     try:
+        if long := [reason for p in problems if (reason := maker.too_long(p))]:
+            raise BadInput(f"{len(long)} of {len(problems)} prompts cannot be used; the first: {long[0]}; leave them out")
         return await maker.make(tickets, done)
     finally:
         await maker.close()

@@ -11,6 +11,7 @@ import numpy as np
 from treeadv.config import Config
 from treeadv.data.tasks import problem_source
 from treeadv.data.tickets import Ticket
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.learning.trainer import Trainer
 from treeadv.local.rollouts import ForestMaker
@@ -24,6 +25,7 @@ from treeadv.seeds import derive
 from treeadv.storage.run_folder import RunFolder
 from treeadv.wire import from_batch, to_batch
 
+FAILURES = 1000  # forests in a row that may fail or be dropped before the run ends
 _THRESHOLD = "local/threshold.npy"
 
 
@@ -39,15 +41,18 @@ class StepForests:
         per_step, seed = config.learner.forests_per_step, config.run.seed
         self._store = ReplayStore(folder.home, config.queue, per_step, seed, self._session, first_step)
         self._lease: Leased | None = None
+        self._failures = 0  # in a row
 
     async def forests(self, version: int) -> list[Forest]:
         """The forests of the step that starts from `version`, in the order of their draws. After a resume they are those
         that an undone step has used, else new ones."""
         count = self._config.learner.forests_per_step
         while (lease := self._store.lease(count, version)) is None:
-            tickets = [self._ticket(record) for record in self._reserve(count)]
-            for forest in await self._maker.make(tickets):
-                self._store.admit(forest.forest_id, to_batch([forest]))
+            for forest in await self._maker.make(self._tickets(count)):
+                if self._store.admit(forest.forest_id, to_batch([forest])) == "admitted":
+                    self._failures = 0
+                else:
+                    self._count_failure(f"forest {forest.forest_id} was not admitted (treeadv audit tells why)")
         self._lease = lease
         ordered = sorted(lease.forest_ids, key=lambda fid: self._store.ledger.live[fid].reserved.draw)
         forests = [forest for fid in ordered for forest in from_batch(self._store.payload(fid))]
@@ -99,11 +104,23 @@ class StepForests:
     def close(self) -> None:
         self._store.close()
 
-    def _reserve(self, count: int) -> list[Reserved]:
-        """Slots for the forests that the step lacks."""
-        ready = len(self._store.ledger.in_state(State.READY))
-        records = [self._store.reserve("local", "", lambda draw: self._problems[draw].id) for _ in range(count - ready)]
-        return [record for record in records if record]
+    def _tickets(self, count: int) -> list[Ticket]:
+        """Tickets for the forests that a step of `count` lacks. A prompt that is too long fails."""
+        tickets = []
+        for _ in range(count - len(self._store.ledger.in_state(State.READY))):
+            record = self._store.reserve("local", "", lambda draw: self._problems[draw].id)
+            assert record is not None, "a step lacks no more forests than there are slots"
+            if reason := self._maker.too_long(self._problems[record.draw]):
+                self._store.fail(record.forest_id, reason)
+                self._count_failure(reason)
+            else:
+                tickets.append(self._ticket(record))
+        return tickets
+
+    def _count_failure(self, reason: str) -> None:
+        self._failures += 1
+        if self._failures >= FAILURES:
+            raise BadInput(f"no forest comes through: {self._failures} in a row failed, the last because {reason}")
 
     def _ticket(self, record: Reserved) -> Ticket:
         # By failures, not by attempts: what a kill cut off is drawn again as it was.
