@@ -1,4 +1,4 @@
-"""The command `treeadv`: the library's commands, and those that need Ray or the benchmarks."""
+"""The command `treeadv`: the commands of the library, and those that need Ray or the benchmarks."""
 
 from __future__ import annotations
 
@@ -27,14 +27,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_train(commands: Commands) -> None:
     p = commands.add_parser(
-        "train", help="train a model: the whole pipeline", add_help=False,
-        description="Train a model from a recipe, or go on with a run that was stopped.",
+        "train", help="train a model with the whole pipeline", add_help=False,
+        description="Train a model from a recipe, or go on with a stopped run.",
     )
-    p.add_argument("-h", "--help", action=_HelpWithFields, nargs=0, help="show this and every field of the configuration")
+    p.add_argument(
+        "-h", "--help", action=_HelpWithFields, nargs=0, help="show this and every field of the configuration"
+    )
     p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="for example deploy/recipes/laptop.yaml")
-    p.add_argument("--resume", metavar="RUN", help="go on with this run folder, or URI in an object store, from its last checkpoint")
-    p.add_argument("--resume-or-start", action="store_true", help="with --config: go on with the run run.name if there is one")
-    p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set any field of the configuration")
+    p.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with this run folder, or URI in an object store, from its last checkpoint",
+    )
+    p.add_argument(
+        "--resume-or-start", action="store_true", help="with --config: go on with the run named run.name if it exists"
+    )
+    p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set a field of the configuration")
     p.set_defaults(call=train)
 
 
@@ -45,7 +53,7 @@ def train(args: argparse.Namespace) -> int:
     from treeadv.report.progress import Progress, final_table
 
     folder, config, resumed = begin(args.config, args.resume, args.resume_or_start, args.overrides)
-    from actors.driver.supervisor import train as run  # Ray and torch are loaded only when all that the user wrote is known to be good
+    from actors.driver.supervisor import train as run  # loads Ray and torch, so only after all checks
 
     console = Console()
     with Progress(config.run.steps, console) as progress:
@@ -57,14 +65,18 @@ def train(args: argparse.Namespace) -> int:
         folder.upload()
     final_table(summary, console)
     if summary["steps"] < config.run.steps:
-        console.print(f"Stopped before the last step; go on with: treeadv train --resume {shlex.quote(folder.home)}", soft_wrap=True)
-        # Only Ctrl-C says that the run shall end: whatever started it must see that it has not (Kubernetes then starts it again).
+        console.print(
+            f"Stopped before the last step; go on with: treeadv train --resume {shlex.quote(folder.home)}",
+            soft_wrap=True,
+        )
+        # Only Ctrl-C is a wish to end the run. After any other signal the exit code says that the run is not finished,
+        # so that Kubernetes starts it again.
         return 0 if summary["stopped_by"] == "SIGINT" else 128 + signal.Signals[summary["stopped_by"]]
     return 0
 
 
 class _HelpWithFields(argparse.Action):
-    """Help that ends with all fields of the configuration, which is imported only when it is asked for."""
+    """Prints the help and all fields of the configuration. Imports the configuration only when asked."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from treeadv.config import describe
@@ -77,27 +89,30 @@ class _HelpWithFields(argparse.Action):
 
 
 def _add_scale(commands: Commands) -> None:
-    p = commands.add_parser("scale", help="ask a run that is going for other numbers of actors")
+    p = commands.add_parser("scale", help="change the number of actors of a running run")
     p.add_argument("run_dir", type=Path, metavar="RUN")
-    p.add_argument("wanted", nargs="+", metavar="ROLE=N", help="generator, reward or learner")
+    p.add_argument("counts", nargs="+", metavar="ROLE=N", help="generator, reward or learner")
     p.set_defaults(call=scale)
 
 
 def scale(args: argparse.Namespace) -> int:
     from treeadv.storage.run_folder import RunFolder
 
-    wanted = {}
-    for text in args.wanted:
+    counts = {}
+    for text in args.counts:
         role, _, number = text.partition("=")
         if role not in ("generator", "reward", "learner") or not number.isdigit() or int(number) < 1:
             raise BadInput(f"{text!r}: write generator=N, reward=N or learner=N with N at least 1")
-        wanted[role] = int(number)
+        counts[role] = int(number)
     folder, config = RunFolder.open(args.run_dir, [])
-    rules = config.scaling
-    if rules.enabled and not rules.min <= wanted.get("generator", rules.min) <= rules.max:
-        raise BadInput(f"generator={wanted['generator']}: with scaling.enabled their number stays within {rules.min} and {rules.max}")
-    folder.request(wanted)
-    print(f"asked {args.run_dir} for {', '.join(args.wanted)}")
+    bounds = config.scaling
+    if bounds.enabled and not bounds.min <= counts.get("generator", bounds.min) <= bounds.max:
+        raise BadInput(
+            f"generator={counts['generator']}: with scaling.enabled the number of generators stays within"
+            f" scaling.min={bounds.min} and scaling.max={bounds.max}"
+        )
+    folder.request(counts)
+    print(f"asked {args.run_dir} for {', '.join(args.counts)}")
     return 0
 
 
@@ -106,7 +121,9 @@ def _add_reproduce(commands: Commands) -> None:
     p.add_argument("run_dir", type=Path, metavar="RUN")
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--step", type=int, metavar="N", help="a step of metrics.jsonl; 1 is the first")
-    what.add_argument("--batch", type=Path, metavar="FILE.arrow", help="a batch that the learner kept: its step was not finite")
+    what.add_argument(
+        "--batch", type=Path, metavar="FILE.arrow", help="a batch that the learner kept: its step was not finite"
+    )
     p.set_defaults(call=reproduce)
 
 
@@ -130,7 +147,9 @@ def reproduce(args: argparse.Namespace) -> int:
 def _add_bench(commands: Commands) -> None:
     p = commands.add_parser("bench", help="run a benchmark; one JSON object a line")
     p.add_argument("name", choices=BENCHMARKS)
-    p.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="passed on; see treeadv bench NAME --help")
+    p.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="...", help="passed on; see treeadv bench NAME --help"
+    )
     p.set_defaults(call=bench)
 
 

@@ -1,4 +1,4 @@
-"""The generator: holds an engine and grows forests, several at a time."""
+"""The generator role: holds an engine and grows several forests at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from treeadv.config import Config
 from treeadv.data.model_folder import resolve, stop_ids
 from treeadv.data.prompts import Prompter
 from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats
-from treeadv.engines.start import start
+from treeadv.engines.registry import start_engine
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
 from treeadv.replay.tickets import Ticket
@@ -39,7 +39,7 @@ class Generator:
     @ray.method
     async def start(self) -> str:
         """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
-        self._engine = await start(self._config, self._model_dir, self._index)
+        self._engine = await start_engine(self._config, self._model_dir, self._index)
         self._exporter.set("treeadv_generator_policy_version", self.engine.version)
         return self._address
 

@@ -1,4 +1,4 @@
-"""The learner role: one rank of the trainer. A plain class; whoever builds the run makes a Ray actor of it."""
+"""The learner role: one rank of the trainer. A plain class of which the driver makes Ray actors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
 
 class Learner:
-    """Life: `rendezvous` (rank 0), `join`, perhaps `restore`, then `step`, `publish` and `checkpoint`, each called on all ranks."""
+    """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish`
+    and `checkpoint`."""
 
     def __init__(self, config: Config, run_dir: str, rank: int, world: int, port: int = 0) -> None:
         """`port`: where to serve /metrics and /healthz (0: any free port)."""
@@ -59,7 +60,10 @@ class Learner:
     def join(self, address: str) -> None:
         """Meet the other ranks and load the model."""
         if self.config.learner.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("learner.device=cuda: torch finds no CUDA device where the learner runs; give it one by learner.gpus, or cpu")
+            raise BadInput(
+                "learner.device=cuda: torch finds no CUDA device where the learner runs; set learner.gpus, or"
+                " learner.device=cpu"
+            )
         if self.world > 1:
             host, _, port = address.rpartition(":")
             store = self._store or dist.TCPStore(host, int(port), self.world, is_master=False)
@@ -76,7 +80,7 @@ class Learner:
 
     @ray.method
     def step(self, batches: list[Any], version: int) -> StepReport:
-        """One optimizer step on the forests of `batches` (references to record batches, read where they lie), in their order."""
+        """Take one optimizer step on the forests of `batches`, references to record batches, in their order."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
         try:
             report = self.trainer.step(forests, version)
@@ -91,7 +95,8 @@ class Learner:
 
     @ray.method
     def publish(self) -> tuple[list[Any], int]:
-        """References to the buckets of weights and their bytes, on rank 0; the others help to gather them and return nothing."""
+        """Gather the weights. Rank 0 returns references to the buckets and their bytes, the other ranks no
+        reference."""
         refs, size = [], 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
             refs.append(ray.put(bucket))
@@ -102,8 +107,9 @@ class Learner:
     def checkpoint(self, step: int, session: str) -> str:
         """Write the checkpoint of `step` and return its path. All ranks call it.
 
-        Without run.storage: run_dir/checkpoints/step-N appears whole or not at all, and the oldest ones are deleted. With run.storage:
-        the files are uploaded in the name of the driver's `session`, and the checkpoint counts once the driver has sealed it.
+        Without run.storage: run_dir/checkpoints/step-N appears whole or not at all, and the oldest ones are deleted.
+        With run.storage: the files are uploaded in the name of the driver's `session`, and the checkpoint counts once
+        the driver has sealed it.
         """
         began = time.perf_counter()
         folder = self.folder.checkpoint(step)
@@ -135,7 +141,7 @@ class Learner:
         for phase, seconds in report.seconds.items():
             e.observe("treeadv_learner_phase_seconds", seconds, phase=phase)
         if self.rank:
-            return  # what follows is of all ranks together
+            return  # the rest covers all ranks together
         e.add("treeadv_trained_tokens_total", report.tokens)
         e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
         e.add("treeadv_trained_leaves_total", report.leaves)
@@ -157,7 +163,8 @@ def upload_checkpoint(
 ) -> None:
     """Upload this rank's files of a checkpoint; all ranks call it, and they need no disk in common.
 
-    Each rank writes into a folder beside `scratch` first. Each `session` (start of the run) has its own folder in the store.
+    Each rank writes into a folder beside `scratch` first. Each `session` (start of the run) has its own folder in the
+    store.
     """
     own = scratch.with_name(f"{scratch.name}-{trainer.rank}")
     shutil.rmtree(own, ignore_errors=True)

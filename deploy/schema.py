@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from treeadv.config import Config
+from treeadv.engines.registry import ENGINES
 from treeadv.extensions import PATTERN
 from treeadv.presets import PRESETS
 from treeadv.sampling.rules import RULES
@@ -41,6 +42,7 @@ def generated(text: str) -> str:
             del sections[name]["properties"][field]
     sections["LearnerConfig"]["properties"]["preset"]["anyOf"] = [{"enum": list(PRESETS)}, {"pattern": f"^{PATTERN}$"}]
     sections["SamplingConfig"]["properties"]["rule"]["anyOf"] = [{"enum": list(RULES)}, {"pattern": f"^{PATTERN}$"}]
+    sections["GeneratorConfig"]["properties"]["engine"]["anyOf"] = [{"enum": list(ENGINES)}, {"pattern": f"^{PATTERN}$"}]
     sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
     sections["TaskConfig"] |= {
         "if": {"properties": {"source": {"const": "reasoning-gym"}}},

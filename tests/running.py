@@ -25,8 +25,11 @@ def recipe(tmp_path: Path, model: Path, **changes) -> Path:
         "run": {"root": str(tmp_path), "name": "run", "steps": 6, "checkpoint_every": 2},
         "model": {"path": str(model)},
         "task": {
-            "source": "reasoning-gym", "verifier": "tests.vowel:has_vowel",
-            "families": [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}],
+            "source": "reasoning-gym",
+            "verifier": "tests.vowel:has_vowel",
+            "families": [
+                {"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
+            ],
         },
         "sampling": {"leaves": 4, "tau": 2.2, "max_tokens": 12, "temperature": 1.0},
         "generator": {"count": 2, "forests": 2, "threads": 1, "cpus": 0.5},
@@ -105,7 +108,8 @@ def driver_of(pid: int) -> int:
 
 
 def hosts(driver: int, role: str) -> list[psutil.Process]:
-    """The processes of a run that host an actor of `role`; the role `verifier` is the worker processes of the reward actors."""
+    """The processes of a run that host an actor of `role`; the role `verifier` is the worker processes of the reward
+    actors."""
     found = []
     for p in psutil.Process(driver).children(recursive=True):
         try:
@@ -113,7 +117,11 @@ def hosts(driver: int, role: str) -> list[psutil.Process]:
         except psutil.Error:
             continue  # it ended while we looked
         # Ray names a process `ray::Role`, with its method while it works
-        if "treeadv.rewards.sandbox.worker" in words if role == "verifier" else words[:1] and words[0].startswith(f"ray::{role}"):
+        if (
+            "treeadv.rewards.sandbox.worker" in words
+            if role == "verifier"
+            else words[:1] and words[0].startswith(f"ray::{role}")
+        ):
             found.append(p)
     return found
 

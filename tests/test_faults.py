@@ -1,4 +1,5 @@
-"""SIGKILL of every role in four states of a real run (tests/faults sends it): the run goes on, and nothing is lost or trained twice."""
+"""SIGKILL of every role in four states of a real run (tests/faults sends it): the run goes on, and nothing is lost or
+trained twice."""
 
 from __future__ import annotations
 
@@ -17,13 +18,14 @@ from treeadv.replay.audit import audit
 from treeadv.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
-WITHIN = 60  # seconds from a kill to the next step: up to 10 on two quiet cores, 21 for a driver; more where others work too
+# Seconds from a kill to the next step: up to 10 on two quiet cores, 21 for a driver; more where others work too
+WITHIN = 60
 DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
 LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator takes new weights
 STEPPING = "treeadv.learning.trainer:Trainer._apply"
 LEASING = "treeadv.replay.store:ReplayStore.lease"
-# role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself); a second pair
-# strikes before the run has recovered from the first
+# role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself);
+# a second pair strikes before the run has recovered from the first
 STATES: dict[str, dict[str, tuple[str, ...]]] = {
     "Generator": {
         "working": (DRAWING, ""),
@@ -66,9 +68,12 @@ class Run:
     def __init__(self, tmp_path: Path, model: Path, **changes: object) -> None:
         self.run, self._faults = tmp_path / "run", tmp_path / "faults"
         self._faults.mkdir()
-        self._process = self._start("--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2, **changes))
+        self._process = self._start(
+            "--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2, **changes)
+        )
         wait_for(lambda: steps(self.run) >= 2, self._process)
-        self._members = {role: len(self.hosts(role)) for role in STATES} | {"verifier": 1}  # a dead spare is replaced when it is needed
+        # A dead spare is replaced when it is needed
+        self._members = {role: len(self.hosts(role)) for role in STATES} | {"verifier": 1}
 
     def _start(self, *arguments: str | Path) -> Started:
         path = os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)])
@@ -101,7 +106,8 @@ class Run:
         """Seconds until the role is back and the next step on record; a driver is started again at once."""
         began = time.monotonic()
         if role == "driver":
-            self._process.wait(10)  # its actors end a second or two later, a worker that Ray was just starting up to a minute later
+            # Its actors end a second or two later, a worker that Ray was just starting up to a minute later
+            self._process.wait(10)
             self._process = self._start("--resume", self.run)
         done = _whole_steps(self.run)
         wait_for(lambda: _whole_steps(self.run) > done and len(self.hosts(role)) >= self._members[role], self._process)
@@ -137,7 +143,7 @@ def _until(what: Callable[[], object], seconds: float = 60) -> None:
 
 
 @pytest.mark.parametrize("role", STATES)
-def test_a_run_outlives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Path, role: str) -> None:
+def test_run_survives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Path, role: str) -> None:
     run = Run(tmp_path, tiny_model)
     seconds = {}
     run.kill_idle(role)
@@ -153,7 +159,7 @@ def test_a_run_outlives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: P
 
 
 @pytest.mark.parametrize("victim", [pytest.param("", marks=pytest.mark.slow), "fails"])
-def test_a_role_that_dies_again_and_again_ends_the_run_with_the_cause_and_loses_nothing(
+def test_role_that_keeps_dying_ends_the_run_with_the_cause(
     tmp_path: Path, tiny_model: Path, victim: str
 ) -> None:
     run = Run(tmp_path, tiny_model, generator__count=1)

@@ -1,4 +1,4 @@
-"""The whole pipeline with its real actors on the tiny model: it runs, it overlaps, it stops in order, it goes on (killed: test_faults)."""
+"""The whole pipeline with its real actors on the tiny model: it runs, overlaps, stops in order and resumes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from treeadv.storage.run_folder import RunFolder
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model) -> Path:
-    """A run that was left alone, its /metrics read while it went."""
+    """A finished run without faults, and what its /metrics answered meanwhile."""
     tmp = tmp_path_factory.mktemp("whole")
-    # More forests wait for a slot than an actor of Ray takes calls by default: what would free a slot must still get through.
+    # More forests wait for a slot than an actor of Ray takes calls by default: what would free a slot must still get
+    # through.
     process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600))
     run = tmp / "run"
     wait_for(lambda: steps(run) >= 3, process)
@@ -27,25 +28,31 @@ def finished(tmp_path_factory, tiny_model) -> Path:
     for target in json.loads((run / "targets.json").read_text()):
         (address,) = target["targets"]
         seen.setdefault(target["labels"]["role"], []).append(
-            (urllib.request.urlopen(f"http://{address}/healthz").read(), urllib.request.urlopen(f"http://{address}/metrics").read().decode())
+            (
+                urllib.request.urlopen(f"http://{address}/healthz").read(),
+                urllib.request.urlopen(f"http://{address}/metrics").read().decode(),
+            )
         )
     (tmp / "said").write_text(finish(process))
     (tmp / "seen.json").write_text(json.dumps({r: [(h.decode(), m) for h, m in v] for r, v in seen.items()}))
     return run
 
 
-def test_a_run_leaves_a_whole_folder(finished):
+def test_finished_run_leaves_a_complete_folder(finished):
     summary = json.loads((finished / "summary.json").read_text())
     records = RunFolder(finished).records()
     assert [r["step"] for r in records] == list(range(1, 9)) and summary["steps"] == 8
     assert load(finished / "config.yaml").run.steps == 8
     assert summary["forests"]["trained"] == 8 * 3 and summary["forests"]["leased"] == 0
-    assert 0 < summary["tokens_trained"] < summary["tokens_expanded"] and summary["tokens_generated"] >= summary["tokens_trained"]
+    assert (
+        0 < summary["tokens_trained"] < summary["tokens_expanded"]
+        and summary["tokens_generated"] >= summary["tokens_trained"]
+    )
     assert "<svg" in (finished / "report.html").read_text()
     sound(finished)
 
 
-def test_its_checkpoint_is_a_plain_hugging_face_folder_with_other_weights(finished, tiny_model):
+def test_checkpoint_is_a_hugging_face_folder_with_new_weights(finished, tiny_model):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -56,19 +63,31 @@ def test_its_checkpoint_is_a_plain_hugging_face_folder_with_other_weights(finish
     assert AutoTokenizer.from_pretrained(newest).encode("ab") == AutoTokenizer.from_pretrained(tiny_model).encode("ab")
 
 
-def test_roles_overlap_and_staleness_stays_in_its_bound(finished):
+def test_roles_overlap_within_the_staleness_bound(finished):
     records = RunFolder(finished).records()
     assert max(r["staleness_max"] for r in records) <= load(finished / "config.yaml").queue.max_staleness
     assert any(r["staleness_max"] > 0 for r in records)  # forests were drawn while a learner stepped
 
 
-def test_every_role_serves_its_metrics_and_its_health(finished):
+def test_every_role_serves_metrics_and_health(finished):
     seen = json.loads((finished.parent / "seen.json").read_text())
-    assert {role: len(members) for role, members in seen.items()} == {"driver": 1, "generator": 2, "reward": 1, "queue": 1, "learner": 1}
+    assert {role: len(members) for role, members in seen.items()} == {
+        "driver": 1,
+        "generator": 2,
+        "reward": 1,
+        "queue": 1,
+        "learner": 1,
+    }
     assert all(health == "ok\n" for members in seen.values() for health, _ in members)
     value = {role: dict(_samples(members[0][1])) for role, members in seen.items()}
-    assert value["driver"]["treeadv_policy_version"] >= 3 and value["queue"]['treeadv_queue_law_error{unit="forests"}'] == 0
-    assert value["learner"]["treeadv_trained_leaves_total"] >= 9 * 4 and value["generator"]["treeadv_generated_tokens_total"] > 0
+    assert (
+        value["driver"]["treeadv_policy_version"] >= 3
+        and value["queue"]['treeadv_queue_law_error{unit="forests"}'] == 0
+    )
+    assert (
+        value["learner"]["treeadv_trained_leaves_total"] >= 9 * 4
+        and value["generator"]["treeadv_generated_tokens_total"] > 0
+    )
     assert sum(v for k, v in value["reward"].items() if k.startswith("treeadv_rewards_total")) > 0
 
 
@@ -79,7 +98,7 @@ def _samples(text: str):
             yield name, float(number)
 
 
-def test_an_interrupt_ends_with_a_checkpoint_and_resume_goes_on(tmp_path, tiny_model):
+def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
     process = start("--config", recipe(tmp_path, tiny_model, run__checkpoint_every=100, run__steps=30))
     run = tmp_path / "run"
     wait_for(lambda: steps(run) >= 1, process)
@@ -111,7 +130,7 @@ def test_an_interrupt_ends_with_a_checkpoint_and_resume_goes_on(tmp_path, tiny_m
         ("learner.gpus=1.5", "learner.gpus=1.5: more than one GPU is handed out in whole ones"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tiny_model, change, message):
+def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, change, message):
     process = start("--config", recipe(tmp_path, tiny_model), change)
     out = process.said(60)
     assert process.returncode == 2 and message in out and out.startswith("treeadv: error: ") and out.count("\n") == 1
@@ -125,30 +144,33 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tiny_model, change, 
         ("learner.device=cuda", "learner.device=cuda: torch finds no CUDA device where the learner runs"),
     ],
 )
-def test_what_only_the_machine_tells_ends_the_run_in_one_line_too(tmp_path, tiny_model, change, message):
+def test_missing_gpu_gives_one_line(tmp_path, tiny_model, change, message):
     process = start("--config", recipe(tmp_path, tiny_model), change)
     out = process.said(90)
     assert process.returncode == 2 and "Traceback" not in out, out
     assert out.strip().splitlines()[-1].startswith(f"treeadv: error: {message}"), out
 
 
-def test_a_verifier_that_cannot_be_used_ends_the_run_and_is_named(tmp_path, tiny_model):
+def test_unusable_verifier_ends_the_run_and_is_named(tmp_path, tiny_model):
     process = start("--config", recipe(tmp_path, tiny_model), "task.verifier=no_such_module:judge")
     out = process.said(90)
     assert process.returncode == 2 and "Traceback" not in out, out
     last = out.strip().splitlines()[-1]
-    assert last.startswith("treeadv: error: no forest comes through: 20 in a row failed, the last with ") and "no_such_module" in last, last
+    assert (
+        last.startswith("treeadv: error: no forest comes through: 20 in a row failed, the last with ")
+        and "no_such_module" in last
+    ), last
     sound(tmp_path / "run")
 
 
-def test_a_run_folder_that_exists_is_refused(tmp_path, tiny_model):
+def test_existing_run_folder_is_refused(tmp_path, tiny_model):
     (tmp_path / "run").mkdir()
     process = start("--config", recipe(tmp_path, tiny_model))
     out = process.said(60)
     assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out
 
 
-def test_a_port_that_is_taken_is_named(tmp_path, tiny_model):
+def test_taken_port_is_named(tmp_path, tiny_model):
     import socket
 
     with socket.socket() as s:
@@ -160,14 +182,17 @@ def test_a_port_that_is_taken_is_named(tmp_path, tiny_model):
     assert process.returncode == 2 and f"metrics.port={port}: cannot listen" in out
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_was_done(tmp_path, tiny_model):
+def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
     """A tmpfs of 3 MB: checkpoints of the tiny model fill it after a few steps."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], capture_output=True).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     try:
-        process = start("--config", recipe(tmp_path, tiny_model, run__root=str(small), run__checkpoint_every=1, run__keep_checkpoints=50))
+        process = start(
+            "--config",
+            recipe(tmp_path, tiny_model, run__root=str(small), run__checkpoint_every=1, run__keep_checkpoints=50),
+        )
         out = process.said(LIMIT)
         last = out.strip().splitlines()[-1]
         assert process.returncode == 2 and "no space left" in last.lower() and "--resume" in last, out[-3000:]
@@ -177,16 +202,20 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_done(tmp_path, tiny_model):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_scaled_out_and_in_loses_nothing(tmp_path, tiny_model):
-    """From 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which share the checkpoint out anew."""
-    process = start("--config", recipe(tmp_path, tiny_model, run__steps=400, generator__count=1, learner__dtype="float32"))
+def test_scaling_out_and_in_loses_no_forest(tmp_path, tiny_model):
+    """Goes from 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which reshard the checkpoint."""
+    process = start(
+        "--config", recipe(tmp_path, tiny_model, run__steps=400, generator__count=1, learner__dtype="float32")
+    )
     run = tmp_path / "run"
     folder = RunFolder(run)
     wait_for(lambda: steps(run) >= 2, process)
     for wanted in (3, 1):
         at = steps(run)
         folder.request({"generator": wanted})
-        wait_for(lambda wanted=wanted, at=at: len(hosts(process.pid, "Generator")) == wanted and steps(run) > at, process)
+        wait_for(
+            lambda wanted=wanted, at=at: len(hosts(process.pid, "Generator")) == wanted and steps(run) > at, process
+        )
     for wanted in (2, 1):
         folder.request({"reward": wanted})
         wait_for(lambda wanted=wanted: len(hosts(process.pid, "RewardActor")) == wanted, process)
@@ -200,8 +229,8 @@ def test_a_run_that_is_scaled_out_and_in_loses_nothing(tmp_path, tiny_model):
 
 
 @pytest.mark.slow
-def test_the_controller_adds_generators_while_the_learner_waits_for_forests(tmp_path, tiny_model):
-    """One generator that grows one forest at a time cannot feed the learner."""
+def test_autoscaler_adds_a_generator_while_the_learner_waits(tmp_path, tiny_model):
+    """One generator that grows one forest at a time is too slow for the learner."""
     process = start("--config", recipe(
         tmp_path, tiny_model, run__steps=10**6, generator__count=1, generator__forests=1,
         scaling__enabled=True, scaling__max=2, scaling__interval=0.5, scaling__min_duration=1.0, scaling__cooldown=1.0,

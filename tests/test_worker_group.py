@@ -36,7 +36,9 @@ class FakeRole:
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.targets = Targets(RunFolder(folder))
-        self.group: WorkerGroup = WorkerGroup("generator", lambda number: f"member {number}", self.prepare, self.targets)
+        self.group: WorkerGroup = WorkerGroup(
+            "generator", lambda number: f"member {number}", self.prepare, self.targets
+        )
 
     async def prepare(self, member: str) -> str:
         await self.may_start.wait()
@@ -160,5 +162,7 @@ def test_member_that_keeps_dying_fails_its_role(tmp_path: Path) -> None:
         role.group.replace(role.group.members[0], RuntimeError("at first"))
         await wait_for_members(role.group, 1)
 
-    with pytest.raises(RoleFailed, match=f"generator: died {RESTARTS + 1} times since the last step; the last cause: The actor "):
+    with pytest.raises(
+        RoleFailed, match=f"generator: died {RESTARTS + 1} times since the last step; the last cause: The actor "
+    ):
         asyncio.run(scenario())

@@ -89,7 +89,7 @@ class SamplingConfig(Section):
     topup: bool = Field(True, description="give leaf budget that no fork used to fresh roots")
     max_tokens: Positive = Field(64, description="tokens of a rollout")
     temperature: Annotated[float, Field(gt=0)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: float = Field(1.0, description="must be 1: the learner computes log-probs of the whole distribution")
 
     @property
     def roots(self) -> int:
@@ -99,6 +99,8 @@ class SamplingConfig(Section):
     def _coherent(self) -> SamplingConfig:
         if self.trees > self.leaves:
             raise ValueError(f"sampling.trees={self.trees} is more than sampling.leaves={self.leaves}: a tree needs a leaf")
+        if self.top_p != 1:
+            raise ValueError(f"sampling.top_p={self.top_p:g}: the learner's policy is the whole distribution; leave it at 1")
         return self
 
 
@@ -124,7 +126,8 @@ class SGLangConfig(Section):
 
 class GeneratorConfig(Section):
     count: Positive = 1
-    engine: Literal["embedded", "sglang"] = "embedded"
+    engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="options of an engine given as module:Name")
     forests: Positive = Field(6, description="forests that one generator grows at a time")
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -35,7 +35,7 @@ from treeadv.data import model_folder as models
 from treeadv.data.prompts import Prompter
 from treeadv.data.tasks import Problem, problem_source
 from treeadv.engines.base import Engine, Params
-from treeadv.engines.start import start
+from treeadv.engines.registry import start_engine
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
 
@@ -88,7 +88,7 @@ class _Bench:
 
     @asynccontextmanager
     async def _engine(self, **sglang: Any) -> AsyncIterator[Any]:
-        engine = await start(self._config(**sglang), self.model)
+        engine = await start_engine(self._config(**sglang), self.model)
         try:
             yield engine
         finally:
@@ -151,7 +151,7 @@ class _Bench:
 
     async def _raw(self, engine: Engine) -> list[int]:
         async def one(prompt: np.ndarray, name: str, i: int) -> int:
-            params = Params(self.args.max_tokens, 0.7, 1.0, frozenset(), i)
+            params = Params(self.args.max_tokens, 0.7, frozenset(), i)
             return len([d async for d in engine.generate(prompt, params, name, str(i))])
 
         names = [f"raw-{time.monotonic_ns()}-{i}" for i in range(len(self.prompts))]
@@ -172,7 +172,7 @@ class _Bench:
     async def _update(self, engine: Any) -> dict[str, float]:
         weights = {n: w.astype(np.float32) for f in sorted(self.model.glob("*.safetensors")) for n, w in load_file(f).items()}
         await engine.update_weights(1, weights)  # the first makes the process group
-        params = Params(self.args.max_tokens, 0.7, 1.0, frozenset(), 0)
+        params = Params(self.args.max_tokens, 0.7, frozenset(), 0)
 
         async def one(i: int) -> int:
             return len([d async for d in engine.generate(self.prompts[i % len(self.prompts)], params, "update", str(i))])

@@ -1,5 +1,5 @@
-"""Sets the number of actors during a run: on request (`treeadv scale`), when one role waits for another, and when a node that hosts
-an actor is told to leave."""
+"""Sets the number of actors during a run: on request (`treeadv scale`), when one role waits for another, and when a
+node that hosts an actor is told to leave."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ async def autoscale(cluster: Cluster, recorder: Recorder, end_request: EndReques
 
 def _request_learners(cluster: Cluster, count: int, end_request: EndRequest) -> None:
     if missing := cluster.learners.missing_resources(count):
-        log.warning("learner=%d: the cluster has no room for them (%s); the run goes on with the old number", count, missing)
+        log.warning(
+            "learner=%d: the cluster has no room for them (%s); the run goes on with the old number", count, missing
+        )
     elif cluster.learners.request_count(count):
         end_request.reshape()
 
@@ -56,14 +58,20 @@ def _request_learners(cluster: Cluster, count: int, end_request: EndRequest) -> 
 async def _observation(cluster: Cluster, now: float, wait_share: float, staleness: int) -> Observation:
     counts = await cluster.queue.counts.remote()
     return Observation(
-        now=now, count=len(cluster.generators.members), ready=counts["states"]["ready"], need=cluster.config.learner.forests_per_step,
-        slots_free=counts["slots_free"], wait_share=wait_share, staleness=staleness, bound=cluster.config.queue.max_staleness,
+        now=now,
+        count=len(cluster.generators.members),
+        ready=counts["states"]["ready"],
+        need=cluster.config.learner.forests_per_step,
+        slots_free=counts["slots_free"],
+        wait_share=wait_share,
+        staleness=staleness,
+        bound=cluster.config.queue.max_staleness,
     )
 
 
 async def _leave_draining_nodes(cluster: Cluster, end_request: EndRequest) -> None:
-    """Move actors off nodes that leave. A generator or reward actor gets a successor at once and finishes its work; a learner needs a
-    reshape, which starts it elsewhere from a checkpoint."""
+    """Move actors off nodes that leave. A generator or reward actor gets a successor at once and finishes its work; a
+    learner needs a reshape, which starts it elsewhere from a checkpoint."""
     draining = await asyncio.to_thread(draining_nodes)
     if not draining:
         return

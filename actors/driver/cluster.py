@@ -1,8 +1,8 @@
 """The actors of a run, which start and end together.
 
-The driver owns every actor, so an actor ends with the driver. Generators and reward actors are worker groups, whose members come
-and go. The queue and the learners hold the state of the run. Ray restarts a dead queue from its journal; when a learner dies, the
-run goes on from its last checkpoint (`actors.driver.supervisor`).
+The driver owns every actor, so an actor ends with the driver. Generators and reward actors are worker groups, whose
+members come and go. The queue and the learners hold the state of the run. Ray restarts a dead queue from its journal;
+when a learner dies, the run goes on from its last checkpoint (`actors.driver.supervisor`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from actors.driver.learner_group import LearnerGroup
 from actors.driver.outcome import EndRequest
 from actors.driver.targets import Targets
 from actors.driver.weight_sync import WeightSync
-from actors.driver.worker_group import RESTARTS, WorkerGroup
+from actors.driver.worker_group import RESTARTS, FailureLimit, WorkerGroup
 from actors.generator import Generator
 from actors.replay_queue import Lease, ReplayQueue
 from actors.reward import RewardActor
@@ -30,8 +30,8 @@ from treeadv.learning.report import StepReport
 from treeadv.metrics import Role
 from treeadv.storage.run_folder import RunFolder
 
-# Calls that an actor may have in progress. Calls that wait (for a slot, for forests, for a verdict) must not keep out the call
-# that ends their waiting.
+# Calls that an actor may have in progress. Calls that wait (for a slot, for forests, for a verdict) must not keep out
+# the call that ends their waiting.
 UNBOUNDED = 1_000_000
 
 
@@ -50,6 +50,7 @@ class Cluster:
         self.generators = WorkerGroup("generator", self._create_generator, self._prepare_generator, self.targets)
         self.rewards = WorkerGroup("reward", self._create_reward, lambda member: member.address.remote(), self.targets)
         self.grading = Grading(self.rewards)
+        self.failures = FailureLimit()
         self._session = folder.storage.next_session() if folder.storage else uuid.uuid4().hex
         self._durable_step = self.first_step
         self._owned: list[ActorProxy[ReplayQueue]] = []
@@ -101,8 +102,8 @@ class Cluster:
         await self.weights.publish(await self.learners.publish(version), self.generators)
 
     async def checkpoint(self, step: int) -> None:
-        """Make `step` durable, then tell the queue that the forests up to it are trained for good. Journal and records are written
-        first: nobody could go on from a checkpoint of steps that they do not know."""
+        """Make `step` durable, then tell the queue that the forests up to it are trained for good. Journal and records
+        are written first: nobody could go on from a checkpoint of steps that they do not know."""
         if step > self._durable_step:
             await self.queue.flush.remote()
             await asyncio.to_thread(self.folder.upload)
@@ -118,8 +119,8 @@ class Cluster:
             await self.publish(self.first_step)
 
     def _create_queue(self) -> ActorProxy[ReplayQueue]:
-        # Ray asks a restarted queue again what it was being asked: the methods are idempotent. In an object store a dead queue loses
-        # what it has not written yet; there the run goes on from its last checkpoint instead.
+        # Ray asks a restarted queue again what it was being asked: the methods are idempotent. In an object store a
+        # dead queue loses what it has not written yet; there the run goes on from its last checkpoint instead.
         options: dict[str, Any] = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
         # The queue lives on the node of the driver: each needs the other, and nodes of other roles come and go.
         node = ray.get_runtime_context().get_node_id()
@@ -130,7 +131,9 @@ class Cluster:
 
     def _create_generator(self, number: int) -> ActorProxy[Generator]:
         c = self.config.generator
-        return actor_class(Generator, c, max_concurrency=c.forests + 8).remote(self.config, number, self.config.metrics.port)
+        return actor_class(Generator, c, max_concurrency=c.forests + 8).remote(
+            self.config, number, self.config.metrics.port
+        )
 
     async def _prepare_generator(self, generator: ActorProxy[Generator]) -> str:
         """Load the engine and bring it the current weights; return the address of its /metrics."""

@@ -29,9 +29,12 @@ def draining_nodes() -> frozenset[str]:
 
 
 def announce(node: str, seconds: float) -> None:
-    """Tell Ray that `node` (hex id) leaves in `seconds`: it places nothing new on it. Raises RuntimeError when Ray refuses."""
+    """Tell Ray that `node` (hex id) leaves in `seconds`: it places nothing new on it. Raises RuntimeError when Ray
+    refuses."""
     deadline = int((time.time() + seconds) * 1000)
-    accepted, why = _gcs().drain_node(node, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "the pod is being stopped", deadline)
+    accepted, why = _gcs().drain_node(
+        node, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "the pod is being stopped", deadline
+    )
     if not accepted:
         raise RuntimeError(f"node {node} cannot be drained: {why}")
 

@@ -1,4 +1,4 @@
-"""Asks generators for forests, and gives up when no forest comes through any more."""
+"""Gets one forest grown by a generator and graded by a reward actor, whatever fails on the way."""
 
 from __future__ import annotations
 
@@ -7,39 +7,34 @@ from typing import cast
 import pyarrow as pa
 from ray import ObjectRef
 from ray.actor import ActorProxy
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
-from actors.driver.worker_group import RoleFailed
+from actors.driver.cluster import Cluster
 from actors.generator import Generator
+from treeadv.engines.base import EngineGone
 from treeadv.replay.tickets import Ticket
 
-FAILURES = 20  # forests in a row that may fail; five times the forests that grow at a time where that is more
 
-
-async def draw_forest(generator: ActorProxy[Generator], ticket: Ticket) -> ObjectRef[pa.RecordBatch]:
-    """Wait until a generator has grown the forest of a ticket; return a reference to it."""
-    forest, leaves = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.grow.remote(ticket))
-    await leaves
-    return forest
-
-
-class FailureLimit:
-    """Counts the forests in a row that could not be grown or graded."""
-
-    def __init__(self) -> None:
-        self._failures = 0
-
-    def count(self, fault: RayTaskError, growing: int) -> None:
-        """Count one more; raise `RoleFailed` at the limit, which grows with the forests that grow at a time. The cause is then
-        not the prompt."""
-        self._failures += 1
-        if self._failures >= max(FAILURES, 5 * growing):
-            raise RoleFailed(f"no forest comes through: {self._failures} in a row failed, the last with {reason(fault)}") from fault
-
-    def reset(self) -> None:
-        self._failures = 0
-
-
-def reason(fault: RayTaskError) -> str:
-    """The last line of a remote error, which names it."""
-    return str(fault).strip().splitlines()[-1]
+async def graded_forest(
+    cluster: Cluster, generator: ActorProxy[Generator], ticket: Ticket
+) -> ObjectRef[pa.RecordBatch] | None:
+    """Return a reference to the graded forest of a ticket, or None when it failed: then the queue hands the prompt out
+    again. A generator that died, or whose engine is gone, is replaced."""
+    try:
+        forest, leaves = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.grow.remote(ticket))
+        await leaves
+        graded = await cluster.grading.grade(forest)
+    except RayActorError as fault:
+        await cluster.queue.fail.remote(ticket.forest_id, "generator died")
+        cluster.generators.replace(generator, fault)
+    except RayTaskError as fault:
+        cause = str(fault).strip().splitlines()[-1]
+        await cluster.queue.fail.remote(ticket.forest_id, cause)
+        if isinstance(fault.cause, EngineGone):
+            cluster.generators.replace(generator, fault.cause)
+        else:
+            cluster.failures.count(cause, len(cluster.generators.members) * cluster.config.generator.forests)
+    else:
+        cluster.failures.reset()
+        return graded
+    return None

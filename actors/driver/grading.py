@@ -22,8 +22,8 @@ class Grading:
         self._pending: Counter[ActorProxy[RewardActor]] = Counter()  # forests sent and not yet graded
 
     async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> ObjectRef[pa.RecordBatch]:
-        """Return a reference to the graded forest. A reward actor that dies over it, or whose verifiers do, is replaced, and
-        another actor grades the forest."""
+        """Return a reference to the graded forest. A reward actor that dies over it, or whose verifiers do, is
+        replaced, and another actor grades the forest."""
         while True:
             while not self._rewards.members:
                 await asyncio.sleep(BACKOFF)

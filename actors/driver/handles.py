@@ -1,4 +1,5 @@
-"""Typed handles of Ray actors. `ActorProxy[Role]` lets an editor follow a call from the driver to the method of the role."""
+"""Typed handles of Ray actors. `ActorProxy[Role]` lets an editor follow a call from the driver to the method of the
+role."""
 
 from __future__ import annotations
 

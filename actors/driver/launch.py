@@ -13,6 +13,7 @@ from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.data.model_folder import check_path
 from treeadv.data.tasks import problem_source
+from treeadv.engines.registry import check_engine
 from treeadv.errors import BadInput
 from treeadv.learning import objective
 from treeadv.rewards.verifiers.registry import find_verifier
@@ -21,12 +22,14 @@ from treeadv.storage.run_folder import RunFolder, home_of, write_atomically
 from treeadv.storage.run_store import Storage
 
 
-def begin(recipe: Path | None, resume: str | None, resume_or_start: bool, overrides: list[str]) -> tuple[RunFolder, Config, bool]:
+def begin(
+    recipe: Path | None, resume: str | None, resume_or_start: bool, overrides: list[str]
+) -> tuple[RunFolder, Config, bool]:
     """The folder and configuration of a new run of `recipe`, or of one to go on with, and whether it is gone on with.
 
-    `resume` is a run folder or, with run.storage, the run's URI; `overrides` hold from now on. `resume_or_start` goes on with the run of
-    the recipe's run.name if there is one, by what the recipe says now. Everything that the user wrote is checked here, before anything
-    is loaded or a folder made.
+    `resume` is a run folder or, with run.storage, the run's URI; `overrides` hold from now on. `resume_or_start` goes
+    on with the run of the recipe's run.name if there is one, by what the recipe says now. Everything that the user
+    wrote is checked here, before anything is loaded or a folder made.
     """
     if (recipe is None) == (resume is None):
         raise BadInput("give either --config RECIPE.yaml for a new run or --resume RUN for one that was stopped")
@@ -36,7 +39,9 @@ def begin(recipe: Path | None, resume: str | None, resume_or_start: bool, overri
         if resume_or_start and not config.run.name:
             raise BadInput("--resume-or-start: run.name must name the run")
         there = RunFolder.of(Path(config.run.root) / config.run.name, config)
-        begun = resume_or_start and (there.storage.holds_run() if there.storage else (there.path / "config.yaml").is_file())
+        begun = resume_or_start and (
+            there.storage.holds_run() if there.storage else (there.path / "config.yaml").is_file()
+        )
         if not begun:
             check(config)
             return *RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), False
@@ -60,15 +65,19 @@ def begin(recipe: Path | None, resume: str | None, resume_or_start: bool, overri
 def _check_same_run(folder: RunFolder, stored: Config, wanted: Config) -> None:
     """Refuse what would make another run of it."""
     for section, name in (("run", "seed"), ("run", "name"), ("model", "path"), ("task", None)):
-        was, now = (getattr(c, section) if name is None else getattr(getattr(c, section), name) for c in (stored, wanted))
+        was, now = (
+            getattr(c, section) if name is None else getattr(getattr(c, section), name) for c in (stored, wanted)
+        )
         if was != now:
             key = section if name is None else f"{section}.{name}"
-            raise BadInput(f"{key}: the run {folder.home} was begun with another ({was}); give it another run.name, or the old value")
+            raise BadInput(
+                f"{key}: the run {folder.home} was begun with another ({was}); give it another run.name, or the old value"
+            )
 
 
 def _bring(uri: str, overrides: list[str], path: Path | None = None) -> tuple[RunFolder, Config]:
-    """The run at a URI in a folder of this machine: `path`, or that of run.root. The store holds the records of all steps that are in
-    a checkpoint there; whatever more the folder held is of steps that are taken again."""
+    """The run at a URI in a folder of this machine: `path`, or that of run.root. The store holds the records of all
+    steps that are in a checkpoint there; whatever more the folder held is of steps that are taken again."""
     storage = Storage(uri)
     storage.check()
     text = storage.read("config.yaml")
@@ -76,7 +85,8 @@ def _bring(uri: str, overrides: list[str], path: Path | None = None) -> tuple[Ru
         raise BadInput(f"{uri}: no run there (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
     base, _, query = uri.partition("?")
     parent, _, name = base.rstrip("/").rpartition("/")
-    here = [f"run.storage={json.dumps(parent + (query and '?') + query)}", f"run.name={json.dumps(name)}"]  # it may have been moved
+    # It may have been moved
+    here = [f"run.storage={json.dumps(parent + (query and '?') + query)}", f"run.name={json.dumps(name)}"]
     stored = configuration.build(yaml.safe_load(text), here, uri)
     root = configuration.build(stored.model_dump(mode="json"), overrides, uri).run.root
     folder = RunFolder(path or Path(root) / name, storage)
@@ -104,11 +114,12 @@ def check(config: Config) -> None:
     check_path(config.model.path)
     problem_source(config.task, config.run.seed)
     if "://" in config.run.root:
-        raise BadInput(f"run.root={config.run.root}: is a path on this machine; an object store is named by run.storage")
+        raise BadInput(
+            f"run.root={config.run.root}: is a path on this machine; an object store is named by run.storage"
+        )
     if config.run.storage and config.queue.fsync == "none":
         raise BadInput(f"queue.fsync=none would never write to {config.run.storage}; use interval or always")
-    if config.generator.gpus and config.generator.engine == "embedded":
-        raise BadInput(f"generator.gpus={config.generator.gpus:g}: the embedded engine runs on the CPU; set generator.engine=sglang, or 0")
+    check_engine(config)
     for name, gpus in (("generator", config.generator.gpus), ("learner", config.learner.gpus)):
         if gpus > 1 and gpus != int(gpus):
             raise BadInput(f"{name}.gpus={gpus:g}: more than one GPU is handed out in whole ones")
@@ -123,4 +134,6 @@ def _check_port(host: str, port: int) -> None:
         except OSError as e:
             if isinstance(e, socket.gaierror):
                 raise BadInput(f"metrics.host={host}: no such address ({e.strerror})") from e
-            raise BadInput(f"metrics.port={port}: cannot listen on {host}:{port} ({e.strerror}); choose another, or 0 for any") from e
+            raise BadInput(
+                f"metrics.port={port}: cannot listen on {host}:{port} ({e.strerror}); choose another, or 0 for any"
+            ) from e

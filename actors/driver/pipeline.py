@@ -1,4 +1,5 @@
-"""The algorithm. Forests go from generators through reward actors and the replay queue to the learners; weights go back.
+"""The algorithm. Forests go from generators through reward actors and the replay queue to the learners; weights go
+back.
 
 Only references pass through the driver: tokens stay where they were drawn until a learner reads them.
 """
@@ -8,15 +9,13 @@ from __future__ import annotations
 import asyncio
 
 from ray.actor import ActorProxy
-from ray.exceptions import RayActorError, RayTaskError
 
 from actors.driver.autoscaler import autoscale
 from actors.driver.cluster import Cluster
-from actors.driver.forests import FailureLimit, draw_forest, reason
+from actors.driver.forests import graded_forest
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.generator import Generator
-from treeadv.engines.base import EngineGone
 
 
 async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
@@ -26,7 +25,8 @@ async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> 
     done, _ = await asyncio.wait([learning, *helpers], return_when=asyncio.FIRST_COMPLETED)
     for task in (learning, *helpers):
         task.cancel()
-    await asyncio.gather(learning, *helpers, return_exceptions=True)  # waits for the cancelled tasks; faults are in `done`
+    # Waits for the cancelled tasks; faults are in `done`
+    await asyncio.gather(learning, *helpers, return_exceptions=True)
     for task in done:
         task.result()
     return learning.result()
@@ -34,42 +34,30 @@ async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> 
 
 async def generate(cluster: Cluster) -> None:
     """Keep every generator busy, from when it is ready until it is lost or retired."""
-    failures = FailureLimit()
     async with asyncio.TaskGroup() as group:
         async for generator in cluster.generators.ready():
-            group.create_task(use(cluster, generator, failures))
+            group.create_task(use(cluster, generator))
 
 
-async def use(cluster: Cluster, generator: ActorProxy[Generator], failures: FailureLimit) -> None:
+async def use(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
     """Grow as many forests at a time as a generator takes."""
     async with asyncio.TaskGroup() as group:
         for _ in range(cluster.config.generator.forests):
-            group.create_task(grow(cluster, generator, failures))
+            group.create_task(grow(cluster, generator))
     await cluster.generators.dismiss(generator)
 
 
-async def grow(cluster: Cluster, generator: ActorProxy[Generator], failures: FailureLimit) -> None:
+async def grow(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
     """Grow, grade and admit one forest after another. `reserve` waits while the staleness bound leaves no slot."""
     generators, queue = cluster.generators, cluster.queue
     while generator in generators.members and (ticket := await queue.reserve.remote(generators.names[generator])):
-        try:
-            graded = await cluster.grading.grade(await draw_forest(generator, ticket))
-        except RayActorError as fault:
-            await queue.fail.remote(ticket.forest_id, "generator died")
-            generators.replace(generator, fault)
-        except RayTaskError as fault:
-            await queue.fail.remote(ticket.forest_id, reason(fault))
-            if isinstance(fault.cause, EngineGone):
-                generators.replace(generator, fault.cause)
-            else:
-                failures.count(fault, len(generators.members) * cluster.config.generator.forests)
-        else:
+        if graded := await graded_forest(cluster, generator, ticket):
             await queue.admit.remote(ticket.forest_id, [graded])
-            failures.reset()
 
 
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
-    """Lease ready forests, update the policy, publish its weights, acknowledge the lease; write a checkpoint now and then."""
+    """Lease ready forests, update the policy, publish its weights, acknowledge the lease; write a checkpoint now and
+    then."""
     config, step = cluster.config.run, cluster.first_step
     while step < config.steps and not end_request.outcome:
         with recorder.phase("wait"):
@@ -79,7 +67,8 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             step += 1
             with recorder.phase("publish"):
                 await cluster.publish(step)
-            await cluster.queue.ack.remote(lease.lease_id, step)  # after the weights: a freed slot starts with the new version
+            # After the weights: a freed slot starts with the new version
+            await cluster.queue.ack.remote(lease.lease_id, step)
             await recorder.record(cluster, step, report)  # before the checkpoint: a durable step is on record
         if lease is None or end_request.outcome or step == config.steps or step % config.checkpoint_every == 0:
             with recorder.phase("checkpoint"):

@@ -28,7 +28,9 @@ class Recorder:
         self.folder, self.progress = folder, progress
         self.healthy = False  # all actors of the run are up; /healthz answers it
         self.staleness = 0  # the largest of the last step, in versions
-        self._exporter = Exporter("driver", lambda: None if self.healthy else "not all actors are up", refresh=self._export_groups)
+        self._exporter = Exporter(
+            "driver", lambda: None if self.healthy else "not all actors are up", refresh=self._export_groups
+        )
         self._address = ""
         self._cluster: Cluster | None = None
         self._final_states: dict[str, int] | None = None
@@ -46,7 +48,9 @@ class Recorder:
     def follow(self, cluster: Cluster) -> None:
         """Record a cluster from the last step on record. The first call serves the driver's /metrics."""
         records = self.folder.records()
-        self._totals = {k: records[-1][k] if records else 0 for k in (*ENGINE_TOTALS, "tokens_trained", "tokens_expanded")}
+        self._totals = {
+            k: records[-1][k] if records else 0 for k in (*ENGINE_TOTALS, "tokens_trained", "tokens_expanded")
+        }
         self._reported = {}  # new generators count from 0 and may reuse names
         self._address = self._address or self._exporter.serve(cluster.config.metrics.host, cluster.config.metrics.port)
         self._cluster, self._restarts, self._missed_updates = cluster, {}, 0
@@ -76,7 +80,9 @@ class Recorder:
         """Write the record of one step."""
         counts, drawn = await asyncio.gather(cluster.queue.counts.remote(), self._drawn(cluster))
         now = time.monotonic()
-        learner = {k: v for k, v in asdict(report).items() if k not in ("staleness", "seconds", "tokens", "expanded_tokens")}
+        learner = {
+            k: v for k, v in asdict(report).items() if k not in ("staleness", "seconds", "tokens", "expanded_tokens")
+        }
         for key in ENGINE_TOTALS:
             self._totals[key] += drawn[key]
         self._totals["tokens_trained"] += report.tokens
@@ -129,7 +135,8 @@ class Recorder:
         e.add("treeadv_weight_sync_bytes_total", weight_bytes)
 
     def _export_groups(self) -> None:
-        """Export how many actors of each role are up, are meant to be up, and were replaced. Runs before each scrape."""
+        """Export how many actors of each role are up, are meant to be up, and were replaced. Runs before each
+        scrape."""
         cluster, e = self._cluster, self._exporter
         if cluster is None:
             return
@@ -152,16 +159,22 @@ class Recorder:
         last = records[-1]
         phases = {k for r in records for k in r["seconds"]}
         summary = {
-            "steps": last["step"], "elapsed_s": last["elapsed_s"],
+            "steps": last["step"],
+            "elapsed_s": last["elapsed_s"],
             "reward_first_fifth": fmean(r["reward_mean"] for r in records[:fifth]),
             "reward_last_fifth": fmean(r["reward_mean"] for r in records[-fifth:]),
-            "tokens_generated": last["tokens_generated"], "tokens_trained": last["tokens_trained"],
-            "tokens_expanded": last["tokens_expanded"], "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
-            "prefix_reuse": last["cached_tokens"] / max(1, last["prompt_tokens"]),  # 0 tokens: every generator died before a report
-            "staleness_mean": fmean(r["staleness_mean"] for r in records), "staleness_max": max(r["staleness_max"] for r in records),
+            "tokens_generated": last["tokens_generated"],
+            "tokens_trained": last["tokens_trained"],
+            "tokens_expanded": last["tokens_expanded"],
+            "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
+            # 0 tokens: every generator died before a report
+            "prefix_reuse": last["cached_tokens"] / max(1, last["prompt_tokens"]),
+            "staleness_mean": fmean(r["staleness_mean"] for r in records),
+            "staleness_max": max(r["staleness_max"] for r in records),
             "seconds": {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in sorted(phases)}
             | {"generators_busy": sum(r["generator_busy_s"] for r in records)},
-            "forests": self._final_states or last["forests"], "run": str(self.folder.path),
+            "forests": self._final_states or last["forests"],
+            "run": str(self.folder.path),
         }
         self.folder.write("summary.json", summary)
         return summary

@@ -1,10 +1,10 @@
 """The number of generators of a run: a pure state machine. The caller passes observations and times; it reads no clock.
 
-Two numbers say who waits for whom. If the learner waits (`wait_share` is high and fewer forests are ready than a step takes), there
-are too few generators, unless the staleness bound holds them back (`slots_free` is 0): then more of them would only wait too. If
-the generators wait (no slot is free, or staleness is at its bound) and the learner does not, there are too many. A reason acts once
-it has lasted `min_duration` seconds. Each change is by one, and `cooldown` seconds pass before the next, so that noise and the
-delay of a starting node do not make the number swing.
+Two numbers say who waits for whom. If the learner waits (`wait_share` is high and fewer forests are ready than a step
+takes), there are too few generators, unless the staleness bound holds them back (`slots_free` is 0): then more of them
+would only wait too. If the generators wait (no slot is free, or staleness is at its bound) and the learner does not,
+there are too many. A reason acts once it has lasted `min_duration` seconds. Each change is by one, and `cooldown`
+seconds pass before the next, so that noise and the delay of a starting node do not make the number swing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from treeadv.config import ScalingConfig
 class Observation:
     """The run at `now` (seconds from any origin, never decreasing).
 
-    count: generators that serve; ready: forests that wait for the learner; need: forests of one step; slots_free: forests that may
-    still be admitted under the staleness bound; wait_share: share of the time since the last observation in which the learner waited
-    for forests, 0 to 1; staleness and bound: versions, the last step's largest and the largest allowed.
+    count: generators that serve; ready: forests that wait for the learner; need: forests of one step; slots_free:
+    forests that may still be admitted under the staleness bound; wait_share: share of the time since the last
+    observation in which the learner waited for forests, 0 to 1; staleness and bound: versions, the last step's largest
+    and the largest allowed.
     """
 
     now: float
@@ -35,7 +36,8 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class ScalingState:
-    """`target` generators, last changed at `changed`. `direction` (+1 more, -1 fewer, 0 neither) has lasted since `since`."""
+    """`target` generators, last changed at `changed`. `direction` (+1 more, -1 fewer, 0 neither) has lasted since
+    `since`."""
 
     target: int
     direction: int
@@ -44,7 +46,8 @@ class ScalingState:
 
     @classmethod
     def start(cls, count: int, now: float, options: ScalingConfig) -> ScalingState:
-        """The state of a run that starts with `count` generators; its first change comes at least one cool-down later."""
+        """The state of a run that starts with `count` generators; its first change comes at least one cool-down
+        later."""
         return cls(within_bounds(count, options), 0, now, now)
 
     def observe(self, seen: Observation, options: ScalingConfig) -> ScalingState:
@@ -54,7 +57,8 @@ class ScalingState:
         bounded = within_bounds(self.target, options)
         if bounded != self.target:  # the bounds changed during the run; they apply at once
             return ScalingState(bounded, direction, since, seen.now)
-        arrived = seen.count == self.target  # a node may take minutes to start, and a generator minutes to finish its work
+        # A node may take minutes to start, and a generator minutes to finish its work
+        arrived = seen.count == self.target
         lasted = seen.now - since >= options.min_duration and seen.now - self.changed >= options.cooldown
         moved = within_bounds(self.target + direction, options)
         if arrived and lasted and moved != self.target:
@@ -62,7 +66,8 @@ class ScalingState:
         return replace(self, direction=direction, since=since)
 
     def set_target(self, count: int, now: float, options: ScalingConfig) -> ScalingState:
-        """The state after a request for `count` generators (`treeadv scale generator=N`): the bounds apply and a cool-down starts."""
+        """The state after a request for `count` generators (`treeadv scale generator=N`): the bounds apply and a
+        cool-down starts."""
         return ScalingState(within_bounds(count, options), 0, now, now)
 
 

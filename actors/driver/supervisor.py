@@ -1,4 +1,5 @@
-"""Runs a training session: connects to Ray, starts the actors, and goes on from the last checkpoint when the queue or a learner dies."""
+"""Runs a training session: connects to Ray, starts the actors, and goes on from the last checkpoint when the queue or a
+learner dies."""
 
 from __future__ import annotations
 
@@ -35,16 +36,19 @@ class StateLost(Exception):
 
 
 def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict[str, Any]:
-    """Train until the last step or an interrupt. Returns the summary that it wrote; its `stopped_by` names the signal that ended the
-    run. The first Ctrl-C ends the run after the step in hand."""
+    """Train until the last step or an interrupt. Returns the summary that it wrote; its `stopped_by` names the signal
+    that ended the run. The first Ctrl-C ends the run after the step in hand."""
     try:
         return asyncio.run(_supervise(connect(config), folder, resumed, progress))
     except Exception as error:
         message = _user_message(error)
-        if not message and shutil.disk_usage(folder.path).free < FULL_DISK:  # the error of torch's writer does not name the cause
+        # The error of torch's writer does not name the cause
+        if not message and shutil.disk_usage(folder.path).free < FULL_DISK:
             message = f"no space left on the disk of {folder.path}: make room, or choose another run.root"
         if message:
-            raise BadInput(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(folder.home)})") from error
+            raise BadInput(
+                f"{message} (what was done is kept: treeadv train --resume {shlex.quote(folder.home)})"
+            ) from error
         raise
     finally:
         ray.shutdown()
@@ -60,14 +64,18 @@ def _user_message(error: BaseException) -> str:
 
 
 def connect(config: Config) -> Config:
-    """Join the cluster at RAY_ADDRESS, or start one on this machine. Returns the configuration to use: on one machine its counts alone
-    decide the number of actors, also for `treeadv scale`, and Ray hands out only GPUs."""
-    # `grow` and `grade` have two returns. One is awaited and raises the error; Ray would print that of the other as unhandled.
+    """Join the cluster at RAY_ADDRESS, or start one on this machine. Returns the configuration to use: on one machine
+    its counts alone decide the number of actors, also for `treeadv scale`, and Ray hands out only GPUs."""
+    # `grow` and `grade` have two returns. One is awaited and raises the error; Ray would print that of the other as
+    # unhandled.
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
         if config.metrics.host.startswith("127."):
-            log.warning("metrics.host=%s: only this machine can read the metrics of a role; set 0.0.0.0 on a cluster", config.metrics.host)
+            log.warning(
+                "metrics.host=%s: only this machine can read the metrics of a role; set 0.0.0.0 on a cluster",
+                config.metrics.host,
+            )
         return config
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     needed = config.generator.gpus * config.generator.count + config.learner.gpus * config.learner.count
@@ -95,7 +103,9 @@ async def _supervise(config: Config, folder: RunFolder, resumed: bool, progress:
         except StateLost as loss:
             failures = failures + 1 if folder.last_checkpoint() == step else 1
             if failures > RESTARTS:
-                raise RoleFailed(f"the queue or a learner died {failures} times since step {step}; the last cause: {loss}") from loss
+                raise RoleFailed(
+                    f"the queue or a learner died {failures} times since step {step}; the last cause: {loss}"
+                ) from loss
             log.warning("lost a role that holds the state of the run (%s); going on from the last checkpoint", loss)
             await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
         else:
@@ -131,17 +141,21 @@ async def _start(cluster: Cluster, end_request: EndRequest) -> bool:
     """Start the actors; now and then a warning names those that are missing. False when an end was requested first."""
     starting, ending = asyncio.create_task(cluster.start()), asyncio.create_task(end_request.wait())
     try:
-        while not (await asyncio.wait([starting, ending], timeout=START_PATIENCE, return_when=asyncio.FIRST_COMPLETED))[0]:
+        while not (await asyncio.wait([starting, ending], timeout=START_PATIENCE, return_when=asyncio.FIRST_COMPLETED))[
+            0
+        ]:
             log.warning("still waiting for %s", cluster.missing())
         return starting.done() and starting.result() is None
     finally:
         starting.cancel()
         ending.cancel()
-        await asyncio.gather(starting, ending, return_exceptions=True)  # waits for the cancelled tasks; a fault was raised above
+        # Waits for the cancelled tasks; a fault was raised above
+        await asyncio.gather(starting, ending, return_exceptions=True)
 
 
 def _handle_signals(end_request: EndRequest) -> list[signal.Signals]:
-    """Let the first signal request an orderly end, and the second raise KeyboardInterrupt. Returns the list of signals received."""
+    """Let the first signal request an orderly end, and the second raise KeyboardInterrupt. Returns the list of signals
+    received."""
     received: list[signal.Signals] = []
 
     def handle(number: signal.Signals) -> None:

@@ -16,6 +16,8 @@ from actors.driver.targets import Targets
 RESTARTS = 5  # replacements of a member without an optimizer step between them; one more fails the run
 BACKOFF = 0.5  # seconds before the first replacement; doubles with each
 
+FORESTS = 20  # that may fail in a row
+
 R = TypeVar("R")
 
 
@@ -30,8 +32,8 @@ class WorkerGroup(Generic[R]):
         self, role: Literal["generator", "reward"], create: Callable[[int], ActorProxy[R]],
         prepare: Callable[[ActorProxy[R]], Awaitable[str]], targets: Targets,
     ) -> None:
-        """`create(number)` makes an actor. `await prepare(actor)` makes it ready to serve and returns the address of its
-        /metrics, which is listed in `targets`."""
+        """`create(number)` makes an actor. `await prepare(actor)` makes it ready to serve and returns the address of
+        its /metrics, which is listed in `targets`."""
         self.role, self._create, self._prepare, self._targets = role, create, prepare, targets
         self.members: list[ActorProxy[R]] = []
         self.names: dict[ActorProxy[R], str] = {}
@@ -61,8 +63,8 @@ class WorkerGroup(Generic[R]):
         self._joins = []
 
     def scale(self, count: int) -> None:
-        """Set the number of members. Starts actors or retires the newest members; returns at once. `check` raises the fault of
-        an actor that cannot start."""
+        """Set the number of members. Starts actors or retires the newest members; returns at once. `check` raises the
+        fault of an actor that cannot start."""
         while self.target_count < count:
             self._joins.append(asyncio.create_task(self._add(), name=f"start {self.role}"))
         while self.target_count > count:
@@ -83,8 +85,8 @@ class WorkerGroup(Generic[R]):
         self.scale(count)
 
     def replace(self, member: ActorProxy[R], cause: Exception) -> None:
-        """Start a new actor for a member that died or can do no work. Returns at once; `check` raises the fault of the start.
-        A member that was replaced or retired before is ignored."""
+        """Start a new actor for a member that died or can do no work. Returns at once; `check` raises the fault of the
+        start. A member that was replaced or retired before is ignored."""
         if member not in self.members:
             return
         self.members.remove(member)
@@ -140,7 +142,9 @@ class WorkerGroup(Generic[R]):
             self.restarts += 1
             deaths += 1
             if deaths > RESTARTS:
-                raise RoleFailed(f"{self.role}: died {deaths} times since the last step; the last cause: {cause}") from cause
+                raise RoleFailed(
+                    f"{self.role}: died {deaths} times since the last step; the last cause: {cause}"
+                ) from cause
             await asyncio.sleep(BACKOFF * 2 ** (deaths - 1))
             try:
                 return await self._join(deaths)
@@ -156,3 +160,20 @@ class WorkerGroup(Generic[R]):
     def _forget(self, member: ActorProxy[R]) -> None:
         del self._deaths[member]
         self._targets.remove(self.names.pop(member))
+
+
+class FailureLimit:
+    """Counts the forests in a row that could not be grown or graded."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def count(self, cause: str, growing: int) -> None:
+        """Count one more. Raise `RoleFailed` at the limit: `FORESTS`, or five times the forests that grow at a time
+        where that is more. So many failures do not come from the prompts."""
+        self._failures += 1
+        if self._failures >= max(FORESTS, 5 * growing):
+            raise RoleFailed(f"no forest comes through: {self._failures} in a row failed, the last with {cause}")
+
+    def reset(self) -> None:
+        self._failures = 0

@@ -1,4 +1,5 @@
-"""Ray's autoscaler (v2) on this machine, over the groups that the chart renders: each group follows its own actors, and no other does."""
+"""Ray's autoscaler (v2) on this machine, over the groups that the chart renders: each group follows its own actors, and
+no other does."""
 
 from __future__ import annotations
 
@@ -36,36 +37,54 @@ HEAD = "ray.head.default"
 NODES = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 def configuration(cluster: dict[str, Any], address: str, idle: float) -> dict[str, Any]:
-    """The autoscaler's configuration as Ray derives it from the chart's RayCluster, with nodes that are processes and less patience."""
+    """The autoscaler's configuration as Ray derives it from the chart's RayCluster, with nodes that are processes and
+    less patience."""
     derived = _derive_autoscaling_config_from_ray_cr(cluster)
     types = {HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
     for name, group in derived["available_node_types"].items():
         if name != "headgroup":
-            resources = {k: v for k, v in group["resources"].items() if k != "memory"}  # of a pod; this machine may have less
+            # Of a pod; this machine may have less
+            resources = {k: v for k, v in group["resources"].items() if k != "memory"}
             types[name] = group | {"resources": resources, "idle_timeout_s": idle, "min_workers": 0}
     provider = {
-        "type": "external", "module": NODES, "use_node_id_as_ip": True, "disable_node_updaters": True,
-        "disable_launch_config_check": True, "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID, "gcs_address": address,
+        "type": "external",
+        "module": NODES,
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "launch_multiple": True,
+        "head_node_id": FAKE_HEAD_NODE_ID,
+        "gcs_address": address,
     }
     return derived | {"provider": provider, "available_node_types": types, "head_node_type": HEAD}
 
 
 @pytest.fixture
 def scaled(render: Render, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A head with an autoscaler, connected; yields the environment of further drivers. Its processes are ended one by one by id: other
-    Ray clusters of this machine live on."""
+    """A head with an autoscaler, connected; yields the environment of further drivers. Its processes are ended one by
+    one by id: other Ray clusters of this machine live on."""
     file = tmp_path / "autoscaler.json"
     port = free_port()
     address = f"{get_node_ip_address()}:{port}"
     file.write_text(json.dumps(configuration(ray_cluster(render("minimal")), address, idle=5.0)))
     scratch = tempfile.mkdtemp(prefix="ray")  # short: the paths of Ray's sockets have a limit
     line = [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=0", "--object-store-memory=80000000",
-        f"--port={port}", f"--autoscaling-config={file}", f"--temp-dir={scratch}", "--include-dashboard=false", "--disable-usage-stats",
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=0",
+        "--object-store-memory=80000000",
+        f"--port={port}",
+        f"--autoscaling-config={file}",
+        f"--temp-dir={scratch}",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
     ]
     fake = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     head = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
-    auth = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}  # the driver's, which an earlier ray.init may have set
+    # The driver's, which an earlier ray.init may have set
+    auth = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
     with (tmp_path / "ray.log").open("w") as log:
         process = psutil.Popen(line, env=os.environ | fake | head | auth, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -83,7 +102,8 @@ def scaled(render: Render, tmp_path: Path) -> Iterator[dict[str, str]]:
 def _connect(address: str, process: psutil.Popen, log: Path) -> None:
     for _ in range(60):
         started = "Ray runtime started" in log.read_text()
-        time.sleep(2)  # a head whose autoscaler cannot start ends at once, and would take a driver that is connected with it
+        # A head whose autoscaler cannot start ends at once, and would take a driver that is connected with it
+        time.sleep(2)
         assert process.poll() is None, log.read_text()
         if started:
             ray.init(address=address, log_to_driver=False)
@@ -111,7 +131,7 @@ def member(role: str) -> Any:
     return Member.options(resources={f"{role}_slot": 1}).remote()
 
 
-def test_generators_and_learners_scale_up_and_down_each_alone(scaled: dict[str, str]) -> None:
+def test_each_node_group_follows_its_own_actors(scaled: dict[str, str]) -> None:
     assert nodes() == {}
     learner = member("learner")
     soon(lambda: nodes() == {"learner": 1})
@@ -127,7 +147,7 @@ def test_generators_and_learners_scale_up_and_down_each_alone(scaled: dict[str, 
     assert nodes() == {"learner": 1, "generator": 1}
 
 
-def test_a_run_goes_from_one_generator_to_three_and_back_its_nodes_follow_and_nothing_is_lost(
+def test_nodes_follow_a_run_from_one_generator_to_three_and_back(
     scaled: dict[str, str], tiny_model: Path, tmp_path: Path
 ) -> None:
     config = recipe(tiny_model, tmp_path)
@@ -137,7 +157,9 @@ def test_a_run_goes_from_one_generator_to_three_and_back_its_nodes_follow_and_no
     file, run = tmp_path / "recipe.yaml", tmp_path / "watched"
     file.write_text(yaml.safe_dump(config))
     with (tmp_path / "run.log").open("w") as log:
-        train = subprocess.Popen([TREEADV, "train", "--config", file], env=os.environ | scaled, stdout=log, stderr=subprocess.STDOUT)
+        train = subprocess.Popen(
+            [TREEADV, "train", "--config", file], env=os.environ | scaled, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             one, three = ({"generator": n, "reward": 1, "learner": 1} for n in (1, 3))
             steps(run, 3, train)

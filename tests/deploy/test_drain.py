@@ -37,8 +37,16 @@ def test_learner_on_a_draining_node_goes_on_elsewhere(
     two_nodes.add_node(num_cpus=0, resources={"learner_slot": 1})
     learner = {"forests_per_step": 3, "threads": 1, "dtype": "float32", "cpus": 0, "slot": "learner_slot"}
     file = recipe(
-        tmp_path, tiny_model, run__steps=10**6, run__checkpoint_every=10**6, learner=learner,
-        generator__cpus=0, generator__count=1, generator__slot="generator_slot", reward__cpus=0, reward__slot="generator_slot",
+        tmp_path,
+        tiny_model,
+        run__steps=10**6,
+        run__checkpoint_every=10**6,
+        learner=learner,
+        generator__cpus=0,
+        generator__count=1,
+        generator__slot="generator_slot",
+        reward__cpus=0,
+        reward__slot="generator_slot",
     )
     process = start("--config", file, RAY_ADDRESS=two_nodes.address)
     run = tmp_path / "run"

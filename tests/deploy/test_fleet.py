@@ -1,4 +1,4 @@
-"""The servers of `generator.kind: deployment` are ones that the run's generator would take."""
+"""The generator of a run accepts the servers of `generator.kind: deployment`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from treeadv.config import Config
 from treeadv.engines.sglang.server import arguments, environment, free_port
 
 FLEETS = ("fleet-hpa", "fleet-keda")
-needs_sglang = pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)")
+needs_sglang = pytest.mark.skipif(
+    importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)"
+)
 
 
 def server(documents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def server(documents: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def flags(line: list[str]) -> dict[str, str]:
-    """Flag -> value of a command line, in either way of writing them."""
+    """Map the flags of a command line to their values, written as `--flag value` or `--flag=value`."""
     words = [word for part in line for word in (part.split("=", 1) if part.startswith("--") else [part])]
     found: dict[str, str] = {}
     for word in words:
@@ -38,27 +40,44 @@ def flags(line: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("values", FLEETS)
-def test_a_server_of_the_fleet_gets_the_command_line_that_a_generator_gives_its_own(render: Render, values: str, tmp_path: Path) -> None:
+def test_fleet_server_has_the_command_line_of_a_generators_own(
+    render: Render, values: str, tmp_path: Path
+) -> None:
     config = run_config(render(values), tmp_path)
     own = arguments(config.generator, config.model.path, 30000)
     assert flags(server(render(values))["args"]) == flags(own) | {"--host": "0.0.0.0"}
 
 
-def test_where_entropies_are_bounds_the_server_needs_no_processor(helm: Any) -> None:
+def test_bounded_entropies_need_no_logit_processor(helm: Any) -> None:
     lower = ("--set", "config.generator.sglang.entropy=lower")
-    out = helm("template", "run1", str(CHART), "-f", str(CHART / "ci" / "fleet-hpa.yaml"), *lower, "--show-only", "templates/fleet.yaml")
-    assert "--dtype=float32" in out.stdout and "custom-logit-processor" not in out.stdout and "overlap-schedule" not in out.stdout
+    out = helm(
+        "template",
+        "run1",
+        str(CHART),
+        "-f",
+        str(CHART / "ci" / "fleet-hpa.yaml"),
+        *lower,
+        "--show-only",
+        "templates/fleet.yaml",
+    )
+    assert (
+        "--dtype=float32" in out.stdout
+        and "custom-logit-processor" not in out.stdout
+        and "overlap-schedule" not in out.stdout
+    )
 
 
 @pytest.mark.parametrize("values", FLEETS)
-def test_servers_and_router_run_from_the_image_of_the_run_which_holds_treeadv(render: Render, values: str) -> None:
+def test_servers_and_router_use_the_image_of_the_run(render: Render, values: str) -> None:
     pods = pod_templates(render(values))
     images = {c["image"] for pod in pods.values() for c in pod["spec"]["containers"]}
     assert len(images) == 1
 
 
 @pytest.mark.parametrize("values", FLEETS)
-def test_a_server_without_a_gpu_gets_the_variables_of_a_generators_own(render: Render, values: str, tmp_path: Path) -> None:
+def test_cpu_server_has_the_variables_of_a_generators_own(
+    render: Render, values: str, tmp_path: Path
+) -> None:
     config = run_config(render(values), tmp_path)
     given = {e["name"]: e["value"] for e in server(render(values))["env"]}
     assert (given.get("SGLANG_USE_CPU_ENGINE") == "1") == (config.generator.sglang.device == "cpu")
@@ -66,8 +85,8 @@ def test_a_server_without_a_gpu_gets_the_variables_of_a_generators_own(render: R
     assert ("PYTHONPATH" in given) == (config.generator.sglang.device == "cpu")
 
 
-def here(config: Config, url: str, root: Path, model: Path) -> Config:
-    """The configuration of the run with the places of this machine."""
+def on_this_machine(config: Config, url: str, root: Path, model: Path) -> Config:
+    """The configuration of the run with the paths of this machine."""
     tree = config.model_dump(mode="json")
     tree["run"]["root"], tree["model"]["path"], tree["generator"]["threads"] = str(root), str(model), 1
     tree["generator"]["sglang"] |= {"url": url, "stubs": str(STUBS), "start_timeout": 200.0}
@@ -76,7 +95,7 @@ def here(config: Config, url: str, root: Path, model: Path) -> Config:
 
 @pytest.mark.sglang
 @needs_sglang
-def test_sglang_and_its_router_take_the_command_lines_of_the_fleet(render: Render, tmp_path: Path) -> None:
+def test_sglang_and_its_router_accept_the_command_lines(render: Render, tmp_path: Path) -> None:
     lines = [server(render(values))["args"] for values in FLEETS]
     router = pod_templates(render("fleet-keda"))["run1-treeadv-router"]["spec"]["containers"][0]["args"]
     script = f"""
@@ -90,8 +109,12 @@ for line in {lines!r}:
     print(read.device, read.dtype)
 print(parse_router_args({router!r}).selector)
 """
-    added = environment(here(run_config(render("fleet-hpa"), tmp_path), "", tmp_path, tmp_path).generator.sglang, 1)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | added, timeout=200)
+    added = environment(
+        on_this_machine(run_config(render("fleet-hpa"), tmp_path), "", tmp_path, tmp_path).generator.sglang, 1
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | added, timeout=200
+    )
     assert done.stdout.splitlines() == [
         "cpu float32", "cuda bfloat16", "{'app.kubernetes.io/instance': 'run1', 'treeadv/role': 'fleet'}"
     ], done.stderr
@@ -100,19 +123,26 @@ print(parse_router_args({router!r}).selector)
 @pytest.mark.slow
 @pytest.mark.sglang
 @needs_sglang
-def test_the_generator_takes_a_server_that_was_started_as_the_chart_starts_it(render: Render, tmp_path: Path, tiny_model: Path) -> None:
-    """The real server with the rendered command line and variables, and the run's own first look at it: flags, tokenizer, numbers."""
+def test_generator_accepts_a_server_started_as_by_the_chart(
+    render: Render, tmp_path: Path, tiny_model: Path
+) -> None:
+    """The real server with the rendered command line and variables, and the run's own first look at it: flags,
+    tokenizer, numbers."""
     from treeadv.engines.sglang.engine import SGLangEngine
 
     documents, port = render("fleet-hpa"), free_port()
-    config = here(run_config(documents, tmp_path), f"http://127.0.0.1:{port}", tmp_path, tiny_model)
+    config = on_this_machine(run_config(documents, tmp_path), f"http://127.0.0.1:{port}", tmp_path, tiny_model)
     container = server(documents)
-    places = {"--model-path": str(tiny_model), "--port": str(port), "--host": "127.0.0.1"}
-    line = [f"{flag}={value}" if value else flag for flag, value in (flags(container["args"]) | places).items()]
+    overrides = {"--model-path": str(tiny_model), "--port": str(port), "--host": "127.0.0.1"}
+    line = [f"{flag}={value}" if value else flag for flag, value in (flags(container["args"]) | overrides).items()]
     variables = {e["name"]: e["value"] for e in container["env"]} | {"PYTHONPATH": str(STUBS), "HOME": str(tmp_path)}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *container["command"][1:], *line], env=os.environ | variables, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, *container["command"][1:], *line],
+            env=os.environ | variables,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
     async def look() -> None:

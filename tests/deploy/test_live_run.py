@@ -18,13 +18,16 @@ from tests.deploy import servers
 from tests.deploy.test_monitoring import concrete, rules
 from treeadv.metrics import TABLE
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(servers.missing()), reason=f"not installed: {servers.missing()}")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(servers.missing()), reason=f"not installed: {servers.missing()}"),
+]
 
 STEPS = 8  # taken before the queries: checkpoints and acknowledgements lie behind them
 SCRAPES = 10  # of the driver before the queries: rates need several
-# Series of these exist only once something was lost or dropped; a run in order has none.
+# These series exist only once something was lost or dropped; a healthy run has none.
 OF_FAULTS = {"treeadv_queue_dropped_total", "treeadv_actor_restarts_total"}
-# Counters that stay at zero in a run in order.
+# Counters that stay at zero in a healthy run.
 QUIET = OF_FAULTS | {
     "treeadv_weight_sync_failures_total",
     "treeadv_branches_failed_total",
@@ -37,7 +40,11 @@ def recipe(model: Path, root: Path) -> dict:
     return {
         "run": {"root": str(root), "name": "watched", "steps": 100000, "checkpoint_every": 3},
         "model": {"path": str(model)},
-        "task": {"families": [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}]},
+        "task": {
+            "families": [
+                {"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
+            ]
+        },
         "sampling": {"leaves": 4, "max_tokens": 12, "min_gap": 1, "tau": 0.5},
         "generator": {"count": 2, "forests": 4, "cpus": 0.1, "threads": 1},
         "reward": {"cpus": 0.1},
@@ -63,14 +70,16 @@ def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 servers.eventually(lambda: process.poll() is not None or servers.lines(records) >= STEPS, 240.0)
                 assert process.poll() is None, (folder / "log").read_text()
                 servers.eventually(lambda: servers.query(address, f"treeadv_policy_version >= {STEPS}"))
-                servers.eventually(lambda: servers.query(address, f"count_over_time(treeadv_policy_version[5m]) >= {SCRAPES}"))
+                servers.eventually(
+                    lambda: servers.query(address, f"count_over_time(treeadv_policy_version[5m]) >= {SCRAPES}")
+                )
                 yield run, address
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=120)
 
 
-def test_every_target_of_the_run_answers_and_says_which_run_and_role_it_is(watched: tuple[Path, str]) -> None:
+def test_every_target_answers_with_its_run_and_role(watched: tuple[Path, str]) -> None:
     run, address = watched
     targets = json.loads((run / "targets.json").read_text())
     up = servers.query(address, "up == 1")
@@ -85,14 +94,16 @@ def test_every_metric_of_the_table_is_scraped(watched: tuple[Path, str]) -> None
     assert expected <= names
 
 
-def test_every_counter_and_histogram_that_a_run_in_order_moves_has_moved(watched: tuple[Path, str]) -> None:
-    moving = [m.name + ("_count" if m.kind == "histogram" else "") for m in TABLE if m.kind != "gauge" and m.name not in QUIET]
+def test_counters_of_a_healthy_run_have_moved(watched: tuple[Path, str]) -> None:
+    moving = [
+        m.name + ("_count" if m.kind == "histogram" else "") for m in TABLE if m.kind != "gauge" and m.name not in QUIET
+    ]
     assert [name for name in moving if not servers.query(watched[1], f"{name} > 0")] == []
     # how many forests come too late for the staleness bound is a matter of timing
     assert [name for name in QUIET - {"treeadv_queue_dropped_total"} if servers.query(watched[1], f"{name} > 0")] == []
 
 
-def test_the_driver_says_how_far_the_run_goes(watched: tuple[Path, str]) -> None:
+def test_driver_exports_the_planned_steps(watched: tuple[Path, str]) -> None:
     (planned,) = servers.query(watched[1], "treeadv_run_steps")
     assert float(planned["value"][1]) == recipe(Path(), Path())["run"]["steps"]
 
@@ -110,8 +121,10 @@ def test_every_panel_returns_numbers(watched: tuple[Path, str], board: dashboard
     assert silent == []
 
 
-def test_every_recording_rule_has_a_value_and_no_alert_of_harm_fires(watched: tuple[Path, str]) -> None:
+def test_every_recording_rule_has_a_value_and_no_alert_fires(watched: tuple[Path, str]) -> None:
     missing = [r["record"] for r in rules("record") if not servers.query(watched[1], r["record"])]
     assert missing == []
-    firing = {a["metric"]["alertname"] for a in servers.query(watched[1], 'ALERTS{alertstate="firing", severity="critical"}')}
+    firing = {
+        a["metric"]["alertname"] for a in servers.query(watched[1], 'ALERTS{alertstate="firing", severity="critical"}')
+    }
     assert firing <= {"TreeadvDiskFilling"}  # the machine's own disk

@@ -111,8 +111,8 @@ def test_narrower_bounds_apply_at_the_next_observation() -> None:
 
 @given(st.floats(0.6, 3.4), st.integers(1, 5))
 def test_simulated_queue_settles_without_swinging(demand: float, first: int) -> None:
-    """The learner consumes what `demand` generators make, from a buffer of 12 forests. After the transient the target takes at most two
-    neighbouring values, and they keep the learner busy where the bounds allow it."""
+    """The learner consumes what `demand` generators make, from a buffer of 12 forests. After the transient the target
+    takes at most two neighbouring values, and they keep the learner busy where the bounds allow it."""
     need, room, dt = 4, 12, 5.0
     rate = 0.2  # forests a second and generator
     state = ScalingState.start(first, 0.0, RULES)
@@ -124,8 +124,14 @@ def test_simulated_queue_settles_without_swinging(demand: float, first: int) -> 
         wait = 1.0 - used / (demand * rate * dt)
         now = tick * dt
         observed = Observation(
-            now=now, count=state.target, ready=round(ready), need=need, slots_free=0 if ready >= room - 0.5 else 3, wait_share=wait,
-            staleness=1, bound=2,
+            now=now,
+            count=state.target,
+            ready=round(ready),
+            need=need,
+            slots_free=0 if ready >= room - 0.5 else 3,
+            wait_share=wait,
+            staleness=1,
+            bound=2,
         )
         state = state.observe(observed, RULES)
         seen.append(state.target)

@@ -36,7 +36,8 @@ def run() -> Iterator[Run]:
 
 async def start_server(model: Path, log: Path, **arguments: Any) -> Any:
     """A real server of `model`, answering; `arguments` of its command line."""
-    from treeadv.engines.sglang.client import Client, ServerGone
+    from treeadv.engines.fleet.member import ServerGone
+    from treeadv.engines.sglang.client import Client
     from treeadv.engines.sglang.server import ServerProcess
 
     process = await ServerProcess.start(configure(args=arguments).generator, str(model), log)
@@ -69,6 +70,6 @@ def engine(request: pytest.FixtureRequest, run: Run, tiny_model: Path, tmp_path_
         from treeadv.engines.sglang.engine import SGLangEngine
 
         url = request.getfixturevalue("server")
-        made = run(SGLangEngine.create(configure(url, root=tmp_path_factory.mktemp("run")), str(tiny_model), 0))
+        made = run(SGLangEngine.create(configure(url, root=tmp_path_factory.mktemp("run")), tiny_model, 0))
     yield made
     run(made.close())

@@ -35,7 +35,7 @@ def configure(url: str = "", chunk: int = 8, root: Path = Path("runs"), **sglang
 
 
 def params(max_tokens: int, stop: frozenset[int] = frozenset(), temperature: float = TEMPERATURE, seed: int = 0) -> Params:
-    return Params(max_tokens, temperature, 1.0, stop, seed)
+    return Params(max_tokens, temperature, stop, seed)
 
 
 async def branch(engine: Engine, prefix: np.ndarray, how: Params, forest: str = "") -> list[Draw]:

@@ -28,7 +28,6 @@ def test_a_recipe_is_a_whole_configuration_for_sglang(name: str) -> None:
     line = arguments(config.generator, "MODEL", 1)
     assert line[line.index("--device") + 1] == ("cpu" if name == "sglang-cpu" else "cuda")
     assert config.learner.device == config.generator.sglang.device
-    assert config.sampling.top_p == 1
 
 
 @pytest.mark.sglang
@@ -55,7 +54,6 @@ def test_the_single_gpu_is_not_promised_twice() -> None:
 
 
 @pytest.mark.parametrize(("overrides", "reason"), [
-    ({"sampling": {"top_p": 0.9}}, r"sampling.top_p=0.9: .* set it to 1"),
     ({"generator": {"count": 2}}, r"generator.count=2: with generator.sglang.url one generator drives all servers"),
     ({"scaling": {"enabled": True}}, r"one generator drives all servers"),
     ({"run": {"root": "s3://bucket/runs"}}, r"run.root=s3://bucket/runs: servers cannot read weights from there"),
@@ -65,4 +63,4 @@ def test_what_the_engine_cannot_do_is_said_before_anything_starts(overrides: dic
     for section, values in overrides.items():
         config = config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
     with pytest.raises(BadInput, match=reason):
-        asyncio.run(SGLangEngine.create(config, str(tiny_model), 0))
+        asyncio.run(SGLangEngine.create(config, tiny_model, 0))

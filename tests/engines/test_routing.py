@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treeadv.engines.sglang.routing import Routes
+from treeadv.engines.fleet.routing import Routes
 
 names = st.lists(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size=6, unique=True)
 trees = st.lists(st.tuples(st.text("xyz", max_size=3), st.text("0123456789", max_size=2)), max_size=60, unique=True)

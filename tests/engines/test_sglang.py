@@ -29,8 +29,8 @@ from tests.engines.helpers import PROBLEM, PROMPT, Plain, branch, chi_square_p, 
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import Draw
 from treeadv.engines.embedded import EmbeddedEngine
+from treeadv.engines.fleet.fleet import DISCOVERY_INTERVAL
 from treeadv.engines.sglang.engine import SGLangEngine
-from treeadv.engines.sglang.fleet import LOOK
 from treeadv.engines.sglang.member import QUEUE, Member
 from treeadv.engines.sglang.reply import Chunk
 from treeadv.engines.sglang.server import free_port
@@ -55,7 +55,7 @@ class Make:
 
     def __call__(self, url: str = "", **how: object) -> SGLangEngine:
         config = configure(url or self.server, root=self.root / str(len(self.made)), **how)  # type: ignore[arg-type]
-        self.made.append(self.run(SGLangEngine.create(config, str(self.model), 0)))
+        self.made.append(self.run(SGLangEngine.create(config, self.model, 0)))
         return self.made[-1]
 
 
@@ -343,7 +343,7 @@ def test_servers_behind_a_real_router_come_late_have_the_weights_before_traffic_
     assert all(counted)
     assert {len(ds) for ds in run(drawn_while_the_first_leaves())} == {40}
     router.unlist(second.url)
-    run(asyncio.sleep(2 * LOOK))
+    run(asyncio.sleep(2 * DISCOVERY_INTERVAL))
     assert [m.url for m in engine.members] == [second.url]  # an empty list says nothing of servers
     run(second.stop())
 

@@ -49,7 +49,7 @@ def proxy(run: Run, server: str) -> Iterator[FaultyProxy]:
 
 @pytest.fixture(scope="module")
 def proxied(run: Run, proxy: FaultyProxy, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SGLangEngine]:
-    engine = run(SGLangEngine.create(configure(proxy.url, timeout=2.0, root=tmp_path_factory.mktemp("run")), str(tiny_model), 0))
+    engine = run(SGLangEngine.create(configure(proxy.url, timeout=2.0, root=tmp_path_factory.mktemp("run")), tiny_model, 0))
     yield engine
     run(engine.close())
 
@@ -171,7 +171,7 @@ def test_a_server_that_gives_no_token_for_the_limit_is_lost(run: Run, proxy: Fau
 def test_a_server_of_another_model_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
     other = tiny.save(tmp_path / "other", seed=1)
     with pytest.raises(BadInput, match=r"log-probs differ by .* it serves another model"):
-        run(SGLangEngine.create(configure(server, root=tmp_path), str(other), 0))
+        run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
 def test_a_server_with_another_tokenizer_is_refused_at_the_start(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> None:
@@ -187,18 +187,18 @@ def test_a_server_with_another_tokenizer_is_refused_at_the_start(run: Run, serve
         vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
     (other / "tokenizer.json").write_text(json.dumps(settings))
     with pytest.raises(BadInput, match="its tokenizer is not that of"):
-        run(SGLangEngine.create(configure(server, root=tmp_path), str(other), 0))
+        run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
 def test_a_server_with_a_smaller_vocabulary_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
     other = tiny.save(tmp_path / "other", vocab_extra=10)
     with pytest.raises(BadInput, match=r"tokenizer|another model"):
-        run(SGLangEngine.create(configure(server, root=tmp_path), str(other), 0))
+        run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
 def test_nothing_listening_is_said_in_one_line(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"url: http://127.0.0.1:9 does not answer .* \(waited for generator.sglang.start_timeout=1 s\)$"):
-        run(SGLangEngine.create(configure("http://127.0.0.1:9", root=tmp_path, start_timeout=1.0), str(tiny_model), 0))
+        run(SGLangEngine.create(configure("http://127.0.0.1:9", root=tmp_path, start_timeout=1.0), tiny_model, 0))
 
 
 def test_a_branch_that_can_never_fit_is_refused_with_the_remedy(run: Run, proxied: SGLangEngine) -> None:
@@ -213,7 +213,7 @@ class TestOwnedServer:
     @staticmethod
     def owned(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SGLangEngine]:
         config = configure(root=tmp_path_factory.mktemp("run"), args={"max-total-tokens": 600})
-        engine = run(SGLangEngine.create(config, str(tiny_model), 0))
+        engine = run(SGLangEngine.create(config, tiny_model, 0))
         yield engine
         run(engine.close())
 
@@ -290,4 +290,4 @@ asyncio.run(main())
 
 def test_a_server_that_cannot_start_says_why(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"SGLang ended while it started[\s\S]*--no-such-flag"):
-        run(SGLangEngine.create(configure(root=tmp_path, args={"no-such-flag": True}), str(tiny_model), 0))
+        run(SGLangEngine.create(configure(root=tmp_path, args={"no-such-flag": True}), tiny_model, 0))

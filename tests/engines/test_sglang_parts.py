@@ -19,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engines.helpers import STUBS, configure
+from treeadv.engines.fleet.addresses import resolve
+from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang import features
-from treeadv.engines.sglang.addresses import resolve
 from treeadv.engines.sglang.client import Client
 from treeadv.engines.sglang.entropy import KEY, TEMPERATURE, EntropyTap, from_top, reference
 from treeadv.engines.sglang.probe import prompt_tokens
-from treeadv.engines.sglang.reply import Ask, Refused, read, sent_back
+from treeadv.engines.sglang.reply import Ask, read, sent_back
 from treeadv.engines.sglang.server import arguments
 from treeadv.engines.sglang.weights import tensors_of
 from treeadv.errors import BadInput
@@ -145,10 +146,10 @@ def test_a_router_is_looked_through_to_its_servers_and_a_server_stands_for_itsel
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        assert await resolve(urls[0]) == ["http://10.0.0.1:30000", "http://10.0.0.2:30000"]
-        assert await resolve(urls[1]) == [urls[1]]
-        assert await resolve(urls[2]) == []
-        assert await resolve(", ".join(urls)) == sorted(["http://10.0.0.1:30000", "http://10.0.0.2:30000", urls[1]])
+        assert await resolve("generator.sglang.url", urls[0]) == ["http://10.0.0.1:30000", "http://10.0.0.2:30000"]
+        assert await resolve("generator.sglang.url", urls[1]) == [urls[1]]
+        assert await resolve("generator.sglang.url", urls[2]) == []
+        assert await resolve("generator.sglang.url", ", ".join(urls)) == sorted(["http://10.0.0.1:30000", "http://10.0.0.2:30000", urls[1]])
         for runner in runners:
             await runner.cleanup()
 
@@ -157,7 +158,7 @@ def test_a_router_is_looked_through_to_its_servers_and_a_server_stands_for_itsel
 
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(BadInput, match="localhost:30000 is not an http address"):
-        asyncio.run(resolve("localhost:30000"))
+        asyncio.run(resolve("generator.sglang.url", "localhost:30000"))
 
 
 @pytest.mark.parametrize(("lacking", "how", "said"), [
@@ -182,7 +183,7 @@ def test_a_server_is_told_by_what_it_offers_and_the_refusal_names_all_that_it_la
 
     async def check() -> None:
         app = web.Application()
-        for path in {*features.CALLS, *sum(features.OF_WAY.values(), ())} - lacking:
+        for path in {*features.CALLS, *sum(features.OF_TRANSPORT.values(), ())} - lacking:
             app.router.add_route("GET" if path in features.FACTS else "POST", path, answer)
         runner = web.AppRunner(app)
         await runner.setup()

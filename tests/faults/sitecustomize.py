@@ -1,9 +1,10 @@
-"""Kills a process at a chosen line of a run. Every Python process of a run that a test starts with this folder on PYTHONPATH (driver,
-Ray workers, verifier processes) imports it; nothing in the product knows of it.
+"""Kills a process at a chosen line of a run. Every Python process of a run that a test starts with this folder on
+PYTHONPATH (driver, Ray workers, verifier processes) imports it; nothing in the product knows of it.
 
-A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS (verifier processes inherit what is so named): {"at": a point,
-"victim": "" for the process that comes by, or a role}. Whoever comes to that point next renames the file to `fired.json`, which only
-one can do, and sends SIGKILL; the victim "fails" raises an exception there instead. With "always" it strikes all who come by.
+A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS (verifier processes inherit what is so named): {"at":
+a point, "victim": "" for the process that comes by, or a role}. Whoever comes to that point next renames the file to
+`fired.json`, which only one can do, and sends SIGKILL; the victim "fails" raises an exception there instead. With
+"always" it strikes all who come by.
 """
 
 import asyncio
@@ -21,7 +22,8 @@ POINTS = (  # what a process is doing when it comes there
     "treeadv.engines.embedded:EmbeddedEngine._load",  # taking new weights
     "actors.generator:Generator._count",  # a forest is grown, and not yet handed over
     "tests.vowel:has_vowel",  # judging an answer
-    "json:dumps",  # a verifier process is writing a verdict (it runs as __main__, whose own functions cannot be reached from here)
+    # A verifier process is writing a verdict (it runs as __main__, whose own functions cannot be reached from here)
+    "json:dumps",
     "treeadv.rewards.grading:grade_forest",  # having a forest judged
     "actors.reward:RewardActor._graded",  # a forest is judged, and not yet handed over
     "treeadv.replay.store:ReplayStore.lease",  # choosing forests for a step

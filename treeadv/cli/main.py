@@ -218,11 +218,13 @@ def _rollout_inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Proble
     from treeadv import config as configuration
     from treeadv.data.model_folder import resolve
     from treeadv.data.tasks import read_problems
+    from treeadv.engines.registry import check_engine
     from treeadv.rewards.verifiers.registry import find_verifier
     from treeadv.sampling.rules import build_rule
 
     given = [f"task.source={json.dumps(str(args.data))}", f"model.path={json.dumps(args.model)}", *args.overrides]
     config = configuration.load(args.config, given) if args.config else configuration.build({}, given, "command line")
+    check_engine(config)
     find_verifier(config.task.verifier)
     build_rule(config.sampling.rule, config.sampling.rule_options)
     problems = read_problems(args.data, config.task.verifier)[: args.limit]

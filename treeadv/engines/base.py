@@ -5,11 +5,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
 from treeadv.forest import Finish
+
+if TYPE_CHECKING:
+    import torch
+
+Weights: TypeAlias = "Mapping[str, np.ndarray | torch.Tensor]"  # every tensor of a model by its name in the model folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,6 @@ class Params:
 
     max_tokens: int
     temperature: float
-    top_p: float
     stop: frozenset[int]
     seed: int
 
@@ -89,7 +93,7 @@ class Engine(Protocol):
         """The forest is complete: what is kept for it may go."""
         ...
 
-    async def update_weights(self, version: int, weights: Mapping[str, Any]) -> float:
+    async def update_weights(self, version: int, weights: Weights) -> float:
         """Pause, load, forget what older weights computed, go on. Returns seconds. A version that goes backwards is
         refused.
         """

@@ -18,8 +18,6 @@ def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[fl
     """
     temperature = torch.tensor([p.temperature or 1.0 for p in params])
     logp = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
-    if any(p.top_p < 1 for p in params):
-        logp = _nucleus(logp, torch.tensor([p.top_p for p in params]))
     prob = logp.exp()
     cumulative = prob.cumsum(-1, dtype=torch.float64)
     target = torch.tensor(coins, dtype=torch.float64) * cumulative[:, -1]
@@ -28,11 +26,3 @@ def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[fl
     token = torch.where(greedy, logp.argmax(-1), token)
     picked = logp.gather(-1, token[:, None])[:, 0].clamp(max=0.0)
     return list(zip(token.tolist(), picked.tolist(), entropy(logp).tolist(), strict=True))
-
-
-def _nucleus(logp: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Keep the smallest set of tokens whose probability reaches top_p (at least one), renormalised."""
-    ordered, index = logp.sort(dim=-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    kept = ordered.masked_fill(before >= top_p[:, None], float("-inf"))
-    return torch.full_like(logp, float("-inf")).scatter(-1, index, kept).log_softmax(-1)

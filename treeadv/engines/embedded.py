@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from treeadv.engines.base import Draw, EngineLost, EngineStats, Params
+from treeadv.config import Config
+from treeadv.engines.base import Draw, EngineLost, EngineStats, Params, Weights
 from treeadv.engines.drawing import draw_rows
 from treeadv.engines.prefix_cache import PrefixCache
+from treeadv.errors import BadInput
 from treeadv.forest import Finish
 
 ATTENTION = "treeadv_slots"
@@ -85,6 +88,20 @@ class EmbeddedEngine:
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Raise `BadInput` for what the engine cannot do."""
+        if gpus := config.generator.gpus:
+            raise BadInput(
+                f"generator.gpus={gpus:g}: the embedded engine runs on the CPU; set generator.engine=sglang, or 0"
+            )
+
+    @classmethod
+    async def create(cls, config: Config, model_dir: Path, index: int) -> EmbeddedEngine:
+        """Load the model of `model_dir` as policy version 0."""
+        g = config.generator
+        return cls(model_dir, g.rows, g.dtype, g.threads or os.cpu_count() or 1)
+
     # ---- the contract ------------------------------------------------------------------------------------------------
     async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
         if self.gone:
@@ -108,7 +125,7 @@ class EmbeddedEngine:
     async def release(self, namespace: str) -> None:
         self._caches.pop(namespace, None)
 
-    async def update_weights(self, version: int, weights: Mapping[str, Any]) -> float:
+    async def update_weights(self, version: int, weights: Weights) -> float:
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")
         async with self._turn:  # between two steps: nothing is being computed
@@ -227,7 +244,7 @@ class EmbeddedEngine:
         s = self._stats
         self._stats = EngineStats(s.prompt_tokens + prompt, s.cached_tokens + cached, s.decoded_tokens, s.running, s.busy_seconds)
 
-    def _load(self, weights: Mapping[str, Any]) -> None:
+    def _load(self, weights: Weights) -> None:
         own = self.model.state_dict()
         unknown = [n for n in weights if n not in own]
         missing = [n for n in own if n not in weights and n not in (self.model._tied_weights_keys or {})]

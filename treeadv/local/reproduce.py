@@ -1,4 +1,5 @@
-"""Take one optimizer step of a run again, from the checkpoint before it and the recorded forests, and compare the numbers."""
+"""Take one optimizer step of a run again, from the checkpoint before it and the recorded forests, and compare the
+numbers."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class StepComparison:
 
 
 def reproduce_step(run_dir: Path, step: int, forests_of_step: ForestsOfStep) -> StepComparison:
-    """Take step `step` (1 is the first) again. Raises `BadInput` if the run has no record of it or its forests are gone."""
+    """Take step `step` (1 is the first) again. Raises `BadInput` if the run has no record of it or its forests are
+    gone."""
     folder, config = RunFolder.open(run_dir, [])
     record = next((r for r in folder.records() if r["step"] == step), None)
     if record is None:
@@ -62,9 +64,10 @@ def reproduce_step(run_dir: Path, step: int, forests_of_step: ForestsOfStep) -> 
 
 
 def trainer_at(folder: RunFolder, config: Config, version: int, forests_of_step: ForestsOfStep) -> Trainer:
-    """A trainer with the weights of `version`: it starts from the newest checkpoint up to that version and takes the steps
-    after it again."""
-    torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)  # as the learner: the order of sums depends on it
+    """A trainer with the weights of `version`: it starts from the newest checkpoint up to that version and takes the
+    steps after it again."""
+    # As the learner: the order of sums depends on it
+    torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
     base = models.resolve(config.model.path, config.model.cache)
     found = [step for step, _ in folder.checkpoints() if step <= version]
     with folder.at_hand(found[-1]) if found else nullcontext(base) as start:
@@ -77,7 +80,8 @@ def trainer_at(folder: RunFolder, config: Config, version: int, forests_of_step:
 
 
 def reproduce_batch(run_dir: Path, batch: Path, forests_of_step: ForestsOfStep) -> StepReport:
-    """Run a batch that the learner kept, with the weights of its version. Raises `NonFinite` if the step is still not finite."""
+    """Run a batch that the learner kept, with the weights of its version. Raises `NonFinite` if the step is still not
+    finite."""
     folder, config = RunFolder.open(run_dir, [])
     name = re.fullmatch(r"nonfinite-version-(\d+)\.arrow", batch.name)
     if name is None:

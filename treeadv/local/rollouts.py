@@ -11,7 +11,7 @@ from treeadv.data.model_folder import stop_ids
 from treeadv.data.prompts import Prompter
 from treeadv.data.tasks import Problem
 from treeadv.engines.base import Engine
-from treeadv.engines.start import start
+from treeadv.engines.registry import start_engine
 from treeadv.forest import Forest
 from treeadv.rewards.grading import grade_forest
 from treeadv.rewards.sandbox.pool import VerifierPool
@@ -21,7 +21,7 @@ from treeadv.seeds import derive
 
 async def rollouts(config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]) -> list[Forest]:
     """One graded forest a problem, in their order, drawn by `config.sampling` from `config.run.seed`. `done` hears of each."""
-    engine = await start(config, model_dir)
+    engine = await start_engine(config, model_dir)
     pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
     try:
         return await _Rollouts(config, model_dir, engine, pool, done).all(problems)

@@ -11,15 +11,11 @@ from typing import Any
 
 import aiohttp
 
-from treeadv.engines.sglang.reply import Refused
+from treeadv.engines.fleet.member import Refused, ServerGone
 
 RETRIES = 3  # of a request that broke off or was answered with 5xx; each waits twice as long as the one before
 FIRST_WAIT = 0.1  # seconds
 KEEP = 2.0  # seconds that an idle connection is kept: less than the server's 5, so that it seldom closes one as it is taken up again
-
-
-class ServerGone(Exception):
-    """The server cannot be reached, hangs or fails again and again. The text is the reason."""
 
 
 class Client:

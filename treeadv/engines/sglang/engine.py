@@ -12,21 +12,21 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from treeadv.config import Config
-from treeadv.engines.base import Draw, EngineLost, EngineStats, Params
-from treeadv.engines.sglang.addresses import resolve
-from treeadv.engines.sglang.client import ServerGone
-from treeadv.engines.sglang.fleet import Fleet
-from treeadv.engines.sglang.member import Member, Model
-from treeadv.engines.sglang.reply import Chunk, Refused
-from treeadv.engines.sglang.weights import Disk, Loaded
+from treeadv.engines.base import Draw, EngineLost, EngineStats, Params, Weights
+from treeadv.engines.fleet.addresses import resolve
+from treeadv.engines.fleet.fleet import Fleet
+from treeadv.engines.fleet.member import Loaded, Refused, ServerGone
+from treeadv.engines.sglang.member import Model, SGLangMember
+from treeadv.engines.sglang.reply import Chunk
+from treeadv.engines.sglang.weights import Disk, tensors_of
 from treeadv.errors import BadInput
 from treeadv.forest import Finish
 
@@ -35,30 +35,50 @@ class SGLangEngine:
     """`Engine` on one server of its own, or on servers already running. `Params.seed` is not honoured (docs/sglang.md).
     """
 
-    def __init__(self, fleet: Fleet, disk: Disk, chunk: int) -> None:
+    def __init__(self, fleet: Fleet[SGLangMember, dict[str, torch.Tensor]], disk: Disk, chunk: int) -> None:
         """`chunk`: tokens a request draws; see `create`."""
         self._fleet, self._disk, self._chunk = fleet, disk, chunk
         self._stats = EngineStats()
         self._busy_since = 0.0
 
     @classmethod
-    async def create(cls, config: Config, model_dir: str, index: int) -> SGLangEngine:
+    def check(cls, config: Config) -> None:
+        """Raise `BadInput` for what the engine cannot do."""
+        g = config.generator
+        if g.sglang.url and (g.count > 1 or config.scaling.enabled):
+            raise BadInput(
+                f"generator.count={g.count}: with generator.sglang.url one generator drives all servers; set 1, and scaling off"
+            )
+        if g.sglang.url and g.sglang.weights == "disk" and "://" in config.run.root:
+            raise BadInput(
+                f"run.root={config.run.root}: servers cannot read weights from there; set generator.sglang.weights=distributed"
+            )
+
+    @classmethod
+    async def create(cls, config: Config, model_dir: Path, index: int) -> SGLangEngine:
         """The engine of generator number `index`, ready: its servers up and found to serve the model in `model_dir` as
         version 0.
 
         Without `generator.sglang.url` it starts a server of its own; with it, it drives all servers behind that
         address. Raises `BadInput` for a server of another model, and for anything else that only the user can mend.
         """
-        _check(config)
-        s, model = config.generator.sglang, Model.read(model_dir)
+        cls.check(config)
+        s, model = config.generator.sglang, Model.read(str(model_dir))
         run = config.run.name or uuid.uuid4().hex
         root = Path(tempfile.gettempdir() if "://" in config.run.root else config.run.root)
-        disk = Disk(root / run / f"sglang-{index}" / "weights", model_dir)
+        disk = Disk(root / run / f"sglang-{index}" / "weights", str(model_dir))
 
         async def find() -> list[str]:
-            return await resolve(s.url) if s.url else [""]
+            return await resolve("generator.sglang.url", s.url) if s.url else [""]
 
-        fleet = Fleet(lambda url: Member(config, model, run, disk, url), find, model, config.generator.dtype, s.start_timeout)
+        def prepare(weights: Weights) -> dict[str, torch.Tensor]:
+            model.check(weights)
+            return tensors_of(weights, getattr(torch, config.generator.dtype), model.tied)
+
+        fleet = Fleet(
+            key="generator.sglang", make=lambda url: SGLangMember(config, model, run, disk, url), find=find, prepare=prepare,
+            patience=s.start_timeout,
+        )
         await fleet.start()
         return cls(fleet, disk, s.chunk)
 
@@ -71,7 +91,7 @@ class SGLangEngine:
         return self._fleet.gone
 
     @property
-    def members(self) -> list[Member]:
+    def members(self) -> list[SGLangMember]:
         """The servers, for reports: address, limits, difference to a plain forward, output."""
         return self._fleet.members
 
@@ -134,7 +154,7 @@ class SGLangEngine:
         """Prefixes age out of the radix cache by themselves; the trees no longer count as load of their servers."""
         self._fleet.release(namespace)
 
-    async def update_weights(self, version: int, weights: Mapping[str, Any]) -> float:
+    async def update_weights(self, version: int, weights: Weights) -> float:
         """Bring a version into every server: pause, load, flush, go on (`Engine.update_weights`). `weights`: every
         tensor by name.
         """
@@ -153,18 +173,7 @@ class SGLangEngine:
         self._disk.remove()
 
 
-def _check(config: Config) -> None:
-    """What the engine cannot do, said before anything is started."""
-    g = config.generator
-    if config.sampling.top_p < 1:
-        raise BadInput(f"sampling.top_p={config.sampling.top_p}: SGLang's log-probs are of the whole distribution; set it to 1")
-    if g.sglang.url and (g.count > 1 or config.scaling.enabled):
-        raise BadInput(f"generator.count={g.count}: with generator.sglang.url one generator drives all servers; set 1, and scaling off")
-    if g.sglang.url and g.sglang.weights == "disk" and "://" in config.run.root:
-        raise BadInput(f"run.root={config.run.root}: servers cannot read weights from there; set generator.sglang.weights=distributed")
-
-
-def _check_fits(member: Member, prefix: int, left: int) -> None:
+def _check_fits(member: SGLangMember, prefix: int, left: int) -> None:
     assert member.limits is not None
     for what, limit in (("context", member.limits.context), ("cache (--max-total-tokens)", member.limits.pool)):
         if prefix + left > limit:

@@ -18,7 +18,7 @@ CALLS = (
     IDENTITY, SERVER, MODELS, "/generate", "/update_weight_version", "/update_weights_from_disk", "/pause_generation",
     "/continue_generation", "/abort_request", "/flush_cache",
 )
-OF_WAY = {
+OF_TRANSPORT = {
     "disk": (),
     "tensor": ("/update_weights_from_tensor",),
     "distributed": ("/init_weights_update_group", "/update_weights_from_distributed"),
@@ -31,10 +31,10 @@ async def check(client: Client, weights: str, exact: bool) -> dict[str, dict[str
     """The answers to `IDENTITY`, `SERVER` and `MODELS` (of its one model) of a server that is found to offer all that
     is needed.
 
-    `weights`: the way of loading; `exact`: whether entropies come from a logit processor. Raises `BadInput` that names
+    `weights`: the transport of weights; `exact`: whether entropies come from a logit processor. Raises `BadInput` that names
     all that is missing.
     """
-    missing = [path for path in (*CALLS, *OF_WAY[weights]) if not await client.offers(path)]
+    missing = [path for path in (*CALLS, *OF_TRANSPORT[weights]) if not await client.offers(path)]
     answers: dict[str, dict[str, Any]] = {}
     for path, facts in FACTS.items():
         if path not in missing:

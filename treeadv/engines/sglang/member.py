@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ import torch
 from safetensors import safe_open
 
 from treeadv.config import Config
+from treeadv.engines.base import Weights
+from treeadv.engines.fleet.addresses import own_address
+from treeadv.engines.fleet.member import Loaded, Member, Refused, ServerGone
 from treeadv.engines.sglang import features, probe
-from treeadv.engines.sglang.addresses import own_address
-from treeadv.engines.sglang.client import Client, ServerGone
+from treeadv.engines.sglang.client import Client
 from treeadv.engines.sglang.entropy import TEMPERATURE, reference
-from treeadv.engines.sglang.reply import Ask, Chunk, Refused, read, sent_back
+from treeadv.engines.sglang.reply import Ask, Chunk, read, sent_back
 from treeadv.engines.sglang.server import ServerProcess
-from treeadv.engines.sglang.weights import Broadcast, Disk, Loaded, SharedMemory, Way, flush, update
+from treeadv.engines.sglang.weights import Broadcast, Disk, SharedMemory, Transport, flush, update
 from treeadv.errors import BadInput
 
 POLL = 0.2  # seconds between looks at a server that starts
@@ -45,7 +46,7 @@ class Model:
                 shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
         return cls(folder, settings["vocab_size"], settings["architectures"], settings.get("tie_word_embeddings", False), shapes)
 
-    def check(self, weights: Mapping[str, Any]) -> None:
+    def check(self, weights: Weights) -> None:
         """Refuse weights of another model (`ValueError`): a server that is handed a wrong shape does not outlive it."""
         given = {n: list(w.shape) for n, w in weights.items() if not (self.tied and n == "lm_head.weight")}
         wrong = sorted(n for n in given.keys() | self.shapes.keys() if given.get(n) != self.shapes.get(n))
@@ -64,7 +65,7 @@ class Limits:
     ranks: int  # tensor-parallel size
 
 
-class Member:
+class SGLangMember(Member[dict[str, torch.Tensor]]):
     """A server; `url` names it. Without an address it starts a process of its own."""
 
     def __init__(self, config: Config, model: Model, run: str, disk: Disk, url: str = "") -> None:
@@ -72,17 +73,13 @@ class Member:
         own server.
         """
         self._config, self._s, self._model, self._run, self._disk = config, config.generator.sglang, model, run, disk
-        self.url, self._owned = url, not url
-        self.version = 0
-        self.ready = asyncio.Event()
-        self.lost = asyncio.Event()
-        self.reason = ""
-        self.listed = True  # whether the address still names it
+        super().__init__(url)
+        self._owned = not url
         self.difference: probe.Difference | None = None
         self.limits: Limits | None = None
         self.process: ServerProcess | None = None
         self._client: Client | None = None
-        self._way: Way | None = None
+        self._transport: Transport | None = None
         self._room = asyncio.Semaphore(1)
         self._settled = asyncio.Event()  # no update is under way
         self._settled.set()
@@ -112,7 +109,7 @@ class Member:
         self.limits = self._limits(answers[features.SERVER], answers[features.MODELS]["max_model_len"])
         await self._check_tokenizer()
         self._room = asyncio.Semaphore(QUEUE * self.limits.running)
-        self._way = self._choose_way(self.limits.ranks)
+        self._transport = self._choose_transport(self.limits.ranks)
         probe.check_model(self.url, info, self._model.architectures, self._model.folder)
         await self._as_version_0(str(info["weight_version"]))
         await self._check_numbers()
@@ -142,7 +139,7 @@ class Member:
             raise BadInput(f"{self.url}: runs dp_size={info['dp_size']} copies of the model; start a server a copy and name all in the url")
         return Limits(context, info["max_total_num_tokens"], info["max_running_requests"], info["tp_size"])
 
-    def _choose_way(self, ranks: int) -> Way:
+    def _choose_transport(self, ranks: int) -> Transport:
         if self._s.weights == "disk":
             return self._disk
         if self._s.weights == "tensor":
@@ -179,15 +176,20 @@ class Member:
         )
         probe.check_difference(self.url, self.difference, self._s.max_logprob_error, self._s.entropy == "exact")
 
+    async def ended(self) -> str:
+        if self.process is None:
+            await asyncio.Event().wait()  # for ever: it is not a process of ours
+        assert self.process is not None
+        return f"its process ended with code {await self.process.process.wait()}"
+
     async def shut(self) -> None:
-        """Let go of the server; one of our own is ended."""
-        if self._way:
-            await self._way.close()
+        if self._transport:
+            await self._transport.close()
         if self._client:
             await self._client.close()
         if self.process:
             await self.process.stop()
-        self._way = self._client = self.process = None
+        self._transport = self._client = self.process = None
 
     # ---- work --------------------------------------------------------------------------------------------------------
     async def draw(self, ids: list[int], tokens: int, temperature: float, stop: frozenset[int]) -> Chunk:
@@ -215,11 +217,11 @@ class Member:
 
     async def load(self, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
         """Bring a policy version in. When this raises, the server must not serve."""
-        assert self._way is not None, "the server has not been brought up"
+        assert self._transport is not None, "the server has not been brought up"
         self._loads += 1
         self._settled.clear()
         try:
-            loaded = await update(self.client, self._way, version, tensors)
+            loaded = await update(self.client, self._transport, version, tensors)
             self.version = version
         finally:
             self._settled.set()

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from treeadv.engines.entropy import entropy
-from treeadv.engines.sglang.reply import Chunk, Refused
+from treeadv.engines.fleet.member import Refused
+from treeadv.engines.sglang.reply import Chunk
 from treeadv.errors import BadInput
 
 PROMPT = 12  # tokens of the probe's prefix

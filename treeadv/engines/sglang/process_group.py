@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
+from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang.client import Client
-from treeadv.engines.sglang.reply import Refused
 from treeadv.engines.sglang.server import free_port
 
 

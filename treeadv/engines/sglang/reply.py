@@ -7,13 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang.entropy import KEY, from_top
 
 ROUNDING = 1e-4  # a log-probability above 0 or an entropy below 0 by less than this is float rounding, and set to 0
-
-
-class Refused(Exception):
-    """A reply that cannot be trained on. The text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,8 @@ import io
 import shutil
 import time
 import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,22 +24,14 @@ import safetensors.torch
 import torch
 import torch.multiprocessing
 
+from treeadv.engines.base import Weights
+from treeadv.engines.fleet.member import Loaded, Refused
 from treeadv.engines.sglang.client import Client
-from treeadv.engines.sglang.reply import Refused
 
 FLUSH_TRIES = 50  # 0.1 s apart; a server flushes only when nothing runs
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """One weight update of one server. `bytes` is what travelled; `seconds` from pause to continue."""
-
-    version: int
-    bytes: int
-    seconds: float
-
-
-class Way(Protocol):
+class Transport(Protocol):
     """One way of loading. `push` returns when the server has said that it holds all tensors; it raises `Refused` or
     `ServerGone`.
     """
@@ -50,13 +41,13 @@ class Way(Protocol):
     async def close(self) -> None: ...
 
 
-async def update(client: Client, way: Way, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
+async def update(client: Client, transport: Transport, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
     """Bring `version` into one server. When this raises, the server may hold half of it and must not serve."""
     started = time.perf_counter()
     client.stop_clock()
     try:
         await client.post("/pause_generation", {"mode": "retract"})
-        await way.push(client, version, tensors)
+        await transport.push(client, version, tensors)
         await flush(client)
         held = int((await client.get("/model_info"))["weight_version"])
         if held != version:
@@ -64,7 +55,9 @@ async def update(client: Client, way: Way, version: int, tensors: dict[str, torc
         await client.post("/continue_generation")
     finally:
         client.start_clock()
-    return Loaded(version, sum(t.nbytes for t in tensors.values()), time.perf_counter() - started)
+    return Loaded(
+        version=version, bytes=sum(t.nbytes for t in tensors.values()), seconds=time.perf_counter() - started
+    )
 
 
 async def flush(client: Client) -> None:
@@ -83,7 +76,7 @@ async def flush(client: Client) -> None:
     await client.post("/flush_cache")
 
 
-def tensors_of(weights: Mapping[str, Any], dtype: torch.dtype, tied: bool) -> dict[str, torch.Tensor]:
+def tensors_of(weights: Weights, dtype: torch.dtype, tied: bool) -> dict[str, torch.Tensor]:
     """The tensors to send, in the server's dtype. With tied embeddings the output matrix is the input's and is left
     out.
     """
@@ -184,7 +177,7 @@ class Broadcast:
         self._group: Any = None
 
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None:
-        # Imported here: torch.distributed is not built everywhere, and only this way needs it.
+        # Imported here: torch.distributed is not built everywhere, and only this transport needs it.
         from treeadv.engines.sglang.process_group import broadcast, join
 
         if self._group is None:

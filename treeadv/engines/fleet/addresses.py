@@ -1,5 +1,4 @@
-"""Which servers stand behind `generator.sglang.url`. Weights must reach each one, so a router or a Service is looked
-through.
+"""The single servers behind an address. Weights must reach each one, so routers and Services are looked through.
 """
 
 from __future__ import annotations
@@ -15,21 +14,23 @@ from treeadv.errors import BadInput
 PATIENCE = aiohttp.ClientTimeout(total=10)
 
 
-async def resolve(url: str) -> list[str]:
-    """Base addresses of the single servers, sorted. Each comma-separated part is a server, an sglang-router (it lists
-    its `/workers`) or a DNS name with several addresses (a headless Kubernetes Service). Empty where a router has no
-    server yet. Raises `BadInput`.
+async def resolve(key: str, url: str) -> list[str]:
+    """Return the base addresses of the single servers behind `url`, sorted. Errors name the configuration key `key`.
+
+    Each comma-separated part is a server, a router that lists its servers at `/workers` (as sglang-router does), or a
+    DNS name with several addresses (a headless Kubernetes Service). The list is empty while a router has no server.
+    Raises `BadInput`.
     """
     found: set[str] = set()
     for part in filter(None, (p.strip().rstrip("/") for p in url.split(","))):
         if urlsplit(part).scheme not in ("http", "https") or not urlsplit(part).hostname:
-            raise BadInput(f"generator.sglang.url={url}: {part} is not an http address")
-        workers = await _workers(part)
-        found.update(await _addresses(part) if workers is None else workers)
+            raise BadInput(f"{key}={url}: {part} is not an http address")
+        workers = await _workers(key, part)
+        found.update(await _addresses(key, part) if workers is None else workers)
     return sorted(found)
 
 
-async def _workers(url: str) -> list[str] | None:
+async def _workers(key: str, url: str) -> list[str] | None:
     """The servers of a router; None when this is not one."""
     try:
         async with aiohttp.ClientSession(timeout=PATIENCE) as session, session.get(f"{url}/workers") as reply:
@@ -39,17 +40,17 @@ async def _workers(url: str) -> list[str] | None:
     except aiohttp.ContentTypeError:
         return None
     except (aiohttp.ClientError, OSError, TimeoutError) as e:
-        raise BadInput(f"generator.sglang.url: {url} does not answer ({type(e).__name__}: {e})") from e
+        raise BadInput(f"{key}: {url} does not answer ({type(e).__name__}: {e})") from e
     return [worker["url"].rstrip("/") for worker in listed["workers"]]
 
 
-async def _addresses(url: str) -> list[str]:
+async def _addresses(key: str, url: str) -> list[str]:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         answers = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except OSError as e:
-        raise BadInput(f"generator.sglang.url: {url} has no address ({e})") from e
+        raise BadInput(f"{key}: {url} has no address ({e})") from e
     hosts = {str(address[0]) for *_, address in answers}
     if len(hosts) == 1:
         return [url]

@@ -1,0 +1,238 @@
+"""The servers of one generator: which are ready, which are being brought up again, and which of them grows which tree.
+
+A server is ready only while it has the current policy version. A lost server is brought up again, checked, and given
+the current weights before any request. A server that discovery finds later is treated the same way. One that discovery
+no longer names is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Generic, TypeVar
+
+from treeadv.engines.base import EngineLost, Weights
+from treeadv.engines.fleet.member import Loaded, Member, Payload, Refused, ServerGone
+from treeadv.engines.fleet.routing import Routes
+from treeadv.errors import BadInput
+
+ATTEMPTS = 3  # to bring up a lost server before it is given up
+PAUSE = 1.0  # seconds between attempts
+DISCOVERY_INTERVAL = 5.0  # seconds
+
+M = TypeVar("M", bound=Member)
+log = logging.getLogger(__name__)
+
+
+class Fleet(Generic[M, Payload]):
+    """Keeps servers ready, routes trees to them, and brings weights to them."""
+
+    def __init__(
+        self, *, key: str, make: Callable[[str], M], find: Callable[[], Awaitable[list[str]]],
+        prepare: Callable[[Weights], Payload], patience: float,
+    ) -> None:
+        """`key`: the configuration section that errors name. `find` returns the addresses of the servers as they are
+        now; "" stands for a server that this process starts. `make` builds the member for an address. `prepare` turns
+        weights into what a member loads, and raises `ValueError` for weights of another model. `patience`: seconds that
+        the start waits for a first server, and a request for a ready one.
+        """
+        self._key, self._make, self._find, self._prepare, self._patience = key, make, find, prepare, patience
+        self.members: list[M] = []
+        self.version = 0
+        self.gone = ""  # why no server was ready in time for a request
+        self.updates: list[Loaded] = []
+        self._weights: Weights | None = None
+        self._updating = asyncio.Lock()
+        self._changed = asyncio.Event()  # a server is ready again or was given up
+        self._last_fault = ""  # why the last server was given up
+        self._discovers = False
+        self._routes = Routes()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Bring up all servers. Raises the first fault of any."""
+        addresses = await self._first_addresses()
+        self.members = [self._make(a) for a in addresses]
+        outcomes = await asyncio.gather(*(m.bring_up() for m in self.members), return_exceptions=True)
+        fault = next((o for o in outcomes if o is not None), None)
+        if fault is not None:
+            await self.close()
+            if isinstance(fault, ServerGone | Refused):
+                raise BadInput(f"{self._key}: {fault}") from fault
+            raise fault
+        for member in self.members:
+            member.ready.set()
+            self._run(self._keep(member))
+        self._discovers = addresses != [""]
+        if self._discovers:
+            self._run(self._discover())
+
+    async def _first_addresses(self) -> list[str]:
+        """The addresses at the start. Servers that are deployed together with the run may come up after it."""
+        deadline = asyncio.get_running_loop().time() + self._patience
+        while True:
+            try:
+                fault = BadInput(f"{self._key}.url: no server is behind it")
+                if addresses := await self._find():
+                    return addresses
+            except BadInput as unreachable:
+                fault = unreachable
+            if asyncio.get_running_loop().time() + DISCOVERY_INTERVAL > deadline:
+                raise BadInput(f"{fault} (waited for {self._key}.start_timeout={self._patience:g} s)")
+            log.warning("%s; waiting for it", fault)
+            await asyncio.sleep(DISCOVERY_INTERVAL)
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.add(asyncio.create_task(work))
+
+    async def close(self) -> None:
+        """Close all servers. Raises the fault of a background task that failed by a defect."""
+        members = self.members
+        for task in self._tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(m.shut() for m in members))
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    # ---- routing -----------------------------------------------------------------------------------------------------
+    async def home(self, forest: str, tree: str) -> M:
+        """The server of a tree. Waits for one that is being brought up. Raises `EngineLost` if none becomes ready."""
+        if not self._ready():
+            await self._wait_until_ready()
+        ready = {m.url: m for m in self._ready()}
+        newest = max(m.version for m in ready.values())  # during an update a tree must not move to older weights
+        return ready[self._routes.home(forest, tree, ready, [u for u, m in ready.items() if m.version == newest])]
+
+    def release(self, forest: str) -> None:
+        """The trees of a complete forest no longer count as load."""
+        self._routes.release(forest)
+
+    def _ready(self) -> list[M]:
+        return [m for m in self.members if m.ready.is_set()]
+
+    async def _wait_until_ready(self) -> None:
+        if self.gone:
+            raise EngineLost(self.gone)
+        try:
+            async with asyncio.timeout(self._patience):
+                while not self._ready() and (self.members or self._discovers):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            reason = self.members[0].reason if self.members else self._last_fault
+            self.gone = f"no server was ready for {self._patience:g} s: {reason}"
+        else:
+            self.gone = "" if self._ready() else f"every server was given up; the last: {self._last_fault}"
+        if self.gone:
+            raise EngineLost(self.gone)
+
+    # ---- losing and coming back --------------------------------------------------------------------------------------
+    def lose(self, member: M, reason: str) -> bool:
+        """Take a server out of service. Returns whether another one is ready.
+
+        Many requests fail with the server. Only the first counts, so that the others do not lose it again while it
+        comes up.
+        """
+        if member.ready.is_set():
+            member.ready.clear()
+            member.reason = reason
+            member.lost.set()
+        return bool(self._ready())
+
+    async def _keep(self, member: M) -> None:
+        """Bring a server up each time it is lost. Give it up after `ATTEMPTS` failures in a row."""
+        try:
+            while True:
+                await self._wait_until_lost(member)
+                log.warning("%s is lost: %s", member.url, member.reason)
+                if not (member.listed and await self._bring_back(member)):
+                    return await member.shut()
+                self._changed.set()
+        except Exception as defect:  # raised again in `close`; requests that wait for the server must not wait for ever
+            member.reason = repr(defect)
+            raise
+        finally:
+            self._last_fault = member.reason
+            self.members = [m for m in self.members if m is not member]
+            self._changed.set()
+
+    async def _discover(self) -> None:
+        """Follow servers that are added and removed.
+
+        A new server is treated as a lost one, so that it gets weights before requests. A server that is no longer named
+        is about to end, and its trees move to the others. An empty list is ignored: a router that was restarted has
+        one.
+        """
+        while True:
+            await asyncio.sleep(DISCOVERY_INTERVAL)
+            try:
+                addresses = await self._find()
+            except BadInput as unreachable:
+                log.warning("%s", unreachable)
+                continue
+            for member in [m for m in self.members if addresses and m.url not in addresses]:
+                member.listed = False
+                self.lose(member, "it is no longer listed")
+            for url in set(addresses) - {m.url for m in self.members}:
+                member = self._make(url)
+                member.reason = "it has just appeared"
+                member.lost.set()
+                self.members.append(member)
+                self._run(self._keep(member))
+
+    async def _wait_until_lost(self, member: M) -> None:
+        ended = asyncio.create_task(member.ended())
+        lost = asyncio.create_task(member.lost.wait())
+        try:
+            await asyncio.wait([ended, lost], return_when=asyncio.FIRST_COMPLETED)
+            if not member.lost.is_set():
+                self.lose(member, ended.result())
+        finally:
+            ended.cancel()
+            lost.cancel()
+
+    async def _bring_back(self, member: M) -> bool:
+        """Whether the server is ready again, with the current weights."""
+        for _ in range(ATTEMPTS):
+            member.lost.clear()
+            try:
+                await member.bring_up()
+                async with self._updating:
+                    if self._weights is not None:
+                        payload = await asyncio.to_thread(self._prepare, self._weights)
+                        self.updates.append(await member.load(self.version, payload))
+                    member.ready.set()
+                self.gone = ""
+                return True
+            except (BadInput, ServerGone, Refused) as fault:
+                member.reason = str(fault)
+                log.warning("%s did not come back: %s", member.url, fault)
+            await asyncio.sleep(PAUSE)
+        return False
+
+    # ---- weights -----------------------------------------------------------------------------------------------------
+    async def update(self, version: int, weights: Weights) -> None:
+        """Bring a version into every ready server. Servers that are not ready, or fail over it, get it when they come
+        back.
+
+        Raises `ValueError` for a version that goes backwards or for weights of another model.
+        """
+        if version < self.version:
+            raise ValueError(f"policy version {version} is older than the engine's {self.version}")
+        if version == self.version:  # Ray calls at least once: the call was repeated
+            return
+        async with self._updating:
+            payload = await asyncio.to_thread(self._prepare, weights)
+            self.version, self._weights = version, weights
+            members = self._ready()
+            outcomes = await asyncio.gather(*(m.load(version, payload) for m in members), return_exceptions=True)
+        for member, outcome in zip(members, outcomes, strict=True):
+            if isinstance(outcome, Loaded):
+                self.updates.append(outcome)
+            elif isinstance(outcome, ServerGone | Refused):
+                self.lose(member, f"it did not take policy version {version}: {outcome}")
+            else:
+                raise outcome
