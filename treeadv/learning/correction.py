@@ -53,8 +53,10 @@ class Correction:
 _TIS = Factor(level="token", outside="truncate", bounds=(0.0, 2.0))
 _GEOMETRIC = Factor(level="path_mean", outside="mask", bounds=(0.99, 1.01), mask_only=True)
 
+NO_CORRECTION = Correction()
+
 CORRECTIONS: dict[str, Correction] = {
-    "none": Correction(),
+    "none": NO_CORRECTION,
     "bypass": Correction(ratio_to="behaviour"),  # PPO as first written: the clipped ratio is to the behaviour policy
     "tis": Correction(factors=(_TIS,)),  # truncated importance sampling (Yao et al. 2025), cap as in verl
     "sequence_tis": Correction(factors=(Factor(level="path_product", outside="truncate", bounds=(0.0, 2.0)),)),

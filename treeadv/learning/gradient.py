@@ -56,6 +56,10 @@ class GradientPass:
         """Compute log pi of the update's forests by the weights as they are now."""
         update.proximal = self._log_probs(self.policy, update.forests, update.batches)
 
+    def log_probs(self, forests: Sequence[Forest]) -> dict[int, Array]:
+        """log pi [T] of the forests of this rank's share, by their index."""
+        return self._log_probs(self.policy, forests, self._pack(forests)[0])
+
     def accumulate(self, update: Update, clock: Phases) -> Sums:
         """Add the gradient of the update's loss; returns its sums over all ranks. The first call notes the proximal policy."""
         forests, o = update.forests, self.objective

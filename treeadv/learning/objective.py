@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from treeadv.config import LearnerConfig, SamplingConfig
-from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.learning.advantage import Array, advantages, leaf_advantages, leaf_sum, path_sum
-from treeadv.learning.correction import Correction, correct, exp, find_correction, path_mean
+from treeadv.learning.correction import NO_CORRECTION, Correction, correct, exp, find_correction, path_mean
 from treeadv.presets import AdvantageSpec, build_advantage
+
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Objective:
     """What an update minimises. `room` is the number of tokens that a forest may have, the divisor of normaliser=constant."""
 
     spec: AdvantageSpec
-    correction: Correction = Correction()
+    correction: Correction = NO_CORRECTION
     kl: float = 0.0  # weight of the KL to the reference
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     room: int = 1
@@ -47,10 +48,6 @@ class Objective:
 
 def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objective:
     """The objective of a configuration. Raises `BadInput` for what does not exist or does not go together."""
-    if sampling.top_p < 1:
-        raise BadInput(
-            f"sampling.top_p={sampling.top_p:g}: the learner takes probabilities of the whole vocabulary, so training needs 1"
-        )
     return Objective(
         spec=build_advantage(learner.preset, learner.advantage),
         correction=find_correction(learner.correction, learner.correction_bounds),
@@ -193,7 +190,7 @@ class _Mass:
     def negative(self, x: Array) -> Array:
         return np.minimum(self.A, 0) * self.total(x) if self.own is None else self.total(np.minimum(self.own, 0) * x)
 
-    def clipped_leaves(self, if_positive: Array, if_negative: Array) -> Array:
+    def clipped_leaves(self, if_positive: Flags, if_negative: Flags) -> Array:
         """[S] the share of a segment's leaves that are clipped, given which are by the sign of their advantage [L]."""
         if self.own is None:
             hit = np.where(self.A > 0, leaf_sum(self.f, if_positive), leaf_sum(self.f, if_negative) * (self.A < 0))
@@ -210,11 +207,11 @@ def _surrogate(
         x = np.exp(log_ratio)
         up, down = (np.repeat(sign(leaf), f.lengths) for sign in (mass.positive, mass.negative))
         bounded = _Bounded(spec, x)
-        clipped = (bounded.up_clipped & (up > 0)) | (bounded.down_clipped & (down < 0))
+        hit = (bounded.up_clipped & (up > 0)) | (bounded.down_clipped & (down < 0))
         gain = up * bounded.up + down * bounded.down
         if spec.surrogate == "cispo":
-            return gain * logp, gain, clipped.astype(np.float64)
-        return gain, x * (up * ~bounded.up_clipped + down * ~bounded.down_clipped), clipped.astype(np.float64)
+            return gain * logp, gain, hit.astype(np.float64)
+        return gain, x * (up * ~bounded.up_clipped + down * ~bounded.down_clipped), hit.astype(np.float64)
     s = np.exp(path_mean(f, log_ratio))
     bounded = _Bounded(spec, s)
     gain = np.repeat(mass.positive(leaf * bounded.up) + mass.negative(leaf * bounded.down), f.lengths)

@@ -55,7 +55,7 @@ class NonFinite(RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"update of version {self.version}: {self.what} is not finite, once more than learner.max_nonfinite allows in a row; the"
+            f"batch of version {self.version}: {self.what} of an update is not finite, once more than learner.max_nonfinite allows in a row; the"
             f" weights are unchanged and the batch is kept: to run it again, treeadv reproduce RUN --batch {self.batch}"
         )
 

@@ -19,6 +19,7 @@ from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
 from treeadv.learning import policy, sharding, weights
+from treeadv.learning.advantage import Array
 from treeadv.learning.checkpoint import Checkpointed
 from treeadv.learning.flops import utilisation
 from treeadv.learning.gradient import GradientPass, Update
@@ -108,6 +109,10 @@ class Trainer:
         self._clear_gradients()
         return gradients.accumulate(update, clock)
 
+    def log_probs(self, forests: Sequence[Forest]) -> dict[int, Array]:
+        """log pi [T] of the forests of this rank's share, by their index."""
+        return self._gradient_pass().log_probs(forests)
+
     def _gradient_pass(self) -> GradientPass:
         return GradientPass(
             policy=self.policy, reference=self.reference, objective=self.objective, limit=self.limit,
@@ -140,7 +145,7 @@ class Trainer:
         with clock("optimizer"):
             norm = float(weights.full(torch.nn.utils.clip_grad_norm_(self._trained, self.config.learner.clip_grad)))
             if not (math.isfinite(sums.loss) and math.isfinite(norm)):
-                self._skip("the loss" if not math.isfinite(sums.loss) else "the gradient", batch)
+                self._skip("the loss" if not math.isfinite(sums.loss) else "the gradient", batch, self.version - len(taken.sums))
                 taken.nonfinite.add(number)
                 return
             self._nonfinite_in_a_row = 0
@@ -153,15 +158,15 @@ class Trainer:
         taken.norms.append(norm)
         taken.rate = rate
 
-    def _skip(self, what: str, batch: Sequence[Forest]) -> None:
-        """Keep the batch of an update that is not finite; raise `NonFinite` when there were too many in a row."""
+    def _skip(self, what: str, batch: Sequence[Forest], version: int) -> None:
+        """Keep the batch of an update that is not finite, which arrived at `version`; raise `NonFinite` after too many in a row."""
         self.optimizer.zero_grad()
-        path = self.keep_dir / f"nonfinite-version-{self.version}.arrow"
+        path = self.keep_dir / f"nonfinite-version-{version}.arrow"
         if self.rank == 0:
             wire.write_file(path, batch, str(self.source))
         self._nonfinite_in_a_row += 1
         if self._nonfinite_in_a_row > self.config.learner.max_nonfinite:
-            raise NonFinite(self.version, what, path)
+            raise NonFinite(version, what, path)
 
     def _report(
         self, forests: Sequence[Forest], plan: list[list[int]], updates: list[Update], taken: _Taken, version: int,

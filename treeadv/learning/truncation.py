@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from treeadv.forest import Finish, Forest
+from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning.advantage import path_sum
 
 
