@@ -18,7 +18,6 @@ from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
 from treeadv.replay.tickets import Ticket
 from treeadv.sampling.sampler import GrowRequest, grow
-from treeadv.sampling.threshold import Threshold
 from treeadv.wire import to_batch
 
 
@@ -30,7 +29,7 @@ class Generator:
         self._model_dir = resolve(config.model.path, config.model.cache)
         self._prompter = Prompter(self._model_dir, config.task.prompt)
         self._stop = stop_ids(self._model_dir)
-        self._threshold = Threshold(config.sampling)
+        self._tau = config.sampling.tau  # of the newest forest
         self._exporter = Exporter("generator", refresh=self._count_engine)
         self._address = self._exporter.serve(config.metrics.host, port)
         self._counted = EngineStats()
@@ -50,15 +49,15 @@ class Generator:
         The caller asks Ray for two returns: it waits for the small one and passes the other on as a reference.
         """
         started = time.perf_counter()
+        self._tau = ticket.tau
         prompt = self._prompter.encode(ticket.problem.problem)
         request = GrowRequest(forest_id=ticket.forest_id, problem=ticket.problem, prompt=prompt, seed=ticket.seed)
         try:
-            forest = await grow(self.engine, request, self._config.sampling, self._threshold.tau, self._stop)
+            forest = await grow(self.engine, request, self._config.sampling, ticket.tau, self._stop)
         except EngineLost as lost:
             if self.engine.gone:
                 raise EngineGone(self.engine.gone) from lost
             raise
-        self._threshold.observe(forest.entropy, forest.newest_version)
         self._count(forest, time.perf_counter() - started)
         return to_batch([forest]), forest.leaves
 
@@ -79,7 +78,7 @@ class Generator:
         s = self.engine.stats()
         return {
             "tokens_generated": s.decoded_tokens, "prompt_tokens": s.prompt_tokens, "cached_tokens": s.cached_tokens,
-            "busy_seconds": s.busy_seconds, "tau": self._threshold.tau,
+            "busy_seconds": s.busy_seconds, "tau": self._tau,
         }
 
     @ray.method
@@ -102,7 +101,7 @@ class Generator:
         e.add("treeadv_forks_total", float((forest.arity > 0).sum()))
         e.add("treeadv_branches_failed_total", float((forest.finish == Finish.ABORT).sum()))
         e.set("treeadv_entropy_nats", float(forest.entropy.mean()))
-        e.set("treeadv_tau_nats", self._threshold.tau)
+        e.set("treeadv_tau_nats", self._tau)
         e.observe("treeadv_forest_seconds", seconds)
         e.observe("treeadv_forest_sharing_ratio", forest.sharing)
 

@@ -23,8 +23,11 @@ from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import Shown, figures
+from treeadv.replay.ledger import State
+from treeadv.replay.payloads import Damaged
 from treeadv.replay.store import ReplayStore
 from treeadv.replay.tickets import Ticket
+from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive
 from treeadv.storage.folder import Syncable, flush
 
@@ -60,13 +63,22 @@ class ReplayQueue:
         self._ticking: asyncio.Task[None] | None = None
         self._exporter = Exporter("queue", lambda: self._fault)
         self._shown = Shown(self._exporter)
+        self._threshold = Threshold(config.sampling)
         self._address = self._exporter.serve(config.metrics.host, port)
         self._store: ReplayStore
         try:
             per_step, seed = config.learner.forests_per_step, config.run.seed
             self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step)
+            self._restore_threshold()
         except BadInput as fault:  # told to whoever calls first: of what a constructor raises Ray makes a death
             self._broken(fault)
+
+    def _restore_threshold(self) -> None:
+        """Take in the forests that are ready: a restarted queue has seen none yet."""
+        for entry in self._store.ledger.in_state(State.READY):
+            with contextlib.suppress(Damaged):  # its lease drops it
+                batch = self._store.payload(entry.reserved.forest_id)
+                self._threshold.observe(batch.column("entropy").values.to_numpy())
 
     @ray.method
     async def address(self) -> str:
@@ -91,7 +103,9 @@ class ReplayQueue:
                 return None
         await self._make_durable()
         seed = derive(self._config.run.seed, record.draw, record.attempt)
-        return Ticket(record.forest_id, record.draw, record.attempt, self._problems[record.draw], seed)
+        return Ticket(
+            record.forest_id, record.draw, record.attempt, self._problems[record.draw], seed, self._threshold.tau
+        )
 
     @ray.method
     async def fail(self, forest_id: str, reason: str) -> None:
@@ -127,6 +141,7 @@ class ReplayQueue:
         outcome = self._store.admit(forest_id, batch)
         if outcome == "admitted":
             self._refs[forest_id] = ref
+            self._threshold.observe(batch.column("entropy").values.to_numpy())
         await self._tell(self._room if outcome == "refused" else self._ready)
         return outcome
 

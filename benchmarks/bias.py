@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from treeadv.presets import PRESETS, AdvantageSpec
 from treeadv.sampling.forking import Forking, split
 
 TOKENS, STEPS, LEAVES = 3, 4, 8
+LOST = 0.19  # share of the leaves that are lost in the rows with losses
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
     "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},  # fresh roots, which do not fork, would cover up what forks do
@@ -123,13 +124,14 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
         chain(-1, 0, 0, 0, 1, None)
     T, L, where = len(tokens), len(ends), np.array(states)
     up = np.array(parent, np.int32)
-    forest = Forest(
-        "f", "p", "", "exact", "", s.rule, True, tau, 1.0, np.zeros(1, np.int32), up,
-        np.cumsum([0, *lengths], dtype=np.int32), (np.cumsum(up == -1) - 1).astype(np.int32), np.array(arity, np.int32),
-        np.array(budgets, np.int32), np.array(tokens, np.int32), np.log(world.prob[where, tokens]).astype(np.float32),
-        entropy[where].astype(np.float32), np.zeros(T, np.int32), np.flatnonzero(np.array(arity) == 0).astype(np.int32),
-        np.full(L, Finish.LENGTH, np.int8), world.reward[np.array(ends) - len(world.prob)].astype(np.float32),
-        np.full(L, Verdict.VERIFIED, np.int8),
+    forest = Forest(  # not checked: the table takes half a million of them
+        forest_id="f", prompt_id="p", gold="", verifier="exact", meta="", rule=s.rule, predictable=True, tau=tau,
+        temperature=1.0, prompt=np.zeros(1, np.int32), parent=up, start=np.cumsum([0, *lengths], dtype=np.int32),
+        tree=(np.cumsum(up == -1) - 1).astype(np.int32), arity=np.array(arity, np.int32), budget=np.array(budgets, np.int32),
+        token=np.array(tokens, np.int32), logprob=np.log(world.prob[where, tokens]).astype(np.float32),
+        entropy=entropy[where].astype(np.float32), version=np.zeros(T, np.int32),
+        leaf_segment=np.flatnonzero(np.array(arity) == 0).astype(np.int32), finish=np.full(L, Finish.LENGTH, np.int8),
+        reward=world.reward[np.array(ends) - len(world.prob)].astype(np.float32), verdict=np.full(L, Verdict.VERIFIED, np.int8),
     )  # fmt: skip
     return forest, where
 
@@ -144,8 +146,19 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
     return out - weight[:, None] * world.prob
 
 
-def measure(world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The figures of each estimator over the same forests."""
+def lose(f: Forest, share: float, rng: np.random.Generator) -> Forest:
+    """The forest after failures that do not depend on its text: each leaf is left unjudged with probability `share`."""
+    verdict = np.where(rng.random(f.leaves) < share, Verdict.CRASH, f.verdict).astype(np.int8)
+    return replace(f, verdict=verdict, reward=np.where(verdict == Verdict.CRASH, 0, f.reward).astype(np.float32))
+
+
+def measure(
+    world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int, lost: float = 0.0
+) -> Iterator[dict[str, Any]]:
+    """The figures of each estimator over the same forests, of whose leaves the share `lost` is not judged.
+
+    A forest with fewer than two judged leaves is drawn again, as the replay queue does.
+    """
     settings = {"leaves": LEAVES, "trees": 2, "min_gap": 1, "min_tail": 1, "max_depth": 4, "arity": 2, "max_tokens": STEPS}
     s = SamplingConfig(**{**settings, **RULES[rule]})
     rng = np.random.default_rng(seed)
@@ -154,6 +167,8 @@ def measure(world: World, rule: str, specs: dict[str, AdvantageSpec], forests: i
     trees = 0
     for _ in range(forests):
         f, states = grow(world, s, s.tau or 0.0, rng)
+        while lost and (f := lose(f, lost, rng)).judged.sum() < 2:
+            f, states = grow(world, s, s.tau or 0.0, rng)
         trees += f.trees
         for name, spec in specs.items():
             g = estimate(world, f, states, spec)
@@ -162,7 +177,7 @@ def measure(world: World, rule: str, specs: dict[str, AdvantageSpec], forests: i
     for name in specs:
         mean = total[name] / forests
         figures = _figures(mean, square[name] / forests, world.gradient, forests)
-        yield {"rule": rule, "estimator": name, "forests": forests, "trees": trees / forests, **figures}
+        yield {"rule": rule, "estimator": name, "lost": lost, "forests": forests, "trees": trees / forests, **figures}
 
 
 def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict[str, float]:
@@ -193,8 +208,9 @@ def main(argv: list[str]) -> None:
     few = {n: presets[n] for n in ("unbiased", "treeadv")}
     cases = {"entropy": presets | ONE_CHANGE, "surprisal": few, "random": few, "one tree": few, "no forks": few, "no topup": few}
     for rule, specs in cases.items():
-        for row in measure(world, rule, specs, args.forests, args.seed):
-            print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+        for lost in (0.0, LOST) if rule == "entropy" else (0.0,):
+            for row in measure(world, rule, specs, args.forests, args.seed, lost):
+                print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
 from actors.benchmarks.brooms import broom, flattened
+from treeadv.assembly import assemble
 from treeadv.config import parse
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning import packing
@@ -114,12 +115,12 @@ def _expanded(f: Forest) -> Forest:
     paths = [[np.arange(f.start[s], f.start[s + 1]) for s in f.path(int(e))] for e in f.leaf_segment]
     at = np.concatenate([np.concatenate(p) for p in paths])
     lengths = [sum(map(len, p)) for p in paths]
-    L, ones = f.leaves, np.ones(f.leaves, np.int32)
-    return Forest(
-        f.forest_id, f.prompt_id, f.gold, f.verifier, f.meta, "none", True, f.tau, f.temperature, f.prompt, -ones,
-        np.cumsum([0, *lengths], dtype=np.int32), np.arange(L, dtype=np.int32), 0 * ones, ones, f.token[at], f.logprob[at],
-        f.entropy[at], f.version[at], np.arange(L, dtype=np.int32), f.finish, f.reward, f.verdict,
-    ).check()  # fmt: skip
+    forest = assemble(
+        forest_id=f.forest_id, prompt_id=f.prompt_id, gold=f.gold, verifier=f.verifier, meta=f.meta, tau=f.tau,
+        temperature=f.temperature, prompt=f.prompt, parent=[-1] * f.leaves, lengths=lengths, token=f.token[at],
+        logprob=f.logprob[at], entropy=f.entropy[at], version=f.version[at], finish=f.finish,
+    )  # fmt: skip
+    return forest.with_rewards(f.reward.tolist(), f.verdict.tolist())
 
 
 def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
@@ -172,17 +173,14 @@ def _sampled(trainer: Trainer, version: int, number: int) -> Forest:
         tokens += list(drawn)
         logprob += list(logp)
     up = np.array([-1, 0, 0, 0, 0, -1, 5, 5, 5, 5], np.int32)
-    flat = np.concatenate(tokens).astype(np.int32)
-    arity = np.where(up < 0, 4, 0).astype(np.int32)
-    ends = np.flatnonzero(arity == 0).astype(np.int32)
-    reward = [np.mean(np.concatenate([tokens[up[e]], tokens[e]]) == 7) for e in ends]
-    return Forest(
-        f"{version}-{number}", "p", "", "exact", "", "fixed", True, float("nan"), 1.0, np.array([1, 2, 3], np.int32), up,
-        np.cumsum([0, *map(len, tokens)], dtype=np.int32), np.repeat([0, 1], 5).astype(np.int32), arity, np.maximum(arity, 1), flat,
-        np.minimum(np.concatenate(logprob), 0).astype(np.float32), np.zeros(len(flat), np.float32),
-        np.full(len(flat), version, np.int32), ends, np.full(8, Finish.LENGTH, np.int8), np.array(reward, np.float32),
-        np.full(8, Verdict.VERIFIED, np.int8),
-    ).check()  # fmt: skip
+    ends = np.flatnonzero(up >= 0)
+    reward = [float(np.mean(np.concatenate([tokens[up[e]], tokens[e]]) == 7)) for e in ends]
+    forest = assemble(
+        forest_id=f"{version}-{number}", prompt_id="p", verifier="exact", rule="fixed", prompt=[1, 2, 3], parent=up,
+        lengths=[len(t) for t in tokens], token=np.concatenate(tokens), logprob=np.minimum(np.concatenate(logprob), 0),
+        version=version, finish=Finish.LENGTH,
+    )  # fmt: skip
+    return forest.with_rewards(reward, [Verdict.VERIFIED] * len(ends))
 
 
 def _draw(model: Any, path: torch.Tensor, count: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:

@@ -9,9 +9,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import settings
 
 from tests import running
 
+settings.register_profile("treeadv", deadline=None)  # a loaded machine makes single examples slow
+settings.load_profile("treeadv")
 _names = (f"bucket-{n}" for n in itertools.count())
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.assembly import assemble
+from treeadv.forest import Forest, Verdict
 
 
 def build(
@@ -18,30 +19,17 @@ def build(
     """
     rng = np.random.default_rng(seed)
     up = np.asarray(parent, np.int32)
-    kids = np.bincount(up[up >= 0], minlength=len(up)).astype(np.int32)
-    arity = kids + np.array([(lost or {}).get(s, 0) for s in range(len(up))], np.int32)
-    ends = np.flatnonzero(kids == 0).astype(np.int32)
-    tokens, leaves = sum(lengths), len(ends)
+    arity = np.bincount(up[up >= 0], minlength=len(up)).astype(np.int32)
+    leaves, tokens = int((arity == 0).sum()), sum(lengths)
+    for s, branches in (lost or {}).items():
+        arity[s] += branches
     graded = rng.integers(0, 2, leaves) if rewards is None else rewards
-    return Forest(
-        forest_id, "p", "1", "exact", "", "entropy", True, 1.0, temperature, rng.integers(0, vocab, prompt).astype(np.int32),
-        up, np.cumsum([0, *lengths], dtype=np.int32), (np.cumsum(up == -1) - 1).astype(np.int32), arity, _budgets(up),
-        rng.integers(0, vocab, tokens).astype(np.int32), (-rng.gamma(1.5, 1.0, tokens)).astype(np.float32),
-        rng.gamma(1.0, 0.5, tokens).astype(np.float32), np.full(tokens, version, np.int32), ends,
-        np.full(leaves, Finish.STOP, np.int8), np.asarray(graded, np.float32), np.full(leaves, Verdict.VERIFIED, np.int8),
-    ).check()  # fmt: skip
-
-
-def _budgets(parent: np.ndarray) -> np.ndarray:
-    """Leaves below each segment: the smallest budgets that allow this tree."""
-    out = np.ones(len(parent), np.int32)
-    inner = set(parent.tolist())
-    for s in range(len(parent)):
-        out[s] = s not in inner
-    for s in range(len(parent) - 1, -1, -1):
-        if parent[s] >= 0:
-            out[parent[s]] += out[s]
-    return out
+    forest = assemble(
+        forest_id=forest_id, prompt_id="p", gold="1", verifier="exact", rule="entropy", tau=1.0, temperature=temperature,
+        prompt=rng.integers(0, vocab, prompt), parent=up, lengths=lengths, arity=arity, token=rng.integers(0, vocab, tokens),
+        logprob=-rng.gamma(1.5, 1.0, tokens), entropy=rng.gamma(1.0, 0.5, tokens), version=version,
+    )  # fmt: skip
+    return forest.with_rewards(np.asarray(graded, float).tolist(), [Verdict.VERIFIED] * leaves)
 
 
 @st.composite

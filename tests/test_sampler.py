@@ -20,7 +20,6 @@ from treeadv.forest import Finish, Forest
 from treeadv.sampling.forking import Forking, split
 from treeadv.sampling.rules import RULES, ForkRule, Prefix, build_rule
 from treeadv.sampling.sampler import GrowRequest, grow
-from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive, uniform
 
 STOP = 9
@@ -332,22 +331,6 @@ def test_a_forest_of_which_nothing_came_fails_with_the_cause():
 
     with pytest.raises(EngineLost, match="the server is gone"):
         forest(Dead(), SamplingConfig(leaves=4))
-
-
-def test_the_threshold_is_a_quantile_of_the_version_before():
-    t = Threshold(SamplingConfig(tau=1.0, tau_quantile=0.5))
-    t.observe(np.array([1.0, 2.0, 3.0]), 0)
-    assert t.tau == 1.0  # nothing is known of an earlier version yet
-    t.observe(np.array([9.0]), 1)
-    assert t.tau == 2.0
-    t.observe(np.array([7.0]), 1)
-    assert t.tau == 2.0
-    t.observe(np.array([0.0]), 2)
-    assert t.tau == 8.0
-    fixed = Threshold(SamplingConfig(tau=0.3))
-    fixed.observe(np.array([5.0]), 0)
-    fixed.observe(np.array([5.0]), 1)
-    assert fixed.tau == 0.3
 
 
 @given(st.integers(1, 64), st.integers(2, 5))

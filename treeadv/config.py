@@ -80,8 +80,10 @@ class SamplingConfig(Section):
     rule_options: dict[str, Any] = Field(default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed")
     tau: Annotated[float, Field(ge=0)] = Field(1.0, description="threshold in nats")
     tau_quantile: Share | None = Field(
-        None, description="tau as this quantile of the entropies drawn under the previous policy version; tau holds until one is complete"
+        None, description="tau as this quantile of the entropies of the newest forests of all generators"
     )
+    tau_window: Positive = Field(64, description="tau_quantile: forests that the quantile is taken over")
+    tau_min_tokens: Positive = Field(1000, description="tau_quantile: tau holds while those forests have fewer tokens")
     arity: Annotated[int, Field(ge=2)] = 2
     min_gap: Positive = Field(2, description="tokens between forks, and before the first")
     max_depth: Count = Field(4, description="forks on a path")
@@ -179,7 +181,9 @@ class LearnerConfig(Section):
         "graded", description="a leaf cut at the token limit keeps its grade, weighs 0, or pays DAPO's soft penalty"
     )
     penalty_tokens: Positive = Field(16, description="truncated=penalty: tokens before the limit where the penalty grows from 0 to 1")
-    max_nonfinite: Positive = Field(3, description="updates in a row that are skipped because loss or gradient is not finite")
+    max_nonfinite: Count = Field(
+        3, description="updates in a row that may be skipped because loss or gradient is not finite; one more ends the run"
+    )
     float32_head: bool = Field(False, description="compute logits in float32 whatever the dtype of the computation")
     lr: Annotated[float, Field(gt=0)] = 2e-5
     betas: tuple[Beta, Beta] = (0.9, 0.95)

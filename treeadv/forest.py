@@ -1,14 +1,14 @@
-"""The forest: all rollouts of one prompt, every token once, as flat arrays.
+"""The forest: all rollouts of one prompt as flat arrays that hold every token once.
 
-A forest is M trees. A tree is cut into *segments* (runs of tokens between forks) that stand in Euler (depth-first) order, a parent
-before its children, so that every subtree is a contiguous range of segments and of leaves, and a sum over a subtree is a
-difference of two prefix sums.
+A forest is M trees. A tree is cut into *segments*, the runs of tokens between forks. Segments stand in depth-first
+order, a parent before its children. So every subtree is a contiguous range of segments and of leaves, and a sum over a
+subtree is the difference of two prefix sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 
@@ -30,7 +30,7 @@ class Finish(IntEnum):
 
 
 class Verdict(IntEnum):
-    """What a verifier said of a leaf. A time-out is never `WRONG`."""
+    """The judgement of a verifier on a leaf. A failure to judge (TIMEOUT, CRASH, ABORTED) is never `WRONG`."""
 
     UNGRADED = -1
     VERIFIED = 0
@@ -39,11 +39,15 @@ class Verdict(IntEnum):
     TIMEOUT = 3
     CRASH = 4
     REFUSED = 5
+    ABORTED = 6  # the engine lost the branch, so no verifier was asked
 
 
-@dataclass(frozen=True, slots=True)
+UNJUDGED = (Verdict.UNGRADED, Verdict.TIMEOUT, Verdict.CRASH, Verdict.ABORTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One node of the tree, as a reader wants it; `leaves` and `subtree` are half-open ranges."""
+    """One node of a tree; `leaves` and `subtree` are half-open ranges of leaves and segments."""
 
     index: int
     parent: int  # -1 for a root
@@ -55,12 +59,13 @@ class Segment:
     subtree: range
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Forest:
     """All rollouts of one prompt. S segments, T tokens, L leaves, P prompt tokens.
 
-    `logprob` is of the distribution that was sampled (temperature applied), `entropy` is in nats and of the distribution the token
-    was drawn from, `version` the policy version that drew it. `reward` is NaN and `verdict` UNGRADED until a verifier has spoken.
+    `logprob` is of the distribution that was sampled (temperature applied). `entropy` is in nats, of the distribution
+    that the token was drawn from. `version` is the policy version that drew the token. `reward` is NaN and `verdict`
+    UNGRADED until a verifier has judged.
     """
 
     forest_id: str
@@ -76,8 +81,8 @@ class Forest:
     parent: Ints  # [S]
     start: Ints  # [S+1] offsets into the token arrays
     tree: Ints  # [S]
-    arity: Ints  # [S]
-    budget: Ints  # [S]
+    arity: Ints  # [S] children drawn, also where one was lost
+    budget: Ints  # [S] leaves that the segment may give
     token: Ints  # [T]
     logprob: Floats  # [T]
     entropy: Floats  # [T]
@@ -86,9 +91,9 @@ class Forest:
     finish: npt.NDArray[np.int8]  # [L]
     reward: Floats  # [L]
     verdict: npt.NDArray[np.int8]  # [L]
-    detail: tuple[str, ...] = field(default=())  # [L] the verifier's reason, "" where it has none; () before grading
+    detail: tuple[str, ...] = ()  # [L] the verifier's reason, "" where it has none; () before grading
 
-    # ---- sizes ---------------------------------------------------------------------------------------------------------------
+    # ---- sizes -----------------------------------------------------------------------------------
     @property
     def segments(self) -> int:
         return len(self.parent)
@@ -108,15 +113,15 @@ class Forest:
 
     @cached_property
     def expanded_tokens(self) -> int:
-        """Tokens that flattening into leaves would make of it: sum over leaves of their length."""
+        """Tokens of the flattened rollouts: the sum over leaves of the length of their path."""
         return int((self.lengths * self.leaf_count).sum())
 
     @property
     def sharing(self) -> float:
-        """Share of the flattened tokens that the forest does not hold: 1 - tokens / expanded tokens."""
+        """Share of the flattened tokens that sharing saves: 1 - tokens / expanded_tokens."""
         return 1.0 - self.tokens / self.expanded_tokens
 
-    # ---- structure, all O(S) -------------------------------------------------------------------------------------------------
+    # ---- structure, all O(S) ---------------------------------------------------------------------
     @cached_property
     def lengths(self) -> Ints:
         """[S] tokens of each segment."""
@@ -142,7 +147,7 @@ class Forest:
 
     @cached_property
     def subtree_end(self) -> Ints:
-        """[S] one past the last segment of each subtree (Euler order: `tin[s] = s`, `tout[s] = subtree_end[s]`)."""
+        """[S] one past the last segment of each subtree; the subtree of s is the range from s to subtree_end[s]."""
         out = np.arange(1, self.segments + 1, dtype=np.int32)
         for s in range(self.segments - 1, -1, -1):
             p = self.parent[s]
@@ -162,7 +167,7 @@ class Forest:
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
-        """[S] the children of each segment that exist (fewer than `arity` where a branch was lost)."""
+        """[S] the children of each segment; fewer than `arity` where a branch was lost."""
         out: list[list[int]] = [[] for _ in range(self.segments)]
         for s, p in enumerate(self.parent):
             if p >= 0:
@@ -170,11 +175,16 @@ class Forest:
         return tuple(map(tuple, out))
 
     def segment(self, s: int) -> Segment:
-        a, b = int(self.start[s]), int(self.start[s + 1])
         first = int(self.leaf_begin[s])
         return Segment(
-            s, int(self.parent[s]), int(self.tree[s]), int(self.arity[s]), int(self.budget[s]), self.token[a:b],
-            range(first, first + int(self.leaf_count[s])), range(s, int(self.subtree_end[s])),
+            index=s,
+            parent=int(self.parent[s]),
+            tree=int(self.tree[s]),
+            arity=int(self.arity[s]),
+            budget=int(self.budget[s]),
+            tokens=self.token[self.start[s] : self.start[s + 1]],
+            leaves=range(first, first + int(self.leaf_count[s])),
+            subtree=range(s, int(self.subtree_end[s])),
         )
 
     def path(self, s: int) -> list[int]:
@@ -185,8 +195,9 @@ class Forest:
         return out[::-1]
 
     def leaf_tokens(self, leaf: int) -> Ints:
-        """The generated tokens of one leaf, root to end: what the flattened form would hold."""
-        return np.concatenate([self.token[self.start[s] : self.start[s + 1]] for s in self.path(int(self.leaf_segment[leaf]))])
+        """The generated tokens of one leaf, from the root to its end."""
+        path = self.path(int(self.leaf_segment[leaf]))
+        return np.concatenate([self.token[self.start[s] : self.start[s + 1]] for s in path])
 
     @property
     def oldest_version(self) -> int:
@@ -200,81 +211,129 @@ class Forest:
     def graded(self) -> bool:
         return bool((self.verdict != Verdict.UNGRADED).all())
 
-    # ---- making ---------------------------------------------------------------------------------------------------------------
+    @cached_property
+    def judged(self) -> npt.NDArray[np.bool_]:
+        """[L] whether a verifier judged each leaf. The reward of any other leaf means nothing."""
+        return ~np.isin(self.verdict, UNJUDGED)
+
+    @cached_property
+    def judged_below(self) -> npt.NDArray[np.bool_]:
+        """[S] whether a judged leaf lies under each segment."""
+        before = np.concatenate([[0], np.cumsum(self.judged)])
+        return before[self.leaf_begin + self.leaf_count] > before[self.leaf_begin]
+
+    # ---- grading and checking --------------------------------------------------------------------
     def with_rewards(self, reward: Sequence[float], verdict: Sequence[int], detail: Sequence[str] = ()) -> Forest:
-        """The same forest, graded. The three sequences are one entry a leaf; `detail` may be empty."""
-        scored = replace(self, reward=np.asarray(reward, np.float32), verdict=np.asarray(verdict, np.int8), detail=tuple(detail))
-        scored.check()
-        return scored
+        """Return the same forest, graded. The three sequences have one entry a leaf; `detail` may be empty."""
+        scored = replace(
+            self, reward=np.asarray(reward, np.float32), verdict=np.asarray(verdict, np.int8), detail=tuple(detail)
+        )
+        return scored.check()
+
+    def judged_part(self) -> Forest:
+        """The forest without its unjudged leaves and without the segments that lead to no other leaf.
+
+        Arity stays as drawn, so the flow weights inside a tree do not change. Raises `BadForest` if no leaf was judged.
+        """
+        if self.judged.all():
+            return self
+        if not self.judged.any():
+            raise BadForest(self.forest_id, "no leaf was judged")
+        kept, tokens = self.judged_below, np.repeat(self.judged_below, self.lengths)
+        index = np.cumsum(kept, dtype=np.int32) - 1
+        parent = np.where(self.parent[kept] < 0, -1, index[self.parent[kept]]).astype(np.int32)
+        return replace(
+            self,
+            parent=parent,
+            start=np.cumsum([0, *self.lengths[kept]], dtype=np.int32),
+            tree=(np.cumsum(parent < 0) - 1).astype(np.int32),
+            leaf_segment=index[self.leaf_segment[self.judged]],
+            detail=tuple(d for d, judged in zip(self.detail, self.judged, strict=True) if judged) if self.detail else (),
+            **{name: getattr(self, name)[kept] for name in ("arity", "budget")},
+            **{name: getattr(self, name)[tokens] for name in ("token", "logprob", "entropy", "version")},
+            **{name: getattr(self, name)[self.judged] for name in ("finish", "reward", "verdict")},
+        )
 
     def check(self) -> Forest:
         """Return the forest if every invariant holds, else raise `BadForest` with the first that does not."""
-        reason = _first_fault(self)
-        if reason:
-            raise BadForest(self.forest_id, reason)
+        for find in (_length_fault, _span_fault, _order_fault, _fork_fault, _value_fault, _version_fault, _grade_fault):
+            if reason := find(self):
+                raise BadForest(self.forest_id, reason)
         return self
 
 
-def _first_fault(f: Forest) -> str | None:
+# ---- faults: each function returns the reason why a forest is not sound, or None -----------------
+def _length_fault(f: Forest) -> str | None:
     S, T, L = len(f.parent), len(f.token), len(f.leaf_segment)
-    for name, want in (("start", S + 1), ("tree", S), ("arity", S), ("budget", S), ("logprob", T), ("entropy", T), ("version", T),
-                       ("finish", L), ("reward", L), ("verdict", L)):
-        if len(getattr(f, name)) != want:
-            return f"{name} has {len(getattr(f, name))} entries, {want} are needed"
-    if f.detail and len(f.detail) != L:
-        return f"detail has {len(f.detail)} entries, {L} are needed"
+    needed = {"start": S + 1} | dict.fromkeys(("tree", "arity", "budget"), S)
+    needed |= dict.fromkeys(("logprob", "entropy", "version"), T) | dict.fromkeys(("finish", "reward", "verdict"), L)
+    if f.detail:
+        needed["detail"] = L
+    for name, count in needed.items():
+        if len(getattr(f, name)) != count:
+            return f"{name} has {len(getattr(f, name))} entries, {count} are needed"
     if S == 0 or L == 0 or len(f.prompt) == 0:
         return "no segment, no leaf or an empty prompt"
-    if f.start[0] != 0 or f.start[-1] != T or (np.diff(f.start) <= 0).any():
+    return None
+
+
+def _span_fault(f: Forest) -> str | None:
+    if f.start[0] != 0 or f.start[-1] != len(f.token) or (np.diff(f.start) <= 0).any():
         return "segments must hold at least one token each and cover the token arrays in order"
-    return _structure_fault(f, S) or _value_fault(f)
+    return None
 
 
-def _structure_fault(f: Forest, S: int) -> str | None:
-    at = np.arange(S)
-    if f.parent[0] != -1 or (f.parent >= at).any() or (f.parent < -1).any():
+def _order_fault(f: Forest) -> str | None:
+    S = len(f.parent)
+    if f.parent[0] != -1 or (f.parent >= np.arange(S)).any() or (f.parent < -1).any():
         return "a parent must stand before its children"
-    roots = f.parent == -1
-    if (f.tree != np.cumsum(roots) - 1).any():
+    if (f.tree != np.cumsum(f.parent == -1) - 1).any():
         return "tree numbers must count the roots in order"
-    inner = ~roots
-    # Depth-first order: the segment before s is its parent, or lies below it in the subtree of an earlier child.
+    # In depth-first order the segment before s is the parent of s, or lies in the subtree of an earlier child of that
+    # parent.
     if any(f.parent[s] != -1 and not _is_ancestor(f, int(f.parent[s]), s - 1) for s in range(1, S)):
         return "segments must stand in depth-first order"
-    kids = np.bincount(f.parent[inner], minlength=S)
-    if (kids > f.arity).any() or ((f.arity != 0) & (f.arity < 2)).any():
+    return None
+
+
+def _is_ancestor(f: Forest, ancestor: int, s: int) -> bool:
+    while s > ancestor:
+        s = int(f.parent[s])
+    return s == ancestor
+
+
+def _fork_fault(f: Forest) -> str | None:
+    children = np.bincount(f.parent[f.parent >= 0], minlength=len(f.parent))
+    if (children > f.arity).any() or ((f.arity != 0) & (f.arity < 2)).any():
         return "arity must be 0 at a leaf, at least 2 at a fork, and not below the children that exist"
-    ends = np.flatnonzero(kids == 0)
-    if len(ends) != len(f.leaf_segment) or (ends != f.leaf_segment).any():
+    if not np.array_equal(np.flatnonzero(children == 0), f.leaf_segment):
         return "leaf_segment must name the segments without children, in order"
     if (f.budget < 1).any():
         return "a segment's leaf budget must be at least 1"
     return None
 
 
-def _is_ancestor(f: Forest, a: int, s: int) -> bool:
-    while s > a:
-        s = int(f.parent[s])
-    return s == a
-
-
 def _value_fault(f: Forest) -> str | None:
-    bad = ~np.isfinite(f.logprob) | (f.logprob > 0)
-    if bad.any():
-        t = int(np.flatnonzero(bad)[0])
-        return f"log-probability {f.logprob[t]} of token {t} is not a finite number <= 0"
-    bad = ~np.isfinite(f.entropy) | (f.entropy < 0)
-    if bad.any():
-        t = int(np.flatnonzero(bad)[0])
-        return f"entropy {f.entropy[t]} of token {t} is not a finite number >= 0"
+    wrong = np.flatnonzero(~np.isfinite(f.logprob) | (f.logprob > 0))
+    if len(wrong):
+        return f"log-probability {f.logprob[wrong[0]]} of token {wrong[0]} is not a finite number <= 0"
+    wrong = np.flatnonzero(~np.isfinite(f.entropy) | (f.entropy < 0))
+    if len(wrong):
+        return f"entropy {f.entropy[wrong[0]]} of token {wrong[0]} is not a finite number >= 0"
     if (f.token < 0).any() or (f.prompt < 0).any() or (f.version < 0).any():
         return "token ids and versions must not be negative"
+    return None
+
+
+def _version_fault(f: Forest) -> str | None:
     first, last = f.start[:-1], f.start[1:] - 1
-    inside = np.diff(f.version) < 0
-    inside[last[:-1]] = False  # the step over a segment's end is not along a path
-    joints = (f.parent >= 0) & (f.version[first] < f.version[last[np.maximum(f.parent, 0)]])
-    if inside.any() or joints.any():
-        return "the policy version decreases along a path"
+    falls = np.diff(f.version) < 0
+    falls[last[:-1]] = False  # from the end of a segment to the next segment is no step along a path
+    falls_at_fork = (f.parent >= 0) & (f.version[first] < f.version[last[np.maximum(f.parent, 0)]])
+    return "the policy version decreases along a path" if falls.any() or falls_at_fork.any() else None
+
+
+def _grade_fault(f: Forest) -> str | None:
     graded = f.verdict != Verdict.UNGRADED
     if graded.any() and not (graded.all() and np.isfinite(f.reward).all()):
         return "either every leaf is graded with a finite reward, or none is"

@@ -55,7 +55,7 @@ def from_batch(batch: pa.RecordBatch) -> list[Forest]:
     """Forests whose arrays are read-only views of the batch's buffers (tested by address). The schema must be this version's."""
     check_schema(batch.schema, "record batch")
     views = [_views(batch.column(n), t) for n, t in _TYPES.items()]
-    return [Forest(*row) for row in zip(*views, strict=True)]
+    return [Forest(**dict(zip(_TYPES, row, strict=True))) for row in zip(*views, strict=True)]
 
 
 def _views(column: pa.Array, kind: pa.DataType) -> Iterable:

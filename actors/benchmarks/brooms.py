@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.assembly import assemble
+from treeadv.forest import Forest, Verdict
 
 ARITY = 4  # leaves of a tree: a trunk with one fork at its end
 
@@ -31,13 +32,10 @@ def flattened(f: Forest) -> list[Forest]:
 
 def _forest(parent: list[int], lengths: list[int], prompt: int, vocab: int, rng: np.random.Generator) -> Forest:
     up = np.asarray(parent, np.int32)
-    arity = np.bincount(up[up >= 0], minlength=len(up)).astype(np.int32)
-    ends = np.flatnonzero(arity == 0).astype(np.int32)
-    T, L = sum(lengths), len(ends)
-    return Forest(
-        f"bench-{rng.integers(2**31)}", "p", "", "exact", "", "fixed", True, float("nan"), 1.0,
-        rng.integers(3, vocab, prompt).astype(np.int32), up, np.cumsum([0, *lengths], dtype=np.int32),
-        (np.cumsum(up == -1) - 1).astype(np.int32), arity, np.maximum(arity, 1), rng.integers(3, vocab, T).astype(np.int32),
-        (-rng.gamma(1.5, 1.0, T)).astype(np.float32), rng.gamma(1.0, 0.5, T).astype(np.float32), np.zeros(T, np.int32),
-        ends, np.full(L, Finish.STOP, np.int8), (np.arange(L) % 2).astype(np.float32), np.full(L, Verdict.VERIFIED, np.int8),
-    ).check()  # fmt: skip
+    T = sum(lengths)
+    forest = assemble(
+        forest_id=f"bench-{rng.integers(2**31)}", prompt_id="p", verifier="exact", rule="fixed",
+        prompt=rng.integers(3, vocab, prompt), parent=up, lengths=lengths, token=rng.integers(3, vocab, T),
+        logprob=-rng.gamma(1.5, 1.0, T), entropy=rng.gamma(1.0, 0.5, T),
+    )  # fmt: skip
+    return forest.with_rewards([float(i % 2) for i in range(forest.leaves)], [Verdict.VERIFIED] * forest.leaves)

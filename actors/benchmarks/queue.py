@@ -31,8 +31,9 @@ from ray.util.queue import Queue
 
 from actors.replay_queue import ReplayQueue
 from treeadv import wire
+from treeadv.assembly import assemble
 from treeadv.config import QueueConfig, parse
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.forest import Forest, Verdict
 from treeadv.replay.store import ReplayStore
 
 
@@ -77,16 +78,12 @@ def example(leaves: int, tokens: int) -> Forest:
     grow(-1, leaves // 2)
     grow(-1, leaves - leaves // 2)
     up = np.asarray(parent, np.int32)
-    kids = np.bincount(up[up >= 0], minlength=len(up)).astype(np.int32)
     n, rng = len(up) * tokens, np.random.default_rng(0)
-    ends = np.flatnonzero(kids == 0).astype(np.int32)
-    return Forest(
-        "f", "p", "1", "exact", "", "entropy", True, 1.0, 1.0, np.arange(32, dtype=np.int32), up,
-        np.arange(len(up) + 1, dtype=np.int32) * tokens, (np.cumsum(up == -1) - 1).astype(np.int32), kids,
-        np.ones(len(up), np.int32), rng.integers(0, 50_000, n).astype(np.int32), -rng.random(n, np.float32),
-        rng.random(n, np.float32), np.zeros(n, np.int32), ends, np.full(len(ends), Finish.STOP, np.int8),
-        (np.arange(len(ends)) % 2).astype(np.float32), np.full(len(ends), Verdict.VERIFIED, np.int8),
-    ).check()  # fmt: skip
+    forest = assemble(
+        forest_id="f", prompt_id="p", gold="1", verifier="exact", rule="entropy", tau=1.0, prompt=np.arange(32), parent=up,
+        lengths=[tokens] * len(up), token=rng.integers(0, 50_000, n), logprob=-rng.random(n), entropy=rng.random(n),
+    )  # fmt: skip
+    return forest.with_rewards([float(i % 2) for i in range(forest.leaves)], [Verdict.VERIFIED] * forest.leaves)
 
 
 def rate(seconds: float, forests: int, size: int) -> dict[str, float | int]:

@@ -47,7 +47,7 @@ def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, corr
     it, and takes torch's AdamW steps. The learning rate is so large that later updates clip."""
     changes = {"clip": (0.01, 0.01)} if "gspo" in preset else {}
     config = tiny.config(
-        preset=preset, advantage=changes, correction=correction, updates_per_batch=2, passes_per_batch=2, lr=3e-3,
+        preset=preset, advantage=changes, correction=correction, adam_eps=1e-2, updates_per_batch=2, passes_per_batch=2, lr=3e-3,
         tokens_per_microbatch=limit, forests_per_step=4,
     )  # fmt: skip
     batch = drawn(folder, 0.01 if correction == "geometric_mask" else 0.1)
@@ -76,7 +76,7 @@ def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, corr
     start = {n: p.detach().numpy() for n, p in AutoModelForCausalLM.from_pretrained(folder).named_parameters()}
     moved = np.sqrt(sum(np.square(want[n] - start[n]).sum() for n in want))
     error = np.sqrt(sum(np.square(w - want[n]).sum() for n, w in weights_of(trainer).items()))
-    assert error < 2e-2 * moved
+    assert error < 1e-4 * moved
 
 
 def test_second_update_starts_at_ratio_1_where_the_first_changed_nothing(folder):
@@ -177,7 +177,7 @@ def test_run_of_updates_that_are_not_finite_ends_with_the_cause(poisoned, tmp_pa
     poisoned.step([FORESTS[1]], poisoned.version)
     for _ in range(2):
         poisoned.step([FORESTS[0]], poisoned.version)
-    with pytest.raises(NonFinite, match=r"the gradient of an update is not finite, once more than learner.max_nonfinite allows in a row") as e:
+    with pytest.raises(NonFinite, match=r"the gradient of an update is not finite, once more than .* in a row") as e:
         poisoned.step([FORESTS[0]], poisoned.version)
     assert e.value.batch == tmp_path / "nonfinite-version-1.arrow" and e.value.batch.is_file()
 

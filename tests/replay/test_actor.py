@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -299,3 +300,29 @@ async def metrics(queue) -> str:
     await queue.counts.remote()
     with urllib.request.urlopen(f"http://{await queue.address.remote()}/metrics") as answer:
         return answer.read().decode()
+
+
+def test_threshold_is_shared_by_workers_and_kept_by_a_restarted_queue(
+    cluster: None, config: Config, tmp_path: Path
+) -> None:
+    """Every ticket carries the threshold, so a generator that restarts goes on with that of the others."""
+    sampling = config.sampling.model_copy(update={"tau": 9.0, "tau_quantile": 0.5, "tau_min_tokens": 1})
+    config = config.model_copy(update={"sampling": sampling})
+
+    async def scenario() -> None:
+        actor = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=0)(Watched)
+        queue = actor.remote(config, str(tmp_path / "run"), "one", 0, 0)
+        first = await queue.reserve.remote("a")
+        assert first.tau == 9.0  # no forest has been admitted
+        forest = grow(first)
+        await queue.admit.remote(first.forest_id, [ray.put(forest)])
+        second = await queue.reserve.remote("b")
+        median = float(np.median(forest.column("entropy").values.to_numpy()))
+        assert second.tau == pytest.approx(median, rel=0.2)
+        with pytest.raises(ray.exceptions.RayActorError):
+            await queue.die.remote()
+        third = await until_up(lambda: queue.reserve.remote("c"))
+        assert third.tau == second.tau
+        ray.kill(queue)
+
+    asyncio.run(scenario())

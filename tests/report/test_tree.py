@@ -118,11 +118,11 @@ def test_verdicts_and_ends_are_told_in_words_not_in_colour_alone() -> None:
     forest = build([-1] * 3, [1, 1, 1], rewards=[1.0, 0.0, 0.0])
     forest = replace(
         forest,
-        verdict=np.array([Verdict.VERIFIED, Verdict.TIMEOUT, Verdict.UNPARSED], np.int8),
+        verdict=np.array([Verdict.VERIFIED, Verdict.TIMEOUT, Verdict.ABORTED], np.int8),
         finish=np.array([Finish.STOP, Finish.LENGTH, Finish.ABORT], np.int8),
     )
     p = drawn(forest)
-    assert [p.leaf_note(i)[2:] for i in range(3)] == ["verified 1", "timeout 0, cut at the limit", "unparsed 0, lost"]
+    assert [p.leaf_note(i)[2:] for i in range(3)] == ["verified 1", "timeout, cut at the limit", "aborted, lost"]
 
 
 class Tags(HTMLParser):

@@ -102,7 +102,9 @@ def _outside(f: Forest, weights: Array) -> Array:
 def _copies(f: Forest, spec: AdvantageSpec) -> Array:
     """[S] c(s): how often the loss counts a token of the segment."""
     if spec.weight == "flow":
-        return f.trees * flow_weights(f)  # 1 for every root: a share of it would depend on how many roots topped the forest up
+        # The mass of the leaves that exist, times M: without losses 1 for every root, however many roots topped the forest up.
+        # A segment keeps only the mass of the leaves that it did not lose, so that states with many leaves weigh no more than others.
+        return f.trees * leaf_sum(f, flow_weights(f)[f.leaf_segment])
     power = {"once": 0.0, "per_leaf": 1.0, "sqrt": 0.5}[spec.weight]
     return f.leaf_count.astype(np.float64) ** power
 
@@ -111,11 +113,13 @@ def _copies(f: Forest, spec: AdvantageSpec) -> Array:
 def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
     """(A [S], c [S]) of a graded forest: the advantage of each segment's tokens and how often the loss counts them.
 
-    Under credit=leaf, A is the mean of the leaves' own advantages, which the flattened loss applies one by one. `BadForest` if
-    the forest is not graded.
+    Under credit=leaf, A is the mean of the leaves' own advantages, which the flattened loss applies one by one. Leaves that no
+    verifier judged take part in no mean; a segment without a judged leaf has A = c = 0. `BadForest` if the forest is not graded.
     """
     if not f.graded:
         raise BadForest(f.forest_id, "it is not graded: advantages need a reward for every leaf")
+    if not f.judged.all():
+        return _scattered(f, spec)
     c = _copies(f, spec)
     if spec.credit == "leaf":
         return leaf_sum(f, leaf_advantages(f, spec)) / f.leaf_count, c
@@ -130,8 +134,21 @@ def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
     return A / _spread(f, spec, _leaf_weights(f, spec)), c
 
 
+def _scattered(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
+    """(A [S], c [S]) of the judged part, at the places of its segments in the whole forest."""
+    A, c = np.zeros(f.segments), np.zeros(f.segments)
+    if f.judged.any():
+        A[f.judged_below], c[f.judged_below] = advantages(f.judged_part(), spec)
+    return A, c
+
+
 def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
-    """[L] the own advantage of each leaf, for credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO)."""
+    """[L] the own advantage of each leaf, for credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO); 0 for a leaf that was not judged."""
+    if not f.judged.all():
+        own = np.zeros(f.leaves)
+        if f.judged.any():
+            own[f.judged] = leaf_advantages(f.judged_part(), spec)
+        return own
     if _all_equal(f, spec):
         return np.zeros(f.leaves)
     reward = f.reward.astype(np.float64)

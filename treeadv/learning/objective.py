@@ -56,21 +56,23 @@ def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objecti
 
 
 def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
-    """1/Z of each forest, over all forests of an update on all ranks.
+    """1/Z of each forest, over all forests of an update on all ranks. Leaves that were not judged do not count.
 
     token_mean: Z is the sum of c(s) |s| over the update. sequence_mean: the number of forests times the leaves of the forest.
     constant: the number of forests times `room`.
     """
     if o.spec.normaliser == "token_mean":
         total = sum(float(advantages(f, o.spec)[1] @ f.lengths) for f in forests)
-        return [1.0 / total] * len(forests)
-    return [1.0 / (len(forests) * (o.room if o.spec.normaliser == "constant" else f.leaves)) for f in forests]
+        return [1.0 / max(total, 1.0)] * len(forests)  # 0 without a judged leaf: nothing is trained then
+    if o.spec.normaliser == "constant":
+        return [1.0 / (len(forests) * o.room)] * len(forests)
+    return [1.0 / (len(forests) * max(int(f.judged.sum()), 1)) for f in forests]
 
 
 def changes_nothing(f: Forest, o: Objective) -> bool:
-    """Whether the slope of a forest is 0 at every token whatever the policy is: no KL, and every advantage is 0."""
+    """Whether the slope of a forest is 0 at every token whatever the policy is: no KL and every advantage 0, or no judged leaf."""
     if o.kl:
-        return False
+        return not f.judged.any()
     return not (leaf_advantages(f, o.spec) if o.spec.credit == "leaf" else advantages(f, o.spec)[0]).any()
 
 
@@ -137,8 +139,10 @@ def evaluate(
     """The loss of a graded forest at log pi = `logp` [T], with its derivative.
 
     `proximal` [T] is log pi_proximal, the policy when the batch arrived; None: `logp` itself, as in the first update of a batch.
-    `reference` [T] is log pi of the reference, which the KL term needs.
+    `reference` [T] is log pi of the reference, which the KL term needs. Tokens that lead to no judged leaf have loss and slope 0.
     """
+    if not f.judged.all():
+        return _evaluate_judged(f, o, scale, logp, proximal, reference)
     proximal = logp if proximal is None else proximal
     behaviour = f.logprob.astype(np.float64)
     log_w = proximal - behaviour
@@ -146,9 +150,8 @@ def evaluate(
     token = np.where(np.exp(behaviour) > o.spec.max_prob, 0.0, weights.token)
     mass = _Mass(f, o.spec, scale)
     log_ratio = logp - (behaviour if o.correction.ratio_to == "behaviour" else proximal)
-    with np.errstate(over="ignore", invalid="ignore"):  # a ratio without bound makes a loss that the trainer refuses
-        gain, slope, clipped = _surrogate(f, o.spec, mass, weights.leaf, log_ratio, logp)
-        loss, slope = np.where(token == 0, 0.0, -token * gain), np.where(token == 0, 0.0, -token * slope)
+    gain, slope, clipped = _surrogate(f, o.spec, mass, weights.leaf, log_ratio, logp)
+    loss, slope = -token * gain, -token * slope
     kl = np.zeros(f.tokens)
     if o.kl:
         if reference is None:
@@ -159,6 +162,20 @@ def evaluate(
     surviving = leaf_sum(f, weights.leaf != 0) / f.leaf_count
     masked = np.where(token == 0, 1.0, 1.0 - np.repeat(surviving, f.lengths))
     return TokenLosses(loss=loss, slope=slope, clipped=clipped, masked=masked, log_w=log_w, kl=kl)
+
+
+def _evaluate_judged(
+    f: Forest, o: Objective, scale: float, logp: Array, proximal: Array | None, reference: Array | None
+) -> TokenLosses:
+    """`evaluate` of the judged part, with 0 at the tokens that lead to no judged leaf."""
+    tokens = np.repeat(f.judged_below, f.lengths)
+    out = {name.name: np.zeros(f.tokens) for name in fields(TokenLosses)}
+    if tokens.any():
+        part = [None if x is None else x[tokens] for x in (proximal, reference)]
+        losses = evaluate(f.judged_part(), o, scale, logp[tokens], *part)
+        for name, values in out.items():
+            values[tokens] = getattr(losses, name)
+    return TokenLosses(**out)
 
 
 def _kl(estimator: str, d: Array) -> tuple[Array, Array]:
@@ -204,7 +221,7 @@ def _surrogate(
 ) -> tuple[Array, Array, Array]:
     """(J, its derivative by log pi, share clipped), each [T], with the weights `leaf` [L]."""
     if spec.ratio == "token":
-        x = np.exp(log_ratio)
+        x = exp(log_ratio)
         up, down = (np.repeat(sign(leaf), f.lengths) for sign in (mass.positive, mass.negative))
         bounded = _Bounded(spec, x)
         hit = (bounded.up_clipped & (up > 0)) | (bounded.down_clipped & (down < 0))
@@ -212,7 +229,7 @@ def _surrogate(
         if spec.surrogate == "cispo":
             return gain * logp, gain, hit.astype(np.float64)
         return gain, x * (up * ~bounded.up_clipped + down * ~bounded.down_clipped), hit.astype(np.float64)
-    s = np.exp(path_mean(f, log_ratio))
+    s = exp(path_mean(f, log_ratio))
     bounded = _Bounded(spec, s)
     gain = np.repeat(mass.positive(leaf * bounded.up) + mass.negative(leaf * bounded.down), f.lengths)
     clipped = np.repeat(mass.clipped_leaves(bounded.up_clipped, bounded.down_clipped), f.lengths)

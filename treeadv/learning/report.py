@@ -55,8 +55,8 @@ class NonFinite(RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"batch of version {self.version}: {self.what} of an update is not finite, once more than learner.max_nonfinite allows in a row; the"
-            f" weights are unchanged and the batch is kept: to run it again, treeadv reproduce RUN --batch {self.batch}"
+            f"batch of version {self.version}: {self.what} of an update is not finite, once more than learner.max_nonfinite allows"
+            f" in a row; the weights are unchanged and the batch is kept: to run it again, treeadv reproduce RUN --batch {self.batch}"
         )
 
 

@@ -124,8 +124,10 @@ class Trainer:
         self.policy.train(self.config.learner.checkpoint_activations)  # transformers recomputes activations in this mode only
 
     def _treat(self, f: Forest) -> Forest:
+        """The part of a forest that is trained on: the judged leaves, with truncated ones as the configuration says."""
         c = self.config.learner
-        return treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
+        treated = treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
+        return treated.judged_part() if treated.judged.any() else treated
 
     def _refuse(self, f: Forest) -> None:
         top = max(int(f.token.max()), int(f.prompt.max()))
@@ -135,6 +137,8 @@ class Trainer:
             raise BadForest(f.forest_id, f"drawn by version {f.newest_version}, newer than the learner's {self.version}")
         if not f.graded:
             raise BadForest(f.forest_id, "it is not graded")
+        if not f.judged.any():
+            raise BadForest(f.forest_id, "no leaf was judged")
 
     def _take(
         self, gradients: GradientPass, update: Update, number: int, taken: _Taken, batch: Sequence[Forest], clock: Phases
@@ -194,10 +198,10 @@ class Trainer:
             tokens=sum(f.tokens for f in forests),
             expanded_tokens=sum(f.expanded_tokens for f in forests),
             leaves=sum(f.leaves for f in forests),
-            reward_mean=float(np.mean(np.concatenate([f.reward for f in forests]))),
+            reward_mean=float(np.mean(np.concatenate([f.reward[f.judged] for f in forests]))),
             verdicts=dict(Counter(Verdict(v).name.lower() for f in forests for v in f.verdict)),
             entropy_mean=float(np.mean(np.concatenate([f.entropy for f in forests]))),
-            zero_variance=float(np.mean([np.ptp(f.reward) == 0 for f in forests])),
+            zero_variance=float(np.mean([np.ptp(f.reward[f.judged]) == 0 for f in forests])),
             seconds=seconds,
             mfu=self._utilisation(updates, taken, seconds),
         )

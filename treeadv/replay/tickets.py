@@ -9,10 +9,12 @@ from treeadv.data.tasks import Problem
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One forest to grow. The forest must carry this `forest_id`; `seed` is of this attempt alone."""
+    """One forest to grow. The forest must carry this `forest_id`; `seed` is of this attempt alone; `tau` is the fork
+    threshold in nats."""
 
     forest_id: str
     draw: int
     attempt: int
     problem: Problem
     seed: int
+    tau: float

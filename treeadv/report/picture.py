@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from treeadv.errors import BadInput
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.forest import UNJUDGED, Finish, Forest, Verdict
 
 ENTROPY_LEVELS = 6  # shades from nothing to the top of the scale
 ADVANTAGE_LEVELS = 4  # shades on each side of zero
 MARKS = {
     Verdict.UNGRADED: "·", Verdict.VERIFIED: "✓", Verdict.WRONG: "✗", Verdict.UNPARSED: "?",
-    Verdict.TIMEOUT: "⧖", Verdict.CRASH: "⚠", Verdict.REFUSED: "⊘",
+    Verdict.TIMEOUT: "⧖", Verdict.CRASH: "⚠", Verdict.REFUSED: "⊘", Verdict.ABORTED: "⌿",
 }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ class Picture:
         """Verdict, reward and, where it did not stop by itself, how the leaf ended."""
         f = self.forest
         verdict = Verdict(int(f.verdict[leaf]))
-        reward = "" if verdict is Verdict.UNGRADED else f" {f.reward[leaf]:g}"
+        reward = "" if verdict in UNJUDGED else f" {f.reward[leaf]:g}"
         end = {Finish.STOP: "", Finish.LENGTH: ", cut at the limit", Finish.ABORT: ", lost"}[Finish(int(f.finish[leaf]))]
         return f"{MARKS[verdict]} {verdict.name.lower()}{reward}{end}"
 

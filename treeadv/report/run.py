@@ -173,7 +173,7 @@ def first_mixed(folder: RunFolder, steps: Iterable[int]) -> tuple[tuple[int, For
         except BadInput as e:  # no queue in this folder, or payloads that were let go: another step may have its own
             fault = f"{e}."
             continue
-        mixed = [f for f in forests if f.reward.min() < f.reward.max()]
+        mixed = [f for f in forests if len(set(f.reward[f.judged].tolist())) > 1]
         if mixed:
             return (step, max(mixed, key=lambda f: f.segments)), ""
     return None, fault

@@ -10,13 +10,13 @@ from treeadv.forest import Finish, Forest, Verdict
 from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
 
-_ABORTED = Judgement(Verdict.UNPARSED, 0.0, 0.0, "aborted")
+_ABORTED = Judgement(Verdict.ABORTED, 0.0, 0.0, "the engine lost this branch")
 
 
 async def grade_forest(pool: VerifierPool, f: Forest, decode: Callable[[np.ndarray], str]) -> tuple[Forest, list[Judgement]]:
     """The same forest with reward, verdict and detail of every leaf, and the judgements of its answers. `decode` makes text of tokens.
 
-    A branch that the engine lost is UNPARSED with reward 0, without asking a verifier.
+    A branch that the engine lost is ABORTED, without asking a verifier.
     """
     finished = [i for i in range(f.leaves) if f.finish[i] != Finish.ABORT]
     answers = [Answer(decode(f.leaf_tokens(i)), f.gold, f.verifier, f.meta) for i in finished]
