@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from treeadv.cli.main import Commands, add_commands, dispatch, new_parser
+from treeadv.cli.main import add_commands
+from treeadv.cli.parser import Commands, dispatch, new_parser
 from treeadv.errors import BadInput
 
 BENCHMARKS = ("learner", "learning", "queue", "rollout", "verifier")
@@ -62,7 +63,7 @@ def train(args: argparse.Namespace) -> int:
         from treeadv.report.run import write_report
 
         write_report(folder.path)
-        folder.upload()
+        folder.store.push()
     final_table(summary, console)
     if summary["steps"] < config.run.steps:
         console.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -174,10 +175,10 @@ def test_audit_tells_a_sound_run_from_a_damaged_one_by_its_exit_code(tmp_path: P
     path = make_run(tmp_path, [build([-1, 0, 0], [2, 2, 2])] * 2, [])
     assert run("audit", path, "--json") == 0
     assert json.loads(capsys.readouterr().out)["sound"] is True
-    (segment,) = (path / "replay" / "segments").glob("*.arrow")
-    data = bytearray(segment.read_bytes())
+    (payload_file,) = (path / "replay" / "payloads").glob("*.arrow")
+    data = bytearray(payload_file.read_bytes())
     data[len(data) // 2] ^= 0xFF
-    segment.write_bytes(data)
+    payload_file.write_bytes(data)
     assert run("audit", path) == 1
     assert "FAULT" in capsys.readouterr().out
 
@@ -202,7 +203,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["show", "two.arrow", "--html", "none/x.html"], "none/x.html: its folder does not exist; make none first"),
     (["show", "two.arrow", "--html", "."], ".: is a folder; name a file"),
     (["show", "two.arrow", "--model", "none"], "none/tokenizer.json: no such tokenizer"),
-    (["show", "two.arrow", "--preset", "treeadvs"], "learner.preset=treeadvs: no such preset, did you mean treeadv"),
+    (["show", "two.arrow", "--preset", "treeadvs"], "learner.preset=treeadvs is unknown, did you mean treeadv"),
     ([*GENERATE, "--model", "none"], "model.path=none: no config.json there"),
     ([*GENERATE, "--data", "none.jsonl"], "none.jsonl: no such file of problems"),
     ([*GENERATE, "--data", "bad.jsonl"], "bad.jsonl:2: no answer"),
@@ -259,7 +260,7 @@ def test_a_mistake_is_one_line_and_code_2_and_leaves_nothing_behind(
 def test_a_full_disk_is_told_and_the_file_that_was_there_stays(forests: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     page = tmp_path / "page.html"
     page.write_text("as before")
-    full = tmp_path / ".page.html.part"
+    full = tmp_path / f".page.html.{os.getpid()}"
     full.symlink_to("/dev/full")  # the scratch file: every write to it fails for want of space
     assert run("show", forests, "--html", page) == 2
     assert f"{page}: cannot be written (No space left on device)" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_checkpoint_is_a_hugging_face_folder_with_new_weights(finished, tiny_mod
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _, newest = RunFolder(finished).checkpoints()[-1]
+    newest = RunFolder(finished).checkpoint(RunFolder(finished).last_checkpoint())
     trained = AutoModelForCausalLM.from_pretrained(newest).state_dict()
     base = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
     assert trained.keys() == base.keys() and any(not torch.equal(trained[n], base[n]) for n in base)
@@ -105,7 +105,7 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
     process.send_signal(signal.SIGINT)
     said = finish(process)
     done = steps(run)
-    assert RunFolder(run).checkpoints()[-1][0] == done < 30 and f"treeadv train --resume {run}" in said
+    assert RunFolder(run).last_checkpoint() == done < 30 and f"treeadv train --resume {run}" in said
     sound(run)
     finish(start("--resume", run, f"run.steps={done + 2}"))
     assert steps(run) == done + 2

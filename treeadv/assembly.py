@@ -38,6 +38,10 @@ def assemble(
     `token`, `logprob`, `entropy` (0 where unknown) and `version` are [T], `finish` is [L]; a scalar holds for all
     entries. `arity` [S] defaults to the children that exist, `budget` [S] to the leaves below. Raises `BadForest` when
     an invariant does not hold.
+
+    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree.arity.tolist(), tree.leaf_segment.tolist()
+    ([2, 0, 0], [1, 2])
     """
     up = np.asarray(parent, np.int32)
     children = np.bincount(up[up >= 0], minlength=len(up)).astype(np.int32)

@@ -151,12 +151,13 @@ class RewardConfig(Section):
 
 class QueueConfig(Section):
     max_staleness: Count = Field(2, description="largest learner version minus a trained forest's oldest token version")
-    policy: Literal["fifo", "freshest", "priority"] = "fifo"
+    selection: str = Field("fifo", description="order in which ready forests are leased: fifo, freshest, priority or module:Name")
     fsync: Literal["always", "interval", "none"] = "interval"
     fsync_interval: Seconds | None = Field(None, description="unset: 1 on a disk; 10 in an object store, where each flush is two objects")
     lease_seconds: Seconds = Field(600.0, description="a lease not acknowledged after this goes back to ready")
     attempts: Positive = Field(5, description="times that a prompt may fail to give a valid forest before it is given up, loudly")
-    segment_mb: Positive = Field(64, description="size at which an Arrow segment is closed")
+    mixed_only: bool = Field(False, description="drop forests whose leaves all have one reward and draw other prompts")
+    payload_mb: Positive = Field(64, description="size at which a payload file is closed")
     retain: Literal["all", "unacknowledged"] = Field("all", description="all: keep trained payloads for audit and replay")
 
 
@@ -200,6 +201,10 @@ class LearnerConfig(Section):
     checkpoint_activations: bool = False
     lora_rank: Count = Field(0, description="train a LoRA adapter of this rank through peft instead of all weights; 0: all weights")
     device: Literal["cpu", "cuda"] = "cpu"
+    replicas: Positive = Field(1, description="copies of the sharded model (HSDP): learner.count / replicas ranks share one copy")
+    accumulate: Literal["sharded", "whole"] = Field(
+        "sharded", description="gradients between micro-batches; whole: one reduction a step, but a whole gradient on each rank"
+    )
     threads: Count = 0
     cpus: Annotated[float, Field(ge=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
@@ -281,7 +286,12 @@ class Config(Section):
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line."""
+    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line.
+
+    >>> _ = Path("recipe.yaml").write_text("task: {source: problems.jsonl}")
+    >>> load_config(Path("recipe.yaml"), ["sampling.leaves=4"]).sampling.leaves
+    4
+    """
     if not path.is_file():
         raise BadInput(f"{path}: no such configuration file (recipes: deploy/recipes/*.yaml)")
     try:

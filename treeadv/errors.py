@@ -21,6 +21,11 @@ class BadForest(ValueError):
         return f"forest {self.forest_id}: {self.reason}"
 
 
+def one_line(error: BaseException) -> str:
+    """Return the message of an error of a library on one line, or the name of its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def single_errors(error: BaseException) -> Iterator[BaseException]:
     """Yield each error of an exception group and of the groups inside it; an error that is no group yields itself."""
     if isinstance(error, BaseExceptionGroup):

@@ -66,6 +66,10 @@ class Forest:
     `logprob` is of the distribution that was sampled (temperature applied). `entropy` is in nats, of the distribution
     that the token was drawn from. `version` is the policy version that drew the token. `reward` is NaN and `verdict`
     UNGRADED until a verifier has judged.
+
+    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree.tokens, tree.expanded_tokens, tree.leaves
+    (6, 8, 2)
     """
 
     forest_id: str

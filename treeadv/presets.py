@@ -151,7 +151,11 @@ def find_preset(name: str) -> Preset:
 
 
 def build_advantage(name: str, overrides: AdvantageOverrides | None = None) -> AdvantageSpec:
-    """The choices of the preset `name` with the fields that `overrides` sets. `BadInput` if they do not go together."""
+    """The choices of the preset `name` with the fields that `overrides` sets. `BadInput` if they do not go together.
+
+    >>> build_advantage("treeadv").weight, build_advantage("treeadv_per_leaf").weight
+    ('once', 'per_leaf')
+    """
     chosen = find_preset(name).advantage.model_dump()
     replaced = overrides.model_dump(exclude_none=True) if overrides else {}
     try:

@@ -79,14 +79,29 @@ def check_schema(schema: pa.Schema, where: str) -> None:
 
 
 def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
-    """Write forests to an Arrow IPC file (one batch). `model` is kept in the metadata so that `treeadv show` finds the tokenizer."""
+    """Write forests to an Arrow IPC file of one batch. `model` goes into the metadata: `treeadv show` finds the
+    tokenizer there.
+
+    >>> tree = assemble(prompt=[1], parent=[-1, -1], lengths=[2, 1], token=[5, 6, 7], logprob=[-1.0, -0.5, -2.0])
+    >>> write_forests(Path("forests.arrow"), [tree])
+    >>> read_forests(Path("forests.arrow"))[0][0].token.tolist()
+    [5, 6, 7]
+    """
     schema = SCHEMA.with_metadata({**SCHEMA.metadata, b"treeadv.model": model.encode()})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(to_batch(forests).replace_schema_metadata(schema.metadata))
 
 
 def read_file(path: Path) -> tuple[list[Forest], str]:
-    """Forests of an Arrow IPC file (file or stream format), memory-mapped, and the model named in its metadata ("" if none)."""
+    """Read the forests of an Arrow IPC file (file or stream format), memory-mapped, and the model in its metadata ("" if
+    none). Raises `BadInput` for what is no such file.
+
+    >>> tree = assemble(prompt=[1], parent=[-1], lengths=[2], token=[5, 6], logprob=[-1.0, -0.5])
+    >>> write_forests(Path("forests.arrow"), [tree], "models/tiny")
+    >>> forests, model_name = read_forests(Path("forests.arrow"))
+    >>> len(forests), model_name
+    (1, 'models/tiny')
+    """
     if path.is_dir():
         example = next(path.rglob("*.arrow"), path / "FOREST.arrow")
         raise BadInput(f"{path}: is a folder; name a file of forests, such as {example}")

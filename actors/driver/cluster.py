@@ -8,7 +8,6 @@ when a learner dies, the run goes on from its last checkpoint (`actors.driver.su
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any
 
 import ray
@@ -51,7 +50,7 @@ class Cluster:
         self.rewards = WorkerGroup("reward", self._create_reward, lambda member: member.address.remote(), self.targets)
         self.grading = Grading(self.rewards)
         self.failures = FailureLimit()
-        self._session = folder.storage.next_session() if folder.storage else uuid.uuid4().hex
+        self._session = folder.store.next_session()
         self._durable_step = self.first_step
         self._owned: list[ActorProxy[ReplayQueue]] = []
 
@@ -106,10 +105,9 @@ class Cluster:
         are written first: nobody could go on from a checkpoint of steps that they do not know."""
         if step > self._durable_step:
             await self.queue.flush.remote()
-            await asyncio.to_thread(self.folder.upload)
+            await asyncio.to_thread(self.folder.store.push)
             await self.learners.checkpoint(step, self._session)
-            if self.folder.storage:
-                await asyncio.to_thread(self.folder.storage.seal, step, self._session, self.config.run.keep_checkpoints)
+            await asyncio.to_thread(self.folder.store.seal, step, self._session, self.config.run.keep_checkpoints)
             await self.queue.commit.remote(step)
             self._durable_step = step
 
@@ -121,11 +119,13 @@ class Cluster:
     def _create_queue(self) -> ActorProxy[ReplayQueue]:
         # Ray asks a restarted queue again what it was being asked: the methods are idempotent. In an object store a
         # dead queue loses what it has not written yet; there the run goes on from its last checkpoint instead.
-        options: dict[str, Any] = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
+        options: dict[str, Any] = {}
+        if self.folder.store.keeps_unflushed:
+            options |= {"max_restarts": RESTARTS, "max_task_retries": -1}
         # The queue lives on the node of the driver: each needs the other, and nodes of other roles come and go.
         node = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        home = self.folder.storage.uri if self.folder.storage else str(self.folder.path.resolve())
+        home = RunFolder.of(self.folder.path.resolve(), self.config).home
         role = actor_class(ReplayQueue, max_concurrency=UNBOUNDED, **options)
         return role.remote(self.config, home, self._session, self.first_step, self.config.metrics.port)
 

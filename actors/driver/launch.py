@@ -18,8 +18,10 @@ from treeadv.errors import BadInput
 from treeadv.learning import objective
 from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.sampling.rules import build_rule
-from treeadv.storage.run_folder import RunFolder, home_of, write_atomically
-from treeadv.storage.run_store import Storage
+from treeadv.storage.disk import replace_file
+from treeadv.storage.folder import split
+from treeadv.storage.run_folder import RunFolder
+from treeadv.storage.run_store import named_store, object_store
 
 
 def begin(
@@ -39,10 +41,7 @@ def begin(
         if resume_or_start and not config.run.name:
             raise BadInput("--resume-or-start: run.name must name the run")
         there = RunFolder.of(Path(config.run.root) / config.run.name, config)
-        begun = resume_or_start and (
-            there.storage.holds_run() if there.storage else (there.path / "config.yaml").is_file()
-        )
-        if not begun:
+        if not (resume_or_start and there.store.holds_run()):
             check(config)
             return *RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), False
         resume, overrides = there.home, [f"run.root={json.dumps(config.run.root)}"]
@@ -51,14 +50,14 @@ def begin(
         folder, stored = _bring(resume, overrides)
     else:
         folder, stored = RunFolder.open(Path(resume), [])
-        if folder.storage:
-            folder, stored = _bring(folder.storage.uri, overrides, folder.path)
+        if stored.run.storage:
+            folder, stored = _bring(folder.home, overrides, folder.path)
     there_it_is = f"run.storage={json.dumps(stored.run.storage)}"
     config = wanted or configuration.build(stored.model_dump(mode="json"), [*overrides, there_it_is], folder.home)
     _check_same_run(folder, stored, config)
     check(config)
-    write_atomically(folder.path / "config.yaml", config.to_yaml())
-    folder.upload()
+    replace_file(folder.path / "config.yaml", config.to_yaml())
+    folder.store.push()
     return folder, config, True
 
 
@@ -78,27 +77,25 @@ def _check_same_run(folder: RunFolder, stored: Config, wanted: Config) -> None:
 def _bring(uri: str, overrides: list[str], path: Path | None = None) -> tuple[RunFolder, Config]:
     """The run at a URI in a folder of this machine: `path`, or that of run.root. The store holds the records of all
     steps that are in a checkpoint there; whatever more the folder held is of steps that are taken again."""
-    storage = Storage(uri)
-    storage.check()
-    text = storage.read("config.yaml")
+    text = object_store(uri, Path()).pull("config.yaml")
     if not text:
         raise BadInput(f"{uri}: no run there (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
-    base, _, query = uri.partition("?")
-    parent, _, name = base.rstrip("/").rpartition("/")
-    # It may have been moved
-    here = [f"run.storage={json.dumps(parent + (query and '?') + query)}", f"run.name={json.dumps(name)}"]
+    parent, name = split(uri)
+    here = [f"run.storage={json.dumps(parent)}", f"run.name={json.dumps(name)}"]  # it may have been moved
     stored = configuration.build(yaml.safe_load(text), here, uri)
     root = configuration.build(stored.model_dump(mode="json"), overrides, uri).run.root
-    folder = RunFolder(path or Path(root) / name, storage)
+    run_path = path or Path(root) / name
+    folder = RunFolder(run_path, object_store(uri, run_path))
+    folder.store.check()
     _claim(folder, path is not None)
-    write_atomically(folder.path / "config.yaml", stored.to_yaml())
+    replace_file(folder.path / "config.yaml", stored.to_yaml())
     folder.rewind(folder.last_checkpoint())
     return folder, stored
 
 
 def _claim(folder: RunFolder, known: bool) -> None:
     """Make the folder, unless another run has it."""
-    if not known and (folder.path / "config.yaml").is_file() and home_of(str(folder.path)) != folder.home:
+    if not known and (folder.path / "config.yaml").is_file() and named_store(str(folder.path)).home != folder.home:
         raise BadInput(f"run folder {folder.path} is of another run than {folder.home}: choose another run.root")
     try:
         folder.path.mkdir(parents=True, exist_ok=True)

@@ -54,9 +54,10 @@ class LearnerGroup:
         return reports[0]
 
     async def publish(self, version: int) -> Publication:
-        """Gather the weights on rank 0 and put them into the object store."""
-        buckets, size = (await asyncio.gather(*(m.publish.remote() for m in self._members)))[0]
-        return Publication(version=version, buckets=buckets, size=size)
+        """Let every rank put its share of the weights into the object store."""
+        shares = await asyncio.gather(*(m.publish.remote() for m in self._members))
+        buckets = [bucket for refs, _ in shares for bucket in refs]
+        return Publication(version=version, buckets=buckets, size=sum(size for _, size in shares))
 
     async def checkpoint(self, step: int, session: str) -> None:
         """Write the checkpoint of `step`. In an object store it counts only once it is sealed."""

@@ -89,7 +89,8 @@ class Recorder:
         self._totals["tokens_expanded"] += report.expanded_tokens
         record = {
             "step": step, "version": step, "elapsed_s": self._elapsed + now - self._started, **learner, **self._totals,
-            "forests": counts["states"], "sharing": 1 - report.tokens / report.expanded_tokens,
+            "forests": counts["states"], "dropped": {reason: n["forests"] for reason, n in counts["dropped"].items()},
+            "sharing": 1 - report.tokens / report.expanded_tokens,
             "staleness_mean": fmean(report.staleness), "staleness_max": max(report.staleness),
             "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / (now - self._last_record),
             "generator_busy_s": drawn["busy_seconds"],

@@ -21,7 +21,7 @@ from actors.driver.recorder import Recorder
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
-from treeadv.errors import BadForest, BadInput, single_errors
+from treeadv.errors import BadForest, BadInput, one_line, single_errors
 from treeadv.learning.report import NonFinite
 from treeadv.report.progress import Progress
 from treeadv.storage.run_folder import RunFolder
@@ -59,7 +59,7 @@ def _user_message(error: BaseException) -> str:
     for single in single_errors(error):
         cause = single.cause if isinstance(single, RayTaskError) else single
         if isinstance(cause, BadInput | RoleFailed | NonFinite | BadForest):
-            return " ".join(str(cause).split())
+            return one_line(cause)
     return ""
 
 

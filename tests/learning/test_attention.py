@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from tests.learning import tiny
 from tests.strategies import build, forests
 from treeadv.forest import Forest
-from treeadv.learning import attention, packing, policy
+from treeadv.learning import attention, loading, packing
 
 
 def seen(batch: list[Forest], packed: packing.Packed) -> np.ndarray:
@@ -93,8 +93,8 @@ def flex_on_cpu(monkeypatch):
 
 @pytest.mark.parametrize("family", ["smollm", "qwen3"])
 def test_log_probs_through_flex_attention_equal_those_through_sdpa(family, tmp_path, monkeypatch, flex_on_cpu):
-    sdpa = policy.load(tiny.folder(tmp_path, family))
-    flex = policy.load(tiny.folder(tmp_path, family))
+    sdpa = loading.load(tiny.folder(tmp_path, family))
+    flex = loading.load(tiny.folder(tmp_path, family))
     flex.flex = True
     batch = [build([-1, 0, 0, 2, 2, -1], [20, 30, 10, 25, 40, 25], prompt=30), build([-1, -1], [5, 7])]
     packed = packing.pack(batch, packing.pieces(batch, 1000))
@@ -106,7 +106,7 @@ def test_log_probs_through_flex_attention_equal_those_through_sdpa(family, tmp_p
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_the_check_of_a_model_on_a_gpu_spans_blocks_seen_whole_in_part_and_not_at_all(tmp_path, monkeypatch, flex_on_cpu, compute):
-    flex = policy.load(tiny.folder(tmp_path, "smollm"))
+    flex = loading.load(tiny.folder(tmp_path, "smollm"))
     flex.flex, masks = True, []
 
     def kept(packed: packing.Packed, device: torch.device):
@@ -115,12 +115,12 @@ def test_the_check_of_a_model_on_a_gpu_spans_blocks_seen_whole_in_part_and_not_a
 
     attention_mask = attention.flex_mask
     monkeypatch.setattr(attention, "flex_mask", kept)
-    assert policy.tree_error(flex, compute, *policy.GPU_CHECK) < 1e-3
+    assert loading.tree_error(flex, compute, *loading.GPU_CHECK) < 1e-3
     whole, part = int(masks[0].full_kv_num_blocks.sum()), int(masks[0].kv_num_blocks.sum())
     blocks = masks[0].kv_num_blocks.shape[-1]
     assert whole > 0 and part > blocks and whole + part < blocks * (blocks + 1) / 2
     monkeypatch.setattr(attention, "flex_mask", lambda packed, device: attention_mask(causal(packed), device))
-    assert policy.tree_error(flex, compute, *policy.GPU_CHECK) > 1e-3
+    assert loading.tree_error(flex, compute, *loading.GPU_CHECK) > 1e-3
 
 
 def causal(packed: packing.Packed) -> packing.Packed:

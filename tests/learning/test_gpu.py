@@ -11,7 +11,7 @@ import torch
 from benchmarks import gpu
 from tests.learning import tiny
 from treeadv.errors import BadInput
-from treeadv.learning import attention, policy
+from treeadv.learning import attention, loading
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: FlexAttention's kernels")]
 
@@ -24,9 +24,9 @@ def test_gradients_through_the_kernels_equal_those_of_flattened_leaves():
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_a_model_is_accepted_with_the_tree_and_refused_where_the_kernel_sees_more(tmp_path, monkeypatch, compute):
     folder = tiny.folder(tmp_path, "smollm")
-    policy.load(folder, "cuda", compute)
+    loading.load(folder, "cuda", compute)
     mask = attention.flex_mask
     everything = lambda packed, device: mask(dataclasses.replace(packed, end=np.full(len(packed.end), len(packed.end))), device)  # noqa: E731
     monkeypatch.setattr(attention, "flex_mask", everything)
     with pytest.raises(BadInput, match="does not keep to the tree"):
-        policy.load(folder, "cuda", compute)
+        loading.load(folder, "cuda", compute)

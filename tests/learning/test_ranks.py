@@ -33,14 +33,14 @@ from tests.learning import tiny
 from tests.learning.test_ranks import OTHERS
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv.learning.report import Phases
-from treeadv.learning import weights
+from treeadv.learning import sharding
 from treeadv.learning.trainer import Trainer
 folder, out, store, rank, learner = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5])
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 def gradients(**more):
     t = Trainer(tiny.config(**learner, **more), folder, rank, 2)
     totals = t.gradients(FORESTS, Phases("cpu"))
-    return totals.array(), {n: weights.full(p.grad) for n, p in t.policy.model.named_parameters() if p.grad is not None}
+    return totals.array(), {n: sharding.full(p.grad) for n, p in t.policy.model.named_parameters() if p.grad is not None}
 totals, grads = gradients()
 others = {name: gradients(**more)[1] for name, more in OTHERS.items()}
 t = Trainer(tiny.config(**learner), folder, rank, 2)
@@ -54,7 +54,12 @@ adapter = Trainer(tiny.config(lora_rank=2, kl=0.5, **learner), folder, rank, 2)
 adapted = [adapter.step(FORESTS, v).loss for v in (0, 1, 2)]
 adapter.save(out + "/adapter-3")
 merged = weights_of(adapter)
-assert rank == 0 or not (whole or again or merged)  # it helps to gather them and keeps nothing
+def united(parts):
+    all_parts = [None, None]
+    dist.all_gather_object(all_parts, parts)
+    assert not all_parts[0].keys() & all_parts[1].keys()  # each rank holds a share of its own
+    return all_parts[0] | all_parts[1]
+whole, again, merged = united(whole), united(again), united(merged)
 if rank == 0:
     torch.save({"totals": totals, "grads": grads, "others": others,
                 "losses": [r.loss for r in reports], "norms": [r.grad_norm for r in reports],
@@ -126,12 +131,13 @@ def test_forests_are_dealt_once_each_and_no_rank_is_more_than_one_forest_ahead(c
 
 
 RUN = """
+import shutil
 import sys
 from pathlib import Path
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS
 from treeadv.learning.trainer import Trainer
-from treeadv.storage.checkpoint_folder import publish_folder, scratch_folder
+from treeadv.storage.disk import publish
 folder, place, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 done = sorted(place.glob("step-*"), key=lambda p: int(p.name[5:]))
 t = Trainer(tiny.config(steps=last, schedule="cosine", dtype="bfloat16"), str(done[-1]) if done else folder)
@@ -140,9 +146,10 @@ if done:
 while t.version < last:
     report = t.step(FORESTS, t.version)
     print(report.version, flush=True)
-    scratch = scratch_folder(place / f"step-{t.version}")
+    scratch = place / f".step-{t.version}"
+    shutil.rmtree(scratch, ignore_errors=True)
     t.save(scratch)
-    publish_folder(scratch, place / f"step-{t.version}")
+    publish(scratch, place / f"step-{t.version}")
 print("end", flush=True)
 """
 

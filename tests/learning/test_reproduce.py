@@ -41,7 +41,7 @@ def recorded(place: Path, **learner) -> Path:
     for step in range(1, 2 if config.learner.lr > 1 else 6):
         report = trainer.step(batch_of("", step), trainer.version)
         folder.record({"step": step, **dataclasses.asdict(report)})
-        if step in (2, 4):
+        if step in (2, 4) or config.learner.lr > 1:
             trainer.save(folder.path / "checkpoints" / f"step-{step}")
     return folder.path
 

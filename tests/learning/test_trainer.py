@@ -18,7 +18,7 @@ from tests.learning import tiny
 from tests.strategies import build
 from treeadv import wire
 from treeadv.errors import BadForest, BadInput
-from treeadv.learning import attention, packing, policy
+from treeadv.learning import attention, loading, packing
 from treeadv.learning.report import NonFinite
 from treeadv.learning.trainer import Trainer
 
@@ -146,7 +146,7 @@ def test_a_step_for_another_version_than_that_of_the_weights_is_refused(folder):
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_stops_before_the_optimizer_and_keeps_its_batch(folder, tmp_path, poison):
-    trainer = Trainer(tiny.config(), folder, keep_dir=tmp_path)
+    trainer = Trainer(tiny.config(max_nonfinite=0), folder, keep_dir=tmp_path)
     with torch.no_grad():
         if poison == "loss":
             trainer.policy.model.get_input_embeddings().weight[int(FORESTS[0].prompt[0])] = torch.nan
@@ -154,7 +154,7 @@ def test_a_step_that_is_not_finite_stops_before_the_optimizer_and_keeps_its_batc
     if poison == "gradient":
         hook = trainer.policy.model.get_input_embeddings().weight.register_hook(lambda g: g * torch.inf)
     before = weights_of(trainer)
-    with pytest.raises(NonFinite, match=rf"the {poison} is not finite.*treeadv reproduce RUN --batch") as e:
+    with pytest.raises(NonFinite, match=rf"the {poison} of an update is not finite.*treeadv reproduce RUN --batch") as e:
         trainer.step(FORESTS, 0)
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before.values(), weights_of(trainer).values(), strict=True))
     assert trainer.version == 0 and not trainer.optimizer.state
@@ -181,20 +181,20 @@ def test_a_step_that_is_not_finite_stops_before_the_optimizer_and_keeps_its_batc
 def test_a_model_whose_attention_cannot_take_the_mask_is_refused_by_name(tmp_path, config, text):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(BadInput, match=text):
-        policy.load(tmp_path)
+        loading.load(tmp_path)
 
 
 def test_a_model_of_another_family_that_takes_the_mask_is_accepted_after_it_was_checked(tmp_path):
     config = GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=1)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    assert policy.load(tmp_path).vocabulary == 32
+    assert loading.load(tmp_path).vocabulary == 32
 
 
 def test_a_model_that_ignores_the_mask_is_refused_by_name(folder, monkeypatch):
     """Its attention goes to all earlier rows, which only the check against a flat pass can tell."""
     monkeypatch.setattr("treeadv.learning.attention.sdpa_blocks", lambda packed: None)
     with pytest.raises(BadInput, match="LlamaForCausalLM does not keep to the tree"):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize("fault", [NonFinite(3, "the loss", Path("nonfinite-version-3.arrow")), BadForest("f0", "it is not graded")])
@@ -211,7 +211,7 @@ def test_a_model_that_asks_its_attention_for_more_is_refused_by_name_and_keyword
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="Gemma2ForCausalLM: its attention asks for softcap and cannot attend to a tree"):
-        policy.load(tmp_path)
+        loading.load(tmp_path)
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
@@ -223,7 +223,7 @@ def test_a_model_whose_attention_is_another_than_its_own_is_refused(folder, monk
 
     monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, sharper)
     with pytest.raises(BadInput, match="LlamaForCausalLM does not keep to the tree"):
-        policy.load(folder, compute=compute)
+        loading.load(folder, compute=compute)
 
 
 # ---- weights out and checkpoints -----------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_an_adapter_is_drawn_from_the_runs_seed_alone_and_leaves_torchs_generato
 
 
 def test_large_models_are_written_in_shards_with_an_index(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("treeadv.learning.weights._SHARD_BYTES", 4000)
+    monkeypatch.setattr("treeadv.learning.weights.FILE_BYTES", 4000)
     trainer = Trainer(tiny.config(), folder)
     trainer.save(tmp_path / "step-1")
     index = json.loads((tmp_path / "step-1" / "model.safetensors.index.json").read_text())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from treeadv.config import Family, TaskConfig
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 
 REASONING_GYM = "reasoning-gym"
 
@@ -107,7 +107,7 @@ def _create(family: Family, seed: int) -> Any:
     try:
         return reasoning_gym.create_dataset(family.name, seed=seed, size=1, **family.options)
     except (TypeError, ValueError, AssertionError) as e:  # what its configuration classes raise
-        raise BadInput(f"task.families: {family.name} does not take options {family.options}: {_one_line(e)}") from e
+        raise BadInput(f"task.families: {family.name} does not take options {family.options}: {one_line(e)}") from e
 
 
 def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
@@ -117,7 +117,7 @@ def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
         raise BadInput(f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or {REASONING_GYM}")
     if not path.is_file():
         raise BadInput(f"{path}: no such file of problems")
-    problems = [_problem(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
+    problems = [problem_of(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
     if not problems:
         raise BadInput(f"{path}: holds no problem")
     return problems
@@ -142,7 +142,7 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as e:
-        raise BadInput(f"{path}: not a Parquet file ({_one_line(e)})") from e
+        raise BadInput(f"{path}: not a Parquet file ({one_line(e)})") from e
     return enumerate(table.to_pylist(), 1)
 
 
@@ -160,13 +160,13 @@ def _read_hub(source: str, verifier: str) -> list[Problem]:
     try:
         rows = datasets.load_dataset(name, *rest, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file in it; no network
-        raise BadInput(f"task.source={source}: {_one_line(e)}") from e
+        raise BadInput(f"task.source={source}: {one_line(e)}") from e
     if "problem" not in rows.column_names and "question" in rows.column_names:
         rows = rows.rename_column("question", "problem")
     missing = {"problem", "answer"} - set(rows.column_names)
     if missing:
         raise BadInput(f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})")
-    return [_problem(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
+    return [problem_of(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
 
 
 def _answered(row: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +174,8 @@ def _answered(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"answer": answer.rpartition("####")[2].strip()} if isinstance(answer, str) else row
 
 
-def _problem(row: Any, where: str, default_id: str, verifier: str) -> Problem:
+def problem_of(row: Any, where: str, default_id: str, verifier: str) -> Problem:
+    """The problem of a mapping with `problem` and `answer`; `where` names it in errors. Raises `BadInput`."""
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
     meta = row.get("meta") or ""
@@ -202,7 +203,3 @@ def _checked(draw: int) -> int:
     if draw < 0:
         raise IndexError(f"draw {draw}: draws count from 0")
     return draw
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -26,6 +26,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from treeadv.config import Config
+from treeadv.data.folder_tensors import FolderTensors, stored_tensors
 from treeadv.engines.base import Draw, EngineLost, EngineStats, Params, Weights
 from treeadv.engines.drawing import draw_rows
 from treeadv.engines.prefix_cache import PrefixCache
@@ -245,13 +246,12 @@ class EmbeddedEngine:
         self._stats = EngineStats(s.prompt_tokens + prompt, s.cached_tokens + cached, s.decoded_tokens, s.running, s.busy_seconds)
 
     def _load(self, weights: Weights) -> None:
-        own = self.model.state_dict()
-        unknown = [n for n in weights if n not in own]
-        missing = [n for n in own if n not in weights and n not in (self.model._tied_weights_keys or {})]
-        if unknown or missing:
-            raise ValueError(f"these weights are of another model: unknown {unknown[:3]}, missing {missing[:3]}")
-        for name, value in weights.items():
-            own[name].copy_(torch.as_tensor(value))
+        found = FolderTensors(self.model, weights)
+        if found.unexpected or found.missing:
+            faults = f"unknown {found.unexpected[:3]}, missing {found.missing[:3]}"
+            raise ValueError(f"these weights are of another model: {faults}")
+        for name, own in stored_tensors(self.model):
+            own.detach().copy_(found.tensor(name, lambda key, rows: torch.as_tensor(weights[key])[rows]))
 
 
 def _attend(

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from treeadv.forest import Forest
-from treeadv.learning import packing
+from treeadv.learning import packing, sharding
 from treeadv.learning.advantage import Array
 from treeadv.learning.objective import Objective, Sums, changes_nothing, evaluate, scales
 from treeadv.learning.packing import Packed, Piece
@@ -38,11 +38,13 @@ class GradientPass:
 
     def __init__(
         self, *, policy: Policy, reference: Policy | None, objective: Objective, limit: int, dtype: torch.dtype, rank: int,
-        world: int,
+        world: int, accumulate_sharded: bool,
     ) -> None:  # fmt: skip
-        """`limit` is in rows of a micro-batch, `dtype` that of the computation; the reference is needed for the KL term."""
+        """`limit` is in rows of a micro-batch, `dtype` that of the computation; the reference is needed for the KL term. With
+        `accumulate_sharded` gradients are reduced over the ranks after every micro-batch, else after the last one."""
         self.policy, self.reference, self.objective = policy, reference, objective
         self.limit, self.dtype, self.rank, self.world = limit, dtype, rank, world
+        self.accumulate_sharded = accumulate_sharded
 
     def prepare(self, forests: Sequence[Forest]) -> Update:
         """Pack the forests of an update. Those that change nothing count in Z and are not packed."""
@@ -72,6 +74,8 @@ class GradientPass:
         total = Sums()
         with clock("forward_backward"):
             for packed in update.batches:
+                if self.world > 1:
+                    sharding.reduce_gradients(self.policy, self.accumulate_sharded or packed is update.batches[-1])
                 with self._autocast():
                     logp = self.policy(packed)
                 known = logp.detach().double().cpu().numpy()
@@ -130,6 +134,7 @@ class GradientPass:
                 logp = model(packed).double().cpu().numpy()
             for piece, (a, b) in zip(packed.pieces, packed.span, strict=True):
                 seen.put(piece.forest, int(forests[piece.forest].start[piece.first]), logp[a:b])
+        sharding.reshard(model)
         return seen.values
 
 

@@ -24,6 +24,8 @@ class StepReport:
     idle_updates: int  # not taken, because no forest of the mini-batch could change the weights
     nonfinite_updates: int  # not taken, because loss or gradient was not finite
     nonfinite_forests: tuple[str, ...]  # ids of the forests of those
+    nonfinite_batch: Path | None  # where the batch is kept if there are any
+    clipped_gradients: int  # updates whose gradient norm was above learner.clip_grad
     forests_without_gradient: int  # not packed: all their advantages are 0 and there is no KL
     loss: float
     grad_norm: float  # before clipping

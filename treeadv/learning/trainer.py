@@ -18,15 +18,15 @@ from treeadv import wire
 from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
-from treeadv.learning import policy, sharding, weights
+from treeadv.learning import sharding, weights
 from treeadv.learning.advantage import Array
 from treeadv.learning.checkpoint import Checkpointed
 from treeadv.learning.flops import utilisation
 from treeadv.learning.gradient import GradientPass, Update
+from treeadv.learning.loading import load
 from treeadv.learning.minibatches import minibatches, trained_in
 from treeadv.learning.objective import Objective, Sums, build_objective
 from treeadv.learning.optimizer import apply_settings, build_optimizer, learning_rate
-from treeadv.learning.policy import Policy
 from treeadv.learning.report import NonFinite, Phases, StepReport
 from treeadv.learning.truncation import treat_truncated
 from treeadv.seeds import derive
@@ -52,22 +52,16 @@ class Trainer:
         self.limit = c.tokens_per_microbatch
         self.objective: Objective = build_objective(c, config.sampling)
         base = base_dir or model_dir
-        self.policy = self._load(base if c.lora_rank else model_dir)
-        if c.lora_rank:
-            self.policy.adapt(c.lora_rank, derive(config.run.seed, "lora"))
+        mesh = sharding.mesh(c.device, c.replicas) if world > 1 else None
+        start = base if c.lora_rank else model_dir
+        self.policy = load(start, c.device, _DTYPES[c.dtype], mesh, c.lora_rank, derive(config.run.seed, "lora"))
         if c.checkpoint_activations:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        if world > 1:
-            sharding.shard(self.policy, c.device)  # before the reference is read: one whole model at a time
-        self.reference = self._load(base).requires_grad_(False) if c.kl else None
-        if self.reference and world > 1:
-            sharding.shard(self.reference, c.device)
+        self.reference = load(base, c.device, _DTYPES[c.dtype], mesh).requires_grad_(False) if c.kl else None
+        for model in filter(None, (self.policy, self.reference)):
+            model.float32_head = c.float32_head
         self._trained = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self._trained, c)
-
-    def _load(self, folder: str) -> Policy:
-        c = self.config.learner
-        return policy.load(folder, c.device, _DTYPES[c.dtype], float32_head=c.float32_head)
 
     # ---- one step ------------------------------------------------------------------------------------------------------------
     def step(self, forests: Sequence[Forest], version: int) -> StepReport:
@@ -98,7 +92,8 @@ class Trainer:
                     taken.idle += 1
                 elif number not in taken.nonfinite:
                     self._take(gradients, update, number, taken, forests, clock)
-        self.steps += 1
+        if taken.sums or not taken.nonfinite:  # a batch without a finite update is to be replaced by another
+            self.steps += 1
         return self._report(forests, plan, updates, taken, version, clock.seconds)
 
     def gradients(self, forests: Sequence[Forest], clock: Phases) -> Sums:
@@ -117,6 +112,7 @@ class Trainer:
         return GradientPass(
             policy=self.policy, reference=self.reference, objective=self.objective, limit=self.limit,
             dtype=_DTYPES[self.config.learner.dtype], rank=self.rank, world=self.world,
+            accumulate_sharded=self.config.learner.accumulate == "sharded",
         )  # fmt: skip
 
     def _clear_gradients(self) -> None:
@@ -147,7 +143,7 @@ class Trainer:
         self._clear_gradients()
         sums = gradients.accumulate(update, clock)
         with clock("optimizer"):
-            norm = float(weights.full(torch.nn.utils.clip_grad_norm_(self._trained, self.config.learner.clip_grad)))
+            norm = float(sharding.full(torch.nn.utils.clip_grad_norm_(self._trained, self.config.learner.clip_grad)))
             if not (math.isfinite(sums.loss) and math.isfinite(norm)):
                 self._skip("the loss" if not math.isfinite(sums.loss) else "the gradient", batch, self.version - len(taken.sums))
                 taken.nonfinite.add(number)
@@ -165,12 +161,16 @@ class Trainer:
     def _skip(self, what: str, batch: Sequence[Forest], version: int) -> None:
         """Keep the batch of an update that is not finite, which arrived at `version`; raise `NonFinite` after too many in a row."""
         self.optimizer.zero_grad()
-        path = self.keep_dir / f"nonfinite-version-{version}.arrow"
+        path = self._batch_file(version)
         if self.rank == 0:
             wire.write_file(path, batch, str(self.source))
         self._nonfinite_in_a_row += 1
         if self._nonfinite_in_a_row > self.config.learner.max_nonfinite:
             raise NonFinite(version, what, path)
+
+    def _batch_file(self, version: int) -> Path:
+        """Where a batch with an update that is not finite is kept, by the version at which it arrived."""
+        return self.keep_dir / f"nonfinite-version-{version}.arrow"
 
     def _report(
         self, forests: Sequence[Forest], plan: list[list[int]], updates: list[Update], taken: _Taken, version: int,
@@ -184,6 +184,8 @@ class Trainer:
             idle_updates=taken.idle,
             nonfinite_updates=len(taken.nonfinite),
             nonfinite_forests=tuple(forests[n].forest_id for i in sorted(taken.nonfinite) for n in plan[i]),
+            nonfinite_batch=self._batch_file(version) if taken.nonfinite else None,
+            clipped_gradients=sum(norm > self.config.learner.clip_grad for norm in taken.norms),
             forests_without_gradient=len(forests) - sum(len(u.forests) for u in updates),
             loss=fmean(s.loss for s in taken.sums) if taken.sums else 0.0,
             grad_norm=fmean(taken.norms) if taken.norms else 0.0,
@@ -216,17 +218,18 @@ class Trainer:
 
     # ---- weights out, checkpoints --------------------------------------------------------------------------------------------
     def buckets(self, max_bytes: int) -> Iterator[dict[str, Any]]:
-        """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time, on rank 0; the others must run it, too.
+        """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time: this rank's
+        share. All ranks must run it to the end.
 
         float32 comes as numpy arrays (which Ray hands over without a copy), bfloat16 as torch tensors.
         """
         dtype = _DTYPES[self.config.generator.dtype]
-        for bucket in weights.buckets(self.policy, max_bytes, dtype, writer=self.rank == 0):
+        for bucket in weights.buckets(self.policy, max_bytes, dtype):
             yield {n: t.numpy() for n, t in bucket.items()} if dtype == torch.float32 else bucket
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint into `folder`, which must not exist yet. All ranks call it. The folder is also
-        a plain Hugging Face folder. A crash may leave it incomplete: treeadv.storage.checkpoint_folder guards against that."""
+        a plain Hugging Face folder. A crash may leave it incomplete."""
         if self.rank == 0:
             Path(folder).mkdir(parents=True)
         if self.world > 1:

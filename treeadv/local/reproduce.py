@@ -69,8 +69,8 @@ def trainer_at(folder: RunFolder, config: Config, step: int, forests_of_step: Fo
     # As the learner: the order of sums depends on it
     torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
     base = models.resolve(config.model.path, config.model.cache)
-    found = [at for at, _ in folder.checkpoints() if at <= step]
-    with folder.at_hand(found[-1]) if found else nullcontext(base) as start:
+    found = [at for at in folder.checkpoints() if at <= step]
+    with folder.open_checkpoint(found[-1]) if found else nullcontext(base) as start:
         trainer = Trainer(config, str(start), keep_dir=tempfile.gettempdir(), base_dir=str(base))
         if found:
             trainer.restore(start)

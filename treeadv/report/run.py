@@ -20,7 +20,8 @@ from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, Vocabulary, picture
 from treeadv.report.progress import clock, summary_rows
-from treeadv.storage.run_folder import RunFolder, write_atomically
+from treeadv.storage.disk import replace_file
+from treeadv.storage.run_folder import RunFolder
 
 MAX_POINTS = 400  # steps drawn; of a longer run every n-th
 MAX_SEARCHED = 30  # steps from either end in which a forest with different rewards is looked for
@@ -47,7 +48,7 @@ def write_report(path: Path) -> Path:
     """Write report.html into the run folder `path` (whole or not at all) and return its path. `BadInput` if it is not a run."""
     folder, config = RunFolder.open(path, [])
     target = path / "report.html"
-    write_atomically(target, run_page(folder, config))
+    replace_file(target, run_page(folder, config))
     return target
 
 
@@ -136,7 +137,9 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
             verdicts[name] = verdicts.get(name, 0) + count
     if verdicts:
         rows.append(("verdicts of the leaves trained", ", ".join(f"{name} {n:,}" for name, n in verdicts.items())))
-    rows.append(("checkpoints", ", ".join(p.name for _, p in folder.checkpoints()) or "none"))
+    if dropped := records[-1].get("dropped") if records else None:
+        rows.append(("forests dropped", ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())))
+    rows.append(("checkpoints", ", ".join(f"step-{step}" for step in folder.checkpoints()) or "none"))
     for name, value in rows:
         row = add(body, "tr")
         add(row, "th", name, scope="row")
@@ -187,7 +190,7 @@ def _vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
 
 
 def _model_folders(folder: RunFolder, config: Config) -> Iterator[Path]:
-    yield from (path for _, path in reversed(folder.checkpoints()))
+    yield from (folder.checkpoint(step) for step in reversed(folder.checkpoints()))
     yield Path(config.model.path)
     yield Path(config.model.cache) / config.model.path
 

@@ -73,7 +73,7 @@ class SGLangEngine:
 
         def prepare(weights: Weights) -> dict[str, torch.Tensor]:
             model.check(weights)
-            return tensors_of(weights, getattr(torch, config.generator.dtype), model.tied)
+            return tensors_of(weights, model.tied)
 
         fleet = Fleet(
             key="generator.sglang", make=lambda url: SGLangMember(config, model, run, disk, url), find=find, prepare=prepare,
