@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from actors import cli
-from actors.driver.launch import begin
 from tests.learning import tiny
 from tests.replay.test_s3 import keys
 from tests.running import ROLES, finish, hosts, recipe, start, steps, wait_for
 from treeadv.errors import BadInput
+from treeadv.launch import begin
 from treeadv.replay.audit import audit
 from treeadv.storage.object_run import ObjectRunStore
 from treeadv.storage.run_folder import RunFolder

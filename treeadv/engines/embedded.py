@@ -157,7 +157,9 @@ class EmbeddedEngine:
                 async with self._turn:
                     self._admit()
                     started = time.perf_counter()
-                    rows = await asyncio.to_thread(self._step)
+                    # Not in a thread: which branches are in a step, and with them the rounding of its sums, must not
+                    # depend on how long the step before it took.
+                    rows = self._step()
                     self._deliver(rows, time.perf_counter() - started)
                 if not (self._active or self._waiting):
                     self._wake.clear()
@@ -191,7 +193,7 @@ class EmbeddedEngine:
             s.prompt_tokens, s.cached_tokens, s.decoded_tokens + len(drawn), len(self._active), s.busy_seconds + seconds
         )
 
-    # ---- one step, off the event loop --------------------------------------------------------------------------------
+    # ---- one step --------------------------------------------------------------------------------
     @torch.inference_mode()
     def _step(self) -> list[tuple[_Branch, int, float, float]]:
         branches = sorted(self._active, key=lambda b: b.namespace)
