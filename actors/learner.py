@@ -112,10 +112,11 @@ class Learner:
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
 
     @ray.method
-    def restore(self, step: int) -> None:
-        """Continue from the checkpoint of `step`."""
+    def restore(self, step: int) -> int:
+        """Continue from the checkpoint of `step`; returns the version of its weights."""
         with self.folder.open_checkpoint(step) as folder:
             self.trainer.restore(folder)
+        return self.trainer.version
 
     @ray.method
     def close(self) -> None:
