@@ -150,9 +150,9 @@ def _learning(device: str, steps: int) -> dict[str, Any]:
     """Reward: the share of a leaf's tokens that are the wanted one. The mean must rise by half of what a random policy lacks."""
     trainer = _trainer(_small(vocab=16), device, dtype="bfloat16", lr=3e-3, correction="tis")
     began, means = time.perf_counter(), []
-    for version in range(steps):
-        forests = [_sampled(trainer, version, n) for n in range(4)]
-        means.append(trainer.step(forests, version).reward_mean)
+    for step in range(steps):
+        forests = [_sampled(trainer, step, n) for n in range(4)]
+        means.append(trainer.step(forests, trainer.version).reward_mean)
     first, last = float(np.mean(means[:3])), float(np.mean(means[-3:]))
     return {"first": first, "last": last, "seconds": time.perf_counter() - began, "steps": steps, "ok": last > first + (1 - first) / 2}
 
