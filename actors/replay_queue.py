@@ -20,6 +20,7 @@ from ray import ObjectRef
 
 from treeadv.config import Config
 from treeadv.data.tasks import problem_source
+from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import figures
@@ -27,7 +28,6 @@ from treeadv.replay.ledger import UNITS, State
 from treeadv.replay.payloads import Damaged
 from treeadv.replay.records import DropReason
 from treeadv.replay.store import ReplayStore
-from treeadv.replay.tickets import Ticket
 from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive
 from treeadv.storage.folder import Action, flush
@@ -230,11 +230,11 @@ class ReplayQueue:
         await self._notify(self._room)
 
     @ray.method
-    async def commit(self, step: int) -> None:
-        """A durable checkpoint holds all steps up to `step`: their forests are trained. Durable on return, unless
-        queue.fsync is none."""
+    async def commit(self, step: int, oldest_kept: int) -> None:
+        """A durable checkpoint holds all steps up to `step`: their forests are trained. The oldest checkpoint that is kept is
+        of step `oldest_kept`. Durable on return, unless queue.fsync is none."""
         self._check()
-        self._store.commit(step)
+        self._store.commit(step, oldest_kept)
         await self._make_durable(at_once=True)
         await self._flush(self._store.compaction)
 

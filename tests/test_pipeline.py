@@ -164,7 +164,7 @@ def test_unusable_verifier_ends_the_run_and_is_named(tmp_path, tiny_model):
 
 
 def test_existing_run_folder_is_refused(tmp_path, tiny_model):
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "something").mkdir(parents=True)
     process = start("--config", recipe(tmp_path, tiny_model))
     out = process.said(60)
     assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out

@@ -246,6 +246,12 @@ class ScalingConfig(Section):
         return self
 
 
+class LocalConfig(Section):
+    """Used by `treeadv train --local` alone."""
+
+    staleness: Count = Field(0, description="draw with weights this many versions old, to study what staleness does")
+
+
 class MetricsConfig(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="first port; the roles take the following ones; 0: any free port")
@@ -264,6 +270,7 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     scaling: ScalingConfig = ScalingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    local: LocalConfig = LocalConfig()
 
     @model_validator(mode="before")
     @classmethod

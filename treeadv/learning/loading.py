@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from treeadv.data.folder_tensors import FolderReader, FolderTensors, stored_tensors
+from treeadv.data.model_check import longest_path
 from treeadv.errors import BadInput
 from treeadv.learning import attention, sharding
 from treeadv.learning.packing import Block, Packed
@@ -70,10 +71,7 @@ def plain_name(name: str) -> str:
 
 
 def _build(folder: Path, config: Any, name: str) -> Any:
-    layers = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
-    window = getattr(config, "sliding_window", None) if not hasattr(config, "layer_types") else None
-    if layers or window:
-        raise BadInput(f"{folder}: {name} has layers of another kind ({', '.join(sorted(layers)) or 'sliding window'}) {_ONLY}")
+    longest_path(folder)  # the engines keep all paths within it
     try:
         with _parameters_on_meta():
             model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
