@@ -158,9 +158,9 @@ def _learning(device: str, steps: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _sampled(trainer: Trainer, version: int, number: int) -> Forest:
+def _sampled(trainer: Trainer, step: int, number: int) -> Forest:
     """Two trees: a trunk of 4 tokens drawn from the policy, then 4 branches of 8 from its end."""
-    torch.manual_seed(1000 * version + number)
+    torch.manual_seed(1000 * step + number)
     model, device = trainer.policy.model, trainer.policy.device
     prompt = torch.tensor([[1, 2, 3]], device=device)
     tokens: list[np.ndarray] = []
@@ -176,9 +176,9 @@ def _sampled(trainer: Trainer, version: int, number: int) -> Forest:
     ends = np.flatnonzero(up >= 0)
     reward = [float(np.mean(np.concatenate([tokens[up[e]], tokens[e]]) == 7)) for e in ends]
     forest = assemble(
-        forest_id=f"{version}-{number}", prompt_id="p", verifier="exact", rule="fixed", prompt=[1, 2, 3], parent=up,
+        forest_id=f"{step}-{number}", prompt_id="p", verifier="exact", rule="fixed", prompt=[1, 2, 3], parent=up,
         lengths=[len(t) for t in tokens], token=np.concatenate(tokens), logprob=np.minimum(np.concatenate(logprob), 0),
-        version=version, finish=Finish.LENGTH,
+        version=trainer.version, finish=Finish.LENGTH,
     )  # fmt: skip
     return forest.with_rewards(reward, [Verdict.VERIFIED] * len(ends))
 

@@ -249,7 +249,7 @@ class ScalingConfig(Section):
 class LocalConfig(Section):
     """Used by `treeadv train --local` alone."""
 
-    staleness: Count = Field(0, description="draw with weights this many versions old, to study what staleness does")
+    staleness: Count = Field(0, description="draw with the weights of this many steps ago, to study what staleness does")
 
 
 class MetricsConfig(Section):
