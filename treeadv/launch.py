@@ -23,8 +23,8 @@ from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.sampling.rules import build_rule
 from treeadv.storage.disk import replace_file
 from treeadv.storage.folder import split
-from treeadv.storage.run_folder import RunFolder
-from treeadv.storage.run_store import named_store, object_store
+from treeadv.storage.run_folder import RunFolder, named_store
+from treeadv.storage.run_store import object_store
 
 FULL_DISK = 1 << 20  # a disk with fewer free bytes counts as full
 

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 # What else two ranks compute as one does; with norms, residual and angles in bfloat16 they would be 0.06 from it.
 OTHERS = {"bfloat16": {"dtype": "bfloat16"}, "adapter": {"lora_rank": 2}, "recomputed": {"checkpoint_activations": True}}
+OTHERS |= {"whole gradients": {"accumulate": "whole"}, "replicas": {"replicas": 2}}
 
 TWO_RANKS = """
 import json, sys, tempfile
