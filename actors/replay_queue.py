@@ -101,7 +101,10 @@ class ReplayQueue:
         self._store: ReplayStore
         try:
             per_step, seed = config.learner.forests_per_step, config.run.seed
-            self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step)
+            updates = config.learner.updates_per_step
+            self._store = ReplayStore(
+                run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates
+            )
             self._restore_threshold()
         except BadInput as fault:  # raised by the first call: Ray would report it here as a death of the actor
             self._note_fault(fault)

@@ -118,7 +118,7 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
         ("model.path=nowhere", "model.path=nowhere: no config.json there"),
         ("task.source=none.jsonl", "none.jsonl"),
         ("learner.preset=treeadvv", "did you mean treeadv?"),
-        ("learner.preset=gspo", "learner.correction=tis: holds the ratio at 1"),
+        ("learner.correction=icepopp", "learner.correction=icepopp is unknown, did you mean icepop?"),
         ("sampling.trees=9", "sampling.trees=9 is more than sampling.leaves=4"),
         ("sampling.tau=-1", "sampling.tau: Input should be greater than or equal to 0, got -1"),
         ("learner.lrr=1", "unknown key learner.lrr, did you mean learner.lr?"),

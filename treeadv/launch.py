@@ -150,7 +150,8 @@ def _check_local(config: Config) -> None:
     for role, count in (("generator", config.generator.count), ("learner", config.learner.count)):
         if count > 1:
             raise BadInput(f"{role}.count={count}: --local has one {role}; set {role}.count=1 or leave --local out")
-    if config.local.staleness > (bound := config.queue.max_staleness):
+    behind = config.local.staleness * config.learner.updates_per_step
+    if behind > (bound := config.queue.max_staleness):
         raise BadInput(
             f"local.staleness={config.local.staleness}: queue.max_staleness={bound} would drop every forest; raise it too"
         )

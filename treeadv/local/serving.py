@@ -26,7 +26,9 @@ class Serving:
         self.keep_weights()
 
     def keep_weights(self) -> None:
-        """Take in the weights that the trainer holds now."""
+        """Take in the weights that the trainer holds now, if a step has changed them."""
+        if self._window and self._window[-1][0] == self._trainer.version:
+            return
         self._window.append((self._trainer.version, next(self._trainer.buckets(sys.maxsize))))
 
     async def hand_over(self) -> None:

@@ -39,7 +39,10 @@ class StepForests:
         self._threshold = Threshold(config.sampling)
         self._session = folder.store.next_session()
         per_step, seed = config.learner.forests_per_step, config.run.seed
-        self._store = ReplayStore(folder.home, config.queue, per_step, seed, self._session, first_step)
+        self._store = ReplayStore(
+            folder.home, config.queue, per_step, seed, self._session, first_step,
+            versions_per_step=config.learner.updates_per_step,
+        )  # fmt: skip
         self._lease: Leased | None = None
         self._failures = 0  # in a row
 
@@ -66,6 +69,11 @@ class StepForests:
         self._store.ack(self._lease.lease_id, step)
         if self._config.queue.fsync != "none":
             self._store.sync()
+
+    def discard(self, detail: str) -> None:
+        """Drop the forests of a step that had no finite update."""
+        assert self._lease is not None, "a step has forests"
+        self._store.discard(self._lease.lease_id, "not_finite", detail)
 
     def checkpoint(self, step: int, trainer: Trainer, serving: Serving) -> None:
         """Make `step` durable, then record that its forests are trained."""

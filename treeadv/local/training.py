@@ -82,18 +82,21 @@ async def _learn(
     """Grow and grade forests, redistribute their rewards and step, hand the weights over; write a checkpoint now and
     then."""
     last = config.run.steps
-    while trainer.version < last and not signals:
+    while trainer.steps < last and not signals:
         with recorder.phase("publish"):
             await serving.hand_over()
         with recorder.phase("wait"):
             forests = await steps.forests(trainer.version)
         report = trainer.step(forests, trainer.version)
+        if report.nonfinite_updates and not report.updates:  # nothing was learnt: another batch takes its place
+            steps.discard(f"batch of version {report.version}")
+            continue
         serving.keep_weights()
-        steps.acknowledge(trainer.version)
-        recorder.record(trainer.version, report, steps)
-        if signals or trainer.version == last or trainer.version % config.run.checkpoint_every == 0:
+        steps.acknowledge(trainer.steps)
+        recorder.record(trainer.steps, report, steps)
+        if signals or trainer.steps == last or trainer.steps % config.run.checkpoint_every == 0:
             with recorder.phase("checkpoint"):
-                steps.checkpoint(trainer.version, trainer, serving)
+                steps.checkpoint(trainer.steps, trainer, serving)
 
 
 @contextmanager
