@@ -103,5 +103,5 @@ def test_prompt_that_leaves_no_room_is_refused_before_drawing(tiny_model: Path):
 def test_file_with_a_prompt_that_is_too_long_is_refused_with_the_count(tiny_model: Path):
     config = build({"task": {"source": "none.jsonl"}}, ["sampling.max_tokens=2040", "generator.threads=1"], "test")
     problems = [Problem(f"p{i}", "1" * length, "", "exact", "") for i, length in enumerate((4, 40, 50))]
-    with pytest.raises(BadInput, match=r"2 of 3 prompts \(the first is p1\) have more than 8 tokens"):
+    with pytest.raises(BadInput, match=r"2 of 3 prompts cannot be used; the first: the prompt of p1 has 40 tokens"):
         asyncio.run(rollouts(config, tiny_model, problems, lambda forest: None))

@@ -10,13 +10,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
-from treeadv.presets import AdvantageOverrides
+from treeadv.presets import AdvantageOverrides, find_preset
 from treeadv.rewards.verifiers.registry import USAGE
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -165,15 +166,35 @@ class LearnerConfig(Section):
     forests_per_step: Positive = 6
     preset: str = Field("treeadv", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset")
     advantage: AdvantageOverrides = AdvantageOverrides()
-    correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = Field(
-        "tis", description="for what older weights drew; none: by the clipped ratio alone, which gspo needs and the others hold at 1"
+    updates_per_batch: Positive = Field(
+        1, description="optimizer updates of a pass over the forests of a step, each on its share of them"
+    )
+    passes_per_batch: Positive = Field(1, description="passes over the forests of a step")
+    correction: str = Field(
+        "tis", description="weight for what another policy drew: an entry of treeadv.learning.correction.CORRECTIONS or module:NAME"
+    )
+    correction_bounds: tuple[Ratio, Ratio] | None = Field(
+        None, description="below and above 1, where the correction truncates or masks; unset: those of the correction"
     )
     kl: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL to the starting model")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="see docs/method.md for the gradient of each")
+    truncated: Literal["graded", "masked", "penalty"] = Field(
+        "graded", description="a leaf cut at the token limit keeps its grade, weighs 0, or pays DAPO's soft penalty"
+    )
+    penalty_tokens: Positive = Field(16, description="truncated=penalty: tokens before the limit where the penalty grows from 0 to 1")
+    max_nonfinite: Count = Field(
+        3, description="updates in a row that may be skipped because loss or gradient is not finite; one more ends the run"
+    )
+    float32_head: bool = Field(False, description="compute logits in float32 whatever the dtype of the computation")
     lr: Annotated[float, Field(gt=0)] = 2e-5
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of matrices; norms and biases do not decay")
     warmup_steps: Count = 0
     schedule: Literal["constant", "cosine"] = "constant"
+    decay_steps: Positive | None = Field(
+        None, description="schedule=cosine: the step whose end has learning rate 0; unset: run.steps as it is when the run begins"
+    )
     clip_grad: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_microbatch: Positive = Field(4096, description="a forest over this is cut at segments, its ancestors recomputed")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the computation; the master weights are float32")
@@ -188,6 +209,20 @@ class LearnerConfig(Section):
     cpus: Annotated[float, Field(ge=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
     slot: str = ""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates of one step, where none is skipped."""
+        return self.updates_per_batch * self.passes_per_batch
+
+    @model_validator(mode="after")
+    def _coherent(self) -> LearnerConfig:
+        if self.updates_per_batch > self.forests_per_step:
+            raise ValueError(
+                f"learner.updates_per_batch={self.updates_per_batch} is more than learner.forests_per_step={self.forests_per_step}: an"
+                " update needs a forest"
+            )
+        return self
 
 
 class ScalingConfig(Section):
@@ -211,6 +246,12 @@ class ScalingConfig(Section):
         return self
 
 
+class LocalConfig(Section):
+    """Used by `treeadv train --local` alone."""
+
+    staleness: Count = Field(0, description="draw with the weights of this many steps ago, to study what staleness does")
+
+
 class MetricsConfig(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="first port; the roles take the following ones; 0: any free port")
@@ -229,6 +270,23 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     scaling: ScalingConfig = ScalingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    local: LocalConfig = LocalConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, data: Any) -> Any:
+        """Write out what one key takes from another, so that the recorded configuration is complete: the sampling that the preset is
+        meant for, and the end of the cosine."""
+        if not isinstance(data, dict):
+            return data
+        learner, sampling, run = ({} if (x := data.get(k)) is None else x for k in ("learner", "sampling", "run"))
+        if isinstance(sampling, dict) and isinstance(learner, dict):
+            name, leaves = learner.get("preset", "treeadv"), sampling.get("leaves", 8)
+            if isinstance(name, str) and isinstance(leaves, int):
+                data = data | {"sampling": find_preset(name).sampling(leaves) | sampling}
+        if isinstance(learner, dict) and isinstance(run, dict) and learner.get("decay_steps") is None:
+            data = data | {"learner": learner | {"decay_steps": run.get("steps", RunConfig().steps)}}
+        return data
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

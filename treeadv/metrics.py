@@ -90,7 +90,12 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_effective_sample_ratio", "gauge", "learner", "Effective sample size of the importance weights over tokens"),
     Metric("treeadv_learner_tokens_per_second", "gauge", "learner", "Tree tokens trained per second of the last step"),
     Metric("treeadv_learner_mfu_ratio", "gauge", "learner", "Model FLOPs utilisation of the last step, where the device's peak is known"),
-    Metric("treeadv_nonfinite_steps_total", "counter", "learner", "Steps stopped by a loss or gradient that is not finite"),
+    Metric("treeadv_updates_total", "counter", "learner", "Optimizer updates taken"),
+    Metric("treeadv_nonfinite_updates_total", "counter", "learner", "Optimizer updates skipped because loss or gradient was not finite"),
+    Metric("treeadv_idle_updates_total", "counter", "learner", "Optimizer updates skipped because no forest could change the weights"),
+    Metric("treeadv_clipped_gradients_total", "counter", "learner", "Optimizer updates whose gradient norm was above learner.clip_grad"),
+    Metric("treeadv_forests_without_gradient_total", "counter", "learner", "Forests not packed because all their advantages are 0"),
+    Metric("treeadv_publication_lag_updates", "histogram", "learner", "Updates between the arrival of a batch and the first update on each forest", buckets=_VERSIONS),
     Metric("treeadv_checkpoint_seconds", "histogram", "learner", "Wall time of writing one checkpoint", buckets=_SECONDS),
 )
 

@@ -13,8 +13,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.driver.cluster import Cluster
 from actors.driver.in_flight import ForestsInFlight
 from actors.generator import Generator
+from treeadv.data.tickets import Ticket
 from treeadv.engines.base import EngineGone
-from treeadv.replay.tickets import Ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

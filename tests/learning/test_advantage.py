@@ -250,7 +250,7 @@ def test_a_forest_that_is_not_graded_is_refused_with_its_id():
 
 def test_unknown_preset_names_the_nearest_and_all_others():
     with pytest.raises(
-        BadInput, match=r"preset=treadv is unknown, did you mean treeadv\? \(use treeadv, .*gspo or module:Name"
+        BadInput, match=r"preset=treadv is unknown, did you mean treeadv\? \(use treeadv, .*cispo or module:Name"
     ):
         build_advantage("treadv")
 

@@ -22,7 +22,7 @@ def run(records: list[dict[str, Any]], total: int = 40, **options: Any) -> str:
 
 def test_without_a_terminal_every_step_is_one_line_with_its_figures() -> None:
     lines = run([record(1), record(2)]).splitlines()
-    assert lines[0] == "starting a run of 40 steps: the actors load the model"
+    assert lines[0] == "starting a run of 40 steps: the model is loaded"
     assert lines[1:] == [
         "step 1/40  reward 0.25  forests ready 2 leased 1 trained 1  tokens/s 81  shared 24%  staleness 0.8 (max 2)"
         "  ETA after the next step",

@@ -73,7 +73,7 @@ def plain_name(name: str) -> str:
 def _build(folder: Path, config: Any, name: str) -> Any:
     longest_path(folder)  # the engines keep all paths within it
     try:
-        with _parameters_on_meta():
+        with parameters_on_meta():
             model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
     except ValueError as e:
         if "attention" not in str(e):
@@ -88,7 +88,7 @@ def _build(folder: Path, config: Any, name: str) -> Any:
 
 
 @contextmanager
-def _parameters_on_meta() -> Iterator[None]:
+def parameters_on_meta() -> Iterator[None]:
     """Create parameters on the meta device, and buffers (rotary frequencies) with their values."""
     register = nn.Module.register_parameter
 
@@ -164,7 +164,7 @@ def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -
     )  # fmt: skip
 
     def flat() -> torch.Tensor:
-        return torch.cat([policy(_chain(np.concatenate([start, b]), P)) for b in (first, second)])
+        return torch.cat([policy(chain(np.concatenate([start, b]), P)) for b in (first, second)])
 
     config = policy.model.config
     with torch.autocast(policy.device.type, compute, enabled=compute != torch.float32):
@@ -191,8 +191,8 @@ class _Float32(TorchFunctionMode):
 _PRODUCTS = {nn.functional.linear, torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.bmm}
 
 
-def _chain(ids: np.ndarray, prompt: int) -> Packed:
-    """One sequence without a fork, whose attention is left to the model (no blocks)."""
+def chain(ids: np.ndarray, prompt: int) -> Packed:
+    """Return one sequence without a fork, whose attention is left to the model (no blocks)."""
     n = len(ids) - 1
     return Packed(
         pieces=(), token=ids[:-1], position=np.arange(n), end=np.full(n, n), blocks=(), row=np.arange(prompt - 1, n),

@@ -47,7 +47,7 @@ class Progress:
             self._console.print("  ".join(cells), highlight=False, soft_wrap=True)
 
     def _starting(self) -> Text:
-        return Text(f"starting a run of {self._total} steps: the actors load the model", style="dim")
+        return Text(f"starting a run of {self._total} steps: the model is loaded", style="dim")
 
     def _display(self) -> RenderableType:
         record = self._records[-1]
