@@ -63,10 +63,14 @@ def test_an_order_that_is_not_depth_first_is_refused(f: Forest, random):
     depth_first = seen == list(range(f.segments))
     kids = np.bincount(parent[parent >= 0], minlength=f.segments).astype(np.int32)
     moved = replace(
-        f, parent=parent, tree=(np.cumsum(parent == -1) - 1).astype(np.int32),
+        f,
+        parent=parent,
+        tree=(np.cumsum(parent == -1) - 1).astype(np.int32),
         arity=np.where(kids == 0, 0, np.maximum(kids, 2)).astype(np.int32),
-        leaf_segment=(ends := np.flatnonzero(kids == 0).astype(np.int32)), finish=np.zeros(len(ends), np.int8),
-        reward=np.zeros(len(ends), np.float32), verdict=np.zeros(len(ends), np.int8),
+        leaf_segment=(ends := np.flatnonzero(kids == 0).astype(np.int32)),
+        finish=np.zeros(len(ends), np.int8),
+        reward=np.zeros(len(ends), np.float32),
+        verdict=np.zeros(len(ends), np.int8),
     )
     if depth_first:
         moved.check()
@@ -97,7 +101,11 @@ def test_an_order_that_is_not_depth_first_is_refused(f: Forest, random):
     ],
 )
 def test_a_broken_forest_is_refused_with_its_id_and_the_reason(change, reason):
-    with pytest.raises(BadForest, match=f"forest f: .*{reason}") if reason != "start" else pytest.raises(BadForest, match="forest f: "):
+    with (
+        pytest.raises(BadForest, match=f"forest f: .*{reason}")
+        if reason != "start"
+        else pytest.raises(BadForest, match="forest f: ")
+    ):
         replace(WORKED, **change(WORKED)).check()
 
 

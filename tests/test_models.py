@@ -31,7 +31,9 @@ except BadInput as e:
 """
 
 
-def test_a_model_of_the_hub_is_taken_from_its_cache_and_one_that_cannot_be_had_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_of_the_hub_is_taken_from_its_cache_and_one_that_cannot_be_had_is_refused(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     kept = tmp_path / "models--some--model"
     (kept / "refs").mkdir(parents=True)
     (kept / "refs" / "main").write_text("c0ffee")
@@ -44,10 +46,14 @@ def test_a_model_of_the_hub_is_taken_from_its_cache_and_one_that_cannot_be_had_i
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
     assert said("some/model") == str(kept / "snapshots" / "c0ffee")
-    assert said("some/other").startswith("model.path=some/other: no such folder, and the hub does not give a model of that name (")
+    assert said("some/other").startswith(
+        "model.path=some/other: no such folder, and the hub does not give a model of that name ("
+    )
 
 
 @pytest.mark.parametrize("name", ["nowhere", "/no/where", "../no", "a/b/c"])
 def test_what_cannot_be_a_name_of_the_hub_is_a_folder_that_is_not_there(name: str) -> None:
-    with pytest.raises(BadInput, match=r"no config\.json there; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"):
+    with pytest.raises(
+        BadInput, match=r"no config\.json there; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"
+    ):
         check_path(name)

@@ -40,7 +40,9 @@ def test_every_epoch_of_a_file_is_a_permutation_of_it(n: int, seed: int, epoch: 
 
 def test_epochs_and_seeds_shuffle_differently() -> None:
     problems = [Problem(str(i), "p", "a", "math", "") for i in range(50)]
-    orders = {tuple(Shuffled(problems, seed)[50 * epoch + i].id for i in range(50)) for seed in (0, 1) for epoch in (0, 1)}
+    orders = {
+        tuple(Shuffled(problems, seed)[50 * epoch + i].id for i in range(50)) for seed in (0, 1) for epoch in (0, 1)
+    }
     assert len(orders) == 4
 
 
@@ -130,7 +132,9 @@ def test_a_hub_data_set_in_the_form_of_gsm8k_is_read(tmp_path: Path, monkeypatch
     for configuration, answer in (("main", "2+2 = <<2+2=4>>4\n#### 1,004"), ("socratic", "How many? ** 4\n#### 5")):
         (folder / configuration).mkdir(parents=True)
         lines(folder / configuration / "train.jsonl", {"question": "2+2?", "answer": answer})
-        configurations.append({"config_name": configuration, "data_files": [{"split": "train", "path": f"{configuration}/train.jsonl"}]})
+        configurations.append(
+            {"config_name": configuration, "data_files": [{"split": "train", "path": f"{configuration}/train.jsonl"}]}
+        )
     (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configurations})}\n---\n")
     found = problem_source(TaskConfig(source=f"hf:{folder}:main:train"), 0)[0]
     assert (found.problem, found.answer) == ("2+2?", "1,004")
@@ -172,7 +176,10 @@ def test_a_faulty_line_is_named(rows: list[str], message: str, tmp_path: Path) -
         ({"source": "data.csv"}, r"data\.csv: problems are read from \.jsonl or \.parquet"),
         ({"families": [{"name": "chain_sums"}]}, "unknown reasoning-gym family 'chain_sums', did you mean chain_sum?"),
         ({"families": [{"name": "zzzz"}]}, r"unknown reasoning-gym family 'zzzz'; there are \d+"),
-        ({"families": [{"name": "gcd", "options": {"size_of": 1}}]}, r"gcd does not take options \{'size_of': 1\}: .*size_of"),
+        (
+            {"families": [{"name": "gcd", "options": {"size_of": 1}}]},
+            r"gcd does not take options \{'size_of': 1\}: .*size_of",
+        ),
         ({"families": [{"name": "gcd", "options": {"min_numbers": 0}}]}, "gcd does not take options .*min_numbers"),
     ],
 )

@@ -20,7 +20,9 @@ SMALL = build([-1, 0, 0], [2, 3, 1])
 
 def same(a: Forest, b: Forest) -> bool:
     return all(
-        np.array_equal(x, y, equal_nan=x.dtype.kind == "f") if isinstance(x, np.ndarray) else x == y or (x != x and y != y)
+        np.array_equal(x, y, equal_nan=x.dtype.kind == "f")
+        if isinstance(x, np.ndarray)
+        else x == y or (x != x and y != y)
         for x, y in ((getattr(a, f.name), getattr(b, f.name)) for f in fields(Forest))
     )
 

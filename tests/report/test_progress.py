@@ -1,4 +1,5 @@
-"""The display of a run: one line a step where there is no terminal, a pace that goes by the records, the final figures."""
+"""The display of a run: one line a step where there is no terminal, a pace that goes by the records, the final
+figures."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def test_without_a_terminal_every_step_is_one_line_with_its_figures() -> None:
     assert lines[1:] == [
         "step 1/40  reward 0.25  forests ready 2 leased 1 trained 1  tokens/s 81  shared 24%  staleness 0.8 (max 2)"
         "  ETA after the next step",
-        "step 2/40  reward 0.30  forests ready 2 leased 1 trained 2  tokens/s 82  shared 23%  staleness 0.8 (max 1)  ETA 7:55",
+        "step 2/40  reward 0.30  forests ready 2 leased 1 trained 2  tokens/s 82  "
+        "shared 23%  staleness 0.8 (max 1)  ETA 7:55",
     ]
 
 
@@ -63,7 +65,15 @@ def test_the_final_table_has_the_figures_and_the_folder() -> None:
     out = io.StringIO()
     final_table(summary([record(1), record(8)]), Console(file=out, width=120))
     text = out.getvalue()
-    for part in ("8 steps in 1:40", "0.250", "0.550", "4,000", "3,200 instead of 4,160 (x 1.30, 23% shared)", "max 2", "1:15"):
+    for part in (
+        "8 steps in 1:40",
+        "0.250",
+        "0.550",
+        "4,000",
+        "3,200 instead of 4,160 (x 1.30, 23% shared)",
+        "max 2",
+        "1:15",
+    ):
         assert part in text
     assert text.splitlines()[-1] == "Run folder: runs/demo"
 

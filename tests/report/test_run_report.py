@@ -75,7 +75,9 @@ def test_figures_of_the_summary_are_tabled_and_a_run_without_one_says_so(tmp_pat
 
 
 def test_a_run_without_mixed_forests_or_without_a_queue_says_why_none_is_drawn(tmp_path: Path) -> None:
-    assert "Every forest looked at has the same reward" in report(make_run(tmp_path / "a", [forest(0, *SAME)], [record(1)]))
+    assert "Every forest looked at has the same reward" in report(
+        make_run(tmp_path / "a", [forest(0, *SAME)], [record(1)])
+    )
     run = make_run(tmp_path / "b", [forest(0, *MIXED)], [record(1)])
     shutil.rmtree(run / "replay")
     assert "no journal under replay/journal" in report(run)

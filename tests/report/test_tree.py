@@ -61,7 +61,10 @@ def test_every_token_and_every_leaf_is_drawn_once(forest: Forest) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(forests(max_length=60), st.sampled_from([(" word", "x\n", "\n\n"), ("字字", "a"), ("tokenwithoutanyspace" * 4, " ")]))
+@given(
+    forests(max_length=60),
+    st.sampled_from([(" word", "x\n", "\n\n"), ("字字", "a"), ("tokenwithoutanyspace" * 4, " ")]),
+)
 def test_boxes_lie_apart_right_of_their_parents_and_inside_the_drawing(forest: Forest, words: tuple[str, ...]) -> None:
     prompt, boxes, bottom = layout(drawn(forest, Words(*words)))
     for a, b in combinations([prompt, *boxes], 2):
