@@ -1,4 +1,5 @@
-"""The reference: every leaf a sequence of its own through the unmodified model, the loss written with autograd and no tree in it."""
+"""The reference: every leaf a sequence of its own through the unmodified model, the loss written with autograd and
+no tree in it."""
 
 from __future__ import annotations
 
@@ -56,8 +57,8 @@ def loss(
 ) -> torch.Tensor:  # fmt: skip
     """The objective on expanded leaves: a token shared by K leaves stands in K sequences and weighs c / K in each.
 
-    `proximal` is log pi when the batch arrived, [T] by forest; None: the behaviour policy, whose ratio the objective then clips.
-    """
+    `proximal` is log pi when the batch arrived, [T] by forest; None: the behaviour policy, whose ratio the objective
+    then clips. """
     total = torch.zeros((), dtype=torch.float64)
     Z = 0.0
     for f in forests:

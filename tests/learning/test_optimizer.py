@@ -62,7 +62,9 @@ def test_rate_does_not_jump_when_a_run_goes_on_with_other_steps():
     config = tiny.config(steps=10, lr=1.0, schedule="cosine")
     shorter = resumed(config, "run.steps=8")
     assert [rate(config, step) for step in range(8)] == [rate(shorter, step) for step in range(8)]
-    with pytest.raises(BadInput, match=r"run.steps=20 is beyond learner.decay_steps=10, .*: set learner.decay_steps=20"):
+    with pytest.raises(
+        BadInput, match=r"run.steps=20 is beyond learner.decay_steps=10, .*: set learner.decay_steps=20"
+    ):
         resumed(config, "run.steps=20")
     assert rate(resumed(config, "run.steps=20", "learner.decay_steps=20"), 10) == pytest.approx(0.5)
     assert resumed(tiny.config(steps=10), "run.steps=20").run.steps == 20
