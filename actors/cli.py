@@ -50,7 +50,7 @@ def _add_train(commands: Commands) -> None:
 def train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from actors.driver.launch import begin
+    from treeadv.launch import begin
     from treeadv.report.progress import Progress, final_table
 
     folder, config, resumed = begin(args.config, args.resume, args.resume_or_start, args.overrides)

@@ -227,11 +227,11 @@ class ReplayQueue:
         await self._notify(self._room)
 
     @ray.method
-    async def commit(self, step: int) -> None:
-        """A durable checkpoint holds all steps up to `step`: their forests are trained. Durable on return, unless
-        queue.fsync is none."""
+    async def commit(self, step: int, oldest_kept: int) -> None:
+        """A durable checkpoint holds all steps up to `step`: their forests are trained. The oldest checkpoint that is kept is
+        of step `oldest_kept`. Durable on return, unless queue.fsync is none."""
         self._check()
-        self._store.commit(step)
+        self._store.commit(step, oldest_kept)
         await self._make_durable(at_once=True)
         await self._flush(self._store.compaction)
 

@@ -108,7 +108,7 @@ class Cluster:
             await asyncio.to_thread(self.folder.store.push)
             await self.learners.checkpoint(step, self._session)
             await asyncio.to_thread(self.folder.store.seal, step, self._session, self.config.run.keep_checkpoints)
-            await self.queue.commit.remote(step)
+            await self.queue.commit.remote(step, min(self.folder.checkpoints()))
             self._durable_step = step
 
     async def _start_learners(self) -> None:

@@ -65,6 +65,7 @@ class EngineStats:
     decoded_tokens: int = 0
     running: int = 0
     busy_seconds: float = 0.0
+    free: int = 0  # branches that could draw at once besides those that run; negative: how many wait
 
 
 class Engine(Protocol):

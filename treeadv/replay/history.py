@@ -102,6 +102,7 @@ class History:
 
     def _resume(self, step: int) -> None:
         """Forget the steps after the checkpoint. Reserved prompts go out again."""
+        self.committed = step
         self.steps = {s: fids for s, fids in self.steps.items() if s <= step}
         self.acks = [s for s in self.acks if s <= step]
         kept = {fid for fids in self.steps.values() for fid in fids}

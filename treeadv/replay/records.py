@@ -119,9 +119,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Every step up to this one is in a durable checkpoint."""
+    """Every step up to this one is in a durable checkpoint. The run may resume from any step since `oldest_kept`, that of
+    the oldest checkpoint that is kept."""
 
     step: int
+    oldest_kept: int
 
 
 @dataclass(frozen=True, slots=True)

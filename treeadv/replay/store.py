@@ -120,13 +120,13 @@ class ReplayStore:
             return
         if self.ledger.session == session:
             return
-        low, high = self.ledger.committed, self.ledger.last_step
+        low, high = self.ledger.oldest_kept, self.ledger.last_step
         if not low <= step <= high:
             raise BadInput(
-                f"{self._folder.uri}: the checkpoint is of step {step}, the journal holds {low} (durable) to {high};"
+                f"{self._folder.uri}: the checkpoint is of step {step}, the journal can go back to steps {low} to {high};"
                 " resume from one of these, any other would lose forests or train them twice"
             )
-        self.commit(step)
+        self.commit(step, low)
         self._write(Resumed(step, session))  # last: a process that dies before it starts over
 
     # ---- calls of workers --------------------------------------------------------------------------------------------
@@ -271,12 +271,16 @@ class ReplayStore:
             self._write(record)
         return len(over)
 
-    def commit(self, step: int) -> None:
-        """Steps up to `step` are in a durable checkpoint: their forests are trained."""
+    def commit(self, step: int, oldest_kept: int | None = None) -> None:
+        """Steps up to `step` are in a durable checkpoint: their forests are trained.
+
+        The run may later resume from `oldest_kept` (`step` unless given), the step of the oldest checkpoint that is kept.
+        """
         if step > self.ledger.last_step:
             raise ValueError(f"commit of step {step}: {self.ledger.last_step} is the last one done")
         if step > self.ledger.committed:
-            self._write(Committed(step))
+            oldest = step if oldest_kept is None else max(oldest_kept, self.ledger.oldest_kept)
+            self._write(Committed(step, oldest))
 
     def compaction(self) -> list[Action]:
         """With retain=unacknowledged: return what deletes the payload files that hold only finished forests, and what puts
