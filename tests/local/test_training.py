@@ -147,7 +147,7 @@ def test_what_one_process_cannot_do_is_refused_in_one_line(
     assert not (tmp_path / "bad" / "config.yaml").exists()
 
 
-def test_verifier_that_cannot_be_used_ends_the_run_with_the_way_to_resume(
+def test_unusable_verifier_ends_the_run_with_how_to_resume(
     tiny_model: Path, tmp_path: Path, capsys
 ) -> None:
     assert train("--config", local_recipe(tmp_path, tiny_model, "broken", "task.verifier=tests.nowhere:judge")) == 2
