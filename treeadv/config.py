@@ -349,6 +349,16 @@ class Config(Section):
             data = data | {"learner": learner | {"decay_steps": run.get("steps", RunConfig().steps)}}
         return data
 
+    @model_validator(mode="after")
+    def _coherent(self) -> Config:
+        c, last = self.learner, self.run.steps
+        if c.schedule == "cosine" and c.decay_steps is not None and last > c.decay_steps:
+            raise ValueError(
+                f"run.steps={last} is beyond learner.decay_steps={c.decay_steps}, where the cosine has reached 0: set"
+                f" learner.decay_steps={last}, which raises the learning rate again, or learner.schedule=constant"
+            )
+        return self
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 

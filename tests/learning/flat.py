@@ -59,7 +59,11 @@ def loss(
     `proximal` is log pi when the batch arrived, [T] by forest; None: the behaviour policy, whose ratio the objective then clips.
     """
     total = torch.zeros((), dtype=torch.float64)
-    Z = sum(float(advantages(f, spec)[1] @ f.lengths) for f in forests)
+    Z = 0.0
+    for f in forests:
+        likely = np.exp(f.logprob.astype(np.float64)) > spec.max_prob
+        Z += float(np.repeat(advantages(f, spec)[1], f.lengths)[~likely].sum())
+    Z = Z or 1.0
     for n, f in enumerate(forests):
         A, c = (np.repeat(x, f.lengths) for x in advantages(f, spec))
         weight = c / np.repeat(f.leaf_count, f.lengths)

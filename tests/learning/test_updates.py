@@ -9,19 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+import yaml
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from tests.learning import flat, tiny
 from tests.learning.test_trainer import FORESTS, same, weights_of
 from tests.learning.test_tree_equals_flat import current
-from tests.strategies import build
+from tests.strategies import build, forests
+from treeadv import config as configuration
 from treeadv import wire
-from treeadv.forest import Forest
+from treeadv.forest import Finish, Forest
+from treeadv.learning.advantage import advantages
 from treeadv.learning.minibatches import minibatches
 from treeadv.learning.report import NonFinite, Phases
 from treeadv.learning.trainer import Trainer
+from treeadv.learning.truncation import treat_truncated
 from treeadv.presets import PRESETS
 
 EQUAL_REWARDS = build([-1, 0, 0, -1], [3, 2, 4, 2], rewards=[1, 1, 1], seed=9, forest_id="equal")
@@ -242,11 +246,52 @@ def test_float32_head_computes_logits_in_float32_under_bfloat16(folder):
 
 
 def test_truncated_leaves_pay_the_soft_penalty_by_their_length(folder):
-    from treeadv.learning.truncation import treat_truncated
-
     f = build([-1, 0, 0, -1], [4, 2, 4, 3], rewards=[1, 1, 0])  # leaves of 6, 8 and 3 tokens
     np.testing.assert_allclose(treat_truncated(f, "penalty", 8, 4).reward, [0.5, 0, 0])
     assert treat_truncated(f, "graded", 8, 4) is f
+
+
+@given(forests(), st.integers(0, 2**16))
+def test_masked_truncation_equals_the_forest_without_those_leaves(f, seed):
+    cut = np.random.default_rng(seed).random(f.leaves) < 0.4
+    assume(not cut.all())
+    f = dataclasses.replace(f, finish=np.where(cut, Finish.LENGTH, Finish.STOP).astype(np.int8))
+    kept = treat_truncated(f, "masked", 8, 4).judged_part()
+    np.testing.assert_array_equal(kept.reward, f.reward[~cut])
+    whole = treat_truncated(f, "masked", 8, 4)
+    for preset in PRESETS.values():
+        A, c = advantages(whole, preset.advantage)
+        np.testing.assert_array_equal(A[whole.judged_below], advantages(kept, preset.advantage)[0])
+        assert not A[~whole.judged_below].any() and not c[~whole.judged_below].any()
+
+
+def test_step_survives_a_forest_whose_leaves_are_all_truncated(folder):
+    cut = dataclasses.replace(FORESTS[1], finish=np.full(3, Finish.LENGTH, np.int8))
+    trainer = Trainer(tiny.config(truncated="masked", kl=0.1), folder)
+    report = trainer.step([FORESTS[0], cut], 0)
+    assert report.updates == 1 and report.forests_without_gradient == 1
+    assert trainer.step([cut], 1).idle_updates == 1
+
+
+# ---- the sampling that a preset is meant for -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_flat_presets_bring_flat_sampling(preset):
+    tasks = {"task": {"families": [{"name": "chain_sum"}]}}
+    sampling = configuration.build(tasks, [f"learner.preset={preset}", "sampling.leaves=6"], "test").sampling
+    if preset in ("grpo", "gspo", "cispo"):
+        assert (sampling.rule, sampling.roots) == ("none", 6)
+    else:
+        assert (sampling.rule, sampling.roots) == ("entropy", 2)
+
+
+def test_sampling_of_a_preset_can_be_overridden_and_is_recorded():
+    tasks = {"task": {"families": [{"name": "chain_sum"}]}}
+    overrides = ["learner.preset=grpo", "sampling.rule=entropy", "sampling.trees=2"]
+    config = configuration.build(tasks, overrides, "test")
+    assert (config.sampling.rule, config.sampling.trees) == ("entropy", 2)
+    flat_sampling = configuration.build({"task": tasks["task"]}, ["learner.preset=gspo"], "test")
+    recorded = yaml.safe_load(flat_sampling.to_yaml())
+    assert (recorded["sampling"]["rule"], recorded["sampling"]["trees"]) == ("none", 8)
 
 
 def test_copy_of_a_model_is_not_needed_for_the_proximal_policy(folder):

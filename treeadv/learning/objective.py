@@ -22,7 +22,7 @@ import numpy.typing as npt
 from treeadv.config import LearnerConfig, SamplingConfig
 from treeadv.forest import Forest
 from treeadv.learning.advantage import Array, advantages, leaf_advantages, leaf_sum, path_sum
-from treeadv.learning.correction import NO_CORRECTION, Correction, correct, exp, find_correction, path_mean
+from treeadv.learning.correction import NO_CORRECTION, Correction, correct, exp, find_correction, path_mean, segment_sum
 from treeadv.presets import AdvantageSpec, build_advantage
 
 Flags = npt.NDArray[np.bool_]
@@ -58,15 +58,20 @@ def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objecti
 def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
     """1/Z of each forest, over all forests of an update on all ranks. Leaves that were not judged do not count.
 
-    token_mean: Z is the sum of c(s) |s| over the update. sequence_mean: the number of forests times the leaves of the forest.
-    constant: the number of forests times `room`.
+    token_mean: Z is the sum of c(s) |s| over the update, without tokens left out by `max_prob`. sequence_mean: the number of
+    forests times the leaves of the forest. constant: the number of forests times `room`.
     """
     if o.spec.normaliser == "token_mean":
-        total = sum(float(advantages(f, o.spec)[1] @ f.lengths) for f in forests)
-        return [1.0 / max(total, 1.0)] * len(forests)  # 0 without a judged leaf: nothing is trained then
+        total = sum(float(advantages(f, o.spec)[1] @ segment_sum(f, trained_tokens(f, o.spec))) for f in forests)
+        return [1.0 / (total or 1.0)] * len(forests)  # 0: nothing is trained
     if o.spec.normaliser == "constant":
         return [1.0 / (len(forests) * o.room)] * len(forests)
     return [1.0 / (len(forests) * max(int(f.judged.sum()), 1)) for f in forests]
+
+
+def trained_tokens(f: Forest, spec: AdvantageSpec) -> Array:
+    """[T] 1 for a token that is trained, 0 for one that the behaviour policy drew with a probability above `max_prob`."""
+    return (np.exp(f.logprob.astype(np.float64)) <= spec.max_prob).astype(np.float64)
 
 
 def changes_nothing(f: Forest, o: Objective) -> bool:
@@ -147,7 +152,7 @@ def evaluate(
     behaviour = f.logprob.astype(np.float64)
     log_w = proximal - behaviour
     weights = correct(o.correction, f, log_w)
-    token = np.where(np.exp(behaviour) > o.spec.max_prob, 0.0, weights.token)
+    token = weights.token * trained_tokens(f, o.spec)
     mass = _Mass(f, o.spec, scale)
     log_ratio = logp - (behaviour if o.correction.ratio_to == "behaviour" else proximal)
     gain, slope, clipped = _surrogate(f, o.spec, mass, weights.leaf, log_ratio, logp)
