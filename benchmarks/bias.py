@@ -138,7 +138,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
     """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by the logits."""
-    o = Objective(spec, room=LEAVES)
+    o = Objective(spec=spec, room=LEAVES)
     slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope
     out = np.zeros_like(world.prob)
     np.add.at(out, (states, f.token), -slope)

@@ -150,17 +150,17 @@ def _learning(device: str, steps: int) -> dict[str, Any]:
     """Reward: the share of a leaf's tokens that are the wanted one. The mean must rise by half of what a random policy lacks."""
     trainer = _trainer(_small(vocab=16), device, dtype="bfloat16", lr=3e-3, correction="tis")
     began, means = time.perf_counter(), []
-    for version in range(steps):
-        forests = [_sampled(trainer, version, n) for n in range(4)]
-        means.append(trainer.step(forests, version).reward_mean)
+    for step in range(steps):
+        forests = [_sampled(trainer, step, n) for n in range(4)]
+        means.append(trainer.step(forests, trainer.version).reward_mean)
     first, last = float(np.mean(means[:3])), float(np.mean(means[-3:]))
     return {"first": first, "last": last, "seconds": time.perf_counter() - began, "steps": steps, "ok": last > first + (1 - first) / 2}
 
 
 @torch.no_grad()
-def _sampled(trainer: Trainer, version: int, number: int) -> Forest:
+def _sampled(trainer: Trainer, step: int, number: int) -> Forest:
     """Two trees: a trunk of 4 tokens drawn from the policy, then 4 branches of 8 from its end."""
-    torch.manual_seed(1000 * version + number)
+    torch.manual_seed(1000 * step + number)
     model, device = trainer.policy.model, trainer.policy.device
     prompt = torch.tensor([[1, 2, 3]], device=device)
     tokens: list[np.ndarray] = []
@@ -176,9 +176,9 @@ def _sampled(trainer: Trainer, version: int, number: int) -> Forest:
     ends = np.flatnonzero(up >= 0)
     reward = [float(np.mean(np.concatenate([tokens[up[e]], tokens[e]]) == 7)) for e in ends]
     forest = assemble(
-        forest_id=f"{version}-{number}", prompt_id="p", verifier="exact", rule="fixed", prompt=[1, 2, 3], parent=up,
+        forest_id=f"{step}-{number}", prompt_id="p", verifier="exact", rule="fixed", prompt=[1, 2, 3], parent=up,
         lengths=[len(t) for t in tokens], token=np.concatenate(tokens), logprob=np.minimum(np.concatenate(logprob), 0),
-        version=version, finish=Finish.LENGTH,
+        version=trainer.version, finish=Finish.LENGTH,
     )  # fmt: skip
     return forest.with_rewards(reward, [Verdict.VERIFIED] * len(ends))
 

@@ -23,13 +23,13 @@ def prepare(model: PreTrainedModel, temperature: float) -> None:
 
 def loss(
     model: torch.nn.Module, batch: dict[str, torch.Tensor], loss_type: str, level: str, clip: tuple[float, float], beta: float = 0.0,
-    max_tokens: int = 1, autocast: torch.dtype | None = None,
+    max_tokens: int = 1, autocast: torch.dtype | None = None, delta: float | None = None,
 ) -> torch.Tensor:
     """The loss of a batch as TRL's trainer computes it in one accumulation window on one process.
 
     `batch`: prompt_ids, prompt_mask [B, P], completion_ids, completion_mask [B, T], advantages [B], old_per_token_logps [B, T], and
     ref_per_token_logps [B, T] where beta > 0. `loss_type` grpo (mean over sequences), bnpo (over tokens) or dr_grpo (constant);
-    `level` token (GRPO) or sequence (GSPO).
+    `level` token (GRPO) or sequence (GSPO). `delta` is TRL's dual clip.
     """
     from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -42,7 +42,7 @@ def loss(
         is_main_process=True,
         sync_gradients=True,
     )
-    args = SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1)
+    args = SimpleNamespace(use_bias_correction_kl=False, delta=delta, steps_per_generation=1)
     trainer: Any = SimpleNamespace(
         model=model, args=args, accelerator=accelerator, loss_type=loss_type, importance_sampling_level=level, beta=beta,
         epsilon_low=clip[0], epsilon_high=clip[1], max_completion_length=max_tokens, current_gradient_accumulation_steps=1,

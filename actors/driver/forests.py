@@ -11,8 +11,8 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.driver.cluster import Cluster
 from actors.generator import Generator
+from treeadv.data.tickets import Ticket
 from treeadv.engines.base import EngineGone
-from treeadv.replay.tickets import Ticket
 
 
 async def graded_forest(

@@ -61,12 +61,15 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
     config, step = cluster.config.run, cluster.first_step
     while step < config.steps and not end_request.outcome:
         with recorder.phase("wait"):
-            lease = await cluster.lease(step, end_request)
+            lease = await cluster.lease(end_request)
         if lease:
-            report = await cluster.train(lease, step)
+            report = await cluster.train(lease)
+            if report.nonfinite_updates and not report.updates:  # nothing was learnt: another batch takes its place
+                await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
+                continue
             step += 1
             with recorder.phase("publish"):
-                await cluster.publish(step)
+                await cluster.publish()
             # After the weights: a freed slot starts with the new version
             await cluster.queue.ack.remote(lease.lease_id, step)
             await recorder.record(cluster, step, report)  # before the checkpoint: a durable step is on record

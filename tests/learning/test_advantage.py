@@ -231,12 +231,21 @@ def test_equal_rewards_teach_nothing_where_the_baseline_covers_all_and_nothing_i
         np.testing.assert_allclose(A, 0, atol=1e-7)
 
 
-@given(forests())
-def test_leaf_leave_one_out_is_the_mean_over_a_segments_leaves_of_reward_less_the_others(f):
+@pytest.mark.parametrize("value", ["leaf_mean", "child_mean"])
+@pytest.mark.parametrize("leaf_weight", ["uniform", "flow"])
+@given(f=forests(losses=True))
+def test_leaf_loo_leaves_out_one_leaf(value, leaf_weight, f):
+    """Each leaf is compared with the weighted mean of the others; a segment takes the mean of that as it does of rewards."""
     assume(f.leaves > 1)
-    A, _ = advantages(f, spec(baseline="leaf_loo", scale="none"))
-    own = [r - (f.reward.sum() - r) / (f.leaves - 1) for r in f.reward.astype(float)]
-    np.testing.assert_allclose(A, leaf_sum(f, own) / f.leaf_count, rtol=1e-6, atol=1e-9)
+    choices = spec(baseline="leaf_loo", scale="none", value=value, leaf_weight=leaf_weight)
+    u = flow_weights(f)[f.leaf_segment] if leaf_weight == "flow" else np.ones(f.leaves)
+    own = [
+        r - np.average(np.delete(f.reward, i).astype(float), weights=np.delete(u, i)) for i, r in enumerate(f.reward.astype(float))
+    ]
+    assume(np.ptp(f.reward) > 0)
+    np.testing.assert_allclose(advantages(f, choices)[0], values(f, choices, np.array(own)), rtol=1e-9, atol=1e-9)
+    flattened = spec(baseline="leaf_loo", scale="none", credit="leaf", weight="per_leaf", leaf_weight=leaf_weight)
+    np.testing.assert_allclose(leaf_advantages(f, flattened), own, rtol=1e-9, atol=1e-9)
 
 
 def ungraded(f: Forest) -> Forest:
@@ -250,7 +259,7 @@ def test_a_forest_that_is_not_graded_is_refused_with_its_id():
 
 def test_unknown_preset_names_the_nearest_and_all_others():
     with pytest.raises(
-        BadInput, match=r"preset=treadv is unknown, did you mean treeadv\? \(use treeadv, .*gspo or module:Name"
+        BadInput, match=r"preset=treadv is unknown, did you mean treeadv\? \(use treeadv, .*cispo or module:Name"
     ):
         build_advantage("treadv")
 

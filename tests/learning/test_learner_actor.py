@@ -9,6 +9,7 @@ import urllib.request
 import numpy as np
 import pytest
 import ray
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.learner import Learner
@@ -31,7 +32,7 @@ def cluster():
 @pytest.fixture
 def learner(tmp_path):
     model = tiny.folder(tmp_path, "smollm")
-    out = Learner(tiny.config(model=model, threads=1, correction="none"), str(tmp_path / "run"), 0, 1)
+    out = Learner(tiny.config(model=model, threads=1, correction="bypass", max_nonfinite=0), str(tmp_path / "run"), 0, 1)
     out.join(out.rendezvous())
     yield out
     out.close()
@@ -39,6 +40,12 @@ def learner(tmp_path):
 
 def batches(forests) -> list:
     return [ray.put(wire.to_batch([f])) for f in forests]
+
+
+def poison(learner: Learner) -> None:
+    """Make every log-prob of the model NaN."""
+    with torch.no_grad():
+        learner.trainer.policy.model.get_input_embeddings().weight.fill_(torch.nan)
 
 
 def metrics(learner: Learner) -> dict[str, float]:
@@ -66,8 +73,8 @@ def test_a_step_trains_what_the_references_hold_and_shows_in_every_metric_of_the
 
 def test_forests_are_read_where_they_lie(learner, monkeypatch):
     seen = []
-    monkeypatch.setattr(learner.trainer, "step", lambda forests, version: seen.extend(forests))
-    monkeypatch.setattr(learner, "_export", lambda report: None)
+    step = learner.trainer.step
+    monkeypatch.setattr(learner.trainer, "step", lambda forests, version: seen.extend(forests) or step(forests, version))
     learner.step(batches(FORESTS), 0)
     assert [f.forest_id for f in seen] == ["f0", "f1", "f2"]
     assert not any(f.token.flags.owndata or f.token.flags.writeable for f in seen)
@@ -102,11 +109,11 @@ def test_only_the_newest_checkpoints_are_kept(learner, tmp_path):
 
 
 def test_a_step_that_is_not_finite_is_counted_and_turns_health_red(learner, tmp_path):
-    bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))
+    poison(learner)
     with pytest.raises(NonFinite, match="the weights are unchanged and the batch is kept"):
-        learner.step(batches([bad]), 0)
+        learner.step(batches(FORESTS), 0)
     assert (tmp_path / "run" / "nonfinite-version-0.arrow").is_file()
-    assert metrics(learner)["treeadv_nonfinite_steps_total"] == 1
+    assert metrics(learner)["treeadv_nonfinite_updates_total"] == 1
     with pytest.raises(urllib.error.HTTPError) as e:
         urllib.request.urlopen(f"http://{learner.address()}/healthz")
     assert e.value.code == 503 and b"is not finite" in e.value.read()
@@ -115,12 +122,13 @@ def test_a_step_that_is_not_finite_is_counted_and_turns_health_red(learner, tmp_
 @pytest.mark.parametrize("kind", [NonFinite, BadForest])
 def test_what_stops_a_step_arrives_through_ray_as_what_it_is(tmp_path, kind):
     """With its text and, for a step that is not finite, the batch that it kept; not as something that could not be unpickled."""
-    config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, correction="none")
+    config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, lr=1e30, max_nonfinite=0)  # weights overflow
     actor = ray.remote(Learner).options(num_cpus=0).remote(config, str(tmp_path), 0, 1)
     ray.get(actor.join.remote(""))
-    change = {"logprob": np.full(FORESTS[0].tokens, -3e4, np.float32)} if kind is NonFinite else {"verdict": np.full(4, -1, np.int8)}
+    ray.get(actor.step.remote(batches(FORESTS), 0))
+    change = {} if kind is NonFinite else {"verdict": np.full(4, -1, np.int8)}
     with pytest.raises(ray.exceptions.RayTaskError) as e:
-        ray.get(actor.step.remote(batches([dataclasses.replace(FORESTS[0], **change)]), 0))
+        ray.get(actor.step.remote(batches([dataclasses.replace(FORESTS[0], **change)]), 1))
     assert isinstance(e.value, kind) and type(e.value.cause) is kind
     if kind is NonFinite:
         assert e.value.cause.batch.is_file() and "treeadv reproduce RUN --batch" in str(e.value.cause)
@@ -130,7 +138,7 @@ def test_what_stops_a_step_arrives_through_ray_as_what_it_is(tmp_path, kind):
 
 def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path):
     model = tiny.folder(tmp_path, "smollm")
-    config = tiny.config(model=model, threads=1, correction="none")
+    config = tiny.config(model=model, threads=1, max_nonfinite=0)
     config = config.model_copy(update={"run": RunConfig(storage=f"file://{tmp_path}/store", name="one", keep_checkpoints=1)})
     before, after = (Learner(config, str(tmp_path / disk / "one"), 0, 1) for disk in ("before", "after"))
     for learner in (before, after):
@@ -143,9 +151,9 @@ def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path
     after.restore(2)
     assert after.trainer.version == 2
     assert before.step(batches(FORESTS), 2).loss == after.step(batches(FORESTS), 2).loss
-    bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))
+    poison(after)
     with pytest.raises(NonFinite):
-        after.step(batches([bad]), 3)
+        after.step(batches(FORESTS), 3)
     there = tmp_path / "store" / "one"
     assert sorted(p.name for p in there.iterdir()) == ["checkpoints", "nonfinite-version-3.arrow"]
     assert sorted(p.name for p in (there / "checkpoints").iterdir()) == ["step-2-000001-test", "step-2-000001-test.json"]

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 # What else two ranks compute as one does; with norms, residual and angles in bfloat16 they would be 0.06 from it.
 OTHERS = {"bfloat16": {"dtype": "bfloat16"}, "adapter": {"lora_rank": 2}, "recomputed": {"checkpoint_activations": True}}
+OTHERS |= {"whole gradients": {"accumulate": "whole"}, "replicas": {"replicas": 2}}
 
 TWO_RANKS = """
 import json, sys, tempfile
@@ -40,7 +41,7 @@ dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_
 def gradients(**more):
     t = Trainer(tiny.config(**learner, **more), folder, rank, 2)
     totals = t.gradients(FORESTS, Phases("cpu"))
-    return totals, {n: sharding.full(p.grad) for n, p in t.policy.model.named_parameters() if p.grad is not None}
+    return totals.array(), {n: sharding.full(p.grad) for n, p in t.policy.model.named_parameters() if p.grad is not None}
 totals, grads = gradients()
 others = {name: gradients(**more)[1] for name, more in OTHERS.items()}
 t = Trainer(tiny.config(**learner), folder, rank, 2)
@@ -101,7 +102,7 @@ def test_two_ranks_give_the_gradients_and_steps_of_one_and_resume_bitwise(folder
     limit = 9
     two = two_ranks(folder, tmp_path, f'{{"tokens_per_microbatch": {limit}, "lr": 1e-4}}')
     one = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4), folder)
-    np.testing.assert_allclose(two["totals"], one.gradients(FORESTS, Phases("cpu")), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(two["totals"], one.gradients(FORESTS, Phases("cpu")).array(), rtol=1e-5, atol=1e-7)
     assert error(two["grads"], one) <= 1e-6
     for name, more in OTHERS.items():
         other = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4, **more), folder)

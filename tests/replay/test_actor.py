@@ -21,9 +21,9 @@ from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
+from treeadv.data.tickets import Ticket  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
 from treeadv.replay.store import ReplayStore  # noqa: E402
-from treeadv.replay.tickets import Ticket  # noqa: E402
 from treeadv.storage.local import LocalFile  # noqa: E402
 
 ROOT = str(Path(__file__).parents[2])

@@ -24,14 +24,17 @@ from transformers.utils import logging as transformers_logging
 
 from treeadv.config import Config
 from treeadv.data.folder_tensors import FolderTensors, stored_tensors
+from treeadv.data.model_check import longest_path
 from treeadv.engines.base import Draw, EngineLost, EngineStats, Params, Weights
 from treeadv.engines.drawing import draw_rows
-from treeadv.engines.packing import TokenPath, attend, pack
+from treeadv.engines.packing import Step, TokenPath, attend, pack
 from treeadv.engines.prefix_cache import PrefixCache
 from treeadv.errors import BadInput
 from treeadv.forest import Finish
 
 ATTENTION = "treeadv_slots"
+CHECKED = 640  # tokens of the longest path of the check at the start
+LIMITS = {"float32": 1e-3, "bfloat16": 0.5}  # nats; of the difference to a plain forward
 transformers_logging.disable_progress_bar()
 
 
@@ -68,6 +71,7 @@ class EmbeddedEngine:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._shape = (config.num_hidden_layers, config.num_key_value_heads, head_dim, self.model.dtype)
         self._groups = config.num_attention_heads // config.num_key_value_heads
+        self.longest = longest_path(model_dir)
         self.version = 0
         self.gone = ""
         self._rows = rows
@@ -93,7 +97,17 @@ class EmbeddedEngine:
     async def create(cls, config: Config, model_dir: Path, index: int) -> EmbeddedEngine:
         """Load the model of `model_dir` as policy version 0."""
         g = config.generator
-        return cls(model_dir, g.rows, g.dtype, g.threads or os.cpu_count() or 1)
+        engine = cls(model_dir, g.rows, g.dtype, g.threads or os.cpu_count() or 1)
+        try:
+            error, limit = engine.difference(), LIMITS[g.dtype]
+        except BadInput as e:
+            raise BadInput(f"{model_dir}: {e}, which is not computed: use another model (docs/models.md)") from e
+        if error > limit:
+            raise BadInput(
+                f"{model_dir}: log-probs differ by {error:.2g} nats from a plain forward of the model, more than {limit:g}; "
+                "its attention has terms that are not computed: use another model (docs/models.md)"
+            )
+        return engine
 
     # ---- the contract ------------------------------------------------------------------------------------------------
     async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
@@ -206,6 +220,35 @@ class EmbeddedEngine:
     def _count(self, **more: float) -> None:
         self._stats = replace(self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()})
 
+    @torch.inference_mode()
+    def difference(self) -> float:
+        """Return the largest difference in nats to the model's own attention, over the likeliest tokens after two
+        forked branches.
+
+        The branches are longer than a step of prefill where the model's paths may be, so that what depends on positions
+        shows.
+        """
+        length = min(self.longest - 1, CHECKED)
+        ids = [(7 * i + 1) % self.model.config.vocab_size for i in range(length + 1)]
+        branches = [ids[:length], [*ids[: length // 2], *ids[length // 2 + 1 :]]]
+        cache = PrefixCache(*self._shape)
+        paths = [TokenPath(cache, tokens) for tokens in branches]
+        ours: dict[int, torch.Tensor] = {}
+        while len(ours) < len(paths):
+            step = pack(paths, self._groups, self.model.dtype)
+            ours |= zip(step.drawing, self._logits(step), strict=True)
+        config = self.model.config
+        config._attn_implementation = "eager"
+        try:
+            plain = [self.model(torch.tensor([tokens]), use_cache=False).logits[0, -1] for tokens in branches]
+        finally:
+            config._attn_implementation = ATTENTION
+        worst = 0.0
+        for i, logits in enumerate(plain):
+            top = logits.float().log_softmax(-1).topk(min(20, len(logits)))
+            worst = max(worst, float((ours[i].float().log_softmax(-1)[top.indices] - top.values).abs().max()))
+        return worst
+
     # ---- one step --------------------------------------------------------------------------------
     @torch.inference_mode()
     def _step(self) -> list[tuple[_Branch, int, float, float]]:
@@ -218,13 +261,17 @@ class EmbeddedEngine:
         step = pack(paths, self._groups, self.model.dtype)
         started = [p for p in new if p.slots]
         self._count(prompt_tokens=sum(len(p.tokens) for p in started), cached_tokens=sum(p.found for p in started))
-        logits = self.model(
-            input_ids=torch.tensor([step.tokens]), position_ids=torch.tensor([step.positions]), use_cache=False,
-            logits_to_keep=torch.tensor(step.last, dtype=torch.long), parts=step.parts,
-        ).logits[0]
+        logits = self._logits(step)
         drawing = [branches[i] for i in step.drawing]
         drawn = draw_rows(logits, [b.params for b in drawing], [b.rng.random() for b in drawing])
         return [(b, *row) for b, row in zip(drawing, drawn, strict=True)]
+
+    def _logits(self, step: Step) -> torch.Tensor:
+        """[len(step.last), V] the logits of the rows to draw from."""
+        return self.model(
+            input_ids=torch.tensor([step.tokens]), position_ids=torch.tensor([step.positions]), use_cache=False,
+            logits_to_keep=torch.tensor(step.last, dtype=torch.long), parts=step.parts,
+        ).logits[0]
 
     def _load(self, weights: Weights) -> None:
         found = FolderTensors(self.model, weights)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from treeadv.data.model_check import check_terms
 from treeadv.engines.prefix_cache import PrefixCache, Reads
 
 PREFILL_ROWS = 512  # rows of a step that compute prefixes; longer prefixes take several steps, beside those who draw
@@ -126,13 +127,14 @@ def _mask(path: TokenPath, added: list[int], used: int) -> torch.Tensor:
 
 def attend(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
-    scaling: float, parts: Sequence[Part], **_unused: object,
+    scaling: float, parts: Sequence[Part], **more: object,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows
     packed by forest.
 
     The query heads of a key/value head are folded into rows, so that keys and values are never repeated.
     """
+    check_terms(more)
     heads, dim = query.shape[1], query.shape[3]
     out = torch.empty_like(query)
     layer: int = module.layer_idx  # type: ignore[assignment]

@@ -43,9 +43,9 @@ def flow_weights(f: Forest) -> Array:
 
 
 # ---- values, baselines, scales -----------------------------------------------------------------------------------------------
-def values(f: Forest, spec: AdvantageSpec) -> Array:
-    """[S] V(s): the mean of R over its leaves, or the mean of V over its children (each child one vote whatever it bears)."""
-    reward = f.reward.astype(np.float64)
+def values(f: Forest, spec: AdvantageSpec, reward: Array | None = None) -> Array:
+    """[S] V(s): the mean of the rewards [L] of its leaves, or the mean of V over its children, which count alike."""
+    reward = f.reward.astype(np.float64) if reward is None else reward
     if spec.value == "leaf_mean":
         return leaf_sum(f, reward) / f.leaf_count
     kids = np.bincount(f.parent[f.parent >= 0], minlength=f.segments)
@@ -79,8 +79,7 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
     if spec.baseline == "none":
         return 0.0
     if spec.baseline == "leaf_loo":
-        # mean over the leaves i of s of (R_i - mean of the others) = (V - mean) N / (N - 1); a single leaf has no others
-        return V - (V - mean) * f.leaves / (f.leaves - 1) if f.leaves > 1 else 0.0
+        return V - values(f, spec, _leave_one_out(f, weights))
     if spec.baseline == "leave_subtree_out":
         # How many fresh roots (budget 1) top a forest up depends on the tokens of trees that could fork: compare those among themselves.
         could = (f.budget[f.parent < 0] > 1)[f.tree]
@@ -90,6 +89,14 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
     if spec.baseline == "segment_mean":
         return (np.bincount(f.tree, V) / np.bincount(f.tree))[f.tree]
     return mean
+
+
+def _leave_one_out(f: Forest, weights: Array) -> Array:
+    """[L] R_i minus the mean of the other leaves under `weights` [L], which sum to 1; R_i where there is no other leaf."""
+    reward = f.reward.astype(np.float64)
+    if f.leaves == 1:
+        return reward
+    return (reward - weights @ reward) / (1.0 - weights)  # R_i - (mean - u_i R_i) / (1 - u_i)
 
 
 def _outside(f: Forest, weights: Array) -> Array:
@@ -162,7 +169,7 @@ def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
         groups = 1.0 + path_sum(f, shared)[f.leaf_segment]
         A = reward - (weights @ reward + below) / groups
     elif spec.baseline == "leaf_loo":
-        A = (reward - weights @ reward) * f.leaves / (f.leaves - 1) if f.leaves > 1 else reward
+        A = _leave_one_out(f, weights)
     else:
         A = reward - (weights @ reward if spec.baseline == "forest_mean" else 0.0)
     if spec.scale == "whiten":

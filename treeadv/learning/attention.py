@@ -17,11 +17,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 
-from treeadv.errors import BadInput
+from treeadv.data.model_check import check_terms
 from treeadv.learning.packing import Packed
 
 NAME = "treeadv"
-HARMLESS = ("position_ids", "use_cache", "is_causal")  # keywords that models pass on and that change nothing here
 BLOCK = 128  # rows of a FlexAttention block
 PLAIN_SCORES = 1 << 19  # scores a head up to which plain products are used: 2 MB in float32, kept for the backward pass
 
@@ -84,9 +83,7 @@ def _tree_attention(
     """query [1, heads, N, d], key and value [1, kv heads, N, d] -> [1, N, heads, d], in the dtype of value (autocast leaves the
     rotated query and key in float32). With neither block mask nor tree: causal attention, as a flat pass needs it. Dropout is left out:
     it would make the ratio to the behaviour policy noise."""
-    for name, asked in how.items():
-        if name not in HARMLESS and (torch.is_tensor(asked) or asked):
-            raise BadInput(f"its attention asks for {name}")
+    check_terms(how)
     query, key, grouped = query.to(value.dtype), key.to(value.dtype), key.shape[1] != query.shape[1]
     if isinstance(attention_mask, BlockMask):
         return flex_attention_forward(module, query, key, value, attention_mask, scaling=scaling)[0], None
