@@ -53,7 +53,7 @@ def run(*argv: object) -> int:
 
 
 # ---- start ---------------------------------------------------------------------------------------
-def test_help_comes_at_once_and_without_the_heavy_libraries() -> None:
+def test_help_is_fast_and_loads_no_heavy_library() -> None:
     code = (
         "import sys; from treeadv.cli.main import main\n"
         "heavy = {'torch', 'transformers', 'ray', 'pyarrow', 'pydantic', 'rich'}\n"
@@ -85,7 +85,7 @@ def test_commands_that_need_no_model_import_no_torch(argv: list[str]) -> None:
 
 
 # ---- generate, eval ------------------------------------------------------------------------------
-def test_the_forests_of_generate_are_graded_and_grow_again_from_the_same_seed(
+def test_generate_with_one_seed_gives_equal_graded_forests(
     tiny_model: Path, problems: Path, tmp_path: Path, capsys
 ) -> None:
     for name in ("a", "b"):
@@ -104,7 +104,7 @@ def test_the_forests_of_generate_are_graded_and_grow_again_from_the_same_seed(
     assert f"{tmp_path / 'a.arrow'}: 3 forests, 12 leaves" in capsys.readouterr().out
 
 
-def test_a_limit_does_not_change_the_forests_of_the_problems_left(
+def test_limit_does_not_change_the_remaining_forests(
     tiny_model: Path, problems: Path, tmp_path: Path
 ) -> None:
     for name, limit in (("one", 1), ("all", 3)):
@@ -114,7 +114,7 @@ def test_a_limit_does_not_change_the_forests_of_the_problems_left(
     assert one.token.tolist() == every[0].token.tolist()
 
 
-def test_a_recipe_gives_prompt_and_sampling_and_overrides_win(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+def test_overrides_win_over_the_recipe(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "task: {source: elsewhere.jsonl, prompt: 'Q {problem}', verifier: exact}\n"
@@ -191,7 +191,7 @@ def test_show_refuses_a_file_whose_forest_breaks_an_invariant(tmp_path: Path, mo
 
 
 # ---- audit, report -------------------------------------------------------------------------------
-def test_audit_tells_a_sound_run_from_a_damaged_one_by_its_exit_code(tmp_path: Path, capsys) -> None:
+def test_audit_of_a_damaged_run_exits_with_1(tmp_path: Path, capsys) -> None:
     path = make_run(tmp_path, [build([-1, 0, 0], [2, 2, 2])] * 2, [])
     assert run("audit", path, "--json") == 0
     assert json.loads(capsys.readouterr().out)["sound"] is True
@@ -261,7 +261,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
 
 
 @pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(a) or "nothing" for a, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_code_2_and_leaves_nothing_behind(
+def test_mistake_gives_one_line_code_2_and_no_file(
     argv: list[str], message: str, problems: Path, forests: Path, tiny_model: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -283,7 +283,7 @@ def test_a_mistake_is_one_line_and_code_2_and_leaves_nothing_behind(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_full_disk_is_told_and_the_file_that_was_there_stays(
+def test_full_disk_is_reported_and_the_old_file_stays(
     forests: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     page = tmp_path / "page.html"

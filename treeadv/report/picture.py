@@ -48,7 +48,7 @@ class Vocabulary:
 
 
 class Numbers:
-    """Stands in for a vocabulary that is not at hand: token ids as they are."""
+    """Shows token ids as numbers, where the vocabulary is missing."""
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
         return [f"{t} " for t in tokens]
@@ -82,7 +82,7 @@ class Picture:
         return int(np.sign(share) * np.ceil(round(min(1.0, abs(share)) * ADVANTAGE_LEVELS, 6)))
 
     def token_note(self, segment: int, i: int) -> str:
-        """What is known of the i-th token of a segment, on one line."""
+        """Return probability, entropy and version of the i-th token of a segment, on one line."""
         f = self.forest
         t = int(f.start[segment]) + i
         return (

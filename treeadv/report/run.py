@@ -55,7 +55,7 @@ def write_report(path: Path) -> Path:
 
 
 def run_page(folder: RunFolder, config: Config) -> str:
-    """The page. What the run did not record is said on it, not left out in silence."""
+    """Return the page. It says what the run did not record."""
     records = folder.records()
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
