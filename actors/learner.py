@@ -148,10 +148,15 @@ class Learner:
         for versions in report.staleness:
             e.observe("treeadv_staleness_versions", versions)
         gauges = {
-            "loss": report.loss, "grad_norm": report.grad_norm, "learning_rate": report.lr, "clip_ratio": report.clip_ratio,
-            "mask_ratio": report.mask_ratio, "mismatch_kl_nats": report.mismatch_kl, "effective_sample_ratio": report.ess,
+            "loss": report.loss,
+            "grad_norm": report.grad_norm,
+            "learning_rate": report.lr,
+            "clip_ratio": report.clip_ratio,
+            "mask_ratio": report.mask_ratio,
+            "mismatch_kl_nats": report.mismatch_kl,
+            "effective_sample_ratio": report.ess,
             "learner_tokens_per_second": report.tokens / sum(report.seconds.values()),
-        }  # fmt: skip
+        }
         if report.mfu is not None:
             gauges["learner_mfu_ratio"] = report.mfu
         for name, value in gauges.items():

@@ -20,7 +20,7 @@ LAYERS = (
     ("treeadv.engines",),
     ("treeadv.sampling", "treeadv.learning"),
     ("treeadv.replay",),
-    ("treeadv.report", "treeadv.launch"),
+    ("treeadv.planning", "treeadv.report", "treeadv.launch"),
     ("treeadv.local",),
     ("treeadv.library",),
     ("treeadv.cli",),

@@ -66,9 +66,7 @@ def begin(
     return folder, config, True
 
 
-def resumable(
-    causes: Iterable[BaseException], folder: RunFolder, *more: type[BaseException]
-) -> BadInput | None:
+def resumable(causes: Iterable[BaseException], folder: RunFolder, *more: type[BaseException]) -> BadInput | None:
     """The end of a run as one line that says how to go on: for bad input or a bad forest, a step that is not finite, an
     error of the types `more`, or a full disk. None for any other cause."""
     from treeadv.learning.report import NonFinite  # loads torch
@@ -91,7 +89,8 @@ def _check_same_run(folder: RunFolder, stored: Config, wanted: Config) -> None:
         if was != now:
             key = section if name is None else f"{section}.{name}"
             raise BadInput(
-                f"{key}: the run {folder.home} was begun with another ({was}); give it another run.name, or the old value"
+                f"{key}: the run {folder.home} was begun with another ({was}); give it another run.name, or the old"
+                " value"
             )
 
 
@@ -153,7 +152,8 @@ def _check_local(config: Config) -> None:
     behind = config.local.staleness * config.learner.updates_per_step
     if behind > (bound := config.queue.max_staleness):
         raise BadInput(
-            f"local.staleness={config.local.staleness}: queue.max_staleness={bound} would drop every forest; raise it too"
+            f"local.staleness={config.local.staleness}: queue.max_staleness={bound} would drop every forest; raise it"
+            " too"
         )
 
 

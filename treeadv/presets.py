@@ -67,7 +67,9 @@ class AdvantageSpec(BaseModel):
         if self.credit == "segment" and self.scale == "whiten":
             raise ValueError("scale=whiten is over the flattened tokens: it needs credit=leaf")
         if self.dual_clip and self.dual_clip <= 1 + self.clip[1]:
-            raise ValueError(f"dual_clip={self.dual_clip:g} must be above 1 + clip[1] = {1 + self.clip[1]:g}, or 0 for none")
+            raise ValueError(
+                f"dual_clip={self.dual_clip:g} must be above 1 + clip[1] = {1 + self.clip[1]:g}, or 0 for none"
+            )
         return self
 
 
@@ -88,7 +90,9 @@ class AdvantageOverrides(BaseModel):
     ratio: Ratio | None = Field(None, description="ratio of the token, or of the leaf's path (GSPO)")
     surrogate: Surrogate | None = Field(None, description="PPO's clipped objective, or CISPO's clipped weight")
     clip: Clip | None = Field(None, description="how far the ratio may go below and above 1")
-    dual_clip: DualClip | None = Field(None, description="ratio above which negative advantages are clipped too; 0: none")
+    dual_clip: DualClip | None = Field(
+        None, description="ratio above which negative advantages are clipped too; 0: none"
+    )
     max_prob: Probability | None = Field(
         None, description="tokens that the behaviour policy drew with more than this are not trained (SPO)"
     )

@@ -1,4 +1,5 @@
-"""The reference: every leaf a sequence of its own through the unmodified model, the loss written with autograd and no tree in it."""
+"""The reference: every leaf a sequence of its own through the unmodified model, the loss written with autograd and
+no tree in it."""
 
 from __future__ import annotations
 
@@ -56,10 +57,14 @@ def loss(
 ) -> torch.Tensor:  # fmt: skip
     """The objective on expanded leaves: a token shared by K leaves stands in K sequences and weighs c / K in each.
 
-    `proximal` is log pi when the batch arrived, [T] by forest; None: the behaviour policy, whose ratio the objective then clips.
-    """
+    `proximal` is log pi when the batch arrived, [T] by forest; None: the behaviour policy, whose ratio the objective
+    then clips. """
     total = torch.zeros((), dtype=torch.float64)
-    Z = sum(float(advantages(f, spec)[1] @ f.lengths) for f in forests)
+    Z = 0.0
+    for f in forests:
+        likely = np.exp(f.logprob.astype(np.float64)) > spec.max_prob
+        Z += float(np.repeat(advantages(f, spec)[1], f.lengths)[~likely].sum())
+    Z = Z or 1.0
     for n, f in enumerate(forests):
         A, c = (np.repeat(x, f.lengths) for x in advantages(f, spec))
         weight = c / np.repeat(f.leaf_count, f.lengths)

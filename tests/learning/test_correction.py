@@ -42,7 +42,7 @@ def behaviour(f: Forest) -> np.ndarray:
     return f.logprob.astype(float)
 
 
-# ---- corrections ---------------------------------------------------------------------------------------------------------------
+# ---- corrections -----------------------------------------------------------------------------------------------------
 @given(st.sampled_from(PRESET_NAMES), forests(losses=True))
 def test_every_correction_is_the_identity_at_equal_policies(preset, f):
     plain = losses(f, objective(preset, "none"), behaviour(f))
@@ -90,7 +90,9 @@ def test_fully_masked_forest_gives_zero(preset, correction, shift):
 @given(st.sampled_from(NAMES), st.sampled_from(PRESET_NAMES), forests(), st.integers(0, 99))
 def test_extreme_mismatch_stays_finite(name, preset, f, seed):
     result = losses(f, objective(preset, name), f.logprob + np.clip(noise(f, seed, 30.0), -200, 200))
-    assert np.isfinite(result.loss).all() and np.isfinite(result.slope).all() and np.isfinite(result.sums().array()).all()
+    assert (
+        np.isfinite(result.loss).all() and np.isfinite(result.slope).all() and np.isfinite(result.sums().array()).all()
+    )
     assert (result.clipped >= 0).all() and (result.clipped <= 1).all() and (result.masked <= 1).all()
 
 
@@ -122,7 +124,7 @@ def test_correction_of_another_module_is_found_by_name():
         find_correction("icepopp")
 
 
-def test_bounds_of_the_configuration_replace_those_of_the_correction():
+def test_configured_bounds_replace_those_of_the_correction():
     learner = LearnerConfig(correction="tis", correction_bounds=(0.0, 5.0))
     built = build_objective(learner, SamplingConfig()).correction
     assert built.factors == (Factor(level="token", outside="truncate", bounds=(0.0, 5.0)),)
@@ -142,8 +144,10 @@ def test_bounds_that_cannot_be_meant_are_refused(name, bounds, text):
         find_correction(name, bounds)
 
 
-# ---- the surrogate -------------------------------------------------------------------------------------------------------------
-@given(st.sampled_from(TOKEN_RATIO), forests(max_segments=8), st.integers(0, 99), st.sampled_from(["k1", "k2", "k3", ""]))
+# ---- the surrogate ---------------------------------------------------------------------------------------------------
+@given(
+    st.sampled_from(TOKEN_RATIO), forests(max_segments=8), st.integers(0, 99), st.sampled_from(["k1", "k2", "k3", ""])
+)
 def test_slope_is_the_derivative_of_the_loss(preset, f, seed, estimator):
     rng = np.random.default_rng(seed)
     proximal = f.logprob + rng.normal(0, 0.3, f.tokens)
@@ -178,7 +182,8 @@ def test_first_update_has_ratio_1_and_clips_nothing(name, preset, f, seed):
 @pytest.mark.parametrize("preset", ["gspo", "treeadv_gspo", "treeadv_gspo_per_leaf"])
 @pytest.mark.parametrize("correction", [n for n in NAMES if n != "bypass"])
 def test_gspo_does_not_clip_the_noise_between_engine_and_learner(preset, correction):
-    """Noise of the size measured between bfloat16 engine and learner moves the ratio of a path far outside of +-3.5e-4."""
+    """Noise of the size measured between bfloat16 engine and learner moves the ratio of a path far outside of
+    +-3.5e-4."""
     f = build([-1, 0, 0, -1], [20, 30, 40, 50], rewards=[1, 0, 1])
     logp = f.logprob + noise(f, 0, 0.06)
     assert losses(f, objective(preset, "bypass"), logp).clipped.mean() > 0.1
@@ -196,7 +201,8 @@ def test_gspo_clips_the_move_away_from_the_proximal_policy(correction):
 
 def test_clipping_counts_tokens_whose_slope_it_stopped():
     f = build([-1, -1], [2, 2], rewards=[1, 0])
-    moved = behaviour(f) + np.log([1.5, 0.5, 0.5, 1.5])  # good leaf: first token over the clip; bad leaf: first token under
+    # Good leaf: first token over the clip; bad leaf: first token under
+    moved = behaviour(f) + np.log([1.5, 0.5, 0.5, 1.5])
     result = losses(f, objective("treeadv", "none"), moved, proximal=behaviour(f))
     np.testing.assert_array_equal(result.clipped, [1, 0, 1, 0])
     np.testing.assert_array_equal(result.slope == 0, [True, False, True, False])
@@ -239,7 +245,7 @@ def test_no_preset_is_refused_under_any_correction(preset, correction):
     assert o == Objective(spec=spec, correction=CORRECTIONS[correction], kl=0.1, kl_estimator="k2", room=32)
 
 
-def test_tokens_that_were_almost_certain_are_not_trained_under_spo():
+def test_almost_certain_tokens_are_not_trained_under_spo():
     f = build([-1, -1], [2, 2], rewards=[1, 0])
     f = dataclasses.replace(f, logprob=np.log([0.95, 0.5, 0.5, 0.91]).astype(np.float32))
     result = losses(f, objective("spo_tree", "tis"), behaviour(f))
@@ -247,7 +253,7 @@ def test_tokens_that_were_almost_certain_are_not_trained_under_spo():
     np.testing.assert_array_equal(result.masked, [1, 0, 0, 1])
 
 
-# ---- KL ------------------------------------------------------------------------------------------------------------------------
+# ---- KL --------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("estimator", "gradient"),
     [
@@ -278,7 +284,9 @@ def test_expected_gradient_of_each_kl_estimator(estimator, gradient):
 def test_leaf_path_ratio_is_the_geometric_mean_along_the_path():
     f = build([-1, 0, 0], [2, 1, 3], rewards=[1, 0])
     log_r = np.arange(6) / 10.0
-    spec = AdvantageSpec(ratio="leaf_path", normaliser="constant", clip=(0.9, 9.0), dual_clip=0.0, weight="per_leaf", scale="none")
+    spec = AdvantageSpec(
+        ratio="leaf_path", normaliser="constant", clip=(0.9, 9.0), dual_clip=0.0, weight="per_leaf", scale="none"
+    )
     slope = evaluate(f, Objective(spec=spec), 1.0, behaviour(f) + log_r, behaviour(f)).slope
     mean = path_sum(f, np.add.reduceat(log_r, f.start[:-1]))[f.leaf_segment] / path_sum(f, f.lengths)[f.leaf_segment]
     np.testing.assert_allclose(slope[f.start[1]], -0.5 * np.exp(mean[0]))

@@ -59,7 +59,7 @@ def as_batch(f: Forest, own: np.ndarray, reference: np.ndarray) -> dict[str, tor
 @pytest.mark.parametrize("case", CASES)
 @settings(max_examples=10, deadline=None, phases=NO_SHRINK)
 @given(f=forests(max_segments=10), kl=st.sampled_from([0.0, 0.3]))
-def test_loss_and_gradients_equal_those_of_trl_on_the_expanded_leaves(case, f, kl):
+def test_loss_and_gradients_equal_those_of_trl(case, f, kl):
     name, changes, loss_type, level = CASES[case]
     spec = PRESETS[name].advantage.model_copy(update={"dual_clip": 0.0, **changes})
     trainer, model = pair("llama", torch.float32)
@@ -70,9 +70,10 @@ def test_loss_and_gradients_equal_those_of_trl_on_the_expanded_leaves(case, f, k
     batch = as_batch(f, leaf_advantages(f, spec), current(reference_model, f))
     want = trl_reference.loss(theirs, batch, loss_type, level, spec.clip, kl, max_tokens=9)
     want.backward()
-    trainer.objective, trainer.limit = Objective(
-        spec=spec, correction=CORRECTIONS["bypass"], kl=kl, room=9 * f.leaves
-    ), 1000
+    trainer.objective, trainer.limit = (
+        Objective(spec=spec, correction=CORRECTIONS["bypass"], kl=kl, room=9 * f.leaves),
+        1000,
+    )
     trainer.reference = other.policy if kl else None
     got = trainer.gradients([f], Phases("cpu")).loss
     assert got == pytest.approx(want.item(), rel=1e-4, abs=1e-5)
@@ -91,10 +92,14 @@ def test_loss_and_gradients_equal_those_of_trl_on_the_expanded_leaves(case, f, k
         ("gspo", {"clip": (0.005, 0.005), "dual_clip": 0.0}, None),
     ],
 )
-def test_updates_of_a_batch_equal_trl_iterations_over_mini_batches(tmp_path, case, changes, delta):
-    """TRL's num_iterations x mini-batches: log-probs frozen once, every mini-batch once an iteration, in the same order."""
+def test_updates_equal_trl_iterations_over_mini_batches(tmp_path, case, changes, delta):
+    """TRL's num_iterations x mini-batches: log-probs frozen once, every mini-batch once an iteration, in the same
+    order."""
     name, more, loss_type, level = CASES[case]
-    batch = [build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 3], rewards=[1, 0, 1, 0], seed=n, forest_id=f"f{n}") for n in range(4)]
+    batch = [
+        build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 3], rewards=[1, 0, 1, 0], seed=n, forest_id=f"f{n}")
+        for n in range(4)
+    ]
     config = tiny.config(
         preset=name, advantage=more | changes, correction="none", updates_per_batch=2, passes_per_batch=3, lr=3e-3,
         adam_eps=1e-2, forests_per_step=4,

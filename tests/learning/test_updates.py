@@ -1,4 +1,5 @@
-"""Several optimizer updates on one batch: the same as on flattened leaves, bitwise after a resume, and what is skipped."""
+"""Several optimizer updates on one batch: the same as on flattened leaves, bitwise after a resume, and what is
+skipped."""
 
 from __future__ import annotations
 
@@ -9,19 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+import yaml
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from tests.learning import flat, tiny
 from tests.learning.test_trainer import FORESTS, same, weights_of
 from tests.learning.test_tree_equals_flat import current
-from tests.strategies import build
+from tests.strategies import build, forests
+from treeadv import config as configuration
 from treeadv import wire
-from treeadv.forest import Forest
+from treeadv.forest import Finish, Forest
+from treeadv.learning.advantage import advantages
 from treeadv.learning.minibatches import minibatches
 from treeadv.learning.report import NonFinite, Phases
 from treeadv.learning.trainer import Trainer
+from treeadv.learning.truncation import treat_truncated
 from treeadv.presets import PRESETS
 
 EQUAL_REWARDS = build([-1, 0, 0, -1], [3, 2, 4, 2], rewards=[1, 1, 1], seed=9, forest_id="equal")
@@ -38,18 +43,25 @@ def drawn(folder: str, spread: float = 0.1) -> list[Forest]:
     return [tiny.with_behaviour(f, current(model, f), spread, n) for n, f in enumerate([*FORESTS, EQUAL_REWARDS])]
 
 
-# ---- against the flattened leaves ----------------------------------------------------------------------------------------------
+# ---- against the flattened leaves ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("preset", ["treeadv", "gspo", "treeadv_gspo", "unbiased", "cispo", "grpo"])
 @pytest.mark.parametrize("correction", ["none", "tis", "sequence_tis", "geometric_mask"])
 @pytest.mark.parametrize("limit", [9, 4096])
 def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, correction, limit):
-    """Two passes of two mini-batches. The reference freezes log pi of the flattened leaves when the batch arrives, clips the ratio to
-    it, and takes torch's AdamW steps. The learning rate is so large that later updates clip."""
+    """Two passes of two mini-batches. The reference freezes log pi of the flattened leaves when the batch arrives,
+    clips the ratio to it, and takes torch's AdamW steps. The learning rate is so large that later updates clip."""
     changes = {"clip": (0.01, 0.01)} if "gspo" in preset else {}
     config = tiny.config(
-        preset=preset, advantage=changes, correction=correction, adam_eps=1e-2, updates_per_batch=2, passes_per_batch=2, lr=3e-3,
-        tokens_per_microbatch=limit, forests_per_step=4,
-    )  # fmt: skip
+        preset=preset,
+        advantage=changes,
+        correction=correction,
+        adam_eps=1e-2,
+        updates_per_batch=2,
+        passes_per_batch=2,
+        lr=3e-3,
+        tokens_per_microbatch=limit,
+        forests_per_step=4,
+    )
     batch = drawn(folder, 0.01 if correction == "geometric_mask" else 0.1)
     trainer = Trainer(config, folder)
     report = trainer.step(batch, 0)
@@ -63,9 +75,7 @@ def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, corr
         for members in minibatches(4, 2, config.run.seed, 0):
             optimizer.zero_grad()
             room = config.sampling.leaves * config.sampling.max_tokens
-            loss = flat.loss(
-                model, [batch[n] for n in members], spec, room, correction, [proximal[n] for n in members]
-            )
+            loss = flat.loss(model, [batch[n] for n in members], spec, room, correction, [proximal[n] for n in members])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), c.clip_grad)
             optimizer.step()
@@ -79,8 +89,9 @@ def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, corr
     assert error < 1e-4 * moved
 
 
-def test_second_update_starts_at_ratio_1_where_the_first_changed_nothing(folder):
-    """The first mini-batch holds only forests without gradient, so the second finds the policy as the batch found it, to the bit."""
+def test_second_update_after_an_idle_one_has_ratio_1(folder):
+    """The first mini-batch holds only forests without gradient, so the second finds the policy as the batch found
+    it, to the bit."""
     config = tiny.config(preset="gspo", updates_per_batch=2, forests_per_step=4)
     first = minibatches(4, 2, config.run.seed, 0)[0]
     batch = [EQUAL_REWARDS if n in first else f for n, f in enumerate([*FORESTS, FORESTS[0]])]
@@ -101,8 +112,8 @@ def test_minibatches_differ_by_seed_and_version():
     assert all(a != b for i, a in enumerate(plans) for b in plans[:i])
 
 
-# ---- versions, staleness, resume -----------------------------------------------------------------------------------------------
-def test_versions_count_updates_and_lag_is_reported_apart_from_staleness(folder):
+# ---- versions, staleness, resume -------------------------------------------------------------------------------------
+def test_versions_count_updates_and_lag_is_not_staleness(folder):
     trainer = Trainer(tiny.config(updates_per_batch=3), folder)
     first, second = trainer.step(FORESTS, 0), trainer.step(FORESTS, 3)
     assert (first.version, second.version, trainer.steps) == (3, 6, 2)
@@ -134,7 +145,7 @@ def test_batch_cut_off_between_updates_is_taken_again_bitwise(folder, tmp_path, 
     assert same(weights_of(whole), weights_of(resumed))
 
 
-# ---- updates that are not finite -----------------------------------------------------------------------------------------------
+# ---- updates that are not finite -------------------------------------------------------------------------------------
 @pytest.fixture
 def poisoned(folder, tmp_path, monkeypatch):
     """A trainer whose gradient is infinite in every update that trains on forest f0."""
@@ -153,7 +164,7 @@ def poisoned(folder, tmp_path, monkeypatch):
     return trainer
 
 
-def test_update_that_is_not_finite_is_skipped_and_its_forests_named(poisoned, tmp_path):
+def test_nonfinite_update_is_skipped_and_its_forests_named(poisoned, tmp_path):
     report = poisoned.step(FORESTS, 0)
     assert (report.version, report.updates, report.nonfinite_updates) == (2, 2, 1)
     assert report.nonfinite_forests == ("f0",) and np.isfinite(report.loss) and np.isfinite(report.grad_norm)
@@ -182,10 +193,11 @@ def test_run_of_updates_that_are_not_finite_ends_with_the_cause(poisoned, tmp_pa
     assert e.value.batch == tmp_path / "nonfinite-version-1.arrow" and e.value.batch.is_file()
 
 
-# ---- no work that cannot change the update -------------------------------------------------------------------------------------
+# ---- no work that cannot change the update ---------------------------------------------------------------------------
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_update_is_bitwise_the_same_without_forests_that_change_nothing(folder, preset, monkeypatch):
-    """Each forest fills a micro-batch of its own, so that those left out add nothing but zeros. The normaliser counts them."""
+def test_update_is_bitwise_equal_without_inert_forests(folder, preset, monkeypatch):
+    """Each forest fills a micro-batch of its own, so that those left out add nothing but zeros. The normaliser
+    counts them."""
     config = tiny.config(preset=preset, tokens_per_microbatch=16, correction="tis")
     batch = [EQUAL_REWARDS, FORESTS[0], EQUAL_REWARDS, FORESTS[1]]
     skipping, packing_all = Trainer(config, folder), Trainer(config, folder)
@@ -220,7 +232,7 @@ def test_kl_makes_a_forest_of_equal_rewards_count(folder):
         ({"preset": "gspo", "correction": "bypass"}, True),
     ],
 )
-def test_cut_forest_is_passed_twice_only_where_its_paths_are_needed(folder, learner, twice):
+def test_cut_forest_is_passed_twice_only_for_path_ratios(folder, learner, twice):
     trainer = Trainer(tiny.config(tokens_per_microbatch=9, **learner), folder)
     rows = []
     trainer.policy.register_forward_hook(lambda _m, inputs, _out: rows.append(len(inputs[0].token)))
@@ -229,11 +241,14 @@ def test_cut_forest_is_passed_twice_only_where_its_paths_are_needed(folder, lear
     assert len(once) > 1 and rows == (once + once if twice else once)
 
 
-# ---- options -------------------------------------------------------------------------------------------------------------------
+# ---- options ---------------------------------------------------------------------------------------------------------
 def test_float32_head_computes_logits_in_float32_under_bfloat16(folder):
     config = tiny.config(dtype="bfloat16", float32_head=True)
     exact = Trainer(tiny.config(), folder).log_probs(FORESTS)
-    rounded, head = Trainer(tiny.config(dtype="bfloat16"), folder).log_probs(FORESTS), Trainer(config, folder).log_probs(FORESTS)
+    rounded, head = (
+        Trainer(tiny.config(dtype="bfloat16"), folder).log_probs(FORESTS),
+        Trainer(config, folder).log_probs(FORESTS),
+    )
 
     def error(logp: dict[int, np.ndarray]) -> float:
         return float(np.sqrt(np.mean(np.concatenate([logp[n] - exact[n] for n in logp]) ** 2)))
@@ -242,11 +257,52 @@ def test_float32_head_computes_logits_in_float32_under_bfloat16(folder):
 
 
 def test_truncated_leaves_pay_the_soft_penalty_by_their_length(folder):
-    from treeadv.learning.truncation import treat_truncated
-
     f = build([-1, 0, 0, -1], [4, 2, 4, 3], rewards=[1, 1, 0])  # leaves of 6, 8 and 3 tokens
     np.testing.assert_allclose(treat_truncated(f, "penalty", 8, 4).reward, [0.5, 0, 0])
     assert treat_truncated(f, "graded", 8, 4) is f
+
+
+@given(forests(), st.integers(0, 2**16))
+def test_masked_truncation_equals_the_forest_without_those_leaves(f, seed):
+    cut = np.random.default_rng(seed).random(f.leaves) < 0.4
+    assume(not cut.all())
+    f = dataclasses.replace(f, finish=np.where(cut, Finish.LENGTH, Finish.STOP).astype(np.int8))
+    kept = treat_truncated(f, "masked", 8, 4).judged_part()
+    np.testing.assert_array_equal(kept.reward, f.reward[~cut])
+    whole = treat_truncated(f, "masked", 8, 4)
+    for preset in PRESETS.values():
+        A, c = advantages(whole, preset.advantage)
+        np.testing.assert_array_equal(A[whole.judged_below], advantages(kept, preset.advantage)[0])
+        assert not A[~whole.judged_below].any() and not c[~whole.judged_below].any()
+
+
+def test_step_survives_a_forest_whose_leaves_are_all_truncated(folder):
+    cut = dataclasses.replace(FORESTS[1], finish=np.full(3, Finish.LENGTH, np.int8))
+    trainer = Trainer(tiny.config(truncated="masked", kl=0.1), folder)
+    report = trainer.step([FORESTS[0], cut], 0)
+    assert report.updates == 1 and report.forests_without_gradient == 1
+    assert trainer.step([cut], 1).idle_updates == 1
+
+
+# ---- the sampling that a preset is meant for -------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_flat_presets_bring_flat_sampling(preset):
+    tasks = {"task": {"families": [{"name": "chain_sum"}]}}
+    sampling = configuration.build(tasks, [f"learner.preset={preset}", "sampling.leaves=6"], "test").sampling
+    if preset in ("grpo", "gspo", "cispo"):
+        assert (sampling.rule, sampling.roots) == ("none", 6)
+    else:
+        assert (sampling.rule, sampling.roots) == ("entropy", 2)
+
+
+def test_sampling_of_a_preset_can_be_overridden_and_is_recorded():
+    tasks = {"task": {"families": [{"name": "chain_sum"}]}}
+    overrides = ["learner.preset=grpo", "sampling.rule=entropy", "sampling.trees=2"]
+    config = configuration.build(tasks, overrides, "test")
+    assert (config.sampling.rule, config.sampling.trees) == ("entropy", 2)
+    flat_sampling = configuration.build({"task": tasks["task"]}, ["learner.preset=gspo"], "test")
+    recorded = yaml.safe_load(flat_sampling.to_yaml())
+    assert (recorded["sampling"]["rule"], recorded["sampling"]["trees"]) == ("none", 8)
 
 
 def test_copy_of_a_model_is_not_needed_for_the_proximal_policy(folder):

@@ -85,17 +85,23 @@ def test_two_runs_with_one_seed_end_in_equal_weights(finished: Path, tiny_model:
     assert weights(tmp_path / "other") != weights(finished)
 
 
-@pytest.mark.parametrize("staleness", [0, 2])
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize(
+    ("after", "options"),
+    [
+        (1, ()),
+        (3, ()),
+        (3, ("local.staleness=2", "generator.dtype=bfloat16")),
+        (4, ("local.staleness=1", "sampling.tau_quantile=0.9", "sampling.tau_min_tokens=10", "sampling.tau_window=4")),
+    ],
+)
 def test_killed_run_resumes_to_equal_weights(
-    after: int, staleness: int, finished: Path, tiny_model: Path, tmp_path: Path
+    after: int, options: tuple[str, ...], finished: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    option = f"local.staleness={staleness}"
     whole = finished
-    if staleness:
-        assert train("--config", local_recipe(tmp_path, tiny_model, "whole", option)) == 0
+    if options:
+        assert train("--config", local_recipe(tmp_path, tiny_model, "whole", *options)) == 0
         whole = tmp_path / "whole"
-    process = subprocess.Popen(command("--config", local_recipe(tmp_path, tiny_model, "killed", option)))
+    process = subprocess.Popen(command("--config", local_recipe(tmp_path, tiny_model, "killed", *options)))
     path = tmp_path / "killed" / "metrics.jsonl"
     while not (path.is_file() and len(path.read_text().splitlines()) >= after):
         assert process.poll() is None
@@ -147,7 +153,9 @@ def test_what_one_process_cannot_do_is_refused_in_one_line(
     assert not (tmp_path / "bad" / "config.yaml").exists()
 
 
-def test_verifier_that_cannot_be_used_ends_the_run_with_the_way_to_resume(tiny_model: Path, tmp_path: Path, capsys) -> None:
+def test_unusable_verifier_ends_the_run_with_how_to_resume(
+    tiny_model: Path, tmp_path: Path, capsys
+) -> None:
     assert train("--config", local_recipe(tmp_path, tiny_model, "broken", "task.verifier=tests.nowhere:judge")) == 2
     shown = capsys.readouterr().err
     assert "tests.nowhere" in shown and "treeadv train --resume" in shown

@@ -49,6 +49,7 @@ def _counted(grade, kinds: dict[str, Rewrite], equal: bool) -> dict[str, Count]:
     for name, rewrite in kinds.items():
         made = [Answer(r, gold, "math") for gold in known if (r := rewrite(gold, rng)) is not None]
         made = rng.sample(made, min(A_KIND, len(made)))
+        assert made, f"no gold answer has a rewrite of the kind {name}"
         judged = grade(*made)
         counts[name] = Count(
             len(made),

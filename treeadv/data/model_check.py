@@ -19,8 +19,16 @@ from treeadv.errors import BadInput
 
 _SUPPORTED = ("full_attention", "sliding_attention")
 # Terms of attention or of the output that would be left out, with the value that means that a model has none.
-_EXTRA_TERMS = {"attn_logit_softcapping": None, "final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
-_LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary frequencies that change once a path is longer than the original context
+_EXTRA_TERMS = {
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+}
+_LENGTH_DEPENDENT = (
+    "dynamic",
+    "longrope",
+)  # rotary frequencies that change once a path is longer than the original context
 # Keywords that models hand to attention and that change nothing: no path is longer than the window (`longest_path`).
 _HARMLESS = ("position_ids", "use_cache", "is_causal", "sliding_window", "dropout")
 _REMEDY = "use a model with plain attention (docs/models.md)"
@@ -66,5 +74,6 @@ def _rotary_limits(config: PretrainedConfig) -> list[int | None]:
     kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]  # one, or one for each kind of layer
     return [
         kind.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
-        for kind in kinds if kind.get("rope_type") in _LENGTH_DEPENDENT
+        for kind in kinds
+        if kind.get("rope_type") in _LENGTH_DEPENDENT
     ]

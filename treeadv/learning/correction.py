@@ -1,9 +1,9 @@
 """Corrections for tokens that another policy drew: weights made of w = pi_proximal / mu.
 
-mu is the behaviour policy, as the engine reported it. pi_proximal is the learner's policy when the batch arrived. They differ because
-the weights are newer and because engine and learner compute in different ways. A correction is a product of factors; each is the
-identity at w = 1. A new one is an entry of `CORRECTIONS`, or a `Correction` that `learner.correction=module:NAME` names.
-"""
+mu is the behaviour policy, as the engine reported it. pi_proximal is the learner's policy when the batch arrived.
+They differ because the weights are newer and because engine and learner compute in different ways. A correction is a
+product of factors; each is the identity at w = 1. A new one is an entry of `CORRECTIONS`, or a `Correction` that
+`learner.correction=module:NAME` names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _MAX_LOG = 20.0  # exponents are cut at +-20: 5e8 has the same effect as infinit
 class Factor:
     """A function of w, of a token or of a leaf's path: the weight inside `bounds`, and what becomes of it outside."""
 
-    level: Literal["token", "path_product", "path_mean"]  # w, its product along the path, or its geometric mean along it
+    # W, its product along the path, or its geometric mean along it
+    level: Literal["token", "path_product", "path_mean"]
     outside: Literal["truncate", "mask"]  # the nearest bound, or 0
     bounds: tuple[float, float]
     mask_only: bool = False  # 1 inside the bounds instead of the weight
@@ -70,7 +71,8 @@ CORRECTIONS: dict[str, Correction] = {
 
 
 def find_correction(name: str, bounds: tuple[float, float] | None = None) -> Correction:
-    """The correction of that name, or the `Correction` that `module:NAME` names; `bounds` replaces those of its first factor.
+    """The correction of that name, or the `Correction` that `module:NAME` names; `bounds` replaces those of its
+    first factor.
 
     Raises `BadInput` if there is none, or if the bounds do not contain 1.
     """
@@ -78,20 +80,27 @@ def find_correction(name: str, bounds: tuple[float, float] | None = None) -> Cor
     if found is None:
         found = load_extension("learner.correction", name, {known: known for known in CORRECTIONS})
     if not isinstance(found, Correction):
-        raise BadInput(f"learner.correction={name}: a {type(found).__name__}, not a treeadv.learning.correction.Correction")
+        raise BadInput(
+            f"learner.correction={name}: a {type(found).__name__}, not a treeadv.learning.correction.Correction"
+        )
     if bounds is None:
         return found
     if not found.factors:
-        raise BadInput(f"learner.correction_bounds={list(bounds)}: learner.correction={name} has no bounds; remove them")
+        raise BadInput(
+            f"learner.correction_bounds={list(bounds)}: learner.correction={name} has no bounds; remove them"
+        )
     if not bounds[0] <= 1 <= bounds[1]:
-        raise BadInput(f"learner.correction_bounds={list(bounds)}: must contain 1, the weight of a token of equal policies")
+        raise BadInput(
+            f"learner.correction_bounds={list(bounds)}: must contain 1, the weight of a token of equal policies"
+        )
     first, *others = found.factors
     return replace(found, factors=(replace(first, bounds=bounds), *others))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """`token` [T] multiplies the loss of a token, `leaf` [L] what a leaf adds to its tokens (a shared token gets the mean)."""
+    """`token` [T] multiplies the loss of a token, `leaf` [L] what a leaf adds to its tokens (a shared token gets the
+    mean)."""
 
     token: Array
     leaf: Array

@@ -22,9 +22,8 @@ from treeadv.learning.report import Phases
 class Update:
     """One optimizer update: the forests that can change the weights, and what this rank computes of them.
 
-    `scale` is 1/Z by forest. `cut` are the micro-batches of forests that were cut into several pieces. `proximal` is log pi when
-    the batch arrived, by forest of this rank, once it is known.
-    """
+    `scale` is 1/Z by forest. `cut` are the micro-batches of forests that were cut into several pieces. `proximal` is
+    log pi when the batch arrived, by forest of this rank, once it is known."""
 
     forests: list[Forest]
     scale: list[float]
@@ -34,14 +33,24 @@ class Update:
 
 
 class GradientPass:
-    """Packs updates and accumulates their gradients in the parameters of the policy. All ranks call the same methods in turn."""
+    """Packs updates and accumulates their gradients in the parameters of the policy. All ranks call the same methods
+    in turn."""
 
     def __init__(
-        self, *, policy: Policy, reference: Policy | None, objective: Objective, limit: int, dtype: torch.dtype, rank: int,
-        world: int, accumulate_sharded: bool,
-    ) -> None:  # fmt: skip
-        """`limit` is in rows of a micro-batch, `dtype` that of the computation; the reference is needed for the KL term. With
-        `accumulate_sharded` gradients are reduced over the ranks after every micro-batch, else after the last one."""
+        self,
+        *,
+        policy: Policy,
+        reference: Policy | None,
+        objective: Objective,
+        limit: int,
+        dtype: torch.dtype,
+        rank: int,
+        world: int,
+        accumulate_sharded: bool,
+    ) -> None:
+        """`limit` is in rows of a micro-batch, `dtype` that of the computation; the reference is needed for the KL
+        term. With `accumulate_sharded` gradients are reduced over the ranks after every micro-batch, else after the
+        last one."""
         self.policy, self.reference, self.objective = policy, reference, objective
         self.limit, self.dtype, self.rank, self.world = limit, dtype, rank, world
         self.accumulate_sharded = accumulate_sharded
@@ -63,7 +72,8 @@ class GradientPass:
         return self._log_probs(self.policy, forests, self._pack(forests)[0])
 
     def accumulate(self, update: Update, clock: Phases) -> Sums:
-        """Add the gradient of the update's loss; returns its sums over all ranks. The first call notes the proximal policy."""
+        """Add the gradient of the update's loss; returns its sums over all ranks. The first call notes the proximal
+        policy."""
         forests, o = update.forests, self.objective
         with clock("log_probs"):
             reference = self._log_probs(self.reference, forests, update.batches) if self.reference else {}
@@ -85,7 +95,8 @@ class GradientPass:
                     first, last = int(f.start[piece.first]), int(f.start[piece.last])
                     seen.put(n, first, known[a:b])
                     proximal = update.proximal[n] if update.proximal is not None else None
-                    # Where a token's loss depends on its own log pi alone, what stands for the other tokens does not matter.
+                    # Where a token's loss depends on its own log pi alone, what stands for the other tokens does not
+                    # matter.
                     at = current[n] if n in current else seen.filled(n, proximal)
                     losses = evaluate(f, o, update.scale[n], at, proximal, reference.get(n))
                     slope[a:b] = losses.slope[first:last]
@@ -106,8 +117,8 @@ class GradientPass:
     def _pack(self, forests: Sequence[Forest]) -> tuple[list[Packed], list[Packed]]:
         """This rank's micro-batches, and micro-batches of those of its forests that are cut in several pieces.
 
-        All ranks run the same number, since sharded layers are gathered together; a rank that has fewer adds ones without a target.
-        """
+        All ranks run the same number, since sharded layers are gathered together; a rank that has fewer adds ones
+        without a target."""
         parts = packing.pieces(forests, self.limit)
         rows = [sum(p.tokens for p in parts if p.forest == n) for n in range(len(forests))]
         batches: list[list[list[Piece]]] = []

@@ -9,11 +9,11 @@ from treeadv.seeds import derive
 
 
 def minibatches(forests: int, updates: int, seed: int, version: int) -> list[list[int]]:
-    """Deal the forests of a batch, shuffled, to `updates` mini-batches of equal size, or one apart, in increasing order of index.
+    """Deal the forests of a batch, shuffled, to `updates` mini-batches of equal size, or one apart, in increasing
+    order of index.
 
-    The result depends on the arguments alone, so that a batch that is begun again takes the same updates. `version` is that of the
-    weights when the batch arrived.
-    """
+    The result depends on the arguments alone, so that a batch that is begun again takes the same updates. `version`
+    is that of the weights when the batch arrived. """
     order = list(range(forests))
     if updates == 1:
         return [order]

@@ -1,14 +1,15 @@
 """The loss of a forest, and its derivative by the log-probability of each token.
 
-The loss of a batch needs no autograd graph of its own, because everything but log pi is a constant in it: the trainer backpropagates
-`slope . log pi` through the model. `evaluate` computes the slope in float64 with prefix sums over segments and leaves.
+The loss of a batch needs no autograd graph of its own, because everything but log pi is a constant in it: the
+trainer backpropagates `slope . log pi` through the model. `evaluate` computes the slope in float64 with prefix sums
+over segments and leaves.
 
-For a token of segment s with leaves l, mass m_l = (c(s) / K(s)) u_l / Z, where u_l is 1, or 1 / |path of l| under sequence_mean:
+For a token of segment s with leaves l, mass m_l = (c(s) / K(s)) u_l / Z, where u_l is 1, or 1 / |path of l| under
+sequence_mean:
     clip   J = sum_l m_l min(x A, clip(x, 1 - low, 1 + high) A), for A < 0 at least dual_clip A
     cispo  J = sum_l m_l sg[clip(x, 1 - low, 1 + high)] A log pi
-x is pi / pi_proximal of the token, or s_l = exp(mean of its log along the path) in the token form sg[s_l] pi / sg[pi] (GSPO). A is A(s),
-or A_l under credit=leaf. The loss is -w J, with the weights w of the correction.
-"""
+x is pi / pi_proximal of the token, or s_l = exp(mean of its log along the path) in the token form sg[s_l] pi /
+sg[pi] (GSPO). A is A(s), or A_l under credit=leaf. The loss is -w J, with the weights w of the correction. """
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from treeadv.config import LearnerConfig, SamplingConfig
 from treeadv.forest import Forest
 from treeadv.learning.advantage import Array, advantages, leaf_advantages, leaf_sum, path_sum
-from treeadv.learning.correction import NO_CORRECTION, Correction, correct, exp, find_correction, path_mean
+from treeadv.learning.correction import NO_CORRECTION, Correction, correct, exp, find_correction, path_mean, segment_sum
 from treeadv.presets import AdvantageSpec, build_advantage
 
 Flags = npt.NDArray[np.bool_]
@@ -30,7 +31,8 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What an update minimises. `room` is the number of tokens that a forest may have, the divisor of normaliser=constant."""
+    """What an update minimises. `room` is the number of tokens that a forest may have, the divisor of
+    normaliser=constant."""
 
     spec: AdvantageSpec
     correction: Correction = NO_CORRECTION
@@ -39,8 +41,9 @@ class Objective:
     room: int = 1
 
     def needs_path(self, proximal_known: bool) -> bool:
-        """Whether the loss of a token depends on log pi of other tokens of its paths. If not, a forest that is cut into several
-        micro-batches needs one forward pass only. `proximal_known`: pi_proximal comes from an earlier pass over all tokens."""
+        """Whether the loss of a token depends on log pi of other tokens of its paths. If not, a forest that is cut
+        into several micro-batches needs one forward pass only. `proximal_known`: pi_proximal comes from an earlier
+        pass over all tokens."""
         if self.spec.ratio == "leaf_path" and (proximal_known or self.correction.ratio_to == "behaviour"):
             return True  # else pi is pi_proximal and the ratio is 1
         return self.correction.needs_path and not proximal_known
@@ -58,19 +61,25 @@ def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objecti
 def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
     """1/Z of each forest, over all forests of an update on all ranks. Leaves that were not judged do not count.
 
-    token_mean: Z is the sum of c(s) |s| over the update. sequence_mean: the number of forests times the leaves of the forest.
-    constant: the number of forests times `room`.
-    """
+    token_mean: Z is the sum of c(s) |s| over the update, without tokens left out by `max_prob`. sequence_mean: the
+    number of forests times the leaves of the forest. constant: the number of forests times `room`. """
     if o.spec.normaliser == "token_mean":
-        total = sum(float(advantages(f, o.spec)[1] @ f.lengths) for f in forests)
-        return [1.0 / max(total, 1.0)] * len(forests)  # 0 without a judged leaf: nothing is trained then
+        total = sum(float(advantages(f, o.spec)[1] @ segment_sum(f, trained_tokens(f, o.spec))) for f in forests)
+        return [1.0 / (total or 1.0)] * len(forests)  # 0: nothing is trained
     if o.spec.normaliser == "constant":
         return [1.0 / (len(forests) * o.room)] * len(forests)
     return [1.0 / (len(forests) * max(int(f.judged.sum()), 1)) for f in forests]
 
 
+def trained_tokens(f: Forest, spec: AdvantageSpec) -> Array:
+    """[T] 1 for a token that is trained, 0 for one that the behaviour policy drew with a probability above
+    `max_prob`."""
+    return (np.exp(f.logprob.astype(np.float64)) <= spec.max_prob).astype(np.float64)
+
+
 def changes_nothing(f: Forest, o: Objective) -> bool:
-    """Whether the slope of a forest is 0 at every token whatever the policy is: no KL and every advantage 0, or no judged leaf."""
+    """Whether the slope of a forest is 0 at every token whatever the policy is: no KL and every advantage 0, or no
+    judged leaf."""
     if o.kl:
         return not f.judged.any()
     return not (leaf_advantages(f, o.spec) if o.spec.credit == "leaf" else advantages(f, o.spec)[0]).any()
@@ -78,7 +87,8 @@ def changes_nothing(f: Forest, o: Objective) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """Sums over tokens; they add over forests and ranks. `clipped` and `masked` count a shared token as the share of its leaves."""
+    """Sums over tokens; they add over forests and ranks. `clipped` and `masked` count a shared token as the share of
+    its leaves."""
 
     tokens: float = 0.0
     loss: float = 0.0
@@ -138,16 +148,16 @@ def evaluate(
 ) -> TokenLosses:
     """The loss of a graded forest at log pi = `logp` [T], with its derivative.
 
-    `proximal` [T] is log pi_proximal, the policy when the batch arrived; None: `logp` itself, as in the first update of a batch.
-    `reference` [T] is log pi of the reference, which the KL term needs. Tokens that lead to no judged leaf have loss and slope 0.
-    """
+    `proximal` [T] is log pi_proximal, the policy when the batch arrived; None: `logp` itself, as in the first update
+    of a batch. `reference` [T] is log pi of the reference, which the KL term needs. Tokens that lead to no judged
+    leaf have loss and slope 0. """
     if not f.judged.all():
         return _evaluate_judged(f, o, scale, logp, proximal, reference)
     proximal = logp if proximal is None else proximal
     behaviour = f.logprob.astype(np.float64)
     log_w = proximal - behaviour
     weights = correct(o.correction, f, log_w)
-    token = np.where(np.exp(behaviour) > o.spec.max_prob, 0.0, weights.token)
+    token = weights.token * trained_tokens(f, o.spec)
     mass = _Mass(f, o.spec, scale)
     log_ratio = logp - (behaviour if o.correction.ratio_to == "behaviour" else proximal)
     gain, slope, clipped = _surrogate(f, o.spec, mass, weights.leaf, log_ratio, logp)
@@ -240,7 +250,8 @@ def _surrogate(
 
 
 class _Bounded:
-    """A ratio as the surrogate uses it, for a positive (`up`) and for a negative advantage (`down`), and where it has no gradient."""
+    """A ratio as the surrogate uses it, for a positive (`up`) and for a negative advantage (`down`), and where it
+    has no gradient."""
 
     def __init__(self, spec: AdvantageSpec, x: Array) -> None:
         low, high = 1.0 - spec.clip[0], 1.0 + spec.clip[1]

@@ -15,9 +15,8 @@ import torch
 class StepReport:
     """One step: the optimizer updates on one batch of forests, on all ranks.
 
-    Shares are in [0, 1] over the tokens of all updates; `loss` and `grad_norm` are means over the updates that were taken, and 0
-    where none was. `seconds` is by phase.
-    """
+    Shares are in [0, 1] over the tokens of all updates; `loss` and `grad_norm` are means over the updates that were
+    taken, and 0 where none was. `seconds` is by phase."""
 
     version: int  # of the weights after the step; it counts optimizer updates
     updates: int  # optimizer updates taken
@@ -36,7 +35,8 @@ class StepReport:
     ess: float  # effective samples a token
     reference_kl: float  # nats a token, by the estimator of the loss; 0 without a KL term
     staleness: list[int]  # by forest: version when the batch arrived, minus that of the oldest token
-    publication_lag: list[int]  # by forest: updates between the arrival of the batch and the first update that trains on it
+    # By forest: updates between the arrival of the batch and the first update that trains on it
+    publication_lag: list[int]
     tokens: int
     expanded_tokens: int
     leaves: int
@@ -49,16 +49,19 @@ class StepReport:
 
 
 class NonFinite(RuntimeError):
-    """Too many updates in a row had a loss or a gradient that is not finite. The batch of the last one lies in `batch`."""
+    """Too many updates in a row had a loss or a gradient that is not finite. The batch of the last one lies in
+    `batch`."""
 
     def __init__(self, version: int, what: str, batch: Path) -> None:
-        super().__init__(version, what, batch)  # the arguments themselves: by these it is pickled on its way through Ray
+        # The arguments themselves: by these it is pickled on its way through Ray
+        super().__init__(version, what, batch)
         self.version, self.what, self.batch = version, what, batch
 
     def __str__(self) -> str:
         return (
-            f"batch of version {self.version}: {self.what} of an update is not finite, once more than learner.max_nonfinite allows"
-            f" in a row; the weights are unchanged and the batch is kept: to run it again, treeadv reproduce RUN --batch {self.batch}"
+            f"batch of version {self.version}: {self.what} of an update is not finite, once more than"
+            " learner.max_nonfinite allows in a row; the weights are unchanged and the batch is kept: to run it again,"
+            f" treeadv reproduce RUN --batch {self.batch}"
         )
 
 

@@ -38,11 +38,17 @@ class Trainer:
     """Master weights in float32 and AdamW. Every rank is given all forests and computes its share of them."""
 
     def __init__(
-        self, config: Config, model_dir: str, rank: int = 0, world: int = 1, keep_dir: str | Path = ".", base_dir: str | None = None
+        self,
+        config: Config,
+        model_dir: str,
+        rank: int = 0,
+        world: int = 1,
+        keep_dir: str | Path = ".",
+        base_dir: str | None = None,
     ) -> None:
-        """`model_dir` holds the weights to start from; `base_dir` those that the run began with, where they are others: the
-        reference of the KL term and the weights under a LoRA adapter. With `world` > 1 the process group must be initialised.
-        A batch with an update that is not finite is kept in `keep_dir`."""
+        """`model_dir` holds the weights to start from; `base_dir` those that the run began with, where they are
+        others: the reference of the KL term and the weights under a LoRA adapter. With `world` > 1 the process group
+        must be initialised. A batch with an update that is not finite is kept in `keep_dir`."""
         c = config.learner
         self.config, self.rank, self.world = config, rank, world
         self.source, self.keep_dir = Path(model_dir), Path(keep_dir)
@@ -63,9 +69,10 @@ class Trainer:
         self._trained = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self._trained, c)
 
-    # ---- one step ------------------------------------------------------------------------------------------------------------
+    # ---- one step ----------------------------------------------------------------------------------------------------
     def step(self, forests: Sequence[Forest], version: int) -> StepReport:
-        """Take the updates of one batch of graded forests, with the weights of `version`; each update adds 1 to the version.
+        """Take the updates of one batch of graded forests, with the weights of `version`; each update adds 1 to the
+        version.
 
         An update whose loss or gradient is not finite is skipped and reported; `NonFinite` ends the run when more than
         `learner.max_nonfinite` in a row are. `BadForest` refuses a forest that does not fit; nothing is trained then.
@@ -117,7 +124,8 @@ class Trainer:
 
     def _clear_gradients(self) -> None:
         self.optimizer.zero_grad()
-        self.policy.train(self.config.learner.checkpoint_activations)  # transformers recomputes activations in this mode only
+        # Transformers recomputes activations in this mode only
+        self.policy.train(self.config.learner.checkpoint_activations)
 
     def _treat(self, f: Forest) -> Forest:
         """The part of a forest that is trained on: the judged leaves, with truncated ones as the configuration says."""
@@ -128,16 +136,26 @@ class Trainer:
     def _refuse(self, f: Forest) -> None:
         top = max(int(f.token.max()), int(f.prompt.max()))
         if top >= self.policy.vocabulary:
-            raise BadForest(f.forest_id, f"token {top} is outside of the model's vocabulary of {self.policy.vocabulary}")
+            raise BadForest(
+                f.forest_id, f"token {top} is outside of the model's vocabulary of {self.policy.vocabulary}"
+            )
         if f.newest_version > self.version:
-            raise BadForest(f.forest_id, f"drawn by version {f.newest_version}, newer than the learner's {self.version}")
+            raise BadForest(
+                f.forest_id, f"drawn by version {f.newest_version}, newer than the learner's {self.version}"
+            )
         if not f.graded:
             raise BadForest(f.forest_id, "it is not graded")
         if not f.judged.any():
             raise BadForest(f.forest_id, "no leaf was judged")
 
     def _take(
-        self, gradients: GradientPass, update: Update, number: int, taken: _Taken, batch: Sequence[Forest], clock: Phases
+        self,
+        gradients: GradientPass,
+        update: Update,
+        number: int,
+        taken: _Taken,
+        batch: Sequence[Forest],
+        clock: Phases,
     ) -> None:
         """Take one optimizer update, or skip it if it is not finite."""
         self._clear_gradients()
@@ -145,7 +163,11 @@ class Trainer:
         with clock("optimizer"):
             norm = float(sharding.full(torch.nn.utils.clip_grad_norm_(self._trained, self.config.learner.clip_grad)))
             if not (math.isfinite(sums.loss) and math.isfinite(norm)):
-                self._skip("the loss" if not math.isfinite(sums.loss) else "the gradient", batch, self.version - len(taken.sums))
+                self._skip(
+                    "the loss" if not math.isfinite(sums.loss) else "the gradient",
+                    batch,
+                    self.version - len(taken.sums),
+                )
                 taken.nonfinite.add(number)
                 return
             self._nonfinite_in_a_row = 0
@@ -159,7 +181,8 @@ class Trainer:
         taken.rate = rate
 
     def _skip(self, what: str, batch: Sequence[Forest], version: int) -> None:
-        """Keep the batch of an update that is not finite, which arrived at `version`; raise `NonFinite` after too many in a row."""
+        """Keep the batch of an update that is not finite, which arrived at `version`; raise `NonFinite` after too
+        many in a row."""
         self.optimizer.zero_grad()
         path = self._batch_file(version)
         if self.rank == 0:
@@ -209,14 +232,15 @@ class Trainer:
         )
 
     def _utilisation(self, updates: list[Update], taken: _Taken, seconds: dict[str, float]) -> float | None:
-        """Share of the device's peak over forward and backward; None where the peak is not known or nothing was computed."""
+        """Share of the device's peak over forward and backward; None where the peak is not known or nothing was
+        computed."""
         trained = [f for u in updates for f in u.forests]
         if not (taken.sums and trained):
             return None
         device_seconds = seconds["forward_backward"] * self.world / self.config.learner.passes_per_batch
         return utilisation(self.policy.model, trained, device_seconds, self.config.learner.device)
 
-    # ---- weights out, checkpoints --------------------------------------------------------------------------------------------
+    # ---- weights out, checkpoints ------------------------------------------------------------------------------------
     def buckets(self, max_bytes: int) -> Iterator[dict[str, Any]]:
         """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time: this rank's
         share. All ranks must run it to the end.

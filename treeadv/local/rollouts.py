@@ -76,7 +76,9 @@ async def rollouts(
     maker = await ForestMaker.start(config, model_dir)
     try:
         if long := [reason for p in problems if (reason := maker.too_long(p))]:
-            raise BadInput(f"{len(long)} of {len(problems)} prompts cannot be used; the first: {long[0]}; leave them out")
+            raise BadInput(
+                f"{len(long)} of {len(problems)} prompts cannot be used; the first: {long[0]}; leave them out"
+            )
         return await maker.make(tickets, done)
     finally:
         await maker.close()

@@ -45,7 +45,8 @@ class Serving:
             save_file(tensors, checkpoint / _FOLDER / f"{_PREFIX}{version}.safetensors")
 
     def restore(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint that the trainer has restored. One that a run with Ray wrote has no older versions."""
+        """Go on from a checkpoint that the trainer has restored. One that a run with Ray wrote has no older
+        versions."""
         self._window.clear()
         files = {int(p.stem.removeprefix(_PREFIX)): p for p in (checkpoint / _FOLDER).glob(f"{_PREFIX}*.safetensors")}
         for version in sorted(files):

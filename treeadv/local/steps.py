@@ -47,8 +47,8 @@ class StepForests:
         self._failures = 0  # in a row
 
     async def forests(self, version: int) -> list[Forest]:
-        """The forests of the step that starts from `version`, in the order of their draws. After a resume they are those
-        that an undone step has used, else new ones."""
+        """The forests of the step that starts from `version`, in the order of their draws. After a resume they are
+        those that an undone step has used, else new ones."""
         count = self._config.learner.forests_per_step
         while (lease := self._store.lease(count, version)) is None:
             for forest in await self._maker.make(self._tickets(count)):

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from treeadv.learning.report import StepReport
 
 ENGINE_TOTALS = ("tokens_generated", "prompt_tokens", "cached_tokens")
-_NOT_COPIED = ("staleness", "publication_lag", "seconds", "tokens", "expanded_tokens", "nonfinite_batch")  # named anew or left out
+_NOT_COPIED = (
+    "staleness",
+    "publication_lag",
+    "seconds",
+    "tokens",
+    "expanded_tokens",
+    "nonfinite_batch",
+)  # named anew or left out
 
 
 @dataclass(slots=True)
