@@ -45,7 +45,7 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "ReplayQueue": {
         "working": (LEASING, ""),
-        "writing": ("treeadv.storage.folder:LocalPart.write", ""),
+        "writing": ("treeadv.storage.local:LocalFile.write", ""),
         "updating weights": (LOADING, "ReplayQueue"),
         "handing over what it read back": (LEASING, "", "actors.learner:Learner.step", "ReplayQueue"),
     },

@@ -27,7 +27,7 @@ POINTS = (  # what a process is doing when it comes there
     "treeadv.rewards.grading:grade_forest",  # having a forest judged
     "actors.reward:RewardActor._graded",  # a forest is judged, and not yet handed over
     "treeadv.replay.store:ReplayStore.lease",  # choosing forests for a step
-    "treeadv.storage.folder:LocalPart.write",  # writing a payload or a record
+    "treeadv.storage.local:LocalFile.write",  # writing a payload or a record
     "treeadv.learning.trainer:Trainer._apply",  # gradients are there, the optimizer has not stepped
     "treeadv.learning.checkpoint:_publish",  # a checkpoint is written, and not yet under its name
     "actors.learner:Learner.step",  # a learner has references to forests, and has not read them
@@ -61,7 +61,7 @@ def strike(victim: str) -> None:
 
 def tear(point: str, args: tuple) -> None:
     """Do half of the write that was asked for."""
-    if point.endswith("LocalPart.write"):
+    if point.endswith("LocalFile.write"):
         part, data = args
         os.write(part._fd, memoryview(data)[: len(data) // 2])
     elif point == "json:dumps":
