@@ -21,13 +21,14 @@ from ray import ObjectRef
 from actors.heartbeat import Heartbeat
 from treeadv.config import Config
 from treeadv.data.tasks import problem_source
+from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.figures import figures
 from treeadv.replay.ledger import UNITS, State
 from treeadv.replay.payloads import Damaged
+from treeadv.replay.records import DropReason
 from treeadv.replay.store import ReplayStore
-from treeadv.replay.tickets import Ticket
 from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive
 from treeadv.storage.folder import Action, flush
@@ -63,8 +64,6 @@ class _QueueMetrics:
         for reason, units in f["dropped"].items():
             for unit, n in units.items():
                 self._count("treeadv_queue_dropped_total", n, reason=reason, unit=unit)
-        for reason, n in f["lost"].items():
-            self._count("treeadv_queue_dropped_total", n, reason=reason, unit="forests")
         self._count("treeadv_queue_journal_records_total", f["journal_records"])
         self._exporter.set("treeadv_queue_slots_free", f["slots_free"])
         self._exporter.set("treeadv_queue_disk_bytes", f["disk_bytes"])
@@ -103,7 +102,10 @@ class ReplayQueue(Heartbeat):
         self._store: ReplayStore
         try:
             per_step, seed = config.learner.forests_per_step, config.run.seed
-            self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step)
+            updates = config.learner.updates_per_step
+            self._store = ReplayStore(
+                run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates
+            )
             self._restore_threshold()
         except BadInput as fault:  # raised by the first call: Ray would report it here as a death of the actor
             self._note_fault(fault)
@@ -179,7 +181,7 @@ class ReplayQueue(Heartbeat):
         if outcome == "admitted":
             self._refs[forest_id] = ref
             self._threshold.observe(batch.column("entropy").values.to_numpy())
-        await self._notify(self._room if outcome == "refused" else self._ready)
+        await self._notify(self._room if outcome in ("refused", "dropped") else self._ready)
         return outcome
 
     # ---- calls of the learner ------------------------------------------------------------------------------------------------
@@ -192,8 +194,8 @@ class ReplayQueue(Heartbeat):
                 self._check()
                 used = self._store.ledger.slots_used
                 record = self._store.lease(n, version, self._ref)
-                if self._store.ledger.slots_used < used:
-                    await self._notify(self._room)  # stale or damaged forests were dropped
+                if record is None or self._store.ledger.slots_used < used:
+                    await self._notify(self._room)  # the drop of a stale or damaged forest, or the wait, frees slots
                 if record:
                     break
                 await self._ready.wait()
@@ -221,11 +223,19 @@ class ReplayQueue(Heartbeat):
         await self._notify(self._ready)
 
     @ray.method
-    async def commit(self, step: int) -> None:
-        """A durable checkpoint holds all steps up to `step`: their forests are trained. Durable on return, unless
-        queue.fsync is none."""
+    async def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
+        """The learner cannot train the lease: drop its forests with a reason and free their slots."""
         self._check()
-        self._store.commit(step)
+        self._store.discard(lease_id, reason, detail)
+        self._release_refs()
+        await self._notify(self._room)
+
+    @ray.method
+    async def commit(self, step: int, oldest_kept: int) -> None:
+        """A durable checkpoint holds all steps up to `step`: their forests are trained. The oldest checkpoint that is kept is
+        of step `oldest_kept`. Durable on return, unless queue.fsync is none."""
+        self._check()
+        self._store.commit(step, oldest_kept)
         await self._make_durable(at_once=True)
         await self._flush(self._store.compaction)
 

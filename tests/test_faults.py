@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 WITHIN = 60
 DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
 LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator takes new weights
-STEPPING = "treeadv.learning.trainer:Trainer._apply"
+STEPPING = "treeadv.learning.trainer:learning_rate"
 LEASING = "treeadv.replay.store:ReplayStore.lease"
 # role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself);
 # a second pair strikes before the run has recovered from the first

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.driver.launch import begin
 from tests.running import recipe
 from treeadv.config import load
 from treeadv.errors import BadInput
+from treeadv.launch import begin
 from treeadv.storage.run_folder import RunFolder
 
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from actors import cli
-from actors.driver.launch import begin
 from tests.learning import tiny
 from tests.replay.test_s3 import keys
 from tests.running import ROLES, finish, hosts, recipe, start, steps, wait_for
 from treeadv.errors import BadInput
+from treeadv.launch import begin
 from treeadv.replay.audit import audit
 from treeadv.storage.object_run import ObjectRunStore
 from treeadv.storage.run_folder import RunFolder
@@ -142,7 +142,7 @@ def test_a_checkpoint_that_lost_a_file_is_named_with_the_remedy(bucket, tmp_path
     there.seal(3, session, keep=1)
     client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-3-{session}/model.safetensors", Body=b"weigh")
     here = RunFolder(tmp_path / "one", there).open_checkpoint(3)
-    lost, seal = r"step-3-\S+/model.safetensors is missing or has not its 7 bytes", r"checkpoints/step-3-\S+.json"
+    lost, seal = r"step-3-\S+/model.safetensors has 5 bytes instead of 7", r"checkpoints/step-3-\S+.json"
     with pytest.raises(BadInput, match=f"{lost}; delete {seal}"):
         here.__enter__()
 

@@ -10,7 +10,8 @@ class BadInput(Exception):
 
 
 class BadForest(ValueError):
-    """A forest breaks an invariant of the forest (docs/architecture.md): it is refused with its id and never trained."""
+    """A forest breaks an invariant of the forest (docs/architecture.md): it is refused with its id and never
+    trained."""
 
     def __init__(self, forest_id: str, reason: str) -> None:
         super().__init__(forest_id, reason)

@@ -76,14 +76,15 @@ def loss(
     >>> round(value, 3), slope.round(3).tolist()
     (0.236, [-0.0, -0.0, -0.118, 0.118, 0.118, 0.118])
     """
+    from treeadv.learning.correction import CORRECTIONS
     from treeadv.learning.objective import Objective, evaluate, scales
 
-    objective = Objective(_spec(preset))
-    outcomes = [
+    objective = Objective(spec=_spec(preset), correction=CORRECTIONS["bypass"])
+    losses = [
         evaluate(f, objective, scale, np.asarray(logp, np.float64))
         for f, scale, logp in zip(forests, scales(forests, objective), logprobs, strict=True)
     ]
-    return sum(o.loss for o in outcomes), [o.slope for o in outcomes]
+    return float(sum(x.loss.sum() for x in losses)), [x.slope for x in losses]
 
 
 def pack(forests: Sequence[Forest], limit: int = 4096) -> list[Packed]:

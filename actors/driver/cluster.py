@@ -55,6 +55,7 @@ class Cluster:
         self.failures = FailureLimit()
         self._session = folder.store.next_session()
         self._durable_step = self.first_step
+        self.version = 0  # of the learners' weights; it counts optimizer updates
         self._queue_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -84,9 +85,9 @@ class Cluster:
         shown = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU") or k.endswith("_slot")}
         return f"{', '.join(missing)} (in the cluster: {', '.join(f'{v:g} {k}' for k, v in sorted(shown.items()))})"
 
-    async def lease(self, version: int, end_request: EndRequest) -> Lease | None:
+    async def lease(self, end_request: EndRequest) -> Lease | None:
         """Wait for the next batch of ready forests; None when an end was requested first."""
-        leasing = asyncio.ensure_future(self.queue.lease.remote(self.config.learner.forests_per_step, version))
+        leasing = asyncio.ensure_future(self.queue.lease.remote(self.config.learner.forests_per_step, self.version))
         ending = asyncio.ensure_future(end_request.wait())
         try:
             await asyncio.wait([leasing, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -95,16 +96,17 @@ class Cluster:
             ending.cancel()
             leasing.cancel()
 
-    async def train(self, lease: Lease, version: int) -> StepReport:
-        """Take one optimizer step on the forests of a lease. A step forgives the deaths of members before it."""
-        report = await self.learners.step(lease.refs, version)
+    async def train(self, lease: Lease) -> StepReport:
+        """Take the optimizer updates of a lease. A step forgives the deaths of members before it."""
+        report = await self.learners.step(lease.refs, self.version)
+        self.version = report.version
         self.generators.forgive_deaths()
         self.rewards.forgive_deaths()
         return report
 
-    async def publish(self, version: int) -> None:
+    async def publish(self) -> None:
         """Bring the weights of the learners to every generator as a policy version."""
-        await self.weights.publish(await self.learners.publish(version), self.generators)
+        await self.weights.publish(await self.learners.publish(self.version), self.generators)
 
     async def checkpoint(self, step: int) -> None:
         """Make `step` durable, then tell the queue that the forests up to it are trained for good. Journal and records
@@ -114,13 +116,13 @@ class Cluster:
             await asyncio.to_thread(self.folder.store.push)
             await self.learners.checkpoint(step, self._session)
             await asyncio.to_thread(self.folder.store.seal, step, self._session, self.config.run.keep_checkpoints)
-            await self.queue.commit.remote(step)
+            await self.queue.commit.remote(step, min(self.folder.checkpoints()))
             self._durable_step = step
 
     async def _start_learners(self) -> None:
-        await self.learners.start(self.first_step)
+        self.version = await self.learners.start(self.first_step)
         if self.first_step:
-            await self.publish(self.first_step)
+            await self.publish()
 
     def _create_queue(self) -> ActorProxy[ReplayQueue]:
         # Ray asks a restarted queue again what it was being asked: the methods are idempotent. In an object store a
@@ -137,7 +139,7 @@ class Cluster:
 
     def _create_generator(self, number: int) -> ActorProxy[Generator]:
         c = self.config.generator
-        return actor_class(Generator, c, max_concurrency=c.forests + 8).remote(
+        return actor_class(Generator, c, max_concurrency=UNBOUNDED).remote(
             self.config, number, self.config.metrics.port
         )
 

@@ -12,7 +12,8 @@ from ray.actor import ActorProxy
 
 from actors.driver.autoscaler import autoscale
 from actors.driver.cluster import Cluster
-from actors.driver.forests import graded_forest
+from actors.driver.forests import graded_forest, reserved
+from actors.driver.in_flight import ForestsInFlight
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.generator import Generator
@@ -40,20 +41,20 @@ async def generate(cluster: Cluster) -> None:
 
 
 async def use(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
-    """Grow as many forests at a time as a generator takes."""
+    """Grow as many forests at a time as fill the engine of a generator."""
     async with asyncio.TaskGroup() as group:
-        for _ in range(cluster.config.generator.forests):
-            group.create_task(grow(cluster, generator))
+        ForestsInFlight(cluster.config, lambda it: group.create_task(grow(cluster, generator, it)))
     await cluster.generators.dismiss(generator)
 
 
-async def grow(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
-    """Grow, grade and admit one forest after another. `reserve` waits while the staleness bound leaves no slot."""
-    generators, queue = cluster.generators, cluster.queue
-    while generator in generators.members and (ticket := await queue.reserve.remote(generators.names[generator])):
+async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> None:
+    """Grow, grade and admit one forest after another, while the engine has rows for them."""
+    while ticket := await reserved(cluster, generator, in_flight):
         await cluster.weights.wait_until_current(generator)
-        if graded := await graded_forest(cluster, generator, ticket):
-            await queue.admit.remote(ticket.forest_id, [graded])
+        if grown := await graded_forest(cluster, generator, ticket):
+            await cluster.queue.admit.remote(ticket.forest_id, [grown.forest])
+            if not in_flight.goes_on(grown.free):
+                return
 
 
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
@@ -62,12 +63,15 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
     config, step = cluster.config.run, cluster.first_step
     while step < config.steps and not end_request.outcome:
         with recorder.phase("wait"):
-            lease = await cluster.lease(step, end_request)
+            lease = await cluster.lease(end_request)
         if lease:
-            report = await cluster.train(lease, step)
+            report = await cluster.train(lease)
+            if report.nonfinite_updates and not report.updates:  # nothing was learnt: another batch takes its place
+                await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
+                continue
             step += 1
             with recorder.phase("publish"):
-                await cluster.publish(step)
+                await cluster.publish()
             # After the weights: a freed slot starts with the new version
             await cluster.queue.ack.remote(lease.lease_id, step)
             await recorder.record(cluster, step, report)  # before the checkpoint: a durable step is on record

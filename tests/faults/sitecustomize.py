@@ -30,7 +30,7 @@ POINTS = (  # with what a process does there
     "actors.reward:RewardActor._graded",  # a forest is judged, and not yet handed over
     "treeadv.replay.store:ReplayStore.lease",  # choosing forests for a step
     "treeadv.storage.local:LocalFile.write",  # writing a payload or a record
-    "treeadv.learning.trainer:Trainer._apply",  # gradients are there, the optimizer has not stepped
+    "treeadv.learning.trainer:learning_rate",  # gradients are there, the optimizer has not stepped
     "treeadv.learning.trainer:Trainer.write_files",  # a learner is about to write a checkpoint
     "actors.learner:Learner.step",  # a learner has references to forests, and has not read them
     "actors.learner:Learner.publish",  # the weights are handed over

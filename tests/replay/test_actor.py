@@ -21,9 +21,9 @@ from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
+from treeadv.data.tickets import Ticket  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
 from treeadv.replay.store import ReplayStore  # noqa: E402
-from treeadv.replay.tickets import Ticket  # noqa: E402
 from treeadv.storage.local import LocalFile  # noqa: E402
 
 ROOT = str(Path(__file__).parents[2])
@@ -123,7 +123,7 @@ async def scenario(config: Config, run_dir: str) -> None:
     assert (again.draw, again.attempt) == (4, 1) and again.seed != late.seed
     assert await queue.admit.remote(late.forest_id, [ray.put(grow(late))]) == "late"
     assert 'treeadv_queue_admitted_total{unit="forests"} 4.0' in await metrics(queue)
-    await queue.commit.remote(1)
+    await queue.commit.remote(1, 1)
     await queue.close.remote()
     ray.kill(queue)
     await resumed(actor.remote(config, run_dir, "two", 1, 0), tickets[2:])
@@ -146,7 +146,7 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     waiting = asyncio.ensure_future(queue.reserve.remote("w"))
     await queue.stop.remote()
     assert await waiting is None and None not in held
-    await queue.commit.remote(4)
+    await queue.commit.remote(4, 4)
     counts = await queue.counts.remote()
     assert counts["trained"]["forests"] == 8 and set(counts["law_error"].values()) == {0}
     await queue.close.remote()

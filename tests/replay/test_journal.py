@@ -200,15 +200,17 @@ def journalled(folder: Path, *records: Record) -> None:
         (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: step 3 is next"),
         (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: step 3 is next"),
         (Acked("lease-000009", 3), "lease-000009"),
-        (Committed(3), "step 3 cannot be durable: 1 is, 2 is the last one done"),
-        (Resumed(2, "s"), "the run cannot start again from step 2: 1 is the last durable one"),
+        (Committed(3, 0), "step 3 cannot be durable: 1 is, 2 is the last one done"),
+        (Committed(2, 0), "step 0 cannot be the oldest kept: it must be between 1 and 2"),
+        (Resumed(2, "s"), "the run cannot resume from step 2: 1 to 1 have durable checkpoints"),
+        (Resumed(0, "s"), "the run cannot resume from step 0: 1 to 1 have durable checkpoints"),
     ],
 )
 def test_a_record_of_a_step_that_cannot_be_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
     """One lease a step, steps without gaps."""
     one_run(tmp_path)
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
-    journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 0.0), wrong)
+    journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 2, 0.0), wrong)
     (fault,) = audit(str(tmp_path)).faults
     assert "cannot follow those before it" in fault and said in fault
 

@@ -89,7 +89,7 @@ def scenario(disk: Disk) -> None:
         promise(disk, store, disk.promised[1])
         if step in (2, 4):
             promise(disk, store, step)  # the checkpoint is written
-            store.commit(step)
+            store.commit(step, step - 2)
             promise(disk, store, step)
             store.journal_limit = 0 if step == 4 else 1 << 20
             store.compact()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,12 +17,13 @@ from tests.replay.helpers import Clock, batch_for, fill, forest_for, open_store,
 from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
+from treeadv.forest import Verdict
 from treeadv.replay.admission import advantage_mass
 from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
 from treeadv.replay.history import forests, forests_of_step
 from treeadv.replay.ledger import Entry, LeaseLost, State
-from treeadv.replay.records import Admitted, Reserved
+from treeadv.replay.records import Admitted, DropReason, Leased, Reserved
 from treeadv.replay.selection import choose, fifo, freshest, priority
 from treeadv.replay.store import ReplayStore
 
@@ -207,22 +210,147 @@ def test_a_checkpoint_that_the_journal_does_not_fit_is_refused(tmp_path: Path, s
         train(store, 2, s)
     store.commit(1)
     store.close()
-    with pytest.raises(BadInput, match=rf"checkpoint is of step {step}, the journal holds 1 \(durable\) to 3"):
+    with pytest.raises(BadInput, match=f"checkpoint is of step {step}, the journal can go back to steps 1 to 3"):
         open_store(tmp_path, durable_step=step)
     with pytest.raises(BadInput, match="no journal for the checkpoint of step 3"):
         open_store(tmp_path / "other", durable_step=3)
 
 
-def test_steps_that_are_taken_again_cannot_be_made_larger(tmp_path: Path) -> None:
-    """A larger one would take forests of the steps after it, which a newer policy drew."""
-    store = open_store(tmp_path, per_step=2)
+@pytest.mark.parametrize("change", ["one payload is damaged", "steps take more forests", "the bound is 0"])
+@pytest.mark.parametrize("bound", [0, 2])
+def test_no_lease_after_a_resume_has_a_newer_forest(tmp_path: Path, bound: int, change: str) -> None:
+    """Forests of later steps stay ready, and the lease waits for a forest that is grown again."""
+    store = open_store(tmp_path, max_staleness=bound)
     for step in (1, 2, 3):
         fill(store, 2, version=step - 1)
         train(store, 2, step)
+    first = next(e.payload for e in store.ledger.live.values())
     store.close()
-    with pytest.raises(BadInput, match=r"learner.forests_per_step=3: the steps since the checkpoint of step 1 took 2 forests each"):
-        open_store(tmp_path, per_step=3, durable_step=1)
-    open_store(tmp_path, per_step=3, durable_step=3).close()
+    per_step = 3 if change == "steps take more forests" else 2
+    if change == "one payload is damaged":
+        flip(tmp_path / "replay/payloads" / first.payload_file, first.offset + 400)
+    store = open_store(tmp_path, per_step, 0, max_staleness=0 if change == "the bound is 0" else bound)
+    for step in (1, 2, 3):
+        while (lease := store.lease(per_step, step - 1)) is None:
+            assert store.free_slots > 0, "a lease waits for a forest that nobody may grow"
+            fill(store, 1, version=step - 1)
+        assert all(store.ledger.live[fid].payload.newest_version <= step - 1 for fid in lease.forest_ids)
+        store.ack(lease.lease_id, step)
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound, report.table()
+
+
+def test_a_lease_may_wait_for_a_forest_that_a_worker_grows(tmp_path: Path) -> None:
+    """Slots beyond the capacity are given out once, however often the lease asks."""
+    store = open_store(tmp_path, per_step=1, max_staleness=0)
+    for step in (1, 2, 3):
+        fill(store, 1, version=step - 1)
+        train(store, 1, step)
+    first = next(e.payload for e in store.ledger.live.values())
+    store.close()
+    flip(tmp_path / "replay/payloads" / first.payload_file, first.offset + 400)
+    store = open_store(tmp_path, 1, 0, max_staleness=0)
+    for _ in range(3):
+        assert store.lease(1, 0) is None
+        assert store.free_slots == 1
+    ticket = reserve(store)
+    assert store.lease(1, 0) is None and store.free_slots == 0
+    assert store.admit(ticket.forest_id, batch_for(ticket)) == "admitted"
+    assert train(store, 1, 1) == (ticket.forest_id,)
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        (Leased("lease-000001", ("r0-000000-0",), 1, 2, 0.0), "has a forest of version 2"),
+        (Leased("lease-000001", ("r0-000000-0",), 5, 2, 0.0), "has a forest of staleness 3 > 2"),
+    ],
+)
+def test_audit_finds_a_lease_that_breaks_the_bound(tmp_path: Path, record: Leased, fault: str) -> None:
+    store = open_store(tmp_path)
+    fill(store, 1, version=2)
+    store._journal.append(record, 0.0)
+    store.close()
+    (found,) = audit(str(tmp_path)).faults
+    assert fault in found
+
+
+def test_audit_finds_a_record_whose_versions_are_not_the_payloads(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    reserved = reserve(store)
+    place = store._payloads.append(batch_for(reserved, version=50))
+    forest = forest_for(reserved, version=50)
+    store._write(Admitted(reserved.forest_id, forest.leaves, forest.tokens, 0, 0, 0.5, 1.0, *astuple(place)))
+    store.close()
+    (fault,) = audit(str(tmp_path)).faults
+    assert "50" in fault
+
+
+@pytest.mark.parametrize(("rewards", "kept"), [([1.0, 1.0, 1.0], False), ([0.0, 0.0, 0.0], False), ([0.0, 1.0, 1.0], True)])
+def test_mixed_only_drops_a_forest_of_one_reward(tmp_path: Path, rewards: list[float], kept: bool) -> None:
+    store = open_store(tmp_path, mixed_only=True)
+    record = reserve(store)
+    used = store.ledger.slots_used
+    outcome = store.admit(record.forest_id, batch_for(record, rewards=rewards))
+    assert outcome == ("admitted" if kept else "dropped")
+    assert store.ledger.slots_used == used - (not kept)
+    if not kept:
+        assert reserve(store).draw == 1, "another prompt gets the slot"
+        assert store.admit(record.forest_id, batch_for(record)) == "late"
+        assert figures(store)["dropped"]["no_variance"]["forests"] == 1
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound and report.dropped == ({} if kept else {"no_variance": 1}), report.table()
+
+
+def unjudged(record: Reserved, leaves: list[int]) -> pa.RecordBatch:
+    """A forest whose verifier timed out on some leaves."""
+    forest = forest_for(record)
+    verdict = forest.verdict.copy()
+    verdict[leaves] = Verdict.TIMEOUT
+    return wire.to_batch([replace(forest, verdict=verdict)])
+
+
+def test_a_forest_of_fewer_than_two_judged_leaves_is_refilled(tmp_path: Path) -> None:
+    store = open_store(tmp_path, attempts=2)
+    record = reserve(store)
+    assert store.admit(record.forest_id, unjudged(record, [0])) == "admitted"
+    for attempt in range(2):
+        record = reserve(store)
+        assert (record.draw, record.attempt) == (1, attempt)
+        assert store.admit(record.forest_id, unjudged(record, [0, 2])) == "dropped"
+    assert reserve(store).draw == 2, "the prompt is given up after queue.attempts"
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound and report.dropped == {"too_few_judged": 2}, report.table()
+
+
+def test_mixed_only_looks_at_judged_leaves_alone(tmp_path: Path) -> None:
+    store = open_store(tmp_path, mixed_only=True)
+    record = reserve(store)
+    forest = forest_for(record, rewards=[0.0, 1.0, 1.0])
+    verdict = forest.verdict.copy()
+    verdict[0] = Verdict.CRASH
+    assert store.admit(record.forest_id, wire.to_batch([replace(forest, verdict=verdict)])) == "dropped"
+
+
+@pytest.mark.parametrize(("reason", "again"), [("not_finite", True), ("no_variance", False)])
+def test_a_discarded_lease_frees_its_slots(tmp_path: Path, reason: DropReason, again: bool) -> None:
+    store = open_store(tmp_path, max_staleness=1)
+    fill(store, 4)
+    lease = store.lease(2, 0)
+    assert lease is not None
+    for _ in range(2):  # a repeat changes nothing
+        store.discard(lease.lease_id, reason, "the loss is NaN")
+    assert store.free_slots == 2 and reserve(store).attempt == int(again)
+    with pytest.raises(LeaseLost):
+        store.ack(lease.lease_id, 1)
+    train(store, 2, 1)
+    store.discard("lease-000002", reason, "it did its step")
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound and report.dropped == {reason: 2}, report.table()
 
 
 def test_an_audit_misses_the_records_of_a_step_that_has_a_checkpoint(tmp_path: Path) -> None:

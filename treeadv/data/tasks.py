@@ -1,6 +1,7 @@
 """Prompts with gold answers: JSONL and Parquet files, Hugging Face datasets by name, reasoning-gym families.
 
-A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it stopped.
+A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ REASONING_GYM = "reasoning-gym"
 class Problem:
     """One prompt. `problem` is the bare text (the prompt template is not applied), `answer` the gold answer.
 
-    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry": {...}}.
+    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry":
+    {...}}.
     """
 
     id: str
@@ -40,7 +42,8 @@ class ProblemSource(Protocol):
 
 
 def problem_source(task: TaskConfig, seed: int) -> ProblemSource:
-    """The source that `task` names. Faults of the task (path, family, option, a line without an answer) are `BadInput` here."""
+    """The source that `task` names. Faults of the task (path, family, option, a line without an answer) are `BadInput`
+    here."""
     if task.source == REASONING_GYM:
         return Families(task.families, task.verifier, seed)
     if task.source.startswith("hf:"):
@@ -84,7 +87,9 @@ class Families:
         entry = _create(family, rng.getrandbits(31))[0]
         own = self._verifier == REASONING_GYM
         if entry["answer"] is None and not own:
-            raise BadInput(f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}")
+            raise BadInput(
+                f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}"
+            )
         return Problem(
             id=f"{family.name}-{self._seed}-{draw}",
             problem=entry["question"],
@@ -102,7 +107,11 @@ def _create(family: Family, seed: int) -> Any:
         raise BadInput("task.source=reasoning-gym: the package is not installed (pip install reasoning-gym)") from e
     if family.name not in DATASETS:
         close = difflib.get_close_matches(family.name, DATASETS, n=1, cutoff=0.5)
-        meant = f", did you mean {close[0]}?" if close else f"; there are {len(DATASETS)}, e.g. chain_sum, gcd, basic_arithmetic"
+        meant = (
+            f", did you mean {close[0]}?"
+            if close
+            else f"; there are {len(DATASETS)}, e.g. chain_sum, gcd, basic_arithmetic"
+        )
         raise BadInput(f"task.families: unknown reasoning-gym family {family.name!r}{meant}")
     try:
         return reasoning_gym.create_dataset(family.name, seed=seed, size=1, **family.options)
@@ -111,10 +120,14 @@ def _create(family: Family, seed: int) -> Any:
 
 
 def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
-    """All problems of a .jsonl or .parquet file, in its order. Each needs `problem` and `answer`; `id`, `meta` are optional."""
+    """All problems of a .jsonl or .parquet file, in its order. Each needs `problem` and `answer`; `id`, `meta` are
+    optional."""
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
-        raise BadInput(f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or {REASONING_GYM}")
+        raise BadInput(
+            f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or"
+            f" {REASONING_GYM}"
+        )
     if not path.is_file():
         raise BadInput(f"{path}: no such file of problems")
     problems = [problem_of(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
@@ -147,8 +160,8 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
 
 
 def _read_hub(source: str, verifier: str) -> list[Problem]:
-    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT. A column `question` stands for `problem`, and of an answer counts
-    what comes after ####, where GSM8K's derivations end."""
+    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT. A column `question` stands for `problem`, and
+    of an answer counts what comes after ####, where GSM8K's derivations end."""
     name, *rest = source.removeprefix("hf:").split(":")
     split = rest.pop() if rest else "train"
     if len(rest) > 1:
@@ -156,16 +169,24 @@ def _read_hub(source: str, verifier: str) -> list[Problem]:
     try:
         import datasets
     except ImportError as e:
-        raise BadInput(f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file") from e
+        raise BadInput(
+            f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file"
+        ) from e
     try:
         rows = datasets.load_dataset(name, *rest, split=split or "train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file in it; no network
+    except (
+        OSError,
+        ValueError,
+        datasets.exceptions.DatasetsError,
+    ) as e:  # no such set, split or file in it; no network
         raise BadInput(f"task.source={source}: {one_line(e)}") from e
     if "problem" not in rows.column_names and "question" in rows.column_names:
         rows = rows.rename_column("question", "problem")
     missing = {"problem", "answer"} - set(rows.column_names)
     if missing:
-        raise BadInput(f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})")
+        raise BadInput(
+            f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})"
+        )
     return [problem_of(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
 
 
@@ -193,7 +214,9 @@ def problem_of(row: Any, where: str, default_id: str, verifier: str) -> Problem:
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     value = row.get(key)
     if value is None or value == "":
-        raise BadInput(f"{where}: no {key}; each needs problem and answer (this one has {', '.join(map(str, row)) or 'nothing'})")
+        raise BadInput(
+            f"{where}: no {key}; each needs problem and answer (this one has {', '.join(map(str, row)) or 'nothing'})"
+        )
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{where}: {key} must be text or a number, got {value!r}")
     return str(value)

@@ -11,11 +11,11 @@ from treeadv import wire
 from treeadv.errors import BadForest, BadInput
 from treeadv.replay.history import History, folder_of
 from treeadv.replay.journal import Line, Reader
-from treeadv.replay.ledger import UNITS, LawBroken, LeaseLost, Ledger
+from treeadv.replay.ledger import UNITS, LawBroken, LeaseLost, Ledger, State
 from treeadv.replay.payloads import PayloadReader
 from treeadv.replay.records import Admitted
 from treeadv.storage.folder import Folder
-from treeadv.storage.run_store import named_store
+from treeadv.storage.run_folder import named_store
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 
@@ -108,6 +108,9 @@ def _step(ledger: Ledger, history: History, line: Line) -> None:
 def _rows(history: History, states: dict[str, str]) -> dict[str, dict[str, int]]:
     """Count the admitted forests and their states. The totals of a snapshot count what was finished before it."""
     finished = {name: {u: history.before.totals[name, u] for u in UNITS} for name in ("trained", "dropped")}
+    for entry in history.before.in_state(State.TRAINED):  # the run may still go back before its step
+        for unit, n in zip(UNITS, (1, entry.payload.leaves, entry.payload.tokens), strict=True):
+            finished["trained"][unit] -= n
     rows = {name: dict(finished.get(name, dict.fromkeys(UNITS, 0))) for name in _ROWS}
     rows["admitted"] = {u: finished["trained"][u] + finished["dropped"][u] for u in UNITS}
     for fid in history.admitted:
@@ -137,7 +140,7 @@ def _step_faults(history: History, states: dict[str, str]) -> list[str]:
     out = [f"forest {fid} is in {n} places of the optimizer steps" for fid, n in times.items() if n > 1]
     out += [f"forest {fid} is trained by no step" for fid, s in states.items() if s == "trained" and fid not in times]
     out += [f"step {step} was done with {n} leases" for step, n in Counter(history.acks).items() if n > 1]
-    first = history.before.committed + 1
+    first = history.before.oldest_kept + 1
     gaps = sorted(set(range(first, max(history.acks, default=0) + 1)) - set(history.acks))
     out += [f"step {step} was done with no lease, but later ones were done" for step in gaps]
     return out
@@ -193,7 +196,8 @@ def _deleted_since(history: History, folder: Folder, fids: Iterable[str]) -> lis
 
 def _check_payload(a: Admitted, reader: PayloadReader) -> None:
     (forest,) = wire.from_batch(reader.read(a.place))
-    found, told = (forest.forest_id, forest.leaves, forest.tokens), (a.forest_id, a.leaves, a.tokens)
+    found = forest.forest_id, forest.leaves, forest.tokens, forest.oldest_version, forest.newest_version
+    told = a.forest_id, a.leaves, a.tokens, a.oldest_version, a.newest_version
     if found != told:
         raise BadForest(a.forest_id, f"the payload holds {found}, the journal says {told}")
 

@@ -13,17 +13,16 @@ _ADMITTED = (State.READY, State.LEASED, State.TRAINED, State.DROPPED)
 def figures(store: ReplayStore) -> dict[str, Any]:
     """Return JSON-able figures.
 
-    `states`: forests by state; `admitted`, `ready`, `leased`, `trained`: by unit; `dropped`: by reason, then unit;
-    `lost`: reservations that ended without a forest, by reason; `law_error`: by unit, zero unless there is a defect.
+    `states`: forests by state; `admitted`, `ready`, `leased`, `trained`: by unit; `dropped`: by reason, then unit, where
+    one that was not admitted counts as a forest without leaves or tokens; `law_error`: by unit, 0 unless there is a defect.
     """
     ledger, totals = store.ledger, store.ledger.totals
-    reasons = sorted({what for what, _ in totals} - {"admitted", *_ADMITTED})
+    reasons = sorted(({what for what, _ in totals} - {"admitted", *_ADMITTED}) | set(ledger.lost))
     states = {str(s): totals[s, "forests"] for s in _ADMITTED}
     return {
         "states": {"reserved": len(ledger.in_state(State.RESERVED)), **states},
         **{what: {u: totals[what, u] for u in UNITS} for what in ("admitted", "ready", "leased", "trained")},
-        "dropped": {r: {u: totals[r, u] for u in UNITS} for r in reasons},
-        "lost": dict(ledger.lost),
+        "dropped": {r: {u: totals[r, u] + ledger.lost[r] * (u == "forests") for u in UNITS} for r in reasons},
         "law_error": ledger.law_error(),
         "waiting_again": len(ledger.again),
         "next_draw": ledger.next_draw,

@@ -13,7 +13,7 @@ from treeadv.replay.ledger import Ledger
 from treeadv.replay.payloads import PayloadReader
 from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned, Snapshot
 from treeadv.storage.folder import Folder, open_folder
-from treeadv.storage.run_store import named_store
+from treeadv.storage.run_folder import named_store
 
 
 @dataclass(slots=True)
@@ -102,6 +102,7 @@ class History:
 
     def _resume(self, step: int) -> None:
         """Forget the steps after the checkpoint. Reserved prompts go out again."""
+        self.committed = step
         self.steps = {s: fids for s, fids in self.steps.items() if s <= step}
         self.acks = [s for s in self.acks if s <= step]
         kept = {fid for fids in self.steps.values() for fid in fids}

@@ -4,7 +4,8 @@
         \\__________\\______________> dropped(reason)
 
 A worker grows and grades a forest while it is `reserved`. `leased` lasts until the step is durable (`Committed`); the
-ack only frees the slots. The law, for forests, leaves and tokens, after every record:
+ack only frees the slots. A resume from an older checkpoint makes trained forests of later steps ready again.
+The law, for forests, leaves and tokens, after every record:
 
     admitted = ready + leased + trained + dropped
 
@@ -36,7 +37,8 @@ from treeadv.replay.records import (
 )
 
 UNITS = ("forests", "leaves", "tokens")
-_FAILURES = ("failed", "invalid")  # drops that the prompt may be to blame for
+_FAILURES = ("failed", "invalid", "too_few_judged", "not_finite")  # the prompt may be to blame
+_FINAL = ("no_variance",)  # another attempt at the prompt would likely end the same way
 
 
 class State(StrEnum):
@@ -91,7 +93,10 @@ class Again:
 
 
 class Ledger:
-    """Every forest that is not finished, and the totals of the finished ones."""
+    """Every forest that is not finished, and the totals of all.
+
+    A trained forest is finished once no checkpoint before its step is kept.
+    """
 
     def __init__(self) -> None:
         self.run = ""
@@ -103,6 +108,7 @@ class Ledger:
         self.leases_made = 0
         self.last_step = 0  # last step acknowledged
         self.committed = 0  # largest durable step
+        self.oldest_kept = 0  # oldest step that the run may resume from
         self.totals: Counter[tuple[str, str]] = Counter()  # by (state or drop reason, unit)
         self.lost: Counter[str] = Counter()  # reservations that ended without a forest, by reason
         self.lapsed: dict[str, Leased] = {}  # expired leases whose forests no other lease has taken
@@ -127,9 +133,17 @@ class Ledger:
         return self.again[0] if self.again else Again(self.next_draw, 0, 0)
 
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
-        """Return the record that drops a live forest. Its prompt is refilled, unless it may be to blame and `attempts` of its
-        draw have failed."""
-        return Dropped(fid, reason, detail, reason not in _FAILURES or self.live[fid].reserved.failures + 1 < attempts)
+        """Return the record that drops a live forest and tells whether its prompt goes out again.
+
+        It does after a drop that the prompt is not to blame for (stale, damaged), and otherwise until `attempts` of the draw
+        have failed. A prompt without variance does not.
+        """
+        failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
+        return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)
+
+    def leasable(self, version: int) -> list[Entry]:
+        """Return the ready forests that hold no token newer than `version`. After a resume there may be others."""
+        return [e for e in self.in_state(State.READY) if e.payload.newest_version <= version]
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
         """Return the drops of the ready forests whose oldest token is more than `bound` versions behind `version`."""
@@ -181,8 +195,8 @@ class Ledger:
                     self.lapsed[lease_id] = lease.record
             case Dropped():
                 self._drop(record)
-            case Committed(step=step):
-                self._commit(step)
+            case Committed():
+                self._commit(record)
             case Resumed():
                 self._resume(record)
             case Snapshot(ledger=state):
@@ -211,6 +225,12 @@ class Ledger:
     def _lease(self, record: Leased) -> None:
         if any(self.live[fid].state is not State.READY for fid in record.forest_ids):
             raise ValueError(f"lease {record.lease_id} names a forest that is not ready")
+        for payload in (self.live[fid].payload for fid in record.forest_ids):
+            newest, age = payload.newest_version, record.version - payload.oldest_version
+            if newest > record.version:
+                raise ValueError(f"lease {record.lease_id} of version {record.version} has a forest of version {newest}")
+            if age > record.max_staleness:
+                raise ValueError(f"lease {record.lease_id} has a forest of staleness {age} > {record.max_staleness}")
         for fid in record.forest_ids:
             self._move(fid, State.LEASED)
         taken = set(record.forest_ids)
@@ -245,33 +265,48 @@ class Ledger:
             r = entry.reserved
             self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason in _FAILURES)))
 
-    def _commit(self, step: int) -> None:
-        if not self.committed <= step <= self.last_step:
-            raise ValueError(f"step {step} cannot be durable: {self.committed} is, {self.last_step} is the last one done")
-        self.committed = step
-        for lease in [x for x in self.leases.values() if x.step is not None and x.step <= step]:
-            del self.leases[lease.record.lease_id]
+    def _commit(self, record: Committed) -> None:
+        if not self.committed <= record.step <= self.last_step:
+            wrong = f"{self.committed} is, {self.last_step} is the last one done"
+            raise ValueError(f"step {record.step} cannot be durable: {wrong}")
+        if not self.oldest_kept <= record.oldest_kept <= record.step:
+            wrong = f"it must be between {self.oldest_kept} and {record.step}"
+            raise ValueError(f"step {record.oldest_kept} cannot be the oldest kept: {wrong}")
+        for lease in self._acked_after(self.committed, record.step):
             for fid in lease.record.forest_ids:
                 self._move(fid, State.TRAINED)
+        for lease in self._acked_after(self.oldest_kept, record.oldest_kept):
+            del self.leases[lease.record.lease_id]
+            for fid in lease.record.forest_ids:
+                del self.live[fid]
+        self.committed, self.oldest_kept = record.step, record.oldest_kept
+
+    def _acked_after(self, low: int, high: int) -> list[OpenLease]:
+        """Return the leases of steps low + 1 to high."""
+        return [x for x in self.leases.values() if x.step is not None and low < x.step <= high]
 
     def _resume(self, record: Resumed) -> None:
-        if record.step != self.committed:
-            raise ValueError(f"the run cannot start again from step {record.step}: {self.committed} is the last durable one")
+        if not self.oldest_kept <= record.step <= self.committed:
+            wrong = f"{self.oldest_kept} to {self.committed} have durable checkpoints"
+            raise ValueError(f"the run cannot resume from step {record.step}: {wrong}")
         self.session = record.session
-        turn = 0
-        for lease in sorted(self.leases.values(), key=lambda x: (x.step is None, x.step or 0)):  # stable: else in the order made
-            for fid in lease.record.forest_ids:
-                self.live[fid] = replace(self.live[fid], turn=turn)
-                self._move(fid, State.READY)
-                turn += 1
-        self.leases.clear()
+        undone = [x for x in self.leases.values() if x.step is None or x.step > record.step]
+        undone.sort(key=lambda x: (x.step is None, x.step or 0))  # stable: open ones as they were made
+        first = [fid for lease in undone for fid in lease.record.forest_ids]
+        later = sorted((e for e in self.in_state(State.READY) if e.turn is not None), key=lambda e: e.turn or 0)
+        for turn, fid in enumerate([*first, *(e.reserved.forest_id for e in later)]):
+            self.live[fid] = replace(self.live[fid], turn=turn)
+        for fid in first:
+            self._move(fid, State.READY)
+        for lease in undone:
+            del self.leases[lease.record.lease_id]
         self.lapsed.clear()
         for entry in self.in_state(State.RESERVED):
             r = entry.reserved
             del self.live[r.forest_id]
             self.again.append(Again(r.draw, r.attempt + 1, r.failures))
         self.again.sort(key=lambda a: a.draw)
-        self.last_step = self.committed
+        self.committed = self.last_step = record.step
 
     # ---- as a snapshot -------------------------------------------------------------------------------------------------------
     def to_state(self) -> dict[str, Any]:
@@ -297,7 +332,7 @@ class Ledger:
         if entry.state is not State.RESERVED:
             self._count(entry.state, entry.payload, -1)
         self._count(to, entry.payload, 1)
-        if to in (State.TRAINED, State.DROPPED):
+        if to is State.DROPPED:
             del self.live[fid]
         else:
             self.live[fid] = replace(entry, state=to)
@@ -312,7 +347,7 @@ class Ledger:
             raise LawBroken(f"admitted - ready - leased - trained - dropped = {error} after {record}")
 
 
-_PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed", "_orders")
+_PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed", "oldest_kept", "_orders")
 _NESTED: dict[str, TypeAdapter[Any]] = {
     "live": TypeAdapter(dict[str, Entry]), "leases": TypeAdapter(dict[str, OpenLease]), "again": TypeAdapter(list[Again]),
     "lapsed": TypeAdapter(dict[str, Leased]),

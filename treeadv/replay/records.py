@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 FORMAT = 3
 
-DropReason = Literal["stale", "failed", "invalid", "damaged"]
+DropReason = Literal["stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,16 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """Forests went to the learner, in this order. `deadline` is in seconds of the queue's clock."""
+    """Forests went to the learner at policy `version`, in this order.
+
+    No token of them is newer than `version` or more than `max_staleness` versions older. `deadline` is in seconds of the
+    queue's clock.
+    """
 
     lease_id: str
     forest_ids: tuple[str, ...]
     version: int
+    max_staleness: int
     deadline: float
 
 
@@ -101,7 +106,10 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A forest will not be trained. With `refill` its prompt goes out again as the next attempt of the same draw."""
+    """A forest will not be trained, and its slot is free.
+
+    With `refill` its prompt goes out again as the next attempt of the same draw; otherwise the draw is finished.
+    """
 
     forest_id: str
     reason: DropReason
@@ -111,9 +119,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Every step up to this one is in a durable checkpoint."""
+    """Every step up to this one is in a durable checkpoint. The run may resume from any step since `oldest_kept`, that of
+    the oldest checkpoint that is kept."""
 
     step: int
+    oldest_kept: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
-from treeadv.replay.admission import advantage_mass, graded_forest
+from treeadv.replay.admission import advantage_mass, graded_forest, rejection
 from treeadv.replay.journal import Journal, Reader, Torn
 from treeadv.replay.ledger import Ledger, State
 from treeadv.replay.payloads import Damaged, Payloads
@@ -27,6 +27,7 @@ from treeadv.replay.records import (
     Admitted,
     Committed,
     Dropped,
+    DropReason,
     Leased,
     Opened,
     Record,
@@ -40,7 +41,8 @@ from treeadv.replay.records import (
 from treeadv.replay.selection import choose, selection_rule
 from treeadv.storage.folder import Action, flush, open_folder
 
-Admission = Literal["admitted", "repeat", "late", "refused"]
+Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
+_TELL_EVERY = 50  # forests dropped in a row on admission
 log = logging.getLogger("treeadv.replay")
 
 
@@ -68,15 +70,16 @@ class ReplayStore:
         session: str,
         step: int,
         clock: Callable[[], float] = time.time,
+        versions_per_step: int = 1,
     ) -> None:
         """Open or make `run_dir`/replay (a path or a URI) and read the journal back.
 
         `session` names this start of the run, `step` the checkpoint that it resumes from (0: none). The first to open the
         folder in a session goes back to that step: forests leased after it are ready again in the same order, prompts
         that were only reserved go out again. A later one (the queue died beside a living learner) changes nothing.
+        `versions_per_step` is the number of optimizer updates of a step.
 
-        Raises `BadInput` for a folder in use, damage, another format, or a checkpoint or number of forests that does not
-        fit the journal.
+        Raises `BadInput` for a folder in use, damage, another format, or a checkpoint that does not fit the journal.
         """
         began = time.perf_counter()
         self._config, self._seed, self._clock = config, seed, clock
@@ -86,7 +89,9 @@ class ReplayStore:
             raise BadInput(f"queue.fsync=none would never write to {run_dir}; use interval or always")
         self.fsync_interval = config.fsync_interval or self._folder.flush_seconds
         self.journal_limit = config.payload_mb << 20
-        self.capacity = (config.max_staleness + 1) * forests_per_step
+        self.capacity = (config.max_staleness // versions_per_step + 1) * forests_per_step
+        self._waiting: tuple[int, int] | None = None  # forests and version of a lease that could not be made
+        self._dropped_in_a_row = 0  # forests on admission
         self._journals, payloads = self._folder.child("journal"), self._folder.child("payloads")
         self._journals.make()
         payloads.make()
@@ -100,7 +105,7 @@ class ReplayStore:
             self._payloads.settle(self._needed())  # before the records that refer to them
             self._journal = Journal(self._journals, reader, session, self._lock.check)
             self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
-            self._begin(session, step, forests_per_step)
+            self._begin(session, step)
         except BaseException:
             self._lock.undo()
             raise
@@ -109,7 +114,7 @@ class ReplayStore:
         if reader.ignored:
             log.warning("%s: %d parts hold records of a process that had lost the run; ignored", run_dir, reader.ignored)
 
-    def _begin(self, session: str, step: int, per_step: int) -> None:
+    def _begin(self, session: str, step: int) -> None:
         if not self.opening.records:
             if step:
                 raise BadInput(f"{self._folder.uri}: no journal for the checkpoint of step {step}; restore it or start anew")
@@ -117,27 +122,28 @@ class ReplayStore:
             return
         if self.ledger.session == session:
             return
-        low, high = self.ledger.committed, self.ledger.last_step
+        low, high = self.ledger.oldest_kept, self.ledger.last_step
         if not low <= step <= high:
             raise BadInput(
-                f"{self._folder.uri}: the checkpoint is of step {step}, the journal holds {low} (durable) to {high};"
+                f"{self._folder.uri}: the checkpoint is of step {step}, the journal can go back to steps {low} to {high};"
                 " resume from one of these, any other would lose forests or train them twice"
             )
-        undone = [len(x.record.forest_ids) for x in self.ledger.leases.values() if x.step is None or x.step > step]
-        if undone and per_step > max(undone):  # a larger step would take forests of later steps, of a newer policy
-            raise BadInput(
-                f"learner.forests_per_step={per_step}: the steps since the checkpoint of step {step} took {max(undone)}"
-                f" forests each and are taken again as they were; resume with {max(undone)}, and change it from a later"
-                " checkpoint"
-            )
-        self.commit(step)
+        self.commit(step, low)
         self._write(Resumed(step, session))  # last: a process that dies before it starts over
 
     # ---- calls of workers --------------------------------------------------------------------------------------------
     @property
     def free_slots(self) -> int:
-        """Forests that may still be reserved. After a resume more than the capacity may be ready; then 0."""
-        return max(0, self.capacity - self.ledger.slots_used)
+        """Forests that may still be reserved.
+
+        A resume may leave forests for later steps in all slots. A lease that then waits for an earlier forest gets the slots
+        that it needs beyond the capacity.
+        """
+        lacking = 0
+        if self._waiting is not None:
+            n, version = self._waiting
+            lacking = n - len(self.ledger.leasable(version)) - len(self.ledger.in_state(State.RESERVED))
+        return max(0, lacking, self.capacity - self.ledger.slots_used)
 
     def reserve(self, worker: str, request: str, prompt_id: Callable[[int], str]) -> Reserved | None:
         """Take a slot for the next draw, whose prompt is `prompt_id(draw)`; None while no slot is free.
@@ -171,7 +177,8 @@ class ReplayStore:
         """Store one graded forest.
 
         `repeat`: it was admitted before. `late`: its reservation went to another attempt or is finished. `refused`: it
-        breaks an invariant; it is dropped as invalid and its prompt goes out again.
+        breaks an invariant; it is dropped as invalid and its prompt goes out again. `dropped`: it is valid, but nothing can
+        be learnt from it (see `rejection`).
         """
         state = self._state(fid)
         if state is not State.RESERVED:
@@ -181,8 +188,16 @@ class ReplayStore:
         except (BadForest, BadInput) as e:
             self._drop(self.ledger.drop(fid, "invalid", str(e), self._config.attempts))
             return "refused"
+        if found := rejection(forest, self._config):
+            self._drop(self.ledger.drop(fid, found.reason, found.detail, self._config.attempts))
+            self._dropped_in_a_row += 1
+            if self._dropped_in_a_row % _TELL_EVERY == 0:
+                log.warning("no forest of the last %d was stored: %s", self._dropped_in_a_row, found.detail)
+            return "dropped"
+        self._dropped_in_a_row = 0
         place = self._payloads.append(batch)
-        reward, mass = float(forest.reward.mean(dtype=np.float64)), advantage_mass(forest.reward)
+        judged = forest.reward[forest.judged]
+        reward, mass = float(judged.mean(dtype=np.float64)), advantage_mass(judged)
         versions = forest.oldest_version, forest.newest_version
         self._write(Admitted(fid, forest.leaves, forest.tokens, *versions, reward, mass, *astuple(place)))
         return "admitted"
@@ -191,7 +206,8 @@ class ReplayStore:
     def lease(self, n: int, version: int, fetch: Callable[[str], object] | None = None) -> Leased | None:
         """Take `n` ready forests for the learner at policy `version`; None while there are fewer.
 
-        Forests over the staleness bound are dropped first and refilled. A repeat for a version whose lease is open
+        A forest with a token newer than `version` stays ready: a resume may leave some for later steps. Forests over
+        the staleness bound are dropped first and refilled. A repeat for a version whose lease is open
         returns that lease. `fetch` (`payload` unless given) is called with each id before the lease is made: a forest
         that it finds damaged is dropped and refilled too, else every later process would lease it and fail.
         """
@@ -209,8 +225,9 @@ class ReplayStore:
             self._drop(record)
         number = self.ledger.leases_made + 1
         while True:
-            chosen = choose(self.ledger.in_state(State.READY), n, self._select, (self._seed, number))
+            chosen = choose(self.ledger.leasable(version), n, self._select, (self._seed, number))
             if len(chosen) < n:
+                self._waiting = n, version
                 return None
             ids = tuple(e.reserved.forest_id for e in chosen)
             bad = self._damaged(ids, fetch)
@@ -218,8 +235,10 @@ class ReplayStore:
                 break
             for record in bad:
                 self._drop(record)
-        lease = Leased(f"lease-{number:06d}", ids, version, self._clock() + self._config.lease_seconds)
+        deadline = self._clock() + self._config.lease_seconds
+        lease = Leased(f"lease-{number:06d}", ids, version, self._config.max_staleness, deadline)
         self._write(lease)
+        self._waiting = None
         return lease
 
     def ack(self, lease_id: str, step: int) -> None:
@@ -233,6 +252,18 @@ class ReplayStore:
         if lease is not None and lease.step is None:
             self._write(Returned(lease_id, "nack"))
 
+    def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
+        """The learner cannot train the lease: its forests are dropped. Does nothing for a lease that ended or did its step.
+
+        Whether their prompts go out again depends on the reason (see `Ledger.drop`).
+        """
+        lease = self.ledger.leases.get(lease_id)
+        if lease is None or lease.step is not None:
+            return
+        self.nack(lease_id)
+        for fid in lease.record.forest_ids:
+            self._drop(self.ledger.drop(fid, reason, detail, self._config.attempts))
+
     def expire(self) -> int:
         """End the leases whose deadline has passed. Returns how many."""
         over = self.ledger.expired(self._clock())
@@ -242,12 +273,16 @@ class ReplayStore:
             self._write(record)
         return len(over)
 
-    def commit(self, step: int) -> None:
-        """Steps up to `step` are in a durable checkpoint: their forests are trained."""
+    def commit(self, step: int, oldest_kept: int | None = None) -> None:
+        """Steps up to `step` are in a durable checkpoint: their forests are trained.
+
+        The run may later resume from `oldest_kept` (`step` unless given), the step of the oldest checkpoint that is kept.
+        """
         if step > self.ledger.last_step:
             raise ValueError(f"commit of step {step}: {self.ledger.last_step} is the last one done")
         if step > self.ledger.committed:
-            self._write(Committed(step))
+            oldest = step if oldest_kept is None else max(oldest_kept, self.ledger.oldest_kept)
+            self._write(Committed(step, oldest))
 
     def compaction(self) -> list[Action]:
         """With retain=unacknowledged: return what deletes the payload files that hold only finished forests, and what puts
@@ -327,6 +362,8 @@ class ReplayStore:
 
     def _drop(self, record: Dropped) -> None:
         level, fate = (logging.WARNING, "goes out again") if record.refill else (logging.ERROR, "is given up")
+        if record.reason == "no_variance":
+            level, fate = logging.INFO, "is finished"
         log.log(level, "forest %s dropped as %s: %s; its prompt %s", record.forest_id, record.reason, record.detail, fate)
         self._write(record)
 

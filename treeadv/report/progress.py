@@ -45,11 +45,15 @@ class Progress:
         if self._live:
             self._live.update(self._display())
         else:
-            cells = [f"step {record['step']}/{self._total}", *(f"{k} {v}" for k, v in self._facts()), f"ETA {self._eta()}"]
+            cells = [
+                f"step {record['step']}/{self._total}",
+                *(f"{k} {v}" for k, v in self._facts()),
+                f"ETA {self._eta()}",
+            ]
             self._console.print("  ".join(cells), highlight=False, soft_wrap=True)
 
     def _starting(self) -> Text:
-        return Text(f"starting a run of {self._total} steps: the actors load the model", style="dim")
+        return Text(f"starting a run of {self._total} steps: the model is loaded", style="dim")
 
     def _display(self) -> RenderableType:
         record = self._records[-1]
@@ -76,7 +80,8 @@ class Progress:
         ]
 
     def _eta(self) -> str:
-        """Time left at the pace of the last steps; the first step of a session, with its start-up, does not count as pace."""
+        """Time left at the pace of the last steps; the first step of a session, with its start-up, does not count as
+        pace."""
         recent = list(self._records)[-_WINDOW - 1 :]
         if len(recent) < 2:
             return "after the next step" if self._records[-1]["step"] < self._total else "0:00"
@@ -89,7 +94,9 @@ def final_table(summary: dict[str, Any], console: Console) -> None:
     if not summary["steps"]:
         console.print("No step was completed.")
         return
-    table = Table(title=f"{summary['steps']} steps in {clock(summary['elapsed_s'])}", title_justify="left", show_header=False)
+    table = Table(
+        title=f"{summary['steps']} steps in {clock(summary['elapsed_s'])}", title_justify="left", show_header=False
+    )
     for name, value in summary_rows(summary):
         table.add_row(name, value)
     console.print(table)
@@ -103,7 +110,10 @@ def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("mean reward, first fifth of the steps", f"{s['reward_first_fifth']:.3f}"),
         ("mean reward, last fifth of the steps", f"{s['reward_last_fifth']:.3f}"),
-        ("tokens generated", f"{s['tokens_generated']:,.0f} ({s['prefix_reuse']:.0%} of the prefix tokens came from the cache)"),
+        (
+            "tokens generated",
+            f"{s['tokens_generated']:,.0f} ({s['prefix_reuse']:.0%} of the prefix tokens came from the cache)",
+        ),
         ("tokens trained", f"{s['tokens_trained']:,.0f} instead of {expanded}"),
         ("staleness, in policy versions", f"mean {s['staleness_mean']:.2f}, max {s['staleness_max']}"),
         ("forests", ", ".join(f"{state} {n}" for state, n in s["forests"].items())),

@@ -20,6 +20,16 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn any refusal of the disk (full, over a quota or a size limit, not permitted) into `BadInput`: one line."""
+    try:
+        yield
+    except OSError as e:
+        remedy = "nothing stored is lost: free space or mend the disk, then resume the run"
+        raise BadInput(f"{path}: cannot be written ({e.strerror or e}); {remedy}") from e
+
+
 def publish(scratch: Path, target: Path) -> None:
     """Rename a file or folder to `target` in the same folder, durably: after a crash `target` is whole or not there.
 
@@ -41,10 +51,9 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        yield scratch
-        publish(scratch, target)
-    except OSError as e:
-        raise BadInput(f"{target}: cannot be written ({e.strerror or e})") from e
+        with writing(target):
+            yield scratch
+            publish(scratch, target)
     finally:
         if scratch.is_dir():
             shutil.rmtree(scratch)

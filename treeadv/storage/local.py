@@ -7,19 +7,16 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from treeadv.errors import BadInput
-from treeadv.storage.disk import fsync, replace_file
+from treeadv.storage.disk import fsync, replace_file, writing
 from treeadv.storage.folder import Action, Bytes, join, read_exactly
 from treeadv.storage.lock import LocalLock, Owner
-
-_REMEDY = "nothing stored is lost: free space or mend the disk, then resume the run"
 
 
 class LocalFile:
@@ -33,7 +30,7 @@ class LocalFile:
         self._path = path
         self._sealed = False
         self._lock = threading.Lock()  # a flush may run in another thread while the owner closes the file
-        with _disk_faults(path):
+        with writing(path):
             self._handle: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             fsync(path.parent)
 
@@ -41,7 +38,7 @@ class LocalFile:
         if self._handle is None or self._sealed:
             raise RuntimeError(f"{self._path} is closed")
         rest = memoryview(data)
-        with _disk_faults(self._path):
+        with writing(self._path):
             try:
                 while rest.nbytes:
                     rest = rest[os.write(self._handle, rest) :]
@@ -61,7 +58,7 @@ class LocalFile:
         sealed = self._sealed  # read before the fsync: a file that is sealed meanwhile may have new bytes
         with self._lock:
             if self._handle is not None:
-                with _disk_faults(self._path):
+                with writing(self._path):
                     os.fsync(self._handle)
         if sealed:
             self.close()
@@ -88,7 +85,7 @@ class LocalFolder:
 
     def make(self) -> None:
         missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
-        with _disk_faults(self.path):
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             for path in missing:
                 fsync(path.parent)
@@ -123,7 +120,7 @@ class LocalFolder:
         replace_file(self.path / name, data)
 
     def truncate(self, name: str, size: int) -> None:
-        with _disk_faults(self.path / name):
+        with writing(self.path / name):
             os.truncate(self.path / name, size)
             fsync(self.path / name)
 
@@ -154,12 +151,3 @@ class LocalFolder:
 
     def check_owner(self, session: str) -> None:
         pass
-
-
-@contextlib.contextmanager
-def _disk_faults(path: Path) -> Iterator[None]:
-    """Turn any refusal of the disk (full, over a quota or a size limit, not permitted) into one line."""
-    try:
-        yield
-    except OSError as e:
-        raise BadInput(f"{path}: cannot be written ({e.strerror or e}); {_REMEDY}") from e

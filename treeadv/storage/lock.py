@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from treeadv.errors import BadInput
+from treeadv.storage.disk import writing
 from treeadv.storage.folder import Folder
 
 
@@ -46,7 +47,8 @@ class LocalLock:
 
     def __init__(self, folder: Path) -> None:
         """Raises `BadInput` if another process holds the lock."""
-        self._handle: int | None = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        with writing(folder / "lock"):
+            self._handle: int | None = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:

@@ -2,7 +2,7 @@
 
     replay/                          journal and payload files, written by the queue
     checkpoints/step-N-SESSION/      the files of a checkpoint; SESSION names the start of the run that wrote it
-    checkpoints/step-N-SESSION.json  their sizes, written last: without it the files are no checkpoint, because an
+    checkpoints/step-N-SESSION.json  their sizes and checksums, written last: without it the files are no checkpoint, because an
                                      object store cannot rename a folder
     config.yaml, metrics.jsonl, summary.json, report.html   copies of the run folder's files, made before each
                                      checkpoint and at the end
@@ -13,10 +13,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import re
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +26,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from treeadv.errors import BadInput, one_line
+from treeadv.storage import manifest
 from treeadv.storage.folder import open_folder
 from treeadv.storage.lock import next_session
 
 COPIED = ("config.yaml", "metrics.jsonl", "summary.json", "report.html")
 _PROBE = "writable"
+_RANK_FILES = "files-"  # begins the name of the manifest of one rank
+log = logging.getLogger("treeadv.storage")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,6 +63,7 @@ class ObjectRunStore:
             )
         self.home = uri
         self._path = path
+        self._damaged: set[str] = set()  # names
         with self._reporting("reached"):
             self._folder = open_folder(uri)
         self.keeps_unflushed = self._folder.keeps_unflushed
@@ -112,11 +118,28 @@ class ObjectRunStore:
         """Return the sealed checkpoints in order; of one step the latest session comes last."""
         return sorted(c for c in map(_Checkpoint.parse, self._checkpoints.sizes(".json")) if c)
 
+    def newest_whole(self) -> int:
+        """As `RunStore.newest_whole`, by sizes. Checksums are verified when a checkpoint is fetched."""
+        for step, name in sorted(self._whole().items(), reverse=True):
+            with self._reporting("read"):
+                seal = self._checkpoints.read(f"{name}.json").to_pybytes()
+                try:
+                    fault = manifest.size_fault(self._checkpoints.child(name).tree(), json.loads(seal)["files"])
+                except (ValueError, TypeError, KeyError, AttributeError) as e:  # it is no manifest
+                    fault = f"its seal cannot be read ({one_line(e)})"
+            if not fault:
+                return step
+            self._damaged.add(name)
+            log.warning("checkpoint %s checkpoints/%s is passed over: %s", self.home, name, fault)
+        return 0
+
     def write_checkpoint(self, step: int, session: str, write: Callable[[Path], None]) -> None:
         """Upload the files of one rank. Ranks need no disk in common."""
         self._path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".upload-", dir=self._path) as scratch:
             write(Path(scratch))
+            files = json.dumps(manifest.describe(Path(scratch)))
+            (Path(scratch) / f"{_RANK_FILES}{uuid.uuid4().hex}.json").write_text(files)
             with self._reporting("written"):
                 self._checkpoints.child(f"step-{step}-{session}").copy_in(Path(scratch))
 
@@ -124,11 +147,16 @@ class ObjectRunStore:
         """As `RunStore.seal`. Raises `BadInput` if another session has opened the run."""
         name = f"step-{step}-{session}"
         with self._reporting("written"):
-            seal = {"written": time.time(), "files": self._checkpoints.child(name).tree()}
+            folder = self._checkpoints.child(name)
+            files: manifest.Manifest = {}
+            for rank_files in (path for path in folder.tree() if path.startswith(_RANK_FILES)):
+                files |= json.loads(folder.read(rank_files).to_pybytes())
+            if fault := manifest.size_fault(folder.tree(), files):
+                raise BadInput(f"{self.home}: checkpoints/{name}: the upload is not complete, {fault}")
             self._replay.check_owner(session)
-            self._checkpoints.write_whole(f"{name}.json", json.dumps(seal).encode())
-            whole = self._whole()
-            kept = {whole[step] for step in sorted(whole)[-keep:]}
+            self._checkpoints.write_whole(f"{name}.json", json.dumps({"written": time.time(), "files": files}).encode())
+            whole = {s: n for s, n in self._whole().items() if s <= step and n not in self._damaged}
+            kept = {whole[s] for s in sorted(whole)[-keep:]}
             found = {path.partition("/")[0].removesuffix(".json") for path in self._checkpoints.tree()}
             for other in map(_Checkpoint.parse, sorted(found - kept)):
                 if other and other.session <= session:
@@ -163,13 +191,11 @@ class ObjectRunStore:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             self._checkpoints.child(name).copy_out(folder)
-            for file, size in json.loads(seal)["files"].items():
-                path = folder / file
-                if not path.is_file() or path.stat().st_size != size:
-                    raise BadInput(
-                        f"{self.home}: checkpoints/{name}/{file} is missing or has not its {size} bytes; delete"
-                        f" checkpoints/{name}.json to resume from the checkpoint before"
-                    )
+            if fault := manifest.fault(folder, json.loads(seal)["files"]):
+                raise BadInput(
+                    f"{self.home}: checkpoints/{name}/{fault}; delete checkpoints/{name}.json to resume from the checkpoint"
+                    " before"
+                )
             copy.write_bytes(seal)
 
     @contextmanager

@@ -20,8 +20,8 @@ from typing import Any
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput
-from treeadv.storage.disk import fsync, replace_file
-from treeadv.storage.run_store import LocalRunStore, RunStore, run_store
+from treeadv.storage.disk import fsync, replace_file, writing
+from treeadv.storage.run_store import LocalRunStore, RunStore, object_store, run_store
 
 
 class RunFolder:
@@ -79,8 +79,8 @@ class RunFolder:
         return self.store.checkpoints()
 
     def last_checkpoint(self) -> int:
-        """Return the step that the run would resume from; 0 if it has no checkpoint."""
-        return max(self.checkpoints(), default=0)
+        """Return the step that the run would resume from, that of the newest whole checkpoint; 0 if there is none."""
+        return self.store.newest_whole()
 
     def checkpoint(self, step: int) -> Path:
         """Return where the files of a checkpoint lie on this machine, if they do."""
@@ -137,12 +137,21 @@ class RunFolder:
 
     def record(self, record: dict[str, Any]) -> None:
         """Append the record of one step."""
-        with (self.path / "metrics.jsonl").open("a") as f:
+        path = self.path / "metrics.jsonl"
+        with writing(path), path.open("a") as f:
             f.write(json.dumps(record) + "\n")
 
     def write(self, name: str, value: Any) -> None:
         """Write JSON beside the records, whole or not at all."""
         replace_file(self.path / name, json.dumps(value, indent=2) + "\n")
+
+
+def named_store(run: str) -> RunStore:
+    """Return the store of a run, given its folder or URI. A folder that holds no configuration is taken for a run's."""
+    if "://" in run:
+        return object_store(run, Path())
+    path = Path(run)
+    return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)
 
 
 def _make_complete(path: Path, config: Config) -> None:

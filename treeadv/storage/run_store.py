@@ -5,6 +5,8 @@ The protocol, the implementation for a folder, and the choice between the two.
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import shutil
 import uuid
@@ -15,8 +17,12 @@ from pathlib import Path
 from typing import Protocol
 
 from treeadv.config import Config
-from treeadv.errors import BadInput
-from treeadv.storage.disk import fsync, publish
+from treeadv.errors import one_line
+from treeadv.storage import manifest
+from treeadv.storage.disk import fsync, publish, writing
+
+MANIFEST = "files.json"  # in the folder of a checkpoint
+log = logging.getLogger("treeadv.storage")
 
 # The implementation for a run with run.storage; it is imported only for such a run, because it needs pyarrow.
 OBJECT_STORE = "treeadv.storage.object_run:ObjectRunStore"
@@ -57,7 +63,14 @@ class RunStore(Protocol):
         ...
 
     def checkpoints(self) -> list[int]:
-        """Return the steps of the whole checkpoints, oldest first."""
+        """Return the steps of the sealed checkpoints, oldest first. Their files may have been damaged since."""
+        ...
+
+    def newest_whole(self) -> int:
+        """Return the step of the newest checkpoint whose files are as they were written; 0 if there is none.
+
+        A warning names each damaged one. The next `seal` deletes it.
+        """
         ...
 
     def write_checkpoint(self, step: int, session: str, write: Callable[[Path], None]) -> None:
@@ -65,7 +78,8 @@ class RunStore(Protocol):
         ...
 
     def seal(self, step: int, session: str, keep: int) -> None:
-        """Make a checkpoint count, now that all ranks have written it, and delete all but the newest `keep`."""
+        """Make a checkpoint count, now that all ranks have written it. Delete all but the newest `keep`, damaged ones, and those
+        of later steps, which the run has gone back before."""
         ...
 
     def fetched(self, step: int) -> AbstractContextManager[Path]:
@@ -81,6 +95,8 @@ class LocalRunStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._checkpoints = path / "checkpoints"
+        self._damaged: set[int] = set()
+        self._checked: dict[int, int] = {}  # the time of the manifest by step, of checkpoints that were found whole
         self.home = str(path)
 
     def check(self) -> None:
@@ -106,18 +122,47 @@ class LocalRunStore:
         matches = [re.fullmatch(r"step-(\d+)", p.name) for p in self._checkpoints.glob("step-*")]
         return sorted(int(m[1]) for m in matches if m)
 
+    def newest_whole(self) -> int:
+        for step in reversed(self.checkpoints()):
+            if not (fault := self._fault(step)):
+                return step
+            self._damaged.add(step)
+            log.warning("checkpoint %s/step-%d is passed over: %s", self._checkpoints, step, fault)
+        return 0
+
+    def _fault(self, step: int) -> str:
+        """Return what is wrong with the files of a checkpoint; "" if nothing is."""
+        folder = self._checkpoints / f"step-{step}"
+        try:
+            written = (folder / MANIFEST).stat().st_mtime_ns
+            if self._checked.get(step) == written:
+                return ""
+            fault = manifest.fault(folder, json.loads((folder / MANIFEST).read_text()))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:  # it is no manifest
+            return f"{MANIFEST} cannot be read ({one_line(e)})"
+        if not fault:
+            self._checked[step] = written
+        return fault
+
     def write_checkpoint(self, step: int, session: str, write: Callable[[Path], None]) -> None:
         scratch = self._scratch(step, session)
-        scratch.mkdir(parents=True, exist_ok=True)
-        write(scratch)
+        with writing(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
+            write(scratch)
 
     def seal(self, step: int, session: str, keep: int) -> None:
-        try:
-            publish(self._scratch(step, session), self._checkpoints / f"step-{step}")
-        except OSError as e:
-            raise BadInput(f"{self._checkpoints}/step-{step}: cannot be written ({e.strerror or e})") from e
-        for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(self._checkpoints / f"step-{old}")
+        scratch, target = self._scratch(step, session), self._checkpoints / f"step-{step}"
+        with writing(target):
+            (scratch / MANIFEST).unlink(missing_ok=True)
+            files = manifest.describe(scratch)
+            (scratch / MANIFEST).write_text(json.dumps(files))
+            publish(scratch, target)
+        self._damaged.discard(step)
+        self._checked[step] = (target / MANIFEST).stat().st_mtime_ns
+        found = self.checkpoints()
+        whole = [s for s in found if s <= step and s not in self._damaged]
+        for other in set(found) - set(whole[-keep:]):
+            shutil.rmtree(self._checkpoints / f"step-{other}")
         for left in self._checkpoints.glob(".step-*"):
             shutil.rmtree(left)
 
@@ -142,13 +187,3 @@ def object_store(uri: str, path: Path) -> RunStore:
     module, _, name = OBJECT_STORE.partition(":")
     store: RunStore = getattr(import_module(module), name)(uri, path)
     return store
-
-
-def named_store(run: str) -> RunStore:
-    """Return the store of a run, given its folder or URI. A folder that holds no configuration is taken for a run's."""
-    if "://" in run:
-        return object_store(run, Path())
-    from treeadv.storage.run_folder import RunFolder
-
-    path = Path(run)
-    return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)
