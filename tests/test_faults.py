@@ -73,7 +73,7 @@ class Run:
         self._faults.mkdir()
         self._environment = environment or {}
         self._process = self._start(
-            "--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2, **changes)
+            "--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2, learner__lr=1e-6, **changes)
         )
         wait_for(lambda: steps(self.run) >= 2, self._process)
         # A dead spare is replaced when it is needed

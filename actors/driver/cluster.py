@@ -48,8 +48,9 @@ class Cluster:
         self.learners = LearnerGroup(config, folder, self.targets)
         self.weights = WeightSync()
         timeout = config.run.heartbeat_timeout
-        self.generators = WorkerGroup("generator", self._create_generator, self._prepare_generator, self.targets,
-        timeout)
+        self.generators = WorkerGroup(
+            "generator", self._create_generator, self._prepare_generator, self.targets, timeout
+        )
         self.rewards = WorkerGroup("reward", self._create_reward, self._prepare_reward, self.targets, timeout)
         self.grading = Grading(self.rewards)
         self.failures = FailureLimit()
@@ -61,8 +62,8 @@ class Cluster:
     async def start(self) -> None:
         """Start every actor. Whatever the result, the caller has to call `end`."""
         self.queue = self._create_queue()
-        self._queue_watch = asyncio.create_task(restart_when_hung(self.queue, "queue",
-        self.config.run.heartbeat_timeout))
+        hung = restart_when_hung(self.queue, "queue", self.config.run.heartbeat_timeout)
+        self._queue_watch = asyncio.create_task(hung)
         self.targets.add("queue", "queue", await self.queue.address.remote())
         await asyncio.gather(self._start_learners(), self.rewards.start(self.config.reward.count))
         await self.generators.start(self.config.generator.count)

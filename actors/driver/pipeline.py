@@ -58,8 +58,7 @@ async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: Fo
 
 
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
-    """Lease ready forests, update the policy, publish its weights, acknowledge the lease; write a checkpoint now and
-    then."""
+    """Lease ready forests, update the policy, publish its weights, acknowledge the lease, write checkpoints."""
     config, step = cluster.config.run, cluster.first_step
     while step < config.steps and not end_request.outcome:
         with recorder.phase("wait"):
@@ -72,12 +71,9 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             step += 1
             with recorder.phase("publish"):
                 await cluster.publish()
-            # After the weights: a freed slot starts with the new version
-            await cluster.queue.ack.remote(lease.lease_id, step)
+            await cluster.queue.ack.remote(lease.lease_id, step)  # after the weights: a freed slot starts with them
             await recorder.record(cluster, step, report)  # before the checkpoint: a durable step is on record
         if lease is None or end_request.outcome or step == config.steps or step % config.checkpoint_every == 0:
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)
-    if step < config.steps and end_request.outcome:
-        return end_request.outcome
-    return Outcome.FINISHED
+    return end_request.outcome if end_request.outcome and step < config.steps else Outcome.FINISHED
