@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import ray
 import torch
 import torch.distributed as dist
 
+from actors.heartbeat import Heartbeat
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
@@ -20,14 +20,12 @@ from treeadv.errors import BadInput
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
-from treeadv.storage.checkpoint_folder import prune_checkpoints, publish_folder, scratch_folder
 from treeadv.storage.run_folder import RunFolder
-from treeadv.storage.run_store import Storage
 
 BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
 
-class Learner:
+class Learner(Heartbeat):
     """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish`
     and `checkpoint`."""
 
@@ -36,8 +34,7 @@ class Learner:
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         self.config, self.rank, self.world = config, rank, world
         self.folder = RunFolder.of(Path(run_dir), config)
-        if self.folder.storage:
-            self.folder.path.mkdir(parents=True, exist_ok=True)  # the driver made it on its own machine
+        self.folder.path.mkdir(parents=True, exist_ok=True)  # with run.storage the driver made it on its own machine
         self._trainer: Trainer | None = None
         self._store: dist.TCPStore | None = None
         self._fault: str | None = None
@@ -80,23 +77,25 @@ class Learner:
 
     @ray.method
     def step(self, batches: list[Any], version: int) -> StepReport:
-        """Take one optimizer step on the forests of `batches`, references to record batches, in their order."""
+        """Take the optimizer updates of one batch: the forests of `batches`, references to record batches, in their
+        order."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
         try:
             report = self.trainer.step(forests, version)
         except NonFinite as fault:
             self._fault = str(fault)
-            self._exporter.add("treeadv_nonfinite_steps_total")
-            if self.folder.storage and self.rank == 0:
-                self.folder.storage.keep(fault.batch)  # this disk goes with the pod
+            self._exporter.add("treeadv_nonfinite_updates_total")
+            self._keep(fault.batch)
             raise
+        if report.nonfinite_batch:
+            self._keep(report.nonfinite_batch)
         self._export(report)
         return report
 
     @ray.method
     def publish(self) -> tuple[list[Any], int]:
-        """Gather the weights. Rank 0 returns references to the buckets and their bytes, the other ranks no
-        reference."""
+        """Gather the weights and put this rank's share into the object store; returns references to it and its
+        bytes."""
         refs, size = [], 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
             refs.append(ray.put(bucket))
@@ -104,37 +103,32 @@ class Learner:
         return refs, size
 
     @ray.method
-    def checkpoint(self, step: int, session: str) -> str:
-        """Write the checkpoint of `step` and return its path. All ranks call it.
+    def checkpoint(self, step: int, session: str) -> None:
+        """Write this rank's files of the checkpoint of `step`. All ranks call it.
 
-        Without run.storage: run_dir/checkpoints/step-N appears whole or not at all, and the oldest ones are deleted.
-        With run.storage: the files are uploaded in the name of the driver's `session`, and the checkpoint counts once
-        the driver has sealed it.
+        The checkpoint counts once the driver, which began `session`, has sealed it.
         """
         began = time.perf_counter()
-        folder = self.folder.checkpoint(step)
-        if self.folder.storage:
-            upload_checkpoint(self.trainer, self.folder.storage, step, session, folder.with_name("upload"))
-        else:
-            scratch = scratch_folder(folder, clear=self.rank == 0)
-            self.trainer.save(scratch)
-            if self.rank == 0:
-                publish_folder(scratch, folder)
-                prune_checkpoints(folder.parent, self.config.run.keep_checkpoints)
+        self.folder.store.write_checkpoint(step, session, self.trainer.write_files)
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
-        return str(folder)
 
     @ray.method
-    def restore(self, step: int) -> None:
-        """Continue from the checkpoint of `step`."""
-        with self.folder.at_hand(step) as folder:
+    def restore(self, step: int) -> int:
+        """Continue from the checkpoint of `step`; returns the version of its weights."""
+        with self.folder.open_checkpoint(step) as folder:
             self.trainer.restore(folder)
+        return self.trainer.version
 
     @ray.method
     def close(self) -> None:
         self._exporter.close()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def _keep(self, batch: Path) -> None:
+        """Keep a batch with an update that is not finite in the store of the run: this disk may go with the pod."""
+        if self.rank == 0:
+            self.folder.store.keep(batch)
 
     def _export(self, report: StepReport) -> None:
         e = self._exporter
@@ -145,30 +139,26 @@ class Learner:
         e.add("treeadv_trained_tokens_total", report.tokens)
         e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
         e.add("treeadv_trained_leaves_total", report.leaves)
+        e.add("treeadv_updates_total", report.updates)
+        e.add("treeadv_nonfinite_updates_total", report.nonfinite_updates)
+        e.add("treeadv_idle_updates_total", report.idle_updates)
+        e.add("treeadv_clipped_gradients_total", report.clipped_gradients)
+        e.add("treeadv_forests_without_gradient_total", report.forests_without_gradient)
+        for updates in report.publication_lag:
+            e.observe("treeadv_publication_lag_updates", updates)
         for versions in report.staleness:
             e.observe("treeadv_staleness_versions", versions)
         gauges = {
-            "loss": report.loss, "grad_norm": report.grad_norm, "learning_rate": report.lr, "clip_ratio": report.clip_ratio,
-            "mask_ratio": report.mask_ratio, "mismatch_kl_nats": report.mismatch_kl, "effective_sample_ratio": report.ess,
+            "loss": report.loss,
+            "grad_norm": report.grad_norm,
+            "learning_rate": report.lr,
+            "clip_ratio": report.clip_ratio,
+            "mask_ratio": report.mask_ratio,
+            "mismatch_kl_nats": report.mismatch_kl,
+            "effective_sample_ratio": report.ess,
             "learner_tokens_per_second": report.tokens / sum(report.seconds.values()),
-        }  # fmt: skip
+        }
         if report.mfu is not None:
             gauges["learner_mfu_ratio"] = report.mfu
         for name, value in gauges.items():
             e.set(f"treeadv_{name}", value)
-
-
-def upload_checkpoint(
-    trainer: Trainer, storage: Storage, step: int, session: str, scratch: Path
-) -> None:
-    """Upload this rank's files of a checkpoint; all ranks call it, and they need no disk in common.
-
-    Each rank writes into a folder beside `scratch` first. Each `session` (start of the run) has its own folder in the
-    store.
-    """
-    own = scratch.with_name(f"{scratch.name}-{trainer.rank}")
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
-    trainer.write_files(own)
-    storage.upload(step, session, own)
-    shutil.rmtree(own)

@@ -1,7 +1,7 @@
 """The replay queue as an actor: waiting, group commit and object references around `treeadv.replay.store`.
 
-It passes references on and looks at a payload only to check and write it: on its own node that is a view of the object store, of which
-writing makes one copy (an Arrow message).
+It passes references on and reads a payload only to check and write it. On its own node the payload is a view of Ray's
+object store, and writing makes one copy of it (an Arrow message).
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
+from actors.heartbeat import Heartbeat
 from treeadv.config import Config
 from treeadv.data.tasks import problem_source
+from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
-from treeadv.replay.figures import Shown, figures
-from treeadv.replay.ledger import State
+from treeadv.replay.figures import figures
+from treeadv.replay.ledger import UNITS, State
 from treeadv.replay.payloads import Damaged
+from treeadv.replay.records import DropReason
 from treeadv.replay.store import ReplayStore
-from treeadv.replay.tickets import Ticket
 from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive
-from treeadv.storage.folder import Syncable, flush
+from treeadv.storage.folder import Action, flush
 
 log = logging.getLogger("treeadv.replay")
-_TICK = 1.0  # seconds between looks at deadlines and figures
+_TICK = 1.0  # seconds between checks of deadlines
+_FIGURES_EVERY = 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,44 @@ class Lease:
     refs: tuple[ObjectRef, ...]
 
 
-class ReplayQueue:
-    """To be wrapped by `ray.remote`. Every method may be called again with the same ids: a repeat changes nothing."""
+class _QueueMetrics:
+    """Shows the figures of the queue. Counters go on over restarts, because the journal does."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+        self._counted: dict[tuple[str, ...], float] = {}
+
+    def update(self, f: dict[str, Any]) -> None:
+        for state, n in f["states"].items():
+            self._exporter.set("treeadv_queue_forests", n, state=state)
+        for unit in UNITS:
+            self._count("treeadv_queue_admitted_total", f["admitted"][unit], unit=unit)
+            self._count("treeadv_queue_trained_total", f["trained"][unit], unit=unit)
+            self._exporter.set("treeadv_queue_law_error", f["law_error"][unit], unit=unit)
+        for reason, units in f["dropped"].items():
+            for unit, n in units.items():
+                self._count("treeadv_queue_dropped_total", n, reason=reason, unit=unit)
+        self._count("treeadv_queue_journal_records_total", f["journal_records"])
+        self._exporter.set("treeadv_queue_slots_free", f["slots_free"])
+        self._exporter.set("treeadv_queue_disk_bytes", f["disk_bytes"])
+        free = f["disk_free_bytes"]
+        self._exporter.set("treeadv_queue_disk_free_bytes", math.inf if free is None else free)  # 0 would say a full disk
+
+    def _count(self, name: str, total: float, **labels: str) -> None:
+        key = (name, *labels.values())
+        self._exporter.add(name, total - self._counted.get(key, 0), **labels)
+        self._counted[key] = total
+
+
+class ReplayQueue(Heartbeat):
+    """Wrap it by `ray.remote`. Every method may be called again with the same ids: a repeat changes nothing."""
 
     def __init__(self, config: Config, run_dir: str, session: str, step: int, port: int) -> None:
-        """Open `run_dir`/replay for a `session` of the run that goes on from the checkpoint of `step` (see `ReplayStore`). An actor that
-        Ray restarts runs this again: it goes back to the checkpoint unless an earlier life has done so. Whether one has only the
-        journal knows; Ray also counts the lives that died in here."""
+        """Open `run_dir`/replay for a `session` of the run that resumes from the checkpoint of `step` (see `ReplayStore`).
+
+        An actor that Ray restarts runs this again. The journal tells whether an earlier process of the session has gone
+        back to the checkpoint; Ray's count of restarts does not, because a process may die in here.
+        """
         self._config = config
         self._problems = problem_source(config.task, config.run.seed)
         self._refs: dict[str, ObjectRef] = {}
@@ -58,20 +92,23 @@ class ReplayQueue:
         self._ready = asyncio.Condition()  # more forests may be ready
         self._flushing = asyncio.Lock()
         self._fault: str | None = None
-        self._mendable = False  # by the user
+        self._is_bad_input = False  # the fault is for the user to mend
         self._stopped = self._closed = False
         self._ticking: asyncio.Task[None] | None = None
         self._exporter = Exporter("queue", lambda: self._fault)
-        self._shown = Shown(self._exporter)
+        self._metrics = _QueueMetrics(self._exporter)
         self._threshold = Threshold(config.sampling)
         self._address = self._exporter.serve(config.metrics.host, port)
         self._store: ReplayStore
         try:
             per_step, seed = config.learner.forests_per_step, config.run.seed
-            self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step)
+            updates = config.learner.updates_per_step
+            self._store = ReplayStore(
+                run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates
+            )
             self._restore_threshold()
-        except BadInput as fault:  # told to whoever calls first: of what a constructor raises Ray makes a death
-            self._broken(fault)
+        except BadInput as fault:  # raised by the first call: Ray would report it here as a death of the actor
+            self._note_fault(fault)
 
     def _restore_threshold(self) -> None:
         """Take in the forests that are ready: a restarted queue has seen none yet."""
@@ -82,15 +119,15 @@ class ReplayQueue:
 
     @ray.method
     async def address(self) -> str:
-        """Where /metrics and /healthz answer."""
+        """Return host:port of /metrics and /healthz."""
         self._check()
         return self._address
 
-    # ---- a worker's side -----------------------------------------------------------------------------------------------------
+    # ---- calls of workers ----------------------------------------------------------------------------------------------------
     @ray.method
     async def reserve(self, worker: str) -> Ticket | None:
-        """The next forest to grow, once a slot is free (this is the back-pressure); None when the run takes no more."""
-        # Ray repeats a call under its old task id when the actor died before its answer arrived: no second slot is then held.
+        """Return the next forest to grow once a slot is free, which holds fast generators back; None when the run ends."""
+        # Ray repeats a call under its old task id when the actor died before its answer arrived: it gets the same slot.
         request = ray.get_runtime_context().get_task_id() or ""
         async with self._room:
             while not self._stopped:
@@ -109,54 +146,56 @@ class ReplayQueue:
 
     @ray.method
     async def fail(self, forest_id: str, reason: str) -> None:
-        """The worker cannot deliver; the prompt goes out again as another attempt, at most `queue.attempts` times."""
+        """The worker cannot deliver: the prompt goes out again, at most `queue.attempts` times."""
         self._check()
         self._store.fail(forest_id, reason)
-        await self._tell(self._room)
+        await self._notify(self._room)
 
     async def forget(self, worker: str) -> int:
-        """The worker died: what it had reserved goes out again, and what it delivered is served from disk, as its objects died
-        with it."""
+        """The worker died: its reservations go out again, and forests that it delivered are served from disk, because its
+        objects died with it."""
         self._check()
         for entry in self._store.ledger.live.values():
             if entry.reserved.worker == worker:
                 self._refs.pop(entry.reserved.forest_id, None)
         lost = self._store.forget(worker)
-        await self._tell(self._room)
+        await self._notify(self._room)
         return lost
 
     @ray.method
     async def admit(self, forest_id: str, refs: list[ObjectRef]) -> str:
-        """Take one graded forest: `refs` is a list of one, which keeps Ray from resolving it. Answers admitted, repeat, late,
-        refused (see `ReplayStore.admit`) or lost (its object is gone; the prompt goes out again)."""
+        """Take one graded forest. `refs` is a list of one, which keeps Ray from resolving it.
+
+        Answers as `ReplayStore.admit`, or lost: its object is gone, and the prompt goes out again.
+        """
         self._check()
         (ref,) = refs
         try:
             batch = await ref
         except ray.exceptions.RayError as e:
             self._store.fail(forest_id, f"its payload is lost: {type(e).__name__}")
-            await self._tell(self._room)
+            await self._notify(self._room)
             return "lost"
         self._check()  # the run may have ended meanwhile
         outcome = self._store.admit(forest_id, batch)
         if outcome == "admitted":
             self._refs[forest_id] = ref
             self._threshold.observe(batch.column("entropy").values.to_numpy())
-        await self._tell(self._room if outcome == "refused" else self._ready)
+        await self._notify(self._room if outcome in ("refused", "dropped") else self._ready)
         return outcome
 
-    # ---- the learner's side --------------------------------------------------------------------------------------------------
+    # ---- calls of the learner ------------------------------------------------------------------------------------------------
     @ray.method
     async def lease(self, n: int, version: int) -> Lease:
-        """Wait for `n` forests within the staleness bound of policy `version`. While a lease of that version is open, it is the
-        answer."""
+        """Wait for `n` forests within the staleness bound of policy `version`. Answers the open lease of that version if
+        there is one."""
         async with self._ready:
             while True:
                 self._check()
-                held = self._store.ledger.held
+                used = self._store.ledger.slots_used
                 record = self._store.lease(n, version, self._ref)
-                if self._store.ledger.held < held:
-                    await self._tell(self._room)  # stale or damaged forests went, their slots are free
+                if record is None or self._store.ledger.slots_used < used:
+                    await self._notify(self._room)  # the drop of a stale or damaged forest, or the wait, frees slots
                 if record:
                     break
                 await self._ready.wait()
@@ -167,58 +206,66 @@ class ReplayQueue:
     async def ack(self, lease_id: str, step: int) -> None:
         """Optimizer step `step` is done with this lease: its slots are free.
 
-        Raises `LeaseLost` if the lease expired and another took its forests: then the step must not stand.
+        Raises `LeaseLost` if the lease expired and another has its forests: then the step is void.
         """
         self._check()
         self._store.ack(lease_id, step)
         self._release_refs()
-        await self._tell(self._room)
+        await self._notify(self._room)
 
     async def nack(self, lease_id: str) -> None:
-        """Give the lease back; the next one of these forests is served from disk, in case their objects are lost."""
+        """Give the lease back. The next lease of its forests is served from disk, in case their objects are lost."""
         self._check()
         lease = self._store.ledger.leases.get(lease_id)
         for forest_id in lease.record.forest_ids if lease else ():
             self._refs.pop(forest_id, None)
         self._store.nack(lease_id)
-        await self._tell(self._ready)
+        await self._notify(self._ready)
 
     @ray.method
-    async def commit(self, step: int) -> None:
-        """A durable checkpoint holds all steps up to `step`: their forests are trained, now and after any restart. Durable on
-        return, unless queue.fsync is none."""
+    async def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
+        """The learner cannot train the lease: drop its forests with a reason and free their slots."""
         self._check()
-        self._store.commit(step)
+        self._store.discard(lease_id, reason, detail)
+        self._release_refs()
+        await self._notify(self._room)
+
+    @ray.method
+    async def commit(self, step: int, oldest_kept: int) -> None:
+        """A durable checkpoint holds all steps up to `step`: their forests are trained. The oldest checkpoint that is kept is
+        of step `oldest_kept`. Durable on return, unless queue.fsync is none."""
+        self._check()
+        self._store.commit(step, oldest_kept)
         await self._make_durable(at_once=True)
         await self._flush(self._store.compaction)
 
     @ray.method
     async def flush(self) -> None:
-        """Make all records so far durable, unless queue.fsync is none. `BadInput` if another process has opened the run since."""
+        """Make all records so far durable, unless queue.fsync is none. Raises `BadInput` if another process owns the run now."""
         self._check()
         await self._make_durable(at_once=True)
-        await asyncio.to_thread(self._store.hold)
+        await asyncio.to_thread(self._store.check_owner)
 
-    # ---- the run's side ------------------------------------------------------------------------------------------------------
+    # ---- calls of the driver -------------------------------------------------------------------------------------------------
     @ray.method
     async def counts(self) -> dict[str, Any]:
         """See `treeadv.replay.figures.figures`."""
         self._check()
         now = figures(self._store)
-        self._shown.update(now)
+        self._metrics.update(now)
         return now
 
     async def stop(self) -> None:
-        """Give out no more: reservations that wait, and all later ones, get None. What is growing may still come in."""
+        """End reservations: those that wait, and all later ones, get None. Growing forests may still be admitted."""
         self._stopped = True
-        await self._tell(self._room)
+        await self._notify(self._room)
 
     @ray.method
     async def close(self) -> None:
-        """Stop, make all durable and give the folder up."""
+        """Stop, make all durable and release the folder."""
         if self._closed:
             return
-        if not hasattr(self, "_store"):  # it could not be opened
+        if not hasattr(self, "_store"):  # the folder could not be opened
             return self._exporter.close()
         await self.stop()
         self._closed = True
@@ -230,69 +277,72 @@ class ReplayQueue:
             self._store.close()
         self._exporter.close()
         async with self._ready:
-            self._ready.notify_all()  # a lease that waits is told that the queue is closed
+            self._ready.notify_all()  # a waiting lease raises that the queue is closed
 
     # ---- inside --------------------------------------------------------------------------------------------------------------
     def _check(self) -> None:
-        """Raise what went wrong in the background, if anything did."""
+        """Raise the fault of a background task, if there is one."""
         if self._closed:
             raise RuntimeError("the replay queue is closed")
         if self._fault:
-            raise (BadInput if self._mendable else RuntimeError)(f"the replay queue has failed: {self._fault}")
+            raise (BadInput if self._is_bad_input else RuntimeError)(f"the replay queue has failed: {self._fault}")
         if self._ticking is None:  # only now is there an event loop
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
-    def _broken(self, fault: Exception) -> None:
-        self._mendable = isinstance(fault, BadInput)
-        self._fault = str(fault) if self._mendable else f"{type(fault).__name__}: {fault}"
+    def _note_fault(self, fault: Exception) -> None:
+        self._is_bad_input = isinstance(fault, BadInput)
+        self._fault = str(fault) if self._is_bad_input else f"{type(fault).__name__}: {fault}"
 
     async def _tick(self) -> None:
         interval = self._store.fsync_interval if self._config.queue.fsync == "interval" else math.inf
-        looked, flushed = 0.0, time.monotonic()
+        updated, flushed = 0.0, time.monotonic()
         try:
             while True:
                 await asyncio.sleep(min(interval, _TICK))
                 if self._store.expire():
-                    await self._tell(self._ready)
+                    await self._notify(self._ready)
                 if time.monotonic() - flushed >= interval:
                     flushed = time.monotonic()
                     await self._flush()
-                if time.monotonic() - looked >= 10 * _TICK:
-                    looked = time.monotonic()
-                    self._shown.update(figures(self._store))
+                if time.monotonic() - updated >= _FIGURES_EVERY:
+                    updated = time.monotonic()
+                    self._metrics.update(figures(self._store))
         except Exception as e:
-            self._broken(e)
+            self._note_fault(e)
             log.exception("the replay queue has failed")
             for waiting in (self._room, self._ready):
                 async with waiting:
                     waiting.notify_all()
 
-    async def _tell(self, waiting: asyncio.Condition) -> None:
-        """Wake who waits for what has changed, and make the change durable as the policy asks."""
+    async def _notify(self, waiting: asyncio.Condition) -> None:
+        """Wake the calls that wait for a change, and make the change durable as queue.fsync says."""
         async with waiting:
             waiting.notify_all()
         await self._make_durable()
 
     async def _make_durable(self, at_once: bool = False) -> None:
-        policy = self._config.queue.fsync
-        if policy == "always" or (at_once and policy == "interval"):
+        fsync = self._config.queue.fsync
+        if fsync == "always" or (at_once and fsync == "interval"):
             await self._flush()
 
-    async def _flush(self, what: Callable[[], list[Syncable]] | None = None) -> None:
-        """Group commit: whoever waits for the lock finds its records flushed by the one before it. The lock is held until the disk has
-        answered, also when nobody waits any more: `close` must not find parts that a thread still writes."""
+    async def _flush(self, what: Callable[[], list[Action]] | None = None) -> None:
+        """Group commit: a call that waits for the lock finds its records flushed by the call before it.
+
+        The lock is kept until the disk has answered, even if the caller is cancelled: `close` must not meet files that a
+        thread still writes.
+        """
         await asyncio.shield(self._flush_now(what or self._store.pending))
 
-    async def _flush_now(self, what: Callable[[], list[Syncable]]) -> None:
+    async def _flush_now(self, what: Callable[[], list[Action]]) -> None:
         async with self._flushing:
-            parts = what()
-            if not parts:
+            actions = what()
+            if not actions:
                 return
             began = time.perf_counter()
             try:
-                await asyncio.to_thread(flush, parts)
-            except (OSError, BadInput) as e:  # what the disk holds now is unknown: only a restart, which reads it, may go on
-                self._broken(e)
+                await asyncio.to_thread(flush, actions)
+            except (OSError, BadInput) as e:  # what the disk has is unknown: only a restart, which reads it, may go on
+                self._note_fault(e)
                 raise
             self._exporter.observe("treeadv_queue_fsync_seconds", time.perf_counter() - began)
 
@@ -302,7 +352,7 @@ class ReplayQueue:
         return self._refs[forest_id]
 
     def _release_refs(self) -> None:
-        """Let go the objects of forests that no step needs any more."""
+        """Release the objects of forests that no step needs."""
         ledger = self._store.ledger
         stepped = {f for x in ledger.leases.values() if x.step is not None for f in x.record.forest_ids}
         self._refs = {f: r for f, r in self._refs.items() if f in ledger.live and f not in stepped}

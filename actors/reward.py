@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from tokenizers import Tokenizer
 
+from actors.heartbeat import Heartbeat
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
@@ -20,7 +21,7 @@ from treeadv.rewards.grading import grade_forest
 from treeadv.rewards.sandbox.pool import VerifierPool
 
 
-class RewardActor:
+class RewardActor(Heartbeat):
     """Decodes leaves, has them judged by killable processes, and hands the forests back graded."""
 
     def __init__(self, config: Config, index: int, port: int = 0) -> None:

@@ -32,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = tiny.save(Path(folder) / "tiny")
         process = start("--config", recipe(
-            Path(folder), model, run__steps=10**6, run__checkpoint_every=5, queue__retain="unacknowledged", queue__segment_mb=1
+            Path(folder), model, run__steps=10**6, run__checkpoint_every=5, queue__retain="unacknowledged", queue__payload_mb=1
         ))
         run = Path(folder) / "run"
         samples, recoveries = _watch(process, run, args.minutes * 60, args.kill_every, rng)

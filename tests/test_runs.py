@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.driver.launch import begin
 from tests.running import recipe
 from treeadv.config import load
 from treeadv.errors import BadInput
+from treeadv.launch import begin
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -17,7 +17,7 @@ def test_resume_or_start_goes_on_by_what_the_recipe_says_now(tmp_path: Path, tin
     first = begin(recipe(tmp_path, tiny_model), None, True, [])
     assert not first[2] and first[1].learner.count == 1
     folder, config, resumed = begin(recipe(tmp_path, tiny_model, learner__count=2), None, True, ["run.steps=50"])
-    assert resumed and folder == first[0] and (config.learner.count, config.run.steps) == (2, 50)
+    assert resumed and folder.path == first[0].path and (config.learner.count, config.run.steps) == (2, 50)
     assert load(folder.path / "config.yaml") == config  # a plain --resume goes on by the same
 
 

@@ -15,15 +15,14 @@ import pytest
 import torch
 
 from actors import cli
-from actors.driver.launch import begin
 from tests.learning import tiny
 from tests.replay.test_s3 import keys
 from tests.running import ROLES, finish, hosts, recipe, start, steps, wait_for
 from treeadv.errors import BadInput
+from treeadv.launch import begin
 from treeadv.replay.audit import audit
-from treeadv.storage.lock import Lock
+from treeadv.storage.object_run import ObjectRunStore
 from treeadv.storage.run_folder import RunFolder
-from treeadv.storage.run_store import Storage
 
 
 def of(uri: str, tmp_path: Path, model: Path, **changes) -> Path:
@@ -33,7 +32,7 @@ def of(uri: str, tmp_path: Path, model: Path, **changes) -> Path:
 
 
 def recorded(uri: str) -> list[int]:
-    return [json.loads(line)["step"] for line in Storage(uri).read("metrics.jsonl").splitlines()]
+    return [json.loads(line)["step"] for line in ObjectRunStore(uri, Path()).pull("metrics.jsonl").splitlines()]
 
 
 def test_a_run_in_a_bucket_outlives_its_queue_and_is_whole_there(bucket, tmp_path, tiny_model):
@@ -43,8 +42,8 @@ def test_a_run_in_a_bucket_outlives_its_queue_and_is_whole_there(bucket, tmp_pat
     wait_for(lambda: steps(run) >= 3, process)
     hosts(process.pid, "ReplayQueue")[0].kill()  # with what it had not yet written: the run goes back to its checkpoint
     finish(process)
-    there = Storage(uri)
-    assert recorded(uri) == [1, 2, 3, 4, 5] and json.loads(there.read("summary.json"))["steps"] == 5 and "<svg" in there.read("report.html")
+    there = ObjectRunStore(uri, run)
+    assert recorded(uri) == [1, 2, 3, 4, 5] and json.loads(there.pull("summary.json"))["steps"] == 5 and "<svg" in there.pull("report.html")
     assert there.checkpoints() == [4, 5] and not list((run / "checkpoints").glob("*step*"))
     found = {k.split("/")[3] for k in keys(client, name) if "/checkpoints/" in k}
     assert {re.sub(r"-\d{6}-\w{8}", "", f) for f in found} == {"step-4", "step-4.json", "step-5", "step-5.json"} and len(found) == 4
@@ -78,68 +77,72 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def opened(there: Storage, step: int) -> str:
+def opened(there: ObjectRunStore, step: int) -> str:
     """The name of another start of the run, from the checkpoint of `step`."""
     session = there.next_session()
-    Lock(there._replay, session, step)
+    there._replay.lock(session, step)
     return session
+
+
+def upload(store: ObjectRunStore, step: int, session: str, files: Path) -> None:
+    store.write_checkpoint(step, session, lambda folder: shutil.copytree(files, folder, dirs_exist_ok=True))
 
 
 def test_an_upload_that_was_cut_off_is_no_checkpoint_and_is_cleared_by_the_next(bucket, tmp_path, files):
     name, client, uri = bucket
-    there = Storage(uri)
+    there = ObjectRunStore(uri, tmp_path / "one")
     folder = RunFolder(tmp_path / "one", there)
     session = opened(there, 0)
-    there.upload(1, session, files)
+    upload(there, 1, session, files)
     there.seal(1, session, keep=2)
-    there.upload(2, session, files)  # and the learner dies before it could seal it
+    upload(there, 2, session, files)  # and the learner dies before it could seal it
     assert folder.last_checkpoint() == 1
     session = opened(there, 1)
-    there.upload(4, session, files)
+    upload(there, 4, session, files)
     there.seal(4, session, keep=2)
     assert there.checkpoints() == [1, 4] and not any("/step-2-" in k for k in keys(client, name))
-    there.upload(5, session, files)
+    upload(there, 5, session, files)
     there.seal(5, session, keep=2)
     assert there.checkpoints() == [4, 5] and not any("step-1" in k for k in keys(client, name))
-    with folder.at_hand(5) as here:
+    with folder.open_checkpoint(5) as here:
         assert (here / "trainer" / ".metadata").read_bytes() == b"state"
     assert not here.exists()
 
 
 def test_a_checkpoint_of_a_driver_that_lost_the_run_does_not_count_and_takes_nothing_from_the_one_after(bucket, tmp_path, files):
     name, client, uri = bucket
-    there = Storage(uri)
+    there = ObjectRunStore(uri, tmp_path / "one")
     before = opened(there, 0)
-    there.upload(1, before, files)
+    upload(there, 1, before, files)
     there.seal(1, before, keep=2)
-    there.upload(3, before, files)  # and it is paused here, taken for dead
+    upload(there, 3, before, files)  # and it is paused here, taken for dead
     after = opened(there, 1)
     (files / "model.safetensors").write_bytes(b"others!")
-    there.upload(3, after, files)
+    upload(there, 3, after, files)
     there.seal(3, after, keep=1)
     with pytest.raises(BadInput, match="another process has opened this run"):
         there.seal(3, before, keep=1)
     with pytest.raises(BadInput, match="another process has opened this run"):
-        there._drop(f"step-3-{after}", before)
+        there._delete(f"step-3-{after}", before)
     assert not any(k.endswith(f"step-3-{before}.json") for k in keys(client, name))
     for step in (3, 5):  # had it looked just before
         client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-{step}-{before}.json", Body=b'{"files": {}}')
     for _ in range(2):
         assert there.checkpoints()[-1] == 3
-        with RunFolder(tmp_path / "one", there).at_hand(3) as here:
+        with RunFolder(tmp_path / "one", there).open_checkpoint(3) as here:
             assert (here / "model.safetensors").read_bytes() == b"others!"
         opened(there, 3)
 
 
 def test_a_checkpoint_that_lost_a_file_is_named_with_the_remedy(bucket, tmp_path, files):
     name, client, uri = bucket
-    there = Storage(uri)
+    there = ObjectRunStore(uri, tmp_path / "one")
     session = opened(there, 0)
-    there.upload(3, session, files)
+    upload(there, 3, session, files)
     there.seal(3, session, keep=1)
     client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-3-{session}/model.safetensors", Body=b"weigh")
-    here = RunFolder(tmp_path / "one", there).at_hand(3)
-    lost, seal = r"step-3-\S+/model.safetensors is not there or not of its 7 bytes", r"checkpoints/step-3-\S+.json"
+    here = RunFolder(tmp_path / "one", there).open_checkpoint(3)
+    lost, seal = r"step-3-\S+/model.safetensors has 5 bytes instead of 7", r"checkpoints/step-3-\S+.json"
     with pytest.raises(BadInput, match=f"{lost}; delete {seal}"):
         here.__enter__()
 
@@ -148,28 +151,27 @@ TWO_MACHINES = """
 import sys
 from pathlib import Path
 import torch, torch.distributed as dist
-from actors.learner import upload_checkpoint
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv.learning.trainer import Trainer
-from treeadv.storage.lock import Lock
 from treeadv.storage.run_folder import RunFolder
-from treeadv.storage.run_store import Storage
+from treeadv.storage.object_run import ObjectRunStore
 model, out, rank, uri = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
-disk = RunFolder(out / f"disk-{rank}", Storage(uri))
+place = out / f"disk-{rank}"
+disk = RunFolder(place, ObjectRunStore(uri, place))
 t = Trainer(tiny.config(), model, rank, 2)
 t.step(FORESTS, 0)
 session = "000001-test"
-upload_checkpoint(t, disk.storage, 1, session, disk.checkpoint(1))
+disk.store.write_checkpoint(1, session, t.write_files)
 dist.barrier()
 if rank == 0:
-    Lock(disk.storage._replay, session, 0)
-    disk.storage.seal(1, session, keep=1)
+    disk.store._replay.lock(session, 0)
+    disk.store.seal(1, session, keep=1)
 dist.barrier()
-left = list(disk.checkpoint(1).parent.iterdir())
+left = [p.name for p in place.iterdir()]
 again = Trainer(tiny.config(), model, rank, 2)
-with disk.at_hand(1) as folder:
+with disk.open_checkpoint(1) as folder:
     again.restore(folder)
 a, b = t.step(FORESTS, 1), again.step(FORESTS, 1)
 weights = weights_of(again)
@@ -193,7 +195,7 @@ def test_ranks_without_a_disk_in_common_share_a_checkpoint_by_the_store(bucket, 
     assert result["losses"][0] == result["losses"][1] and result["left"] == []
     assert {"__0_0.distcp", "__1_0.distcp"} <= {k.rpartition("/")[2] for k in keys(client, name)}
     alone = Trainer(tiny.config(), model)
-    with RunFolder(tmp_path / "disk", Storage(uri)).at_hand(1) as folder:
+    with RunFolder(tmp_path / "disk", ObjectRunStore(uri, tmp_path / "disk")).open_checkpoint(1) as folder:
         alone.restore(folder)
     alone.step(FORESTS, 1)
     again = weights_of(alone)
@@ -239,12 +241,12 @@ def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path
     folder, first, resumed = begin(config, None, True, [])
     assert not resumed
     folder.record({"step": 1})
-    folder.upload()
-    session = opened(folder.storage, 0)
-    folder.storage.upload(1, session, files)
-    folder.storage.seal(1, session, keep=1)
+    folder.store.push()
+    session = opened(folder.store, 0)
+    upload(folder.store, 1, session, files)
+    folder.store.seal(1, session, keep=1)
     shutil.rmtree(folder.path)
-    assert f"{uri} holds a run: choose another run.name, or go on with it by --resume '{uri}'" in refused(capsys, "--config", config)
+    assert f"{uri} holds a run: choose another run.name, or resume it by --resume '{uri}'" in refused(capsys, "--config", config)
     again, second, resumed = begin(config, None, True, [])
     assert resumed and (again.path, second, again.records()) == (folder.path, first, [{"step": 1}])
     again.record({"step": 2})  # in no checkpoint: the store does not know of it

@@ -10,7 +10,8 @@ class BadInput(Exception):
 
 
 class BadForest(ValueError):
-    """A forest breaks an invariant of the forest (docs/architecture.md): it is refused with its id and never trained."""
+    """A forest breaks an invariant of the forest (docs/architecture.md): it is refused with its id and never
+    trained."""
 
     def __init__(self, forest_id: str, reason: str) -> None:
         super().__init__(forest_id, reason)
@@ -19,6 +20,11 @@ class BadForest(ValueError):
 
     def __str__(self) -> str:
         return f"forest {self.forest_id}: {self.reason}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error of a library on one line, or the name of its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def single_errors(error: BaseException) -> Iterator[BaseException]:

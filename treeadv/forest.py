@@ -66,6 +66,10 @@ class Forest:
     `logprob` is of the distribution that was sampled (temperature applied). `entropy` is in nats, of the distribution
     that the token was drawn from. `version` is the policy version that drew the token. `reward` is NaN and `verdict`
     UNGRADED until a verifier has judged.
+
+    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree.tokens, tree.expanded_tokens, tree.leaves
+    (6, 8, 2)
     """
 
     forest_id: str
@@ -248,7 +252,9 @@ class Forest:
             start=np.cumsum([0, *self.lengths[kept]], dtype=np.int32),
             tree=(np.cumsum(parent < 0) - 1).astype(np.int32),
             leaf_segment=index[self.leaf_segment[self.judged]],
-            detail=tuple(d for d, judged in zip(self.detail, self.judged, strict=True) if judged) if self.detail else (),
+            detail=tuple(d for d, judged in zip(self.detail, self.judged, strict=True) if judged)
+            if self.detail
+            else (),
             **{name: getattr(self, name)[kept] for name in ("arity", "budget")},
             **{name: getattr(self, name)[tokens] for name in ("token", "logprob", "entropy", "version")},
             **{name: getattr(self, name)[self.judged] for name in ("finish", "reward", "verdict")},

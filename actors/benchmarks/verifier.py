@@ -82,7 +82,7 @@ async def _ours(answers: list[Answer], args: argparse.Namespace) -> tuple[list[J
     """Judgements and CPU seconds of this process and its workers, once they are loaded."""
     pool = VerifierPool(args.workers, args.timeout, 1024)
     try:
-        await pool.grade([Answer(rf"\boxed{{x^2+{n}x}}", f"x(x+{n})", "math") for n in range(20)])
+        await pool.grade([Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math") for n in range(20)])
         await asyncio.sleep(3)  # the spare has loaded, too
         began = _cpu_seconds()
         judged = await pool.grade(answers)
@@ -132,7 +132,7 @@ def _forked(args: argparse.Namespace) -> dict[str, object]:
 async def _timed(answers: list[Answer], args: argparse.Namespace) -> tuple[list[Judgement], float, int]:
     pool = VerifierPool(args.workers, args.timeout, 1024)
     try:
-        await pool.grade([Answer(rf"\boxed{{x^2+{n}x}}", f"x(x+{n})", "math") for n in range(20)])
+        await pool.grade([Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math") for n in range(20)])
         began = time.monotonic()
         calls = await asyncio.gather(*(pool.grade(answers[n : n + 8]) for n in range(0, len(answers), 8)))
         return [j for c in calls for j in c], time.monotonic() - began, pool.restarts

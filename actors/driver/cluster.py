@@ -8,7 +8,6 @@ when a learner dies, the run goes on from its last checkpoint (`actors.driver.su
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any
 
 import ray
@@ -18,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.driver.grading import Grading
 from actors.driver.handles import actor_class, close
 from actors.driver.learner_group import LearnerGroup
+from actors.driver.losses import restart_when_hung
 from actors.driver.outcome import EndRequest
 from actors.driver.targets import Targets
 from actors.driver.weight_sync import WeightSync
@@ -47,18 +47,23 @@ class Cluster:
         self.targets = Targets(folder)
         self.learners = LearnerGroup(config, folder, self.targets)
         self.weights = WeightSync()
-        self.generators = WorkerGroup("generator", self._create_generator, self._prepare_generator, self.targets)
-        self.rewards = WorkerGroup("reward", self._create_reward, lambda member: member.address.remote(), self.targets)
+        timeout = config.run.heartbeat_timeout
+        self.generators = WorkerGroup(
+            "generator", self._create_generator, self._prepare_generator, self.targets, timeout
+        )
+        self.rewards = WorkerGroup("reward", self._create_reward, self._prepare_reward, self.targets, timeout)
         self.grading = Grading(self.rewards)
         self.failures = FailureLimit()
-        self._session = folder.storage.next_session() if folder.storage else uuid.uuid4().hex
+        self._session = folder.store.next_session()
         self._durable_step = self.first_step
-        self._owned: list[ActorProxy[ReplayQueue]] = []
+        self.version = 0  # of the learners' weights; it counts optimizer updates
+        self._queue_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start every actor. Whatever the result, the caller has to call `end`."""
         self.queue = self._create_queue()
-        self._owned.append(self.queue)
+        hung = restart_when_hung(self.queue, "queue", self.config.run.heartbeat_timeout)
+        self._queue_watch = asyncio.create_task(hung)
         self.targets.add("queue", "queue", await self.queue.address.remote())
         await asyncio.gather(self._start_learners(), self.rewards.start(self.config.reward.count))
         await self.generators.start(self.config.generator.count)
@@ -66,8 +71,10 @@ class Cluster:
     async def end(self) -> None:
         await asyncio.gather(self.generators.end(), self.rewards.end())
         await self.learners.end()
-        await close(self._owned)
-        self._owned = []
+        self.weights.end()
+        if self._queue_watch:
+            self._queue_watch.cancel()
+            await close([self.queue])
 
     def missing(self) -> str:
         """Name the actors that are not up yet, and the resources of the cluster."""
@@ -79,9 +86,9 @@ class Cluster:
         shown = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU") or k.endswith("_slot")}
         return f"{', '.join(missing)} (in the cluster: {', '.join(f'{v:g} {k}' for k, v in sorted(shown.items()))})"
 
-    async def lease(self, version: int, end_request: EndRequest) -> Lease | None:
+    async def lease(self, end_request: EndRequest) -> Lease | None:
         """Wait for the next batch of ready forests; None when an end was requested first."""
-        leasing = asyncio.ensure_future(self.queue.lease.remote(self.config.learner.forests_per_step, version))
+        leasing = asyncio.ensure_future(self.queue.lease.remote(self.config.learner.forests_per_step, self.version))
         ending = asyncio.ensure_future(end_request.wait())
         try:
             await asyncio.wait([leasing, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -90,57 +97,62 @@ class Cluster:
             ending.cancel()
             leasing.cancel()
 
-    async def train(self, lease: Lease, version: int) -> StepReport:
-        """Take one optimizer step on the forests of a lease. A step forgives the deaths of members before it."""
-        report = await self.learners.step(lease.refs, version)
+    async def train(self, lease: Lease) -> StepReport:
+        """Take the optimizer updates of a lease. A step forgives the deaths of members before it."""
+        report = await self.learners.step(lease.refs, self.version)
+        self.version = report.version
         self.generators.forgive_deaths()
         self.rewards.forgive_deaths()
         return report
 
-    async def publish(self, version: int) -> None:
+    async def publish(self) -> None:
         """Bring the weights of the learners to every generator as a policy version."""
-        await self.weights.publish(await self.learners.publish(version), self.generators)
+        await self.weights.publish(await self.learners.publish(self.version), self.generators)
 
     async def checkpoint(self, step: int) -> None:
         """Make `step` durable, then tell the queue that the forests up to it are trained for good. Journal and records
         are written first: nobody could go on from a checkpoint of steps that they do not know."""
         if step > self._durable_step:
             await self.queue.flush.remote()
-            await asyncio.to_thread(self.folder.upload)
+            await asyncio.to_thread(self.folder.store.push)
             await self.learners.checkpoint(step, self._session)
-            if self.folder.storage:
-                await asyncio.to_thread(self.folder.storage.seal, step, self._session, self.config.run.keep_checkpoints)
-            await self.queue.commit.remote(step)
+            await asyncio.to_thread(self.folder.store.seal, step, self._session, self.config.run.keep_checkpoints)
+            await self.queue.commit.remote(step, min(self.folder.checkpoints()))
             self._durable_step = step
 
     async def _start_learners(self) -> None:
-        await self.learners.start(self.first_step)
+        self.version = await self.learners.start(self.first_step)
         if self.first_step:
-            await self.publish(self.first_step)
+            await self.publish()
 
     def _create_queue(self) -> ActorProxy[ReplayQueue]:
         # Ray asks a restarted queue again what it was being asked: the methods are idempotent. In an object store a
         # dead queue loses what it has not written yet; there the run goes on from its last checkpoint instead.
-        options: dict[str, Any] = {} if self.folder.storage else {"max_restarts": RESTARTS, "max_task_retries": -1}
+        options: dict[str, Any] = {}
+        if self.folder.store.keeps_unflushed:
+            options |= {"max_restarts": RESTARTS, "max_task_retries": -1}
         # The queue lives on the node of the driver: each needs the other, and nodes of other roles come and go.
         node = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        home = self.folder.storage.uri if self.folder.storage else str(self.folder.path.resolve())
+        home = RunFolder.of(self.folder.path.resolve(), self.config).home
         role = actor_class(ReplayQueue, max_concurrency=UNBOUNDED, **options)
         return role.remote(self.config, home, self._session, self.first_step, self.config.metrics.port)
 
     def _create_generator(self, number: int) -> ActorProxy[Generator]:
         c = self.config.generator
-        return actor_class(Generator, c, max_concurrency=c.forests + 8).remote(
+        return actor_class(Generator, c, max_concurrency=UNBOUNDED).remote(
             self.config, number, self.config.metrics.port
         )
 
     async def _prepare_generator(self, generator: ActorProxy[Generator]) -> str:
         """Load the engine and bring it the current weights; return the address of its /metrics."""
         address = await generator.start.remote()
-        await self.weights.catch_up(generator)
+        await self.weights.wait_until_current(generator)
         return address
 
     def _create_reward(self, number: int) -> ActorProxy[RewardActor]:
         role = actor_class(RewardActor, self.config.reward, max_concurrency=UNBOUNDED)
         return role.remote(self.config, number, self.config.metrics.port)
+
+    async def _prepare_reward(self, reward: ActorProxy[RewardActor]) -> str:
+        return await reward.address.remote()

@@ -9,8 +9,9 @@ from typing import Any, cast
 import pyarrow as pa
 from ray import ObjectRef
 from ray.actor import ActorProxy
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
+from actors.driver.losses import ACTOR_LOST
 from actors.driver.worker_group import BACKOFF, WorkerGroup
 from actors.reward import RewardActor
 from treeadv.rewards.sandbox.pool import PoolBroken
@@ -33,7 +34,7 @@ class Grading:
                 graded, verdicts = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[Any]], member.grade.remote(forest))
                 await verdicts
                 return graded
-            except RayActorError as fault:
+            except ACTOR_LOST as fault:
                 self._rewards.replace(member, fault)
             except RayTaskError as fault:
                 if not isinstance(fault.cause, PoolBroken):

@@ -6,20 +6,17 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from statistics import fmean
 from typing import Any
 
-from ray.exceptions import RayActorError
-
 from actors.driver.cluster import Cluster
+from actors.driver.losses import ACTOR_LOST
 from treeadv.learning.report import StepReport
 from treeadv.metrics import Exporter
 from treeadv.report.progress import Progress
+from treeadv.report.records import ENGINE_TOTALS, Totals, step_record, write_summary
 from treeadv.storage.run_folder import RunFolder
 
-ENGINE_TOTALS = ("tokens_generated", "prompt_tokens", "cached_tokens")
-
+STATS_SECONDS = 5.0  # that a generator may take to report its totals
 
 class Recorder:
     """Writes one record an optimizer step. Times are seconds of wall clock; token counts are totals of the run."""
@@ -40,7 +37,7 @@ class Recorder:
         self._missed_updates = 0  # exported so far, of this cluster
         self._phases: dict[str, float] = {}
         self._reported: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
-        self._totals: dict[str, float] = {}
+        self._totals = Totals()
         records = folder.records()
         self._elapsed = records[-1]["elapsed_s"] if records else 0.0
         self._started = self._last_record = time.monotonic()
@@ -48,9 +45,7 @@ class Recorder:
     def follow(self, cluster: Cluster) -> None:
         """Record a cluster from the last step on record. The first call serves the driver's /metrics."""
         records = self.folder.records()
-        self._totals = {
-            k: records[-1][k] if records else 0 for k in (*ENGINE_TOTALS, "tokens_trained", "tokens_expanded")
-        }
+        self._totals = Totals.of(records[-1] if records else None)
         self._reported = {}  # new generators count from 0 and may reuse names
         self._address = self._address or self._exporter.serve(cluster.config.metrics.host, cluster.config.metrics.port)
         self._cluster, self._restarts, self._missed_updates = cluster, {}, 0
@@ -80,23 +75,12 @@ class Recorder:
         """Write the record of one step."""
         counts, drawn = await asyncio.gather(cluster.queue.counts.remote(), self._drawn(cluster))
         now = time.monotonic()
-        learner = {
-            k: v for k, v in asdict(report).items() if k not in ("staleness", "seconds", "tokens", "expanded_tokens")
-        }
-        for key in ENGINE_TOTALS:
-            self._totals[key] += drawn[key]
-        self._totals["tokens_trained"] += report.tokens
-        self._totals["tokens_expanded"] += report.expanded_tokens
-        record = {
-            "step": step, "version": step, "elapsed_s": self._elapsed + now - self._started, **learner, **self._totals,
-            "forests": counts["states"], "sharing": 1 - report.tokens / report.expanded_tokens,
-            "staleness_mean": fmean(report.staleness), "staleness_max": max(report.staleness),
-            "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / (now - self._last_record),
-            "generator_busy_s": drawn["busy_seconds"],
-            "seconds": self._phases | report.seconds,
-        }
-        if drawn["prompt_tokens"]:  # 0 when no branch began in this step
-            record["prefix_reuse"] = drawn["cached_tokens"] / drawn["prompt_tokens"]
+        self._totals.add(drawn, report)
+        record = step_record(
+            step=step, elapsed=self._elapsed + now - self._started, duration=now - self._last_record, report=report,
+            totals=self._totals, drawn=drawn, states=counts["states"], phases=self._phases,
+            dropped={reason: n["forests"] for reason, n in counts["dropped"].items()},
+        )  # fmt: skip
         self._export_step(record, now - self._last_record, cluster.weights.size)
         self.folder.record(record)
         self.progress.update(record)
@@ -107,12 +91,15 @@ class Recorder:
         self._final_states = (await cluster.queue.counts.remote())["states"]
 
     async def _drawn(self, cluster: Cluster) -> dict[str, float]:
-        """What all generators drew since the last record. A dead generator counts with what it reported before."""
+        """What all generators drew since the last record. A dead or hung generator counts with what it reported
+        before.
+        """
         members = list(cluster.generators.names.items())
-        answers = await asyncio.gather(*(m.stats.remote() for m, _ in members), return_exceptions=True)
+        waits = (asyncio.wait_for(m.stats.remote(), STATS_SECONDS) for m, _ in members)
+        answers = await asyncio.gather(*waits, return_exceptions=True)
         sums, answered = dict.fromkeys((*ENGINE_TOTALS, "busy_seconds", "tau"), 0.0), 0
         for (_, name), stats in zip(members, answers, strict=True):
-            if isinstance(stats, RayActorError):
+            if isinstance(stats, (*ACTOR_LOST, TimeoutError)):
                 continue
             if isinstance(stats, BaseException):
                 raise stats
@@ -152,29 +139,4 @@ class Recorder:
 
     def summary(self) -> dict[str, Any]:
         """Compute the figures of the whole run from its records and write them to summary.json."""
-        records = self.folder.records()
-        if not records:
-            return {"steps": 0}
-        fifth = max(1, len(records) // 5)
-        last = records[-1]
-        phases = {k for r in records for k in r["seconds"]}
-        summary = {
-            "steps": last["step"],
-            "elapsed_s": last["elapsed_s"],
-            "reward_first_fifth": fmean(r["reward_mean"] for r in records[:fifth]),
-            "reward_last_fifth": fmean(r["reward_mean"] for r in records[-fifth:]),
-            "tokens_generated": last["tokens_generated"],
-            "tokens_trained": last["tokens_trained"],
-            "tokens_expanded": last["tokens_expanded"],
-            "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
-            # 0 tokens: every generator died before a report
-            "prefix_reuse": last["cached_tokens"] / max(1, last["prompt_tokens"]),
-            "staleness_mean": fmean(r["staleness_mean"] for r in records),
-            "staleness_max": max(r["staleness_max"] for r in records),
-            "seconds": {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in sorted(phases)}
-            | {"generators_busy": sum(r["generator_busy_s"] for r in records)},
-            "forests": self._final_states or last["forests"],
-            "run": str(self.folder.path),
-        }
-        self.folder.write("summary.json", summary)
-        return summary
+        return write_summary(self.folder, self._final_states)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import cli
-from treeadv.cli.main import new_parser
+from treeadv.cli.parser import new_parser
 from treeadv.config import Config, load
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 
 from actors.driver import drain
 from tests.deploy.manifests import CHART, VALUES, Render, one, pod_templates, ray_cluster, run_config, train_config
-from treeadv.storage.run_store import Storage
+from treeadv.storage.run_store import run_store
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -68,8 +68,8 @@ def test_object_store_needs_no_claim(render: Render, tmp_path: Path) -> None:
     documents = render("object-store")
     assert "PersistentVolumeClaim" not in {d["kind"] for d in documents}
     config = run_config(documents, tmp_path)
-    storage = Storage.of(config)  # opened as the run opens it
-    assert storage.uri == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
+    store = run_store(config, tmp_path)  # opened as the run opens it
+    assert store.home == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
     for name, template in pod_templates(documents).items():
         if name == "submitter":
             continue

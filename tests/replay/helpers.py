@@ -17,7 +17,7 @@ from treeadv.replay.journal import Reader
 from treeadv.replay.ledger import Ledger
 from treeadv.replay.records import Reserved
 from treeadv.replay.store import ReplayStore
-from treeadv.storage.folder import Folder
+from treeadv.storage.folder import open_folder
 
 _sessions = (f"{n:06d}-test" for n in itertools.count(1))
 
@@ -54,7 +54,7 @@ def open_store(
 def last_session(run_dir: str) -> str:
     """Of the journal; a new one if there is no journal."""
     ledger = Ledger()
-    for line in Reader(Folder(run_dir).child("replay").child("journal")):
+    for line in Reader(open_folder(run_dir).child("replay").child("journal")):
         ledger.apply(line.record)
     return ledger.session or next(_sessions)
 

@@ -21,10 +21,10 @@ from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
+from treeadv.data.tickets import Ticket  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
 from treeadv.replay.store import ReplayStore  # noqa: E402
-from treeadv.replay.tickets import Ticket  # noqa: E402
-from treeadv.storage.folder import LocalPart  # noqa: E402
+from treeadv.storage.local import LocalFile  # noqa: E402
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -123,7 +123,7 @@ async def scenario(config: Config, run_dir: str) -> None:
     assert (again.draw, again.attempt) == (4, 1) and again.seed != late.seed
     assert await queue.admit.remote(late.forest_id, [ray.put(grow(late))]) == "late"
     assert 'treeadv_queue_admitted_total{unit="forests"} 4.0' in await metrics(queue)
-    await queue.commit.remote(1)
+    await queue.commit.remote(1, 1)
     await queue.close.remote()
     ray.kill(queue)
     await resumed(actor.remote(config, run_dir, "two", 1, 0), tickets[2:])
@@ -146,7 +146,7 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     waiting = asyncio.ensure_future(queue.reserve.remote("w"))
     await queue.stop.remote()
     assert await waiting is None and None not in held
-    await queue.commit.remote(4)
+    await queue.commit.remote(4, 4)
     counts = await queue.counts.remote()
     assert counts["trained"]["forests"] == 8 and set(counts["law_error"].values()) == {0}
     await queue.close.remote()
@@ -160,8 +160,8 @@ def test_a_damaged_forest_goes_out_again_and_what_its_worker_holds_is_not_read_f
         for worker in "ab":
             for t in [await queue.reserve(worker) for _ in range(2)]:
                 assert t is not None and await queue.admit(t.forest_id, [ray.put(grow(t))]) == "admitted"
-        (segment,) = (tmp_path / "run/replay/segments").iterdir()
-        segment.write_bytes(segment.read_bytes()[:100])
+        (file,) = (tmp_path / "run/replay/payloads").iterdir()
+        file.write_bytes(file.read_bytes()[:100])
         await queue.forget("a")  # its objects died with it
         lease = await queue.lease(2, 0)
         assert [fid.split("-")[1] for fid in lease.forest_ids] == ["000002", "000003"]
@@ -179,7 +179,7 @@ def test_an_orderly_end_waits_for_the_flush_in_hand_and_takes_nothing_after_it(
     config = config.model_copy(update={"queue": config.queue.model_copy(update={"fsync_interval": 0.05})})
     synced: list[str] = []
 
-    def slowly(part: LocalPart) -> None:
+    def slowly(part: LocalFile) -> None:
         time.sleep(0.3)
         sync(part)
         synced.append(part.name)
@@ -191,7 +191,7 @@ def test_an_orderly_end_waits_for_the_flush_in_hand_and_takes_nothing_after_it(
         assert first and second
         await queue.admit(first.forest_id, [ray.put(grow(first))])
         with monkeypatch.context() as patch:
-            patch.setattr(LocalPart, "sync", slowly)
+            patch.setattr(LocalFile, "sync", slowly)
             await asyncio.sleep(0.1)  # the flush has begun
             ref = asyncio.get_running_loop().create_future()
             late = asyncio.ensure_future(queue.admit(second.forest_id, [ref]))
@@ -203,7 +203,7 @@ def test_an_orderly_end_waits_for_the_flush_in_hand_and_takes_nothing_after_it(
             await late
 
     queue: Any = None
-    sync = LocalPart.sync
+    sync = LocalFile.sync
     asyncio.run(asyncio.wait_for(run(), 60))
     assert audit(str(tmp_path / "run")).rows["ready"]["forests"] == 1
 

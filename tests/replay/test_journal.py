@@ -19,7 +19,8 @@ from treeadv.replay.audit import _step_faults, audit
 from treeadv.replay.history import read_history
 from treeadv.replay.journal import Journal, Reader
 from treeadv.replay.records import Acked, Admitted, Committed, Leased, Record, Resumed
-from treeadv.storage.folder import Folder
+from treeadv.storage.folder import open_folder
+from treeadv.storage.local import LocalFolder
 
 
 def one_run(folder: Path) -> Path:
@@ -37,7 +38,7 @@ def one_run(folder: Path) -> Path:
 
 
 def read(folder: Path) -> tuple[list, Reader]:
-    reader = Reader(Folder(str(folder / "replay/journal")))
+    reader = Reader(open_folder(str(folder / "replay/journal")))
     return [line.record for line in reader], reader
 
 
@@ -98,23 +99,23 @@ def test_a_flipped_bit_anywhere_but_at_the_end_is_named_with_its_place_and_nothi
         assert not report.sound and report.records == record - 1
 
 
-def test_a_damaged_payload_is_named_by_forest_segment_and_offset(tmp_path: Path) -> None:
+def test_a_damaged_payload_is_named_by_forest_file_and_offset(tmp_path: Path) -> None:
     one_run(tmp_path)
-    (segment,) = (tmp_path / "replay/segments").iterdir()
+    (file,) = (tmp_path / "replay/payloads").iterdir()
     records, _ = read(tmp_path)
     place = [r for r in records if type(r).__name__ == "Admitted"][1]
-    data = bytearray(segment.read_bytes())
+    data = bytearray(file.read_bytes())
     data[place.offset + place.length // 2] ^= 4
-    segment.write_bytes(data)
+    file.write_bytes(data)
     report = audit(str(tmp_path))
     assert len(report.faults) == 1
-    assert f"forest {place.forest_id}" in report.faults[0] and f"{segment.name} byte {place.offset}" in report.faults[0]
+    assert f"forest {place.forest_id}" in report.faults[0] and f"{file.name} byte {place.offset}" in report.faults[0]
 
 
-def test_a_missing_segment_is_a_fault_of_every_forest_in_it(tmp_path: Path) -> None:
+def test_a_missing_payload_file_is_a_fault_of_every_forest_in_it(tmp_path: Path) -> None:
     one_run(tmp_path)
-    (segment,) = (tmp_path / "replay/segments").iterdir()
-    segment.unlink()
+    (file,) = (tmp_path / "replay/payloads").iterdir()
+    file.unlink()
     assert len(audit(str(tmp_path)).faults) == 5
 
 
@@ -140,7 +141,7 @@ def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp
     assert [p.name for p in folder.iterdir()] == ["0000000002.snapshot.jsonl"]
 
     part.write_bytes(kept)  # died before the old part was deleted
-    (folder / "unfinished").write_text('{"crc"')  # died while the next snapshot was being written
+    (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # died while the next snapshot was being written
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
     for name in ("live", "leases", "again", "totals", "lost", "next_draw", "leases_made", "last_step", "committed", "run"):
         assert getattr(store.ledger, name) == getattr(before, name), name
@@ -149,7 +150,7 @@ def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp
     store.compact()
     fill(store, 1)
     store.close()
-    assert sorted(p.name for p in folder.iterdir()) == ["0000000004.snapshot.jsonl", "0000000005.jsonl"]
+    assert sorted(p.name for p in folder.glob("[0-9]*")) == ["0000000004.snapshot.jsonl", "0000000005.jsonl"]
     report = audit(str(tmp_path))
     assert report.sound and report.rows["admitted"]["forests"] == 6, report.table()
 
@@ -168,7 +169,7 @@ def encoded(tree: dict) -> bytes:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 3}, "journal format 3, the newest known here is 2; upgrade"),
+        (0, {"format": 4}, "journal format 4, this release reads 3; use the release of treeadv that wrote it"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],
@@ -182,22 +183,9 @@ def test_a_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, chan
         open_store(tmp_path)
 
 
-def test_a_journal_of_format_1_which_knew_no_sessions_is_gone_on_with(tmp_path: Path) -> None:
-    part = one_run(tmp_path)
-    lines = part.read_bytes().splitlines(keepends=True)
-    tree = json.loads(lines[0])
-    del tree["crc"], tree["session"]
-    lines[0] = encoded({**tree, "format": 1})
-    part.write_bytes(b"".join(lines))
-    store = open_store(tmp_path, durable_step=1, max_staleness=2)
-    assert len(train(store, 2, 2)) == 2
-    store.close()
-    assert audit(str(tmp_path)).sound
-
-
 def journalled(folder: Path, *records: Record) -> None:
     """Write records behind those of a journal, whether or not they are right."""
-    parts = Folder(str(folder / "replay/journal"))
+    parts = open_folder(str(folder / "replay/journal"))
     reader = Reader(parts)
     list(reader)
     writer = Journal(parts, reader, "", lambda: None)
@@ -212,15 +200,17 @@ def journalled(folder: Path, *records: Record) -> None:
         (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: step 3 is next"),
         (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: step 3 is next"),
         (Acked("lease-000009", 3), "lease-000009"),
-        (Committed(3), "step 3 cannot be durable: 1 is, 2 is the last one done"),
-        (Resumed(2, "s"), "the run cannot start again from step 2: 1 is the last durable one"),
+        (Committed(3, 0), "step 3 cannot be durable: 1 is, 2 is the last one done"),
+        (Committed(2, 0), "step 0 cannot be the oldest kept: it must be between 1 and 2"),
+        (Resumed(2, "s"), "the run cannot resume from step 2: 1 to 1 have durable checkpoints"),
+        (Resumed(0, "s"), "the run cannot resume from step 0: 1 to 1 have durable checkpoints"),
     ],
 )
 def test_a_record_of_a_step_that_cannot_be_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
     """One lease a step, steps without gaps."""
     one_run(tmp_path)
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
-    journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 0.0), wrong)
+    journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 2, 0.0), wrong)
     (fault,) = audit(str(tmp_path)).faults
     assert "cannot follow those before it" in fault and said in fault
 
@@ -231,14 +221,14 @@ def test_the_history_alone_tells_of_a_step_with_two_leases_and_of_one_with_none(
     assert _step_faults(history, history.states()) == []
     history.acks = [1, 3, 3]
     faults = _step_faults(history, history.states())
-    assert faults == ["step 3 was done with 2 leases", "step 2 was done with no lease, and later ones stand"]
+    assert faults == ["step 3 was done with 2 leases", "step 2 was done with no lease, but later ones were done"]
 
 
-def test_a_segment_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
+def test_a_payload_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
     one_run(tmp_path)
-    (segment,) = (tmp_path / "replay/segments").iterdir()
+    (file,) = (tmp_path / "replay/payloads").iterdir()
     newer = wire.SCHEMA.with_metadata({b"treeadv.schema_version": b"9"}).serialize().to_pybytes()
-    segment.write_bytes(newer + segment.read_bytes()[len(newer) :])
+    file.write_bytes(newer + file.read_bytes()[len(newer) :])
     faults = audit(str(tmp_path)).faults
     assert len(faults) == 5 and all("schema 9 is newer than this release reads (1)" in f for f in faults), faults
 
@@ -262,7 +252,7 @@ def test_a_closed_store_writes_nothing_into_what_may_be_anothers(tmp_path: Path)
     files = {p: p.read_bytes() for p in (tmp_path / "replay").rglob("*.*")}
     with pytest.raises(RuntimeError, match="the journal is closed"):
         reserve(first)
-    with pytest.raises(RuntimeError, match="the segments are closed"):
+    with pytest.raises(RuntimeError, match="the payload files are closed"):
         first.admit(ticket.forest_id, batch_for(ticket))
     first.close()
     assert {p: p.read_bytes() for p in (tmp_path / "replay").rglob("*.*")} == files
@@ -277,7 +267,7 @@ def test_a_run_that_lets_go_while_it_is_audited_is_sound(
     tmp_path: Path, snapshots: bool, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
-    store._segments._limit = 3000
+    store._payloads._limit = 3000
     store.journal_limit = 0 if snapshots else 1 << 20
     fill(store, 8)
     done = [0]
@@ -297,7 +287,7 @@ def test_a_run_that_lets_go_while_it_is_audited_is_sound(
     go_on()
     match moment:
         case "the journal is listed":
-            before(journal, "_standing")
+            before(journal, "_current")
         case "its parts are read":
             before(Reader, "_fetch")
         case "the payloads are checked":
@@ -330,23 +320,23 @@ def test_a_listing_that_missed_the_snapshot_is_made_again(tmp_path: Path, monkey
     store.compact()
     reserve(store)
     store.close()
-    sizes = Folder.sizes
+    sizes = LocalFolder.sizes
     listed: list[dict[str, int]] = []
 
-    def racing(folder: Folder, suffix: str) -> dict[str, int]:
+    def racing(folder: LocalFolder, suffix: str) -> dict[str, int]:
         found = sizes(folder, suffix)
         listed.append({n: s for n, s in found.items() if listed or not n.endswith(".snapshot.jsonl")})
         return listed[-1]
 
-    monkeypatch.setattr(Folder, "sizes", racing)
+    monkeypatch.setattr(LocalFolder, "sizes", racing)
     _, reader = read(tmp_path)
     assert reader.parts == ["0000000002.snapshot.jsonl", "0000000003.jsonl"] and len(listed) == 4
 
 
-def test_a_segment_that_nobody_let_go_is_missing_also_of_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_a_payload_file_that_nobody_let_go_is_missing_also_of_a_run_that_goes_on(tmp_path: Path) -> None:
     store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
     fill(store, 2)
-    (tmp_path / "replay/segments/0000000001.arrow").unlink()
+    (tmp_path / "replay/payloads/0000000001.arrow").unlink()
     assert len(audit(str(tmp_path)).faults) == 2
     store.close()
 
@@ -365,7 +355,7 @@ def small_disk(tmp_path: Path):
 def test_a_full_disk_is_one_clear_line_and_what_was_admitted_is_kept(small_disk: Path) -> None:
     store = open_store(small_disk, per_step=1000)
     admitted = []
-    with pytest.raises(BadInput, match="No space left on device; nothing stored is lost: free space"):
+    with pytest.raises(BadInput, match=r"No space left on device.; nothing stored is lost: free space"):
         while True:
             record = reserve(store)
             store.admit(record.forest_id, batch_for(record, length=500))

@@ -13,13 +13,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.replay.helpers import Clock, forest_for, open_store
 from treeadv import wire
+from treeadv.forest import Verdict
 from treeadv.replay.audit import audit
 from treeadv.replay.history import forests_of_step
 from treeadv.replay.ledger import LeaseLost
-from treeadv.replay.records import Reserved
+from treeadv.replay.records import DropReason, Reserved
 
 PER_STEP = 2
 BOUND = 1
+MIXED = [0.0, 1.0, 0.0]
 ATTEMPTS = 3
 LEASE_SECONDS = 10.0
 
@@ -36,29 +38,33 @@ class Thing:
 
 
 class Machine(RuleBasedStateMachine):
-    @initialize(policy=st.sampled_from(["fifo", "freshest"]), retain=st.sampled_from(["all", "unacknowledged"]))
-    def begin(self, policy: str, retain: str) -> None:
-        self.policy, self.retain = policy, retain
+    @initialize(selection=st.sampled_from(["fifo", "freshest"]), retain=st.sampled_from(["all", "unacknowledged"]))
+    def begin(self, selection: str, retain: str) -> None:
+        self.selection, self.retain = selection, retain
         self.dir = tempfile.mkdtemp(prefix="replay-")
         self.clock = Clock()
         self.things: dict[str, Thing] = {}
         self.leases: dict[str, tuple[list[str], float]] = {}  # open ones: forests, deadline
         self.expired: dict[str, list[str]] = {}
         self.failures: dict[int, int] = {}
-        self.version = self.step = self.committed = self.arrivals = 0
+        self.version = self.step = self.committed = self.oldest_kept = self.arrivals = 0
         self.given_up: set[int] = set()
         self.steps: dict[int, list[str]] = {}
         self.front: list[str] = []  # what a resume took from the learner, in the order it had it
+        self.waiting: int | None = None  # the version of a lease that lacked forests
         self.store = self.open(None)
 
     def open(self, durable_step: int | None):
         return open_store(
             self.dir, PER_STEP, durable_step, self.clock, max_staleness=BOUND, attempts=ATTEMPTS, fsync="none",
-            lease_seconds=LEASE_SECONDS, policy=self.policy, retain=self.retain,
+            lease_seconds=LEASE_SECONDS, selection=self.selection, retain=self.retain, mixed_only=True,
         )  # fmt: skip
 
     def of(self, *where: str) -> list[Thing]:
         return [t for t in self.things.values() if t.where in where]
+
+    def leasable(self, version: int) -> list[Thing]:
+        return [t for t in self.of("ready") if t.version <= version]
 
     def lose(self, t: Thing) -> None:
         t.where = "gone"
@@ -70,9 +76,11 @@ class Machine(RuleBasedStateMachine):
     # ---- workers -------------------------------------------------------------------------------------------------------------
     @rule(worker=st.sampled_from(["a", "b"]))
     def reserve(self, worker: str) -> None:
-        full = len(self.of("growing", "ready", "leased")) >= (BOUND + 1) * PER_STEP
+        free = (BOUND + 1) * PER_STEP - len(self.of("growing", "ready", "leased"))
+        if self.waiting is not None:
+            free = max(free, PER_STEP - len(self.leasable(self.waiting)) - len(self.of("growing")))
         record = self.store.reserve(worker, "", str)
-        assert (record is None) == full
+        assert (record is None) == (free <= 0)
         if record:
             assert record.forest_id not in self.things
             self.things[record.forest_id] = Thing(record)
@@ -92,7 +100,7 @@ class Machine(RuleBasedStateMachine):
 
     def bring(self, t: Thing, lag: int) -> None:
         t.version = max(0, self.version - lag)
-        assert self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record, t.version)])) == "admitted"
+        assert self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record, t.version, MIXED)])) == "admitted"
         t.where, t.arrived = "ready", self.arrivals
         self.arrivals += 1
 
@@ -101,7 +109,8 @@ class Machine(RuleBasedStateMachine):
     def deliver_again(self, data: st.DataObject) -> None:
         t = data.draw(st.sampled_from([t for t in self.things.values() if t.where != "growing"]))
         outcome = self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record)]))
-        assert outcome == ("late" if t.where in ("gone", "trained") else "repeat")
+        finished = t.where == "gone" or (t.where == "trained" and t.step <= self.oldest_kept)
+        assert outcome == ("late" if finished else "repeat")
 
     @precondition(lambda self: self.of("growing"))
     @rule(data=st.data())
@@ -111,6 +120,34 @@ class Machine(RuleBasedStateMachine):
         bad = wire.to_batch([replace(f, verdict=f.verdict * 0 - 1)])
         assert self.store.admit(t.record.forest_id, bad) == "refused"
         self.lose(t)
+
+    @precondition(lambda self: self.of("growing"))
+    @rule(data=st.data(), mixed=st.booleans())
+    def deliver_what_is_dropped(self, data: st.DataObject, mixed: bool) -> None:
+        """A forest without variance finishes its draw; one that hardly any verifier judged goes out again."""
+        t = data.draw(st.sampled_from(self.of("growing")))
+        f = forest_for(t.record, self.version, [0.0, 1.0, 1.0] if mixed else [1.0, 1.0, 1.0])
+        if mixed:
+            f = replace(f, verdict=f.verdict * 0 + Verdict.CRASH)
+        assert self.store.admit(t.record.forest_id, wire.to_batch([f])) == "dropped"
+        if mixed:
+            self.lose(t)
+        else:
+            t.where = "gone"
+            self.given_up.add(t.record.draw)
+
+    @precondition(lambda self: self.leases)
+    @rule(reason=st.sampled_from(["not_finite", "no_variance"]))
+    def discard(self, reason: DropReason) -> None:
+        lease_id, (fids, _) = self.leases.popitem()
+        for _ in range(2):
+            self.store.discard(lease_id, reason, "test")
+        for fid in fids:
+            if reason == "not_finite":
+                self.lose(self.things[fid])
+            else:
+                self.things[fid].where = "gone"
+                self.given_up.add(self.things[fid].record.draw)
 
     @precondition(lambda self: self.of("growing"))
     @rule(data=st.data())
@@ -145,18 +182,19 @@ class Machine(RuleBasedStateMachine):
                 for lease in [i for i, fids in self.expired.items() if t.record.forest_id in fids]:
                     del self.expired[lease]
         at = {fid: n for n, fid in enumerate(self.front)}
-        ready = sorted(self.of("ready"), key=lambda t: t.arrived)
-        if self.policy == "freshest":
+        ready = sorted(self.leasable(self.version), key=lambda t: t.arrived)
+        if self.selection == "freshest":
             ready.sort(key=lambda t: -t.version)
         ready.sort(key=lambda t: at.get(t.record.forest_id, len(at)))
         lease = self.store.lease(PER_STEP, self.version)
         assert (lease is None) == (len(ready) < PER_STEP)
+        self.waiting = self.version if lease is None else None
         if lease is None:
             return
         assert lease.forest_ids == tuple(t.record.forest_id for t in ready[:PER_STEP])
         assert self.store.lease(PER_STEP, self.version) == lease  # a repeat is the same lease
         for t in ready[:PER_STEP]:
-            assert self.version - t.version <= BOUND
+            assert 0 <= self.version - t.version <= BOUND
             t.where = "leased"
         self.leases[lease.lease_id] = (list(lease.forest_ids), self.clock.now + LEASE_SECONDS)
         self.expired = {i: f for i, f in self.expired.items() if not set(f) & set(lease.forest_ids)}
@@ -212,8 +250,9 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:
         self.committed = data.draw(st.integers(self.committed + 1, self.step))
+        self.oldest_kept = data.draw(st.integers(self.oldest_kept, self.committed))
         for _ in range(2):
-            self.store.commit(self.committed)
+            self.store.commit(self.committed, self.oldest_kept)
         self.durable()
 
     @precondition(lambda self: self.committed)
@@ -232,15 +271,30 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def the_queue_alone_dies(self) -> None:
         self.store.close()
+        self.waiting = None
         self.store = self.open(None)
 
-    @precondition(lambda self: self.step > self.committed or self.leases)
+    @precondition(lambda self: not self.leases)
+    @rule(data=st.data())
+    def a_step_is_undone(self, data: st.DataObject) -> None:
+        """What random rules alone would make rare: the forests of the next step are drawn by weights that are undone."""
+        self.grow(4, 0)
+        if self.of("ready"):
+            self.train()
+        self.grow(4, 0)
+        self.the_run_dies_and_resumes(data)
+
+    @precondition(lambda self: self.step > self.oldest_kept or self.leases)
     @rule(data=st.data())
     def the_run_dies_and_resumes(self, data: st.DataObject) -> None:
-        self.committed = data.draw(st.integers(self.committed, self.step))
+        self.committed = data.draw(st.integers(self.oldest_kept, self.step))
         self.store.close()
+        self.waiting = None
         self.store = self.open(self.committed)
         self.durable()
+        for t in self.of("trained"):
+            if t.step > self.committed:
+                t.where = "stepped"
         self.step = self.version = self.committed
         for t in self.of("growing"):
             t.where = "gone"

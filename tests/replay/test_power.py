@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import treeadv.storage.disk
-import treeadv.storage.folder
+import treeadv.storage.local
 from tests.replay.helpers import fill, open_store, reserve, train
 from treeadv.replay.audit import audit
 from treeadv.replay.journal import Reader
-from treeadv.storage.folder import Folder
+from treeadv.storage.folder import open_folder
 
 Left = tuple[tuple[str, bytes], ...]  # the files that a power cut leaves, by path
 CUTS = ("open", "write", "fsync", "replace", "truncate", "ftruncate")
@@ -28,8 +28,8 @@ MODES = {
 
 
 class Disk:
-    """Stands in for the module `os` of those that write. Before each call that changes the disk it notes, by what has been promised
-    so far, what a power cut would leave."""
+    """Replaces the module `os` of the modules that write. Before each call that changes the disk it notes what a power cut would
+    leave, with what has been promised so far."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -82,14 +82,14 @@ def scenario(disk: Disk) -> None:
     """Three lives: checkpoints with a compaction, a snapshot, a process that dies with records unflushed and the last one torn."""
     options: dict[str, Any] = {"max_staleness": 3, "retain": "unacknowledged"}
     store = open_store(disk.root, **options)
-    store._segments._limit = 3000
+    store._payloads._limit = 3000
     for step in range(1, 6):
         fill(store, 2, step - 1)
         train(store, 2, step)
         promise(disk, store, disk.promised[1])
         if step in (2, 4):
             promise(disk, store, step)  # the checkpoint is written
-            store.commit(step)
+            store.commit(step, step - 2)
             promise(disk, store, step)
             store.journal_limit = 0 if step == 4 else 1 << 20
             store.compact()
@@ -116,7 +116,7 @@ def promise(disk: Disk, store: Any, step: int) -> None:
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
     disk = Disk(tmp_path_factory.mktemp("disk"))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (treeadv.storage.folder, treeadv.storage.disk):
+        for module in (treeadv.storage.local, treeadv.storage.disk):
             patch.setattr(module, "os", disk)
         scenario(disk)
     yield disk
@@ -135,7 +135,7 @@ def test_whenever_the_power_fails_what_was_promised_is_there_and_the_run_goes_on
         for name, data in left:
             (run / name).parent.mkdir(parents=True, exist_ok=True)
             (run / name).write_bytes(data)
-        journal = Reader(Folder(str(run / "replay/journal")))
+        journal = Reader(open_folder(str(run / "replay/journal")))
         list(journal)
         assert journal.seq >= records, f"cut {n}: {records} records were promised, {journal.seq} are left"
         if "payload" not in mode and "half" not in mode and journal.parts:

@@ -12,8 +12,9 @@ from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
 from treeadv.replay.history import forests_of_step
 from treeadv.replay.store import ReplayStore
-from treeadv.storage.folder import Folder, Syncable, flush
-from treeadv.storage.lock import Lock, next_session, owner
+from treeadv.storage.folder import Action, flush, open_folder
+from treeadv.storage.lock import next_session
+from treeadv.storage.objects import ObjectFolder
 
 
 def keys(client, name: str) -> list[str]:
@@ -30,7 +31,7 @@ def test_a_run_on_s3_is_resumed_and_audited_from_the_bucket(bucket) -> None:
     store.sync()
     store.commit(1)
     store.close()
-    assert {k.split("/")[3] for k in keys(client, name)} == {"journal", "segments", "lock"}
+    assert {k.split("/")[3] for k in keys(client, name)} == {"journal", "payloads", "lock"}
     store = open_store(uri, durable_step=1, max_staleness=3)
     assert train(store, 2, 2) == steps[2]
     fill(store, 1)
@@ -68,7 +69,7 @@ def test_trained_payload_leaves_the_bucket_when_only_unacknowledged_is_kept(buck
     store.close()
     report = audit(uri)
     assert report.sound and report.payloads_released == 4, report.table()
-    with pytest.raises(BadInput, match=r"was let go once trained; run with queue.retain=all"):
+    with pytest.raises(BadInput, match=r"was deleted once trained; run with queue.retain=all"):
         forests_of_step(uri, 1)
 
 
@@ -96,10 +97,10 @@ def test_a_payload_that_is_not_uploaded_yet_can_be_read_and_one_that_cannot_be_a
     def gone(*_: object) -> None:
         raise OSError("Connection refused")
 
-    store._segments._folder.read = gone
+    store._payloads._folder.read = gone
     with pytest.raises(BadInput, match=r"cannot be read \(Connection refused\); see to the store"):
         store.lease(2, 0)
-    del store._segments._folder.read
+    del store._payloads._folder.read
     (key,) = [k for k in keys(client, name) if k.endswith(".arrow")]
     client.delete_object(Bucket=name, Key=key)
     assert store.lease(2, 0) is None and store.ledger.totals["damaged", "forests"] == 2
@@ -110,7 +111,7 @@ def test_a_policy_that_would_never_write_and_a_wrong_address_are_refused(bucket)
     with pytest.raises(BadInput, match="fsync=none would never write"):
         open_store(uri, fsync="none")
     with pytest.raises(BadInput, match="not a path or URI"):
-        Folder("nosuch://place")
+        open_folder("nosuch://place")
 
 
 def test_the_last_to_open_has_the_run_and_the_one_before_writes_no_more(bucket) -> None:
@@ -128,9 +129,9 @@ def test_the_last_to_open_has_the_run_and_the_one_before_writes_no_more(bucket) 
     assert report.sound and report.rows["admitted"]["forests"] == 2, report.table()
 
 
-def late(store: ReplayStore, parts: list[Syncable]) -> None:
+def late(store: ReplayStore, parts: list[Action]) -> None:
     """What a writer still sends that was paused behind its last look at whose run it is."""
-    flush([p for p in parts if p is not store._lock])
+    flush([p for p in parts if p != store._lock.check])
 
 
 def test_what_a_writer_that_lost_the_run_still_uploads_takes_no_place_and_does_not_count(bucket, caplog) -> None:
@@ -152,7 +153,7 @@ def test_what_a_writer_that_lost_the_run_still_uploads_takes_no_place_and_does_n
     report = audit(uri)
     assert report.sound and report.rows["admitted"]["forests"] == 6, report.table()
     again = open_store(uri, durable_step=1, max_staleness=9)
-    assert "hold records of a process that had lost the run; they do not count" in caplog.text
+    assert "hold records of a process that had lost the run; ignored" in caplog.text
     assert train(again, 2, 2) == steps[2]
     again.close()
     assert audit(uri).sound
@@ -169,7 +170,7 @@ def test_a_compaction_that_is_finished_when_another_has_opened_the_run_takes_not
     before.sync()
     before.commit(1)
     before.journal_limit = 0
-    *flushed, deletion, snapshot, clearing = before.compaction()
+    *flushed, deletion, _, snapshot, clearing = before.compaction()
     flush(flushed)
     after = open_store(uri, durable_step=1, max_staleness=9)
     steps = train(after, 2, 2)
@@ -177,9 +178,9 @@ def test_a_compaction_that_is_finished_when_another_has_opened_the_run_takes_not
     there = keys(client, name)
     for stale in (deletion, clearing):
         with pytest.raises(BadInput, match="another process has opened this run"):
-            stale.sync()
+            stale()
     assert keys(client, name) == there
-    snapshot.sync()
+    snapshot()
     for names in ([], clearing.names):
         for part in names:  # and had it been in the middle of them, nothing would be lost
             client.delete_object(Bucket=name, Key=f"runs/one/replay/journal/{part}")
@@ -200,9 +201,9 @@ def test_who_cannot_go_on_with_a_run_leaves_it_to_the_one_that_has_it(bucket) ->
         train(store, 2, step)
     store.commit(2)
     store.sync()
-    with pytest.raises(BadInput, match=r"checkpoint is of step 1, the journal holds 2 \(durable\) to 2"):
+    with pytest.raises(BadInput, match=r"checkpoint is of step 1, the journal can go back to steps 2 to 2"):
         open_store(uri, durable_step=1, max_staleness=9)
-    assert owner(Folder(uri).child("replay")) == (store.ledger.session, 0)
+    assert open_folder(uri).child("replay").owner() == (store.ledger.session, 0)
     fill(store, 1)
     store.close()
     report = audit(uri)
@@ -211,20 +212,20 @@ def test_who_cannot_go_on_with_a_run_leaves_it_to_the_one_that_has_it(bucket) ->
 
 def test_two_that_open_a_run_at_the_same_moment_are_refused(bucket) -> None:
     _, _, uri = bucket
-    replay = Folder(uri).child("replay")
+    replay = open_folder(uri).child("replay")
     first, second = next_session(replay), next_session(replay)
-    Lock(replay, first, 0)
+    replay.lock(first, 0)
     with pytest.raises(BadInput, match="at the same moment"):
-        Lock(replay, min(first, second), 0)
+        replay.lock(min(first, second), 0)
     assert next_session(replay) > first
 
 
 def test_many_flushes_make_few_objects_of_the_journal_and_none_is_asked_for_in_between(bucket, monkeypatch) -> None:
     name, client, uri = bucket
-    monkeypatch.setattr(journal, "_PART_BYTES", 20_000)
+    monkeypatch.setattr(journal, "_REWRITE_BELOW", 20_000)
     store = open_store(uri, max_staleness=99, retain="unacknowledged")
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "sizes", None)  # a listing
+        patch.setattr(ObjectFolder, "sizes", None)  # a listing
         for step in range(1, 41):
             fill(store, 2, step - 1)
             train(store, 2, step)

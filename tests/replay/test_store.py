@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,12 +17,14 @@ from tests.replay.helpers import Clock, batch_for, fill, forest_for, open_store,
 from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
+from treeadv.forest import Verdict
+from treeadv.replay.admission import advantage_mass
 from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
 from treeadv.replay.history import forests, forests_of_step
 from treeadv.replay.ledger import Entry, LeaseLost, State
-from treeadv.replay.records import Admitted, Reserved
-from treeadv.replay.selection import advantage_mass, choose
+from treeadv.replay.records import Admitted, DropReason, Leased, Reserved
+from treeadv.replay.selection import choose, fifo, freshest, priority
 from treeadv.replay.store import ReplayStore
 
 
@@ -42,18 +46,17 @@ def test_slots_hold_from_reservation_to_ack(tmp_path: Path) -> None:
     bound=st.integers(0, 3),
     per_step=st.integers(1, 3),
     seed=st.integers(0, 2**32 - 1),
-    policy=st.sampled_from(["fifo", "freshest", "priority"]),
+    selection=st.sampled_from(["fifo", "freshest", "priority"]),
 )
-def test_no_trained_forest_is_staler_than_the_bound(tmp_path_factory, bound: int, per_step: int, seed: int, policy: str) -> None:
+def test_no_trained_forest_is_staler_than_the_bound(tmp_path_factory, bound: int, per_step: int, seed: int, selection: str) -> None:
     """Workers finish in any order and hold weights that lag by any amount."""
     rng = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("run")
-    store = open_store(folder, per_step, max_staleness=bound, fsync="none", policy=policy)
+    store = open_store(folder, per_step, max_staleness=bound, fsync="none", selection=selection)
     growing: list[tuple[Reserved, int]] = []
     step, dropped = 0, 0
     for _ in range(60):
-        held = store.ledger.held
-        assert held <= (bound + 1) * per_step
+        assert store.ledger.slots_used <= (bound + 1) * per_step
         while (record := store.reserve("w", "", str)) is not None:
             growing.append((record, max(0, step - int(rng.integers(0, 4)))))
         for i in (
@@ -166,9 +169,9 @@ def test_an_expired_lease_may_be_acknowledged_until_another_takes_its_forests(tm
         store.ack(lost.lease_id, 2)
 
 
-@pytest.mark.parametrize("policy", ["fifo", "freshest", "priority"])
-def test_resume_hands_out_the_same_forests_in_the_same_order_and_skips_no_prompt(tmp_path: Path, policy: str) -> None:
-    store = open_store(tmp_path, policy=policy, max_staleness=11)
+@pytest.mark.parametrize("selection", ["fifo", "freshest", "priority"])
+def test_resume_hands_out_the_same_forests_in_the_same_order_and_skips_no_prompt(tmp_path: Path, selection: str) -> None:
+    store = open_store(tmp_path, selection=selection, max_staleness=11)
     for version in (2, 0, 3, 1):
         fill(store, 5, version)
     steps = {s: train(store, 2, s) for s in range(1, 7)}
@@ -176,7 +179,7 @@ def test_resume_hands_out_the_same_forests_in_the_same_order_and_skips_no_prompt
     store.commit(1)
     waiting = [reserve(store).draw for _ in range(2)]
     store.close()
-    store = open_store(tmp_path, durable_step=2, policy=policy, max_staleness=11)  # checkpoint 2 was written, its commit was not
+    store = open_store(tmp_path, durable_step=2, selection=selection, max_staleness=11)  # checkpoint 2 was written, its commit was not
     assert store.ledger.totals["trained", "forests"] == 4
     fill(store, 2, version=9)  # what went out and did not come back goes out first, and newcomers wait their turn
     assert [store.ledger.live[f].reserved.draw for f in list(store.ledger.live)[-2:]] == waiting
@@ -207,22 +210,147 @@ def test_a_checkpoint_that_the_journal_does_not_fit_is_refused(tmp_path: Path, s
         train(store, 2, s)
     store.commit(1)
     store.close()
-    with pytest.raises(BadInput, match=rf"checkpoint is of step {step}, the journal holds 1 \(durable\) to 3"):
+    with pytest.raises(BadInput, match=f"checkpoint is of step {step}, the journal can go back to steps 1 to 3"):
         open_store(tmp_path, durable_step=step)
     with pytest.raises(BadInput, match="no journal for the checkpoint of step 3"):
         open_store(tmp_path / "other", durable_step=3)
 
 
-def test_steps_that_are_taken_again_cannot_be_made_larger(tmp_path: Path) -> None:
-    """A larger one would take forests of the steps after it, which a newer policy drew."""
-    store = open_store(tmp_path, per_step=2)
+@pytest.mark.parametrize("change", ["one payload is damaged", "steps take more forests", "the bound is 0"])
+@pytest.mark.parametrize("bound", [0, 2])
+def test_no_lease_after_a_resume_has_a_newer_forest(tmp_path: Path, bound: int, change: str) -> None:
+    """Forests of later steps stay ready, and the lease waits for a forest that is grown again."""
+    store = open_store(tmp_path, max_staleness=bound)
     for step in (1, 2, 3):
         fill(store, 2, version=step - 1)
         train(store, 2, step)
+    first = next(e.payload for e in store.ledger.live.values())
     store.close()
-    with pytest.raises(BadInput, match=r"learner.forests_per_step=3: the steps since the checkpoint of step 1 took 2 forests each"):
-        open_store(tmp_path, per_step=3, durable_step=1)
-    open_store(tmp_path, per_step=3, durable_step=3).close()
+    per_step = 3 if change == "steps take more forests" else 2
+    if change == "one payload is damaged":
+        flip(tmp_path / "replay/payloads" / first.payload_file, first.offset + 400)
+    store = open_store(tmp_path, per_step, 0, max_staleness=0 if change == "the bound is 0" else bound)
+    for step in (1, 2, 3):
+        while (lease := store.lease(per_step, step - 1)) is None:
+            assert store.free_slots > 0, "a lease waits for a forest that nobody may grow"
+            fill(store, 1, version=step - 1)
+        assert all(store.ledger.live[fid].payload.newest_version <= step - 1 for fid in lease.forest_ids)
+        store.ack(lease.lease_id, step)
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound, report.table()
+
+
+def test_a_lease_may_wait_for_a_forest_that_a_worker_grows(tmp_path: Path) -> None:
+    """Slots beyond the capacity are given out once, however often the lease asks."""
+    store = open_store(tmp_path, per_step=1, max_staleness=0)
+    for step in (1, 2, 3):
+        fill(store, 1, version=step - 1)
+        train(store, 1, step)
+    first = next(e.payload for e in store.ledger.live.values())
+    store.close()
+    flip(tmp_path / "replay/payloads" / first.payload_file, first.offset + 400)
+    store = open_store(tmp_path, 1, 0, max_staleness=0)
+    for _ in range(3):
+        assert store.lease(1, 0) is None
+        assert store.free_slots == 1
+    ticket = reserve(store)
+    assert store.lease(1, 0) is None and store.free_slots == 0
+    assert store.admit(ticket.forest_id, batch_for(ticket)) == "admitted"
+    assert train(store, 1, 1) == (ticket.forest_id,)
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        (Leased("lease-000001", ("r0-000000-0",), 1, 2, 0.0), "has a forest of version 2"),
+        (Leased("lease-000001", ("r0-000000-0",), 5, 2, 0.0), "has a forest of staleness 3 > 2"),
+    ],
+)
+def test_audit_finds_a_lease_that_breaks_the_bound(tmp_path: Path, record: Leased, fault: str) -> None:
+    store = open_store(tmp_path)
+    fill(store, 1, version=2)
+    store._journal.append(record, 0.0)
+    store.close()
+    (found,) = audit(str(tmp_path)).faults
+    assert fault in found
+
+
+def test_audit_finds_a_record_whose_versions_are_not_the_payloads(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    reserved = reserve(store)
+    place = store._payloads.append(batch_for(reserved, version=50))
+    forest = forest_for(reserved, version=50)
+    store._write(Admitted(reserved.forest_id, forest.leaves, forest.tokens, 0, 0, 0.5, 1.0, *astuple(place)))
+    store.close()
+    (fault,) = audit(str(tmp_path)).faults
+    assert "50" in fault
+
+
+@pytest.mark.parametrize(("rewards", "kept"), [([1.0, 1.0, 1.0], False), ([0.0, 0.0, 0.0], False), ([0.0, 1.0, 1.0], True)])
+def test_mixed_only_drops_a_forest_of_one_reward(tmp_path: Path, rewards: list[float], kept: bool) -> None:
+    store = open_store(tmp_path, mixed_only=True)
+    record = reserve(store)
+    used = store.ledger.slots_used
+    outcome = store.admit(record.forest_id, batch_for(record, rewards=rewards))
+    assert outcome == ("admitted" if kept else "dropped")
+    assert store.ledger.slots_used == used - (not kept)
+    if not kept:
+        assert reserve(store).draw == 1, "another prompt gets the slot"
+        assert store.admit(record.forest_id, batch_for(record)) == "late"
+        assert figures(store)["dropped"]["no_variance"]["forests"] == 1
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound and report.dropped == ({} if kept else {"no_variance": 1}), report.table()
+
+
+def unjudged(record: Reserved, leaves: list[int]) -> pa.RecordBatch:
+    """A forest whose verifier timed out on some leaves."""
+    forest = forest_for(record)
+    verdict = forest.verdict.copy()
+    verdict[leaves] = Verdict.TIMEOUT
+    return wire.to_batch([replace(forest, verdict=verdict)])
+
+
+def test_a_forest_of_fewer_than_two_judged_leaves_is_refilled(tmp_path: Path) -> None:
+    store = open_store(tmp_path, attempts=2)
+    record = reserve(store)
+    assert store.admit(record.forest_id, unjudged(record, [0])) == "admitted"
+    for attempt in range(2):
+        record = reserve(store)
+        assert (record.draw, record.attempt) == (1, attempt)
+        assert store.admit(record.forest_id, unjudged(record, [0, 2])) == "dropped"
+    assert reserve(store).draw == 2, "the prompt is given up after queue.attempts"
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound and report.dropped == {"too_few_judged": 2}, report.table()
+
+
+def test_mixed_only_looks_at_judged_leaves_alone(tmp_path: Path) -> None:
+    store = open_store(tmp_path, mixed_only=True)
+    record = reserve(store)
+    forest = forest_for(record, rewards=[0.0, 1.0, 1.0])
+    verdict = forest.verdict.copy()
+    verdict[0] = Verdict.CRASH
+    assert store.admit(record.forest_id, wire.to_batch([replace(forest, verdict=verdict)])) == "dropped"
+
+
+@pytest.mark.parametrize(("reason", "again"), [("not_finite", True), ("no_variance", False)])
+def test_a_discarded_lease_frees_its_slots(tmp_path: Path, reason: DropReason, again: bool) -> None:
+    store = open_store(tmp_path, max_staleness=1)
+    fill(store, 4)
+    lease = store.lease(2, 0)
+    assert lease is not None
+    for _ in range(2):  # a repeat changes nothing
+        store.discard(lease.lease_id, reason, "the loss is NaN")
+    assert store.free_slots == 2 and reserve(store).attempt == int(again)
+    with pytest.raises(LeaseLost):
+        store.ack(lease.lease_id, 1)
+    train(store, 2, 1)
+    store.discard("lease-000002", reason, "it did its step")
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound and report.dropped == {reason: 2}, report.table()
 
 
 def test_an_audit_misses_the_records_of_a_step_that_has_a_checkpoint(tmp_path: Path) -> None:
@@ -234,7 +362,7 @@ def test_an_audit_misses_the_records_of_a_step_that_has_a_checkpoint(tmp_path: P
         assert audit(str(tmp_path)).sound
         (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
     faults = audit(str(tmp_path)).faults
-    assert faults == ("there is a checkpoint of step 2, and the journal ends with step 1: records of it are lost",)
+    assert faults == ("there is a checkpoint of step 2, but the journal ends with step 1: its records are lost",)
 
 
 def test_the_queue_alone_may_die_and_nothing_is_rolled_back(tmp_path: Path) -> None:
@@ -270,7 +398,7 @@ def test_a_queue_that_dies_while_it_goes_back_to_a_checkpoint_goes_back_when_it_
     for cut in range(len(written) + 1):  # it dies with so much of `Committed` and `Resumed` written, and is brought back
         run = tmp_path / f"cut-{cut}"
         (run / "replay/journal").mkdir(parents=True)
-        shutil.copytree(tmp_path / "replay/segments", run / "replay/segments")
+        shutil.copytree(tmp_path / "replay/payloads", run / "replay/payloads")
         (run / "replay/journal/0000000001.jsonl").write_bytes(before)
         (run / "replay/journal/0000000002.jsonl").write_bytes(written[:cut])
         store = resume(run)
@@ -301,26 +429,26 @@ def test_a_forest_whose_payload_is_damaged_is_dropped_loudly_and_the_run_goes_on
     store = open_store(tmp_path, max_staleness=2)
     fill(store, 1)
     store.close()
-    store = open_store(tmp_path, max_staleness=2)  # another segment
+    store = open_store(tmp_path, max_staleness=2)  # another file
     fill(store, 2)
     store.close()
-    segment = tmp_path / "replay/segments/0000000001.arrow"
+    file = tmp_path / "replay/payloads/0000000001.arrow"
     match damage:
         case "flipped":
-            flip(segment, -200)
+            flip(file, -200)
         case "header":
-            flip(segment, 5)
+            flip(file, 5)
         case "cut":
-            segment.write_bytes(segment.read_bytes()[:-200])
+            file.write_bytes(file.read_bytes()[:-200])
         case "empty":
-            segment.write_bytes(b"")
+            file.write_bytes(b"")
         case "missing":
-            segment.unlink()
+            file.unlink()
     assert len(audit(str(tmp_path)).faults) == 1  # still ready: nobody knows yet
     store = open_store(tmp_path, durable_step=0, max_staleness=2)
     lease = store.lease(2, 0)
     assert lease is not None and lease.forest_ids == ("r0-000001-0", "r0-000002-0")
-    assert "forest r0-000000-0 dropped as damaged" in caplog.text and "segments/0000000001.arrow" in caplog.text
+    assert "forest r0-000000-0 dropped as damaged" in caplog.text and "payloads/0000000001.arrow" in caplog.text
     assert "its prompt goes out again" in caplog.text
     assert figures(store)["dropped"]["damaged"]["forests"] == 1
     again = reserve(store)
@@ -342,7 +470,7 @@ def test_an_open_lease_whose_payload_is_damaged_is_taken_back(tmp_path: Path) ->
     lease = store.lease(2, 0)
     assert lease is not None
     store.close()
-    flip(tmp_path / "replay/segments/0000000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
+    flip(tmp_path / "replay/payloads/0000000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
     store = open_store(tmp_path, max_staleness=2)  # the queue alone has died, and the learner asks again
     instead = store.lease(2, 0)
     assert instead is not None and instead.forest_ids == ("r0-000001-0", "r0-000002-0")
@@ -371,8 +499,8 @@ def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:
 
 
 def test_disk_use_is_bounded_when_only_unacknowledged_payloads_are_kept(tmp_path: Path) -> None:
-    kept = open_store(tmp_path / "all", per_step=4, segment_mb=1, fsync="none")
-    let_go = open_store(tmp_path / "few", per_step=4, segment_mb=1, fsync="none", retain="unacknowledged")
+    kept = open_store(tmp_path / "all", per_step=4, payload_mb=1, fsync="none")
+    let_go = open_store(tmp_path / "few", per_step=4, payload_mb=1, fsync="none", retain="unacknowledged")
     let_go.journal_limit = 20_000
     sizes: dict[str, list[int]] = {"all": [], "few": []}
     for step in range(1, 25):
@@ -406,13 +534,13 @@ def entry(order: int, mass: float, version: int = 0) -> Entry:
 
 def test_policies_choose_as_they_say() -> None:
     ready = [entry(0, 1.0, 3), entry(1, 2.0, 5), entry(2, 0.0, 4), entry(3, 4.0, 5)]
-    assert [e.order for e in choose(ready[::-1], 3, "fifo", (0, 1))] == [0, 1, 2]
-    assert [e.order for e in choose(ready[::-1], 3, "freshest", (0, 1))] == [1, 3, 2]
-    first = Counter(choose(ready, 1, "priority", (0, n))[0].order for n in range(4000))
+    assert [e.order for e in choose(ready[::-1], 3, fifo, (0, 1))] == [0, 1, 2]
+    assert [e.order for e in choose(ready[::-1], 3, freshest, (0, 1))] == [1, 3, 2]
+    first = Counter(choose(ready, 1, priority, (0, n))[0].order for n in range(4000))
     for order, share in ((0, 1 / 7), (1, 2 / 7), (3, 4 / 7)):  # in proportion to mass; 4 standard errors
         assert abs(first[order] / 4000 - share) < 4 * np.sqrt(share * (1 - share) / 4000)
-    assert first[2] == 0 and choose(ready, 4, "priority", (0, 1))[-1].order == 2
-    assert choose(ready, 4, "priority", (7, 1)) == choose(ready, 4, "priority", (7, 1))
+    assert first[2] == 0 and choose(ready, 4, priority, (0, 1))[-1].order == 2
+    assert choose(ready, 4, priority, (7, 1)) == choose(ready, 4, priority, (7, 1))
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=16))

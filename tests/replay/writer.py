@@ -20,7 +20,7 @@ PER_STEP = 3
 def main(folder: Path, fsync: str, steps: int) -> None:
     checkpoint = folder / "checkpoint.json"
     model: list[list[str]] = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
-    queue = QueueConfig(fsync=fsync, segment_mb=1, retain="all")
+    queue = QueueConfig(fsync=fsync, payload_mb=1, retain="all")
     store = ReplayStore(str(folder), queue, PER_STEP, 0, f"life of {os.getpid()}", len(model))
     print("open", flush=True)
     while len(model) < steps:

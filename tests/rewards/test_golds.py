@@ -1,4 +1,4 @@
-"""Every gold answer of the benchmarks equals itself: through the whole verifier, and through math-verify alone (marker `slow`)."""
+"""Every gold answer of the benchmarks equals itself: through the whole verifier, and most are read as trees."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Outcome, Task
+from treeadv.rewards.judgement import Answer, Outcome
+from treeadv.rewards.parsing.grammar import read
 from treeadv.rewards.parsing.guards import refusal
-from treeadv.rewards.parsing.numbers import grouped, spelled_out
-from treeadv.rewards.sandbox.pool import Answer
-from treeadv.rewards.verifiers.registry import load_verifier, screen
+from treeadv.rewards.parsing.terms import Term
+from treeadv.rewards.parsing.tokens import Unreadable
+from treeadv.rewards.verifiers.registry import screen
 
 # Gold answers that do not equal themselves when boxed, and why (docs/rewards.md repeats this table).
 EXCEPTIONS = {
@@ -22,9 +23,8 @@ EXCEPTIONS = {
     "omni_math_rule-710": "a brace is never closed in the data",
     "omni_math_rule-1469": "a brace is never closed in the data",
 }
-# Gold answers that a guard keeps from math-verify: an equal answer in another form is refused, in the same form verified.
+# Gold answers that a limit refuses: an equal answer in another form is refused, in the same form verified.
 REFUSED = {
-    "college_math-317": "two numbers side by side",  # 5 4.6: two answers without a comma
     "omni_math_rule-862": "control or surrogate characters",  # a form feed where the data lost the \\f of \\frac
 }
 
@@ -54,14 +54,14 @@ def test_guards_refuse_only_the_gold_answers_listed():
     assert {n: reason for n, gold in golds().items() if (reason := refusal(gold))} == REFUSED
 
 
-@pytest.mark.slow
-def test_every_gold_answer_equals_itself_for_math_verify_alone():
-    """Without the exact comparison: what reaches a worker is spelled so that math-verify reads it."""
-    judge = load_verifier("math").judge
-    failed = {}
-    for name, gold in golds().items():
-        text = spelled_out(grouped(gold))
-        outcome = judge(Task("math", text, text))
-        if outcome.verdict is not Verdict.VERIFIED:
-            failed[name] = outcome.detail
-    assert failed == {}
+def test_nine_of_ten_gold_answers_are_read():
+    """The others are prose, as in college_math, or mathematics beyond the grammar."""
+    known = golds()
+    assert sum(_read(gold) is not None for gold in known.values()) >= 0.9 * len(known)
+
+
+def _read(gold: str) -> Term | None:
+    try:
+        return read(gold)
+    except Unreadable:
+        return None

@@ -9,6 +9,8 @@ import pytest
 
 from tests.rewards import hostile
 from treeadv.forest import Verdict
+from treeadv.rewards.judgement import Task
+from treeadv.rewards.parsing.extract import final_answer
 from treeadv.rewards.sandbox.pool import Answer, VerifierPool
 from treeadv.rewards.verifiers import mathematics
 from treeadv.rewards.verifiers.registry import screen
@@ -17,7 +19,8 @@ TIMEOUT = 1.5
 
 
 def healthy(n: int) -> Answer:
-    return Answer(rf"\boxed{{{n}x+x^2}}", f"x(x+{n})", "math")
+    """A right answer that needs a worker."""
+    return Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math")
 
 
 def run_corpus(loop: asyncio.Runner):
@@ -45,7 +48,9 @@ def test_every_hostile_answer_gets_the_right_verdict_and_a_reason(loop):
 
 
 def test_without_any_guard_the_clock_and_the_memory_limit_hold_alone(loop, monkeypatch):
-    monkeypatch.setattr(mathematics, "refusal", lambda text: None)
+    monkeypatch.setattr(
+        mathematics.Mathematics, "screen", lambda self, a: Task("math", a.gold, final_answer(a.response) or "")
+    )
     judged, others, back = run_corpus(loop)
     assert sum(j.verdict is Verdict.TIMEOUT for j in judged) >= 10  # the corpus does hang sympy
     assert [(j.detail, j.seconds) for j in judged if not j.detail or j.seconds > TIMEOUT + 0.3] == []

@@ -21,7 +21,7 @@ from treeadv.rewards.sandbox import process
 from treeadv.rewards.sandbox.pool import Answer, PoolBroken, VerifierPool
 
 HERE = Path(__file__).parent
-SYMBOLIC = Answer(r"\boxed{x^2+2x+1}", "(x+1)^2", "math")  # needs a worker
+SYMBOLIC = Answer(r"\boxed{\operatorname{lcm}(x, 3y)}", "3xy", "math")  # needs a worker
 
 
 def call(name: str, response: str = "", meta: str = "") -> Answer:
@@ -84,7 +84,8 @@ def test_a_small_memory_limit_does_not_replace_the_process_after_each_item(loop)
     async def scene():
         pool = VerifierPool(workers=1, timeout=5.0, memory_mb=256)
         try:
-            return await pool.grade([Answer(rf"\boxed{{x^2+{n}x}}", f"x(x+{n})", "math") for n in range(20)]), pool.restarts
+            symbolic = [Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math") for n in range(20)]
+            return await pool.grade(symbolic), pool.restarts
         finally:
             await pool.close()
 

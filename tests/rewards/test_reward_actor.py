@@ -62,7 +62,7 @@ def test_a_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
     for f in graded:
         assert f.verdict.tolist() == [Verdict.VERIFIED, Verdict.WRONG, Verdict.ABORTED, Verdict.UNPARSED]
         assert f.reward.tolist() == [1.0, 0.0, 0.0, 0.0]
-        assert f.detail == ("same text", "another number", "the engine lost this branch", "no answer found")
+        assert f.detail == ("same text", "not equal", "the engine lost this branch", "no answer found")
         assert f.token.tolist() == forest("a").token.tolist() and f.gold == "11"
     assert 'treeadv_rewards_total{verdict="verified"} 2.0' in page
     assert 'treeadv_rewards_total{verdict="unparsed"} 2.0' in page  # an aborted leaf is not an answer

@@ -1,6 +1,7 @@
 """Prompts with gold answers: JSONL and Parquet files, Hugging Face datasets by name, reasoning-gym families.
 
-A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it stopped.
+A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from treeadv.config import Family, TaskConfig
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 
 REASONING_GYM = "reasoning-gym"
 
@@ -23,7 +24,8 @@ REASONING_GYM = "reasoning-gym"
 class Problem:
     """One prompt. `problem` is the bare text (the prompt template is not applied), `answer` the gold answer.
 
-    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry": {...}}.
+    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry":
+    {...}}.
     """
 
     id: str
@@ -40,7 +42,8 @@ class ProblemSource(Protocol):
 
 
 def problem_source(task: TaskConfig, seed: int) -> ProblemSource:
-    """The source that `task` names. Faults of the task (path, family, option, a line without an answer) are `BadInput` here."""
+    """The source that `task` names. Faults of the task (path, family, option, a line without an answer) are `BadInput`
+    here."""
     if task.source == REASONING_GYM:
         return Families(task.families, task.verifier, seed)
     if task.source.startswith("hf:"):
@@ -84,7 +87,9 @@ class Families:
         entry = _create(family, rng.getrandbits(31))[0]
         own = self._verifier == REASONING_GYM
         if entry["answer"] is None and not own:
-            raise BadInput(f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}")
+            raise BadInput(
+                f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}"
+            )
         return Problem(
             id=f"{family.name}-{self._seed}-{draw}",
             problem=entry["question"],
@@ -102,22 +107,30 @@ def _create(family: Family, seed: int) -> Any:
         raise BadInput("task.source=reasoning-gym: the package is not installed (pip install reasoning-gym)") from e
     if family.name not in DATASETS:
         close = difflib.get_close_matches(family.name, DATASETS, n=1, cutoff=0.5)
-        meant = f", did you mean {close[0]}?" if close else f"; there are {len(DATASETS)}, e.g. chain_sum, gcd, basic_arithmetic"
+        meant = (
+            f", did you mean {close[0]}?"
+            if close
+            else f"; there are {len(DATASETS)}, e.g. chain_sum, gcd, basic_arithmetic"
+        )
         raise BadInput(f"task.families: unknown reasoning-gym family {family.name!r}{meant}")
     try:
         return reasoning_gym.create_dataset(family.name, seed=seed, size=1, **family.options)
     except (TypeError, ValueError, AssertionError) as e:  # what its configuration classes raise
-        raise BadInput(f"task.families: {family.name} does not take options {family.options}: {_one_line(e)}") from e
+        raise BadInput(f"task.families: {family.name} does not take options {family.options}: {one_line(e)}") from e
 
 
 def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
-    """All problems of a .jsonl or .parquet file, in its order. Each needs `problem` and `answer`; `id`, `meta` are optional."""
+    """All problems of a .jsonl or .parquet file, in its order. Each needs `problem` and `answer`; `id`, `meta` are
+    optional."""
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
-        raise BadInput(f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or {REASONING_GYM}")
+        raise BadInput(
+            f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or"
+            f" {REASONING_GYM}"
+        )
     if not path.is_file():
         raise BadInput(f"{path}: no such file of problems")
-    problems = [_problem(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
+    problems = [problem_of(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
     if not problems:
         raise BadInput(f"{path}: holds no problem")
     return problems
@@ -142,13 +155,13 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as e:
-        raise BadInput(f"{path}: not a Parquet file ({_one_line(e)})") from e
+        raise BadInput(f"{path}: not a Parquet file ({one_line(e)})") from e
     return enumerate(table.to_pylist(), 1)
 
 
 def _read_hub(source: str, verifier: str) -> list[Problem]:
-    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT. A column `question` stands for `problem`, and of an answer counts
-    what comes after ####, where GSM8K's derivations end."""
+    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT. A column `question` stands for `problem`, and
+    of an answer counts what comes after ####, where GSM8K's derivations end."""
     name, *rest = source.removeprefix("hf:").split(":")
     split = rest.pop() if rest else "train"
     if len(rest) > 1:
@@ -156,17 +169,25 @@ def _read_hub(source: str, verifier: str) -> list[Problem]:
     try:
         import datasets
     except ImportError as e:
-        raise BadInput(f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file") from e
+        raise BadInput(
+            f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file"
+        ) from e
     try:
         rows = datasets.load_dataset(name, *rest, split=split or "train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file in it; no network
-        raise BadInput(f"task.source={source}: {_one_line(e)}") from e
+    except (
+        OSError,
+        ValueError,
+        datasets.exceptions.DatasetsError,
+    ) as e:  # no such set, split or file in it; no network
+        raise BadInput(f"task.source={source}: {one_line(e)}") from e
     if "problem" not in rows.column_names and "question" in rows.column_names:
         rows = rows.rename_column("question", "problem")
     missing = {"problem", "answer"} - set(rows.column_names)
     if missing:
-        raise BadInput(f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})")
-    return [_problem(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
+        raise BadInput(
+            f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})"
+        )
+    return [problem_of(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
 
 
 def _answered(row: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +195,8 @@ def _answered(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"answer": answer.rpartition("####")[2].strip()} if isinstance(answer, str) else row
 
 
-def _problem(row: Any, where: str, default_id: str, verifier: str) -> Problem:
+def problem_of(row: Any, where: str, default_id: str, verifier: str) -> Problem:
+    """The problem of a mapping with `problem` and `answer`; `where` names it in errors. Raises `BadInput`."""
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
     meta = row.get("meta") or ""
@@ -192,7 +214,9 @@ def _problem(row: Any, where: str, default_id: str, verifier: str) -> Problem:
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     value = row.get(key)
     if value is None or value == "":
-        raise BadInput(f"{where}: no {key}; each needs problem and answer (this one has {', '.join(map(str, row)) or 'nothing'})")
+        raise BadInput(
+            f"{where}: no {key}; each needs problem and answer (this one has {', '.join(map(str, row)) or 'nothing'})"
+        )
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{where}: {key} must be text or a number, got {value!r}")
     return str(value)
@@ -202,7 +226,3 @@ def _checked(draw: int) -> int:
     if draw < 0:
         raise IndexError(f"draw {draw}: draws count from 0")
     return draw
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -32,10 +32,10 @@ class Checkpointed:
     source: Path
 
     def write(self, folder: Path, progress: Progress) -> None:
-        """Write this rank's files into the existing `folder`: its part of the trainer's state, and on rank 0 the model and the
-        rest. All ranks call it; their folders may lie on different machines."""
+        """Write this rank's files into the existing `folder`: its share of the model and of the trainer's state, and on rank 0 the
+        rest. All ranks call it; their folders may be on different machines."""
         rank, world = _rank_and_world()
-        weights.write_folder(self.policy, self.source, folder, writer=rank == 0)
+        weights.write_folder(self.policy, self.source, folder)
         with _without_warning():
             dcp.save(self._state(), checkpoint_id=folder / _STATE, no_dist=world == 1)
         if rank == 0:

@@ -1,31 +1,28 @@
-"""Whether a run lost or repeated anything, from its files alone."""
+"""Find out from the files of a run whether it lost a forest or trained one twice."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from treeadv import wire
 from treeadv.errors import BadForest, BadInput
 from treeadv.replay.history import History, folder_of
 from treeadv.replay.journal import Line, Reader
-from treeadv.replay.ledger import UNITS, LawBroken, LeaseLost, Ledger
-from treeadv.replay.payloads import Segments, reading
+from treeadv.replay.ledger import UNITS, LawBroken, LeaseLost, Ledger, State
+from treeadv.replay.payloads import PayloadReader
 from treeadv.replay.records import Admitted
 from treeadv.storage.folder import Folder
-from treeadv.storage.run_folder import RunFolder, home_of
-from treeadv.storage.run_store import Storage
+from treeadv.storage.run_folder import named_store
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`rows`: forests, leaves, tokens of each state; `dropped`: forests by reason, those never admitted included; bytes of
-    payload read.
+    """`rows`: forests, leaves, tokens of each state. `dropped`: forests by reason, those never admitted included.
 
     `faults` are one line each; a run without any is sound. A torn last record is no fault: the next start cuts it off.
     """
@@ -59,18 +56,21 @@ class Report:
         lines += [f"dropped as {reason}: {n:,}" for reason, n in self.dropped.items()]
         lines.append(
             f"{self.records:,} records, {self.steps:,} steps ({self.committed_step:,} durable), {self.payloads:,} payloads of "
-            f"{self.payload_bytes:,} bytes checked, {self.payloads_released:,} let go"
+            f"{self.payload_bytes:,} bytes checked, {self.payloads_released:,} deleted once trained"
         )
         lines += [f"torn last record (cut off at the next start): {self.torn}"] if self.torn else []
         return "\n".join([*lines, *(f"FAULT {f}" for f in self.faults), "sound" if self.sound else f"{len(self.faults)} faults"])
 
 
 def audit(run_dir: str) -> Report:
-    """Check the journal's checksums and order, the law after each record, that each trained forest belongs to one step and each
-    prompt to one outcome, that every payload is there, undamaged, and as large as its record says, and that no checkpoint is of a step
-    that the journal does not know. `BadInput` if there is no journal."""
+    """Check the journal's checksums and order, and the law after each record.
+
+    Each trained forest must belong to one step and each prompt to one outcome; every payload must exist, undamaged and as
+    large as its record says; no checkpoint may be of a step that the journal lacks. Raises `BadInput` if there is no
+    journal.
+    """
     folder = folder_of(run_dir)
-    checkpoint = _last_checkpoint(run_dir)  # before the journal: a run that goes on writes a step down before its checkpoint
+    checkpoint = _last_checkpoint(run_dir)  # before the journal: a live run records a step before its checkpoint
     history, ledger, faults = History(), Ledger(), []
     reader = Reader(folder.child("journal"))
     try:
@@ -85,7 +85,7 @@ def audit(run_dir: str) -> Report:
     faults += _count_faults(ledger, rows)
     faults += _step_faults(history, states) + _draw_faults(history, states, ledger)
     if checkpoint > (known := max(history.steps, default=history.committed)):
-        faults.append(f"there is a checkpoint of step {checkpoint}, and the journal ends with step {known}: records of it are lost")
+        faults.append(f"there is a checkpoint of step {checkpoint}, but the journal ends with step {known}: its records are lost")
     payloads, released, size, bad = _payloads(history, folder)
     dropped = history.before.lost + Counter(f.dropped.reason for f in history.fates.values() if f.dropped)
     dropped.update({what: n for (what, unit), n in history.before.totals.items() if unit == "forests" and what not in _ROWS})
@@ -97,9 +97,7 @@ def audit(run_dir: str) -> Report:
 
 
 def _last_checkpoint(run_dir: str) -> int:
-    home = home_of(run_dir)
-    steps = Storage(home).checkpoints() if "://" in home else [step for step, _ in RunFolder(Path(home)).checkpoints()]
-    return max(steps, default=0)
+    return max(named_store(run_dir).checkpoints(), default=0)
 
 
 def _step(ledger: Ledger, history: History, line: Line) -> None:
@@ -108,8 +106,11 @@ def _step(ledger: Ledger, history: History, line: Line) -> None:
 
 
 def _rows(history: History, states: dict[str, str]) -> dict[str, dict[str, int]]:
-    """Admitted, and where that is now; what was finished before a snapshot comes from its totals."""
+    """Count the admitted forests and their states. The totals of a snapshot count what was finished before it."""
     finished = {name: {u: history.before.totals[name, u] for u in UNITS} for name in ("trained", "dropped")}
+    for entry in history.before.in_state(State.TRAINED):  # the run may still go back before its step
+        for unit, n in zip(UNITS, (1, entry.payload.leaves, entry.payload.tokens), strict=True):
+            finished["trained"][unit] -= n
     rows = {name: dict(finished.get(name, dict.fromkeys(UNITS, 0))) for name in _ROWS}
     rows["admitted"] = {u: finished["trained"][u] + finished["dropped"][u] for u in UNITS}
     for fid in history.admitted:
@@ -121,7 +122,7 @@ def _rows(history: History, states: dict[str, str]) -> dict[str, dict[str, int]]
 
 
 def _count_faults(ledger: Ledger, rows: dict[str, dict[str, int]]) -> list[str]:
-    """The law on the counts of the history, and those counts against the ledger's."""
+    """Check the law on the counts of the history, and those counts against the ledger's."""
     out = []
     for unit in UNITS:
         error = rows["admitted"][unit] - sum(rows[r][unit] for r in _ROWS[1:])
@@ -136,18 +137,18 @@ def _count_faults(ledger: Ledger, rows: dict[str, dict[str, int]]) -> list[str]:
 
 def _step_faults(history: History, states: dict[str, str]) -> list[str]:
     times = Counter(fid for fids in history.steps.values() for fid in fids)
-    out = [f"forest {fid} stands in {n} places of the optimizer steps" for fid, n in times.items() if n > 1]
+    out = [f"forest {fid} is in {n} places of the optimizer steps" for fid, n in times.items() if n > 1]
     out += [f"forest {fid} is trained by no step" for fid, s in states.items() if s == "trained" and fid not in times]
     out += [f"step {step} was done with {n} leases" for step, n in Counter(history.acks).items() if n > 1]
-    first = history.before.committed + 1
+    first = history.before.oldest_kept + 1
     gaps = sorted(set(range(first, max(history.acks, default=0) + 1)) - set(history.acks))
-    out += [f"step {step} was done with no lease, and later ones stand" for step in gaps]
+    out += [f"step {step} was done with no lease, but later ones were done" for step in gaps]
     return out
 
 
 def _draw_faults(history: History, states: dict[str, str], ledger: Ledger) -> list[str]:
-    """Every prompt given out is in exactly one place: live, trained, given up for good, or waiting to go out again; or it was
-    finished before a snapshot."""
+    """Check that every prompt given out is in one place: live, trained, given up, waiting to go out again, or finished
+    before a snapshot."""
     finished = history.before.next_draw
     places: Counter[int] = Counter(a.draw for a in ledger.again)
     for fid, fate in history.fates.items():
@@ -158,44 +159,45 @@ def _draw_faults(history: History, states: dict[str, str], ledger: Ledger) -> li
 
 
 def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str]]:
-    segments = reading(folder.child("segments"))
+    reader = PayloadReader(folder.child("payloads"))
     read = released = size = 0
     faults = {}
     for fid in history.admitted:
         a = history.fates[fid].admitted
         assert a is not None
-        if a.segment in history.released:
+        if a.payload_file in history.released:
             released += 1
             continue
         if history.fates[fid].damaged:
-            continue  # what it was is known to be lost; its prompt went out again
+            continue  # it is known to be lost, and its prompt went out again
         try:
-            _check_payload(a, segments)
+            _check_payload(a, reader)
         except (BadInput, BadForest) as e:
             faults[fid] = str(e)
         read, size = read + 1, size + a.length
-    gone = _let_go(history, folder, faults) if faults else []
+    gone = _deleted_since(history, folder, faults) if faults else []
     return read - len(gone), released + len(gone), size, [f"forest {fid}: {e}" for fid, e in faults.items() if fid not in gone]
 
 
-def _let_go(history: History, folder: Folder, fids: Iterable[str]) -> list[str]:
-    """Those of `fids` whose payload a run that goes on has let go, or found damaged, since its journal was read for `history`."""
+def _deleted_since(history: History, folder: Folder, fids: Iterable[str]) -> list[str]:
+    """Return those of `fids` whose payload the live run deleted or found damaged since its journal was read."""
     now = History()
     try:
         for line in Reader(folder.child("journal")):
             now.add(line)
     except (BadInput, KeyError):
         return []
-    segment = {fid: a.segment for fid in fids if (a := history.fates[fid].admitted)}
+    files = {fid: a.payload_file for fid in fids if (a := history.fates[fid].admitted)}
     return [
         fid for fid in fids
-        if fid not in now.fates or segment[fid] in now.released or now.fates[fid].damaged  # not in: finished before a snapshot
+        if fid not in now.fates or files[fid] in now.released or now.fates[fid].damaged  # not in: finished before a snapshot
     ]  # fmt: skip
 
 
-def _check_payload(a: Admitted, segments: Segments) -> None:
-    (forest,) = wire.from_batch(segments.read(a.place))
-    found, told = (forest.forest_id, forest.leaves, forest.tokens), (a.forest_id, a.leaves, a.tokens)
+def _check_payload(a: Admitted, reader: PayloadReader) -> None:
+    (forest,) = wire.from_batch(reader.read(a.place))
+    found = forest.forest_id, forest.leaves, forest.tokens, forest.oldest_version, forest.newest_version
+    told = a.forest_id, a.leaves, a.tokens, a.oldest_version, a.newest_version
     if found != told:
         raise BadForest(a.forest_id, f"the payload holds {found}, the journal says {told}")
 

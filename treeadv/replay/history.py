@@ -1,4 +1,4 @@
-"""What happened to every forest of a run, from its files alone; read-only, so it may look at a run that is going on."""
+"""What happened to every forest of a run, from its files alone. Nothing is changed, so the run may go on meanwhile."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.replay.journal import Line, Reader, Torn
 from treeadv.replay.ledger import Ledger
-from treeadv.replay.payloads import Segments, reading
+from treeadv.replay.payloads import PayloadReader
 from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned, Snapshot
-from treeadv.storage.folder import Folder
-from treeadv.storage.run_folder import home_of
+from treeadv.storage.folder import Folder, open_folder
+from treeadv.storage.run_folder import named_store
 
 
 @dataclass(slots=True)
@@ -25,31 +25,31 @@ class Fate:
     admitted: Admitted | None = None
     admitted_at: float | None = None
     dropped: Dropped | None = None
-    lease: str | None = None  # the open lease that holds it
-    reissued: bool = False  # its run ended while it was being grown
+    lease: str | None = None  # the open lease that has it
+    reissued: bool = False  # a resume gave it up while it was being grown
 
     @property
     def damaged(self) -> bool:
-        """Its payload was found unreadable, and it was dropped for that."""
+        """Whether it was dropped because its payload could not be read."""
         return self.dropped is not None and self.dropped.reason == "damaged"
 
 
 @dataclass(slots=True)
 class History:
-    """All fates by forest id, in the order of reservation, and the forests of each optimizer step that stands, in training order.
+    """All fates by forest id in the order of reservation, and the forests of each optimizer step in training order.
 
-    It is told from the records without the ledger (but for what a snapshot says), so that each can be checked against the other.
+    It is built from the records without the ledger (except for a snapshot), so that each can be checked against the other.
     """
 
     fates: dict[str, Fate] = field(default_factory=dict)
     admitted: list[str] = field(default_factory=list)
     steps: dict[int, list[str]] = field(default_factory=dict)
-    released: set[str] = field(default_factory=set)  # segments deleted on purpose
-    acks: list[int] = field(default_factory=list)  # the step of each lease that stands, in the order of the journal
+    released: set[str] = field(default_factory=set)  # payload files deleted on purpose
+    acks: list[int] = field(default_factory=list)  # the step of each acknowledged lease, in the order of the journal
     committed: int = 0
     records: int = 0
     torn: Torn | None = None
-    before: Ledger = field(default_factory=Ledger)  # the state at the snapshot that the journal starts with
+    before: Ledger = field(default_factory=Ledger)  # the state of the snapshot that the journal starts with
     _leases: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def add(self, line: Line) -> None:
@@ -64,24 +64,24 @@ class History:
                 self.fates[fid].dropped = line.record
             case Leased(lease_id=lease, forest_ids=fids):
                 self._leases[lease] = fids
-                self._hold(fids, lease)
+                self._set_lease(fids, lease)
             case Returned(lease_id=lease):
-                self._hold(self._leases[lease], None)
+                self._set_lease(self._leases[lease], None)
             case Acked(lease_id=lease, step=step):
-                self._hold(self._leases[lease], lease)
+                self._set_lease(self._leases[lease], lease)
                 self.steps.setdefault(step, []).extend(self._leases[lease])
                 self.acks.append(step)
             case Committed(step=step):
                 self.committed = step
-            case Released(segments=segments):
-                self.released.update(segments)
+            case Released(payload_files=files):
+                self.released.update(files)
             case Resumed(step=step):
                 self._resume(step)
             case Snapshot():
                 self._start_from(line)
 
     def _start_from(self, line: Line) -> None:
-        """What came before a snapshot is known for the live forests only; of the finished ones the totals are in `before`."""
+        """Take the live forests from a snapshot. Of the finished ones only the totals in `before` are known."""
         self.before.apply(line.record)
         self.committed = self.before.committed
         for fid, entry in self.before.live.items():
@@ -91,17 +91,18 @@ class History:
         self._leases = {i: r.forest_ids for i, r in self.before.lapsed.items()}
         for lease_id, lease in self.before.leases.items():
             self._leases[lease_id] = lease.record.forest_ids
-            self._hold(lease.record.forest_ids, lease_id)
+            self._set_lease(lease.record.forest_ids, lease_id)
             if lease.step is not None:
                 self.steps.setdefault(lease.step, []).extend(lease.record.forest_ids)
                 self.acks.append(lease.step)
 
-    def _hold(self, fids: tuple[str, ...], lease: str | None) -> None:
+    def _set_lease(self, fids: tuple[str, ...], lease: str | None) -> None:
         for fid in fids:
             self.fates[fid].lease = lease
 
     def _resume(self, step: int) -> None:
-        """Steps after the checkpoint do not stand, and what no forest came of goes out again."""
+        """Forget the steps after the checkpoint. Reserved prompts go out again."""
+        self.committed = step
         self.steps = {s: fids for s, fids in self.steps.items() if s <= step}
         self.acks = [s for s in self.acks if s <= step]
         kept = {fid for fids in self.steps.values() for fid in fids}
@@ -112,7 +113,7 @@ class History:
                 fate.reissued = True
 
     def states(self) -> dict[str, str]:
-        """Of every attempt: reserved, ready, leased, trained, dropped, or reissued where a resume gave it up."""
+        """Return the state of every attempt: one of the ledger, or reissued where a resume gave it up."""
         trained = {fid for step, fids in self.steps.items() if step <= self.committed for fid in fids}
         return {fid: "trained" if fid in trained else _state(fate) for fid, fate in self.fates.items()}
 
@@ -126,15 +127,15 @@ def _state(fate: Fate) -> str:
 
 
 def folder_of(run_dir: str) -> Folder:
-    """The replay folder of a run, given its folder or URI; `BadInput` where there is none."""
-    folder = Folder(home_of(run_dir)).child("replay")
+    """Return the replay folder of a run, given its folder or URI. Raises `BadInput` if there is none."""
+    folder = open_folder(named_store(run_dir).home).child("replay")
     if not folder.child("journal").sizes(".jsonl"):
         raise BadInput(f"{run_dir}: no journal under replay/journal; name the folder of a run")
     return folder
 
 
 def read_history(run_dir: str) -> History:
-    """Read the whole journal. `BadInput` for damage or a newer format."""
+    """Read the whole journal. Raises `BadInput` for damage or another format."""
     reader = Reader(folder_of(run_dir).child("journal"))
     history = History()
     for line in reader:
@@ -144,33 +145,33 @@ def read_history(run_dir: str) -> History:
 
 
 def forests(run_dir: str) -> Iterator[Forest]:
-    """Every admitted forest whose payload is kept (and was not found damaged), in the order of admission; views of the mapped segments."""
+    """Yield every admitted forest whose payload is kept and sound, in the order of admission; views of the mapped files."""
     history = read_history(run_dir)
-    segments = _segments(run_dir)
+    payloads = _payloads(run_dir)
     for fid in history.admitted:
         admitted = history.fates[fid].admitted
-        if admitted and admitted.segment not in history.released and not history.fates[fid].damaged:
-            yield wire.from_batch(segments.read(admitted.place))[0]
+        if admitted and admitted.payload_file not in history.released and not history.fates[fid].damaged:
+            yield wire.from_batch(payloads.read(admitted.place))[0]
 
 
 def forests_of_step(run_dir: str, step: int) -> list[Forest]:
-    """The forests that optimizer step `step` trained on, in that order. `BadInput` for a step that did not happen or whose
-    payload is gone."""
+    """Return the forests that optimizer step `step` trained on, in that order. Raises `BadInput` for a step that did not
+    happen or whose payload is gone."""
     history = read_history(run_dir)
     if step not in history.steps:
         known = f"steps {min(history.steps)} to {max(history.steps)}" if history.steps else "no step"
         raise BadInput(f"step {step}: {run_dir} holds {known}")
-    segments, out = _segments(run_dir), []
+    payloads, out = _payloads(run_dir), []
     for fid in history.steps[step]:
         admitted = history.fates[fid].admitted
         assert admitted is not None, f"forest {fid} was trained before it was admitted"
-        if admitted.segment in history.released:
-            raise BadInput(f"step {step}: forest {fid} was let go once trained; run with queue.retain=all to keep payloads")
-        out.append(wire.from_batch(segments.read(admitted.place))[0])
+        if admitted.payload_file in history.released:
+            raise BadInput(f"step {step}: forest {fid} was deleted once trained; run with queue.retain=all to keep payloads")
+        out.append(wire.from_batch(payloads.read(admitted.place))[0])
     return out
 
 
-def _segments(run_dir: str) -> Segments:
-    return reading(folder_of(run_dir).child("segments"))
+def _payloads(run_dir: str) -> PayloadReader:
+    return PayloadReader(folder_of(run_dir).child("payloads"))
 
 

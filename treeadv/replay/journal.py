@@ -1,12 +1,12 @@
-"""The journal: one JSON line a transition, numbered and checksummed, in append-only parts `0000000001.jsonl`, ... that DuckDB and
-polars read.
+"""The journal: one JSON line a transition, in append-only parts `0000000001.jsonl`, ... that DuckDB and polars read.
 
     {"crc":"1c291ca3","seq":7,"t":1700000000.25,"kind":"acked","lease_id":"lease-000001","step":3}
 
-`crc` is CRC-32 of everything after its own field, `seq` counts records over all parts without a gap, `t` is seconds since 1970. A
-part `0000000007.snapshot.jsonl` holds the state after the record whose number it bears, in place of the parts before it. A writer
-always starts a new part, in an object store with its session in the name (`0000000007-000002-1f2e3d4c.jsonl`). The last record may be
-torn by a crash: it is cut off and reported. A damaged record with sound ones behind it is not repaired but named.
+`crc` is CRC-32 of everything after its own field, `seq` counts records over all parts without a gap, `t` is seconds
+since 1970. A part `0000000007.snapshot.jsonl` holds the state after the record whose number it bears, so a start reads
+nothing before it. A writer always starts a new part, in an object store with its session in the name
+(`0000000007-000002-1f2e3d4c.jsonl`). A crash may tear the last record, which is cut off and reported. A damaged record
+before sound ones is named and not repaired.
 """
 
 from __future__ import annotations
@@ -14,20 +14,18 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.replay.records import FORMAT, Record, Snapshot, from_dict, to_dict
-from treeadv.storage.folder import Deletion, Folder, Part, RemotePart, Syncable, WholeFile
+from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, WholeFile
 from treeadv.storage.lock import session_in
 
 SUFFIX = ".jsonl"
 SNAPSHOT = ".snapshot.jsonl"
-_PART_BYTES = 1 << 18  # an object that is written again with each flush grows no further
-_AT_ONCE = 16  # objects fetched at the same time
+_REWRITE_BELOW = 1 << 18  # bytes; an object that each flush writes again grows no further
 _TRIES = 10
 _HEAD = len('{"crc":"00000000",')
 
@@ -61,38 +59,38 @@ def _is_sound(raw: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Part:
-    """A part by its name. In an object store that names the session of its writer too, so that two writers never write one object."""
+    """A part by its name. Parts sort in the order of their records."""
 
-    session: str  # "" on a local disk; else they sort as they began
+    session: str  # "" on a local disk; sessions sort in the order of their starts
     number: int
     name: str
 
     @classmethod
-    def of(cls, name: str) -> _Part:
+    def parse(cls, name: str) -> _Part:
         return cls(session_in(name), int(name.partition(".")[0].partition("-")[0]), name)
 
 
 class Reader:
-    """Iterates over the lines of a journal; `torn` tells afterwards whether the last record was cut short. Nothing is changed, and
-    the run may go on meanwhile.
+    """Iterates over the lines of a journal. Nothing is changed, and the run may go on meanwhile.
 
-    In an object store a writer may still write when another has opened the run. Where the records of a later session begin, those
-    with that number or a higher one of earlier sessions do not count.
+    `torn` tells afterwards whether the last record was cut short. In an object store a writer may still write after
+    another session has opened the run: where the records of a later session begin, those with that number or a higher
+    one of earlier sessions do not count.
 
-    Raises `BadInput` for a damaged record that has sound ones behind it, a gap, or a journal of a newer release.
+    Raises `BadInput` for a damaged record before sound ones, a gap, or a journal of another format.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        for _ in range(_TRIES):  # a snapshot may take the place of parts while they are read
+        for _ in range(_TRIES):  # a snapshot may replace parts while they are read
             self.sizes = folder.sizes(SUFFIX)
-            self.parts = _standing(self.sizes)
+            self.parts = _current(self.sizes)
             try:
                 self._data = self._fetch()
             except FileNotFoundError:
                 continue
             now = folder.sizes(SUFFIX)
-            if now.keys() >= set(self.parts) and _standing(now)[:1] == self.parts[:1]:
+            if now.keys() >= set(self.parts) and _current(now)[:1] == self.parts[:1]:
                 break
         else:
             raise BadInput(f"{folder.uri}: its parts were replaced {_TRIES} times while they were read; try again")
@@ -103,139 +101,138 @@ class Reader:
         self._ends = self._session_ends()
 
     def _fetch(self) -> list[bytes]:
-        if self._folder.local:
-            return [self._folder.read(part).to_pybytes() for part in self.parts]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(pool.map(lambda part: self._folder.read(part).to_pybytes(), self.parts))
+        return self._folder.read_all(self.parts)
 
     def _session_ends(self) -> dict[str, float]:
-        """The number of the first record of each session that does not count any more."""
+        """Return the number of the first record of each session that no longer counts."""
         begins: dict[str, float] = {}
-        for part, data in zip(map(_Part.of, self.parts), self._data, strict=True):
+        for part, data in zip(map(_Part.parse, self.parts), self._data, strict=True):
             raw = data.partition(b"\n")[0]
             if part.session not in begins and _is_sound(raw):
                 begins[part.session] = json.loads(raw)["seq"] + part.name.endswith(SNAPSHOT)
         ends, end = {}, math.inf
-        for session in sorted({_Part.of(p).session for p in self.parts}, reverse=True):
+        for session in sorted({_Part.parse(p).session for p in self.parts}, reverse=True):
             ends[session] = end
             end = min(end, begins.get(session, math.inf))
         return ends
 
     def __iter__(self) -> Iterator[Line]:
-        for place, (part, data) in enumerate(zip(self.parts, self._data, strict=True)):
-            end_of_session = self._ends[_Part.of(part).session]
-            at = 0
-            while at < len(data):
-                end = data.find(b"\n", at)
-                raw = data[at : end if end >= 0 else len(data)]
+        for index, (part, data) in enumerate(zip(self.parts, self._data, strict=True)):
+            end_of_session = self._ends[_Part.parse(part).session]
+            start = 0
+            while start < len(data):
+                end = data.find(b"\n", start)
+                raw = data[start : end if end >= 0 else len(data)]
                 if end < 0 or not _is_sound(raw):
-                    self._fault(place, data, at, end)
+                    self._fault(index, data, start, end)
                     return
                 tree = json.loads(raw)
                 if tree["seq"] >= end_of_session:
                     self.ignored += 1
                     break
-                yield self._line(tree, part, at)
-                at = end + 1
+                yield self._line(tree, part, start)
+                start = end + 1
 
-    def _line(self, tree: dict[str, Any], part: str, at: int) -> Line:
+    def _line(self, tree: dict[str, Any], part: str, offset: int) -> Line:
         del tree["crc"]
         seq, t = tree.pop("seq"), tree.pop("t")
         if part.endswith(SNAPSHOT):
             self.seq = seq - 1
-        at_byte = f"{self._folder.uri}/{part} byte {at}"
+        where = f"{self._folder.uri}/{part} byte {offset}"
         if seq != self.seq + 1:
-            raise BadInput(f"{at_byte}: record {seq} follows record {self.seq}; restore the missing part from a copy")
-        if tree["kind"] in ("opened", "snapshot") and tree["format"] > FORMAT:
-            raise BadInput(f"{at_byte}: journal format {tree['format']}, the newest known here is {FORMAT}; upgrade treeadv")
+            raise BadInput(f"{where}: record {seq} follows record {self.seq}; restore the missing part from a copy")
+        if tree["kind"] in ("opened", "snapshot") and tree["format"] != FORMAT:
+            found = f"journal format {tree['format']}, this release reads {FORMAT}"
+            raise BadInput(f"{where}: {found}; use the release of treeadv that wrote it")
         try:
             record = from_dict(tree)
         except ValueError as e:
-            raise BadInput(f"{at_byte}: {e}; this release cannot read it, use the one that wrote it") from e
+            raise BadInput(f"{where}: {e}; use the release of treeadv that wrote it") from e
         self.seq = seq
         return Line(seq, t, record)
 
-    def _fault(self, place: int, data: bytes, at: int, end: int) -> None:
-        """Torn if nothing sound follows, else damaged."""
-        part = self.parts[place]
-        behind = [data[end + 1 :]] if end >= 0 else []
-        behind += self._data[place + 1 :]
-        if any(_is_sound(raw) for text in behind for raw in text.split(b"\n")):
+    def _fault(self, index: int, data: bytes, start: int, end: int) -> None:
+        """Note a torn last record; raise `BadInput` if sound records follow."""
+        part = self.parts[index]
+        later = [data[end + 1 :]] if end >= 0 else []
+        later += self._data[index + 1 :]
+        if any(_is_sound(raw) for text in later for raw in text.split(b"\n")):
             raise BadInput(
-                f"{self._folder.uri}/{part}: record {self.seq + 1} at byte {at} is damaged (checksum), 1 to {self.seq} are"
-                f" intact; restore the part from a copy, or cut it at byte {at}, delete later parts, resume from a checkpoint"
-                " of that time"
+                f"{self._folder.uri}/{part}: record {self.seq + 1} at byte {start} is damaged (checksum), 1 to {self.seq}"
+                f" are intact; restore the part from a copy, or cut it at byte {start}, delete later parts, resume from a"
+                " checkpoint of that time"
             )
-        self.torn = Torn(part, at, len(data) - at)
+        self.torn = Torn(part, start, len(data) - start)
 
 
-def _standing(names: Iterable[str]) -> list[str]:
-    """The last snapshot and the parts behind it, in order; all parts if there is none."""
-    parts = sorted(map(_Part.of, names))
+def _current(names: Iterable[str]) -> list[str]:
+    """Return the last snapshot and the parts after it, in order; all parts if there is no snapshot."""
+    parts = sorted(map(_Part.parse, names))
     first = max((p for p in parts if p.name.endswith(SNAPSHOT)), default=None)
     return [p.name for p in parts if first is None or p >= first]
 
 
 class Journal:
-    """The writing end. `append` hands a record to the operating system; it is durable once the parts of `pending` are flushed.
+    """Appends records. A record is durable once the actions of a later `pending` have run."""
 
-    In an object store a part is written again with each flush until it is large: few objects, however long the run.
-    """
+    def __init__(self, folder: Folder, reader: Reader, session: str, check: Action) -> None:
+        """Go on after the last record that `reader`, which must be at its end, has read.
 
-    def __init__(self, folder: Folder, reader: Reader, session: str, look: Callable[[], None]) -> None:
-        """Go on behind what `reader` has read to its end; a torn record is cut off, and what the process before may have left unflushed
-        is made durable before records stand behind it. `look` raises when the run is another's by now."""
-        self._folder, self._look = folder, look
-        self._part: Part | None = None
+        Cuts a torn record off, and makes durable what the process before may have left unflushed. `check` raises when
+        another process owns the run.
+        """
+        self._folder, self._check = folder, check
+        self._part: AppendFile | None = None
         self._dirty = False
         self._closed = False
-        self._tail = "" if folder.local else f"-{session}"
+        self._tail = folder.writer_tag(session)
         self._names = list(reader.sizes)
-        self._number = max((_Part.of(n).number for n in self._names), default=0)
+        self._number = max((_Part.parse(n).number for n in self._names), default=0)
         self.seq = reader.seq
-        self.size = reader.size  # bytes, of what a start reads
+        self.size = reader.size  # bytes that a start reads
         if reader.torn:
             folder.truncate(reader.torn.part, reader.torn.offset)
         elif reader.parts:
             folder.sync(reader.parts[-1])
 
     def append(self, record: Record, t: float) -> None:
-        """Write one record. `BadInput` if the disk is full; the journal is then as before."""
+        """Write one record. Raises `BadInput` if the disk refuses; the journal is then as before."""
         if self._closed:
-            raise RuntimeError(f"{self._folder.uri}: the journal is closed, the run may be another's by now")
+            raise RuntimeError(f"{self._folder.uri}: the journal is closed; another process may own the run now")
         if self._part is None:
-            self._part = self._folder.create(self._next(SUFFIX))
+            self._part = self._folder.create(self._next(SUFFIX), _REWRITE_BELOW)
         line = encode(Line(self.seq + 1, t, record))
         self._part.write(line)
         self.seq += 1
         self.size += len(line)
         self._dirty = True
 
-    def pending(self) -> list[Syncable]:
-        """What makes the records so far durable, if they are not. The caller flushes it."""
-        if not self._dirty or self._part is None:
+    def pending(self) -> list[Action]:
+        """Return what makes the records so far durable, [] if they are. The caller flushes it."""
+        part = self._part
+        if not self._dirty or part is None:
             return []
         self._dirty = False
-        part = self._part
-        if not isinstance(part, RemotePart):
-            return [part]
-        if part.size >= _PART_BYTES:
+        if part.ends_with_flush:
+            part.seal()
             self._part = None
-        return [part.so_far()]
+        return [part.pending()]
 
-    def snapshot(self, state: Snapshot, t: float) -> list[Syncable]:
-        """What puts the state in place of all parts so far; all records must be durable before it is flushed. Later records go to a new
-        part, so that they may be written meanwhile."""
+    def snapshot(self, state: Snapshot, t: float) -> list[Action]:
+        """Return what puts the state in place of all parts so far. The caller makes all records durable before.
+
+        Later records go to a new part, so they may be written meanwhile.
+        """
         old, line = tuple(self._names), encode(Line(self.seq, t, state))
-        sealed: list[Syncable] = []
-        if self._part is not None and self._folder.local:
+        sealed: list[Action] = []
+        if self._part is not None:
             self._part.seal()
-            sealed = [self._part]
+            sealed = [self._part.pending()]
         self._part = None
         name = self._next(SNAPSHOT)
         self._names = [name]
         self.size = len(line)
-        return [*sealed, WholeFile(self._folder, name, line), Deletion(self._folder, old, self._look)]
+        return [*sealed, WholeFile(self._folder, name, line), Deletion(self._folder, old, self._check)]
 
     def close(self) -> None:
         self._closed = True

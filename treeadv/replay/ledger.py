@@ -1,10 +1,11 @@
 """The states of forests as a pure, clockless machine: records go in, nothing is read or written.
 
-    reserved -> ready -> leased -> trained          one slot is held from `reserved` to the learner's ack or to the drop
+    reserved -> ready -> leased -> trained          a forest holds one slot from `reserved` to the learner's ack or the drop
         \\__________\\______________> dropped(reason)
 
-A worker grows and grades a forest while it is `reserved`. `leased` lasts until the step is durable (`Committed`): ack only frees
-the slots. The law, for forests, leaves and tokens, after every record:
+A worker grows and grades a forest while it is `reserved`. `leased` lasts until the step is durable (`Committed`); the
+ack only frees the slots. A resume from an older checkpoint makes trained forests of later steps ready again.
+The law, for forests, leaves and tokens, after every record:
 
     admitted = ready + leased + trained + dropped
 
@@ -36,7 +37,8 @@ from treeadv.replay.records import (
 )
 
 UNITS = ("forests", "leaves", "tokens")
-_FAILURES = ("failed", "invalid")  # drops that the prompt may be to blame for
+_FAILURES = ("failed", "invalid", "too_few_judged", "not_finite")  # the prompt may be to blame
+_FINAL = ("no_variance",)  # another attempt at the prompt would likely end the same way
 
 
 class State(StrEnum):
@@ -48,17 +50,17 @@ class State(StrEnum):
 
 
 class LawBroken(AssertionError):
-    """A defect of the queue: forests were lost or counted twice. The run must stop."""
+    """A defect of the queue lost forests or counted them twice. The run must stop."""
 
 
 class LeaseLost(RuntimeError):
-    """The lease ended and its forests went to another: a step that used it must not stand. Go back to the last checkpoint."""
+    """The lease ended and another has its forests: a step that used it is void. Resume from the last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A live forest. `order` is its place among the admitted; `turn` its place among those leased before a resume, which go
-    first."""
+    """A live forest. `order` is its place among the admitted forests; `turn` its place among those that were leased before
+    a resume, which go first."""
 
     reserved: Reserved
     state: State = State.RESERVED
@@ -68,7 +70,7 @@ class Entry:
 
     @property
     def payload(self) -> Admitted:
-        """What was admitted; only a reserved forest has nothing."""
+        """What was admitted. Raises AssertionError for a reserved forest, which has no payload."""
         assert self.admitted is not None, f"forest {self.reserved.forest_id} is only reserved"
         return self.admitted
 
@@ -83,7 +85,7 @@ class OpenLease:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """A draw that waits to go out once more."""
+    """A draw that waits for another attempt."""
 
     draw: int
     attempt: int
@@ -91,11 +93,14 @@ class Again:
 
 
 class Ledger:
-    """Every forest that is not finished, and the totals of those that are."""
+    """Every forest that is not finished, and the totals of all.
+
+    A trained forest is finished once no checkpoint before its step is kept.
+    """
 
     def __init__(self) -> None:
         self.run = ""
-        self.session = ""  # the start of the run that the last `Opened` or `Resumed` belongs to
+        self.session = ""  # of the last `Opened` or `Resumed`
         self.live: dict[str, Entry] = {}
         self.leases: dict[str, OpenLease] = {}
         self.again: list[Again] = []
@@ -103,46 +108,55 @@ class Ledger:
         self.leases_made = 0
         self.last_step = 0  # last step acknowledged
         self.committed = 0  # largest durable step
-        self.totals: Counter[tuple[str, str]] = Counter()  # (admitted | ready | leased | trained | dropped | reason, unit)
+        self.oldest_kept = 0  # oldest step that the run may resume from
+        self.totals: Counter[tuple[str, str]] = Counter()  # by (state or drop reason, unit)
         self.lost: Counter[str] = Counter()  # reservations that ended without a forest, by reason
-        self.lapsed: dict[str, Leased] = {}  # expired leases whose forests nobody has taken since
+        self.lapsed: dict[str, Leased] = {}  # expired leases whose forests no other lease has taken
         self._orders = 0
 
     # ---- questions -----------------------------------------------------------------------------------------------------------
     @property
-    def held(self) -> int:
-        """Slots not released: every live forest except those whose optimizer step is done."""
+    def slots_used(self) -> int:
+        """Slots in use: one a live forest, except those whose optimizer step is done."""
         return len(self.live) - sum(len(x.record.forest_ids) for x in self.leases.values() if x.step is not None)
 
     def in_state(self, state: State) -> list[Entry]:
         return [e for e in self.live.values() if e.state is state]
 
     def known(self, fid: str) -> bool:
-        """Whether this run has ever given out that id; a known id that is not live is finished."""
+        """Whether this run has given out that id. A known id that is not live is finished."""
         parts = fid.rsplit("-", 2)
         return len(parts) == 3 and parts[0] == self.run and parts[1].isdecimal() and int(parts[1]) < self.next_draw
 
     def next_ticket(self) -> Again:
-        """The draw to give out next: one that must go out again before a new one."""
+        """Return the draw to give out next: one that waits for another attempt, else a new one."""
         return self.again[0] if self.again else Again(self.next_draw, 0, 0)
 
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
-        """The record that drops a live forest. A stale or damaged one is always refilled, a failed one until `attempts` of its draw
-        have failed."""
-        return Dropped(fid, reason, detail, reason not in _FAILURES or self.live[fid].reserved.failures + 1 < attempts)
+        """Return the record that drops a live forest and tells whether its prompt goes out again.
+
+        It does after a drop that the prompt is not to blame for (stale, damaged), and otherwise until `attempts` of the draw
+        have failed. A prompt without variance does not.
+        """
+        failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
+        return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)
+
+    def leasable(self, version: int) -> list[Entry]:
+        """Return the ready forests that hold no token newer than `version`. After a resume there may be others."""
+        return [e for e in self.in_state(State.READY) if e.payload.newest_version <= version]
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
-        """Drops of the ready forests whose oldest token is more than `bound` versions behind `version`."""
+        """Return the drops of the ready forests whose oldest token is more than `bound` versions behind `version`."""
         old = [(e, version - e.payload.oldest_version) for e in self.in_state(State.READY)]
         return [Dropped(e.reserved.forest_id, "stale", f"staleness {age} > {bound}", True) for e, age in old if age > bound]
 
     def expired(self, now: float) -> list[Returned]:
-        """Returns of the leases without an ack whose deadline has passed."""
+        """Return the records that end the leases without an ack whose deadline has passed."""
         over = [x for x in self.leases.values() if x.step is None and x.record.deadline <= now]
         return [Returned(x.record.lease_id, "expired") for x in over]
 
     def can_ack(self, lease_id: str, step: int) -> bool:
-        """True for an ack that is news, False for a repeat; raises `LeaseLost` where the forests have gone elsewhere."""
+        """Return True for a new ack, False for a repeat. Raises `LeaseLost` if another lease has the forests."""
         open_lease = self.leases.get(lease_id)
         if (open_lease is not None and open_lease.step is None) or lease_id in self.lapsed:
             if step != self.last_step + 1:
@@ -150,16 +164,16 @@ class Ledger:
             return True
         if (open_lease is not None and open_lease.step == step) or step <= self.committed:
             return False
-        raise LeaseLost(f"lease {lease_id}: its forests were leased again, step {step} must not stand; raise queue.lease_seconds")
+        raise LeaseLost(f"lease {lease_id}: its forests were leased again, so step {step} is void; raise queue.lease_seconds")
 
     def law_error(self) -> dict[str, int]:
-        """admitted - ready - leased - trained - dropped, by unit; all zero unless there is a defect."""
+        """Return admitted - ready - leased - trained - dropped by unit; all zero unless there is a defect."""
         t = self.totals
         return {u: t["admitted", u] - t["ready", u] - t["leased", u] - t["trained", u] - t["dropped", u] for u in UNITS}
 
     # ---- transitions ---------------------------------------------------------------------------------------------------------
     def apply(self, record: Record) -> None:
-        """Make one transition. An illegal one raises KeyError or ValueError, a broken law `LawBroken`."""
+        """Make one transition. Raises KeyError or ValueError for an illegal one, `LawBroken` for a broken law."""
         match record:
             case Opened(run=run, session=session):
                 self.run, self.session = run, session
@@ -181,8 +195,8 @@ class Ledger:
                     self.lapsed[lease_id] = lease.record
             case Dropped():
                 self._drop(record)
-            case Committed(step=step):
-                self._commit(step)
+            case Committed():
+                self._commit(record)
             case Resumed():
                 self._resume(record)
             case Snapshot(ledger=state):
@@ -211,6 +225,12 @@ class Ledger:
     def _lease(self, record: Leased) -> None:
         if any(self.live[fid].state is not State.READY for fid in record.forest_ids):
             raise ValueError(f"lease {record.lease_id} names a forest that is not ready")
+        for payload in (self.live[fid].payload for fid in record.forest_ids):
+            newest, age = payload.newest_version, record.version - payload.oldest_version
+            if newest > record.version:
+                raise ValueError(f"lease {record.lease_id} of version {record.version} has a forest of version {newest}")
+            if age > record.max_staleness:
+                raise ValueError(f"lease {record.lease_id} has a forest of staleness {age} > {record.max_staleness}")
         for fid in record.forest_ids:
             self._move(fid, State.LEASED)
         taken = set(record.forest_ids)
@@ -221,7 +241,7 @@ class Ledger:
     def _ack(self, record: Acked) -> None:
         if not self.can_ack(record.lease_id, record.step):
             raise ValueError(f"lease {record.lease_id} has done step {record.step} before")
-        if record.lease_id in self.lapsed:  # it came late, and nobody has taken the forests since
+        if record.lease_id in self.lapsed:  # the ack is late, but no other lease has the forests
             lapsed = self.lapsed.pop(record.lease_id)
             for fid in lapsed.forest_ids:
                 self._move(fid, State.LEASED)
@@ -245,37 +265,52 @@ class Ledger:
             r = entry.reserved
             self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason in _FAILURES)))
 
-    def _commit(self, step: int) -> None:
-        if not self.committed <= step <= self.last_step:
-            raise ValueError(f"step {step} cannot be durable: {self.committed} is, {self.last_step} is the last one done")
-        self.committed = step
-        for lease in [x for x in self.leases.values() if x.step is not None and x.step <= step]:
-            del self.leases[lease.record.lease_id]
+    def _commit(self, record: Committed) -> None:
+        if not self.committed <= record.step <= self.last_step:
+            wrong = f"{self.committed} is, {self.last_step} is the last one done"
+            raise ValueError(f"step {record.step} cannot be durable: {wrong}")
+        if not self.oldest_kept <= record.oldest_kept <= record.step:
+            wrong = f"it must be between {self.oldest_kept} and {record.step}"
+            raise ValueError(f"step {record.oldest_kept} cannot be the oldest kept: {wrong}")
+        for lease in self._acked_after(self.committed, record.step):
             for fid in lease.record.forest_ids:
                 self._move(fid, State.TRAINED)
+        for lease in self._acked_after(self.oldest_kept, record.oldest_kept):
+            del self.leases[lease.record.lease_id]
+            for fid in lease.record.forest_ids:
+                del self.live[fid]
+        self.committed, self.oldest_kept = record.step, record.oldest_kept
+
+    def _acked_after(self, low: int, high: int) -> list[OpenLease]:
+        """Return the leases of steps low + 1 to high."""
+        return [x for x in self.leases.values() if x.step is not None and low < x.step <= high]
 
     def _resume(self, record: Resumed) -> None:
-        if record.step != self.committed:
-            raise ValueError(f"the run cannot start again from step {record.step}: {self.committed} is the last durable one")
+        if not self.oldest_kept <= record.step <= self.committed:
+            wrong = f"{self.oldest_kept} to {self.committed} have durable checkpoints"
+            raise ValueError(f"the run cannot resume from step {record.step}: {wrong}")
         self.session = record.session
-        turn = 0
-        for lease in sorted(self.leases.values(), key=lambda x: (x.step is None, x.step or 0)):  # stable: else in the order made
-            for fid in lease.record.forest_ids:
-                self.live[fid] = replace(self.live[fid], turn=turn)
-                self._move(fid, State.READY)
-                turn += 1
-        self.leases.clear()
+        undone = [x for x in self.leases.values() if x.step is None or x.step > record.step]
+        undone.sort(key=lambda x: (x.step is None, x.step or 0))  # stable: open ones as they were made
+        first = [fid for lease in undone for fid in lease.record.forest_ids]
+        later = sorted((e for e in self.in_state(State.READY) if e.turn is not None), key=lambda e: e.turn or 0)
+        for turn, fid in enumerate([*first, *(e.reserved.forest_id for e in later)]):
+            self.live[fid] = replace(self.live[fid], turn=turn)
+        for fid in first:
+            self._move(fid, State.READY)
+        for lease in undone:
+            del self.leases[lease.record.lease_id]
         self.lapsed.clear()
         for entry in self.in_state(State.RESERVED):
             r = entry.reserved
             del self.live[r.forest_id]
             self.again.append(Again(r.draw, r.attempt + 1, r.failures))
         self.again.sort(key=lambda a: a.draw)
-        self.last_step = self.committed
+        self.committed = self.last_step = record.step
 
     # ---- as a snapshot -------------------------------------------------------------------------------------------------------
     def to_state(self) -> dict[str, Any]:
-        """JSON-able: what a `Snapshot` puts in place of all records so far."""
+        """Return the state as JSON-able values, for a `Snapshot`."""
         return {
             **{name: getattr(self, name) for name in _PLAIN},
             "lost": dict(self.lost),
@@ -285,7 +320,7 @@ class Ledger:
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name in _PLAIN:
-            setattr(self, name, state.get(name, getattr(self, name)))  # format 1 knew no session
+            setattr(self, name, state[name])
         self.lost = Counter(state["lost"])
         self.totals = Counter({(what, unit): n for what, unit, n in state["totals"]})
         for name, kind in _NESTED.items():
@@ -297,7 +332,7 @@ class Ledger:
         if entry.state is not State.RESERVED:
             self._count(entry.state, entry.payload, -1)
         self._count(to, entry.payload, 1)
-        if to in (State.TRAINED, State.DROPPED):
+        if to is State.DROPPED:
             del self.live[fid]
         else:
             self.live[fid] = replace(entry, state=to)
@@ -312,7 +347,7 @@ class Ledger:
             raise LawBroken(f"admitted - ready - leased - trained - dropped = {error} after {record}")
 
 
-_PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed", "_orders")
+_PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed", "oldest_kept", "_orders")
 _NESTED: dict[str, TypeAdapter[Any]] = {
     "live": TypeAdapter(dict[str, Entry]), "leases": TypeAdapter(dict[str, OpenLease]), "again": TypeAdapter(list[Again]),
     "lapsed": TypeAdapter(dict[str, Leased]),

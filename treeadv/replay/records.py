@@ -1,33 +1,38 @@
-"""The transitions of a forest as records of the journal, and their JSON. A record states a fact; nothing is decided on replay."""
+"""The transitions of a forest as records of the journal, and their JSON. A record states a fact; reading it back decides
+nothing."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-FORMAT = 2
+FORMAT = 3
 
-DropReason = Literal["stale", "failed", "invalid", "damaged"]
+DropReason = Literal["stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance"]
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """First record of a journal. `run` is the part of every forest id that names the run; `session` see `Resumed`."""
+    """The first record of a journal. `run` is the part of every forest id that names the run; for `session` see
+    `Resumed`."""
 
     run: str
-    session: str = ""
+    session: str
     format: int = FORMAT
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A prompt was given to a worker; a slot is held from here on. `request` is the worker's own name of the call ("" if it has
-    none)."""
+    """A worker got a prompt, and the forest holds a slot from now on.
+
+    `request` is the worker's own name of the call, "" if it has none. `failures` counts the attempts of this draw that
+    failed before.
+    """
 
     forest_id: str
     draw: int
     attempt: int
-    failures: int  # attempts of this draw that failed before
+    failures: int
     worker: str
     request: str
     prompt_id: str
@@ -35,9 +40,9 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a payload lies. offset, length in bytes of the encapsulated Arrow message, `crc` its CRC-32."""
+    """Where a payload lies: `offset` and `length` in bytes of the encapsulated Arrow message, `crc` its CRC-32."""
 
-    segment: str
+    file: str
     offset: int
     length: int
     crc: int
@@ -45,39 +50,47 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A graded forest is in a segment. `mass` is sum |R - mean R| over leaves; offset, length in bytes; `payload_crc` is of those
-    bytes."""
+    """A graded forest was written to a payload file.
+
+    `reward` is the mean R over leaves, `mass` the sum of |R - mean R| over leaves. The last four fields are its `place`.
+    """
 
     forest_id: str
     leaves: int
     tokens: int
     oldest_version: int
     newest_version: int
-    reward: float  # mean over leaves
+    reward: float
     mass: float
-    segment: str
+    payload_file: str
     offset: int
     length: int
     payload_crc: int
 
     @property
     def place(self) -> Place:
-        return Place(self.segment, self.offset, self.length, self.payload_crc)
+        return Place(self.payload_file, self.offset, self.length, self.payload_crc)
 
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """Forests went to the learner, in this order. `deadline` in seconds of the clock that the queue is given."""
+    """Forests went to the learner at policy `version`, in this order.
+
+    No token of them is newer than `version` or more than `max_staleness` versions older. `deadline` is in seconds of the
+    queue's clock.
+    """
 
     lease_id: str
     forest_ids: tuple[str, ...]
     version: int
+    max_staleness: int
     deadline: float
 
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """The optimizer step that used the lease is done: its slots are free. The forests stay leased until the step is durable."""
+    """The optimizer step that used the lease is done, and its slots are free. Its forests stay leased until the step is
+    durable."""
 
     lease_id: str
     step: int
@@ -85,7 +98,7 @@ class Acked:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A lease ended without a step: its forests are ready again, at their old place."""
+    """A lease ended without a step: its forests are ready again, in their old order."""
 
     lease_id: str
     reason: Literal["nack", "expired"]
@@ -93,7 +106,10 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A forest will not be trained. With `refill` its prompt goes out again as the next attempt of the same draw."""
+    """A forest will not be trained, and its slot is free.
+
+    With `refill` its prompt goes out again as the next attempt of the same draw; otherwise the draw is finished.
+    """
 
     forest_id: str
     reason: DropReason
@@ -103,60 +119,63 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Every step up to this one is in a durable checkpoint."""
+    """Every step up to this one is in a durable checkpoint. The run may resume from any step since `oldest_kept`, that of
+    the oldest checkpoint that is kept."""
 
     step: int
+    oldest_kept: int
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The run starts again from the checkpoint of `step`: what was leased since is ready, in the order of its leases, and what
-    was reserved goes out again.
+    """The run resumes from the checkpoint of `step`: forests leased since are ready in the order of their leases, and
+    reserved prompts go out again.
 
-    `session` names the start of the run that asked for it: a queue that is opened again under that name goes on as things stand.
+    `session` names the start of the run that asked for it. A queue that is opened again in that session does not go back.
     """
 
     step: int
-    session: str = ""
+    session: str
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """These segments are deleted: they hold only forests that are finished."""
+    """These payload files are deleted, because they hold only finished forests."""
 
-    segments: tuple[str, ...]
+    payload_files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole state, in place of all records before it; `ledger` as `Ledger.to_state` gives it."""
+    """The whole state, in place of all records before it. `ledger` is what `Ledger.to_state` returns."""
 
     ledger: dict[str, Any]
     format: int = FORMAT
 
 
-Record = Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed | Released | Snapshot
+Record = (
+    Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed | Released | Snapshot
+)
 _KINDS: dict[str, type] = {k.__name__.lower(): k for k in Record.__args__}  # type: ignore[attr-defined]
 _FIELDS = {k: tuple(f.name for f in fields(k)) for k in _KINDS.values()}
-_NEWER = {k: {f.name for f in fields(k) if f.default is not MISSING} for k in _KINDS.values()}  # older releases wrote none
 
 
 def to_dict(record: Record) -> dict[str, Any]:
-    """JSON-able form, with the type's name in lower case as `kind`."""
+    """Return the JSON form, with the type's name in lower case as `kind`."""
     kind = type(record)
     return {"kind": kind.__name__.lower(), **{n: getattr(record, n) for n in _FIELDS[kind]}}
 
 
 def from_dict(tree: dict[str, Any]) -> Record:
-    """Inverse of `to_dict`; raises ValueError for a kind or field that this release does not know."""
+    """Invert `to_dict`. Raises ValueError for a kind or fields that this release does not know."""
     values = dict(tree)
     kind = _KINDS.get(values.pop("kind", ""))
-    if kind is None or not values.keys() <= set(_FIELDS[kind]) or not set(_FIELDS[kind]) - _NEWER[kind] <= values.keys():
+    if kind is None or values.keys() != set(_FIELDS[kind]):
         raise ValueError(f"unknown record {tree.get('kind')!r} with fields {sorted(values)}")
     return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
 
 
 def forest_id(run: str, draw: int, attempt: int) -> str:
-    """The same (run, draw, attempt) has the same id, so a repeat is recognised; a new attempt has a new one, so a late answer is
-    too."""
+    """Return the id of one attempt. A repeat has the same id and is recognised; a new attempt has a new one, so a late
+    answer is recognised too."""
     return f"{run}-{draw:06d}-{attempt}"

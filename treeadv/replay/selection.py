@@ -1,37 +1,53 @@
-"""Which ready forests a lease takes, and how much a forest has to teach."""
+"""Which ready forests a lease takes: the rules of `queue.selection`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, cast
 
 import numpy as np
 
-from treeadv.forest import Floats
+from treeadv.extensions import load_extension
 from treeadv.replay.ledger import Entry
 
-Policy = Literal["fifo", "freshest", "priority"]
+# Orders the ready forests, which come in the order of admission. `seed` is of the run and of this lease.
+Rule: TypeAlias = Callable[[Sequence[Entry], tuple[int, int]], list[Entry]]
+
+RULES = {name: f"{__name__}:{name}" for name in ("fifo", "freshest", "priority")}
 
 
-def advantage_mass(reward: Floats) -> float:
-    """sum over leaves |R - mean R|: zero where all leaves are rewarded alike and the forest teaches nothing. `reward` is [L]."""
-    return float(np.abs(reward - reward.mean(dtype=np.float64)).sum())
+def selection_rule(name: str) -> Rule:
+    """Return a rule by its name in `RULES` or as `module:Name`. Raises `BadInput` if there is none."""
+    return cast(Rule, load_extension("queue.selection", name, RULES))
 
 
-def choose(ready: Sequence[Entry], n: int, policy: Policy, seed: tuple[int, int]) -> list[Entry]:
-    """`n` of the ready forests (fewer if there are not as many), in the order to train them.
+def choose(ready: Sequence[Entry], n: int, rule: Rule, seed: tuple[int, int]) -> list[Entry]:
+    """Return `n` of the ready forests (fewer if there are fewer), in the order to train them.
 
-    Forests leased before a resume go first, as they went then. `fifo` follows admission, `freshest` the newest oldest token,
-    `priority` draws without replacement in proportion to advantage mass: the n largest u^(1/w) with u uniform (Efraimidis and
-    Spirakis 2006).
+    Forests that were leased before a resume go first, in their old order. `rule` orders the others.
     """
     first = sorted((e for e in ready if e.turn is not None), key=lambda e: e.turn or 0)
     rest = sorted((e for e in ready if e.turn is None), key=lambda e: e.order)
-    if policy == "freshest":
-        rest.sort(key=lambda e: -e.payload.oldest_version)
-    elif policy == "priority":
-        u = np.random.default_rng(seed).random(len(rest))
-        keys = [math.log(1.0 - x) / e.payload.mass if e.payload.mass > 0 else -math.inf for x, e in zip(u, rest, strict=True)]
-        rest = [rest[i] for i in sorted(range(len(rest)), key=lambda i: -keys[i])]
-    return (first + rest)[:n]
+    return (first + rule(rest, seed))[:n]
+
+
+def fifo(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
+    """Keep the order of admission."""
+    return list(ready)
+
+
+def freshest(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
+    """Put the forest first whose oldest token is newest."""
+    return sorted(ready, key=lambda e: -e.payload.oldest_version)
+
+
+def priority(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
+    """Draw without replacement in proportion to advantage mass.
+
+    The order is that of u^(1/mass) with u uniform, largest first (Efraimidis and Spirakis 2006).
+    """
+    uniform = np.random.default_rng(seed).random(len(ready))
+    masses = [e.payload.mass for e in ready]
+    keys = [math.log(1.0 - u) / mass if mass > 0 else -math.inf for u, mass in zip(uniform, masses, strict=True)]
+    return [ready[i] for i in sorted(range(len(ready)), key=lambda i: -keys[i])]

@@ -1,7 +1,8 @@
-"""The queue over its files: each method decides with the ledger, writes the payload, then the record, then makes the transition.
+"""The queue over its files: each method decides with the ledger, writes the payload, then the record, then makes the
+transition.
 
-A run's folder holds `lock`, `journal/*.jsonl` and `segments/*.arrow`. Any prefix of the journal is a state that the run was in,
-and a record never speaks of a payload that is not written before it; so whatever a crash cuts off, the rest can be gone on from.
+The folder `replay` of a run holds `lock`, `journal/*.jsonl` and `payloads/*.arrow`. A record refers to a payload only
+after that is written, so every prefix of the journal is a state that the run was in, and a run can resume from it.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
-from treeadv.forest import Forest
+from treeadv.replay.admission import advantage_mass, graded_forest, rejection
 from treeadv.replay.journal import Journal, Reader, Torn
 from treeadv.replay.ledger import Ledger, State
-from treeadv.replay.payloads import Damaged, Segments
+from treeadv.replay.payloads import Damaged, Payloads
 from treeadv.replay.records import (
     Acked,
     Admitted,
     Committed,
     Dropped,
+    DropReason,
     Leased,
     Opened,
     Record,
@@ -37,11 +38,11 @@ from treeadv.replay.records import (
     Snapshot,
     forest_id,
 )
-from treeadv.replay.selection import advantage_mass, choose
-from treeadv.storage.folder import Folder, Syncable, flush
-from treeadv.storage.lock import Lock
+from treeadv.replay.selection import choose, selection_rule
+from treeadv.storage.folder import Action, flush, open_folder
 
-Admission = Literal["admitted", "repeat", "late", "refused"]
+Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
+_TELL_EVERY = 50  # forests dropped in a row on admission
 log = logging.getLogger("treeadv.replay")
 
 
@@ -55,8 +56,10 @@ class Opening:
 
 
 class ReplayStore:
-    """One writer's view of a run's replay folder. Not thread-safe, except that the parts of `pending` may be flushed
-    elsewhere."""
+    """One writer's view of a run's replay folder.
+
+    Not thread-safe, except that the actions of `pending` and `compaction` may run in another thread.
+    """
 
     def __init__(
         self,
@@ -67,77 +70,85 @@ class ReplayStore:
         session: str,
         step: int,
         clock: Callable[[], float] = time.time,
+        versions_per_step: int = 1,
     ) -> None:
         """Open or make `run_dir`/replay (a path or a URI) and read the journal back.
 
-        `session` names this start of the run, `step` the checkpoint that it goes on from (0: none). The first to open the folder
-        in a session goes back to that: what was leased after it is ready again in the same order, what was only reserved goes out
-        again. Later ones (the queue died beside a living learner) go on as things stand. Raises `BadInput` for a folder in use,
-        damage, a newer format, or a checkpoint or number of forests that the journal does not fit.
+        `session` names this start of the run, `step` the checkpoint that it resumes from (0: none). The first to open the
+        folder in a session goes back to that step: forests leased after it are ready again in the same order, prompts
+        that were only reserved go out again. A later one (the queue died beside a living learner) changes nothing.
+        `versions_per_step` is the number of optimizer updates of a step.
+
+        Raises `BadInput` for a folder in use, damage, another format, or a checkpoint that does not fit the journal.
         """
         began = time.perf_counter()
         self._config, self._seed, self._clock = config, seed, clock
-        self._folder = Folder(run_dir).child("replay")
-        if self._folder.local is None and config.fsync == "none":
+        self._select = selection_rule(config.selection)
+        self._folder = open_folder(run_dir).child("replay")
+        if config.fsync == "none" and not self._folder.keeps_unflushed:
             raise BadInput(f"queue.fsync=none would never write to {run_dir}; use interval or always")
-        self.fsync_interval = config.fsync_interval or (1.0 if self._folder.local else 10.0)
-        self.journal_limit = config.segment_mb << 20
-        self.capacity = (config.max_staleness + 1) * forests_per_step
-        self._journals, segments = self._folder.child("journal"), self._folder.child("segments")
+        self.fsync_interval = config.fsync_interval or self._folder.flush_seconds
+        self.journal_limit = config.payload_mb << 20
+        self.capacity = (config.max_staleness // versions_per_step + 1) * forests_per_step
+        self._waiting: tuple[int, int] | None = None  # forests and version of a lease that could not be made
+        self._dropped_in_a_row = 0  # forests on admission
+        self._journals, payloads = self._folder.child("journal"), self._folder.child("payloads")
         self._journals.make()
-        segments.make()
-        self._lock = Lock(self._folder, session, step)
+        payloads.make()
+        self._lock = self._folder.lock(session, step)
         try:
             reader = Reader(self._journals)
             self.ledger = Ledger()
             for line in reader:
                 self.ledger.apply(line.record)
-            self._segments = Segments(segments, config.segment_mb << 20, durable=config.fsync != "none", session=session)
-            self._segments.settle(self._needed())  # before the records that speak of them, as ever
-            self._journal = Journal(self._journals, reader, session, self._lock.sync)
+            self._payloads = Payloads(payloads, config.payload_mb << 20, config.fsync != "none", session)
+            self._payloads.settle(self._needed())  # before the records that refer to them
+            self._journal = Journal(self._journals, reader, session, self._lock.check)
             self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
-            self._begin(session, step, forests_per_step)
+            self._begin(session, step)
         except BaseException:
             self._lock.undo()
             raise
         if reader.torn:
             log.warning("%s: unfinished last record cut off: %s", run_dir, reader.torn)
         if reader.ignored:
-            log.warning("%s: %d parts hold records of a process that had lost the run; they do not count", run_dir, reader.ignored)
+            log.warning("%s: %d parts hold records of a process that had lost the run; ignored", run_dir, reader.ignored)
 
-    def _begin(self, session: str, step: int, per_step: int) -> None:
+    def _begin(self, session: str, step: int) -> None:
         if not self.opening.records:
             if step:
                 raise BadInput(f"{self._folder.uri}: no journal for the checkpoint of step {step}; restore it or start anew")
-            self._write(Opened(f"r{self._seed}", session))  # the same seed has the same ids, so that a run can be grown again
+            self._write(Opened(f"r{self._seed}", session))  # one seed has one set of ids, so a run can be grown again
             return
         if self.ledger.session == session:
             return
-        low, high = self.ledger.committed, self.ledger.last_step
+        low, high = self.ledger.oldest_kept, self.ledger.last_step
         if not low <= step <= high:
             raise BadInput(
-                f"{self._folder.uri}: the checkpoint is of step {step}, the journal holds {low} (durable) to {high};"
+                f"{self._folder.uri}: the checkpoint is of step {step}, the journal can go back to steps {low} to {high};"
                 " resume from one of these, any other would lose forests or train them twice"
             )
-        undone = [len(x.record.forest_ids) for x in self.ledger.leases.values() if x.step is None or x.step > step]
-        if undone and per_step > max(undone):  # a step would take forests of those after it, drawn by a policy that is not there yet
-            raise BadInput(
-                f"learner.forests_per_step={per_step}: the steps since the checkpoint of step {step} took {max(undone)} forests each and"
-                f" are taken again as they were; go on with {max(undone)}, and change it from a later checkpoint"
-            )
-        self.commit(step)
-        self._write(Resumed(step, session))  # only now is it this session's: who dies before starts over
+        self.commit(step, low)
+        self._write(Resumed(step, session))  # last: a process that dies before it starts over
 
-    # ---- a worker's side -----------------------------------------------------------------------------------------------------
+    # ---- calls of workers --------------------------------------------------------------------------------------------
     @property
     def free_slots(self) -> int:
-        """Forests that may still be reserved. Not negative: after a resume more than the capacity may be ready."""
-        return max(0, self.capacity - self.ledger.held)
+        """Forests that may still be reserved.
+
+        A resume may leave forests for later steps in all slots. A lease that then waits for an earlier forest gets the slots
+        that it needs beyond the capacity.
+        """
+        lacking = 0
+        if self._waiting is not None:
+            n, version = self._waiting
+            lacking = n - len(self.ledger.leasable(version)) - len(self.ledger.in_state(State.RESERVED))
+        return max(0, lacking, self.capacity - self.ledger.slots_used)
 
     def reserve(self, worker: str, request: str, prompt_id: Callable[[int], str]) -> Reserved | None:
-        """Hold a slot for the next draw, whose prompt is `prompt_id(draw)`; None while no slot is free.
+        """Take a slot for the next draw, whose prompt is `prompt_id(draw)`; None while no slot is free.
 
-        A repeat of a `request` (not "") gets what it got the first time, as long as that is not delivered or lost.
+        A repeat of a `request` (not "") gets the first answer, as long as that forest is not delivered or lost.
         """
         for e in self.ledger.in_state(State.RESERVED) if request else ():
             if (e.reserved.worker, e.reserved.request) == (worker, request):
@@ -151,41 +162,54 @@ class ReplayStore:
         return record
 
     def fail(self, fid: str, reason: str) -> None:
-        """The worker could not deliver: the prompt goes out again, or is given up loudly after `queue.attempts`."""
+        """The worker could not deliver: the prompt goes out again, or is given up after `queue.attempts` failures."""
         if self._state(fid) is State.RESERVED:
             self._drop(self.ledger.drop(fid, "failed", reason, self._config.attempts))
 
     def forget(self, worker: str) -> int:
-        """The worker is gone: fail all it has reserved. Returns how many."""
-        mine = [e.reserved.forest_id for e in self.ledger.in_state(State.RESERVED) if e.reserved.worker == worker]
-        for fid in mine:
+        """The worker is gone: fail all its reservations. Returns how many."""
+        lost = [e.reserved.forest_id for e in self.ledger.in_state(State.RESERVED) if e.reserved.worker == worker]
+        for fid in lost:
             self.fail(fid, f"worker {worker} is gone")
-        return len(mine)
+        return len(lost)
 
     def admit(self, fid: str, batch: pa.RecordBatch) -> Admission:
-        """Store one graded forest. `repeat`: it was admitted before; `late`: its reservation was given to another attempt or is
-        finished; `refused`: it breaks an invariant, is dropped as invalid and its prompt goes out again."""
+        """Store one graded forest.
+
+        `repeat`: it was admitted before. `late`: its reservation went to another attempt or is finished. `refused`: it
+        breaks an invariant; it is dropped as invalid and its prompt goes out again. `dropped`: it is valid, but nothing can
+        be learnt from it (see `rejection`).
+        """
         state = self._state(fid)
         if state is not State.RESERVED:
             return "repeat" if state else "late"
         try:
-            forest = _checked(fid, batch)
+            forest = graded_forest(fid, batch)
         except (BadForest, BadInput) as e:
             self._drop(self.ledger.drop(fid, "invalid", str(e), self._config.attempts))
             return "refused"
-        place = self._segments.append(batch)
-        reward, mass = float(forest.reward.mean(dtype=np.float64)), advantage_mass(forest.reward)
+        if found := rejection(forest, self._config):
+            self._drop(self.ledger.drop(fid, found.reason, found.detail, self._config.attempts))
+            self._dropped_in_a_row += 1
+            if self._dropped_in_a_row % _TELL_EVERY == 0:
+                log.warning("no forest of the last %d was stored: %s", self._dropped_in_a_row, found.detail)
+            return "dropped"
+        self._dropped_in_a_row = 0
+        place = self._payloads.append(batch)
+        judged = forest.reward[forest.judged]
+        reward, mass = float(judged.mean(dtype=np.float64)), advantage_mass(judged)
         versions = forest.oldest_version, forest.newest_version
         self._write(Admitted(fid, forest.leaves, forest.tokens, *versions, reward, mass, *astuple(place)))
         return "admitted"
 
-    # ---- the learner's side --------------------------------------------------------------------------------------------------
+    # ---- calls of the learner ----------------------------------------------------------------------------------------
     def lease(self, n: int, version: int, fetch: Callable[[str], object] | None = None) -> Leased | None:
-        """Take `n` ready forests for the learner at policy `version`; None while there are fewer. Forests over the staleness
-        bound are dropped first and refilled. Asking again for a version whose lease is open returns that lease.
+        """Take `n` ready forests for the learner at policy `version`; None while there are fewer.
 
-        `fetch` (`payload` unless given) is called with each id before the lease is made: a forest that it finds damaged is dropped and
-        refilled too, else each later life would lease it first and die of it.
+        A forest with a token newer than `version` stays ready: a resume may leave some for later steps. Forests over
+        the staleness bound are dropped first and refilled. A repeat for a version whose lease is open
+        returns that lease. `fetch` (`payload` unless given) is called with each id before the lease is made: a forest
+        that it finds damaged is dropped and refilled too, else every later process would lease it and fail.
         """
         fetch = fetch or self.payload
         for open_lease in self.ledger.leases.values():
@@ -201,8 +225,9 @@ class ReplayStore:
             self._drop(record)
         number = self.ledger.leases_made + 1
         while True:
-            chosen = choose(self.ledger.in_state(State.READY), n, self._config.policy, (self._seed, number))
+            chosen = choose(self.ledger.leasable(version), n, self._select, (self._seed, number))
             if len(chosen) < n:
+                self._waiting = n, version
                 return None
             ids = tuple(e.reserved.forest_id for e in chosen)
             bad = self._damaged(ids, fetch)
@@ -210,49 +235,70 @@ class ReplayStore:
                 break
             for record in bad:
                 self._drop(record)
-        lease = Leased(f"lease-{number:06d}", ids, version, self._clock() + self._config.lease_seconds)
+        deadline = self._clock() + self._config.lease_seconds
+        lease = Leased(f"lease-{number:06d}", ids, version, self._config.max_staleness, deadline)
         self._write(lease)
+        self._waiting = None
         return lease
 
     def ack(self, lease_id: str, step: int) -> None:
-        """Optimizer step `step` used the lease: its slots are free. Raises `LeaseLost` if its forests went to another lease."""
+        """Optimizer step `step` used the lease: its slots are free. Raises `LeaseLost` if another lease has its forests."""
         if self.ledger.can_ack(lease_id, step):
             self._write(Acked(lease_id, step))
 
     def nack(self, lease_id: str) -> None:
-        """The lease will not be used: its forests are ready again. Nothing happens to one that has ended or has done its step."""
+        """The lease will not be used: its forests are ready again. Does nothing for one that ended or did its step."""
         lease = self.ledger.leases.get(lease_id)
         if lease is not None and lease.step is None:
             self._write(Returned(lease_id, "nack"))
 
+    def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
+        """The learner cannot train the lease: its forests are dropped. Does nothing for a lease that ended or did its step.
+
+        Whether their prompts go out again depends on the reason (see `Ledger.drop`).
+        """
+        lease = self.ledger.leases.get(lease_id)
+        if lease is None or lease.step is not None:
+            return
+        self.nack(lease_id)
+        for fid in lease.record.forest_ids:
+            self._drop(self.ledger.drop(fid, reason, detail, self._config.attempts))
+
     def expire(self) -> int:
-        """End the leases that are over time; returns how many."""
+        """End the leases whose deadline has passed. Returns how many."""
         over = self.ledger.expired(self._clock())
         for record in over:
-            log.warning("%s expired after %g s, its forests are ready again", record.lease_id, self._config.lease_seconds)
+            seconds = self._config.lease_seconds
+            log.warning("%s expired after %g s, its forests are ready again", record.lease_id, seconds)
             self._write(record)
         return len(over)
 
-    def commit(self, step: int) -> None:
-        """Steps up to `step` are in a durable checkpoint: their forests are trained."""
+    def commit(self, step: int, oldest_kept: int | None = None) -> None:
+        """Steps up to `step` are in a durable checkpoint: their forests are trained.
+
+        The run may later resume from `oldest_kept` (`step` unless given), the step of the oldest checkpoint that is kept.
+        """
         if step > self.ledger.last_step:
             raise ValueError(f"commit of step {step}: {self.ledger.last_step} is the last one done")
         if step > self.ledger.committed:
-            self._write(Committed(step))
+            oldest = step if oldest_kept is None else max(oldest_kept, self.ledger.oldest_kept)
+            self._write(Committed(step, oldest))
 
-    def compaction(self) -> list[Syncable]:
-        """With retain=unacknowledged: what to `flush` to delete the segments that hold only finished forests, and to put a snapshot in
-        place of a journal over `journal_limit` bytes. All that went before is made durable first: the commit must outlive the payload
-        that it lets go."""
+    def compaction(self) -> list[Action]:
+        """With retain=unacknowledged: return what deletes the payload files that hold only finished forests, and what puts
+        a snapshot in place of a journal over `journal_limit` bytes.
+
+        The records so far are made durable first: the commit must outlive the payload that it releases.
+        """
         if self._config.retain == "all":
             return []
-        gone = self._segments.unneeded(self._needed())
+        gone = self._payloads.unneeded(self._needed())
         if gone:
             self._write(Released(tuple(gone)))
         over = self._journal.size > self.journal_limit
         if not gone and not over:
             return []
-        deletion = self._segments.deletion(gone, self._lock.sync)
+        deletion = self._payloads.deletion(gone, self._lock.check)
         pending = self.pending()
         snapshot = self._journal.snapshot(Snapshot(self.ledger.to_state()), self._clock()) if over else []
         return [*pending, deletion, *snapshot]
@@ -261,39 +307,39 @@ class ReplayStore:
         flush(self.compaction())
 
     def payload(self, fid: str) -> pa.RecordBatch:
-        """The stored forest, a view of the mapped file on a local disk; `Damaged`, or KeyError if it is not live."""
-        return self._segments.read(self.ledger.live[fid].payload.place)
+        """Return a stored forest. Raises `Damaged`, or KeyError if it is not live."""
+        return self._payloads.read(self.ledger.live[fid].payload.place)
 
-    # ---- durability ----------------------------------------------------------------------------------------------------------
-    def pending(self) -> list[Syncable]:
-        """What to `flush`, in that order, to make every record so far durable: one flush serves all who wait (group commit)."""
-        segments, journal = self._segments.pending(), self._journal.pending()
-        return [*segments, self._lock, *journal] if journal else [*segments]
+    # ---- durability --------------------------------------------------------------------------------------------------
+    def pending(self) -> list[Action]:
+        """Return what makes every record so far durable: one flush serves all callers that wait (group commit)."""
+        payloads, journal = self._payloads.pending(), self._journal.pending()
+        return [*payloads, self._lock.check, *journal] if journal else payloads
 
     def sync(self) -> None:
         flush(self.pending())
 
-    def hold(self) -> None:
-        """`BadInput` if the run is another process's by now."""
-        self._lock.sync()
+    def check_owner(self) -> None:
+        """Raise `BadInput` if another process owns the run now."""
+        self._lock.check()
 
     @property
     def records(self) -> int:
-        """Records in the journal."""
+        """Records in the journal since the run began."""
         return self._journal.seq
 
     def disk_bytes(self) -> int:
-        """Of journal and segments."""
-        return self._journal.size + self._segments.size
+        """Return the bytes of journal and payload files."""
+        return self._journal.size + self._payloads.size
 
     def free_bytes(self) -> int | None:
         return self._folder.free_bytes()
 
     def close(self) -> None:
-        """Make all durable (unless fsync is none) and give the folder up."""
+        """Make all durable (unless fsync is none) and release the folder."""
         if self._config.fsync != "none":
             self.sync()
-        self._segments.close()
+        self._payloads.close()
         self._journal.close()
         self._lock.release()
 
@@ -302,8 +348,8 @@ class ReplayStore:
         self.ledger.apply(record)
 
     def _needed(self) -> set[str]:
-        """Segments with forests that are not finished."""
-        return {e.admitted.segment for e in self.ledger.live.values() if e.admitted}
+        """Return the payload files with forests that are not finished."""
+        return {e.admitted.payload_file for e in self.ledger.live.values() if e.admitted}
 
     def _damaged(self, fids: Iterable[str], fetch: Callable[[str], object]) -> list[Dropped]:
         out = []
@@ -315,27 +361,16 @@ class ReplayStore:
         return out
 
     def _drop(self, record: Dropped) -> None:
-        level, then = (logging.WARNING, "goes out again") if record.refill else (logging.ERROR, "is given up")
-        log.log(level, "forest %s dropped as %s: %s; its prompt %s", record.forest_id, record.reason, record.detail, then)
+        level, fate = (logging.WARNING, "goes out again") if record.refill else (logging.ERROR, "is given up")
+        if record.reason == "no_variance":
+            level, fate = logging.INFO, "is finished"
+        log.log(level, "forest %s dropped as %s: %s; its prompt %s", record.forest_id, record.reason, record.detail, fate)
         self._write(record)
 
     def _state(self, fid: str) -> State | None:
-        """State of a live forest, None for a finished one; `BadForest` for an id that this run has not given out."""
+        """Return the state of a live forest, None for a finished one. Raises `BadForest` for an id that this run has not
+        given out."""
         entry = self.ledger.live.get(fid)
         if entry is None and not self.ledger.known(fid):
             raise BadForest(fid, "was never reserved in this run")
         return entry.state if entry else None
-
-
-def _checked(fid: str, batch: pa.RecordBatch) -> Forest:
-    forests = wire.from_batch(batch)
-    if len(forests) != 1:
-        raise BadForest(fid, f"its batch holds {len(forests)} forests")
-    forest = forests[0].check()
-    if forest.forest_id != fid:
-        raise BadForest(fid, f"its batch holds forest {forest.forest_id}")
-    if not forest.graded:
-        raise BadForest(fid, "is not graded")
-    return forest
-
-

@@ -1,309 +1,219 @@
-"""A folder on any pyarrow file system, and append-only parts in it.
-
-On a local disk a part grows in place and `sync` is fsync. An object store has no append: there a part is kept in memory and written
-as one object, whole or not at all.
-"""
+"""A folder in which a run keeps its files: the protocol, and the choice of the implementation by the folder's URI."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import shutil
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from treeadv.errors import BadInput
-from treeadv.storage.disk import fsync
+
+if TYPE_CHECKING:
+    from treeadv.storage.lock import Lock, Owner
 
 Bytes: TypeAlias = bytes | pa.Buffer
+Action: TypeAlias = Callable[[], object]  # one step on the way to durability: an fsync, an upload, a check, a deletion
+
+# The implementation by the scheme of the URI; "*" stands for every other scheme that pyarrow knows.
+FOLDERS = {
+    "": "treeadv.storage.local:LocalFolder",
+    "file": "treeadv.storage.local:LocalFolder",
+    "*": "treeadv.storage.objects:ObjectFolder",
+}
 
 
 class TooShort(OSError):
-    """A file ends before what was asked of it."""
+    """A file ends before the bytes that were asked for."""
 
 
-class Syncable(Protocol):
-    def sync(self) -> None: ...
+class AppendFile(Protocol):
+    """An append-only file of `size` bytes."""
+
+    name: str
+    size: int
+
+    @property
+    def ends_with_flush(self) -> bool:
+        """Whether the file must be sealed at the next flush. Later bytes then go to a new file."""
+        ...
+
+    def write(self, data: Bytes) -> None:
+        """Append bytes. Raises `BadInput` where the disk refuses; the file then has the bytes that it had before."""
+        ...
+
+    def seal(self) -> None:
+        """Take no more bytes. The next flush closes the file."""
+        ...
+
+    def pending(self) -> Action:
+        """Return the action that makes the bytes written so far durable. It may run in another thread."""
+        ...
+
+    def close(self) -> None:
+        """Close the file without making it durable."""
+        ...
+
+
+class Folder(Protocol):
+    """A folder of files, on a disk or in an object store.
+
+    `flush_seconds` is the interval between flushes that suits the medium. `keeps_unflushed` tells whether bytes that
+    were written and not flushed outlive the process.
+    """
+
+    uri: str
+    flush_seconds: float
+    keeps_unflushed: bool
+
+    def child(self, name: str) -> Folder:
+        """Return a folder inside this one. It need not exist."""
+        ...
+
+    def make(self) -> None:
+        """Make the folder and those above it where the medium needs that; durable on return."""
+        ...
+
+    def writer_tag(self, session: str) -> str:
+        """Return what the names of the files of one writer end with. Two writers of an object store share no name."""
+        ...
+
+    def create(self, name: str, rewrite_below: int = 0) -> AppendFile:
+        """Make a new append-only file. An object store writes it again at each flush while it is smaller than
+        `rewrite_below` bytes."""
+        ...
+
+    def sizes(self, suffix: str) -> dict[str, int]:
+        """Return the size in bytes of each file that ends with `suffix`, by name, sorted; {} if the folder is missing."""
+        ...
+
+    def tree(self) -> dict[str, int]:
+        """Return the size in bytes of every file at any depth, by its path inside the folder."""
+        ...
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
+        """Return bytes of a file, those that this object wrote and has not flushed included.
+
+        Raises FileNotFoundError or `TooShort` where the bytes do not exist, another OSError where nobody can tell.
+        """
+        ...
+
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        """Return whole files, in the order of `names`."""
+        ...
+
+    def write_whole(self, name: str, data: bytes) -> None:
+        """Write a file so that after a crash it is whole or not there; durable on return."""
+        ...
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut a file to its first `size` bytes; durable on return, so that no later record outlives the cut."""
+        ...
+
+    def sync(self, name: str) -> None:
+        """Make durable what an earlier process may have written to a file and not flushed."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete a file. Raises FileNotFoundError if there is none."""
+        ...
+
+    def delete_tree(self) -> None:
+        """Delete the folder with everything in it. Does nothing if it does not exist."""
+        ...
+
+    def copy_in(self, source: Path) -> None:
+        """Copy all files of a local folder into this one."""
+        ...
+
+    def copy_out(self, target: Path) -> None:
+        """Copy all files of this folder into a local one."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Return the bytes free on the disk; None where there is no such bound."""
+        ...
+
+    def lock(self, session: str, step: int) -> Lock:
+        """Take the run whose files lie here. Raises `BadInput` if another process has it."""
+        ...
+
+    def owner(self) -> Owner:
+        """Return the session that opened the run last. A local lock does not tell."""
+        ...
+
+    def check_owner(self, session: str) -> None:
+        """Raise `BadInput` if another session has opened the run since. A local lock excludes that."""
+        ...
+
+
+def open_folder(uri: str) -> Folder:
+    """Return the folder at a local path or a URI. Raises `BadInput` for a URI that no implementation takes."""
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    module, _, name = FOLDERS.get(scheme, FOLDERS["*"]).partition(":")
+    opened: Folder = getattr(import_module(module), name)(uri)
+    return opened
 
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """Deletes files, those already gone included, asking `look` before each whether that may be."""
+    """Deletes files, and skips those that are gone. `check` runs before each deletion and may refuse it."""
 
     folder: Folder
     names: tuple[str, ...]
-    look: Callable[[], None]
+    check: Action
 
-    def sync(self) -> None:
+    def __call__(self) -> None:
         for name in self.names:
-            self.look()
+            self.check()
             with contextlib.suppress(FileNotFoundError):
                 self.folder.delete(name)
 
 
 @dataclass(frozen=True, slots=True)
 class WholeFile:
-    """Writes a file at once."""
+    """Writes a whole file."""
 
     folder: Folder
     name: str
     data: bytes
 
-    def sync(self) -> None:
+    def __call__(self) -> None:
         self.folder.write_whole(self.name, self.data)
 
 
-class Part(Protocol):
-    """An append-only file of `size` bytes. A sealed part takes no more and is closed by its next `sync`."""
-
-    name: str
-    size: int
-
-    def write(self, data: Bytes) -> None: ...
-
-    def seal(self) -> None: ...
-
-    def sync(self) -> None:
-        """Make what was written durable. May run in another thread than the rest."""
-        ...
-
-    def close(self) -> None:
-        """Give the file up without making it durable."""
-        ...
-
-
-class LocalPart:
-    """A growing file. A write that fails leaves the file as it was, so what was written before stays readable."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.name = name
-        self.size = 0
-        self._sealed = False
-        self._path = path
-        self._lock = threading.Lock()  # a sync may run in another thread while the owner closes
-        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        fsync(path.parent)
-
-    def write(self, data: Bytes) -> None:
-        assert self._fd is not None, f"{self._path} is closed"
-        rest = memoryview(data)
-        try:
-            while rest.nbytes:
-                rest = rest[os.write(self._fd, rest) :]
-        except OSError as e:
-            os.ftruncate(self._fd, self.size)
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise BadInput(f"{self._path}: {e.strerror}; nothing stored is lost: free space, then resume the run") from e
-            raise
-        self.size += len(data)
-
-    def seal(self) -> None:
-        self._sealed = True
-
-    def sync(self) -> None:
-        with self._lock:
-            if self._fd is not None:
-                os.fsync(self._fd)
-        if self._sealed:
-            self.close()
-
-    def close(self) -> None:
-        with self._lock:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
-
-
-class RemotePart:
-    """One object, written whole: by `sync` once it is sealed, or again and again by what `so_far` gives."""
-
-    def __init__(self, fs: pafs.FileSystem, path: str, name: str) -> None:
-        self.name = name
-        self.size = 0
-        self.written = False  # it can be read from the store
-        self._sealed = False
-        self._fs = fs
-        self._path = path
-        self._chunks: list[Bytes] = []
-
-    def write(self, data: Bytes) -> None:
-        assert not self._sealed, f"{self._path} is sealed"
-        self._chunks.append(data)
-        self.size += len(data)
-
-    def seal(self) -> None:
-        self._sealed = True
-
-    def sync(self) -> None:
-        assert self._sealed, f"{self._path} must be sealed: an object is written once"
-        _put(self._fs, self._path, self._chunks)
-        self.written = True
-        self._chunks = []  # in one go: another thread may be reading them
-
-    def so_far(self) -> Syncable:
-        """To be flushed: the object as it is now, whatever is written to it meanwhile."""
-        self._chunks = [self.held()]
-        return _Upload(self._fs, self._path, self._chunks[0])
-
-    def held(self) -> bytes:
-        """What is not `written`."""
-        return b"".join(self._chunks)
-
-    def close(self) -> None:
-        self._chunks = []
-
-
-@dataclass(frozen=True, slots=True)
-class _Upload:
-    fs: pafs.FileSystem
-    path: str
-    data: Bytes
-
-    def sync(self) -> None:
-        _put(self.fs, self.path, [self.data])
-
-
-class Folder:
-    """A folder named by a local path or a URI that pyarrow knows (s3://, gs://, ...). Made if it does not exist."""
-
-    def __init__(self, uri: str) -> None:
-        try:
-            fs, base = pafs.FileSystem.from_uri(uri) if "://" in uri else (pafs.LocalFileSystem(), str(Path(uri).absolute()))
-            self._fs, self._base = fs, base.rstrip("/")
-        except (pa.ArrowInvalid, OSError) as e:
-            raise BadInput(f"{uri}: not a path or URI of a file system ({one_line(e)})") from e
-        self.uri = uri
-        self.local = Path(self._base) if isinstance(fs, pafs.LocalFileSystem) else None
-
-    def child(self, name: str) -> Folder:
-        """A folder inside this one."""
-        out = Folder.__new__(Folder)
-        out._fs, out._base, out.uri = self._fs, f"{self._base}/{name}", join(self.uri, name)
-        out.local = self.local / name if self.local else None
-        return out
-
-    def make(self) -> None:
-        """Make it with the folders above it; durable on return."""
-        above = [p for p in (self.local, *self.local.parents) if not p.exists()] if self.local else []
-        self._fs.create_dir(self._base, recursive=True)
-        for path in above:
-            fsync(path.parent)
-
-    def create(self, name: str) -> Part:
-        """A new part; FileExistsError if there is one of that name on a local disk."""
-        if self.local:
-            return LocalPart(self.local / name, name)
-        return RemotePart(self._fs, f"{self._base}/{name}", name)
-
-    def sizes(self, suffix: str) -> dict[str, int]:
-        """Size in bytes of each file that ends so, by name in order; empty if the folder does not exist."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._base, allow_not_found=True))
-        files = sorted((i for i in found if i.is_file and i.base_name.endswith(suffix)), key=lambda i: i.base_name)
-        return {i.base_name: i.size for i in files}
-
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
-        """Bytes of a file: a memory-mapped view on a local disk, fetched otherwise. FileNotFoundError or `TooShort` where
-        they are not there, another OSError where nobody can tell."""
-        if self.local:
-            with pa.memory_map(str(self.local / name), "r") as file:
-                return _exactly(file, name, offset, length)
-        with self._fs.open_input_file(f"{self._base}/{name}") as file:
-            return _exactly(file, name, offset, length)
-
-    def write_whole(self, name: str, data: bytes) -> None:
-        """Write a file so that after a crash it is there whole or not at all; durable on return."""
-        if self.local is None:
-            with self._fs.open_output_stream(f"{self._base}/{name}") as out:
-                out.write(data)
-            return
-        new = self.local / "unfinished"
-        new.unlink(missing_ok=True)  # of a process that died here
-        part = LocalPart(new, name)
-        part.write(data)
-        part.seal()
-        part.sync()
-        os.replace(new, self.local / name)
-        fsync(self.local)
-
-    def truncate(self, name: str, size: int) -> None:
-        """Cut a file to its first `size` bytes; durable on return, else what is written behind it later could outlive the cut."""
-        if self.local:
-            os.truncate(self.local / name, size)
-            self.sync(name)
-            return
-        kept = self.read(name, 0, size)
-        with self._fs.open_output_stream(f"{self._base}/{name}") as out:
-            out.write(kept)
-
-    def sync(self, name: str) -> None:
-        """Make durable what an earlier process may have written to a file and not flushed."""
-        if self.local:
-            fsync(self.local / name)
-
-    def delete(self, name: str) -> None:
-        self._fs.delete_file(f"{self._base}/{name}")
-
-    def tree(self) -> dict[str, int]:
-        """Size in bytes of every file at any depth, by its path in here."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._base, recursive=True, allow_not_found=True))
-        return {i.path.removeprefix(f"{self._base}/"): i.size for i in found if i.is_file}
-
-    def copy_in(self, source: Path) -> None:
-        """Copy all that a local folder holds into this one."""
-        pafs.copy_files(str(source), self._base, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self._fs)
-
-    def copy_out(self, target: Path) -> None:
-        """Copy all that this folder holds into a local one."""
-        pafs.copy_files(self._base, str(target), source_filesystem=self._fs, destination_filesystem=pafs.LocalFileSystem())
-
-    def delete_tree(self) -> None:
-        """Delete the folder with all in it; nothing happens if there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.delete_dir(self._base)
-
-    def free_bytes(self) -> int | None:
-        """Bytes free on the disk; None on an object store, which has no such bound."""
-        return shutil.disk_usage(self.local).free if self.local else None
+def flush(actions: Sequence[Action]) -> None:
+    """Run actions in order: a file that refers to another is made durable after it."""
+    for action in actions:
+        action()
 
 
 def join(uri: str, name: str) -> str:
-    """The path or URI of `name` in a folder; a URI's query, which says how to reach the store, stays at its end."""
+    """Return the path or URI of `name` in a folder. The query of a URI, which says how to reach the store, stays last."""
     base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{query}"
 
 
-def one_line(fault: BaseException) -> str:
-    return " ".join(str(fault).split())
+def split(uri: str) -> tuple[str, str]:
+    """Return the parent folder and the last name of a URI: the inverse of `join`."""
+    base, mark, query = uri.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    if not parent or not name:
+        raise BadInput(f"{uri}: names no folder inside a store; write s3://bucket/runs/NAME")
+    return f"{parent}{mark}{query}", name
 
 
-def flush(parts: Sequence[Syncable]) -> None:
-    """Make parts durable, in order: what the last one says, the ones before it hold."""
-    for part in parts:
-        part.sync()
-
-
-def _put(fs: pafs.FileSystem, path: str, chunks: Sequence[Bytes]) -> None:
-    try:
-        with fs.open_output_stream(path) as out:
-            for chunk in chunks:
-                out.write(chunk)
-    except OSError as e:
-        raise BadInput(f"{path}: cannot be written ({one_line(e)}); see to the store, then resume the run") from e
-
-
-def _exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) -> pa.Buffer:
+def read_exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) -> pa.Buffer:
+    """Return `length` bytes of an open file from `offset`, or the rest of the file. Raises `TooShort`."""
     size = file.size()
-    want = size - offset if length is None else length
-    if want == 0:
+    wanted = size - offset if length is None else length
+    if wanted == 0:
         return pa.py_buffer(b"")
-    if offset + want > size:
-        raise TooShort(f"{name}: {want} bytes at {offset} wanted of {size}")
+    if offset + wanted > size:
+        raise TooShort(f"{name}: has {size} bytes, {wanted} at {offset} were asked for")
     file.seek(offset)
-    return file.read_buffer(want)
+    return file.read_buffer(wanted)

@@ -1,4 +1,4 @@
-"""Who may write a run: the lock in its folder `replay`, and the sessions, one a start of a run in an object store."""
+"""Who may write a run: the lock in its folder `replay`, and the sessions, one for each start of the run."""
 
 from __future__ import annotations
 
@@ -8,80 +8,122 @@ import os
 import re
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from treeadv.errors import BadInput
+from treeadv.storage.disk import writing
 from treeadv.storage.folder import Folder
 
 
-def next_session(replay: Folder, known: Iterable[str] = ()) -> str:
-    """A name for the next start of a run in an object store. They sort in the order of the starts; `known` are some more of earlier
-    ones."""
-    known = [owner(replay)[0], *known, *(session_in(n) for n in replay.child("journal").sizes(".jsonl"))]
-    return f"{int(max(known).partition('-')[0] or 0) + 1:06d}-{uuid.uuid4().hex[:8]}"
+class Owner(NamedTuple):
+    """The session that opened a run last, and the step of the checkpoint that it resumed from.
 
-
-def session_in(name: str) -> str:
-    """The session in the name of a part of the journal, `0000000007-000002-1f2e3d4c.jsonl`; "" for one of a local disk."""
-    return name.partition(".")[0].partition("-")[2]
-
-
-def owner(replay: Folder) -> tuple[str, float]:
-    """The session that opened a run in an object store last, and the step that it went on from; ("", inf) if nobody knows: there is no
-    lock, or an older release wrote it."""
-    said = re.fullmatch(rb"(\d{6}-\w+) (\d+)", _lock(replay))
-    return (said[1].decode(), int(said[2])) if said else ("", math.inf)
-
-
-def _lock(replay: Folder) -> bytes:
-    try:
-        return replay.read("lock").to_pybytes()
-    except FileNotFoundError:
-        return b""
-
-
-class Lock:
-    """Only one process may write a run. A local folder is locked until that process ends, however it ends.
-
-    An object store has no such lock: there whoever opens the run last has it, and the one before (a driver that was taken for dead, a
-    pod in its grace period) finds that out by the `sync` that goes before each object of the journal and each deletion.
+    ("", inf) where the lock does not tell.
     """
 
-    def __init__(self, folder: Folder, session: str, step: int) -> None:
-        self._fd: int | None = None
-        self._folder, self._session = folder, session
-        if folder.local is None:
-            if owner(folder)[0] >= session:
-                raise BadInput(f"{folder.uri}: another process has opened this run at the same moment; see which goes on, or start again")
-            self._before = _lock(folder)
-            folder.write_whole("lock", f"{session} {step}".encode())
-            return
-        self._fd = os.open(folder.local / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            holder = os.read(self._fd, 64).decode() or "another process"
-            os.close(self._fd)
-            raise BadInput(f"{folder.uri}: in use by {holder}; stop that run or choose another run.name") from e
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"process {os.getpid()}".encode(), 0)
+    session: str
+    step: float
 
-    def sync(self) -> None:
-        """`BadInput` if the run is another's by now."""
-        hold(self._folder, self._session)
+
+class Lock(Protocol):
+    """Lets one process write a run."""
+
+    def check(self) -> None:
+        """Raise `BadInput` if another process has taken the run since."""
+        ...
 
     def undo(self) -> None:
-        """The run could not be opened: it is again whose it was."""
-        if self._folder.local is None and owner(self._folder)[0] == self._session:
-            self._folder.write_whole("lock", self._before)
+        """Give the run back to the owner before, because it could not be opened."""
+        ...
+
+    def release(self) -> None:
+        """Give the run up."""
+        ...
+
+
+class LocalLock:
+    """A file lock, which the kernel releases when the process ends, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `BadInput` if another process holds the lock."""
+        with writing(folder / "lock"):
+            self._handle: int | None = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            holder = os.read(self._handle, 64).decode() or "another process"
+            os.close(self._handle)
+            raise BadInput(f"{folder}: in use by {holder}; stop that run or choose another run.name") from e
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, f"process {os.getpid()}".encode(), 0)
+
+    def check(self) -> None:
+        pass
+
+    def undo(self) -> None:
         self.release()
 
     def release(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
 
-def hold(replay: Folder, session: str) -> None:
-    """`BadInput` if another session has opened the run in an object store since. A local folder is locked."""
-    if replay.local is None and owner(replay)[0] != session:
-        raise BadInput(f"{replay.uri}: another process has opened this run and goes on with it; this one stops")
+class StoredLock(Folder, Protocol):
+    """A folder that keeps the lock as an object."""
+
+    def lock_bytes(self) -> bytes: ...
+
+
+class ObjectLock:
+    """An object that names the session which opened the run last.
+
+    An object store has no lock that ends with its process. Whoever opens a run last owns it. The process before (a
+    driver that was taken for dead, a pod in its grace period) calls `check` before each write and stops.
+    """
+
+    def __init__(self, folder: StoredLock, session: str, step: int) -> None:
+        """Raises `BadInput` if a later session has opened the run."""
+        self._folder, self._session = folder, session
+        if folder.owner().session >= session:
+            raise BadInput(f"{folder.uri}: another process opened this run at the same moment; start again if none runs")
+        self._before = folder.lock_bytes()
+        folder.write_whole("lock", f"{session} {step}".encode())
+
+    def check(self) -> None:
+        refuse_other_owner(self._folder, self._session)
+
+    def undo(self) -> None:
+        if self._folder.owner().session == self._session:
+            self._folder.write_whole("lock", self._before)
+
+    def release(self) -> None:
+        pass  # the lock names the last owner until another session opens the run
+
+
+def parse_lock(text: bytes) -> Owner:
+    """Return the owner that a lock object names."""
+    match = re.fullmatch(rb"(\d{6}-\w+) (\d+)", text)
+    return Owner(match[1].decode(), int(match[2])) if match else Owner("", math.inf)
+
+
+def refuse_other_owner(folder: Folder, session: str) -> None:
+    """Raise `BadInput` unless `session` opened the run last."""
+    if folder.owner().session != session:
+        raise BadInput(f"{folder.uri}: another process has opened this run and goes on with it; this one stops")
+
+
+def next_session(replay: Folder, known: Iterable[str] = ()) -> str:
+    """Return a name for the next start of a run in an object store. Names sort in the order of the starts.
+
+    `known` are sessions of earlier starts that the replay folder may not show.
+    """
+    journal = replay.child("journal").sizes(".jsonl")
+    last = max([replay.owner().session, *known, *(session_in(name) for name in journal)])
+    return f"{int(last.partition('-')[0] or 0) + 1:06d}-{uuid.uuid4().hex[:8]}"
+
+
+def session_in(name: str) -> str:
+    """Return the session in a file name such as `0000000007-000002-1f2e3d4c.jsonl`; "" for a file of a local disk."""
+    return name.partition(".")[0].partition("-")[2]

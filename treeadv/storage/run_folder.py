@@ -1,69 +1,68 @@
-"""The folder of a run: what it holds, and where a run that was stopped goes on.
+"""The folder of a run on this machine.
 
     config.yaml     resolved configuration          summary.json  final figures
     metrics.jsonl   one record an optimizer step    report.html   curves and trees
-    replay/         journal and Arrow segments      checkpoints/step-N  Hugging Face folder and trainer state
-    targets.json    addresses of /metrics, in Prometheus' file_sd form
+    replay/         journal and payload files       checkpoints/step-N  Hugging Face folder and trainer state
+    targets.json    addresses of /metrics, in the form of Prometheus' file_sd
 
-With run.storage the object store holds the run (treeadv.storage.run_store), and any machine makes this folder anew from it.
+With run.storage the object store keeps the run (`treeadv.storage.object_run`), and any machine makes this folder from it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput
-from treeadv.storage.disk import fsync
-
-if TYPE_CHECKING:
-    from treeadv.storage.run_store import Storage
+from treeadv.storage.disk import fsync, replace_file, writing
+from treeadv.storage.run_store import LocalRunStore, RunStore, object_store, run_store
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
-    path: Path
-    storage: Storage | None = None
+    """One run: its folder on this machine, and the store that keeps the run."""
+
+    def __init__(self, path: Path, store: RunStore | None = None) -> None:
+        """Without `store` the folder itself keeps the run."""
+        self.path = path
+        self.store: RunStore = store or LocalRunStore(path)
 
     @classmethod
     def of(cls, path: Path, config: Config) -> RunFolder:
-        if not config.run.storage:
-            return cls(path)
-        from treeadv.storage.run_store import Storage  # pyarrow only for those who need it
-
-        return cls(path, Storage.of(config))
+        """Return the folder at `path` of the run that `config` describes."""
+        return cls(path, run_store(config, path))
 
     @classmethod
     def create(cls, config: Config, name: str) -> tuple[RunFolder, Config]:
-        """Make a new run's folder, called run.name or else `name`, and its configuration with the name; one that exists is refused."""
+        """Make the folder of a new run, called run.name or else `name`; return it and the configuration with that name.
+
+        The folder is complete or not there. Raises `BadInput` if the run exists.
+        """
         config = config.model_copy(update={"run": config.run.model_copy(update={"name": config.run.name or name})})
         path = Path(config.run.root) / config.run.name
         folder = cls.of(path, config)
-        if folder.storage:
-            folder.storage.check()
-            if folder.storage.holds_run():
-                uri = folder.storage.uri
-                raise BadInput(f"run.storage: {uri} holds a run: choose another run.name, or go on with it by --resume '{uri}'")
+        folder.store.check()
+        if path.exists() and any(path.iterdir()):
+            raise BadInput(f"run folder {path} exists: choose another run.name, or go on with it by --resume {path}")
+        if folder.store.holds_run():
+            home = folder.store.home
+            raise BadInput(f"run.storage: {home} holds a run: choose another run.name, or resume it by --resume '{home}'")
+        _make_complete(path, config)
         try:
-            path.mkdir(parents=True)
-        except FileExistsError as e:
-            raise BadInput(f"run folder {path} exists: choose another run.name, or go on with it by --resume {path}") from e
-        except OSError as e:
-            raise BadInput(f"run folder {path}: cannot be made ({e.strerror}); choose another run.root") from e
-        write_atomically(path / "config.yaml", config.to_yaml())
-        folder.upload()
+            folder.store.push()
+        except BadInput:
+            shutil.rmtree(path)
+            raise
         return folder, config
 
     @classmethod
     def open(cls, path: Path, overrides: list[str]) -> tuple[RunFolder, Config]:
-        """An existing run and its configuration, with `overrides` for the steps to come (run.steps to go on further, say)."""
+        """Return an existing run and its configuration, with `overrides` for the steps to come."""
         if not (path / "config.yaml").is_file():
             raise BadInput(f"{path}: not a run folder (no config.yaml)")
         config = configuration.load(path / "config.yaml", overrides)
@@ -71,61 +70,53 @@ class RunFolder:
 
     @property
     def home(self) -> str:
-        """The path or URI by which the run is known to the queue, to `treeadv audit` and to --resume."""
-        return self.storage.uri if self.storage else str(self.path)
+        """The path or URI that names the run to the queue, to `treeadv audit` and to --resume."""
+        return self.store.home
 
-    def checkpoints(self) -> list[tuple[int, Path]]:
-        """(step, folder) of the whole checkpoints, oldest first; with run.storage `at_hand` brings the folder here first."""
-        if self.storage:
-            return [(step, self.checkpoint(step)) for step in self.storage.checkpoints()]
-        found = (self.path / "checkpoints").glob("step-*")  # a folder gets its final name only when it is complete
-        return sorted((int(p.name.removeprefix("step-")), p) for p in found)
-
-    def checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step-{step}"
-
-    @contextmanager
-    def at_hand(self, step: int) -> Iterator[Path]:
-        """The folder of a whole checkpoint; one that was brought here from the store is deleted again."""
-        folder = self.checkpoint(step)
-        with self.storage.fetched(step, folder) if self.storage else nullcontext():
-            yield folder
-
-    def upload(self) -> None:
-        """Copy the records to run.storage, or else to the disk for good."""
-        if self.storage:
-            self.storage.push(self.path)
-        elif (self.path / "metrics.jsonl").is_file():
-            fsync(self.path / "metrics.jsonl")
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+    def checkpoints(self) -> list[int]:
+        """Return the steps of the whole checkpoints, oldest first."""
+        return self.store.checkpoints()
 
     def last_checkpoint(self) -> int:
-        """The step that the run would go on from; 0 when it has no checkpoint."""
-        whole = self.checkpoints()
-        return whole[-1][0] if whole else 0
+        """Return the step that the run would resume from, that of the newest whole checkpoint; 0 if there is none."""
+        return self.store.newest_whole()
 
+    def checkpoint(self, step: int) -> Path:
+        """Return where the files of a checkpoint lie on this machine, if they do."""
+        return self.path / "checkpoints" / f"step-{step}"
+
+    def open_checkpoint(self, step: int) -> AbstractContextManager[Path]:
+        """Hold the files of a whole checkpoint in a local folder."""
+        return self.store.fetched(step)
+
+    # ---- requests to the driver --------------------------------------------------------------------------------------
     def forget_end(self) -> None:
-        """The run goes on: how it ended last time, and what was asked of it since, hold no longer."""
+        """Delete what tells of the last end of the run, and the requests made since."""
         self.take_request()
         (self.path / "summary.json").unlink(missing_ok=True)
 
-    def request(self, wanted: dict[str, int]) -> None:
-        """Ask the driver of this run for other numbers of actors, by role. Refused where the run has ended."""
+    def request(self, counts: dict[str, int]) -> None:
+        """Ask the driver of this run for other numbers of actors, by role. Raises `BadInput` if the run has ended."""
         if (self.path / "summary.json").is_file():
-            raise BadInput(f"{self.path}: the run has ended; go on with it by treeadv train --resume {self.path}, and ask then")
-        for role, number in wanted.items():
-            self.write(f"scale-{role}.json", number)
+            raise BadInput(
+                f"{self.path}: the run has ended; resume it by treeadv train --resume {self.path}, then ask again"
+            )
+        for role, count in counts.items():
+            self.write(f"scale-{role}.json", count)
 
     def take_request(self) -> dict[str, int]:
-        """What was asked since the last look; {} when nothing was."""
-        wanted = {}
+        """Return what was requested since the last call, by role."""
+        counts = {}
         for path in self.path.glob("scale-*.json"):
-            taken = path.rename(path.with_name(f".{path.name}"))  # what is asked from now on is a new file
-            wanted[path.stem.removeprefix("scale-")] = json.loads(taken.read_text())
+            taken = path.rename(path.with_name(f".{path.name}"))  # a later request is a new file
+            counts[path.stem.removeprefix("scale-")] = json.loads(taken.read_text())
             taken.unlink()
-        return wanted
+        return counts
 
+    # ---- records -----------------------------------------------------------------------------------------------------
     def records(self) -> list[dict[str, Any]]:
-        """Of the steps so far. An unfinished last line, of a driver killed over it, is none."""
+        """Return the record of each step so far, without an unfinished last line of a driver that was killed."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
         try:
@@ -134,37 +125,44 @@ class RunFolder:
             raise BadInput(f"{path}: damaged, a line is not JSON ({e})") from e
 
     def rewind(self, step: int) -> None:
-        """Forget the records of steps after `step`: they will be taken again. Those up to a checkpoint of the store lie beside it; this
-        folder may have missed some, when another driver went on with the run meanwhile."""
-        if self.storage:
-            write_atomically(self.path / "metrics.jsonl", self.storage.read("metrics.jsonl"))
-        kept = [json.dumps(r) + "\n" for r in self.records() if r["step"] <= step]
-        write_atomically(self.path / "metrics.jsonl", "".join(kept))
+        """Forget the records of steps after `step`, which are taken again.
+
+        The store's copy is preferred: another driver may have continued the run without this folder.
+        """
+        kept = self.store.pull("metrics.jsonl")
+        if kept is not None:
+            replace_file(self.path / "metrics.jsonl", kept)
+        lines = [json.dumps(r) + "\n" for r in self.records() if r["step"] <= step]
+        replace_file(self.path / "metrics.jsonl", "".join(lines))
 
     def record(self, record: dict[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a") as f:
+        """Append the record of one step."""
+        path = self.path / "metrics.jsonl"
+        with writing(path), path.open("a") as f:
             f.write(json.dumps(record) + "\n")
 
     def write(self, name: str, value: Any) -> None:
         """Write JSON beside the records, whole or not at all."""
-        write_atomically(self.path / name, json.dumps(value, indent=2) + "\n")
+        replace_file(self.path / name, json.dumps(value, indent=2) + "\n")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Raises `BadInput` where the disk does not take it; the file that was there stays."""
+def named_store(run: str) -> RunStore:
+    """Return the store of a run, given its folder or URI. A folder that holds no configuration is taken for a run's."""
+    if "://" in run:
+        return object_store(run, Path())
+    path = Path(run)
+    return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)
+
+
+def _make_complete(path: Path, config: Config) -> None:
+    """Make a run folder with its configuration, or raise `BadInput` and leave nothing."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_text(text)
-        fsync(scratch)
-        scratch.replace(path)
+        scratch.mkdir(parents=True)
+        replace_file(scratch / "config.yaml", config.to_yaml())
+        os.rename(scratch, path)  # refused where a folder with files has that name
         fsync(path.parent)
     except OSError as e:
-        scratch.unlink(missing_ok=True)
-        raise BadInput(f"{path}: cannot be written ({e.strerror or e})") from e
-
-
-def home_of(run: str) -> str:
-    """Where the queue and the checkpoints of a run lie, given its folder or URI."""
-    if "://" in run or not (Path(run) / "config.yaml").is_file():
-        return run
-    return RunFolder.open(Path(run), [])[0].home
+        raise BadInput(f"run folder {path}: cannot be made ({e.strerror}); choose another run.root") from e
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

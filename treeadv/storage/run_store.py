@@ -1,182 +1,189 @@
-"""A run in an object store (run.storage), so that no disk has to outlive it.
+"""Where the queue, the checkpoints and the records of a run are kept: in the run's folder, or in an object store.
 
-    replay/              journal and Arrow segments, written there by the queue
-    checkpoints/step-N-SESSION/      the files of a checkpoint, SESSION names the start of the run that wrote it
-    checkpoints/step-N-SESSION.json  their sizes. An object store cannot rename a folder, so this is written last: what has none is no
-                                     checkpoint
-    config.yaml, metrics.jsonl, summary.json, report.html  copies of the run folder's, made before each checkpoint and at the end
+The protocol, the implementation for a folder, and the choice between the two.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
+import logging
+import re
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Protocol
 
 from treeadv.config import Config
-from treeadv.errors import BadInput
-from treeadv.storage.folder import Folder, join, one_line
-from treeadv.storage.lock import hold, next_session, owner
+from treeadv.errors import one_line
+from treeadv.storage import manifest
+from treeadv.storage.disk import fsync, publish, writing
 
-COPIED = ("config.yaml", "metrics.jsonl", "summary.json", "report.html")
-_PROBE = "writable"
+MANIFEST = "files.json"  # in the folder of a checkpoint
+log = logging.getLogger("treeadv.storage")
 
-
-@dataclass(frozen=True, slots=True, order=True)
-class _Checkpoint:
-    """A folder of the store by its name; an older release wrote no session."""
-
-    step: int
-    session: str
-    name: str
-
-    @classmethod
-    def of(cls, name: str) -> _Checkpoint:
-        step, _, session = name.removeprefix("step-").partition("-")
-        return cls(int(step), session, name)
+# The implementation for a run with run.storage; it is imported only for such a run, because it needs pyarrow.
+OBJECT_STORE = "treeadv.storage.object_run:ObjectRunStore"
 
 
-class Storage:
-    """One run's place. A store that does not do as asked is `BadInput`: one line with the URI and what it said."""
+class RunStore(Protocol):
+    """Keeps one run.
 
-    def __init__(self, uri: str) -> None:
-        """`uri`: of the run, {run.storage}/{run.name}."""
-        if "://" not in uri or urlsplit(uri).password:
-            raise BadInput(
-                f"run.storage={urlsplit(uri)._replace(netloc='...').geturl()}: write a URI without credentials, as s3://bucket/runs; they"
-                " come from the environment (AWS_ACCESS_KEY_ID, ...)"
-            )
-        self.uri = uri
-        with self._asked("reached"):
-            self._folder = Folder(uri)
-        self._checkpoints, self._replay = self._folder.child("checkpoints"), self._folder.child("replay")
+    `home` is the path or URI that names the run to the queue, to `treeadv audit` and to --resume. `keeps_unflushed` tells
+    whether what the queue wrote and did not flush outlives its process.
+    """
 
-    @classmethod
-    def of(cls, config: Config) -> Storage:
-        return cls(join(config.run.storage, config.run.name))
+    home: str
+    keeps_unflushed: bool
 
     def check(self) -> None:
-        """Find out that files can be made and deleted here."""
-        with self._asked("written"):
-            if self._folder.local:
-                self._folder.make()  # an object store has no folders to make
-            self._folder.write_whole(_PROBE, b"")
-            self._folder.delete(_PROBE)
+        """Raise `BadInput` unless files can be made and deleted."""
+        ...
 
-    # ---- records -------------------------------------------------------------------------------------------------------------
     def holds_run(self) -> bool:
-        with self._asked("read"):
-            return "config.yaml" in self._folder.sizes("config.yaml")
-
-    def read(self, name: str) -> str:
-        """Text of a copied file; "" where there is none."""
-        with self._asked("read"):
-            try:
-                return self._folder.read(name).to_pybytes().decode()
-            except FileNotFoundError:
-                return ""
-
-    def push(self, run: Path) -> None:
-        """Copy what a run folder has to say of the run."""
-        with self._asked("written"):
-            for path in (run / name for name in COPIED):
-                if path.is_file():
-                    self._folder.write_whole(path.name, path.read_bytes())
-
-    def keep(self, path: Path) -> None:
-        """Copy one more file."""
-        with self._asked("written"):
-            self._folder.write_whole(path.name, path.read_bytes())
+        """Whether a run was begun under this name."""
+        ...
 
     def next_session(self) -> str:
-        """See `ownership.next_session`."""
-        with self._asked("read"):
-            return next_session(self._replay, (c.session for c in self._sealed()))
+        """Return a name for the next start of the run."""
+        ...
 
-    # ---- checkpoints ---------------------------------------------------------------------------------------------------------
+    def push(self) -> None:
+        """Make the records in the run folder durable in the store."""
+        ...
+
+    def pull(self, name: str) -> str | None:
+        """Return the store's copy of a record file; None where the run folder has the only copy."""
+        ...
+
+    def keep(self, path: Path) -> None:
+        """Keep one more file of the run folder, which may be lost with its machine."""
+        ...
+
     def checkpoints(self) -> list[int]:
-        """Steps of the whole ones, oldest first."""
-        return sorted(self._whole())
+        """Return the steps of the sealed checkpoints, oldest first. Their files may have been damaged since."""
+        ...
 
-    def _whole(self) -> dict[int, str]:
-        """The names of the whole ones by step. One that a writer sealed when another had opened the run does not count: it is of no step
-        that the other has begun from or done."""
-        with self._asked("read"):
-            session, begun = owner(self._replay)
-            return {c.step: c.name for c in self._sealed() if c.session == session or c.step <= begun}
+    def newest_whole(self) -> int:
+        """Return the step of the newest checkpoint whose files are as they were written; 0 if there is none.
 
-    def _sealed(self) -> list[_Checkpoint]:
-        """In order; of a step the one of the latest session last."""
-        return sorted(_Checkpoint.of(name.removesuffix(".json")) for name in self._checkpoints.sizes(".json"))
+        A warning names each damaged one. The next `seal` deletes it.
+        """
+        ...
 
-    def upload(self, step: int, session: str, files: Path) -> None:
-        """Copy files of a checkpoint; those of several ranks add up."""
-        with self._asked("written"):
-            self._checkpoints.child(f"step-{step}-{session}").copy_in(files)
+    def write_checkpoint(self, step: int, session: str, write: Callable[[Path], None]) -> None:
+        """Keep the files that `write` puts into the folder that it is given. Each learner rank calls this once."""
+        ...
 
     def seal(self, step: int, session: str, keep: int) -> None:
-        """All files of a checkpoint are there: from now on it counts, and only the newest `keep` stay. `BadInput` if another session has
-        opened the run."""
-        name = f"step-{step}-{session}"
-        with self._asked("written"):
-            seal = {"written": time.time(), "files": self._checkpoints.child(name).tree()}
-            hold(self._replay, session)
-            self._checkpoints.write_whole(f"{name}.json", json.dumps(seal).encode())
-            whole = self._whole()
-            kept = {whole[step] for step in sorted(whole)[-keep:]}
-            found = {path.partition("/")[0].removesuffix(".json") for path in self._checkpoints.tree()}
-            for other in map(_Checkpoint.of, sorted(found - kept)):
-                if other.session <= session:
-                    self._drop(other.name, session)
+        """Make a checkpoint count, now that all ranks have written it. Delete all but the newest `keep`, damaged ones, and those
+        of later steps, which the run has gone back before."""
+        ...
 
-    def _drop(self, name: str, session: str) -> None:
-        """Delete a checkpoint, or what there is of one."""
-        hold(self._replay, session)
-        with contextlib.suppress(FileNotFoundError):
-            self._checkpoints.delete(f"{name}.json")  # first: what is half deleted must not count
-        self._checkpoints.child(name).delete_tree()
+    def fetched(self, step: int) -> AbstractContextManager[Path]:
+        """Hold the files of a checkpoint in a local folder. Several ranks of one machine may ask at once."""
+        ...
 
-    @contextmanager
-    def fetched(self, step: int, folder: Path) -> Iterator[None]:
-        """A checkpoint in a local folder, which is deleted again; on one machine many ranks may ask for it."""
-        self._fetch(step, folder)
-        yield
-        folder.with_suffix(".json").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)  # the other ranks here do the same
 
-    def _fetch(self, step: int, folder: Path) -> None:
-        """Bring it, unless another rank has."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / "lock").open("w") as lock, self._asked("read"):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            name = self._whole()[step]
-            seal = self._checkpoints.read(f"{name}.json").to_pybytes()
-            there = folder.with_suffix(".json")  # written last, as in the store
-            if there.is_file() and there.read_bytes() == seal:
-                return
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            self._checkpoints.child(name).copy_out(folder)
-            for file, size in json.loads(seal)["files"].items():
-                path = folder / file
-                if not path.is_file() or path.stat().st_size != size:
-                    raise BadInput(
-                        f"{self.uri}: checkpoints/{name}/{file} is not there or not of its {size} bytes; delete"
-                        f" checkpoints/{name}.json to go on from the checkpoint before"
-                    )
-            there.write_bytes(seal)
+class LocalRunStore:
+    """Keeps a run in its folder. The folder must be on a disk that all roles see."""
 
-    @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    keeps_unflushed = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._checkpoints = path / "checkpoints"
+        self._damaged: set[int] = set()
+        self._checked: dict[int, int] = {}  # the time of the manifest by step, of checkpoints that were found whole
+        self.home = str(path)
+
+    def check(self) -> None:
+        pass  # `RunFolder.create` reports what is wrong with the folder
+
+    def holds_run(self) -> bool:
+        return (self._path / "config.yaml").is_file()
+
+    def next_session(self) -> str:
+        return uuid.uuid4().hex
+
+    def push(self) -> None:
+        if (self._path / "metrics.jsonl").is_file():
+            fsync(self._path / "metrics.jsonl")
+
+    def pull(self, name: str) -> str | None:
+        return None
+
+    def keep(self, path: Path) -> None:
+        pass
+
+    def checkpoints(self) -> list[int]:
+        matches = [re.fullmatch(r"step-(\d+)", p.name) for p in self._checkpoints.glob("step-*")]
+        return sorted(int(m[1]) for m in matches if m)
+
+    def newest_whole(self) -> int:
+        for step in reversed(self.checkpoints()):
+            if not (fault := self._fault(step)):
+                return step
+            self._damaged.add(step)
+            log.warning("checkpoint %s/step-%d is passed over: %s", self._checkpoints, step, fault)
+        return 0
+
+    def _fault(self, step: int) -> str:
+        """Return what is wrong with the files of a checkpoint; "" if nothing is."""
+        folder = self._checkpoints / f"step-{step}"
         try:
-            yield
-        except OSError as e:
-            remedy = "check the address and the credentials in the environment"
-            raise BadInput(f"run.storage: {self.uri} cannot be {what} ({one_line(e)}); {remedy}") from e
+            written = (folder / MANIFEST).stat().st_mtime_ns
+            if self._checked.get(step) == written:
+                return ""
+            fault = manifest.fault(folder, json.loads((folder / MANIFEST).read_text()))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:  # it is no manifest
+            return f"{MANIFEST} cannot be read ({one_line(e)})"
+        if not fault:
+            self._checked[step] = written
+        return fault
+
+    def write_checkpoint(self, step: int, session: str, write: Callable[[Path], None]) -> None:
+        scratch = self._scratch(step, session)
+        with writing(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
+            write(scratch)
+
+    def seal(self, step: int, session: str, keep: int) -> None:
+        scratch, target = self._scratch(step, session), self._checkpoints / f"step-{step}"
+        with writing(target):
+            (scratch / MANIFEST).unlink(missing_ok=True)
+            files = manifest.describe(scratch)
+            (scratch / MANIFEST).write_text(json.dumps(files))
+            publish(scratch, target)
+        self._damaged.discard(step)
+        self._checked[step] = (target / MANIFEST).stat().st_mtime_ns
+        found = self.checkpoints()
+        whole = [s for s in found if s <= step and s not in self._damaged]
+        for other in set(found) - set(whole[-keep:]):
+            shutil.rmtree(self._checkpoints / f"step-{other}")
+        for left in self._checkpoints.glob(".step-*"):
+            shutil.rmtree(left)
+
+    def fetched(self, step: int) -> AbstractContextManager[Path]:
+        return nullcontext(self._checkpoints / f"step-{step}")
+
+    def _scratch(self, step: int, session: str) -> Path:
+        return self._checkpoints / f".step-{step}-{session}"
+
+
+def run_store(config: Config, path: Path) -> RunStore:
+    """Return the store of a run whose folder on this machine is `path`."""
+    if not config.run.storage:
+        return LocalRunStore(path)
+    from treeadv.storage.folder import join
+
+    return object_store(join(config.run.storage, config.run.name), path)
+
+
+def object_store(uri: str, path: Path) -> RunStore:
+    """Return the store of the run at `uri`, whose folder on this machine is `path`."""
+    module, _, name = OBJECT_STORE.partition(":")
+    store: RunStore = getattr(import_module(module), name)(uri, path)
+    return store

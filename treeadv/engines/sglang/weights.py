@@ -76,13 +76,14 @@ async def flush(client: Client) -> None:
     await client.post("/flush_cache")
 
 
-def tensors_of(weights: Weights, dtype: torch.dtype, tied: bool) -> dict[str, torch.Tensor]:
-    """The tensors to send, in the server's dtype. With tied embeddings the output matrix is the input's and is left
-    out.
+def tensors_of(weights: Weights, tied: bool) -> dict[str, torch.Tensor]:
+    """Return the tensors to send, as they were published: weights in `generator.dtype`, buffers in their own dtype.
+
+    With tied embeddings the output matrix is the input's and is left out.
     """
     with warnings.catch_warnings():  # arrays in Ray's object store are read-only; they are only read
         warnings.filterwarnings("ignore", message=".*not writable.*")
-        return {n: torch.as_tensor(w).to(dtype) for n, w in weights.items() if not (tied and n == "lm_head.weight")}
+        return {n: torch.as_tensor(w) for n, w in weights.items() if not (tied and n == "lm_head.weight")}
 
 
 class Disk:

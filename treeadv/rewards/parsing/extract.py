@@ -1,118 +1,70 @@
-"""The final answer in a response. Linear time, and only the end is read: a megabyte of text costs no more than a page."""
+"""The final answer of a response: where it is marked, else the last formula or number. Linear time, and only the end
+is read.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
 
-from treeadv.rewards.parsing.numbers import MAGNITUDE
-from treeadv.rewards.parsing.units import unit
+from treeadv.rewards.parsing.notation import characters, repaired
+from treeadv.rewards.parsing.prose import FORMULA, answer_in, last_value
+from treeadv.rewards.parsing.thought import spoken
 
-TAIL = 20_000  # characters from the end in which an answer is looked for
-
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_JOIN = re.compile(r"(?:[\s$.:()\[\]{}\\,;]|\btext\b|\band\b|\bor\b){1,30}", re.IGNORECASE)
-_PHRASE = re.compile(r"(?:\banswer\b[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?:\s+is\b)?\s*:?|####)[ \t*_]*\n?", re.IGNORECASE)
-_SENTENCE = re.compile(r"\.(?=\s|$)|\n")
-_MATH = re.compile(r"(?<!\\)\$\$?((?:[^$\\]|\\.){1,2000})\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
-_NUMBER = re.compile(
-    r"(?<![\w.,^])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"  # 12, 1,234.5, .5
-    rf"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s?\\?%|\s{MAGNITUDE})?"
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=\{)|\\(?:boxed|fbox)\s*(?P<bare>\d|[A-Za-z](?![A-Za-z]))")
+_BRACES = re.compile(r"\\[{}\\]|[{}]")
+_BLANK = re.compile(
+    r"(?:\\(?:text|mathrm)\{)?[\s.$_?~\\]*(?:your |the )?(?:final )?(?:answer|\.\.\.|ldots|dots)?[\s.$_?~\\]*\}?",
+    re.IGNORECASE,
 )
-_MARKDOWN = " \t\r*_`"
-_CHANGED = re.compile(  # words that change the number before them
-    r"\s*(?:pi|sqrt|squared|cubed|factorial|hal(?:f|ves)|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|(?:hundred|thousand|ten)th)s?|"
-    r"percent|plus|minus|times|divided|over|mod(?:ulo)?)\b"
+_JOINT = re.compile(r"(?:[\s$.:()\[\]{}\\,;]|\\q?quad|\btext\b|\band\b|\bor\b|[A-Za-z](?:_\{?\w\}?)?\s*=){1,40}", re.IGNORECASE)
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"\banswer\b(?:\*\*|__)?[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?!\s*n't)(?:\s+is\b)?\s*:?|####+:?|\u7b54\u6848(?:\u662f|\u4e3a|:|\uff1a)*"
+    r"|\*\*\s*(?:final\s+)?answer\s*\*\*\s*\n",
+    re.IGNORECASE,
 )
-_PROSE = re.compile(r"(?<![\\A-Za-z])(?!and\b)[A-Za-z]{3,}")
+_CONCLUDED = re.compile(r"\bfinal answer is\b:?\s*", re.IGNORECASE)
+_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+_STOPS = re.compile(r"(?:(?<!\\)[.,;\u3002\s])+$")
+_MARKDOWN = ' \t\r\n*_`:"'
 
 
 def final_answer(response: str, several: bool = False) -> str | None:
-    """The answer that a response ends with, or None: the marked one, else the last number.
+    """The answer that a response ends with, or None: the marked one, else the last formula or number.
 
-    `several` says that the gold answer has several parts: boxes that stand side by side, joined by nothing but commas, "and" or "or",
-    are then one answer. Otherwise the last box counts.
+    `several` says that the gold answer has several parts: boxes that stand side by side, joined by nothing but
+    commas, "and" or "or", are then one answer. Otherwise the last box counts.
     """
-    if (answer := marked_answer(response, several)) is not None:
-        return answer
-    if _BOX.search(response):  # a box that never closes, or one longer than what is read, holds no number to guess at
-        return None
-    numbers = _NUMBER.findall(response[-TAIL:])
-    return clean(numbers[-1]) if numbers else None
+    text = spoken(response)
+    marked, is_sentence = _marked(text, several)
+    if marked is None:
+        return None if _is_cut(text) else _bold(text) or last_value(text)
+    return answer_in(marked) if is_sentence else clean(marked) or None
 
 
 def marked_answer(response: str, several: bool = False) -> str | None:
-    """The answer where the response marks one: the last box, else the last <answer> tag, else after "answer is", "Answer:" or "####"."""
-    text = response[-TAIL:]
-    if boxes := _boxes(text):
-        return clean(", ".join(text[begin:end] for begin, end in (_side_by_side(text, boxes) if several else boxes[-1:])))
-    before, tag, _ = text.rpartition("</answer>")
-    if tag and "<answer>" in before:
-        return clean(before.rpartition("<answer>")[2])
-    return _after_phrase(text)
+    """The answer where the response marks one: the last box or <answer> tag, else after the last "answer is",
+    "Answer:" or "####".
+    """
+    marked, is_sentence = _marked(spoken(response), several)
+    if marked is None:
+        return None
+    return answer_in(marked) if is_sentence else clean(marked) or None
+
+
+def marked_text(response: str) -> str | None:
+    """The text where the response marks its answer, as it stands: the content of a box or tag, or the line after
+    "answer is".
+    """
+    marked, _ = _marked(spoken(response), False)
+    return None if marked is None else marked.strip()
 
 
 def last_line(response: str) -> str | None:
     """The last line that is not blank: the whole answer of a response that is prose, not mathematics."""
-    lines = [line for line in response[-TAIL:].splitlines() if line.strip()]
+    lines = [line for line in spoken(response).splitlines() if line.strip()]
     return lines[-1].strip() if lines else None
-
-
-def _boxes(text: str) -> list[tuple[int, int]]:
-    """(begin, end) of the content of every outermost box with balanced braces, in order. One pass, whatever is left open."""
-    out: list[tuple[int, int]] = []
-    opened: list[int | None] = []  # of each open brace, where its box's content begins, or None
-    starts = {m.end() - 1: m.end() for m in _BOX.finditer(text)}
-    for m in re.finditer(r"\\[{}\\]|[{}]", text):
-        if m[0] == "{":
-            opened.append(starts.get(m.start()))
-        elif m[0] == "}" and opened and (begin := opened.pop()) is not None:
-            while out and out[-1][0] > begin:  # boxes inside this one
-                out.pop()
-            out.append((begin, m.start()))
-    return out
-
-
-def _side_by_side(text: str, boxes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The last boxes between which nothing stands but a joint."""
-    first = len(boxes) - 1
-    while first and _JOIN.fullmatch(text[boxes[first - 1][1] + 1 : text.rindex("\\", 0, boxes[first][0])]):
-        first -= 1
-    return boxes[first:]
-
-
-def _after_phrase(text: str) -> str | None:
-    phrases = list(_PHRASE.finditer(text))
-    if not phrases:
-        return None
-    rest = text[phrases[-1].end() :].lstrip(_MARKDOWN)
-    if _MATH.match(rest):
-        return clean(_mathematics(rest))
-    sentence = _SENTENCE.split(rest, maxsplit=1)[0].strip(_MARKDOWN)
-    return clean(_mathematics(sentence) if _MATH.search(sentence) else _of_prose(sentence)) or None
-
-
-def _of_prose(sentence: str) -> str:
-    """Of "that Ann has 12 apples" and "12 pears" the 12, of "4 apples and 3 pears" the 4, of "2 thirds of it" the "2 thirds"; formulas,
-    one number with its unit and words as they are."""
-    if not _PROSE.search(sentence) or any(c in sentence for c in "\\=^<>"):
-        return sentence
-    numbers = list(_NUMBER.finditer(sentence))
-    leads = bool(numbers) and not _PROSE.search(sentence[: numbers[0].start()])
-    if not numbers:
-        return sentence
-    number = numbers[0 if leads else -1]
-    if changed := _CHANGED.match(sentence, number.end()):
-        return number[0] + changed[0]
-    return sentence if leads and len(numbers) == 1 and unit(sentence[number.end() :]) else number[0]
-
-
-def _mathematics(text: str) -> str:
-    """The first $...$ and those joined to it."""
-    parts = list(_MATH.finditer(text))
-    last = 0
-    while last + 1 < len(parts) and _JOIN.fullmatch(text[parts[last].end() : parts[last + 1].start()]):
-        last += 1
-    return ", ".join(next(g for g in m.groups() if g is not None) for m in parts[: last + 1])
 
 
 def clean(answer: str) -> str:
@@ -120,4 +72,108 @@ def clean(answer: str) -> str:
     text = answer.strip()
     if len(text) > 1 and text[0] == text[-1] == "$" and text.count("$") <= 4:
         text = text.strip("$").strip()
-    return text.rstrip(".,;").strip()
+    return _STOPS.sub("", text).strip()
+
+
+def _marked(text: str, several: bool) -> tuple[str | None, bool]:
+    """The marked text, and whether it is a sentence out of which the answer must still be read."""
+    boxes = _boxes(text)
+    filled = [b for b in boxes if not _BLANK.fullmatch(text[b[0] : b[1]])]
+    tag = _tagged(text)
+    if _is_cut(text):
+        return None, False
+    if filled and (tag is None or tag[1] < filled[-1][1] or tag[0] <= filled[-1][0]):
+        if (concluded := _concluded(text[filled[-1][1] :])) is not None:
+            return concluded, True
+        chosen = _side_by_side(text, filled) if several else filled[-1:]
+        content = ", ".join(text[begin:end] for begin, end in chosen)
+        if re.search(r"\\\\boxed\s*\{$", text[: chosen[-1][0]][-20:]):  # the response escapes its backslashes twice
+            content = repaired(content)
+        percent = re.match(r"\}?\$?\s*(?:\\?%|percent|pct)", text[chosen[-1][1] :])
+        return content + (r"\%" if percent and len(chosen) == 1 else ""), False
+    if tag:
+        return text[tag[0] : tag[1]], False
+    phrases = list(_PHRASE.finditer(text))
+    for phrase in reversed(phrases):
+        rest = text[phrase.end() :].lstrip(_MARKDOWN)
+        if rest and not _BLANK.fullmatch(rest.split("\n", 1)[0]) and not rest.startswith(("\\boxed{}", "\\boxed{ }")):
+            return characters(rest), True
+    return None, False
+
+
+def _concluded(after: str) -> str | None:
+    """The sentence of "The final answer is ..." after the last box, where it states a value."""
+    phrases = list(_CONCLUDED.finditer(after))
+    rest = after[phrases[-1].end() :] if phrases else ""
+    return characters(rest) if re.match(r"[\s*]*(?:\$|\\\(|-?\d)", rest) else None
+
+
+def _is_cut(text: str) -> bool:
+    """Whether the last box or <answer> tag is open at the end of the text."""
+    boxes = list(_BOX.finditer(text))
+    last = boxes[-1] if boxes else None
+    if last is not None and last["bare"] is None and _closing(text, last.end()) is None:
+        return True
+    tags = list(_TAG.finditer(text))
+    return bool(tags) and not tags[-1][1]
+
+
+def _closing(text: str, brace: int) -> int | None:
+    """The place of the brace that closes the one at `brace`."""
+    depth = 0
+    for match in _BRACES.finditer(text, brace):
+        depth += (match[0] == "{") - (match[0] == "}")
+        if not depth:
+            return match.start()
+    return None
+
+
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """(begin, end) of the content of every outermost box with balanced braces, in order. One pass, whatever is left
+    open.
+    """
+    found: list[tuple[int, int]] = []
+    opened: list[int | None] = []  # for each open brace, where its box's content begins, or None
+    boxes = list(_BOX.finditer(text))
+    starts = {m.end(): m.end() + 1 for m in boxes if m["bare"] is None}
+    for match in _BRACES.finditer(text):
+        if match[0] == "{":
+            opened.append(starts.get(match.start()))
+        elif match[0] == "}" and opened and (begin := opened.pop()) is not None:
+            while found and found[-1][0] > begin:  # boxes inside this one
+                found.pop()
+            found.append((begin, match.start()))
+    return sorted(found + [m.span("bare") for m in boxes if m["bare"] is not None])
+
+
+def _side_by_side(text: str, boxes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The last boxes between which nothing stands but a joint."""
+    first = len(boxes) - 1
+    while first and _JOINT.fullmatch(text[boxes[first - 1][1] + 1 : text.rindex("\\", 0, boxes[first][0])]):
+        first -= 1
+    return boxes[first:]
+
+
+def _tagged(text: str) -> tuple[int, int] | None:
+    """(begin, end) of what the last complete <answer> tag holds."""
+    tags = list(_TAG.finditer(text))
+    for opening, closing in reversed(list(itertools.pairwise(tags))):
+        if not opening[1] and closing[1] and text[opening.end() : closing.start()].strip():
+            return opening.end(), closing.start()
+    return None
+
+
+def _bold(text: str) -> str | None:
+    """The last bold text, where it is a value and nothing after it is one."""
+    bold = list(_BOLD.finditer(text))
+    if not bold:
+        return None
+    content = bold[-1][1].strip()
+    after = text[bold[-1].end() :]
+    if (
+        re.search(r"[A-Za-z]{4,}|:$", FORMULA.sub("", content))
+        or re.search(r"\d|\$", after)
+        or not re.search(r"\d|\$|\\", content)
+    ):
+        return None
+    return answer_in(content)

@@ -1,7 +1,9 @@
-"""Cheap refusals: answers on which a computer algebra system would spend seconds or gigabytes, told from their text in linear time.
+"""Cheap refusals: answers on which a computer algebra system would spend seconds or gigabytes, told from their text
+in linear time.
 
-The limits lie above everything in the benchmark answers (tests/rewards/test_golds.py) and below what was measured to hang
-sympy. What passes is still bounded by the worker's clock and memory limit: a guard saves time, it is not the defence.
+The limits lie above everything in the benchmark answers (tests/rewards/test_golds.py) and below what was measured to
+hang sympy. What passes is still bounded by the worker's clock and memory limit: a guard saves time, it is not the
+defence.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ MAX_FACTORIAL = 5_000
 MAX_TERMS = 300  # of a sum, product or integral with numeric limits
 
 _DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
-_EXPONENT = re.compile(r"(?:\^|\*\*)\s*[{(]?\s*-?\s*(\d+)")
+_EXPONENT = re.compile(r"(?<=[\w)}\]\s])(?:\^|\*\*)\s*[{(]?\s*-?\s*(\d+)")
 _TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*(\d+)[\s})]*(?:\^|\*\*)[\s{(]*(\d+)[\s})]*(\^|\*\*)?")
 _FACTORIAL = re.compile(r"(\d+)\s*[})]*\s*!")
 _NESTED_FACTORIAL = re.compile(r"!\s*[)}]+\s*!|!\s*!")
@@ -25,7 +27,6 @@ _CHOOSE = re.compile(r"(?:\\[dt]?binom|\bbinomial)\s*[{(][^{}]*(?:\d{5}|\^|!)|(?
 _BIG = re.compile(r"\d{5,}|\d\s*(?:\^|\*\*|!)|[eE]\d")
 _SERIES = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint)\b|\b(?:Sum|Product|Integral|sum|prod|integrate)\(")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
-_SIDE_BY_SIDE = re.compile(r"(?<![A-Za-z^\d])\d+(?:\\[,;:! ]|\s|~|\\q?quad)+\d")
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z\\{])\d+(?:\.\d*)?[eE]([-+]?\d+)")
 
 
@@ -41,7 +42,7 @@ def refusal(answer: str) -> str | None:
         return f"more than {MAX_ELEMENTS} elements"
     if _nesting(answer) > MAX_NESTING:
         return f"nested deeper than {MAX_NESTING}"
-    return _growth(answer) or _misread(answer)
+    return _growth(answer)
 
 
 def _nesting(text: str) -> int:
@@ -72,8 +73,3 @@ def _growth(text: str) -> str | None:
 def _power_over(base: str, exponent: str) -> bool:
     """Whether base^exponent is more than MAX_EXPONENT."""
     return len(base) > 6 or len(exponent) > 2 or int(base) ** int(exponent) > MAX_EXPONENT
-
-
-def _misread(text: str) -> str | None:
-    """Spellings that math-verify reads as another number: `1\\,2` as 1 + 2. In a matrix numbers do stand side by side."""
-    return "two numbers side by side" if _SIDE_BY_SIDE.search(text) and "begin" not in text else None

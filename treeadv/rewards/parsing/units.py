@@ -6,26 +6,45 @@ import re
 
 _NAMES = {  # the usual abbreviation: other spellings, plurals aside
     "nm": "nanometer nanometre", "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre mtr",
-    "km": "kilometer kilometre", "in": "inch", "ft": "foot feet", "yd": "yard", "mi": "mile", "acre": "", "ha": "hectare",
+    "km": "kilometer kilometre", "in": "inch", "ft": "foot feet", "yd": "yard", "mi": "mile", "acre": "",
+    "ha": "hectare",
     "mg": "milligram", "g": "gram gm", "kg": "kilogram", "lb": "pound", "oz": "ounce", "ton": "", "tonne": "",
     "mL": "ml milliliter millilitre", "L": "l liter litre", "gal": "gallon", "qt": "quart", "pint": "", "cup": "",
-    "ms": "millisecond", "s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": "", "month": "", "yr": "year",
-    "mi/h": "mph", "km/h": "kmh kmph kph", "deg": "degree", "rad": "radian", "dollar": "", "cent": "", "euro": "", "rupee": "",
-    "N": "newton", "J": "joule", "kJ": "kilojoule", "W": "watt", "kW": "kilowatt", "V": "volt", "A": "amp ampere", "ohm": "",
+    "ms": "millisecond", "s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": "", "month": "",
+    "yr": "year",
+    "mi/h": "mph", "km/h": "kmh kmph kph", "deg": "degree", "rad": "radian", "dollar": "", "cent": "", "euro": "",
+    "rupee": "",
+    "N": "newton", "J": "joule", "kJ": "kilojoule", "W": "watt", "kW": "kilowatt", "V": "volt", "A": "amp ampere",
+    "ohm": "",
     "Pa": "pascal", "kPa": "kilopascal", "Hz": "hertz", "kHz": "kilohertz", "K": "kelvin", "T": "tesla", "mol": "mole",
     "bit": "", "B": "byte", "KB": "kilobyte", "MB": "megabyte", "GB": "gigabyte", "TB": "terabyte",
-    "unit": "", "point": "", "digit": "", "way": "", "time": "", "person": "people", "student": "", "child": "children",
-    "man": "men", "woman": "women", "boy": "", "girl": "", "apple": "", "cookie": "", "book": "", "page": "", "coin": "", "ticket": "",
+    "unit": "", "point": "", "digit": "", "way": "", "person": "people", "student": "", "child": "children",
+    "man": "men", "woman": "women", "boy": "", "girl": "", "apple": "", "cookie": "", "book": "", "page": "",
+    "coin": "", "ticket": "",
 }  # fmt: skip
 UNITS = {spelling: name for name, others in _NAMES.items() for spelling in (name, *others.split())}
 
+MAGNITUDES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+CHANGING = re.compile(  # words that change the number beside them
+    r"\b(?:pi|sqrt|roots?|log|ln|sin|cos|tan|exp|squared|cubed|factorial|hal(?:f|ves)|quarters?"
+    r"|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|(?:hundred|thousand|million|ten)th)s?"
+    r"|dozen|hundred|thousand|million|billion|trillion|percent|percentage|pct|plus|minus|times(?=\s*[\d$\\(])"
+    r"|divided|over|mod(?:ulo)?|choose|power"
+    r"|not|no|never|least|most|(?:more|less|fewer|greater|smaller|larger|higher|lower)\s+than|above|below|under"
+    r"|or\s+(?:more|less|fewer|greater|above|below|higher|lower)|exceeds?|between|up|than|except|to|if|where|when"
+    r"|multiples?|squares?|cubes?)\b",
+    re.IGNORECASE,
+)
+
 _LONGEST = 40  # characters
 _PER = re.compile(r"\s*/\s*|\s+per\s+")
-_POWER = re.compile(r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z]+)\.?\s*(?:\^?\{?([23])\}?)?")
+_POWER = re.compile(r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z]+)\.?(?:\s*\^\s*\{?([23])\}?|([23]))?")
 
 
 def unit(text: str) -> str | None:
-    """A unit in its usual abbreviation, such as `m/s` for "meters per second"; None where a word of it is not in the list."""
+    """A unit in its usual abbreviation, such as `m/s` for "meters per second"; None where a word of it is not in the
+    list.
+    """
     if len(text) > _LONGEST:
         return None
     parts = [_power(part) for part in _PER.split(text.strip(" ~."))]
@@ -38,7 +57,7 @@ def _power(text: str) -> str | None:
     m = _POWER.fullmatch(text)
     if m is None or (name := _name(m[2])) is None:
         return None
-    power = m[3] or {"s": "2", "c": "3"}.get((m[1] or " ")[0], "")
+    power = m[3] or m[4] or {"s": "2", "c": "3"}.get((m[1] or " ")[0], "")
     return f"{name}^{power}" if power else name
 
 

@@ -56,7 +56,7 @@ class WorkerProcess:
         command = [sys.executable, "-m", "treeadv.rewards.sandbox.worker", str(timeout), str(memory_mb), str(os.getpid())]
         ours, theirs = socket.socketpair()
         with theirs:
-            process = subprocess.Popen(command, stdin=theirs, stdout=theirs, env=environment, start_new_session=True)
+            process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), env=environment, start_new_session=True)
         ours.setblocking(False)
         try:
             worker = cls(process, *await asyncio.open_connection(sock=ours))

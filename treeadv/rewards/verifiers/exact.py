@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import re
+
 from treeadv.rewards.judgement import Answer, Outcome, unparsed, verified, wrong
-from treeadv.rewards.parsing.extract import clean, last_line, marked_answer
+from treeadv.rewards.parsing.extract import clean, last_line, marked_answer, marked_text
 from treeadv.rewards.verifiers.base import Verifier
+
+_STOP = re.compile(r"[.;!](?=\s|$)|\n")
 
 
 class Exact(Verifier):
-    """Compares the marked answer, or the last line, with the gold answer as text, up to spacing and a final stop."""
+    """Compares the marked answer, or the last line, with the gold answer as text, up to spacing and a final stop.
+
+    After "the answer is" the text up to any full stop of its line counts, since a gold answer may have full stops of
+    its own.
+    """
 
     usage = "exact"
 
     def screen(self, answer: Answer) -> Outcome:
-        text = marked_answer(answer.response) or last_line(answer.response)
+        marked = marked_text(answer.response)
+        text = marked or last_line(answer.response)
         if text is None:
             return unparsed("no answer found")
-        return verified() if clean(text).split() == clean(answer.gold).split() else wrong()
+        texts = [text, *(text[: m.start()] for m in _STOP.finditer(text)), marked_answer(answer.response) or ""]
+        return verified() if _plain(answer.gold) in map(_plain, texts) else wrong()
+
+
+def _plain(text: str) -> list[str]:
+    return clean(text.strip(' *_`"')).split()

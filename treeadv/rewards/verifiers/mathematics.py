@@ -1,4 +1,9 @@
-"""The verifier `math`: text, rational arithmetic and guards decide most answers, math-verify the others."""
+"""The verifier `math`: a grammar reads both answers and arithmetic compares them; math-verify is asked about what
+they do not cover.
+
+response -> final answer (`parsing.extract`) -> limits (`parsing.guards`) -> trees (`parsing.grammar`) -> verdict
+(`parsing.equality`)
+"""
 
 from __future__ import annotations
 
@@ -11,55 +16,55 @@ from typing import Any
 
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Outcome, Task, refused, unparsed, verified, wrong
-from treeadv.rewards.parsing.extract import clean, final_answer
+from treeadv.rewards.parsing.choices import letters
+from treeadv.rewards.parsing.comparison import compare, same_text
+from treeadv.rewards.parsing.extract import clean, final_answer, last_line, marked_text
 from treeadv.rewards.parsing.guards import refusal
-from treeadv.rewards.parsing.numbers import grouped, same_number, spelled_out
-from treeadv.rewards.parsing.units import unit
+from treeadv.rewards.parsing.notation import notation, repaired
+from treeadv.rewards.parsing.thought import spoken
+from treeadv.rewards.parsing.tokens import Unreadable
 from treeadv.rewards.verifiers.base import Verifier
 
-_SPACE = re.compile(r"(?:\\[!,;: ]|\\q?quad\b|~|\s)+")
-_DROP = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\?\$|(?<!\d) | (?!\d)")
-_FRAC = re.compile(r"\\[dtc]frac")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_WORDS = re.compile(r"[A-Za-z]{3,}(?:[ -][A-Za-z]+)*")
-_MEASURE = re.compile(  # a number, space, a unit as text or plain, its power
-    r"(.*[\d)}])((?:[\s~]|\\[,;: ])*)(?:\\(?:text|textrm|mathrm|mbox)\s*\{([^{}\d]*)\}|([A-Za-z](?:[A-Za-z ./]*[A-Za-z.])?))"
-    r"\s?(\^?\{?[23]?\}?)", re.DOTALL,
-)  # fmt: skip
-_PRICE = re.compile(r"\s*(?:\\?\$|[€£¥])\s*")
-_ASSIGNED = re.compile(r"^(?:[A-Za-z]\w*\s*|[-+*/().\d\s]+)=(?=[^=]*$)")
-_SEVERAL = re.compile(r"[^\d],|,[^\d]|,\d{1,2}(?!\d)|,\d{4,}|\b(?:and|or)\b|;|\\pm")
+_SEVERAL = re.compile(r"[^\d],|,[^\d]|,\d{1,2}(?!\d)|,\d{4,}|\b(?:and|or)\b|;|\\pm|\\\{|^\{")
+_BEYOND = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|partial|gcd|lcm|begin|setminus|cup|cap|det)(?![A-Za-z])")
+_FORMAL = re.compile(  # what math-verify reads to the end; of other text it may read a part and drop the rest
+    r"(?:\\(?:int|iint|iiint|oint|sum|prod|lim|frac|sqrt|to|infty|partial|cdot|times|begin|end|binom|ldots|pi|sin|cos|tan|cot|sec|csc|arcsin|"
+    r"arccos|arctan|sinh|cosh|tanh|log|ln|exp|gcd|lcm|max|min|mod|pmod|det|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|"
+    r"varphi|chi|psi|omega|le|ge|ne|in|cup|cap|setminus|emptyset|mathbb|pm|lfloor|rfloor|lceil|rceil|overline|vec|hat)(?![A-Za-z])"
+    r"|\\[{}|\\]|p?matrix|bmatrix|vmatrix|array|[A-Za-z](?![A-Za-z]{3})|[\d\s.,;:+\-*/^_=<>(){}\[\]|!'&])+"
+)
+_LETTER = re.compile(r"\(?[A-J]\)?")
+_CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s*\(")
 
 
 class Mathematics(Verifier):
-    """Compares two mathematical expressions. The screen gives the verdict of math-verify wherever it decides."""
+    """Compares two mathematical expressions, exactly where both are exact. Text that cannot be read to its end is
+    never verified.
+    """
 
     usage = "math"
     preloaded = True
 
     def screen(self, answer: Answer) -> Outcome | Task:
         gold = clean(answer.gold)
-        text = final_answer(answer.response, several=_SEVERAL.search(gold) is not None)
-        if not text:
-            return unparsed("no answer found")
-        if _canonical(text) == _canonical(gold):
+        if _is_whole(answer.response, gold):
             return verified("same text")
-        if _WORDS.fullmatch(gold) and _TEXT.sub(r"\1", text).casefold() == gold.casefold():
-            return verified("same word")
-        text, gold = grouped(text), grouped(gold)
-        if reason := refusal(text) or _units(gold, text):
-            return refused(reason)
-        equal = same_number(_canonical(_bare(gold)), _canonical(_bare(text)))
-        if equal is not None:
-            return verified("same number") if equal else wrong("another number")
-        return Task("math", spelled_out(gold), spelled_out(text))
+        text = final_answer(answer.response, several=_SEVERAL.search(gold) is not None)
+        outcome = _compared(gold, text) if text else unparsed("no answer found")
+        if isinstance(outcome, Outcome) and outcome.verdict is Verdict.UNPARSED and _chooses(answer.response, gold):
+            return verified("same choice")
+        return outcome
 
     def load(self) -> None:
-        """Import math-verify and judge two known answers: this shows that it works, and imports what sympy imports late."""
+        """Import math-verify and judge two known answers: this shows that it works, and imports what sympy imports
+        late.
+        """
         import math_verify
 
         self._parse, self._equal = _parser(), math_verify.verify
-        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-out is off: the worker has its own
+        logging.getLogger("math_verify").setLevel(
+            logging.ERROR
+        )  # it warns that its time-out is off: the worker has its own
         for gold, answer in ((r"\frac{1}{2}", "0.5"), ("(x+1)^2", "x^2+2x+1")):
             if self.judge(Task("math", gold, answer)).verdict is not Verdict.VERIFIED:
                 raise RuntimeError(f"math-verify does not find {answer} equal to {gold}: its installation is broken")
@@ -67,53 +72,77 @@ class Mathematics(Verifier):
     def judge(self, task: Task) -> Outcome:
         gold, answer = self._parse(task.gold), self._parse(task.text)
         if all(isinstance(a, str) for a in answer):
-            return verified("same text") if set(gold) & set(answer) else unparsed("math-verify reads no mathematics in it")
+            return unparsed("math-verify reads no mathematics in it")
         doubts = ["the gold answer has no mathematics"] if all(isinstance(g, str) for g in gold) else []
         for g, a in product(gold, answer):
             try:
                 if self._equal(g, a, timeout_seconds=None, raise_on_error=True):
-                    return verified("equal")
+                    return verified("equal for math-verify")
             except MemoryError:
                 raise
             except Exception as e:  # sympy cannot compare these two readings; another pair may be equal
                 doubts.append(type(e).__name__)
-        return wrong("not comparable: " + ", ".join(doubts) if doubts else "not equal")
+        return wrong("not comparable: " + ", ".join(doubts) if doubts else "not equal for math-verify")
+
+
+def _compared(gold: str, text: str) -> Outcome | Task:
+    """The verdict on the text of an answer, or the task for math-verify."""
+    if same_text(gold, text):
+        return verified("same text")
+    if reason := refusal(text) or _gold_refusal(gold):
+        return refused(reason)
+    try:
+        equal = compare(gold, text)
+    except Unreadable as e:
+        *derivation, last = text.split("\n")
+        if derivation and "begin" not in text:  # a box that holds a derivation
+            return _compared(gold, last)
+        return _handed_on(gold, text, f"cannot be read: {e}")
+    if equal is None:
+        return _handed_on(gold, text, "cannot be compared")
+    return verified("equal") if equal else wrong("not equal")
+
+
+def _chooses(response: str, gold: str) -> bool:
+    """Whether the gold answer is the letter of a multiple choice and the response chooses it in prose."""
+    if not _LETTER.fullmatch(gold) or "\\boxed" in response or "<answer" in response:
+        return False
+    line = (marked_text(response) or last_line(response) or "").strip().split("\n")[0]
+    return letters(line) == {gold.strip("()")}
+
+
+@lru_cache(maxsize=2048)
+def _gold_refusal(gold: str) -> str | None:
+    reason = refusal(gold)
+    return f"the gold answer has {reason}" if reason else None
+
+
+def _is_whole(response: str, gold: str) -> bool:
+    """Whether the whole response is the gold answer, as in prose that marks no answer."""
+    if len(response) > 2 * len(gold) + 20 or "\\boxed" in response or "<answer" in response:
+        return False
+    said = spoken(response).strip()
+    return bool(said) and same_text(gold, said)
+
+
+def _handed_on(gold: str, text: str, reason: str) -> Outcome | Task:
+    """A task for math-verify where both sides are nothing but mathematics that it reads to the end, and one is beyond
+    the grammar.
+    """
+    sides = notation(repaired(gold) if "begin" not in gold else gold), notation(text)
+    if any(_BEYOND.search(s) for s in sides) and all(_FORMAL.fullmatch(s) and not _CALL.search(s) for s in sides):
+        return Task("math", *sides)
+    return unparsed(reason)
 
 
 def _parser() -> Callable[[str], list[Any]]:
     """math-verify's parser of one answer, with a cache: the leaves of a forest share their gold answer."""
     import math_verify
 
-    configs = (math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig())
+    config = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
 
     @lru_cache(maxsize=2048)
     def parse(text: str) -> list[Any]:
-        return math_verify.parse(f"\\boxed{{{text}}}", configs, parsing_timeout=None, raise_on_error=True)
+        return math_verify.parse(f"\\boxed{{{text}}}", config, parsing_timeout=None, raise_on_error=True)
 
     return parse
-
-
-def _bare(text: str) -> str:
-    """Of `x = 7`, `3 + 4 = 7`, `7 inches`, `7\text{ cm}` and `$7` the 7; anything else as it is."""
-    text = _PRICE.sub("", _ASSIGNED.sub("", text), count=1)
-    m = _MEASURE.fullmatch(text.strip())
-    if m is None or _unit(m) is None or (m[4] and (not m[2] or len(m[4]) == 1)):  # 7m and 7 m may be a product
-        return text
-    return m[1]
-
-
-def _canonical(text: str) -> str:
-    """Spacing, sizing and fraction style dropped; a space between two digits stays, so that `1 2` is not 12."""
-    text = _TEXT.sub(r"\1", _FRAC.sub(r"\\frac", text.replace("{,}", ",").replace(r"\%", "%")))
-    text = _SPACE.sub(" ", text)
-    return _DROP.sub("", text).rstrip(".")
-
-
-def _units(gold: str, text: str) -> str | None:
-    """math-verify drops units, so that 5 m equals 5 km: where both sides name a known unit and they differ, do not ask it."""
-    ours, theirs = (_unit(m) if (m := _MEASURE.fullmatch(side)) else None for side in (gold, text))
-    return f"unit {theirs} where the gold answer has {ours}" if ours and theirs and ours != theirs else None
-
-
-def _unit(measure: re.Match[str]) -> str | None:
-    return unit((measure[3] if measure[3] is not None else measure[4]) + measure[5])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from treeadv.errors import BadInput
 from treeadv.rewards.judgement import Answer, Outcome, refused, unparsed, verified, wrong
-from treeadv.rewards.parsing.extract import final_answer
-from treeadv.rewards.parsing.numbers import grouped, rational
+from treeadv.rewards.parsing.extract import clean, final_answer
+from treeadv.rewards.parsing.numbers import Quantity, quantity
 from treeadv.rewards.verifiers.base import Verifier
 
 
 class Numeric(Verifier):
-    """Verifies |answer - gold| <= tolerance * |gold|, and for a gold answer of 0 |answer| <= tolerance."""
+    """Verifies |answer - gold| <= tolerance * |gold|, and for a gold answer of 0 |answer| <= tolerance. Two different
+    units are wrong.
+    """
 
     usage = "numeric[:TOLERANCE]"
 
@@ -23,12 +27,23 @@ class Numeric(Verifier):
             raise BadInput(f"verifier {self.name!r}: the tolerance must be a number in [0, 1), such as numeric:1e-6")
 
     def screen(self, answer: Answer) -> Outcome:
+        gold = _gold(answer.gold)
+        if gold is None:
+            return refused("the gold answer is not a number")
         text = final_answer(answer.response)
         if text is None:
             return unparsed("no answer found")
-        gold, value = rational(grouped(answer.gold.strip(" $"))), rational(grouped(text))
-        if gold is None:
-            return refused("the gold answer is not a number")
-        if value is None:
+        found = quantity(text)
+        if found is None:
             return unparsed("the answer is not a number")
-        return verified() if abs(value - gold) <= self._tolerance * (abs(gold) or 1) else wrong()
+        if gold.unit and found.unit and gold.unit != found.unit:
+            return wrong("another unit")
+        near = any(
+            abs(a - g) <= self._tolerance * (abs(g) or 1) for g in gold.values(found) for a in found.values(gold)
+        )
+        return verified() if near else wrong()
+
+
+@lru_cache(maxsize=1024)
+def _gold(text: str) -> Quantity | None:
+    return quantity(clean(text))

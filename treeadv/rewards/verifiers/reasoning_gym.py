@@ -9,7 +9,7 @@ from typing import Any
 from treeadv.errors import BadInput
 from treeadv.rewards.judgement import Answer, Outcome, Task, scored, share, unparsed
 from treeadv.rewards.parsing.extract import final_answer, last_line, marked_answer
-from treeadv.rewards.parsing.numbers import grouped, rational
+from treeadv.rewards.parsing.numbers import quantity
 from treeadv.rewards.verifiers.base import Verifier
 
 
@@ -44,7 +44,7 @@ class ReasoningGym(Verifier):
             raise BadInput(f"verifier {self.name!r}: meta must be JSON {needed}") from e
         if self._family not in (None, family):
             raise BadInput(f"verifier {self.name!r}: meta is of the family {family!r}; write reasoning-gym")
-        number = rational(grouped(gold)) is not None
+        number = quantity(gold) is not None
         text = final_answer(answer.response) if number else marked_answer(answer.response) or last_line(answer.response)
         return Task(f"reasoning-gym:{family}", gold, text, answer.meta) if text else unparsed("no answer found")
 

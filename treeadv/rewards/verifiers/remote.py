@@ -19,6 +19,7 @@ from treeadv.rewards.verifiers.base import Verifier
 
 AUTHORIZATION = "TREEADV_VERIFIER_AUTHORIZATION"  # the environment variable that holds the header, such as "Bearer ..."
 FIRST_PAUSE = 0.1  # seconds before the first repetition; each pause is twice the one before
+LONGEST = 600.0  # seconds of all tries of one answer, where nothing else limits them
 MAX_REPLY = 1 << 20  # bytes
 _SECRET = re.compile(r"\$\{(TREEADV_VERIFIER_\w+)\}")
 
@@ -47,7 +48,7 @@ class Remote(Verifier):
         """Only the service knows the form of a response."""
 
     def load(self) -> None:
-        self._url = _SECRET.sub(lambda m: os.environ[m[1]], self.name)
+        self._url = _SECRET.sub(_variable, self.name)
         self._headers = {"Content-Type": "application/json"}
         if AUTHORIZATION in os.environ:
             self._headers["Authorization"] = os.environ[AUTHORIZATION]
@@ -62,9 +63,10 @@ class Remote(Verifier):
     def _reply(self, body: bytes, deadline: float) -> bytes:
         """The body of the reply. Raises the last fault when no time is left for another try."""
         pause = FIRST_PAUSE
+        deadline = min(deadline, time.monotonic() + LONGEST)
         while True:
             try:
-                with self._opener.open(urllib.request.Request(self._url, body, self._headers)) as reply:
+                with self._opener.open(self._request(body), timeout=max(0.1, deadline - time.monotonic())) as reply:
                     content: bytes = reply.read(MAX_REPLY + 1)
             except (OSError, HTTPException) as fault:
                 if not _transient(fault) or time.monotonic() + 2 * pause > deadline:
@@ -77,6 +79,10 @@ class Remote(Verifier):
                 return content
 
 
+    def _request(self, body: bytes) -> urllib.request.Request:
+        return urllib.request.Request(self._url, body, self._headers)
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Refuses every redirect: a POST would become a GET, and the header Authorization could reach another host."""
 
@@ -85,6 +91,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         raise urllib.error.HTTPError(
             req.full_url, code, f"it redirects to {where.scheme}://{where.hostname}; name that URL as the verifier", headers, fp
         )
+
+
+def _variable(match: re.Match[str]) -> str:
+    if match[1] not in os.environ:
+        raise LookupError(f"the environment has no {match[1]}")
+    return os.environ[match[1]]
 
 
 def _transient(fault: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""What a worker gets for a reserved slot."""
+"""The ticket that a worker gets for a reserved slot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from treeadv.data.tasks import Problem
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One forest to grow. The forest must carry this `forest_id`; `seed` is of this attempt alone; `tau` is the fork
+    """One forest to grow. The forest must have this `forest_id`; `seed` is of this attempt alone; `tau` is the fork
     threshold in nats."""
 
     forest_id: str

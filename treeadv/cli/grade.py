@@ -1,0 +1,42 @@
+"""`treeadv grade`: verdicts for a file of answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+from treeadv.cli.files import replaced
+from treeadv.cli.parser import Commands, add_command, positive
+from treeadv.errors import BadInput
+
+
+def add(commands: Commands) -> None:
+    p = add_command(commands, "grade", grade, "verdicts for a JSONL file of problem, answer and response")
+    p.add_argument("file", type=Path, metavar="FILE.jsonl")
+    p.add_argument("--verifier", default="math", help="a verifier as in task.verifier (default math)")
+    p.add_argument("--workers", type=positive, default=2, metavar="N", help="verifier processes (default 2)")
+    p.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="limit of one answer (default 5)")
+    p.add_argument(
+        "--out", type=Path, metavar="FILE.jsonl", help="write the lines with verdict, reward and detail here"
+    )
+    p.add_argument("--json", action="store_true", help="print JSON")
+
+
+def grade(args: argparse.Namespace) -> int:
+    from treeadv.rewards.files import grade_file
+
+    if not 0 < args.timeout < math.inf:
+        raise BadInput(f"--timeout {args.timeout:g}: a limit in seconds must be a number above 0")
+    with replaced(args.out) if args.out else nullcontext() as scratch:
+        summary = grade_file(args.file, args.verifier, args.workers, args.timeout, scratch)
+    if args.json:
+        print(json.dumps(asdict(summary), indent=2))
+    else:
+        verdicts = ", ".join(f"{name} {n}" for name, n in summary.verdicts.items())
+        seconds, reward = summary.seconds, summary.reward_mean
+        print(f"{summary.answers} answers in {seconds:.1f} s: {verdicts}; mean reward {reward:.3f}")
+    return 0

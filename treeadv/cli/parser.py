@@ -1,0 +1,62 @@
+"""The parser of the command `treeadv`, and how a command is added to it, called, and answers for bad input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from treeadv import __version__
+from treeadv.errors import BadInput, single_errors
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like every other error of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"treeadv: error: {message} ({self.prog} --help)\n")
+
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[Parser]  # argparse has no public name for it
+else:
+    Commands: TypeAlias = Any
+
+
+def new_parser() -> tuple[Parser, Commands]:
+    """The parser of `treeadv`, and the object to which its commands are added."""
+    parser = Parser(prog="treeadv", description="Tree-structured reinforcement learning for reasoning language models.")
+    parser.add_argument("--version", action="version", version=f"treeadv {__version__}")
+    return parser, parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def add_command(
+    commands: Commands, name: str, call: Callable[[argparse.Namespace], int], text: str, **options: Any
+) -> Parser:
+    """Add the command `name`. `call` gets the parsed arguments and returns the exit code; `text` says what it does."""
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", **options)
+    parser.set_defaults(call=call)
+    return parser
+
+
+def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments, call the command and return its exit code: 2 with one line on stderr for bad input."""
+    args = parser.parse_args(argv)
+    try:
+        return args.call(args)
+    except (BadInput, BaseExceptionGroup) as error:
+        bad = next((e for e in single_errors(error) if isinstance(e, BadInput)), None)
+        if bad is None:
+            raise
+        print(f"treeadv: error: {bad}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def positive(text: str) -> int:
+    """The type of an argument that counts from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)

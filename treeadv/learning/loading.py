@@ -1,0 +1,200 @@
+"""Builds a policy from a model folder. No rank ever holds a whole model: each reads its own rows of the folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.overrides import TorchFunctionMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from treeadv.data.folder_tensors import FolderReader, FolderTensors, stored_tensors
+from treeadv.data.model_check import longest_path
+from treeadv.errors import BadInput
+from treeadv.learning import attention, sharding
+from treeadv.learning.packing import Block, Packed
+from treeadv.learning.policy import Policy
+
+# Tokens of the prompt and of each branch in the check of a model. On a GPU they give blocks of the kernel that are visible as a whole,
+# in part, and not at all.
+CPU_CHECK, GPU_CHECK = (2, 3), (200, 300)
+_ONLY = "and cannot attend to a tree: use a model with full attention in every layer (docs/models.md)"
+
+
+def load(
+    folder: str | Path,
+    device: str = "cpu",
+    compute: torch.dtype = torch.float32,
+    mesh: DeviceMesh | None = None,
+    lora_rank: int = 0,
+    seed: int = 0,
+) -> Policy:
+    """Read a model folder into float32 master weights that are computed with in `compute`.
+
+    With `mesh` the weights are sharded over its ranks, and all of them call this. With `lora_rank` the weights are frozen and an
+    adapter is trained, whose first weights come from `seed`. `BadInput` names a model that cannot attend to a tree.
+    """
+    folder = Path(folder)
+    config = AutoConfig.from_pretrained(folder)
+    name = (config.architectures or [type(config).__name__])[0]
+    model = _build(folder, config, name)
+    with FolderReader(folder) as reader:
+        tensors = FolderTensors(model, reader.names)
+        if tensors.missing:
+            raise BadInput(f"{folder}: no tensor for {tensors.missing[0]} of {name}; the folder is incomplete or of another model")
+        policy = Policy(model, torch.device(device))
+        if lora_rank:
+            policy.adapt(lora_rank)
+        if mesh:
+            sharding.shard(policy, model.get_decoder().layers, mesh, compute)
+        _allocate(policy)
+        for key, p in stored_tensors(policy.model):
+            if ".lora_" not in key:
+                fill(p, tensors, reader, plain_name(key))
+    _draw_adapter(policy, seed)
+    policy.eval()
+    _check(policy, compute, f"{folder}: {name}")
+    sharding.reshard(policy)
+    return policy
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's name without the modules that an adapter puts around it."""
+    return name.replace(".base_layer", "")
+
+
+def _build(folder: Path, config: Any, name: str) -> Any:
+    longest_path(folder)  # the engines keep all paths within it
+    try:
+        with parameters_on_meta():
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
+    except ValueError as e:
+        if "attention" not in str(e):
+            raise
+        raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}") from e
+    if not model._supports_attention_backend:
+        raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}")
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # it would make the ratio to the behaviour policy noise
+    return model
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Create parameters on the meta device, and buffers (rotary frequencies) with their values."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, p: nn.Parameter | None) -> None:
+        if p is not None and not p.is_meta:  # a tied parameter is registered again and stays the same object
+            p = nn.Parameter(p.to("meta"), p.requires_grad)
+        register(module, name, p)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _allocate(policy: Policy) -> None:
+    """Give every parameter, or this rank's rows of it, memory on the policy's device; buffers keep their values."""
+    buffers = {name: b.clone() for name, b in policy.named_buffers()}
+    policy.to_empty(device=policy.device)
+    policy.model.tie_weights()
+    for name, b in policy.named_buffers():
+        b.copy_(buffers[name])
+
+
+@torch.no_grad()
+def fill(p: torch.Tensor, tensors: FolderTensors, reader: FolderReader, name: str) -> None:
+    """Read the parameter `name`, or this rank's rows of it, from a folder. `BadInput` for another shape."""
+    found = tensors.tensor(name, reader, sharding.rows(p))
+    own = sharding.local(p)
+    if found.shape != own.shape:
+        raise BadInput(f"tensor {name} {tuple(found.shape)} is not of this model {tuple(own.shape)}; resume with the model of the run")
+    own.copy_(found)
+
+
+@torch.no_grad()
+def _draw_adapter(policy: Policy, seed: int) -> None:
+    """Draw A as peft does (Kaiming uniform) and set B to 0: the same for any number of ranks."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in policy.model.named_parameters():
+        if ".lora_A." in name:
+            bound = math.sqrt(1 / p.shape[1])
+            whole = torch.rand(p.shape, generator=generator) * 2 * bound - bound
+            sharding.local(p).copy_(whole[sharding.rows(p)])
+        elif ".lora_B." in name:
+            sharding.local(p).zero_()
+
+
+def _check(policy: Policy, compute: torch.dtype, name: str) -> None:
+    try:
+        error = tree_error(policy, compute, *(GPU_CHECK if policy.flex else CPU_CHECK))
+    except BadInput as e:
+        raise BadInput(f"{name}: {e} {_ONLY}") from e
+    if error > 1e-3:
+        raise BadInput(f"{name} does not keep to the tree (log-probs differ by {error:.2g} nats from a flat pass) {_ONLY}")
+
+
+@torch.no_grad()
+def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -> float:
+    """Return the largest difference in nats between the log-probs of two packed branches of a prompt and of flat passes with the
+    model's own attention.
+
+    A model may accept a mask and ignore it, or need from its attention what ours does not do. In bfloat16 the result is what exceeds
+    five times the rounding error of a flat pass. All ranks of a sharded policy call this.
+    """
+    P, B, n = prompt, branch, prompt + 2 * (branch - 1)
+    ids = (np.arange(P + 2 * B) * 7 + 1) % policy.vocabulary
+    start, first, second = ids[:P], ids[P : P + B], ids[P + B :]
+    place, at = np.arange(P, P + B - 1), np.arange(1, B)
+    fork = Packed(
+        pieces=(), token=np.concatenate([start, first[:-1], second[:-1]]), position=np.concatenate([np.arange(P), place, place]),
+        end=np.repeat([n, P + B - 1, n], [P, B - 1, B - 1]), blocks=(Block((0, P), (0, 0)), Block((P, n), (0, P))),
+        row=np.arange(P - 1, n), source=np.concatenate([[0], at, [0], at + B - 1]), target=ids[P:], temperature=np.ones(n - P + 1), span=(),
+    )  # fmt: skip
+
+    def flat() -> torch.Tensor:
+        return torch.cat([policy(chain(np.concatenate([start, b]), P)) for b in (first, second)])
+
+    config = policy.model.config
+    with torch.autocast(policy.device.type, compute, enabled=compute != torch.float32):
+        packed = policy(fork)
+        config._attn_implementation = "eager"
+        try:
+            rounded = flat()
+            with torch.autocast(policy.device.type, enabled=False), _Float32():
+                exact = flat()
+        finally:
+            config._attn_implementation = attention.NAME
+    return float((packed - exact).abs().max() - 5 * (rounded - exact).abs().max())
+
+
+class _Float32(TorchFunctionMode):
+    """Multiplies matrices in float32, also those that the ranks gather in bfloat16."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in _PRODUCTS:
+            args = tuple(a.float() if torch.is_tensor(a) and a.dtype == torch.bfloat16 else a for a in args)
+        return func(*args, **(kwargs or {}))
+
+
+_PRODUCTS = {nn.functional.linear, torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.bmm}
+
+
+def chain(ids: np.ndarray, prompt: int) -> Packed:
+    """Return one sequence without a fork, whose attention is left to the model (no blocks)."""
+    n = len(ids) - 1
+    return Packed(
+        pieces=(), token=ids[:-1], position=np.arange(n), end=np.full(n, n), blocks=(), row=np.arange(prompt - 1, n),
+        source=np.arange(n - prompt + 1), target=ids[prompt:], temperature=np.ones(n - prompt + 1), span=(),
+    )  # fmt: skip

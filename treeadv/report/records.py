@@ -1,0 +1,108 @@
+"""The record of a step in metrics.jsonl, and the summary of a run in summary.json. All times are wall-clock seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from treeadv.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from treeadv.learning.report import StepReport
+
+ENGINE_TOTALS = ("tokens_generated", "prompt_tokens", "cached_tokens")
+_NOT_COPIED = (
+    "staleness",
+    "publication_lag",
+    "seconds",
+    "tokens",
+    "expanded_tokens",
+    "nonfinite_batch",
+)  # named anew or left out
+
+
+@dataclass(slots=True)
+class Totals:
+    """Token counts of the run up to a step."""
+
+    counts: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys((*ENGINE_TOTALS, "tokens_trained", "tokens_expanded"), 0)
+    )
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any] | None) -> Totals:
+        """Those of a record; zeros without one."""
+        totals = cls()
+        if record:
+            totals.counts = {name: record[name] for name in totals.counts}
+        return totals
+
+    def add(self, drawn: Mapping[str, float], report: StepReport) -> None:
+        """Add one step: what the engines drew (`ENGINE_TOTALS`) and what the learner trained."""
+        for name in ENGINE_TOTALS:
+            self.counts[name] += drawn[name]
+        self.counts["tokens_trained"] += report.tokens
+        self.counts["tokens_expanded"] += report.expanded_tokens
+
+
+def step_record(
+    *,
+    step: int,
+    elapsed: float,
+    duration: float,
+    report: StepReport,
+    totals: Totals,
+    drawn: Mapping[str, float],
+    states: Mapping[str, int],
+    dropped: Mapping[str, int],
+    phases: Mapping[str, float],
+) -> dict[str, Any]:
+    """The record of one step. `drawn` holds what the engines drew since the last record, with `busy_seconds` and `tau`;
+    `states` counts forests by state, `dropped` by reason; `duration` is the time since the last record, `elapsed` that
+    of the run."""
+    learner = {name: value for name, value in asdict(report).items() if name not in _NOT_COPIED}
+    record = {
+        "step": step, "elapsed_s": elapsed, **learner, **totals.counts,
+        "forests": dict(states), "dropped": dict(dropped), "sharing": 1 - report.tokens / report.expanded_tokens,
+        "staleness_mean": fmean(report.staleness), "staleness_max": max(report.staleness),
+        "publication_lag_mean": fmean(report.publication_lag), "publication_lag_max": max(report.publication_lag),
+        "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / duration,
+        "generator_busy_s": drawn["busy_seconds"],
+        "seconds": {**phases, **report.seconds},
+    }  # fmt: skip
+    if drawn["prompt_tokens"]:  # 0 when no branch began in this step
+        record["prefix_reuse"] = drawn["cached_tokens"] / drawn["prompt_tokens"]
+    return record
+
+
+def write_summary(folder: RunFolder, final_states: Mapping[str, int] | None) -> dict[str, Any]:
+    """Compute the figures of the whole run from its records and write them to summary.json. `final_states` counts
+    forests by state after the last checkpoint."""
+    records = folder.records()
+    if not records:
+        return {"steps": 0}
+    fifth = max(1, len(records) // 5)
+    last = records[-1]
+    phases = {k for r in records for k in r["seconds"]}
+    summary = {
+        "steps": last["step"],
+        "elapsed_s": last["elapsed_s"],
+        "reward_first_fifth": fmean(r["reward_mean"] for r in records[:fifth]),
+        "reward_last_fifth": fmean(r["reward_mean"] for r in records[-fifth:]),
+        "tokens_generated": last["tokens_generated"],
+        "tokens_trained": last["tokens_trained"],
+        "tokens_expanded": last["tokens_expanded"],
+        "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
+        # 0 tokens: every generator died before a report
+        "prefix_reuse": last["cached_tokens"] / max(1, last["prompt_tokens"]),
+        "staleness_mean": fmean(r["staleness_mean"] for r in records),
+        "staleness_max": max(r["staleness_max"] for r in records),
+        "seconds": {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in sorted(phases)}
+        | {"generators_busy": sum(r["generator_busy_s"] for r in records)},
+        "forests": dict(final_states) if final_states else last["forests"],
+        "run": str(folder.path),
+    }
+    folder.write("summary.json", summary)
+    return summary

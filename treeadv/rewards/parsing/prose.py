@@ -1,0 +1,207 @@
+"""The value that a sentence states: a formula, or a number with its unit. A sentence that only bounds or denies a
+value states none.
+"""
+
+from __future__ import annotations
+
+import re
+
+from treeadv.rewards.parsing.notation import characters
+from treeadv.rewards.parsing.units import CHANGING, unit
+
+FORMULA = re.compile(
+    r"(?<!\\)\$\$((?:[^$\\]|\\.){1,2000})\$\$|(?<!\\)\$((?:[^$\\]|\\.){1,2000})\$"
+    r"|\\\(((?:(?!\\\().){1,2000}?)\\\)|\\\[((?:(?!\\\[).){1,2000}?)\\\]",
+    re.DOTALL,
+)
+_STOP = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?<!\bapprox)(?<!\bDr)(?<!\bMr)(?<!\bSt)\.(?=\s|$)|\n|\u3002")
+_JOINT = re.compile(r"(?:[\s.:;,]|\band\b|\bor\b){1,30}", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r",?\s+(?:because|since|as|so|which|where|for|when|given|therefore|thus|hence|by|from|after|if|but|while)\b"
+    r"|\s+\((?![^()]*\)\s*$)",
+    re.IGNORECASE,
+)
+_DOUBT = re.compile(  # words before a value that deny or bound it
+    r"(?:\b(?:not|never|neither|nor|or|cannot|without|except|least|most|more than|less than|fewer than|greater than"
+    r"|larger than|smaller than|over|under|above|below|between|up to|exceeds?|unlike|minus|times|plus|divisible by"
+    r"|multiples? of|multiplied by|divided by|square of|root of|cube of|half of|third of|twice|double|triple"
+    r"|log|sqrt|ln|modulo|mod)|n't)\s+(?:be\s+|equal\s+(?:to\s+)?|than\s+|is\s+|of\s+)?\W{0,2}$",
+    re.IGNORECASE,
+)
+_BETWEEN = re.compile(r"\bbetween\s+\S+\s+and\s+$", re.IGNORECASE)
+_CHANGED = re.compile(
+    rf"\s*(?:{CHANGING.pattern}|and\s+a\s+half\b)",
+    re.IGNORECASE,
+)
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][-+]?\d+(?!\w))?|\.\d+)"
+_WORD = r"(?:sqrt|cbrt|sin|cos|tan|log|ln|exp|pi|abs|gcd|lcm|binom)"
+_BRACKET = r"\([^()\n]{0,200}(?:\([^()\n]{0,100}\)[^()\n]{0,100})*\)|\{[^{}\n]{0,200}\}"
+_ATOM = rf"(?:\\[A-Za-z]+|{_NUMBER}|{_WORD}(?![A-Za-z])|[A-Za-z](?![A-Za-z'])|{_BRACKET})"
+_OPERATOR = r"(?:\s*(?:\*\*|<=|>=|!=|[-+*/^=<>_]|\\(?:times|cdot|div|le|ge|ne|leq|geq|neq|pm|approx)\b)\s*-?\s*)"
+_EXPRESSION = re.compile(
+    rf"(?<![\w.,^\\]){_ATOM}(?:{_OPERATOR}{_ATOM}|(?<=[\d)}}\w]){_ATOM})*!?(?:\^\\circ|\^\{{\\circ\}})?(?:\s?\\?%)?",
+    re.ASCII,
+)
+_SIGNED = re.compile(r"(?:(?<![\w)])-\s*|[\u00a3\u20ac\u00a5]\s?|\\?\$\s?|(?<![\w)])-\s?\\?\$\s?)$", re.ASCII)
+_GLUED = re.compile(rf"({_NUMBER})((?:[A-Za-z]{{2,}}|[A-Za-z](?=\^))(?:\^\{{?[23]\}}?)?)")
+_MIXED = re.compile(r"\d+ \d+/\d+(?![\d/])")
+_UNIT = re.compile(
+    r"\s?(?:\\?%|percent\b|pct\b|((?:(?:square|cubic|sq\.?|cu\.?)\s+)?[A-Za-z]+(?:\s?/\s?[A-Za-z]+"
+    r"|\s+per\s+[A-Za-z]+)?(?:\^\{?[23]\}?)?))"
+)
+_PROSE = re.compile(r"(?<![\\A-Za-z])(?!and\b|or\b)[A-Za-z]{3,}")
+
+
+def sentence(text: str) -> str:
+    """The first sentence of a text."""
+    return _STOP.split(text, maxsplit=1)[0]
+
+
+def answer_in(text: str) -> str | None:
+    """The answer that a text states which follows "the answer is": its first formulas, a leading number with its unit,
+    or its words.
+    """
+    if formulas := _leading_formulas(text):
+        return formulas
+    stated = sentence(text).strip(' \t\r*_`"')
+    if any(_is_formula(m) for m in FORMULA.finditer(stated)):
+        return _stated_formulas(stated)
+    clause = _CLAUSE.split(stated, maxsplit=1)[0].strip(' \t,;:*_`"')
+    if not _PROSE.search(re.sub(r"\\text\{[^{}]*\}", "", clause)):
+        return clause or None
+    if re.match(r"(?:not|at least|at most|more than|less than|between|greater than)\b", clause, re.IGNORECASE):
+        return None
+    values = [m for m in _EXPRESSION.finditer(clause) if re.search(r"\d|\bpi\b|\\", m[0])]
+    if not values:
+        return clause
+    before_first = clause[: values[0].start()]
+    leads = not _PROSE.search(before_first) and not re.search(r"[A-Za-z]", before_first)
+    if (
+        leads
+        and any(c in clause for c in "\\=^<>")
+        and len(values[0][0]) < len(clause)
+        and not _PROSE.search(clause[values[0].end() :])
+    ):
+        return clause
+    return _with_context(clause, values[0] if leads else values[-1])
+
+
+def last_value(text: str) -> str | None:
+    """The last formula or number of a text without a mark."""
+    text = characters(text)
+    formulas = [m for m in FORMULA.finditer(text) if _is_formula(m)]
+    hidden = FORMULA.sub(lambda m: " " * len(m[0]) if _is_formula(m) else m[0], text)
+    numbers = [m for m in _EXPRESSION.finditer(hidden) if re.search(r"\d", m[0])]
+    if formulas and (not numbers or formulas[-1].start() > numbers[-1].start()):
+        return _in_context(text, formulas, len(formulas) - 1)
+    if not numbers:
+        return None
+    return _with_context(hidden, numbers[-1])
+
+
+def _is_formula(match: re.Match[str]) -> bool:
+    """Whether dollar signs hold mathematics, not the prose between two prices."""
+    content = _content(match)
+    words = re.findall(
+        r"(?<![\\A-Za-z{])[A-Za-z]{4,}",
+        re.sub(r"\\(?:text|mathrm|textbf|mbox|operatorname|begin|end)\s*\{[^{}]*\}", "", content),
+    )
+    return len(words) < 2 and bool(content.strip())
+
+
+def _content(match: re.Match[str]) -> str:
+    return next(g for g in match.groups() if g is not None)
+
+
+def _leading_formulas(text: str) -> str | None:
+    """The formulas that a text begins with, those joined to the first by commas, "and" or "or" included."""
+    lead = re.match(r"[\s:*\"]*", text)
+    first = FORMULA.match(text, lead.end() if lead else 0)
+    if first is None or not _is_formula(first):
+        return None
+    formulas = [m for m in FORMULA.finditer(text, first.start()) if _is_formula(m)]
+    return _in_context(text, formulas, 0)
+
+
+def _stated_formulas(stated: str) -> str | None:
+    """Of the formulas in a sentence the first after its last "is", "are", "be" or "equals", else the last."""
+    formulas = [m for m in FORMULA.finditer(stated) if _is_formula(m)]
+    hidden = FORMULA.sub(lambda m: "\x00" * len(m[0]), stated)
+    verbs = list(re.finditer(r"\b(?:is|are|be|equals|equal to|:)\s*", hidden))
+    tail = hidden[verbs[-1].end() :] if verbs else ""
+    if (
+        verbs
+        and tail
+        and not tail.startswith("\x00")
+        and (plain := [m for m in _EXPRESSION.finditer(tail) if re.search(r"\d", m[0])])
+    ):
+        return _with_context(tail, plain[0])
+    later = [n for n, m in enumerate(formulas) if verbs and m.start() >= verbs[-1].end()]
+    return _in_context(stated, formulas, later[0] if later else len(formulas) - 1)
+
+
+def _in_context(text: str, formulas: list[re.Match[str]], index: int) -> str | None:
+    """A formula with those joined to it, and with its unit; None where the words around it deny, bound or change it."""
+    first = last = index
+    while last + 1 < len(formulas) and _JOINT.fullmatch(text[formulas[last].end() : formulas[last + 1].start()]):
+        last += 1
+    while (
+        first
+        and _JOINT.fullmatch(text[formulas[first - 1].end() : formulas[first].start()])
+        and "\n" not in (text[formulas[first - 1].end() : formulas[first].start()])
+    ):
+        first -= 1
+    before = text[max(0, formulas[first].start() - 60) : formulas[first].start()]
+    after = text[formulas[last].end() :]
+    unit_name = _unit_after(after)
+    if _DOUBT.search(before) or _BETWEEN.search(before) or (not unit_name and _CHANGED.match(after)):
+        return None
+    content = ", ".join(_content(m).strip() for m in formulas[first : last + 1])
+    return content + (unit_name if first == last else "")
+
+
+def _with_context(text: str, match: re.Match[str]) -> str | None:
+    """A number or a plain expression with its sign, currency and unit; None where the words around it deny, bound or
+    change it.
+    """
+    begin, end = match.start(), match.end()
+    found = match[0]
+    if (glued := _GLUED.fullmatch(found)) and unit(glued[2]):
+        found = glued[1] + _as_text(glued[2])
+    if mixed := _MIXED.match(text, begin):
+        found, end = mixed[0], mixed.end()
+    elif (mixed := re.search(r"(?<![\w.])\d+ $", text[max(0, begin - 12) : begin])) and re.fullmatch(r"\d+/\d+", found):
+        begin -= len(mixed[0])
+        found = mixed[0] + found
+    if signed := _SIGNED.search(text[max(0, begin - 6) : begin]):
+        begin -= len(signed[0])
+        found = signed[0] + found
+    before = text[max(0, begin - 60) : begin]
+    if _DOUBT.search(before) or _BETWEEN.search(before) or re.search(r"[\^\\]$", text[:begin][-1:]):
+        return None
+    after = text[end:]
+    if multiplied := re.match(r"\s(?:dozen|hundred|thousand|million|billion|trillion)\b", after):
+        found += multiplied[0]
+        after = after[multiplied.end() :]
+    elif re.match(r"\s*(?:percent|pct)", after):
+        return found + r"\%"
+    unit_name = _unit_after(after)
+    return None if not unit_name and _CHANGED.match(after) else found + unit_name
+
+
+def _unit_after(after: str) -> str:
+    """The unit that a text begins with, as LaTeX text; "" where it begins with none."""
+    match = _UNIT.match(after)
+    if match is None:
+        return ""
+    if match[1] is None:
+        return r"\%"
+    name = match[1]
+    while name and unit(name) is None:
+        name = name.rpartition(" ")[0] if " " in name else ""
+    return _as_text(name) if name else ""
+
+
+def _as_text(name: str) -> str:
+    """A unit as text in LaTeX, without braces of its own."""
+    return rf"\text{{ {name.replace('{', '').replace('}', '')}}}"

@@ -1,0 +1,182 @@
+"""Whether two values are equal: exactly where both are rational, else by their values to 40 digits at several points."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, Value, exact, log10, numeric
+from treeadv.rewards.parsing.terms import Call, Name, Term, is_rounded, variables, walk
+
+TOLERANCE = Fraction(1, 10**6)  # between a decimal and the number that it stands for
+_EXACT = 1e-20  # relative difference that 40 digits leave between equal values
+MAX_SIZE = 5000  # digits before the point of a value that is compared to its last digit
+_ZERO = 1e-28  # what 40 digits leave of a difference that is 0
+_LARGEST = 10**12  # above it a relative difference may hide a small term beside a large one
+_ENOUGH = 3  # points at which both sides have a value
+_WHOLE = frozenset({"floor", "ceil", "factorial", "binom", "mod", "sum", "prod"})
+_OPAQUE = frozenset({"reals", "integers", "naturals", "rationals", "complexes", "set", "ldots"})
+
+
+def same_rational(gold: Fraction, answer: Fraction, gold_rounded: bool, answer_rounded: bool) -> bool:
+    """Whether two rational numbers are equal.
+
+    Without a decimal, exactly. A whole number equals only itself. A decimal may differ by a relative 1e-6, and by no
+    more than 1e-6.
+    """
+    if gold == answer:
+        return True
+    if not (gold_rounded or answer_rounded):
+        return False
+    if 1 in (gold.denominator, answer.denominator):
+        return False
+    return abs(gold - answer) <= TOLERANCE * min(Fraction(1), abs(gold))
+
+
+def near(x: Value, y: Value, rounded: bool) -> bool:
+    """Whether two values of mpmath are equal but for the digits that are cut off; `rounded` allows what
+    `same_rational` allows a decimal.
+    """
+    largest = max(abs(x), abs(y))
+    difference = abs(x - y)
+    if difference <= largest * _EXACT or (rounded and difference <= 1.000001e-6 * min(1, largest)):
+        return True
+    return bool(largest <= _ZERO and (x == 0 or y == 0)) or bool(min(abs(x), abs(y)) > 0 and largest <= 1e-36)
+
+
+def same_scalar(gold: Term, answer: Term) -> bool | None:
+    """Whether two expressions are equal for all values of their variables; None where that cannot be told."""
+    if gold == answer:
+        return True
+    try:
+        values = exact(gold), exact(answer)
+    except Undefined:
+        return None
+    rounded = (is_rounded(gold) or is_rounded(answer)) and variables(gold) == variables(answer)
+    if values[0] is not None and values[1] is not None:
+        return same_rational(values[0], values[1], is_rounded(gold), is_rounded(answer))
+    if (structural := _structural(gold, answer)) is not None:
+        return structural
+    if any(
+        isinstance(t, Call) and t.function == "log" and len(t.arguments) == 1
+        for side in (gold, answer)
+        for t in walk(side)
+    ):
+        verdicts = [_same_at_points(gold, answer, rounded, base) for base in (None, 10)]
+        return True if True in verdicts else None if None in verdicts else False
+    return _same_at_points(gold, answer, rounded, None)
+
+
+def _structural(gold: Term, answer: Term) -> bool | None:
+    """For what has no value: bases, infinities, sets by name, dots."""
+    bases = [t for t in (gold, answer) if isinstance(t, Call) and t.function.startswith("base ")]
+    if bases:
+        digits = [t.arguments[0] if t in bases else t for t in (gold, answer) if isinstance(t, Call | Name) or True]
+        same = isinstance(digits[0], type(digits[1])) and digits[0] == digits[1]
+        return same and (len(bases) == 1 or bases[0] == bases[1])
+    infinite = [_infinite(t) for t in (gold, answer)]
+    if any(infinite):
+        return infinite[0] == infinite[1]
+    if any(isinstance(t, Name) and t.text in _OPAQUE for side in (gold, answer) for t in walk(side)):
+        return False if isinstance(gold, Name) or isinstance(answer, Name) else None
+    return None
+
+
+def _infinite(term: Term) -> int:
+    """1 or -1 for an infinite term, else 0."""
+    match term:
+        case Name("infty"):
+            return 1
+        case Call("neg", (inner,)):
+            return -_infinite(inner)
+        case _:
+            return 0
+
+
+def _same_at_points(gold: Term, answer: Term, rounded: bool, log_base: int | None) -> bool | None:
+    names = sorted(variables(gold) | variables(answer))
+    imaginary = any(t == Name("i") for side in (gold, answer) for t in walk(side))
+    whole = any(_needs_whole(t) for side in (gold, answer) for t in walk(side))
+    for complex_values in (True,) if imaginary else (False, True):
+        met = 0
+        for point in points(tuple(names), whole):
+            try:
+                if not complex_values and (equal := _same_exactly(gold, answer, point, rounded)) is not None:
+                    if not equal:
+                        return False
+                    met += 1
+                    if met >= _ENOUGH + 3 * whole:
+                        return True
+                    continue
+                x = numeric(gold, point, imaginary=complex_values, log_base=log_base)
+                y = numeric(answer, point, imaginary=complex_values, log_base=log_base)
+            except Undefined:
+                continue
+            except Unknown:
+                return None
+            if not near(x, y, rounded):
+                return False
+            if (
+                max(abs(x), abs(y)) > _LARGEST
+                and (same := _same_to_the_unit(gold, answer, point, max(abs(x), abs(y)), log_base)) is not True
+            ):
+                return same
+            met += 1
+            if met >= _ENOUGH + 3 * whole:
+                return True
+        if met:
+            return True if not names or met >= 2 else None
+    return None
+
+
+def _same_exactly(gold: Term, answer: Term, point: dict[str, Fraction], rounded: bool) -> bool | None:
+    """Whether both sides have the same value at a point, where both are rational there; else None."""
+    x, y = exact(gold, point), exact(answer, point)
+    if x is None or y is None:
+        return None
+    return x == y or (rounded and abs(x - y) <= TOLERANCE * min(Fraction(1), max(abs(x), abs(y))))
+
+
+def _same_to_the_unit(
+    gold: Term, answer: Term, point: dict[str, Fraction], size: Value, log_base: int | None
+) -> bool | None:
+    """Whether two large values, equal to 20 digits, are equal to the last digit before the point; None where there are
+    too many digits.
+    """
+    digits = int(log10(size)) + 40
+    if digits > MAX_SIZE:
+        return None
+    x, y = (numeric(side, point, log_base=log_base, digits=digits) for side in (gold, answer))
+    return bool(abs(x - y) < 1e-9)
+
+
+def _needs_whole(term: Term) -> bool:
+    """Whether equality at whole numbers matters: rounding, counting, and powers of negative numbers."""
+    if not isinstance(term, Call):
+        return False
+    return term.function in _WHOLE or (
+        term.function == "^" and isinstance(term.arguments[0], Call) and term.arguments[0].function == "neg"
+    )
+
+
+@lru_cache(maxsize=512)
+def points(names: tuple[str, ...], whole: bool) -> tuple[dict[str, Fraction], ...]:
+    """Values for the variables: positive, of mixed sign, and whole numbers. The same for the same names."""
+    if not names:
+        return ({},)
+    kinds = ("whole", "whole", "mixed", "positive", "whole", "whole", "mixed", "positive", "whole",
+    "whole") if whole else (
+        "positive", "mixed", "positive", "mixed", "small", "whole", "whole", "whole", "whole", "mixed")  # fmt: skip
+    return tuple({name: _value(kind, name, n) for name in names} for n, kind in enumerate(kinds))
+
+
+def _value(kind: str, name: str, n: int) -> Fraction:
+    rng: Any = random.Random(f"{name}:{n}")
+    if kind == "whole":
+        return Fraction(rng.randrange(2, 9))
+    size = Fraction(rng.randrange(1009, 1009 * 4), 1009)
+    if kind == "small":
+        return size / 7
+    return -size if kind == "mixed" and rng.random() < 0.6 else size

@@ -1,0 +1,117 @@
+"""The tree that an answer is read into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A rational number. `rounded` says that it is written with a decimal point or a power of ten, so that it may
+    stand for another.
+    """
+
+    value: Fraction
+    rounded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A variable with its subscript, or a constant: `x`, `a_{3}`, `pi`, `e`, `i`, `infty`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function or an operator with its arguments: `+`, `*`, `/`, `^`, `neg`, `sqrt`, `sin`, `cup`, `ratio`, ..."""
+
+    function: str
+    arguments: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Several terms between brackets: `(`, `[`, `{` (a set), `<` (a vector), or `""` for a list without brackets."""
+
+    left: str
+    right: str
+    items: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A chain of relations: sides[0] signs[0] sides[1] signs[1] ..., with the signs `=`, `<`, `>`, `<=`, `>=`, `!=`,
+    `in`.
+    """
+
+    signs: tuple[str, ...]
+    sides: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A value with its unit. `listed` says that the unit is one of `units.UNITS`; else it is the noun that was
+    written.
+    """
+
+    value: Term
+    unit: str
+    listed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Text in lower case that is no mathematics."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix by rows."""
+
+    rows: tuple[tuple[Term, ...], ...]
+
+
+Term = Number | Name | Call | Group | Relation | Measure | Words | Matrix
+
+CONSTANTS = frozenset({"pi", "e", "i", "infty"})
+
+
+def parts(term: Term) -> tuple[Term, ...]:
+    """The terms that a term is made of, one level down."""
+    match term:
+        case Call(arguments=found) | Group(items=found) | Relation(sides=found):
+            return found
+        case Measure(value=value):
+            return (value,)
+        case Matrix(rows=rows):
+            return tuple(cell for row in rows for cell in row)
+        case _:
+            return ()
+
+
+def walk(term: Term) -> Iterator[Term]:
+    """The term and everything in it."""
+    yield term
+    for part in parts(term):
+        yield from walk(part)
+
+
+def variables(term: Term) -> set[str]:
+    """The names in a term that stand for no constant and are not the index of a sum."""
+    match term:
+        case Name(text):
+            return set() if text in CONSTANTS else {text}
+        case Call("sum" | "prod", (Name(index), first, last, body)):
+            return variables(first) | variables(last) | variables(body) - {index}
+        case _:
+            return set().union(*map(variables, parts(term)))
+
+
+def is_rounded(term: Term) -> bool:
+    """Whether a number of the term is written as a decimal."""
+    return any(isinstance(t, Number) and t.rounded for t in walk(term))

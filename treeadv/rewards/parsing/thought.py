@@ -1,0 +1,34 @@
+"""What a response says aloud: the text after its thoughts, without the special tokens of chat templates."""
+
+from __future__ import annotations
+
+import re
+
+TAIL = 20_000  # characters from the end of what is said in which an answer is looked for
+
+_NAMES = "think|thinking|thought|thoughts|reasoning|scratchpad|reflection|inner_monologue|reasoning_start|reasoning_end"
+_CLOSE = re.compile(rf"</(?:{_NAMES})>|\u25c1/think\u25b7|<\|/?(?:end_of_)?think(?:ing)?\|>|\[/THINK\]", re.IGNORECASE)
+_OPEN = re.compile(rf"<(?:{_NAMES})>|\u25c1think\u25b7|<\|begin_of_thought\|>|\[THINK\]", re.IGNORECASE)
+_SPECIAL = re.compile(
+    r"<[|\uff5c][^|\uff5c<>\n]{1,60}[|\uff5c]>|</?s>|<(?:eos|bos|pad|end_of_turn|start_of_turn|endoftext)>|\[/?INST\]"
+)
+_BLANKS = re.compile(r"[ \t]{4,}")
+_ANSWER = re.compile(r"<answer>.*</answer>", re.DOTALL | re.IGNORECASE)
+
+
+def spoken(response: str) -> str:
+    """The part of a response that may hold its answer, at most `TAIL` characters of it.
+
+    What follows the last closed thought counts; a chat template may have opened that thought. Of a thought that never
+    closes only a complete <answer> counts, since the response was cut before it said anything else.
+    """
+    text = response
+    if "<" in response or "[" in response or "\u25c1" in response:
+        end = max((m.end() for m in _CLOSE.finditer(response)), default=0)
+        text = response[end:]
+        if opened := _OPEN.search(text):
+            before, thought = text[: opened.start()], text[opened.end() :]
+            answer = _ANSWER.search(thought[-TAIL:])
+            text = answer[0] if answer else before
+        text = _SPECIAL.sub("\n", text[-TAIL:])
+    return _BLANKS.sub(" ", text[-TAIL:])

@@ -1,0 +1,42 @@
+"""Times of day and durations with a colon: `3:15`, `10:30 p.m.`. They are not ratios: 3:15 is not 1:5."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:\\text\{)?\s*([ap])?\.?\s*(m\.?)?\s*\}?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Hours, minutes and seconds as written. `half` is "a", "p" or "" where neither a.m. nor p.m. stands."""
+
+    hours: int
+    minutes: int
+    seconds: int
+    half: str
+
+    def same(self, other: Time) -> bool:
+        """Whether both are the same time; one may lack its half of the day."""
+        if self.half and other.half:
+            return self == other
+        if self._clock() == other._clock():
+            return True
+        return (
+            (self.minutes, self.seconds) == (other.minutes, other.seconds)
+            and self.hours == other.hours
+            and not (self.half and other.half)
+        )
+
+    def _clock(self) -> tuple[int, int, int]:
+        hours = self.hours % 12 + 12 * (self.half == "p") if self.half else self.hours
+        return hours, self.minutes, self.seconds
+
+
+def time(text: str) -> Time | None:
+    """The time that a text in one notation is, or None."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None or (match[4] is None) != (match[5] is None):
+        return None
+    return Time(int(match[1]), int(match[2]), int(match[3] or 0), (match[4] or "").lower())

@@ -1,0 +1,53 @@
+"""The files of a checkpoint with their sizes and checksums."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypedDict
+
+_CHUNK = 1 << 22
+
+
+class FileInfo(TypedDict):
+    """Size in bytes and CRC-32 of a file."""
+
+    size: int
+    crc: int
+
+
+Manifest = dict[str, FileInfo]
+
+
+def describe(folder: Path) -> Manifest:
+    """Return the manifest of all files below a folder, by their paths inside it. Reads every file."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): FileInfo(size=p.stat().st_size, crc=_checksum(p)) for p in files}
+
+
+def size_fault(sizes: Mapping[str, int], manifest: Manifest) -> str:
+    """Return which file of a manifest is missing or has another size; "" if none."""
+    for name, info in manifest.items():
+        if name not in sizes:
+            return f"{name} is missing"
+        if sizes[name] != info["size"]:
+            return f"{name} has {sizes[name]} bytes instead of {info['size']}"
+    return ""
+
+
+def fault(folder: Path, manifest: Manifest) -> str:
+    """Return which file of a folder is missing or damaged; "" if none. Reads every file."""
+    sizes = {name: (folder / name).stat().st_size for name in manifest if (folder / name).is_file()}
+    if found := size_fault(sizes, manifest):
+        return found
+    damaged = [name for name, info in manifest.items() if _checksum(folder / name) != info["crc"]]
+    return f"{damaged[0]} is damaged (checksum)" if damaged else ""
+
+
+def _checksum(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc

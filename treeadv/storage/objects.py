@@ -1,0 +1,175 @@
+"""A folder in an object store that pyarrow knows (s3://, gs://, ...).
+
+An object store has no append: an append-only file lies in memory and is uploaded as one object, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from treeadv.errors import BadInput, one_line
+from treeadv.storage.folder import Action, Bytes, join, read_exactly
+from treeadv.storage.lock import ObjectLock, Owner, parse_lock, refuse_other_owner
+
+_PARALLEL_READS = 16
+
+
+class ObjectFile:
+    """An object that is uploaded when it is sealed, or again at each flush while it is small."""
+
+    def __init__(self, folder: ObjectFolder, name: str, rewrite_below: int) -> None:
+        self.name = name
+        self.size = 0
+        self._folder = folder
+        self._rewrite_below = rewrite_below
+        self._sealed = False
+        self._uploaded = 0  # bytes
+        self._chunks: list[Bytes] = []
+
+    @property
+    def ends_with_flush(self) -> bool:
+        return self.size >= self._rewrite_below
+
+    def write(self, data: Bytes) -> None:
+        if self._sealed:
+            raise RuntimeError(f"{self._folder.uri}/{self.name} is sealed")
+        self._chunks.append(data)
+        self.size += len(data)
+
+    def seal(self) -> None:
+        self._sealed = True
+
+    def pending(self) -> Action:
+        """Return the upload of the bytes written so far, whatever is written meanwhile."""
+        data, sealed = self.unflushed(), self._sealed
+        self._chunks = [data]
+        return lambda: self._upload(data, sealed)
+
+    def unflushed(self) -> bytes:
+        """Return all bytes of the file, or none once it is sealed and uploaded."""
+        return b"".join(self._chunks)
+
+    def close(self) -> None:
+        self._folder.forget(self.name)
+        self._chunks = []
+
+    def _upload(self, data: bytes, last: bool) -> None:
+        if len(data) > self._uploaded:
+            self._folder.put(self.name, [data])
+            self._uploaded = len(data)
+        if last:
+            self.close()
+
+
+class ObjectFolder:
+    """A folder named by a URI. Its files exist when they are uploaded; it needs no making."""
+
+    flush_seconds = 10.0  # each flush uploads two objects
+    keeps_unflushed = False
+
+    def __init__(self, uri: str) -> None:
+        try:
+            self._fs, base = pafs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, OSError) as e:
+            raise BadInput(f"{uri}: not a path or URI of a file system ({one_line(e)})") from e
+        self._base = base.rstrip("/")
+        self.uri = uri
+        self._open_files: dict[str, ObjectFile] = {}
+
+    def child(self, name: str) -> ObjectFolder:
+        out = ObjectFolder.__new__(ObjectFolder)
+        out._fs, out._base, out.uri = self._fs, f"{self._base}/{name}", join(self.uri, name)
+        out._open_files = {}
+        return out
+
+    def make(self) -> None:
+        pass
+
+    def writer_tag(self, session: str) -> str:
+        return f"-{session}"
+
+    def create(self, name: str, rewrite_below: int = 0) -> ObjectFile:
+        self._open_files[name] = file = ObjectFile(self, name, rewrite_below)
+        return file
+
+    def forget(self, name: str) -> None:
+        """Read the file from the store from now on."""
+        self._open_files.pop(name, None)
+
+    def sizes(self, suffix: str) -> dict[str, int]:
+        found = self._fs.get_file_info(pafs.FileSelector(self._base, allow_not_found=True))
+        files = [i for i in found if i.is_file and i.base_name.endswith(suffix)]
+        return {i.base_name: i.size for i in sorted(files, key=lambda i: i.base_name)}
+
+    def tree(self) -> dict[str, int]:
+        found = self._fs.get_file_info(pafs.FileSelector(self._base, recursive=True, allow_not_found=True))
+        return {i.path.removeprefix(f"{self._base}/"): i.size for i in found if i.is_file}
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
+        unflushed = self._open_files[name].unflushed() if name in self._open_files else b""
+        if unflushed:
+            return read_exactly(pa.BufferReader(unflushed), name, offset, length)
+        with self._fs.open_input_file(f"{self._base}/{name}") as file:
+            return read_exactly(file, name, offset, length)
+
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+            return list(pool.map(lambda name: self.read(name).to_pybytes(), names))
+
+    def write_whole(self, name: str, data: bytes) -> None:
+        with self._fs.open_output_stream(f"{self._base}/{name}") as out:
+            out.write(data)
+
+    def put(self, name: str, chunks: Sequence[Bytes]) -> None:
+        """Upload one object. Raises `BadInput` where the store refuses."""
+        try:
+            self.write_whole(name, b"".join(chunks))
+        except OSError as e:
+            where = f"{self._base}/{name}"
+            raise BadInput(f"{where}: cannot be written ({one_line(e)}); see to the store, then resume the run") from e
+
+    def truncate(self, name: str, size: int) -> None:
+        self.write_whole(name, self.read(name, 0, size).to_pybytes())
+
+    def sync(self, name: str) -> None:
+        pass  # an object is durable once it exists
+
+    def delete(self, name: str) -> None:
+        self._fs.delete_file(f"{self._base}/{name}")
+
+    def delete_tree(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.delete_dir(self._base)
+
+    def copy_in(self, source: Path) -> None:
+        local = pafs.LocalFileSystem()
+        pafs.copy_files(str(source), self._base, source_filesystem=local, destination_filesystem=self._fs)
+
+    def copy_out(self, target: Path) -> None:
+        local = pafs.LocalFileSystem()
+        pafs.copy_files(self._base, str(target), source_filesystem=self._fs, destination_filesystem=local)
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def lock(self, session: str, step: int) -> ObjectLock:
+        return ObjectLock(self, session, step)
+
+    def owner(self) -> Owner:
+        return parse_lock(self.lock_bytes())
+
+    def check_owner(self, session: str) -> None:
+        refuse_other_owner(self, session)
+
+    def lock_bytes(self) -> bytes:
+        """Return what the lock says; b"" if there is none."""
+        try:
+            return self.read("lock").to_pybytes()
+        except FileNotFoundError:
+            return b""
