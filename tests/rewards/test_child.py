@@ -63,13 +63,23 @@ def test_every_scorer_that_evaluates_does_so_in_a_child(loop, pool, tmp_path, fa
     assert (tmp_path / "evaluated").is_dir()
 
 
+UNKNOWN = "is unknown: use verified, wrong, unparsed, timeout, crash, refused"
+
+
+def claimed(**changes: object) -> str:
+    """Code that writes an outcome in the place of the child's own."""
+    return f"claim({json.dumps({'verdict': 'WRONG', 'reward': 1.0, 'detail': '', 'parts': {}} | changes)!r})"
+
+
 @pytest.mark.parametrize(
     ("code", "verdict", "detail"),
     [
         ("die()", Verdict.CRASH, "its process died twice: killed by SIGSEGV, then killed by SIGSEGV"),
         ("hang()", Verdict.TIMEOUT, "over 1.6 s"),
-        ("claim('[1, 1e9, \"\"]')", Verdict.CRASH, "no result: ValueError: the score 1000000000.0 is not in [0, 1]"),
-        ("claim('[99, 1, \"\"]')", Verdict.CRASH, "no result: ValueError: 99 is not a valid Verdict"),
+        (claimed(reward=1e9), Verdict.CRASH, "no result: ValueError: the reward 1e+09 is larger than 1"),
+        (claimed(verdict="UNGRADED"), Verdict.CRASH, f"no result: ValueError: the verdict 'UNGRADED' {UNKNOWN}"),
+        (claimed(reward="nan"), Verdict.CRASH, "no result: ValueError: the reward is 'nan', not a finite number"),
+        ("claim('[1, 1]')", Verdict.CRASH, "no result: ValueError: the reply is not an outcome"),
         ("claim('owned')", Verdict.CRASH, "no result: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
         ("swell()", Verdict.WRONG, ""),  # the scorer takes the MemoryError for a wrong answer; nothing was ever allocated
     ],

@@ -24,7 +24,7 @@ from treeadv.rewards.judgement import Outcome, Task, crashed, from_message, to_m
 from treeadv.rewards.sandbox.child import ChildDied, die_with, hide, in_child
 from treeadv.rewards.sandbox.frames import START_ID, read_frame, write_frame
 from treeadv.rewards.verifiers import registry
-from treeadv.rewards.verifiers.base import Unusable
+from treeadv.rewards.verifiers.base import Unusable, Verifier
 
 ALARM_SHARE = 0.8  # of the limit: the worker stops itself here, the parent kills at the whole
 GROWN = 0.5  # of the memory that the limit leaves to a loaded process: one that ever needed more is replaced after the item
@@ -73,7 +73,7 @@ def _serve(task: Task, reply: Reply, memory: Callable[[], float]) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, task.seconds)
         try:
-            outcome, spent = (_in_child if verifier.isolated else _judged)(verifier.judge, task, memory)
+            outcome, spent = (_in_child if verifier.isolated else _judged)(verifier, task, memory)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Alarm:
@@ -81,10 +81,10 @@ def _serve(task: Task, reply: Reply, memory: Callable[[], float]) -> None:
     reply({"outcome": to_message(outcome), "replace": spent})
 
 
-def _judged(judge: Callable[[Task], Outcome], task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
+def _judged(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
     """The outcome, and whether the process is spent (its memory ran out, or has grown)."""
     try:
-        outcome = judge(task)
+        outcome = verifier.judge(task)
     except MemoryError:
         return crashed("memory limit reached"), True
     except Exception as e:
@@ -102,17 +102,20 @@ def _place(error: Exception) -> str:
     return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
 
 
-def _in_child(judge: Callable[[Task], Outcome], task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
+def _in_child(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
     """The outcome that a child came to; like the pool, once more where it died. The result is checked, for the text of the answer may
     have written it."""
 
     def work() -> bytes:
-        return json.dumps(to_message(_judged(judge, task, memory)[0])).encode()
+        return json.dumps(to_message(_judged(verifier, task, memory)[0])).encode()
 
     deaths: list[str] = []
     while len(deaths) < 2:
         try:
-            return from_message(json.loads(in_child(work))), False
+            outcome = from_message(json.loads(in_child(work)))
+            if abs(outcome.reward) > verifier.largest_reward:
+                raise ValueError(f"the reward {outcome.reward:g} is larger than {verifier.largest_reward:g}")
+            return outcome, False
         except ChildDied as e:
             deaths.append(str(e))
         except Exception as e:

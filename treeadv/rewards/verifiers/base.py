@@ -24,6 +24,7 @@ class Verifier:
     usage: ClassVar[str] = ""  # how a configuration names it, for help texts
     preloaded: ClassVar[bool] = False  # whether a worker calls `load` before it reports ready
     needs_gold: ClassVar[bool] = True  # whether a problem without a gold answer is refused
+    largest_reward: float = 1.0  # no reward is larger, nor smaller than its negative
     isolated: bool = False  # whether `judge` may evaluate the text of the answer: a worker then judges in a forked child
 
     def __init__(self, name: str) -> None:
@@ -55,3 +56,12 @@ class Verifier:
     def judge(self, task: Task) -> Outcome:
         """Return the outcome of a task. An exception is a crash of the verifier, never a wrong answer."""
         raise NotImplementedError(f"verifier {self.name!r} decides every answer in `screen`")
+
+
+def columns_of(meta: str) -> dict[str, Any]:
+    """The data line of a task whose `meta` is the whole line as JSON. Any other text is the column `meta`."""
+    try:
+        columns = json.loads(meta) if meta else {}
+    except ValueError:
+        columns = meta
+    return {"meta": ""} | (columns if isinstance(columns, dict) else {"meta": columns})

@@ -6,11 +6,12 @@ import asyncio
 import importlib
 import inspect
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from treeadv.rewards.judgement import Answer, Outcome, Task, outcome_of
-from treeadv.rewards.verifiers.base import Verifier
+from treeadv.rewards.verifiers.base import Verifier, columns_of
 
 
 class UserDefined(Verifier):
@@ -21,6 +22,7 @@ class UserDefined(Verifier):
     """
 
     usage = "module:NAME"
+    largest_reward = math.inf
     _judge: Callable[[Task], Outcome]
 
     def check_option(self, option: str | None) -> None:
@@ -51,7 +53,7 @@ class UserDefined(Verifier):
         self.isolated = verifier.isolated
 
         def judge(task: Task) -> Outcome:
-            meta = verifier.meta(_columns(task))
+            meta = verifier.meta(columns_of(task.meta))
             screened = verifier.screen(Answer(task.text, task.gold, self.name, meta))
             return verifier.judge(screened) if isinstance(screened, Task) else screened
 
@@ -68,7 +70,7 @@ def _call(function: Callable[..., Any]) -> Callable[[Task], Outcome]:
     named = {p.name for p in parameters}
 
     def judge(task: Task) -> Outcome:
-        columns = {"problem": ""} | _columns(task) | {"response": task.text, "gold": task.gold}
+        columns = {"problem": ""} | columns_of(task.meta) | {"response": task.text, "gold": task.gold}
         if missing := needed - columns.keys():
             raise TypeError(f"the data line has no {', '.join(sorted(missing))} (it has {', '.join(map(str, columns))})")
         result = function(**{k: v for k, v in columns.items() if everything or k in named})
@@ -79,9 +81,3 @@ def _call(function: Callable[..., Any]) -> Callable[[Task], Outcome]:
 
 async def _awaited(result: Awaitable[Any]) -> Any:
     return await result
-
-
-def _columns(task: Task) -> dict[str, Any]:
-    """The data line of a task."""
-    columns = json.loads(task.meta) if task.meta else {}
-    return columns if isinstance(columns, dict) else {"meta": columns}

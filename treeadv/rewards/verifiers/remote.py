@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 from treeadv.errors import BadInput
 from treeadv.rewards.judgement import Outcome, Task, outcome_of
-from treeadv.rewards.verifiers.base import Verifier
+from treeadv.rewards.verifiers.base import Verifier, columns_of
 
 AUTHORIZATION = "TREEADV_VERIFIER_AUTHORIZATION"  # the environment variable that holds the header, such as "Bearer ..."
 FIRST_PAUSE = 0.1  # seconds before the first repetition; each pause is twice the one before
@@ -33,6 +34,7 @@ class Remote(Verifier):
     """
 
     usage = "an http(s) URL"
+    largest_reward = math.inf
 
     def check_option(self, option: str | None) -> None:
         parts = urlsplit(self.name)
@@ -55,9 +57,7 @@ class Remote(Verifier):
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def judge(self, task: Task) -> Outcome:
-        row = json.loads(task.meta) if task.meta else {}
-        columns = row if isinstance(row, dict) else {"meta": row}
-        body = json.dumps({"meta": "", **columns, "response": task.text, "gold": task.gold}).encode()
+        body = json.dumps(columns_of(task.meta) | {"response": task.text, "gold": task.gold}).encode()
         return outcome_of(json.loads(self._reply(body, time.monotonic() + task.seconds)))
 
     def _reply(self, body: bytes, deadline: float) -> bytes:

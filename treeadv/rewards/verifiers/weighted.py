@@ -48,6 +48,10 @@ class WeightedSum(Verifier):
         return any(v.isolated for v, _ in self._terms)
 
     @property
+    def largest_reward(self) -> float:  # type: ignore[override]
+        return sum(abs(weight) * v.largest_reward for v, weight in self._terms)
+
+    @property
     def needs_gold(self) -> bool:  # type: ignore[override]
         return any(v.needs_gold for v, _ in self._terms)
 
