@@ -106,6 +106,7 @@ REWARDS = Board(
         Panel("Duration of grading", quantiles("treeadv_reward_seconds")),
         Panel("Answers waiting", (gauge("treeadv_reward_waiting_answers", over="sum"),)),
         Panel("Verifier processes replaced", (rate("treeadv_reward_worker_restarts_total"),)),
+        Panel("Named parts of the reward", (gauge("treeadv_reward_part_mean", "part"),)),
     ),
 )
 LEARNER = Board(

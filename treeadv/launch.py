@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import yaml
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.data.model_folder import check_path
-from treeadv.data.tasks import problem_source
+from treeadv.data.tasks import Problem, first_problems, problem_source
 from treeadv.engines.registry import check_engine
-from treeadv.errors import BadForest, BadInput, one_line
+from treeadv.errors import BadForest, BadInput, RunFailed, one_line
 from treeadv.learning import objective
+from treeadv.rewards.golds import Gold, check_golds
 from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.sampling.rules import build_rule
 from treeadv.storage.disk import replace_file
@@ -26,6 +28,7 @@ from treeadv.storage.folder import split
 from treeadv.storage.run_folder import RunFolder, named_store
 from treeadv.storage.run_store import object_store
 
+log = logging.getLogger(__name__)
 FULL_DISK = 1 << 20  # a disk with fewer free bytes counts as full
 
 
@@ -72,12 +75,14 @@ def resumable(causes: Iterable[BaseException], folder: RunFolder, *more: type[Ba
     from treeadv.learning.report import NonFinite  # loads torch
 
     mendable = (BadInput, BadForest, NonFinite, *more)
-    message = next((one_line(cause) for cause in causes if isinstance(cause, mendable)), "")
+    cause = next((cause for cause in causes if isinstance(cause, mendable)), None)
+    message = one_line(cause) if cause else ""
     if not message and shutil.disk_usage(folder.path).free < FULL_DISK:  # the error of torch's writer names no cause
         message = f"no space left on the disk of {folder.path}: make room, or choose another run.root"
     if not message:
         return None
-    return BadInput(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(folder.home)})")
+    kind = RunFailed if isinstance(cause, RunFailed) else BadInput
+    return kind(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(folder.home)})")
 
 
 def _check_same_run(folder: RunFolder, stored: Config, wanted: Config) -> None:
@@ -126,10 +131,10 @@ def _claim(folder: RunFolder, known: bool) -> None:
 def check(config: Config, local: bool) -> None:
     """What a type cannot say: names that must exist, ports that must be free. `BadInput` for the first fault."""
     objective.build_objective(config.learner, config.sampling)
-    find_verifier(config.task.verifier)
+    find_verifier(config.task.grader)
     build_rule(config.sampling.rule, config.sampling.rule_options)
     check_path(config.model.path)
-    problem_source(config.task, config.run.seed)
+    check_answers(first_problems(problem_source(config.task, config.run.seed)), config)
     if "://" in config.run.root:
         raise BadInput(
             f"run.root={config.run.root}: is a path on this machine; an object store is named by run.storage"
@@ -143,6 +148,15 @@ def check(config: Config, local: bool) -> None:
         if gpus > 1 and gpus != int(gpus):
             raise BadInput(f"{name}.gpus={gpus:g}: more than one GPU is handed out in whole ones")
     _check_port(config.metrics.host, config.metrics.port)
+
+
+def check_answers(problems: Sequence[Problem], config: Config) -> None:
+    """Grade each gold answer against itself; log how many cannot be met. `BadInput` where a verifier fails or where all
+    golds cannot be met."""
+    golds = [Gold(place=p.id, text=p.answer, verifier=p.verifier, meta=p.meta) for p in problems]
+    c = config.reward
+    if unmet := check_golds(golds, c.workers, c.timeout, c.memory_mb):
+        log.warning("%s: %s", config.task.source, unmet)
 
 
 def _check_local(config: Config) -> None:

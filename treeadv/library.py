@@ -41,7 +41,7 @@ def grow(model: str | Path, problems: Sequence[Mapping[str, str]], *overrides: s
 
     given = ["task.source=memory.jsonl", f"model.path={model}", *overrides]
     config: Config = configuration.build({}, given, "grow")
-    made = [problem_of(row, f"problem {n}", str(n), config.task.verifier) for n, row in enumerate(problems)]
+    made = [problem_of(row, f"problem {n}", str(n), config.task.grader) for n, row in enumerate(problems)]
     folder = resolve(config.model.path, config.model.cache)
     return asyncio.run(rollouts(config, folder, made, lambda _: None))
 

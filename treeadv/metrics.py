@@ -64,6 +64,7 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_generator_policy_version", "gauge", "generator", "Policy version that the engine holds"),
     Metric("treeadv_weight_update_seconds", "histogram", "generator", "Wall time of one weight update in the engine, pause to resume", buckets=_SECONDS),
     Metric("treeadv_rewards_total", "counter", "reward", "Answers graded", ("verdict",)),
+    Metric("treeadv_reward_part_mean", "gauge", "reward", "Mean of a named part of the reward over the answers of the last forest", ("part",)),
     Metric("treeadv_reward_seconds", "histogram", "reward", "Time of grading one answer, from when a worker takes it", buckets=_SECONDS),
     Metric("treeadv_reward_waiting_answers", "gauge", "reward", "Answers waiting for a worker"),
     Metric("treeadv_reward_worker_restarts_total", "counter", "reward", "Verifier processes killed or lost, and replaced"),

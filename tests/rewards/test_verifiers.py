@@ -193,3 +193,27 @@ def test_a_remote_verifier_that_fails_is_a_crash_or_a_timeout_never_wrong(grade,
     assert "JSONDecodeError" in odd.detail and "the verdict 'maybe' is unknown" in other.detail
     assert "500" in error.detail and "refused" in down.detail
     assert slow.verdict is Verdict.TIMEOUT
+
+
+def test_async_function_gets_the_columns_it_names(grade):
+    row = json.dumps({"problem": "the detail", "difficulty": 3, "other": 1})
+    [j] = grade(Answer("x", "x", "verifier_functions:awaited", row))
+    assert (j.verdict, j.reward, j.detail, j.parts) == (VERIFIED, 3.0, "the detail", {"brevity": 0.5})
+
+
+def test_function_with_double_star_gets_all_columns(grade):
+    [j] = grade(Answer("x", "x", "verifier_functions:everything", json.dumps({"problem": "p", "a": 1, "b": 2})))
+    assert j.reward == len({"problem", "a", "b", "response", "gold", "meta"})
+
+
+def test_weighted_sum_adds_rewards_and_names_its_parts(grade):
+    name = 'sum:[["exact", 1.0], ["verifier_functions:everything", 0.5]]'
+    [j] = grade(Answer("<answer>a</answer>", "a", name, json.dumps(["", json.dumps({"problem": "p"})])))
+    assert (j.verdict, j.reward) == (VERIFIED, 1.0 + 0.5 * 4)
+    assert j.parts == {"exact": 1.0, "verifier_functions:everything": 4.0}
+
+
+def test_weighted_sum_is_unjudged_where_one_term_fails(grade):
+    [j] = grade(Answer("a", "a", 'sum:[["exact", 1.0], ["verifier_functions:raising", 0.5]]'))
+    assert (j.verdict, j.reward) == (Verdict.CRASH, 0.0)
+    assert "verifier_functions.py" in j.detail

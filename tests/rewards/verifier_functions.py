@@ -123,3 +123,29 @@ class Parity(Verifier):
 
 
 score = 3  # not a function
+
+
+def raising(response: str, gold: str) -> float:
+    return 1 / 0
+
+
+def needs_a_column(response: str, difficulty: str) -> float:
+    return 1.0
+
+
+def infinite(response: str) -> float:
+    return float("inf")
+
+
+def texts(response: str) -> str:
+    return "1"
+
+
+async def awaited(problem: str, response: str, gold: str, difficulty: int) -> dict[str, object]:
+    """Uses every kind of argument, and returns named parts."""
+    brevity = 1 / (1 + len(response))
+    return {"reward": float(response == gold) * difficulty, "verdict": "Verified", "brevity": brevity, "detail": problem}
+
+
+def everything(**columns: object) -> float:
+    return float(len(columns))

@@ -7,7 +7,6 @@ stopped.
 from __future__ import annotations
 
 import difflib
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ from typing import Any, Protocol
 
 from treeadv.config import Family, TaskConfig
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import read_jsonl
+from treeadv.rewards.golds import gold_text, text_of
+from treeadv.rewards.verifiers.registry import find_verifier, verifier_of
 
 REASONING_GYM = "reasoning-gym"
 
@@ -45,28 +47,33 @@ def problem_source(task: TaskConfig, seed: int) -> ProblemSource:
     """The source that `task` names. Faults of the task (path, family, option, a line without an answer) are `BadInput`
     here."""
     if task.source == REASONING_GYM:
-        return Families(task.families, task.verifier, seed)
+        return Families(task.families, task.grader, seed)
     if task.source.startswith("hf:"):
-        return Shuffled(_read_hub(task.source, task.verifier), seed)
-    return Shuffled(read_problems(Path(task.source), task.verifier), seed)
+        return Shuffled(_read_hub(task.source, task.grader), seed)
+    return Shuffled(read_problems(Path(task.source), task.grader), seed)
+
+
+def first_problems(source: ProblemSource, count: int = 8) -> Sequence[Problem]:
+    """All problems of a finite source, in the order of its file; `count` draws of an endless one."""
+    return source.problems if isinstance(source, Shuffled) else [source[draw] for draw in range(count)]
 
 
 class Shuffled:
     """A finite list of problems, endlessly: each epoch is a permutation drawn from (seed, epoch)."""
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
-        self._problems = problems
+        self.problems = problems
         self._seed = seed
         self._epoch = -1
         self._order: list[int] = []
 
     def __getitem__(self, draw: int) -> Problem:
-        epoch, place = divmod(_checked(draw), len(self._problems))
+        epoch, place = divmod(_checked(draw), len(self.problems))
         if epoch != self._epoch:
-            everything = range(len(self._problems))
+            everything = range(len(self.problems))
             self._order = random.Random(f"{self._seed}/{epoch}").sample(everything, len(everything))
             self._epoch = epoch
-        return self._problems[self._order[place]]
+        return self.problems[self._order[place]]
 
 
 class Families:
@@ -75,7 +82,7 @@ class Families:
     def __init__(self, families: Sequence[Family], verifier: str, seed: int) -> None:
         self._families = families
         self._weights = [f.weight for f in families]
-        self._verifier = verifier
+        self._verifier = find_verifier(verifier)
         self._seed = seed
         for family in families:
             _create(family, 0)  # a wrong name or option is told before the run starts
@@ -85,17 +92,19 @@ class Families:
         rng = random.Random(f"{self._seed}/{_checked(draw)}")
         family = rng.choices(self._families, self._weights)[0]
         entry = _create(family, rng.getrandbits(31))[0]
-        own = self._verifier == REASONING_GYM
-        if entry["answer"] is None and not own:
+        if entry["answer"] is None and self._verifier.needs_gold:
             raise BadInput(
                 f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}"
             )
+        row = {"problem": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]}
+        if self._verifier.isolated:  # the scorer of the family needs the whole entry
+            row["meta"] = {"dataset": family.name, "entry": entry}
         return Problem(
             id=f"{family.name}-{self._seed}-{draw}",
             problem=entry["question"],
             answer="" if entry["answer"] is None else str(entry["answer"]),
-            verifier=self._verifier,
-            meta=json.dumps({"dataset": family.name, "entry": entry}) if own else "",
+            verifier=self._verifier.name,
+            meta=self._verifier.meta(row),
         )
 
 
@@ -137,15 +146,7 @@ def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
 
 
 def _jsonl_rows(path: Path) -> Iterable[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        try:
-            for n, line in enumerate(lines, 1):
-                if line.strip():
-                    yield n, json.loads(line)
-        except json.JSONDecodeError as e:
-            raise BadInput(f"{path}:{n}: not JSON ({e.msg}); a line is an object with problem and answer") from e
-        except UnicodeDecodeError as e:
-            raise BadInput(f"{path}: not UTF-8 text ({e.reason} at byte {e.start})") from e
+    return read_jsonl(path, "an object with problem and answer")
 
 
 def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
@@ -196,30 +197,29 @@ def _answered(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def problem_of(row: Any, where: str, default_id: str, verifier: str) -> Problem:
-    """The problem of a mapping with `problem` and `answer`; `where` names it in errors. Raises `BadInput`."""
+    """The problem of a mapping with `problem` and `answer`; `where` names it in errors. Raises `BadInput`.
+
+    A row may name a `verifier` of its own; `verifier` is that of the configuration.
+    """
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
-    meta = row.get("meta") or ""
-    if verifier == REASONING_GYM and not meta:
-        raise BadInput(f"{where}: no meta, which verifier {REASONING_GYM} needs; set task.verifier=math")
+    grader = verifier_of(row, verifier, where)
+    try:
+        meta = grader.meta(row)
+    except BadInput as e:
+        raise BadInput(f"{where}: {e}") from e
+    present = [key for key in ("problem", "answer") if row.get(key) not in (None, "")]
+    if "problem" not in present or ("answer" not in present and grader.needs_gold):
+        missing = "problem" if "problem" not in present else "answer"
+        found = ", ".join(map(str, row)) or "nothing"
+        raise BadInput(f"{where}: no {missing}; each needs problem and answer (this one has {found})")
     return Problem(
         id=str(row.get("id") or default_id),
-        problem=_text(row, "problem", where),
-        answer=_text(row, "answer", where),
-        verifier=verifier,
-        meta=meta if isinstance(meta, str) else json.dumps(meta),
+        problem=text_of(row["problem"], "problem", where),
+        answer=gold_text(row["answer"], where) if "answer" in present else "",
+        verifier=grader.name,
+        meta=meta,
     )
-
-
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if value is None or value == "":
-        raise BadInput(
-            f"{where}: no {key}; each needs problem and answer (this one has {', '.join(map(str, row)) or 'nothing'})"
-        )
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadInput(f"{where}: {key} must be text or a number, got {value!r}")
-    return str(value)
 
 
 def _checked(draw: int) -> int:

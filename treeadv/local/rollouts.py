@@ -16,6 +16,7 @@ from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.rewards.grading import grade_forest
 from treeadv.rewards.sandbox.pool import VerifierPool
+from treeadv.rewards.watch import VerifierWatch, failure_of
 from treeadv.sampling.grower import Grower
 from treeadv.seeds import derive
 
@@ -27,6 +28,7 @@ class ForestMaker:
         reward = config.reward
         self.engine = engine
         self._grower = Grower(config, model_dir, engine)
+        self._watch = VerifierWatch()
         self._pool = VerifierPool(reward.workers, reward.timeout, reward.memory_mb)
         # A forest has a row for each tree at its start and one for each leaf at its end: so many fill the engine.
         fill = math.ceil(2 * engine.stats().free / (config.sampling.roots + config.sampling.leaves))
@@ -60,6 +62,7 @@ class ForestMaker:
         async with self._growing:
             forest = await self._grower.grow(ticket)
         graded, _ = await grade_forest(self._pool, forest, self._grower.prompter.decode)
+        self._watch.add(map(int, graded.verdict), failure_of(graded))
         done(graded)
         return graded
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.rewards.judgement import Answer, Outcome, Task
@@ -45,6 +47,25 @@ def find_verifier(name: str) -> Verifier:
     if kind is None:
         raise BadInput(f"verifier {name!r} is unknown: use {USAGE}")
     return kind(name)
+
+
+def verifier_of(row: Mapping[str, Any], configured: str, place: str) -> Verifier:
+    """The verifier that a data line names under `verifier`, else the configured one. Raises `BadInput` with the place.
+
+    A data line may name a verifier of this package or one of the configuration. It may not name code or a host: a file
+    of data from elsewhere would then run code here, or send the secrets of a verifier there.
+    """
+    name = row.get("verifier")
+    if name is None:
+        return find_verifier(configured)
+    terms = [term for term, _ in sum_terms(configured)] if configured.startswith(PREFIX) else []
+    try:
+        verifier = find_verifier(str(name))
+    except BadInput as e:
+        raise BadInput(f"{place}: {e}") from e
+    if not is_built_in(verifier.name) and verifier.name not in (configured, *terms):
+        raise BadInput(f"{place}: verifier {verifier.name!r} runs code or asks a host; name it in the configuration too")
+    return verifier
 
 
 def screen(answer: Answer) -> Outcome | Task:
