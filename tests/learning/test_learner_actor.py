@@ -13,6 +13,7 @@ import ray
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from actors.driver.handles import actor_class
 from actors.learner import Learner
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
@@ -137,7 +138,7 @@ def test_step_errors_keep_their_type_through_ray(tmp_path, kind):
     """With its text and, for a step that is not finite, the batch that it kept; not as something that could not be
     unpickled."""
     config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, lr=1e30, max_nonfinite=0)  # weights overflow
-    actor = ray.remote(Learner).options(num_cpus=0).remote(config, str(tmp_path), 0, 1)
+    actor = actor_class(Learner).remote(config, str(tmp_path), 0, 1)
     ray.get(actor.join.remote(""))
     ray.get(actor.step.remote(batches(FORESTS), 0))
     change = {} if kind is NonFinite else {"verdict": np.full(4, -1, np.int8)}
