@@ -15,7 +15,7 @@ import math_verify
 import pytest
 
 from tests.rewards.rewrites import EQUAL, UNEQUAL, Rewrite
-from tests.rewards.test_golds import golds
+from tests.rewards.test_benchmark_golds import golds
 from treeadv.forest import Verdict
 from treeadv.rewards.sandbox.pool import Answer
 
