@@ -43,6 +43,7 @@ def _add_train(commands: Commands) -> None:
     p.add_argument(
         "--resume-or-start", action="store_true", help="with --config: go on with the run named run.name if it exists"
     )
+    p.add_argument("--local", action="store_true", help="train in this process, without Ray, reproducibly")
     p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set a field of the configuration")
     p.set_defaults(call=train)
 
@@ -53,8 +54,12 @@ def train(args: argparse.Namespace) -> int:
     from treeadv.launch import begin
     from treeadv.report.progress import Progress, final_table
 
-    folder, config, resumed = begin(args.config, args.resume, args.resume_or_start, args.overrides)
-    from actors.driver.supervisor import train as run  # loads Ray and torch, so only after all checks
+    folder, config, resumed = begin(args.config, args.resume, args.resume_or_start, args.overrides, args.local)
+    # These load torch and Ray, so only after all checks
+    if args.local:
+        from treeadv.local.training import train as run
+    else:
+        from actors.driver.supervisor import train as run
 
     console = Console()
     with Progress(config.run.steps, console) as progress:
@@ -67,7 +72,8 @@ def train(args: argparse.Namespace) -> int:
     final_table(summary, console)
     if summary["steps"] < config.run.steps:
         console.print(
-            f"Stopped before the last step; go on with: treeadv train --resume {shlex.quote(folder.home)}",
+            f"Stopped before the last step; go on with: treeadv train {'--local ' * args.local}--resume"
+            f" {shlex.quote(folder.home)}",
             soft_wrap=True,
         )
         # Only Ctrl-C is a wish to end the run. After any other signal the exit code says that the run is not finished,

@@ -9,57 +9,60 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from actors.heartbeat import Heartbeat
 from treeadv.config import Config
-from treeadv.data.model_folder import resolve, stop_ids
-from treeadv.data.prompts import Prompter
+from treeadv.data.model_folder import resolve
+from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats
 from treeadv.engines.registry import start_engine
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
-from treeadv.replay.tickets import Ticket
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.grower import Grower
 from treeadv.wire import to_batch
 
+_NOT_STARTED = "a generator has to start before it can serve"
 
-class Generator:
+
+class Generator(Heartbeat):
     """A Ray actor (asyncio). It answers `grow` only after `start`, which brings the engine to the current weights."""
 
     def __init__(self, config: Config, index: int, port: int) -> None:
         self._config, self._index = config, index
         self._model_dir = resolve(config.model.path, config.model.cache)
-        self._prompter = Prompter(self._model_dir, config.task.prompt)
-        self._stop = stop_ids(self._model_dir)
         self._tau = config.sampling.tau  # of the newest forest
         self._exporter = Exporter("generator", refresh=self._count_engine)
         self._address = self._exporter.serve(config.metrics.host, port)
         self._counted = EngineStats()
         self._engine: Engine | None = None
+        self._grower: Grower | None = None
 
     @ray.method
     async def start(self) -> str:
         """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
         self._engine = await start_engine(self._config, self._model_dir, self._index)
+        self._grower = Grower(self._config, self._model_dir, self._engine)
         self._exporter.set("treeadv_generator_policy_version", self.engine.version)
         return self._address
 
     @ray.method(num_returns=2)
     async def grow(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
-        """The forest of one ticket of the replay queue as a batch of one row, and its number of leaves.
+        """The forest of one ticket of the replay queue as a batch of one row, and the branches that
+        the engine has room for (`EngineStats.free`).
 
         The caller asks Ray for two returns: it waits for the small one and passes the other on as a reference.
         """
         started = time.perf_counter()
         self._tau = ticket.tau
-        prompt = self._prompter.encode(ticket.problem.problem)
-        request = GrowRequest(forest_id=ticket.forest_id, problem=ticket.problem, prompt=prompt, seed=ticket.seed)
+        if self._grower is None:
+            raise RuntimeError(_NOT_STARTED)
         try:
-            forest = await grow(self.engine, request, self._config.sampling, ticket.tau, self._stop)
+            forest = await self._grower.grow(ticket)
         except EngineLost as lost:
             if self.engine.gone:
                 raise EngineGone(self.engine.gone) from lost
             raise
         self._count(forest, time.perf_counter() - started)
-        return to_batch([forest]), forest.leaves
+        return to_batch([forest]), self.engine.stats().free
 
     @ray.method
     async def update_weights(self, version: int, buckets: list[Any]) -> float:
@@ -90,7 +93,7 @@ class Generator:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            raise RuntimeError("a generator has to start before it can serve")
+            raise RuntimeError(_NOT_STARTED)
         return self._engine
 
     def _count(self, forest: Forest, seconds: float) -> None:

@@ -12,6 +12,7 @@ import ray
 import torch
 import torch.distributed as dist
 
+from actors.heartbeat import Heartbeat
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
@@ -24,7 +25,7 @@ from treeadv.storage.run_folder import RunFolder
 BUCKET_BYTES = 256 << 20  # of weights that travel as one object
 
 
-class Learner:
+class Learner(Heartbeat):
     """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish`
     and `checkpoint`."""
 
@@ -76,16 +77,18 @@ class Learner:
 
     @ray.method
     def step(self, batches: list[Any], version: int) -> StepReport:
-        """Take one optimizer step on the forests of `batches`, references to record batches, in their order."""
+        """Take the optimizer updates of one batch: the forests of `batches`, references to record batches, in their
+        order."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
         try:
             report = self.trainer.step(forests, version)
         except NonFinite as fault:
             self._fault = str(fault)
-            self._exporter.add("treeadv_nonfinite_steps_total")
-            if self.rank == 0:
-                self.folder.store.keep(fault.batch)  # this disk may go with the pod
+            self._exporter.add("treeadv_nonfinite_updates_total")
+            self._keep(fault.batch)
             raise
+        if report.nonfinite_batch:
+            self._keep(report.nonfinite_batch)
         self._export(report)
         return report
 
@@ -110,16 +113,22 @@ class Learner:
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
 
     @ray.method
-    def restore(self, step: int) -> None:
-        """Continue from the checkpoint of `step`."""
+    def restore(self, step: int) -> int:
+        """Continue from the checkpoint of `step`; returns the version of its weights."""
         with self.folder.open_checkpoint(step) as folder:
             self.trainer.restore(folder)
+        return self.trainer.version
 
     @ray.method
     def close(self) -> None:
         self._exporter.close()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def _keep(self, batch: Path) -> None:
+        """Keep a batch with an update that is not finite in the store of the run: this disk may go with the pod."""
+        if self.rank == 0:
+            self.folder.store.keep(batch)
 
     def _export(self, report: StepReport) -> None:
         e = self._exporter
@@ -130,13 +139,25 @@ class Learner:
         e.add("treeadv_trained_tokens_total", report.tokens)
         e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
         e.add("treeadv_trained_leaves_total", report.leaves)
+        e.add("treeadv_updates_total", report.updates)
+        e.add("treeadv_nonfinite_updates_total", report.nonfinite_updates)
+        e.add("treeadv_idle_updates_total", report.idle_updates)
+        e.add("treeadv_clipped_gradients_total", report.clipped_gradients)
+        e.add("treeadv_forests_without_gradient_total", report.forests_without_gradient)
+        for updates in report.publication_lag:
+            e.observe("treeadv_publication_lag_updates", updates)
         for versions in report.staleness:
             e.observe("treeadv_staleness_versions", versions)
         gauges = {
-            "loss": report.loss, "grad_norm": report.grad_norm, "learning_rate": report.lr, "clip_ratio": report.clip_ratio,
-            "mask_ratio": report.mask_ratio, "mismatch_kl_nats": report.mismatch_kl, "effective_sample_ratio": report.ess,
+            "loss": report.loss,
+            "grad_norm": report.grad_norm,
+            "learning_rate": report.lr,
+            "clip_ratio": report.clip_ratio,
+            "mask_ratio": report.mask_ratio,
+            "mismatch_kl_nats": report.mismatch_kl,
+            "effective_sample_ratio": report.ess,
             "learner_tokens_per_second": report.tokens / sum(report.seconds.values()),
-        }  # fmt: skip
+        }
         if report.mfu is not None:
             gauges["learner_mfu_ratio"] = report.mfu
         for name, value in gauges.items():

@@ -18,8 +18,10 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
+from actors.heartbeat import Heartbeat
 from treeadv.config import Config
 from treeadv.data.tasks import problem_source
+from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
 from treeadv.metrics import Exporter
 from treeadv.replay.draws import Draws, FailedDraw
@@ -28,7 +30,6 @@ from treeadv.replay.ledger import UNITS, State
 from treeadv.replay.payloads import Damaged
 from treeadv.replay.records import DropReason, Reserved
 from treeadv.replay.store import ReplayStore
-from treeadv.replay.tickets import Ticket
 from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive
 from treeadv.storage.folder import Action, flush
@@ -76,7 +77,7 @@ class _QueueMetrics:
         self._counted[key] = total
 
 
-class ReplayQueue:
+class ReplayQueue(Heartbeat):
     """Wrap it by `ray.remote`. Every method may be called again with the same ids: a repeat changes nothing."""
 
     def __init__(self, config: Config, run_dir: str, session: str, step: int, port: int) -> None:
@@ -102,7 +103,10 @@ class ReplayQueue:
         self._store: ReplayStore
         try:
             per_step, seed = config.learner.forests_per_step, config.run.seed
-            self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step)
+            updates = config.learner.updates_per_step
+            self._store = ReplayStore(
+                run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates
+            )
             self._restore_threshold()
         except BadInput as fault:  # raised by the first call: Ray would report it here as a death of the actor
             self._note_fault(fault)

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import pyarrow as pa
 import ray
 from tokenizers import Tokenizer
 
+from actors.heartbeat import Heartbeat
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
-from treeadv.forest import Forest, Verdict
+from treeadv.forest import Forest
 from treeadv.metrics import Exporter
 from treeadv.rewards.grading import grade_forest
 from treeadv.rewards.sandbox.pool import VerifierPool
+from treeadv.rewards.watch import failure_of
 
 
-class RewardActor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradeReport:
+    """The verdicts of all leaves of a batch, and the detail of a leaf on which the verifier failed ("" if none)."""
+
+    verdicts: tuple[int, ...]
+    failure: str
+
+
+class RewardActor(Heartbeat):
     """Decodes leaves, has them judged by killable processes, and hands the forests back graded."""
 
     def __init__(self, config: Config, index: int, port: int = 0) -> None:
@@ -35,14 +47,16 @@ class RewardActor:
         self._restarts = 0
 
     @ray.method(num_returns=2)
-    async def grade(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, int]]:
-        """The same forests with reward, verdict and detail of every leaf, and how many leaves got each verdict.
+    async def grade(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, GradeReport]:
+        """The same forests with reward, verdict and detail of every leaf, and what the verifier made of them.
 
-        An aborted leaf is UNPARSED with reward 0. The caller asks Ray for two returns: it waits for the small one and passes the
+        A leaf that the engine lost is ABORTED. The caller asks Ray for two returns: it waits for the small one and passes the
         other on as a reference.
         """
         graded = [await self._graded(f) for f in wire.from_batch(batch)]
-        return wire.to_batch(graded), dict(Counter(Verdict(v).name.lower() for f in graded for v in f.verdict))
+        verdicts = tuple(int(v) for f in graded for v in f.verdict)
+        failures = [failure for f in graded if (failure := failure_of(f))]
+        return wire.to_batch(graded), GradeReport(verdicts=verdicts, failure=failures[-1] if failures else "")
 
     @ray.method
     async def address(self) -> str:
@@ -65,9 +79,14 @@ class RewardActor:
             self._exporter.set("treeadv_reward_waiting_answers", self._pool.waiting)
             self._exporter.add("treeadv_reward_worker_restarts_total", self._pool.restarts - self._restarts)
             self._restarts = self._pool.restarts
+        parts: defaultdict[str, list[float]] = defaultdict(list)
         for j in judged:
+            for name, value in j.parts.items():
+                parts[name].append(value)
             self._exporter.add("treeadv_rewards_total", verdict=j.verdict.name.lower())
             self._exporter.observe("treeadv_reward_seconds", j.seconds)
+        for name, values in parts.items():
+            self._exporter.set("treeadv_reward_part_mean", fmean(values), part=name)
         return graded
 
     def _decode(self, tokens: np.ndarray) -> str:

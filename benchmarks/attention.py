@@ -1,7 +1,8 @@
-"""`python -m benchmarks.attention`: one tree's attention in bfloat16 on CPU, forward and backward, by SDPA's kernel and by plain products.
+"""`python -m benchmarks.attention`: one tree's attention in bfloat16 on CPU, forward and backward, by SDPA's kernel
+and by plain products.
 
-A JSON object a line: processor milliseconds, the least of some rounds, with the heads of SmolLM2-135M (9, of 3 sharing keys, 64 wide).
-"""
+A JSON object a line: processor milliseconds, the least of some rounds, with the heads of SmolLM2-135M (9, of 3
+sharing keys, 64 wide). """
 
 from __future__ import annotations
 

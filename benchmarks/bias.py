@@ -1,10 +1,11 @@
 """`python -m benchmarks.bias`: how far each choice of fork rule and advantage is from the exact policy gradient.
 
-A tabular softmax policy over 3 tokens and 4 steps with random 0/1 rewards, so that the gradient is known. Forests are grown by the
-fork rules of `treeadv.sampling.rules` and weighed by `treeadv.learning.objective`, as in training at ratio 1. A JSON object a line:
+A tabular softmax policy over 3 tokens and 4 steps with random 0/1 rewards, so that the gradient is known. Forests
+are grown by the fork rules of `treeadv.sampling.rules` and weighed by `treeadv.learning.objective`, as in training
+at ratio 1. A JSON object a line:
 
-  bias     |E g - c G| / |c G| at the best one scale c (1 where the estimator points nowhere near)
-  state    the same with the best scale for each state: what is left compares actions wrongly (A-bias), the rest only weighs
+  bias     |E g - c G| / |c G| at the best one scale c (1 where the estimator points nowhere near) state    the same
+  with the best scale for each state: what is left compares actions wrongly (A-bias), the rest only weighs
            states differently (S-bias)
   error    the Monte-Carlo standard error of `bias`; noise: variance of one forest's estimate over |c G|^2; scale: c
   trees    the mean number of a forest's trees, fresh roots included (`surprisal`, `one tree` and `no topup` draw none)
@@ -30,7 +31,8 @@ TOKENS, STEPS, LEAVES = 3, 4, 8
 LOST = 0.19  # share of the leaves that are lost in the rows with losses
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
-    "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},  # fresh roots, which do not fork, would cover up what forks do
+    # Fresh roots, which do not fork, would cover up what forks do
+    "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},
     "random": {"rule": "random", "rule_options": {"probability": 0.5}},
     "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1, "topup": False},
     "no forks": {"rule": "none"},
@@ -39,14 +41,22 @@ RULES: dict[str, dict[str, Any]] = {
 _UNBIASED = PRESETS["unbiased"].advantage
 ONE_CHANGE = {
     f"unbiased but {key}={value}": _UNBIASED.model_copy(update={key: value})
-    for key, value in (("value", "leaf_mean"), ("baseline", "forest_mean"), ("baseline", "parent_fork"), ("baseline", "none"),
-                       ("scale", "std_unbiased"), ("weight", "once"), ("weight", "per_leaf"))
-}  # fmt: skip
+    for key, value in (
+        ("value", "leaf_mean"),
+        ("baseline", "forest_mean"),
+        ("baseline", "parent_fork"),
+        ("baseline", "none"),
+        ("scale", "std_unbiased"),
+        ("weight", "once"),
+        ("weight", "per_leaf"),
+    )
+}
 
 
 @dataclass(frozen=True)
 class World:
-    """logits of every prefix (numbered in base 3 by length), rewards of every sequence, and what follows from them exactly."""
+    """logits of every prefix (numbered in base 3 by length), rewards of every sequence, and what follows from them
+    exactly."""
 
     prob: np.ndarray  # [states, TOKENS]
     reward: np.ndarray  # [TOKENS ** STEPS]
@@ -75,12 +85,14 @@ class World:
 
 
 def child(state: int, token: int) -> int:
-    """Prefixes in breadth-first order: the children of state s are 3 s + 1 to 3 s + 3; those past the last are sequences."""
+    """Prefixes in breadth-first order: the children of state s are 3 s + 1 to 3 s + 3; those past the last are
+    sequences."""
     return TOKENS * state + 1 + token
 
 
 def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) -> tuple[Forest, np.ndarray]:
-    """A graded forest and the state [T] in which each of its tokens was drawn. Chains fork as the sampler lets them (section 3)."""
+    """A graded forest and the state [T] in which each of its tokens was drawn. Chains fork as the sampler lets them
+    (section 3)."""
     parent: list[int] = []
     lengths: list[int] = []
     arity: list[int] = []
@@ -104,8 +116,13 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
             token = draw(state) if first is None else first
             seed = int(rng.integers(2**31))
             if first is None and forking.forks(
-                entropy=float(entropy[state]), logprob=float(np.log(world.prob[state, token])), budget=budget, gap=gap, depth=depth,
-                position=position, seed=seed,
+                entropy=float(entropy[state]),
+                logprob=float(np.log(world.prob[state, token])),
+                budget=budget,
+                gap=gap,
+                depth=depth,
+                position=position,
+                seed=seed,
             ):
                 arity[here] = s.arity
                 for i, part in enumerate(split(budget, s.arity)):
@@ -125,20 +142,37 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
     T, L, where = len(tokens), len(ends), np.array(states)
     up = np.array(parent, np.int32)
     forest = Forest(  # not checked: the table takes half a million of them
-        forest_id="f", prompt_id="p", gold="", verifier="exact", meta="", rule=s.rule, predictable=True, tau=tau,
-        temperature=1.0, prompt=np.zeros(1, np.int32), parent=up, start=np.cumsum([0, *lengths], dtype=np.int32),
-        tree=(np.cumsum(up == -1) - 1).astype(np.int32), arity=np.array(arity, np.int32), budget=np.array(budgets, np.int32),
-        token=np.array(tokens, np.int32), logprob=np.log(world.prob[where, tokens]).astype(np.float32),
-        entropy=entropy[where].astype(np.float32), version=np.zeros(T, np.int32),
-        leaf_segment=np.flatnonzero(np.array(arity) == 0).astype(np.int32), finish=np.full(L, Finish.LENGTH, np.int8),
-        reward=world.reward[np.array(ends) - len(world.prob)].astype(np.float32), verdict=np.full(L, Verdict.VERIFIED, np.int8),
-    )  # fmt: skip
+        forest_id="f",
+        prompt_id="p",
+        gold="",
+        verifier="exact",
+        meta="",
+        rule=s.rule,
+        predictable=True,
+        tau=tau,
+        temperature=1.0,
+        prompt=np.zeros(1, np.int32),
+        parent=up,
+        start=np.cumsum([0, *lengths], dtype=np.int32),
+        tree=(np.cumsum(up == -1) - 1).astype(np.int32),
+        arity=np.array(arity, np.int32),
+        budget=np.array(budgets, np.int32),
+        token=np.array(tokens, np.int32),
+        logprob=np.log(world.prob[where, tokens]).astype(np.float32),
+        entropy=entropy[where].astype(np.float32),
+        version=np.zeros(T, np.int32),
+        leaf_segment=np.flatnonzero(np.array(arity) == 0).astype(np.int32),
+        finish=np.full(L, Finish.LENGTH, np.int8),
+        reward=world.reward[np.array(ends) - len(world.prob)].astype(np.float32),
+        verdict=np.full(L, Verdict.VERIFIED, np.int8),
+    )
     return forest, where
 
 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
-    """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by the logits."""
-    o = Objective(spec, room=LEAVES)
+    """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by
+    the logits."""
+    o = Objective(spec=spec, room=LEAVES)
     slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope
     out = np.zeros_like(world.prob)
     np.add.at(out, (states, f.token), -slope)
@@ -159,7 +193,15 @@ def measure(
 
     A forest with fewer than two judged leaves is drawn again, as the replay queue does.
     """
-    settings = {"leaves": LEAVES, "trees": 2, "min_gap": 1, "min_tail": 1, "max_depth": 4, "arity": 2, "max_tokens": STEPS}
+    settings = {
+        "leaves": LEAVES,
+        "trees": 2,
+        "min_gap": 1,
+        "min_tail": 1,
+        "max_depth": 4,
+        "arity": 2,
+        "max_tokens": STEPS,
+    }
     s = SamplingConfig(**{**settings, **RULES[rule]})
     rng = np.random.default_rng(seed)
     total = {name: np.zeros_like(world.prob) for name in specs}
@@ -195,7 +237,9 @@ def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict
 
 
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--forests", type=int, default=20_000)
     p.add_argument("--world", type=int, default=0, help="seed of policy and rewards")
     p.add_argument("--seed", type=int, default=0)
@@ -203,10 +247,19 @@ def main(argv: list[str]) -> None:
     world = World.random(args.world)
     # A constant normaliser for all: how a batch is divided is another question than what a token's weight is.
     presets = {
-        n: p.advantage.model_copy(update={"normaliser": "constant", "ratio": "token"}) for n, p in PRESETS.items() if "gspo" not in n
+        n: p.advantage.model_copy(update={"normaliser": "constant", "ratio": "token"})
+        for n, p in PRESETS.items()
+        if "gspo" not in n
     }
     few = {n: presets[n] for n in ("unbiased", "treeadv")}
-    cases = {"entropy": presets | ONE_CHANGE, "surprisal": few, "random": few, "one tree": few, "no forks": few, "no topup": few}
+    cases = {
+        "entropy": presets | ONE_CHANGE,
+        "surprisal": few,
+        "random": few,
+        "one tree": few,
+        "no forks": few,
+        "no topup": few,
+    }
     for rule, specs in cases.items():
         for lost in (0.0, LOST) if rule == "entropy" else (0.0,):
             for row in measure(world, rule, specs, args.forests, args.seed, lost):

@@ -1,14 +1,18 @@
-"""`python -m benchmarks.gpu`: what only an accelerator can show, checked and timed in one call. A JSON object a line; exit 1 if one fails.
+"""`python -m benchmarks.gpu`: what only an accelerator can show, checked and timed in one call. A JSON object a
+line; exit 1 if one fails.
 
-  check     gradients of a forest through FlexAttention against its leaves flattened (float32), relative to their norm: in float32; in
-            bfloat16, beside what bfloat16 costs the flattened form; cut in pieces with activations recomputed. The forest has blocks of the
-            kernel that are seen whole and in part, and lengths that no block divides; heads are 64 wide
-  step      a 0.5B-shaped model in bf16: forward and backward of one long forest, tree against flat, with MFU and peak memory
-  learning  a small model learns to say one token: mean reward of the first and the last steps, forests sampled from the policy
+  check     gradients of a forest through FlexAttention against its leaves flattened (float32), relative to their
+  norm: in float32; in
+            bfloat16, beside what bfloat16 costs the flattened form; cut in pieces with activations recomputed. The
+            forest has blocks of the kernel that are seen whole and in part, and lengths that no block divides; heads
+            are 64 wide
+  step      a 0.5B-shaped model in bf16: forward and backward of one long forest, tree against flat, with MFU and
+  peak memory learning  a small model learns to say one token: mean reward of the first and the last steps, forests
+  sampled from the policy
 
-Start it at the root of the repository, whose benchmarks/ and treeadv/ it imports: treeadv need not be installed, any Python from 3.11 does.
-A bare machine with torch and transformers mostly lacks pydantic, pydantic-core, annotated-types and typing-inspection. Fetch them here
-for its Python, carry the folder over and start with it:
+Start it at the root of the repository, whose benchmarks/ and treeadv/ it imports: treeadv need not be installed, any
+Python from 3.11 does. A bare machine with torch and transformers mostly lacks pydantic, pydantic-core,
+annotated-types and typing-inspection. Fetch them here for its Python, carry the folder over and start with it:
 
   pip install --target build/carry --python-version 3.12 --only-binary=:all: pydantic
   PYTHONPATH=build/carry python -m benchmarks.gpu
@@ -41,7 +45,9 @@ from treeadv.learning.trainer import Trainer
 
 
 def main(argv: list[str]) -> int:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     p.add_argument("--tokens", type=int, help="tokens of the timed forest (default 32768; 256 on cpu)")
     p.add_argument("--rounds", type=int, default=3)
@@ -60,9 +66,15 @@ def _report(name: str, result: dict[str, Any]) -> bool:
 
 def _small(vocab: int = 512) -> PretrainedConfig:
     return Qwen2Config(
-        vocab_size=vocab, hidden_size=256, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        tie_word_embeddings=True, max_position_embeddings=2048,
-    )  # fmt: skip
+        vocab_size=vocab,
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+    )
 
 
 def _half_billion() -> PretrainedConfig:
@@ -79,7 +91,9 @@ def _trainer(config: PretrainedConfig, device: str, **learner: Any) -> Trainer:
     with tempfile.TemporaryDirectory() as place:
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(place)
         settings = {"device": device, "tokens_per_microbatch": 1 << 16, **learner}
-        return Trainer(parse({"task": {"families": [{"name": "chain_sum"}]}, "learner": settings}, "benchmark"), str(Path(place)))
+        return Trainer(
+            parse({"task": {"families": [{"name": "chain_sum"}]}, "learner": settings}, "benchmark"), str(Path(place))
+        )
 
 
 def _check(device: str) -> dict[str, Any]:
@@ -129,7 +143,11 @@ def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
     leaves, sharing = 16, 0.5
     f = broom(leaves, round(tokens / leaves / (1 - sharing)), sharing, 256 if cuda else 16, trainer.policy.vocabulary)
     flat = flattened(f)
-    out: dict[str, Any] = {"device": torch.cuda.get_device_name() if cuda else "cpu", "tokens": f.tokens, "sharing": f.sharing}
+    out: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "tokens": f.tokens,
+        "sharing": f.sharing,
+    }
     for name, batch in (("tree", [f]), ("flat", flat)):
         best = float("inf")
         if cuda:
@@ -147,20 +165,27 @@ def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
 
 
 def _learning(device: str, steps: int) -> dict[str, Any]:
-    """Reward: the share of a leaf's tokens that are the wanted one. The mean must rise by half of what a random policy lacks."""
+    """Reward: the share of a leaf's tokens that are the wanted one. The mean must rise by half of what a random
+    policy lacks."""
     trainer = _trainer(_small(vocab=16), device, dtype="bfloat16", lr=3e-3, correction="tis")
     began, means = time.perf_counter(), []
-    for version in range(steps):
-        forests = [_sampled(trainer, version, n) for n in range(4)]
-        means.append(trainer.step(forests, version).reward_mean)
+    for step in range(steps):
+        forests = [_sampled(trainer, step, n) for n in range(4)]
+        means.append(trainer.step(forests, trainer.version).reward_mean)
     first, last = float(np.mean(means[:3])), float(np.mean(means[-3:]))
-    return {"first": first, "last": last, "seconds": time.perf_counter() - began, "steps": steps, "ok": last > first + (1 - first) / 2}
+    return {
+        "first": first,
+        "last": last,
+        "seconds": time.perf_counter() - began,
+        "steps": steps,
+        "ok": last > first + (1 - first) / 2,
+    }
 
 
 @torch.no_grad()
-def _sampled(trainer: Trainer, version: int, number: int) -> Forest:
+def _sampled(trainer: Trainer, step: int, number: int) -> Forest:
     """Two trees: a trunk of 4 tokens drawn from the policy, then 4 branches of 8 from its end."""
-    torch.manual_seed(1000 * version + number)
+    torch.manual_seed(1000 * step + number)
     model, device = trainer.policy.model, trainer.policy.device
     prompt = torch.tensor([[1, 2, 3]], device=device)
     tokens: list[np.ndarray] = []
@@ -176,15 +201,16 @@ def _sampled(trainer: Trainer, version: int, number: int) -> Forest:
     ends = np.flatnonzero(up >= 0)
     reward = [float(np.mean(np.concatenate([tokens[up[e]], tokens[e]]) == 7)) for e in ends]
     forest = assemble(
-        forest_id=f"{version}-{number}", prompt_id="p", verifier="exact", rule="fixed", prompt=[1, 2, 3], parent=up,
+        forest_id=f"{step}-{number}", prompt_id="p", verifier="exact", rule="fixed", prompt=[1, 2, 3], parent=up,
         lengths=[len(t) for t in tokens], token=np.concatenate(tokens), logprob=np.minimum(np.concatenate(logprob), 0),
-        version=version, finish=Finish.LENGTH,
+        version=trainer.version, finish=Finish.LENGTH,
     )  # fmt: skip
     return forest.with_rewards(reward, [Verdict.VERIFIED] * len(ends))
 
 
 def _draw(model: Any, path: torch.Tensor, count: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Draw `count` tokens after each row of `path` by plain forward passes; returns (longer path, tokens, their log-probs)."""
+    """Draw `count` tokens after each row of `path` by plain forward passes; returns (longer path, tokens, their
+    log-probs)."""
     start, logps = path.shape[1], []
     for _ in range(count):
         logp = model(input_ids=path).logits[:, -1].float().log_softmax(-1)

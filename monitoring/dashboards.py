@@ -36,7 +36,7 @@ OVERVIEW = Board(
         Panel("Policy version, now and at the end", tuple(gauge(name, over="max") for name in PROGRESS), big=True),
         Panel("Mean reward, last step", (gauge("treeadv_reward_mean"),), big=True),
         Panel("Law error (must be 0)", (gauge("treeadv_queue_law_error", "unit", over="max"),), big=True),
-        Panel("Non-finite steps", (rate("treeadv_nonfinite_steps_total"),), big=True),
+        Panel("Non-finite updates", (rate("treeadv_nonfinite_updates_total"),), big=True),
         Panel("Mean reward", (gauge("treeadv_reward_mean"),)),
         Panel("Steps per second", (rate("treeadv_steps_total"),)),
         Panel("Tokens per second", (rate("treeadv_generated_tokens_total"), rate("treeadv_trained_tokens_total"))),
@@ -106,6 +106,7 @@ REWARDS = Board(
         Panel("Duration of grading", quantiles("treeadv_reward_seconds")),
         Panel("Answers waiting", (gauge("treeadv_reward_waiting_answers", over="sum"),)),
         Panel("Verifier processes replaced", (rate("treeadv_reward_worker_restarts_total"),)),
+        Panel("Named parts of the reward", (gauge("treeadv_reward_part_mean", "part"),)),
     ),
 )
 LEARNER = Board(
@@ -124,7 +125,14 @@ LEARNER = Board(
         Panel("Trained tokens: tree and flattened", tuple(rate(name) for name in TRAINED)),
         Panel("Leaves trained", (rate("treeadv_trained_leaves_total"),)),
         Panel("Duration of a checkpoint", quantiles("treeadv_checkpoint_seconds")),
-        Panel("Steps with a non-finite loss or gradient", (rate("treeadv_nonfinite_steps_total"),)),
+        Panel("Optimizer updates, and those whose gradient was clipped", (
+            rate("treeadv_updates_total"), rate("treeadv_clipped_gradients_total"),
+        )),
+        Panel("Updates skipped: not finite, nothing to learn", (
+            rate("treeadv_nonfinite_updates_total"), rate("treeadv_idle_updates_total"),
+        )),
+        Panel("Forests without a gradient", (rate("treeadv_forests_without_gradient_total"),)),
+        Panel("Updates before a batch is published", quantiles("treeadv_publication_lag_updates")),
     ),
 )
 BOARDS = (OVERVIEW, GENERATORS, QUEUE, REWARDS, LEARNER)

@@ -36,7 +36,9 @@ def no_run_outlives_its_tests() -> Iterator[None]:
 def s3() -> Iterator[str]:
     """Address of a real HTTP server that speaks S3."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
-    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(
+        "127.0.0.1", 0, verbose=False
+    )
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"

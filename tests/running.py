@@ -26,14 +26,14 @@ def recipe(tmp_path: Path, model: Path, **changes) -> Path:
         "model": {"path": str(model)},
         "task": {
             "source": "reasoning-gym",
-            "verifier": "tests.vowel:has_vowel",
+            "verifier": "tests.parity:has_even_sum",
             "families": [
                 {"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
             ],
         },
         "sampling": {"leaves": 4, "tau": 2.2, "max_tokens": 12, "temperature": 1.0},
         "generator": {"count": 2, "forests": 2, "threads": 1, "cpus": 0.5},
-        "learner": {"forests_per_step": 3, "lr": 1e-3, "dtype": "float32", "threads": 1},
+        "learner": {"forests_per_step": 3, "lr": 1e-5, "dtype": "float32", "threads": 1},
     }
     for key, value in changes.items():
         section, _, name = key.partition("__")

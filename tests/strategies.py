@@ -10,10 +10,20 @@ from treeadv.forest import Forest, Verdict
 
 
 def build(
-    parent: list[int], lengths: list[int], *, seed: int = 0, vocab: int = 32, prompt: int = 3, rewards: list[float] | None = None,
-    lost: dict[int, int] | None = None, temperature: float = 1.0, version: int = 0, forest_id: str = "f",
+    parent: list[int],
+    lengths: list[int],
+    *,
+    seed: int = 0,
+    vocab: int = 32,
+    prompt: int = 3,
+    rewards: list[float] | None = None,
+    lost: dict[int, int] | None = None,
+    temperature: float = 1.0,
+    version: int = 0,
+    forest_id: str = "f",
 ) -> Forest:
-    """A checked forest with the given tree and segment lengths; tokens, log-probs and (unless given) 0/1 rewards come from `seed`.
+    """A checked forest with the given tree and segment lengths; tokens, log-probs and (unless given) 0/1 rewards come
+    from `seed`.
 
     `lost[s]` is the number of branches that segment s drew and lost: its arity stays as drawn.
     """
@@ -25,8 +35,10 @@ def build(
         arity[s] += branches
     graded = rng.integers(0, 2, leaves) if rewards is None else rewards
     forest = assemble(
-        forest_id=forest_id, prompt_id="p", gold="1", verifier="exact", rule="entropy", tau=1.0, temperature=temperature,
-        prompt=rng.integers(0, vocab, prompt), parent=up, lengths=lengths, arity=arity, token=rng.integers(0, vocab, tokens),
+        forest_id=forest_id, prompt_id="p", gold="1", verifier="exact", rule="entropy", tau=1.0,
+        temperature=temperature,
+        prompt=rng.integers(0, vocab, prompt), parent=up, lengths=lengths, arity=arity,
+        token=rng.integers(0, vocab, tokens),
         logprob=-rng.gamma(1.5, 1.0, tokens), entropy=rng.gamma(1.0, 0.5, tokens), version=version,
     )  # fmt: skip
     return forest.with_rewards(np.asarray(graded, float).tolist(), [Verdict.VERIFIED] * leaves)
@@ -34,7 +46,8 @@ def build(
 
 @st.composite
 def parents(draw: st.DrawFn, max_trees: int = 4, max_depth: int = 4, max_segments: int = 24) -> list[int]:
-    """Parent arrays in depth-first order: single leaves, single trees, deep chains of forks and wide forks all occur."""
+    """Parent arrays in depth-first order: single leaves, single trees, deep chains of forks and wide forks all
+    occur."""
     out: list[int] = []
 
     def grow(up: int, depth: int) -> None:
@@ -51,16 +64,24 @@ def parents(draw: st.DrawFn, max_trees: int = 4, max_depth: int = 4, max_segment
 
 @st.composite
 def forests(
-    draw: st.DrawFn, max_trees: int = 4, max_depth: int = 4, max_segments: int = 24, max_length: int = 5, vocab: int = 32,
-    max_prompt: int = 4, losses: bool = False,
+    draw: st.DrawFn,
+    max_trees: int = 4,
+    max_depth: int = 4,
+    max_segments: int = 24,
+    max_length: int = 5,
+    vocab: int = 32,
+    max_prompt: int = 4,
+    losses: bool = False,
 ) -> Forest:
-    """Valid graded forests of one version. `losses` lets a fork lose up to two branches (arity above the children that exist)."""
+    """Valid graded forests of one version. `losses` lets a fork lose up to two branches (arity above the children that
+    exist)."""
     parent = draw(parents(max_trees, max_depth, max_segments))
     lengths = draw(st.lists(st.integers(1, max_length), min_size=len(parent), max_size=len(parent)))
     forks = sorted({p for p in parent if p >= 0})
     lost = {s: draw(st.integers(0, 2)) for s in forks} if losses else {}
     temperature = draw(st.sampled_from([1.0, 0.7]))
     return build(
-        parent, lengths, seed=draw(st.integers(0, 2**32 - 1)), vocab=vocab, prompt=draw(st.integers(1, max_prompt)), lost=lost,
+        parent, lengths, seed=draw(st.integers(0, 2**32 - 1)), vocab=vocab, prompt=draw(st.integers(1, max_prompt)),
+        lost=lost,
         temperature=temperature,
     )  # fmt: skip

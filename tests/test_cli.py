@@ -21,7 +21,13 @@ from treeadv.cli.main import main
 from treeadv.forest import Forest
 from treeadv.wire import read_file, write_file
 
-SMALL = ["sampling.leaves=4", "sampling.max_tokens=12", "sampling.tau=0.5", "generator.threads=1", "task.verifier=exact"]
+SMALL = [
+    "sampling.leaves=4",
+    "sampling.max_tokens=12",
+    "sampling.tau=0.5",
+    "generator.threads=1",
+    "task.verifier=exact",
+]
 
 
 @pytest.fixture
@@ -35,7 +41,9 @@ def problems(tmp_path: Path) -> Path:
 def forests(tmp_path: Path) -> Path:
     """Two graded forests that name no model."""
     path = tmp_path / "two.arrow"
-    made = [build([-1, 0, 0, -1], [2, 1, 3, 2], rewards=[1.0, 0.0, 0.0], seed=i, forest_id=f"forest-{i}") for i in range(2)]
+    made = [
+        build([-1, 0, 0, -1], [2, 1, 3, 2], rewards=[1.0, 0.0, 0.0], seed=i, forest_id=f"forest-{i}") for i in range(2)
+    ]
     write_file(path, made)
     return path
 
@@ -44,12 +52,13 @@ def run(*argv: object) -> int:
     return main([str(a) for a in argv])
 
 
-# ---- start ---------------------------------------------------------------------------------------------------------------------
-def test_help_comes_at_once_and_without_the_heavy_libraries() -> None:
+# ---- start ---------------------------------------------------------------------------------------
+def test_help_is_fast_and_loads_no_heavy_library() -> None:
     code = (
         "import sys; from treeadv.cli.main import main\n"
+        "heavy = {'torch', 'transformers', 'ray', 'pyarrow', 'pydantic', 'rich'}\n"
         "try: main(['--help'])\n"
-        "except SystemExit: print(sorted({'torch', 'transformers', 'ray', 'pyarrow', 'pydantic', 'rich'} & set(sys.modules)))"
+        "except SystemExit: print(sorted(heavy & set(sys.modules)))"
     )
     began = time.monotonic()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -68,18 +77,25 @@ def test_benchmarks_are_called_alike(name: str, capsys) -> None:
 
 @pytest.mark.parametrize("argv", [["show", "x"], ["grade", "x.jsonl"], ["audit", "x"], ["report", "x"]])
 def test_commands_that_need_no_model_import_no_torch(argv: list[str]) -> None:
-    code = f"import sys; from treeadv.cli.main import main; main({argv!r}); print({{'torch', 'ray'}} & set(sys.modules))"
+    code = (
+        f"import sys; from treeadv.cli.main import main; main({argv!r}); print({{'torch', 'ray'}} & set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "set()"
 
 
-# ---- generate, eval ------------------------------------------------------------------------------------------------------------
-def test_the_forests_of_generate_are_graded_and_grow_again_from_the_same_seed(
+# ---- generate, eval ------------------------------------------------------------------------------
+def test_generate_with_one_seed_gives_equal_graded_forests(
     tiny_model: Path, problems: Path, tmp_path: Path, capsys
 ) -> None:
     for name in ("a", "b"):
-        assert run("generate", "--model", tiny_model, "--data", problems, "--out", tmp_path / f"{name}.arrow", *SMALL) == 0
-    assert run("generate", "--model", tiny_model, "--data", problems, "--out", tmp_path / "c.arrow", *SMALL, "run.seed=1") == 0
+        assert (
+            run("generate", "--model", tiny_model, "--data", problems, "--out", tmp_path / f"{name}.arrow", *SMALL) == 0
+        )
+    assert (
+        run("generate", "--model", tiny_model, "--data", problems, "--out", tmp_path / "c.arrow", *SMALL, "run.seed=1")
+        == 0
+    )
     (a, model), (b, _), (c, _) = (read_file(tmp_path / f"{name}.arrow") for name in "abc")
     assert model == str(tiny_model)
     assert [(f.leaves, f.graded, f.gold) for f in a] == [(4, True, str(i + 1)) for i in range(3)]
@@ -88,7 +104,9 @@ def test_the_forests_of_generate_are_graded_and_grow_again_from_the_same_seed(
     assert f"{tmp_path / 'a.arrow'}: 3 forests, 12 leaves" in capsys.readouterr().out
 
 
-def test_a_limit_does_not_change_the_forests_of_the_problems_left(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+def test_limit_does_not_change_the_remaining_forests(
+    tiny_model: Path, problems: Path, tmp_path: Path
+) -> None:
     for name, limit in (("one", 1), ("all", 3)):
         out = tmp_path / f"{name}.arrow"
         assert run("generate", "--model", tiny_model, "--data", problems, "--out", out, "--limit", limit, *SMALL) == 0
@@ -96,7 +114,7 @@ def test_a_limit_does_not_change_the_forests_of_the_problems_left(tiny_model: Pa
     assert one.token.tolist() == every[0].token.tolist()
 
 
-def test_a_recipe_gives_prompt_and_sampling_and_overrides_win(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+def test_overrides_win_over_the_recipe(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "task: {source: elsewhere.jsonl, prompt: 'Q {problem}', verifier: exact}\n"
@@ -118,7 +136,7 @@ def test_eval_counts_independent_samples(tiny_model: Path, problems: Path, capsy
     assert result["tokens"] == pytest.approx(9 * result["tokens_mean"])
 
 
-# ---- grade ---------------------------------------------------------------------------------------------------------------------
+# ---- grade ---------------------------------------------------------------------------------------
 def test_grade_adds_verdicts_to_the_lines(tmp_path: Path, capsys) -> None:
     path, out = tmp_path / "answers.jsonl", tmp_path / "graded.jsonl"
     rows = [{"problem": "1+1", "answer": "2", "response": r} for r in ("The answer is 2.", "The answer is 3.")]
@@ -130,7 +148,7 @@ def test_grade_adds_verdicts_to_the_lines(tmp_path: Path, capsys) -> None:
     assert [g["problem"] for g in graded] == ["1+1", "1+1"]
 
 
-# ---- show ----------------------------------------------------------------------------------------------------------------------
+# ---- show ----------------------------------------------------------------------------------------
 def test_show_prints_every_forest_or_the_one_asked_for(forests: Path, capsys) -> None:
     assert run("show", forests) == 0
     shown = capsys.readouterr()
@@ -144,7 +162,9 @@ def test_show_prints_every_forest_or_the_one_asked_for(forests: Path, capsys) ->
 def test_show_draws_text_with_the_model_that_the_file_names(tiny_model: Path, tmp_path: Path, capsys) -> None:
     path = tmp_path / "named.arrow"
     forest = build([-1, -1], [3, 2])
-    spelled = np.array([2 + ord(c) - 32 for c in "oaktw"], np.int32)  # the tiny vocabulary: two marks, the printable characters
+    spelled = np.array(
+        [2 + ord(c) - 32 for c in "oaktw"], np.int32
+    )  # the tiny vocabulary: two marks, the printable characters
     write_file(path, [replace(forest, token=spelled)], str(tiny_model))
     assert run("show", path) == 0
     shown = capsys.readouterr()
@@ -170,8 +190,8 @@ def test_show_refuses_a_file_whose_forest_breaks_an_invariant(tmp_path: Path, mo
     assert "log-probability" in capsys.readouterr().err
 
 
-# ---- audit, report -------------------------------------------------------------------------------------------------------------
-def test_audit_tells_a_sound_run_from_a_damaged_one_by_its_exit_code(tmp_path: Path, capsys) -> None:
+# ---- audit, report -------------------------------------------------------------------------------
+def test_audit_of_a_damaged_run_exits_with_1(tmp_path: Path, capsys) -> None:
     path = make_run(tmp_path, [build([-1, 0, 0], [2, 2, 2])] * 2, [])
     assert run("audit", path, "--json") == 0
     assert json.loads(capsys.readouterr().out)["sound"] is True
@@ -190,7 +210,7 @@ def test_report_writes_into_the_run_and_says_where(tmp_path: Path, capsys) -> No
     assert "Trained in step 1" in (path / "report.html").read_text()
 
 
-# ---- mistakes ------------------------------------------------------------------------------------------------------------------
+# ---- mistakes ------------------------------------------------------------------------------------
 GENERATE = ("generate", "--model", "M", "--data", "problems.jsonl", "--out", "o.arrow")
 MISTAKES: list[tuple[Sequence[str], str]] = [
     ([], "the following arguments are required: COMMAND (treeadv --help)"),
@@ -214,8 +234,14 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "tau"], "override 'tau': write section.key=value"),
     ([*GENERATE, "--config", "no.yaml"], "no.yaml: no such configuration file"),
     ([*GENERATE, "task.verifier=maths"], "verifier 'maths' is unknown"),
-    (["eval", "--model", "M", "--data", "problems.jsonl", "--samples", "0"], "argument --samples: '0' is not a positive number"),
-    (["eval", "--model", "M", "--data", "problems.jsonl", "--limit", "x"], "argument --limit: 'x' is not a positive number"),
+    (
+        ["eval", "--model", "M", "--data", "problems.jsonl", "--samples", "0"],
+        "argument --samples: '0' is not a positive number",
+    ),
+    (
+        ["eval", "--model", "M", "--data", "problems.jsonl", "--limit", "x"],
+        "argument --limit: 'x' is not a positive number",
+    ),
     (["grade", "none.jsonl"], "none.jsonl: no such file"),
     (["grade", "problems.jsonl"], "problems.jsonl:1: the line has no text under 'response'"),
     (["grade", "problems.jsonl", "--timeout", "0"], "--timeout 0: a limit in seconds must be a number above 0"),
@@ -235,7 +261,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
 
 
 @pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(a) or "nothing" for a, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_code_2_and_leaves_nothing_behind(
+def test_mistake_gives_one_line_code_2_and_no_file(
     argv: list[str], message: str, problems: Path, forests: Path, tiny_model: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -257,7 +283,9 @@ def test_a_mistake_is_one_line_and_code_2_and_leaves_nothing_behind(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_full_disk_is_told_and_the_file_that_was_there_stays(forests: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_full_disk_is_reported_and_the_old_file_stays(
+    forests: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     page = tmp_path / "page.html"
     page.write_text("as before")
     full = tmp_path / f".page.html.{os.getpid()}"
@@ -267,8 +295,19 @@ def test_a_full_disk_is_told_and_the_file_that_was_there_stays(forests: Path, tm
     assert page.read_text() == "as before"
 
 
-def test_a_verifier_that_cannot_be_loaded_is_bad_input(tiny_model: Path, problems: Path, tmp_path: Path, capsys) -> None:
-    args = ["--model", tiny_model, "--data", problems, "--out", tmp_path / "o.arrow", *SMALL[:-1], "task.verifier=nowhere:judge"]
+def test_a_verifier_that_cannot_be_loaded_is_bad_input(
+    tiny_model: Path, problems: Path, tmp_path: Path, capsys
+) -> None:
+    args = [
+        "--model",
+        tiny_model,
+        "--data",
+        problems,
+        "--out",
+        tmp_path / "o.arrow",
+        *SMALL[:-1],
+        "task.verifier=nowhere:judge",
+    ]
     assert run("generate", *args) == 2
     assert "nowhere" in capsys.readouterr().err
     assert not (tmp_path / "o.arrow").exists()

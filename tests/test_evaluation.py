@@ -35,7 +35,7 @@ def graded(verdicts: list[Verdict], finish: list[Finish]) -> Forest:
     return replace(forest, verdict=np.array(verdicts, np.int8), finish=np.array(finish, np.int8))
 
 
-def test_only_verified_passes_and_every_other_verdict_is_counted() -> None:
+def test_only_verified_leaves_pass() -> None:
     v, w, t = Verdict.VERIFIED, Verdict.WRONG, Verdict.TIMEOUT
     result = evaluate([
         graded([v, v, w, t], [Finish.STOP] * 4),

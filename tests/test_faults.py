@@ -1,5 +1,6 @@
-"""SIGKILL of every role in four states of a real run (tests/faults sends it): the run goes on, and nothing is lost or
-trained twice."""
+"""Faults injected into a real run: SIGKILL, SIGSTOP and lack of memory. The run goes on; no forest is lost or trained
+twice.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 WITHIN = 60
 DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
 LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator takes new weights
-STEPPING = "treeadv.learning.trainer:Trainer._apply"
+STEPPING = "treeadv.learning.trainer:learning_rate"
 LEASING = "treeadv.replay.store:ReplayStore.lease"
 # role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself);
 # a second pair strikes before the run has recovered from the first
@@ -34,7 +35,7 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
         "failing": (DRAWING, "fails"),  # its engine raises, the process lives
     },
     "verifier": {
-        "working": ("tests.vowel:has_vowel", ""),
+        "working": ("tests.parity:has_even_sum", ""),
         "writing": ("json:dumps", ""),
         "updating weights": (LOADING, "verifier"),
     },
@@ -45,31 +46,34 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "ReplayQueue": {
         "working": (LEASING, ""),
-        "writing": ("treeadv.storage.folder:LocalPart.write", ""),
+        "writing": ("treeadv.storage.local:LocalFile.write", ""),
         "updating weights": (LOADING, "ReplayQueue"),
         "handing over what it read back": (LEASING, "", "actors.learner:Learner.step", "ReplayQueue"),
     },
     "Learner": {
         "working": (STEPPING, ""),
-        "writing": ("treeadv.learning.checkpoint:_publish", ""),
+        "writing": ("treeadv.learning.trainer:Trainer.write_files", ""),
         "updating weights": ("actors.learner:Learner.publish", ""),
     },
     "driver": {
         "working": (STEPPING, "driver"),
         "writing": ("treeadv.storage.run_folder:RunFolder.record", ""),
+        "sealing a checkpoint": ("treeadv.storage.run_store:LocalRunStore.seal", ""),
         "updating weights": (LOADING, "driver"),
     },
 }
 
 
 class Run:
-    """A run under fault injection, and how it takes each fault."""
+    """A run under fault injection."""
 
-    def __init__(self, tmp_path: Path, model: Path, **changes: object) -> None:
+    def __init__(self, tmp_path: Path, model: Path, environment: dict[str, str] | None = None,
+    **changes: object) -> None:
         self.run, self._faults = tmp_path / "run", tmp_path / "faults"
         self._faults.mkdir()
+        self._environment = environment or {}
         self._process = self._start(
-            "--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2, **changes)
+            "--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2, learner__lr=1e-6, **changes)
         )
         wait_for(lambda: steps(self.run) >= 2, self._process)
         # A dead spare is replaced when it is needed
@@ -77,13 +81,13 @@ class Run:
 
     def _start(self, *arguments: str | Path) -> Started:
         path = os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)])
-        return start(*arguments, PYTHONPATH=path, TREEADV_VERIFIER_FAULTS=str(self._faults))
+        return start(*arguments, PYTHONPATH=path, TREEADV_VERIFIER_FAULTS=str(self._faults), **self._environment)
 
     def hosts(self, role: str) -> list[psutil.Process]:
         return [psutil.Process(self._process.pid)] if role == "driver" else hosts(self._process.pid, role)
 
     def kill_idle(self, role: str) -> None:
-        """Stop the role that it waits for until it has nothing to do any more, and kill it then."""
+        """Suspend the role that it waits for until it has nothing to do, then kill it."""
         waited_for = [p for r in (("Generator",) if role == "Learner" else ("Learner",)) for p in self.hosts(r)]
         for p in waited_for:
             p.suspend()
@@ -103,7 +107,7 @@ class Run:
         fired.unlink()
 
     def recover(self, role: str) -> float:
-        """Seconds until the role is back and the next step on record; a driver is started again at once."""
+        """Return the seconds until the role is up and the next step is on record. A driver is started again at once."""
         began = time.monotonic()
         if role == "driver":
             # Its actors end a second or two later, a worker that Ray was just starting up to a minute later
@@ -113,12 +117,18 @@ class Run:
         wait_for(lambda: _whole_steps(self.run) > done and len(self.hosts(role)) >= self._members[role], self._process)
         return time.monotonic() - began
 
+    def wait_until_dead(self, process: psutil.Process) -> None:
+        wait_for(lambda: not process.is_running(), self._process)
+
+    def said_so_far(self) -> str:
+        return self._process.said()
+
     def said(self) -> str:
-        """All that it said, once it has ended by itself."""
+        """Its whole output, once it has ended by itself."""
         return self._process.said(LIMIT)
 
     def end(self) -> None:
-        """An orderly end: every step once, every trained forest in one of them."""
+        """Interrupt the run and check its records: each step once, each trained forest in one step."""
         self._process.send_signal(signal.SIGINT)
         finish(self._process)
         done = steps(self.run)
@@ -128,10 +138,12 @@ class Run:
         assert drawn == sorted(drawn)
         sound(self.run)
         assert audit(str(self.run)).rows["trained"]["forests"] == 3 * done
+        with_gradient = [r["step"] for r in folder.records() if r["grad_norm"] > 0]
+        assert len(with_gradient) >= 0.8 * done  # else the faults would hit a run that trains nothing
 
 
 def _whole_steps(run: Path) -> int:
-    """The newest step on record: a run that goes back to a checkpoint has to pass it again."""
+    """Return the newest step on record. A run that goes back to a checkpoint takes it again."""
     return max((r["step"] for r in RunFolder(run).records()), default=0)
 
 
@@ -171,3 +183,28 @@ def test_role_that_keeps_dying_ends_the_run_with_the_cause(
     assert ("the engine failed: RuntimeError('injected')" in last) == (victim == "fails")
     assert "--resume" in last
     sound(run.run)
+
+
+@pytest.mark.parametrize("role", ["Generator", "RewardActor", "ReplayQueue", "Learner"])
+def test_hung_role_is_killed_and_the_run_goes_on(tmp_path: Path, tiny_model: Path, role: str) -> None:
+    run = Run(tmp_path, tiny_model, run__heartbeat_timeout=5.0)
+    hung = run.hosts(role)[0]
+    hung.suspend()
+    run.wait_until_dead(hung)
+    seconds = run.recover(role)
+    assert "gave no heartbeat for 5 s" in run.said_so_far()
+    run.end()
+    assert seconds < WITHIN
+
+
+@pytest.mark.slow
+def test_generator_killed_by_the_memory_monitor_is_replaced(tmp_path: Path, tiny_model: Path) -> None:
+    """Ray then raises OutOfMemoryError, which is no RayActorError."""
+    threshold = psutil.virtual_memory().percent / 100 + 0.12
+    if threshold > 0.9:
+        pytest.skip("the memory of this machine is in use")
+    monitor = {"RAY_memory_usage_threshold": f"{threshold:.2f}", "RAY_memory_monitor_refresh_ms": "100"}
+    run = Run(tmp_path, tiny_model, environment=monitor)
+    run.kill_at(DRAWING, "hoards")
+    run.recover("Generator")
+    run.end()

@@ -45,7 +45,7 @@ def test_expanded_tokens_are_the_tokens_of_the_flattened_leaves(f: Forest):
 
 
 @given(forests(), st.randoms())
-def test_an_order_that_is_not_depth_first_is_refused(f: Forest, random):
+def test_order_that_is_not_depth_first_is_refused(f: Forest, random):
     """Moving a segment's parent to any earlier segment is accepted only where the result is depth-first again."""
     s = random.randrange(f.segments)
     parent = f.parent.copy()
@@ -63,10 +63,14 @@ def test_an_order_that_is_not_depth_first_is_refused(f: Forest, random):
     depth_first = seen == list(range(f.segments))
     kids = np.bincount(parent[parent >= 0], minlength=f.segments).astype(np.int32)
     moved = replace(
-        f, parent=parent, tree=(np.cumsum(parent == -1) - 1).astype(np.int32),
+        f,
+        parent=parent,
+        tree=(np.cumsum(parent == -1) - 1).astype(np.int32),
         arity=np.where(kids == 0, 0, np.maximum(kids, 2)).astype(np.int32),
-        leaf_segment=(ends := np.flatnonzero(kids == 0).astype(np.int32)), finish=np.zeros(len(ends), np.int8),
-        reward=np.zeros(len(ends), np.float32), verdict=np.zeros(len(ends), np.int8),
+        leaf_segment=(ends := np.flatnonzero(kids == 0).astype(np.int32)),
+        finish=np.zeros(len(ends), np.int8),
+        reward=np.zeros(len(ends), np.float32),
+        verdict=np.zeros(len(ends), np.int8),
     )
     if depth_first:
         moved.check()
@@ -96,12 +100,16 @@ def test_an_order_that_is_not_depth_first_is_refused(f: Forest, random):
         (lambda f: {"prompt": f.prompt[:0]}, "empty prompt"),
     ],
 )
-def test_a_broken_forest_is_refused_with_its_id_and_the_reason(change, reason):
-    with pytest.raises(BadForest, match=f"forest f: .*{reason}") if reason != "start" else pytest.raises(BadForest, match="forest f: "):
+def test_broken_forest_is_refused_with_id_and_reason(change, reason):
+    with (
+        pytest.raises(BadForest, match=f"forest f: .*{reason}")
+        if reason != "start"
+        else pytest.raises(BadForest, match="forest f: ")
+    ):
         replace(WORKED, **change(WORKED)).check()
 
 
-def test_the_newest_version_may_rise_along_a_path():
+def test_version_may_rise_along_a_path():
     version = WORKED.version.copy()
     version[5:12] = 2  # the second child and all below it
     grown = replace(WORKED, version=version).check()

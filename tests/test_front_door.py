@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,15 @@ def test_every_exported_name_has_a_place() -> None:
     assert set(treeadv.__all__) <= set(dir(treeadv))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         treeadv.nothing  # noqa: B018
+
+
+def test_example_of_the_readme_runs(tiny_model: Path) -> None:
+    page = (Path(__file__).parent.parent / "README.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    code = block.replace("smollm2-135m-instruct", str(tiny_model))
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert len(names["slopes"][0]) == names["forest"].tokens
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

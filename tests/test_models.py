@@ -13,7 +13,7 @@ from treeadv.data.model_folder import anywhere, check_path, resolve
 from treeadv.errors import BadInput
 
 
-def test_a_folder_is_taken_from_wherever_the_process_stands(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
+def test_model_folder_is_found_from_another_working_folder(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_model.parent)
     named = anywhere(ModelConfig(path=tiny_model.name, cache="models"))
     monkeypatch.chdir(tmp_path)
@@ -31,7 +31,9 @@ except BadInput as e:
 """
 
 
-def test_a_model_of_the_hub_is_taken_from_its_cache_and_one_that_cannot_be_had_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_hub_model_comes_from_the_cache_or_is_refused(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     kept = tmp_path / "models--some--model"
     (kept / "refs").mkdir(parents=True)
     (kept / "refs" / "main").write_text("c0ffee")
@@ -44,10 +46,14 @@ def test_a_model_of_the_hub_is_taken_from_its_cache_and_one_that_cannot_be_had_i
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
     assert said("some/model") == str(kept / "snapshots" / "c0ffee")
-    assert said("some/other").startswith("model.path=some/other: no such folder, and the hub does not give a model of that name (")
+    assert said("some/other").startswith(
+        "model.path=some/other: no such folder, and the hub does not give a model of that name ("
+    )
 
 
 @pytest.mark.parametrize("name", ["nowhere", "/no/where", "../no", "a/b/c"])
-def test_what_cannot_be_a_name_of_the_hub_is_a_folder_that_is_not_there(name: str) -> None:
-    with pytest.raises(BadInput, match=r"no config\.json there; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"):
+def test_name_that_the_hub_cannot_have_is_a_missing_folder(name: str) -> None:
+    with pytest.raises(
+        BadInput, match=r"no config\.json there; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"
+    ):
         check_path(name)

@@ -118,7 +118,7 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
         ("model.path=nowhere", "model.path=nowhere: no config.json there"),
         ("task.source=none.jsonl", "none.jsonl"),
         ("learner.preset=treeadvv", "did you mean treeadv?"),
-        ("learner.preset=gspo", "learner.correction=tis: holds the ratio at 1"),
+        ("learner.correction=icepopp", "learner.correction=icepopp is unknown, did you mean icepop?"),
         ("sampling.trees=9", "sampling.trees=9 is more than sampling.leaves=4"),
         ("sampling.tau=-1", "sampling.tau: Input should be greater than or equal to 0, got -1"),
         ("learner.lrr=1", "unknown key learner.lrr, did you mean learner.lr?"),
@@ -164,7 +164,7 @@ def test_unusable_verifier_ends_the_run_and_is_named(tmp_path, tiny_model):
 
 
 def test_existing_run_folder_is_refused(tmp_path, tiny_model):
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "something").mkdir(parents=True)
     process = start("--config", recipe(tmp_path, tiny_model))
     out = process.said(60)
     assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out

@@ -33,6 +33,7 @@ class Scripted:
     """
 
     version = 0
+    longest = 1000
 
     def __init__(self, entropy: Callable[[tuple[int, ...]], float] | None = None, delay: int | None = None, fail: int = 0) -> None:
         self.entropy = entropy or (lambda path: 2.0 * uniform("entropy", *path))

@@ -40,12 +40,14 @@ def test_every_epoch_of_a_file_is_a_permutation_of_it(n: int, seed: int, epoch: 
 
 def test_epochs_and_seeds_shuffle_differently() -> None:
     problems = [Problem(str(i), "p", "a", "math", "") for i in range(50)]
-    orders = {tuple(Shuffled(problems, seed)[50 * epoch + i].id for i in range(50)) for seed in (0, 1) for epoch in (0, 1)}
+    orders = {
+        tuple(Shuffled(problems, seed)[50 * epoch + i].id for i in range(50)) for seed in (0, 1) for epoch in (0, 1)
+    }
     assert len(orders) == 4
 
 
 @pytest.mark.parametrize("kind", ["file", "gym"])
-def test_a_draw_does_not_depend_on_what_was_drawn_before(kind: str, tmp_path: Path) -> None:
+def test_draw_does_not_depend_on_earlier_draws(kind: str, tmp_path: Path) -> None:
     path = lines(tmp_path / "p.jsonl", *({"problem": f"q{i}", "answer": i} for i in range(7)))
     task = gym() if kind == "gym" else TaskConfig(source=str(path))
     forward = [problem_source(task, 3)[i] for i in range(20)]
@@ -79,7 +81,7 @@ def test_family_options_hold() -> None:
         assert problem.meta == ""
 
 
-def test_meta_of_the_reasoning_gym_verifier_lets_the_family_score_its_own_answer() -> None:
+def test_reasoning_gym_meta_lets_the_family_score_its_answer() -> None:
     import reasoning_gym
 
     source = problem_source(gym(verifier="reasoning-gym"), 0)
@@ -98,12 +100,12 @@ def test_jsonl_and_parquet_give_the_same_problems(tmp_path: Path) -> None:
     assert read_problems(jsonl)[1] == Problem("b", "x²?", "x^2", "math", "")
 
 
-def test_numbers_are_answers_and_lines_without_id_are_named_by_file_and_line(tmp_path: Path) -> None:
+def test_line_without_id_is_named_by_file_and_line(tmp_path: Path) -> None:
     path = lines(tmp_path / "sums.jsonl", "", {"problem": "0+0", "answer": 0})
     assert read_problems(path, "exact") == [Problem("sums-2", "0+0", "0", "exact", "")]
 
 
-def test_a_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for name, key in (("toy", "problem"), ("other", "task")):
@@ -121,7 +123,7 @@ def test_a_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: p
         problem_source(TaskConfig(source=f"hf:{tmp_path}/toy"), 0)
 
 
-def test_a_hub_data_set_in_the_form_of_gsm8k_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_data_set_in_the_form_of_gsm8k_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two configurations, a column `question`, and answers that are a derivation with the result after ####."""
     datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -130,7 +132,9 @@ def test_a_hub_data_set_in_the_form_of_gsm8k_is_read(tmp_path: Path, monkeypatch
     for configuration, answer in (("main", "2+2 = <<2+2=4>>4\n#### 1,004"), ("socratic", "How many? ** 4\n#### 5")):
         (folder / configuration).mkdir(parents=True)
         lines(folder / configuration / "train.jsonl", {"question": "2+2?", "answer": answer})
-        configurations.append({"config_name": configuration, "data_files": [{"split": "train", "path": f"{configuration}/train.jsonl"}]})
+        configurations.append(
+            {"config_name": configuration, "data_files": [{"split": "train", "path": f"{configuration}/train.jsonl"}]}
+        )
     (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configurations})}\n---\n")
     found = problem_source(TaskConfig(source=f"hf:{folder}:main:train"), 0)[0]
     assert (found.problem, found.answer) == ("2+2?", "1,004")
@@ -141,7 +145,7 @@ def test_a_hub_data_set_in_the_form_of_gsm8k_is_read(tmp_path: Path, monkeypatch
         problem_source(TaskConfig(source=f"hf:{folder}:main:train:0"), 0)
 
 
-def test_without_the_datasets_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_datasets_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(BadInput, match="pip install datasets"):
         problem_source(TaskConfig(source="hf:some/set"), 0)
@@ -160,7 +164,7 @@ def test_without_the_datasets_package_the_error_says_what_to_install(monkeypatch
         ([""], "holds no problem"),
     ],
 )
-def test_a_faulty_line_is_named(rows: list[str], message: str, tmp_path: Path) -> None:
+def test_faulty_line_is_named(rows: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=message):
         read_problems(lines(tmp_path / "p.jsonl", *rows))
 
@@ -172,17 +176,20 @@ def test_a_faulty_line_is_named(rows: list[str], message: str, tmp_path: Path) -
         ({"source": "data.csv"}, r"data\.csv: problems are read from \.jsonl or \.parquet"),
         ({"families": [{"name": "chain_sums"}]}, "unknown reasoning-gym family 'chain_sums', did you mean chain_sum?"),
         ({"families": [{"name": "zzzz"}]}, r"unknown reasoning-gym family 'zzzz'; there are \d+"),
-        ({"families": [{"name": "gcd", "options": {"size_of": 1}}]}, r"gcd does not take options \{'size_of': 1\}: .*size_of"),
+        (
+            {"families": [{"name": "gcd", "options": {"size_of": 1}}]},
+            r"gcd does not take options \{'size_of': 1\}: .*size_of",
+        ),
         ({"families": [{"name": "gcd", "options": {"min_numbers": 0}}]}, "gcd does not take options .*min_numbers"),
     ],
 )
-def test_a_faulty_task_is_told_before_anything_is_drawn(task: dict[str, Any], message: str) -> None:
+def test_faulty_task_is_refused_before_a_draw(task: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message) as caught:
         problem_source(TaskConfig.model_validate(task), 0)
     assert "\n" not in str(caught.value)
 
 
-def test_a_family_without_gold_answers_asks_for_its_own_verifier() -> None:
+def test_family_without_gold_answers_needs_its_own_verifier() -> None:
     with pytest.raises(BadInput, match=r"rush_hour has no gold answer.*task.verifier=reasoning-gym"):
         problem_source(TaskConfig.model_validate({"families": [{"name": "rush_hour"}]}), 0)[0]
 

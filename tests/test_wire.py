@@ -20,13 +20,15 @@ SMALL = build([-1, 0, 0], [2, 3, 1])
 
 def same(a: Forest, b: Forest) -> bool:
     return all(
-        np.array_equal(x, y, equal_nan=x.dtype.kind == "f") if isinstance(x, np.ndarray) else x == y or (x != x and y != y)
+        np.array_equal(x, y, equal_nan=x.dtype.kind == "f")
+        if isinstance(x, np.ndarray)
+        else x == y or (x != x and y != y)
         for x, y in ((getattr(a, f.name), getattr(b, f.name)) for f in fields(Forest))
     )
 
 
 @given(st.lists(forests(), min_size=1, max_size=4))
-def test_a_round_trip_keeps_every_field(many: list[Forest]):
+def test_round_trip_keeps_every_field(many: list[Forest]):
     assert all(same(a, b.check()) for a, b in zip(many, wire.from_batch(wire.to_batch(many)), strict=True))
 
 
@@ -44,19 +46,19 @@ def test_reading_takes_views_of_the_buffers(many: list[Forest]):
 
 
 @given(st.lists(forests(), min_size=2, max_size=4), st.data())
-def test_a_slice_of_a_batch_reads_as_those_rows(many: list[Forest], data):
+def test_slice_of_a_batch_reads_as_its_rows(many: list[Forest], data):
     a = data.draw(st.integers(0, len(many) - 1))
     got = wire.from_batch(wire.to_batch(many).slice(a, 1))
     assert len(got) == 1 and same(got[0], many[a])
 
 
-def test_details_of_a_verifier_travel(tmp_path):
+def test_details_of_a_verifier_survive_the_round_trip(tmp_path):
     f = replace(SMALL, detail=("", "no number"))
     assert wire.from_batch(wire.to_batch([f]))[0].detail == ("", "no number")
 
 
 @pytest.mark.parametrize("form", ["file", "stream"])
-def test_a_file_is_read_mapped_in_both_forms(tmp_path, form):
+def test_file_is_read_in_both_arrow_formats(tmp_path, form):
     path = tmp_path / "f.arrow"
     if form == "file":
         wire.write_file(path, [SMALL], model="somewhere")
@@ -67,12 +69,12 @@ def test_a_file_is_read_mapped_in_both_forms(tmp_path, form):
     assert same(got[0], SMALL) and model == ("somewhere" if form == "file" else "")
 
 
-def test_a_bad_forest_does_not_get_onto_the_wire():
+def test_bad_forest_is_not_written():
     with pytest.raises(BadForest):
         wire.to_batch([replace(SMALL, logprob=-SMALL.logprob)])
 
 
-def test_a_newer_schema_is_refused_by_its_number(tmp_path):
+def test_newer_schema_is_refused_by_its_number(tmp_path):
     newer = wire.to_batch([SMALL]).replace_schema_metadata({b"treeadv.schema_version": b"7"})
     with pytest.raises(BadInput, match=r"schema 7 is newer than this release reads \(1\): upgrade"):
         wire.from_batch(newer)

@@ -21,11 +21,16 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(worker_group, "kill", lambda member: None)
     monkeypatch.setattr(worker_group, "close", close_nothing)
     monkeypatch.setattr(worker_group, "BACKOFF", 0.001)
+    monkeypatch.setattr(worker_group, "kill_when_lost", never_lost)
     yield
 
 
 async def close_nothing(members: list[str]) -> None:
     pass
+
+
+async def never_lost(member: str, name: str, timeout: float) -> Exception:
+    return await asyncio.get_running_loop().create_future()
 
 
 class FakeRole:
@@ -37,8 +42,7 @@ class FakeRole:
         self.may_start.set()
         self.targets = Targets(RunFolder(folder))
         self.group: WorkerGroup = WorkerGroup(
-            "generator", lambda number: f"member {number}", self.prepare, self.targets
-        )
+            "generator", lambda number: f"member {number}", self.prepare, self.targets, 60.0)
 
     async def prepare(self, member: str) -> str:
         await self.may_start.wait()

@@ -1,4 +1,5 @@
-"""A tiny language model made on the spot: a random Llama over single characters, with a tokenizer, as a Hugging Face folder."""
+"""A tiny language model made on the spot: a random Llama over single characters, with a tokenizer, as a Hugging Face
+folder."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ END = "<end>"
 
 
 def save(folder: Path, seed: int = 0, vocab_extra: int = 0, hidden: int = 64) -> Path:
-    """Write the model and its tokenizer; `seed` fixes the weights. `vocab_extra` widens the vocabulary by ids without a text."""
+    """Write the model and its tokenizer; `seed` fixes the weights. `vocab_extra` widens the vocabulary by ids without a
+    text."""
     words = [END, "<pad>", *CHARACTERS, *(f"<extra{i}>" for i in range(vocab_extra))]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -22,11 +24,22 @@ def save(folder: Path, seed: int = 0, vocab_extra: int = 0, hidden: int = 64) ->
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token="<pad>").save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=0, pad_token_id=1, bos_token_id=None, tie_word_embeddings=True,
+        vocab_size=len(words),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=0,
+        pad_token_id=1,
+        bos_token_id=None,
+        tie_word_embeddings=True,
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():  # strong enough that what was said before decides what comes, and entropies differ from place to place
+    with (
+        torch.no_grad()
+    ):  # strong enough that what was said before decides what comes, and entropies differ from place to place
         model.model.embed_tokens.weight.mul_(14)
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.mul_(140)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treeadv.assembly import assemble
+    from treeadv.assembly import assemble, merge_rollouts
     from treeadv.config import load as load_config
     from treeadv.errors import BadForest, BadInput
     from treeadv.forest import Finish, Forest, Verdict
@@ -32,6 +32,7 @@ _PLACES = {  # name -> where it is defined
     "grow": "treeadv.library:grow",
     "load_config": "treeadv.config:load",
     "loss": "treeadv.library:loss",
+    "merge_rollouts": "treeadv.assembly:merge_rollouts",
     "pack": "treeadv.library:pack",
     "read_forests": "treeadv.wire:read_file",
     "redistribute": "treeadv.library:redistribute",
@@ -50,6 +51,7 @@ __all__ = [
     "grow",
     "load_config",
     "loss",
+    "merge_rollouts",
     "pack",
     "read_forests",
     "redistribute",

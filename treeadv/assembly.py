@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,3 +84,74 @@ def _leaves_below(parent: Ints) -> Ints:
         if 0 <= parent[s] < s:
             out[parent[s]] += out[s]
     return out
+
+
+def merge_rollouts(
+    *,
+    prompt: npt.ArrayLike,
+    sequences: Sequence[Sequence[int]],
+    logprobs: Sequence[Sequence[float]],
+    entropies: Sequence[Sequence[float]] | None = None,
+    finish: Sequence[Finish] | Finish = Finish.STOP,
+    version: int = 0,
+    **facts: Any,
+) -> tuple[Forest, list[int]]:
+    """Make an ungraded forest of flat rollouts of one prompt by merging equal prefixes; leaf i is sequence order[i] of
+    the returned (forest, order).
+
+    A sequence has at least one token; `logprobs` and `entropies` have one entry for each of its tokens. A merged token
+    keeps the log-probability and entropy of the first sequence that has it. The last token of a sequence is never
+    merged, so every sequence ends in a segment of its own. `facts` are those of `assemble`, such as `forest_id`. The
+    forest is marked as not predictable: its forks depend on the tokens drawn (docs/method.md).
+
+    >>> forest, order = merge_rollouts(prompt=[1], sequences=[[5, 6, 7], [9], [5, 6, 8]], logprobs=[[-1.0] * 3] * 3)
+    >>> forest.trees, forest.lengths.tolist(), order
+    (2, [2, 1, 1, 1], [0, 2, 1])
+    """
+    if not sequences or not all(sequences):
+        raise ValueError("each rollout needs at least one token, and a forest at least one rollout")
+    parent, spans, order = _prefix_tree([list(s) for s in sequences])
+    ends = [Finish(finish)] * len(sequences) if isinstance(finish, Finish) else finish
+    entropies = entropies or [[0.0] * len(s) for s in sequences]
+    forest = assemble(
+        prompt=prompt,
+        parent=parent,
+        lengths=[b - a for _, a, b in spans],
+        token=[t for i, a, b in spans for t in sequences[i][a:b]],
+        logprob=[x for i, a, b in spans for x in logprobs[i][a:b]],
+        entropy=[x for i, a, b in spans for x in entropies[i][a:b]],
+        finish=[ends[i] for i in order],
+        version=version,
+        **{"rule": "merged", "predictable": False, **facts},
+    )
+    return forest, order
+
+
+def _prefix_tree(sequences: list[list[int]]) -> tuple[list[int], list[tuple[int, int, int]], list[int]]:
+    """(parent [S], spans [S], order [L]): segment s holds the tokens a to b of sequence i for spans[s] = (i, a, b)."""
+    parent: list[int] = []
+    spans: list[tuple[int, int, int]] = []
+    order: list[int] = []
+    stack = [(-1, 0, group) for group in reversed(_groups(sequences, range(len(sequences)), 0))]
+    while stack:
+        above, start, members = stack.pop()
+        first, end = members[0], start + 1
+        if len(members) == 1:
+            end = len(sequences[first])
+            order.append(first)
+        else:
+            while len(_groups(sequences, members, end)) == 1:
+                end += 1
+            stack += [(len(parent), end, group) for group in reversed(_groups(sequences, members, end))]
+        parent.append(above)
+        spans.append((first, start, end))
+    return parent, spans, order
+
+
+def _groups(sequences: list[list[int]], members: Iterable[int], at: int) -> list[list[int]]:
+    """The members by their token at position `at`; one whose last token that is stands alone."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i in members:
+        alone = i if len(sequences[i]) == at + 1 else -1
+        groups.setdefault((sequences[i][at], alone), []).append(i)
+    return list(groups.values())

@@ -10,13 +10,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
-from treeadv.presets import AdvantageOverrides
+from treeadv.presets import AdvantageOverrides, find_preset
 from treeadv.rewards.verifiers.registry import USAGE
+from treeadv.rewards.verifiers.weighted import sum_name
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -28,21 +30,31 @@ class RunConfig(Section):
     """Where a run lives and how long it lasts."""
 
     root: str = Field(
-        "runs", description="folder of all runs: a path that driver, queue and learners share; with run.storage each may have its own"
+        "runs",
+        description="folder of all runs, shared by driver, queue and learners; with run.storage each may have its own",
     )
-    name: str = Field("", pattern=r"^([\w-][\w.-]*)?$", description="folder name of the run; empty: recipe name and start time")
+    name: str = Field(
+        "", pattern=r"^([\w-][\w.-]*)?$", description="folder name of the run; empty: recipe name and start time"
+    )
     storage: str = Field(
-        "", description="URI (s3://bucket/runs, gs://...) whose folder run.name holds queue, checkpoints and records; empty: run.root does"
+        "",
+        description="URI (s3://bucket/runs, gs://...) whose folder run.name holds the run; empty: run.root holds it",
     )
     seed: int = 0
     steps: Positive = Field(40, description="optimizer steps to take")
-    checkpoint_every: Positive = Field(10, description="steps between checkpoints; what was trained since is trained again on resume")
+    checkpoint_every: Positive = Field(
+        10, description="steps between checkpoints; what was trained since is trained again on resume"
+    )
     keep_checkpoints: Positive = 2
+    heartbeat_timeout: Seconds = Field(
+        60.0, description="seconds without a heartbeat after which an actor counts as hung and is killed"
+    )
 
 
 class ModelConfig(Section):
     path: str = Field(
-        "smollm2-135m-instruct", description="a Hugging Face folder, a model of the hub as ORGANISATION/MODEL, or smollm2-135m-instruct"
+        "smollm2-135m-instruct",
+        description="a Hugging Face folder, a model of the hub as ORGANISATION/MODEL, or smollm2-135m-instruct",
     )
     cache: str = Field("models", description="where a packaged model is unpacked once")
 
@@ -55,16 +67,35 @@ class Family(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="passed to reasoning_gym.create_dataset")
 
 
+class RewardTerm(Section):
+    """One verifier of a weighted sum."""
+
+    name: str
+    weight: float = 1.0
+
+
 class TaskConfig(Section):
-    source: str = Field("reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]")
+    source: str = Field(
+        "reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]"
+    )
     families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
     prompt: str = Field("{problem}", description="the user's turn; {problem} is replaced")
     verifier: str = Field("math", description=USAGE)
+    rewards: list[RewardTerm] = Field(
+        default_factory=list, description="verifiers whose weighted rewards are added; replaces task.verifier"
+    )
+
+    @property
+    def grader(self) -> str:
+        """The name of the verifier of a problem that names none."""
+        return sum_name([(r.name, r.weight) for r in self.rewards]) if self.rewards else self.verifier
 
     @model_validator(mode="after")
     def _coherent(self) -> TaskConfig:
         if "{problem}" not in self.prompt:
             raise ValueError("task.prompt must contain {problem}")
+        if self.rewards and "verifier" in self.model_fields_set and self.verifier != "math":
+            raise ValueError("set task.verifier or task.rewards, not both")
         if self.source == "reasoning-gym" and not self.families:
             raise ValueError("task.families must name at least one reasoning-gym family")
         return self
@@ -75,8 +106,13 @@ class SamplingConfig(Section):
 
     leaves: Positive = Field(8, description="G, the leaves of a forest")
     trees: Count = Field(0, description="M, its trees; 0 means max(2, G // 4)")
-    rule: str = Field("entropy", description="fork rule: entropy, none, fixed, random, surprisal (biased) or module:Name; docs/method.md")
-    rule_options: dict[str, Any] = Field(default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed")
+    rule: str = Field(
+        "entropy",
+        description="fork rule: entropy, none, fixed, random, surprisal (biased) or module:Name; docs/method.md",
+    )
+    rule_options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed"
+    )
     tau: Annotated[float, Field(ge=0)] = Field(1.0, description="threshold in nats")
     tau_quantile: Share | None = Field(
         None, description="tau as this quantile of the entropies of the newest forests of all generators"
@@ -99,9 +135,13 @@ class SamplingConfig(Section):
     @model_validator(mode="after")
     def _coherent(self) -> SamplingConfig:
         if self.trees > self.leaves:
-            raise ValueError(f"sampling.trees={self.trees} is more than sampling.leaves={self.leaves}: a tree needs a leaf")
+            raise ValueError(
+                f"sampling.trees={self.trees} is more than sampling.leaves={self.leaves}: a tree needs a leaf"
+            )
         if self.top_p != 1:
-            raise ValueError(f"sampling.top_p={self.top_p:g}: the learner's policy is the whole distribution; leave it at 1")
+            raise ValueError(
+                f"sampling.top_p={self.top_p:g}: the learner's policy is the whole distribution; leave it at 1"
+            )
         return self
 
 
@@ -109,27 +149,40 @@ class SGLangConfig(Section):
     """Used when generator.engine is sglang."""
 
     url: str = Field(
-        "", description="running servers, comma separated, or a router or headless Service before them; empty: each generator starts one"
+        "",
+        description="running servers, comma separated, or a router or headless Service; empty: each generator starts one",
     )
     device: Literal["cpu", "cuda"] = "cpu"
-    chunk: Positive = Field(8, description="tokens a request draws before its forks are opened and it continues from the cache")
+    chunk: Positive = Field(
+        8, description="tokens a request draws before its forks are opened and it continues from the cache"
+    )
     timeout: Seconds = Field(120.0, description="seconds without a token after which a request counts as hung")
     start_timeout: Seconds = Field(600.0, description="seconds that a server may take to start, and to take weights")
-    max_logprob_error: Annotated[float, Field(gt=0)] = Field(0.05, description="refuse to start above this difference to a plain forward")
+    max_logprob_error: Annotated[float, Field(gt=0)] = Field(
+        0.05, description="refuse to start above this difference to a plain forward"
+    )
     entropy: Literal["exact", "truncated", "lower", "upper"] = Field(
         "exact", description="exact needs a server with custom logit processors; the others read the top_k log-probs"
     )
-    top_k: Annotated[int, Field(ge=2)] = Field(20, description="log-probs a token that entropies other than exact are read from")
+    top_k: Annotated[int, Field(ge=2)] = Field(
+        20, description="log-probs a token that entropies other than exact are read from"
+    )
     weights: Literal["disk", "tensor", "distributed"] = "disk"
-    stubs: str = Field("", description="without a GPU: folder of import stand-ins for SGLang's kernels, deploy/sglang_cpu/stubs")
-    args: dict[str, Any] = Field(default_factory=dict, description="further server arguments; true is a bare flag, false takes one away")
+    stubs: str = Field(
+        "", description="without a GPU: folder of import stand-ins for SGLang's kernels, deploy/sglang_cpu/stubs"
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="further server arguments; true is a bare flag, false takes one away"
+    )
 
 
 class GeneratorConfig(Section):
     count: Positive = 1
     engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
-    engine_options: dict[str, Any] = Field(default_factory=dict, description="options of an engine given as module:Name")
-    forests: Positive = Field(6, description="forests that one generator grows at a time")
+    engine_options: dict[str, Any] = Field(
+        default_factory=dict, description="options of an engine given as module:Name"
+    )
+    forests: Positive = Field(6, description="forests that a generator grows at first; then as many as fill its engine")
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: Count = Field(0, description="torch threads; 0: the machine's cores")
@@ -150,14 +203,22 @@ class RewardConfig(Section):
 
 class QueueConfig(Section):
     max_staleness: Count = Field(2, description="largest learner version minus a trained forest's oldest token version")
-    selection: str = Field("fifo", description="order in which ready forests are leased: fifo, freshest, priority or module:Name")
+    selection: str = Field(
+        "fifo", description="order in which ready forests are leased: fifo, freshest, priority or module:Name"
+    )
     fsync: Literal["always", "interval", "none"] = "interval"
-    fsync_interval: Seconds | None = Field(None, description="unset: 1 on a disk; 10 in an object store, where each flush is two objects")
+    fsync_interval: Seconds | None = Field(
+        None, description="unset: 1 on a disk; 10 in an object store, where each flush is two objects"
+    )
     lease_seconds: Seconds = Field(600.0, description="a lease not acknowledged after this goes back to ready")
-    attempts: Positive = Field(5, description="times that a prompt may fail to give a valid forest before it is given up, loudly")
+    attempts: Positive = Field(
+        5, description="times that a prompt may fail to give a valid forest before it is given up, loudly"
+    )
     mixed_only: bool = Field(False, description="drop forests whose leaves all have one reward and draw other prompts")
     payload_mb: Positive = Field(64, description="size at which a payload file is closed")
-    retain: Literal["all", "unacknowledged"] = Field("all", description="all: keep trained payloads for audit and replay")
+    retain: Literal["all", "unacknowledged"] = Field(
+        "all", description="all: keep trained payloads for audit and replay"
+    )
 
 
 class LearnerConfig(Section):
@@ -165,38 +226,90 @@ class LearnerConfig(Section):
     forests_per_step: Positive = 6
     preset: str = Field("treeadv", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset")
     advantage: AdvantageOverrides = AdvantageOverrides()
-    correction: Literal["none", "tis", "sequence_tis", "icepop", "decoupled"] = Field(
-        "tis", description="for what older weights drew; none: by the clipped ratio alone, which gspo needs and the others hold at 1"
+    updates_per_batch: Positive = Field(
+        1, description="optimizer updates of a pass over the forests of a step, each on its share of them"
+    )
+    passes_per_batch: Positive = Field(1, description="passes over the forests of a step")
+    correction: str = Field(
+        "tis",
+        description="weight for what another policy drew: an entry of learning.correction.CORRECTIONS or module:NAME",
+    )
+    correction_bounds: tuple[Ratio, Ratio] | None = Field(
+        None, description="below and above 1, where the correction truncates or masks; unset: those of the correction"
     )
     kl: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL to the starting model")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="see docs/method.md for the gradient of each")
+    truncated: Literal["graded", "masked", "penalty"] = Field(
+        "graded", description="a leaf cut at the token limit keeps its grade, weighs 0, or pays DAPO's soft penalty"
+    )
+    penalty_tokens: Positive = Field(
+        16, description="truncated=penalty: tokens before the limit where the penalty grows from 0 to 1"
+    )
+    max_nonfinite: Count = Field(
+        3,
+        description="updates in a row that may be skipped for a loss or gradient that is not finite; one more ends the run",
+    )
+    float32_head: bool = Field(False, description="compute logits in float32 whatever the dtype of the computation")
     lr: Annotated[float, Field(gt=0)] = 2e-5
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of matrices; norms and biases do not decay")
     warmup_steps: Count = 0
     schedule: Literal["constant", "cosine"] = "constant"
+    decay_steps: Positive | None = Field(
+        None,
+        description="schedule=cosine: the step whose end has learning rate 0; unset: run.steps at the begin of the run",
+    )
     clip_grad: Annotated[float, Field(gt=0)] = 1.0
-    tokens_per_microbatch: Positive = Field(4096, description="a forest over this is cut at segments, its ancestors recomputed")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the computation; the master weights are float32")
+    tokens_per_microbatch: Positive = Field(
+        4096, description="a forest over this is cut at segments, its ancestors recomputed"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="of the computation; the master weights are float32"
+    )
     checkpoint_activations: bool = False
-    lora_rank: Count = Field(0, description="train a LoRA adapter of this rank through peft instead of all weights; 0: all weights")
+    lora_rank: Count = Field(
+        0, description="train a LoRA adapter of this rank through peft instead of all weights; 0: all weights"
+    )
     device: Literal["cpu", "cuda"] = "cpu"
-    replicas: Positive = Field(1, description="copies of the sharded model (HSDP): learner.count / replicas ranks share one copy")
+    replicas: Positive = Field(
+        1, description="copies of the sharded model (HSDP): learner.count / replicas ranks share one copy"
+    )
     accumulate: Literal["sharded", "whole"] = Field(
-        "sharded", description="gradients between micro-batches; whole: one reduction a step, but a whole gradient on each rank"
+        "sharded",
+        description="gradients between micro-batches; whole: one reduction a step, but a whole gradient on each rank",
     )
     threads: Count = 0
     cpus: Annotated[float, Field(ge=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
     slot: str = ""
 
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates of one step, where none is skipped."""
+        return self.updates_per_batch * self.passes_per_batch
+
+    @model_validator(mode="after")
+    def _coherent(self) -> LearnerConfig:
+        if self.updates_per_batch > self.forests_per_step:
+            raise ValueError(
+                f"learner.updates_per_batch={self.updates_per_batch} is more than"
+                f" learner.forests_per_step={self.forests_per_step}: an"
+                " update needs a forest"
+            )
+        return self
+
 
 class ScalingConfig(Section):
-    """Setting the number of generators while the run goes on (actors/driver/scaling_policy.py); `treeadv scale` works without it."""
+    """Setting the number of generators while the run goes on (actors/driver/scaling_policy.py); `treeadv scale` works
+    without it."""
 
     enabled: bool = False
     min: Positive = Field(1, description="fewest generators")
     max: Positive = Field(4, description="most generators; on Ray, nodes must exist or be startable for them")
-    wait_high: Share = Field(0.2, description="share of the time that the learner waits for forests, above which a generator is added")
+    wait_high: Share = Field(
+        0.2, description="share of the time that the learner waits for forests, above which a generator is added"
+    )
     wait_low: Share = Field(0.05, description="share below which one may be taken away")
     interval: Seconds = Field(5.0, description="seconds between observations")
     min_duration: Seconds = Field(30.0, description="seconds that a reason must last before the number changes")
@@ -211,9 +324,19 @@ class ScalingConfig(Section):
         return self
 
 
+class LocalConfig(Section):
+    """Used by `treeadv train --local` alone."""
+
+    staleness: Count = Field(
+        0, description="draw with the weights of this many steps ago, to study what staleness does"
+    )
+
+
 class MetricsConfig(Section):
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="first port; the roles take the following ones; 0: any free port")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="first port; the roles take the following ones; 0: any free port"
+    )
 
 
 class Config(Section):
@@ -229,6 +352,33 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     scaling: ScalingConfig = ScalingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    local: LocalConfig = LocalConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, data: Any) -> Any:
+        """Write out what one key takes from another, so that the recorded configuration is complete: the sampling that
+        the preset is meant for, and the end of the cosine."""
+        if not isinstance(data, dict):
+            return data
+        learner, sampling, run = ({} if (x := data.get(k)) is None else x for k in ("learner", "sampling", "run"))
+        if isinstance(sampling, dict) and isinstance(learner, dict):
+            name, leaves = learner.get("preset", "treeadv"), sampling.get("leaves", 8)
+            if isinstance(name, str) and isinstance(leaves, int):
+                data = data | {"sampling": find_preset(name).sampling(leaves) | sampling}
+        if isinstance(learner, dict) and isinstance(run, dict) and learner.get("decay_steps") is None:
+            data = data | {"learner": learner | {"decay_steps": run.get("steps", RunConfig().steps)}}
+        return data
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Config:
+        c, last = self.learner, self.run.steps
+        if c.schedule == "cosine" and c.decay_steps is not None and last > c.decay_steps:
+            raise ValueError(
+                f"run.steps={last} is beyond learner.decay_steps={c.decay_steps}, where the cosine has reached 0: set"
+                f" learner.decay_steps={last}, which raises the learning rate again, or learner.schedule=constant"
+            )
+        return self
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -286,7 +436,11 @@ def _explain(error: Any) -> str:
     loc = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(loc, known_keys(), n=1, cutoff=0.5)
-        return f"unknown key {loc}" + (f", did you mean {close[0]}?" if close else "") + " (treeadv train --help lists all)"
+        return (
+            f"unknown key {loc}"
+            + (f", did you mean {close[0]}?" if close else "")
+            + " (treeadv train --help lists all)"
+        )
     message = error["msg"].removeprefix("Value error, ")
     got = "" if error["type"] in ("missing", "value_error") else f", got {error['input']!r}"
     return f"{loc}: {message}{got}" if loc else message

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 
 class BadInput(Exception):
-    """A value that the user gave cannot be used. The command line prints it and exits with code 2."""
+    """A value that the user gave cannot be used. The command line prints the message and exits with `exit_code`."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class RunFailed(BadInput):
+    """A part of a run fails again and again; the message names the cause."""
+
+    exit_code = 1
 
 
 class BadForest(ValueError):
-    """A forest breaks an invariant of the forest (docs/architecture.md): it is refused with its id and never trained."""
+    """A forest breaks an invariant of the forest (docs/architecture.md): it is refused with its id and never
+    trained."""
 
     def __init__(self, forest_id: str, reason: str) -> None:
         super().__init__(forest_id, reason)

@@ -252,7 +252,9 @@ class Forest:
             start=np.cumsum([0, *self.lengths[kept]], dtype=np.int32),
             tree=(np.cumsum(parent < 0) - 1).astype(np.int32),
             leaf_segment=index[self.leaf_segment[self.judged]],
-            detail=tuple(d for d, judged in zip(self.detail, self.judged, strict=True) if judged) if self.detail else (),
+            detail=tuple(d for d, judged in zip(self.detail, self.judged, strict=True) if judged)
+            if self.detail
+            else (),
             **{name: getattr(self, name)[kept] for name in ("arity", "budget")},
             **{name: getattr(self, name)[tokens] for name in ("token", "logprob", "entropy", "version")},
             **{name: getattr(self, name)[self.judged] for name in ("finish", "reward", "verdict")},

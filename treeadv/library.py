@@ -41,7 +41,7 @@ def grow(model: str | Path, problems: Sequence[Mapping[str, str]], *overrides: s
 
     given = ["task.source=memory.jsonl", f"model.path={model}", *overrides]
     config: Config = configuration.build({}, given, "grow")
-    made = [problem_of(row, f"problem {n}", str(n), config.task.verifier) for n, row in enumerate(problems)]
+    made = [problem_of(row, f"problem {n}", str(n), config.task.grader) for n, row in enumerate(problems)]
     folder = resolve(config.model.path, config.model.cache)
     return asyncio.run(rollouts(config, folder, made, lambda _: None))
 
@@ -76,14 +76,15 @@ def loss(
     >>> round(value, 3), slope.round(3).tolist()
     (0.236, [-0.0, -0.0, -0.118, 0.118, 0.118, 0.118])
     """
+    from treeadv.learning.correction import CORRECTIONS
     from treeadv.learning.objective import Objective, evaluate, scales
 
-    objective = Objective(_spec(preset))
-    outcomes = [
+    objective = Objective(spec=_spec(preset), correction=CORRECTIONS["bypass"])
+    losses = [
         evaluate(f, objective, scale, np.asarray(logp, np.float64))
         for f, scale, logp in zip(forests, scales(forests, objective), logprobs, strict=True)
     ]
-    return sum(o.loss for o in outcomes), [o.slope for o in outcomes]
+    return float(sum(x.loss.sum() for x in losses)), [x.slope for x in losses]
 
 
 def pack(forests: Sequence[Forest], limit: int = 4096) -> list[Packed]:

@@ -19,7 +19,7 @@ Role = Literal["driver", "generator", "reward", "queue", "learner"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`name` carries the prefix, the base unit and, on counters, `_total`."""
+    """One row of the table. `name` has the prefix, the base unit and, for a counter, `_total`."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -34,6 +34,7 @@ _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
+# fmt: off
 TABLE: tuple[Metric, ...] = (
     Metric("treeadv_steps_total", "counter", "driver", "Optimizer steps completed by this run since it started or resumed"),
     Metric("treeadv_policy_version", "gauge", "driver", "Policy version of the learner"),
@@ -63,6 +64,7 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_generator_policy_version", "gauge", "generator", "Policy version that the engine holds"),
     Metric("treeadv_weight_update_seconds", "histogram", "generator", "Wall time of one weight update in the engine, pause to resume", buckets=_SECONDS),
     Metric("treeadv_rewards_total", "counter", "reward", "Answers graded", ("verdict",)),
+    Metric("treeadv_reward_part_mean", "gauge", "reward", "Mean of a named part of the reward over the answers of the last forest", ("part",)),
     Metric("treeadv_reward_seconds", "histogram", "reward", "Time of grading one answer, from when a worker takes it", buckets=_SECONDS),
     Metric("treeadv_reward_waiting_answers", "gauge", "reward", "Answers waiting for a worker"),
     Metric("treeadv_reward_worker_restarts_total", "counter", "reward", "Verifier processes killed or lost, and replaced"),
@@ -90,17 +92,25 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_effective_sample_ratio", "gauge", "learner", "Effective sample size of the importance weights over tokens"),
     Metric("treeadv_learner_tokens_per_second", "gauge", "learner", "Tree tokens trained per second of the last step"),
     Metric("treeadv_learner_mfu_ratio", "gauge", "learner", "Model FLOPs utilisation of the last step, where the device's peak is known"),
-    Metric("treeadv_nonfinite_steps_total", "counter", "learner", "Steps stopped by a loss or gradient that is not finite"),
+    Metric("treeadv_updates_total", "counter", "learner", "Optimizer updates taken"),
+    Metric("treeadv_nonfinite_updates_total", "counter", "learner", "Optimizer updates skipped because loss or gradient was not finite"),
+    Metric("treeadv_idle_updates_total", "counter", "learner", "Optimizer updates skipped because no forest could change the weights"),
+    Metric("treeadv_clipped_gradients_total", "counter", "learner", "Optimizer updates whose gradient norm was above learner.clip_grad"),
+    Metric("treeadv_forests_without_gradient_total", "counter", "learner", "Forests not packed because all their advantages are 0"),
+    Metric("treeadv_publication_lag_updates", "histogram", "learner", "Updates between the arrival of a batch and the first update on each forest", buckets=_VERSIONS),
     Metric("treeadv_checkpoint_seconds", "histogram", "learner", "Wall time of writing one checkpoint", buckets=_SECONDS),
 )
+# fmt: on
 
 
 class Exporter:
     """The metrics of one role in a registry of their own, served as /metrics beside /healthz."""
 
-    def __init__(self, role: Role, health: Callable[[], str | None] = lambda: None, refresh: Callable[[], None] = lambda: None) -> None:
-        """`health` returns None when all is well, else the reason (answered with 503). `refresh` is called before each answer, in
-        the server's thread, to bring up to date what is not counted as it happens."""
+    def __init__(
+        self, role: Role, health: Callable[[], str | None] = lambda: None, refresh: Callable[[], None] = lambda: None
+    ) -> None:
+        """`health` returns None when all is well, else the reason, which /healthz answers with 503. `refresh` is called
+        in the server's thread before each answer; it sets what is not counted as it happens."""
         self.registry = CollectorRegistry()
         self._health, self._refresh = health, refresh
         self._server: WSGIServer | None = None
@@ -123,9 +133,11 @@ class Exporter:
         return metric.labels(**labels) if labels else metric
 
     def serve(self, host: str, port: int) -> str:
-        """Answer HTTP in a thread until `close`; returns host:port where it can be scraped. The port is the first free one from `port` on
-        (any free one for 0), so that the actors of a machine or pod find ports of their own; for a wildcard `host` the machine's address
-        is given."""
+        """Answer HTTP in a thread until `close`. Returns host:port where Prometheus finds it.
+
+        The port is the first free one from `port` on, so that each actor of a machine gets its own; 0 takes any free
+        one. For a wildcard `host` the result has the address of the machine. Raises `BadInput` if no port is free.
+        """
         metrics = make_wsgi_app(self.registry)
 
         def app(environ, start_response):
@@ -146,24 +158,26 @@ class Exporter:
             self._server.server_close()
 
 
-class _Quiet(WSGIRequestHandler):
+class _SilentHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """A scrape every few seconds is not news."""
+        """Log nothing: a scrape comes every few seconds."""
 
 
 def _listen(host: str, first: int, app: Callable) -> WSGIServer:
     for port in range(first, first + SPAN) if first else [0]:
         try:
-            return make_server(host, port, app, handler_class=_Quiet)
+            return make_server(host, port, app, handler_class=_SilentHandler)
         except OSError as e:
             fault = e
             if e.errno != errno.EADDRINUSE:
                 break
-    raise BadInput(f"metrics.port={first}: cannot listen on {host}:{port} ({fault.strerror}); choose another or 0 for any") from fault
+    raise BadInput(
+        f"metrics.port={first}: cannot listen on {host}:{port} ({fault.strerror}); choose another or 0 for any"
+    ) from fault
 
 
 def _own_address() -> str:
-    """This machine's, as others see it."""
+    """Return the address of this machine as other machines see it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         try:
             s.connect(("192.0.2.1", 9))  # no packet is sent: connecting only chooses the route

@@ -25,7 +25,9 @@ LeafWeight = Literal["uniform", "flow"]
 Weight = Literal["once", "per_leaf", "sqrt", "flow"]
 Normaliser = Literal["token_mean", "sequence_mean", "constant"]
 Ratio = Literal["token", "leaf_path"]
+Surrogate = Literal["clip", "cispo"]
 Probability = Annotated[float, Field(gt=0, le=1)]
+DualClip = Annotated[float, Field(ge=0)]
 Clip = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 _LEAF_BASELINES = ("forest_mean", "leaf_loo", "prefix_groups", "forest_and_tree", "none")
@@ -48,7 +50,9 @@ class AdvantageSpec(BaseModel):
     weight: Weight = "once"
     normaliser: Normaliser = "token_mean"
     ratio: Ratio = "token"
+    surrogate: Surrogate = "clip"
     clip: Clip = (0.2, 0.2)  # below and above 1
+    dual_clip: DualClip = 3.0  # the ratio beyond which a negative advantage has no gradient either; 0: none
     max_prob: Probability = 1.0  # tokens that the behaviour policy drew with more than this are not trained (SPO)
 
     @model_validator(mode="after")
@@ -62,6 +66,10 @@ class AdvantageSpec(BaseModel):
             raise ValueError("credit=leaf is the flattened form: it needs weight=per_leaf and local=0")
         if self.credit == "segment" and self.scale == "whiten":
             raise ValueError("scale=whiten is over the flattened tokens: it needs credit=leaf")
+        if self.dual_clip and self.dual_clip <= 1 + self.clip[1]:
+            raise ValueError(
+                f"dual_clip={self.dual_clip:g} must be above 1 + clip[1] = {1 + self.clip[1]:g}, or 0 for none"
+            )
         return self
 
 
@@ -80,7 +88,11 @@ class AdvantageOverrides(BaseModel):
     weight: Weight | None = Field(None, description="how often the loss counts a token")
     normaliser: Normaliser | None = Field(None, description="what the sum over tokens is divided by")
     ratio: Ratio | None = Field(None, description="ratio of the token, or of the leaf's path (GSPO)")
+    surrogate: Surrogate | None = Field(None, description="PPO's clipped objective, or CISPO's clipped weight")
     clip: Clip | None = Field(None, description="how far the ratio may go below and above 1")
+    dual_clip: DualClip | None = Field(
+        None, description="ratio above which negative advantages are clipped too; 0: none"
+    )
     max_prob: Probability | None = Field(
         None, description="tokens that the behaviour policy drew with more than this are not trained (SPO)"
     )
@@ -88,18 +100,25 @@ class AdvantageOverrides(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A named choice of all of it."""
+    """A named choice of all of it, with the rollouts that it is meant for."""
 
     advantage: AdvantageSpec
+    flat: bool = False  # meant for independent rollouts: no forks, every leaf a root of its own
+
+    def sampling(self, leaves: int) -> dict[str, str | int]:
+        """The fields of the section `sampling` that the preset sets where the configuration does not."""
+        return {"rule": "none", "trees": leaves} if self.flat else {}
 
 
 _FLAT = AdvantageSpec(credit="leaf", weight="per_leaf")
 _TREEADV = AdvantageSpec()
+_CISPO = {"surrogate": "cispo", "clip": (1.0, 4.0), "dual_clip": 0.0}
 _GSPO = {"ratio": "leaf_path", "normaliser": "sequence_mean", "clip": (3e-4, 4e-4)}
 
 PRESETS: dict[str, Preset] = {
     "treeadv": Preset(advantage=_TREEADV),
     "treeadv_gspo": Preset(advantage=_TREEADV.model_copy(update=_GSPO)),
+    "treeadv_gspo_per_leaf": Preset(advantage=_TREEADV.model_copy(update={**_GSPO, "weight": "per_leaf"})),
     "treeadv_per_leaf": Preset(advantage=_TREEADV.model_copy(update={"weight": "per_leaf"})),
     "flat_on_forest": Preset(advantage=_FLAT),
     "unbiased": Preset(advantage=AdvantageSpec(
@@ -119,8 +138,9 @@ PRESETS: dict[str, Preset] = {
     "spo_tree": Preset(advantage=AdvantageSpec(
         value="child_mean", baseline="parent_fork", scale="none", leaf_weight="flow", max_prob=0.9
     )),
-    "grpo": Preset(advantage=_FLAT),
-    "gspo": Preset(advantage=_FLAT.model_copy(update=_GSPO)),
+    "grpo": Preset(advantage=_FLAT, flat=True),
+    "gspo": Preset(advantage=_FLAT.model_copy(update=_GSPO), flat=True),
+    "cispo": Preset(advantage=_FLAT.model_copy(update=_CISPO), flat=True),
 }  # fmt: skip
 
 

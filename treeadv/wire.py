@@ -23,16 +23,37 @@ def _list(kind: pa.DataType) -> pa.DataType:
 
 _I32, _F32, _I8 = _list(pa.int32()), _list(pa.float32()), _list(pa.int8())
 _TYPES: dict[str, pa.DataType] = {
-    "forest_id": pa.string(), "prompt_id": pa.string(), "gold": pa.string(), "verifier": pa.string(), "meta": pa.string(),
-    "rule": pa.string(), "predictable": pa.bool_(), "tau": pa.float64(), "temperature": pa.float64(),
-    "prompt": _I32, "parent": _I32, "start": _I32, "tree": _I32, "arity": _I32, "budget": _I32,
-    "token": _I32, "logprob": _F32, "entropy": _F32, "version": _I32,
-    "leaf_segment": _I32, "finish": _I8, "reward": _F32, "verdict": _I8, "detail": _list(pa.string()),
+    "forest_id": pa.string(),
+    "prompt_id": pa.string(),
+    "gold": pa.string(),
+    "verifier": pa.string(),
+    "meta": pa.string(),
+    "rule": pa.string(),
+    "predictable": pa.bool_(),
+    "tau": pa.float64(),
+    "temperature": pa.float64(),
+    "prompt": _I32,
+    "parent": _I32,
+    "start": _I32,
+    "tree": _I32,
+    "arity": _I32,
+    "budget": _I32,
+    "token": _I32,
+    "logprob": _F32,
+    "entropy": _F32,
+    "version": _I32,
+    "leaf_segment": _I32,
+    "finish": _I8,
+    "reward": _F32,
+    "verdict": _I8,
+    "detail": _list(pa.string()),
 }
 _NUMPY = {_I32: np.int32, _F32: np.float32, _I8: np.int8}
 assert list(_TYPES) == [f.name for f in fields(Forest)]
 
-SCHEMA = pa.schema([pa.field(n, t, nullable=False) for n, t in _TYPES.items()], metadata={_VERSION_KEY: str(SCHEMA_VERSION)})
+SCHEMA = pa.schema(
+    [pa.field(n, t, nullable=False) for n, t in _TYPES.items()], metadata={_VERSION_KEY: str(SCHEMA_VERSION)}
+)
 
 
 def to_batch(forests: Sequence[Forest]) -> pa.RecordBatch:
@@ -52,7 +73,8 @@ def _column(name: str, kind: pa.DataType, forests: Sequence[Forest]) -> pa.Array
 
 
 def from_batch(batch: pa.RecordBatch) -> list[Forest]:
-    """Forests whose arrays are read-only views of the batch's buffers (tested by address). The schema must be this version's."""
+    """Forests whose arrays are read-only views of the batch's buffers (tested by address). The schema must be this
+    version's."""
     check_schema(batch.schema, "record batch")
     views = [_views(batch.column(n), t) for n, t in _TYPES.items()]
     return [Forest(**dict(zip(_TYPES, row, strict=True))) for row in zip(*views, strict=True)]
@@ -73,7 +95,9 @@ def check_schema(schema: pa.Schema, where: str) -> None:
     if found is None:
         raise BadInput(f"{where}: not a file of forests (no {_VERSION_KEY.decode()} in its schema)")
     if int(found) > SCHEMA_VERSION:
-        raise BadInput(f"{where}: forest schema {int(found)} is newer than this release reads ({SCHEMA_VERSION}): upgrade treeadv")
+        raise BadInput(
+            f"{where}: forest schema {int(found)} is newer than this release reads ({SCHEMA_VERSION}): upgrade treeadv"
+        )
     if not schema.equals(SCHEMA, check_metadata=False):
         raise BadInput(f"{where}: its columns are not those of forest schema {SCHEMA_VERSION}")
 
@@ -93,8 +117,8 @@ def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
 
 
 def read_file(path: Path) -> tuple[list[Forest], str]:
-    """Read the forests of an Arrow IPC file (file or stream format), memory-mapped, and the model in its metadata ("" if
-    none). Raises `BadInput` for what is no such file.
+    """Read the forests of an Arrow IPC file (file or stream format), memory-mapped, and the model in its metadata (""
+    if none). Raises `BadInput` for what is no such file.
 
     >>> tree = assemble(prompt=[1], parent=[-1], lengths=[2], token=[5, 6], logprob=[-1.0, -0.5])
     >>> write_forests(Path("forests.arrow"), [tree], "models/tiny")

@@ -11,7 +11,8 @@ ARITY = 4  # leaves of a tree: a trunk with one fork at its end
 
 
 def broom(leaves: int, length: int, sharing: float, prompt: int, vocab: int, seed: int = 0) -> Forest:
-    """G leaves of `length` tokens in G/4 trees whose trunks are as long as makes 1 - tokens / expanded tokens = `sharing`."""
+    """G leaves of `length` tokens in G/4 trees whose trunks are as long as makes 1 - tokens / expanded tokens =
+    `sharing`."""
     trunk = round(length * sharing / (1 - 1 / ARITY))
     if not 0 < trunk < length or leaves % ARITY:
         raise ValueError(f"no broom of {leaves} leaves of {length} tokens has sharing {sharing}")

@@ -1,11 +1,11 @@
-"""`treeadv bench learner`: the gradient of a forest with every token once, against its leaves flattened and against TRL's GRPO step.
+"""`treeadv bench learner`: the gradient of a forest with every token once, against its leaves flattened and against
+TRL's GRPO step.
 
-A JSON object a line. Times are seconds of forward and backward (`optimizer_s`, the same for all, apart), the least of some rounds
-in which the contestants take turns: of the wall clock, and of the processors (`_cpu_s`), which a busy machine stretches less.
-`bound` is unique over flat tokens, prompts counted, `ratio_to_bound` is (tree_s / flat_s) / bound. "Flat" is this learner on as
-many separate packed sequences, without padding; TRL's step is `GRPOTrainer._compute_loss` and its backward on the same leaves
-and model (all equally long: it pads nothing).
-"""
+A JSON object a line. Times are seconds of forward and backward (`optimizer_s`, the same for all, apart), the least
+of some rounds in which the contestants take turns: of the wall clock, and of the processors (`_cpu_s`), which a busy
+machine stretches less. `bound` is unique over flat tokens, prompts counted, `ratio_to_bound` is (tree_s / flat_s) /
+bound. "Flat" is this learner on as many separate packed sequences, without padding; TRL's step is
+`GRPOTrainer._compute_loss` and its backward on the same leaves and model (all equally long: it pads nothing)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,12 @@ from treeadv.learning.trainer import Trainer
 
 
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(prog="treeadv bench learner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--json", action="store_true", help="the only form there is; accepted for symmetry with the other commands")
+    p = argparse.ArgumentParser(
+        prog="treeadv bench learner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--json", action="store_true", help="the only form there is; accepted for symmetry with the other commands"
+    )
     p.add_argument("--model", default=models.SMOLLM2, help="Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
     p.add_argument("--sharing", type=float, nargs="+", default=[0.3, 0.5, 0.7])
@@ -45,7 +49,9 @@ def main(argv: list[str]) -> None:
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    p.add_argument("--no-trl", action="store_true", help="leave TRL out (it is left out anyway where it is not installed)")
+    p.add_argument(
+        "--no-trl", action="store_true", help="leave TRL out (it is left out anyway where it is not installed)"
+    )
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
     folder = str(models.resolve(args.model, args.cache))
@@ -53,7 +59,8 @@ def main(argv: list[str]) -> None:
     for leaves in args.leaves:
         for sharing in args.sharing:
             forests = [
-                broom(leaves, args.length, sharing, args.prompt, trainer.policy.vocabulary, seed) for seed in range(args.step // leaves)
+                broom(leaves, args.length, sharing, args.prompt, trainer.policy.vocabulary, seed)
+                for seed in range(args.step // leaves)
             ]
             print(json.dumps(_case(trainer, folder, forests, args)), flush=True)
 
@@ -84,13 +91,23 @@ def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.N
                 memory[name] = max(memory[name], peak[0])
     bound = sum(args.prompt + f.tokens for f in forests) / sum(args.prompt + g.tokens for g in flat)
     out = {
-        "sharing": round(forests[0].sharing, 3), "leaves": forests[0].leaves, "forests": len(forests),
-        "tokens": sum(f.tokens for f in forests), "expanded_tokens": sum(f.expanded_tokens for f in forests), "prompt": args.prompt,
-        "bound": bound, "ratio_to_bound": seconds["tree"] / seconds["flat"] / bound,
-        "ratio_to_bound_cpu": cpu["tree"] / cpu["flat"] / bound, "optimizer_s": _optimizer_seconds(trainer),
-        **{f"{n}_s": s for n, s in seconds.items()}, **{f"{n}_cpu_s": s for n, s in cpu.items()},
-        **{f"{n}_peak_mb": m for n, m in memory.items()}, "model": args.model, "dtype": args.dtype, "threads": args.threads,
-    }  # fmt: skip
+        "sharing": round(forests[0].sharing, 3),
+        "leaves": forests[0].leaves,
+        "forests": len(forests),
+        "tokens": sum(f.tokens for f in forests),
+        "expanded_tokens": sum(f.expanded_tokens for f in forests),
+        "prompt": args.prompt,
+        "bound": bound,
+        "ratio_to_bound": seconds["tree"] / seconds["flat"] / bound,
+        "ratio_to_bound_cpu": cpu["tree"] / cpu["flat"] / bound,
+        "optimizer_s": _optimizer_seconds(trainer),
+        **{f"{n}_s": s for n, s in seconds.items()},
+        **{f"{n}_cpu_s": s for n, s in cpu.items()},
+        **{f"{n}_peak_mb": m for n, m in memory.items()},
+        "model": args.model,
+        "dtype": args.dtype,
+        "threads": args.threads,
+    }
     if "trl" in seconds:
         out |= {"trl_over_tree": seconds["trl"] / seconds["tree"], "trl_over_tree_cpu": cpu["trl"] / cpu["tree"]}
     return out
@@ -105,9 +122,12 @@ def _trl(folder: str, forests: list[Forest], dtype: str) -> Callable[[], None]:
     prompt = torch.from_numpy(np.stack([f.prompt for f in forests for _ in range(f.leaves)])).long()
     completion = torch.from_numpy(np.stack([f.leaf_tokens(i) for f in forests for i in range(f.leaves)])).long()
     batch = {
-        "prompt_ids": prompt, "prompt_mask": torch.ones_like(prompt), "completion_ids": completion,
-        "completion_mask": torch.ones_like(completion), "advantages": torch.from_numpy(np.concatenate([f.reward for f in forests]) * 2 - 1),
-    }  # fmt: skip
+        "prompt_ids": prompt,
+        "prompt_mask": torch.ones_like(prompt),
+        "completion_ids": completion,
+        "completion_mask": torch.ones_like(completion),
+        "advantages": torch.from_numpy(np.concatenate([f.reward for f in forests]) * 2 - 1),
+    }
     autocast = torch.bfloat16 if dtype == "bfloat16" else None
 
     def run() -> None:
@@ -127,7 +147,8 @@ def _optimizer_seconds(trainer: Trainer) -> float:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[float]]:
-    """Resident megabytes at their peak over the block, above those before it; memory freed earlier is given back first."""
+    """Resident megabytes at their peak over the block, above those before it; memory freed earlier is given back
+    first."""
     ctypes.CDLL(None).malloc_trim(0)
     before, peak, done = _resident(), [0.0], threading.Event()
 

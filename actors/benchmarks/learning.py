@@ -9,7 +9,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-KEYS = ("elapsed_s", "reward_first_fifth", "reward_last_fifth", "tokens_generated", "tokens_trained", "sharing_trained", "staleness_max")
+KEYS = (
+    "elapsed_s",
+    "reward_first_fifth",
+    "reward_last_fifth",
+    "tokens_generated",
+    "tokens_trained",
+    "sharing_trained",
+    "staleness_max",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -26,4 +34,9 @@ def main(argv: list[str]) -> None:
             subprocess.run(command, check=True, stdout=sys.stderr)
             summary = json.loads((Path(root) / f"seed-{seed}" / "summary.json").read_text())
             gain = summary["reward_last_fifth"] - summary["reward_first_fifth"]
-            print(json.dumps({"recipe": args.config.name, "seed": seed, "learns": gain > 0, **{k: summary[k] for k in KEYS}}), flush=True)
+            print(
+                json.dumps(
+                    {"recipe": args.config.name, "seed": seed, "learns": gain > 0, **{k: summary[k] for k in KEYS}}
+                ),
+                flush=True,
+            )

@@ -29,6 +29,7 @@ import numpy as np
 import ray
 from ray.util.queue import Queue
 
+from actors.driver.handles import actor_class
 from actors.replay_queue import ReplayQueue
 from treeadv import wire
 from treeadv.assembly import assemble
@@ -192,7 +193,7 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
     (folder / "tasks.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
     task, learner = {"source": str(folder / "tasks.jsonl")}, {"forests_per_step": args.per_step}
     config = parse({"task": task, "learner": learner, "queue": settings(args).model_dump()}, "bench")
-    queue = ray.remote(num_cpus=0)(ReplayQueue).remote(config, str(folder / "run"), "bench", 0, 0)
+    queue = actor_class(ReplayQueue).remote(config, str(folder / "run"), "bench", 0, 0)
     tickets = [await queue.reserve.remote("w") for _ in range(args.forests)]
     began = time.perf_counter()
 

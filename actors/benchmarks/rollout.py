@@ -12,6 +12,9 @@ nothing else.
   chunk     sglang: `forest` for each of --chunks
   direct    sglang: the branches of `raw` as one plain request each, without chunks, log-probs and entropies
   small     sglang: `forest` where the cache holds only --small-pool tokens; evicted tokens as the server counts them
+  saturated with --saturated, instead of all others: forests against flat rollouts while --saturated rows are always full, as in
+            training; `time_over_tokens` is the ratio of their seconds a leaf over the ratio of their tokens a leaf (1: the tokens that
+            forests save are time saved), `model` the share of the engine's time in the model (embedded)
   weights   sglang: an update of all weights each way, twice, while branches are decoded: seconds, GB/s and tokens lost of the second
 """
 
@@ -24,6 +27,8 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import ceil
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -35,10 +40,13 @@ from treeadv.data import model_folder as models
 from treeadv.data.prompts import Prompter
 from treeadv.data.tasks import Problem, problem_source
 from treeadv.engines.base import Engine, Params
+from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.registry import start_engine
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
 
+ROUNDS = 3  # of --saturated
+KEYS = ("seconds_per_leaf", "tokens_per_leaf", "model")
 FAMILIES = [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}}]
 
 
@@ -49,6 +57,8 @@ def main(argv: list[str]) -> None:
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
     p.add_argument("--forests", type=int, default=4, help="grown at a time")
+    p.add_argument("--saturated", type=int, default=0, metavar="ROWS", help="measure with so many rows, always full")
+    p.add_argument("--prompt-tokens", type=int, default=0, help="repeat the prompts up to so many tokens")
     p.add_argument("--leaves", type=int, default=8)
     p.add_argument("--trees", type=int, default=2)
     p.add_argument("--tau", type=float, default=0.5, help="fork threshold in nats")
@@ -69,6 +79,8 @@ class _Bench:
         prompter = Prompter(self.model)
         source = problem_source(self._config().task, 0)
         self.prompts = [prompter.encode(source[i].problem) for i in range(args.forests)]
+        if args.prompt_tokens:
+            self.prompts = [np.resize(prompt, args.prompt_tokens) for prompt in self.prompts]
 
     def _config(self, **sglang: Any) -> Config:
         a = self.args
@@ -76,7 +88,7 @@ class _Bench:
             "run": {"root": "build", "name": "bench-rollout"},
             "task": {"source": "reasoning-gym", "families": FAMILIES},
             "generator": {
-                "engine": a.engine, "dtype": a.dtype, "threads": a.threads, "rows": a.forests * a.leaves,
+                "engine": a.engine, "dtype": a.dtype, "threads": a.threads, "rows": a.saturated or a.forests * a.leaves,
                 "sglang": {"device": a.device, "stubs": a.stubs, "chunk": 8, **sglang},
             },
         }, "bench rollout")
@@ -96,6 +108,8 @@ class _Bench:
 
     # ---- the measurements --------------------------------------------------------------------------------------------
     async def run(self) -> None:
+        if self.args.saturated:
+            return await self._saturated()
         async with self._engine() as engine:
             url = engine.members[0].url if self.args.engine == "sglang" else ""
             await self._forests(engine, "none")  # warm
@@ -111,6 +125,28 @@ class _Bench:
         if self.args.engine == "sglang":
             async with self._engine(args={"max-total-tokens": self.args.small_pool}) as small:
                 await self._report("small", small, self._forests(small, "entropy"), small.members[0].url, pool=self.args.small_pool)
+
+    async def _saturated(self) -> None:
+        """Forests and flat rollouts in turn, several rounds of each, so that what else the machine does falls on both.
+        """
+        running = {"max-running-requests": self.args.saturated} if self.args.engine == "sglang" else {}
+        async with self._engine(**({"args": running} if running else {})) as engine:
+            url = engine.members[0].url if self.args.engine == "sglang" else ""
+            model = _ModelTime(engine) if self.args.engine == "embedded" else None
+            await self._forests(engine, "none")  # warm
+            figures: dict[str, list[dict[str, float]]] = {"entropy": [], "none": []}
+            for _ in range(ROUNDS):
+                for rule, found in figures.items():
+                    started, before = time.perf_counter(), model.seconds if model else 0.0
+                    report = await self._report("saturated", engine, self._forests(engine, rule), url, rule=rule)
+                    if model:
+                        report["model"] = (model.seconds - before) / (time.perf_counter() - started)
+                    found.append(report)
+            mean = {rule: {k: fmean(f[k] for f in found) for k in KEYS if k in found[0]} for rule, found in figures.items()}
+            seconds, tokens = (mean["entropy"][k] / mean["none"][k] for k in ("seconds_per_leaf", "tokens_per_leaf"))
+            more = {} if model is None else {"model": mean["entropy"]["model"]}
+            self._print("saturated_ratio", rows=self.args.saturated, seconds=seconds, tokens=tokens, time_over_tokens=seconds / tokens,
+                        **more)
 
     async def _on_sglang(self, engine: Any, url: str) -> None:
         difference = engine.members[0].difference
@@ -147,7 +183,17 @@ class _Bench:
         requests = [
             GrowRequest(forest_id=f"{rule}-{stamp}-{i}", problem=problem, prompt=p, seed=i) for i, p in enumerate(self.prompts)
         ]
-        return await asyncio.gather(*(grow(engine, r, self._sampling(rule), self.args.tau, frozenset()) for r in requests))
+        sampling = self._sampling(rule)
+        # With --saturated as many as fill the rows: a forest has a row for each tree at its start and for each leaf at
+        # its end.
+        in_flight = ceil(2 * self.args.saturated / (sampling.roots + sampling.leaves)) + 1 if self.args.saturated else len(requests)
+        places = asyncio.Semaphore(in_flight)
+
+        async def one(request: GrowRequest) -> Forest:
+            async with places:
+                return await grow(engine, request, sampling, self.args.tau, frozenset())
+
+        return await asyncio.gather(*map(one, requests))
 
     async def _raw(self, engine: Engine) -> list[int]:
         async def one(prompt: np.ndarray, name: str, i: int) -> int:
@@ -187,6 +233,22 @@ class _Bench:
     def _print(self, name: str, **figures: Any) -> None:
         rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}
         print(json.dumps({"bench": "rollout", "engine": self.args.engine, "way": name, **rounded}), flush=True)
+
+
+class _ModelTime:
+    """Adds up the seconds that an embedded engine spends in its model."""
+
+    def __init__(self, engine: EmbeddedEngine) -> None:
+        self.seconds, forward = 0.0, engine.model.forward
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        engine.model.forward = timed
 
 
 def _sharing(forests: list[Forest]) -> dict[str, float]:

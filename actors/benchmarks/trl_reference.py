@@ -1,4 +1,5 @@
-"""TRL's own GRPO and GSPO loss on sequences, without its trainer: the reference of the tests and of the learner's benchmark.
+"""TRL's own GRPO and GSPO loss on sequences, without its trainer: the reference of the tests and of the learner's
+benchmark.
 
 `GRPOTrainer._compute_loss` is called as it is, on an object that holds only the settings it reads.
 """
@@ -22,15 +23,22 @@ def prepare(model: PreTrainedModel, temperature: float) -> None:
 
 
 def loss(
-    model: torch.nn.Module, batch: dict[str, torch.Tensor], loss_type: str, level: str, clip: tuple[float, float], beta: float = 0.0,
-    max_tokens: int = 1, autocast: torch.dtype | None = None,
+    model: torch.nn.Module,
+    batch: dict[str, torch.Tensor],
+    loss_type: str,
+    level: str,
+    clip: tuple[float, float],
+    beta: float = 0.0,
+    max_tokens: int = 1,
+    autocast: torch.dtype | None = None,
+    delta: float | None = None,
 ) -> torch.Tensor:
     """The loss of a batch as TRL's trainer computes it in one accumulation window on one process.
 
-    `batch`: prompt_ids, prompt_mask [B, P], completion_ids, completion_mask [B, T], advantages [B], old_per_token_logps [B, T], and
-    ref_per_token_logps [B, T] where beta > 0. `loss_type` grpo (mean over sequences), bnpo (over tokens) or dr_grpo (constant);
-    `level` token (GRPO) or sequence (GSPO).
-    """
+    `batch`: prompt_ids, prompt_mask [B, P], completion_ids, completion_mask [B, T], advantages [B],
+    old_per_token_logps [B, T], and ref_per_token_logps [B, T] where beta > 0. `loss_type` grpo (mean over
+    sequences), bnpo (over tokens) or dr_grpo (constant); `level` token (GRPO) or sequence (GSPO). `delta` is TRL's
+    dual clip."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     accelerator = SimpleNamespace(
@@ -42,12 +50,25 @@ def loss(
         is_main_process=True,
         sync_gradients=True,
     )
-    args = SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1)
+    args = SimpleNamespace(use_bias_correction_kl=False, delta=delta, steps_per_generation=1)
     trainer: Any = SimpleNamespace(
-        model=model, args=args, accelerator=accelerator, loss_type=loss_type, importance_sampling_level=level, beta=beta,
-        epsilon_low=clip[0], epsilon_high=clip[1], max_completion_length=max_tokens, current_gradient_accumulation_steps=1,
-        top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False, vllm_importance_sampling_correction=False,
-        aux_loss_enabled=False, _entropy_bonus_enabled=False, _metrics=defaultdict(lambda: defaultdict(list)),
-    )  # fmt: skip
+        model=model,
+        args=args,
+        accelerator=accelerator,
+        loss_type=loss_type,
+        importance_sampling_level=level,
+        beta=beta,
+        epsilon_low=clip[0],
+        epsilon_high=clip[1],
+        max_completion_length=max_tokens,
+        current_gradient_accumulation_steps=1,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        use_vllm=False,
+        vllm_importance_sampling_correction=False,
+        aux_loss_enabled=False,
+        _entropy_bonus_enabled=False,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+    )
     trainer._get_per_token_logps_and_entropies = MethodType(GRPOTrainer._get_per_token_logps_and_entropies, trainer)
     return GRPOTrainer._compute_loss(trainer, model, batch)

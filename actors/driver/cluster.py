@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.driver.grading import Grading
 from actors.driver.handles import actor_class, close
 from actors.driver.learner_group import LearnerGroup
+from actors.driver.losses import restart_when_hung
 from actors.driver.outcome import EndRequest
 from actors.driver.targets import Targets
 from actors.driver.weight_sync import WeightSync
@@ -46,18 +47,23 @@ class Cluster:
         self.targets = Targets(folder)
         self.learners = LearnerGroup(config, folder, self.targets)
         self.weights = WeightSync()
-        self.generators = WorkerGroup("generator", self._create_generator, self._prepare_generator, self.targets)
-        self.rewards = WorkerGroup("reward", self._create_reward, lambda member: member.address.remote(), self.targets)
+        timeout = config.run.heartbeat_timeout
+        self.generators = WorkerGroup(
+            "generator", self._create_generator, self._prepare_generator, self.targets, timeout
+        )
+        self.rewards = WorkerGroup("reward", self._create_reward, self._prepare_reward, self.targets, timeout)
         self.grading = Grading(self.rewards)
         self.failures = FailureLimit()
         self._session = folder.store.next_session()
         self._durable_step = self.first_step
-        self._owned: list[ActorProxy[ReplayQueue]] = []
+        self.version = 0  # of the learners' weights; it counts optimizer updates
+        self._queue_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start every actor. Whatever the result, the caller has to call `end`."""
         self.queue = self._create_queue()
-        self._owned.append(self.queue)
+        hung = restart_when_hung(self.queue, "queue", self.config.run.heartbeat_timeout)
+        self._queue_watch = asyncio.create_task(hung)
         self.targets.add("queue", "queue", await self.queue.address.remote())
         await asyncio.gather(self._start_learners(), self.rewards.start(self.config.reward.count))
         await self.generators.start(self.config.generator.count)
@@ -65,8 +71,10 @@ class Cluster:
     async def end(self) -> None:
         await asyncio.gather(self.generators.end(), self.rewards.end())
         await self.learners.end()
-        await close(self._owned)
-        self._owned = []
+        self.weights.end()
+        if self._queue_watch:
+            self._queue_watch.cancel()
+            await close([self.queue])
 
     def missing(self) -> str:
         """Name the actors that are not up yet, and the resources of the cluster."""
@@ -78,9 +86,9 @@ class Cluster:
         shown = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU") or k.endswith("_slot")}
         return f"{', '.join(missing)} (in the cluster: {', '.join(f'{v:g} {k}' for k, v in sorted(shown.items()))})"
 
-    async def lease(self, version: int, end_request: EndRequest) -> Lease | None:
+    async def lease(self, end_request: EndRequest) -> Lease | None:
         """Wait for the next batch of ready forests; None when an end was requested first."""
-        leasing = asyncio.ensure_future(self.queue.lease.remote(self.config.learner.forests_per_step, version))
+        leasing = asyncio.ensure_future(self.queue.lease.remote(self.config.learner.forests_per_step, self.version))
         ending = asyncio.ensure_future(end_request.wait())
         try:
             await asyncio.wait([leasing, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -89,16 +97,17 @@ class Cluster:
             ending.cancel()
             leasing.cancel()
 
-    async def train(self, lease: Lease, version: int) -> StepReport:
-        """Take one optimizer step on the forests of a lease. A step forgives the deaths of members before it."""
-        report = await self.learners.step(lease.refs, version)
+    async def train(self, lease: Lease) -> StepReport:
+        """Take the optimizer updates of a lease. A step forgives the deaths of members before it."""
+        report = await self.learners.step(lease.refs, self.version)
+        self.version = report.version
         self.generators.forgive_deaths()
         self.rewards.forgive_deaths()
         return report
 
-    async def publish(self, version: int) -> None:
+    async def publish(self) -> None:
         """Bring the weights of the learners to every generator as a policy version."""
-        await self.weights.publish(await self.learners.publish(version), self.generators)
+        await self.weights.publish(await self.learners.publish(self.version), self.generators)
 
     async def checkpoint(self, step: int) -> None:
         """Make `step` durable, then tell the queue that the forests up to it are trained for good. Journal and records
@@ -112,9 +121,9 @@ class Cluster:
             self._durable_step = step
 
     async def _start_learners(self) -> None:
-        await self.learners.start(self.first_step)
+        self.version = await self.learners.start(self.first_step)
         if self.first_step:
-            await self.publish(self.first_step)
+            await self.publish()
 
     def _create_queue(self) -> ActorProxy[ReplayQueue]:
         # Ray asks a restarted queue again what it was being asked: the methods are idempotent. In an object store a
@@ -131,16 +140,19 @@ class Cluster:
 
     def _create_generator(self, number: int) -> ActorProxy[Generator]:
         c = self.config.generator
-        return actor_class(Generator, c, max_concurrency=c.forests + 8).remote(
+        return actor_class(Generator, c, max_concurrency=UNBOUNDED).remote(
             self.config, number, self.config.metrics.port
         )
 
     async def _prepare_generator(self, generator: ActorProxy[Generator]) -> str:
         """Load the engine and bring it the current weights; return the address of its /metrics."""
         address = await generator.start.remote()
-        await self.weights.catch_up(generator)
+        await self.weights.wait_until_current(generator)
         return address
 
     def _create_reward(self, number: int) -> ActorProxy[RewardActor]:
         role = actor_class(RewardActor, self.config.reward, max_concurrency=UNBOUNDED)
         return role.remote(self.config, number, self.config.metrics.port)
+
+    async def _prepare_reward(self, reward: ActorProxy[RewardActor]) -> str:
+        return await reward.address.remote()

@@ -1,7 +1,8 @@
 """Empties a pod before it stops. The preStop hook of a pod (helm/treeadv) runs this before Kubernetes sends SIGTERM.
 
-    python -m actors.driver.drain node --seconds 170      on a worker: take no new actors, wait until its actors have ended
-    python -m actors.driver.drain driver --seconds 110    on the head: end the run after the step in hand, with a checkpoint
+    python -m actors.driver.drain node --seconds 170      on a worker: take no new actors, wait until its actors have
+    ended python -m actors.driver.drain driver --seconds 110    on the head: end the run after the step in hand, with
+    a checkpoint
 
 A worker only announces that it leaves. The driver reads it from `draining_nodes` and moves the actors elsewhere.
 """

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import pyarrow as pa
 from ray import ObjectRef
 from ray.actor import ActorProxy
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.driver.cluster import Cluster
+from actors.driver.in_flight import ForestsInFlight
+from actors.driver.losses import ACTOR_LOST
 from actors.generator import Generator
+from treeadv.data.tickets import Ticket
 from treeadv.engines.base import EngineGone
-from treeadv.replay.tickets import Ticket
 
 
-async def graded_forest(
-    cluster: Cluster, generator: ActorProxy[Generator], ticket: Ticket
-) -> ObjectRef[pa.RecordBatch] | None:
-    """Return a reference to the graded forest of a ticket, or None when it failed: then the queue hands the prompt out
-    again. A generator that died, or whose engine is gone, is replaced."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    """A reference to a graded forest, and the branches that its engine had room for when the forest ended."""
+
+    forest: ObjectRef[pa.RecordBatch]
+    free: int
+
+
+async def reserved(
+    cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight
+) -> Ticket | None:
+    """Wait until the staleness bound leaves a slot, and return its ticket. None when the generator is lost or retired, or
+    the run takes no more forests."""
+    if generator not in cluster.generators.members:
+        return None
+    in_flight.reserving += 1
     try:
-        forest, leaves = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.grow.remote(ticket))
-        await leaves
+        return await cluster.queue.reserve.remote(cluster.generators.names[generator])
+    finally:
+        in_flight.reserving -= 1
+
+
+async def graded_forest(cluster: Cluster, generator: ActorProxy[Generator], ticket: Ticket) -> Grown | None:
+    """Return the graded forest of a ticket, or None when it failed: then the queue hands the prompt out again. A
+    generator that died, or whose engine is gone, is replaced."""
+    try:
+        forest, room = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.grow.remote(ticket))
+        free = await room
         graded = await cluster.grading.grade(forest)
-    except RayActorError as fault:
+    except ACTOR_LOST as fault:
         await cluster.queue.fail.remote(ticket.forest_id, "generator died")
         cluster.generators.replace(generator, fault)
+    except ObjectLostError:
+        await cluster.queue.fail.remote(ticket.forest_id, "its payload is lost")
     except RayTaskError as fault:
         cause = str(fault).strip().splitlines()[-1]
         await cluster.queue.fail.remote(ticket.forest_id, cause)
@@ -36,5 +61,5 @@ async def graded_forest(
             cluster.failures.count(cause, len(cluster.generators.members) * cluster.config.generator.forests)
     else:
         cluster.failures.reset()
-        return graded
+        return Grown(forest=graded, free=free)
     return None

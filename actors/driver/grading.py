@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any, cast
+from typing import cast
 
 import pyarrow as pa
 from ray import ObjectRef
 from ray.actor import ActorProxy
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
+from actors.driver.losses import ACTOR_LOST
 from actors.driver.worker_group import BACKOFF, WorkerGroup
-from actors.reward import RewardActor
+from actors.reward import GradeReport, RewardActor
 from treeadv.rewards.sandbox.pool import PoolBroken
+from treeadv.rewards.watch import VerifierWatch
 
 
 class Grading:
@@ -21,19 +23,23 @@ class Grading:
         self._rewards = rewards
         self._pending: Counter[ActorProxy[RewardActor]] = Counter()  # forests sent and not yet graded
 
+        self._watch = VerifierWatch()
+
     async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> ObjectRef[pa.RecordBatch]:
         """Return a reference to the graded forest. A reward actor that dies over it, or whose verifiers do, is
-        replaced, and another actor grades the forest."""
+        replaced, and another actor grades the forest. Raises `RunFailed` when the verifier keeps failing."""
         while True:
             while not self._rewards.members:
                 await asyncio.sleep(BACKOFF)
             member = min(self._rewards.members, key=self._pending.__getitem__)
             self._pending[member] += 1
             try:
-                graded, verdicts = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[Any]], member.grade.remote(forest))
-                await verdicts
+                answer = member.grade.remote(forest)
+                graded, report = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[GradeReport]], answer)
+                made = await report
+                self._watch.add(made.verdicts, made.failure)
                 return graded
-            except RayActorError as fault:
+            except ACTOR_LOST as fault:
                 self._rewards.replace(member, fault)
             except RayTaskError as fault:
                 if not isinstance(fault.cause, PoolBroken):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import ray
 from ray.actor import ActorClass, ActorHandle, ActorProxy
 
+from actors.heartbeat import GROUP
 from treeadv.config import GeneratorConfig, LearnerConfig, RewardConfig
 
 CLOSE_SECONDS = 10.0  # that an actor gets to close before it is killed
@@ -22,12 +23,13 @@ def actor_class(
     role: type[R], resources: GeneratorConfig | LearnerConfig | RewardConfig | None = None, **options: Any
 ) -> ActorClass[R]:
     """The Ray actor class of a role. `resources` is its section of the configuration, `options` are Ray's own."""
-    asked: dict[str, Any] = {"num_cpus": 0, **options}
+    # Ray would keep a record of every call in memory (up to 100,000 of them).
+    asked: dict[str, Any] = {"num_cpus": 0, "concurrency_groups": {GROUP: 1}, "enable_task_events": False, **options}
     if resources is not None:
         asked |= {"num_cpus": resources.cpus, "num_gpus": getattr(resources, "gpus", 0)}
         if resources.slot:
             asked["resources"] = {resources.slot: 1}
-    return ray.remote(role).options(**asked)
+    return ray.remote(**asked)(role)
 
 
 def actor_id(handle: Handle) -> str:
@@ -35,9 +37,9 @@ def actor_id(handle: Handle) -> str:
     return cast(ActorHandle, handle)._actor_id.hex()
 
 
-def kill(handle: Handle) -> None:
-    """End an actor at once. Ray does not restart it."""
-    ray.kill(cast(ActorHandle, handle))
+def kill(handle: Handle, restart: bool = False) -> None:
+    """End the process of an actor at once, also of a stopped one. With `restart`, Ray starts it again where it may."""
+    ray.kill(cast(ActorHandle, handle), no_restart=not restart)
 
 
 async def close(handles: Sequence[Handle]) -> None:

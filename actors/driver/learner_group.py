@@ -11,7 +11,8 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorProxy
 
-from actors.driver.handles import actor_class, actor_id, close
+from actors.driver.handles import actor_class, actor_id, close, kill
+from actors.driver.losses import kill_when_lost
 from actors.driver.targets import Targets
 from actors.learner import Learner
 from treeadv.config import Config
@@ -34,22 +35,27 @@ class LearnerGroup:
     def __init__(self, config: Config, folder: RunFolder, targets: Targets) -> None:
         self._config, self._folder, self._targets = config, folder, targets
         self._members: list[ActorProxy[Learner]] = []
+        self._watches: list[asyncio.Task[None]] = []
         self._count = self.target_count = config.learner.count
 
-    async def start(self, step: int) -> None:
-        """Start every rank with the base model, or with the checkpoint of `step` where that is not 0."""
+    async def start(self, step: int) -> int:
+        """Start every rank with the base model, or with the checkpoint of `step` where that is not 0; return the version
+        of the weights."""
         role = actor_class(Learner, self._config.learner)
         run_dir, port = str(self._folder.path.resolve()), self._config.metrics.port
         self._members = [role.remote(self._config, run_dir, rank, self._count, port) for rank in range(self._count)]
+        self._watches = [asyncio.create_task(self._watch(m, f"learner-{i}")) for i, m in enumerate(self._members)]
         rendezvous = await self._members[0].rendezvous.remote()
         await asyncio.gather(*(m.join.remote(rendezvous) for m in self._members))
+        versions = [0]
         if step:
-            await asyncio.gather(*(m.restore.remote(step) for m in self._members))
+            versions = await asyncio.gather(*(m.restore.remote(step) for m in self._members))
         for rank, member in enumerate(self._members):
             self._targets.add("learner", f"learner-{rank}", await member.address.remote())
+        return versions[0]
 
     async def step(self, forests: Sequence[ObjectRef], version: int) -> StepReport:
-        """Take one optimizer step on every rank; return the report of rank 0, which covers all ranks."""
+        """Take the updates of one batch on every rank; return the report of rank 0, which covers all ranks."""
         reports = await asyncio.gather(*(m.step.remote(list(forests), version) for m in self._members))
         return reports[0]
 
@@ -79,5 +85,13 @@ class LearnerGroup:
         return [actor_id(m) for m in self._members]
 
     async def end(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
         await close(self._members)
-        self._members = []
+        self._members, self._watches = [], []
+
+    async def _watch(self, member: ActorProxy[Learner], name: str) -> None:
+        """End every rank once one is lost: the others would wait for it in a collective operation."""
+        await kill_when_lost(member, name, self._config.run.heartbeat_timeout)
+        for other in self._members:
+            kill(other)

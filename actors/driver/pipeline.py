@@ -12,7 +12,8 @@ from ray.actor import ActorProxy
 
 from actors.driver.autoscaler import autoscale
 from actors.driver.cluster import Cluster
-from actors.driver.forests import graded_forest
+from actors.driver.forests import graded_forest, reserved
+from actors.driver.in_flight import ForestsInFlight
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.generator import Generator
@@ -40,39 +41,39 @@ async def generate(cluster: Cluster) -> None:
 
 
 async def use(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
-    """Grow as many forests at a time as a generator takes."""
+    """Grow as many forests at a time as fill the engine of a generator."""
     async with asyncio.TaskGroup() as group:
-        for _ in range(cluster.config.generator.forests):
-            group.create_task(grow(cluster, generator))
+        ForestsInFlight(cluster.config, lambda it: group.create_task(grow(cluster, generator, it)))
     await cluster.generators.dismiss(generator)
 
 
-async def grow(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
-    """Grow, grade and admit one forest after another. `reserve` waits while the staleness bound leaves no slot."""
-    generators, queue = cluster.generators, cluster.queue
-    while generator in generators.members and (ticket := await queue.reserve.remote(generators.names[generator])):
-        if graded := await graded_forest(cluster, generator, ticket):
-            await queue.admit.remote(ticket.forest_id, [graded])
+async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> None:
+    """Grow, grade and admit one forest after another, while the engine has rows for them."""
+    while ticket := await reserved(cluster, generator, in_flight):
+        await cluster.weights.wait_until_current(generator)
+        if grown := await graded_forest(cluster, generator, ticket):
+            await cluster.queue.admit.remote(ticket.forest_id, [grown.forest])
+            if not in_flight.goes_on(grown.free):
+                return
 
 
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
-    """Lease ready forests, update the policy, publish its weights, acknowledge the lease; write a checkpoint now and
-    then."""
+    """Lease ready forests, update the policy, publish its weights, acknowledge the lease, write checkpoints."""
     config, step = cluster.config.run, cluster.first_step
     while step < config.steps and not end_request.outcome:
         with recorder.phase("wait"):
-            lease = await cluster.lease(step, end_request)
+            lease = await cluster.lease(end_request)
         if lease:
-            report = await cluster.train(lease, step)
+            report = await cluster.train(lease)
+            if report.nonfinite_updates and not report.updates:  # nothing was learnt: another batch takes its place
+                await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
+                continue
             step += 1
             with recorder.phase("publish"):
-                await cluster.publish(step)
-            # After the weights: a freed slot starts with the new version
-            await cluster.queue.ack.remote(lease.lease_id, step)
+                await cluster.publish()
+            await cluster.queue.ack.remote(lease.lease_id, step)  # after the weights: a freed slot starts with them
             await recorder.record(cluster, step, report)  # before the checkpoint: a durable step is on record
         if lease is None or end_request.outcome or step == config.steps or step % config.checkpoint_every == 0:
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)
-    if step < config.steps and end_request.outcome:
-        return end_request.outcome
-    return Outcome.FINISHED
+    return end_request.outcome if end_request.outcome and step < config.steps else Outcome.FINISHED

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray.exceptions import RayActorError
-
 from actors.driver.cluster import Cluster
+from actors.driver.losses import ACTOR_LOST
 from treeadv.learning.report import StepReport
 from treeadv.metrics import Exporter
 from treeadv.report.progress import Progress
 from treeadv.report.records import ENGINE_TOTALS, Totals, step_record, write_summary
 from treeadv.storage.run_folder import RunFolder
 
+STATS_SECONDS = 5.0  # that a generator may take to report its totals
 
 class Recorder:
     """Writes one record an optimizer step. Times are seconds of wall clock; token counts are totals of the run."""
@@ -91,12 +91,15 @@ class Recorder:
         self._final_states = (await cluster.queue.counts.remote())["states"]
 
     async def _drawn(self, cluster: Cluster) -> dict[str, float]:
-        """What all generators drew since the last record. A dead generator counts with what it reported before."""
+        """What all generators drew since the last record. A dead or hung generator counts with what it reported
+        before.
+        """
         members = list(cluster.generators.names.items())
-        answers = await asyncio.gather(*(m.stats.remote() for m, _ in members), return_exceptions=True)
+        waits = (asyncio.wait_for(m.stats.remote(), STATS_SECONDS) for m, _ in members)
+        answers = await asyncio.gather(*waits, return_exceptions=True)
         sums, answered = dict.fromkeys((*ENGINE_TOTALS, "busy_seconds", "tau"), 0.0), 0
         for (_, name), stats in zip(members, answers, strict=True):
-            if isinstance(stats, RayActorError):
+            if isinstance(stats, (*ACTOR_LOST, TimeoutError)):
                 continue
             if isinstance(stats, BaseException):
                 raise stats

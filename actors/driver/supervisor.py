@@ -6,27 +6,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shlex
-import shutil
 import signal
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from actors.driver import pipeline
 from actors.driver.cluster import Cluster
+from actors.driver.losses import STATE_LOST
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
-from treeadv.errors import BadForest, BadInput, one_line, single_errors
-from treeadv.learning.report import NonFinite
+from treeadv.errors import BadInput, single_errors
+from treeadv.launch import resumable
 from treeadv.report.progress import Progress
 from treeadv.storage.run_folder import RunFolder
 
-FULL_DISK = 1 << 20  # a disk with fewer free bytes counts as full
 START_PATIENCE = 30.0  # seconds before a warning names the actors that are not up
 log = logging.getLogger(__name__)
 
@@ -41,26 +39,12 @@ def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) 
     try:
         return asyncio.run(_supervise(connect(config), folder, resumed, progress))
     except Exception as error:
-        message = _user_message(error)
-        # The error of torch's writer does not name the cause
-        if not message and shutil.disk_usage(folder.path).free < FULL_DISK:
-            message = f"no space left on the disk of {folder.path}: make room, or choose another run.root"
-        if message:
-            raise BadInput(
-                f"{message} (what was done is kept: treeadv train --resume {shlex.quote(folder.home)})"
-            ) from error
+        causes = (e.cause if isinstance(e, RayTaskError) else e for e in single_errors(error))
+        if bad := resumable(causes, folder, RoleFailed):
+            raise bad from error
         raise
     finally:
         ray.shutdown()
-
-
-def _user_message(error: BaseException) -> str:
-    """One line for an error that the user can mend, or for a role that keeps dying; "" for any other error."""
-    for single in single_errors(error):
-        cause = single.cause if isinstance(single, RayTaskError) else single
-        if isinstance(cause, BadInput | RoleFailed | NonFinite | BadForest):
-            return one_line(cause)
-    return ""
 
 
 def connect(config: Config) -> Config:
@@ -127,7 +111,7 @@ async def _attempt(cluster: Cluster, recorder: Recorder, end_request: EndRequest
             await recorder.note_final_states(cluster)
         else:
             outcome = end_request.outcome or outcome
-    except* (RayActorError, ObjectLostError) as group:
+    except* STATE_LOST as group:
         loss = next(single_errors(group))
     finally:
         recorder.healthy = False

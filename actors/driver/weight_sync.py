@@ -1,45 +1,81 @@
-"""Brings each policy version from the learners to the generators, and knows which version is current."""
+"""Brings each policy version from the learners to the generators, and knows which generator holds which version."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 from ray.actor import ActorProxy
-from ray.exceptions import RayActorError
 
 from actors.driver.learner_group import Publication
+from actors.driver.losses import ACTOR_LOST
 from actors.driver.worker_group import WorkerGroup
 from actors.generator import Generator
 
+PATIENCE_SECONDS = 10.0  # that a publication waits for every generator; after that, for one
+LOST = -1  # in the place of a version
+
 
 class WeightSync:
+    """A generator draws new forests only with the current version. One that is late catches up meanwhile."""
+
     def __init__(self) -> None:
         self._current: Publication | None = None
-        self.missed_updates = 0  # by generators that died over one
+        self._versions: dict[ActorProxy[Generator], int] = {}
+        self._updates: dict[ActorProxy[Generator], asyncio.Task[None]] = {}
+        self.missed_updates = 0  # by generators that were lost over one
 
     @property
     def size(self) -> int:
         """Bytes of the current version."""
         return self._current.size if self._current else 0
 
+    def count_behind(self, generators: WorkerGroup[Generator]) -> int:
+        """The number of members without the current version."""
+        return sum(not self._is_current(g) for g in generators.members)
+
     async def publish(self, publication: Publication, generators: WorkerGroup[Generator]) -> None:
-        """Bring a version to every generator, also to the retired ones that still grow forests. They draw meanwhile."""
+        """Bring a version to every generator, also to the retired ones that still grow forests. They draw meanwhile.
+        Returns when all hold it, or after PATIENCE_SECONDS when one does."""
         self._current = publication
-        updates = (_update(g, publication) for g in list(generators.names))
-        for fault in await asyncio.gather(*updates, return_exceptions=True):
-            if isinstance(fault, RayActorError):  # `grow` finds the dead one and replaces it; the successor catches up
-                self.missed_updates += 1
-            elif isinstance(fault, BaseException):
-                raise fault
+        self._versions = {g: v for g, v in self._versions.items() if g in generators.names}
+        updates = {self._update(g) for g in generators.names}
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while updates and not (time.monotonic() >= deadline and any(map(self._is_current, generators.members))):
+            timeout = max(0.0, deadline - time.monotonic()) or None
+            done, updates = await asyncio.wait(updates, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            for update in done:
+                update.result()
 
-    async def catch_up(self, generator: ActorProxy[Generator]) -> None:
-        """Bring the current version to a new generator, and newer ones that are published meanwhile."""
-        taken = None
-        while taken is not self._current:
+    async def wait_until_current(self, generator: ActorProxy[Generator]) -> None:
+        """Wait until a generator holds the current version or is lost."""
+        if not self._is_current(generator):
+            await asyncio.shield(self._update(generator))
+
+    def end(self) -> None:
+        for update in self._updates.values():
+            update.cancel()
+
+    def _is_current(self, generator: ActorProxy[Generator]) -> bool:
+        return self._current is None or self._versions.get(generator) == self._current.version
+
+    def _update(self, generator: ActorProxy[Generator]) -> asyncio.Task[None]:
+        """The task that brings a generator up to date; there is one at a time for each."""
+        task = self._updates.get(generator)
+        if task is None or task.done():
+            task = self._updates[generator] = asyncio.create_task(self._catch_up(generator))
+            task.add_done_callback(lambda done: self._updates.pop(generator, None))
+        return task
+
+    async def _catch_up(self, generator: ActorProxy[Generator]) -> None:
+        """Bring the current version to a generator, and newer ones that are published meanwhile."""
+        while not self._is_current(generator):
+            assert self._current is not None
             taken = self._current
-            if taken:
-                await _update(generator, taken)
-
-
-async def _update(generator: ActorProxy[Generator], publication: Publication) -> None:
-    await generator.update_weights.remote(publication.version, list(publication.buckets))
+            try:
+                await generator.update_weights.remote(taken.version, list(taken.buckets))
+            except ACTOR_LOST:  # its group replaces it; the successor starts with the current version
+                self.missed_updates += self._versions.get(generator) != LOST
+                self._versions[generator] = LOST
+                return
+            self._versions[generator] = taken.version

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Generic, Literal, TypeVar
 
 from ray.actor import ActorProxy
-from ray.exceptions import RayActorError
 
 from actors.driver.handles import close, kill
+from actors.driver.losses import ACTOR_LOST, kill_when_lost
 from actors.driver.targets import Targets
 
 RESTARTS = 5  # replacements of a member without an optimizer step between them; one more fails the run
@@ -30,15 +30,18 @@ class WorkerGroup(Generic[R]):
 
     def __init__(
         self, role: Literal["generator", "reward"], create: Callable[[int], ActorProxy[R]],
-        prepare: Callable[[ActorProxy[R]], Awaitable[str]], targets: Targets,
+        prepare: Callable[[ActorProxy[R]], Awaitable[str]], targets: Targets, heartbeat_timeout: float,
     ) -> None:
         """`create(number)` makes an actor. `await prepare(actor)` makes it ready to serve and returns the address of
-        its /metrics, which is listed in `targets`."""
+        its /metrics, which is listed in `targets`. A member without a heartbeat for `heartbeat_timeout` seconds is
+        replaced."""
         self.role, self._create, self._prepare, self._targets = role, create, prepare, targets
         self.members: list[ActorProxy[R]] = []
         self.names: dict[ActorProxy[R], str] = {}
         self.restarts = 0
         self._deaths: dict[ActorProxy[R], int] = {}  # of a member and its predecessors since the last step
+        self._heartbeat_timeout = heartbeat_timeout
+        self._watches: dict[ActorProxy[R], asyncio.Task[None]] = {}
         self._numbers = itertools.count()
         self._joins: list[asyncio.Task[None]] = []
         self._ready: asyncio.Queue[ActorProxy[R]] = asyncio.Queue()
@@ -101,6 +104,8 @@ class WorkerGroup(Generic[R]):
         for task in [t for t in self._joins if t not in starting]:
             self._joins.remove(task)
             task.result()
+        for watch in [w for w in self._watches.values() if w.done()]:
+            watch.result()
 
     def forgive_deaths(self) -> None:
         """Count deaths anew: a step was taken."""
@@ -114,27 +119,32 @@ class WorkerGroup(Generic[R]):
 
     async def end(self) -> None:
         """Cancel what is starting and end every member."""
-        for task in self._joins:
+        for task in (*self._joins, *self._watches.values()):
             task.cancel()
         await asyncio.gather(*self._joins, return_exceptions=True)
         await close(list(self.names))
-        self.members, self.names, self._joins = [], {}, []
+        self.members, self.names, self._joins, self._watches = [], {}, [], {}
 
     async def _join(self, deaths: int = 0) -> None:
         """Start one member; it may wait long for a place in the cluster. `deaths` counts those of its predecessors."""
         number = next(self._numbers)
         member = self._create(number)
         name = f"{self.role}-{number}"
+        self._watches[member] = asyncio.create_task(self._watch(member, name), name=f"watch {name}")
         try:
             address = await self._prepare(member)
             self._targets.add(self.role, name, address)
         except BaseException:
+            self._watches.pop(member).cancel()
             kill(member)
             raise
         self.names[member] = name
         self._deaths[member] = deaths
         self.members.append(member)
         self._ready.put_nowait(member)
+
+    async def _watch(self, member: ActorProxy[R], name: str) -> None:
+        self.replace(member, await kill_when_lost(member, name, self._heartbeat_timeout))
 
     async def _succeed(self, deaths: int, cause: Exception) -> None:
         """Start the successor of a dead member, and again when the successor dies while it starts."""
@@ -148,17 +158,18 @@ class WorkerGroup(Generic[R]):
             await asyncio.sleep(BACKOFF * 2 ** (deaths - 1))
             try:
                 return await self._join(deaths)
-            except RayActorError as fault:
+            except ACTOR_LOST as fault:
                 cause = fault
 
     async def _add(self) -> None:
         try:
             await self._join()
-        except RayActorError as fault:
+        except ACTOR_LOST as fault:
             await self._succeed(0, fault)
 
     def _forget(self, member: ActorProxy[R]) -> None:
         del self._deaths[member]
+        self._watches.pop(member).cancel()
         self._targets.remove(self.names.pop(member))
 
 

@@ -32,7 +32,7 @@ QUIET = OF_FAULTS | {
     "treeadv_weight_sync_failures_total",
     "treeadv_branches_failed_total",
     "treeadv_reward_worker_restarts_total",
-    "treeadv_nonfinite_steps_total",
+    "treeadv_nonfinite_updates_total",
 }
 
 

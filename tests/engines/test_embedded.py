@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from tests.engines.helpers import PROBLEM
 from treeadv.config import SamplingConfig
+from treeadv.engines import packing
 from treeadv.engines.base import EngineLost, Params
+from treeadv.engines.drawing import draw_rows
 from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.prefix_cache import PrefixCache
 from treeadv.forest import Finish
@@ -225,13 +227,16 @@ def test_a_fault_in_the_model_reaches_every_branch_and_those_that_come_later(tin
 
 def test_equal_draws_of_siblings_are_kept_once():
     cache = PrefixCache(1, 1, 2, torch.float32, capacity=2)
-    prompt, new = cache.extend([], [4, 5])
-    assert new == set(prompt)
-    a, new_a = cache.extend(prompt, [6])
-    b, new_b = cache.extend(prompt, [6])
-    assert a == b and new_a == set(a) and new_b == set()
-    c, new_c = cache.extend(prompt + b, [7])
-    assert cache.match([4, 5, 6, 7, 8]) == prompt + a + c and new_c == set(c) and cache.capacity >= cache.used == 4
+    prompt: list[int] = []
+    assert [cache.add(prompt, token) for token in (4, 5)] == [True, True]
+    a, b = list(prompt), list(prompt)
+    assert cache.add(a, 6)
+    assert not cache.add(b, 6)
+    assert a == b
+    assert cache.add(b, 7)
+    cache.reserve()
+    assert cache.match([4, 5, 6, 7, 8]) == b
+    assert cache.capacity >= cache.used == 4
 
 
 def test_branches_that_draw_the_same_tokens_draw_as_if_alone(tiny_model):
@@ -244,3 +249,58 @@ def test_branches_that_draw_the_same_tokens_draw_as_if_alone(tiny_model):
         assert [d.token for d in draws] == [d.token for d in alone]
         assert np.allclose([d.logprob for d in draws], [d.logprob for d in alone], atol=1e-5)
     assert stats.cached_tokens == len(PROMPTS[2]) - 1
+
+
+def test_draw_inverts_the_cumulative_distribution():
+    """Against one cumulative sum in float64, on vocabularies that do and do not fill the blocks of the search."""
+    rng = torch.Generator().manual_seed(0)
+    for vocabulary in (3, 256, 300, 1000):
+        logits = 4 * torch.randn(64, vocabulary, generator=rng)
+        coins = torch.rand(64, generator=rng, dtype=torch.float64)
+        cumulative = torch.softmax(logits.double(), -1).cumsum(-1)
+        exact = torch.searchsorted(cumulative, coins[:, None] * cumulative[:, -1:], right=True)[:, 0]
+        got = draw_rows(logits, [params(temperature=1.0)] * 64, coins.tolist())
+        assert sum(token == t for (token, _, _), t in zip(got, exact.tolist(), strict=True)) >= 63  # one may lie on an edge
+
+
+@pytest.mark.parametrize("coin", [0.0, 0.5, 1 - 2**-53])
+def test_draw_never_takes_a_token_without_probability(coin):
+    logits = torch.full((1, 700), float("-inf"))
+    logits[0, [5, 300, 301]] = 0.0
+    ((token, logprob, entropy),) = draw_rows(logits, [params(temperature=1.0)], [coin])
+    assert token in (5, 300, 301)
+    assert (logprob, entropy) == (pytest.approx(-np.log(3)), pytest.approx(np.log(3)))
+
+
+def test_long_prefix_is_computed_in_chunks_beside_branches_that_draw(tiny_model, monkeypatch):
+    """A prefix that takes several steps has the draws of one that takes a single step, and is computed once for two
+    branches.
+    """
+    rng = np.random.default_rng(0)
+    long = rng.integers(2, 90, 300).astype(np.int32)
+    jobs = [(long, params(1), "a"), (long, params(2), "a"), (PROMPTS[0], params(3), "b")]
+    whole, _ = drawn(tiny_model, jobs)
+    monkeypatch.setattr(packing, "PREFILL_ROWS", 32)
+    chunked, stats = drawn(tiny_model, jobs)
+    for a, b in zip(whole, chunked, strict=True):
+        assert [d.token for d in a] == [d.token for d in b]
+        assert np.allclose([d.logprob for d in a], [d.logprob for d in b], atol=1e-5)
+    assert stats.cached_tokens <= len(long) - 1
+
+
+def test_branches_of_older_forests_have_the_first_free_rows(tiny_model):
+    async def run():
+        engine = EmbeddedEngine(tiny_model, rows=2)
+        ended = []
+
+        async def one(seed, namespace, length):
+            await collect(engine, PROMPTS[0], params(seed, max_tokens=length), namespace)
+            ended.append(namespace)
+
+        await asyncio.gather(
+            one(0, "old", 4), one(1, "old", 4), one(2, "young", 4), one(3, "young", 4), one(4, "old", 4), one(5, "old", 4)
+        )
+        await engine.close()
+        return ended
+
+    assert asyncio.run(run()) == ["old"] * 4 + ["young"] * 2

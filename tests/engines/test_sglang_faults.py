@@ -27,7 +27,7 @@ from tests.engines.conftest import Run
 from tests.engines.faulty_proxy import FaultyProxy
 from tests.engines.helpers import PROBLEM, PROMPT, STUBS, Plain, branch, configure, params, weights
 from treeadv.config import SamplingConfig
-from treeadv.engines.base import EngineLost
+from treeadv.engines.base import EngineLost, PathTooLong
 from treeadv.engines.sglang.engine import SGLangEngine
 from treeadv.errors import BadInput
 from treeadv.forest import Finish
@@ -201,9 +201,10 @@ def test_nothing_listening_is_said_in_one_line(run: Run, tiny_model: Path, tmp_p
         run(SGLangEngine.create(configure("http://127.0.0.1:9", root=tmp_path, start_timeout=1.0), tiny_model, 0))
 
 
-def test_a_branch_that_can_never_fit_is_refused_with_the_remedy(run: Run, proxied: SGLangEngine) -> None:
-    with pytest.raises(BadInput, match=r"more than the 2048 of the server's context: lower sampling.max_tokens"):
-        run(branch(proxied, PROMPT, params(2048)))
+def test_prompt_that_leaves_no_room_for_an_answer_is_refused(run: Run, proxied: SGLangEngine) -> None:
+    request = GrowRequest(forest_id="long", problem=PROBLEM, prompt=PROMPT, seed=1)
+    with pytest.raises(PathTooLong, match=r"prompt p has 24 tokens: with sampling.max_tokens=2048 .* longer than the 2048 tokens"):
+        run(grow(proxied, request, SamplingConfig(max_tokens=2048), 1.0, frozenset()))
 
 
 class TestOwnedServer:

@@ -1,10 +1,11 @@
-"""Kills a process at a chosen line of a run. Every Python process of a run that a test starts with this folder on
-PYTHONPATH (driver, Ray workers, verifier processes) imports it; nothing in the product knows of it.
+"""Injects a fault at a chosen line of a run. Every Python process of a run that a test starts with this folder on
+PYTHONPATH (driver, Ray workers, verifier processes) imports this file; the product does not know it.
 
-A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS (verifier processes inherit what is so named): {"at":
-a point, "victim": "" for the process that comes by, or a role}. Whoever comes to that point next renames the file to
-`fired.json`, which only one can do, and sends SIGKILL; the victim "fails" raises an exception there instead. With
-"always" it strikes all who come by.
+A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS (verifier processes inherit variables with that
+prefix): {"at": a point, "victim": a role, or "" for the process that reaches the point}. The first process that
+reaches the point renames the file to `fired.json` and sends SIGKILL to the victim. The victim "fails" raises an
+exception at the point instead; the victim "hoards" allocates memory there until Ray's memory monitor kills it. With
+"always" every process that reaches the point is struck.
 """
 
 import asyncio
@@ -14,30 +15,32 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 FOLDER = Path(os.environ["TREEADV_VERIFIER_FAULTS"])
-POINTS = (  # what a process is doing when it comes there
+POINTS = (  # with what a process does there
     "treeadv.engines.embedded:EmbeddedEngine._step",  # drawing tokens
     "treeadv.engines.embedded:EmbeddedEngine._load",  # taking new weights
     "actors.generator:Generator._count",  # a forest is grown, and not yet handed over
-    "tests.vowel:has_vowel",  # judging an answer
+    "tests.parity:has_even_sum",  # a verifier process judges an answer
     # A verifier process is writing a verdict (it runs as __main__, whose own functions cannot be reached from here)
     "json:dumps",
     "treeadv.rewards.grading:grade_forest",  # having a forest judged
     "actors.reward:RewardActor._graded",  # a forest is judged, and not yet handed over
     "treeadv.replay.store:ReplayStore.lease",  # choosing forests for a step
-    "treeadv.storage.folder:LocalPart.write",  # writing a payload or a record
-    "treeadv.learning.trainer:Trainer._apply",  # gradients are there, the optimizer has not stepped
-    "treeadv.learning.checkpoint:_publish",  # a checkpoint is written, and not yet under its name
+    "treeadv.storage.local:LocalFile.write",  # writing a payload or a record
+    "treeadv.learning.trainer:learning_rate",  # gradients are there, the optimizer has not stepped
+    "treeadv.learning.trainer:Trainer.write_files",  # a learner is about to write a checkpoint
     "actors.learner:Learner.step",  # a learner has references to forests, and has not read them
     "actors.learner:Learner.publish",  # the weights are handed over
+    "treeadv.storage.run_store:LocalRunStore.seal",  # a checkpoint is written, and does not count yet
     "treeadv.storage.run_folder:RunFolder.record",  # writing the record of a step
 )
 
 
 def armed(point: str) -> str | None:
-    """The victim, if it is this point's turn: told to one caller only."""
+    """Return the victim of a fault at this point, to one caller only; None when no fault is armed here."""
     try:
         fault = json.loads((FOLDER / "armed.json").read_text())
         if fault["at"] != point:
@@ -54,16 +57,27 @@ def strike(victim: str) -> None:
 
     if victim == "fails":
         raise RuntimeError("injected")
+    if victim == "hoards":
+        hoard()
     driver = driver_of(os.getpid())
     pid = os.getpid() if not victim else driver if victim == "driver" else hosts(driver, victim)[0].pid
     os.kill(pid, signal.SIGKILL)
 
 
+def hoard(limit: int = 6 << 30) -> None:
+    """Fill memory and wait to be killed."""
+    blocks = []
+    while sum(map(len, blocks)) < limit:
+        blocks.append(b"x" * (128 << 20))
+    time.sleep(60)
+    raise AssertionError("the memory monitor did not kill this process")
+
+
 def tear(point: str, args: tuple) -> None:
-    """Do half of the write that was asked for."""
-    if point.endswith("LocalPart.write"):
+    """Do the first half of a write."""
+    if point.endswith("LocalFile.write"):
         part, data = args
-        os.write(part._fd, memoryview(data)[: len(data) // 2])
+        os.write(part._handle, memoryview(data)[: len(data) // 2])
     elif point == "json:dumps":
         replies = sys._getframe(2).f_locals["replies"]
         replies.write(b'{"verdict": 1, "rew')
@@ -78,7 +92,7 @@ def instrument(point: str) -> None:
     *above, name = path.split(".")
     owner = functools.reduce(getattr, above, importlib.import_module(module))
     original = getattr(owner, name)
-    handing_over = point.endswith(("publish", "_graded")) and not point.endswith(":_publish")
+    handing_over = point.endswith(("publish", "_graded"))
 
     @functools.wraps(original)
     def plain(*args, **kwargs):

@@ -33,7 +33,7 @@ def spec(**changes) -> AdvantageSpec:
     return AdvantageSpec(**{"eps": 0.0, **changes})
 
 
-# ---- the worked vector ---------------------------------------------------------------------------------------------------------
+# ---- the worked vector -----------------------------------------------------------------------------------------------
 def test_worked_vector_sizes():
     assert (WORKED.tokens, WORKED.expanded_tokens) == (17, 22)
 
@@ -62,13 +62,15 @@ def test_worked_vector_child_mean_and_leave_subtree_out():
     np.testing.assert_allclose(c, 2 * flow_weights(WORKED), **EXACT)
 
 
-def test_a_tree_that_could_fork_is_not_compared_with_the_roots_that_topped_the_forest_up_nor_weighs_less_for_them():
+def test_topup_roots_do_not_touch_trees_that_could_fork():
     """How many fresh roots there are depends on its tokens. They themselves are compared with everything."""
     up = [-1, 0, 0, -1, -1, -1]
     f = dataclasses.replace(build(up, [1] * 6, rewards=[1, 0, 1, 0, 0]), budget=np.array([4, 2, 2, 4, 1, 1], np.int32))
     A, c = advantages(f, PRESETS["unbiased"].advantage)
     root = (0.5 + 1 + 0) / 3  # of the other trees, as a fresh root sees them
-    np.testing.assert_allclose(A, [0.5 - 1, 1 - (0 / 2 + 1) / 1.5, 0 - (1 / 2 + 1) / 1.5, 1 - 0.5, -root, -root], **EXACT)
+    np.testing.assert_allclose(
+        A, [0.5 - 1, 1 - (0 / 2 + 1) / 1.5, 0 - (1 / 2 + 1) / 1.5, 1 - 0.5, -root, -root], **EXACT
+    )
     np.testing.assert_allclose(c, [1, 0.5, 0.5, 1, 1, 1], **EXACT)
 
 
@@ -87,7 +89,8 @@ def test_worked_vector_other_presets():
     # z over the forest (+-0.8660) plus z inside the tree: A holds 1, 0, 1 (mean 2/3, std 0.57735), B a single leaf (0)
     z = np.array([0.8660254, -0.8660254, 0.8660254, -0.8660254]) + np.array([0.5773503, -1.1547005, 0.5773503, 0])
     np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["tree_grpo"].advantage), z, rtol=1e-5)
-    # TreePO: mean over forest and shared segments of R - mean: a1 (1/2 + 1/3)/2, a3 (-1/2 - 2/3 - 1/2)/3, a4 (1/2 + 1/3 + 1/2)/3, b0 -1/2
+    # TreePO: mean over forest and shared segments of R - mean: a1 (1/2 + 1/3)/2, a3 (-1/2 - 2/3 - 1/2)/3, a4 (1/2 + 1/3
+    # + 1/2)/3, b0 -1/2
     raw = np.array([5 / 12, -5 / 9, 4 / 9, -1 / 2])
     w = np.array([5, 5, 7, 5]) / 22
     white = (raw - w @ raw) / np.sqrt(w @ (raw - w @ raw) ** 2)
@@ -95,17 +98,19 @@ def test_worked_vector_other_presets():
 
 
 def test_worked_vector_treerl():
-    """Leave-one-out leaf values 2/3, -2/3, 2/3, -2/3; node values over sqrt(K); local = own - parent's; global = own."""
+    """Leave-one-out leaf values 2/3, -2/3, 2/3, -2/3; node values over sqrt(K); local = own - parent's; global =
+    own."""
     V = np.array([2 / 9, 2 / 3, 0, -2 / 3, 2 / 3, -2 / 3]) / np.sqrt([3, 1, 2, 1, 1, 1])
     parent = np.array([0, V[0], V[0], V[2], V[2], 0])
     A, c = advantages(WORKED, PRESETS["treerl"].advantage)
     np.testing.assert_allclose(A * c / WORKED.leaf_count, (V - parent) + V, **EXACT)
 
 
-# ---- the facts -----------------------------------------------------------------------------------------------------------------
+# ---- the facts -------------------------------------------------------------------------------------------------------
 @given(forests())
-def test_fact_1_per_leaf_weights_with_segment_means_weigh_tokens_as_flat_grpo_does(f):
-    """sum over the leaves of a token of A_l = K times the segment's A: the gradient at ratio 1 with a constant normaliser."""
+def test_fact_1_per_leaf_segments_weigh_tokens_as_flat_grpo(f):
+    """sum over the leaves of a token of A_l = K times the segment's A: the gradient at ratio 1 with a constant
+    normaliser."""
     A, c = advantages(f, PRESETS["treeadv_per_leaf"].advantage)
     own = leaf_advantages(f, PRESETS["flat_on_forest"].advantage)
     for s in range(f.segments):
@@ -114,7 +119,7 @@ def test_fact_1_per_leaf_weights_with_segment_means_weigh_tokens_as_flat_grpo_do
 
 
 @given(forests())
-def test_fact_2_flow_weights_sum_to_one_over_the_leaves_and_over_every_cut(f):
+def test_fact_2_flow_weights_sum_to_one_over_every_cut(f):
     w = flow_weights(f)
     assert w[f.leaf_segment].sum() == pytest.approx(1)
     for depth in range(int(f.depth.max()) + 1):
@@ -132,12 +137,12 @@ def test_a_lost_branch_takes_its_flow_with_it(f):
 
 
 @given(forests(max_trees=1))
-def test_fact_3_a_single_tree_gives_its_trunk_nothing_under_the_forest_mean(f):
+def test_fact_3_trunk_of_a_single_tree_gets_nothing(f):
     assert advantages(f, PRESETS["treeadv"].advantage)[0][0] == pytest.approx(0, abs=1e-6)
 
 
 @given(st.integers(1, 3), st.integers(2, 3), st.integers(0, 3), st.integers(0, 2**32 - 1))
-def test_fact_4_with_a_fixed_fan_out_leaf_and_child_means_and_weights_agree(trees, fan, depth, seed):
+def test_fact_4_fixed_fan_out_makes_leaf_and_child_means_equal(trees, fan, depth, seed):
     parent: list[int] = []
 
     def grow(up: int, left: int) -> None:
@@ -155,7 +160,7 @@ def test_fact_4_with_a_fixed_fan_out_leaf_and_child_means_and_weights_agree(tree
 
 @pytest.mark.parametrize("name", PRESETS)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=8), st.integers(0, 2**32 - 1))
-def test_fact_5_without_forks_every_preset_is_grpo_up_to_one_factor(name, lengths, seed):
+def test_fact_5_every_preset_is_grpo_without_forks(name, lengths, seed):
     """TreePO's whitening over tokens also shifts; the seed's mean over a tree of one segment leaves nothing."""
     f = build([-1] * len(lengths), lengths, seed=seed)
     assume(np.ptp(f.reward) > 0)
@@ -174,13 +179,13 @@ def test_fact_5_without_forks_every_preset_is_grpo_up_to_one_factor(name, length
 
 @pytest.mark.parametrize("value", ["leaf_mean", "child_mean"])
 @given(f=forests())
-def test_fact_6_parent_fork_advantages_sum_along_a_path_to_the_reward_less_the_root_baseline(value, f):
+def test_fact_6_parent_fork_advantages_sum_to_the_reward(value, f):
     how = spec(value=value, baseline="parent_fork", scale="none")
     total = path_sum(f, advantages(f, how)[0])[f.leaf_segment]
     np.testing.assert_allclose(total, f.reward - f.reward.mean(dtype=np.float64), rtol=1e-9, atol=1e-9)
 
 
-# ---- properties ----------------------------------------------------------------------------------------------------------------
+# ---- properties ------------------------------------------------------------------------------------------------------
 @given(forests(losses=True), st.integers(0, 2**32 - 1))
 def test_sums_over_paths_and_subtrees_equal_the_walked_ones(f, seed):
     rng = np.random.default_rng(seed)
@@ -208,7 +213,7 @@ def test_values_equal_their_definition(value, f):
 
 
 @given(forests(losses=True))
-def test_leave_subtree_out_compares_with_the_flow_mean_of_what_grows_elsewhere(f):
+def test_leave_subtree_out_compares_with_the_mean_elsewhere(f):
     """Of a tree that could fork, in trees that could."""
     A, _ = advantages(f, PRESETS["unbiased"].advantage)
     V, w = values(f, PRESETS["unbiased"].advantage), flow_weights(f)[f.leaf_segment]
@@ -222,21 +227,34 @@ def test_leave_subtree_out_compares_with_the_flow_mean_of_what_grows_elsewhere(f
 
 @pytest.mark.parametrize("name", PRESETS)
 @given(f=forests(losses=True), constant=st.sampled_from([0.0, 0.1, 1.0]))
-def test_equal_rewards_teach_nothing_where_the_baseline_covers_all_and_nothing_is_ever_nan(name, f, constant):
+def test_equal_rewards_give_no_advantage_and_no_nan(name, f, constant):
     A, c = advantages(dataclasses.replace(f, reward=np.full(f.leaves, constant, np.float32)), PRESETS[name].advantage)
     assert np.isfinite(A).all() and (c > 0).all()
-    if PRESETS[name].advantage.baseline != "leave_subtree_out" and (PRESETS[name].advantage.baseline != "leaf_loo" or f.leaves > 1):
+    if PRESETS[name].advantage.baseline != "leave_subtree_out" and (
+        PRESETS[name].advantage.baseline != "leaf_loo" or f.leaves > 1
+    ):
         assert not A.any()
     elif (f.budget[f.parent < 0] > 1).sum() != 1 and f.trees > 1:
         np.testing.assert_allclose(A, 0, atol=1e-7)
 
 
-@given(forests())
-def test_leaf_leave_one_out_is_the_mean_over_a_segments_leaves_of_reward_less_the_others(f):
+@pytest.mark.parametrize("value", ["leaf_mean", "child_mean"])
+@pytest.mark.parametrize("leaf_weight", ["uniform", "flow"])
+@given(f=forests(losses=True))
+def test_leaf_loo_leaves_out_one_leaf(value, leaf_weight, f):
+    """Each leaf is compared with the weighted mean of the others; a segment takes the mean of that as it does of
+    rewards."""
     assume(f.leaves > 1)
-    A, _ = advantages(f, spec(baseline="leaf_loo", scale="none"))
-    own = [r - (f.reward.sum() - r) / (f.leaves - 1) for r in f.reward.astype(float)]
-    np.testing.assert_allclose(A, leaf_sum(f, own) / f.leaf_count, rtol=1e-6, atol=1e-9)
+    choices = spec(baseline="leaf_loo", scale="none", value=value, leaf_weight=leaf_weight)
+    u = flow_weights(f)[f.leaf_segment] if leaf_weight == "flow" else np.ones(f.leaves)
+    own = [
+        r - np.average(np.delete(f.reward, i).astype(float), weights=np.delete(u, i))
+        for i, r in enumerate(f.reward.astype(float))
+    ]
+    assume(np.ptp(f.reward) > 0)
+    np.testing.assert_allclose(advantages(f, choices)[0], values(f, choices, np.array(own)), rtol=1e-9, atol=1e-9)
+    flattened = spec(baseline="leaf_loo", scale="none", credit="leaf", weight="per_leaf", leaf_weight=leaf_weight)
+    np.testing.assert_allclose(leaf_advantages(f, flattened), own, rtol=1e-9, atol=1e-9)
 
 
 def ungraded(f: Forest) -> Forest:
@@ -250,7 +268,7 @@ def test_a_forest_that_is_not_graded_is_refused_with_its_id():
 
 def test_unknown_preset_names_the_nearest_and_all_others():
     with pytest.raises(
-        BadInput, match=r"preset=treadv is unknown, did you mean treeadv\? \(use treeadv, .*gspo or module:Name"
+        BadInput, match=r"preset=treadv is unknown, did you mean treeadv\? \(use treeadv, .*cispo or module:Name"
     ):
         build_advantage("treadv")
 

@@ -49,9 +49,11 @@ def test_a_row_sees_itself_and_its_path_and_nothing_else(batch):
 
 
 @pytest.mark.parametrize(("heads", "kv"), [(6, 2), (4, 4), (4, 1)])
-def test_plain_products_in_bfloat16_equal_the_kernel_and_its_gradients(heads, kv):
+def test_plain_products_in_bfloat16_equal_the_kernel(heads, kv):
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, h, n, 16, dtype=torch.bfloat16, requires_grad=True) for h, n in ((heads, 20), (kv, 33), (kv, 33)))
+    q, k, v = (
+        torch.randn(1, h, n, 16, dtype=torch.bfloat16, requires_grad=True) for h, n in ((heads, 20), (kv, 33), (kv, 33))
+    )
     mask = torch.rand(20, 33) < 0.5
     mask[:, 0] = True
     weight = torch.randn(1, heads, 20, 16)
@@ -67,7 +69,7 @@ def test_plain_products_in_bfloat16_equal_the_kernel_and_its_gradients(heads, kv
 
 
 @given(st.lists(forests(max_length=90, max_prompt=200, max_segments=12), min_size=1, max_size=3))
-def test_flex_blocks_are_those_that_torch_derives_from_the_mask_itself(batch):
+def test_flex_blocks_equal_those_that_torch_derives(batch):
     packed = packing.pack(batch, packing.pieces(batch, 10**6))
     ours = attention.flex_mask(packed, torch.device("cpu"))
     n = len(packed.token)
@@ -75,14 +77,17 @@ def test_flex_blocks_are_those_that_torch_derives_from_the_mask_itself(batch):
     for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
     for count, index in (("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices")):
-        for a, b, m in zip(getattr(ours, index)[0, 0], getattr(theirs, index)[0, 0], getattr(ours, count)[0, 0], strict=True):
+        for a, b, m in zip(
+            getattr(ours, index)[0, 0], getattr(theirs, index)[0, 0], getattr(ours, count)[0, 0], strict=True
+        ):
             assert a[:m].tolist() == b[:m].tolist()
     assert ours.shape == theirs.shape
 
 
 @pytest.fixture
 def flex_on_cpu(monkeypatch):
-    """FlexAttention's uncompiled form: it runs on CPU, without gradients. Gradients on a GPU: `python -m benchmarks.gpu`."""
+    """FlexAttention's uncompiled form: it runs on CPU, without gradients. Gradients on a GPU: `python -m
+    benchmarks.gpu`."""
 
     def uncompiled(query, key, value, training=False, **how):
         how.pop("return_lse", None)
@@ -92,7 +97,7 @@ def flex_on_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["smollm", "qwen3"])
-def test_log_probs_through_flex_attention_equal_those_through_sdpa(family, tmp_path, monkeypatch, flex_on_cpu):
+def test_log_probs_through_flex_attention_equal_sdpa(family, tmp_path, monkeypatch, flex_on_cpu):
     sdpa = loading.load(tiny.folder(tmp_path, family))
     flex = loading.load(tiny.folder(tmp_path, family))
     flex.flex = True
@@ -105,7 +110,9 @@ def test_log_probs_through_flex_attention_equal_those_through_sdpa(family, tmp_p
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-def test_the_check_of_a_model_on_a_gpu_spans_blocks_seen_whole_in_part_and_not_at_all(tmp_path, monkeypatch, flex_on_cpu, compute):
+def test_check_on_a_gpu_spans_every_kind_of_block(
+    tmp_path, monkeypatch, flex_on_cpu, compute
+):
     flex = loading.load(tiny.folder(tmp_path, "smollm"))
     flex.flex, masks = True, []
 

@@ -17,7 +17,7 @@ def lines(capsys) -> list[dict]:
 
 
 @pytest.mark.parametrize("sharing", [0.3, 0.5, 0.7])
-def test_brooms_have_the_sharing_asked_for_and_their_leaves_flattened_as_many_tokens(sharing):
+def test_brooms_have_the_requested_sharing(sharing):
     f = broom(16, 64, sharing, 10, 100)
     assert f.sharing == pytest.approx(sharing, abs=0.01) and f.leaves == 16 and f.trees == 4
     flat = flattened(f)
@@ -25,7 +25,7 @@ def test_brooms_have_the_sharing_asked_for_and_their_leaves_flattened_as_many_to
     assert all(g.segments == 1 and len(g.prompt) == 10 for g in flat)
 
 
-def test_the_learners_benchmark_prints_a_line_a_case(tmp_path, capsys):
+def test_learner_benchmark_prints_a_line_for_each_case(tmp_path, capsys):
     model = tiny.folder(tmp_path, "smollm")
     options = "--leaves 8 --step 16 --sharing 0.5 0.7 --length 20 --prompt 8 --rounds 1 --threads 1"
     learner.main(["--model", model, *options.split()])
@@ -37,7 +37,7 @@ def test_the_learners_benchmark_prints_a_line_a_case(tmp_path, capsys):
         assert r["ratio_to_bound"] == pytest.approx(r["tree_s"] / r["flat_s"] / r["bound"])
 
 
-def test_the_script_for_a_gpu_checks_times_and_learns_on_cpu_too(capsys):
+def test_gpu_script_checks_times_and_learns_on_cpu(capsys):
     assert gpu.main(["--device", "cpu", "--rounds", "1", "--learning-steps", "20"]) == 0
     check, step, learning = lines(capsys)
     assert check["ok"] and max(check["float32"], check["cut"]) < 1e-5
@@ -45,7 +45,7 @@ def test_the_script_for_a_gpu_checks_times_and_learns_on_cpu_too(capsys):
     assert learning["last"] > 0.6 > learning["first"]
 
 
-def test_the_script_for_a_gpu_fails_when_gradients_differ(capsys, monkeypatch):
+def test_gpu_script_fails_when_gradients_differ(capsys, monkeypatch):
     expanded = gpu._expanded
     monkeypatch.setattr("benchmarks.gpu._expanded", lambda f: expanded(broom(8, 413, 0.5757, 301, 512, seed=9)))
     monkeypatch.setattr("benchmarks.gpu._step", lambda *_: {})

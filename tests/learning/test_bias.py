@@ -14,7 +14,7 @@ from treeadv.presets import PRESETS
 UNBIASED = {"unbiased": PRESETS["unbiased"].advantage}
 
 
-def test_the_exact_gradient_is_that_of_the_expected_reward_by_finite_differences():
+def test_exact_gradient_equals_finite_differences():
     world = World.random(3)
     logits = np.log(world.prob)
 
@@ -37,10 +37,10 @@ def test_the_exact_gradient_is_that_of_the_expected_reward_by_finite_differences
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", ["entropy", "random", "no topup"])
-def test_fact_7_unbiased_hits_the_exact_gradient_under_predictable_forks(rule, forests):
-    """Within the Monte-Carlo error, in direction and in size, although fresh roots top forests up by how little their trees forked.
-    `error` is the root mean square that `bias` has where there is none, so it is the root mean square over independent draws that is held
-    against it."""
+def test_fact_7_unbiased_hits_the_exact_gradient(rule, forests):
+    """Within the Monte-Carlo error, in direction and in size, although fresh roots top forests up by how little
+    their trees forked. `error` is the root mean square that `bias` has where there is none, so it is the root mean
+    square over independent draws that is held against it."""
     rows = [row for seed in range(1, 6) for row in measure(World.random(0), rule, UNBIASED, forests, seed)]
     assert np.sqrt(np.mean([(row["bias"] / row["error"]) ** 2 for row in rows])) < 1.5
     assert all(row["scale"] == pytest.approx(row["trees"] / LEAVES, rel=3 * row["error"]) for row in rows)
@@ -48,14 +48,15 @@ def test_fact_7_unbiased_hits_the_exact_gradient_under_predictable_forks(rule, f
 
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
-def test_fact_7_forks_on_the_surprisal_of_the_drawn_token_compare_actions_wrongly(forests):
+def test_fact_7_forks_on_surprisal_compare_actions_wrongly(forests):
     """A-bias: what no weighing of states can explain is far outside of the Monte-Carlo error."""
     (row,) = measure(World.random(1), "surprisal", UNBIASED, forests, seed=1)
     assert row["state"] > 3 * row["error"] and row["state"] > 0.08
 
 
-def test_counting_once_weighs_states_differently_but_compares_actions_rightly():
-    """S-bias: `unbiased` with weight once is far off with one scale and within the error with a scale for each state."""
+def test_weight_once_biases_states_and_not_actions():
+    """S-bias: `unbiased` with weight once is far off with one scale and within the error with a scale for each
+    state."""
     changed = PRESETS["unbiased"].advantage.model_copy(update={"weight": "once"})
     (row,) = measure(World.random(1), "entropy", {"once": changed}, 4000, seed=1)
     assert row["bias"] > 4 * row["error"] and row["state"] < 1.5 * row["error"]

@@ -1,4 +1,4 @@
-"""Off-policy corrections: the identity at equal policies, caps, masks, and what they report."""
+"""Off-policy corrections and the clipped objective: against their definitions written leaf by leaf."""
 
 from __future__ import annotations
 
@@ -6,166 +6,288 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.learning import flat
 from tests.strategies import build, forests
 from treeadv.config import LearnerConfig, SamplingConfig
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
-from treeadv.learning.correction import CAP, ICEPOP, correct, mismatch
-from treeadv.learning.objective import Objective, build_objective, evaluate, scales
-from treeadv.presets import PRESETS
+from treeadv.learning.advantage import leaf_sum, path_sum
+from treeadv.learning.correction import CORRECTIONS, Correction, Factor, correct, find_correction
+from treeadv.learning.objective import Objective, TokenLosses, build_objective, evaluate, scales
+from treeadv.presets import PRESETS, AdvantageSpec
 
-KINDS = ["none", "tis", "sequence_tis", "icepop", "decoupled"]
+NAMES = sorted(CORRECTIONS)
+PRESET_NAMES = sorted(PRESETS)
+TOKEN_RATIO = sorted(n for n, p in PRESETS.items() if p.advantage.ratio == "token" and p.advantage.surrogate == "clip")
+ONE_TOKEN_EACH = build([-1, -1], [1, 1], rewards=[1, 0])
 
 
-def outcome(f: Forest, preset: str, kind: str, logp: np.ndarray):
-    o = Objective(PRESETS[preset].advantage, kind, room=16)
-    return evaluate(f, o, scales([f], o)[0], logp)
+def objective(preset: str, correction: str, **more) -> Objective:
+    return Objective(spec=PRESETS[preset].advantage, correction=CORRECTIONS[correction], room=16, **more)
+
+
+def losses(f: Forest, o: Objective, logp: np.ndarray, proximal: np.ndarray | None = None) -> TokenLosses:
+    return evaluate(f, o, scales([f], o)[0], logp, proximal)
 
 
 def noise(f: Forest, seed: int, spread: float) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.0, spread, f.tokens)
 
 
-@given(st.sampled_from(sorted(PRESETS)), forests(losses=True))
-def test_at_equal_policies_every_correction_is_the_identity(preset, f):
-    logp = f.logprob.astype(float)
-    plain = outcome(f, preset, "none", logp)
-    for kind in KINDS:
-        corrected = outcome(f, preset, kind, logp)
-        assert corrected.loss == pytest.approx(plain.loss, rel=1e-12, abs=1e-12)
-        np.testing.assert_allclose(corrected.slope, plain.slope, rtol=1e-12, atol=1e-15)
-        assert corrected.mismatch.kl == 0 and corrected.mismatch.effective_share == pytest.approx(1)
+def behaviour(f: Forest) -> np.ndarray:
+    return f.logprob.astype(float)
 
 
-@given(forests(), st.integers(0, 99), st.floats(0.1, 30.0))
-def test_no_weight_passes_its_cap_and_icepop_masks_outside_of_its_bounds(f, seed, spread):
+# ---- corrections -----------------------------------------------------------------------------------------------------
+@given(st.sampled_from(PRESET_NAMES), forests(losses=True))
+def test_every_correction_is_the_identity_at_equal_policies(preset, f):
+    plain = losses(f, objective(preset, "none"), behaviour(f))
+    for name in NAMES:
+        result = losses(f, objective(preset, name), behaviour(f))
+        np.testing.assert_allclose(result.loss, plain.loss, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(result.slope, plain.slope, rtol=1e-12, atol=1e-15)
+        assert result.sums().mismatch_kl == 0 and result.sums().effective_share == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "bypass"])
+@given(f=forests(losses=True), seed=st.integers(0, 99), spread=st.sampled_from([0.002, 0.1, 2.0]))
+def test_weights_equal_those_of_the_flattened_leaves(name, f, seed, spread):
+    """A shared token gets the mean of what its copies get in the flattened leaves."""
     log_w = noise(f, seed, spread)
-    assert correct("tis", f, log_w).token.max() <= CAP
-    assert correct("sequence_tis", f, log_w).leaf.max() <= CAP
-    kept = correct("icepop", f, log_w).token
-    inside = (np.exp(log_w) >= ICEPOP[0]) & (np.exp(log_w) <= ICEPOP[1])
-    np.testing.assert_array_equal(kept > 0, inside)
-    np.testing.assert_allclose(kept[inside], np.exp(log_w[inside]))
+    weights = correct(CORRECTIONS[name], f, log_w)
+    shared = weights.token * np.repeat(leaf_sum(f, weights.leaf) / f.leaf_count, f.lengths)
+    total = np.zeros(f.tokens)
+    for leaf in range(f.leaves):
+        at = flat.on_leaf(f, np.arange(f.tokens), leaf).long().numpy()
+        total[at] += flat.correction(name, flat.on_leaf(f, log_w, leaf).exp()).numpy()
+    np.testing.assert_allclose(shared, total / np.repeat(f.leaf_count, f.lengths), rtol=1e-9, atol=1e-8)
 
 
-@given(forests(), st.integers(0, 99))
-def test_the_sequence_weight_of_a_leaf_is_the_product_along_its_path(f, seed):
-    log_w = noise(f, seed, 0.3)
-    for leaf, w in enumerate(correct("sequence_tis", f, log_w).leaf):
-        path = np.concatenate([log_w[f.start[s] : f.start[s + 1]] for s in f.path(int(f.leaf_segment[leaf]))])
-        assert w == pytest.approx(min(np.exp(path.sum()), CAP))
-
-
-def test_what_a_leaf_loses_reaches_a_shared_token_as_the_mean_over_its_leaves():
+def test_weight_of_a_leaf_reaches_a_shared_token_as_the_mean():
     """Trunk of one token over two leaves whose paths have weights 1 and 0.5: the trunk keeps 3/4 of its slope."""
     f = build([-1, 0, 0, -1], [1, 1, 1, 1], rewards=[1, 1, 0])
     f = dataclasses.replace(f, logprob=np.array([-1, -1, -1, -1], np.float32))
     logp = np.array([-1, -1, -1 + np.log(0.5), -1])
-    full = outcome(f, "treeadv", "sequence_tis", f.logprob.astype(float)).slope
-    np.testing.assert_allclose(outcome(f, "treeadv", "sequence_tis", logp).slope / full, [0.75, 1, 0.5, 1])
+    o = objective("treeadv", "sequence_tis")
+    np.testing.assert_allclose(losses(f, o, logp).slope / losses(f, o, behaviour(f)).slope, [0.75, 1, 0.5, 1])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+@pytest.mark.parametrize("correction", ["icepop", "sequence_mask", "geometric_mask"])
 @pytest.mark.parametrize("shift", [-50.0, 50.0])
-def test_a_fully_masked_forest_gives_zero_and_no_nan(preset, shift):
+def test_fully_masked_forest_gives_zero(preset, correction, shift):
     f = build([-1, 0, 0, -1], [2, 1, 2, 3], rewards=[1, 0, 0])
     f = dataclasses.replace(f, logprob=np.full(f.tokens, -60.0, np.float32))
-    result = outcome(f, preset, "icepop", f.logprob + shift)
-    assert result.loss == 0 and not result.slope.any() and result.masked == f.tokens
-    assert np.isfinite([result.mismatch.kl, result.mismatch.effective_share]).all()
+    result = losses(f, objective(preset, correction), f.logprob + shift)
+    assert not result.loss.any() and not result.slope.any() and result.masked.all()
+    assert np.isfinite(result.sums().array()).all()
 
 
-@given(st.sampled_from(KINDS), st.sampled_from(sorted(PRESETS)), forests(), st.integers(0, 99))
-def test_extreme_mismatch_stays_finite(kind, preset, f, seed):
-    result = outcome(f, preset, kind, f.logprob + np.clip(noise(f, seed, 30.0), -200, 200))
-    assert np.isfinite(result.loss) and np.isfinite(result.slope).all() and np.isfinite(result.mismatch.k3)
-    assert 0 <= result.clipped <= f.tokens and 0 <= result.masked <= f.tokens
+@given(st.sampled_from(NAMES), st.sampled_from(PRESET_NAMES), forests(), st.integers(0, 99))
+def test_extreme_mismatch_stays_finite(name, preset, f, seed):
+    result = losses(f, objective(preset, name), f.logprob + np.clip(noise(f, seed, 30.0), -200, 200))
+    assert (
+        np.isfinite(result.loss).all() and np.isfinite(result.slope).all() and np.isfinite(result.sums().array()).all()
+    )
+    assert (result.clipped >= 0).all() and (result.clipped <= 1).all() and (result.masked <= 1).all()
 
 
-TOKEN_RATIO = sorted(name for name, p in PRESETS.items() if p.advantage.ratio == "token")
-
-
-@given(st.sampled_from(TOKEN_RATIO), forests(max_segments=8), st.integers(0, 99), st.sampled_from([0.0, 0.2]))
-def test_slope_is_the_derivative_of_the_loss_away_from_the_behaviour_policy(preset, f, seed, kl):
-    rng = np.random.default_rng(seed)
-    logp = f.logprob + rng.normal(0, 0.3, f.tokens)
-    reference = logp + rng.normal(0, 0.3, f.tokens)
-    o = Objective(PRESETS[preset].advantage, "none", kl, room=16)
-    scale = scales([f], o)[0]
-
-    def at(x: np.ndarray):
-        return evaluate(f, o, scale, x, reference)
-
-    t, h = int(rng.integers(f.tokens)), 1e-6
-    step = np.zeros(f.tokens)
-    step[t] = h
-    numeric = (at(logp + step).loss - at(logp - step).loss) / (2 * h)
-    assert at(logp).slope[t] == pytest.approx(numeric, rel=1e-4, abs=1e-8)
-
-
-@given(st.sampled_from(["tis", "icepop", "decoupled"]), st.sampled_from(TOKEN_RATIO), forests(), st.integers(0, 99))
-def test_a_correction_weighs_the_slope_at_ratio_1_and_nothing_is_clipped(kind, preset, f, seed):
-    logp = f.logprob + noise(f, seed, 1.0)
-    spec = PRESETS[preset].advantage.model_copy(update={"max_prob": 1.0})
-    o = Objective(spec, kind, room=16)
-    scale = scales([f], o)[0]
-    result = evaluate(f, o, scale, logp)
-    at_one = evaluate(f, Objective(spec, room=16), scale, f.logprob.astype(float)).slope
-    np.testing.assert_allclose(result.slope, correct(kind, f, logp - f.logprob).token * at_one, rtol=1e-9, atol=1e-15)
-    assert result.clipped == 0
-
-
-@pytest.mark.parametrize("preset", ["gspo", "treeadv_gspo"])
-def test_gspo_as_a_configuration_gives_it_clips_by_the_ratio_of_a_leafs_path(preset):
-    """The good leaf's mean ratio is over its clip, so it is not pushed further, although a token of it is under."""
-    learner = LearnerConfig(preset=preset, correction="none")
-    f = build([-1, -1], [2, 2], rewards=[1, 0])
-    result = evaluate(f, build_objective(learner, SamplingConfig()), 1.0, f.logprob + np.array([0.1, -0.05, 0.01, 0.01]))
-    np.testing.assert_array_equal(result.slope == 0, [True, True, False, False])
-
-
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != "none"])
-@pytest.mark.parametrize(("learner", "idle"), [
-    ({"preset": "gspo"}, r"the ratio of a leaf path \(GSPO\)"),
-    ({"preset": "treeadv", "advantage": {"ratio": "leaf_path"}}, r"the ratio of a leaf path \(GSPO\)"),
-    ({"preset": "treeadv", "advantage": {"clip": [0.2, 0.28]}}, "learner.advantage.clip"),
-])  # fmt: skip
-def test_what_a_correction_would_leave_idle_is_refused_with_the_remedy(kind, learner, idle):
-    with pytest.raises(BadInput, match=f"learner.correction={kind}: holds the ratio at 1, where {idle} does nothing; .*correction=none"):
-        build_objective(LearnerConfig(correction=kind, **learner), SamplingConfig())
-    build_objective(LearnerConfig(correction="none", **learner), SamplingConfig())
-
-
-def test_every_preset_can_be_asked_for():
-    for name, preset in PRESETS.items():
-        o = build_objective(LearnerConfig(preset=name, correction="none", kl=0.1), SamplingConfig(leaves=4, max_tokens=8))
-        assert o == Objective(preset.advantage, "none", 0.1, 32)
+@pytest.mark.parametrize("correction", NAMES)
+def test_one_absurd_log_prob_of_the_engine_is_not_the_whole_step(correction):
+    """The engine reports -30 for a token that the learner finds likely, in a bad leaf."""
+    f = dataclasses.replace(ONE_TOKEN_EACH, logprob=np.array([-1.0, -30.0], np.float32))
+    result = losses(f, objective("treeadv", correction), np.array([-1.0, -0.5]))
+    assert abs(result.loss[1]) <= 5 * abs(result.loss[0]) and abs(result.slope[1]) <= 5 * abs(result.slope[0])
 
 
 @given(forests(), st.integers(0, 99))
 def test_mismatch_figures_equal_their_definitions(f, seed):
     log_w = noise(f, seed, 0.5)
     w = np.exp(log_w)
-    m = mismatch(log_w)
-    assert m.kl == pytest.approx(np.mean(w - 1 - log_w)) and m.kl >= 0
-    assert m.effective_share == pytest.approx(w.sum() ** 2 / (len(w) * (w**2).sum()))
-    assert 0 < m.effective_share <= 1 + 1e-12
+    sums = losses(f, objective("treeadv", "tis"), behaviour(f) + log_w).sums()
+    assert sums.mismatch_kl == pytest.approx(np.mean(w - 1 - log_w), abs=1e-12) and sums.mismatch_kl >= -1e-12
+    assert sums.effective_share == pytest.approx(w.sum() ** 2 / (len(w) * (w**2).sum()))
+
+
+OWN = Correction(factors=(Factor(level="token", outside="mask", bounds=(0.9, 1.1), mask_only=True),))
+
+
+def test_correction_of_another_module_is_found_by_name():
+    assert find_correction("tests.learning.test_correction:OWN") == OWN
+    with pytest.raises(BadInput, match=r"a Forest, not a treeadv\.learning\.correction\.Correction"):
+        find_correction("tests.learning.test_correction:ONE_TOKEN_EACH")
+    with pytest.raises(BadInput, match=r"learner.correction=icepopp is unknown, did you mean icepop\?"):
+        find_correction("icepopp")
+
+
+def test_configured_bounds_replace_those_of_the_correction():
+    learner = LearnerConfig(correction="tis", correction_bounds=(0.0, 5.0))
+    built = build_objective(learner, SamplingConfig()).correction
+    assert built.factors == (Factor(level="token", outside="truncate", bounds=(0.0, 5.0)),)
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds", "text"),
+    [
+        ("tis", (0.0, 0.5), r"correction_bounds=\[0.0, 0.5\]: must contain 1"),
+        ("icepop", (1.5, 5.0), "must contain 1"),
+        ("none", (0.5, 5.0), "learner.correction=none has no bounds"),
+        ("bypass", (0.5, 5.0), "learner.correction=bypass has no bounds"),
+    ],
+)
+def test_bounds_that_cannot_be_meant_are_refused(name, bounds, text):
+    with pytest.raises(BadInput, match=text):
+        find_correction(name, bounds)
+
+
+# ---- the surrogate ---------------------------------------------------------------------------------------------------
+@given(
+    st.sampled_from(TOKEN_RATIO), forests(max_segments=8), st.integers(0, 99), st.sampled_from(["k1", "k2", "k3", ""])
+)
+def test_slope_is_the_derivative_of_the_loss(preset, f, seed, estimator):
+    rng = np.random.default_rng(seed)
+    proximal = f.logprob + rng.normal(0, 0.3, f.tokens)
+    logp, reference = proximal + rng.normal(0, 0.3, f.tokens), f.logprob + rng.normal(0, 0.3, f.tokens)
+    o = objective(preset, "tis", kl=0.2 if estimator else 0.0, kl_estimator=estimator or "k3")
+    scale = scales([f], o)[0]
+
+    def at(x: np.ndarray) -> TokenLosses:
+        return evaluate(f, o, scale, x, proximal, reference)
+
+    t, h = int(rng.integers(f.tokens)), 1e-6
+    step = np.zeros(f.tokens)
+    step[t] = h
+    numeric = (at(logp + step).loss.sum() - at(logp - step).loss.sum()) / (2 * h)
+    assert at(logp).slope[t] == pytest.approx(numeric, rel=1e-4, abs=1e-8)
+
+
+@given(st.sampled_from(NAMES), st.sampled_from(TOKEN_RATIO), forests(), st.integers(0, 99))
+def test_first_update_has_ratio_1_and_clips_nothing(name, preset, f, seed):
+    if name == "bypass":
+        return
+    logp = f.logprob + noise(f, seed, 1.0)
+    o = objective(preset, name)
+    result = losses(f, o, logp)
+    at_one = losses(f, objective(preset, "none"), behaviour(f)).slope
+    weights = correct(o.correction, f, logp - f.logprob)
+    if not o.correction.needs_path:
+        np.testing.assert_allclose(result.slope, weights.token * at_one, rtol=1e-9, atol=1e-15)
+    assert not result.clipped.any()
+
+
+@pytest.mark.parametrize("preset", ["gspo", "treeadv_gspo", "treeadv_gspo_per_leaf"])
+@pytest.mark.parametrize("correction", [n for n in NAMES if n != "bypass"])
+def test_gspo_does_not_clip_the_noise_between_engine_and_learner(preset, correction):
+    """Noise of the size measured between bfloat16 engine and learner moves the ratio of a path far outside of
+    +-3.5e-4."""
+    f = build([-1, 0, 0, -1], [20, 30, 40, 50], rewards=[1, 0, 1])
+    logp = f.logprob + noise(f, 0, 0.06)
+    assert losses(f, objective(preset, "bypass"), logp).clipped.mean() > 0.1
+    assert not losses(f, objective(preset, correction), logp).clipped.any()
+
+
+@pytest.mark.parametrize("correction", [n for n in NAMES if n != "bypass"])
+def test_gspo_clips_the_move_away_from_the_proximal_policy(correction):
+    """The good leaf's mean ratio is over its clip, so it is not pushed further, although a token of it is under."""
+    f = build([-1, -1], [2, 2], rewards=[1, 0])
+    moved = behaviour(f) + np.array([0.1, -0.05, 0.01, 0.01])
+    result = losses(f, objective("gspo", correction), moved, proximal=behaviour(f))
+    np.testing.assert_array_equal(result.slope == 0, [True, True, False, False])
 
 
 def test_clipping_counts_tokens_whose_slope_it_stopped():
     f = build([-1, -1], [2, 2], rewards=[1, 0])
-    logp = f.logprob + np.log([1.5, 0.5, 0.5, 1.5])  # good leaf: first token over the clip; bad leaf: first token under it
-    result = outcome(f, "treeadv", "none", logp)
-    assert result.clipped == 2
+    # Good leaf: first token over the clip; bad leaf: first token under
+    moved = behaviour(f) + np.log([1.5, 0.5, 0.5, 1.5])
+    result = losses(f, objective("treeadv", "none"), moved, proximal=behaviour(f))
+    np.testing.assert_array_equal(result.clipped, [1, 0, 1, 0])
     np.testing.assert_array_equal(result.slope == 0, [True, False, True, False])
 
 
-def test_tokens_that_were_almost_certain_are_not_trained_under_spo():
+@pytest.mark.parametrize(("dual_clip", "stopped"), [(3.0, True), (5.0, False), (0.0, False)])
+def test_dual_clip_stops_negative_advantages_at_its_ratio(dual_clip, stopped):
+    """Dual-clip PPO (Ye et al. 2020): for A < 0 the gain is at least c A."""
+    spec = AdvantageSpec(dual_clip=dual_clip)
+    moved = behaviour(ONE_TOKEN_EACH) + np.log([1.0, 4.0])
+    result = losses(ONE_TOKEN_EACH, Objective(spec=spec), moved, proximal=behaviour(ONE_TOKEN_EACH))
+    ratio = dual_clip if stopped else 4.0
+    assert result.loss[1] / -result.loss[0] == pytest.approx(ratio) and (result.slope[1] == 0) == stopped
+
+
+def test_dual_clip_inside_the_clip_is_refused():
+    with pytest.raises(ValueError, match=r"dual_clip=1.1 must be above 1 \+ clip\[1\] = 1.2, or 0"):
+        AdvantageSpec(dual_clip=1.1)
+
+
+def test_cispo_clips_the_weight_and_keeps_the_gradient():
+    """MiniMax-M1, equation 4: -sg[clip(r)] A log pi, so that a token outside of the clip still has a gradient."""
+    f = build([-1, -1], [2, 2], rewards=[1, 0])
+    ratio = np.array([1.5, 9.0, 0.5, 9.0])
+    moved = behaviour(f) + np.log(ratio)
+    result = losses(f, objective("cispo", "none"), moved, proximal=behaviour(f))
+    A = np.array([1.0, 1.0, -1.0, -1.0]) * (0.5 / (np.sqrt(0.5) + 1e-6)) / 4
+    np.testing.assert_allclose(result.slope, -np.minimum(ratio, 5.0) * A, rtol=1e-12)
+    np.testing.assert_allclose(result.loss, -np.minimum(ratio, 5.0) * A * moved, rtol=1e-12)
+    np.testing.assert_array_equal(result.clipped, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("correction", NAMES)
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_no_preset_is_refused_under_any_correction(preset, correction):
+    advantage = {"clip": (0.2, 0.28), "dual_clip": 0}
+    learner = LearnerConfig(preset=preset, correction=correction, kl=0.1, kl_estimator="k2", advantage=advantage)
+    o = build_objective(learner, SamplingConfig(leaves=4, max_tokens=8))
+    spec = PRESETS[preset].advantage.model_copy(update={"clip": (0.2, 0.28), "dual_clip": 0.0})
+    assert o == Objective(spec=spec, correction=CORRECTIONS[correction], kl=0.1, kl_estimator="k2", room=32)
+
+
+def test_almost_certain_tokens_are_not_trained_under_spo():
     f = build([-1, -1], [2, 2], rewards=[1, 0])
     f = dataclasses.replace(f, logprob=np.log([0.95, 0.5, 0.5, 0.91]).astype(np.float32))
-    result = outcome(f, "spo_tree", "tis", f.logprob.astype(float))
+    result = losses(f, objective("spo_tree", "tis"), behaviour(f))
     np.testing.assert_array_equal(result.slope == 0, [True, False, False, True])
-    assert result.masked == 2
+    np.testing.assert_array_equal(result.masked, [1, 0, 0, 1])
+
+
+# ---- KL --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("estimator", "gradient"),
+    [
+        ("k1", "none"),
+        ("k2", "KL(pi || reference)"),
+        ("k3", "KL(reference || pi)"),
+    ],
+)
+def test_expected_gradient_of_each_kl_estimator(estimator, gradient):
+    """Over every token of a small vocabulary, weighed by pi: the sum of pi(t) slope(t) d log pi(t) / d logits."""
+    rng = np.random.default_rng(0)
+    logits = torch.tensor(rng.normal(size=5), requires_grad=True)
+    reference = torch.tensor(rng.normal(size=5)).log_softmax(0)
+    logp = logits.log_softmax(0)
+    divergence = {
+        "none": 0.0 * logits.sum(),
+        "KL(pi || reference)": (logp.exp() * (logp - reference)).sum(),
+        "KL(reference || pi)": (reference.exp() * (reference - logp)).sum(),
+    }[gradient]
+    (want,) = torch.autograd.grad(divergence, logits, retain_graph=True)
+    f = build([-1] * 5, [1] * 5, rewards=[1] * 5)  # equal rewards: the KL term alone
+    o = Objective(spec=AdvantageSpec(), kl=1.0, kl_estimator=estimator)
+    slope = evaluate(f, o, 1.0, logp.detach().numpy(), reference=reference.numpy()).slope
+    (got,) = torch.autograd.grad((logp.exp().detach() * torch.from_numpy(slope) * logp).sum(), logits)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_leaf_path_ratio_is_the_geometric_mean_along_the_path():
+    f = build([-1, 0, 0], [2, 1, 3], rewards=[1, 0])
+    log_r = np.arange(6) / 10.0
+    spec = AdvantageSpec(
+        ratio="leaf_path", normaliser="constant", clip=(0.9, 9.0), dual_clip=0.0, weight="per_leaf", scale="none"
+    )
+    slope = evaluate(f, Objective(spec=spec), 1.0, behaviour(f) + log_r, behaviour(f)).slope
+    mean = path_sum(f, np.add.reduceat(log_r, f.start[:-1]))[f.leaf_segment] / path_sum(f, f.lengths)[f.leaf_segment]
+    np.testing.assert_allclose(slope[f.start[1]], -0.5 * np.exp(mean[0]))
+    np.testing.assert_allclose(slope[f.start[2]], 0.5 * np.exp(mean[1]))

@@ -23,21 +23,25 @@ def counted(model: torch.nn.Module, tokens: int) -> int:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)  # the heads of qwen3 are together twice as wide as its hidden state
 @pytest.mark.parametrize("rank", [0, 3])
-def test_they_are_what_torch_counts_of_a_forward_and_backward_pass(family, rank):
+def test_training_flops_equal_those_that_torch_counts(family, rank):
     model = AutoModelForCausalLM.from_config(tiny.FAMILIES[family], attn_implementation="eager")
     if rank:
-        policy = Policy(model)
-        policy.adapt(rank, 0)
-        model = policy.model
+        policy = Policy(model, torch.device("cpu"))
+        policy.adapt(rank)
+        model = policy.model.to_empty(device="cpu")  # the adapter has no values yet
     P, T = 20, 80
     c = model.config
-    width = c.num_hidden_layers * c.num_attention_heads * (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads)
+    width = (
+        c.num_hidden_layers
+        * c.num_attention_heads
+        * (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads)
+    )
     unseen = 12.0 * width * ((P + T) ** 2 - (P + T) * (P + T + 1) / 2)
     ours = flops.training_flops(model, [build([-1], [T], prompt=P)]) + unseen
     assert ours == pytest.approx(counted(model, P + T), rel=0.02 if not rank else 0.05)
 
 
-def test_a_fork_costs_its_own_tokens_and_the_keys_that_they_see():
+def test_fork_costs_its_own_tokens_and_visible_keys():
     model = AutoModelForCausalLM.from_config(tiny.FAMILIES["llama"])
 
     def of(*lengths: int) -> float:
@@ -47,8 +51,10 @@ def test_a_fork_costs_its_own_tokens_and_the_keys_that_they_see():
     assert of(6, 3, 3) - of(6) == pytest.approx(2 * (of(9) - of(6)))
 
 
-@pytest.mark.parametrize(("name", "peak"), [("NVIDIA H100 NVL", 835e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA Unknown", None)])
-def test_utilisation_is_of_the_peak_of_the_device_by_name(monkeypatch, name, peak):
+@pytest.mark.parametrize(
+    ("name", "peak"), [("NVIDIA H100 NVL", 835e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA Unknown", None)]
+)
+def test_utilisation_uses_the_peak_of_the_device(monkeypatch, name, peak):
     model = AutoModelForCausalLM.from_config(tiny.FAMILIES["llama"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     f = build([-1], [5])

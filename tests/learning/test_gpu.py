@@ -1,4 +1,5 @@
-"""What only a CUDA device can show. Elsewhere test_benchmarks.py runs the same script, test_attention.py the kernels' uncompiled form."""
+"""What only a CUDA device can show. Elsewhere test_benchmarks.py runs the same script, test_attention.py the
+kernels' uncompiled form."""
 
 from __future__ import annotations
 
@@ -13,20 +14,26 @@ from tests.learning import tiny
 from treeadv.errors import BadInput
 from treeadv.learning import attention, loading
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: FlexAttention's kernels")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: FlexAttention's kernels"),
+]
 
 
-def test_gradients_through_the_kernels_equal_those_of_flattened_leaves():
+def test_gradients_through_kernels_equal_flattened_leaves():
     result = gpu._check("cuda")
     assert result["ok"], result
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-def test_a_model_is_accepted_with_the_tree_and_refused_where_the_kernel_sees_more(tmp_path, monkeypatch, compute):
+def test_kernel_that_sees_more_than_the_tree_is_refused(tmp_path, monkeypatch, compute):
     folder = tiny.folder(tmp_path, "smollm")
     loading.load(folder, "cuda", compute)
     mask = attention.flex_mask
-    everything = lambda packed, device: mask(dataclasses.replace(packed, end=np.full(len(packed.end), len(packed.end))), device)  # noqa: E731
+
+    def everything(packed, device):
+        return mask(dataclasses.replace(packed, end=np.full(len(packed.end), len(packed.end))), device)
+
     monkeypatch.setattr(attention, "flex_mask", everything)
     with pytest.raises(BadInput, match="does not keep to the tree"):
         loading.load(folder, "cuda", compute)

@@ -1,4 +1,5 @@
-"""The learner as an actor's class: forests by reference in, weights by reference and checkpoints out, and its metrics."""
+"""The learner as an actor's class: forests by reference in, weights by reference and checkpoints out, and its
+metrics."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ import urllib.request
 import numpy as np
 import pytest
 import ray
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from actors.driver.handles import actor_class
 from actors.learner import Learner
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
@@ -31,7 +34,9 @@ def cluster():
 @pytest.fixture
 def learner(tmp_path):
     model = tiny.folder(tmp_path, "smollm")
-    out = Learner(tiny.config(model=model, threads=1, correction="none"), str(tmp_path / "run"), 0, 1)
+    out = Learner(
+        tiny.config(model=model, threads=1, correction="bypass", max_nonfinite=0), str(tmp_path / "run"), 0, 1
+    )
     out.join(out.rendezvous())
     yield out
     out.close()
@@ -41,13 +46,21 @@ def batches(forests) -> list:
     return [ray.put(wire.to_batch([f])) for f in forests]
 
 
+def poison(learner: Learner) -> None:
+    """Make every log-prob of the model NaN."""
+    with torch.no_grad():
+        learner.trainer.policy.model.get_input_embeddings().weight.fill_(torch.nan)
+
+
 def metrics(learner: Learner) -> dict[str, float]:
     with urllib.request.urlopen(f"http://{learner.address()}/metrics") as reply:
         families = text_string_to_metric_families(reply.read().decode())
-        return {s.name + "".join(f" {v}" for v in s.labels.values()): s.value for family in families for s in family.samples}
+        return {
+            s.name + "".join(f" {v}" for v in s.labels.values()): s.value for family in families for s in family.samples
+        }
 
 
-def test_a_step_trains_what_the_references_hold_and_shows_in_every_metric_of_the_table(learner):
+def test_step_shows_in_every_metric_of_the_table(learner):
     report = learner.step(batches(FORESTS), 0)
     learner.checkpoint(1, session="")
     assert report.version == 1 and report.tokens == sum(f.tokens for f in FORESTS)
@@ -57,17 +70,25 @@ def test_a_step_trains_what_the_references_hold_and_shows_in_every_metric_of_the
     assert shown["treeadv_trained_leaves_total"] == 9
     assert shown["treeadv_loss"] == report.loss and shown["treeadv_grad_norm"] == report.grad_norm
     assert shown["treeadv_learning_rate"] == report.lr and shown["treeadv_mismatch_kl_nats"] == report.mismatch_kl
-    assert shown["treeadv_effective_sample_ratio"] == report.ess and shown["treeadv_clip_ratio"] == report.clip_ratio > 0
+    assert (
+        shown["treeadv_effective_sample_ratio"] == report.ess and shown["treeadv_clip_ratio"] == report.clip_ratio > 0
+    )
     assert shown["treeadv_staleness_versions_count"] == 3 and shown["treeadv_checkpoint_seconds_count"] == 1
     assert shown["treeadv_learner_tokens_per_second"] > 0 and shown["treeadv_mask_ratio"] == 0
     assert shown["treeadv_learner_phase_seconds_count forward_backward"] == 1
-    assert all(any(name.startswith(m.name.removesuffix("_total")) for name in shown) for m in of_role("learner") if not m.labels)
+    assert all(
+        any(name.startswith(m.name.removesuffix("_total")) for name in shown)
+        for m in of_role("learner")
+        if not m.labels
+    )
 
 
-def test_forests_are_read_where_they_lie(learner, monkeypatch):
+def test_forests_are_read_without_a_copy(learner, monkeypatch):
     seen = []
-    monkeypatch.setattr(learner.trainer, "step", lambda forests, version: seen.extend(forests))
-    monkeypatch.setattr(learner, "_export", lambda report: None)
+    step = learner.trainer.step
+    monkeypatch.setattr(
+        learner.trainer, "step", lambda forests, version: seen.extend(forests) or step(forests, version)
+    )
     learner.step(batches(FORESTS), 0)
     assert [f.forest_id for f in seen] == ["f0", "f1", "f2"]
     assert not any(f.token.flags.owndata or f.token.flags.writeable for f in seen)
@@ -82,7 +103,7 @@ def test_published_buckets_are_the_weights_without_a_copy(learner):
 
 def test_failed_save_leaves_no_checkpoint(learner, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr("torch.get_rng_state", lambda: (lambda: None))  # cannot be pickled
+        broken.setattr("torch.get_rng_state", lambda: lambda: None)  # cannot be pickled
         with pytest.raises(AttributeError):
             learner.checkpoint(1, session="")
     assert not (tmp_path / "run" / "checkpoints" / "step-1").exists()
@@ -101,26 +122,28 @@ def test_only_the_newest_checkpoints_are_kept(learner, tmp_path):
     assert learner.trainer.version == 2
 
 
-def test_a_step_that_is_not_finite_is_counted_and_turns_health_red(learner, tmp_path):
-    bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))
+def test_nonfinite_step_is_counted_and_fails_health(learner, tmp_path):
+    poison(learner)
     with pytest.raises(NonFinite, match="the weights are unchanged and the batch is kept"):
-        learner.step(batches([bad]), 0)
+        learner.step(batches(FORESTS), 0)
     assert (tmp_path / "run" / "nonfinite-version-0.arrow").is_file()
-    assert metrics(learner)["treeadv_nonfinite_steps_total"] == 1
+    assert metrics(learner)["treeadv_nonfinite_updates_total"] == 1
     with pytest.raises(urllib.error.HTTPError) as e:
         urllib.request.urlopen(f"http://{learner.address()}/healthz")
     assert e.value.code == 503 and b"is not finite" in e.value.read()
 
 
 @pytest.mark.parametrize("kind", [NonFinite, BadForest])
-def test_what_stops_a_step_arrives_through_ray_as_what_it_is(tmp_path, kind):
-    """With its text and, for a step that is not finite, the batch that it kept; not as something that could not be unpickled."""
-    config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, correction="none")
-    actor = ray.remote(Learner).options(num_cpus=0).remote(config, str(tmp_path), 0, 1)
+def test_step_errors_keep_their_type_through_ray(tmp_path, kind):
+    """With its text and, for a step that is not finite, the batch that it kept; not as something that could not be
+    unpickled."""
+    config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, lr=1e30, max_nonfinite=0)  # weights overflow
+    actor = actor_class(Learner).remote(config, str(tmp_path), 0, 1)
     ray.get(actor.join.remote(""))
-    change = {"logprob": np.full(FORESTS[0].tokens, -3e4, np.float32)} if kind is NonFinite else {"verdict": np.full(4, -1, np.int8)}
+    ray.get(actor.step.remote(batches(FORESTS), 0))
+    change = {} if kind is NonFinite else {"verdict": np.full(4, -1, np.int8)}
     with pytest.raises(ray.exceptions.RayTaskError) as e:
-        ray.get(actor.step.remote(batches([dataclasses.replace(FORESTS[0], **change)]), 0))
+        ray.get(actor.step.remote(batches([dataclasses.replace(FORESTS[0], **change)]), 1))
     assert isinstance(e.value, kind) and type(e.value.cause) is kind
     if kind is NonFinite:
         assert e.value.cause.batch.is_file() and "treeadv reproduce RUN --batch" in str(e.value.cause)
@@ -128,10 +151,12 @@ def test_what_stops_a_step_arrives_through_ray_as_what_it_is(tmp_path, kind):
         assert str(e.value.cause) == "forest f0: it is not graded"
 
 
-def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path):
+def test_learner_with_a_store_starts_on_another_disk(tmp_path):
     model = tiny.folder(tmp_path, "smollm")
-    config = tiny.config(model=model, threads=1, correction="none")
-    config = config.model_copy(update={"run": RunConfig(storage=f"file://{tmp_path}/store", name="one", keep_checkpoints=1)})
+    config = tiny.config(model=model, threads=1, max_nonfinite=0)
+    config = config.model_copy(
+        update={"run": RunConfig(storage=f"file://{tmp_path}/store", name="one", keep_checkpoints=1)}
+    )
     before, after = (Learner(config, str(tmp_path / disk / "one"), 0, 1) for disk in ("before", "after"))
     for learner in (before, after):
         learner.join("")
@@ -143,17 +168,20 @@ def test_with_a_store_a_learner_needs_nothing_of_the_disk_it_had_before(tmp_path
     after.restore(2)
     assert after.trainer.version == 2
     assert before.step(batches(FORESTS), 2).loss == after.step(batches(FORESTS), 2).loss
-    bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))
+    poison(after)
     with pytest.raises(NonFinite):
-        after.step(batches([bad]), 3)
+        after.step(batches(FORESTS), 3)
     there = tmp_path / "store" / "one"
     assert sorted(p.name for p in there.iterdir()) == ["checkpoints", "nonfinite-version-3.arrow"]
-    assert sorted(p.name for p in (there / "checkpoints").iterdir()) == ["step-2-000001-test", "step-2-000001-test.json"]
+    assert sorted(p.name for p in (there / "checkpoints").iterdir()) == [
+        "step-2-000001-test",
+        "step-2-000001-test.json",
+    ]
     for learner in (before, after):
         learner.close()
 
 
-def test_a_learner_that_has_not_joined_says_so(tmp_path):
+def test_learner_that_has_not_joined_is_refused(tmp_path):
     alone = Learner(tiny.config(), str(tmp_path), 0, 1)
     with pytest.raises(RuntimeError, match="has to join"):
         alone.publish()

@@ -6,7 +6,6 @@ import dataclasses
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -39,10 +38,10 @@ def recorded(place: Path, **learner) -> Path:
     (folder.path / "config.yaml").write_text(config.to_yaml())
     torch.set_num_threads(1)
     trainer = Trainer(config, model)
-    for step in range(1, 6):
-        report = trainer.step(batch_of("", step), step - 1)
+    for step in range(1, 2 if config.learner.lr > 1 else 6):
+        report = trainer.step(batch_of("", step), trainer.version)
         folder.record({"step": step, **dataclasses.asdict(report)})
-        if step in (2, 4):
+        if step in (2, 4) or config.learner.lr > 1:
             trainer.save(folder.path / "checkpoints" / f"step-{step}")
     return folder.path
 
@@ -82,19 +81,25 @@ def test_step_without_a_record_is_refused(run):
         reproduce_step(run, 9, batch_of)
 
 
-def test_command_in_the_nonfinite_error_runs_the_batch_again(run):
-    """An overflowing log-prob makes the uncorrected ratio infinite; the batch fails again with the same weights, and says so."""
-    config = RunFolder.open(run, ["learner.correction=none"])[1]
-    (run / "config.yaml").write_text(config.to_yaml())
-    trainer = Trainer(config, config.model.path, keep_dir=run)
-    bad = dataclasses.replace(FORESTS[0], logprob=np.full(FORESTS[0].tokens, -3e4, np.float32))
+def test_command_in_the_nonfinite_error_runs_the_batch_again(tmp_path):
+    """With a learning rate without measure the weights overflow; the batch then fails again with the same weights."""
+    run = recorded(tmp_path, lr=1e30, max_nonfinite=0)
+    trainer = Trainer(RunFolder.open(run, [])[1], f"{tmp_path}/smollm-0", keep_dir=run)
+    trainer.step(batch_of("", 1), 0)
     with pytest.raises(NonFinite) as e:
-        trainer.step([bad], 0)
+        trainer.step(FORESTS, 1)
     command = re.search(r"treeadv reproduce RUN --batch (\S+)$", str(e.value))
     assert command is not None and Path(command[1]) == e.value.batch
     with pytest.raises(NonFinite):
         reproduce_batch(run, e.value.batch, batch_of)
     assert main(["reproduce", str(run), "--batch", str(e.value.batch)]) == 1
+
+
+def test_step_of_several_updates_is_reproduced(tmp_path):
+    run = recorded(tmp_path, updates_per_batch=2, passes_per_batch=2, preset="gspo")
+    for step in (1, 2, 4):
+        comparison = reproduce_step(run, step, batch_of)
+        assert comparison.equal, str(comparison)
 
 
 def test_file_that_is_no_kept_batch_is_refused(run, capsys):

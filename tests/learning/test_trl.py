@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,15 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM
 
 from actors.benchmarks import trl_reference
 from tests.learning import flat, tiny
-from tests.learning.test_tree_equals_flat import NO_SHRINK, current, pair
-from tests.strategies import forests
+from tests.learning.test_tree_equals_flat import NO_SHRINK, current, gradient, pair
+from tests.strategies import build, forests
 from treeadv.forest import Forest
 from treeadv.learning.advantage import leaf_advantages
+from treeadv.learning.correction import CORRECTIONS
+from treeadv.learning.minibatches import minibatches
 from treeadv.learning.objective import Objective
 from treeadv.learning.report import Phases
+from treeadv.learning.trainer import Trainer
 from treeadv.presets import PRESETS
 
 pytest.importorskip("trl", reason="the reference is TRL's loss: pip install --no-deps trl")
@@ -54,9 +59,9 @@ def as_batch(f: Forest, own: np.ndarray, reference: np.ndarray) -> dict[str, tor
 @pytest.mark.parametrize("case", CASES)
 @settings(max_examples=10, deadline=None, phases=NO_SHRINK)
 @given(f=forests(max_segments=10), kl=st.sampled_from([0.0, 0.3]))
-def test_loss_and_gradients_equal_those_of_trl_on_the_expanded_leaves(case, f, kl):
+def test_loss_and_gradients_equal_those_of_trl(case, f, kl):
     name, changes, loss_type, level = CASES[case]
-    spec = PRESETS[name].advantage.model_copy(update=changes)
+    spec = PRESETS[name].advantage.model_copy(update={"dual_clip": 0.0, **changes})
     trainer, model = pair("llama", torch.float32)
     f = tiny.with_behaviour(f, current(model, f), 0.15, 1)
     other, reference_model = pair("llama", torch.float32, 1)
@@ -65,11 +70,69 @@ def test_loss_and_gradients_equal_those_of_trl_on_the_expanded_leaves(case, f, k
     batch = as_batch(f, leaf_advantages(f, spec), current(reference_model, f))
     want = trl_reference.loss(theirs, batch, loss_type, level, spec.clip, kl, max_tokens=9)
     want.backward()
-    trainer.objective, trainer.limit = Objective(spec, "none", kl, room=9 * f.leaves), 1000
+    trainer.objective, trainer.limit = (
+        Objective(spec=spec, correction=CORRECTIONS["bypass"], kl=kl, room=9 * f.leaves),
+        1000,
+    )
     trainer.reference = other.policy if kl else None
-    got = trainer.gradients([f], Phases("cpu"))[0]
+    got = trainer.gradients([f], Phases("cpu")).loss
     assert got == pytest.approx(want.item(), rel=1e-4, abs=1e-5)
     ours = dict(trainer.policy.model.named_parameters())
     size = max(float(p.grad.norm()) for p in theirs.parameters())
     for n, p in theirs.named_parameters():
-        assert float((ours[n].grad - p.grad).norm()) <= 2e-5 * max(float(p.grad.norm()), size), n
+        assert float((gradient(ours[n]) - p.grad).norm()) <= 2e-5 * max(float(p.grad.norm()), size), n
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "delta"),
+    [
+        ("grpo over sequences", {"clip": (0.02, 0.02), "dual_clip": 0.0}, None),
+        ("grpo over tokens", {"clip": (0.02, 0.03), "dual_clip": 1.04}, 1.04),
+        ("grpo over a constant", {"clip": (0.02, 0.02), "dual_clip": 0.0}, None),
+        ("gspo", {"clip": (0.005, 0.005), "dual_clip": 0.0}, None),
+    ],
+)
+def test_updates_equal_trl_iterations_over_mini_batches(tmp_path, case, changes, delta):
+    """TRL's num_iterations x mini-batches: log-probs frozen once, every mini-batch once an iteration, in the same
+    order."""
+    name, more, loss_type, level = CASES[case]
+    batch = [
+        build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 3], rewards=[1, 0, 1, 0], seed=n, forest_id=f"f{n}")
+        for n in range(4)
+    ]
+    config = tiny.config(
+        preset=name, advantage=more | changes, correction="none", updates_per_batch=2, passes_per_batch=3, lr=3e-3,
+        adam_eps=1e-2, forests_per_step=4,
+    )  # fmt: skip
+    folder = tiny.folder(tmp_path, "llama")
+    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"leaves": 4, "max_tokens": 9})})
+    trainer = Trainer(config, folder)
+    report = trainer.step(batch, 0)
+
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    trl_reference.prepare(theirs, 1.0)
+    frozen = [current(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), f) for f in batch]
+    spec = trainer.objective.spec
+    leaves = [
+        as_batch(dataclasses.replace(f, logprob=old.astype(np.float32)), leaf_advantages(f, spec), old)
+        for f, old in zip(batch, frozen, strict=True)
+    ]
+    c = config.learner
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=c.lr, betas=c.betas, eps=c.adam_eps, weight_decay=0.0)
+    losses = []
+    for _ in range(3):
+        for members in minibatches(4, 2, config.run.seed, 0):
+            optimizer.zero_grad()
+            together = {k: torch.cat([leaves[n][k] for n in members]) for k in leaves[0]}
+            loss = trl_reference.loss(theirs, together, loss_type, level, spec.clip, 0.0, max_tokens=9, delta=delta)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(theirs.parameters(), c.clip_grad)
+            optimizer.step()
+            losses.append(loss.item())
+    assert report.updates == 6 and report.clip_ratio > 0
+    assert report.loss == pytest.approx(np.mean(losses), rel=1e-3, abs=1e-5)
+    ours = dict(trainer.policy.model.named_parameters())
+    start = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+    moved = sum(float((p - start[n]).square().sum()) for n, p in theirs.named_parameters()) ** 0.5
+    error = sum(float((ours[n] - p).square().sum()) for n, p in theirs.named_parameters()) ** 0.5
+    assert error < 1e-3 * moved

@@ -27,16 +27,33 @@ from treeadv.forest import Forest
 VOCAB = 32
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
-    "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
     "initializer_range": 0.2,
-}  # fmt: skip
-FAMILIES: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**_SHAPE, hidden_size=16, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=False),
-    "smollm": LlamaConfig(**_SHAPE, hidden_size=24, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True),
-    "qwen2": Qwen2Config(**_SHAPE, hidden_size=16, num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=True),
-    "qwen3": Qwen3Config(**_SHAPE, hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=8, tie_word_embeddings=False),
 }
-_MOE: dict[str, Any] = _SHAPE | {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2}
+FAMILIES: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(
+        **_SHAPE, hidden_size=16, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=False
+    ),
+    "smollm": LlamaConfig(
+        **_SHAPE, hidden_size=24, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True
+    ),
+    "qwen2": Qwen2Config(
+        **_SHAPE, hidden_size=16, num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=True
+    ),
+    "qwen3": Qwen3Config(
+        **_SHAPE, hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=8, tie_word_embeddings=False
+    ),
+}
+_MOE: dict[str, Any] = _SHAPE | {
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+}
 EXPERTS: dict[str, PretrainedConfig] = {
     "qwen3_moe": Qwen3MoeConfig(**_MOE, num_experts=4, moe_intermediate_size=8, head_dim=8),
     "mixtral": MixtralConfig(**_MOE, num_local_experts=4),
@@ -73,6 +90,7 @@ def config(model: str = "tiny", steps: int = 8, **learner: Any) -> Config:
 
 
 def with_behaviour(f: Forest, logp: np.ndarray, spread: float, seed: int) -> Forest:
-    """The forest as if drawn by a policy whose log-probs are `logp` [T] plus noise: ratios on both sides of the clip."""
+    """The forest as if drawn by a policy whose log-probs are `logp` [T] plus noise: ratios on both sides of the
+    clip."""
     noise = np.random.default_rng(seed).normal(0.0, spread, f.tokens)
     return dataclasses.replace(f, logprob=np.minimum(logp + noise, 0.0).astype(np.float32)).check()

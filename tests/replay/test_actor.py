@@ -16,17 +16,18 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
+from actors.driver.handles import actor_class  # noqa: E402
 from actors.replay_queue import ReplayQueue  # noqa: E402
 from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
 from treeadv.data.tasks import Problem  # noqa: E402
+from treeadv.data.tickets import Ticket  # noqa: E402
 from treeadv.errors import BadInput  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
 from treeadv.replay.draws import Draws  # noqa: E402
 from treeadv.replay.store import ReplayStore  # noqa: E402
-from treeadv.replay.tickets import Ticket  # noqa: E402
 from treeadv.storage.local import LocalFile  # noqa: E402
 
 ROOT = str(Path(__file__).parents[2])
@@ -96,7 +97,7 @@ def test_a_run_over_the_actor_dies_twice_and_trains_every_forest_once(cluster: N
 
 
 async def scenario(config: Config, run_dir: str) -> None:
-    actor = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=0)(Watched)
+    actor = actor_class(Watched, max_restarts=1, max_task_retries=0)
     queue = actor.remote(config, run_dir, "one", 0, 0)
     tickets = [await queue.reserve.remote("w") for _ in range(4)]
     waiting = asyncio.ensure_future(queue.reserve.remote("w"))
@@ -264,7 +265,7 @@ def test_a_queue_killed_while_it_opens_for_a_resume_goes_back_to_the_checkpoint(
     store.commit(1)
     [reserve(store) for _ in range(4)]
     store.close()
-    queue = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(DiesWhileItOpens).remote(
+    queue = actor_class(DiesWhileItOpens, max_restarts=1, max_task_retries=-1).remote(
         config, str(tmp_path / "run"), "resumed", 1, 0
     )
     counts = ray.get(queue.counts.remote(), timeout=60)
@@ -280,7 +281,7 @@ def test_a_queue_killed_while_it_opens_for_a_resume_goes_back_to_the_checkpoint(
 
 
 def test_a_reservation_whose_answer_died_with_the_queue_holds_one_slot(cluster: None, config: Config, tmp_path: Path) -> None:
-    queue = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(Watched).remote(config, str(tmp_path / "run"), "one", 0, 0)
+    queue = actor_class(Watched, max_restarts=1, max_task_retries=-1).remote(config, str(tmp_path / "run"), "one", 0, 0)
     first = ray.get(queue.reserve.remote("unlucky"), timeout=60)
     counts = ray.get(queue.counts.remote(), timeout=60)
     assert first.draw == 0 and counts["states"]["reserved"] == 1 and counts["next_draw"] == 1
@@ -313,7 +314,7 @@ def test_threshold_is_shared_by_workers_and_kept_by_a_restarted_queue(
     config = config.model_copy(update={"sampling": sampling})
 
     async def scenario() -> None:
-        actor = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=0)(Watched)
+        actor = actor_class(Watched, max_restarts=1, max_task_retries=0)
         queue = actor.remote(config, str(tmp_path / "run"), "one", 0, 0)
         first = await queue.reserve.remote("a")
         assert first.tau == 9.0  # no forest has been admitted

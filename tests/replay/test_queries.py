@@ -65,7 +65,7 @@ def test_the_queries_run_on_a_journal_in_which_little_has_happened(tmp_path: Pat
 def test_the_view_names_every_field_that_a_query_may_want() -> None:
     named = set(re.findall(r"(\w+)\"?: '", SQL[0]))
     assert {f.name for kind in get_args(Record) for f in fields(kind)} - named == {
-        "run", "session", "format", "failures", "request", "payload_crc", "deadline", "ledger",
+        "run", "session", "format", "failures", "request", "payload_crc", "deadline", "ledger", "oldest_kept",
     }  # fmt: skip
 
 

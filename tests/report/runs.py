@@ -15,7 +15,10 @@ from treeadv.replay.store import ReplayStore
 from treeadv.storage.run_folder import RunFolder
 from treeadv.wire import to_batch
 
-CONFIG: dict[str, Any] = {"task": {"source": "reasoning-gym", "families": [{"name": "chain_sum"}]}, "run": {"name": "demo"}}
+CONFIG: dict[str, Any] = {
+    "task": {"source": "reasoning-gym", "families": [{"name": "chain_sum"}]},
+    "run": {"name": "demo"},
+}
 
 
 def record(step: int, **more: Any) -> dict[str, Any]:
@@ -24,7 +27,8 @@ def record(step: int, **more: Any) -> dict[str, Any]:
     return {
         "step": step, "version": step, "elapsed_s": 12.5 * step, "reward_mean": 0.2 + 0.6 * share,
         "verdicts": {"verified": 3, "wrong": 5},
-        "forests": {"ready": 2, "leased": 1, "trained": step}, "tokens_generated": 500 * step, "tokens_trained": 400 * step,
+        "forests": {"ready": 2, "leased": 1, "trained": step},
+        "tokens_generated": 500 * step, "tokens_trained": 400 * step,
         "tokens_expanded": 520 * step, "leaves": 8, "sharing": 0.25 - 0.1 * share,
         "staleness_mean": 0.8, "staleness_max": 1 + step % 2, "entropy_mean": 1.9 - share, "tau": 1.2 - 0.5 * share,
         "loss": -0.01 * share, "grad_norm": 1.5 + 0.2 * (step % 3), "lr": 2e-5,
@@ -59,8 +63,10 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "steps": last["step"], "elapsed_s": last["elapsed_s"], "reward_first_fifth": 0.25, "reward_last_fifth": 0.55,
         **{k: last[k] for k in ("tokens_generated", "tokens_trained", "tokens_expanded")},
-        "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"], "prefix_reuse": 0.9, "staleness_mean": 0.8,
-        "staleness_max": 2, "seconds": {"wait": 60.0, "forward_backward": 75.0}, "forests": last["forests"], "run": "runs/demo",
+        "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"], "prefix_reuse": 0.9,
+        "staleness_mean": 0.8,
+        "staleness_max": 2, "seconds": {"wait": 60.0, "forward_backward": 75.0},
+        "forests": last["forests"], "run": "runs/demo",
     }  # fmt: skip
 
 

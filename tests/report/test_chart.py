@@ -49,7 +49,7 @@ def test_one_value_shows_as_a_dot() -> None:
     assert [c.get("class") for c in figure.iter("circle")] == ["hit", "k0"]
 
 
-def test_several_curves_have_a_key_and_their_last_values_do_not_overlap() -> None:
+def test_several_curves_have_a_key_and_separate_last_values() -> None:
     figure = draw(Chart("t", "u", [Series("mean", [1.0, 2.0]), Series("max", [1.0, 2.01])]), [1, 2])
     assert [(s.find("i").get("class"), s.find("i").tail) for s in figure.iter("span") if s.find("i") is not None] == [  # type: ignore[union-attr]
         ("k0", "mean"), ("k1", "max"),
@@ -60,7 +60,7 @@ def test_several_curves_have_a_key_and_their_last_values_do_not_overlap() -> Non
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
-def test_the_last_values_stay_apart_and_inside_however_close_the_curves_end(ends: list[float]) -> None:
+def test_last_values_stay_apart_and_inside_the_chart(ends: list[float]) -> None:
     figure = draw(Chart("t", "u", [Series(str(i), [0.5, v]) for i, v in enumerate(ends)]), [1, 2])
     at = [float(e.get("y", 0)) for e in figure.iter("text") if e.get("class") == "last"]
     assert all(b - a >= 11.9 for a, b in pairwise(at))
@@ -75,7 +75,13 @@ def test_the_text_alternative_tells_the_course_of_each_curve() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0, "0"), (0.0341, "0.0341"), (12.49, "12.5"), (1480, "1,480"), (41_233, "41.2k"), (2.1e6, "2.1M"), (2e-5, "2e-05"),
+        (0, "0"),
+        (0.0341, "0.0341"),
+        (12.49, "12.5"),
+        (1480, "1,480"),
+        (41_233, "41.2k"),
+        (2.1e6, "2.1M"),
+        (2e-5, "2e-05"),
         (-0.25, "-0.25"),
     ],
 )

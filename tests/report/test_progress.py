@@ -1,4 +1,5 @@
-"""The display of a run: one line a step where there is no terminal, a pace that goes by the records, the final figures."""
+"""The display of a run: one line a step where there is no terminal, a pace that goes by the records, the final
+figures."""
 
 from __future__ import annotations
 
@@ -20,21 +21,29 @@ def run(records: list[dict[str, Any]], total: int = 40, **options: Any) -> str:
     return out.getvalue()
 
 
-def test_without_a_terminal_every_step_is_one_line_with_its_figures() -> None:
+def test_display_keeps_a_bounded_number_of_records() -> None:
+    progress = Progress(1000, Console(quiet=True))
+    for step in range(1, 1001):
+        progress.update(record(step))
+    assert len(progress._records) == 48
+
+
+def test_progress_without_a_terminal_is_a_line_a_step() -> None:
     lines = run([record(1), record(2)]).splitlines()
-    assert lines[0] == "starting a run of 40 steps: the actors load the model"
+    assert lines[0] == "starting a run of 40 steps: the model is loaded"
     assert lines[1:] == [
         "step 1/40  reward 0.25  forests ready 2 leased 1 trained 1  tokens/s 81  shared 24%  staleness 0.8 (max 2)"
         "  ETA after the next step",
-        "step 2/40  reward 0.30  forests ready 2 leased 1 trained 2  tokens/s 82  shared 23%  staleness 0.8 (max 1)  ETA 7:55",
+        "step 2/40  reward 0.30  forests ready 2 leased 1 trained 2  tokens/s 82  "
+        "shared 23%  staleness 0.8 (max 1)  ETA 7:55",
     ]
 
 
-def test_on_a_terminal_the_display_stays_in_place_and_shows_the_course_of_the_reward() -> None:
+def test_display_on_a_terminal_updates_in_place() -> None:
     text = run([record(s) for s in range(1, 6)], force_terminal=True)
     assert "step 5/40" in text and "ETA 7:18" in text
     assert "▁▃▅▆█" in text
-    assert "reward so far" in text
+    assert "reward of 5 steps" in text
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,7 @@ def test_the_time_left_goes_by_the_pace_of_the_last_steps(elapsed: list[float], 
     assert run(records, total).rstrip().endswith(f"ETA {eta}")
 
 
-def test_a_run_that_goes_back_to_its_checkpoint_goes_on_being_shown() -> None:
+def test_progress_goes_on_after_a_return_to_a_checkpoint() -> None:
     assert run([record(4), record(5), record(4, elapsed_s=70.0)]).splitlines()[-1].startswith("step 4/40")
 
 
@@ -63,7 +72,15 @@ def test_the_final_table_has_the_figures_and_the_folder() -> None:
     out = io.StringIO()
     final_table(summary([record(1), record(8)]), Console(file=out, width=120))
     text = out.getvalue()
-    for part in ("8 steps in 1:40", "0.250", "0.550", "4,000", "3,200 instead of 4,160 (x 1.30, 23% shared)", "max 2", "1:15"):
+    for part in (
+        "8 steps in 1:40",
+        "0.250",
+        "0.550",
+        "4,000",
+        "3,200 instead of 4,160 (x 1.30, 23% shared)",
+        "max 2",
+        "1:15",
+    ):
         assert part in text
     assert text.splitlines()[-1] == "Run folder: runs/demo"
 

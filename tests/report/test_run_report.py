@@ -33,7 +33,7 @@ def report(run: Path) -> str:
     return target.read_text()
 
 
-def test_it_draws_a_forest_with_mixed_rewards_from_early_and_one_from_late(tmp_path: Path) -> None:
+def test_report_draws_an_early_and_a_late_mixed_forest(tmp_path: Path) -> None:
     rewards = [SAME, MIXED, SAME, MIXED, MIXED, SAME]
     run = make_run(tmp_path, [forest(v, *r) for v, r in enumerate(rewards)], [record(s) for s in range(1, 7)])
     html = report(run)
@@ -42,7 +42,7 @@ def test_it_draws_a_forest_with_mixed_rewards_from_early_and_one_from_late(tmp_p
     assert html.count("<article") == 2
 
 
-def test_the_advantages_drawn_are_those_of_the_preset_that_the_run_trained_with(tmp_path: Path) -> None:
+def test_drawn_advantages_are_those_of_the_preset_of_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, [forest(0, 1.0, 1.0, 1.0, 0.0)], [record(1)])
     config = run / "config.yaml"
     assert "A +0.58" not in report(run)  # (1 - 0.75) / 0.5 = 0.5 with the unbiased standard deviation
@@ -63,7 +63,7 @@ def test_keys_that_a_run_did_not_record_are_named(tmp_path: Path) -> None:
     assert "Not recorded by this run: entropy_mean, ess." in report(make_run(tmp_path, [], [r]))
 
 
-def test_figures_of_the_summary_are_tabled_and_a_run_without_one_says_so(tmp_path: Path) -> None:
+def test_report_tables_the_summary_or_says_there_is_none(tmp_path: Path) -> None:
     records = [record(1), record(2)]
     run = make_run(tmp_path, [], records)
     assert "no summary.json: it has not ended" in report(run)
@@ -74,14 +74,16 @@ def test_figures_of_the_summary_are_tabled_and_a_run_without_one_says_so(tmp_pat
     assert "verified 6, wrong 10" in html
 
 
-def test_a_run_without_mixed_forests_or_without_a_queue_says_why_none_is_drawn(tmp_path: Path) -> None:
-    assert "Every forest looked at has the same reward" in report(make_run(tmp_path / "a", [forest(0, *SAME)], [record(1)]))
+def test_report_says_why_no_forest_is_drawn(tmp_path: Path) -> None:
+    assert "Every forest looked at has the same reward" in report(
+        make_run(tmp_path / "a", [forest(0, *SAME)], [record(1)])
+    )
     run = make_run(tmp_path / "b", [forest(0, *MIXED)], [record(1)])
     shutil.rmtree(run / "replay")
     assert "no journal under replay/journal" in report(run)
 
 
-def test_a_run_that_was_stopped_before_its_first_step_has_a_report_too(tmp_path: Path) -> None:
+def test_run_without_a_step_has_a_report(tmp_path: Path) -> None:
     assert "No step was completed" in report(make_run(tmp_path, [], []))
 
 
@@ -90,7 +92,7 @@ def test_a_long_run_is_thinned_and_says_so(tmp_path: Path) -> None:
     assert "Of 1001 steps, 334 at even distances are drawn." in html
 
 
-def test_without_a_tokenizer_tokens_are_numbers_and_with_one_they_are_text(
+def test_tokens_are_text_with_a_tokenizer_and_numbers_without(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where no packaged model is unpacked
@@ -105,7 +107,7 @@ def test_without_a_tokenizer_tokens_are_numbers_and_with_one_they_are_text(
     assert ">Q</text>" in html
 
 
-def test_a_folder_that_is_no_run_is_bad_input_and_stays_as_it_was(tmp_path: Path) -> None:
+def test_report_of_a_folder_that_is_no_run_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not a run folder"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())

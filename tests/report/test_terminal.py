@@ -25,7 +25,7 @@ def printed(forest: Forest, width: int = 100, words: tuple[str, ...] = (" zq",),
 
 @settings(deadline=None, max_examples=30)
 @given(forests(max_length=40), st.integers(60, 140))
-def test_every_leaf_has_its_verdict_and_no_line_is_wider_than_the_terminal(forest: Forest, width: int) -> None:
+def test_terminal_tree_shows_verdicts_within_its_width(forest: Forest, width: int) -> None:
     lines = printed(forest, width).splitlines()
     assert " ".join(lines).count("✓") == forest.leaves  # all built with that verdict
     assert all(cell_len(line) <= width for line in lines)
@@ -44,7 +44,7 @@ def test_a_tree_reads_as_a_tree() -> None:
     assert "gold answer 42" in lines
 
 
-def test_a_long_segment_is_cut_in_the_middle_and_says_by_how_much() -> None:
+def test_long_segment_is_cut_in_the_middle_with_the_count() -> None:
     text = printed(build([-1, -1], [500, 2]), width=400)
     assert f"… {500 - TOKENS} tokens left out …" in text
     assert text.count("zq") == TOKENS + 2
@@ -56,5 +56,5 @@ def test_colours_are_for_terminals_only(terminal: bool) -> None:
     assert ("\x1b[" in text) == terminal
 
 
-def test_control_characters_of_a_model_do_not_reach_the_terminal() -> None:
+def test_control_characters_do_not_reach_the_terminal() -> None:
     assert "\x1b" not in printed(build([-1, -1], [3, 3]), words=("\x1b[2J", "\x07"))

@@ -61,8 +61,11 @@ def test_every_token_and_every_leaf_is_drawn_once(forest: Forest) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(forests(max_length=60), st.sampled_from([(" word", "x\n", "\n\n"), ("字字", "a"), ("tokenwithoutanyspace" * 4, " ")]))
-def test_boxes_lie_apart_right_of_their_parents_and_inside_the_drawing(forest: Forest, words: tuple[str, ...]) -> None:
+@given(
+    forests(max_length=60),
+    st.sampled_from([(" word", "x\n", "\n\n"), ("字字", "a"), ("tokenwithoutanyspace" * 4, " ")]),
+)
+def test_boxes_lie_apart_and_right_of_their_parents(forest: Forest, words: tuple[str, ...]) -> None:
     prompt, boxes, bottom = layout(drawn(forest, Words(*words)))
     for a, b in combinations([prompt, *boxes], 2):
         apart_x = a.right <= b.x or b.right <= a.x
@@ -107,14 +110,14 @@ def test_a_page_asks_for_nothing_from_elsewhere() -> None:
     assert "url(" not in tags.style and "@import" not in tags.style
 
 
-def test_the_page_holds_the_whole_text_of_every_leaf_beside_the_drawing() -> None:
+def test_page_holds_the_whole_text_of_every_leaf() -> None:
     forest = build([-1, 0, 0], [400, 2, 2])
     tags = Tags()
     tags.feed(forests_page("Forests", [drawn(forest)]))
     assert tags.pre == ["".join(f"{t} " for t in forest.leaf_tokens(leaf)) for leaf in range(2)]
 
 
-def test_verdicts_and_ends_are_told_in_words_not_in_colour_alone() -> None:
+def test_verdicts_and_ends_are_words_not_only_colours() -> None:
     forest = build([-1] * 3, [1, 1, 1], rewards=[1.0, 0.0, 0.0])
     forest = replace(
         forest,

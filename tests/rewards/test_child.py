@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,15 @@ def test_an_answer_that_runs_code_cannot_touch_the_worker_that_judges_the_next(l
     assert one_worker.restarts == 0
     if os.getuid() == 0:  # others may start no process at all
         [started] = [int(p.name.split()[1]) for p in tmp_path.glob("process *")]
-        state = Path(f"/proc/{started}/stat")
-        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+        _wait_until_ended(Path(f"/proc/{started}/stat"))
+
+
+def _wait_until_ended(state: Path, seconds: float = 10) -> None:
+    """The kernel takes its time to end a killed process."""
+    limit = time.monotonic() + seconds
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < limit, state.read_text()
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("family", EVALUATE)
@@ -55,13 +63,23 @@ def test_every_scorer_that_evaluates_does_so_in_a_child(loop, pool, tmp_path, fa
     assert (tmp_path / "evaluated").is_dir()
 
 
+UNKNOWN = "is unknown: use verified, wrong, unparsed, timeout, crash, refused"
+
+
+def claimed(**changes: object) -> str:
+    """Code that writes an outcome in the place of the child's own."""
+    return f"claim({json.dumps({'verdict': 'WRONG', 'reward': 1.0, 'detail': '', 'parts': {}} | changes)!r})"
+
+
 @pytest.mark.parametrize(
     ("code", "verdict", "detail"),
     [
         ("die()", Verdict.CRASH, "its process died twice: killed by SIGSEGV, then killed by SIGSEGV"),
         ("hang()", Verdict.TIMEOUT, "over 1.6 s"),
-        ("claim('[1, 1e9, \"\"]')", Verdict.CRASH, "no result: ValueError: the score 1000000000.0 is not in [0, 1]"),
-        ("claim('[99, 1, \"\"]')", Verdict.CRASH, "no result: ValueError: 99 is not a valid Verdict"),
+        (claimed(reward=1e9), Verdict.CRASH, "no result: ValueError: the reward 1e+09 is larger than 1"),
+        (claimed(verdict="UNGRADED"), Verdict.CRASH, f"no result: ValueError: the verdict 'UNGRADED' {UNKNOWN}"),
+        (claimed(reward="nan"), Verdict.CRASH, "no result: ValueError: the reward is 'nan', not a finite number"),
+        ("claim('[1, 1]')", Verdict.CRASH, "no result: ValueError: the reply is not an outcome"),
         ("claim('owned')", Verdict.CRASH, "no result: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
         ("swell()", Verdict.WRONG, ""),  # the scorer takes the MemoryError for a wrong answer; nothing was ever allocated
     ],

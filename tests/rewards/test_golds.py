@@ -1,67 +1,88 @@
-"""Every gold answer of the benchmarks equals itself: through the whole verifier, and most are read as trees."""
+"""Gold answers that cannot be met are found before a run starts."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Answer, Outcome
-from treeadv.rewards.parsing.grammar import read
-from treeadv.rewards.parsing.guards import refusal
-from treeadv.rewards.parsing.terms import Term
-from treeadv.rewards.parsing.tokens import Unreadable
-from treeadv.rewards.verifiers.registry import screen
-
-# Gold answers that do not equal themselves when boxed, and why (docs/rewards.md repeats this table).
-EXCEPTIONS = {
-    "omni_math_rule-183": "a brace is never closed in the data",
-    "omni_math_rule-682": "a brace is never closed in the data",
-    "omni_math_rule-710": "a brace is never closed in the data",
-    "omni_math_rule-1469": "a brace is never closed in the data",
-}
-# Gold answers that a limit refuses: an equal answer in another form is refused, in the same form verified.
-REFUSED = {
-    "omni_math_rule-862": "control or surrogate characters",  # a form feed where the data lost the \\f of \\frac
-}
+from treeadv.data.tasks import read_problems
+from treeadv.errors import BadInput
+from treeadv.rewards.files import grade_file
+from treeadv.rewards.golds import Gold, check_golds
 
 
-def golds() -> dict[str, str]:
-    """id -> gold answer, one id for each different answer."""
-    if "TREEADV_DATA" not in os.environ:
-        pytest.skip("TREEADV_DATA does not name a folder with benchmarks/*.jsonl")
-    files = sorted(Path(os.environ["TREEADV_DATA"], "benchmarks").glob("*.jsonl"))
-    assert files, "no benchmark files under TREEADV_DATA"
-    first: dict[str, str] = {}
-    for record in (json.loads(line) for f in files for line in f.read_text().splitlines()):
-        first.setdefault(record["answer"], record["id"])
-    return {name: answer for answer, name in first.items()}
+def gold(text: str, verifier: str = "math", place: str = "d.jsonl:1") -> Gold:
+    return Gold(place=place, text=text, verifier=verifier, meta="")
 
 
-def test_every_gold_answer_equals_itself_boxed():
-    failed = {}
-    for name, gold in golds().items():
-        outcome = screen(Answer(f"With 7 cases left, \\boxed{{{gold}}}.", gold, "math"))
-        if not (isinstance(outcome, Outcome) and outcome.verdict is Verdict.VERIFIED):
-            failed[name] = outcome
-    assert failed.keys() == EXCEPTIONS.keys()
+def check(*golds: Gold):
+    return check_golds(golds, workers=1, timeout=5.0, memory_mb=1024)
 
 
-def test_guards_refuse_only_the_gold_answers_listed():
-    assert {n: reason for n, gold in golds().items() if (reason := refusal(gold))} == REFUSED
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("NaN", "answer is nan"), ("Infinity", "answer is inf"), ("-Infinity", "answer is -inf"),
+        ('"nan"', "is 'nan', which is no answer"), ('" "', "answer is blank"), (r'"\u00a0\n"', "answer is blank"),
+        (r'"\frac{1}{2}"', r"control character '\\x0c'"), (r'"a\u0000b"', r"control character '\\x00'"),
+        (r'"\ud800"', "half of a surrogate pair"), ("true", "must be text or a number"), ("[1]", "must be text"),
+        ("9" * 4301, "not JSON|too long"),
+    ],
+)  # fmt: skip
+def test_unusable_answer_is_refused_with_file_and_line(tmp_path: Path, answer: str, reason: str) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(f'{{"problem": "p", "answer": "1"}}\n{{"problem": "p", "response": "r", "answer": {answer}}}\n')
+    with pytest.raises(BadInput, match=rf"data.jsonl:2: .*({reason})"):
+        read_problems(path)
+    path.write_text(f'{{"response": "p", "answer": "1"}}\n{{"response": "r", "answer": {answer}}}\n')
+    with pytest.raises(BadInput, match=rf"data.jsonl:2: .*({reason})"):
+        grade_file(path, workers=1)
 
 
-def test_nine_of_ten_gold_answers_are_read():
-    """The others are prose, as in college_math, or mathematics beyond the grammar."""
-    known = golds()
-    assert sum(_read(gold) is not None for gold in known.values()) >= 0.9 * len(known)
+def test_numbers_null_verifier_bom_and_crlf_are_read(tmp_path: Path) -> None:
+    lines = [{"problem": "p", "response": "The answer is 2.", "answer": 2, "verifier": None},
+             {"problem": "p", "response": r"\boxed{2.5}", "answer": 2.5, "verifier": "numeric"}]
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(line).encode() for line in lines) + b"\r\n")
+    assert [(p.answer, p.verifier) for p in read_problems(path)] == [("2", "math"), ("2.5", "numeric")]
+    assert grade_file(path, workers=1).verdicts == {"verified": 2}
 
 
-def _read(gold: str) -> Term | None:
-    try:
-        return read(gold)
-    except Unreadable:
-        return None
+def test_data_line_may_not_name_code_or_a_host(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    for name in ("os:system", "http://example.org/grade", 'sum:[["os:system", 1]]'):
+        path.write_text(json.dumps({"problem": "p", "answer": "1", "verifier": name}) + "\n")
+        with pytest.raises(BadInput, match=r"data.jsonl:1: verifier .* name it in the configuration"):
+            read_problems(path)
+    path.write_text(json.dumps({"problem": "p", "answer": "1", "verifier": "tests.parity:has_even_sum"}) + "\n")
+    assert read_problems(path, "tests.parity:has_even_sum")[0].verifier == "tests.parity:has_even_sum"
+
+
+def test_golds_that_cannot_be_met_are_counted_with_examples() -> None:
+    unmet = check(gold("1"), gold("ABCD", "choice", "d.jsonl:2"), gold("two", "numeric", "d.jsonl:3"))
+    assert unmet is not None and (unmet.count, unmet.total) == (2, 3)
+    assert "2 of 3 gold answers cannot be met: d.jsonl:2 'ABCD'" in str(unmet)
+    assert check(gold("1"), gold(r"\frac{1}{2}")) is None
+
+
+def test_verifier_that_verifies_no_gold_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"verifies none of the 2 gold answers: d.jsonl:1 'one'"):
+        check(gold("one", "numeric"), gold("two", "numeric", "d.jsonl:2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        ("verifier_functions:no_such_function", "no attribute 'no_such_function'"),
+        ("verifier_functions:raising", r"ZeroDivisionError.*verifier_functions.py:\d+"),
+        ("verifier_functions:needs_a_column", "the data line has no difficulty"),
+        ("verifier_functions:infinite", "not a finite number"),
+        ("verifier_functions:texts", "not a finite number"),
+    ],
+)
+def test_unusable_function_is_refused_with_the_cause(name: str, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        check(gold("1", name))

@@ -20,11 +20,12 @@ from treeadv.rewards.sandbox import pool as pool_module
 from treeadv.rewards.sandbox import process
 from treeadv.rewards.sandbox.pool import Answer, PoolBroken, VerifierPool
 
+HERE = Path(__file__).parent
 SYMBOLIC = Answer(r"\boxed{\operatorname{lcm}(x, 3y)}", "3xy", "math")  # needs a worker
 
 
 def call(name: str, response: str = "", meta: str = "") -> Answer:
-    return Answer(response, "1", f"verifier_functions:{name}", meta)
+    return Answer(response, "1", f"verifier_functions:{name}", json.dumps({"meta": meta}))
 
 
 def wait_for_text(path: Path) -> str:
@@ -76,7 +77,7 @@ def test_workers_do_not_inherit_credentials_and_are_told_what_is_meant_for_them(
 @pytest.mark.parametrize("score", ["nan", "inf"])
 def test_a_score_that_is_no_number_is_a_crash(grade, score):
     [j] = grade(call("parse", score))
-    assert (j.verdict, j.reward, j.detail) == (Verdict.CRASH, 0.0, f"ValueError: the score {score} is not a finite number")
+    assert (j.verdict, j.reward, j.detail) == (Verdict.CRASH, 0.0, f"ValueError: the result is {score}, not a finite number")
 
 
 def test_a_small_memory_limit_does_not_replace_the_process_after_each_item(loop):
@@ -94,7 +95,10 @@ def test_a_small_memory_limit_does_not_replace_the_process_after_each_item(loop)
 
 def test_an_exception_in_a_verifier_is_a_crash_with_its_text(grade):
     [j] = grade(call("fail"))
-    assert (j.verdict, j.reward, j.detail) == (Verdict.CRASH, 0.0, "ValueError: no such unit: furlong")
+    source = (HERE / "verifier_functions.py").read_text().splitlines()
+    line = next(n for n, text in enumerate(source, 1) if "furlong" in text)
+    assert (j.verdict, j.reward) == (Verdict.CRASH, 0.0)
+    assert j.detail == f"ValueError: no such unit: furlong ({HERE / 'verifier_functions.py'}:{line})"
 
 
 @pytest.mark.parametrize("name", ["deaf", "swallow"])
@@ -314,13 +318,13 @@ _DRIVER = """
 import asyncio, sys
 from treeadv.rewards.sandbox.pool import Answer, VerifierPool
 sys.path.insert(0, {here!r})
-asyncio.run(VerifierPool(1, 300.0, 1024).grade([Answer("", "1", "verifier_functions:deaf", {note!r})]))
+asyncio.run(VerifierPool(1, 300.0, 1024).grade([Answer("", "1", "verifier_functions:deaf", {meta!r})]))
 """
 
 
 def test_workers_die_with_their_parent_even_in_the_middle_of_an_item(tmp_path):
     note = tmp_path / "pid"
-    code = _DRIVER.format(here=str(Path(__file__).parent), note=str(note))
+    code = _DRIVER.format(here=str(Path(__file__).parent), meta=json.dumps({"meta": str(note)}))
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     try:
         pid = int(wait_for_text(note))
@@ -354,9 +358,9 @@ def test_close_that_meets_a_start_just_ended_leaves_no_process(loop, monkeypatch
     started: list[int] = []
     init = process.WorkerProcess.__init__
 
-    def note(self, started_process):
+    def note(self, started_process, *streams):
         started.append(started_process.pid)
-        init(self, started_process)
+        init(self, started_process, *streams)
 
     async def scene():
         pool = VerifierPool(workers=1, timeout=1.0, memory_mb=1024)

@@ -50,19 +50,20 @@ def test_a_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
     async def scene():
         actor = RewardActor(config(model_dir), 0)
         try:
-            batch, verdicts = await actor.grade(wire.to_batch([forest("a"), forest("a")]))
+            batch, report = await actor.grade(wire.to_batch([forest("a"), forest("a")]))
             with urllib.request.urlopen(f"http://{await actor.address()}/metrics") as page:
-                return wire.from_batch(batch), verdicts, page.read().decode()
+                return wire.from_batch(batch), report, page.read().decode()
         finally:
             await actor.close()
 
-    graded, verdicts, page = loop.run(scene())
-    assert verdicts == {"verified": 2, "wrong": 2, "aborted": 2, "unparsed": 2}
+    graded, report, page = loop.run(scene())
+    verdicts = (Verdict.VERIFIED, Verdict.WRONG, Verdict.ABORTED, Verdict.UNPARSED)
+    assert (report.verdicts, report.failure) == (verdicts * 2, "")
     assert [f.forest_id for f in graded] == ["a", "a"]
     for f in graded:
         assert f.verdict.tolist() == [Verdict.VERIFIED, Verdict.WRONG, Verdict.ABORTED, Verdict.UNPARSED]
         assert f.reward.tolist() == [1.0, 0.0, 0.0, 0.0]
-        assert f.detail == ("same text", "another number", "the engine lost this branch", "no answer found")
+        assert f.detail == ("same text", "not equal", "the engine lost this branch", "no answer found")
         assert f.token.tolist() == forest("a").token.tolist() and f.gold == "11"
     assert 'treeadv_rewards_total{verdict="verified"} 2.0' in page
     assert 'treeadv_rewards_total{verdict="unparsed"} 2.0' in page  # an aborted leaf is not an answer

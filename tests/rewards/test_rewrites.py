@@ -15,7 +15,7 @@ import math_verify
 import pytest
 
 from tests.rewards.rewrites import EQUAL, UNEQUAL, Rewrite
-from tests.rewards.test_golds import golds
+from tests.rewards.test_benchmark_golds import golds
 from treeadv.forest import Verdict
 from treeadv.rewards.sandbox.pool import Answer
 
@@ -49,6 +49,7 @@ def _counted(grade, kinds: dict[str, Rewrite], equal: bool) -> dict[str, Count]:
     for name, rewrite in kinds.items():
         made = [Answer(r, gold, "math") for gold in known if (r := rewrite(gold, rng)) is not None]
         made = rng.sample(made, min(A_KIND, len(made)))
+        assert made, f"no gold answer has a rewrite of the kind {name}"
         judged = grade(*made)
         counts[name] = Count(
             len(made),

@@ -49,6 +49,35 @@ VERIFIED, WRONG, UNPARSED, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UN
         ("choice", "The answer is A or B", "B", WRONG),
         ("choice", "I choose B", "B", VERIFIED),
         ("choice", "the blue one", "B", UNPARSED),
+        ("choice", "The answer is (B) 12 cm long.", "B", VERIFIED),
+        ("choice", "Answer: b", "B", VERIFIED),
+        ("choice", "So I take option B, not A", "B", VERIFIED),
+        ("choice", "The answer is option c.", "C", VERIFIED),
+        ("choice", r"\boxed{\textbf{(D)}\ 7}", "D", VERIFIED),
+        ("choice", "It can't be A or C, so B", "B", VERIFIED),
+        ("choice", "The answer is A and C", "A", WRONG),
+        ("choice", "<think>B</think> I choose D", "B", WRONG),
+        ("exact", "The answer is Apollo 11 mission.", "Apollo 11 mission", VERIFIED),
+        ("exact", "The answer is Dr. Smith.", "Dr. Smith", VERIFIED),
+        ("exact", "Answer: version 2.5 of St. Mary", "version 2.5 of St. Mary", VERIFIED),
+        ("exact", "The answer is Apollo 12 mission.", "Apollo 11 mission", WRONG),
+        ("exact", "The answer is blue sky", "blue", WRONG),
+        ("exact", r"\boxed{Room 101}", "Room 101", VERIFIED),
+        ("numeric", r"\boxed{6.63 \times 10^{-34}}", "6.63e-34", VERIFIED),
+        ("numeric", r"\boxed{6.64 \times 10^{-34}}", "6.63e-34", WRONG),
+        ("numeric", r"\boxed{\frac12}", "0.5", VERIFIED),
+        ("numeric", r"\boxed{3.14 \text{ m}}", "3.14", VERIFIED),
+        ("numeric", r"\boxed{x = 3.14}", "3.14", VERIFIED),
+        ("numeric", r"\boxed{\approx 3.14}", "3.14", VERIFIED),
+        ("numeric", r"\boxed{\$2.50}", "2.5", VERIFIED),
+        ("numeric", r"\boxed{50\%}", "0.5", VERIFIED),
+        ("numeric", r"\boxed{50\%}", "50", VERIFIED),
+        ("numeric", r"\boxed{2\frac{1}{2}}", "2.5", VERIFIED),
+        ("numeric", r"\boxed{\sqrt{2}}", "1.41421356", VERIFIED),
+        ("numeric", r"\boxed{3\text{ km}}", r"3\text{ m}", WRONG),
+        ("numeric", r"\boxed{-\sqrt{2}}", "-1.41421356", VERIFIED),
+        ("numeric", r"\boxed{5 or 6}", "5", UNPARSED),
+        ("numeric", r"<think>\boxed{3}</think> no idea", "3", UNPARSED),
     ],
 )
 def test_verdicts_of_the_verifiers_that_need_no_process(grade, verifier, response, gold, verdict):
@@ -161,5 +190,30 @@ def test_a_remote_verifier_that_fails_is_a_crash_or_a_timeout_never_wrong(grade,
         *[Answer(r, "g", remote, "g") for r in ("odd", "other", "error", "slow")], Answer("x", "g", nowhere)
     )
     assert [j.verdict for j in (odd, other, error, down)] == [Verdict.CRASH] * 4
-    assert "JSONDecodeError" in odd.detail and "KeyError: 'maybe'" in other.detail and "500" in error.detail and "refused" in down.detail
+    assert "JSONDecodeError" in odd.detail and "the verdict 'maybe' is unknown" in other.detail
+    assert "500" in error.detail and "refused" in down.detail
     assert slow.verdict is Verdict.TIMEOUT
+
+
+def test_async_function_gets_the_columns_it_names(grade):
+    row = json.dumps({"problem": "the detail", "difficulty": 3, "other": 1})
+    [j] = grade(Answer("x", "x", "verifier_functions:awaited", row))
+    assert (j.verdict, j.reward, j.detail, j.parts) == (VERIFIED, 3.0, "the detail", {"brevity": 0.5})
+
+
+def test_function_with_double_star_gets_all_columns(grade):
+    [j] = grade(Answer("x", "x", "verifier_functions:everything", json.dumps({"problem": "p", "a": 1, "b": 2})))
+    assert j.reward == len({"problem", "a", "b", "response", "gold", "meta"})
+
+
+def test_weighted_sum_adds_rewards_and_names_its_parts(grade):
+    name = 'sum:[["exact", 1.0], ["verifier_functions:everything", 0.5]]'
+    [j] = grade(Answer("<answer>a</answer>", "a", name, json.dumps(["", json.dumps({"problem": "p"})])))
+    assert (j.verdict, j.reward) == (VERIFIED, 1.0 + 0.5 * 4)
+    assert j.parts == {"exact": 1.0, "verifier_functions:everything": 4.0}
+
+
+def test_weighted_sum_is_unjudged_where_one_term_fails(grade):
+    [j] = grade(Answer("a", "a", 'sum:[["exact", 1.0], ["verifier_functions:raising", 0.5]]'))
+    assert (j.verdict, j.reward) == (Verdict.CRASH, 0.0)
+    assert "verifier_functions.py" in j.detail

@@ -23,9 +23,9 @@ def parse(response: str, gold: str, meta: str) -> float:
     return float(response)
 
 
-def detailed(response: str, gold: str, meta: str) -> tuple[float, str]:
+def detailed(response: str, gold: str, meta: str) -> dict[str, object]:
     print("noise on the standard output", flush=True)
-    return (1.0, "fine")
+    return {"reward": 1.0, "detail": "fine"}
 
 
 def sleep(response: str, gold: str, meta: str) -> bool:
@@ -73,20 +73,20 @@ def hoard(response: str, gold: str, meta: str) -> bool:
     return len(bytearray(int(response) << 20)) > 0
 
 
-def keep(response: str, gold: str, meta: str) -> tuple[bool, str]:
+def keep(response: str, gold: str, meta: str) -> dict[str, object]:
     """Hold on to memory after the item: what a leak does."""
     globals()["_kept"] = mmap.mmap(-1, int(response) << 20)
-    return True, str(os.getpid())
+    return {"reward": True, "detail": str(os.getpid())}
 
 
-def whoami(response: str, gold: str, meta: str) -> tuple[bool, str]:
+def whoami(response: str, gold: str, meta: str) -> dict[str, object]:
     """The process, and whether it is as light as promised."""
     heavy = sorted({"torch", "ray", "transformers"} & set(sys.modules))
-    return True, json.dumps({"pid": os.getpid(), "heavy": heavy})
+    return {"reward": True, "detail": json.dumps({"pid": os.getpid(), "heavy": heavy})}
 
 
-def environment(response: str, gold: str, meta: str) -> tuple[bool, str]:
-    return True, str(os.environ.get(response))
+def environment(response: str, gold: str, meta: str) -> dict[str, object]:
+    return {"reward": True, "detail": str(os.environ.get(response))}
 
 
 def fail(response: str, gold: str, meta: str) -> bool:
@@ -123,3 +123,29 @@ class Parity(Verifier):
 
 
 score = 3  # not a function
+
+
+def raising(response: str, gold: str) -> float:
+    return 1 / 0
+
+
+def needs_a_column(response: str, difficulty: str) -> float:
+    return 1.0
+
+
+def infinite(response: str) -> float:
+    return float("inf")
+
+
+def texts(response: str) -> str:
+    return "1"
+
+
+async def awaited(problem: str, response: str, gold: str, difficulty: int) -> dict[str, object]:
+    """Uses every kind of argument, and returns named parts."""
+    brevity = 1 / (1 + len(response))
+    return {"reward": float(response == gold) * difficulty, "verdict": "Verified", "brevity": brevity, "detail": problem}
+
+
+def everything(**columns: object) -> float:
+    return float(len(columns))

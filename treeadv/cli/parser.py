@@ -41,7 +41,7 @@ def add_command(
 
 
 def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
-    """Parse the arguments, call the command and return its exit code: 2 with one line on stderr for bad input."""
+    """Parse the arguments, call the command and return its exit code. Bad input is one line on stderr."""
     args = parser.parse_args(argv)
     try:
         return args.call(args)
@@ -50,7 +50,7 @@ def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
         if bad is None:
             raise
         print(f"treeadv: error: {bad}", file=sys.stderr)
-        return 2
+        return bad.exit_code
     except KeyboardInterrupt:
         return 130
 

@@ -56,7 +56,8 @@ def generate(args: argparse.Namespace) -> int:
         write_file(scratch, forests, str(model))
     leaves, tokens = sum(f.leaves for f in forests), sum(f.tokens for f in forests)
     expanded = sum(f.expanded_tokens for f in forests)
-    reward = sum(float(f.reward.sum()) for f in forests) / leaves
+    judged = sum(int(f.judged.sum()) for f in forests)
+    reward = sum(float(f.reward[f.judged].sum()) for f in forests) / max(judged, 1)
     print(
         f"{args.out}: {len(forests)} forests, {leaves} leaves, mean reward {reward:.3f}, "
         f"{tokens} tokens instead of {expanded} ({1 - tokens / expanded:.0%} shared)"
@@ -95,15 +96,17 @@ def _inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Problem]]:
     from treeadv.data.model_folder import resolve
     from treeadv.data.tasks import read_problems
     from treeadv.engines.registry import check_engine
+    from treeadv.launch import check_answers
     from treeadv.rewards.verifiers.registry import find_verifier
     from treeadv.sampling.rules import build_rule
 
     given = [f"task.source={json.dumps(str(args.data))}", f"model.path={json.dumps(args.model)}", *args.overrides]
     config = configuration.load(args.config, given) if args.config else configuration.build({}, given, "command line")
     check_engine(config)
-    find_verifier(config.task.verifier)
+    find_verifier(config.task.grader)
     build_rule(config.sampling.rule, config.sampling.rule_options)
-    problems = read_problems(args.data, config.task.verifier)[: args.limit]
+    problems = read_problems(args.data, config.task.grader)[: args.limit]
+    check_answers(problems, config)
     return config, resolve(config.model.path, config.model.cache), problems
 
 

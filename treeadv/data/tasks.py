@@ -1,12 +1,12 @@
 """Prompts with gold answers: JSONL and Parquet files, Hugging Face datasets by name, reasoning-gym families.
 
-A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it stopped.
+A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it
+stopped.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,9 @@ from typing import Any, Protocol
 
 from treeadv.config import Family, TaskConfig
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import read_jsonl
+from treeadv.rewards.golds import gold_text, text_of
+from treeadv.rewards.verifiers.registry import find_verifier, verifier_of
 
 REASONING_GYM = "reasoning-gym"
 
@@ -23,7 +26,8 @@ REASONING_GYM = "reasoning-gym"
 class Problem:
     """One prompt. `problem` is the bare text (the prompt template is not applied), `answer` the gold answer.
 
-    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry": {...}}.
+    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry":
+    {...}}.
     """
 
     id: str
@@ -40,30 +44,36 @@ class ProblemSource(Protocol):
 
 
 def problem_source(task: TaskConfig, seed: int) -> ProblemSource:
-    """The source that `task` names. Faults of the task (path, family, option, a line without an answer) are `BadInput` here."""
+    """The source that `task` names. Faults of the task (path, family, option, a line without an answer) are `BadInput`
+    here."""
     if task.source == REASONING_GYM:
-        return Families(task.families, task.verifier, seed)
+        return Families(task.families, task.grader, seed)
     if task.source.startswith("hf:"):
-        return Shuffled(_read_hub(task.source, task.verifier), seed)
-    return Shuffled(read_problems(Path(task.source), task.verifier), seed)
+        return Shuffled(_read_hub(task.source, task.grader), seed)
+    return Shuffled(read_problems(Path(task.source), task.grader), seed)
+
+
+def first_problems(source: ProblemSource, count: int = 8) -> Sequence[Problem]:
+    """All problems of a finite source, in the order of its file; `count` draws of an endless one."""
+    return source.problems if isinstance(source, Shuffled) else [source[draw] for draw in range(count)]
 
 
 class Shuffled:
     """A finite list of problems, endlessly: each epoch is a permutation drawn from (seed, epoch)."""
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
-        self._problems = problems
+        self.problems = problems
         self._seed = seed
         self._epoch = -1
         self._order: list[int] = []
 
     def __getitem__(self, draw: int) -> Problem:
-        epoch, place = divmod(_checked(draw), len(self._problems))
+        epoch, place = divmod(_checked(draw), len(self.problems))
         if epoch != self._epoch:
-            everything = range(len(self._problems))
+            everything = range(len(self.problems))
             self._order = random.Random(f"{self._seed}/{epoch}").sample(everything, len(everything))
             self._epoch = epoch
-        return self._problems[self._order[place]]
+        return self.problems[self._order[place]]
 
 
 class Families:
@@ -72,7 +82,7 @@ class Families:
     def __init__(self, families: Sequence[Family], verifier: str, seed: int) -> None:
         self._families = families
         self._weights = [f.weight for f in families]
-        self._verifier = verifier
+        self._verifier = find_verifier(verifier)
         self._seed = seed
         for family in families:
             _create(family, 0)  # a wrong name or option is told before the run starts
@@ -82,15 +92,19 @@ class Families:
         rng = random.Random(f"{self._seed}/{_checked(draw)}")
         family = rng.choices(self._families, self._weights)[0]
         entry = _create(family, rng.getrandbits(31))[0]
-        own = self._verifier == REASONING_GYM
-        if entry["answer"] is None and not own:
-            raise BadInput(f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}")
+        if entry["answer"] is None and self._verifier.needs_gold:
+            raise BadInput(
+                f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}"
+            )
+        row = {"problem": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]}
+        if self._verifier.isolated:  # the scorer of the family needs the whole entry
+            row["meta"] = {"dataset": family.name, "entry": entry}
         return Problem(
             id=f"{family.name}-{self._seed}-{draw}",
             problem=entry["question"],
             answer="" if entry["answer"] is None else str(entry["answer"]),
-            verifier=self._verifier,
-            meta=json.dumps({"dataset": family.name, "entry": entry}) if own else "",
+            verifier=self._verifier.name,
+            meta=self._verifier.meta(row),
         )
 
 
@@ -102,7 +116,11 @@ def _create(family: Family, seed: int) -> Any:
         raise BadInput("task.source=reasoning-gym: the package is not installed (pip install reasoning-gym)") from e
     if family.name not in DATASETS:
         close = difflib.get_close_matches(family.name, DATASETS, n=1, cutoff=0.5)
-        meant = f", did you mean {close[0]}?" if close else f"; there are {len(DATASETS)}, e.g. chain_sum, gcd, basic_arithmetic"
+        meant = (
+            f", did you mean {close[0]}?"
+            if close
+            else f"; there are {len(DATASETS)}, e.g. chain_sum, gcd, basic_arithmetic"
+        )
         raise BadInput(f"task.families: unknown reasoning-gym family {family.name!r}{meant}")
     try:
         return reasoning_gym.create_dataset(family.name, seed=seed, size=1, **family.options)
@@ -111,10 +129,14 @@ def _create(family: Family, seed: int) -> Any:
 
 
 def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
-    """All problems of a .jsonl or .parquet file, in its order. Each needs `problem` and `answer`; `id`, `meta` are optional."""
+    """All problems of a .jsonl or .parquet file, in its order. Each needs `problem` and `answer`; `id`, `meta` are
+    optional."""
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
-        raise BadInput(f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or {REASONING_GYM}")
+        raise BadInput(
+            f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or"
+            f" {REASONING_GYM}"
+        )
     if not path.is_file():
         raise BadInput(f"{path}: no such file of problems")
     problems = [problem_of(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
@@ -124,15 +146,7 @@ def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
 
 
 def _jsonl_rows(path: Path) -> Iterable[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        try:
-            for n, line in enumerate(lines, 1):
-                if line.strip():
-                    yield n, json.loads(line)
-        except json.JSONDecodeError as e:
-            raise BadInput(f"{path}:{n}: not JSON ({e.msg}); a line is an object with problem and answer") from e
-        except UnicodeDecodeError as e:
-            raise BadInput(f"{path}: not UTF-8 text ({e.reason} at byte {e.start})") from e
+    return read_jsonl(path, "an object with problem and answer")
 
 
 def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
@@ -147,8 +161,8 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
 
 
 def _read_hub(source: str, verifier: str) -> list[Problem]:
-    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT. A column `question` stands for `problem`, and of an answer counts
-    what comes after ####, where GSM8K's derivations end."""
+    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT. A column `question` stands for `problem`, and
+    of an answer counts what comes after ####, where GSM8K's derivations end."""
     name, *rest = source.removeprefix("hf:").split(":")
     split = rest.pop() if rest else "train"
     if len(rest) > 1:
@@ -156,16 +170,24 @@ def _read_hub(source: str, verifier: str) -> list[Problem]:
     try:
         import datasets
     except ImportError as e:
-        raise BadInput(f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file") from e
+        raise BadInput(
+            f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file"
+        ) from e
     try:
         rows = datasets.load_dataset(name, *rest, split=split or "train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file in it; no network
+    except (
+        OSError,
+        ValueError,
+        datasets.exceptions.DatasetsError,
+    ) as e:  # no such set, split or file in it; no network
         raise BadInput(f"task.source={source}: {one_line(e)}") from e
     if "problem" not in rows.column_names and "question" in rows.column_names:
         rows = rows.rename_column("question", "problem")
     missing = {"problem", "answer"} - set(rows.column_names)
     if missing:
-        raise BadInput(f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})")
+        raise BadInput(
+            f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})"
+        )
     return [problem_of(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
 
 
@@ -175,28 +197,29 @@ def _answered(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def problem_of(row: Any, where: str, default_id: str, verifier: str) -> Problem:
-    """The problem of a mapping with `problem` and `answer`; `where` names it in errors. Raises `BadInput`."""
+    """The problem of a mapping with `problem` and `answer`; `where` names it in errors. Raises `BadInput`.
+
+    A row may name a `verifier` of its own; `verifier` is that of the configuration.
+    """
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
-    meta = row.get("meta") or ""
-    if verifier == REASONING_GYM and not meta:
-        raise BadInput(f"{where}: no meta, which verifier {REASONING_GYM} needs; set task.verifier=math")
+    grader = verifier_of(row, verifier, where)
+    try:
+        meta = grader.meta(row)
+    except BadInput as e:
+        raise BadInput(f"{where}: {e}") from e
+    present = [key for key in ("problem", "answer") if row.get(key) not in (None, "")]
+    if "problem" not in present or ("answer" not in present and grader.needs_gold):
+        missing = "problem" if "problem" not in present else "answer"
+        found = ", ".join(map(str, row)) or "nothing"
+        raise BadInput(f"{where}: no {missing}; each needs problem and answer (this one has {found})")
     return Problem(
         id=str(row.get("id") or default_id),
-        problem=_text(row, "problem", where),
-        answer=_text(row, "answer", where),
-        verifier=verifier,
-        meta=meta if isinstance(meta, str) else json.dumps(meta),
+        problem=text_of(row["problem"], "problem", where),
+        answer=gold_text(row["answer"], where) if "answer" in present else "",
+        verifier=grader.name,
+        meta=meta,
     )
-
-
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if value is None or value == "":
-        raise BadInput(f"{where}: no {key}; each needs problem and answer (this one has {', '.join(map(str, row)) or 'nothing'})")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadInput(f"{where}: {key} must be text or a number, got {value!r}")
-    return str(value)
 
 
 def _checked(draw: int) -> int:

@@ -50,6 +50,10 @@ class EngineLost(Exception):
     """
 
 
+class PathTooLong(Exception):
+    """A prompt leaves too little of the model's context for an answer. The text names both."""
+
+
 class EngineGone(Exception):
     """The engine can draw nothing any more and has to be made anew. The text is the reason."""
 
@@ -65,6 +69,7 @@ class EngineStats:
     decoded_tokens: int = 0
     running: int = 0
     busy_seconds: float = 0.0
+    free: int = 0  # branches that could draw at once besides those that run; negative: how many wait
 
 
 class Engine(Protocol):
@@ -73,6 +78,11 @@ class Engine(Protocol):
     @property
     def version(self) -> int:
         """Policy version that the engine holds; 0 for the base model."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a path may have, prompt and answer together."""
         ...
 
     @property

@@ -5,24 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from treeadv.engines.base import Params
 from treeadv.engines.entropy import entropy
 
+ROWS = 8  # rows at a time: what is computed between logits and token stays in the processor's cache
+BLOCK = 256  # tokens whose probabilities are summed before the search, so that the search sums few tokens up in float64
 
-def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[float]) -> list[tuple[int, float, float]]:
+
+def draw_rows(
+    logits: torch.Tensor, params: Sequence[Params], coins: Sequence[float]
+) -> list[tuple[int, float, float]]:
     """Draw one token a row by inverting its cumulative distribution at a uniform number.
 
     logits [B, V]; params [B]; coins [B] in [0, 1). Returns (token, log-probability, entropy in nats) a row. Temperature
     0 takes the largest logit and reports the untempered distribution.
     """
+    greedy = torch.tensor([p.temperature == 0 for p in params], dtype=torch.bool)
     temperature = torch.tensor([p.temperature or 1.0 for p in params])
-    logp = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
+    uniform = torch.tensor(coins, dtype=torch.float64)
+    drawn: list[tuple[int, float, float]] = []
+    for i in range(0, len(params), ROWS):
+        some = slice(i, i + ROWS)
+        drawn += _draw(logits[some].float() / temperature[some, None], greedy[some], uniform[some])
+    return drawn
+
+
+def _draw(logits: torch.Tensor, greedy: torch.Tensor, coins: torch.Tensor) -> list[tuple[int, float, float]]:
+    """`draw_rows` for a few rows, whose logits are divided by the temperature already."""
+    logp = torch.log_softmax(logits, dim=-1)
     prob = logp.exp()
-    cumulative = prob.cumsum(-1, dtype=torch.float64)
-    target = torch.tensor(coins, dtype=torch.float64) * cumulative[:, -1]
-    token = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-    greedy = torch.tensor([p.temperature == 0 for p in params])
-    token = torch.where(greedy, logp.argmax(-1), token)
+    token = _invert(prob, coins)
+    if greedy.any():
+        token = torch.where(greedy, logp.argmax(-1), token)
     picked = logp.gather(-1, token[:, None])[:, 0].clamp(max=0.0)
-    return list(zip(token.tolist(), picked.tolist(), entropy(logp).tolist(), strict=True))
+    return list(zip(token.tolist(), picked.tolist(), entropy(logp, prob).tolist(), strict=True))
+
+
+def _invert(prob: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    """[B] the token at which the cumulative sum of prob [B, V] passes coins [B] of its total, found by blocks, then
+    inside one.
+    """
+    rows = torch.arange(len(prob))
+    blocks = F.pad(prob, (0, -prob.shape[1] % BLOCK)).view(len(prob), -1, BLOCK)
+    upto = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+    target = torch.minimum(coins, torch.tensor(1 - 1e-15, dtype=torch.float64)) * upto[:, -1]
+    block = torch.searchsorted(upto, target[:, None], right=True)[:, 0]
+    inside = blocks[rows, block].double().cumsum(-1)
+    below = torch.where(block > 0, upto[rows, block - 1], 0.0)
+    # The two sums round differently: the target stays below the block's own total, so a token with probability
+    # is found.
+    rest = torch.minimum(target - below, inside[:, -1] * (1 - 1e-15))
+    return block * BLOCK + torch.searchsorted(inside, rest[:, None], right=True)[:, 0]

@@ -1,69 +1,59 @@
-"""The embedded engine: continuous batching over a transformers model, keys and values shared along prefixes, exact
-entropy.
+"""The embedded engine: continuous batching over a transformers model, with exact entropies.
 
-All branches that decode are one packed sequence through the model's linear layers; only attention goes forest by
-forest, each row reading the slots of its own path (`prefix_cache`). A branch's random numbers come from its own seed,
-so what is drawn does not depend on which branches happen to be in the batch (up to ties within float rounding of the
-batched matrix products).
+All branches that decode are one packed sequence through the model's linear layers; attention goes forest by forest
+(`packing`), and keys and values are shared along prefixes (`prefix_cache`). The random numbers of a branch come from
+its own seed, so what it draws does not depend on the other branches of the batch, up to ties within float rounding of
+the batched matrix products.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import os
 import time
-from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from treeadv.config import Config
 from treeadv.data.folder_tensors import FolderTensors, stored_tensors
+from treeadv.data.model_check import longest_path
 from treeadv.engines.base import Draw, EngineLost, EngineStats, Params, Weights
 from treeadv.engines.drawing import draw_rows
+from treeadv.engines.packing import Step, TokenPath, attend, pack
 from treeadv.engines.prefix_cache import PrefixCache
 from treeadv.errors import BadInput
 from treeadv.forest import Finish
 
 ATTENTION = "treeadv_slots"
+CHECKED = 640  # tokens of the longest path of the check at the start
+LIMITS = {"float32": 1e-3, "bfloat16": 0.5}  # nats; of the difference to a plain forward
 transformers_logging.disable_progress_bar()
 
 
 @dataclass(slots=True, eq=False)
 class _Branch:
-    """One request while it runs. `tokens` is its prefix and all that it drew; `slots` are those computed so far."""
+    """One request while it runs."""
 
     namespace: str
-    tokens: list[int]
-    prefix_len: int
+    tokens: list[int]  # the prefix and all draws
     params: Params
+    prefix_length: int
     rng: np.random.Generator
     out: asyncio.Queue[Draw | BaseException] = field(default_factory=asyncio.Queue)
-    slots: list[int] = field(default_factory=list)
+    path: TokenPath | None = None  # while it has a row
 
     def finish(self, token: int) -> Finish | None:
         if token in self.params.stop:
             return Finish.STOP
-        return Finish.LENGTH if len(self.tokens) - self.prefix_len >= self.params.max_tokens else None
-
-
-@dataclass(slots=True)
-class _Part:
-    """The rows of one forest in a step: which rows of the packed sequence, where they write, what each may read."""
-
-    cache: PrefixCache
-    rows: slice
-    written: list[int]  # rows, counted from rows.start, whose keys and values are new
-    slots: torch.Tensor  # [len(written)]
-    mask: torch.Tensor  # [rows, slots in use] True where a row may read
+        return Finish.LENGTH if len(self.tokens) - self.prefix_length >= self.params.max_tokens else None
 
 
 class EmbeddedEngine:
@@ -73,16 +63,22 @@ class EmbeddedEngine:
         """`rows` branches decode side by side, others wait; `threads` 0 leaves torch's own choice."""
         if threads:
             torch.set_num_threads(threads)
-        AttentionInterface.register(ATTENTION, _attend)
-        self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype), attn_implementation=ATTENTION).eval()
+        AttentionInterface.register(ATTENTION, attend)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=getattr(torch, dtype), attn_implementation=ATTENTION
+        ).eval()
         config = self.model.config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._shape = (config.num_hidden_layers, config.num_key_value_heads, head_dim, self.model.dtype)
+        self._groups = config.num_attention_heads // config.num_key_value_heads
+        self.longest = longest_path(model_dir)
         self.version = 0
         self.gone = ""
         self._rows = rows
-        self._waiting: deque[_Branch] = deque()
+        self._waiting: list[tuple[int, int, _Branch]] = []  # a heap: branches of older forests first
         self._active: list[_Branch] = []
+        self._ages: dict[str, int] = {}  # of the forests, by namespace
+        self._numbers = itertools.count()
         self._caches: dict[str, PrefixCache] = {}
         self._stats = EngineStats()
         self._turn = asyncio.Lock()
@@ -101,7 +97,17 @@ class EmbeddedEngine:
     async def create(cls, config: Config, model_dir: Path, index: int) -> EmbeddedEngine:
         """Load the model of `model_dir` as policy version 0."""
         g = config.generator
-        return cls(model_dir, g.rows, g.dtype, g.threads or os.cpu_count() or 1)
+        engine = cls(model_dir, g.rows, g.dtype, g.threads or os.cpu_count() or 1)
+        try:
+            error, limit = engine.difference(), LIMITS[g.dtype]
+        except BadInput as e:
+            raise BadInput(f"{model_dir}: {e}, which is not computed: use another model (docs/models.md)") from e
+        if error > limit:
+            raise BadInput(
+                f"{model_dir}: log-probs differ by {error:.2g} nats from a plain forward of the model, more than {limit:g}; "
+                "its attention has terms that are not computed: use another model (docs/models.md)"
+            )
+        return engine
 
     # ---- the contract ------------------------------------------------------------------------------------------------
     async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
@@ -109,8 +115,9 @@ class EmbeddedEngine:
             raise EngineLost(self.gone)
         if self._loop is None:
             self._loop = asyncio.create_task(self._run(), name="embedded engine")
-        branch = _Branch(namespace, prefix.tolist(), len(prefix), params, np.random.Generator(np.random.Philox(params.seed)))
-        self._waiting.append(branch)
+        rng = np.random.Generator(np.random.Philox(params.seed))
+        branch = _Branch(namespace, prefix.tolist(), params, len(prefix), rng)
+        self._wait(branch)
         self._wake.set()
         try:
             while True:
@@ -125,6 +132,7 @@ class EmbeddedEngine:
 
     async def release(self, namespace: str) -> None:
         self._caches.pop(namespace, None)
+        self._ages.pop(namespace, None)
 
     async def update_weights(self, version: int, weights: Weights) -> float:
         if version < self.version:
@@ -132,17 +140,19 @@ class EmbeddedEngine:
         async with self._turn:  # between two steps: nothing is being computed
             started = time.perf_counter()
             await asyncio.to_thread(self._load, weights)
-            # What older weights computed must not be read again: running branches are taken back and prefilled anew.
-            self._waiting.extendleft(reversed(self._active))
+            # What older weights computed must not be read again: branches with a row give it back and compute their
+            # path anew.
             for branch in self._active:
-                branch.slots = []
+                branch.path = None
+                self._wait(branch)
             self._active = []
             self._caches.clear()
             self.version = version
             return time.perf_counter() - started
 
     def stats(self) -> EngineStats:
-        return self._stats
+        running = len(self._active)
+        return replace(self._stats, running=running, free=self._rows - running - len(self._waiting))
 
     async def close(self) -> None:
         if self._loop:
@@ -164,88 +174,104 @@ class EmbeddedEngine:
                 if not (self._active or self._waiting):
                     self._wake.clear()
                 await asyncio.sleep(0)
-        except Exception as fault:  # every branch must hear of it: raised again in each consumer, and to whoever awaits the task
+        except Exception as fault:  # raised again in the consumer of each branch, and to whoever awaits the task
             self.gone = f"the engine failed: {fault!r}"
-            for branch in [*self._active, *self._waiting]:
+            for branch in [*self._active, *(waiting for _, _, waiting in self._waiting)]:
                 branch.out.put_nowait(fault)
             raise
 
+    def _wait(self, branch: _Branch) -> None:
+        age = self._ages.setdefault(branch.namespace, next(self._numbers))
+        heapq.heappush(self._waiting, (age, next(self._numbers), branch))
+
     def _admit(self) -> None:
+        """Give free rows to branches that wait. Those of a forest stand next to each other."""
         while self._waiting and len(self._active) < self._rows:
-            self._active.append(self._waiting.popleft())
+            branch = heapq.heappop(self._waiting)[2]
+            cache = self._caches.get(branch.namespace)
+            if cache is None:
+                cache = self._caches[branch.namespace] = PrefixCache(*self._shape)
+            branch.path = TokenPath(cache, branch.tokens)
+            self._active.append(branch)
+        self._active.sort(key=lambda b: self._ages[b.namespace])
 
     def _forget(self, branch: _Branch) -> None:
-        for place in (self._active, self._waiting):
-            if branch in place:
-                place.remove(branch)
+        if branch in self._active:
+            self._active.remove(branch)
+        elif waiting := [entry for entry in self._waiting if entry[2] is branch]:
+            self._waiting.remove(waiting[0])
+            heapq.heapify(self._waiting)
 
     def _deliver(self, drawn: list[tuple[_Branch, int, float, float]], seconds: float) -> None:
+        active = set(self._active)
+        ended = set()
         for branch, token, logprob, entropy in drawn:
-            if branch not in self._active:  # its consumer went away during the step
+            if branch not in active:  # its consumer went away during the step
                 continue
             branch.tokens.append(token)
             finish = branch.finish(token)
             branch.out.put_nowait(Draw(token, logprob, entropy, self.version, finish))
             if finish is not None:
-                self._active.remove(branch)
-        s = self._stats
-        self._stats = EngineStats(
-            s.prompt_tokens, s.cached_tokens, s.decoded_tokens + len(drawn), len(self._active), s.busy_seconds + seconds
-        )
+                ended.add(branch)
+        if ended:
+            self._active = [b for b in self._active if b not in ended]
+        self._count(decoded_tokens=len(drawn), busy_seconds=seconds)
+
+    def _count(self, **more: float) -> None:
+        self._stats = replace(self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()})
+
+    @torch.inference_mode()
+    def difference(self) -> float:
+        """Return the largest difference in nats to the model's own attention, over the likeliest tokens after two
+        forked branches.
+
+        The branches are longer than a step of prefill where the model's paths may be, so that what depends on positions
+        shows.
+        """
+        length = min(self.longest - 1, CHECKED)
+        ids = [(7 * i + 1) % self.model.config.vocab_size for i in range(length + 1)]
+        branches = [ids[:length], [*ids[: length // 2], *ids[length // 2 + 1 :]]]
+        cache = PrefixCache(*self._shape)
+        paths = [TokenPath(cache, tokens) for tokens in branches]
+        ours: dict[int, torch.Tensor] = {}
+        while len(ours) < len(paths):
+            step = pack(paths, self._groups, self.model.dtype)
+            ours |= zip(step.drawing, self._logits(step), strict=True)
+        config = self.model.config
+        config._attn_implementation = "eager"
+        try:
+            plain = [self.model(torch.tensor([tokens]), use_cache=False).logits[0, -1] for tokens in branches]
+        finally:
+            config._attn_implementation = ATTENTION
+        worst = 0.0
+        for i, logits in enumerate(plain):
+            top = logits.float().log_softmax(-1).topk(min(20, len(logits)))
+            worst = max(worst, float((ours[i].float().log_softmax(-1)[top.indices] - top.values).abs().max()))
+        return worst
 
     # ---- one step --------------------------------------------------------------------------------
     @torch.inference_mode()
     def _step(self) -> list[tuple[_Branch, int, float, float]]:
-        branches = sorted(self._active, key=lambda b: b.namespace)
-        if not branches:
+        """Compute one step. Returns (branch, token, log-probability, entropy) of every branch that drew."""
+        branches = list(self._active)
+        paths = [b.path for b in branches if b.path is not None]
+        if not paths:
             return []
-        tokens: list[int] = []
-        positions: list[int] = []
-        last: list[int] = []
-        parts: list[_Part] = []
-        for namespace, group in itertools.groupby(branches, key=lambda b: b.namespace):
-            parts.append(self._part(namespace, list(group), tokens, positions, last))
-        logits = self.model(
-            input_ids=torch.tensor([tokens]), position_ids=torch.tensor([positions]), use_cache=False,
-            logits_to_keep=torch.tensor(last), parts=parts,
+        new = [p for p in paths if not p.slots]
+        step = pack(paths, self._groups, self.model.dtype)
+        started = [p for p in new if p.slots]
+        self._count(prompt_tokens=sum(len(p.tokens) for p in started), cached_tokens=sum(p.found for p in started))
+        logits = self._logits(step)
+        drawing = [branches[i] for i in step.drawing]
+        drawn = draw_rows(logits, [b.params for b in drawing], [b.rng.random() for b in drawing])
+        return [(b, *row) for b, row in zip(drawing, drawn, strict=True)]
+
+    def _logits(self, step: Step) -> torch.Tensor:
+        """[len(step.last), V] the logits of the rows to draw from."""
+        return self.model(
+            input_ids=torch.tensor([step.tokens]), position_ids=torch.tensor([step.positions]), use_cache=False,
+            logits_to_keep=torch.tensor(step.last, dtype=torch.long), parts=step.parts,
         ).logits[0]
-        drawn = draw_rows(logits, [b.params for b in branches], [b.rng.random() for b in branches])
-        return [(b, *row) for b, row in zip(branches, drawn, strict=True)]
-
-    def _part(self, namespace: str, group: list[_Branch], tokens: list[int], positions: list[int], last: list[int]) -> _Part:
-        """Lay the rows of one forest's branches behind the packed sequence; the last row of each is the one to draw
-        from.
-        """
-        cache = self._caches.get(namespace) or self._caches.setdefault(namespace, PrefixCache(*self._shape))
-        first = len(tokens)
-        written: list[int] = []
-        slots: list[int] = []
-        reads: list[list[int]] = []
-        for branch in group:
-            new_request = not branch.slots
-            path = branch.slots or cache.match(branch.tokens)
-            fresh, new = cache.extend(path, branch.tokens[len(path) :])
-            # A prefix that is here whole: only its last token is computed again, for its logits, and written nowhere.
-            computed = len(fresh) or 1
-            branch.slots = path + fresh
-            for i in range(len(branch.tokens) - computed, len(branch.tokens)):
-                if branch.slots[i] in new:
-                    written.append(len(tokens) - first)
-                    slots.append(branch.slots[i])
-                tokens.append(branch.tokens[i])
-                positions.append(i)
-                reads.append(branch.slots[: i + 1])
-            last.append(len(tokens) - 1)
-            if new_request:
-                self._count_prefix(len(branch.tokens), len(branch.tokens) - computed)
-        mask = torch.zeros(len(reads), cache.used, dtype=torch.bool)
-        row = torch.repeat_interleave(torch.arange(len(reads)), torch.tensor([len(r) for r in reads]))
-        mask[row, torch.tensor(list(itertools.chain.from_iterable(reads)))] = True
-        return _Part(cache, slice(first, len(tokens)), written, torch.tensor(slots, dtype=torch.long), mask)
-
-    def _count_prefix(self, prompt: int, cached: int) -> None:
-        s = self._stats
-        self._stats = EngineStats(s.prompt_tokens + prompt, s.cached_tokens + cached, s.decoded_tokens, s.running, s.busy_seconds)
 
     def _load(self, weights: Weights) -> None:
         found = FolderTensors(self.model, weights)
@@ -255,26 +281,3 @@ class EmbeddedEngine:
         for name, own in stored_tensors(self.model):
             own.detach().copy_(found.tensor(name, lambda key, rows: torch.as_tensor(weights[key])[rows]))
 
-
-def _attend(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
-    scaling: float, parts: list[_Part], **_unused: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows
-    packed by forest.
-
-    The query heads of a key/value head are folded into rows, so that keys and values are never repeated.
-    """
-    heads, dim = query.shape[1], query.shape[3]
-    out = torch.empty_like(query)
-    for part in parts:
-        keys, values = part.cache.keys[module.layer_idx], part.cache.values[module.layer_idx]
-        if part.written:
-            keys[:, part.slots] = key[0, :, part.rows][:, part.written]
-            values[:, part.slots] = value[0, :, part.rows][:, part.written]
-        kv_heads, used = keys.shape[0], part.mask.shape[1]
-        folded = query[0, :, part.rows].reshape(1, kv_heads, -1, dim)
-        mask = part.mask.repeat(heads // kv_heads, 1)
-        read = F.scaled_dot_product_attention(folded, keys[None, :, :used], values[None, :, :used], attn_mask=mask, scale=scaling)
-        out[0, :, part.rows] = read.reshape(heads, -1, dim)
-    return out.transpose(1, 2), None

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 
 
-def entropy(logp: torch.Tensor) -> torch.Tensor:
+def entropy(logp: torch.Tensor, prob: torch.Tensor | None = None) -> torch.Tensor:
     """Entropy in nats [...] of the distributions with log-probabilities `logp` [..., V]. A token with log-probability
     -inf adds 0.
+
+    `prob`: exp(logp), where the caller has it already.
     """
-    return (-(logp.exp() * logp.clamp(min=-1e4)).sum(-1)).clamp(min=0.0)
+    prob = logp.exp() if prob is None else prob
+    return (-torch.linalg.vecdot(prob, logp.clamp(min=-1e4))).clamp(min=0.0)

@@ -1,8 +1,8 @@
 """Keys and values of one forest, every token once, shared by all its branches.
 
 A token that was computed has a *slot*. Slots form a trie (slot of the token before, token) -> slot, so a branch finds
-the longest prefix that any branch of the forest has computed, however it came to be, and equal draws are kept once. A
-branch reads the slots of its own path through a mask; nothing is copied at a fork.
+the longest prefix that any branch of the forest has computed, and equal draws of siblings have one slot. A branch reads
+the slots of its own path through a mask. A fork copies nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ROOT = -1
 
 
 class PrefixCache:
-    """Slots of one forest: `keys[layer]`, `values[layer]` are [kv heads, capacity, head dim], grown by doubling."""
+    """Slots of one forest: `keys[layer]` and `values[layer]` are [kv heads, capacity, head dim], grown by doubling."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, capacity: int = 256) -> None:
         shape = (kv_heads, capacity, head_dim)
@@ -29,37 +29,60 @@ class PrefixCache:
         return self.keys[0].shape[1]
 
     def match(self, tokens: Sequence[int]) -> list[int]:
-        """Slots of the longest prefix of `tokens` that is here."""
+        """The slots of the longest prefix of `tokens` that has slots."""
         path: list[int] = []
-        at = _ROOT
+        last = _ROOT
         for token in tokens:
-            found = self._slot.get((at, token))
+            found = self._slot.get((last, token))
             if found is None:
                 break
-            path.append(at := found)
+            path.append(last := found)
         return path
 
-    def extend(self, path: list[int], tokens: Sequence[int]) -> tuple[list[int], set[int]]:
-        """Slots for `tokens` after `path`, and which of them are new: where a sibling drew the same token, both use its
-        slot.
+    def add(self, path: list[int], token: int) -> bool:
+        """Append the slot of `token` to `path`. Returns whether the slot is new: siblings that drew the same token
+        share one.
         """
-        self._reserve(self.used + len(tokens))
-        at = path[-1] if path else _ROOT
-        slots, new = [], set()
-        for token in tokens:
-            slot = self._slot.setdefault((at, token), self.used)
-            if slot == self.used:
-                self.used += 1
-                new.add(slot)
-            slots.append(at := slot)
-        return slots, new
+        slot = self._slot.setdefault((path[-1] if path else _ROOT, token), self.used)
+        path.append(slot)
+        if slot < self.used:
+            return False
+        self.used += 1
+        return True
 
-    def _reserve(self, size: int) -> None:
-        if size <= self.capacity:
+    def reserve(self) -> None:
+        """Make room for all slots in use."""
+        if self.used <= self.capacity:
             return
-        capacity = max(size, 2 * self.capacity)
+        capacity = max(self.used, 2 * self.capacity)
         for store in (self.keys, self.values):
             for layer, old in enumerate(store):
                 new = torch.empty((old.shape[0], capacity, old.shape[2]), dtype=old.dtype)
-                new[:, : self.used] = old[:, : self.used]
+                new[:, : old.shape[1]] = old
                 store[layer] = new
+
+
+class Reads:
+    """The slots that one branch reads, as a row of an additive attention mask: 0 where it reads, -inf elsewhere."""
+
+    def __init__(self) -> None:
+        self._row = torch.full((256,), float("-inf"))
+
+    def add(self, slots: list[int]) -> None:
+        """Let the branch read `slots` from now on."""
+        if slots and (last := max(slots)) >= len(self._row):
+            grown = torch.full((2 * last,), float("-inf"))
+            grown[: len(self._row)] = self._row
+            self._row = grown
+        if len(slots) == 1:
+            self._row[slots[0]] = 0.0
+        else:
+            self._row[torch.tensor(slots, dtype=torch.long)] = 0.0
+
+    def row(self, used: int) -> torch.Tensor:
+        """[used] the mask over the first `used` slots."""
+        if used > len(self._row):
+            grown = torch.full((2 * used,), float("-inf"))
+            grown[: len(self._row)] = self._row
+            self._row = grown
+        return self._row[:used]

@@ -1,8 +1,8 @@
 """Advantages on a forest (docs/method.md): from leaf rewards to one advantage A and one loss weight c for each segment.
 
-Notation: L(s) leaves under segment s, K = |L(s)|, N leaves, M trees, R rewards. All sums over subtrees are differences of prefix
-sums over the leaves and all sums over paths are prefix sums over the Euler order: O(S), no recursion.
-"""
+Notation: L(s) leaves under segment s, K = |L(s)|, N leaves, M trees, R rewards. All sums over subtrees are
+differences of prefix sums over the leaves and all sums over paths are prefix sums over the Euler order: O(S), no
+recursion. """
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from treeadv.presets import AdvantageSpec
 
 Array = npt.NDArray[np.float64]
 
-# ---- sums over the tree ------------------------------------------------------------------------------------------------------
+# ---- sums over the tree ----------------------------------------------------------------------------------------------
 def path_sum(f: Forest, x: npt.ArrayLike) -> Array:
-    """[S] sum of x [S] over the path from the root to each segment, both included: add on entering a subtree, take off on leaving."""
+    """[S] sum of x [S] over the path from the root to each segment, both included: add on entering a subtree, take
+    off on leaving."""
     x = np.asarray(x, np.float64)
     steps = np.zeros(f.segments + 1)
     steps[:-1] = x
@@ -42,10 +43,10 @@ def flow_weights(f: Forest) -> Array:
     return np.exp(log_arity - path_sum(f, log_arity)) / f.trees
 
 
-# ---- values, baselines, scales -----------------------------------------------------------------------------------------------
-def values(f: Forest, spec: AdvantageSpec) -> Array:
-    """[S] V(s): the mean of R over its leaves, or the mean of V over its children (each child one vote whatever it bears)."""
-    reward = f.reward.astype(np.float64)
+# ---- values, baselines, scales ---------------------------------------------------------------------------------------
+def values(f: Forest, spec: AdvantageSpec, reward: Array | None = None) -> Array:
+    """[S] V(s): the mean of the rewards [L] of its leaves, or the mean of V over its children, which count alike."""
+    reward = f.reward.astype(np.float64) if reward is None else reward
     if spec.value == "leaf_mean":
         return leaf_sum(f, reward) / f.leaf_count
     kids = np.bincount(f.parent[f.parent >= 0], minlength=f.segments)
@@ -61,7 +62,8 @@ def _leaf_weights(f: Forest, spec: AdvantageSpec) -> Array:
 
 
 def _spread(f: Forest, spec: AdvantageSpec, weights: Array) -> float:
-    """Standard deviation of the rewards; the unbiased one divides the variance by 1 - sum w^2, which is (N-1)/N for equal weights."""
+    """Standard deviation of the rewards; the unbiased one divides the variance by 1 - sum w^2, which is (N-1)/N for
+    equal weights."""
     if spec.scale == "none":
         return 1.0
     mean = weights @ f.reward
@@ -79,10 +81,10 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
     if spec.baseline == "none":
         return 0.0
     if spec.baseline == "leaf_loo":
-        # mean over the leaves i of s of (R_i - mean of the others) = (V - mean) N / (N - 1); a single leaf has no others
-        return V - (V - mean) * f.leaves / (f.leaves - 1) if f.leaves > 1 else 0.0
+        return V - values(f, spec, _leave_one_out(f, weights))
     if spec.baseline == "leave_subtree_out":
-        # How many fresh roots (budget 1) top a forest up depends on the tokens of trees that could fork: compare those among themselves.
+        # How many fresh roots (budget 1) top a forest up depends on the tokens of trees that could fork: compare those
+        # among themselves.
         could = (f.budget[f.parent < 0] > 1)[f.tree]
         return np.where(could, _outside(f, weights * could[f.leaf_segment]), _outside(f, weights))
     if spec.baseline == "parent_fork":
@@ -92,8 +94,18 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
     return mean
 
 
+def _leave_one_out(f: Forest, weights: Array) -> Array:
+    """[L] R_i minus the mean of the other leaves under `weights` [L], which sum to 1; R_i where there is no other
+    leaf."""
+    reward = f.reward.astype(np.float64)
+    if f.leaves == 1:
+        return reward
+    return (reward - weights @ reward) / (1.0 - weights)  # R_i - (mean - u_i R_i) / (1 - u_i)
+
+
 def _outside(f: Forest, weights: Array) -> Array:
-    """[S] the mean reward, under `weights` [L], of the leaves that are not under a segment; 0 where all that weigh are."""
+    """[S] the mean reward, under `weights` [L], of the leaves that are not under a segment; 0 where all that weigh
+    are."""
     alone = leaf_sum(f, weights > 0) == np.count_nonzero(weights)
     inside = leaf_sum(f, weights * f.reward), leaf_sum(f, weights)
     return np.where(alone, 0.0, (weights @ f.reward - inside[0]) / np.where(alone, 1.0, weights.sum() - inside[1]))
@@ -102,20 +114,22 @@ def _outside(f: Forest, weights: Array) -> Array:
 def _copies(f: Forest, spec: AdvantageSpec) -> Array:
     """[S] c(s): how often the loss counts a token of the segment."""
     if spec.weight == "flow":
-        # The mass of the leaves that exist, times M: without losses 1 for every root, however many roots topped the forest up.
-        # A segment keeps only the mass of the leaves that it did not lose, so that states with many leaves weigh no more than others.
+        # The mass of the leaves that exist, times M: without losses 1 for every root, however many roots topped the
+        # forest up.
+        # A segment keeps only the mass of the leaves that it did not lose, so that states with many leaves weigh no
+        # more than others.
         return f.trees * leaf_sum(f, flow_weights(f)[f.leaf_segment])
     power = {"once": 0.0, "per_leaf": 1.0, "sqrt": 0.5}[spec.weight]
     return f.leaf_count.astype(np.float64) ** power
 
 
-# ---- what the objective asks for ---------------------------------------------------------------------------------------------
+# ---- what the objective asks for -------------------------------------------------------------------------------------
 def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
     """(A [S], c [S]) of a graded forest: the advantage of each segment's tokens and how often the loss counts them.
 
-    Under credit=leaf, A is the mean of the leaves' own advantages, which the flattened loss applies one by one. Leaves that no
-    verifier judged take part in no mean; a segment without a judged leaf has A = c = 0. `BadForest` if the forest is not graded.
-    """
+    Under credit=leaf, A is the mean of the leaves' own advantages, which the flattened loss applies one by one.
+    Leaves that no verifier judged take part in no mean; a segment without a judged leaf has A = c = 0. `BadForest`
+    if the forest is not graded. """
     if not f.graded:
         raise BadForest(f.forest_id, "it is not graded: advantages need a reward for every leaf")
     if not f.judged.all():
@@ -143,7 +157,8 @@ def _scattered(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
 
 
 def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
-    """[L] the own advantage of each leaf, for credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO); 0 for a leaf that was not judged."""
+    """[L] the own advantage of each leaf, for credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO); 0 for a leaf that was not
+    judged."""
     if not f.judged.all():
         own = np.zeros(f.leaves)
         if f.judged.any():
@@ -156,13 +171,14 @@ def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
     if spec.baseline == "forest_and_tree":
         return _standardise(reward, np.zeros(f.leaves, int), spec) + _standardise(reward, f.tree[f.leaf_segment], spec)
     if spec.baseline == "prefix_groups":
-        # mean over the groups that a leaf belongs to (the forest, then every segment on its path that it shares) of R - group mean
+        # mean over the groups that a leaf belongs to (the forest, then every segment on its path that it shares) of R -
+        # group mean
         shared = f.leaf_count > 1
         below = path_sum(f, np.where(shared, leaf_sum(f, reward) / f.leaf_count, 0.0))[f.leaf_segment]
         groups = 1.0 + path_sum(f, shared)[f.leaf_segment]
         A = reward - (weights @ reward + below) / groups
     elif spec.baseline == "leaf_loo":
-        A = (reward - weights @ reward) * f.leaves / (f.leaves - 1) if f.leaves > 1 else reward
+        A = _leave_one_out(f, weights)
     else:
         A = reward - (weights @ reward if spec.baseline == "forest_mean" else 0.0)
     if spec.scale == "whiten":

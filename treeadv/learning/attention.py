@@ -1,9 +1,8 @@
 """Attention to ancestors only, for Hugging Face models as they are (docs/method.md).
 
-Row k may be seen from row q iff `k <= q < end[k]`: k is q or lies on the path to it. On CPU the rows of each tree attend to the
-prompt and to themselves by one SDPA call with that mask, so that no score between two trees or two forests is computed; on GPU
-the same mask is a FlexAttention block mask.
-"""
+Row k may be seen from row q iff `k <= q < end[k]`: k is q or lies on the path to it. On CPU the rows of each tree
+attend to the prompt and to themselves by one SDPA call with that mask, so that no score between two trees or two
+forests is computed; on GPU the same mask is a FlexAttention block mask."""
 
 from __future__ import annotations
 
@@ -17,19 +16,18 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 
-from treeadv.errors import BadInput
+from treeadv.data.model_check import check_terms
 from treeadv.learning.packing import Packed
 
 NAME = "treeadv"
-HARMLESS = ("position_ids", "use_cache", "is_causal")  # keywords that models pass on and that change nothing here
 BLOCK = 128  # rows of a FlexAttention block
 PLAIN_SCORES = 1 << 19  # scores a head up to which plain products are used: 2 MB in float32, kept for the backward pass
 
 
 @dataclass(frozen=True, slots=True)
 class TreeBlocks:
-    """The SDPA form of a mask. Rows are cut into parts of `sizes`; part i attends to part `prompt[i]` (if any) and to itself, under
-    `mask[i]` [rows, keys]."""
+    """The SDPA form of a mask. Rows are cut into parts of `sizes`; part i attends to part `prompt[i]` (if any) and
+    to itself, under `mask[i]` [rows, keys]."""
 
     sizes: tuple[int, ...]
     prompt: tuple[int | None, ...]
@@ -52,9 +50,8 @@ def sdpa_blocks(packed: Packed) -> TreeBlocks:
 def flex_mask(packed: Packed, device: torch.device) -> BlockMask:
     """The block mask [1, 1, N, N] of a micro-batch, from the rows' subtree ends alone: the [N, N] mask never exists.
 
-    A block of keys wholly before the block of queries has a visible pair iff one of its keys' subtrees reaches the first query,
-    and is visible throughout iff all of them reach past the last.
-    """
+    A block of keys wholly before the block of queries has a visible pair iff one of its keys' subtrees reaches the
+    first query, and is visible throughout iff all of them reach past the last."""
     n = len(packed.end)
     first = np.arange(0, n, BLOCK)
     longest, shortest = np.maximum.reduceat(packed.end, first), np.minimum.reduceat(packed.end, first)
@@ -67,7 +64,11 @@ def flex_mask(packed: Packed, device: torch.device) -> BlockMask:
         return (k <= q) & (q < end[k])
 
     return BlockMask.from_kv_blocks(
-        *_ordered(some & ~whole, device), *_ordered(whole, device), BLOCK_SIZE=BLOCK, mask_mod=ancestor, seq_lengths=(n, n)
+        *_ordered(some & ~whole, device),
+        *_ordered(whole, device),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=ancestor,
+        seq_lengths=(n, n),
     )
 
 
@@ -78,20 +79,27 @@ def _ordered(dense: np.ndarray, device: torch.device) -> tuple[torch.Tensor, tor
 
 
 def _tree_attention(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: BlockMask | None,
-    scaling: float | None = None, dropout: float = 0.0, tree: TreeBlocks | None = None, **how: Any,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: BlockMask | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    tree: TreeBlocks | None = None,
+    **how: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query [1, heads, N, d], key and value [1, kv heads, N, d] -> [1, N, heads, d], in the dtype of value (autocast leaves the
-    rotated query and key in float32). With neither block mask nor tree: causal attention, as a flat pass needs it. Dropout is left out:
-    it would make the ratio to the behaviour policy noise."""
-    for name, asked in how.items():
-        if name not in HARMLESS and (torch.is_tensor(asked) or asked):
-            raise BadInput(f"its attention asks for {name}")
+    """query [1, heads, N, d], key and value [1, kv heads, N, d] -> [1, N, heads, d], in the dtype of value (autocast
+    leaves the rotated query and key in float32). With neither block mask nor tree: causal attention, as a flat pass
+    needs it. Dropout is left out: it would make the ratio to the behaviour policy noise."""
+    check_terms(how)
     query, key, grouped = query.to(value.dtype), key.to(value.dtype), key.shape[1] != query.shape[1]
     if isinstance(attention_mask, BlockMask):
         return flex_attention_forward(module, query, key, value, attention_mask, scaling=scaling)[0], None
     if tree is None:
-        out = scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=grouped)
+        out = scaled_dot_product_attention(
+            query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=grouped
+        )
         return out.transpose(1, 2).contiguous(), None
     # split, not slices: the gradient of a slice is as large as what it was cut from
     queries, keys, values = (x.split(tree.sizes, 2) for x in (query, key, value))
@@ -103,12 +111,13 @@ def _tree_attention(
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float | None, grouped: bool) -> torch.Tensor:
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float | None, grouped: bool
+) -> torch.Tensor:
     """One part: q [1, heads, n, d], k and v [1, kv heads, m, d], mask [n, m] -> [1, heads, n, d].
 
-    In bfloat16 on CPU, and as long as the scores are small, plain products: the backward pass of SDPA's CPU kernel takes three times
-    as long there (`python -m benchmarks.attention`). In float32 the kernel is as fast.
-    """
+    In bfloat16 on CPU, and as long as the scores are small, plain products: the backward pass of SDPA's CPU kernel
+    takes three times as long there (`python -m benchmarks.attention`). In float32 the kernel is as fast."""
     if q.dtype != torch.bfloat16 or mask.numel() > PLAIN_SCORES:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
     kv, n, d = k.shape[1], q.shape[2], q.shape[3]

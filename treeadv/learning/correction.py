@@ -1,83 +1,138 @@
-"""Off-policy correction (docs/method.md): how much a token counts that an older or numerically different policy drew.
+"""Corrections for tokens that another policy drew: weights made of w = pi_proximal / mu.
 
-w = pi_proximal / mu per token, mu the behaviour policy as the engine reported it. Every correction is the identity at w = 1.
-"""
+mu is the behaviour policy, as the engine reported it. pi_proximal is the learner's policy when the batch arrived.
+They differ because the weights are newer and because engine and learner compute in different ways. A correction is a
+product of factors; each is the identity at w = 1. A new one is an entry of `CORRECTIONS`, or a `Correction` that
+`learner.correction=module:NAME` names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from treeadv.errors import BadInput
+from treeadv.extensions import load_extension
 from treeadv.forest import Forest
 from treeadv.learning.advantage import Array, path_sum
 
-Kind = Literal["none", "tis", "sequence_tis", "icepop", "decoupled"]
-
-CAP = 2.0  # truncated importance sampling (Yao et al.), verl's default
-ICEPOP = (0.5, 5.0)  # tokens with w outside are masked (verl's default bounds)
-_EXP_LIMIT = 20.0  # log w beyond +-20 is cut before exp: 5e8 says the same as infinity, without NaN
+_MAX_LOG = 20.0  # exponents are cut at +-20: 5e8 has the same effect as infinity and gives no NaN
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
+class Factor:
+    """A function of w, of a token or of a leaf's path: the weight inside `bounds`, and what becomes of it outside."""
+
+    # W, its product along the path, or its geometric mean along it
+    level: Literal["token", "path_product", "path_mean"]
+    outside: Literal["truncate", "mask"]  # the nearest bound, or 0
+    bounds: tuple[float, float]
+    mask_only: bool = False  # 1 inside the bounds instead of the weight
+
+    def __call__(self, log_w: Array) -> Array:
+        w = exp(log_w)
+        low, high = self.bounds
+        if self.outside == "truncate":
+            return np.clip(w, low, high)
+        return np.where((w >= low) & (w <= high), 1.0 if self.mask_only else w, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Correction:
-    """`token` [T] multiplies a token's loss, `leaf` [L] what a leaf gives to its tokens (a shared token gets its leaves' mean)."""
+    """A product of factors. `ratio_to` is the policy whose ratio the objective clips."""
+
+    factors: tuple[Factor, ...] = ()
+    ratio_to: Literal["proximal", "behaviour"] = "proximal"
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether a token's weight depends on other tokens of its paths."""
+        return any(factor.level != "token" for factor in self.factors)
+
+
+_TIS = Factor(level="token", outside="truncate", bounds=(0.0, 2.0))
+_GEOMETRIC = Factor(level="path_mean", outside="mask", bounds=(0.99, 1.01), mask_only=True)
+
+NO_CORRECTION = Correction()
+
+CORRECTIONS: dict[str, Correction] = {
+    "none": NO_CORRECTION,
+    "bypass": Correction(ratio_to="behaviour"),  # PPO as first written: the clipped ratio is to the behaviour policy
+    "tis": Correction(factors=(_TIS,)),  # truncated importance sampling (Yao et al. 2025), cap as in verl
+    "sequence_tis": Correction(factors=(Factor(level="path_product", outside="truncate", bounds=(0.0, 2.0)),)),
+    "icepop": Correction(factors=(Factor(level="token", outside="mask", bounds=(0.5, 5.0)),)),  # bounds as in verl
+    "decoupled": Correction(factors=(Factor(level="token", outside="mask", bounds=(0.0, 5.0)),)),  # cap as in AReaL
+    "sequence_mask": Correction(
+        factors=(Factor(level="path_product", outside="mask", bounds=(0.5, 2.0), mask_only=True), _TIS)
+    ),
+    "geometric_mask": Correction(factors=(_GEOMETRIC, _TIS)),
+}
+
+
+def find_correction(name: str, bounds: tuple[float, float] | None = None) -> Correction:
+    """The correction of that name, or the `Correction` that `module:NAME` names; `bounds` replaces those of its
+    first factor.
+
+    Raises `BadInput` if there is none, or if the bounds do not contain 1.
+    """
+    found: object = CORRECTIONS.get(name)
+    if found is None:
+        found = load_extension("learner.correction", name, {known: known for known in CORRECTIONS})
+    if not isinstance(found, Correction):
+        raise BadInput(
+            f"learner.correction={name}: a {type(found).__name__}, not a treeadv.learning.correction.Correction"
+        )
+    if bounds is None:
+        return found
+    if not found.factors:
+        raise BadInput(
+            f"learner.correction_bounds={list(bounds)}: learner.correction={name} has no bounds; remove them"
+        )
+    if not bounds[0] <= 1 <= bounds[1]:
+        raise BadInput(
+            f"learner.correction_bounds={list(bounds)}: must contain 1, the weight of a token of equal policies"
+        )
+    first, *others = found.factors
+    return replace(found, factors=(replace(first, bounds=bounds), *others))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """`token` [T] multiplies the loss of a token, `leaf` [L] what a leaf adds to its tokens (a shared token gets the
+    mean)."""
 
     token: Array
     leaf: Array
 
 
-def correct(kind: Kind, f: Forest, log_w: Array) -> Correction:
-    """The weights for log w [T] of a forest.
+def correct(correction: Correction, f: Forest, log_w: Array) -> Weights:
+    """The weights of a forest for log w [T]."""
+    token, leaf = np.ones(f.tokens), np.ones(f.leaves)
+    for factor in correction.factors:
+        if factor.level == "token":
+            token = token * factor(log_w)
+        else:
+            leaf = leaf * factor(_on_paths(f, log_w, mean=factor.level == "path_mean"))
+    return Weights(token=token, leaf=leaf)
 
-    none: 1. tis: min(w, 2) by token. sequence_tis: min(product of w along the leaf path, 2) by leaf. icepop: w inside [0.5, 5],
-    else 0, by token. decoupled: w by token, for a ratio taken to the proximal policy (decoupled PPO, Hilton et al.).
-    """
-    ones = np.ones(f.leaves)
-    if kind == "none":
-        return Correction(np.ones(f.tokens), ones)
-    if kind == "sequence_tis":
-        product = _exp(path_sum(f, segment_sum(f, log_w)))[f.leaf_segment]
-        return Correction(np.ones(f.tokens), np.minimum(product, CAP))
-    w = _exp(log_w)
-    if kind == "tis":
-        return Correction(np.minimum(w, CAP), ones)
-    if kind == "icepop":
-        return Correction(np.where((w >= ICEPOP[0]) & (w <= ICEPOP[1]), w, 0.0), ones)
-    return Correction(w, ones)
+
+def _on_paths(f: Forest, x: Array, mean: bool) -> Array:
+    """[L] the sum of x [T] along the path of each leaf, or its mean."""
+    total = path_sum(f, segment_sum(f, x))[f.leaf_segment]
+    return total / path_sum(f, f.lengths)[f.leaf_segment] if mean else total
+
+
+def path_mean(f: Forest, x: Array) -> Array:
+    """[L] the mean of x [T] along the path of each leaf."""
+    return _on_paths(f, x, mean=True)
 
 
 def segment_sum(f: Forest, x: Array) -> Array:
-    """[S] sum of x [T] over the tokens of each segment."""
+    """[S] the sum of x [T] over the tokens of each segment."""
     return np.add.reduceat(x, f.start[:-1])
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """Sums over tokens from which the share of effective samples and the divergence follow; they add over forests and ranks."""
-
-    tokens: float
-    w: float
-    w2: float
-    k3: float
-
-    @property
-    def effective_share(self) -> float:
-        """(sum w)^2 / (n sum w^2), in (0, 1]."""
-        return self.w**2 / (self.tokens * self.w2)
-
-    @property
-    def kl(self) -> float:
-        """KL(mu || pi) in nats by the estimator k3: mean of w - 1 - log w over tokens drawn from mu."""
-        return self.k3 / self.tokens
-
-
-def mismatch(log_w: Array) -> Mismatch:
-    """The statistics of log(pi / mu) [T], not truncated."""
-    w = _exp(log_w)
-    return Mismatch(len(w), float(w.sum()), float((w**2).sum()), float((w - 1.0 - log_w).sum()))
-
-
-def _exp(x: Array) -> Array:
-    return np.exp(np.clip(x, -_EXP_LIMIT, _EXP_LIMIT))
+def exp(x: Array) -> Array:
+    """e^x with the exponent cut at +-20."""
+    return np.exp(np.clip(x, -_MAX_LOG, _MAX_LOG))

@@ -11,13 +11,19 @@ from treeadv.forest import Forest
 
 # Dense bf16 FLOP/s as the vendor states them (data sheets, without sparsity); the first whose name is in the device's.
 _PEAK = {
-    "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200 NVL": 835e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12,
-}  # fmt: skip
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+}
 
 
 def training_flops(model: Any, forests: Sequence[Forest]) -> float:
-    """FLOPs of one forward and backward over every token once: 6 per trained weight in a matrix product, 4 per frozen one (LoRA), 12 per
-    layer, width of all heads and key seen."""
+    """FLOPs of one forward and backward over every token once: 6 per trained weight in a matrix product, 4 per
+    frozen one (LoRA), 12 per layer, width of all heads and key seen."""
     c, table = model.config, model.get_input_embeddings().weight
     products = [p for p in model.parameters() if c.tie_word_embeddings or p is not table]
     per_token = sum((6.0 if p.requires_grad else 4.0) * p.numel() for p in products)

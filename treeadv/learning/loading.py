@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from treeadv.data.folder_tensors import FolderReader, FolderTensors, stored_tensors
+from treeadv.data.model_check import longest_path
 from treeadv.errors import BadInput
 from treeadv.learning import attention, sharding
 from treeadv.learning.packing import Block, Packed
@@ -70,12 +71,9 @@ def plain_name(name: str) -> str:
 
 
 def _build(folder: Path, config: Any, name: str) -> Any:
-    layers = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
-    window = getattr(config, "sliding_window", None) if not hasattr(config, "layer_types") else None
-    if layers or window:
-        raise BadInput(f"{folder}: {name} has layers of another kind ({', '.join(sorted(layers)) or 'sliding window'}) {_ONLY}")
+    longest_path(folder)  # the engines keep all paths within it
     try:
-        with _parameters_on_meta():
+        with parameters_on_meta():
             model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
     except ValueError as e:
         if "attention" not in str(e):
@@ -90,7 +88,7 @@ def _build(folder: Path, config: Any, name: str) -> Any:
 
 
 @contextmanager
-def _parameters_on_meta() -> Iterator[None]:
+def parameters_on_meta() -> Iterator[None]:
     """Create parameters on the meta device, and buffers (rotary frequencies) with their values."""
     register = nn.Module.register_parameter
 
@@ -166,7 +164,7 @@ def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -
     )  # fmt: skip
 
     def flat() -> torch.Tensor:
-        return torch.cat([policy(_chain(np.concatenate([start, b]), P)) for b in (first, second)])
+        return torch.cat([policy(chain(np.concatenate([start, b]), P)) for b in (first, second)])
 
     config = policy.model.config
     with torch.autocast(policy.device.type, compute, enabled=compute != torch.float32):
@@ -193,8 +191,8 @@ class _Float32(TorchFunctionMode):
 _PRODUCTS = {nn.functional.linear, torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.bmm}
 
 
-def _chain(ids: np.ndarray, prompt: int) -> Packed:
-    """One sequence without a fork, whose attention is left to the model (no blocks)."""
+def chain(ids: np.ndarray, prompt: int) -> Packed:
+    """Return one sequence without a fork, whose attention is left to the model (no blocks)."""
     n = len(ids) - 1
     return Packed(
         pieces=(), token=ids[:-1], position=np.arange(n), end=np.full(n, n), blocks=(), row=np.arange(prompt - 1, n),

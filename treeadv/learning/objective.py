@@ -1,112 +1,204 @@
-"""The clipped objective on a forest (docs/method.md) as a value and its derivative by the log-probability of each token.
+"""The loss of a forest, and its derivative by the log-probability of each token.
 
-Everything but log pi is a constant here, so the loss of a batch needs no autograd graph of its own: the trainer backpropagates
-`slope . log pi` through the model, and `slope` is computed below in float64 with prefix sums over segments and leaves.
+The loss of a batch needs no autograd graph of its own, because everything but log pi is a constant in it: the
+trainer backpropagates `slope . log pi` through the model. `evaluate` computes the slope in float64 with prefix sums
+over segments and leaves.
 
-Token t of segment s, leaves l of s, advantage A, weights c(s) / Z, leaf factors u_l (1, or 1 / |path of l| under sequence_mean):
-  token ratio      r_t = pi / pi_old                      J_t = sum_l (c / K) u_l min(r_t A, clip(r_t) A)
-  leaf path (GSPO) s_l = exp(mean over the path of log r), in its token form sg[s_l] pi / sg[pi]
-                                                          J_t = sum_l (c / K) u_l min(s_l A, clip(s_l) A)
-A is A_s, or the leaf's own A_l under credit=leaf (the flattened loss, where copies of one token may clip on opposite sides).
-"""
+For a token of segment s with leaves l, mass m_l = (c(s) / K(s)) u_l / Z, where u_l is 1, or 1 / |path of l| under
+sequence_mean:
+    clip   J = sum_l m_l min(x A, clip(x, 1 - low, 1 + high) A), for A < 0 at least dual_clip A
+    cispo  J = sum_l m_l sg[clip(x, 1 - low, 1 + high)] A log pi
+x is pi / pi_proximal of the token, or s_l = exp(mean of its log along the path) in the token form sg[s_l] pi /
+sg[pi] (GSPO). A is A(s), or A_l under credit=leaf. The loss is -w J, with the weights w of the correction. """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from treeadv.config import LearnerConfig, SamplingConfig
-from treeadv.errors import BadInput
 from treeadv.forest import Forest
-from treeadv.learning import correction
 from treeadv.learning.advantage import Array, advantages, leaf_advantages, leaf_sum, path_sum
-from treeadv.learning.correction import Mismatch, segment_sum
+from treeadv.learning.correction import NO_CORRECTION, Correction, correct, exp, find_correction, path_mean, segment_sum
 from treeadv.presets import AdvantageSpec, build_advantage
 
+Flags = npt.NDArray[np.bool_]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a step minimises. `kl` weighs KL(pi || reference) by the estimator k3; `room`, the tokens that a forest may have (its leaf
-    budget times the tokens of a rollout), divides under normaliser=constant."""
+    """What an update minimises. `room` is the number of tokens that a forest may have, the divisor of
+    normaliser=constant."""
 
     spec: AdvantageSpec
-    correction: correction.Kind = "none"
-    kl: float = 0.0
+    correction: Correction = NO_CORRECTION
+    kl: float = 0.0  # weight of the KL to the reference
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     room: int = 1
+
+    def needs_path(self, proximal_known: bool) -> bool:
+        """Whether the loss of a token depends on log pi of other tokens of its paths. If not, a forest that is cut
+        into several micro-batches needs one forward pass only. `proximal_known`: pi_proximal comes from an earlier
+        pass over all tokens."""
+        if self.spec.ratio == "leaf_path" and (proximal_known or self.correction.ratio_to == "behaviour"):
+            return True  # else pi is pi_proximal and the ratio is 1
+        return self.correction.needs_path and not proximal_known
 
 
 def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objective:
-    """What a configuration asks for. `BadInput` for a preset that there is not, and for a clip or a leaf-path ratio that would do nothing:
-    a correction other than none holds the ratio at 1."""
-    spec = build_advantage(learner.preset, learner.advantage)
-    if learner.correction != "none":
-        idle = "the ratio of a leaf path (GSPO)" if spec.ratio == "leaf_path" else "learner.advantage.clip"
-        if spec.ratio == "leaf_path" or learner.advantage.clip is not None:
-            raise BadInput(
-                f"learner.correction={learner.correction}: holds the ratio at 1, where {idle} does nothing; with "
-                f"learner.preset={learner.preset} set learner.correction=none, which takes the clipped ratio to the behaviour policy"
-            )
-    return Objective(spec, learner.correction, learner.kl, sampling.leaves * sampling.max_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of one forest. `slope` [T] is d loss / d log pi(t); `clipped` and `masked` count tokens (shares of a token's leaves add up)."""
-
-    loss: float
-    slope: Array
-    clipped: float
-    masked: float
-    mismatch: Mismatch
+    """The objective of a configuration. Raises `BadInput` for what does not exist or does not go together."""
+    return Objective(
+        spec=build_advantage(learner.preset, learner.advantage),
+        correction=find_correction(learner.correction, learner.correction_bounds),
+        kl=learner.kl, kl_estimator=learner.kl_estimator, room=sampling.leaves * sampling.max_tokens,
+    )  # fmt: skip
 
 
 def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
-    """1/Z for each forest, over all forests of the step (on all ranks).
+    """1/Z of each forest, over all forests of an update on all ranks. Leaves that were not judged do not count.
 
-    Leaves that were not judged count nowhere.
-    token_mean: Z = sum of c(s) |s| over the step. sequence_mean: the mean over the forest's leaves, then over forests.
-    constant: `room` for each forest, whatever it came to.
-    """
-    forests = [f.judged_part() for f in forests]
+    token_mean: Z is the sum of c(s) |s| over the update, without tokens left out by `max_prob`. sequence_mean: the
+    number of forests times the leaves of the forest. constant: the number of forests times `room`. """
     if o.spec.normaliser == "token_mean":
-        total = sum(float(advantages(f, o.spec)[1] @ f.lengths) for f in forests)
-        return [1.0 / total] * len(forests)
-    return [1.0 / (len(forests) * (o.room if o.spec.normaliser == "constant" else f.leaves)) for f in forests]
+        total = sum(float(advantages(f, o.spec)[1] @ segment_sum(f, trained_tokens(f, o.spec))) for f in forests)
+        return [1.0 / (total or 1.0)] * len(forests)  # 0: nothing is trained
+    if o.spec.normaliser == "constant":
+        return [1.0 / (len(forests) * o.room)] * len(forests)
+    return [1.0 / (len(forests) * max(int(f.judged.sum()), 1)) for f in forests]
 
 
-def evaluate(f: Forest, o: Objective, scale: float, logp: Array, reference: Array | None = None) -> Outcome:
-    """Loss of one graded forest at log pi = `logp` [T], with its derivative. Tokens without a judged leaf below have slope 0.
+def trained_tokens(f: Forest, spec: AdvantageSpec) -> Array:
+    """[T] 1 for a token that is trained, 0 for one that the behaviour policy drew with a probability above
+    `max_prob`."""
+    return (np.exp(f.logprob.astype(np.float64)) <= spec.max_prob).astype(np.float64)
 
-    The old policy of the ratio is the behaviour policy without a correction, else the proximal policy. With one update a batch that is
-    the current one: the ratio is 1 and the correction carries all of the mismatch.
-    """
-    if not f.judged.all():
-        tokens = np.repeat(f.judged_below, f.lengths)
-        outcome = evaluate(f.judged_part(), o, scale, logp[tokens], None if reference is None else reference[tokens])
-        slope = np.zeros(f.tokens)
-        slope[tokens] = outcome.slope
-        return replace(outcome, slope=slope)
-    behaviour = f.logprob.astype(np.float64)
-    old = behaviour if o.correction == "none" else logp
-    weights = correction.correct(o.correction, f, old - behaviour)
-    token = np.where(np.exp(behaviour) > o.spec.max_prob, 0.0, weights.token)
-    gain = _Gain(f, o.spec, scale)
-    with np.errstate(over="ignore", invalid="ignore"):  # a ratio without bound makes a loss that the trainer refuses
-        value, slope, clipped = _clipped(f, o.spec, gain, weights.leaf, logp - old)
-    loss, slope = -float(token @ value), -token * slope
+
+def changes_nothing(f: Forest, o: Objective) -> bool:
+    """Whether the slope of a forest is 0 at every token whatever the policy is: no KL and every advantage 0, or no
+    judged leaf."""
     if o.kl:
-        assert reference is not None
-        d = reference - logp
-        mass = o.kl * np.repeat(gain.total(np.ones(f.leaves)), f.lengths)
-        loss += float(mass @ (np.exp(d) - d - 1.0))  # k3 of KL(pi || reference)
-        slope = slope + mass * (1.0 - np.exp(d))
-    return Outcome(loss, slope, clipped, float((token == 0).sum()), correction.mismatch(logp - behaviour))
+        return not f.judged.any()
+    return not (leaf_advantages(f, o.spec) if o.spec.credit == "leaf" else advantages(f, o.spec)[0]).any()
 
 
-class _Gain:
-    """sum over the leaves l of a segment of (c / K / Z) u_l A x_l, for the positive and the negative advantages apart."""
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """Sums over tokens; they add over forests and ranks. `clipped` and `masked` count a shared token as the share of
+    its leaves."""
+
+    tokens: float = 0.0
+    loss: float = 0.0
+    clipped: float = 0.0
+    masked: float = 0.0  # tokens of weight 0
+    w: float = 0.0  # w = pi_proximal / mu
+    w_squared: float = 0.0
+    k3: float = 0.0  # w - 1 - log w
+    kl: float = 0.0  # log(pi / reference) by the estimator of the loss
+
+    def array(self) -> Array:
+        return np.array([getattr(self, f.name) for f in fields(self)], np.float64)
+
+    @classmethod
+    def of_array(cls, x: npt.NDArray[np.float64]) -> Sums:
+        return cls(**{f.name: float(v) for f, v in zip(fields(cls), x, strict=True)})
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums.of_array(self.array() + other.array())
+
+    @property
+    def effective_share(self) -> float:
+        """Effective samples a token, (sum w)^2 / (n sum w^2), in (0, 1]."""
+        return self.w**2 / (self.tokens * self.w_squared)
+
+    @property
+    def mismatch_kl(self) -> float:
+        """KL(mu || pi_proximal) in nats by the estimator k3: the mean of w - 1 - log w over tokens drawn from mu."""
+        return self.k3 / self.tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLosses:
+    """The loss of a forest by token. `slope` is d loss / d log pi. All arrays are [T]."""
+
+    loss: Array
+    slope: Array
+    clipped: Array
+    masked: Array
+    log_w: Array
+    kl: Array
+
+    def sums(self, first: int = 0, last: int | None = None) -> Sums:
+        """Sums over the tokens [first, last)."""
+        part = slice(first, last)
+        log_w = self.log_w[part]
+        w = exp(log_w)
+        return Sums(
+            tokens=len(w), loss=float(self.loss[part].sum()), clipped=float(self.clipped[part].sum()),
+            masked=float(self.masked[part].sum()), w=float(w.sum()), w_squared=float((w**2).sum()),
+            k3=float((w - 1.0 - log_w).sum()), kl=float(self.kl[part].sum()),
+        )  # fmt: skip
+
+
+def evaluate(
+    f: Forest, o: Objective, scale: float, logp: Array, proximal: Array | None = None, reference: Array | None = None
+) -> TokenLosses:
+    """The loss of a graded forest at log pi = `logp` [T], with its derivative.
+
+    `proximal` [T] is log pi_proximal, the policy when the batch arrived; None: `logp` itself, as in the first update
+    of a batch. `reference` [T] is log pi of the reference, which the KL term needs. Tokens that lead to no judged
+    leaf have loss and slope 0. """
+    if not f.judged.all():
+        return _evaluate_judged(f, o, scale, logp, proximal, reference)
+    proximal = logp if proximal is None else proximal
+    behaviour = f.logprob.astype(np.float64)
+    log_w = proximal - behaviour
+    weights = correct(o.correction, f, log_w)
+    token = weights.token * trained_tokens(f, o.spec)
+    mass = _Mass(f, o.spec, scale)
+    log_ratio = logp - (behaviour if o.correction.ratio_to == "behaviour" else proximal)
+    gain, slope, clipped = _surrogate(f, o.spec, mass, weights.leaf, log_ratio, logp)
+    loss, slope = -token * gain, -token * slope
+    kl = np.zeros(f.tokens)
+    if o.kl:
+        if reference is None:
+            raise ValueError("the KL term needs the log-probabilities of the reference")
+        kl, kl_slope = _kl(o.kl_estimator, logp - reference)
+        weight = o.kl * np.repeat(mass.total(np.ones(f.leaves)), f.lengths)
+        loss, slope = loss + weight * kl, slope + weight * kl_slope
+    surviving = leaf_sum(f, weights.leaf != 0) / f.leaf_count
+    masked = np.where(token == 0, 1.0, 1.0 - np.repeat(surviving, f.lengths))
+    return TokenLosses(loss=loss, slope=slope, clipped=clipped, masked=masked, log_w=log_w, kl=kl)
+
+
+def _evaluate_judged(
+    f: Forest, o: Objective, scale: float, logp: Array, proximal: Array | None, reference: Array | None
+) -> TokenLosses:
+    """`evaluate` of the judged part, with 0 at the tokens that lead to no judged leaf."""
+    tokens = np.repeat(f.judged_below, f.lengths)
+    out = {name.name: np.zeros(f.tokens) for name in fields(TokenLosses)}
+    if tokens.any():
+        part = [None if x is None else x[tokens] for x in (proximal, reference)]
+        losses = evaluate(f.judged_part(), o, scale, logp[tokens], *part)
+        for name, values in out.items():
+            values[tokens] = getattr(losses, name)
+    return TokenLosses(**out)
+
+
+def _kl(estimator: str, d: Array) -> tuple[Array, Array]:
+    """(estimate, derivative by log pi) of KL(pi || reference) for d = log pi - log reference [T] (Schulman 2020)."""
+    if estimator == "k1":
+        return d, np.ones_like(d)
+    if estimator == "k2":
+        return d**2 / 2.0, d
+    return np.expm1(-d) + d, -np.expm1(-d)
+
+
+class _Mass:
+    """Sums over the leaves l of a segment of m_l A x_l, positive and negative advantages apart."""
 
     def __init__(self, f: Forest, spec: AdvantageSpec, scale: float) -> None:
         A, c = advantages(f, spec)
@@ -116,7 +208,7 @@ class _Gain:
         self.u = 1.0 / length if spec.normaliser == "sequence_mean" else np.ones(f.leaves)
 
     def total(self, x: Array) -> Array:
-        """[S] the same sum without advantages: how much a token of each segment weighs."""
+        """[S] the sum without advantages: how much a token of each segment weighs."""
         return self.share * leaf_sum(self.f, self.u * x)
 
     def positive(self, x: Array) -> Array:
@@ -125,22 +217,48 @@ class _Gain:
     def negative(self, x: Array) -> Array:
         return np.minimum(self.A, 0) * self.total(x) if self.own is None else self.total(np.minimum(self.own, 0) * x)
 
+    def clipped_leaves(self, if_positive: Flags, if_negative: Flags) -> Array:
+        """[S] the share of a segment's leaves that are clipped, given which are by the sign of their advantage [L]."""
+        if self.own is None:
+            hit = np.where(self.A > 0, leaf_sum(self.f, if_positive), leaf_sum(self.f, if_negative) * (self.A < 0))
+        else:
+            hit = leaf_sum(self.f, np.where(self.own > 0, if_positive, if_negative & (self.own < 0)))
+        return hit / self.f.leaf_count
 
-def _clipped(f: Forest, spec: AdvantageSpec, gain: _Gain, leaf: Array, log_r: Array) -> tuple[Array, Array, float]:
-    """(value [T], derivative [T], clipped tokens) of the surrogate: for A > 0 min(x, 1 + high), for A < 0 max(x, 1 - low) times A."""
-    low, high = 1.0 - spec.clip[0], 1.0 + spec.clip[1]
+
+def _surrogate(
+    f: Forest, spec: AdvantageSpec, mass: _Mass, leaf: Array, log_ratio: Array, logp: Array
+) -> tuple[Array, Array, Array]:
+    """(J, its derivative by log pi, share clipped), each [T], with the weights `leaf` [L]."""
     if spec.ratio == "token":
-        r = np.exp(log_r)
-        up, down = (np.repeat(g(leaf), f.lengths) for g in (gain.positive, gain.negative))
-        over, under = r > high, r < low
-        value = up * np.minimum(r, high) + down * np.maximum(r, low)
-        return value, r * (up * ~over + down * ~under), float(((over & (up > 0)) | (under & (down < 0))).sum())
-    s = np.exp(path_sum(f, segment_sum(f, log_r))[f.leaf_segment] / path_sum(f, f.lengths)[f.leaf_segment])
-    over, under = s > high, s < low
-    value = gain.positive(leaf * np.minimum(s, high)) + gain.negative(leaf * np.maximum(s, low))
-    slope = gain.positive(leaf * s * ~over) + gain.negative(leaf * s * ~under)
-    if gain.own is None:
-        hit = np.where(gain.A > 0, leaf_sum(f, over), leaf_sum(f, under) * (gain.A < 0))
-    else:
-        hit = leaf_sum(f, np.where(gain.own > 0, over, under & (gain.own < 0)))
-    return np.repeat(value, f.lengths), np.repeat(slope, f.lengths), float((hit / f.leaf_count) @ f.lengths)
+        x = exp(log_ratio)
+        up, down = (np.repeat(sign(leaf), f.lengths) for sign in (mass.positive, mass.negative))
+        bounded = _Bounded(spec, x)
+        hit = (bounded.up_clipped & (up > 0)) | (bounded.down_clipped & (down < 0))
+        gain = up * bounded.up + down * bounded.down
+        if spec.surrogate == "cispo":
+            return gain * logp, gain, hit.astype(np.float64)
+        return gain, x * (up * ~bounded.up_clipped + down * ~bounded.down_clipped), hit.astype(np.float64)
+    s = exp(path_mean(f, log_ratio))
+    bounded = _Bounded(spec, s)
+    gain = np.repeat(mass.positive(leaf * bounded.up) + mass.negative(leaf * bounded.down), f.lengths)
+    clipped = np.repeat(mass.clipped_leaves(bounded.up_clipped, bounded.down_clipped), f.lengths)
+    if spec.surrogate == "cispo":
+        return gain * logp, gain, clipped
+    slope = mass.positive(leaf * s * ~bounded.up_clipped) + mass.negative(leaf * s * ~bounded.down_clipped)
+    return gain, np.repeat(slope, f.lengths), clipped
+
+
+class _Bounded:
+    """A ratio as the surrogate uses it, for a positive (`up`) and for a negative advantage (`down`), and where it
+    has no gradient."""
+
+    def __init__(self, spec: AdvantageSpec, x: Array) -> None:
+        low, high = 1.0 - spec.clip[0], 1.0 + spec.clip[1]
+        if spec.surrogate == "cispo":
+            self.up = self.down = np.clip(x, low, high)
+            self.up_clipped = self.down_clipped = (x < low) | (x > high)
+            return
+        limit = spec.dual_clip or np.inf
+        self.up, self.up_clipped = np.minimum(x, high), x > high
+        self.down, self.down_clipped = np.clip(x, low, limit), (x < low) | (x > limit)

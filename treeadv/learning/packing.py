@@ -1,9 +1,9 @@
-"""From forests to micro-batches: every token once, in Euler order, with what tree attention and the loss need to find.
+"""Lays forests out as micro-batches: every token once, in Euler order, with the indices that attention and loss use.
 
-A *piece* is what one micro-batch trains of one forest: a run of segments in Euler order, preceded by the prompt and by those
-ancestors of the run that lie outside of it (they are computed again, with gradient, but not counted again, which is exact: the
-loss of a token depends on its path alone). A forest within the token limit is one piece without repeated ancestors.
-"""
+A *piece* is what one micro-batch trains of one forest: a run of segments in Euler order, preceded by the prompt and
+by those ancestors of the run that lie outside of it (they are computed again, with gradient, but not counted again,
+which is exact: the loss of a token depends on its path alone). A forest within the token limit is one piece without
+repeated ancestors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ class Piece:
     tokens: int  # at most this many rows in a micro-batch: prompt, context, run
 
     def whole(self, forests: Sequence[Forest]) -> bool:
-        """Whether it is its forest uncut."""
+        """Whether the piece is a whole forest."""
         return self.first == 0 and self.last == forests[self.forest].segments
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows [query) attend, as far as the tree allows, to rows [prompt) and [query): a tree with its prompt, or a prompt alone."""
+    """Rows [query) attend, as far as the tree allows, to rows [prompt) and [query): a tree with its prompt, or a
+    prompt alone."""
 
     query: tuple[int, int]
     prompt: tuple[int, int]
@@ -44,12 +45,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One micro-batch. N rows (input tokens), U rows whose logits are needed, T targets (tokens trained, in Euler order by piece)."""
+    """One micro-batch. N rows (input tokens), U rows whose logits are needed, T targets (tokens trained, in Euler
+    order by piece)."""
 
     pieces: tuple[Piece, ...]
     token: Index  # [N]
     position: Index  # [N] depth along the path, the prompt included: what the flattened sequence would give
-    end: Index  # [N] one past the last row below this one: row k is an ancestor of row q, or q itself, iff k <= q < end[k]
+    # [N] one past the last row below this one: row k is an ancestor of row q, or q itself, iff k <= q < end[k]
+    end: Index
     blocks: tuple[Block, ...]  # cover the rows
     row: Index  # [U] rows whose logits are needed, increasing; the last row of a parent serves all its children
     source: Index  # [T] the entry of `row` whose logits predict the target
@@ -59,7 +62,8 @@ class Packed:
 
 
 def pieces(forests: Sequence[Forest], limit: int) -> list[Piece]:
-    """Cut forests into pieces of at most `limit` rows, in order. Only a single path longer than the limit makes a longer piece."""
+    """Cut forests into pieces of at most `limit` rows, in order. Only a single path longer than the limit makes a
+    longer piece."""
     out = []
     for number, f in enumerate(forests):
         first, P = 0, len(f.prompt)
@@ -74,7 +78,8 @@ def pieces(forests: Sequence[Forest], limit: int) -> list[Piece]:
 
 
 def group(parts: Sequence[Piece], limit: int) -> list[list[Piece]]:
-    """Fill micro-batches of at most `limit` rows: each piece, longest first, into the first that has room (first-fit decreasing)."""
+    """Fill micro-batches of at most `limit` rows: each piece, longest first, into the first that has room (first-fit
+    decreasing)."""
     bins: list[list[Piece]] = []
     room: list[int] = []
     for p in sorted(parts, key=lambda p: (-p.tokens, p.forest, p.first)):
@@ -95,7 +100,8 @@ def filler(forests: Sequence[Forest]) -> Packed:
 
 
 def balance(cost: Sequence[int], world: int) -> list[list[int]]:
-    """Deal forests to ranks by their rows, dearest first to the least loaded: the same on every rank, so nothing need be sent."""
+    """Deal forests to ranks by their rows, dearest first to the least loaded: the same on every rank, so nothing
+    need be sent."""
     share: list[list[int]] = [[] for _ in range(world)]
     load = [0] * world
     for f in sorted(range(len(cost)), key=lambda f: (-cost[f], f)):
@@ -153,7 +159,9 @@ def _lay(f: Forest, p: Piece) -> _Laid:
     # A target is predicted by the row before it, the first of a segment by the last row of its parent or of the prompt.
     up = np.where(parent < 0, P, at[np.searchsorted(segments, parent) + 1]) - 1
     trained = slice(len(p.context), None)
-    place = np.arange(lengths[trained].sum()) - np.repeat(np.cumsum(lengths[trained]) - lengths[trained], lengths[trained])
+    place = np.arange(lengths[trained].sum()) - np.repeat(
+        np.cumsum(lengths[trained]) - lengths[trained], lengths[trained]
+    )
     before = np.repeat(at[:-1][trained], lengths[trained]) + place - 1
     return _Laid(
         token=np.concatenate([f.prompt, f.token[np.repeat(f.start[segments], fed) + inside]]).astype(np.int64),

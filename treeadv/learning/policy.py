@@ -29,6 +29,7 @@ class Policy(nn.Module):
         self.device = device
         self.flex = self.device.type == "cuda"  # the form of the mask
         self.adapted = False
+        self.float32_head = False  # whether logits are computed in float32 under autocast too
         self.vocabulary: int = model.config.vocab_size
 
     def adapt(self, rank: int) -> None:
@@ -60,7 +61,7 @@ class Policy(nn.Module):
         bounds = [*np.searchsorted(packed.source[order], first).tolist(), len(order)]
         out = []
         for a, (i, j), h, t in zip(first, pairwise(bounds), hidden, temperature, strict=True):
-            args = self.model.get_output_embeddings(), h, t, row[i:j] - a, target[i:j]
+            args = self.model.get_output_embeddings(), h, t, row[i:j] - a, target[i:j], self.float32_head
             out.append(_log_probs(*args) if len(first) == 1 else checkpoint(_log_probs, *args, use_reentrant=False))
         return torch.cat(out)[self._tensor(np.argsort(order))]
 
@@ -76,9 +77,15 @@ class Policy(nn.Module):
         return self.model.get_decoder()(input_ids=tokens, position_ids=position, use_cache=False, **mask).last_hidden_state[0]
 
 
-def _log_probs(head: nn.Module, hidden: torch.Tensor, temperature: torch.Tensor, row: torch.Tensor, target: torch.Tensor):
+def _log_probs(
+    head: nn.Module, hidden: torch.Tensor, temperature: torch.Tensor, row: torch.Tensor, target: torch.Tensor, float32: bool
+) -> torch.Tensor:
     """hidden [U, H], temperature [U] -> [T]: the logits and the softmax of a row, computed once, serve all its targets."""
-    logits = head(hidden)
+    if float32:
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = head(hidden.to(next(head.parameters()).dtype))
+    else:
+        logits = head(hidden)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     logits.div_(temperature[:, None].to(logits.dtype))
     return logits[row, target] - torch.logsumexp(logits, -1)[row]

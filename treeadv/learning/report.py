@@ -1,4 +1,4 @@
-"""What a step says of itself, and how a step refuses."""
+"""What the trainer reports of a step, and the error of an update that is not finite."""
 
 from __future__ import annotations
 
@@ -11,19 +11,32 @@ from time import perf_counter
 import torch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """One optimizer step. Shares are in [0, 1] over tokens; `seconds` by phase; `version` is that of the weights after the step."""
+    """One step: the optimizer updates on one batch of forests, on all ranks.
 
-    version: int
+    Shares are in [0, 1] over the tokens of all updates; `loss` and `grad_norm` are means over the updates that were
+    taken, and 0 where none was. `seconds` is by phase."""
+
+    version: int  # of the weights after the step; it counts optimizer updates
+    updates: int  # optimizer updates taken
+    idle_updates: int  # not taken, because no forest of the mini-batch could change the weights
+    nonfinite_updates: int  # not taken, because loss or gradient was not finite
+    nonfinite_forests: tuple[str, ...]  # ids of the forests of those
+    nonfinite_batch: Path | None  # where the batch is kept if there are any
+    clipped_gradients: int  # updates whose gradient norm was above learner.clip_grad
+    forests_without_gradient: int  # not packed: all their advantages are 0 and there is no KL
     loss: float
     grad_norm: float  # before clipping
-    lr: float
+    lr: float  # of the last update
     clip_ratio: float
     mask_ratio: float
-    mismatch_kl: float  # nats
-    ess: float
-    staleness: list[int]  # of each forest, in versions
+    mismatch_kl: float  # nats, proximal to behaviour policy
+    ess: float  # effective samples a token
+    reference_kl: float  # nats a token, by the estimator of the loss; 0 without a KL term
+    staleness: list[int]  # by forest: version when the batch arrived, minus that of the oldest token
+    # By forest: updates between the arrival of the batch and the first update that trains on it
+    publication_lag: list[int]
     tokens: int
     expanded_tokens: int
     leaves: int
@@ -36,21 +49,24 @@ class StepReport:
 
 
 class NonFinite(RuntimeError):
-    """A loss or a gradient that is not finite: the optimizer did not step, the batch lies in `batch`."""
+    """Too many updates in a row had a loss or a gradient that is not finite. The batch of the last one lies in
+    `batch`."""
 
     def __init__(self, version: int, what: str, batch: Path) -> None:
-        super().__init__(version, what, batch)  # the arguments themselves: by these it is pickled on its way through Ray
+        # The arguments themselves: by these it is pickled on its way through Ray
+        super().__init__(version, what, batch)
         self.version, self.what, self.batch = version, what, batch
 
     def __str__(self) -> str:
         return (
-            f"step for version {self.version}: {self.what} is not finite; the weights are unchanged and the batch is kept: to run it "
-            f"again, treeadv reproduce RUN --batch {self.batch}"
+            f"batch of version {self.version}: {self.what} of an update is not finite, once more than"
+            " learner.max_nonfinite allows in a row; the weights are unchanged and the batch is kept: to run it again,"
+            f" treeadv reproduce RUN --batch {self.batch}"
         )
 
 
 class Phases:
-    """Wall seconds by phase, the accelerator's queue drained at every end."""
+    """Wall seconds by phase. The accelerator's queue is drained at the end of each phase."""
 
     def __init__(self, device: str) -> None:
         self.seconds: dict[str, float] = {}

@@ -92,14 +92,15 @@ def write_folder(policy: Policy, source: Path, folder: Path) -> None:
     Each rank writes its share of the files into its own `folder`, which may be the same; rank 0 also writes the rest.
     """
     file_of: dict[str, str] = {}
-    for i, (names, bucket) in enumerate(_dealt(policy, FILE_BYTES, torch.float32)):
+    size = sum(p.numel() * p.element_size() for _, p in stored_tensors(policy.model))
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    for i, (names, bucket) in enumerate(_dealt(policy, min(FILE_BYTES, -(-size // world)), torch.float32)):
         file = f"model-{i + 1:05d}.safetensors"
         file_of |= dict.fromkeys(names, file)
         if bucket:
             save_file(bucket, folder / file, metadata={"format": "pt"})
     if dist.is_initialized() and dist.get_rank():
         return
-    size = sum(p.numel() * p.element_size() for _, p in stored_tensors(policy.model))
     (folder / _INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": file_of}))
     for path in source.iterdir():
         if path.is_file() and path.suffix in (".json", ".txt", ".model", ".jinja") and path.name not in ("config.json", _INDEX):

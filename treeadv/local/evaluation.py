@@ -30,7 +30,8 @@ class Evaluation:
 
 
 def independent(config: Config, samples: int) -> Config:
-    """The same configuration with `samples` rollouts a problem that share nothing: leaves of one tree are not independent."""
+    """The same configuration with `samples` rollouts a problem that share nothing: leaves of one tree are not
+    independent."""
     alone = {"rule": "none", "rule_options": {}, "leaves": samples, "trees": samples}
     return config.model_copy(update={"sampling": config.sampling.model_copy(update=alone)})
 

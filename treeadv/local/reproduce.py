@@ -56,36 +56,41 @@ def reproduce_step(run_dir: Path, step: int, forests_of_step: ForestsOfStep) -> 
     if record is None:
         raise BadInput(f"--step {step}: {run_dir}/metrics.jsonl has no such step (it has {len(folder.records())})")
     trainer = trainer_at(folder, config, step - 1, forests_of_step)
-    report = trainer.step(forests_of_step(str(folder.path), step), step - 1)
+    report = trainer.step(forests_of_step(str(folder.path), step), trainer.version)
     return StepComparison(
         step=step, recorded={k: record[k] for k in COMPARED}, reproduced={k: getattr(report, k) for k in COMPARED},
         ranks=config.learner.count,
     )
 
 
-def trainer_at(folder: RunFolder, config: Config, version: int, forests_of_step: ForestsOfStep) -> Trainer:
-    """A trainer with the weights of `version`: it starts from the newest checkpoint up to that version and takes the
-    steps after it again."""
+def trainer_at(folder: RunFolder, config: Config, step: int, forests_of_step: ForestsOfStep) -> Trainer:
+    """A trainer with the weights after `step`: it starts from the newest checkpoint up to that step and takes the steps
+    after it again."""
     # As the learner: the order of sums depends on it
     torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
     base = models.resolve(config.model.path, config.model.cache)
-    found = [step for step in folder.checkpoints() if step <= version]
+    found = [at for at in folder.checkpoints() if at <= step]
     with folder.open_checkpoint(found[-1]) if found else nullcontext(base) as start:
         trainer = Trainer(config, str(start), keep_dir=tempfile.gettempdir(), base_dir=str(base))
         if found:
             trainer.restore(start)
-    while trainer.version < version:
-        trainer.step(forests_of_step(str(folder.path), trainer.version + 1), trainer.version)
+    while trainer.steps < step:
+        trainer.step(forests_of_step(str(folder.path), trainer.steps + 1), trainer.version)
     return trainer
 
 
 def reproduce_batch(run_dir: Path, batch: Path, forests_of_step: ForestsOfStep) -> StepReport:
-    """Run a batch that the learner kept, with the weights of its version. Raises `NonFinite` if the step is still not
+    """Run a batch that the learner kept, with the weights of its version. Raises `NonFinite` if an update is still not
     finite."""
     folder, config = RunFolder.open(run_dir, [])
     name = re.fullmatch(r"nonfinite-version-(\d+)\.arrow", batch.name)
     if name is None:
         raise BadInput(f"--batch {batch}: not a batch that a learner kept (nonfinite-version-V.arrow)")
     forests, _ = wire.read_file(batch)
-    trainer = trainer_at(folder, config, int(name[1]), forests_of_step)
+    version = int(name[1])
+    step = max((r["step"] for r in folder.records() if r["version"] <= version), default=0)
+    trainer = trainer_at(folder, config, step, forests_of_step)
+    if trainer.version != version:
+        raise BadInput(f"--batch {batch}: no step of {run_dir} ends with version {version}")
+    trainer.config = config.model_copy(update={"learner": config.learner.model_copy(update={"max_nonfinite": 0})})
     return trainer.step(forests, trainer.version)

@@ -1,54 +1,87 @@
-"""Graded forests for a list of problems, in this process: what `treeadv generate` writes and `treeadv eval` counts."""
+"""Forests grown and graded in this process: the part that generation, evaluation and local training share."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from treeadv.config import Config
-from treeadv.data.model_folder import stop_ids
-from treeadv.data.prompts import Prompter
 from treeadv.data.tasks import Problem
+from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine
 from treeadv.engines.registry import start_engine
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.rewards.grading import grade_forest
 from treeadv.rewards.sandbox.pool import VerifierPool
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.rewards.watch import VerifierWatch, failure_of
+from treeadv.sampling.grower import Grower
 from treeadv.seeds import derive
 
 
-async def rollouts(config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]) -> list[Forest]:
-    """One graded forest a problem, in their order, drawn by `config.sampling` from `config.run.seed`. `done` hears of each."""
-    engine = await start_engine(config, model_dir)
-    pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
-    try:
-        return await _Rollouts(config, model_dir, engine, pool, done).all(problems)
-    finally:
-        await pool.close()
-        await engine.close()
+class ForestMaker:
+    """One engine and one pool of verifier processes."""
 
+    def __init__(self, config: Config, model_dir: Path, engine: Engine) -> None:
+        reward = config.reward
+        self.engine = engine
+        self._grower = Grower(config, model_dir, engine)
+        self._watch = VerifierWatch()
+        self._pool = VerifierPool(reward.workers, reward.timeout, reward.memory_mb)
+        # A forest has a row for each tree at its start and one for each leaf at its end: so many fill the engine.
+        fill = math.ceil(2 * engine.stats().free / (config.sampling.roots + config.sampling.leaves))
+        self._growing = asyncio.Semaphore(max(config.generator.forests, fill))
 
-class _Rollouts:
-    def __init__(
-        self, config: Config, model_dir: Path, engine: Engine, pool: VerifierPool, done: Callable[[Forest], None]
-    ) -> None:
-        self._config, self._engine, self._pool, self._done = config, engine, pool, done
-        self._prompter = Prompter(model_dir, config.task.prompt)
-        self._stop = stop_ids(model_dir)
-        self._places = asyncio.Semaphore(config.generator.forests)
+    @classmethod
+    async def start(cls, config: Config, model_dir: Path) -> ForestMaker:
+        """Start the engine of the configuration with the model of `model_dir`."""
+        return cls(config, model_dir, await start_engine(config, model_dir))
 
-    async def all(self, problems: Sequence[Problem]) -> list[Forest]:
+    async def make(self, tickets: Sequence[Ticket], done: Callable[[Forest], None] = lambda _: None) -> list[Forest]:
+        """The graded forests of the tickets, in their order. `done` is called with each forest when it is graded.
+
+        As many grow at a time as fill the engine, at least `generator.forests`. With the embedded engine the same
+        tickets give the same forests bitwise: the next one starts when another has grown, and does not wait for
+        verdicts, which take their own time.
+        """
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._one(p, i)) for i, p in enumerate(problems)]
+            tasks = [group.create_task(self._make(ticket, done)) for ticket in tickets]
         return [t.result() for t in tasks]
 
-    async def _one(self, p: Problem, index: int) -> Forest:
-        seed = derive(self._config.run.seed, p.id, index)
-        request = GrowRequest(forest_id=f"{p.id}-{index}", problem=p, prompt=self._prompter.encode(p.problem), seed=seed)
-        async with self._places:
-            forest = await grow(self._engine, request, self._config.sampling, self._config.sampling.tau, self._stop)
-        graded, _ = await grade_forest(self._pool, forest, self._prompter.decode)
-        self._done(graded)
+    def too_long(self, problem: Problem) -> str:
+        """Why the prompt of a problem is too long for model and engine; "" when it is not."""
+        return self._grower.too_long(problem)
+
+    async def close(self) -> None:
+        await self._pool.close()
+        await self.engine.close()
+
+    async def _make(self, ticket: Ticket, done: Callable[[Forest], None]) -> Forest:
+        async with self._growing:
+            forest = await self._grower.grow(ticket)
+        graded, _ = await grade_forest(self._pool, forest, self._grower.prompter.decode)
+        self._watch.add(map(int, graded.verdict), failure_of(graded))
+        done(graded)
         return graded
+
+
+async def rollouts(
+    config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]
+) -> list[Forest]:
+    """One graded forest for each problem, in their order, drawn by `config.sampling` from `config.run.seed`. Raises
+    `BadInput` when a prompt is too long."""
+    tickets = [
+        Ticket(f"{p.id}-{i}", i, 0, p, derive(config.run.seed, p.id, i), config.sampling.tau)
+        for i, p in enumerate(problems)
+    ]
+    maker = await ForestMaker.start(config, model_dir)
+    try:
+        if long := [reason for p in problems if (reason := maker.too_long(p))]:
+            raise BadInput(
+                f"{len(long)} of {len(problems)} prompts cannot be used; the first: {long[0]}; leave them out"
+            )
+        return await maker.make(tickets, done)
+    finally:
+        await maker.close()

@@ -15,7 +15,7 @@ from treeadv.replay.ledger import UNITS, LawBroken, LeaseLost, Ledger, State
 from treeadv.replay.payloads import PayloadReader
 from treeadv.replay.records import Admitted
 from treeadv.storage.folder import Folder
-from treeadv.storage.run_store import named_store
+from treeadv.storage.run_folder import named_store
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 

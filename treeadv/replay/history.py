@@ -13,7 +13,7 @@ from treeadv.replay.ledger import Ledger
 from treeadv.replay.payloads import PayloadReader
 from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned, Snapshot
 from treeadv.storage.folder import Folder, open_folder
-from treeadv.storage.run_store import named_store
+from treeadv.storage.run_folder import named_store
 
 
 @dataclass(slots=True)

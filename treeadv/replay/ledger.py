@@ -136,8 +136,7 @@ class Ledger:
         """Return the record that drops a live forest and tells whether its prompt goes out again.
 
         It does after a drop that the prompt is not to blame for (stale, damaged), and otherwise until `attempts` of the draw
-        have failed. A prompt without variance does not, and
-        neither does a draw without a prompt.
+        have failed. A prompt without variance does not, and neither does a draw without a prompt.
         """
         failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
         return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)

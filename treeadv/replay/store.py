@@ -71,12 +71,14 @@ class ReplayStore:
         session: str,
         step: int,
         clock: Callable[[], float] = time.time,
+        versions_per_step: int = 1,
     ) -> None:
         """Open or make `run_dir`/replay (a path or a URI) and read the journal back.
 
         `session` names this start of the run, `step` the checkpoint that it resumes from (0: none). The first to open the
         folder in a session goes back to that step: forests leased after it are ready again in the same order, prompts
         that were only reserved go out again. A later one (the queue died beside a living learner) changes nothing.
+        `versions_per_step` is the number of optimizer updates of a step.
 
         Raises `BadInput` for a folder in use, damage, another format, or a checkpoint that does not fit the journal.
         """
@@ -88,7 +90,7 @@ class ReplayStore:
             raise BadInput(f"queue.fsync=none would never write to {run_dir}; use interval or always")
         self.fsync_interval = config.fsync_interval or self._folder.flush_seconds
         self.journal_limit = config.payload_mb << 20
-        self.capacity = (config.max_staleness + 1) * forests_per_step
+        self.capacity = (config.max_staleness // versions_per_step + 1) * forests_per_step
         self._waiting: tuple[int, int] | None = None  # forests and version of a lease that could not be made
         self._dropped_in_a_row = 0  # forests on admission
         self._failed_draws = 0  # in a row
@@ -384,7 +386,8 @@ class ReplayStore:
     def _drop(self, record: Dropped) -> None:
         level, fate = (logging.WARNING, "goes out again") if record.refill else (logging.ERROR, "is given up")
         if record.reason in ("no_variance", "no_prompt"):
-            level, fate = logging.INFO if record.reason == "no_variance" else logging.WARNING, "is not drawn again"
+            fate = "is not drawn again"
+            level = logging.INFO if record.reason == "no_variance" else logging.WARNING
         log.log(level, "forest %s dropped as %s: %s; its prompt %s", record.forest_id, record.reason, record.detail, fate)
         self._write(record)
 

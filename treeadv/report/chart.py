@@ -119,7 +119,8 @@ def _story(s: Series) -> str:
     values = _finite(s.values)
     if not values:
         return f"{s.label} has no value"
-    return f"{s.label} from {number(values[0])} to {number(values[-1])}, between {number(min(values))} and {number(max(values))}"
+    first, last, low, high = map(number, (values[0], values[-1], min(values), max(values)))
+    return f"{s.label} from {first} to {last}, between {low} and {high}"
 
 
 def _finite(values: Sequence[float | None]) -> list[float]:

@@ -1,4 +1,5 @@
-"""Where the boxes of a drawn forest lie: text set in a fixed pitch into boxes, boxes set into trees from left to right."""
+"""Where the boxes of a drawn forest lie: text set in a fixed pitch into boxes, boxes set into trees from left to
+right."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _GAP_X, _GAP_Y, _GAP_TREE, _TOP = 46.0, 12.0, 26.0, 8.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A stretch of one token on one line of a box; `token` counts within the segment, None for text that is no token."""
+    """A stretch of one token on one line of a box; `token` counts within the segment, None for text that is no
+    token."""
 
     text: str
     token: int | None
@@ -58,7 +60,8 @@ class Box:
 
 
 def layout(p: Picture) -> tuple[Box, list[Box], float]:
-    """(box of the prompt, a box a segment, lower end). A box lies right of its parent, at the middle of its children."""
+    """(box of the prompt, a box a segment, lower end). A box lies right of its parent, at the middle of its
+    children."""
     f = p.forest
     lines = [_token_lines(pieces) for pieces in p.pieces]
     width = [max(_MIN_WIDTH, max(r.column * CHAR + r.width for line in rows for r in line) + 2 * PAD) for rows in lines]
@@ -74,7 +77,8 @@ def layout(p: Picture) -> tuple[Box, list[Box], float]:
 
 
 def _heights(f: Forest, own: Sequence[float]) -> tuple[list[float], float]:
-    """([S] the upper edge of each box, lower end): subtrees stand below one another, a box in the middle of its subtree."""
+    """([S] the upper edge of each box, lower end): subtrees stand below one another, a box in the middle of its
+    subtree."""
     need = list(own)  # height of each subtree
     for s in range(f.segments - 1, -1, -1):
         need[s] = max(own[s], _stacked(need, f.children[s]))
@@ -98,7 +102,8 @@ def _height(lines: Sequence[Sequence[Run]]) -> float:
 
 
 def _token_lines(pieces: Sequence[str]) -> list[list[Run]]:
-    """Break a segment's tokens into lines of at most COLUMNS cells, and leave out the middle of more than LINES lines."""
+    """Break a segment's tokens into lines of at most COLUMNS cells, and leave out the middle of more than LINES
+    lines."""
     lines: list[list[Run]] = [[]]
     column = 0
     for i, piece in enumerate(pieces):
@@ -131,4 +136,6 @@ def _cut(text: str) -> Iterator[str]:
 def _text_lines(text: str) -> list[list[Run]]:
     rows = [row for line in text.splitlines() for row in textwrap.wrap(line, PROMPT_COLUMNS)] or [" "]
     head, tail = elided(len(rows), PROMPT_LINES)
-    return [[Run(row, None, 0)] for row in [*(rows[i] for i in head), *(["…"] if tail else []), *(rows[i] for i in tail)]]
+    return [
+        [Run(row, None, 0)] for row in [*(rows[i] for i in head), *(["…"] if tail else []), *(rows[i] for i in tail)]
+    ]

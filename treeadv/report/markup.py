@@ -8,7 +8,8 @@ SVG = "http://www.w3.org/2000/svg"
 
 
 def add(parent: Element, tag: str, text: str | None = None, **attributes: object) -> Element:
-    """Append an element. Attribute names are written with `_` for `-`, and `class_` for class; floats are rounded to 0.1."""
+    """Append an element. Attribute names are written with `_` for `-`, and `class_` for class; floats are rounded to
+    0.1."""
     made = SubElement(parent, tag, _names(attributes))
     made.text = text
     return made
@@ -34,4 +35,6 @@ def svg(root: Element, style: str) -> str:
 
 
 def _names(attributes: dict[str, object]) -> dict[str, str]:
-    return {k.rstrip("_").replace("_", "-"): f"{v:.1f}" if isinstance(v, float) else str(v) for k, v in attributes.items()}
+    return {
+        k.rstrip("_").replace("_", "-"): f"{v:.1f}" if isinstance(v, float) else str(v) for k, v in attributes.items()
+    }

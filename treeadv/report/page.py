@@ -16,7 +16,12 @@ def forests_page(title: str, pictures: Sequence[Picture]) -> str:
     """A page of forests, each as a tree with the full text of its leaves below."""
     root, main = page(title)
     add(main, "h1", title)
-    add(main, "p", f"{len(pictures)} forests. Hover a token for its probability, entropy and policy version.", class_="soft")
+    add(
+        main,
+        "p",
+        f"{len(pictures)} forests. Hover a token for its probability, entropy and policy version.",
+        class_="soft",
+    )
     for p in pictures:
         main.append(forest_article(p))
     return finish(root)
@@ -42,7 +47,8 @@ def finish(root: Element) -> str:
 
 
 def forest_article(p: Picture, heading: str = "") -> Element:
-    """One forest: facts, drawing, and a table of its leaves with their whole text, also for those who do not see the drawing."""
+    """One forest: facts, drawing, and a table of its leaves with their whole text, also for those who do not see the
+    drawing."""
     article = element("article", class_="card")
     add(article, "h3", heading or f"Forest {p.forest.forest_id}")
     add(article, "p", p.summary(), class_="soft")
@@ -69,7 +75,11 @@ def _leaf_table(parent: Element, p: Picture) -> None:
         add(row, "td", "" if p.advantage is None else signed(p.advantage[s]), class_="n")
         tokens = p.forest.leaf_tokens(leaf)
         add(row, "td", str(len(tokens)), class_="n")
-        add(add(row, "td"), "pre", "".join(piece.replace("⏎", "") for q in p.forest.path(int(s)) for piece in p.pieces[q]))
+        add(
+            add(row, "td"),
+            "pre",
+            "".join(piece.replace("⏎", "") for q in p.forest.path(int(s)) for piece in p.pieces[q]),
+        )
 
 
 def table(parent: Element, heads: Sequence[str], numeric: Sequence[int] = ()) -> Element:

@@ -1,4 +1,5 @@
-"""What a drawn forest shows, whatever draws it: the text of tokens, the advantage of segments, the ends of the colour scales."""
+"""What a drawn forest shows, whatever draws it: the text of tokens, the advantage of segments, the ends of the colour
+scales."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ MARKS = {
 
 
 class Vocabulary:
-    """Token ids to text, from the tokenizer.json of a model folder (read by `tokenizers`: no torch, no transformers)."""
+    """Token ids to text, from the tokenizer.json of a model folder (read by `tokenizers`: no torch, no
+    transformers)."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
@@ -32,7 +34,8 @@ class Vocabulary:
         self._tokenizer = Tokenizer.from_file(str(path))
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """The text that each of `tokens` adds after `before`. Of a character cut into several tokens the last one carries it."""
+        """The text that each of `tokens` adds after `before`. Of a character cut into several tokens the last one
+        carries it."""
         from tokenizers.decoders import DecodeStream
 
         # Stepped from the start: a stream that is opened in the middle of a character repeats what came before.
@@ -45,7 +48,7 @@ class Vocabulary:
 
 
 class Numbers:
-    """Stands in for a vocabulary that is not at hand: token ids as they are."""
+    """Shows token ids as numbers, where the vocabulary is missing."""
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
         return [f"{t} " for t in tokens]
@@ -56,7 +59,8 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A forest with what its drawing needs. S segments, L leaves; `advantage` [S] is None for a forest that is not graded."""
+    """A forest with what its drawing needs. S segments, L leaves; `advantage` [S] is None for a forest that is not
+    graded."""
 
     forest: Forest
     prompt: str
@@ -78,7 +82,7 @@ class Picture:
         return int(np.sign(share) * np.ceil(round(min(1.0, abs(share)) * ADVANTAGE_LEVELS, 6)))
 
     def token_note(self, segment: int, i: int) -> str:
-        """What is known of the i-th token of a segment, on one line."""
+        """Return probability, entropy and version of the i-th token of a segment, on one line."""
         f = self.forest
         t = int(f.start[segment]) + i
         return (
@@ -96,17 +100,22 @@ class Picture:
         f = self.forest
         verdict = Verdict(int(f.verdict[leaf]))
         reward = "" if verdict in UNJUDGED else f" {f.reward[leaf]:g}"
-        end = {Finish.STOP: "", Finish.LENGTH: ", cut at the limit", Finish.ABORT: ", lost"}[Finish(int(f.finish[leaf]))]
+        end = {Finish.STOP: "", Finish.LENGTH: ", cut at the limit", Finish.ABORT: ", lost"}[
+            Finish(int(f.finish[leaf]))
+        ]
         return f"{MARKS[verdict]} {verdict.name.lower()}{reward}{end}"
 
     def summary(self) -> str:
         """Sizes and circumstances of the forest, on one line."""
         f = self.forest
-        versions = f"version {f.oldest_version}" + (f" to {f.newest_version}" if f.newest_version > f.oldest_version else "")
+        versions = f"version {f.oldest_version}" + (
+            f" to {f.newest_version}" if f.newest_version > f.oldest_version else ""
+        )
         tau = "" if np.isnan(f.tau) else f" above {f.tau:.2f} nats"
         biased = "" if f.predictable else " (biased)"
         return (
-            f"{f.leaves} leaves in {f.trees} trees, {f.segments} segments; {f.tokens} tokens instead of {f.expanded_tokens} "
+            f"{f.leaves} leaves in {f.trees} trees, {f.segments} segments; "
+            f"{f.tokens} tokens instead of {f.expanded_tokens} "
             f"({f.sharing:.0%} shared); forks by {f.rule}{tau}{biased}; policy {versions}"
         )
 
@@ -127,8 +136,11 @@ def picture(forest: Forest, vocabulary: Vocabulary | Numbers, advantage: npt.NDA
 
 
 def visible(text: str) -> str:
-    """Text in which control characters show as symbols (a line break keeps breaking the line), fit for a terminal and for XML."""
-    return "".join("⏎\n" if c == "\n" else chr(0x2400 + ord(c)) if ord(c) < 32 else "␡" if c == "\x7f" else c for c in text)
+    """Text in which control characters show as symbols (a line break keeps breaking the line), fit for a terminal and
+    for XML."""
+    return "".join(
+        "⏎\n" if c == "\n" else chr(0x2400 + ord(c)) if ord(c) < 32 else "␡" if c == "\x7f" else c for c in text
+    )
 
 
 def signed(value: float) -> str:
@@ -137,7 +149,8 @@ def signed(value: float) -> str:
 
 
 def elided(count: int, limit: int) -> tuple[range, range]:
-    """Which of `count` things to show when `limit` fit: the first and the last ones (the second range is empty if all fit)."""
+    """Which of `count` things to show when `limit` fit: the first and the last ones (the second range is empty if all
+    fit)."""
     if count <= limit:
         return range(count), range(count, count)
     head = limit // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.text import Text
 from treeadv.report.chart import number
 
 _BARS = "▁▂▃▄▅▆▇█"
+_SHOWN = 48  # steps whose rewards are shown
 _WINDOW = 10  # steps whose pace the ETA goes by
 
 
@@ -23,7 +25,7 @@ class Progress:
     def __init__(self, total_steps: int, console: Console) -> None:
         self._total = total_steps
         self._console = console
-        self._records: list[dict[str, Any]] = []
+        self._records: deque[dict[str, Any]] = deque(maxlen=_SHOWN)  # a long run must not fill the driver's memory
         self._live = Live(self._starting(), console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
@@ -43,11 +45,15 @@ class Progress:
         if self._live:
             self._live.update(self._display())
         else:
-            cells = [f"step {record['step']}/{self._total}", *(f"{k} {v}" for k, v in self._facts()), f"ETA {self._eta()}"]
+            cells = [
+                f"step {record['step']}/{self._total}",
+                *(f"{k} {v}" for k, v in self._facts()),
+                f"ETA {self._eta()}",
+            ]
             self._console.print("  ".join(cells), highlight=False, soft_wrap=True)
 
     def _starting(self) -> Text:
-        return Text(f"starting a run of {self._total} steps: the actors load the model", style="dim")
+        return Text(f"starting a run of {self._total} steps: the model is loaded", style="dim")
 
     def _display(self) -> RenderableType:
         record = self._records[-1]
@@ -59,7 +65,8 @@ class Progress:
         facts = Table.grid(padding=(0, 2))
         for name, value in self._facts():
             facts.add_row(Text(name, style="dim"), value)
-        facts.add_row(Text("reward so far", style="dim"), Text(spark([r["reward_mean"] for r in self._records]), style="green"))
+        rewards = [r["reward_mean"] for r in self._records]
+        facts.add_row(Text(f"reward of {len(rewards)} steps", style="dim"), Text(spark(rewards), style="green"))
         return Group(bar, facts)
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -73,8 +80,9 @@ class Progress:
         ]
 
     def _eta(self) -> str:
-        """Time left at the pace of the last steps; the first step of a session, with its start-up, does not count as pace."""
-        recent = self._records[-_WINDOW - 1 :]
+        """Time left at the pace of the last steps; the first step of a session, with its start-up, does not count as
+        pace."""
+        recent = list(self._records)[-_WINDOW - 1 :]
         if len(recent) < 2:
             return "after the next step" if self._records[-1]["step"] < self._total else "0:00"
         pace = (recent[-1]["elapsed_s"] - recent[0]["elapsed_s"]) / (len(recent) - 1)
@@ -86,7 +94,9 @@ def final_table(summary: dict[str, Any], console: Console) -> None:
     if not summary["steps"]:
         console.print("No step was completed.")
         return
-    table = Table(title=f"{summary['steps']} steps in {clock(summary['elapsed_s'])}", title_justify="left", show_header=False)
+    table = Table(
+        title=f"{summary['steps']} steps in {clock(summary['elapsed_s'])}", title_justify="left", show_header=False
+    )
     for name, value in summary_rows(summary):
         table.add_row(name, value)
     console.print(table)
@@ -100,7 +110,10 @@ def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("mean reward, first fifth of the steps", f"{s['reward_first_fifth']:.3f}"),
         ("mean reward, last fifth of the steps", f"{s['reward_last_fifth']:.3f}"),
-        ("tokens generated", f"{s['tokens_generated']:,.0f} ({s['prefix_reuse']:.0%} of the prefix tokens came from the cache)"),
+        (
+            "tokens generated",
+            f"{s['tokens_generated']:,.0f} ({s['prefix_reuse']:.0%} of the prefix tokens came from the cache)",
+        ),
         ("tokens trained", f"{s['tokens_trained']:,.0f} instead of {expanded}"),
         ("staleness, in policy versions", f"mean {s['staleness_mean']:.2f}, max {s['staleness_max']}"),
         ("forests", ", ".join(f"{state} {n}" for state, n in s["forests"].items())),
@@ -108,7 +121,7 @@ def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def spark(values: Sequence[float], width: int = 48) -> str:
+def spark(values: Sequence[float], width: int = _SHOWN) -> str:
     """A line of block characters between the least and the largest value; long series are thinned to `width`."""
     n = min(width, len(values))
     shown = [values[i * len(values) // n] for i in range(n - 1)] + [values[-1]]

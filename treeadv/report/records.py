@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from treeadv.learning.report import StepReport
 
 ENGINE_TOTALS = ("tokens_generated", "prompt_tokens", "cached_tokens")
-_NOT_COPIED = ("staleness", "seconds", "tokens", "expanded_tokens")  # fields of a StepReport that the record names anew
+_NOT_COPIED = (
+    "staleness",
+    "publication_lag",
+    "seconds",
+    "tokens",
+    "expanded_tokens",
+    "nonfinite_batch",
+)  # named anew or left out
 
 
 @dataclass(slots=True)
@@ -57,9 +64,10 @@ def step_record(
     of the run."""
     learner = {name: value for name, value in asdict(report).items() if name not in _NOT_COPIED}
     record = {
-        "step": step, "version": step, "elapsed_s": elapsed, **learner, **totals.counts,
+        "step": step, "elapsed_s": elapsed, **learner, **totals.counts,
         "forests": dict(states), "dropped": dict(dropped), "sharing": 1 - report.tokens / report.expanded_tokens,
         "staleness_mean": fmean(report.staleness), "staleness_max": max(report.staleness),
+        "publication_lag_mean": fmean(report.publication_lag), "publication_lag_max": max(report.publication_lag),
         "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / duration,
         "generator_busy_s": drawn["busy_seconds"],
         "seconds": {**phases, **report.seconds},

@@ -1,4 +1,5 @@
-"""report.html of a run, from the files in its folder: what it did, its curves, and one forest from early and one from late."""
+"""report.html of a run, from the files in its folder: what it did, its curves, and one forest from early and one from
+late."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ PHASES = ("Time of a step", "seconds by phase")
 
 
 def write_report(path: Path) -> Path:
-    """Write report.html into the run folder `path` (whole or not at all) and return its path. `BadInput` if it is not a run."""
+    """Write report.html into the run folder `path` (whole or not at all) and return its path. `BadInput` if it is not a
+    run."""
     folder, config = RunFolder.open(path, [])
     target = path / "report.html"
     replace_file(target, run_page(folder, config))
@@ -53,12 +55,14 @@ def write_report(path: Path) -> Path:
 
 
 def run_page(folder: RunFolder, config: Config) -> str:
-    """The page. What the run did not record is said on it, not left out in silence."""
+    """Return the page. It says what the run did not record."""
     records = folder.records()
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
     tasks = ", ".join(dict.fromkeys(f.name for f in config.task.families)) or config.task.source
-    what = f"{Path(config.model.path).name} on {tasks}; preset {config.learner.preset}, fork rule {config.sampling.rule}"
+    what = (
+        f"{Path(config.model.path).name} on {tasks}; preset {config.learner.preset}, fork rule {config.sampling.rule}"
+    )
     add(main, "p", what, class_="soft")
     if not records:
         add(main, "p", "No step was completed, so there is nothing to draw.")
@@ -85,7 +89,11 @@ def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> 
         ("Steps", f"{last['step']} of {config.run.steps}", f"in {clock(last['elapsed_s'])}"),
         ("Tokens generated", number(last["tokens_generated"]), "each drawn once"),
         ("Tokens trained", number(trained), f"instead of {number(expanded)}: {1 - trained / expanded:.0%} shared"),
-        ("Staleness", f"≤ {max(r['staleness_max'] for r in records)}", f"versions; the bound is {config.queue.max_staleness}"),
+        (
+            "Staleness",
+            f"≤ {max(r['staleness_max'] for r in records)}",
+            f"versions; the bound is {config.queue.max_staleness}",
+        ),
     )
     for name, value, note in figures:
         tile = add(tiles, "div", class_="card")
@@ -116,7 +124,8 @@ def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
 
 
 def _phases(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The phases that took longest in all, as many as the chart has colours, and none that took less than a hundredth."""
+    """The phases that took longest in all, as many as the chart has colours, and none that took less than a
+    hundredth."""
     total: dict[str, float] = {}
     for r in records:
         for phase, seconds in r.get("seconds", {}).items():
@@ -151,7 +160,12 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
 def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[int]) -> None:
     """Draw a forest with different rewards from early and one from late; say why where there is none."""
     add(main, "h2", "Forests from early and late")
-    add(main, "p", "All rollouts of one prompt. Hover a token for its probability, entropy and policy version.", class_="soft")
+    add(
+        main,
+        "p",
+        "All rollouts of one prompt. Hover a token for its probability, entropy and policy version.",
+        class_="soft",
+    )
     spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
         add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
@@ -167,8 +181,8 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
 
 
 def first_mixed(folder: RunFolder, steps: Iterable[int]) -> tuple[tuple[int, Forest] | None, str]:
-    """((step, forest), "") for the first of `steps` that trained a forest with different rewards, the one that forks most; else
-    (None, why the last step that could not be read could not)."""
+    """((step, forest), "") for the first of `steps` that trained a forest with different rewards, the one that forks
+    most; else (None, why the last step that could not be read could not)."""
     fault = ""
     for step in steps:
         try:

@@ -12,11 +12,12 @@ from treeadv.report.picture import ADVANTAGE_LEVELS, ENTROPY_LEVELS, Picture, el
 
 TOKENS = 48  # tokens of a segment before its middle is left out
 
-# Background and ink of each entropy level, of each advantage level and ink of each verdict: legible on dark and light terminals,
-# because whatever has a background sets its ink, too.
+# Background and ink of each entropy level, of each advantage level and ink of each verdict: legible on dark and light
+# terminals, because whatever has a background sets its ink, too.
 _ENTROPY = ("", "#b08200", "bold #c08f00", "#1d1c19 on #b89b4e", "#1d1c19 on #d3a42a", "#1d1c19 on #f5ab00")
 _ADVANTAGE = {
-    -4: "white on #c23a37", -3: "#1d1c19 on #e07a77", -2: "#1d1c19 on #eba5a3", -1: "#1d1c19 on #f5d0cf", 0: "#1d1c19 on #d4d2cc",
+    -4: "white on #c23a37", -3: "#1d1c19 on #e07a77", -2: "#1d1c19 on #eba5a3", -1: "#1d1c19 on #f5d0cf",
+    0: "#1d1c19 on #d4d2cc",
     1: "#1d1c19 on #cfdff7", 2: "#1d1c19 on #a3c2ef", 3: "#1d1c19 on #78a4e6", 4: "white on #2a64c4",
 }  # fmt: skip
 _VERDICT = {Verdict.VERIFIED: "bold green", Verdict.WRONG: "bold red", Verdict.UNGRADED: "dim"}

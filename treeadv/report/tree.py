@@ -1,6 +1,8 @@
-"""A forest as one SVG: the prompt, segments as boxes of tokens, forks as curves as thick as the leaves below, leaves by verdict.
+"""A forest as one SVG: the prompt, segments as boxes of tokens, forks as curves as thick as the leaves below, leaves by
+verdict.
 
-Every token, segment and leaf carries a tooltip. Text is set by `layout` in a fixed pitch, so that no font need be at hand.
+Every token, segment and leaf carries a tooltip. Text is set by `layout` in a fixed pitch, so that no font need be at
+hand.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def standalone(p: Picture) -> str:
     """The drawing as an SVG file of its own, with a margin, light or dark as its reader prefers."""
     root = tree_svg(p)
     width, height = float(root.get("width", 0)) + 2 * _MARGIN, float(root.get("height", 0)) + _MARGIN
-    root.attrib.update(width=f"{width:.0f}", height=f"{height:.0f}", viewBox=f"{-_MARGIN} {-_MARGIN} {width:.0f} {height:.0f}")
+    root.attrib.update(
+        width=f"{width:.0f}", height=f"{height:.0f}", viewBox=f"{-_MARGIN} {-_MARGIN} {width:.0f} {height:.0f}"
+    )
     root.set("class", "forest alone")
     return svg(root, COLOURS + TREE)
 

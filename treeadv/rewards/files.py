@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from treeadv.errors import BadInput
+from treeadv.jsonl import read_jsonl
+from treeadv.rewards.golds import gold_text
 from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
-from treeadv.rewards.verifiers.registry import find_verifier
+from treeadv.rewards.verifiers.registry import find_verifier, verifier_of
 
 _MEMORY_MB = 1024
 _TOGETHER = 256  # answers handed to the pool at a time
@@ -51,32 +53,32 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file (one JSON object a line with answer and response)")
     empty = True
-    for n, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as e:
-            raise BadInput(f"{path}:{n}: not JSON ({e})") from e
+    for n, record in read_jsonl(path, "an object with answer and response"):
         if not isinstance(record, dict):
-            raise BadInput(f"{path}:{n}: a JSON object with answer and response is needed, found {type(record).__name__}")
+            raise BadInput(
+                f"{path}:{n}: a JSON object with answer and response is needed, found {type(record).__name__}"
+            )
         empty = False
         yield n, record
     if empty:
         raise BadInput(f"{path}: no line to grade")
 
 
-def _answer(record: dict[str, Any], verifier: str, place: str) -> Answer:
-    for key in ("answer", "response"):
-        if not isinstance(record.get(key), str):
-            raise BadInput(f"{place}: the line has no text under {key!r}")
-    name = str(record.get("verifier", verifier))
+def _answer(record: dict[str, Any], configured: str, place: str) -> Answer:
+    response = record.get("response")
+    if not isinstance(response, str):
+        raise BadInput(f"{place}: the line has no text under 'response'")
+    verifier = verifier_of(record, configured, place)
+    if record.get("answer") in (None, "") and not verifier.needs_gold:
+        gold = ""
+    elif "answer" not in record:
+        raise BadInput(f"{place}: the line has no text under 'answer'")
+    else:
+        gold = gold_text(record["answer"], place)
     try:
-        find_verifier(name)
+        return Answer(response, gold, verifier.name, verifier.meta(record))
     except BadInput as e:
         raise BadInput(f"{place}: {e}") from e
-    meta = record.get("meta", "")
-    return Answer(record["response"], record["answer"], name, meta if isinstance(meta, str) else json.dumps(meta))
 
 
 async def _grade(answers: list[Answer], workers: int, timeout: float) -> list[Judgement]:

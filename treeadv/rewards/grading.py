@@ -10,7 +10,7 @@ from treeadv.forest import Finish, Forest, Verdict
 from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
 
-_ABORTED = Judgement(Verdict.ABORTED, 0.0, 0.0, "the engine lost this branch")
+_ABORTED = Judgement(verdict=Verdict.ABORTED, reward=0.0, seconds=0.0, detail="the engine lost this branch")
 
 
 async def grade_forest(pool: VerifierPool, f: Forest, decode: Callable[[np.ndarray], str]) -> tuple[Forest, list[Judgement]]:

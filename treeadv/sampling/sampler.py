@@ -15,7 +15,7 @@ import numpy as np
 
 from treeadv.config import SamplingConfig
 from treeadv.data.tasks import Problem
-from treeadv.engines.base import Draw, Engine, EngineLost, Params
+from treeadv.engines.base import Draw, Engine, EngineLost, Params, PathTooLong
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.forking import Forking, split
 from treeadv.seeds import derive
@@ -64,8 +64,14 @@ async def grow(engine: Engine, request: GrowRequest, sampling: SamplingConfig, t
     """Grow the forest of one prompt: `sampling.roots` trees that share `sampling.leaves` leaves. `stop`: token ids that
     end a leaf.
 
-    Raises `EngineLost` when no branch at all draws a token. A branch that is lost alone is recorded as aborted.
+    Raises `EngineLost` when no branch at all draws a token, and `PathTooLong` before anything is drawn. A branch that
+    is lost alone is recorded as aborted.
     """
+    if len(request.prompt) + sampling.max_tokens > engine.longest:
+        raise PathTooLong(
+            f"prompt {request.problem.id} has {len(request.prompt)} tokens: with sampling.max_tokens={sampling.max_tokens} its paths "
+            f"would be longer than the {engine.longest} tokens that model and engine allow"
+        )
     return await _Growth(engine, request, sampling, tau, stop).run()
 
 

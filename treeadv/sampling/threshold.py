@@ -37,6 +37,14 @@ class Threshold:
         if len(self._window) > self._sampling.tau_window:
             self._total -= self._window.popleft()
 
+    def to_state(self) -> np.ndarray:
+        """The histograms [forests, bins] of the window, oldest first."""
+        return np.array([*self._window], np.int64).reshape(-1, len(self._total))
+
+    def restore(self, state: np.ndarray) -> None:
+        """Continue from what `to_state` gave."""
+        self._window, self._total = deque(state), state.sum(axis=0)
+
     @property
     def tau(self) -> float:
         """The threshold in nats for a forest that starts now."""

@@ -21,7 +21,7 @@ from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput
 from treeadv.storage.disk import fsync, replace_file, writing
-from treeadv.storage.run_store import LocalRunStore, RunStore, run_store
+from treeadv.storage.run_store import LocalRunStore, RunStore, object_store, run_store
 
 
 class RunFolder:
@@ -144,6 +144,14 @@ class RunFolder:
     def write(self, name: str, value: Any) -> None:
         """Write JSON beside the records, whole or not at all."""
         replace_file(self.path / name, json.dumps(value, indent=2) + "\n")
+
+
+def named_store(run: str) -> RunStore:
+    """Return the store of a run, given its folder or URI. A folder that holds no configuration is taken for a run's."""
+    if "://" in run:
+        return object_store(run, Path())
+    path = Path(run)
+    return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)
 
 
 def _make_complete(path: Path, config: Config) -> None:

@@ -187,13 +187,3 @@ def object_store(uri: str, path: Path) -> RunStore:
     module, _, name = OBJECT_STORE.partition(":")
     store: RunStore = getattr(import_module(module), name)(uri, path)
     return store
-
-
-def named_store(run: str) -> RunStore:
-    """Return the store of a run, given its folder or URI. A folder that holds no configuration is taken for a run's."""
-    if "://" in run:
-        return object_store(run, Path())
-    from treeadv.storage.run_folder import RunFolder
-
-    path = Path(run)
-    return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from treeadv.config import Config
+from treeadv.data.model_check import longest_path
 from treeadv.engines.base import Draw, EngineLost, EngineStats, Params, Weights
 from treeadv.engines.fleet.addresses import resolve
 from treeadv.engines.fleet.fleet import Fleet
@@ -35,9 +36,10 @@ class SGLangEngine:
     """`Engine` on one server of its own, or on servers already running. `Params.seed` is not honoured (docs/sglang.md).
     """
 
-    def __init__(self, fleet: Fleet[SGLangMember, dict[str, torch.Tensor]], disk: Disk, chunk: int) -> None:
-        """`chunk`: tokens a request draws; see `create`."""
-        self._fleet, self._disk, self._chunk = fleet, disk, chunk
+    def __init__(self, fleet: Fleet[SGLangMember, dict[str, torch.Tensor]], disk: Disk, chunk: int, longest: int) -> None:
+        """`chunk`: tokens a request draws; `longest`: tokens of a path that the learner computes rightly. See `create`.
+        """
+        self._fleet, self._disk, self._chunk, self._longest = fleet, disk, chunk, longest
         self._stats = EngineStats()
         self._busy_since = 0.0
 
@@ -63,6 +65,7 @@ class SGLangEngine:
         address. Raises `BadInput` for a server of another model, and for anything else that only the user can mend.
         """
         cls.check(config)
+        longest = longest_path(model_dir)
         s, model = config.generator.sglang, Model.read(str(model_dir))
         run = config.run.name or uuid.uuid4().hex
         root = Path(tempfile.gettempdir() if "://" in config.run.root else config.run.root)
@@ -80,11 +83,16 @@ class SGLangEngine:
             patience=s.start_timeout,
         )
         await fleet.start()
-        return cls(fleet, disk, s.chunk)
+        return cls(fleet, disk, s.chunk, longest)
 
     @property
     def version(self) -> int:
         return self._fleet.version
+
+    @property
+    def longest(self) -> int:
+        limits = [m.limits for m in self._fleet.members if m.limits is not None]
+        return min([self._longest, *(min(limit.context, limit.pool) for limit in limits)])
 
     @property
     def gone(self) -> str:
@@ -107,7 +115,7 @@ class SGLangEngine:
         ids = prefix.tolist()
         left, version = params.max_tokens, 0
         while True:
-            chunk = await self._draw(ids, min(left, self._chunk), left, params, namespace, tree)
+            chunk = await self._draw(ids, min(left, self._chunk), params, namespace, tree)
             for token, logprob, entropy, drawn_by in zip(chunk.tokens, chunk.logprobs, chunk.entropies, chunk.versions, strict=True):
                 if drawn_by < version:
                     raise EngineLost(f"the policy version goes backwards, from {version} to {drawn_by}")
@@ -120,7 +128,7 @@ class SGLangEngine:
             if chunk.aborted:
                 raise EngineLost(f"the server ended the request: {chunk.aborted}")
 
-    async def _draw(self, ids: list[int], tokens: int, left: int, params: Params, namespace: str, tree: str) -> Chunk:
+    async def _draw(self, ids: list[int], tokens: int, params: Params, namespace: str, tree: str) -> Chunk:
         """One chunk, from the tree's server or, when that is lost, from another that is ready. Nothing of a lost
         request was read.
         """
@@ -128,7 +136,6 @@ class SGLangEngine:
         try:
             while True:
                 member = await self._fleet.home(namespace, tree)
-                _check_fits(member, len(ids), left)
                 try:
                     chunk = await member.draw(ids, tokens, params.temperature, params.stop)
                 except ServerGone as gone:
@@ -147,7 +154,8 @@ class SGLangEngine:
         busy = now - self._busy_since if s.running else 0.0
         self._busy_since = now
         self._stats = EngineStats(
-            s.prompt_tokens + prompt, s.cached_tokens + cached, s.decoded_tokens + decoded, s.running + running, s.busy_seconds + busy
+            prompt_tokens=s.prompt_tokens + prompt, cached_tokens=s.cached_tokens + cached,
+            decoded_tokens=s.decoded_tokens + decoded, running=s.running + running, busy_seconds=s.busy_seconds + busy,
         )
 
     async def release(self, namespace: str) -> None:
@@ -165,16 +173,10 @@ class SGLangEngine:
     def stats(self) -> EngineStats:
         if self._stats.running:
             self._count()
-        return replace(self._stats)
+        room = sum(m.limits.running for m in self._fleet.members if m.limits is not None)
+        return replace(self._stats, free=room - self._stats.running)
 
     async def close(self) -> None:
         """End the servers that this engine started."""
         await self._fleet.close()
         self._disk.remove()
-
-
-def _check_fits(member: SGLangMember, prefix: int, left: int) -> None:
-    assert member.limits is not None
-    for what, limit in (("context", member.limits.context), ("cache (--max-total-tokens)", member.limits.pool)):
-        if prefix + left > limit:
-            raise BadInput(f"{prefix} tokens and {left} to draw: more than the {limit} of the server's {what}: lower sampling.max_tokens")

@@ -58,7 +58,7 @@ def exact(term: Term, point: Mapping[str, Fraction] | None = None) -> Fraction |
                 return None if result is None or _bits(result) > 2 * MAX_BITS else result
             except ZeroDivisionError:
                 raise Undefined from None
-            except TypeError:  # a wrong number of arguments
+            except (TypeError, ValueError):  # a wrong number of arguments
                 return None
         case _:
             return None

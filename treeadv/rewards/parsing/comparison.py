@@ -26,7 +26,7 @@ def stated(gold: str) -> str:
     answer itself.
     """
     if "\\boxed" in gold:
-        return final_answer(gold) or gold
+        return final_answer(gold, several=True) or gold
     if " is " in gold and FORMULA.search(gold):
         return answer_in(gold) or gold
     return gold

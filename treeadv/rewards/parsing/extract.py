@@ -17,13 +17,14 @@ _BLANK = re.compile(
     r"(?:\\(?:text|mathrm)\{)?[\s.$_?~\\]*(?:your |the )?(?:final )?(?:answer|\.\.\.|ldots|dots)?[\s.$_?~\\]*\}?",
     re.IGNORECASE,
 )
-_JOINT = re.compile(r"(?:[\s$.:()\[\]{}\\,;]|\\q?quad|\btext\b|\band\b|\bor\b){1,40}", re.IGNORECASE)
+_JOINT = re.compile(r"(?:[\s$.:()\[\]{}\\,;]|\\q?quad|\btext\b|\band\b|\bor\b|[A-Za-z](?:_\{?\w\}?)?\s*=){1,40}", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _PHRASE = re.compile(
     r"\banswer\b(?:\*\*|__)?[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?!\s*n't)(?:\s+is\b)?\s*:?|####+:?|\u7b54\u6848(?:\u662f|\u4e3a|:|\uff1a)*"
     r"|\*\*\s*(?:final\s+)?answer\s*\*\*\s*\n",
     re.IGNORECASE,
 )
+_CONCLUDED = re.compile(r"\bfinal answer is\b:?\s*", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _STOPS = re.compile(r"(?:(?<!\\)[.,;\u3002\s])+$")
 _MARKDOWN = ' \t\r\n*_`:"'
@@ -82,6 +83,8 @@ def _marked(text: str, several: bool) -> tuple[str | None, bool]:
     if _is_cut(text):
         return None, False
     if filled and (tag is None or tag[1] < filled[-1][1] or tag[0] <= filled[-1][0]):
+        if (concluded := _concluded(text[filled[-1][1] :])) is not None:
+            return concluded, True
         chosen = _side_by_side(text, filled) if several else filled[-1:]
         content = ", ".join(text[begin:end] for begin, end in chosen)
         if re.search(r"\\\\boxed\s*\{$", text[: chosen[-1][0]][-20:]):  # the response escapes its backslashes twice
@@ -96,6 +99,13 @@ def _marked(text: str, several: bool) -> tuple[str | None, bool]:
         if rest and not _BLANK.fullmatch(rest.split("\n", 1)[0]) and not rest.startswith(("\\boxed{}", "\\boxed{ }")):
             return characters(rest), True
     return None, False
+
+
+def _concluded(after: str) -> str | None:
+    """The sentence of "The final answer is ..." after the last box, where it states a value."""
+    phrases = list(_CONCLUDED.finditer(after))
+    rest = after[phrases[-1].end() :] if phrases else ""
+    return characters(rest) if re.match(r"[\s*]*(?:\$|\\\(|-?\d)", rest) else None
 
 
 def _is_cut(text: str) -> bool:

@@ -41,7 +41,7 @@ def read(text: str, *, thousands: bool = True, letter_units: bool = False, tight
     variable.
     `tight_slash` reads `1/2x` as 1/(2x), else as (1/2)x.
     """
-    text = _CONCLUDES.split(notation(text))[-1].lstrip(" ,;:").rstrip(" .,;:")
+    text = _CONCLUDES.split(notation(text))[-1].lstrip(" ,;:").rstrip(" .,;:\\")
     text = _without_braces(text)
     if letter := _LETTER_IN_TEXT.fullmatch(text):
         return Name(letter[1])
@@ -142,7 +142,7 @@ class _Reader(Commands):
 
     def _at_close(self, closing: str | None) -> bool:
         return self.next.kind == END or (
-            closing is not None and self.next.kind == SIGN and self.next.text in closing.split()
+            closing is not None and self.next.kind in (SIGN, COMMAND) and self.next.text in closing.split()
         )
 
     def item(self) -> Term:
@@ -157,7 +157,7 @@ class _Reader(Commands):
             sides.append(self._side())
         if "approx" in signs:
             last = signs.index("approx")
-            if last:
+            if last or not variables(sides[0]):
                 signs, sides = signs[:last], sides[: last + 1]
             signs = ["=" if s == "approx" else s for s in signs]
         return Relation(tuple(signs), tuple(sides)) if signs else sides[0]

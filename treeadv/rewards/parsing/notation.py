@@ -36,6 +36,8 @@ _GREEK |= {
 _GREEK["\u03bb"] = r"\lambda "
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₖ", "0123456789+-()nk")
+_LISTING = re.compile("[\u6216\u548c\u4e0e\u53ca\u4e14]")  # "or" and "and" in Chinese
+_ROOT = re.compile("\u221a(\\d+(?:\\.\\d+)?|[A-Za-z])")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₖ]+")
 _VULGAR = re.compile("[¼½¾⅐-⅞]")
@@ -95,7 +97,7 @@ def characters(text: str) -> str:
     """
     if text.isascii():
         return text
-    text = text.translate(_TABLE)
+    text = _ROOT.sub(r"\\sqrt{\1}", text).translate(_TABLE)
     text = _VULGAR.sub(_vulgar, text)
     text = _RAISED.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = _LOWERED.sub(lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
@@ -125,6 +127,8 @@ def joined(text: str) -> str:
 def notation(text: str) -> str:
     """The answer in the notation that the lexer reads: no styling, no spacing commands, one name for each command."""
     text = joined(characters(text))
+    if not text.isascii():
+        text = _LISTING.sub(lambda m: r"\text{or}" if m[0] in "\u6216" else r"\text{and}", text)
     if "**" in text:
         text = _BOLD.sub(r"\1", text)
     if "\\" in text:

@@ -22,7 +22,7 @@ _CLAUSE = re.compile(
     re.IGNORECASE,
 )
 _DOUBT = re.compile(  # words before a value that deny or bound it
-    r"(?:\b(?:not|never|neither|nor|cannot|without|except|least|most|more than|less than|fewer than|greater than"
+    r"(?:\b(?:not|never|neither|nor|or|cannot|without|except|least|most|more than|less than|fewer than|greater than"
     r"|larger than|smaller than|over|under|above|below|between|up to|exceeds?|unlike|minus|times|plus|divisible by"
     r"|multiples? of|multiplied by|divided by|square of|root of|cube of|half of|third of|twice|double|triple"
     r"|log|sqrt|ln|modulo|mod)|n't)\s+(?:be\s+|equal\s+(?:to\s+)?|than\s+|is\s+|of\s+)?\W{0,2}$",
@@ -30,7 +30,7 @@ _DOUBT = re.compile(  # words before a value that deny or bound it
 )
 _BETWEEN = re.compile(r"\bbetween\s+\S+\s+and\s+$", re.IGNORECASE)
 _CHANGED = re.compile(
-    rf"\s*(?:{CHANGING.pattern}|or\s+(?:more|less|fewer|greater|above|below|higher|lower)|and\s+a\s+half)",
+    rf"\s*(?:{CHANGING.pattern}|and\s+a\s+half\b)",
     re.IGNORECASE,
 )
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][-+]?\d+(?!\w))?|\.\d+)"

@@ -30,9 +30,9 @@ CHANGING = re.compile(  # words that change the number beside them
     r"|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|(?:hundred|thousand|million|ten)th)s?"
     r"|dozen|hundred|thousand|million|billion|trillion|percent|percentage|pct|plus|minus|times(?=\s*[\d$\\(])"
     r"|divided|over|mod(?:ulo)?|choose|power"
-    r"|not|no|never|least|most|more|less|fewer|greater|smaller|larger|above|below|under|exceeds?|between|up|than"
-    r"|except|to|to the|if|where|when"
-    r"|every|each|multiples?|any|all|squares?|cubes?)\b",
+    r"|not|no|never|least|most|(?:more|less|fewer|greater|smaller|larger|higher|lower)\s+than|above|below|under"
+    r"|or\s+(?:more|less|fewer|greater|above|below|higher|lower)|exceeds?|between|up|than|except|to|if|where|when"
+    r"|multiples?|squares?|cubes?)\b",
     re.IGNORECASE,
 )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Answer, Judgement, Task
+from treeadv.rewards.judgement import MAX_DETAIL, Answer, Judgement, Outcome, Task
 from treeadv.rewards.sandbox.process import LostUnderItem, WorkerLost, WorkerProcess
 from treeadv.rewards.verifiers.registry import screen
 
@@ -42,6 +42,13 @@ class _Item:
             self.result.set_exception(result)
         else:
             self.result.set_result(result)
+
+
+def _immediate(outcome: Outcome) -> Judgement:
+    """The judgement of an answer that its screen decided."""
+    return Judgement(
+        verdict=outcome.verdict, reward=outcome.reward, seconds=0.0, detail=outcome.detail, parts=outcome.parts
+    )
 
 
 class VerifierPool:
@@ -86,7 +93,7 @@ class VerifierPool:
                 await asyncio.gather(*results)
             finally:
                 self._open.difference_update(results)
-        return [items[s].result.result() if isinstance(s, Task) else Judgement(s.verdict, s.reward, 0.0, s.detail) for s in screened]
+        return [items[s].result.result() if isinstance(s, Task) else _immediate(s) for s in screened]
 
     async def close(self) -> None:
         """End all processes; calls in flight fail with `PoolBroken`."""
@@ -149,7 +156,8 @@ class VerifierPool:
                 item.lost = str(e)
                 self._put(deque([item]), first=True)
             else:
-                item.settle(Judgement(Verdict.CRASH, 0.0, 0.0, f"its process died twice: {item.lost}, then {e}"))
+                detail = f"its process died twice: {item.lost}, then {e}"[:MAX_DETAIL]
+                item.settle(Judgement(verdict=Verdict.CRASH, reward=0.0, seconds=0.0, detail=detail))
         else:
             self._lost_in_a_row = 0
             item.settle(judgement)

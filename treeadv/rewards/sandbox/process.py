@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
+import secrets
+import signal
+import socket
+import subprocess
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -13,13 +16,14 @@ from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Judgement, Task
+from treeadv.rewards.judgement import Judgement, Task, from_message
 from treeadv.rewards.sandbox.child import ending
+from treeadv.rewards.sandbox.frames import START_ID, BadFrame, frame, receive_frame
 
 # What a worker inherits of the environment: credentials are not for code that comes near model text.
 PASSED = (
     "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "LD_LIBRARY_PATH", "PYTHON*", "SSL_CERT_*", "*_proxy", "*_PROXY",
-    "TREEADV_VERIFIER_*",  # for verifier functions of users
+    "TREEADV_VERIFIER_*",  # for verifiers of users
 )  # fmt: skip
 START_LIMIT = 60.0  # seconds for imports, of the process itself or of the verifier that an item is the first to need
 
@@ -29,29 +33,40 @@ class WorkerLost(Exception):
 
 
 class LostUnderItem(WorkerLost):
-    """It had passed its proof and taken the item: what the item made it do ended it."""
+    """The process was ready and had taken the item: what the item made it do ended it."""
 
 
 class WorkerProcess:
-    """A started process that has proved itself on a known answer. Holds one task at a time."""
+    """A started process that is ready for tasks, in a session of its own. Holds one task at a time."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None and process.stdout is not None
-        self._process, self._to, self._from = process, process.stdin, process.stdout
+    def __init__(self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._process, self._from, self._to = process, reader, writer
+        self._exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pidfd = os.pidfd_open(process.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._note_exit)
 
     @classmethod
     async def start(cls, timeout: float, memory_mb: int) -> WorkerProcess:
         """A fresh interpreter, not a fork: the caller may hold torch, Ray and threads."""
-        environment = {
+        environment: dict[str, str] = {
             **{name: value for name, value in os.environ.items() if any(fnmatchcase(name, p) for p in PASSED)},
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONHASHSEED": "0",
             "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
         }  # fmt: skip
         command = [sys.executable, "-m", "treeadv.rewards.sandbox.worker", str(timeout), str(memory_mb), str(os.getpid())]
-        pipe = asyncio.subprocess.PIPE
-        worker = cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environment))
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), env=environment, start_new_session=True)
+        ours.setblocking(False)
         try:
-            await worker._ready()
+            worker = cls(process, *await asyncio.open_connection(sock=ours))
+        except BaseException:
+            ours.close()
+            process.kill()
+            process.wait()
+            raise
+        try:
+            await worker._ready(START_ID)
         except BaseException:
             await worker.kill()
             raise
@@ -63,51 +78,83 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        return self._process.returncode is None
+        return not self._exited.done()
 
     async def judge(self, task: Task, timeout: float) -> Judgement:
         """The judgement; on an overrun the process is killed. Raises `WorkerLost`, or `BadInput` for an unusable verifier."""
+        task_id = secrets.token_hex(8)
         with contextlib.suppress(ConnectionError):  # a dead process shows in the reply
-            self._to.write(json.dumps([task.verifier, task.gold, task.text, task.meta]).encode() + b"\n")
+            self._to.write(frame(task_id, [task.verifier, task.gold, task.text, task.meta]))
             await self._to.drain()
-        reply = await self._ready()
+        reply = await self._ready(task_id)
         began = time.monotonic()
         if "took" in reply:
             try:
-                reply = await self._reply(timeout)
+                reply = await self._reply(task_id, timeout)
             except WorkerLost as e:
                 raise LostUnderItem(*e.args) from None
             except TimeoutError:
                 await self.kill()
-                return Judgement(Verdict.TIMEOUT, 0.0, time.monotonic() - began, f"killed after {timeout:g} s")
+                detail = f"killed after {timeout:g} s"
+                return Judgement(verdict=Verdict.TIMEOUT, reward=0.0, seconds=time.monotonic() - began, detail=detail)
         if "unusable" in reply:
-            raise BadInput(reply["unusable"])
-        judgement = Judgement(Verdict(reply["verdict"]), reply["reward"], time.monotonic() - began, reply["detail"])
-        if reply["replace"]:
+            raise BadInput(str(reply["unusable"]))
+        try:
+            outcome = from_message(reply.get("outcome"))
+        except ValueError as e:
             await self.kill()
-        return judgement
+            raise LostUnderItem(f"its reply was refused: {e}") from e
+        if reply.get("replace"):
+            await self.kill()
+        return Judgement(
+            verdict=outcome.verdict, reward=outcome.reward, seconds=time.monotonic() - began, detail=outcome.detail,
+            parts=outcome.parts,
+        )  # fmt: skip
 
     async def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Kill the process and every process of its session that it left, and wait until it is gone."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+            os.killpg(self._process.pid, signal.SIGKILL)  # before it is reaped, when the number may become another's
+        await asyncio.shield(self._exited)
+        self._process.wait()
+        self._to.close()  # not waited for: a process that left the session may hold the other end open
 
-    async def _ready(self) -> dict[str, Any]:
+    def _note_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._exited.set_result(None)
+
+    async def _ready(self, task_id: str) -> dict[str, Any]:
         """The next message, after imports."""
         try:
-            return await self._reply(START_LIMIT)
+            return await self._reply(task_id, START_LIMIT)
         except TimeoutError:
             await self.kill()
             raise WorkerLost(f"not ready after {START_LIMIT:g} s") from None
 
-    async def _reply(self, limit: float) -> dict[str, Any]:
-        """The next message. Raises `TimeoutError`, or `WorkerLost` with the way the process ended."""
-        async with asyncio.timeout(limit):  # not wait_for: Python 3.11's swallows a cancellation that meets the reply
-            line = await self._from.readline()
-        if not line.endswith(b"\n"):  # nothing more, or half a message of a process that was killed over it
-            raise WorkerLost(ending(await self._process.wait()))
-        message = json.loads(line)
+    async def _reply(self, task_id: str, limit: float) -> dict[str, Any]:
+        """The next message of the task. Raises `TimeoutError`, or `WorkerLost` with the way the process ended."""
+        reading = asyncio.ensure_future(receive_frame(self._from, task_id))
+        try:
+            # The end of the process is watched beside the stream, which a child that it left may hold open.
+            waited: list[asyncio.Future[Any]] = [reading, self._exited]
+            await asyncio.wait(waited, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done() and self._exited.done():
+                await asyncio.wait([reading], timeout=0.1)  # what it wrote before its end
+            if not reading.done() and not self._exited.done():
+                raise TimeoutError
+        finally:
+            reading.cancel()
+        try:
+            message = await reading
+        except BadFrame as e:
+            await self.kill()
+            raise WorkerLost(str(e)) from e
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            if not self._exited.done() and not reading.cancelled():
+                await self.kill()  # it closed the stream
+            await asyncio.shield(self._exited)
+            raise WorkerLost(ending(self._process.wait())) from None
         if "fatal" in message:
-            raise WorkerLost(message["fatal"])
+            raise WorkerLost(str(message["fatal"]))
         return message

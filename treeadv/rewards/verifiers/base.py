@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from treeadv.errors import BadInput
 from treeadv.rewards.judgement import Answer, Outcome, Task
@@ -21,6 +23,8 @@ class Verifier:
 
     usage: ClassVar[str] = ""  # how a configuration names it, for help texts
     preloaded: ClassVar[bool] = False  # whether a worker calls `load` before it reports ready
+    needs_gold: ClassVar[bool] = True  # whether a problem without a gold answer is refused
+    largest_reward: float = 1.0  # no reward is larger, nor smaller than its negative
     isolated: bool = False  # whether `judge` may evaluate the text of the answer: a worker then judges in a forked child
 
     def __init__(self, name: str) -> None:
@@ -33,6 +37,15 @@ class Verifier:
         if option is not None:
             raise BadInput(f"verifier {self.name!r}: {self.usage} takes no option; write {self.usage}")
 
+    def meta(self, row: Mapping[str, Any]) -> str:
+        """What a task of this verifier needs of its data line, as text. Raises `BadInput` where the line lacks it."""
+        meta = row.get("meta")
+        return "" if meta is None else meta if isinstance(meta, str) else json.dumps(meta, default=str)
+
+    def perfect_response(self, gold: str) -> str | None:
+        """A response that must be verified against `gold`, or None where only the verifier knows the form of a response."""
+        return f"<answer>{gold}</answer>"
+
     def screen(self, answer: Answer) -> Outcome | Task:
         """Return the outcome where the text alone decides it, else the task for a worker. Linear in the length of the answer."""
         return Task(self.name, answer.gold, answer.response, answer.meta)
@@ -43,3 +56,12 @@ class Verifier:
     def judge(self, task: Task) -> Outcome:
         """Return the outcome of a task. An exception is a crash of the verifier, never a wrong answer."""
         raise NotImplementedError(f"verifier {self.name!r} decides every answer in `screen`")
+
+
+def columns_of(meta: str) -> dict[str, Any]:
+    """The data line of a task whose `meta` is the whole line as JSON. Any other text is the column `meta`."""
+    try:
+        columns = json.loads(meta) if meta else {}
+    except ValueError:
+        columns = meta
+    return {"meta": ""} | (columns if isinstance(columns, dict) else {"meta": columns})

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-from collections.abc import Callable
+import inspect
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from treeadv.rewards.judgement import Answer, Outcome, Task, scored
-from treeadv.rewards.verifiers.base import Verifier
+from treeadv.rewards.judgement import Answer, Outcome, Task, outcome_of
+from treeadv.rewards.verifiers.base import Verifier, columns_of
 
 
 class UserDefined(Verifier):
-    """Imports what the name says in the worker process only, so that code of the user never runs in the reward actor."""
+    """Imports what the name says in the worker process only, so that code of the user never runs in the reward actor.
+
+    A function is called with the keyword arguments that it names out of `problem`, `response`, `gold` and the columns of the data
+    line; with `**columns` it gets all. It may be async. For what it returns see `outcome_of`.
+    """
 
     usage = "module:NAME"
+    largest_reward = math.inf
     _judge: Callable[[Task], Outcome]
 
     def check_option(self, option: str | None) -> None:
         """Accept any: the registry has checked the form of the name."""
+
+    def meta(self, row: Mapping[str, Any]) -> str:
+        return json.dumps(dict(row), default=str)
+
+    def perfect_response(self, gold: str) -> None:
+        """Only the function knows the form of a response."""
 
     def load(self) -> None:
         module, _, attribute = self.name.partition(":")
@@ -25,7 +40,7 @@ class UserDefined(Verifier):
         if isinstance(target, type) and issubclass(target, Verifier):
             self._judge = self._both_halves(target)
         elif callable(target):
-            self._judge = lambda task: _outcome(target(task.text, task.gold, task.meta))
+            self._judge = _call(target)
         else:
             raise TypeError(f"{attribute} is neither a function nor a subclass of Verifier")
 
@@ -38,13 +53,31 @@ class UserDefined(Verifier):
         self.isolated = verifier.isolated
 
         def judge(task: Task) -> Outcome:
-            screened = verifier.screen(Answer(task.text, task.gold, self.name, task.meta))
+            meta = verifier.meta(columns_of(task.meta))
+            screened = verifier.screen(Answer(task.text, task.gold, self.name, meta))
             return verifier.judge(screened) if isinstance(screened, Task) else screened
 
         return judge
 
 
-def _outcome(result: Any) -> Outcome:
-    """The outcome of what a function returns: a score, a bool, or (score, detail)."""
-    score, detail = result if isinstance(result, tuple) else (result, "")
-    return scored(float(score), str(detail))
+def _call(function: Callable[..., Any]) -> Callable[[Task], Outcome]:
+    """The judgement by a function of the user. Raises `TypeError` if the function cannot be called by keyword."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.POSITIONAL_ONLY for p in parameters):
+        raise TypeError(f"{inspect.signature(function)} has positional-only arguments; they are given by keyword")
+    everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    named = {p.name for p in parameters}
+
+    def judge(task: Task) -> Outcome:
+        columns = {"problem": ""} | columns_of(task.meta) | {"response": task.text, "gold": task.gold}
+        if missing := needed - columns.keys():
+            raise TypeError(f"the data line has no {', '.join(sorted(missing))} (it has {', '.join(map(str, columns))})")
+        result = function(**{k: v for k, v in columns.items() if everything or k in named})
+        return outcome_of(asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result)
+
+    return judge
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result

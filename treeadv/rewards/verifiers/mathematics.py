@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
 
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Outcome, Task, refused, unparsed, verified, wrong
+from treeadv.rewards.parsing.choices import letters
 from treeadv.rewards.parsing.comparison import compare, same_text
-from treeadv.rewards.parsing.extract import clean, final_answer
+from treeadv.rewards.parsing.extract import clean, final_answer, last_line, marked_text
 from treeadv.rewards.parsing.guards import refusal
 from treeadv.rewards.parsing.notation import notation, repaired
 from treeadv.rewards.parsing.thought import spoken
@@ -33,6 +33,7 @@ _FORMAL = re.compile(  # what math-verify reads to the end; of other text it may
     r"varphi|chi|psi|omega|le|ge|ne|in|cup|cap|setminus|emptyset|mathbb|pm|lfloor|rfloor|lceil|rceil|overline|vec|hat)(?![A-Za-z])"
     r"|\\[{}|\\]|p?matrix|bmatrix|vmatrix|array|[A-Za-z](?![A-Za-z]{3})|[\d\s.,;:+\-*/^_=<>(){}\[\]|!'&])+"
 )
+_LETTER = re.compile(r"\(?[A-J]\)?")
 _CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s*\(")
 
 
@@ -49,22 +50,10 @@ class Mathematics(Verifier):
         if _is_whole(answer.response, gold):
             return verified("same text")
         text = final_answer(answer.response, several=_SEVERAL.search(gold) is not None)
-        if not text:
-            return unparsed("no answer found")
-        if same_text(gold, text):
-            return verified("same text")
-        if reason := refusal(text) or _gold_refusal(gold):
-            return refused(reason)
-        try:
-            equal = compare(gold, text)
-        except Unreadable as e:
-            lines = text.split("\n")
-            if len(lines) > 1 and "begin" not in text:  # the last line of a box that holds a derivation
-                return self.screen(replace(answer, response=f"\\boxed{{{lines[-1]}}}"))
-            return _handed_on(gold, text, f"cannot be read: {e}")
-        if equal is None:
-            return _handed_on(gold, text, "cannot be compared")
-        return verified("equal") if equal else wrong("not equal")
+        outcome = _compared(gold, text) if text else unparsed("no answer found")
+        if isinstance(outcome, Outcome) and outcome.verdict is Verdict.UNPARSED and _chooses(answer.response, gold):
+            return verified("same choice")
+        return outcome
 
     def load(self) -> None:
         """Import math-verify and judge two known answers: this shows that it works, and imports what sympy imports
@@ -94,6 +83,32 @@ class Mathematics(Verifier):
             except Exception as e:  # sympy cannot compare these two readings; another pair may be equal
                 doubts.append(type(e).__name__)
         return wrong("not comparable: " + ", ".join(doubts) if doubts else "not equal for math-verify")
+
+
+def _compared(gold: str, text: str) -> Outcome | Task:
+    """The verdict on the text of an answer, or the task for math-verify."""
+    if same_text(gold, text):
+        return verified("same text")
+    if reason := refusal(text) or _gold_refusal(gold):
+        return refused(reason)
+    try:
+        equal = compare(gold, text)
+    except Unreadable as e:
+        *derivation, last = text.split("\n")
+        if derivation and "begin" not in text:  # a box that holds a derivation
+            return _compared(gold, last)
+        return _handed_on(gold, text, f"cannot be read: {e}")
+    if equal is None:
+        return _handed_on(gold, text, "cannot be compared")
+    return verified("equal") if equal else wrong("not equal")
+
+
+def _chooses(response: str, gold: str) -> bool:
+    """Whether the gold answer is the letter of a multiple choice and the response chooses it in prose."""
+    if not _LETTER.fullmatch(gold) or "\\boxed" in response or "<answer" in response:
+        return False
+    line = (marked_text(response) or last_line(response) or "").strip().split("\n")[0]
+    return letters(line) == {gold.strip("()")}
 
 
 @lru_cache(maxsize=2048)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from treeadv.errors import BadInput
@@ -21,10 +21,19 @@ class ReasoningGym(Verifier):
 
     usage = "reasoning-gym"
     isolated = True
+    needs_gold = False
     _score: Callable[..., Any]
 
     def check_option(self, option: str | None) -> None:
         self._family = option
+
+    def meta(self, row: Mapping[str, Any]) -> str:
+        if not (meta := super().meta(row)):
+            raise BadInput(f"no meta, which verifier {self.usage} needs; set task.verifier=math")
+        return meta
+
+    def perfect_response(self, gold: str) -> None:
+        """Of some families several answers are right, and of some none is given."""
 
     def screen(self, answer: Answer) -> Outcome | Task:
         try:

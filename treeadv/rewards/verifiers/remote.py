@@ -3,28 +3,104 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
+import time
+import urllib.error
 import urllib.request
-from dataclasses import replace
+from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
-from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Outcome, Task, scored
-from treeadv.rewards.verifiers.base import Verifier
+from treeadv.errors import BadInput
+from treeadv.rewards.judgement import Outcome, Task, outcome_of
+from treeadv.rewards.verifiers.base import Verifier, columns_of
 
-_NAMED = {v.name.lower(): v for v in Verdict if v is not Verdict.UNGRADED}
+AUTHORIZATION = "TREEADV_VERIFIER_AUTHORIZATION"  # the environment variable that holds the header, such as "Bearer ..."
+FIRST_PAUSE = 0.1  # seconds before the first repetition; each pause is twice the one before
+LONGEST = 600.0  # seconds of all tries of one answer, where nothing else limits them
+MAX_REPLY = 1 << 20  # bytes
+_SECRET = re.compile(r"\$\{(TREEADV_VERIFIER_\w+)\}")
 
 
 class Remote(Verifier):
-    """Posts {"response", "gold", "meta"} as JSON; the reply is {"reward": number, "detail"?: text, "verdict"?: name of a verdict}."""
+    """Posts {"response", "gold", "meta", "problem", and the columns of the data line} as JSON; for the reply see `outcome_of`.
+
+    A refused connection, a broken one, 429 and 5xx are tried again, with growing pauses, until the time of the answer is over.
+    Redirects are not followed. `${TREEADV_VERIFIER_...}` in the URL stands for that variable of the reward actor's environment, and
+    `TREEADV_VERIFIER_AUTHORIZATION` is sent as the header Authorization, so that no secret is in the configuration.
+    """
 
     usage = "an http(s) URL"
+    largest_reward = math.inf
 
     def check_option(self, option: str | None) -> None:
-        """Accept any: the name is a URL."""
+        parts = urlsplit(self.name)
+        if not parts.hostname:
+            raise BadInput(f"verifier {self.name!r}: the URL names no host")
+        if "@" in parts.netloc:
+            raise BadInput(f"verifier {parts.scheme}://...@{parts.hostname}: set {AUTHORIZATION} instead of a password in the URL")
+
+    def meta(self, row: Mapping[str, Any]) -> str:
+        return json.dumps(dict(row), default=str)
+
+    def perfect_response(self, gold: str) -> None:
+        """Only the service knows the form of a response."""
+
+    def load(self) -> None:
+        self._url = _SECRET.sub(_variable, self.name)
+        self._headers = {"Content-Type": "application/json"}
+        if AUTHORIZATION in os.environ:
+            self._headers["Authorization"] = os.environ[AUTHORIZATION]
+        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def judge(self, task: Task) -> Outcome:
-        body = json.dumps({"response": task.text, "gold": task.gold, "meta": task.meta}).encode()
-        request = urllib.request.Request(self.name, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as reply:  # bounded by the worker's alarm
-            answer = json.load(reply)
-        outcome = scored(float(answer["reward"]), str(answer.get("detail", "")))
-        return replace(outcome, verdict=_NAMED[answer["verdict"]]) if "verdict" in answer else outcome
+        body = json.dumps(columns_of(task.meta) | {"response": task.text, "gold": task.gold}).encode()
+        return outcome_of(json.loads(self._reply(body, time.monotonic() + task.seconds)))
+
+    def _reply(self, body: bytes, deadline: float) -> bytes:
+        """The body of the reply. Raises the last fault when no time is left for another try."""
+        pause = FIRST_PAUSE
+        deadline = min(deadline, time.monotonic() + LONGEST)
+        while True:
+            try:
+                with self._opener.open(self._request(body), timeout=max(0.1, deadline - time.monotonic())) as reply:
+                    content: bytes = reply.read(MAX_REPLY + 1)
+            except (OSError, HTTPException) as fault:
+                if not _transient(fault) or time.monotonic() + 2 * pause > deadline:
+                    raise
+                time.sleep(pause)
+                pause *= 2
+            else:
+                if len(content) > MAX_REPLY:
+                    raise ValueError(f"the reply is larger than {MAX_REPLY} bytes")
+                return content
+
+
+    def _request(self, body: bytes) -> urllib.request.Request:
+        return urllib.request.Request(self._url, body, self._headers)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Refuses every redirect: a POST would become a GET, and the header Authorization could reach another host."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> NoReturn:
+        where = urlsplit(newurl)
+        raise urllib.error.HTTPError(
+            req.full_url, code, f"it redirects to {where.scheme}://{where.hostname}; name that URL as the verifier", headers, fp
+        )
+
+
+def _variable(match: re.Match[str]) -> str:
+    if match[1] not in os.environ:
+        raise LookupError(f"the environment has no {match[1]}")
+    return os.environ[match[1]]
+
+
+def _transient(fault: Exception) -> bool:
+    if isinstance(fault, urllib.error.HTTPError):
+        return fault.code == 429 or fault.code >= 500
+    cause = fault.reason if isinstance(fault, urllib.error.URLError) else fault
+    return isinstance(cause, ConnectionError | HTTPException)

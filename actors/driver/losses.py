@@ -1,0 +1,75 @@
+"""The ways to lose an actor. A hung actor is killed, so that its callers see the same errors as after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import cast
+
+from ray.actor import ActorProxy
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnschedulableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
+
+from actors.driver.handles import Handle, kill
+from actors.heartbeat import Heartbeat
+
+# Ray's memory monitor, a full disk and a dead node end an actor without a RayActorError.
+ACTOR_LOST = (
+    RayActorError,
+    OutOfMemoryError,
+    OutOfDiskError,
+    NodeDiedError,
+    LocalRayletDiedError,
+    WorkerCrashedError,
+    ActorUnschedulableError,
+)
+STATE_LOST = (*ACTOR_LOST, ObjectLostError)
+INTERVAL_SECONDS = 2.0  # between heartbeats, or a quarter of the timeout where that is less
+
+log = logging.getLogger(__name__)
+
+
+class Hung(Exception):
+    """An actor gave no heartbeat within the timeout."""
+
+
+async def loss_of(handle: Handle, name: str, timeout: float) -> Exception:
+    """Wait until an actor dies or gives no heartbeat for `timeout` seconds, and return the cause. An actor that
+    starts has no deadline: it may wait for a place in the cluster."""
+    actor = cast(ActorProxy[Heartbeat], handle)
+    try:
+        await actor.beat.remote()
+        while True:
+            await asyncio.sleep(min(INTERVAL_SECONDS, timeout / 4))
+            await asyncio.wait_for(actor.beat.remote(), timeout)
+    except TimeoutError:
+        return Hung(f"{name} gave no heartbeat for {timeout:g} s")
+    except ACTOR_LOST as fault:
+        return fault
+
+
+async def kill_when_lost(handle: Handle, name: str, timeout: float) -> Exception:
+    """Wait until an actor is lost, end what is left of it, and return the cause. Calls in progress fail."""
+    cause = await loss_of(handle, name, timeout)
+    if isinstance(cause, Hung):
+        log.warning("%s: it is killed", cause)
+    kill(handle)
+    return cause
+
+
+async def restart_when_hung(handle: Handle, name: str, timeout: float) -> None:
+    """Kill an actor each time that it hangs; Ray restarts it and repeats its calls. Returns when Ray gives it up."""
+    while not isinstance(cause := await loss_of(handle, name, timeout), ActorDiedError):
+        if isinstance(cause, Hung):
+            log.warning("%s: it is restarted", cause)
+            kill(handle, restart=True)
+        await asyncio.sleep(INTERVAL_SECONDS)

@@ -1,0 +1,312 @@
+"""Several optimizer updates on one batch: the same as on flattened leaves, bitwise after a resume, and what is
+skipped."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from tests.learning import flat, tiny
+from tests.learning.test_trainer import FORESTS, same, weights_of
+from tests.learning.test_tree_equals_flat import current
+from tests.strategies import build, forests
+from treeadv import config as configuration
+from treeadv import wire
+from treeadv.forest import Finish, Forest
+from treeadv.learning.advantage import advantages
+from treeadv.learning.minibatches import minibatches
+from treeadv.learning.report import NonFinite, Phases
+from treeadv.learning.trainer import Trainer
+from treeadv.learning.truncation import treat_truncated
+from treeadv.presets import PRESETS
+
+EQUAL_REWARDS = build([-1, 0, 0, -1], [3, 2, 4, 2], rewards=[1, 1, 1], seed=9, forest_id="equal")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return tiny.folder(tmp_path_factory.mktemp("model"), "smollm")
+
+
+def drawn(folder: str, spread: float = 0.1) -> list[Forest]:
+    """The forests as the starting model draws them, with the noise of an engine."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return [tiny.with_behaviour(f, current(model, f), spread, n) for n, f in enumerate([*FORESTS, EQUAL_REWARDS])]
+
+
+# ---- against the flattened leaves ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", ["treeadv", "gspo", "treeadv_gspo", "unbiased", "cispo", "grpo"])
+@pytest.mark.parametrize("correction", ["none", "tis", "sequence_tis", "geometric_mask"])
+@pytest.mark.parametrize("limit", [9, 4096])
+def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, correction, limit):
+    """Two passes of two mini-batches. The reference freezes log pi of the flattened leaves when the batch arrives,
+    clips the ratio to it, and takes torch's AdamW steps. The learning rate is so large that later updates clip."""
+    changes = {"clip": (0.01, 0.01)} if "gspo" in preset else {}
+    config = tiny.config(
+        preset=preset,
+        advantage=changes,
+        correction=correction,
+        adam_eps=1e-2,
+        updates_per_batch=2,
+        passes_per_batch=2,
+        lr=3e-3,
+        tokens_per_microbatch=limit,
+        forests_per_step=4,
+    )
+    batch = drawn(folder, 0.01 if correction == "geometric_mask" else 0.1)
+    trainer = Trainer(config, folder)
+    report = trainer.step(batch, 0)
+
+    spec, c = PRESETS[preset].advantage.model_copy(update=changes), config.learner
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, betas=c.betas, eps=c.adam_eps, weight_decay=0.0)
+    proximal = [current(model, f) for f in batch]
+    losses = []
+    for _ in range(2):
+        for members in minibatches(4, 2, config.run.seed, 0):
+            optimizer.zero_grad()
+            room = config.sampling.leaves * config.sampling.max_tokens
+            loss = flat.loss(model, [batch[n] for n in members], spec, room, correction, [proximal[n] for n in members])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), c.clip_grad)
+            optimizer.step()
+            losses.append(loss.item())
+    assert report.version == report.updates == 4 and (report.clip_ratio > 0) == (preset != "cispo")
+    assert report.loss == pytest.approx(np.mean(losses), rel=1e-3, abs=1e-5)
+    want = {n: p.detach().numpy() for n, p in model.named_parameters()}
+    start = {n: p.detach().numpy() for n, p in AutoModelForCausalLM.from_pretrained(folder).named_parameters()}
+    moved = np.sqrt(sum(np.square(want[n] - start[n]).sum() for n in want))
+    error = np.sqrt(sum(np.square(w - want[n]).sum() for n, w in weights_of(trainer).items()))
+    assert error < 1e-4 * moved
+
+
+def test_second_update_after_an_idle_one_has_ratio_1(folder):
+    """The first mini-batch holds only forests without gradient, so the second finds the policy as the batch found
+    it, to the bit."""
+    config = tiny.config(preset="gspo", updates_per_batch=2, forests_per_step=4)
+    first = minibatches(4, 2, config.run.seed, 0)[0]
+    batch = [EQUAL_REWARDS if n in first else f for n, f in enumerate([*FORESTS, FORESTS[0]])]
+    report = Trainer(config, folder).step(batch, 0)
+    assert (report.updates, report.idle_updates, report.clip_ratio) == (1, 1, 0.0)
+
+
+@given(st.integers(1, 20), st.integers(1, 8), st.integers(0, 9))
+def test_minibatches_hold_every_forest_once_in_equal_shares(forests, updates, version):
+    plan = minibatches(forests, updates, 7, version)
+    assert sorted(n for batch in plan for n in batch) == list(range(forests))
+    assert len(plan) == min(forests, updates) and max(map(len, plan)) - min(map(len, plan)) <= 1
+    assert plan == minibatches(forests, updates, 7, version)
+
+
+def test_minibatches_differ_by_seed_and_version():
+    plans = [minibatches(12, 3, seed, version) for seed in (0, 1) for version in (0, 3)]
+    assert all(a != b for i, a in enumerate(plans) for b in plans[:i])
+
+
+# ---- versions, staleness, resume -------------------------------------------------------------------------------------
+def test_versions_count_updates_and_lag_is_not_staleness(folder):
+    trainer = Trainer(tiny.config(updates_per_batch=3), folder)
+    first, second = trainer.step(FORESTS, 0), trainer.step(FORESTS, 3)
+    assert (first.version, second.version, trainer.steps) == (3, 6, 2)
+    assert first.staleness == [0, 0, 0] and second.staleness == [3, 3, 3]
+    assert sorted(second.publication_lag) == [0, 1, 2]
+
+
+def test_batch_cut_off_between_updates_is_taken_again_bitwise(folder, tmp_path, monkeypatch):
+    config = tiny.config(updates_per_batch=3, passes_per_batch=2, preset="gspo")
+    whole, broken = Trainer(config, folder), Trainer(config, folder)
+    for trainer in (whole, broken):
+        trainer.step(FORESTS, 0)
+    broken.save(tmp_path / "step-1")
+    want = whole.step(FORESTS, 6)
+    take, taken = broken.optimizer.step, []
+
+    def dies_at_third():
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        taken.append(take())
+
+    monkeypatch.setattr(broken.optimizer, "step", dies_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        broken.step(FORESTS, 6)
+    resumed = Trainer(config, str(tmp_path / "step-1"), base_dir=folder)
+    resumed.restore(tmp_path / "step-1")
+    got = resumed.step(FORESTS, 6)
+    assert (got.loss, got.grad_norm, got.version) == (want.loss, want.grad_norm, 12)
+    assert same(weights_of(whole), weights_of(resumed))
+
+
+# ---- updates that are not finite -------------------------------------------------------------------------------------
+@pytest.fixture
+def poisoned(folder, tmp_path, monkeypatch):
+    """A trainer whose gradient is infinite in every update that trains on forest f0."""
+    trainer = Trainer(tiny.config(updates_per_batch=3, max_nonfinite=2), folder, keep_dir=tmp_path)
+    weight, poison = trainer.policy.model.get_input_embeddings().weight, []
+    weight.register_hook(lambda g: g * (torch.inf if poison else 1.0))
+    from treeadv.learning.gradient import GradientPass
+
+    accumulate = GradientPass.accumulate
+
+    def watched(self, update, clock):
+        poison[:] = [f for f in update.forests if f.forest_id.startswith("f0")]
+        return accumulate(self, update, clock)
+
+    monkeypatch.setattr(GradientPass, "accumulate", watched)
+    return trainer
+
+
+def test_nonfinite_update_is_skipped_and_its_forests_named(poisoned, tmp_path):
+    report = poisoned.step(FORESTS, 0)
+    assert (report.version, report.updates, report.nonfinite_updates) == (2, 2, 1)
+    assert report.nonfinite_forests == ("f0",) and np.isfinite(report.loss) and np.isfinite(report.grad_norm)
+    assert all(np.isfinite(w).all() for w in weights_of(poisoned).values())
+    kept, _ = wire.read_file(tmp_path / "nonfinite-version-0.arrow")
+    assert [f.forest_id for f in kept] == ["f0", "f1", "f2"]
+
+
+def test_skipped_update_leaves_no_trace_in_weights_or_optimizer(poisoned):
+    before = weights_of(poisoned)
+    bad = dataclasses.replace(FORESTS[0], forest_id="f0-again")
+    report = poisoned.step([bad], 0)
+    assert (report.updates, report.version, report.loss) == (0, 0, 0.0)
+    assert same(before, weights_of(poisoned)) and not poisoned.optimizer.state
+
+
+def test_run_of_updates_that_are_not_finite_ends_with_the_cause(poisoned, tmp_path):
+    """A finite update starts the count again."""
+    for _ in range(2):
+        poisoned.step([FORESTS[0]], poisoned.version)
+    poisoned.step([FORESTS[1]], poisoned.version)
+    for _ in range(2):
+        poisoned.step([FORESTS[0]], poisoned.version)
+    with pytest.raises(NonFinite, match=r"the gradient of an update is not finite, once more than .* in a row") as e:
+        poisoned.step([FORESTS[0]], poisoned.version)
+    assert e.value.batch == tmp_path / "nonfinite-version-1.arrow" and e.value.batch.is_file()
+
+
+# ---- no work that cannot change the update ---------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_update_is_bitwise_equal_without_inert_forests(folder, preset, monkeypatch):
+    """Each forest fills a micro-batch of its own, so that those left out add nothing but zeros. The normaliser
+    counts them."""
+    config = tiny.config(preset=preset, tokens_per_microbatch=16, correction="tis")
+    batch = [EQUAL_REWARDS, FORESTS[0], EQUAL_REWARDS, FORESTS[1]]
+    skipping, packing_all = Trainer(config, folder), Trainer(config, folder)
+    report = skipping.step(batch, 0)
+    monkeypatch.setattr("treeadv.learning.gradient.changes_nothing", lambda f, o: False)
+    everything = packing_all.step(batch, 0)
+    inert = 0 if PRESETS[preset].advantage.baseline == "leave_subtree_out" else 2
+    assert report.forests_without_gradient == inert and everything.forests_without_gradient == 0
+    assert report.grad_norm == everything.grad_norm and report.version == everything.version == 1
+    assert same(weights_of(skipping), weights_of(packing_all))
+
+
+def test_batch_that_changes_nothing_takes_no_update(folder):
+    trainer = Trainer(tiny.config(), folder)
+    before = weights_of(trainer)
+    report = trainer.step([EQUAL_REWARDS, EQUAL_REWARDS], 0)
+    assert (report.version, report.updates, report.idle_updates, report.forests_without_gradient) == (0, 0, 1, 2)
+    assert same(before, weights_of(trainer)) and not trainer.optimizer.state
+
+
+def test_kl_makes_a_forest_of_equal_rewards_count(folder):
+    report = Trainer(tiny.config(kl=0.1), folder).step([EQUAL_REWARDS], 0)
+    assert report.updates == 1 and report.forests_without_gradient == 0
+
+
+@pytest.mark.parametrize(
+    ("learner", "twice"),
+    [
+        ({"preset": "treeadv", "correction": "tis"}, False),
+        ({"preset": "gspo", "correction": "tis"}, False),  # one update: the ratio is 1
+        ({"preset": "treeadv", "correction": "sequence_tis"}, True),
+        ({"preset": "gspo", "correction": "bypass"}, True),
+    ],
+)
+def test_cut_forest_is_passed_twice_only_for_path_ratios(folder, learner, twice):
+    trainer = Trainer(tiny.config(tokens_per_microbatch=9, **learner), folder)
+    rows = []
+    trainer.policy.register_forward_hook(lambda _m, inputs, _out: rows.append(len(inputs[0].token)))
+    trainer.gradients([FORESTS[0]], Phases("cpu"))
+    once = [len(b.token) for b in trainer._gradient_pass().prepare([FORESTS[0]]).batches]
+    assert len(once) > 1 and rows == (once + once if twice else once)
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+def test_float32_head_computes_logits_in_float32_under_bfloat16(folder):
+    config = tiny.config(dtype="bfloat16", float32_head=True)
+    exact = Trainer(tiny.config(), folder).log_probs(FORESTS)
+    rounded, head = (
+        Trainer(tiny.config(dtype="bfloat16"), folder).log_probs(FORESTS),
+        Trainer(config, folder).log_probs(FORESTS),
+    )
+
+    def error(logp: dict[int, np.ndarray]) -> float:
+        return float(np.sqrt(np.mean(np.concatenate([logp[n] - exact[n] for n in logp]) ** 2)))
+
+    assert 0 < error(head) < error(rounded)
+
+
+def test_truncated_leaves_pay_the_soft_penalty_by_their_length(folder):
+    f = build([-1, 0, 0, -1], [4, 2, 4, 3], rewards=[1, 1, 0])  # leaves of 6, 8 and 3 tokens
+    np.testing.assert_allclose(treat_truncated(f, "penalty", 8, 4).reward, [0.5, 0, 0])
+    assert treat_truncated(f, "graded", 8, 4) is f
+
+
+@given(forests(), st.integers(0, 2**16))
+def test_masked_truncation_equals_the_forest_without_those_leaves(f, seed):
+    cut = np.random.default_rng(seed).random(f.leaves) < 0.4
+    assume(not cut.all())
+    f = dataclasses.replace(f, finish=np.where(cut, Finish.LENGTH, Finish.STOP).astype(np.int8))
+    kept = treat_truncated(f, "masked", 8, 4).judged_part()
+    np.testing.assert_array_equal(kept.reward, f.reward[~cut])
+    whole = treat_truncated(f, "masked", 8, 4)
+    for preset in PRESETS.values():
+        A, c = advantages(whole, preset.advantage)
+        np.testing.assert_array_equal(A[whole.judged_below], advantages(kept, preset.advantage)[0])
+        assert not A[~whole.judged_below].any() and not c[~whole.judged_below].any()
+
+
+def test_step_survives_a_forest_whose_leaves_are_all_truncated(folder):
+    cut = dataclasses.replace(FORESTS[1], finish=np.full(3, Finish.LENGTH, np.int8))
+    trainer = Trainer(tiny.config(truncated="masked", kl=0.1), folder)
+    report = trainer.step([FORESTS[0], cut], 0)
+    assert report.updates == 1 and report.forests_without_gradient == 1
+    assert trainer.step([cut], 1).idle_updates == 1
+
+
+# ---- the sampling that a preset is meant for -------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_flat_presets_bring_flat_sampling(preset):
+    tasks = {"task": {"families": [{"name": "chain_sum"}]}}
+    sampling = configuration.build(tasks, [f"learner.preset={preset}", "sampling.leaves=6"], "test").sampling
+    if preset in ("grpo", "gspo", "cispo"):
+        assert (sampling.rule, sampling.roots) == ("none", 6)
+    else:
+        assert (sampling.rule, sampling.roots) == ("entropy", 2)
+
+
+def test_sampling_of_a_preset_can_be_overridden_and_is_recorded():
+    tasks = {"task": {"families": [{"name": "chain_sum"}]}}
+    overrides = ["learner.preset=grpo", "sampling.rule=entropy", "sampling.trees=2"]
+    config = configuration.build(tasks, overrides, "test")
+    assert (config.sampling.rule, config.sampling.trees) == ("entropy", 2)
+    flat_sampling = configuration.build({"task": tasks["task"]}, ["learner.preset=gspo"], "test")
+    recorded = yaml.safe_load(flat_sampling.to_yaml())
+    assert (recorded["sampling"]["rule"], recorded["sampling"]["trees"]) == ("none", 8)
+
+
+def test_copy_of_a_model_is_not_needed_for_the_proximal_policy(folder):
+    """log pi is frozen as numbers: the trainer keeps one model."""
+    trainer = Trainer(tiny.config(updates_per_batch=2), folder)
+    models = [m for m in vars(trainer).values() if isinstance(m, torch.nn.Module)]
+    assert len(models) == 1 and copy.copy(trainer.reference) is None and Path(folder).is_dir()

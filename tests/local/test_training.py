@@ -1,0 +1,172 @@
+"""Training in one process: the run folder of a run with Ray, and the same weights bitwise whatever interrupts it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from actors.cli import main
+from tests.running import recipe
+from treeadv.replay.audit import audit
+
+STEPS = 5
+
+
+def local_recipe(tmp_path: Path, model: Path, name: str, *overrides: str) -> Path:
+    (tmp_path / f"recipe-{name}").mkdir()
+    path = recipe(
+        tmp_path / f"recipe-{name}", model, generator={"count": 1, "forests": 2, "threads": 1},
+        run={"root": str(tmp_path), "name": name, "steps": STEPS, "checkpoint_every": 2, "keep_checkpoints": 9},
+    )  # fmt: skip
+    tree = yaml.safe_load(path.read_text())
+    for override in overrides:
+        section, _, rest = override.partition(".")
+        key, _, value = rest.partition("=")
+        tree.setdefault(section, {})[key] = yaml.safe_load(value)
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "actors.cli", "train", "--local", *map(str, arguments)]
+
+
+def train(*arguments: object) -> int:
+    return main(["train", "--local", *map(str, arguments)])
+
+
+def weights(run: Path) -> str:
+    """A digest of the weights at the end of a run."""
+    files = sorted((run / "checkpoints" / f"step-{STEPS}").glob("*.safetensors"))
+    assert files
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
+
+def records(run: Path) -> list[dict]:
+    """Those of metrics.jsonl, without times and engine totals (a resumed run draws some tokens again)."""
+    timed = ("elapsed_s", "seconds", "decode_tokens_per_s", "generator_busy_s", "prefix_reuse", "mfu")
+    totals = ("tokens_generated", "prompt_tokens", "cached_tokens", "forests", "dropped")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in (*timed, *totals)} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("local")
+    assert train("--config", local_recipe(tmp_path, tiny_model, "whole")) == 0
+    return tmp_path / "whole"
+
+
+def test_run_folder_is_that_of_a_run_with_ray(finished: Path) -> None:
+    names = {p.name for p in finished.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "summary.json", "report.html", "replay", "checkpoints"} <= names
+    assert [r["step"] for r in records(finished)] == list(range(1, STEPS + 1))
+    result = audit(str(finished))
+    assert result.sound, result.table()
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["forests"]["trained"] == 3 * STEPS
+    assert {r["staleness_max"] for r in records(finished)} == {0}
+
+
+def test_two_runs_with_one_seed_end_in_equal_weights(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
+    assert train("--config", local_recipe(tmp_path, tiny_model, "again")) == 0
+    assert weights(tmp_path / "again") == weights(finished)
+    assert records(tmp_path / "again") == records(finished)
+    assert train("--config", local_recipe(tmp_path, tiny_model, "other", "run.seed=1")) == 0
+    assert weights(tmp_path / "other") != weights(finished)
+
+
+@pytest.mark.parametrize(
+    ("after", "options"),
+    [
+        (1, ()),
+        (3, ()),
+        (3, ("local.staleness=2", "generator.dtype=bfloat16")),
+        (4, ("local.staleness=1", "sampling.tau_quantile=0.9", "sampling.tau_min_tokens=10", "sampling.tau_window=4")),
+    ],
+)
+def test_killed_run_resumes_to_equal_weights(
+    after: int, options: tuple[str, ...], finished: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    whole = finished
+    if options:
+        assert train("--config", local_recipe(tmp_path, tiny_model, "whole", *options)) == 0
+        whole = tmp_path / "whole"
+    process = subprocess.Popen(command("--config", local_recipe(tmp_path, tiny_model, "killed", *options)))
+    path = tmp_path / "killed" / "metrics.jsonl"
+    while not (path.is_file() and len(path.read_text().splitlines()) >= after):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert train("--resume", tmp_path / "killed") == 0
+    assert weights(tmp_path / "killed") == weights(whole)
+    assert records(tmp_path / "killed") == records(whole)
+    result = audit(str(tmp_path / "killed"))
+    assert result.sound, result.table()
+
+
+def test_staleness_serves_older_weights(tiny_model: Path, tmp_path: Path) -> None:
+    assert train("--config", local_recipe(tmp_path, tiny_model, "stale", "local.staleness=2")) == 0
+    assert [r["staleness_max"] for r in records(tmp_path / "stale")] == [0, 1, 2, 2, 2]
+
+
+def test_interrupt_ends_after_the_step_with_a_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
+    path = local_recipe(tmp_path, tiny_model, "stopped", "run.steps=500", "run.checkpoint_every=400")
+    process = subprocess.Popen(command("--config", path), stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "go on with: treeadv train --local --resume" in out
+    steps = len(metrics.read_text().splitlines())
+    assert 1 <= steps < 500
+    assert [p.name for p in (tmp_path / "stopped" / "checkpoints").iterdir()] == [f"step-{steps}"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("generator.count=2", "generator.count=2: --local has one generator"),
+        ("learner.count=2", "learner.count=2: --local has one learner"),
+        ("local.staleness=3", "local.staleness=3: queue.max_staleness=2 would drop every forest"),
+    ],
+)
+def test_what_one_process_cannot_do_is_refused_in_one_line(
+    override: str, message: str, tiny_model: Path, tmp_path: Path, capsys
+) -> None:
+    assert train("--config", local_recipe(tmp_path, tiny_model, "bad"), override) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("treeadv: error: ") and shown.count("\n") == 1 and message in shown
+    assert not (tmp_path / "bad" / "config.yaml").exists()
+
+
+def test_unusable_verifier_is_refused_before_the_run_folder_exists(tiny_model: Path, tmp_path: Path, capsys) -> None:
+    assert train("--config", local_recipe(tmp_path, tiny_model, "broken", "task.verifier=tests.nowhere:judge")) == 2
+    assert "verifier 'tests.nowhere:judge': ModuleNotFoundError" in capsys.readouterr().err
+    assert not (tmp_path / "broken").exists()
+
+
+def test_verifier_that_fails_later_ends_the_run_with_exit_1(tiny_model: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "calls").write_text("")
+    name = "task.verifier=tests.failing:fails_after_the_first_call"
+    recipe = local_recipe(tmp_path, tiny_model, "failing", name, "reward.workers=1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TREEADV_VERIFIER_CALLS", str(tmp_path / "calls"))
+        assert train("--config", recipe) == 1
+    shown = capsys.readouterr().err
+    assert "the verifier failed on all of the first" in shown and "RuntimeError: broken" in shown
+    assert "tests/failing.py:" in shown and "treeadv train --resume" in shown
+

@@ -1,0 +1,114 @@
+"""Measures memory in a process of its own: `python -m tests.planning.measure step|activations FOLDER OUT RANK WORLD OPTIONS_JSON`.
+
+glibc must return freed memory at once (`ENVIRONMENT`), so that the resident size is what the process uses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
+
+from tests.learning import tiny
+from tests.learning.test_trainer import FORESTS
+from treeadv.learning.loading import chain, load
+from treeadv.learning.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+TOKENS = 3072
+_SHAPE: dict[str, Any] = {
+    "vocab_size": 2048, "num_attention_heads": 8, "max_position_embeddings": 4096, "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
+MODELS = {
+    "llama": LlamaConfig(**_SHAPE, hidden_size=512, intermediate_size=1536, num_hidden_layers=12, num_key_value_heads=8),
+    "qwen3_moe": Qwen3MoeConfig(
+        **_SHAPE, hidden_size=256, num_hidden_layers=4, num_key_value_heads=4, head_dim=64, num_experts=8, num_experts_per_tok=4,
+        moe_intermediate_size=256,
+    ),
+}  # fmt: skip
+
+
+def folder(path: Path, family: str) -> Path:
+    """Save a random model of some hundred MB."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(MODELS[family], dtype=torch.float32).save_pretrained(path / family)
+    return path / family
+
+
+def measure(kind: str, model: Path, out: Path, world: int, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run the ranks and return what each wrote."""
+    out.mkdir()
+    line = [sys.executable, "-m", "tests.planning.measure", kind, str(model), str(out)]
+    ranks = [
+        subprocess.Popen([*line, str(rank), str(world), json.dumps(options)], env=os.environ | ENVIRONMENT)
+        for rank in range(world)
+    ]
+    try:
+        assert [r.wait(timeout=240) for r in ranks] == [0] * world
+    finally:
+        for r in ranks:
+            r.kill()
+    return [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(world)]
+
+
+def resident(field: str) -> int:
+    """Return a field of /proc/self/status in bytes: VmRSS (now) or VmHWM (the peak since `reset_peak`)."""
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _step(model: str, out: Path, rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Peaks beyond the imports: while loading, in two steps, and in a checkpoint with a publication."""
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
+    config = tiny.config(lr=1e-4, **options)
+    small = Trainer(config, tiny.folder(out / f"small-{rank}", "llama"), rank, world)  # what torch allocates once
+    small.step(FORESTS, 0)
+    del small
+    base, found = resident("VmRSS"), {}
+    reset_peak()
+    trainer = Trainer(config, model, rank, world)
+    found["load"] = resident("VmHWM") - base
+    reset_peak()
+    losses = [trainer.step(FORESTS, version).loss for version in (0, 1)]
+    found["step"] = resident("VmHWM") - base
+    reset_peak()
+    trainer.save(out / "step-2")
+    for _ in trainer.buckets(1 << 20):
+        pass
+    found["save"] = resident("VmHWM") - base
+    if world > 1:
+        dist.destroy_process_group()
+    return found | {"losses": losses}
+
+
+def _activations(model: str, out: Path, rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Bytes that a forward pass of `TOKENS` rows keeps."""
+    policy = load(model)
+    if options["recompute"]:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.train()
+    ids = torch.arange(TOKENS + 1).numpy() % 2048
+    policy(chain(ids[:17], 1)).sum().backward()
+    before = resident("VmRSS")
+    kept = policy(chain(ids, 1))
+    return {"kept": resident("VmRSS") - before, "rows": len(kept)}
+
+
+if __name__ == "__main__":
+    kind, model, out, rank, world, options = sys.argv[1:]
+    run = {"step": _step, "activations": _activations}[kind]
+    result = run(model, Path(out), int(rank), int(world), json.loads(options))
+    (Path(out) / f"rank-{rank}.json").write_text(json.dumps(result))

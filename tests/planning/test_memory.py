@@ -1,0 +1,50 @@
+"""The plan of a learner against what real ranks use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.learning import tiny
+from tests.planning import measure
+from treeadv.learning.weights import FILE_BYTES
+from treeadv.planning import roles
+from treeadv.planning.sizes import model_sizes
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return measure.folder(tmp_path_factory.mktemp("model"), "llama")
+
+
+def planned(model: Path, world: int, dtype: str) -> int:
+    sizes = model_sizes(model, tokens=32, compute=getattr(torch, dtype), recompute=False, lora_rank=0)
+    return roles.learner(tiny.config(count=world, dtype=dtype), sizes, 32).total
+
+
+@pytest.mark.parametrize(
+    ("world", "dtype"), [(1, "bfloat16"), (2, "bfloat16"), pytest.param(4, "bfloat16", marks=pytest.mark.slow)]
+)
+def test_peak_of_a_rank_is_within_15_percent_of_the_plan(llama: Path, tmp_path: Path, world: int, dtype: str) -> None:
+    ranks = measure.measure("step", llama, tmp_path / "out", world, {"dtype": dtype})
+    expected = planned(llama, world, dtype)
+    for rank in ranks:
+        assert rank["step"] == pytest.approx(expected, rel=0.15)
+        assert rank["losses"] == pytest.approx(ranks[0]["losses"], rel=1e-12)
+    weights = sum(p.stat().st_size for p in llama.glob("*.safetensors"))
+    if world > 1:  # nothing whole on a rank: the file's pages are cache, not the rank's
+        state = 4 * weights // world
+        assert all(r["save"] < state + min(FILE_BYTES, weights) * 1.2 for r in ranks)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("family", measure.MODELS)
+def test_activations_are_within_15_percent_of_the_plan(family: str, recompute: bool, tmp_path: Path) -> None:
+    model = measure.folder(tmp_path, family)
+    (found,) = measure.measure("activations", model, tmp_path / "out", 1, {"recompute": recompute})
+    sizes = model_sizes(
+        model, tokens=measure.TOKENS, compute=torch.float32, recompute=recompute, lora_rank=0
+    )
+    assert found["kept"] == pytest.approx(sizes.activations, rel=0.15)

@@ -1,0 +1,92 @@
+"""Imports point downwards only: the order of docs/architecture.md, held for every import, lazy ones too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# From the ground up: a unit may import those of the rows before its own, and nothing else of its own row.
+LAYERS = (
+    ("treeadv", "treeadv.errors", "treeadv.seeds"),
+    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics"),
+    ("treeadv.assembly", "treeadv.presets", "treeadv.rewards"),
+    ("treeadv.config", "treeadv.wire"),
+    ("treeadv.data", "treeadv.storage"),
+    ("treeadv.engines",),
+    ("treeadv.sampling", "treeadv.learning"),
+    ("treeadv.replay",),
+    ("treeadv.planning", "treeadv.report", "treeadv.launch"),
+    ("treeadv.local",),
+    ("treeadv.library",),
+    ("treeadv.cli",),
+    ("actors",),
+)
+FORBIDDEN = (
+    ("treeadv", "ray"),
+    ("treeadv", "actors"),
+    ("treeadv.learning", "treeadv.replay"),
+    ("treeadv.learning", "treeadv.storage"),
+    ("treeadv.replay", "treeadv.metrics"),
+    ("treeadv.engines.base", "treeadv.engines.sglang"),
+)
+
+
+def sources() -> dict[str, ast.Module]:
+    """The module name and the syntax tree of every file of the two packages."""
+    files = [*ROOT.glob("treeadv/**/*.py"), *ROOT.glob("actors/**/*.py")]
+    names = [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
+    return {name: ast.parse(f.read_text()) for name, f in zip(names, files, strict=True)}
+
+
+SOURCES = sources()
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules that a file imports, except for type checking alone. Of `from x import y`, x.y where that is one."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, "imports name the whole path"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in SOURCES else node.module for name in modules)
+        else:
+            yield from imported(node)
+
+
+def unit(module: str) -> str:
+    """The entry of LAYERS that a module belongs to."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "actors" else ".".join(parts[:2])
+
+
+def test_every_unit_has_a_layer() -> None:
+    assert {unit(module) for module in SOURCES} == {name for row in LAYERS for name in row}
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_module_imports_lower_layers_only(module: str) -> None:
+    rank = {name: n for n, row in enumerate(LAYERS) for name in row}
+    for name in set(imported(SOURCES[module])):
+        if name in SOURCES and unit(name) != unit(module):
+            assert rank[unit(name)] < rank[unit(module)], f"{module} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize(("package", "other"), FORBIDDEN)
+def test_package_does_not_import_the_other(package: str, other: str) -> None:
+    for module, tree in SOURCES.items():
+        if f"{module}.".startswith(f"{package}."):
+            found = [name for name in imported(tree) if f"{name}.".startswith(f"{other}.")]
+            assert not found, f"{module} imports {found}"
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    graph = {module: {n for n in imported(tree) if n in SOURCES and n != module} for module, tree in SOURCES.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError

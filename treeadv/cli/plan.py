@@ -1,0 +1,34 @@
+"""`treeadv plan`: the memory of each role and the bytes of a step, before a run is started."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from treeadv.cli.parser import Commands, add_command
+from treeadv.errors import BadInput
+
+
+def add(commands: Commands) -> None:
+    p = add_command(commands, "plan", plan, "predict the memory of each role and the bytes that a step sends")
+    p.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    p.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes of the recipe")
+    p.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of the model (default: model.path's)")
+    p.add_argument("--gpu-gb", type=float, default=80.0, metavar="GB", help="memory of a GPU, 10^9 bytes (default 80)")
+    p.add_argument("--host-gb", type=float, default=1000.0, metavar="GB", help="memory of a host (default 1000)")
+
+
+def plan(args: argparse.Namespace) -> int:
+    from treeadv.config import load
+    from treeadv.data.model_folder import resolve
+    from treeadv.planning.plan import GB, make_plan, render
+
+    config = load(args.recipe, args.overrides)
+    file = args.model_config
+    if file is None:
+        file = resolve(config.model.path, config.model.cache, ("config.json",)) / "config.json"
+    if not file.is_file():
+        raise BadInput(f"{file}: no such file; give the model's config.json by --model-config")
+    found = make_plan(config, file, int(args.gpu_gb * GB), int(args.host_gb * GB))
+    print(render(found))
+    return 1 if found.faults else 0

@@ -1,0 +1,79 @@
+"""What a model's configuration must promise, for engine and learner alike, and the longest path for which both compute
+it rightly.
+
+Engine and learner compute attention themselves, over trees. They take every earlier token of a path into account and no
+other term; the learner applies the model's output matrix and nothing after it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PretrainedConfig
+
+from treeadv.errors import BadInput
+
+_SUPPORTED = ("full_attention", "sliding_attention")
+# Terms of attention or of the output that would be left out, with the value that means that a model has none.
+_EXTRA_TERMS = {
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+}
+_LENGTH_DEPENDENT = (
+    "dynamic",
+    "longrope",
+)  # rotary frequencies that change once a path is longer than the original context
+# Keywords that models hand to attention and that change nothing: no path is longer than the window (`longest_path`).
+_HARMLESS = ("position_ids", "use_cache", "is_causal", "sliding_window", "dropout")
+_REMEDY = "use a model with plain attention (docs/models.md)"
+
+
+def longest_path(folder: str | Path) -> int:
+    """Return the most tokens, prompt and answer together, that a path of the model in `folder` may have.
+
+    It is the model's context, its sliding window, or the length up to which its rotary frequencies are constant,
+    whichever is shortest: up to there a window leaves nothing out. Raises `BadInput` for a model that no path length
+    makes right.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    name = f"{folder}: {(config.architectures or [type(config).__name__])[0]}"
+    kinds = sorted(set(getattr(config, "layer_types", None) or []) - set(_SUPPORTED))
+    if kinds:
+        raise BadInput(f"{name} has layers with {', '.join(kinds)}, which cannot attend to a tree; {_REMEDY}")
+    for term, neutral in _EXTRA_TERMS.items():
+        value = getattr(config, term, None)
+        if value is not None and value != neutral:
+            raise BadInput(f"{name} has {term}={value}, which is not computed; {_REMEDY}")
+    limits = [getattr(config, "max_position_embeddings", None), _window(config), *_rotary_limits(config)]
+    return min((limit for limit in limits if limit), default=sys.maxsize)
+
+
+def check_terms(keywords: Mapping[str, Any]) -> None:
+    """Refuse what a model asks of its attention function besides attention to earlier tokens (sinks, soft caps). Raises
+    `BadInput`.
+    """
+    for name, value in keywords.items():
+        if name not in _HARMLESS and (torch.is_tensor(value) or value):
+            raise BadInput(f"its attention asks for {name}")
+
+
+def _window(config: PretrainedConfig) -> int | None:
+    layers = getattr(config, "layer_types", None)
+    slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
+    return getattr(config, "sliding_window", None) if slides else None
+
+
+def _rotary_limits(config: PretrainedConfig) -> list[int | None]:
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]  # one, or one for each kind of layer
+    return [
+        kind.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
+        for kind in kinds
+        if kind.get("rope_type") in _LENGTH_DEPENDENT
+    ]

@@ -1,0 +1,153 @@
+"""One step of the embedded engine as a packed sequence: the rows of all branches behind each other, attention forest by
+forest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from treeadv.data.model_check import check_terms
+from treeadv.engines.prefix_cache import PrefixCache, Reads
+
+PREFILL_ROWS = 512  # rows of a step that compute prefixes; longer prefixes take several steps, beside those who draw
+
+
+@dataclass(slots=True, eq=False)
+class TokenPath:
+    """The tokens of one branch, prefix and draws. `slots` are those of the first tokens, which are computed or in this
+    step.
+    """
+
+    cache: PrefixCache  # of its forest
+    tokens: list[int]
+    slots: list[int] = field(default_factory=list)
+    reads: Reads = field(default_factory=Reads)
+    found: int = 0  # tokens of the prefix that another branch had computed
+
+
+@dataclass(slots=True)
+class Part:
+    """The rows of one forest: which rows of the packed sequence, where they write keys and values, what each may read.
+    """
+
+    cache: PrefixCache
+    rows: slice
+    written: torch.Tensor | None  # rows, counted from rows.start, whose keys and values are new; None: all
+    slots: slice  # where they are written: new slots follow each other
+    mask: torch.Tensor  # [groups * rows, slots in use] additive
+
+
+@dataclass(slots=True)
+class Step:
+    """The packed rows of a step. `drawing` are the numbers of the paths that draw a token, `last` the rows to draw them
+    from.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    drawing: list[int] = field(default_factory=list)
+    last: list[int] = field(default_factory=list)
+
+
+def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
+    """Pack the next step of `paths`, those of a forest next to each other. `groups`: query heads of a key/value head.
+    """
+    step = Step()
+    room = PREFILL_ROWS
+    for _, forest in itertools.groupby(enumerate(paths), key=lambda item: id(item[1].cache)):
+        first = len(step.tokens)
+        rows: list[tuple[TokenPath, list[int]]] = []  # the slots that a path's rows add to what it reads, a row each
+        written: list[int] = []
+        used = -1
+        for number, path in forest:
+            cache = path.cache
+            used = cache.used if used < 0 else used
+            added = _extend(path, room, len(step.tokens) - first, written)
+            if not added:
+                continue
+            room -= len(added) if len(added) > 1 else 0
+            start = len(path.slots) - len(added)
+            step.tokens += path.tokens[start : len(path.slots)]
+            step.positions += range(start, len(path.slots))
+            rows.append((path, added))
+            if len(path.slots) == len(path.tokens):
+                step.drawing.append(number)
+                step.last.append(len(step.tokens) - 1)
+        if rows:
+            cache.reserve()
+            mask = torch.cat([_mask(path, added, cache.used) for path, added in rows]).to(dtype).repeat(groups, 1)
+            whole = len(written) == len(step.tokens) - first
+            step.parts.append(Part(
+                cache, slice(first, len(step.tokens)), None if whole else torch.tensor(written, dtype=torch.long),
+                slice(used, cache.used), mask,
+            ))
+    return step
+
+
+def _extend(
+    path: TokenPath, room: int, offset: int, written: list[int]
+) -> list[int]:
+    """Give slots to the next tokens of a path. Returns the slots of its rows in this step; none if no room is left for
+    its prefix.
+
+    The rows that have new slots, counted from `offset`, are appended to `written`.
+    """
+    cache = path.cache
+    if not path.slots:
+        path.slots = cache.match(path.tokens)
+        path.found = min(len(path.slots), len(path.tokens) - 1)
+        path.reads.add(path.slots)
+    missing = len(path.tokens) - len(path.slots)
+    if missing == 0:  # all tokens are in the cache: the last one is computed again for its logits, and written nowhere
+        return path.slots[-1:]
+    count = 1 if missing == 1 else min(missing, room)
+    for token in path.tokens[len(path.slots) : len(path.slots) + count]:
+        if cache.add(path.slots, token):
+            written.append(offset)
+        offset += 1
+    return path.slots[len(path.slots) - count :] if count else []
+
+
+def _mask(path: TokenPath, added: list[int], used: int) -> torch.Tensor:
+    """[len(added), used] the mask of a path's rows: each reads what the row before it reads, and its own slot."""
+    if len(added) == 1:
+        path.reads.add(added)
+        return path.reads.row(used)[None]
+    mask = path.reads.row(used).repeat(len(added), 1)
+    mask[:, torch.tensor(added)] = torch.full((len(added), len(added)), float("-inf")).triu(1)
+    path.reads.add(added)
+    return mask
+
+
+def attend(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
+    scaling: float, parts: Sequence[Part], **more: object,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows
+    packed by forest.
+
+    The query heads of a key/value head are folded into rows, so that keys and values are never repeated.
+    """
+    check_terms(more)
+    heads, dim = query.shape[1], query.shape[3]
+    out = torch.empty_like(query)
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    for part in parts:
+        keys, values = part.cache.keys[layer], part.cache.values[layer]
+        own_keys, own_values = key[0, :, part.rows], value[0, :, part.rows]
+        keys[:, part.slots] = own_keys if part.written is None else own_keys[:, part.written]
+        values[:, part.slots] = own_values if part.written is None else own_values[:, part.written]
+        used = part.mask.shape[1]
+        folded = query[0, :, part.rows].reshape(1, keys.shape[0], -1, dim)
+        read = F.scaled_dot_product_attention(
+            folded, keys[None, :, :used], values[None, :, :used], attn_mask=part.mask, scale=scaling
+        )
+        out[0, :, part.rows] = read.reshape(heads, -1, dim)
+    return out.transpose(1, 2), None

@@ -1,0 +1,169 @@
+"""The gradient of one update: forests packed into micro-batches, carried through the model and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from treeadv.forest import Forest
+from treeadv.learning import packing, sharding
+from treeadv.learning.advantage import Array
+from treeadv.learning.objective import Objective, Sums, changes_nothing, evaluate, scales
+from treeadv.learning.packing import Packed, Piece
+from treeadv.learning.policy import Policy
+from treeadv.learning.report import Phases
+
+
+@dataclass(kw_only=True)
+class Update:
+    """One optimizer update: the forests that can change the weights, and what this rank computes of them.
+
+    `scale` is 1/Z by forest. `cut` are the micro-batches of forests that were cut into several pieces. `proximal` is
+    log pi when the batch arrived, by forest of this rank, once it is known."""
+
+    forests: list[Forest]
+    scale: list[float]
+    batches: list[Packed]
+    cut: list[Packed]
+    proximal: dict[int, Array] | None = None
+
+
+class GradientPass:
+    """Packs updates and accumulates their gradients in the parameters of the policy. All ranks call the same methods
+    in turn."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        reference: Policy | None,
+        objective: Objective,
+        limit: int,
+        dtype: torch.dtype,
+        rank: int,
+        world: int,
+        accumulate_sharded: bool,
+    ) -> None:
+        """`limit` is in rows of a micro-batch, `dtype` that of the computation; the reference is needed for the KL
+        term. With `accumulate_sharded` gradients are reduced over the ranks after every micro-batch, else after the
+        last one."""
+        self.policy, self.reference, self.objective = policy, reference, objective
+        self.limit, self.dtype, self.rank, self.world = limit, dtype, rank, world
+        self.accumulate_sharded = accumulate_sharded
+
+    def prepare(self, forests: Sequence[Forest]) -> Update:
+        """Pack the forests of an update. Those that change nothing count in Z and are not packed."""
+        scale = scales(forests, self.objective)
+        kept = [n for n, f in enumerate(forests) if not changes_nothing(f, self.objective)]
+        active = [forests[n] for n in kept]
+        batches, cut = self._pack(active) if active else ([], [])
+        return Update(forests=active, scale=[scale[n] for n in kept], batches=batches, cut=cut)
+
+    def note_proximal(self, update: Update) -> None:
+        """Compute log pi of the update's forests by the weights as they are now."""
+        update.proximal = self._log_probs(self.policy, update.forests, update.batches)
+
+    def log_probs(self, forests: Sequence[Forest]) -> dict[int, Array]:
+        """log pi [T] of the forests of this rank's share, by their index."""
+        return self._log_probs(self.policy, forests, self._pack(forests)[0])
+
+    def accumulate(self, update: Update, clock: Phases) -> Sums:
+        """Add the gradient of the update's loss; returns its sums over all ranks. The first call notes the proximal
+        policy."""
+        forests, o = update.forests, self.objective
+        with clock("log_probs"):
+            reference = self._log_probs(self.reference, forests, update.batches) if self.reference else {}
+            current: dict[int, Array] = {}
+            if o.needs_path(update.proximal is not None):
+                current = self._log_probs(self.policy, forests, update.cut)
+        seen = _Partial(forests)
+        total = Sums()
+        with clock("forward_backward"):
+            for packed in update.batches:
+                if self.world > 1:
+                    sharding.reduce_gradients(self.policy, self.accumulate_sharded or packed is update.batches[-1])
+                with self._autocast():
+                    logp = self.policy(packed)
+                known = logp.detach().double().cpu().numpy()
+                slope = np.zeros(len(known))
+                for piece, (a, b) in zip(packed.pieces, packed.span, strict=True):
+                    n, f = piece.forest, forests[piece.forest]
+                    first, last = int(f.start[piece.first]), int(f.start[piece.last])
+                    seen.put(n, first, known[a:b])
+                    proximal = update.proximal[n] if update.proximal is not None else None
+                    # Where a token's loss depends on its own log pi alone, what stands for the other tokens does not
+                    # matter.
+                    at = current[n] if n in current else seen.filled(n, proximal)
+                    losses = evaluate(f, o, update.scale[n], at, proximal, reference.get(n))
+                    slope[a:b] = losses.slope[first:last]
+                    total = total + losses.sums(first, last)
+                # FSDP averages gradients over the ranks; Z counts all of them
+                (torch.from_numpy(slope * self.world).to(logp) @ logp).backward()
+        if update.proximal is None:
+            update.proximal = seen.values
+        return self._over_ranks(total)
+
+    def _over_ranks(self, sums: Sums) -> Sums:
+        if self.world == 1:
+            return sums
+        total = torch.from_numpy(sums.array()).to(self.policy.device)
+        dist.all_reduce(total)
+        return Sums.of_array(total.cpu().numpy())
+
+    def _pack(self, forests: Sequence[Forest]) -> tuple[list[Packed], list[Packed]]:
+        """This rank's micro-batches, and micro-batches of those of its forests that are cut in several pieces.
+
+        All ranks run the same number, since sharded layers are gathered together; a rank that has fewer adds ones
+        without a target."""
+        parts = packing.pieces(forests, self.limit)
+        rows = [sum(p.tokens for p in parts if p.forest == n) for n in range(len(forests))]
+        batches: list[list[list[Piece]]] = []
+        cut: list[list[list[Piece]]] = []
+        for share in packing.balance(rows, self.world):
+            own = [p for p in parts if p.forest in set(share)]
+            batches.append(packing.group(own, self.limit))
+            cut.append(packing.group([p for p in own if not p.whole(forests)], self.limit))
+        return self._of_rank(forests, batches), self._of_rank(forests, cut)
+
+    def _of_rank(self, forests: Sequence[Forest], batches: list[list[list[Piece]]]) -> list[Packed]:
+        own = [packing.pack(forests, batch) for batch in batches[self.rank]]
+        return own + [packing.filler(forests) for _ in range(max(map(len, batches)) - len(own))]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.policy.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    @torch.no_grad()
+    def _log_probs(self, model: Policy, forests: Sequence[Forest], batches: Sequence[Packed]) -> dict[int, Array]:
+        """log pi [T] of the forests in `batches`, without gradient."""
+        seen = _Partial(forests)
+        for packed in batches:
+            with self._autocast():
+                logp = model(packed).double().cpu().numpy()
+            for piece, (a, b) in zip(packed.pieces, packed.span, strict=True):
+                seen.put(piece.forest, int(forests[piece.forest].start[piece.first]), logp[a:b])
+        sharding.reshard(model)
+        return seen.values
+
+
+class _Partial:
+    """Log-probs [T] of forests, as far as they have been computed."""
+
+    def __init__(self, forests: Sequence[Forest]) -> None:
+        self._forests = forests
+        self._known: dict[int, np.ndarray] = {}
+        self.values: dict[int, Array] = {}
+
+    def put(self, forest: int, first: int, logp: Array) -> None:
+        """Note the log-probs of the tokens from `first` on."""
+        tokens = self._forests[forest].tokens
+        self.values.setdefault(forest, np.zeros(tokens))[first : first + len(logp)] = logp
+        self._known.setdefault(forest, np.zeros(tokens, bool))[first : first + len(logp)] = True
+
+    def filled(self, forest: int, proximal: Array | None) -> Array:
+        """[T], with the proximal or else the behaviour policy where nothing has been computed yet."""
+        rest = self._forests[forest].logprob.astype(np.float64) if proximal is None else proximal
+        return np.where(self._known[forest], self.values[forest], rest)

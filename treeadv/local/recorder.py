@@ -1,0 +1,59 @@
+"""The records of a run in one process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from treeadv.engines.base import Engine, EngineStats
+from treeadv.learning.report import StepReport
+from treeadv.local.steps import StepForests
+from treeadv.report.progress import Progress
+from treeadv.report.records import Totals, step_record, write_summary
+from treeadv.storage.run_folder import RunFolder
+
+
+class LocalRecorder:
+    """Writes one record an optimizer step and shows it."""
+
+    def __init__(self, folder: RunFolder, progress: Progress, engine: Engine) -> None:
+        records = folder.records()
+        self._folder, self._progress, self._engine = folder, progress, engine
+        self._totals = Totals.of(records[-1] if records else None)
+        self._elapsed = records[-1]["elapsed_s"] if records else 0.0
+        self._started = self._last_record = time.monotonic()
+        self._counted = EngineStats()
+        self._phases: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of a step."""
+        began = time.monotonic()
+        yield
+        self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - began
+
+    def record(self, step: int, report: StepReport, steps: StepForests) -> None:
+        """Write the record of one step."""
+        now, stats, before, counts = time.monotonic(), self._engine.stats(), self._counted, steps.counts()
+        drawn = {
+            "tokens_generated": stats.decoded_tokens - before.decoded_tokens,
+            "prompt_tokens": stats.prompt_tokens - before.prompt_tokens,
+            "cached_tokens": stats.cached_tokens - before.cached_tokens,
+            "busy_seconds": stats.busy_seconds - before.busy_seconds,
+            "tau": steps.tau,
+        }
+        self._totals.add(drawn, report)
+        record = step_record(
+            step=step, elapsed=self._elapsed + now - self._started, duration=now - self._last_record, report=report,
+            totals=self._totals, drawn=drawn, states=counts["states"], phases=self._phases,
+            dropped={reason: n["forests"] for reason, n in counts["dropped"].items()},
+        )  # fmt: skip
+        self._folder.record(record)
+        self._progress.update(record)
+        self._phases, self._last_record, self._counted = {}, now, stats
+
+    def summary(self, final_states: Mapping[str, int]) -> dict[str, Any]:
+        """Write summary.json. `final_states` counts forests by state."""
+        return write_summary(self._folder, final_states)

@@ -1,0 +1,54 @@
+"""The weights that the engine draws with: those of `local.staleness` versions ago."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from treeadv.config import Config
+from treeadv.engines.base import Engine
+from treeadv.learning.trainer import Trainer
+
+_FOLDER, _PREFIX = "local", "weights-"
+
+
+class Serving:
+    """Keeps the newest `local.staleness` + 1 versions of the weights and gives the oldest of them to the engine."""
+
+    def __init__(self, config: Config, trainer: Trainer, engine: Engine) -> None:
+        self._trainer, self._engine = trainer, engine
+        self._window: deque[tuple[int, dict[str, Any]]] = deque(maxlen=config.local.staleness + 1)
+        self.keep_weights()
+
+    def keep_weights(self) -> None:
+        """Take in the weights that the trainer holds now, if a step has changed them."""
+        if self._window and self._window[-1][0] == self._trainer.version:
+            return
+        self._window.append((self._trainer.version, next(self._trainer.buckets(sys.maxsize))))
+
+    async def hand_over(self) -> None:
+        """Bring the engine to the oldest version kept."""
+        version, weights = self._window[0]
+        if self._engine.version < version:
+            await self._engine.update_weights(version, weights)
+
+    def write_files(self, checkpoint: Path) -> None:
+        """Put the older versions into a checkpoint; the newest is in it already."""
+        (checkpoint / _FOLDER).mkdir(exist_ok=True)
+        for version, weights in list(self._window)[:-1]:
+            tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+            save_file(tensors, checkpoint / _FOLDER / f"{_PREFIX}{version}.safetensors")
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint that the trainer has restored. One that a run with Ray wrote has no older
+        versions."""
+        self._window.clear()
+        files = {int(p.stem.removeprefix(_PREFIX)): p for p in (checkpoint / _FOLDER).glob(f"{_PREFIX}*.safetensors")}
+        for version in sorted(files):
+            self._window.append((version, load_file(files[version])))
+        self.keep_weights()

@@ -1,0 +1,147 @@
+"""The forests of each optimizer step: drawn in the order of the draws, kept and accounted for by the replay queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from treeadv.config import Config
+from treeadv.data.tasks import problem_source
+from treeadv.data.tickets import Ticket
+from treeadv.errors import BadInput, one_line
+from treeadv.forest import Forest
+from treeadv.learning.trainer import Trainer
+from treeadv.local.rollouts import ForestMaker
+from treeadv.local.serving import Serving
+from treeadv.replay.figures import figures
+from treeadv.replay.ledger import State
+from treeadv.replay.records import Leased, Reserved
+from treeadv.replay.store import ReplayStore
+from treeadv.sampling.threshold import Threshold
+from treeadv.seeds import derive
+from treeadv.storage.run_folder import RunFolder
+from treeadv.wire import from_batch, to_batch
+
+FAILURES = 1000  # forests in a row that may fail or be dropped before the run ends
+_THRESHOLD = "local/threshold.npy"
+
+
+class StepForests:
+    """The same files as a run with Ray has: journal, payload files and checkpoints, with the same guarantees."""
+
+    def __init__(self, config: Config, folder: RunFolder, maker: ForestMaker, first_step: int) -> None:
+        """`first_step`: the checkpoint to go on from; 0 for a new run."""
+        self._config, self._folder, self._maker = config, folder, maker
+        self._problems = problem_source(config.task, config.run.seed)
+        self._threshold = Threshold(config.sampling)
+        self._session = folder.store.next_session()
+        per_step, seed = config.learner.forests_per_step, config.run.seed
+        self._store = ReplayStore(
+            folder.home, config.queue, per_step, seed, self._session, first_step,
+            versions_per_step=config.learner.updates_per_step,
+        )  # fmt: skip
+        self._lease: Leased | None = None
+        self._failures = 0  # in a row
+
+    async def forests(self, version: int) -> list[Forest]:
+        """The forests of the step that starts from `version`, in the order of their draws. After a resume they are
+        those that an undone step has used, else new ones."""
+        count = self._config.learner.forests_per_step
+        while (lease := self._store.lease(count, version)) is None:
+            for forest in await self._maker.make(self._tickets(count)):
+                if self._store.admit(forest.forest_id, to_batch([forest])) == "admitted":
+                    self._failures = 0
+                else:
+                    self._count_failure(f"forest {forest.forest_id} was not admitted (treeadv audit tells why)")
+        self._lease = lease
+        ordered = sorted(lease.forest_ids, key=lambda fid: self._store.ledger.live[fid].reserved.draw)
+        forests = [forest for fid in ordered for forest in from_batch(self._store.payload(fid))]
+        for forest in forests:
+            self._threshold.observe(forest.entropy)
+        return forests
+
+    def acknowledge(self, step: int) -> None:
+        """Optimizer step `step` is done with its forests."""
+        assert self._lease is not None, "a step has forests"
+        self._store.ack(self._lease.lease_id, step)
+        if self._config.queue.fsync != "none":
+            self._store.sync()
+
+    def discard(self, detail: str) -> None:
+        """Drop the forests of a step that had no finite update."""
+        assert self._lease is not None, "a step has forests"
+        self._store.discard(self._lease.lease_id, "not_finite", detail)
+
+    def checkpoint(self, step: int, trainer: Trainer, serving: Serving) -> None:
+        """Make `step` durable, then record that its forests are trained."""
+
+        def write_files(folder: Path) -> None:
+            trainer.write_files(folder)
+            serving.write_files(folder)
+            np.save(folder / _THRESHOLD, self._threshold.to_state())
+
+        self._folder.store.push()
+        self._folder.store.write_checkpoint(step, self._session, write_files)
+        self._store.check_owner()
+        self._folder.store.seal(step, self._session, self._config.run.keep_checkpoints)
+        self._store.commit(step)
+        self._store.sync()
+        self._store.compact()
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take in the fork threshold of a checkpoint, unless a run with Ray wrote it."""
+        if (checkpoint / _THRESHOLD).is_file():
+            self._threshold.restore(np.load(checkpoint / _THRESHOLD))
+
+    @property
+    def tau(self) -> float:
+        """The fork threshold in nats for the next step."""
+        return self._threshold.tau
+
+    def counts(self) -> Mapping[str, Any]:
+        """See `treeadv.replay.figures.figures`."""
+        return figures(self._store)
+
+    def states(self) -> dict[str, int]:
+        """Forests by state."""
+        return dict(self.counts()["states"])
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _tickets(self, count: int) -> list[Ticket]:
+        """Tickets for the forests that a step of `count` lacks. A prompt that is too long fails."""
+        tickets = []
+        for _ in range(count - len(self._store.ledger.in_state(State.READY))):
+            record = self._reserve()
+            assert record is not None, "a step lacks no more forests than there are slots"
+            if reason := self._maker.too_long(self._problems[record.draw]):
+                self._store.fail(record.forest_id, reason)
+                self._count_failure(reason)
+            else:
+                tickets.append(self._ticket(record))
+        return tickets
+
+    def _reserve(self) -> Reserved | None:
+        """Reserve the next draw that gives a prompt."""
+        while True:
+            try:
+                problem = self._problems[self._store.next_draw]
+            except Exception as e:  # a library draws here: whatever it raises costs this draw and no more
+                self._store.skip_draw(f"{type(e).__name__}: {one_line(e)}")
+            else:
+                return self._store.reserve("local", "", lambda _: problem.id)
+
+    def _count_failure(self, reason: str) -> None:
+        self._failures += 1
+        if self._failures >= FAILURES:
+            raise BadInput(f"no forest comes through: {self._failures} in a row failed, the last because {reason}")
+
+    def _ticket(self, record: Reserved) -> Ticket:
+        # By failures, not by attempts: what a kill cut off is drawn again as it was.
+        seed = derive(self._config.run.seed, record.draw, record.failures)
+        problem = self._problems[record.draw]
+        return Ticket(record.forest_id, record.draw, record.attempt, problem, seed, self.tau)

@@ -1,0 +1,1 @@
+"""Predicts the memory of each role and the bytes that a step sends, before anything is started."""

@@ -1,0 +1,102 @@
+"""Memory of a learner rank and of a generator, and the bytes that a step sends (docs/planning.md has the formulas)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from treeadv.config import Config
+from treeadv.planning.sizes import ModelSizes, head_bytes
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+_TOKEN_BYTES = 24  # of a token in a forest: id, log-prob, entropy, version and their offsets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """Memory of one member of a role in bytes, by purpose."""
+
+    name: str
+    count: int
+    gpus: float  # of one member; 0: it uses memory of the host
+    items: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.items.values())
+
+
+def learner(config: Config, sizes: ModelSizes, tokens: int) -> Role:
+    """One learner rank at the peak of a step; `tokens`: rows of a micro-batch."""
+    c = config.learner
+    shards = c.count // c.replicas
+    half = c.dtype == "bfloat16"
+    items = {
+        "weights": 4 * sizes.parameters // shards,
+        "gradients": 4 * sizes.trained // (1 if c.accumulate == "whole" else shards),
+        "optimizer": 8 * sizes.trained // shards,
+        "activations": sizes.activations + (sizes.layer_activations if c.checkpoint_activations else 0),
+        "logits": head_bytes(sizes, tokens),
+    }
+    if c.kl:
+        items["reference"] = 4 * sizes.parameters // shards
+    if c.count > 1:  # two gathered layers, the gradients of one, and the float32 buffer of their reduction
+        items["gathered layers"] = (3 * _BYTES[c.dtype] + 4) * sizes.layer
+        items["embedding and head"] = 2 * 4 * sizes.outside
+    elif half:
+        items["bfloat16 copies"] = 2 * sizes.parameters
+    return Role(name="learner", count=c.count, gpus=c.gpus, items=items)
+
+
+def generator(config: Config, sizes: ModelSizes, device: int) -> Role:
+    """One GPU of a generator: the pool that its server reserves of `device` bytes. On the host: what its forests need."""
+    g = config.generator
+    width = _BYTES[g.dtype]
+    weights = width * sizes.parameters
+    if not g.gpus:
+        cache = g.forests * tokens_of_forest(config) * sizes.cache_elements * width
+        return Role(name="generator", count=g.count, gpus=0, items={"weights": weights, "keys and values": cache})
+    parts = max(1, math.ceil(g.gpus))  # of tensor parallelism
+    pool = int(float(g.sglang.args.get("mem-fraction-static", 0.85)) * device)
+    cache = max(cache_of_forest(config, sizes), parts * pool - weights)
+    items = {"weights": weights // parts, "keys and values": cache // parts}
+    return Role(name="generator", count=g.count, gpus=g.gpus, items=items)
+
+
+def tokens_of_forest(config: Config) -> int:
+    """The most tokens that a forest may have: no leaf shares a token."""
+    return config.sampling.leaves * config.sampling.max_tokens
+
+
+def cache_of_forest(config: Config, sizes: ModelSizes) -> int:
+    """Bytes of keys and values of the largest forest, which a generator needs at least."""
+    return tokens_of_forest(config) * sizes.cache_elements * _BYTES[config.generator.dtype]
+
+
+def object_store(config: Config, sizes: ModelSizes) -> Role:
+    """All object stores together: two versions of the weights, and the forests under the staleness bound."""
+    forests = (config.queue.max_staleness + 1) * config.learner.forests_per_step
+    items = {
+        "weights": 2 * _BYTES[config.generator.dtype] * sizes.parameters,
+        "forests": forests * tokens_of_forest(config) * _TOKEN_BYTES,
+    }
+    return Role(name="object store", count=1, gpus=0, items=items)
+
+
+def network(config: Config, sizes: ModelSizes, tokens: int) -> dict[str, int]:
+    """Bytes that one step sends at most, by purpose: received by one learner rank, or by all generators."""
+    c = config.learner
+    shards = c.count // c.replicas
+    away = (shards - 1) / shards  # the share of a layer that other ranks hold
+    batches = max(1, math.ceil(c.forests_per_step * tokens_of_forest(config) / (tokens * c.count)))
+    layers, width = sizes.parameters - sizes.outside, _BYTES[c.dtype]
+    gather = away * (2 * width * layers + 4 * sizes.outside)  # layers once more for the backward pass
+    reductions = 1 if c.accumulate == "whole" else batches
+    return {
+        "gathered weights, a rank": int(batches * gather),
+        "reduced gradients, a rank": int(reductions * away * 4 * sizes.trained)
+        + int(8 * sizes.trained / shards * (c.replicas - 1) / c.replicas) * reductions,
+        "gathered for publication, a rank": int(away * 4 * sizes.parameters),
+        "published weights, all generators": config.generator.count * _BYTES[config.generator.dtype] * sizes.parameters,
+        "forests": c.forests_per_step * tokens_of_forest(config) * _TOKEN_BYTES,
+    }

@@ -1,0 +1,117 @@
+"""Gold answers: their text, and whether a verifier can verify them at all."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from treeadv.errors import BadInput
+from treeadv.forest import Verdict
+from treeadv.rewards.judgement import Answer, Judgement
+from treeadv.rewards.sandbox.pool import VerifierPool
+from treeadv.rewards.verifiers.registry import find_verifier
+
+EXAMPLES = 3  # of gold answers that cannot be met
+_NO_VALUES = ("nan", "inf", "+inf", "-inf", "infinity", "-infinity", "null")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gold:
+    """A gold answer with the place that errors name."""
+
+    place: str
+    text: str
+    verifier: str
+    meta: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmet:
+    """`count` of `total` gold answers that no response can meet, with examples."""
+
+    count: int
+    total: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        return f"{self.count} of {self.total} gold answers cannot be met: {'; '.join(self.examples)}{more}"
+
+
+def text_of(value: Any, key: str, place: str) -> str:
+    """The text of a column of a data line. A finite number is text too.
+
+    Raises `BadInput` with the place for anything else, for blank text, and for control characters: those are traces of
+    a backslash that a JSON writer lost, as in "\\frac".
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadInput(f"{place}: {key} must be text or a number, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInput(f"{place}: {key} is {value}, which is no value; remove the line or give the text")
+    text = _written(value, key, place)
+    if not text.strip():
+        raise BadInput(f"{place}: {key} is blank; remove the line or give the text")
+    for character in text:
+        if unicodedata.category(character) == "Cs":
+            raise BadInput(f"{place}: {key} holds half of a surrogate pair ({character!a}); write whole characters")
+        if unicodedata.category(character) == "Cc" and character not in "\n\r\t":
+            raise BadInput(f"{place}: {key} holds the control character {character!a}; write a backslash as \\\\ in JSON")
+    return text
+
+
+def gold_text(value: Any, place: str) -> str:
+    """The text of a gold answer. Raises `BadInput` as `text_of` does, and for the names of missing numbers."""
+    text = text_of(value, "answer", place)
+    if text.strip().lower() in _NO_VALUES:
+        raise BadInput(f"{place}: answer is {text.strip()!r}, which is no answer; remove the line or give the text")
+    return text
+
+
+def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: int) -> Unmet | None:
+    """Grade each gold answer against itself. Returns those that the verifier does not verify; None where it does all.
+
+    A verifier of the user is called once for each name. Raises `BadInput` where it cannot be used or fails.
+    """
+    asked: list[tuple[Gold, Answer]] = []
+    called: set[str] = set()
+    for gold in golds:
+        response = find_verifier(gold.verifier).perfect_response(gold.text)
+        if response is not None:
+            asked.append((gold, Answer(response, gold.text, gold.verifier, gold.meta)))
+        elif gold.verifier not in called:
+            called.add(gold.verifier)
+            asked.append((gold, Answer(gold.text, gold.text, gold.verifier, gold.meta)))
+    judgements = asyncio.run(_judge([answer for _, answer in asked], workers, timeout, memory_mb))
+    unmet = []
+    for (gold, _), j in zip(asked, judgements, strict=True):
+        if gold.verifier in called:
+            if j.verdict in (Verdict.CRASH, Verdict.TIMEOUT):
+                raise BadInput(f"verifier {gold.verifier!r} fails on the gold answer of {gold.place}: {j.detail}")
+        elif j.verdict is not Verdict.VERIFIED:
+            unmet.append(f"{gold.place} {_short(gold.text)} ({j.detail or j.verdict.name.lower()})")
+    if unmet and len(unmet) == len(asked):
+        raise BadInput(f"verifier {golds[0].verifier!r} verifies none of the {len(unmet)} gold answers: {unmet[0]}")
+    return Unmet(count=len(unmet), total=len(asked), examples=tuple(unmet[:EXAMPLES])) if unmet else None
+
+
+async def _judge(answers: list[Answer], workers: int, timeout: float, memory_mb: int) -> list[Judgement]:
+    pool = VerifierPool(workers, timeout, memory_mb)
+    try:
+        return await pool.grade(answers)
+    finally:
+        await pool.close()
+
+
+def _written(value: str | int | float, key: str, place: str) -> str:
+    try:
+        return str(value)
+    except ValueError as e:  # Python writes no integer of more than 4,300 digits
+        raise BadInput(f"{place}: {key} is an integer that is too long ({e})") from e
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")

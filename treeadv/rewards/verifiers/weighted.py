@@ -1,0 +1,95 @@
+"""The verifier `sum`: several verifiers, their rewards weighted and added. `task.rewards` of the configuration makes its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from treeadv.errors import BadInput
+from treeadv.forest import UNJUDGED
+from treeadv.rewards.judgement import Answer, Outcome, Task
+from treeadv.rewards.verifiers.base import Verifier
+
+PREFIX = "sum:"
+
+
+def sum_name(terms: Sequence[tuple[str, float]]) -> str:
+    """The name of the weighted sum of verifiers (name, weight)."""
+    return PREFIX + json.dumps([list(term) for term in terms])
+
+
+def sum_terms(name: str) -> list[tuple[str, float]]:
+    """Invert `sum_name`. Raises `BadInput` for any other text."""
+    try:
+        terms = [(str(verifier), float(weight)) for verifier, weight in json.loads(name.removeprefix(PREFIX))]
+    except (ValueError, TypeError) as e:
+        raise BadInput(f'verifier {name!r}: write sum:[["math", 1.0], ["my_module:brevity", 0.1]]') from e
+    if not terms or len({verifier for verifier, _ in terms}) < len(terms):
+        raise BadInput(f"verifier {name!r}: name at least one verifier, and each once")
+    return terms
+
+
+class WeightedSum(Verifier):
+    """Adds weight * reward of each verifier. The verdict and the detail are those of the first. Where one verifier could not judge,
+    the answer is not judged. The reward of each verifier is a named part."""
+
+    usage = "sum:[[NAME, WEIGHT], ...]"
+
+    def __init__(self, name: str, terms: Sequence[tuple[Verifier, float]]) -> None:
+        self._terms = terms
+        super().__init__(name)
+
+    def check_option(self, option: str | None) -> None:
+        """Accept any: `sum_terms` has read the name."""
+
+    @property
+    def isolated(self) -> bool:  # type: ignore[override]
+        return any(v.isolated for v, _ in self._terms)
+
+    @property
+    def largest_reward(self) -> float:  # type: ignore[override]
+        return sum(abs(weight) * v.largest_reward for v, weight in self._terms)
+
+    @property
+    def needs_gold(self) -> bool:  # type: ignore[override]
+        return any(v.needs_gold for v, _ in self._terms)
+
+    def meta(self, row: Mapping[str, Any]) -> str:
+        return json.dumps([v.meta(row) for v, _ in self._terms])
+
+    def perfect_response(self, gold: str) -> str | None:
+        return self._terms[0][0].perfect_response(gold)
+
+    def screen(self, answer: Answer) -> Outcome | Task:
+        screened = self._screened(answer)
+        outcomes = [s for s in screened if isinstance(s, Outcome)]
+        if len(outcomes) == len(screened):
+            return self._sum(outcomes)
+        return Task(self.name, answer.gold, answer.response, answer.meta)
+
+    def load(self) -> None:
+        for verifier, _ in self._terms:
+            verifier.load()
+
+    def judge(self, task: Task) -> Outcome:
+        screened = self._screened(Answer(task.text, task.gold, self.name, task.meta))
+        verifiers = [v for v, _ in self._terms]
+        return self._sum([v.judge(s) if isinstance(s, Task) else s for v, s in zip(verifiers, screened, strict=True)])
+
+    def _screened(self, answer: Answer) -> list[Outcome | Task]:
+        metas = json.loads(answer.meta) if answer.meta else [""] * len(self._terms)
+        return [
+            verifier.screen(Answer(answer.response, answer.gold, verifier.name, meta))
+            for (verifier, _), meta in zip(self._terms, metas, strict=True)
+        ]
+
+    def _sum(self, outcomes: Sequence[Outcome]) -> Outcome:
+        for outcome in outcomes:
+            if outcome.verdict in UNJUDGED:
+                return outcome
+        named = {v.name: o for (v, _), o in zip(self._terms, outcomes, strict=True)}
+        parts = {f"{name}.{part}": x for name, o in named.items() for part, x in o.parts.items()}
+        reward = sum(weight * o.reward for (_, weight), o in zip(self._terms, outcomes, strict=True))
+        first = outcomes[0]
+        return Outcome(first.verdict, reward, first.detail, {name: o.reward for name, o in named.items()} | parts)

@@ -1,0 +1,42 @@
+"""Grows the forests that the replay queue's tickets ask for, with one engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from treeadv.config import Config
+from treeadv.data.model_folder import stop_ids
+from treeadv.data.prompts import Prompter
+from treeadv.data.tasks import Problem
+from treeadv.data.tickets import Ticket
+from treeadv.engines.base import Engine
+from treeadv.forest import Forest
+from treeadv.sampling.sampler import GrowRequest, grow
+
+
+class Grower:
+    """Knows the prompt template and the tokens that end an answer of one model."""
+
+    def __init__(self, config: Config, model_dir: Path, engine: Engine) -> None:
+        self.prompter = Prompter(model_dir, config.task.prompt)
+        self._sampling, self._engine, self._stop = config.sampling, engine, stop_ids(model_dir)
+
+    def too_long(self, problem: Problem) -> str:
+        """Why the prompt of a problem leaves no room for `sampling.max_tokens`; "" when it does."""
+        length, limit = len(self.prompter.encode(problem.problem)), self._sampling.max_tokens
+        if length + limit <= self._engine.longest:
+            return ""
+        return (
+            f"the prompt of {problem.id} has {length} tokens: with sampling.max_tokens={limit} its paths would be longer"
+            f" than the {self._engine.longest} tokens that model and engine allow"
+        )
+
+    async def grow(self, ticket: Ticket) -> Forest:
+        """The forest of a ticket, not yet graded. Raises `EngineLost` when no branch draws a token."""
+        request = GrowRequest(
+            forest_id=ticket.forest_id,
+            problem=ticket.problem,
+            prompt=self.prompter.encode(ticket.problem.problem),
+            seed=ticket.seed,
+        )
+        return await grow(self._engine, request, self._sampling, ticket.tau, self._stop)
