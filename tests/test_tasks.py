@@ -201,3 +201,10 @@ def test_text_that_is_no_parquet_or_no_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(b'{"problem": "\xff"}')
     with pytest.raises(BadInput, match="not UTF-8 text"):
         read_problems(tmp_path / "p.jsonl")
+
+
+def test_entry_that_is_no_json_is_drawn() -> None:
+    """Draw 17 of gsm_symbolic has a Fraction in its metadata."""
+    family = {"source": "reasoning-gym", "families": [{"name": "gsm_symbolic"}], "verifier": "reasoning-gym"}
+    source = problem_source(TaskConfig(**family), 0)
+    assert all(json.loads(source[draw].meta)["dataset"] == "gsm_symbolic" for draw in range(40))

@@ -332,13 +332,22 @@ def test_threshold_is_shared_by_workers_and_kept_by_a_restarted_queue(
     asyncio.run(scenario())
 
 
-def test_a_draw_that_fails_costs_that_draw_alone(cluster: None, config: Config, tmp_path: Path) -> None:
-    """Draw 17 of gsm_symbolic has a Fraction in its metadata, which is no JSON."""
-    task = {"source": "reasoning-gym", "families": [{"name": "gsm_symbolic"}], "verifier": "reasoning-gym"}
+class FailsAtDraw17:
+    """One draw raises, as a family of reasoning-gym may."""
+
+    def __getitem__(self, draw: int) -> Problem:
+        if draw == 17:
+            raise ZeroDivisionError("a family divides by zero")
+        return Problem(id=str(draw), problem="1+1", answer="2", verifier="math", meta="")
+
+
+def test_failing_draw_costs_that_draw_alone(cluster: None, config: Config, tmp_path: Path) -> None:
+    task = {"source": "reasoning-gym", "families": [{"name": "gcd"}]}
     config = parse({"task": task, "learner": {"forests_per_step": 20}, "queue": {"max_staleness": 0}}, "test")
 
     async def run() -> list[int]:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
+        queue._draws = Draws(FailsAtDraw17())
         tickets = await asyncio.gather(*(queue.reserve(f"worker-{n}") for n in range(20)))
         assert (await queue.counts())["dropped"]["no_prompt"]["forests"] == 1
         await queue.close()
@@ -362,7 +371,7 @@ class BrokenSource:
         raise KeyError("answer")
 
 
-def test_a_slow_draw_does_not_stop_the_queue(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_slow_draw_does_not_stop_the_queue(cluster: None, config: Config, tmp_path: Path) -> None:
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         queue._draws = Draws(SlowSource())
@@ -379,11 +388,11 @@ def test_a_slow_draw_does_not_stop_the_queue(cluster: None, config: Config, tmp_
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
-def test_a_source_that_always_fails_ends_the_run(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_source_that_always_fails_ends_the_run(cluster: None, config: Config, tmp_path: Path) -> None:
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         queue._draws = Draws(BrokenSource())
-        with pytest.raises(BadInput, match=r"task.source: 50 draws in a row gave no prompt, the last \(draw 49\) with KeyError: 'answer'"):
+        with pytest.raises(BadInput, match=r"50 draws in a row gave no prompt, the last \(draw 49\) with KeyError: 'answer'"):
             await queue.reserve("a")
         await queue.close()
 

@@ -127,13 +127,13 @@ class StepForests:
 
     def _reserve(self) -> Reserved | None:
         """Reserve the next draw that gives a prompt."""
-        while True:
+        problem = None
+        while problem is None:
             try:
                 problem = self._problems[self._store.next_draw]
             except Exception as e:  # a library draws here: whatever it raises costs this draw and no more
                 self._store.skip_draw(f"{type(e).__name__}: {one_line(e)}")
-            else:
-                return self._store.reserve("local", "", lambda _: problem.id)
+        return self._store.reserve("local", "", lambda _: problem.id)
 
     def _count_failure(self, reason: str) -> None:
         self._failures += 1
