@@ -15,6 +15,7 @@ test-slow: .venv/installed-dev
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
 # write the files that are made from the code: schema and table of the chart's values, dashboards, docs/metrics.md

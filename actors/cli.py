@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_train(commands: Commands) -> None:
     p = commands.add_parser(
-        "train", help="train a model with the whole pipeline", add_help=False,
+        "train",
+        help="train a model with the whole pipeline",
+        add_help=False,
         description="Train a model from a recipe, or go on with a stopped run.",
     )
     p.add_argument(

@@ -80,8 +80,11 @@ class Generator(Heartbeat):
         """Totals since the start, for the driver's record of a step."""
         s = self.engine.stats()
         return {
-            "tokens_generated": s.decoded_tokens, "prompt_tokens": s.prompt_tokens, "cached_tokens": s.cached_tokens,
-            "busy_seconds": s.busy_seconds, "tau": self._tau,
+            "tokens_generated": s.decoded_tokens,
+            "prompt_tokens": s.prompt_tokens,
+            "cached_tokens": s.cached_tokens,
+            "busy_seconds": s.busy_seconds,
+            "tau": self._tau,
         }
 
     @ray.method

@@ -69,7 +69,9 @@ class _QueueMetrics:
         self._exporter.set("treeadv_queue_slots_free", f["slots_free"])
         self._exporter.set("treeadv_queue_disk_bytes", f["disk_bytes"])
         free = f["disk_free_bytes"]
-        self._exporter.set("treeadv_queue_disk_free_bytes", math.inf if free is None else free)  # 0 would say a full disk
+        self._exporter.set(
+            "treeadv_queue_disk_free_bytes", math.inf if free is None else free
+        )  # 0 would say a full disk
 
     def _count(self, name: str, total: float, **labels: str) -> None:
         key = (name, *labels.values())
@@ -81,7 +83,8 @@ class ReplayQueue(Heartbeat):
     """Wrap it by `ray.remote`. Every method may be called again with the same ids: a repeat changes nothing."""
 
     def __init__(self, config: Config, run_dir: str, session: str, step: int, port: int) -> None:
-        """Open `run_dir`/replay for a `session` of the run that resumes from the checkpoint of `step` (see `ReplayStore`).
+        """Open `run_dir`/replay for a `session` of the run that resumes from the checkpoint of `step` (see
+        `ReplayStore`).
 
         An actor that Ray restarts runs this again. The journal tells whether an earlier process of the session has gone
         back to the checkpoint; Ray's count of restarts does not, because a process may die in here.
@@ -104,9 +107,7 @@ class ReplayQueue(Heartbeat):
         try:
             per_step, seed = config.learner.forests_per_step, config.run.seed
             updates = config.learner.updates_per_step
-            self._store = ReplayStore(
-                run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates
-            )
+            self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates)
             self._restore_threshold()
         except BadInput as fault:  # raised by the first call: Ray would report it here as a death of the actor
             self._note_fault(fault)
@@ -124,10 +125,12 @@ class ReplayQueue(Heartbeat):
         self._check()
         return self._address
 
-    # ---- calls of workers ----------------------------------------------------------------------------------------------------
+    # ---- calls of workers
+    # ----------------------------------------------------------------------------------------------------
     @ray.method
     async def reserve(self, worker: str) -> Ticket | None:
-        """Return the next forest to grow once a slot is free, which holds fast generators back; None when the run ends."""
+        """Return the next forest to grow once a slot is free, which holds fast generators back; None when the run
+        ends."""
         # Ray repeats a call under its old task id when the actor died before its answer arrived: it gets the same slot.
         request = ray.get_runtime_context().get_task_id() or ""
         record = None
@@ -144,7 +147,8 @@ class ReplayQueue(Heartbeat):
         return Ticket(record.forest_id, record.draw, record.attempt, problem, seed, self._threshold.tau)
 
     async def _try_reserve(self, worker: str, request: str) -> Reserved | None:
-        """Reserve the next draw; None after a wait for a slot, or where the draw went to another worker or gives no prompt."""
+        """Reserve the next draw; None after a wait for a slot, or where the draw went to another worker or gives no
+        prompt."""
         draw = self._store.next_draw
         problem = await self._draws.problem(draw)
         async with self._room:
@@ -166,8 +170,8 @@ class ReplayQueue(Heartbeat):
         await self._notify(self._room)
 
     async def forget(self, worker: str) -> int:
-        """The worker died: its reservations go out again, and forests that it delivered are served from disk, because its
-        objects died with it."""
+        """The worker died: its reservations go out again, and forests that it delivered are served from disk, because
+        its objects died with it."""
         self._check()
         for entry in self._store.ledger.live.values():
             if entry.reserved.worker == worker:
@@ -198,11 +202,12 @@ class ReplayQueue(Heartbeat):
         await self._notify(self._room if outcome in ("refused", "dropped") else self._ready)
         return outcome
 
-    # ---- calls of the learner ------------------------------------------------------------------------------------------------
+    # ---- calls of the learner
+    # ------------------------------------------------------------------------------------------------
     @ray.method
     async def lease(self, n: int, version: int) -> Lease:
-        """Wait for `n` forests within the staleness bound of policy `version`. Answers the open lease of that version if
-        there is one."""
+        """Wait for `n` forests within the staleness bound of policy `version`. Answers the open lease of that version
+        if there is one."""
         async with self._ready:
             while True:
                 self._check()
@@ -246,8 +251,8 @@ class ReplayQueue(Heartbeat):
 
     @ray.method
     async def commit(self, step: int, oldest_kept: int) -> None:
-        """A durable checkpoint holds all steps up to `step`: their forests are trained. The oldest checkpoint that is kept is
-        of step `oldest_kept`. Durable on return, unless queue.fsync is none."""
+        """A durable checkpoint holds all steps up to `step`: their forests are trained. The oldest checkpoint that is
+        kept is of step `oldest_kept`. Durable on return, unless queue.fsync is none."""
         self._check()
         self._store.commit(step, oldest_kept)
         await self._make_durable(at_once=True)
@@ -255,12 +260,14 @@ class ReplayQueue(Heartbeat):
 
     @ray.method
     async def flush(self) -> None:
-        """Make all records so far durable, unless queue.fsync is none. Raises `BadInput` if another process owns the run now."""
+        """Make all records so far durable, unless queue.fsync is none. Raises `BadInput` if another process owns the
+        run now."""
         self._check()
         await self._make_durable(at_once=True)
         await asyncio.to_thread(self._store.check_owner)
 
-    # ---- calls of the driver -------------------------------------------------------------------------------------------------
+    # ---- calls of the driver
+    # -------------------------------------------------------------------------------------------------
     @ray.method
     async def counts(self) -> dict[str, Any]:
         """See `treeadv.replay.figures.figures`."""
@@ -294,7 +301,8 @@ class ReplayQueue(Heartbeat):
         async with self._ready:
             self._ready.notify_all()  # a waiting lease raises that the queue is closed
 
-    # ---- inside --------------------------------------------------------------------------------------------------------------
+    # ---- inside
+    # --------------------------------------------------------------------------------------------------------------
     def _check(self) -> None:
         """Raise the fault of a background task, if there is one."""
         if self._closed:
@@ -343,9 +351,8 @@ class ReplayQueue(Heartbeat):
     async def _flush(self, what: Callable[[], list[Action]] | None = None) -> None:
         """Group commit: a call that waits for the lock finds its records flushed by the call before it.
 
-        The lock is kept until the disk has answered, even if the caller is cancelled: `close` must not meet files that a
-        thread still writes.
-        """
+        The lock is kept until the disk has answered, even if the caller is cancelled: `close` must not meet files that
+        a thread still writes."""
         await asyncio.shield(self._flush_now(what or self._store.pending))
 
     async def _flush_now(self, what: Callable[[], list[Action]]) -> None:

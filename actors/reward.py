@@ -36,10 +36,13 @@ class RewardActor(Heartbeat):
     """Decodes leaves, has them judged by killable processes, and hands the forests back graded."""
 
     def __init__(self, config: Config, index: int, port: int = 0) -> None:
-        """`index` is this actor's number within its role, `port` where it serves /metrics and /healthz (0: any free port)."""
+        """`index` is this actor's number within its role, `port` where it serves /metrics and /healthz (0: any free
+        port)."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self.index = index
-        folder = resolve(config.model.path, config.model.cache, ["tokenizer.json"])  # of a model of the hub not the weights
+        folder = resolve(
+            config.model.path, config.model.cache, ["tokenizer.json"]
+        )  # of a model of the hub not the weights
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
         self._exporter = Exporter("reward", health=lambda: self._pool.fault)
@@ -50,9 +53,8 @@ class RewardActor(Heartbeat):
     async def grade(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, GradeReport]:
         """The same forests with reward, verdict and detail of every leaf, and what the verifier made of them.
 
-        A leaf that the engine lost is ABORTED. The caller asks Ray for two returns: it waits for the small one and passes the
-        other on as a reference.
-        """
+        A leaf that the engine lost is ABORTED. The caller asks Ray for two returns: it waits for the small one and
+        passes the other on as a reference."""
         graded = [await self._graded(f) for f in wire.from_batch(batch)]
         verdicts = tuple(int(v) for f in graded for v in f.verdict)
         failures = [failure for f in graded if (failure := failure_of(f))]

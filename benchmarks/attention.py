@@ -2,7 +2,7 @@
 and by plain products.
 
 A JSON object a line: processor milliseconds, the least of some rounds, with the heads of SmolLM2-135M (9, of 3
-sharing keys, 64 wide). """
+sharing keys, 64 wide)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`python -m benchmarks.soak`: a long run on the tests' tiny model in which roles are killed at random. What it holds must stay flat,
-and nothing may be lost. One JSON object."""
+"""`python -m benchmarks.soak`: a long run on the tests' tiny model in which roles are killed at random. What it holds
+must stay flat, and nothing may be lost. One JSON object."""
 
 from __future__ import annotations
 
@@ -31,20 +31,44 @@ def main() -> None:
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         model = tiny.save(Path(folder) / "tiny")
-        process = start("--config", recipe(
-            Path(folder), model, run__steps=10**6, run__checkpoint_every=5, queue__retain="unacknowledged", queue__payload_mb=1
-        ))
+        process = start(
+            "--config",
+            recipe(
+                Path(folder),
+                model,
+                run__steps=10**6,
+                run__checkpoint_every=5,
+                queue__retain="unacknowledged",
+                queue__payload_mb=1,
+            ),
+        )
         run = Path(folder) / "run"
         samples, recoveries = _watch(process, run, args.minutes * 60, args.kill_every, rng)
         process.send_signal(signal.SIGINT)
         code = process.wait(300)
         result = audit(str(run))
-        print(json.dumps({
-            "minutes": args.minutes, "steps": steps(run), "exit_code": code, "audit_sound": result.sound,
-            "trained": result.rows["trained"]["forests"], "kills": {role: len(seconds) for role, seconds in recoveries.items()},
-            "slowest_recovery_s": {role: round(max(seconds), 1) for role, seconds in recoveries.items() if seconds},
-            **{k: {"second_quarter": _mean(samples, k, 0.25, 0.5), "last_quarter": _mean(samples, k, 0.75, 1.0)} for k in samples[0]},
-        }))
+        print(
+            json.dumps(
+                {
+                    "minutes": args.minutes,
+                    "steps": steps(run),
+                    "exit_code": code,
+                    "audit_sound": result.sound,
+                    "trained": result.rows["trained"]["forests"],
+                    "kills": {role: len(seconds) for role, seconds in recoveries.items()},
+                    "slowest_recovery_s": {
+                        role: round(max(seconds), 1) for role, seconds in recoveries.items() if seconds
+                    },
+                    **{
+                        k: {
+                            "second_quarter": _mean(samples, k, 0.25, 0.5),
+                            "last_quarter": _mean(samples, k, 0.75, 1.0),
+                        }
+                        for k in samples[0]
+                    },
+                }
+            )
+        )
 
 
 def _watch(
@@ -63,8 +87,13 @@ def _watch(
             members = 1 if role == "verifier" else len(victims)  # a dead spare is replaced when it is needed
             recoveries[role].append(_kill(rng.choice(victims), role, members, process, run))
             next_kill = time.monotonic() + rng.expovariate(1 / kill_every)
-            print(f"{(end - time.monotonic()) / 60:.0f} min left, step {steps(run)}: {role} killed, a step of all again after"
-                  f" {recoveries[role][-1]:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"{(end - time.monotonic()) / 60:.0f} min left, step "
+                f"{steps(run)}: {role} killed, a step of all again after"
+                f" {recoveries[role][-1]:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         time.sleep(5)
     return samples, recoveries
 
@@ -96,7 +125,13 @@ def _sample(process: Started, run: Path) -> dict[str, float]:
             continue  # it ended while we looked
     shm = sum(f.stat().st_blocks * 512 for f in os.scandir("/dev/shm") if f.is_file(follow_symlinks=False))
     disk = sum(f.stat().st_size for f in (run / "replay").rglob("*") if f.is_file())
-    return {"rss_mb": rss / 2**20, "open_files": files, "processes": count, "shared_memory_mb": shm / 2**20, "replay_mb": disk / 2**20}
+    return {
+        "rss_mb": rss / 2**20,
+        "open_files": files,
+        "processes": count,
+        "shared_memory_mb": shm / 2**20,
+        "replay_mb": disk / 2**20,
+    }
 
 
 def _mean(samples: list[dict[str, float]], key: str, a: float, b: float) -> float:

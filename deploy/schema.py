@@ -19,7 +19,8 @@ from treeadv.sampling.rules import RULES
 
 SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.schema.json"
 
-# Fields that the chart sets from other values (templates/_config.tpl). The schema refuses them, because two values could disagree.
+# Fields that the chart sets from other values (templates/_config.tpl). The schema refuses them, because two values
+# could disagree.
 DERIVED = {
     "RunConfig": ("root", "name", "storage"),
     "ModelConfig": ("cache",),
@@ -42,7 +43,10 @@ def generated(text: str) -> str:
             del sections[name]["properties"][field]
     sections["LearnerConfig"]["properties"]["preset"]["anyOf"] = [{"enum": list(PRESETS)}, {"pattern": f"^{PATTERN}$"}]
     sections["SamplingConfig"]["properties"]["rule"]["anyOf"] = [{"enum": list(RULES)}, {"pattern": f"^{PATTERN}$"}]
-    sections["GeneratorConfig"]["properties"]["engine"]["anyOf"] = [{"enum": list(ENGINES)}, {"pattern": f"^{PATTERN}$"}]
+    sections["GeneratorConfig"]["properties"]["engine"]["anyOf"] = [
+        {"enum": list(ENGINES)},
+        {"pattern": f"^{PATTERN}$"},
+    ]
     sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
     sections["TaskConfig"] |= {
         "if": {"properties": {"source": {"const": "reasoning-gym"}}},

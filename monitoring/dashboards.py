@@ -125,12 +125,20 @@ LEARNER = Board(
         Panel("Trained tokens: tree and flattened", tuple(rate(name) for name in TRAINED)),
         Panel("Leaves trained", (rate("treeadv_trained_leaves_total"),)),
         Panel("Duration of a checkpoint", quantiles("treeadv_checkpoint_seconds")),
-        Panel("Optimizer updates, and those whose gradient was clipped", (
-            rate("treeadv_updates_total"), rate("treeadv_clipped_gradients_total"),
-        )),
-        Panel("Updates skipped: not finite, nothing to learn", (
-            rate("treeadv_nonfinite_updates_total"), rate("treeadv_idle_updates_total"),
-        )),
+        Panel(
+            "Optimizer updates, and those whose gradient was clipped",
+            (
+                rate("treeadv_updates_total"),
+                rate("treeadv_clipped_gradients_total"),
+            ),
+        ),
+        Panel(
+            "Updates skipped: not finite, nothing to learn",
+            (
+                rate("treeadv_nonfinite_updates_total"),
+                rate("treeadv_idle_updates_total"),
+            ),
+        ),
         Panel("Forests without a gradient", (rate("treeadv_forests_without_gradient_total"),)),
         Panel("Updates before a batch is published", quantiles("treeadv_publication_lag_updates")),
     ),

@@ -27,7 +27,8 @@ UNITS = {"percentunit": "share", "cps": "per second", "Bps": "bytes per second",
 
 
 def draw(board: Board, address: str, start: float, end: float) -> Figure:
-    """Return the figure of a dashboard; `start` and `end` are seconds since the epoch, the x axis is minutes since `start`."""
+    """Return the figure of a dashboard; `start` and `end` are seconds since the epoch, the x axis is minutes since
+    `start`."""
     rows = -(-len(board.panels) // COLUMNS)
     figure = Figure(figsize=(4.2 * COLUMNS, 2.6 * rows), layout="constrained")
     figure.suptitle(f"{board.title}: data of the panels")

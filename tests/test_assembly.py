@@ -42,7 +42,7 @@ def test_merged_leaves_of_a_forest_take_no_more_tokens(f: Forest) -> None:
     assert forest.tokens <= f.tokens
 
 
-def test_merged_forest_keeps_finish_in_leaf_order_and_is_not_predictable() -> None:
+def test_merged_forest_keeps_leaf_order_and_is_not_predictable() -> None:
     ends = [Finish.STOP, Finish.LENGTH, Finish.STOP]
     forest, order = merge_rollouts(
         prompt=[1], sequences=[[5, 6], [7], [5, 8]], logprobs=[[-1.0, -2.0], [-3.0], [-4.0, -5.0]], finish=ends

@@ -54,7 +54,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_newest_checkpoint_is_passed_over(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     save(LocalRunStore(tmp_path), 2, 4)
     DAMAGE[damage](tmp_path / "checkpoints" / "step-4")
     store = LocalRunStore(tmp_path)
@@ -129,7 +131,9 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, da
         queue(tmp_path, "three", 1)
 
 
-def test_store_passes_over_a_checkpoint_that_lost_a_file(bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_store_passes_over_a_checkpoint_that_lost_a_file(
+    bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     name, client, uri = bucket
     store = ObjectRunStore(uri, tmp_path)
     session = store.next_session()
@@ -156,7 +160,9 @@ def test_store_names_a_damaged_file_and_the_remedy_works(bucket, tmp_path: Path)
         store.seal(step, session, keep=2)
     key = f"runs/one/checkpoints/step-4-{session}"
     client.put_object(Bucket=name, Key=f"{key}/trainer/state", Body=b"state of step 5")
-    with pytest.raises(BadInput, match=rf"step-4-{session}/trainer/state is damaged .*; delete checkpoints/step-4-{session}.json"):
+    with pytest.raises(
+        BadInput, match=rf"step-4-{session}/trainer/state is damaged .*; delete checkpoints/step-4-{session}.json"
+    ):
         store.fetched(4).__enter__()
     client.delete_object(Bucket=name, Key=f"{key}.json")
     assert store.newest_whole() == 2

@@ -104,9 +104,7 @@ def test_generate_with_one_seed_gives_equal_graded_forests(
     assert f"{tmp_path / 'a.arrow'}: 3 forests, 12 leaves" in capsys.readouterr().out
 
 
-def test_limit_does_not_change_the_remaining_forests(
-    tiny_model: Path, problems: Path, tmp_path: Path
-) -> None:
+def test_limit_does_not_change_the_remaining_forests(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
     for name, limit in (("one", 1), ("all", 3)):
         out = tmp_path / f"{name}.arrow"
         assert run("generate", "--model", tiny_model, "--data", problems, "--out", out, "--limit", limit, *SMALL) == 0
@@ -283,9 +281,7 @@ def test_mistake_gives_one_line_code_2_and_no_file(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_full_disk_is_reported_and_the_old_file_stays(
-    forests: Path, tmp_path: Path, monkeypatch, capsys
-) -> None:
+def test_full_disk_is_reported_and_the_old_file_stays(forests: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     page = tmp_path / "page.html"
     page.write_text("as before")
     full = tmp_path / f".page.html.{os.getpid()}"

@@ -37,10 +37,12 @@ def graded(verdicts: list[Verdict], finish: list[Finish]) -> Forest:
 
 def test_only_verified_leaves_pass() -> None:
     v, w, t = Verdict.VERIFIED, Verdict.WRONG, Verdict.TIMEOUT
-    result = evaluate([
-        graded([v, v, w, t], [Finish.STOP] * 4),
-        graded([w, w, w, w], [Finish.LENGTH, Finish.STOP, Finish.STOP, Finish.STOP]),
-    ])
+    result = evaluate(
+        [
+            graded([v, v, w, t], [Finish.STOP] * 4),
+            graded([w, w, w, w], [Finish.LENGTH, Finish.STOP, Finish.STOP, Finish.STOP]),
+        ]
+    )
     assert result.pass_at == {1: 0.25, 2: pytest.approx((1 - 1 / 6) / 2), 4: 0.5}
     assert result.verdicts == {"wrong": 5, "verified": 2, "timeout": 1}
     assert (result.problems, result.samples, result.tokens, result.tokens_mean, result.cut) == (2, 4, 24, 3.0, 0.125)

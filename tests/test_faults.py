@@ -67,8 +67,9 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
 class Run:
     """A run under fault injection."""
 
-    def __init__(self, tmp_path: Path, model: Path, environment: dict[str, str] | None = None,
-    **changes: object) -> None:
+    def __init__(
+        self, tmp_path: Path, model: Path, environment: dict[str, str] | None = None, **changes: object
+    ) -> None:
         self.run, self._faults = tmp_path / "run", tmp_path / "faults"
         self._faults.mkdir()
         self._environment = environment or {}
@@ -171,9 +172,7 @@ def test_run_survives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Pat
 
 
 @pytest.mark.parametrize("victim", [pytest.param("", marks=pytest.mark.slow), "fails"])
-def test_role_that_keeps_dying_ends_the_run_with_the_cause(
-    tmp_path: Path, tiny_model: Path, victim: str
-) -> None:
+def test_role_that_keeps_dying_ends_the_run_with_the_cause(tmp_path: Path, tiny_model: Path, victim: str) -> None:
     run = Run(tmp_path, tiny_model, generator__count=1)
     run.arm(at=DRAWING, victim=victim, always=True)
     said = run.said()

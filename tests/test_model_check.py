@@ -33,8 +33,16 @@ from treeadv.local.rollouts import rollouts
 from treeadv.sampling.sampler import GrowRequest, grow
 
 SHAPE: dict[str, Any] = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": 0,
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "bos_token_id": None,
+    "eos_token_id": 0,
     "pad_token_id": 1,
 }
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 128}
@@ -53,14 +61,17 @@ def embedded(folder: Path) -> EmbeddedEngine:
     return engine
 
 
-@pytest.mark.parametrize(("config", "longest"), [
-    (LlamaConfig(**SHAPE), 512),
-    (MistralConfig(**SHAPE, sliding_window=48), 48),
-    (MistralConfig(**SHAPE, sliding_window=None), 512),
-    (Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=40, max_window_layers=0), 40),
-    (Qwen2Config(**SHAPE, sliding_window=40), 512),
-    (LlamaConfig(**SHAPE, rope_parameters=DYNAMIC), 128),
-])
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (LlamaConfig(**SHAPE), 512),
+        (MistralConfig(**SHAPE, sliding_window=48), 48),
+        (MistralConfig(**SHAPE, sliding_window=None), 512),
+        (Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=40, max_window_layers=0), 40),
+        (Qwen2Config(**SHAPE, sliding_window=40), 512),
+        (LlamaConfig(**SHAPE, rope_parameters=DYNAMIC), 128),
+    ],
+)
 def test_paths_end_where_window_or_rotary_frequencies_change(config: PretrainedConfig, longest: int, tmp_path: Path):
     """Up to that length both sides agree with the model's own attention, which their checks at the start compare."""
     folder = saved(tmp_path, config)
@@ -77,13 +88,19 @@ def test_path_beyond_the_window_would_differ(tmp_path: Path):
     assert engine.difference() > 1e-3
 
 
-@pytest.mark.parametrize(("config", "reason"), [
-    (Gemma2Config(**SHAPE), "attn_logit_softcapping=50.0, which is not computed"),
-    (Gemma2Config(**SHAPE, attn_logit_softcapping=None), "final_logit_softcapping=30.0"),
-    (CohereConfig(**{k: v for k, v in SHAPE.items() if k != "head_dim"}), "logit_scale=0.0625"),
-    (Qwen3NextConfig(**SHAPE, num_experts=2), "Qwen3Next.* has layers with linear_attention, which cannot attend to a tree"),
-    (GptOssConfig(**SHAPE, num_local_experts=2, num_experts_per_tok=1, sliding_window=128), "asks for s_aux"),
-])
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (Gemma2Config(**SHAPE), "attn_logit_softcapping=50.0, which is not computed"),
+        (Gemma2Config(**SHAPE, attn_logit_softcapping=None), "final_logit_softcapping=30.0"),
+        (CohereConfig(**{k: v for k, v in SHAPE.items() if k != "head_dim"}), "logit_scale=0.0625"),
+        (
+            Qwen3NextConfig(**SHAPE, num_experts=2),
+            "Qwen3Next.* has layers with linear_attention, which cannot attend to a tree",
+        ),
+        (GptOssConfig(**SHAPE, num_local_experts=2, num_experts_per_tok=1, sliding_window=128), "asks for s_aux"),
+    ],
+)
 def test_model_with_other_terms_is_refused_by_engine_and_learner(config: PretrainedConfig, reason: str, tmp_path: Path):
     folder = saved(tmp_path, config)
     for start in (embedded, loading.load):
@@ -96,11 +113,13 @@ def test_prompt_that_leaves_no_room_is_refused_before_drawing(tiny_model: Path):
     request = GrowRequest(
         forest_id="f", problem=Problem("long", "", "", "exact", ""), prompt=np.full(1985, 5, np.int32), seed=0
     )
-    with pytest.raises(PathTooLong, match=r"prompt long has 1985 tokens: with sampling.max_tokens=64 .* than the 2048 tokens"):
+    with pytest.raises(
+        PathTooLong, match=r"prompt long has 1985 tokens: with sampling.max_tokens=64 .* than the 2048 tokens"
+    ):
         asyncio.run(grow(engine, request, SamplingConfig(), 1.0, frozenset()))
 
 
-def test_file_with_a_prompt_that_is_too_long_is_refused_with_the_count(tiny_model: Path):
+def test_file_with_too_long_prompts_is_refused_with_a_count(tiny_model: Path):
     config = build({"task": {"source": "none.jsonl"}}, ["sampling.max_tokens=2040", "generator.threads=1"], "test")
     problems = [Problem(f"p{i}", "1" * length, "", "exact", "") for i, length in enumerate((4, 40, 50))]
     with pytest.raises(BadInput, match=r"2 of 3 prompts cannot be used; the first: the prompt of p1 has 40 tokens"):

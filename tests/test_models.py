@@ -31,9 +31,7 @@ except BadInput as e:
 """
 
 
-def test_hub_model_comes_from_the_cache_or_is_refused(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_hub_model_comes_from_the_cache_or_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     kept = tmp_path / "models--some--model"
     (kept / "refs").mkdir(parents=True)
     (kept / "refs" / "main").write_text("c0ffee")

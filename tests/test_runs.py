@@ -23,7 +23,10 @@ def test_resume_or_start_goes_on_by_what_the_recipe_says_now(tmp_path: Path, tin
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("run.seed=5", r"run.seed: the run .* was begun with another \(0\)"), ("task.verifier=exact", "task: the run .* was begun with")],
+    [
+        ("run.seed=5", r"run.seed: the run .* was begun with another \(0\)"),
+        ("task.verifier=exact", "task: the run .* was begun with"),
+    ],
 )
 def test_going_on_does_not_make_another_run_of_one(tmp_path: Path, tiny_model: Path, change: str, message: str) -> None:
     begin(recipe(tmp_path, tiny_model), None, True, [])
@@ -40,7 +43,7 @@ def test_what_a_resume_changes_holds_from_then_on(tmp_path: Path, tiny_model: Pa
     assert begin(None, str(tmp_path / "run"), False, [])[1].learner.lr == 0.5
 
 
-def test_a_run_that_has_ended_takes_no_request_and_forgets_its_end_when_it_goes_on(tmp_path: Path) -> None:
+def test_ended_run_refuses_requests_until_it_is_resumed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.request({"generator": 3})
     folder.write("summary.json", {})
@@ -59,7 +62,7 @@ def test_no_request_for_actors_is_lost(tmp_path: Path) -> None:
     assert folder.take_request() == {}
 
 
-def test_half_a_record_of_a_driver_that_was_killed_over_it_is_none(tmp_path: Path) -> None:
+def test_half_written_record_is_ignored(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for step in (1, 2):
         folder.record({"step": step})

@@ -35,7 +35,9 @@ class Scripted:
     version = 0
     longest = 1000
 
-    def __init__(self, entropy: Callable[[tuple[int, ...]], float] | None = None, delay: int | None = None, fail: int = 0) -> None:
+    def __init__(
+        self, entropy: Callable[[tuple[int, ...]], float] | None = None, delay: int | None = None, fail: int = 0
+    ) -> None:
         self.entropy = entropy or (lambda path: 2.0 * uniform("entropy", *path))
         self.delay = random.Random(delay) if delay is not None else None
         self.fail = fail  # requests that are lost after two tokens
@@ -64,8 +66,12 @@ class Scripted:
         self.released.append(namespace)
 
 
-def forest(engine: Scripted, s: SamplingConfig, tau: float = 1.0, seed: int = 0, stop: frozenset[int] = frozenset({STOP})) -> Forest:
-    return asyncio.run(grow(engine, GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=seed), s, tau, stop))
+def forest(
+    engine: Scripted, s: SamplingConfig, tau: float = 1.0, seed: int = 0, stop: frozenset[int] = frozenset({STOP})
+) -> Forest:
+    return asyncio.run(
+        grow(engine, GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=seed), s, tau, stop)
+    )
 
 
 OPTIONS = {
@@ -78,12 +84,20 @@ OPTIONS = {
 def sampling_configs(draw: st.DrawFn) -> SamplingConfig:
     """Settings with every rule of the registry."""
     rule = draw(st.sampled_from(sorted(RULES)))
-    return draw(st.builds(
-        SamplingConfig,
-        leaves=st.integers(2, 12), rule=st.just(rule), rule_options=OPTIONS.get(rule, st.just({})), arity=st.integers(2, 3),
-        min_gap=st.integers(1, 4), max_depth=st.integers(0, 4), min_tail=st.integers(1, 4), topup=st.booleans(),
-        max_tokens=st.integers(2, 20),
-    ))
+    return draw(
+        st.builds(
+            SamplingConfig,
+            leaves=st.integers(2, 12),
+            rule=st.just(rule),
+            rule_options=OPTIONS.get(rule, st.just({})),
+            arity=st.integers(2, 3),
+            min_gap=st.integers(1, 4),
+            max_depth=st.integers(0, 4),
+            min_tail=st.integers(1, 4),
+            topup=st.booleans(),
+            max_tokens=st.integers(2, 20),
+        )
+    )
 
 
 SETTINGS = sampling_configs()
@@ -110,7 +124,7 @@ def test_a_forest_keeps_its_budget_and_every_guard(s: SamplingConfig, seed: int)
 
 @settings(max_examples=40, deadline=None)
 @given(SETTINGS, st.integers(0, 100), st.integers(0, 100))
-def test_the_same_seed_grows_the_same_forest_whatever_the_scheduling(s: SamplingConfig, seed: int, delay: int):
+def test_same_seed_grows_the_same_forest_in_any_schedule(s: SamplingConfig, seed: int, delay: int):
     assert same(forest(Scripted(), s, seed=seed), forest(Scripted(delay=delay), s, seed=seed))
 
 
@@ -216,17 +230,20 @@ def test_rule_cannot_read_what_it_does_not_declare(rule: str):
         forks(SamplingConfig(rule=f"{__name__}:{rule}"), -2.0)
 
 
-@pytest.mark.parametrize(("rule", "options", "reason"), [
-    ("entropi", {}, "sampling.rule=entropi is unknown, did you mean entropy"),
-    ("no_such_module:Rule", {}, "module no_such_module cannot be imported"),
-    (f"{__name__}:NoSuchRule", {}, "has no NoSuchRule"),
-    (f"{__name__}:PROMPT", {}, "not a subclass of treeadv.sampling.rules.ForkRule"),
-    (f"{__name__}:ForgetsPredictable", {}, "must set `predictable`"),
-    (f"{__name__}:ForgetsFires", {}, "must define `fires`"),
-    ("fixed", {"gaps": 3}, r"sampling.rule_options of rule fixed: gaps: .* \(options: gap\)"),
-    ("fixed", {"gap": 0}, "gap: Input should be greater"),
-    ("entropy", {"gap": 3}, r"\(options: none\)"),
-])
+@pytest.mark.parametrize(
+    ("rule", "options", "reason"),
+    [
+        ("entropi", {}, "sampling.rule=entropi is unknown, did you mean entropy"),
+        ("no_such_module:Rule", {}, "module no_such_module cannot be imported"),
+        (f"{__name__}:NoSuchRule", {}, "has no NoSuchRule"),
+        (f"{__name__}:PROMPT", {}, "not a subclass of treeadv.sampling.rules.ForkRule"),
+        (f"{__name__}:ForgetsPredictable", {}, "must set `predictable`"),
+        (f"{__name__}:ForgetsFires", {}, "must define `fires`"),
+        ("fixed", {"gaps": 3}, r"sampling.rule_options of rule fixed: gaps: .* \(options: gap\)"),
+        ("fixed", {"gap": 0}, "gap: Input should be greater"),
+        ("entropy", {"gap": 3}, r"\(options: none\)"),
+    ],
+)
 def test_bad_rule_is_refused_before_anything_is_drawn(rule: str, options: dict, reason: str):
     engine = Scripted()
     with pytest.raises(BadInput, match=reason):
@@ -258,15 +275,24 @@ def test_flat_rollouts_all_start_at_once():
                 await asyncio.sleep(0)
             yield Draw(1, -0.1, 0.5, 0, Finish.STOP)
 
-    f = asyncio.run(asyncio.wait_for(
-        grow(Blocking(), GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=0), SamplingConfig(leaves=16, rule="none"),
-             1.0, frozenset()), 5))
+    f = asyncio.run(
+        asyncio.wait_for(
+            grow(
+                Blocking(),
+                GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=0),
+                SamplingConfig(leaves=16, rule="none"),
+                1.0,
+                frozenset(),
+            ),
+            5,
+        )
+    )
     assert f.leaves == f.trees == 16
 
 
 def test_unused_budget_starts_once_no_fork_is_possible():
-    """With a fork at the depth limit, the budget left in a segment goes to fresh roots while the segment still grows.
-    """
+    """With a fork at the depth limit, the budget left in a segment goes to fresh roots while the segment still
+    grows."""
     s = SamplingConfig(
         leaves=8, trees=1, rule="fixed", rule_options={"gap": 2}, min_gap=1, max_depth=1, min_tail=1, max_tokens=12
     )
@@ -292,7 +318,11 @@ def test_a_lost_branch_goes_on_from_the_tokens_it_has():
     f = forest(engine, s)
     assert f.finish[0] != Finish.ABORT
     first, again = engine.requests
-    assert again[0] == first[0] + tuple(f.token[:2].tolist()) and again[1].max_tokens == 4 and again[1].seed != first[1].seed
+    assert (
+        again[0] == first[0] + tuple(f.token[:2].tolist())
+        and again[1].max_tokens == 4
+        and again[1].seed != first[1].seed
+    )
 
 
 def test_a_branch_lost_for_good_is_recorded_as_aborted():
@@ -305,13 +335,17 @@ def test_a_branch_lost_for_good_is_recorded_as_aborted():
                 yield d
                 drawn += 1
 
-    f = forest(LosesTree0(), SamplingConfig(leaves=2, trees=2, rule="none", max_tokens=40, topup=False), stop=frozenset())
+    f = forest(
+        LosesTree0(), SamplingConfig(leaves=2, trees=2, rule="none", max_tokens=40, topup=False), stop=frozenset()
+    )
     assert f.finish[0] == Finish.ABORT and f.finish[1] != Finish.ABORT
     assert f.lengths[0] == 2 * 4  # two tokens of each try stand
 
 
 def test_a_sibling_that_never_drew_keeps_the_arity_as_drawn():
-    s = SamplingConfig(leaves=2, trees=1, rule="fixed", rule_options={"gap": 3}, arity=2, max_tokens=12, min_gap=1, topup=False)
+    s = SamplingConfig(
+        leaves=2, trees=1, rule="fixed", rule_options={"gap": 3}, arity=2, max_tokens=12, min_gap=1, topup=False
+    )
 
     class Deaf(Scripted):
         async def generate(self, prefix, params, namespace, tree):

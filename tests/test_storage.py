@@ -43,16 +43,25 @@ def test_a_run_in_a_bucket_outlives_its_queue_and_is_whole_there(bucket, tmp_pat
     hosts(process.pid, "ReplayQueue")[0].kill()  # with what it had not yet written: the run goes back to its checkpoint
     finish(process)
     there = ObjectRunStore(uri, run)
-    assert recorded(uri) == [1, 2, 3, 4, 5] and json.loads(there.pull("summary.json"))["steps"] == 5 and "<svg" in there.pull("report.html")
+    assert (
+        recorded(uri) == [1, 2, 3, 4, 5]
+        and json.loads(there.pull("summary.json"))["steps"] == 5
+        and "<svg" in there.pull("report.html")
+    )
     assert there.checkpoints() == [4, 5] and not list((run / "checkpoints").glob("*step*"))
     found = {k.split("/")[3] for k in keys(client, name) if "/checkpoints/" in k}
-    assert {re.sub(r"-\d{6}-\w{8}", "", f) for f in found} == {"step-4", "step-4.json", "step-5", "step-5.json"} and len(found) == 4
+    assert {re.sub(r"-\d{6}-\w{8}", "", f) for f in found} == {
+        "step-4",
+        "step-4.json",
+        "step-5",
+        "step-5.json",
+    } and len(found) == 4
     for named in (uri, str(run)):
         report = audit(named)
         assert report.sound and report.steps == report.committed_step == 5, report.table()
 
 
-def test_a_run_whose_machine_is_lost_goes_on_elsewhere_and_trains_each_forest_once(bucket, tmp_path, tiny_model):
+def test_run_of_a_lost_machine_resumes_elsewhere_exactly_once(bucket, tmp_path, tiny_model):
     _, _, uri = bucket
     process = start("--config", of(uri, tmp_path, tiny_model, generator__count=1))
     wait_for(lambda: steps(tmp_path / "one") >= 3, process)
@@ -67,7 +76,8 @@ def test_a_run_whose_machine_is_lost_goes_on_elsewhere_and_trains_each_forest_on
     assert report.sound and report.rows["trained"]["forests"] == 6 * 3, report.table()
 
 
-# ---- checkpoints ---------------------------------------------------------------------------------------------------------------
+# ---- checkpoints
+# ---------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     folder = tmp_path / "files"
@@ -88,7 +98,7 @@ def upload(store: ObjectRunStore, step: int, session: str, files: Path) -> None:
     store.write_checkpoint(step, session, lambda folder: shutil.copytree(files, folder, dirs_exist_ok=True))
 
 
-def test_an_upload_that_was_cut_off_is_no_checkpoint_and_is_cleared_by_the_next(bucket, tmp_path, files):
+def test_partial_upload_is_no_checkpoint_and_is_cleared(bucket, tmp_path, files):
     name, client, uri = bucket
     there = ObjectRunStore(uri, tmp_path / "one")
     folder = RunFolder(tmp_path / "one", there)
@@ -109,7 +119,7 @@ def test_an_upload_that_was_cut_off_is_no_checkpoint_and_is_cleared_by_the_next(
     assert not here.exists()
 
 
-def test_a_checkpoint_of_a_driver_that_lost_the_run_does_not_count_and_takes_nothing_from_the_one_after(bucket, tmp_path, files):
+def test_checkpoint_of_a_superseded_driver_does_not_count(bucket, tmp_path, files):
     name, client, uri = bucket
     there = ObjectRunStore(uri, tmp_path / "one")
     before = opened(there, 0)
@@ -181,7 +191,7 @@ dist.destroy_process_group()
 """
 
 
-def test_ranks_without_a_disk_in_common_share_a_checkpoint_by_the_store(bucket, tmp_path):
+def test_ranks_without_a_shared_disk_checkpoint_through_store(bucket, tmp_path):
     from tests.learning.test_trainer import FORESTS, weights_of
     from treeadv.learning.trainer import Trainer
 
@@ -199,10 +209,13 @@ def test_ranks_without_a_disk_in_common_share_a_checkpoint_by_the_store(bucket, 
         alone.restore(folder)
     alone.step(FORESTS, 1)
     again = weights_of(alone)
-    assert all(torch.allclose(torch.as_tensor(again[n]), torch.as_tensor(w), atol=1e-5) for n, w in result["weights"].items())
+    assert all(
+        torch.allclose(torch.as_tensor(again[n]), torch.as_tensor(w), atol=1e-5) for n, w in result["weights"].items()
+    )
 
 
-# ---- what a user reads ---------------------------------------------------------------------------------------------------------
+# ---- what a user reads
+# ---------------------------------------------------------------------------------------------------------
 def refused(capsys: pytest.CaptureFixture, *words: str | Path) -> str:
     assert cli.main(["train", *map(str, words)]) == 2
     out = capsys.readouterr().err
@@ -210,7 +223,7 @@ def refused(capsys: pytest.CaptureFixture, *words: str | Path) -> str:
     return out
 
 
-def test_what_is_wrong_with_the_storage_is_one_line_before_anything_is_made(bucket, tmp_path, tiny_model, capsys):
+def test_bad_storage_is_one_line_before_anything_is_made(bucket, tmp_path, tiny_model, capsys):
     name, _, uri = bucket
     config = of(uri, tmp_path, tiny_model)
 
@@ -231,7 +244,11 @@ def test_what_is_wrong_with_the_storage_is_one_line_before_anything_is_made(buck
 def test_a_store_that_does_not_answer_is_one_line(bucket, tmp_path, tiny_model, capsys):
     closed = "s3://bucket/runs/one?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1"
     said = refused(capsys, "--config", of(closed, tmp_path, tiny_model))
-    assert "run.storage: s3://bucket/runs/one" in said and "cannot be written" in said and "check the address and the credentials" in said
+    assert (
+        "run.storage: s3://bucket/runs/one" in said
+        and "cannot be written" in said
+        and "check the address and the credentials" in said
+    )
     assert not (tmp_path / "one").exists()
 
 
@@ -246,11 +263,15 @@ def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path
     upload(folder.store, 1, session, files)
     folder.store.seal(1, session, keep=1)
     shutil.rmtree(folder.path)
-    assert f"{uri} holds a run: choose another run.name, or resume it by --resume '{uri}'" in refused(capsys, "--config", config)
+    assert f"{uri} holds a run: choose another run.name, or resume it by --resume '{uri}'" in refused(
+        capsys, "--config", config
+    )
     again, second, resumed = begin(config, None, True, [])
     assert resumed and (again.path, second, again.records()) == (folder.path, first, [{"step": 1}])
     again.record({"step": 2})  # in no checkpoint: the store does not know of it
     by_path, third, _ = begin(None, str(folder.path), False, ["run.steps=9"])
     assert third.run.steps == 9 and by_path.records() == [{"step": 1}]
-    (tmp_path / "one" / "config.yaml").write_text(first.model_copy(update={"run": first.run.model_copy(update={"storage": ""})}).to_yaml())
+    (tmp_path / "one" / "config.yaml").write_text(
+        first.model_copy(update={"run": first.run.model_copy(update={"storage": ""})}).to_yaml()
+    )
     assert f"run folder {folder.path} is of another run than {uri}" in refused(capsys, "--resume", uri)

@@ -42,7 +42,8 @@ class FakeRole:
         self.may_start.set()
         self.targets = Targets(RunFolder(folder))
         self.group: WorkerGroup = WorkerGroup(
-            "generator", lambda number: f"member {number}", self.prepare, self.targets, 60.0)
+            "generator", lambda number: f"member {number}", self.prepare, self.targets, 60.0
+        )
 
     async def prepare(self, member: str) -> str:
         await self.may_start.wait()

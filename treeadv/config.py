@@ -150,7 +150,8 @@ class SGLangConfig(Section):
 
     url: str = Field(
         "",
-        description="running servers, comma separated, or a router or headless Service; empty: each generator starts one",
+        description="running servers, comma separated, or a router or "
+        "headless Service; empty: each generator starts one",
     )
     device: Literal["cpu", "cuda"] = "cpu"
     chunk: Positive = Field(
@@ -247,7 +248,8 @@ class LearnerConfig(Section):
     )
     max_nonfinite: Count = Field(
         3,
-        description="updates in a row that may be skipped for a loss or gradient that is not finite; one more ends the run",
+        description="updates in a row that may be skipped for a loss or "
+        "gradient that is not finite; one more ends the run",
     )
     float32_head: bool = Field(False, description="compute logits in float32 whatever the dtype of the computation")
     lr: Annotated[float, Field(gt=0)] = 2e-5

@@ -1,16 +1,16 @@
-"""`treeadv bench queue`: forests through the replay queue against Ray's own queue and against a copy in memory. A JSON object a
-line.
+"""`treeadv bench queue`: forests through the replay queue against Ray's own queue and against a copy in memory. A JSON
+object a line.
 
 Four ways of the same forests, from a producer's arrays to a consumer's arrays, every one of them summed there:
   memcpy          numpy copies of the payload; nothing is kept, the bound of any way that copies once
   ray_queue       pickled forests through ray.util.queue.Queue, put and get one at a time, as its documentation has it
   ray_queue_many  the same with --window calls under way and getting in batches, the most that its interface allows
-  treeadv         references admitted, leased and acknowledged at the queue actor, --window calls under way, every forest on disk
-                  and journalled (fsync as --fsync) before it can be leased; slots are reserved before the clock starts, as a run
-                  does before it grows a forest
-and `store`, the last without Ray: what checking, writing and journalling cost. `recovery`: seconds to open by length of the
-journal.
-"""
+  treeadv         references admitted, leased and acknowledged at the queue actor, --window calls under way, every
+  forest on disk
+                  and journalled (fsync as --fsync) before it can be leased; slots are reserved before the clock starts,
+                  as a run does before it grows a forest
+and `store`, the last without Ray: what checking, writing and journalling cost. `recovery`: seconds to open by length of
+the journal."""
 
 from __future__ import annotations
 
@@ -41,14 +41,18 @@ from treeadv.replay.store import ReplayStore
 def main(argv: list[str]) -> None:
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="treeadv bench queue", description=__doc__, formatter_class=form)
-    p.add_argument("--json", action="store_true", help="the only form there is; taken so that all benchmarks are called alike")
+    p.add_argument(
+        "--json", action="store_true", help="the only form there is; taken so that all benchmarks are called alike"
+    )
     p.add_argument("--forests", type=int, default=256)
     p.add_argument("--leaves", type=int, default=16)
     p.add_argument("--tokens", type=int, default=1024, help="of one segment; L leaves make 2 L - 2 segments")
     p.add_argument("--per-step", type=int, default=16, help="forests of one lease")
     p.add_argument("--window", type=int, default=16, help="calls under way at once")
     p.add_argument("--fsync", choices=("always", "interval", "none"), default="interval")
-    p.add_argument("--records", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="journal lengths for `recovery`")
+    p.add_argument(
+        "--records", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="journal lengths for `recovery`"
+    )
     args = p.parse_args(argv)
     forest = example(args.leaves, args.tokens)
     size = wire.to_batch([forest]).nbytes
@@ -81,17 +85,30 @@ def example(leaves: int, tokens: int) -> Forest:
     up = np.asarray(parent, np.int32)
     n, rng = len(up) * tokens, np.random.default_rng(0)
     forest = assemble(
-        forest_id="f", prompt_id="p", gold="1", verifier="exact", rule="entropy", tau=1.0, prompt=np.arange(32), parent=up,
-        lengths=[tokens] * len(up), token=rng.integers(0, 50_000, n), logprob=-rng.random(n), entropy=rng.random(n),
-    )  # fmt: skip
+        forest_id="f",
+        prompt_id="p",
+        gold="1",
+        verifier="exact",
+        rule="entropy",
+        tau=1.0,
+        prompt=np.arange(32),
+        parent=up,
+        lengths=[tokens] * len(up),
+        token=rng.integers(0, 50_000, n),
+        logprob=-rng.random(n),
+        entropy=rng.random(n),
+    )
     return forest.with_rewards([float(i % 2) for i in range(forest.leaves)], [Verdict.VERIFIED] * forest.leaves)
 
 
 def rate(seconds: float, forests: int, size: int) -> dict[str, float | int]:
     return {
-        "forests": forests, "forest_bytes": size, "seconds": round(seconds, 4), "forests_per_s": round(forests / seconds, 1),
+        "forests": forests,
+        "forest_bytes": size,
+        "seconds": round(seconds, 4),
+        "forests_per_s": round(forests / seconds, 1),
         "gb_per_s": round(forests * size / seconds / 1e9, 4),
-    }  # fmt: skip
+    }
 
 
 def use(forest: Forest) -> None:

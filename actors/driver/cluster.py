@@ -80,7 +80,10 @@ class Cluster:
         """Name the actors that are not up yet, and the resources of the cluster."""
         c, up = self.config, self.targets.count()
         counts: tuple[tuple[Role, int], ...] = (
-            ("queue", 1), ("learner", c.learner.count), ("reward", c.reward.count), ("generator", c.generator.count),
+            ("queue", 1),
+            ("learner", c.learner.count),
+            ("reward", c.reward.count),
+            ("generator", c.generator.count),
         )
         missing = [f"{n - up[role]} of {n} {role}" for role, n in counts if up[role] < n]
         shown = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU") or k.endswith("_slot")}

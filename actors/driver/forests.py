@@ -26,11 +26,9 @@ class Grown:
     free: int
 
 
-async def reserved(
-    cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight
-) -> Ticket | None:
-    """Wait until the staleness bound leaves a slot, and return its ticket. None when the generator is lost or retired, or
-    the run takes no more forests."""
+async def reserved(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> Ticket | None:
+    """Wait until the staleness bound leaves a slot, and return its ticket. None when the generator is lost or retired,
+    or the run takes no more forests."""
     if generator not in cluster.generators.members:
         return None
     in_flight.reserving += 1

@@ -39,8 +39,8 @@ class LearnerGroup:
         self._count = self.target_count = config.learner.count
 
     async def start(self, step: int) -> int:
-        """Start every rank with the base model, or with the checkpoint of `step` where that is not 0; return the version
-        of the weights."""
+        """Start every rank with the base model, or with the checkpoint of `step` where that is not 0; return the
+        version of the weights."""
         role = actor_class(Learner, self._config.learner)
         run_dir, port = str(self._folder.path.resolve()), self._config.metrics.port
         self._members = [role.remote(self._config, run_dir, rank, self._count, port) for rank in range(self._count)]

@@ -18,6 +18,7 @@ from treeadv.storage.run_folder import RunFolder
 
 STATS_SECONDS = 5.0  # that a generator may take to report its totals
 
+
 class Recorder:
     """Writes one record an optimizer step. Times are seconds of wall clock; token counts are totals of the run."""
 

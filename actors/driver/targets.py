@@ -29,7 +29,10 @@ class Targets:
 
     def _write(self) -> None:
         run = self._folder.path.name
-        self._folder.write("targets.json", [
-            {"targets": [address], "labels": {"role": role, "instance": name, "run": run}}
-            for name, (role, address) in self._entries.items()
-        ])
+        self._folder.write(
+            "targets.json",
+            [
+                {"targets": [address], "labels": {"role": role, "instance": name, "run": run}}
+                for name, (role, address) in self._entries.items()
+            ],
+        )

@@ -29,8 +29,12 @@ class WorkerGroup(Generic[R]):
     """`members` take work. A retired member finishes its work and is then dismissed; `names` lists it until then."""
 
     def __init__(
-        self, role: Literal["generator", "reward"], create: Callable[[int], ActorProxy[R]],
-        prepare: Callable[[ActorProxy[R]], Awaitable[str]], targets: Targets, heartbeat_timeout: float,
+        self,
+        role: Literal["generator", "reward"],
+        create: Callable[[int], ActorProxy[R]],
+        prepare: Callable[[ActorProxy[R]], Awaitable[str]],
+        targets: Targets,
+        heartbeat_timeout: float,
     ) -> None:
         """`create(number)` makes an actor. `await prepare(actor)` makes it ready to serve and returns the address of
         its /metrics, which is listed in `targets`. A member without a heartbeat for `heartbeat_timeout` seconds is

@@ -36,6 +36,7 @@ HEAD = "ray.head.default"
 # By module, because Ray's wheel lacks the defaults that the provider's own name would look for.
 NODES = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
+
 def configuration(cluster: dict[str, Any], address: str, idle: float) -> dict[str, Any]:
     """The autoscaler's configuration as Ray derives it from the chart's RayCluster, with nodes that are processes and
     less patience."""

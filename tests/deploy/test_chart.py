@@ -1,4 +1,5 @@
-"""Manifests of the chart pass the schemas of Kubernetes and KubeRay and the parser of Ray's autoscaler, with Helm 3 and 4."""
+"""Manifests of the chart pass the schemas of Kubernetes and KubeRay and the parser of Ray's autoscaler, with Helm 3 and
+4."""
 
 from __future__ import annotations
 

@@ -40,9 +40,7 @@ def flags(line: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("values", FLEETS)
-def test_fleet_server_has_the_command_line_of_a_generators_own(
-    render: Render, values: str, tmp_path: Path
-) -> None:
+def test_fleet_server_has_the_command_line_of_a_generators_own(render: Render, values: str, tmp_path: Path) -> None:
     config = run_config(render(values), tmp_path)
     own = arguments(config.generator, config.model.path, 30000)
     assert flags(server(render(values))["args"]) == flags(own) | {"--host": "0.0.0.0"}
@@ -75,9 +73,7 @@ def test_servers_and_router_use_the_image_of_the_run(render: Render, values: str
 
 
 @pytest.mark.parametrize("values", FLEETS)
-def test_cpu_server_has_the_variables_of_a_generators_own(
-    render: Render, values: str, tmp_path: Path
-) -> None:
+def test_cpu_server_has_the_variables_of_a_generators_own(render: Render, values: str, tmp_path: Path) -> None:
     config = run_config(render(values), tmp_path)
     given = {e["name"]: e["value"] for e in server(render(values))["env"]}
     assert (given.get("SGLANG_USE_CPU_ENGINE") == "1") == (config.generator.sglang.device == "cpu")
@@ -116,16 +112,16 @@ print(parse_router_args({router!r}).selector)
         [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | added, timeout=200
     )
     assert done.stdout.splitlines() == [
-        "cpu float32", "cuda bfloat16", "{'app.kubernetes.io/instance': 'run1', 'treeadv/role': 'fleet'}"
+        "cpu float32",
+        "cuda bfloat16",
+        "{'app.kubernetes.io/instance': 'run1', 'treeadv/role': 'fleet'}",
     ], done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.sglang
 @needs_sglang
-def test_generator_accepts_a_server_started_as_by_the_chart(
-    render: Render, tmp_path: Path, tiny_model: Path
-) -> None:
+def test_generator_accepts_a_server_started_as_by_the_chart(render: Render, tmp_path: Path, tiny_model: Path) -> None:
     """The real server with the rendered command line and variables, and the run's own first look at it: flags,
     tokenizer, numbers."""
     from treeadv.engines.sglang.engine import SGLangEngine

@@ -19,9 +19,12 @@ from treeadv.engines.embedded import EmbeddedEngine
 Run = Callable[[Awaitable[Any]], Any]
 
 needs_sglang = pytest.param(
-    "sglang", marks=[
+    "sglang",
+    marks=[
         pytest.mark.sglang,
-        pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)"),
+        pytest.mark.skipif(
+            importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)"
+        ),
     ],
 )
 
@@ -62,7 +65,9 @@ def server(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module", params=["embedded", needs_sglang])
-def engine(request: pytest.FixtureRequest, run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine(
+    request: pytest.FixtureRequest, run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     """An engine of the tiny model, version 0."""
     if request.param == "embedded":
         made: Engine = EmbeddedEngine(tiny_model, rows=32, threads=1)

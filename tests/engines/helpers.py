@@ -23,18 +23,31 @@ PROBLEM = Problem("p", "", "1", "exact", "")
 
 
 def configure(url: str = "", chunk: int = 8, root: Path = Path("runs"), **sglang: Any) -> Config:
-    return parse({
-        "run": {"root": str(root), "name": "test"},
-        "task": {"source": "none.jsonl"},
-        "sampling": {"temperature": TEMPERATURE},
-        "generator": {
-            "engine": "sglang", "threads": 1,
-            "sglang": {"url": url, "chunk": chunk, "stubs": str(STUBS), "timeout": 60.0, "start_timeout": 120.0, **sglang},
+    return parse(
+        {
+            "run": {"root": str(root), "name": "test"},
+            "task": {"source": "none.jsonl"},
+            "sampling": {"temperature": TEMPERATURE},
+            "generator": {
+                "engine": "sglang",
+                "threads": 1,
+                "sglang": {
+                    "url": url,
+                    "chunk": chunk,
+                    "stubs": str(STUBS),
+                    "timeout": 60.0,
+                    "start_timeout": 120.0,
+                    **sglang,
+                },
+            },
         },
-    }, "test")
+        "test",
+    )
 
 
-def params(max_tokens: int, stop: frozenset[int] = frozenset(), temperature: float = TEMPERATURE, seed: int = 0) -> Params:
+def params(
+    max_tokens: int, stop: frozenset[int] = frozenset(), temperature: float = TEMPERATURE, seed: int = 0
+) -> Params:
     return Params(max_tokens, temperature, stop, seed)
 
 

@@ -49,7 +49,9 @@ def test_a_greedy_forest_holds_the_greedy_chain_in_every_leaf(run: Run, engine: 
     chain.
     """
     chain = [d.token for d in run(branch(engine, PROMPT, params(32, stop=frozenset([0]), temperature=0.0)))]
-    sampling = SamplingConfig(leaves=8, trees=2, rule="fixed", rule_options={"gap": 6}, max_tokens=32, temperature=1e-4, min_tail=1)
+    sampling = SamplingConfig(
+        leaves=8, trees=2, rule="fixed", rule_options={"gap": 6}, max_tokens=32, temperature=1e-4, min_tail=1
+    )
     forest = forest_of(run, engine, sampling)
     assert forest.leaves == 8
     assert forest.segments > 8
@@ -116,7 +118,7 @@ def test_prefixes_agree_with_what_was_sent_and_busy_time_passes(run: Run, engine
     assert after.busy_seconds > before.busy_seconds
 
 
-def test_an_update_in_the_middle_of_a_branch_loses_no_token_and_labels_each(run: Run, engine: Engine, tiny_model: Path) -> None:
+def test_update_during_a_branch_loses_no_token_and_labels_all(run: Run, engine: Engine, tiny_model: Path) -> None:
     """Tokens before it are of the old weights, tokens after it of the new ones over a prefix computed anew."""
     old, new = weights(tiny_model), weights(tiny_model, 1.1)
     start = engine.version

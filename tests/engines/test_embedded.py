@@ -57,8 +57,16 @@ def plain(model_dir, temperature=1.0):
 def model_dir(request, tmp_path_factory):
     torch.manual_seed(1)
     shape = {
-        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 0, "pad_token_id": 1, "bos_token_id": None,
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+        "bos_token_id": None,
     }
     config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[request.param](**shape)
     folder = tmp_path_factory.mktemp(request.param)
@@ -73,7 +81,9 @@ def test_greedy_output_equals_generate(model_dir):
     model, _ = plain(model_dir)
     got, _ = drawn(model_dir, [(p, params(temperature=0.0, max_tokens=20), f"n{i}") for i, p in enumerate(PROMPTS)])
     for prompt, draws in zip(PROMPTS, got, strict=True):
-        want = model.generate(torch.tensor(prompt.tolist())[None], max_new_tokens=20, do_sample=False, eos_token_id=None)
+        want = model.generate(
+            torch.tensor(prompt.tolist())[None], max_new_tokens=20, do_sample=False, eos_token_id=None
+        )
         assert [d.token for d in draws] == want[0, len(prompt) :].tolist()
 
 
@@ -142,7 +152,7 @@ def forests(model_dir, seeds, rows):
     return asyncio.run(run())
 
 
-def test_the_same_seed_regrows_the_same_forest_whatever_the_batch_was(tiny_model):
+def test_same_seed_regrows_the_same_forest_in_any_batch(tiny_model):
     together = forests(tiny_model, range(6), rows=48)
     assert sum((f.arity > 0).sum() for f in together) > 6  # they do fork
     for seed in range(6):
@@ -150,7 +160,9 @@ def test_the_same_seed_regrows_the_same_forest_whatever_the_batch_was(tiny_model
         want = together[seed]
         for name in ("parent", "start", "token", "arity", "budget", "leaf_segment", "finish"):
             assert np.array_equal(getattr(alone, name), getattr(want, name)), name
-        assert np.allclose(alone.logprob, want.logprob, atol=1e-5) and np.allclose(alone.entropy, want.entropy, atol=1e-5)
+        assert np.allclose(alone.logprob, want.logprob, atol=1e-5) and np.allclose(
+            alone.entropy, want.entropy, atol=1e-5
+        )
 
 
 def test_a_forest_has_the_log_probs_of_its_flattened_leaves(tiny_model):
@@ -212,11 +224,14 @@ def test_stop_tokens_and_limits_end_a_branch(tiny_model):
     assert short[-1].finish == Finish.STOP and [d.token for d in short] == [d.token for d in long[: len(short)]]
 
 
-def test_a_fault_in_the_model_reaches_every_branch_and_those_that_come_later(tiny_model):
+def test_model_fault_reaches_present_and_later_branches(tiny_model):
     async def run():
         engine = EmbeddedEngine(tiny_model)
         engine.model.forward = None  # calling it raises inside the engine's thread
-        lost = [await asyncio.gather(*(collect(engine, p, params()) for p in PROMPTS), return_exceptions=True) for _ in range(2)]
+        lost = [
+            await asyncio.gather(*(collect(engine, p, params()) for p in PROMPTS), return_exceptions=True)
+            for _ in range(2)
+        ]
         await engine.close()
         return lost, engine.gone
 
@@ -260,7 +275,9 @@ def test_draw_inverts_the_cumulative_distribution():
         cumulative = torch.softmax(logits.double(), -1).cumsum(-1)
         exact = torch.searchsorted(cumulative, coins[:, None] * cumulative[:, -1:], right=True)[:, 0]
         got = draw_rows(logits, [params(temperature=1.0)] * 64, coins.tolist())
-        assert sum(token == t for (token, _, _), t in zip(got, exact.tolist(), strict=True)) >= 63  # one may lie on an edge
+        assert (
+            sum(token == t for (token, _, _), t in zip(got, exact.tolist(), strict=True)) >= 63
+        )  # one may lie on an edge
 
 
 @pytest.mark.parametrize("coin", [0.0, 0.5, 1 - 2**-53])
@@ -272,7 +289,7 @@ def test_draw_never_takes_a_token_without_probability(coin):
     assert (logprob, entropy) == (pytest.approx(-np.log(3)), pytest.approx(np.log(3)))
 
 
-def test_long_prefix_is_computed_in_chunks_beside_branches_that_draw(tiny_model, monkeypatch):
+def test_long_prefix_is_chunked_while_other_branches_draw(tiny_model, monkeypatch):
     """A prefix that takes several steps has the draws of one that takes a single step, and is computed once for two
     branches.
     """
@@ -298,7 +315,12 @@ def test_branches_of_older_forests_have_the_first_free_rows(tiny_model):
             ended.append(namespace)
 
         await asyncio.gather(
-            one(0, "old", 4), one(1, "old", 4), one(2, "young", 4), one(3, "young", 4), one(4, "old", 4), one(5, "old", 4)
+            one(0, "old", 4),
+            one(1, "old", 4),
+            one(2, "young", 4),
+            one(3, "young", 4),
+            one(4, "old", 4),
+            one(5, "old", 4),
         )
         await engine.close()
         return ended

@@ -53,12 +53,15 @@ def test_the_single_gpu_is_not_promised_twice() -> None:
     assert config.generator.gpus * config.generator.count + config.learner.gpus * config.learner.count <= 1
 
 
-@pytest.mark.parametrize(("overrides", "reason"), [
-    ({"generator": {"count": 2}}, r"generator.count=2: with generator.sglang.url one generator drives all servers"),
-    ({"scaling": {"enabled": True}}, r"one generator drives all servers"),
-    ({"run": {"root": "s3://bucket/runs"}}, r"run.root=s3://bucket/runs: servers cannot read weights from there"),
-])
-def test_what_the_engine_cannot_do_is_said_before_anything_starts(overrides: dict, reason: str, tiny_model: Path) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ({"generator": {"count": 2}}, r"generator.count=2: with generator.sglang.url one generator drives all servers"),
+        ({"scaling": {"enabled": True}}, r"one generator drives all servers"),
+        ({"run": {"root": "s3://bucket/runs"}}, r"run.root=s3://bucket/runs: servers cannot read weights from there"),
+    ],
+)
+def test_unsupported_engine_setting_is_refused_before_start(overrides: dict, reason: str, tiny_model: Path) -> None:
     config = configure("http://127.0.0.1:9")
     for section, values in overrides.items():
         config = config.model_copy(update={section: getattr(config, section).model_copy(update=values)})

@@ -17,13 +17,16 @@ def configured(*overrides: str) -> Config:
     return build({"task": {"source": "none.jsonl"}}, list(overrides), "test")
 
 
-@pytest.mark.parametrize(("override", "reason"), [
-    ("generator.engine=sglan", "generator.engine=sglan is unknown, did you mean sglang"),
-    ("generator.engine=no_such_module:Engine", "module no_such_module cannot be imported"),
-    ("generator.engine=treeadv.config:Engine", "module treeadv.config has no Engine"),
-    ("generator.engine=treeadv.config:Config", "it is no engine, it lacks check, create, generate"),
-    ("generator.gpus=1", "generator.gpus=1: the embedded engine runs on the CPU"),
-])
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("generator.engine=sglan", "generator.engine=sglan is unknown, did you mean sglang"),
+        ("generator.engine=no_such_module:Engine", "module no_such_module cannot be imported"),
+        ("generator.engine=treeadv.config:Engine", "module treeadv.config has no Engine"),
+        ("generator.engine=treeadv.config:Config", "it is no engine, it lacks check, create, generate"),
+        ("generator.gpus=1", "generator.gpus=1: the embedded engine runs on the CPU"),
+    ],
+)
 def test_engine_that_cannot_serve_is_refused(override: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         check_engine(configured(override))

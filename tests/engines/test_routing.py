@@ -50,7 +50,7 @@ def test_released_forests_load_nothing(servers: list[str], wanted: list[tuple[st
     assert routes.loads() == {}
 
 
-def test_without_load_the_choice_is_the_hash_alone_so_that_every_client_makes_it_alike() -> None:
+def test_without_load_routing_depends_on_the_hash_alone() -> None:
     servers = ["a", "b", "c"]
     chosen = [Routes().home("f", str(i), servers, servers) for i in range(300)]
     assert chosen == [Routes().home("f", str(i), servers[::-1], servers[::-1]) for i in range(300)]

@@ -67,7 +67,7 @@ def make(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> Iterator[Ma
         run(engine.close())
 
 
-def test_the_server_is_the_release_that_stands_first_on_the_python_path(server: str) -> None:
+def test_server_is_the_first_release_on_the_python_path(server: str) -> None:
     """What `make sglang-release` relies on: the release in front of the environment's own is the one that these tests
     ran on.
     """
@@ -75,7 +75,7 @@ def test_the_server_is_the_release_that_stands_first_on_the_python_path(server: 
         assert json.load(reply)["version"] == metadata.version("sglang")
 
 
-def test_each_chunk_after_the_first_finds_all_but_its_last_token_in_the_cache(run: Run, make: Make) -> None:
+def test_later_chunks_find_all_but_one_token_in_the_cache(run: Run, make: Make) -> None:
     engine = make(chunk=8)
     before = engine.stats()
     run(branch(engine, np.roll(PROMPT, 7), params(64)))
@@ -98,7 +98,9 @@ def test_tokens_follow_the_models_law_whatever_the_chunk(run: Run, make: Make, t
     drawn = run(branches())
     plain = Plain(tiny_model)
     first = plain.logp(PROMPT, [0], temperature)[0].exp().numpy()
-    expected = np.stack([plain.logp(np.append(PROMPT, a), [0], temperature)[0].exp().numpy() for a in range(len(first))])
+    expected = np.stack(
+        [plain.logp(np.append(PROMPT, a), [0], temperature)[0].exp().numpy() for a in range(len(first))]
+    )
     for position, law in ((0, first), (1, first @ expected)):
         counts = np.bincount([d[position].token for d in drawn], minlength=len(first))
         assert chi_square_p(counts, n * law / law.sum()) > UNLIKELY
@@ -111,7 +113,9 @@ def embedded_shapes(run: Run, tiny_model: Path) -> Counter:
 
 
 TAU = 4.0  # about every second entropy of the tiny model at this temperature is above
-FORKING = SamplingConfig(leaves=4, trees=1, rule="entropy", min_gap=2, min_tail=2, max_depth=2, max_tokens=12, temperature=2.0, topup=False)
+FORKING = SamplingConfig(
+    leaves=4, trees=1, rule="entropy", min_gap=2, min_tail=2, max_depth=2, max_tokens=12, temperature=2.0, topup=False
+)
 
 
 def forests(run: Run, engine: SGLangEngine | EmbeddedEngine, n: int) -> list[Forest]:
@@ -128,7 +132,9 @@ def shape(forest: Forest) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 64])
-def test_forests_have_the_embedded_engines_law_whatever_the_chunk(run: Run, make: Make, embedded_shapes: Counter, chunk: int) -> None:
+def test_forest_law_equals_the_embedded_engines_for_any_chunk(
+    run: Run, make: Make, embedded_shapes: Counter, chunk: int
+) -> None:
     """Shapes of 150 entropy-forked forests against 150 of the embedded engine (a two-sample chi-square test)."""
     found = Counter(map(shape, forests(run, make(chunk=chunk), 150)))
     kinds = sorted({*found, *embedded_shapes})
@@ -157,16 +163,20 @@ def test_every_fork_of_a_forest_finds_its_prefix_in_the_cache(run: Run, make: Ma
     """All requests but the roots' first: at least 99 % of their prefixes, less a last token each."""
     engine = make(chunk=4)
     requests = count_requests(engine.members[0])
-    sampling = SamplingConfig(leaves=8, trees=2, rule="fixed", rule_options={"gap": 11}, max_tokens=64, temperature=1.0, min_tail=1)
+    sampling = SamplingConfig(
+        leaves=8, trees=2, rule="fixed", rule_options={"gap": 11}, max_tokens=64, temperature=1.0, min_tail=1
+    )
     prompt = np.random.default_rng(5).integers(2, 97, 200).astype(np.int32)
-    run(grow(engine, GrowRequest(forest_id="reuse", problem=PROBLEM, prompt=prompt, seed=1), sampling, 1.0, frozenset()))
+    run(
+        grow(engine, GrowRequest(forest_id="reuse", problem=PROBLEM, prompt=prompt, seed=1), sampling, 1.0, frozenset())
+    )
     stats = engine.stats()
     assert stats.prompt_tokens == sum(requests)
     # The roots start together: each of the two prefills the prompt.
     assert stats.cached_tokens >= 0.99 * (sum(requests[2:]) - len(requests[2:]))
 
 
-def test_hundreds_of_forests_grow_at_a_time_and_no_server_has_more_requests_than_it_has_room_for(run: Run, make: Make) -> None:
+def test_hundreds_of_forests_grow_within_the_limit_of_a_server(run: Run, make: Make) -> None:
     engine = make(chunk=4)
     (member,) = engine.members
     under_way, most = 0, 0
@@ -183,10 +193,15 @@ def test_hundreds_of_forests_grow_at_a_time_and_no_server_has_more_requests_than
 
     member.client.generate = counted  # type: ignore[method-assign]
     prompts = np.random.default_rng(7).integers(2, 97, (300, 24)).astype(np.int32)
-    sampling = SamplingConfig(leaves=4, trees=2, rule="fixed", rule_options={"gap": 4}, max_tokens=12, temperature=1.0, min_tail=1)
+    sampling = SamplingConfig(
+        leaves=4, trees=2, rule="fixed", rule_options={"gap": 4}, max_tokens=12, temperature=1.0, min_tail=1
+    )
 
     async def all_at_once() -> list[Forest]:
-        requests = [GrowRequest(forest_id=f"many-{i}", problem=PROBLEM, prompt=prompt, seed=i) for i, prompt in enumerate(prompts)]
+        requests = [
+            GrowRequest(forest_id=f"many-{i}", problem=PROBLEM, prompt=prompt, seed=i)
+            for i, prompt in enumerate(prompts)
+        ]
         return await asyncio.gather(*(grow(engine, r, sampling, 1.0, frozenset()) for r in requests))
 
     grown = run(all_at_once())
@@ -202,13 +217,17 @@ def test_hundreds_of_forests_grow_at_a_time_and_no_server_has_more_requests_than
 def two_ranks(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real server whose model is split over two tensor-parallel ranks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SGLANG_CPU_OMP_THREADS_BIND", "0|1")  # the core of each rank, where the machine has but one NUMA node
+        patch.setenv(
+            "SGLANG_CPU_OMP_THREADS_BIND", "0|1"
+        )  # the core of each rank, where the machine has but one NUMA node
         process = run(start_server(tiny_model, tmp_path_factory.mktemp("ranks") / "log", tp_size=2))
     yield process.url
     run(process.stop())
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores"))])
+@pytest.mark.parametrize(
+    "ranks", [1, pytest.param(2, marks=pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores"))]
+)
 @pytest.mark.parametrize("way", ["disk", "tensor", "distributed"])
 def test_every_way_of_loading_weights_ends_in_the_new_policy(
     run: Run, make: Make, tiny_model: Path, way: str, ranks: int, request: pytest.FixtureRequest
@@ -264,8 +283,16 @@ class Router:
         self.url = f"http://127.0.0.1:{free_port()}"
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sglang_router.launch_router", "--host=127.0.0.1", f"--port={self.url.rpartition(':')[2]}",
-                 f"--prometheus-port={free_port()}"], stdout=out, stderr=out,
+                [
+                    sys.executable,
+                    "-m",
+                    "sglang_router.launch_router",
+                    "--host=127.0.0.1",
+                    f"--port={self.url.rpartition(':')[2]}",
+                    f"--prometheus-port={free_port()}",
+                ],
+                stdout=out,
+                stderr=out,
             )
 
     def list_first(self, server: str) -> None:
@@ -301,8 +328,10 @@ def router(tmp_path: Path) -> Iterator[Router]:
     made.stop()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sglang_router") is None, reason="sglang-router is not installed (make sglang-cpu)")
-def test_servers_behind_a_real_router_come_late_have_the_weights_before_traffic_and_go(
+@pytest.mark.skipif(
+    importlib.util.find_spec("sglang_router") is None, reason="sglang-router is not installed (make sglang-cpu)"
+)
+def test_late_servers_behind_a_router_get_weights_before_traffic(
     run: Run, make: Make, router: Router, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The router comes up after the engine asks for it, its servers one by one; then they are taken off its list one by
@@ -359,7 +388,7 @@ class TestBehindAProxy:
         for p in made:
             run(p.close())
 
-    def test_a_server_without_logit_processors_is_refused_unless_bounds_are_asked_for(
+    def test_server_without_logit_processors_needs_entropy_bounds(
         self, run: Run, make: Make, proxies: list[FaultyProxy]
     ) -> None:
         proxies[0].server_info = {"enable_custom_logit_processor": False}
@@ -372,7 +401,9 @@ class TestBehindAProxy:
         with pytest.raises(BadInput, match="runs dp_size=2 copies of the model; start a server a copy"):
             make(proxies[0].url)
 
-    def test_the_trees_of_a_server_that_dies_go_on_at_another(self, run: Run, make: Make, proxies: list[FaultyProxy]) -> None:
+    def test_the_trees_of_a_server_that_dies_go_on_at_another(
+        self, run: Run, make: Make, proxies: list[FaultyProxy]
+    ) -> None:
         engine = make(",".join(p.url for p in proxies))
 
         async def grow_through_a_death() -> list[Forest]:
@@ -388,7 +419,7 @@ class TestBehindAProxy:
         assert all(len(f.leaf_tokens(i)) == 12 for f in grown for i in range(f.leaves))
         assert [m.ready.is_set() for m in engine.members].count(True) == 1
 
-    def test_a_server_that_flushes_only_when_nothing_waits_gives_the_requests_back_and_no_token_is_lost(
+    def test_update_retracts_waiting_requests_and_loses_no_token(
         self, run: Run, make: Make, proxies: list[FaultyProxy], tiny_model: Path
     ) -> None:
         """As releases do that count retracted requests as waiting: the draws of before the update stand, those after it
@@ -415,7 +446,7 @@ class TestBehindAProxy:
             assert max(Plain(tiny_model).differences(prefix, draws[:turn])) < 1e-4
             assert max(Plain(tiny_model, new).differences(prefix, draws, skip=turn)) < 1e-4
 
-    def test_a_server_that_an_update_left_paused_comes_back_with_the_weights(
+    def test_server_left_paused_by_an_update_resumes_with_weights(
         self, run: Run, make: Make, proxies: list[FaultyProxy], tiny_model: Path
     ) -> None:
         engine, new = make(proxies[0].url), weights(tiny_model, 1.1)

@@ -48,8 +48,12 @@ def proxy(run: Run, server: str) -> Iterator[FaultyProxy]:
 
 
 @pytest.fixture(scope="module")
-def proxied(run: Run, proxy: FaultyProxy, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SGLangEngine]:
-    engine = run(SGLangEngine.create(configure(proxy.url, timeout=2.0, root=tmp_path_factory.mktemp("run")), tiny_model, 0))
+def proxied(
+    run: Run, proxy: FaultyProxy, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SGLangEngine]:
+    engine = run(
+        SGLangEngine.create(configure(proxy.url, timeout=2.0, root=tmp_path_factory.mktemp("run")), tiny_model, 0)
+    )
     yield engine
     run(engine.close())
 
@@ -86,19 +90,23 @@ def older_version(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize(("spoil", "reason"), [
-    (set_logprob(float("nan")), "log-probability nan is not a finite number"),
-    (set_logprob(float("-inf")), "log-probability -inf is not a finite number"),
-    (set_logprob(None), "log-probability None is not a finite number"),
-    (set_logprob(0.5), "log-probability 0.5 is outside"),
-    (drop("meta_info", "output_token_logprobs"), "tokens came with log-probabilities of 0 others"),
-    (drop("meta_info", "treeadv_entropy"), "malformed reply .KeyError: 'treeadv_entropy'"),
-    (drop("output_ids"), "malformed reply .KeyError: 'output_ids'"),
-    (lambda body: [body], "malformed reply"),
-    (lambda body: "<html>", "malformed reply"),
-    (older_version, "the policy version goes backwards"),
-], ids=["nan", "inf", "null", "positive", "no-logprobs", "no-entropies", "no-tokens", "list", "text", "older-version"])
-def test_a_reply_that_cannot_be_trained_on_ends_the_branch_with_its_reason(
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (set_logprob(float("nan")), "log-probability nan is not a finite number"),
+        (set_logprob(float("-inf")), "log-probability -inf is not a finite number"),
+        (set_logprob(None), "log-probability None is not a finite number"),
+        (set_logprob(0.5), "log-probability 0.5 is outside"),
+        (drop("meta_info", "output_token_logprobs"), "tokens came with log-probabilities of 0 others"),
+        (drop("meta_info", "treeadv_entropy"), "malformed reply .KeyError: 'treeadv_entropy'"),
+        (drop("output_ids"), "malformed reply .KeyError: 'output_ids'"),
+        (lambda body: [body], "malformed reply"),
+        (lambda body: "<html>", "malformed reply"),
+        (older_version, "the policy version goes backwards"),
+    ],
+    ids=["nan", "inf", "null", "positive", "no-logprobs", "no-entropies", "no-tokens", "list", "text", "older-version"],
+)
+def test_unusable_reply_ends_the_branch_with_a_reason(
     run: Run, proxy: FaultyProxy, proxied: SGLangEngine, spoil: Callable[[dict[str, Any]], Any], reason: str
 ) -> None:
     """The draws before it stand; nothing of the spoilt reply is yielded."""
@@ -114,11 +122,17 @@ def test_a_reply_that_cannot_be_trained_on_ends_the_branch_with_its_reason(
     assert len(draws) == 8
 
 
-def test_a_forest_grows_whole_over_replies_that_are_refused(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
+def test_a_forest_grows_whole_over_replies_that_are_refused(
+    run: Run, proxy: FaultyProxy, proxied: SGLangEngine
+) -> None:
     """The sampler goes on from what stands: no leaf is aborted and every log-prob is finite."""
     proxy.spoil_every(5, set_logprob(float("nan")))
     sampling = SamplingConfig(leaves=6, trees=2, rule="fixed", rule_options={"gap": 5}, max_tokens=24, temperature=0.7)
-    forest = run(grow(proxied, GrowRequest(forest_id="faulty", problem=PROBLEM, prompt=PROMPT, seed=1), sampling, 1.0, frozenset()))
+    forest = run(
+        grow(
+            proxied, GrowRequest(forest_id="faulty", problem=PROBLEM, prompt=PROMPT, seed=1), sampling, 1.0, frozenset()
+        )
+    )
     assert proxy.spoilt > 0
     assert forest.leaves == 6
     assert (forest.finish == Finish.LENGTH).all()
@@ -137,7 +151,7 @@ def test_a_passing_5xx_is_asked_again_and_duplicates_nothing(
     assert len(set(proxy.rids)) == len(proxy.rids)
 
 
-def test_a_connection_that_breaks_off_is_not_the_end_of_the_server(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
+def test_broken_connection_does_not_remove_the_server(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
     """A server closes connections that idle; one that is taken up at that moment breaks off."""
     proxy.break_off(times=2)
     assert len(run(branch(proxied, PROMPT, params(24)))) == 24
@@ -152,14 +166,18 @@ def test_a_4xx_is_not_asked_again(run: Run, proxy: FaultyProxy, proxied: SGLangE
     assert proxy.failed == 1
 
 
-def test_a_lasting_5xx_loses_the_server_until_it_answers_again(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
+def test_a_lasting_5xx_loses_the_server_until_it_answers_again(
+    run: Run, proxy: FaultyProxy, proxied: SGLangEngine
+) -> None:
     proxy.fail(times=4, status=502)
     with pytest.raises(EngineLost, match="failed 4 times, at last with HTTP 502"):
         run(branch(proxied, PROMPT, params(24)))
     assert len(run(branch(proxied, PROMPT, params(24)))) == 24
 
 
-def test_a_server_that_gives_no_token_for_the_limit_is_lost(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
+def test_a_server_that_gives_no_token_for_the_limit_is_lost(
+    run: Run, proxy: FaultyProxy, proxied: SGLangEngine
+) -> None:
     proxy.hang(times=1)
     started = time.monotonic()
     with pytest.raises(EngineLost, match="gave no token for 2 s"):
@@ -174,7 +192,9 @@ def test_a_server_of_another_model_is_refused_at_the_start(run: Run, server: str
         run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
-def test_a_server_with_another_tokenizer_is_refused_at_the_start(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_server_with_another_tokenizer_is_refused_at_the_start(
+    run: Run, server: str, tiny_model: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     for file in tiny_model.iterdir():
@@ -190,20 +210,24 @@ def test_a_server_with_another_tokenizer_is_refused_at_the_start(run: Run, serve
         run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
-def test_a_server_with_a_smaller_vocabulary_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
+def test_server_with_a_smaller_vocabulary_is_refused(run: Run, server: str, tmp_path: Path) -> None:
     other = tiny.save(tmp_path / "other", vocab_extra=10)
     with pytest.raises(BadInput, match=r"tokenizer|another model"):
         run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
 def test_nothing_listening_is_said_in_one_line(run: Run, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"url: http://127.0.0.1:9 does not answer .* \(waited for generator.sglang.start_timeout=1 s\)$"):
+    with pytest.raises(
+        BadInput, match=r"url: http://127.0.0.1:9 does not answer .* \(waited for generator.sglang.start_timeout=1 s\)$"
+    ):
         run(SGLangEngine.create(configure("http://127.0.0.1:9", root=tmp_path, start_timeout=1.0), tiny_model, 0))
 
 
 def test_prompt_that_leaves_no_room_for_an_answer_is_refused(run: Run, proxied: SGLangEngine) -> None:
     request = GrowRequest(forest_id="long", problem=PROBLEM, prompt=PROMPT, seed=1)
-    with pytest.raises(PathTooLong, match=r"prompt p has 24 tokens: with sampling.max_tokens=2048 .* longer than the 2048 tokens"):
+    with pytest.raises(
+        PathTooLong, match=r"prompt p has 24 tokens: with sampling.max_tokens=2048 .* longer than the 2048 tokens"
+    ):
         run(grow(proxied, request, SamplingConfig(max_tokens=2048), 1.0, frozenset()))
 
 
@@ -218,7 +242,9 @@ class TestOwnedServer:
         yield engine
         run(engine.close())
 
-    def test_branches_that_do_not_fit_at_once_wait_and_do_not_fail(self, run: Run, owned: SGLangEngine, tiny_model: Path) -> None:
+    def test_branches_that_do_not_fit_at_once_wait_and_do_not_fail(
+        self, run: Run, owned: SGLangEngine, tiny_model: Path
+    ) -> None:
         async def storm() -> list:
             prefixes = [np.roll(PROMPT, i) for i in range(24)]
             return await asyncio.gather(*(branch(owned, p, params(100)) for p in prefixes))
@@ -232,7 +258,7 @@ class TestOwnedServer:
             counts = re.findall(r"^sglang:evicted_tokens_total\{.*\} (\S+)$", reply.read().decode(), re.MULTILINE)
         assert sum(map(float, counts)) > 0  # and the server counts what it had to forget
 
-    def test_a_server_killed_in_mid_stream_is_replaced_and_has_the_newest_weights_before_traffic(
+    def test_replaced_server_gets_newest_weights_before_traffic(
         self, run: Run, owned: SGLangEngine, tiny_model: Path
     ) -> None:
         """Those of an update that comes while no server is there."""
@@ -267,7 +293,7 @@ class TestOwnedServer:
         assert alive == []
 
 
-def test_a_server_ends_when_the_process_that_started_it_is_killed(tiny_model: Path, tmp_path: Path) -> None:
+def test_server_ends_when_its_parent_process_is_killed(tiny_model: Path, tmp_path: Path) -> None:
     script = f"""
 import asyncio, time
 from pathlib import Path

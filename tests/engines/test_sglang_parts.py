@@ -1,5 +1,5 @@
-"""The parts of the SGLang engine that need no server: entropy, its bounds, the command line, addresses, disk weights.
-"""
+"""The parts of the SGLang engine that need no server: entropy, its bounds, the command line, addresses, disk
+weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def request_of(middle_chunks: int = 0) -> SimpleNamespace:
     return SimpleNamespace(inflight_middle_chunks=middle_chunks, customized_info=None)
 
 
-def test_the_tap_notes_the_entropy_of_each_row_at_its_temperature_and_leaves_the_logits_alone() -> None:
+def test_tap_records_entropy_of_each_row_and_keeps_logits() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 4
     before = logits.clone()
     temperatures = [0.5, 1.0, 2.0]
@@ -76,14 +76,17 @@ def test_the_bounds_from_the_top_hold_the_exact_entropy(logits: list[float], k: 
 
 
 @pytest.mark.parametrize("mode", ["lower", "upper"])
-def test_the_bounds_are_exact_where_the_tail_is_flat_at_the_last_listed(mode: str) -> None:
+def test_entropy_bounds_are_exact_for_a_flat_tail(mode: str) -> None:
     assert from_top([math.log(1 / 8)] * 3, 8, mode) == pytest.approx(math.log(8))
 
 
-def test_a_request_without_spans_takes_the_version_it_began_under() -> None:
+def test_request_without_spans_takes_its_starting_version() -> None:
     meta = {
-        "finish_reason": {"type": "length"}, "output_token_logprobs": [[-1.0, 5, None]] * 2, KEY: [0.1, 0.2],
-        "prompt_tokens": 3, "cached_tokens": 0,
+        "finish_reason": {"type": "length"},
+        "output_token_logprobs": [[-1.0, 5, None]] * 2,
+        KEY: [0.1, 0.2],
+        "prompt_tokens": 3,
+        "cached_tokens": 0,
     }
     ask = Ask(tokens=2, entropy="exact", vocabulary=9, version=4)
     assert read({"output_ids": [5, 5], "meta_info": meta}, ask).versions == [4, 4]
@@ -99,13 +102,19 @@ def test_a_token_outside_of_the_vocabulary_is_refused() -> None:
         read({"output_ids": [9], "meta_info": meta | {"prompt_tokens": 3, "cached_tokens": 0}}, Ask(2, "exact", 9, 0))
 
 
-@pytest.mark.parametrize(("body", "expected"), [
-    ({"meta_info": {"finish_reason": {"type": "abort"}}}, True),  # of a request that was still waiting: no counts, no entropies
-    ({"meta_info": {"finish_reason": {"type": "length"}}}, False),
-    ({"meta_info": {"finish_reason": None}}, False),
-    (["<html>"], False),
-])
-def test_a_request_counts_as_sent_back_only_where_the_server_says_so(body: object, expected: bool) -> None:
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            {"meta_info": {"finish_reason": {"type": "abort"}}},
+            True,
+        ),  # of a request that was still waiting: no counts, no entropies
+        ({"meta_info": {"finish_reason": {"type": "length"}}}, False),
+        ({"meta_info": {"finish_reason": None}}, False),
+        (["<html>"], False),
+    ],
+)
+def test_request_is_retracted_only_when_the_server_says_so(body: object, expected: bool) -> None:
     assert sent_back(body) is expected
 
 
@@ -116,7 +125,7 @@ def test_the_prompts_tokens_are_read_from_the_echo_or_refused() -> None:
             prompt_tokens(spoilt)
 
 
-def test_the_command_line_is_the_defaults_with_the_users_arguments_over_them() -> None:
+def test_user_arguments_override_default_server_arguments() -> None:
     config = configure(args={"max_total_tokens": 900, "enable-metrics": False, "disable-radix-cache": True}).generator
     line = arguments(config, "MODEL", 7)
     assert line[line.index("--max-total-tokens") + 1] == "900"
@@ -129,9 +138,11 @@ def test_the_command_line_is_the_defaults_with_the_users_arguments_over_them() -
     assert "--disable-cuda-graph" not in gpu
 
 
-def test_a_router_is_looked_through_to_its_servers_and_a_server_stands_for_itself() -> None:
+def test_discovery_lists_servers_behind_a_router() -> None:
     async def workers(_: web.Request) -> web.Response:
-        return web.json_response({"workers": [{"id": "1", "url": "http://10.0.0.2:30000/"}, {"id": "2", "url": "http://10.0.0.1:30000"}]})
+        return web.json_response(
+            {"workers": [{"id": "1", "url": "http://10.0.0.2:30000/"}, {"id": "2", "url": "http://10.0.0.1:30000"}]}
+        )
 
     async def none_yet(_: web.Request) -> web.Response:
         return web.json_response({"workers": [], "total": 0})
@@ -149,7 +160,9 @@ def test_a_router_is_looked_through_to_its_servers_and_a_server_stands_for_itsel
         assert await resolve("generator.sglang.url", urls[0]) == ["http://10.0.0.1:30000", "http://10.0.0.2:30000"]
         assert await resolve("generator.sglang.url", urls[1]) == [urls[1]]
         assert await resolve("generator.sglang.url", urls[2]) == []
-        assert await resolve("generator.sglang.url", ", ".join(urls)) == sorted(["http://10.0.0.1:30000", "http://10.0.0.2:30000", urls[1]])
+        assert await resolve("generator.sglang.url", ", ".join(urls)) == sorted(
+            ["http://10.0.0.1:30000", "http://10.0.0.2:30000", urls[1]]
+        )
         for runner in runners:
             await runner.cleanup()
 
@@ -161,22 +174,33 @@ def test_an_address_that_is_none_is_refused() -> None:
         asyncio.run(resolve("generator.sglang.url", "localhost:30000"))
 
 
-@pytest.mark.parametrize(("lacking", "how", "said"), [
-    (set(), ("disk", True), ""),
-    ({"/update_weights_from_tensor", "/tokenize", "disable_overlap_schedule"}, ("disk", False), ""),
-    ({"/flush_cache", "/pause_generation"}, ("disk", True), r"SGLang 9\.9 cannot be driven: it lacks /pause_generation, /flush_cache;"),
-    ({"/update_weights_from_tensor"}, ("tensor", True), "it lacks /update_weights_from_tensor;"),
-    ({"/update_weights_from_distributed"}, ("distributed", True), "it lacks /update_weights_from_distributed;"),
-    ({"tp_size", "weight_version"}, ("disk", True), "it lacks weight_version of /model_info, tp_size of /server_info;"),
-    ({"max_model_len"}, ("disk", True), "it lacks max_model_len of /v1/models;"),
-    ({"disable_overlap_schedule"}, ("disk", True), "it lacks disable_overlap_schedule of /server_info;"),
-    ({"/server_info"}, ("disk", True), "this server cannot be driven: it lacks /server_info;"),
-])
-def test_a_server_is_told_by_what_it_offers_and_the_refusal_names_all_that_it_lacks(
-    lacking: set[str], how: tuple[str, bool], said: str
-) -> None:
+@pytest.mark.parametrize(
+    ("lacking", "how", "said"),
+    [
+        (set(), ("disk", True), ""),
+        ({"/update_weights_from_tensor", "/tokenize", "disable_overlap_schedule"}, ("disk", False), ""),
+        (
+            {"/flush_cache", "/pause_generation"},
+            ("disk", True),
+            r"SGLang 9\.9 cannot be driven: it lacks /pause_generation, /flush_cache;",
+        ),
+        ({"/update_weights_from_tensor"}, ("tensor", True), "it lacks /update_weights_from_tensor;"),
+        ({"/update_weights_from_distributed"}, ("distributed", True), "it lacks /update_weights_from_distributed;"),
+        (
+            {"tp_size", "weight_version"},
+            ("disk", True),
+            "it lacks weight_version of /model_info, tp_size of /server_info;",
+        ),
+        ({"max_model_len"}, ("disk", True), "it lacks max_model_len of /v1/models;"),
+        ({"disable_overlap_schedule"}, ("disk", True), "it lacks disable_overlap_schedule of /server_info;"),
+        ({"/server_info"}, ("disk", True), "this server cannot be driven: it lacks /server_info;"),
+    ],
+)
+def test_refusal_names_every_feature_that_a_server_lacks(lacking: set[str], how: tuple[str, bool], said: str) -> None:
     """What this configuration does not use may be missing. The release number is never looked at."""
-    facts = {name: False for name in (*sum(features.FACTS.values(), ()), *features.EXACT) if name not in lacking} | {"version": "9.9"}
+    facts = {name: False for name in (*sum(features.FACTS.values(), ()), *features.EXACT) if name not in lacking} | {
+        "version": "9.9"
+    }
 
     async def answer(request: web.Request) -> web.Response:
         return web.json_response({"data": [facts]} if request.path == features.MODELS else facts)
@@ -199,7 +223,7 @@ def test_a_server_is_told_by_what_it_offers_and_the_refusal_names_all_that_it_la
         asyncio.run(check())
 
 
-def test_weights_go_in_the_servers_dtype_and_without_a_tied_output_matrix() -> None:
+def test_weights_have_server_dtype_and_no_tied_output_matrix() -> None:
     array = np.ones((2, 3), np.float32)
     array.flags.writeable = False
     given_ = {"model.embed_tokens.weight": array, "lm_head.weight": array}
@@ -208,9 +232,13 @@ def test_weights_go_in_the_servers_dtype_and_without_a_tied_output_matrix() -> N
 
 
 @pytest.mark.parametrize("name", ["sgl_kernel", "torchvision"])
-def test_a_stand_in_refuses_to_load_beside_the_real_package(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_stand_in_refuses_to_load_beside_the_real_package(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / f"{name}-1.0.dist-info").mkdir()
-    (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+    (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(STUBS))
     with pytest.raises(ImportError, match=r"1\.0 is installed: take deploy/sglang_cpu/stubs off PYTHONPATH"):

@@ -58,7 +58,7 @@ def loss(
     """The objective on expanded leaves: a token shared by K leaves stands in K sequences and weighs c / K in each.
 
     `proximal` is log pi when the batch arrived, [T] by forest; None: the behaviour policy, whose ratio the objective
-    then clips. """
+    then clips."""
     total = torch.zeros((), dtype=torch.float64)
     Z = 0.0
     for f in forests:

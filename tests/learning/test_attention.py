@@ -110,9 +110,7 @@ def test_log_probs_through_flex_attention_equal_sdpa(family, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-def test_check_on_a_gpu_spans_every_kind_of_block(
-    tmp_path, monkeypatch, flex_on_cpu, compute
-):
+def test_check_on_a_gpu_spans_every_kind_of_block(tmp_path, monkeypatch, flex_on_cpu, compute):
     flex = loading.load(tiny.folder(tmp_path, "smollm"))
     flex.flex, masks = True, []
 

@@ -1,4 +1,5 @@
-"""Every model family keeps its weights on the way to an engine and through a checkpoint, under the names of its folder."""
+"""Every model family keeps its weights on the way to an engine and through a checkpoint, under the names of its
+folder."""
 
 from __future__ import annotations
 

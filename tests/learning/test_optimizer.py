@@ -37,7 +37,7 @@ def test_rate_warms_up_and_follows_a_cosine_to_zero():
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 5))
-def test_rate_changes_with_every_update_and_reaches_the_same_ends(updates, passes, warmup):
+def test_rate_changes_with_every_update_to_the_same_ends(updates, passes, warmup):
     config = tiny.config(
         steps=10, lr=1.0, warmup_steps=warmup, schedule="cosine", updates_per_batch=updates, passes_per_batch=passes
     )

@@ -237,7 +237,7 @@ def test_model_with_wrong_attention_is_refused(folder, monkeypatch, compute):
 
 
 # ---- weights out and checkpoints -------------------------------------------------------------------------------------
-def test_buckets_hold_every_weight_once_within_the_size_asked_for(folder):
+def test_buckets_hold_every_weight_once_within_the_size(folder):
     trainer = Trainer(tiny.config(), folder)
     buckets = list(trainer.buckets(4000))
     assert len(buckets) > 3

@@ -48,7 +48,7 @@ def test_refused_and_unparsed_answers_are_judged():
 
 @pytest.mark.parametrize("name", PRESETS)
 @given(f=failing_forests(), seed=st.integers(0, 2**32 - 1))
-def test_gradient_equals_that_of_the_forest_without_unjudged_leaves(name, f, seed):
+def test_gradient_equals_that_without_unjudged_leaves(name, f, seed):
     o = Objective(spec=PRESETS[name].advantage, room=20)
     logp = f.logprob + np.random.default_rng(seed).normal(0, 0.1, f.tokens)
     kept, tokens = f.judged_part(), np.repeat(f.judged_below, f.lengths)
@@ -59,7 +59,7 @@ def test_gradient_equals_that_of_the_forest_without_unjudged_leaves(name, f, see
 
 
 @given(failing_forests())
-def test_judged_part_is_a_valid_forest_with_the_flow_of_each_tree(f):
+def test_judged_part_is_valid_and_keeps_the_flow_of_each_tree(f):
     kept = f.judged_part().check()
     assert kept.judged.all() and kept.leaves == f.judged.sum()
     np.testing.assert_array_equal(kept.reward, f.reward[f.judged])
@@ -77,14 +77,14 @@ def test_judged_part_equals_the_forest_drawn_without_the_leaf():
 
 
 @given(failing_forests())
-def test_flow_weight_of_a_segment_is_the_mass_of_its_judged_leaves(f):
+def test_flow_weight_is_the_mass_of_the_judged_leaves(f):
     _, c = advantages(f, PRESETS["unbiased"].advantage)
     mass = leaf_sum(f, np.where(f.judged, flow_weights(f)[f.leaf_segment], 0))
     np.testing.assert_allclose(c / c.max(), mass / mass.max(), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_forest_without_a_judged_leaf_has_no_advantage_and_no_judged_part(name):
+def test_forest_without_a_judged_leaf_has_no_advantage(name):
     f = failed(build([-1, 0, 0], [1, 1, 1]), np.array([True, True]))
     assert not any(x.any() for x in (*advantages(f, PRESETS[name].advantage), leaf_advantages(f, PRESETS[name])))
     with pytest.raises(BadForest, match="no leaf was judged"):
@@ -92,7 +92,7 @@ def test_forest_without_a_judged_leaf_has_no_advantage_and_no_judged_part(name):
 
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
-def test_unbiased_stays_unbiased_when_a_fifth_of_the_leaves_is_lost(forests):
+def test_unbiased_stays_unbiased_with_a_fifth_of_leaves_lost(forests):
     """`error` is the root mean square that `bias` has where there is none."""
     unbiased = {"unbiased": PRESETS["unbiased"].advantage}
     rows = [row for seed in range(1, 6) for row in measure(World.random(0), "entropy", unbiased, forests, seed, LOST)]

@@ -263,7 +263,7 @@ def test_truncated_leaves_pay_the_soft_penalty_by_their_length(folder):
 
 
 @given(forests(), st.integers(0, 2**16))
-def test_masked_truncation_equals_the_forest_without_those_leaves(f, seed):
+def test_masked_truncation_equals_removing_those_leaves(f, seed):
     cut = np.random.default_rng(seed).random(f.leaves) < 0.4
     assume(not cut.all())
     f = dataclasses.replace(f, finish=np.where(cut, Finish.LENGTH, Finish.STOP).astype(np.int8))

@@ -153,7 +153,7 @@ def test_what_one_process_cannot_do_is_refused_in_one_line(
     assert not (tmp_path / "bad" / "config.yaml").exists()
 
 
-def test_unusable_verifier_is_refused_before_the_run_folder_exists(tiny_model: Path, tmp_path: Path, capsys) -> None:
+def test_unusable_verifier_is_refused_before_the_run_starts(tiny_model: Path, tmp_path: Path, capsys) -> None:
     assert train("--config", local_recipe(tmp_path, tiny_model, "broken", "task.verifier=tests.nowhere:judge")) == 2
     assert "verifier 'tests.nowhere:judge': ModuleNotFoundError" in capsys.readouterr().err
     assert not (tmp_path / "broken").exists()
@@ -169,4 +169,3 @@ def test_verifier_that_fails_later_ends_the_run_with_exit_1(tiny_model: Path, tm
     shown = capsys.readouterr().err
     assert "the verifier failed on all of the first" in shown and "RuntimeError: broken" in shown
     assert "tests/failing.py:" in shown and "treeadv train --resume" in shown
-

@@ -1,4 +1,5 @@
-"""Measures memory in a process of its own: `python -m tests.planning.measure step|activations FOLDER OUT RANK WORLD OPTIONS_JSON`.
+"""Measures memory in a process of its own: `python -m tests.planning.measure step|activations FOLDER OUT RANK WORLD
+OPTIONS_JSON`.
 
 glibc must return freed memory at once (`ENVIRONMENT`), so that the resident size is what the process uses.
 """
@@ -22,18 +23,35 @@ from treeadv.learning.loading import chain, load
 from treeadv.learning.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+}
 TOKENS = 3072
 _SHAPE: dict[str, Any] = {
-    "vocab_size": 2048, "num_attention_heads": 8, "max_position_embeddings": 4096, "bos_token_id": 0, "eos_token_id": 1,
-}  # fmt: skip
+    "vocab_size": 2048,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
 MODELS = {
-    "llama": LlamaConfig(**_SHAPE, hidden_size=512, intermediate_size=1536, num_hidden_layers=12, num_key_value_heads=8),
+    "llama": LlamaConfig(
+        **_SHAPE, hidden_size=512, intermediate_size=1536, num_hidden_layers=12, num_key_value_heads=8
+    ),
     "qwen3_moe": Qwen3MoeConfig(
-        **_SHAPE, hidden_size=256, num_hidden_layers=4, num_key_value_heads=4, head_dim=64, num_experts=8, num_experts_per_tok=4,
+        **_SHAPE,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_key_value_heads=4,
+        head_dim=64,
+        num_experts=8,
+        num_experts_per_tok=4,
         moe_intermediate_size=256,
     ),
-}  # fmt: skip
+}
 
 
 def folder(path: Path, family: str) -> Path:

@@ -44,7 +44,5 @@ def test_peak_of_a_rank_is_within_15_percent_of_the_plan(llama: Path, tmp_path: 
 def test_activations_are_within_15_percent_of_the_plan(family: str, recompute: bool, tmp_path: Path) -> None:
     model = measure.folder(tmp_path, family)
     (found,) = measure.measure("activations", model, tmp_path / "out", 1, {"recompute": recompute})
-    sizes = model_sizes(
-        model, tokens=measure.TOKENS, compute=torch.float32, recompute=recompute, lora_rank=0
-    )
+    sizes = model_sizes(model, tokens=measure.TOKENS, compute=torch.float32, recompute=recompute, lora_rank=0)
     assert found["kept"] == pytest.approx(sizes.activations, rel=0.15)

@@ -30,7 +30,9 @@ def test_recipe_fits_on_gpus_of_80_gb(recipe: str) -> None:
         ("learner.accumulate=whole", "learner.accumulate=sharded"),
     ],
 )
-def test_learner_that_does_not_fit_names_the_option_that_helps(change: str, help: str, capsys: pytest.CaptureFixture) -> None:
+def test_learner_that_does_not_fit_names_the_option_that_helps(
+    change: str, help: str, capsys: pytest.CaptureFixture
+) -> None:
     model = str(RECIPES / "models" / "Qwen3-8B.json")
     assert main(["plan", str(RECIPES / "qwen3-8b.yaml"), change, "--model-config", model]) == 1
     (fault,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("does not fit"))

@@ -37,15 +37,17 @@ def forest_for(record: Reserved, version: int = 0, rewards: list[float] | None =
     return replace(f, prompt_id=record.prompt_id)
 
 
-def batch_for(record: Reserved, version: int = 0, rewards: list[float] | None = None, length: int = 3) -> pa.RecordBatch:
+def batch_for(
+    record: Reserved, version: int = 0, rewards: list[float] | None = None, length: int = 3
+) -> pa.RecordBatch:
     return wire.to_batch([forest_for(record, version, rewards, length)])
 
 
 def open_store(
     run_dir: Path | str, per_step: int = 2, durable_step: int | None = None, clock: Clock | None = None, **queue: Any
 ) -> ReplayStore:
-    """A new session that goes on from `durable_step`, or where that is None the queue of the last one again (in an object store that
-    is a new session too)."""
+    """A new session that goes on from `durable_step`, or where that is None the queue of the last one again (in an
+    object store that is a new session too)."""
     same = durable_step is None and "://" not in str(run_dir)
     session = last_session(str(run_dir)) if same else next(_sessions)
     return ReplayStore(str(run_dir), QueueConfig(**queue), per_step, 0, session, durable_step or 0, clock or Clock())

@@ -90,7 +90,7 @@ def grow(ticket: Ticket, version: int = 0) -> pa.RecordBatch:
     return wire.to_batch([replace(f, prompt_id=ticket.problem.id)])
 
 
-def test_a_run_over_the_actor_dies_twice_and_trains_every_forest_once(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_queue_that_dies_twice_trains_every_forest_once(cluster: None, config: Config, tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(scenario(config, str(tmp_path / "run")), 80))
     report = audit(str(tmp_path / "run"))
     assert report.sound and report.rows["trained"]["forests"] == 8, report.table()
@@ -109,7 +109,11 @@ async def scenario(config: Config, run_dir: str) -> None:
 
     lease = await leasing
     batches = await asyncio.gather(*lease.refs)
-    assert [wire.from_batch(b)[0].forest_id for b in batches] == list(lease.forest_ids) == [t.forest_id for t in tickets[:2]]
+    assert (
+        [wire.from_batch(b)[0].forest_id for b in batches]
+        == list(lease.forest_ids)
+        == [t.forest_id for t in tickets[:2]]
+    )
     assert await queue.lease.remote(2, 0) == lease
     await asyncio.sleep(0.2)
     assert not waiting.done()  # all four slots are held: the worker is held back
@@ -120,7 +124,9 @@ async def scenario(config: Config, run_dir: str) -> None:
     with pytest.raises(ray.exceptions.RayActorError):
         await queue.die.remote()
     lease = await until_up(lambda: queue.lease.remote(2, 1))  # the ledger is as it was, payloads come from the segments
-    assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == [t.forest_id for t in tickets[2:]]
+    assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == [
+        t.forest_id for t in tickets[2:]
+    ]
     await queue.ack.remote(lease.lease_id, 2)
     assert await queue.forget.remote("w") == 1
     again = await queue.reserve.remote("v")
@@ -134,7 +140,8 @@ async def scenario(config: Config, run_dir: str) -> None:
 
 
 async def resumed(queue, undone: list[Ticket]) -> None:
-    """From checkpoint 1: step 2 is done again with the same forests; a lost object is a lost attempt; stop ends the waiting."""
+    """From checkpoint 1: step 2 is done again with the same forests; a lost object is a lost attempt; stop ends the
+    waiting."""
     lease = await queue.lease.remote(2, 1)
     assert lease.forest_ids == tuple(t.forest_id for t in undone)
     await queue.ack.remote(lease.lease_id, 2)
@@ -156,9 +163,7 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     await queue.close.remote()
 
 
-def test_a_damaged_forest_goes_out_again_and_what_its_worker_holds_is_not_read_from_disk(
-    cluster: None, config: Config, tmp_path: Path
-) -> None:
+def test_damaged_forest_goes_out_again_and_others_stay_in_memory(cluster: None, config: Config, tmp_path: Path) -> None:
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         for worker in "ab":
@@ -177,7 +182,7 @@ def test_a_damaged_forest_goes_out_again_and_what_its_worker_holds_is_not_read_f
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
-def test_an_orderly_end_waits_for_the_flush_in_hand_and_takes_nothing_after_it(
+def test_orderly_end_waits_for_the_flush_in_progress(
     cluster: None, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config.model_copy(update={"queue": config.queue.model_copy(update={"fsync_interval": 0.05})})
@@ -212,7 +217,7 @@ def test_an_orderly_end_waits_for_the_flush_in_hand_and_takes_nothing_after_it(
     assert audit(str(tmp_path / "run")).rows["ready"]["forests"] == 1
 
 
-def test_the_interval_of_the_flushes_is_the_one_that_was_asked_for(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_flush_interval_is_the_configured_one(cluster: None, config: Config, tmp_path: Path) -> None:
     async def run() -> list[float]:
         queue = ReplayQueue(asked, str(tmp_path / "run"), "one", 0, 0)
         times, flush = [], queue._flush_now
@@ -255,8 +260,9 @@ class DiesWhileItOpens(ReplayQueue):
         super().__init__(config, run_dir, session, *rest)
 
 
-def test_a_queue_killed_while_it_opens_for_a_resume_goes_back_to_the_checkpoint(cluster: None, config: Config, tmp_path: Path) -> None:
-    """Three steps, the first durable, and four forests that were being grown; Ray brings the queue back beside learners at step 1."""
+def test_queue_killed_while_opening_returns_to_the_checkpoint(cluster: None, config: Config, tmp_path: Path) -> None:
+    """Three steps, the first durable, and four forests that were being grown; Ray brings the queue back beside learners
+    at step 1."""
     store = open_store(tmp_path / "run", max_staleness=1)
     steps = {}
     for n in (1, 2, 3):
@@ -270,7 +276,10 @@ def test_a_queue_killed_while_it_opens_for_a_resume_goes_back_to_the_checkpoint(
     )
     counts = ray.get(queue.counts.remote(), timeout=60)
     assert (tmp_path / "run/resumed").exists()
-    assert counts["states"] == {"reserved": 0, "ready": 4, "leased": 0, "trained": 2, "dropped": 0} and counts["last_step"] == 1
+    assert (
+        counts["states"] == {"reserved": 0, "ready": 4, "leased": 0, "trained": 2, "dropped": 0}
+        and counts["last_step"] == 1
+    )
     lease = ray.get(queue.lease.remote(2, 1), timeout=60)
     assert lease.forest_ids == steps[2]
     ray.get(queue.ack.remote(lease.lease_id, 2), timeout=60)
@@ -280,7 +289,7 @@ def test_a_queue_killed_while_it_opens_for_a_resume_goes_back_to_the_checkpoint(
     assert audit(str(tmp_path / "run")).sound
 
 
-def test_a_reservation_whose_answer_died_with_the_queue_holds_one_slot(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_reservation_repeated_after_a_death_holds_one_slot(cluster: None, config: Config, tmp_path: Path) -> None:
     queue = actor_class(Watched, max_restarts=1, max_task_retries=-1).remote(config, str(tmp_path / "run"), "one", 0, 0)
     first = ray.get(queue.reserve.remote("unlucky"), timeout=60)
     counts = ray.get(queue.counts.remote(), timeout=60)
@@ -306,9 +315,7 @@ async def metrics(queue) -> str:
         return answer.read().decode()
 
 
-def test_threshold_is_shared_by_workers_and_kept_by_a_restarted_queue(
-    cluster: None, config: Config, tmp_path: Path
-) -> None:
+def test_threshold_is_shared_and_survives_a_queue_restart(cluster: None, config: Config, tmp_path: Path) -> None:
     """Every ticket carries the threshold, so a generator that restarts goes on with that of the others."""
     sampling = config.sampling.model_copy(update={"tau": 9.0, "tau_quantile": 0.5, "tau_min_tokens": 1})
     config = config.model_copy(update={"sampling": sampling})
@@ -392,7 +399,9 @@ def test_source_that_always_fails_ends_the_run(cluster: None, config: Config, tm
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         queue._draws = Draws(BrokenSource())
-        with pytest.raises(BadInput, match=r"50 draws in a row gave no prompt, the last \(draw 49\) with KeyError: 'answer'"):
+        with pytest.raises(
+            BadInput, match=r"50 draws in a row gave no prompt, the last \(draw 49\) with KeyError: 'answer'"
+        ):
             await queue.reserve("a")
         await queue.close()
 

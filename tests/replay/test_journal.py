@@ -55,7 +55,7 @@ def test_cut_at_any_byte_the_whole_records_before_it_are_read(tmp_path: Path) ->
         assert reader.torn is None or reader.torn.offset + reader.torn.lost == cut
 
 
-def test_a_store_goes_on_behind_a_torn_record_and_says_what_it_cut_off(tmp_path: Path) -> None:
+def test_store_continues_behind_a_torn_record_and_reports_it(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     for cut in range(len(data) - 400, len(data), 37):
@@ -71,7 +71,7 @@ def test_a_store_goes_on_behind_a_torn_record_and_says_what_it_cut_off(tmp_path:
         assert report.sound and not report.torn, report.table()
 
 
-def test_zeros_behind_the_last_record_are_torn_as_after_a_power_cut(tmp_path: Path) -> None:
+def test_zeros_behind_the_last_record_count_as_torn(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     part.write_bytes(data + bytes(300))
@@ -80,7 +80,7 @@ def test_zeros_behind_the_last_record_are_torn_as_after_a_power_cut(tmp_path: Pa
     store.close()
 
 
-def test_a_flipped_bit_anywhere_but_at_the_end_is_named_with_its_place_and_nothing_is_changed(tmp_path: Path) -> None:
+def test_flipped_bit_is_located_and_nothing_is_changed(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     starts = [0, *(i + 1 for i, c in enumerate(data) if c == 10)]
@@ -130,7 +130,7 @@ def test_a_missing_part_of_the_journal_is_a_fault(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
-def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp_path: Path) -> None:
+def test_snapshot_replaces_earlier_parts_at_any_death(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
     before, kept = store.ledger, part.read_bytes()
@@ -143,7 +143,18 @@ def test_a_snapshot_stands_for_the_parts_before_it_whenever_the_process_dies(tmp
     part.write_bytes(kept)  # died before the old part was deleted
     (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # died while the next snapshot was being written
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
-    for name in ("live", "leases", "again", "totals", "lost", "next_draw", "leases_made", "last_step", "committed", "run"):
+    for name in (
+        "live",
+        "leases",
+        "again",
+        "totals",
+        "lost",
+        "next_draw",
+        "leases_made",
+        "last_step",
+        "committed",
+        "run",
+    ):
         assert getattr(store.ledger, name) == getattr(before, name), name
     reserve(store)
     store.journal_limit = 0
@@ -215,7 +226,7 @@ def test_a_record_of_a_step_that_cannot_be_is_a_fault(tmp_path: Path, wrong: Rec
     assert "cannot follow those before it" in fault and said in fault
 
 
-def test_the_history_alone_tells_of_a_step_with_two_leases_and_of_one_with_none(tmp_path: Path) -> None:
+def test_history_shows_steps_with_two_leases_and_with_none(tmp_path: Path) -> None:
     one_run(tmp_path)
     history = read_history(str(tmp_path))
     assert _step_faults(history, history.states()) == []
@@ -233,7 +244,7 @@ def test_a_payload_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
     assert len(faults) == 5 and all("schema 9 is newer than this release reads (1)" in f for f in faults), faults
 
 
-def test_two_runs_on_one_folder_are_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+def test_second_run_on_a_folder_is_refused(tmp_path: Path) -> None:
     first = open_store(tmp_path)
     with pytest.raises(BadInput, match="in use by process"):
         open_store(tmp_path)
@@ -333,7 +344,7 @@ def test_a_listing_that_missed_the_snapshot_is_made_again(tmp_path: Path, monkey
     assert reader.parts == ["0000000002.snapshot.jsonl", "0000000003.jsonl"] and len(listed) == 4
 
 
-def test_a_payload_file_that_nobody_let_go_is_missing_also_of_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_audit_reports_a_missing_payload_file_of_a_live_run(tmp_path: Path) -> None:
     store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
     fill(store, 2)
     (tmp_path / "replay/payloads/0000000001.arrow").unlink()
@@ -345,14 +356,16 @@ def test_a_payload_file_that_nobody_let_go_is_missing_also_of_a_run_that_goes_on
 def small_disk(tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True
+    )
     if made.returncode:
         pytest.skip(f"this machine lets no test mount a tmpfs: {made.stderr.strip()}")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_one_clear_line_and_what_was_admitted_is_kept(small_disk: Path) -> None:
+def test_full_disk_is_one_line_and_admitted_forests_are_kept(small_disk: Path) -> None:
     store = open_store(small_disk, per_step=1000)
     admitted = []
     with pytest.raises(BadInput, match=r"No space left on device.; nothing stored is lost: free space"):
@@ -366,7 +379,9 @@ def test_a_full_disk_is_one_clear_line_and_what_was_admitted_is_kept(small_disk:
     assert audit(str(small_disk)).rows["ready"]["forests"] == len(admitted)
     subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
     again = store.ledger.live[record.forest_id].reserved if record.forest_id in store.ledger.live else reserve(store)
-    assert store.admit(again.forest_id, batch_for(again, length=500)) == "admitted"  # space was made: the same process goes on
+    assert (
+        store.admit(again.forest_id, batch_for(again, length=500)) == "admitted"
+    )  # space was made: the same process goes on
     store.close()
     report = audit(str(small_disk))
     assert report.sound and report.rows["ready"]["forests"] == len(admitted) + 1, report.table()

@@ -27,7 +27,7 @@ def start(folder: Path, fsync: str, steps: int) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("fsync", ["always", "interval"])
-def test_killed_again_and_again_every_forest_is_trained_once_and_no_prompt_is_skipped(tmp_path: Path, fsync: str) -> None:
+def test_repeated_kills_train_every_forest_exactly_once(tmp_path: Path, fsync: str) -> None:
     rng = random.Random(fsync)
     for _ in range(3):
         process = start(tmp_path, fsync, 10**6)
@@ -49,7 +49,9 @@ def test_killed_again_and_again_every_forest_is_trained_once_and_no_prompt_is_sk
     model = json.loads(checkpoint.read_text())
     trained = [fid for step in model for fid in step]
     assert len(trained) == len(set(trained)) == goal * PER_STEP
-    assert sorted(int(fid.split("-")[1]) for fid in trained) == list(range(goal * PER_STEP))  # fifo: the first prompts, each once
+    assert sorted(int(fid.split("-")[1]) for fid in trained) == list(
+        range(goal * PER_STEP)
+    )  # fifo: the first prompts, each once
     for step, fids in enumerate(model, 1):
         assert [f.forest_id for f in forests_of_step(str(tmp_path), step)] == fids
     report = audit(str(tmp_path))

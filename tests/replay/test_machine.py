@@ -73,7 +73,8 @@ class Machine(RuleBasedStateMachine):
         if self.failures[draw] >= ATTEMPTS:
             self.given_up.add(draw)
 
-    # ---- workers -------------------------------------------------------------------------------------------------------------
+    # ---- workers
+    # -------------------------------------------------------------------------------------------------------------
     @rule(worker=st.sampled_from(["a", "b"]))
     def reserve(self, worker: str) -> None:
         free = (BOUND + 1) * PER_STEP - len(self.of("growing", "ready", "leased"))
@@ -100,7 +101,9 @@ class Machine(RuleBasedStateMachine):
 
     def bring(self, t: Thing, lag: int) -> None:
         t.version = max(0, self.version - lag)
-        assert self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record, t.version, MIXED)])) == "admitted"
+        assert (
+            self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record, t.version, MIXED)])) == "admitted"
+        )
         t.where, t.arrived = "ready", self.arrivals
         self.arrivals += 1
 
@@ -165,7 +168,8 @@ class Machine(RuleBasedStateMachine):
         for t in mine:
             self.lose(t)
 
-    # ---- learner -------------------------------------------------------------------------------------------------------------
+    # ---- learner
+    # -------------------------------------------------------------------------------------------------------------
     @precondition(lambda self: not self.leases and self.of("ready"))
     @rule()
     def train(self) -> None:
@@ -266,7 +270,8 @@ class Machine(RuleBasedStateMachine):
             if t.step <= self.committed:
                 t.where = "trained"
 
-    # ---- death ---------------------------------------------------------------------------------------------------------------
+    # ---- death
+    # ---------------------------------------------------------------------------------------------------------------
     @precondition(lambda self: len(self.things) > 3)
     @rule()
     def the_queue_alone_dies(self) -> None:
@@ -277,7 +282,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.leases)
     @rule(data=st.data())
     def a_step_is_undone(self, data: st.DataObject) -> None:
-        """What random rules alone would make rare: the forests of the next step are drawn by weights that are undone."""
+        """What random rules alone would make rare: the forests of the next step are drawn by weights that are
+        undone."""
         self.grow(4, 0)
         if self.of("ready"):
             self.train()
@@ -306,7 +312,8 @@ class Machine(RuleBasedStateMachine):
         self.leases.clear()
         self.expired.clear()
 
-    # ---- what always holds ---------------------------------------------------------------------------------------------------
+    # ---- what always holds
+    # ---------------------------------------------------------------------------------------------------
     @invariant()
     def counts_agree(self) -> None:
         if not hasattr(self, "store"):

@@ -1,4 +1,5 @@
-"""The power fails at any moment: of a local disk only what was fsynced is sure to be left, of the rest anything may be."""
+"""The power fails at any moment: of a local disk only what was fsynced is sure to be left, of the rest anything may
+be."""
 
 from __future__ import annotations
 
@@ -26,20 +27,24 @@ MODES = {
     "deletions at once": lambda path, sure, now: sure,
     "names at once, bytes when they are fsynced": lambda path, sure, now: sure,
     "the journal sooner than the payload": lambda path, sure, now: now if "journal" in path else sure,
-    "half of what was not fsynced": lambda path, sure, now: now[: (len(sure) + len(now)) // 2] if now.startswith(sure) else sure,
+    "half of what was not fsynced": lambda path, sure, now: (
+        now[: (len(sure) + len(now)) // 2] if now.startswith(sure) else sure
+    ),
 }
 
 
 class Disk:
-    """Replaces the module `os` of the modules that write. Before each call that changes the disk it notes what a power cut would
-    leave, with what has been promised so far."""
+    """Replaces the module `os` of the modules that write. Before each call that changes the disk it notes what a power
+    cut would leave, with what has been promised so far."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.promised = 0, 0  # records, step of the durable checkpoint
         self.cuts: dict[tuple[str, Left], tuple[int, int]] = {}
         self._bytes: dict[int, bytes] = {}  # by inode, as of its last fsync
-        self._names: dict[Path, dict[str, tuple[int, bool]]] = {}  # by folder, as of its last fsync: inode, whether it is a folder
+        self._names: dict[
+            Path, dict[str, tuple[int, bool]]
+        ] = {}  # by folder, as of its last fsync: inode, whether it is a folder
         self._pins: list[int] = []  # an open file keeps its inode from being used again
 
     def __getattr__(self, name: str) -> Any:
@@ -74,7 +79,10 @@ class Disk:
                 yield from self._left(path, mode)
             else:
                 sure = self._bytes.get(inode, b"")
-                yield str(path.relative_to(self.root)), MODES[mode](str(path), sure, path.read_bytes() if name in now else sure)
+                yield (
+                    str(path.relative_to(self.root)),
+                    MODES[mode](str(path), sure, path.read_bytes() if name in now else sure),
+                )
 
     def end(self) -> None:
         for fd in self._pins:
@@ -82,7 +90,8 @@ class Disk:
 
 
 def scenario(disk: Disk) -> None:
-    """Three lives: checkpoints with a compaction, a snapshot, a process that dies with records unflushed and the last one torn."""
+    """Three lives: checkpoints with a compaction, a snapshot, a process that dies with records unflushed and the last
+    one torn."""
     options: dict[str, Any] = {"max_staleness": 3, "retain": "unacknowledged"}
     store = open_store(disk.root, **options)
     store._payloads._limit = 3000
@@ -101,7 +110,8 @@ def scenario(disk: Disk) -> None:
     for durable_step, torn in ((None, 0), (4, 7)):
         fill(store, 1, 5)
         reserve(store)
-        store._lock.release()  # the process is killed, perhaps over its last record; the kernel holds what it has not flushed
+        # the process is killed, perhaps over its last record; the kernel holds what it has not flushed
+        store._lock.release()
         part = max((disk.root / "replay/journal").glob("*.jsonl"))
         os.truncate(part, part.stat().st_size - torn)
         store = open_store(disk.root, durable_step=durable_step, **options)
@@ -127,7 +137,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_whenever_the_power_fails_what_was_promised_is_there_and_the_run_goes_on(
+def test_power_cut_at_any_call_keeps_all_durable_records(
     disk: Disk, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # quicker: no power will fail here
@@ -162,7 +172,8 @@ def go_on(run: Path, step: int) -> None:
 
 
 def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes that are written while an fsync runs are durable after the next flush, though the file is sealed by then."""
+    """Bytes that are written while an fsync runs are durable after the next flush, though the file is sealed by
+    then."""
     synced: dict[str, int] = {}
     started, go_on = threading.Event(), threading.Event()
 
@@ -192,7 +203,9 @@ def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypat
     flushing.join(10)
     store.sync()
     for path in (tmp_path / "replay").rglob("*.arrow"):
-        assert synced[path.name] == path.stat().st_size, f"{path.name}: the bytes behind {synced[path.name]} were not flushed"
+        assert synced[path.name] == path.stat().st_size, (
+            f"{path.name}: the bytes behind {synced[path.name]} were not flushed"
+        )
     store.close()
 
 
@@ -223,7 +236,11 @@ def test_concurrent_flushes_leave_nothing_unflushed(tmp_path: Path, monkeypatch:
                 waiting = thread.submit(flush, store.pending())
             if waiting.done():
                 waiting.result()
-                missing = {p.name: (size, synced.get(str(p), 0)) for p, size in promised.items() if synced.get(str(p), 0) < size}
+                missing = {
+                    p.name: (size, synced.get(str(p), 0))
+                    for p, size in promised.items()
+                    if synced.get(str(p), 0) < size
+                }
                 assert not missing, "answered as durable, never fsynced"
         waiting.result()
     missing = {p.name: (size, synced.get(str(p), 0)) for p, size in promised.items() if synced.get(str(p), 0) < size}

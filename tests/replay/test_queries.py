@@ -19,8 +19,8 @@ SQL = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs/replay.
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Reserved]:
-    """Draws 0 to 3 admitted at versions 0 0 1 1 after 1 to 4 seconds with rewards 0 0 1 1; 2 and 3 trained in step 1, at version 2 where
-    0 and 1 are stale; draw 4 given up."""
+    """Draws 0 to 3 admitted at versions 0 0 1 1 after 1 to 4 seconds with rewards 0 0 1 1; 2 and 3 trained in step 1,
+    at version 2 where 0 and 1 are stale; draw 4 given up."""
     clock = Clock()
     store = open_store(tmp_path, max_staleness=1, clock=clock, attempts=1)
     records = [reserve(store) for _ in range(4)]
@@ -53,7 +53,7 @@ def test_the_queries_of_the_document_answer_as_it_says(run: list[Reserved]) -> N
     assert con.execute(never).fetchall() == [("prompt-4", 1, "out of memory")]
 
 
-def test_the_queries_run_on_a_journal_in_which_little_has_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_run_on_a_short_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(tmp_path)
     reserve(store)
     store.close()

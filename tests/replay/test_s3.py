@@ -13,8 +13,8 @@ from treeadv.replay.figures import figures
 from treeadv.replay.history import forests_of_step
 from treeadv.replay.store import ReplayStore
 from treeadv.storage.folder import Action, flush, open_folder
-from treeadv.storage.lock import next_session
 from treeadv.storage.objects import ObjectFolder
+from treeadv.storage.sessions import next_session
 
 
 def keys(client, name: str) -> list[str]:
@@ -55,7 +55,7 @@ def test_what_was_not_flushed_is_as_if_it_had_not_been(bucket) -> None:
     assert audit(uri).sound
 
 
-def test_trained_payload_leaves_the_bucket_when_only_unacknowledged_is_kept(bucket) -> None:
+def test_trained_payload_leaves_the_bucket_if_not_retained(bucket) -> None:
     name, client, uri = bucket
     store = open_store(uri, retain="unacknowledged", max_staleness=4)
     for step in (1, 2, 3):
@@ -86,7 +86,7 @@ def test_damage_in_the_bucket_is_named(bucket) -> None:
     assert "r0-000001-0" in fault and "damaged" in fault
 
 
-def test_a_payload_that_is_not_uploaded_yet_can_be_read_and_one_that_cannot_be_asked_for_is_not_damaged(bucket) -> None:
+def test_pending_payload_is_readable_and_an_outage_is_no_damage(bucket) -> None:
     name, client, uri = bucket
     store = open_store(uri)
     fids = fill(store, 2)
@@ -106,7 +106,7 @@ def test_a_payload_that_is_not_uploaded_yet_can_be_read_and_one_that_cannot_be_a
     assert store.lease(2, 0) is None and store.ledger.totals["damaged", "forests"] == 2
 
 
-def test_a_policy_that_would_never_write_and_a_wrong_address_are_refused(bucket) -> None:
+def test_fsync_none_and_a_wrong_address_are_refused(bucket) -> None:
     _, _, uri = bucket
     with pytest.raises(BadInput, match="fsync=none would never write"):
         open_store(uri, fsync="none")
@@ -114,7 +114,7 @@ def test_a_policy_that_would_never_write_and_a_wrong_address_are_refused(bucket)
         open_folder("nosuch://place")
 
 
-def test_the_last_to_open_has_the_run_and_the_one_before_writes_no_more(bucket) -> None:
+def test_last_opener_owns_the_run_and_the_earlier_one_stops(bucket) -> None:
     _, _, uri = bucket
     before = open_store(uri)
     kept = fill(before, 1)
@@ -134,7 +134,7 @@ def late(store: ReplayStore, parts: list[Action]) -> None:
     flush([p for p in parts if p != store._lock.check])
 
 
-def test_what_a_writer_that_lost_the_run_still_uploads_takes_no_place_and_does_not_count(bucket, caplog) -> None:
+def test_late_upload_of_a_superseded_writer_does_not_count(bucket, caplog) -> None:
     _, _, uri = bucket
     before = open_store(uri, max_staleness=9)
     fill(before, 2)
@@ -159,7 +159,7 @@ def test_what_a_writer_that_lost_the_run_still_uploads_takes_no_place_and_does_n
     assert audit(uri).sound
 
 
-def test_a_compaction_that_is_finished_when_another_has_opened_the_run_takes_nothing_from_it(bucket) -> None:
+def test_late_compaction_of_a_superseded_writer_deletes_nothing(bucket) -> None:
     """A snapshot by the one before stands for what the one after has read; the deletions behind it are not made."""
     name, client, uri = bucket
     before = open_store(uri, retain="unacknowledged", max_staleness=9)
@@ -192,8 +192,9 @@ def test_a_compaction_that_is_finished_when_another_has_opened_the_run_takes_not
     again.close()
 
 
-def test_who_cannot_go_on_with_a_run_leaves_it_to_the_one_that_has_it(bucket) -> None:
-    """A driver found checkpoint 1 and then the run went on to the next: not to be opened, and not to be taken away either."""
+def test_failed_resume_leaves_the_run_to_its_owner(bucket) -> None:
+    """A driver found checkpoint 1 and then the run went on to the next: not to be opened, and not to be taken away
+    either."""
     _, _, uri = bucket
     store = open_store(uri, max_staleness=9)
     fill(store, 4)
@@ -220,7 +221,7 @@ def test_two_that_open_a_run_at_the_same_moment_are_refused(bucket) -> None:
     assert next_session(replay) > first
 
 
-def test_many_flushes_make_few_objects_of_the_journal_and_none_is_asked_for_in_between(bucket, monkeypatch) -> None:
+def test_many_flushes_make_few_journal_objects(bucket, monkeypatch) -> None:
     name, client, uri = bucket
     monkeypatch.setattr(journal, "_REWRITE_BELOW", 20_000)
     store = open_store(uri, max_staleness=99, retain="unacknowledged")

@@ -48,7 +48,9 @@ def test_slots_hold_from_reservation_to_ack(tmp_path: Path) -> None:
     seed=st.integers(0, 2**32 - 1),
     selection=st.sampled_from(["fifo", "freshest", "priority"]),
 )
-def test_no_trained_forest_is_staler_than_the_bound(tmp_path_factory, bound: int, per_step: int, seed: int, selection: str) -> None:
+def test_no_trained_forest_is_staler_than_the_bound(
+    tmp_path_factory, bound: int, per_step: int, seed: int, selection: str
+) -> None:
     """Workers finish in any order and hold weights that lag by any amount."""
     rng = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("run")
@@ -60,7 +62,9 @@ def test_no_trained_forest_is_staler_than_the_bound(tmp_path_factory, bound: int
         while (record := store.reserve("w", "", str)) is not None:
             growing.append((record, max(0, step - int(rng.integers(0, 4)))))
         for i in (
-            sorted(rng.choice(len(growing), rng.integers(0, len(growing) + 1), replace=False), reverse=True) if growing else ()
+            sorted(rng.choice(len(growing), rng.integers(0, len(growing) + 1), replace=False), reverse=True)
+            if growing
+            else ()
         ):
             record, version = growing.pop(i)
             assert store.admit(record.forest_id, batch_for(record, version)) == "admitted"
@@ -77,7 +81,7 @@ def test_no_trained_forest_is_staler_than_the_bound(tmp_path_factory, bound: int
     assert report.dropped.get("stale", 0) == dropped
 
 
-def test_a_stale_forest_is_dropped_whole_and_its_draw_goes_out_once_more(tmp_path: Path) -> None:
+def test_stale_forest_is_dropped_and_its_draw_goes_out_again(tmp_path: Path) -> None:
     store = open_store(tmp_path, per_step=1, max_staleness=1)
     old = fill(store, 1, version=0)[0]
     assert store.lease(1, 2) is None
@@ -88,7 +92,7 @@ def test_a_stale_forest_is_dropped_whole_and_its_draw_goes_out_once_more(tmp_pat
     assert store.admit(old, batch_for(again)) == "late"
 
 
-def test_a_prompt_that_keeps_failing_is_given_up_after_its_attempts_and_counted(tmp_path: Path, caplog) -> None:
+def test_failing_prompt_is_given_up_after_its_attempts(tmp_path: Path, caplog) -> None:
     store = open_store(tmp_path, attempts=3)
     for attempt in range(3):
         record = reserve(store)
@@ -102,7 +106,7 @@ def test_a_prompt_that_keeps_failing_is_given_up_after_its_attempts_and_counted(
 
 
 @pytest.mark.parametrize("fault", ["ungraded", "other id", "two forests", "positive logprob"])
-def test_a_bad_forest_is_refused_with_the_reason_and_its_prompt_goes_out_again(tmp_path: Path, fault: str) -> None:
+def test_bad_forest_is_refused_and_its_prompt_goes_out_again(tmp_path: Path, fault: str) -> None:
     store = open_store(tmp_path)
     record = reserve(store)
     good = batch_for(record)
@@ -152,7 +156,7 @@ def test_a_named_request_gets_the_same_ticket_again(tmp_path: Path) -> None:
     assert store.reserve("a", "7", str) != first
 
 
-def test_an_expired_lease_may_be_acknowledged_until_another_takes_its_forests(tmp_path: Path) -> None:
+def test_expired_lease_may_be_acknowledged_until_taken_over(tmp_path: Path) -> None:
     clock = Clock()
     store = open_store(tmp_path, clock=clock, lease_seconds=5.0, max_staleness=3)
     fill(store, 4)
@@ -170,7 +174,7 @@ def test_an_expired_lease_may_be_acknowledged_until_another_takes_its_forests(tm
 
 
 @pytest.mark.parametrize("selection", ["fifo", "freshest", "priority"])
-def test_resume_hands_out_the_same_forests_in_the_same_order_and_skips_no_prompt(tmp_path: Path, selection: str) -> None:
+def test_resume_leases_the_same_forests_in_the_same_order(tmp_path: Path, selection: str) -> None:
     store = open_store(tmp_path, selection=selection, max_staleness=11)
     for version in (2, 0, 3, 1):
         fill(store, 5, version)
@@ -179,7 +183,9 @@ def test_resume_hands_out_the_same_forests_in_the_same_order_and_skips_no_prompt
     store.commit(1)
     waiting = [reserve(store).draw for _ in range(2)]
     store.close()
-    store = open_store(tmp_path, durable_step=2, selection=selection, max_staleness=11)  # checkpoint 2 was written, its commit was not
+    store = open_store(
+        tmp_path, durable_step=2, selection=selection, max_staleness=11
+    )  # checkpoint 2 was written, its commit was not
     assert store.ledger.totals["trained", "forests"] == 4
     fill(store, 2, version=9)  # what went out and did not come back goes out first, and newcomers wait their turn
     assert [store.ledger.live[f].reserved.draw for f in list(store.ledger.live)[-2:]] == waiting
@@ -276,7 +282,7 @@ def test_audit_finds_a_lease_that_breaks_the_bound(tmp_path: Path, record: Lease
     assert fault in found
 
 
-def test_audit_finds_a_record_whose_versions_are_not_the_payloads(tmp_path: Path) -> None:
+def test_audit_finds_versions_that_differ_from_the_payload(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     reserved = reserve(store)
     place = store._payloads.append(batch_for(reserved, version=50))
@@ -287,7 +293,9 @@ def test_audit_finds_a_record_whose_versions_are_not_the_payloads(tmp_path: Path
     assert "50" in fault
 
 
-@pytest.mark.parametrize(("rewards", "kept"), [([1.0, 1.0, 1.0], False), ([0.0, 0.0, 0.0], False), ([0.0, 1.0, 1.0], True)])
+@pytest.mark.parametrize(
+    ("rewards", "kept"), [([1.0, 1.0, 1.0], False), ([0.0, 0.0, 0.0], False), ([0.0, 1.0, 1.0], True)]
+)
 def test_mixed_only_drops_a_forest_of_one_reward(tmp_path: Path, rewards: list[float], kept: bool) -> None:
     store = open_store(tmp_path, mixed_only=True)
     record = reserve(store)
@@ -353,7 +361,7 @@ def test_a_discarded_lease_frees_its_slots(tmp_path: Path, reason: DropReason, a
     assert report.sound and report.dropped == {reason: 2}, report.table()
 
 
-def test_an_audit_misses_the_records_of_a_step_that_has_a_checkpoint(tmp_path: Path) -> None:
+def test_audit_reports_missing_records_of_a_durable_step(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     fill(store, 2)
     train(store, 2, 1)
@@ -379,7 +387,7 @@ def test_the_queue_alone_may_die_and_nothing_is_rolled_back(tmp_path: Path) -> N
     assert store.admit(growing.forest_id, batch_for(growing)) == "admitted"
 
 
-def test_a_queue_that_dies_while_it_goes_back_to_a_checkpoint_goes_back_when_it_is_opened_again(tmp_path: Path) -> None:
+def test_interrupted_return_to_a_checkpoint_is_repeated(tmp_path: Path) -> None:
     store = open_store(tmp_path, max_staleness=1)
     steps = {}
     for n in (1, 2, 3):
@@ -395,7 +403,9 @@ def test_a_queue_that_dies_while_it_goes_back_to_a_checkpoint_goes_back_when_it_
 
     resume(tmp_path).close()
     written = (tmp_path / "replay/journal/0000000002.jsonl").read_bytes()
-    for cut in range(len(written) + 1):  # it dies with so much of `Committed` and `Resumed` written, and is brought back
+    for cut in range(
+        len(written) + 1
+    ):  # it dies with so much of `Committed` and `Resumed` written, and is brought back
         run = tmp_path / f"cut-{cut}"
         (run / "replay/journal").mkdir(parents=True)
         shutil.copytree(tmp_path / "replay/payloads", run / "replay/payloads")
@@ -425,7 +435,7 @@ def flip(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "header", "cut", "empty", "missing"])
-def test_a_forest_whose_payload_is_damaged_is_dropped_loudly_and_the_run_goes_on(tmp_path: Path, damage: str, caplog) -> None:
+def test_forest_with_a_damaged_payload_is_dropped_with_a_reason(tmp_path: Path, damage: str, caplog) -> None:
     store = open_store(tmp_path, max_staleness=2)
     fill(store, 1)
     store.close()
@@ -498,7 +508,7 @@ def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
 
 
-def test_disk_use_is_bounded_when_only_unacknowledged_payloads_are_kept(tmp_path: Path) -> None:
+def test_disk_use_is_bounded_without_retained_payloads(tmp_path: Path) -> None:
     kept = open_store(tmp_path / "all", per_step=4, payload_mb=1, fsync="none")
     let_go = open_store(tmp_path / "few", per_step=4, payload_mb=1, fsync="none", retain="unacknowledged")
     let_go.journal_limit = 20_000
@@ -544,7 +554,7 @@ def test_policies_choose_as_they_say() -> None:
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=16))
-def test_advantage_mass_of_binary_rewards_is_2_k_times_share_wrong(rewards: list[int]) -> None:
+def test_advantage_mass_of_binary_rewards_matches_the_formula(rewards: list[int]) -> None:
     """k right of n: k (1 - k/n) + (n - k) k/n = 2 k (n - k) / n."""
     k, n = sum(rewards), len(rewards)
     assert advantage_mass(np.asarray(rewards, np.float32)) == pytest.approx(2 * k * (n - k) / n)

@@ -1,4 +1,5 @@
-"""A run in one process, to be killed: grows, trains and checkpoints as fast as it can, telling what it has done line by line.
+"""A run in one process, to be killed: grows, trains and checkpoints as fast as it can, telling what it has done line by
+line.
 
 The checkpoint file stands for the model: it lists the forests of every step that went into it.
 """

@@ -1,4 +1,5 @@
-"""What an answer may try once a scorer evaluates it. Its child may write no file, so it reports by the names of folders that it makes."""
+"""What an answer may try once a scorer evaluates it. Its child may write no file, so it reports by the names of folders
+that it makes."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from typing import Any
 
 
 def everything(folder: str) -> None:
-    """Make later answers right in every way there is: patches, the worker's pipes and its memory, a process left behind."""
+    """Make later answers right in every way there is: patches, the worker's pipes and its memory, a process left
+    behind."""
     from treeadv.rewards.judgement import verified
     from treeadv.rewards.verifiers import registry
     from treeadv.rewards.verifiers.base import Verifier
@@ -27,7 +29,12 @@ def everything(folder: str) -> None:
     with _noted(folder, "patched"):
         registry.load_verifier = sys.modules["__main__"].registry.load_verifier = Corrupt  # type: ignore[assignment]
     with _noted(folder, "pipes"):
-        assert any(_written(pipe) for process in ("self", parent) for pipe in Path(f"/proc/{process}/fd").iterdir() if pipe.name != "3")
+        assert any(
+            _written(pipe)
+            for process in ("self", parent)
+            for pipe in Path(f"/proc/{process}/fd").iterdir()
+            if pipe.name != "3"
+        )
     with _noted(folder, "memory"):
         os.open(f"/proc/{parent}/mem", os.O_RDWR)
     with _noted(folder, "wrote"):
@@ -43,7 +50,9 @@ def everything(folder: str) -> None:
 def _written(pipe: Path) -> bool:
     with contextlib.suppress(OSError):
         if "pipe:" in os.readlink(pipe):
-            os.write(os.open(pipe, os.O_WRONLY), b'{"verdict": 1, "reward": 1.0, "detail": "owned", "replace": false}\n')
+            os.write(
+                os.open(pipe, os.O_WRONLY), b'{"verdict": 1, "reward": 1.0, "detail": "owned", "replace": false}\n'
+            )
             return True
     return False
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from treeadv.forest import Verdict
 
-VERIFIED, WRONG, UNPARSED, TIMEOUT, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.REFUSED
+VERIFIED, WRONG, UNPARSED, TIMEOUT, REFUSED = (
+    Verdict.VERIFIED,
+    Verdict.WRONG,
+    Verdict.UNPARSED,
+    Verdict.TIMEOUT,
+    Verdict.REFUSED,
+)
 
 
 def box(content: str) -> str:
@@ -67,7 +73,12 @@ CORPUS: tuple[tuple[str, str, str, set[Verdict]], ...] = (
     ("blanks after a word", box("5 a" + " " * 1400 + "!"), "5", {UNPARSED, WRONG, TIMEOUT}),
     ("blanks after a number in prose", "The answer is 5 a" + " " * 15_000 + "per hour", "6", {WRONG}),
     ("open against closed interval", box("(1,2]"), "[1,2]", {WRONG}),
-    ("transposed matrix", box(r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"), r"\begin{pmatrix}1&3\\2&4\end{pmatrix}", {WRONG}),
+    (
+        "transposed matrix",
+        box(r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        r"\begin{pmatrix}1&3\\2&4\end{pmatrix}",
+        {WRONG},
+    ),
     ("Chinese numerals", box("四十二"), "42", {UNPARSED, WRONG}),
     ("empty", "", "3", {UNPARSED}),
     ("blank", " \n\t ", "3", {UNPARSED}),
@@ -108,7 +119,11 @@ RIGHT: tuple[tuple[str, str, str], ...] = (
     ("dozen", box("2 dozen"), "24"),
     ("interval", box(r"\left[1,2\right)"), "[1,2)"),
     ("set in another order", box(r"\{3, 1, 2\}"), r"\{1,2,3\}"),
-    ("matrix", box(r"\begin{bmatrix} \frac12 & 0 \\ 0 & 1 \end{bmatrix}"), r"\begin{bmatrix} 0.5 & 0 \\ 0 & 1\end{bmatrix}"),
+    (
+        "matrix",
+        box(r"\begin{bmatrix} \frac12 & 0 \\ 0 & 1 \end{bmatrix}"),
+        r"\begin{bmatrix} 0.5 & 0 \\ 0 & 1\end{bmatrix}",
+    ),
     ("scientific notation", box(r"3\times 10^{8}"), "3e8"),
     ("thousands", box(r"12\,345"), "12345"),
     ("thousands in prose", "The answer is 1,234,567.", "1234567"),

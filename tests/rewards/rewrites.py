@@ -629,7 +629,9 @@ def term_added(gold: str, rng: random.Random) -> str | None:
 
 @unequal
 def unit_changed(gold: str, rng: random.Random) -> str | None:
-    m = re.fullmatch(r"(\d+(?:\.\d+)?)\s*\\(?:text|mathrm)\s*\{[~ ]*(?:cm|m|ft|min|inches|feet|miles|hours|minutes)\s*\}", gold)
+    m = re.fullmatch(
+        r"(\d+(?:\.\d+)?)\s*\\(?:text|mathrm)\s*\{[~ ]*(?:cm|m|ft|min|inches|feet|miles|hours|minutes)\s*\}", gold
+    )
     return boxed(f"{m[1]}\\text{{ {rng.choice(('kg', 'dollars', 'km', 'days'))}}}") if m else None
 
 

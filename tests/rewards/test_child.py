@@ -1,4 +1,5 @@
-"""Answers that a scorer of reasoning-gym evaluates: what they do ends with their child, and no other answer is judged by it."""
+"""Answers that a scorer of reasoning-gym evaluates: what they do ends with their child, and no other answer is judged
+by it."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def one_worker(loop):
     loop.run(made.close())
 
 
-def test_an_answer_that_runs_code_cannot_touch_the_worker_that_judges_the_next(loop, one_worker, tmp_path, monkeypatch):
+def test_answer_that_runs_code_cannot_change_the_worker(loop, one_worker, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     attacked, after = loop.run(one_worker.grade([attack(f"everything({str(tmp_path)!r})"), WRONG_ANSWER]))
     assert (attacked.verdict, after.verdict, after.detail) == (Verdict.WRONG, Verdict.WRONG, "not equal")
@@ -56,7 +57,8 @@ def _wait_until_ended(state: Path, seconds: float = 10) -> None:
 
 @pytest.mark.parametrize("family", EVALUATE)
 def test_every_scorer_that_evaluates_does_so_in_a_child(loop, pool, tmp_path, family):
-    """Should a release of reasoning-gym stop evaluating, the first assertion fails, and the family can leave the list."""
+    """Should a release of reasoning-gym stop evaluating, the first assertion fails, and the family can leave the
+    list."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         loop.run(pool.grade([attack(f"touch({str(tmp_path)!r})", family)]))
@@ -81,7 +83,8 @@ def claimed(**changes: object) -> str:
         (claimed(reward="nan"), Verdict.CRASH, "no result: ValueError: the reward is 'nan', not a finite number"),
         ("claim('[1, 1]')", Verdict.CRASH, "no result: ValueError: the reply is not an outcome"),
         ("claim('owned')", Verdict.CRASH, "no result: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
-        ("swell()", Verdict.WRONG, ""),  # the scorer takes the MemoryError for a wrong answer; nothing was ever allocated
+        # the scorer takes the MemoryError for a wrong answer; nothing was ever allocated
+        ("swell()", Verdict.WRONG, ""),
     ],
 )  # fmt: skip
 def test_a_child_that_dies_hangs_or_lies_costs_only_its_answer(loop, one_worker, code, verdict, detail):

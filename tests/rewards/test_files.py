@@ -36,11 +36,14 @@ def test_every_line_comes_back_with_its_verdict_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", ":2: not JSON"), ("[1]", ":2: a JSON object"), ({"response": "1"}, ":2: the line has no text under 'answer'"),
-        ({"answer": "1"}, ":2: the line has no text under 'response'"), ({"answer": [1], "response": "1"}, ":2: answer must be"),
+        ("{", ":2: not JSON"),
+        ("[1]", ":2: a JSON object"),
+        ({"response": "1"}, ":2: the line has no text under 'answer'"),
+        ({"answer": "1"}, ":2: the line has no text under 'response'"),
+        ({"answer": [1], "response": "1"}, ":2: answer must be"),
         ({"answer": "1", "response": "1", "verifier": "maths"}, ":2: verifier 'maths' is unknown"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_line_is_named_and_nothing_is_written(tmp_path, line, reason):
     source = write(tmp_path / "in.jsonl", [{"answer": "1", "response": "1"}, line])
     out = tmp_path / "out.jsonl"

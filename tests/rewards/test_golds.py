@@ -42,8 +42,10 @@ def test_unusable_answer_is_refused_with_file_and_line(tmp_path: Path, answer: s
 
 
 def test_numbers_null_verifier_bom_and_crlf_are_read(tmp_path: Path) -> None:
-    lines = [{"problem": "p", "response": "The answer is 2.", "answer": 2, "verifier": None},
-             {"problem": "p", "response": r"\boxed{2.5}", "answer": 2.5, "verifier": "numeric"}]
+    lines = [
+        {"problem": "p", "response": "The answer is 2.", "answer": 2, "verifier": None},
+        {"problem": "p", "response": r"\boxed{2.5}", "answer": 2.5, "verifier": "numeric"},
+    ]
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(line).encode() for line in lines) + b"\r\n")
     assert [(p.answer, p.verifier) for p in read_problems(path)] == [("2", "math"), ("2.5", "numeric")]

@@ -38,7 +38,7 @@ def run_corpus(loop: asyncio.Runner):
     return loop.run(scene())
 
 
-def test_every_hostile_answer_gets_the_right_verdict_and_a_reason(loop):
+def test_hostile_answer_gets_the_right_verdict_and_reason(loop):
     judged, others, back = run_corpus(loop)
     got = {name: (j.verdict, j.detail) for (name, *_), j in zip(hostile.CORPUS, judged, strict=True)}
     assert {n: v for n, _, _, allowed in hostile.CORPUS if (v := got[n])[0] not in allowed} == {}
@@ -47,7 +47,7 @@ def test_every_hostile_answer_gets_the_right_verdict_and_a_reason(loop):
     assert back < 1.0
 
 
-def test_without_any_guard_the_clock_and_the_memory_limit_hold_alone(loop, monkeypatch):
+def test_time_and_memory_limits_hold_without_guards(loop, monkeypatch):
     monkeypatch.setattr(
         mathematics.Mathematics, "screen", lambda self, a: Task("math", a.gold, final_answer(a.response) or "")
     )

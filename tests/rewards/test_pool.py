@@ -58,7 +58,7 @@ def test_workers_import_no_torch_and_no_ray(grade):
     assert json.loads(j.detail)["heavy"] == []
 
 
-def test_workers_do_not_inherit_credentials_and_are_told_what_is_meant_for_them(loop, monkeypatch):
+def test_workers_inherit_no_credentials_but_their_own_variables(loop, monkeypatch):
     variables = {"AWS_SECRET_ACCESS_KEY": None, "TREEADV_VERIFIER_HOST": "here", "LC_TIME": "C", "OMP_NUM_THREADS": "1"}
     for name in variables:
         monkeypatch.setenv(name, variables[name] or "secret")
@@ -77,14 +77,20 @@ def test_workers_do_not_inherit_credentials_and_are_told_what_is_meant_for_them(
 @pytest.mark.parametrize("score", ["nan", "inf"])
 def test_a_score_that_is_no_number_is_a_crash(grade, score):
     [j] = grade(call("parse", score))
-    assert (j.verdict, j.reward, j.detail) == (Verdict.CRASH, 0.0, f"ValueError: the result is {score}, not a finite number")
+    assert (j.verdict, j.reward, j.detail) == (
+        Verdict.CRASH,
+        0.0,
+        f"ValueError: the result is {score}, not a finite number",
+    )
 
 
-def test_a_small_memory_limit_does_not_replace_the_process_after_each_item(loop):
+def test_small_memory_limit_keeps_the_process_between_items(loop):
     async def scene():
         pool = VerifierPool(workers=1, timeout=5.0, memory_mb=256)
         try:
-            symbolic = [Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math") for n in range(20)]
+            symbolic = [
+                Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math") for n in range(20)
+            ]
             return await pool.grade(symbolic), pool.restarts
         finally:
             await pool.close()
@@ -102,7 +108,7 @@ def test_an_exception_in_a_verifier_is_a_crash_with_its_text(grade):
 
 
 @pytest.mark.parametrize("name", ["deaf", "swallow"])
-def test_a_hang_that_no_alarm_ends_is_killed_at_the_limit_and_the_worker_is_back_within_a_second(loop, name):
+def test_hang_is_killed_at_the_limit_and_the_worker_returns(loop, name):
     async def scene():
         pool = VerifierPool(workers=1, timeout=1.0, memory_mb=1024)
         try:
@@ -123,7 +129,7 @@ def test_a_hang_that_no_alarm_ends_is_killed_at_the_limit_and_the_worker_is_back
     assert restarts == 1
 
 
-def test_an_alarm_ends_an_item_and_leaves_the_process_to_the_next(grade, pool):
+def test_alarm_ends_an_item_and_keeps_the_process(grade, pool):
     before = pool.restarts
     [j] = grade(call("sleep", "30"))
     assert (j.verdict, j.detail) == (Verdict.TIMEOUT, "over 1.6 s")
@@ -147,7 +153,9 @@ def test_a_killed_worker_loses_no_answer_and_touches_no_other(loop, grade, pool,
     before = pool.restarts
 
     async def scene():
-        grading = asyncio.ensure_future(pool.grade([call("once", meta=str(note)), *[call("sleep", f"0.{n}1") for n in range(5)]]))
+        grading = asyncio.ensure_future(
+            pool.grade([call("once", meta=str(note)), *[call("sleep", f"0.{n}1") for n in range(5)]])
+        )
         pid = int(await asyncio.to_thread(wait_for_text, note))
         os.kill(pid, signal.SIGKILL)
         return await grading
@@ -167,16 +175,20 @@ def test_a_worker_killed_while_idle_is_replaced_unnoticed(grade):
 
 @pytest.mark.parametrize(
     ("name", "argument", "cause"),
-    [("die", "SIGSEGV", "killed by SIGSEGV"), ("die", "40", "killed by signal 40"), ("leave", "3", "ended with exit code 3")],
+    [
+        ("die", "SIGSEGV", "killed by SIGSEGV"),
+        ("die", "40", "killed by signal 40"),
+        ("leave", "3", "ended with exit code 3"),
+    ],
 )
-def test_an_answer_that_kills_its_process_is_tried_twice_then_a_crash_with_the_cause(grade, name, argument, cause):
+def test_answer_that_kills_its_process_twice_is_a_crash(grade, name, argument, cause):
     poison, healthy = grade(call(name, argument), SYMBOLIC)
     assert (poison.verdict, poison.reward) == (Verdict.CRASH, 0.0)
     assert poison.detail == f"its process died twice: {cause}, then {cause}"
     assert healthy.verdict is Verdict.VERIFIED
 
 
-def test_answers_that_crash_their_verifier_break_no_pool_however_many(loop, monkeypatch):
+def test_many_crashing_answers_do_not_break_the_pool(loop, monkeypatch):
     monkeypatch.setattr(pool_module, "STORM", 3)  # of four losses
 
     async def scene():
@@ -190,7 +202,7 @@ def test_answers_that_crash_their_verifier_break_no_pool_however_many(loop, monk
     assert [j.verdict for j in judged] == [Verdict.CRASH, Verdict.CRASH, Verdict.VERIFIED] and fault is None
 
 
-def test_a_verifier_whose_import_kills_every_process_breaks_the_pool_with_the_cause(loop, monkeypatch):
+def test_verifier_whose_import_kills_workers_breaks_the_pool(loop, monkeypatch):
     monkeypatch.setattr(pool_module, "STORM", 3)
 
     async def scene():
@@ -204,7 +216,7 @@ def test_a_verifier_whose_import_kills_every_process_breaks_the_pool_with_the_ca
         loop.run(scene())
 
 
-def test_memory_over_the_limit_is_a_crash_and_the_process_is_replaced(grade, pool):
+def test_memory_over_the_limit_is_a_crash_and_replaces_worker(grade, pool):
     before = pool.restarts
     hoard, healthy = grade(call("hoard", "2000"), SYMBOLIC)
     assert (hoard.verdict, hoard.detail) == (Verdict.CRASH, "memory limit reached")
@@ -212,13 +224,13 @@ def test_memory_over_the_limit_is_a_crash_and_the_process_is_replaced(grade, poo
     assert pool.restarts == before + 1
 
 
-def test_a_negative_verdict_from_a_process_out_of_memory_is_not_believed(grade):
+def test_wrong_verdict_of_a_process_out_of_memory_is_rejected(grade):
     full, half = grade(call("swallow_memory", "0.99"), call("swallow_memory", "0.3"))
     assert (full.verdict, full.detail) == (Verdict.CRASH, "memory limit reached")
     assert half.verdict is Verdict.WRONG
 
 
-def test_a_process_that_has_grown_is_replaced_before_it_harms_the_next(grade):
+def test_grown_process_is_replaced_before_the_next_item(grade):
     [kept] = grade(call("keep", "600"))
     assert kept.verdict is Verdict.VERIFIED
     later = grade(*[call("whoami", str(n)) for n in range(10)])
@@ -263,18 +275,21 @@ def test_a_cancelled_call_gives_its_place_up(loop, pool, tmp_path):
 @pytest.mark.parametrize(
     ("verifier", "reason"),
     [
-        ("maths", "verifier 'maths' is unknown"), ("numeric:-1", "tolerance must be a number"), ("no_such_module:f", "No module named"),
-        ("verifier_functions:nothing", "has no attribute 'nothing'"), ("verifier_functions:score", "is neither a function"),
+        ("maths", "verifier 'maths' is unknown"),
+        ("numeric:-1", "tolerance must be a number"),
+        ("no_such_module:f", "No module named"),
+        ("verifier_functions:nothing", "has no attribute 'nothing'"),
+        ("verifier_functions:score", "is neither a function"),
         ("verifier_broken:f", "RuntimeError: no licence found"),
     ],
-)  # fmt: skip
+)
 def test_an_unusable_verifier_is_bad_input_and_the_pool_goes_on(grade, verifier, reason):
     with pytest.raises(BadInput, match=reason):
         grade(Answer("1", "1", verifier), SYMBOLIC)
     assert grade(SYMBOLIC)[0].verdict is Verdict.VERIFIED
 
 
-def test_processes_that_cannot_start_end_in_a_loud_error_with_the_cause(loop, monkeypatch):
+def test_processes_that_cannot_start_raise_with_the_cause(loop, monkeypatch):
     monkeypatch.setattr(pool_module, "BACKOFF", 0.001)
 
     async def scene():
@@ -322,7 +337,7 @@ asyncio.run(VerifierPool(1, 300.0, 1024).grade([Answer("", "1", "verifier_functi
 """
 
 
-def test_workers_die_with_their_parent_even_in_the_middle_of_an_item(tmp_path):
+def test_workers_die_with_their_parent_during_an_item(tmp_path):
     note = tmp_path / "pid"
     code = _DRIVER.format(here=str(Path(__file__).parent), meta=json.dumps({"meta": str(note)}))
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])

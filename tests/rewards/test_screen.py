@@ -259,7 +259,7 @@ def test_what_math_verify_reads_in_part_does_not_go_to_it(text):
 
 
 @given(st.from_regex(r"[a-z]{4,9}", fullmatch=True))
-def test_a_plain_word_after_a_number_is_dropped_only_where_it_is_a_unit(word):
+def test_word_after_a_number_is_dropped_only_if_it_is_a_unit(word):
     paid = verdict(f"\\boxed{{7 {word}}}", "7") is VERIFIED
     assert paid == (unit(word) is not None or word == "percent")
 

@@ -85,12 +85,16 @@ def test_verdicts_of_the_verifiers_that_need_no_process(grade, verifier, respons
     assert (j.verdict, j.reward, j.seconds) == (verdict, float(verdict is VERIFIED), 0.0)
 
 
-@pytest.mark.parametrize("name", ["math", "exact", "numeric", "numeric:0.5", "choice", "reasoning-gym", "a.b:c", "https://host/grade"])
+@pytest.mark.parametrize(
+    "name", ["math", "exact", "numeric", "numeric:0.5", "choice", "reasoning-gym", "a.b:c", "https://host/grade"]
+)
 def test_every_documented_name_is_known(name):
     find_verifier(name)
 
 
-@pytest.mark.parametrize("name", ["", "Math", "numeric:", "numeric:x", "numeric:1", "a.b", "a:b:c", "a b:c", "ftp://host"])
+@pytest.mark.parametrize(
+    "name", ["", "Math", "numeric:", "numeric:x", "numeric:1", "a.b", "a:b:c", "a b:c", "ftp://host"]
+)
 def test_any_other_name_is_bad_input(name):
     with pytest.raises(BadInput, match="verifier"):
         find_verifier(name)
@@ -111,26 +115,30 @@ def test_help_texts_name_every_built_in_verifier():
     assert all(name in TaskConfig.model_fields["verifier"].description for name in BUILT_IN)
 
 
-def test_verifier_class_of_the_user_runs_both_halves_in_the_worker(grade):
+def test_user_verifier_class_runs_both_halves_in_the_worker(grade):
     screened, judged = grade(*[Answer(r, "g", "verifier_functions:Parity") for r in ("", "ab")])
     assert (screened.verdict, screened.detail) == (UNPARSED, "empty")
     assert (judged.verdict, judged.reward) == (VERIFIED, 1.0)
 
 
-@pytest.mark.parametrize("family", ["chain_sum", "number_sorting", "spell_backward", "countdown", "leg_counting", "basic_arithmetic"])
+@pytest.mark.parametrize(
+    "family", ["chain_sum", "number_sorting", "spell_backward", "countdown", "leg_counting", "basic_arithmetic"]
+)
 def test_reasoning_gym_scores_its_own_answers_in_full(grade, family):
     dataset = reasoning_gym.create_dataset(family, size=4, seed=1)
     entries = [dataset[i] for i in range(4)]
     golds = [str(e["answer"] or e["metadata"].get("expression")) for e in entries]
     answers = [
-        Answer(f"I think.\nThe answer is {g}", g, "reasoning-gym", json.dumps({"dataset": family, "entry": e}, default=str))
+        Answer(
+            f"I think.\nThe answer is {g}", g, "reasoning-gym", json.dumps({"dataset": family, "entry": e}, default=str)
+        )
         for g, e in zip(golds, entries, strict=True)
     ]
     judged = grade(*answers)
     assert [(j.verdict, j.reward) for j in judged] == [(VERIFIED, 1.0)] * 4
 
 
-def test_reasoning_gym_gives_partial_credit_and_only_full_credit_is_verified(grade):
+def test_reasoning_gym_verifies_full_credit_only(grade):
     entry = {"question": "Say blue", "answer": "blue", "metadata": {}}
     meta = json.dumps({"dataset": "spell_backward", "entry": entry})
     partial, none = grade(*[Answer(r, "blue", "reasoning-gym", meta) for r in ("bluf", "")])
@@ -161,7 +169,9 @@ class _Remote(BaseHTTPRequestHandler):
         }  # fmt: skip
         self.send_response(500 if asked["response"] == "error" else 200)
         self.end_headers()
-        self.wfile.write(replies.get(asked["response"], json.dumps({"reward": float(asked["gold"] == asked["meta"])}).encode()))
+        self.wfile.write(
+            replies.get(asked["response"], json.dumps({"reward": float(asked["gold"] == asked["meta"])}).encode())
+        )
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -184,7 +194,7 @@ def test_a_remote_verifier_is_asked_over_http(grade, remote):
     assert echoed.verdict is VERIFIED
 
 
-def test_a_remote_verifier_that_fails_is_a_crash_or_a_timeout_never_wrong(grade, remote):
+def test_failing_remote_verifier_is_never_a_wrong_verdict(grade, remote):
     nowhere = "http://127.0.0.1:9/grade"
     odd, other, error, slow, down = grade(
         *[Answer(r, "g", remote, "g") for r in ("odd", "other", "error", "slow")], Answer("x", "g", nowhere)

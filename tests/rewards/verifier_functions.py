@@ -100,12 +100,16 @@ def append(response: str, gold: str, meta: str) -> bool:
     return True
 
 
-
 def swallow_memory(response: str, gold: str, meta: str) -> bool:
-    """Use this share of the memory left, give it back and say no: what sympy does when it runs into the limit and catches the error."""
-    left = resource.getrlimit(resource.RLIMIT_AS)[0] - int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    """Use this share of the memory left, give it back and say no: what sympy does when it runs into the limit and
+    catches the error."""
+    left = (
+        resource.getrlimit(resource.RLIMIT_AS)[0] - int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    )
     with mmap.mmap(-1, int(float(response) * left)):
         return False
+
+
 class Parity(Verifier):
     """Verifies a response of even length; its screen refuses an empty one."""
 
@@ -144,7 +148,12 @@ def texts(response: str) -> str:
 async def awaited(problem: str, response: str, gold: str, difficulty: int) -> dict[str, object]:
     """Uses every kind of argument, and returns named parts."""
     brevity = 1 / (1 + len(response))
-    return {"reward": float(response == gold) * difficulty, "verdict": "Verified", "brevity": brevity, "detail": problem}
+    return {
+        "reward": float(response == gold) * difficulty,
+        "verdict": "Verified",
+        "brevity": brevity,
+        "detail": problem,
+    }
 
 
 def everything(**columns: object) -> float:

@@ -28,9 +28,7 @@ def add(commands: Commands) -> None:
 
     p = add_command(commands, "eval", evaluate, "pass@1, pass@k and tokens of a model on a file of problems")
     _add_arguments(p)
-    p.add_argument(
-        "--samples", type=positive, default=8, metavar="N", help="independent answers a problem (default 8)"
-    )
+    p.add_argument("--samples", type=positive, default=8, metavar="N", help="independent answers a problem (default 8)")
     p.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -40,9 +38,7 @@ def _add_arguments(p: Parser) -> None:
         "--data", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet with problem and answer"
     )
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N problems")
-    p.add_argument(
-        "--config", type=Path, metavar="RECIPE.yaml", help="take prompt, sampling and engine from a recipe"
-    )
+    p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="take prompt, sampling and engine from a recipe")
     p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set any field of the configuration")
 
 

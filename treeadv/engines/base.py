@@ -1,5 +1,5 @@
-"""What a generator asks of an engine (docs/architecture.md). Two engines keep this contract: `embedded` and `sglang`.
-"""
+"""What a generator asks of an engine (docs/architecture.md). Two engines keep this contract: `embedded` and
+`sglang`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from treeadv.forest import Finish
 if TYPE_CHECKING:
     import torch
 
-Weights: TypeAlias = "Mapping[str, np.ndarray | torch.Tensor]"  # every tensor of a model by its name in the model folder
+Weights: TypeAlias = (
+    "Mapping[str, np.ndarray | torch.Tensor]"  # every tensor of a model by its name in the model folder
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,7 @@ ROWS = 8  # rows at a time: what is computed between logits and token stays in t
 BLOCK = 256  # tokens whose probabilities are summed before the search, so that the search sums few tokens up in float64
 
 
-def draw_rows(
-    logits: torch.Tensor, params: Sequence[Params], coins: Sequence[float]
-) -> list[tuple[int, float, float]]:
+def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[float]) -> list[tuple[int, float, float]]:
     """Draw one token a row by inverting its cumulative distribution at a uniform number.
 
     logits [B, V]; params [B]; coins [B] in [0, 1). Returns (token, log-probability, entropy in nats) a row. Temperature

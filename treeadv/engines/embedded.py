@@ -104,7 +104,8 @@ class EmbeddedEngine:
             raise BadInput(f"{model_dir}: {e}, which is not computed: use another model (docs/models.md)") from e
         if error > limit:
             raise BadInput(
-                f"{model_dir}: log-probs differ by {error:.2g} nats from a plain forward of the model, more than {limit:g}; "
+                f"{model_dir}: log-probs differ by {error:.2g} nats from "
+                f"a plain forward of the model, more than {limit:g}; "
                 "its attention has terms that are not computed: use another model (docs/models.md)"
             )
         return engine
@@ -269,8 +270,11 @@ class EmbeddedEngine:
     def _logits(self, step: Step) -> torch.Tensor:
         """[len(step.last), V] the logits of the rows to draw from."""
         return self.model(
-            input_ids=torch.tensor([step.tokens]), position_ids=torch.tensor([step.positions]), use_cache=False,
-            logits_to_keep=torch.tensor(step.last, dtype=torch.long), parts=step.parts,
+            input_ids=torch.tensor([step.tokens]),
+            position_ids=torch.tensor([step.positions]),
+            use_cache=False,
+            logits_to_keep=torch.tensor(step.last, dtype=torch.long),
+            parts=step.parts,
         ).logits[0]
 
     def _load(self, weights: Weights) -> None:
@@ -280,4 +284,3 @@ class EmbeddedEngine:
             raise ValueError(f"these weights are of another model: {faults}")
         for name, own in stored_tensors(self.model):
             own.detach().copy_(found.tensor(name, lambda key, rows: torch.as_tensor(weights[key])[rows]))
-

@@ -33,8 +33,8 @@ class TokenPath:
 
 @dataclass(slots=True)
 class Part:
-    """The rows of one forest: which rows of the packed sequence, where they write keys and values, what each may read.
-    """
+    """The rows of one forest: which rows of the packed sequence, where they write keys and values, what each may
+    read."""
 
     cache: PrefixCache
     rows: slice
@@ -57,8 +57,8 @@ class Step:
 
 
 def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
-    """Pack the next step of `paths`, those of a forest next to each other. `groups`: query heads of a key/value head.
-    """
+    """Pack the next step of `paths`, those of a forest next to each other. `groups`: query heads of a key/value
+    head."""
     step = Step()
     room = PREFILL_ROWS
     for _, forest in itertools.groupby(enumerate(paths), key=lambda item: id(item[1].cache)):
@@ -84,16 +84,19 @@ def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
             cache.reserve()
             mask = torch.cat([_mask(path, added, cache.used) for path, added in rows]).to(dtype).repeat(groups, 1)
             whole = len(written) == len(step.tokens) - first
-            step.parts.append(Part(
-                cache, slice(first, len(step.tokens)), None if whole else torch.tensor(written, dtype=torch.long),
-                slice(used, cache.used), mask,
-            ))
+            step.parts.append(
+                Part(
+                    cache,
+                    slice(first, len(step.tokens)),
+                    None if whole else torch.tensor(written, dtype=torch.long),
+                    slice(used, cache.used),
+                    mask,
+                )
+            )
     return step
 
 
-def _extend(
-    path: TokenPath, room: int, offset: int, written: list[int]
-) -> list[int]:
+def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list[int]:
     """Give slots to the next tokens of a path. Returns the slots of its rows in this step; none if no room is left for
     its prefix.
 
@@ -127,8 +130,14 @@ def _mask(path: TokenPath, added: list[int], used: int) -> torch.Tensor:
 
 
 def attend(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
-    scaling: float, parts: Sequence[Part], **more: object,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float,
+    parts: Sequence[Part],
+    **more: object,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows
     packed by forest.

@@ -2,7 +2,7 @@
 
 Notation: L(s) leaves under segment s, K = |L(s)|, N leaves, M trees, R rewards. All sums over subtrees are
 differences of prefix sums over the leaves and all sums over paths are prefix sums over the Euler order: O(S), no
-recursion. """
+recursion."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from treeadv.forest import Forest
 from treeadv.presets import AdvantageSpec
 
 Array = npt.NDArray[np.float64]
+
 
 # ---- sums over the tree ----------------------------------------------------------------------------------------------
 def path_sum(f: Forest, x: npt.ArrayLike) -> Array:
@@ -129,7 +130,7 @@ def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
 
     Under credit=leaf, A is the mean of the leaves' own advantages, which the flattened loss applies one by one.
     Leaves that no verifier judged take part in no mean; a segment without a judged leaf has A = c = 0. `BadForest`
-    if the forest is not graded. """
+    if the forest is not graded."""
     if not f.graded:
         raise BadForest(f.forest_id, "it is not graded: advantages need a reward for every leaf")
     if not f.judged.all():

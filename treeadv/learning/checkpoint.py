@@ -32,8 +32,8 @@ class Checkpointed:
     source: Path
 
     def write(self, folder: Path, progress: Progress) -> None:
-        """Write this rank's files into the existing `folder`: its share of the model and of the trainer's state, and on rank 0 the
-        rest. All ranks call it; their folders may be on different machines."""
+        """Write this rank's files into the existing `folder`: its share of the model and of the trainer's state, and on
+        rank 0 the rest. All ranks call it; their folders may be on different machines."""
         rank, world = _rank_and_world()
         weights.write_folder(self.policy, self.source, folder)
         with _without_warning():
@@ -64,7 +64,8 @@ class Checkpointed:
         return progress
 
     def _state(self) -> dict:
-        """Optimizer state by parameter name, and the adapter where one is trained (the merged folder cannot be taken apart)."""
+        """Optimizer state by parameter name, and the adapter where one is trained (the merged folder cannot be taken
+        apart)."""
         model, state = get_state_dict(self.policy, self.optimizer, options=_TRAINABLE)
         return {"optimizer": state} | ({"model": model} if self.policy.adapted else {})
 

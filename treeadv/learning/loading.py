@@ -22,8 +22,8 @@ from treeadv.learning import attention, sharding
 from treeadv.learning.packing import Block, Packed
 from treeadv.learning.policy import Policy
 
-# Tokens of the prompt and of each branch in the check of a model. On a GPU they give blocks of the kernel that are visible as a whole,
-# in part, and not at all.
+# Tokens of the prompt and of each branch in the check of a model. On a GPU they give blocks of the kernel that are
+# visible as a whole, in part, and not at all.
 CPU_CHECK, GPU_CHECK = (2, 3), (200, 300)
 _ONLY = "and cannot attend to a tree: use a model with full attention in every layer (docs/models.md)"
 
@@ -38,9 +38,9 @@ def load(
 ) -> Policy:
     """Read a model folder into float32 master weights that are computed with in `compute`.
 
-    With `mesh` the weights are sharded over its ranks, and all of them call this. With `lora_rank` the weights are frozen and an
-    adapter is trained, whose first weights come from `seed`. `BadInput` names a model that cannot attend to a tree.
-    """
+    With `mesh` the weights are sharded over its ranks, and all of them call this. With `lora_rank` the weights are
+    frozen and an adapter is trained, whose first weights come from `seed`. `BadInput` names a model that cannot attend
+    to a tree."""
     folder = Path(folder)
     config = AutoConfig.from_pretrained(folder)
     name = (config.architectures or [type(config).__name__])[0]
@@ -48,7 +48,9 @@ def load(
     with FolderReader(folder) as reader:
         tensors = FolderTensors(model, reader.names)
         if tensors.missing:
-            raise BadInput(f"{folder}: no tensor for {tensors.missing[0]} of {name}; the folder is incomplete or of another model")
+            raise BadInput(
+                f"{folder}: no tensor for {tensors.missing[0]} of {name}; the folder is incomplete or of another model"
+            )
         policy = Policy(model, torch.device(device))
         if lora_rank:
             policy.adapt(lora_rank)
@@ -74,7 +76,9 @@ def _build(folder: Path, config: Any, name: str) -> Any:
     longest_path(folder)  # the engines keep all paths within it
     try:
         with parameters_on_meta():
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
+            model: Any = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation=attention.NAME
+            )
     except ValueError as e:
         if "attention" not in str(e):
             raise
@@ -119,7 +123,10 @@ def fill(p: torch.Tensor, tensors: FolderTensors, reader: FolderReader, name: st
     found = tensors.tensor(name, reader, sharding.rows(p))
     own = sharding.local(p)
     if found.shape != own.shape:
-        raise BadInput(f"tensor {name} {tuple(found.shape)} is not of this model {tuple(own.shape)}; resume with the model of the run")
+        raise BadInput(
+            f"tensor {name} {tuple(found.shape)} is not of this model "
+            f"{tuple(own.shape)}; resume with the model of the run"
+        )
     own.copy_(found)
 
 
@@ -142,26 +149,34 @@ def _check(policy: Policy, compute: torch.dtype, name: str) -> None:
     except BadInput as e:
         raise BadInput(f"{name}: {e} {_ONLY}") from e
     if error > 1e-3:
-        raise BadInput(f"{name} does not keep to the tree (log-probs differ by {error:.2g} nats from a flat pass) {_ONLY}")
+        raise BadInput(
+            f"{name} does not keep to the tree (log-probs differ by {error:.2g} nats from a flat pass) {_ONLY}"
+        )
 
 
 @torch.no_grad()
 def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -> float:
-    """Return the largest difference in nats between the log-probs of two packed branches of a prompt and of flat passes with the
-    model's own attention.
+    """Return the largest difference in nats between the log-probs of two packed branches of a prompt and of flat passes
+    with the model's own attention.
 
-    A model may accept a mask and ignore it, or need from its attention what ours does not do. In bfloat16 the result is what exceeds
-    five times the rounding error of a flat pass. All ranks of a sharded policy call this.
-    """
+    A model may accept a mask and ignore it, or need from its attention what ours does not do. In bfloat16 the result is
+    what exceeds five times the rounding error of a flat pass. All ranks of a sharded policy call this."""
     P, B, n = prompt, branch, prompt + 2 * (branch - 1)
     ids = (np.arange(P + 2 * B) * 7 + 1) % policy.vocabulary
     start, first, second = ids[:P], ids[P : P + B], ids[P + B :]
     place, at = np.arange(P, P + B - 1), np.arange(1, B)
     fork = Packed(
-        pieces=(), token=np.concatenate([start, first[:-1], second[:-1]]), position=np.concatenate([np.arange(P), place, place]),
-        end=np.repeat([n, P + B - 1, n], [P, B - 1, B - 1]), blocks=(Block((0, P), (0, 0)), Block((P, n), (0, P))),
-        row=np.arange(P - 1, n), source=np.concatenate([[0], at, [0], at + B - 1]), target=ids[P:], temperature=np.ones(n - P + 1), span=(),
-    )  # fmt: skip
+        pieces=(),
+        token=np.concatenate([start, first[:-1], second[:-1]]),
+        position=np.concatenate([np.arange(P), place, place]),
+        end=np.repeat([n, P + B - 1, n], [P, B - 1, B - 1]),
+        blocks=(Block((0, P), (0, 0)), Block((P, n), (0, P))),
+        row=np.arange(P - 1, n),
+        source=np.concatenate([[0], at, [0], at + B - 1]),
+        target=ids[P:],
+        temperature=np.ones(n - P + 1),
+        span=(),
+    )
 
     def flat() -> torch.Tensor:
         return torch.cat([policy(chain(np.concatenate([start, b]), P)) for b in (first, second)])
@@ -188,13 +203,28 @@ class _Float32(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_PRODUCTS = {nn.functional.linear, torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.bmm}
+_PRODUCTS = {
+    nn.functional.linear,
+    torch.matmul,
+    torch.bmm,
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+    torch.Tensor.bmm,
+}
 
 
 def chain(ids: np.ndarray, prompt: int) -> Packed:
     """Return one sequence without a fork, whose attention is left to the model (no blocks)."""
     n = len(ids) - 1
     return Packed(
-        pieces=(), token=ids[:-1], position=np.arange(n), end=np.full(n, n), blocks=(), row=np.arange(prompt - 1, n),
-        source=np.arange(n - prompt + 1), target=ids[prompt:], temperature=np.ones(n - prompt + 1), span=(),
-    )  # fmt: skip
+        pieces=(),
+        token=ids[:-1],
+        position=np.arange(n),
+        end=np.full(n, n),
+        blocks=(),
+        row=np.arange(prompt - 1, n),
+        source=np.arange(n - prompt + 1),
+        target=ids[prompt:],
+        temperature=np.ones(n - prompt + 1),
+        span=(),
+    )

@@ -13,7 +13,7 @@ def minibatches(forests: int, updates: int, seed: int, version: int) -> list[lis
     order of index.
 
     The result depends on the arguments alone, so that a batch that is begun again takes the same updates. `version`
-    is that of the weights when the batch arrived. """
+    is that of the weights when the batch arrived."""
     order = list(range(forests))
     if updates == 1:
         return [order]

@@ -9,7 +9,7 @@ sequence_mean:
     clip   J = sum_l m_l min(x A, clip(x, 1 - low, 1 + high) A), for A < 0 at least dual_clip A
     cispo  J = sum_l m_l sg[clip(x, 1 - low, 1 + high)] A log pi
 x is pi / pi_proximal of the token, or s_l = exp(mean of its log along the path) in the token form sg[s_l] pi /
-sg[pi] (GSPO). A is A(s), or A_l under credit=leaf. The loss is -w J, with the weights w of the correction. """
+sg[pi] (GSPO). A is A(s), or A_l under credit=leaf. The loss is -w J, with the weights w of the correction."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
     """1/Z of each forest, over all forests of an update on all ranks. Leaves that were not judged do not count.
 
     token_mean: Z is the sum of c(s) |s| over the update, without tokens left out by `max_prob`. sequence_mean: the
-    number of forests times the leaves of the forest. constant: the number of forests times `room`. """
+    number of forests times the leaves of the forest. constant: the number of forests times `room`."""
     if o.spec.normaliser == "token_mean":
         total = sum(float(advantages(f, o.spec)[1] @ segment_sum(f, trained_tokens(f, o.spec))) for f in forests)
         return [1.0 / (total or 1.0)] * len(forests)  # 0: nothing is trained
@@ -150,7 +150,7 @@ def evaluate(
 
     `proximal` [T] is log pi_proximal, the policy when the batch arrived; None: `logp` itself, as in the first update
     of a batch. `reference` [T] is log pi of the reference, which the KL term needs. Tokens that lead to no judged
-    leaf have loss and slope 0. """
+    leaf have loss and slope 0."""
     if not f.judged.all():
         return _evaluate_judged(f, o, scale, logp, proximal, reference)
     proximal = logp if proximal is None else proximal

@@ -30,7 +30,7 @@ def learning_rate(c: LearnerConfig, run: RunConfig, step: int, update: int = 0) 
     """The rate of update number `update` (0 is the first) of a step, after `step` steps.
 
     It rises linearly over `warmup_steps`. Then it is constant, or a cosine that reaches 0 at the end of step
-    `decay_steps`. """
+    `decay_steps`."""
     done, warmup = step * c.updates_per_step + update, c.warmup_steps * c.updates_per_step
     if done < warmup:
         return c.lr * (done + 1) / warmup

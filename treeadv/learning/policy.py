@@ -1,4 +1,5 @@
-"""The trained model: a Hugging Face causal language model, unchanged, read as a function from micro-batches to log-probabilities."""
+"""The trained model: a Hugging Face causal language model, unchanged, read as a function from micro-batches to
+log-probabilities."""
 
 from __future__ import annotations
 
@@ -51,12 +52,16 @@ class Policy(nn.Module):
         self.adapted = True
 
     def forward(self, packed: Packed) -> torch.Tensor:
-        """[T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature, given their paths."""
+        """[T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature, given their
+        paths."""
         # split, not slices: the gradient of a slice is as large as what it was cut from
         hidden = self._hidden(packed)[self._tensor(packed.row)].split(HEAD_ROWS)
         temperature = self._tensor(packed.temperature).split(HEAD_ROWS)
         order = np.argsort(packed.source, kind="stable")  # targets of one slice of rows stand together
-        row, target = self._tensor(packed.source[order]), self._tensor(packed.target[order])  # one copy each, none in the loop
+        row, target = (
+            self._tensor(packed.source[order]),
+            self._tensor(packed.target[order]),
+        )  # one copy each, none in the loop
         first = range(0, len(packed.row), HEAD_ROWS)
         bounds = [*np.searchsorted(packed.source[order], first).tolist(), len(order)]
         out = []
@@ -69,18 +74,31 @@ class Policy(nn.Module):
         return torch.from_numpy(x).to(self.device)
 
     def _hidden(self, packed: Packed) -> torch.Tensor:
-        """[N, H] of every row, attending to its ancestors; without blocks, to all earlier rows by the model's own attention."""
+        """[N, H] of every row, attending to its ancestors; without blocks, to all earlier rows by the model's own
+        attention."""
         tokens, position = self._tensor(packed.token)[None], self._tensor(packed.position)[None]
         mask: dict[str, Any] = {}
         if packed.blocks:  # one form only: the dense masks of a long forest take seconds and hundreds of MB
-            mask = {"attention_mask": attention.flex_mask(packed, self.device)} if self.flex else {"tree": attention.sdpa_blocks(packed)}
-        return self.model.get_decoder()(input_ids=tokens, position_ids=position, use_cache=False, **mask).last_hidden_state[0]
+            mask = (
+                {"attention_mask": attention.flex_mask(packed, self.device)}
+                if self.flex
+                else {"tree": attention.sdpa_blocks(packed)}
+            )
+        return self.model.get_decoder()(
+            input_ids=tokens, position_ids=position, use_cache=False, **mask
+        ).last_hidden_state[0]
 
 
 def _log_probs(
-    head: nn.Module, hidden: torch.Tensor, temperature: torch.Tensor, row: torch.Tensor, target: torch.Tensor, float32: bool
+    head: nn.Module,
+    hidden: torch.Tensor,
+    temperature: torch.Tensor,
+    row: torch.Tensor,
+    target: torch.Tensor,
+    float32: bool,
 ) -> torch.Tensor:
-    """hidden [U, H], temperature [U] -> [T]: the logits and the softmax of a row, computed once, serve all its targets."""
+    """hidden [U, H], temperature [U] -> [T]: the logits and the softmax of a row, computed once, serve all its
+    targets."""
     if float32:
         with torch.autocast(hidden.device.type, enabled=False):
             logits = head(hidden.to(next(head.parameters()).dtype))

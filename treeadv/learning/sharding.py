@@ -28,7 +28,8 @@ def mesh(device: str, replicas: int = 1) -> DeviceMesh:
 
 
 def shard(policy: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, compute: torch.dtype) -> None:
-    """Shard the decoder layers, which ranks gather one at a time in `compute`, then embedding, last norm and head in float32.
+    """Shard the decoder layers, which ranks gather one at a time in `compute`, then embedding, last norm and head in
+    float32.
 
     The norms of a layer are gathered in float32 too, so that any number of ranks computes what one rank computes under
     autocast. Gradients are summed in float32.
@@ -42,12 +43,14 @@ def shard(policy: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, compute: t
 
 
 def reduce_gradients(policy: Any, now: bool) -> None:
-    """Say whether the next backward pass sums gradients over the ranks, or adds them to a whole gradient on each rank."""
+    """Say whether the next backward pass sums gradients over the ranks, or adds them to a whole gradient on each
+    rank."""
     policy.set_requires_gradient_sync(now)
 
 
 def reshard(policy: Any) -> None:
-    """Free the whole embedding and head, which ranks keep after a forward pass because a backward pass usually follows."""
+    """Free the whole embedding and head, which ranks keep after a forward pass because a backward pass usually
+    follows."""
     if isinstance(policy, FSDPModule):
         policy.reshard()
 

@@ -16,7 +16,7 @@ def treat_truncated(f: Forest, how: Literal["graded", "masked", "penalty"], limi
 
     graded: as it is. masked: without the leaves that were cut at the limit, as if they had not been judged. penalty:
     with DAPO's soft penalty (2503.14476, equation 13) added to each reward, which falls from 0 at `limit` -
-    `penalty_tokens` tokens to -1 at `limit`. """
+    `penalty_tokens` tokens to -1 at `limit`."""
     if how == "graded":
         return f
     if how == "masked":

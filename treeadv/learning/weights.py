@@ -23,7 +23,8 @@ _INDEX = "model.safetensors.index.json"
 
 
 def tensors(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name in the folder, whole tensor on the policy's device) of every weight and persistent buffer, one parameter at a time.
+    """Yield (name in the folder, whole tensor on the policy's device) of every weight and persistent buffer, one
+    parameter at a time.
 
     Tied weights come once, and LoRA adapters come merged. A collective: every rank runs it to the end.
     """
@@ -36,7 +37,8 @@ def tensors(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _adapters(model: torch.nn.Module, name: str) -> Iterator[torch.Tensor]:
-    """Yield what each LoRA adapter adds to the parameter `name`; nested adapters adapt several parameters of one module."""
+    """Yield what each LoRA adapter adds to the parameter `name`; nested adapters adapt several parameters of one
+    module."""
     path, _, leaf = name.rpartition(".")
     while path.endswith(".base_layer"):
         path = path.removesuffix(".base_layer")
@@ -57,9 +59,8 @@ def _adapters(model: torch.nn.Module, name: str) -> Iterator[torch.Tensor]:
 def buckets(policy: Policy, max_bytes: int, dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
     """Yield this rank's share of the weights on CPU, as dictionaries of at most `max_bytes` (a larger tensor is alone).
 
-    Parameters come in `dtype`, buffers in their own. The ranks take turns, so that each holds and sends only its share; the
-    tensors are copies. A collective: every rank runs it to the end.
-    """
+    Parameters come in `dtype`, buffers in their own. The ranks take turns, so that each holds and sends only its share;
+    the tensors are copies. A collective: every rank runs it to the end."""
     for _, bucket in _dealt(policy, max_bytes, dtype):
         if bucket:
             yield bucket
@@ -103,13 +104,18 @@ def write_folder(policy: Policy, source: Path, folder: Path) -> None:
         return
     (folder / _INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": file_of}))
     for path in source.iterdir():
-        if path.is_file() and path.suffix in (".json", ".txt", ".model", ".jinja") and path.name not in ("config.json", _INDEX):
+        if (
+            path.is_file()
+            and path.suffix in (".json", ".txt", ".model", ".jinja")
+            and path.name not in ("config.json", _INDEX)
+        ):
             shutil.copy(path, folder)
     policy.model.config.save_pretrained(folder)
 
 
 def read_folder(policy: Policy, folder: Path) -> None:
-    """Read the weights of a checkpoint into the policy, each rank its rows. `BadInput` for a folder of another model."""
+    """Read the weights of a checkpoint into the policy, each rank its rows. `BadInput` for a folder of another
+    model."""
     with FolderReader(folder) as reader:
         found = FolderTensors(policy.model, reader.names)
         for fault, names in (("unknown", found.unexpected), ("missing", found.missing)):

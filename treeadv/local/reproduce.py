@@ -58,7 +58,9 @@ def reproduce_step(run_dir: Path, step: int, forests_of_step: ForestsOfStep) -> 
     trainer = trainer_at(folder, config, step - 1, forests_of_step)
     report = trainer.step(forests_of_step(str(folder.path), step), trainer.version)
     return StepComparison(
-        step=step, recorded={k: record[k] for k in COMPARED}, reproduced={k: getattr(report, k) for k in COMPARED},
+        step=step,
+        recorded={k: record[k] for k in COMPARED},
+        reproduced={k: getattr(report, k) for k in COMPARED},
         ranks=config.learner.count,
     )
 

@@ -39,9 +39,7 @@ def make_plan(config: Config, config_json: Path, device: int, host: int) -> Plan
             fault = f"{role.name} needs {role.total / GB:.1f} GB and has {room / GB:.1f} GB"
             helps = _helpful(config, config_json, room) if role is learner else _HELP[role.name]
             faults.append(f"{fault}; {helps}")
-    return Plan(
-        sizes=sizes, members=members, network=roles.network(config, sizes, tokens), faults=tuple(faults)
-    )
+    return Plan(sizes=sizes, members=members, network=roles.network(config, sizes, tokens), faults=tuple(faults))
 
 
 _HELP = {

@@ -49,7 +49,8 @@ def learner(config: Config, sizes: ModelSizes, tokens: int) -> Role:
 
 
 def generator(config: Config, sizes: ModelSizes, device: int) -> Role:
-    """One GPU of a generator: the pool that its server reserves of `device` bytes. On the host: what its forests need."""
+    """One GPU of a generator: the pool that its server reserves of `device` bytes. On the host: what its forests
+    need."""
     g = config.generator
     width = _BYTES[g.dtype]
     weights = width * sizes.parameters

@@ -31,9 +31,7 @@ class ModelSizes:
     layer_activations: int  # bytes that one layer keeps, which recomputation holds for one layer at a time
 
 
-def model_sizes(
-    config_json: Path, *, tokens: int, compute: torch.dtype, recompute: bool, lora_rank: int
-) -> ModelSizes:
+def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompute: bool, lora_rank: int) -> ModelSizes:
     """Measure a model on fake tensors, which have shapes but no memory.
 
     `tokens`: rows of a micro-batch. `recompute`: activations are checkpointed by layer.

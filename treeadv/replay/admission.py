@@ -15,7 +15,8 @@ from treeadv.replay.records import DropReason
 
 
 def graded_forest(fid: str, batch: pa.RecordBatch) -> Forest:
-    """Return the one forest of a batch. Raises `BadForest` if it breaks an invariant, is not graded, or is not `fid`."""
+    """Return the one forest of a batch. Raises `BadForest` if it breaks an invariant, is not graded, or is not
+    `fid`."""
     forests = wire.from_batch(batch)
     if len(forests) != 1:
         raise BadForest(fid, f"its batch holds {len(forests)} forests")

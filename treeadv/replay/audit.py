@@ -55,20 +55,22 @@ class Report:
         lines += [f"{'law error':10}" + "".join(f"{error[u]:>14,}" for u in UNITS), ""]
         lines += [f"dropped as {reason}: {n:,}" for reason, n in self.dropped.items()]
         lines.append(
-            f"{self.records:,} records, {self.steps:,} steps ({self.committed_step:,} durable), {self.payloads:,} payloads of "
+            f"{self.records:,} records, {self.steps:,} steps "
+            f"({self.committed_step:,} durable), {self.payloads:,} payloads of "
             f"{self.payload_bytes:,} bytes checked, {self.payloads_released:,} deleted once trained"
         )
         lines += [f"torn last record (cut off at the next start): {self.torn}"] if self.torn else []
-        return "\n".join([*lines, *(f"FAULT {f}" for f in self.faults), "sound" if self.sound else f"{len(self.faults)} faults"])
+        return "\n".join(
+            [*lines, *(f"FAULT {f}" for f in self.faults), "sound" if self.sound else f"{len(self.faults)} faults"]
+        )
 
 
 def audit(run_dir: str) -> Report:
     """Check the journal's checksums and order, and the law after each record.
 
-    Each trained forest must belong to one step and each prompt to one outcome; every payload must exist, undamaged and as
-    large as its record says; no checkpoint may be of a step that the journal lacks. Raises `BadInput` if there is no
-    journal.
-    """
+    Each trained forest must belong to one step and each prompt to one outcome; every payload must exist, undamaged and
+    as large as its record says; no checkpoint may be of a step that the journal lacks. Raises `BadInput` if there is no
+    journal."""
     folder = folder_of(run_dir)
     checkpoint = _last_checkpoint(run_dir)  # before the journal: a live run records a step before its checkpoint
     history, ledger, faults = History(), Ledger(), []
@@ -85,10 +87,14 @@ def audit(run_dir: str) -> Report:
     faults += _count_faults(ledger, rows)
     faults += _step_faults(history, states) + _draw_faults(history, states, ledger)
     if checkpoint > (known := max(history.steps, default=history.committed)):
-        faults.append(f"there is a checkpoint of step {checkpoint}, but the journal ends with step {known}: its records are lost")
+        faults.append(
+            f"there is a checkpoint of step {checkpoint}, but the journal ends with step {known}: its records are lost"
+        )
     payloads, released, size, bad = _payloads(history, folder)
     dropped = history.before.lost + Counter(f.dropped.reason for f in history.fates.values() if f.dropped)
-    dropped.update({what: n for (what, unit), n in history.before.totals.items() if unit == "forests" and what not in _ROWS})
+    dropped.update(
+        {what: n for (what, unit), n in history.before.totals.items() if unit == "forests" and what not in _ROWS}
+    )
     torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
     return Report(
         run_dir, history.records, len(history.steps), history.committed, rows, dict(sorted(dropped.items())),
@@ -176,7 +182,12 @@ def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str
             faults[fid] = str(e)
         read, size = read + 1, size + a.length
     gone = _deleted_since(history, folder, faults) if faults else []
-    return read - len(gone), released + len(gone), size, [f"forest {fid}: {e}" for fid, e in faults.items() if fid not in gone]
+    return (
+        read - len(gone),
+        released + len(gone),
+        size,
+        [f"forest {fid}: {e}" for fid, e in faults.items() if fid not in gone],
+    )
 
 
 def _deleted_since(history: History, folder: Folder, fids: Iterable[str]) -> list[str]:
@@ -190,7 +201,8 @@ def _deleted_since(history: History, folder: Folder, fids: Iterable[str]) -> lis
     files = {fid: a.payload_file for fid in fids if (a := history.fates[fid].admitted)}
     return [
         fid for fid in fids
-        if fid not in now.fates or files[fid] in now.released or now.fates[fid].damaged  # not in: finished before a snapshot
+        # not in: finished before a snapshot
+        if fid not in now.fates or files[fid] in now.released or now.fates[fid].damaged
     ]  # fmt: skip
 
 
@@ -200,5 +212,3 @@ def _check_payload(a: Admitted, reader: PayloadReader) -> None:
     told = a.forest_id, a.leaves, a.tokens, a.oldest_version, a.newest_version
     if found != told:
         raise BadForest(a.forest_id, f"the payload holds {found}, the journal says {told}")
-
-

@@ -13,9 +13,9 @@ _ADMITTED = (State.READY, State.LEASED, State.TRAINED, State.DROPPED)
 def figures(store: ReplayStore) -> dict[str, Any]:
     """Return JSON-able figures.
 
-    `states`: forests by state; `admitted`, `ready`, `leased`, `trained`: by unit; `dropped`: by reason, then unit, where
-    one that was not admitted counts as a forest without leaves or tokens; `law_error`: by unit, 0 unless there is a defect.
-    """
+    `states`: forests by state; `admitted`, `ready`, `leased`, `trained`: by unit; `dropped`: by reason, then unit,
+    where one that was not admitted counts as a forest without leaves or tokens; `law_error`: by unit, 0 unless there is
+    a defect."""
     ledger, totals = store.ledger, store.ledger.totals
     reasons = sorted(({what for what, _ in totals} - {"admitted", *_ADMITTED}) | set(ledger.lost))
     states = {str(s): totals[s, "forests"] for s in _ADMITTED}

@@ -11,7 +11,18 @@ from treeadv.forest import Forest
 from treeadv.replay.journal import Line, Reader, Torn
 from treeadv.replay.ledger import Ledger
 from treeadv.replay.payloads import PayloadReader
-from treeadv.replay.records import Acked, Admitted, Committed, Dropped, Leased, Released, Reserved, Resumed, Returned, Snapshot
+from treeadv.replay.records import (
+    Acked,
+    Admitted,
+    Committed,
+    Dropped,
+    Leased,
+    Released,
+    Reserved,
+    Resumed,
+    Returned,
+    Snapshot,
+)
 from treeadv.storage.folder import Folder, open_folder
 from treeadv.storage.run_folder import named_store
 
@@ -38,8 +49,8 @@ class Fate:
 class History:
     """All fates by forest id in the order of reservation, and the forests of each optimizer step in training order.
 
-    It is built from the records without the ledger (except for a snapshot), so that each can be checked against the other.
-    """
+    It is built from the records without the ledger (except for a snapshot), so that each can be checked against the
+    other."""
 
     fates: dict[str, Fate] = field(default_factory=dict)
     admitted: list[str] = field(default_factory=list)
@@ -145,7 +156,8 @@ def read_history(run_dir: str) -> History:
 
 
 def forests(run_dir: str) -> Iterator[Forest]:
-    """Yield every admitted forest whose payload is kept and sound, in the order of admission; views of the mapped files."""
+    """Yield every admitted forest whose payload is kept and sound, in the order of admission; views of the mapped
+    files."""
     history = read_history(run_dir)
     payloads = _payloads(run_dir)
     for fid in history.admitted:
@@ -155,8 +167,8 @@ def forests(run_dir: str) -> Iterator[Forest]:
 
 
 def forests_of_step(run_dir: str, step: int) -> list[Forest]:
-    """Return the forests that optimizer step `step` trained on, in that order. Raises `BadInput` for a step that did not
-    happen or whose payload is gone."""
+    """Return the forests that optimizer step `step` trained on, in that order. Raises `BadInput` for a step that did
+    not happen or whose payload is gone."""
     history = read_history(run_dir)
     if step not in history.steps:
         known = f"steps {min(history.steps)} to {max(history.steps)}" if history.steps else "no step"
@@ -166,12 +178,12 @@ def forests_of_step(run_dir: str, step: int) -> list[Forest]:
         admitted = history.fates[fid].admitted
         assert admitted is not None, f"forest {fid} was trained before it was admitted"
         if admitted.payload_file in history.released:
-            raise BadInput(f"step {step}: forest {fid} was deleted once trained; run with queue.retain=all to keep payloads")
+            raise BadInput(
+                f"step {step}: forest {fid} was deleted once trained; run with queue.retain=all to keep payloads"
+            )
         out.append(wire.from_batch(payloads.read(admitted.place))[0])
     return out
 
 
 def _payloads(run_dir: str) -> PayloadReader:
     return PayloadReader(folder_of(run_dir).child("payloads"))
-
-

@@ -21,7 +21,7 @@ from typing import Any
 from treeadv.errors import BadInput
 from treeadv.replay.records import FORMAT, Record, Snapshot, from_dict, to_dict
 from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, WholeFile
-from treeadv.storage.lock import session_in
+from treeadv.storage.sessions import session_in
 
 SUFFIX = ".jsonl"
 SNAPSHOT = ".snapshot.jsonl"
@@ -158,8 +158,10 @@ class Reader:
         later += self._data[index + 1 :]
         if any(_is_sound(raw) for text in later for raw in text.split(b"\n")):
             raise BadInput(
-                f"{self._folder.uri}/{part}: record {self.seq + 1} at byte {start} is damaged (checksum), 1 to {self.seq}"
-                f" are intact; restore the part from a copy, or cut it at byte {start}, delete later parts, resume from a"
+                f"{self._folder.uri}/{part}: record {self.seq + 1} at "
+                f"byte {start} is damaged (checksum), 1 to {self.seq}"
+                " are intact; restore the part from a copy, or cut it "
+                f"at byte {start}, delete later parts, resume from a"
                 " checkpoint of that time"
             )
         self.torn = Torn(part, start, len(data) - start)

@@ -1,6 +1,7 @@
 """The states of forests as a pure, clockless machine: records go in, nothing is read or written.
 
-    reserved -> ready -> leased -> trained          a forest holds one slot from `reserved` to the learner's ack or the drop
+    reserved -> ready -> leased -> trained          a forest holds one slot from `reserved` to the learner's ack or the
+    drop
         \\__________\\______________> dropped(reason)
 
 A worker grows and grades a forest while it is `reserved`. `leased` lasts until the step is durable (`Committed`); the
@@ -59,8 +60,8 @@ class LeaseLost(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A live forest. `order` is its place among the admitted forests; `turn` its place among those that were leased before
-    a resume, which go first."""
+    """A live forest. `order` is its place among the admitted forests; `turn` its place among those that were leased
+    before a resume, which go first."""
 
     reserved: Reserved
     state: State = State.RESERVED
@@ -114,7 +115,8 @@ class Ledger:
         self.lapsed: dict[str, Leased] = {}  # expired leases whose forests no other lease has taken
         self._orders = 0
 
-    # ---- questions -----------------------------------------------------------------------------------------------------------
+    # ---- questions
+    # -----------------------------------------------------------------------------------------------------------
     @property
     def slots_used(self) -> int:
         """Slots in use: one a live forest, except those whose optimizer step is done."""
@@ -135,9 +137,8 @@ class Ledger:
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
         """Return the record that drops a live forest and tells whether its prompt goes out again.
 
-        It does after a drop that the prompt is not to blame for (stale, damaged), and otherwise until `attempts` of the draw
-        have failed. A prompt without variance does not, and neither does a draw without a prompt.
-        """
+        It does after a drop that the prompt is not to blame for (stale, damaged), and otherwise until `attempts` of the
+        draw have failed. A prompt without variance does not, and neither does a draw without a prompt."""
         failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
         return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)
 
@@ -148,7 +149,9 @@ class Ledger:
     def stale(self, version: int, bound: int) -> list[Dropped]:
         """Return the drops of the ready forests whose oldest token is more than `bound` versions behind `version`."""
         old = [(e, version - e.payload.oldest_version) for e in self.in_state(State.READY)]
-        return [Dropped(e.reserved.forest_id, "stale", f"staleness {age} > {bound}", True) for e, age in old if age > bound]
+        return [
+            Dropped(e.reserved.forest_id, "stale", f"staleness {age} > {bound}", True) for e, age in old if age > bound
+        ]
 
     def expired(self, now: float) -> list[Returned]:
         """Return the records that end the leases without an ack whose deadline has passed."""
@@ -164,14 +167,17 @@ class Ledger:
             return True
         if (open_lease is not None and open_lease.step == step) or step <= self.committed:
             return False
-        raise LeaseLost(f"lease {lease_id}: its forests were leased again, so step {step} is void; raise queue.lease_seconds")
+        raise LeaseLost(
+            f"lease {lease_id}: its forests were leased again, so step {step} is void; raise queue.lease_seconds"
+        )
 
     def law_error(self) -> dict[str, int]:
         """Return admitted - ready - leased - trained - dropped by unit; all zero unless there is a defect."""
         t = self.totals
         return {u: t["admitted", u] - t["ready", u] - t["leased", u] - t["trained", u] - t["dropped", u] for u in UNITS}
 
-    # ---- transitions ---------------------------------------------------------------------------------------------------------
+    # ---- transitions
+    # ---------------------------------------------------------------------------------------------------------
     def apply(self, record: Record) -> None:
         """Make one transition. Raises KeyError or ValueError for an illegal one, `LawBroken` for a broken law."""
         match record:
@@ -228,7 +234,9 @@ class Ledger:
         for payload in (self.live[fid].payload for fid in record.forest_ids):
             newest, age = payload.newest_version, record.version - payload.oldest_version
             if newest > record.version:
-                raise ValueError(f"lease {record.lease_id} of version {record.version} has a forest of version {newest}")
+                raise ValueError(
+                    f"lease {record.lease_id} of version {record.version} has a forest of version {newest}"
+                )
             if age > record.max_staleness:
                 raise ValueError(f"lease {record.lease_id} has a forest of staleness {age} > {record.max_staleness}")
         for fid in record.forest_ids:
@@ -308,7 +316,8 @@ class Ledger:
         self.again.sort(key=lambda a: a.draw)
         self.committed = self.last_step = record.step
 
-    # ---- as a snapshot -------------------------------------------------------------------------------------------------------
+    # ---- as a snapshot
+    # -------------------------------------------------------------------------------------------------------
     def to_state(self) -> dict[str, Any]:
         """Return the state as JSON-able values, for a `Snapshot`."""
         return {
@@ -326,7 +335,8 @@ class Ledger:
         for name, kind in _NESTED.items():
             setattr(self, name, kind.validate_python(state[name]))
 
-    # ---- bookkeeping ---------------------------------------------------------------------------------------------------------
+    # ---- bookkeeping
+    # ---------------------------------------------------------------------------------------------------------
     def _move(self, fid: str, to: State) -> None:
         entry = self.live[fid]
         if entry.state is not State.RESERVED:
@@ -349,6 +359,8 @@ class Ledger:
 
 _PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed", "oldest_kept", "_orders")
 _NESTED: dict[str, TypeAdapter[Any]] = {
-    "live": TypeAdapter(dict[str, Entry]), "leases": TypeAdapter(dict[str, OpenLease]), "again": TypeAdapter(list[Again]),
+    "live": TypeAdapter(dict[str, Entry]),
+    "leases": TypeAdapter(dict[str, OpenLease]),
+    "again": TypeAdapter(list[Again]),
     "lapsed": TypeAdapter(dict[str, Leased]),
-}  # fmt: skip
+}

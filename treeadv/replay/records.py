@@ -1,5 +1,5 @@
-"""The transitions of a forest as records of the journal, and their JSON. A record states a fact; reading it back decides
-nothing."""
+"""The transitions of a forest as records of the journal, and their JSON. A record states a fact; reading it back
+decides nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 FORMAT = 3
 
-DropReason = Literal["stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance", "no_prompt"]
+DropReason = Literal[
+    "stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance", "no_prompt"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ class Place:
 class Admitted:
     """A graded forest was written to a payload file.
 
-    `reward` is the mean R over leaves, `mass` the sum of |R - mean R| over leaves. The last four fields are its `place`.
-    """
+    `reward` is the mean R over leaves, `mass` the sum of |R - mean R| over leaves. The last four fields are its
+    `place`."""
 
     forest_id: str
     leaves: int
@@ -76,9 +78,8 @@ class Admitted:
 class Leased:
     """Forests went to the learner at policy `version`, in this order.
 
-    No token of them is newer than `version` or more than `max_staleness` versions older. `deadline` is in seconds of the
-    queue's clock.
-    """
+    No token of them is newer than `version` or more than `max_staleness` versions older. `deadline` is in seconds of
+    the queue's clock."""
 
     lease_id: str
     forest_ids: tuple[str, ...]
@@ -119,8 +120,8 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Every step up to this one is in a durable checkpoint. The run may resume from any step since `oldest_kept`, that of
-    the oldest checkpoint that is kept."""
+    """Every step up to this one is in a durable checkpoint. The run may resume from any step since `oldest_kept`, that
+    of the oldest checkpoint that is kept."""
 
     step: int
     oldest_kept: int
@@ -131,8 +132,8 @@ class Resumed:
     """The run resumes from the checkpoint of `step`: forests leased since are ready in the order of their leases, and
     reserved prompts go out again.
 
-    `session` names the start of the run that asked for it. A queue that is opened again in that session does not go back.
-    """
+    `session` names the start of the run that asked for it. A queue that is opened again in that session does not go
+    back."""
 
     step: int
     session: str
@@ -153,9 +154,7 @@ class Snapshot:
     format: int = FORMAT
 
 
-Record = (
-    Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed | Released | Snapshot
-)
+Record = Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed | Released | Snapshot
 _KINDS: dict[str, type] = {k.__name__.lower(): k for k in Record.__args__}  # type: ignore[attr-defined]
 _FIELDS = {k: tuple(f.name for f in fields(k)) for k in _KINDS.values()}
 

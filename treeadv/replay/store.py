@@ -75,10 +75,10 @@ class ReplayStore:
     ) -> None:
         """Open or make `run_dir`/replay (a path or a URI) and read the journal back.
 
-        `session` names this start of the run, `step` the checkpoint that it resumes from (0: none). The first to open the
-        folder in a session goes back to that step: forests leased after it are ready again in the same order, prompts
-        that were only reserved go out again. A later one (the queue died beside a living learner) changes nothing.
-        `versions_per_step` is the number of optimizer updates of a step.
+        `session` names this start of the run, `step` the checkpoint that it resumes from (0: none). The first to open
+        the folder in a session goes back to that step: forests leased after it are ready again in the same order,
+        prompts that were only reserved go out again. A later one (the queue died beside a living learner) changes
+        nothing. `versions_per_step` is the number of optimizer updates of a step.
 
         Raises `BadInput` for a folder in use, damage, another format, or a checkpoint that does not fit the journal.
         """
@@ -114,12 +114,16 @@ class ReplayStore:
         if reader.torn:
             log.warning("%s: unfinished last record cut off: %s", run_dir, reader.torn)
         if reader.ignored:
-            log.warning("%s: %d parts hold records of a process that had lost the run; ignored", run_dir, reader.ignored)
+            log.warning(
+                "%s: %d parts hold records of a process that had lost the run; ignored", run_dir, reader.ignored
+            )
 
     def _begin(self, session: str, step: int) -> None:
         if not self.opening.records:
             if step:
-                raise BadInput(f"{self._folder.uri}: no journal for the checkpoint of step {step}; restore it or start anew")
+                raise BadInput(
+                    f"{self._folder.uri}: no journal for the checkpoint of step {step}; restore it or start anew"
+                )
             self._write(Opened(f"r{self._seed}", session))  # one seed has one set of ids, so a run can be grown again
             return
         if self.ledger.session == session:
@@ -127,7 +131,8 @@ class ReplayStore:
         low, high = self.ledger.oldest_kept, self.ledger.last_step
         if not low <= step <= high:
             raise BadInput(
-                f"{self._folder.uri}: the checkpoint is of step {step}, the journal can go back to steps {low} to {high};"
+                f"{self._folder.uri}: the checkpoint is of step {step}, "
+                f"the journal can go back to steps {low} to {high};"
                 " resume from one of these, any other would lose forests or train them twice"
             )
         self.commit(step, low)
@@ -138,9 +143,8 @@ class ReplayStore:
     def free_slots(self) -> int:
         """Forests that may still be reserved.
 
-        A resume may leave forests for later steps in all slots. A lease that then waits for an earlier forest gets the slots
-        that it needs beyond the capacity.
-        """
+        A resume may leave forests for later steps in all slots. A lease that then waits for an earlier forest gets the
+        slots that it needs beyond the capacity."""
         lacking = 0
         if self._waiting is not None:
             n, version = self._waiting
@@ -166,14 +170,16 @@ class ReplayStore:
         return self.ledger.next_ticket().draw
 
     def skip_draw(self, detail: str) -> None:
-        """The next draw gives no prompt: finish it without a forest. Raises `BadInput` where that happens again and again."""
+        """The next draw gives no prompt: finish it without a forest. Raises `BadInput` where that happens again and
+        again."""
         draw = self.next_draw
         record = self._reserve("", "", "")
         self._drop(self.ledger.drop(record.forest_id, "no_prompt", detail, self._config.attempts))
         self._failed_draws += 1
         if self._failed_draws >= _MAX_FAILED_DRAWS:
             raise BadInput(
-                f"task.source: {self._failed_draws} draws in a row gave no prompt, the last (draw {draw}) with {detail};"
+                f"task.source: {self._failed_draws} draws in a row gave "
+                f"no prompt, the last (draw {draw}) with {detail};"
                 " correct the task"
             )
 
@@ -200,9 +206,8 @@ class ReplayStore:
         """Store one graded forest.
 
         `repeat`: it was admitted before. `late`: its reservation went to another attempt or is finished. `refused`: it
-        breaks an invariant; it is dropped as invalid and its prompt goes out again. `dropped`: it is valid, but nothing can
-        be learnt from it (see `rejection`).
-        """
+        breaks an invariant; it is dropped as invalid and its prompt goes out again. `dropped`: it is valid, but nothing
+        can be learnt from it (see `rejection`)."""
         state = self._state(fid)
         if state is not State.RESERVED:
             return "repeat" if state else "late"
@@ -265,7 +270,8 @@ class ReplayStore:
         return lease
 
     def ack(self, lease_id: str, step: int) -> None:
-        """Optimizer step `step` used the lease: its slots are free. Raises `LeaseLost` if another lease has its forests."""
+        """Optimizer step `step` used the lease: its slots are free. Raises `LeaseLost` if another lease has its
+        forests."""
         if self.ledger.can_ack(lease_id, step):
             self._write(Acked(lease_id, step))
 
@@ -276,7 +282,8 @@ class ReplayStore:
             self._write(Returned(lease_id, "nack"))
 
     def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
-        """The learner cannot train the lease: its forests are dropped. Does nothing for a lease that ended or did its step.
+        """The learner cannot train the lease: its forests are dropped. Does nothing for a lease that ended or did its
+        step.
 
         Whether their prompts go out again depends on the reason (see `Ledger.drop`).
         """
@@ -299,8 +306,8 @@ class ReplayStore:
     def commit(self, step: int, oldest_kept: int | None = None) -> None:
         """Steps up to `step` are in a durable checkpoint: their forests are trained.
 
-        The run may later resume from `oldest_kept` (`step` unless given), the step of the oldest checkpoint that is kept.
-        """
+        The run may later resume from `oldest_kept` (`step` unless given), the step of the oldest checkpoint that is
+        kept."""
         if step > self.ledger.last_step:
             raise ValueError(f"commit of step {step}: {self.ledger.last_step} is the last one done")
         if step > self.ledger.committed:
@@ -308,8 +315,8 @@ class ReplayStore:
             self._write(Committed(step, oldest))
 
     def compaction(self) -> list[Action]:
-        """With retain=unacknowledged: return what deletes the payload files that hold only finished forests, and what puts
-        a snapshot in place of a journal over `journal_limit` bytes.
+        """With retain=unacknowledged: return what deletes the payload files that hold only finished forests, and what
+        puts a snapshot in place of a journal over `journal_limit` bytes.
 
         The records so far are made durable first: the commit must outlive the payload that it releases.
         """
@@ -388,12 +395,14 @@ class ReplayStore:
         if record.reason in ("no_variance", "no_prompt"):
             fate = "is not drawn again"
             level = logging.INFO if record.reason == "no_variance" else logging.WARNING
-        log.log(level, "forest %s dropped as %s: %s; its prompt %s", record.forest_id, record.reason, record.detail, fate)
+        log.log(
+            level, "forest %s dropped as %s: %s; its prompt %s", record.forest_id, record.reason, record.detail, fate
+        )
         self._write(record)
 
     def _state(self, fid: str) -> State | None:
-        """Return the state of a live forest, None for a finished one. Raises `BadForest` for an id that this run has not
-        given out."""
+        """Return the state of a live forest, None for a finished one. Raises `BadForest` for an id that this run has
+        not given out."""
         entry = self.ledger.live.get(fid)
         if entry is None and not self.ledger.known(fid):
             raise BadForest(fid, "was never reserved in this run")

@@ -31,12 +31,14 @@ class Summary:
     seconds: float
 
 
-def grade_file(path: Path, verifier: str = "math", workers: int = 2, timeout: float = 5.0, out: Path | None = None) -> Summary:
-    """Grade every line of a JSONL file; with `out`, write each line back with `verdict`, `reward`, `detail` and `seconds`.
+def grade_file(
+    path: Path, verifier: str = "math", workers: int = 2, timeout: float = 5.0, out: Path | None = None
+) -> Summary:
+    """Grade every line of a JSONL file; with `out`, write each line back with `verdict`, `reward`, `detail` and
+    `seconds`.
 
-    A line holds `answer` (the right one) and `response`, and may hold `problem`, `meta` (JSON for the verifier) and `verifier` of its
-    own. Raises `BadInput`, naming file and line, before anything is graded or written.
-    """
+    A line holds `answer` (the right one) and `response`, and may hold `problem`, `meta` (JSON for the verifier) and
+    `verifier` of its own. Raises `BadInput`, naming file and line, before anything is graded or written."""
     find_verifier(verifier)
     records = list(_records(path))
     answers = [_answer(r, verifier, f"{path}:{n}") for n, r in records]
@@ -92,5 +94,10 @@ async def _grade(answers: list[Answer], workers: int, timeout: float) -> list[Ju
 def _write(out: Path, records: list[dict[str, Any]], judgements: list[Judgement]) -> None:
     with out.open("w") as f:
         for record, j in zip(records, judgements, strict=True):
-            verdict = {"verdict": j.verdict.name.lower(), "reward": j.reward, "detail": j.detail, "seconds": round(j.seconds, 4)}
+            verdict = {
+                "verdict": j.verdict.name.lower(),
+                "reward": j.reward,
+                "detail": j.detail,
+                "seconds": round(j.seconds, 4),
+            }
             f.write(json.dumps(record | verdict) + "\n")

@@ -59,7 +59,9 @@ def text_of(value: Any, key: str, place: str) -> str:
         if unicodedata.category(character) == "Cs":
             raise BadInput(f"{place}: {key} holds half of a surrogate pair ({character!a}); write whole characters")
         if unicodedata.category(character) == "Cc" and character not in "\n\r\t":
-            raise BadInput(f"{place}: {key} holds the control character {character!a}; write a backslash as \\\\ in JSON")
+            raise BadInput(
+                f"{place}: {key} holds the control character {character!a}; write a backslash as \\\\ in JSON"
+            )
     return text
 
 

@@ -13,8 +13,11 @@ from treeadv.rewards.sandbox.pool import VerifierPool
 _ABORTED = Judgement(verdict=Verdict.ABORTED, reward=0.0, seconds=0.0, detail="the engine lost this branch")
 
 
-async def grade_forest(pool: VerifierPool, f: Forest, decode: Callable[[np.ndarray], str]) -> tuple[Forest, list[Judgement]]:
-    """The same forest with reward, verdict and detail of every leaf, and the judgements of its answers. `decode` makes text of tokens.
+async def grade_forest(
+    pool: VerifierPool, f: Forest, decode: Callable[[np.ndarray], str]
+) -> tuple[Forest, list[Judgement]]:
+    """The same forest with reward, verdict and detail of every leaf, and the judgements of its answers. `decode` makes
+    text of tokens.
 
     A branch that the engine lost is ABORTED, without asking a verifier.
     """

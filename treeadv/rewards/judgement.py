@@ -16,8 +16,8 @@ _RETURNABLE = {v.name.lower(): v for v in Verdict if v not in (Verdict.UNGRADED,
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response to grade. `gold` is the right answer, `verifier` a name of `treeadv.rewards.verifiers.registry`, `meta` what
-    `Verifier.meta` made of the data line."""
+    """One response to grade. `gold` is the right answer, `verifier` a name of `treeadv.rewards.verifiers.registry`,
+    `meta` what `Verifier.meta` made of the data line."""
 
     response: str
     gold: str
@@ -27,8 +27,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verdict with its reward and its reason. `detail` is short and never holds the whole answer. `parts` names what the reward
-    is made of; the parts become metrics and do not change the reward."""
+    """A verdict with its reward and its reason. `detail` is short and never holds the whole answer. `parts` names what
+    the reward is made of; the parts become metrics and do not change the reward."""
 
     verdict: Verdict
     reward: float
@@ -38,7 +38,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """An outcome as the pool hands it back. `seconds` counts from when a worker took the item; 0.0 where no worker was needed."""
+    """An outcome as the pool hands it back. `seconds` counts from when a worker took the item; 0.0 where no worker was
+    needed."""
 
     verdict: Verdict
     reward: float
@@ -49,7 +50,8 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker process judges: `verifier` is the name of the verifier, `text` the part of the response that it reads.
+    """What a worker process judges: `verifier` is the name of the verifier, `text` the part of the response that it
+    reads.
 
     The worker sets `seconds`, the time after which it interrupts the verifier.
     """
@@ -82,7 +84,8 @@ def crashed(detail: str) -> Outcome:
 
 
 def scored(score: float, detail: str = "") -> Outcome:
-    """The outcome of a scorer with partial credit: the reward is the score, and only a full score is VERIFIED. It must be finite."""
+    """The outcome of a scorer with partial credit: the reward is the score, and only a full score is VERIFIED. It must
+    be finite."""
     if not math.isfinite(score):
         raise ValueError(f"the score {score} is not a finite number")
     return Outcome(Verdict.VERIFIED if score >= 1.0 else Verdict.WRONG, score, detail)
@@ -98,15 +101,16 @@ def share(score: Any) -> float:
 def outcome_of(result: Any) -> Outcome:
     """The outcome of what a user's function or a service returns: a number, a bool, or a mapping with `reward`.
 
-    A mapping may name a `verdict` (in any case; otherwise a reward of 1 or more is VERIFIED) and a `detail`; its other entries are
-    the named parts and must be numbers. Raises `ValueError` that says what is wrong.
-    """
+    A mapping may name a `verdict` (in any case; otherwise a reward of 1 or more is VERIFIED) and a `detail`; its other
+    entries are the named parts and must be numbers. Raises `ValueError` that says what is wrong."""
     if not isinstance(result, Mapping):
         return scored(_number("the result", result))
     if "reward" not in result:
         raise ValueError(f"the result has no 'reward' (it has {', '.join(map(repr, result)) or 'nothing'})")
     outcome = scored(_number("the reward", result["reward"]), str(result.get("detail") or ""))
-    parts = {str(k): _number(f"the part {k!r}", v) for k, v in result.items() if k not in ("reward", "verdict", "detail")}
+    parts = {
+        str(k): _number(f"the part {k!r}", v) for k, v in result.items() if k not in ("reward", "verdict", "detail")
+    }
     if len(parts) > MAX_PARTS:
         raise ValueError(f"the result has {len(parts)} parts; at most {MAX_PARTS} are kept")
     verdict = outcome.verdict

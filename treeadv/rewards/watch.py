@@ -30,9 +30,7 @@ class VerifierWatch:
         if not self._judged_once and count >= FIRST:
             raise RunFailed(f"the verifier failed on all of the first {count} answers; the last failure: {failure}")
         if len(self._failed) == WINDOW and 2 * count > WINDOW:
-            raise RunFailed(
-                f"the verifier failed on {count} of the last {WINDOW} answers; the last failure: {failure}"
-            )
+            raise RunFailed(f"the verifier failed on {count} of the last {WINDOW} answers; the last failure: {failure}")
 
 
 def failure_of(forest: Forest) -> str:

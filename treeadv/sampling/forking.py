@@ -41,14 +41,22 @@ class Forking:
     def forks(
         self, *, entropy: float, logprob: float, budget: int, gap: int, depth: int, position: int, seed: int
     ) -> bool:
-        """Whether the chain forks before the token with this `entropy` and `logprob`. See `Prefix` for the arguments.
-        """
+        """Whether the chain forks before the token with this `entropy` and `logprob`. See `Prefix` for the
+        arguments."""
         if not self._allowed(budget=budget, gap=gap, depth=depth, position=position):
             return False
-        return self.rule.fires(Prefix(
-            entropy=entropy, gap=gap, depth=depth, position=position, budget=budget, seed=seed, tau=self._tau,
-            logprob=None if self.rule.predictable else logprob,
-        ))
+        return self.rule.fires(
+            Prefix(
+                entropy=entropy,
+                gap=gap,
+                depth=depth,
+                position=position,
+                budget=budget,
+                seed=seed,
+                tau=self._tau,
+                logprob=None if self.rule.predictable else logprob,
+            )
+        )
 
 
 def split(budget: int, arity: int) -> list[int]:

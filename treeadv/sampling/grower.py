@@ -27,7 +27,8 @@ class Grower:
         if length + limit <= self._engine.longest:
             return ""
         return (
-            f"the prompt of {problem.id} has {length} tokens: with sampling.max_tokens={limit} its paths would be longer"
+            f"the prompt of {problem.id} has {length} tokens: with "
+            f"sampling.max_tokens={limit} its paths would be longer"
             f" than the {self._engine.longest} tokens that model and engine allow"
         )
 

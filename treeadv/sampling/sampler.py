@@ -60,7 +60,9 @@ class _Chain:
     path: list[int]
 
 
-async def grow(engine: Engine, request: GrowRequest, sampling: SamplingConfig, tau: float, stop: frozenset[int]) -> Forest:
+async def grow(
+    engine: Engine, request: GrowRequest, sampling: SamplingConfig, tau: float, stop: frozenset[int]
+) -> Forest:
     """Grow the forest of one prompt: `sampling.roots` trees that share `sampling.leaves` leaves. `stop`: token ids that
     end a leaf.
 
@@ -69,7 +71,8 @@ async def grow(engine: Engine, request: GrowRequest, sampling: SamplingConfig, t
     """
     if len(request.prompt) + sampling.max_tokens > engine.longest:
         raise PathTooLong(
-            f"prompt {request.problem.id} has {len(request.prompt)} tokens: with sampling.max_tokens={sampling.max_tokens} its paths "
+            f"prompt {request.problem.id} has {len(request.prompt)} tokens: "
+            f"with sampling.max_tokens={sampling.max_tokens} its paths "
             f"would be longer than the {engine.longest} tokens that model and engine allow"
         )
     return await _Growth(engine, request, sampling, tau, stop).run()
@@ -123,8 +126,13 @@ class _Growth:
                 if not forking.possible(depth=node.depth, position=len(path)):
                     self._pass_on(chain, group)
                 elif forking.forks(
-                    entropy=draw.entropy, logprob=draw.logprob, budget=node.budget, gap=len(node.draws),
-                    depth=node.depth, position=len(path), seed=seed,
+                    entropy=draw.entropy,
+                    logprob=draw.logprob,
+                    budget=node.budget,
+                    gap=len(node.draws),
+                    depth=node.depth,
+                    position=len(path),
+                    seed=seed,
                 ):
                     node = chain.node = self._fork(chain, group)
             node.draws.append(draw)
@@ -166,11 +174,20 @@ class _Growth:
         ends = [s for s, n in enumerate(nodes) if not any(c.draws for c in n.children)]
         problem = self._request.problem
         return Forest(
-            forest_id=self._request.forest_id, prompt_id=problem.id, gold=problem.answer, verifier=problem.verifier,
-            meta=problem.meta, rule=self._sampling.rule, predictable=self._forking.rule.predictable, tau=self._forking.tau,
-            temperature=self._sampling.temperature, prompt=self._request.prompt, parent=np.array(parent, np.int32),
+            forest_id=self._request.forest_id,
+            prompt_id=problem.id,
+            gold=problem.answer,
+            verifier=problem.verifier,
+            meta=problem.meta,
+            rule=self._sampling.rule,
+            predictable=self._forking.rule.predictable,
+            tau=self._forking.tau,
+            temperature=self._sampling.temperature,
+            prompt=self._request.prompt,
+            parent=np.array(parent, np.int32),
             start=np.cumsum([0, *(len(n.draws) for n in nodes)], dtype=np.int32),
-            tree=np.array(tree, np.int32), arity=np.array([n.arity for n in nodes], np.int32),
+            tree=np.array(tree, np.int32),
+            arity=np.array([n.arity for n in nodes], np.int32),
             budget=np.array([n.budget for n in nodes], np.int32),
             token=np.array([d.token for d in draws], np.int32),
             logprob=np.array([d.logprob for d in draws], np.float32),
@@ -178,7 +195,8 @@ class _Growth:
             version=np.array([d.version for d in draws], np.int32),
             leaf_segment=np.array(ends, np.int32),
             finish=np.array([Finish.ABORT if nodes[s].finish is None else nodes[s].finish for s in ends], np.int8),
-            reward=np.full(len(ends), np.nan, np.float32), verdict=np.full(len(ends), -1, np.int8),
+            reward=np.full(len(ends), np.nan, np.float32),
+            verdict=np.full(len(ends), -1, np.int8),
         ).check()
 
 

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
 from treeadv.errors import BadInput
-
-if TYPE_CHECKING:
-    from treeadv.storage.lock import Lock, Owner
+from treeadv.storage.lock import Lock, Owner
 
 Bytes: TypeAlias = bytes | pa.Buffer
 Action: TypeAlias = Callable[[], object]  # one step on the way to durability: an fsync, an upload, a check, a deletion
@@ -88,7 +86,8 @@ class Folder(Protocol):
         ...
 
     def sizes(self, suffix: str) -> dict[str, int]:
-        """Return the size in bytes of each file that ends with `suffix`, by name, sorted; {} if the folder is missing."""
+        """Return the size in bytes of each file that ends with `suffix`, by name, sorted; {} if the folder is
+        missing."""
         ...
 
     def tree(self) -> dict[str, int]:
@@ -193,7 +192,8 @@ def flush(actions: Sequence[Action]) -> None:
 
 
 def join(uri: str, name: str) -> str:
-    """Return the path or URI of `name` in a folder. The query of a URI, which says how to reach the store, stays last."""
+    """Return the path or URI of `name` in a folder. The query of a URI, which says how to reach the store, stays
+    last."""
     base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{query}"
 

@@ -1,4 +1,4 @@
-"""Who may write a run: the lock in its folder `replay`, and the sessions, one for each start of the run."""
+"""Who may write a run: the lock in its folder `replay`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import fcntl
 import math
 import os
 import re
-import uuid
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from treeadv.errors import BadInput
 from treeadv.storage.disk import writing
-from treeadv.storage.folder import Folder
 
 
 class Owner(NamedTuple):
@@ -70,10 +67,20 @@ class LocalLock:
             self._handle = None
 
 
-class StoredLock(Folder, Protocol):
+class OwnedFolder(Protocol):
+    """A folder that knows which session opened the run last."""
+
+    uri: str
+
+    def owner(self) -> Owner: ...
+
+
+class StoredLock(OwnedFolder, Protocol):
     """A folder that keeps the lock as an object."""
 
     def lock_bytes(self) -> bytes: ...
+
+    def write_whole(self, name: str, data: bytes) -> None: ...
 
 
 class ObjectLock:
@@ -87,7 +94,9 @@ class ObjectLock:
         """Raises `BadInput` if a later session has opened the run."""
         self._folder, self._session = folder, session
         if folder.owner().session >= session:
-            raise BadInput(f"{folder.uri}: another process opened this run at the same moment; start again if none runs")
+            raise BadInput(
+                f"{folder.uri}: another process opened this run at the same moment; start again if none runs"
+            )
         self._before = folder.lock_bytes()
         folder.write_whole("lock", f"{session} {step}".encode())
 
@@ -108,22 +117,7 @@ def parse_lock(text: bytes) -> Owner:
     return Owner(match[1].decode(), int(match[2])) if match else Owner("", math.inf)
 
 
-def refuse_other_owner(folder: Folder, session: str) -> None:
+def refuse_other_owner(folder: OwnedFolder, session: str) -> None:
     """Raise `BadInput` unless `session` opened the run last."""
     if folder.owner().session != session:
         raise BadInput(f"{folder.uri}: another process has opened this run and goes on with it; this one stops")
-
-
-def next_session(replay: Folder, known: Iterable[str] = ()) -> str:
-    """Return a name for the next start of a run in an object store. Names sort in the order of the starts.
-
-    `known` are sessions of earlier starts that the replay folder may not show.
-    """
-    journal = replay.child("journal").sizes(".jsonl")
-    last = max([replay.owner().session, *known, *(session_in(name) for name in journal)])
-    return f"{int(last.partition('-')[0] or 0) + 1:06d}-{uuid.uuid4().hex[:8]}"
-
-
-def session_in(name: str) -> str:
-    """Return the session in a file name such as `0000000007-000002-1f2e3d4c.jsonl`; "" for a file of a local disk."""
-    return name.partition(".")[0].partition("-")[2]

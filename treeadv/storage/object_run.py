@@ -1,11 +1,12 @@
 """A run in an object store (run.storage), so that no disk has to outlive it.
 
-    replay/                          journal and payload files, written by the queue
-    checkpoints/step-N-SESSION/      the files of a checkpoint; SESSION names the start of the run that wrote it
-    checkpoints/step-N-SESSION.json  their sizes and checksums, written last: without it the files are no checkpoint, because an
-                                     object store cannot rename a folder
-    config.yaml, metrics.jsonl, summary.json, report.html   copies of the run folder's files, made before each
-                                     checkpoint and at the end
+replay/                          journal and payload files, written by the queue
+checkpoints/step-N-SESSION/      the files of a checkpoint; SESSION names the start of the run that wrote it
+checkpoints/step-N-SESSION.json  their sizes and checksums, written last: without it the files are no checkpoint,
+because an
+                                 object store cannot rename a folder
+config.yaml, metrics.jsonl, summary.json, report.html   copies of the run folder's files, made before each
+                                 checkpoint and at the end
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from urllib.parse import urlsplit
 from treeadv.errors import BadInput, one_line
 from treeadv.storage import manifest
 from treeadv.storage.folder import open_folder
-from treeadv.storage.lock import next_session
+from treeadv.storage.sessions import next_session
 
 COPIED = ("config.yaml", "metrics.jsonl", "summary.json", "report.html")
 _PROBE = "writable"
@@ -193,7 +194,8 @@ class ObjectRunStore:
             self._checkpoints.child(name).copy_out(folder)
             if fault := manifest.fault(folder, json.loads(seal)["files"]):
                 raise BadInput(
-                    f"{self.home}: checkpoints/{name}/{fault}; delete checkpoints/{name}.json to resume from the checkpoint"
+                    f"{self.home}: checkpoints/{name}/{fault}; delete "
+                    f"checkpoints/{name}.json to resume from the checkpoint"
                     " before"
                 )
             copy.write_bytes(seal)

@@ -5,8 +5,8 @@
     replay/         journal and payload files       checkpoints/step-N  Hugging Face folder and trainer state
     targets.json    addresses of /metrics, in the form of Prometheus' file_sd
 
-With run.storage the object store keeps the run (`treeadv.storage.object_run`), and any machine makes this folder from it.
-"""
+With run.storage the object store keeps the run (`treeadv.storage.object_run`), and any machine makes this folder from
+it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ class RunFolder:
             raise BadInput(f"run folder {path} exists: choose another run.name, or go on with it by --resume {path}")
         if folder.store.holds_run():
             home = folder.store.home
-            raise BadInput(f"run.storage: {home} holds a run: choose another run.name, or resume it by --resume '{home}'")
+            raise BadInput(
+                f"run.storage: {home} holds a run: choose another run.name, or resume it by --resume '{home}'"
+            )
         _make_complete(path, config)
         try:
             folder.store.push()

@@ -31,9 +31,8 @@ OBJECT_STORE = "treeadv.storage.object_run:ObjectRunStore"
 class RunStore(Protocol):
     """Keeps one run.
 
-    `home` is the path or URI that names the run to the queue, to `treeadv audit` and to --resume. `keeps_unflushed` tells
-    whether what the queue wrote and did not flush outlives its process.
-    """
+    `home` is the path or URI that names the run to the queue, to `treeadv audit` and to --resume. `keeps_unflushed`
+    tells whether what the queue wrote and did not flush outlives its process."""
 
     home: str
     keeps_unflushed: bool
@@ -78,8 +77,8 @@ class RunStore(Protocol):
         ...
 
     def seal(self, step: int, session: str, keep: int) -> None:
-        """Make a checkpoint count, now that all ranks have written it. Delete all but the newest `keep`, damaged ones, and those
-        of later steps, which the run has gone back before."""
+        """Make a checkpoint count, now that all ranks have written it. Delete all but the newest `keep`, damaged ones,
+        and those of later steps, which the run has gone back before."""
         ...
 
     def fetched(self, step: int) -> AbstractContextManager[Path]:

@@ -1,5 +1,4 @@
-"""The single servers behind an address. Weights must reach each one, so routers and Services are looked through.
-"""
+"""The single servers behind an address. Weights must reach each one, so routers and Services are looked through."""
 
 from __future__ import annotations
 

@@ -29,8 +29,13 @@ class Fleet(Generic[M, Payload]):
     """Keeps servers ready, routes trees to them, and brings weights to them."""
 
     def __init__(
-        self, *, key: str, make: Callable[[str], M], find: Callable[[], Awaitable[list[str]]],
-        prepare: Callable[[Weights], Payload], patience: float,
+        self,
+        *,
+        key: str,
+        make: Callable[[str], M],
+        find: Callable[[], Awaitable[list[str]]],
+        prepare: Callable[[Weights], Payload],
+        patience: float,
     ) -> None:
         """`key`: the configuration section that errors name. `find` returns the addresses of the servers as they are
         now; "" stands for a server that this process starts. `make` builds the member for an address. `prepare` turns

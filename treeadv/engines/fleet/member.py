@@ -28,8 +28,8 @@ class Loaded:
 
 
 class Member(ABC, Generic[Payload]):
-    """A server and its state in the fleet. `url` names it; an empty one stands for a server that this process starts.
-    """
+    """A server and its state in the fleet. `url` names it; an empty one stands for a server that this process
+    starts."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -15,7 +15,9 @@ from treeadv.engines.fleet.member import Refused, ServerGone
 
 RETRIES = 3  # of a request that broke off or was answered with 5xx; each waits twice as long as the one before
 FIRST_WAIT = 0.1  # seconds
-KEEP = 2.0  # seconds that an idle connection is kept: less than the server's 5, so that it seldom closes one as it is taken up again
+# seconds that an idle connection is kept: less than the server's 5, so that it seldom closes one as it is taken up
+# again
+KEEP = 2.0
 
 
 class Client:

@@ -33,12 +33,14 @@ from treeadv.forest import Finish
 
 
 class SGLangEngine:
-    """`Engine` on one server of its own, or on servers already running. `Params.seed` is not honoured (docs/sglang.md).
-    """
+    """`Engine` on one server of its own, or on servers already running. `Params.seed` is not honoured
+    (docs/sglang.md)."""
 
-    def __init__(self, fleet: Fleet[SGLangMember, dict[str, torch.Tensor]], disk: Disk, chunk: int, longest: int) -> None:
-        """`chunk`: tokens a request draws; `longest`: tokens of a path that the learner computes rightly. See `create`.
-        """
+    def __init__(
+        self, fleet: Fleet[SGLangMember, dict[str, torch.Tensor]], disk: Disk, chunk: int, longest: int
+    ) -> None:
+        """`chunk`: tokens a request draws; `longest`: tokens of a path that the learner computes rightly. See
+        `create`."""
         self._fleet, self._disk, self._chunk, self._longest = fleet, disk, chunk, longest
         self._stats = EngineStats()
         self._busy_since = 0.0
@@ -49,11 +51,13 @@ class SGLangEngine:
         g = config.generator
         if g.sglang.url and (g.count > 1 or config.scaling.enabled):
             raise BadInput(
-                f"generator.count={g.count}: with generator.sglang.url one generator drives all servers; set 1, and scaling off"
+                f"generator.count={g.count}: with generator.sglang.url "
+                "one generator drives all servers; set 1, and scaling off"
             )
         if g.sglang.url and g.sglang.weights == "disk" and "://" in config.run.root:
             raise BadInput(
-                f"run.root={config.run.root}: servers cannot read weights from there; set generator.sglang.weights=distributed"
+                f"run.root={config.run.root}: servers cannot read weights "
+                "from there; set generator.sglang.weights=distributed"
             )
 
     @classmethod
@@ -79,7 +83,10 @@ class SGLangEngine:
             return tensors_of(weights, model.tied)
 
         fleet = Fleet(
-            key="generator.sglang", make=lambda url: SGLangMember(config, model, run, disk, url), find=find, prepare=prepare,
+            key="generator.sglang",
+            make=lambda url: SGLangMember(config, model, run, disk, url),
+            find=find,
+            prepare=prepare,
             patience=s.start_timeout,
         )
         await fleet.start()
@@ -116,7 +123,9 @@ class SGLangEngine:
         left, version = params.max_tokens, 0
         while True:
             chunk = await self._draw(ids, min(left, self._chunk), params, namespace, tree)
-            for token, logprob, entropy, drawn_by in zip(chunk.tokens, chunk.logprobs, chunk.entropies, chunk.versions, strict=True):
+            for token, logprob, entropy, drawn_by in zip(
+                chunk.tokens, chunk.logprobs, chunk.entropies, chunk.versions, strict=True
+            ):
                 if drawn_by < version:
                     raise EngineLost(f"the policy version goes backwards, from {version} to {drawn_by}")
                 left, version = left - 1, drawn_by
@@ -154,8 +163,11 @@ class SGLangEngine:
         busy = now - self._busy_since if s.running else 0.0
         self._busy_since = now
         self._stats = EngineStats(
-            prompt_tokens=s.prompt_tokens + prompt, cached_tokens=s.cached_tokens + cached,
-            decoded_tokens=s.decoded_tokens + decoded, running=s.running + running, busy_seconds=s.busy_seconds + busy,
+            prompt_tokens=s.prompt_tokens + prompt,
+            cached_tokens=s.cached_tokens + cached,
+            decoded_tokens=s.decoded_tokens + decoded,
+            running=s.running + running,
+            busy_seconds=s.busy_seconds + busy,
         )
 
     async def release(self, namespace: str) -> None:

@@ -44,7 +44,13 @@ class Model:
         for file in sorted(Path(folder).glob("*.safetensors")):
             with safe_open(file, "np") as tensors:
                 shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
-        return cls(folder, settings["vocab_size"], settings["architectures"], settings.get("tie_word_embeddings", False), shapes)
+        return cls(
+            folder,
+            settings["vocab_size"],
+            settings["architectures"],
+            settings.get("tie_word_embeddings", False),
+            shapes,
+        )
 
     def check(self, weights: Weights) -> None:
         """Refuse weights of another model (`ValueError`): a server that is handed a wrong shape does not outlive it."""
@@ -52,7 +58,9 @@ class Model:
         wrong = sorted(n for n in given.keys() | self.shapes.keys() if given.get(n) != self.shapes.get(n))
         if wrong:
             n = wrong[0]
-            raise ValueError(f"these weights are of another model: {n} is {given.get(n)}, and {self.shapes.get(n)} in {self.folder}")
+            raise ValueError(
+                f"these weights are of another model: {n} is {given.get(n)}, and {self.shapes.get(n)} in {self.folder}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,9 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         """
         await self.shut()
         if self._owned:
-            self.process = await ServerProcess.start(self._config.generator, self._model.folder, self._disk.folder.with_name("sglang.log"))
+            self.process = await ServerProcess.start(
+                self._config.generator, self._model.folder, self._disk.folder.with_name("sglang.log")
+            )
             self.url = self.process.url
         self._client = Client(self.url, self._s.timeout, self._s.start_timeout)
         await self._answering()
@@ -124,19 +134,27 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
                 if isinstance(not_yet, Refused) and not await self.client.offers(features.IDENTITY):
                     raise features.unsupported(self.url, [features.IDENTITY]) from not_yet
                 if self.process and self.process.ended:
-                    raise BadInput(f"SGLang ended while it started; the end of {self.process.log}:\n{self.process.tail()}") from not_yet
+                    raise BadInput(
+                        f"SGLang ended while it started; the end of {self.process.log}:\n{self.process.tail()}"
+                    ) from not_yet
                 if asyncio.get_running_loop().time() > deadline or not self._owned:
                     raise ServerGone(f"{self.url} does not answer: {not_yet}") from not_yet
             await asyncio.sleep(POLL)
 
     def _limits(self, info: dict[str, Any], context: int) -> Limits:
-        if self._s.entropy == "exact" and not (info["enable_custom_logit_processor"] and info["disable_overlap_schedule"]):
+        if self._s.entropy == "exact" and not (
+            info["enable_custom_logit_processor"] and info["disable_overlap_schedule"]
+        ):
             raise BadInput(
-                f"{self.url}: generator.sglang.entropy=exact needs a server started with --enable-custom-logit-processor and "
+                f"{self.url}: generator.sglang.entropy=exact needs a "
+                "server started with --enable-custom-logit-processor and "
                 "--disable-overlap-schedule; start it so, or choose entropy=lower"
             )
         if info.get("dp_size", 1) != 1:
-            raise BadInput(f"{self.url}: runs dp_size={info['dp_size']} copies of the model; start a server a copy and name all in the url")
+            raise BadInput(
+                f"{self.url}: runs dp_size={info['dp_size']} copies of "
+                "the model; start a server a copy and name all in the url"
+            )
         return Limits(context, info["max_total_num_tokens"], info["max_running_requests"], info["tp_size"])
 
     def _choose_transport(self, ranks: int) -> Transport:
@@ -160,9 +178,14 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
 
     async def _check_tokenizer(self) -> None:
         text, ours = await asyncio.to_thread(probe.tokens_of, self._model.folder, self._model.vocabulary)
-        theirs = probe.prompt_tokens(await self.client.generate(probe.echo(text)))[-len(ours):]  # less the special ones put before it
+        theirs = probe.prompt_tokens(await self.client.generate(probe.echo(text)))[
+            -len(ours) :
+        ]  # less the special ones put before it
         if theirs != ours:
-            raise BadInput(f"{self.url}: its tokenizer is not that of {self._model.folder}: {text!r} is {theirs} there and {ours} here")
+            raise BadInput(
+                f"{self.url}: its tokenizer is not that of {self._model.folder}: "
+                f"{text!r} is {theirs} there and {ours} here"
+            )
 
     async def _check_numbers(self) -> None:
         ids = probe.prefix(self._model.vocabulary)
@@ -196,7 +219,9 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         """Draw up to `tokens` tokens after `ids`. Raises `ServerGone` or `Refused`."""
         async with self._room:
             while True:
-                await self._settled.wait()  # a request that begins in an update would be labelled with the version before it
+                await (
+                    self._settled.wait()
+                )  # a request that begins in an update would be labelled with the version before it
                 loads = self._loads
                 ask = Ask(tokens, self._s.entropy, self._model.vocabulary, self.version)
                 body = await self.client.generate(self._payload(ids, ask, temperature, stop))
@@ -205,12 +230,21 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
 
     def _payload(self, ids: list[int], ask: Ask, temperature: float, stop: frozenset[int]) -> dict[str, Any]:
         drawing = {
-            "temperature": temperature, "max_new_tokens": ask.tokens, "stop_token_ids": sorted(stop), "skip_special_tokens": False,
-            "custom_params": {TEMPERATURE: temperature or 1.0},  # 0 is greedy, and its numbers are of the untempered distribution
+            "temperature": temperature,
+            "max_new_tokens": ask.tokens,
+            "stop_token_ids": sorted(stop),
+            "skip_special_tokens": False,
+            "custom_params": {
+                TEMPERATURE: temperature or 1.0
+            },  # 0 is greedy, and its numbers are of the untempered distribution
         }
-        exact = {"custom_logit_processor": reference()} if ask.entropy == "exact" else {"top_logprobs_num": self._s.top_k}
+        exact = (
+            {"custom_logit_processor": reference()} if ask.entropy == "exact" else {"top_logprobs_num": self._s.top_k}
+        )
         return {
-            "input_ids": ids, "sampling_params": drawing, "return_logprob": True,
+            "input_ids": ids,
+            "sampling_params": drawing,
+            "return_logprob": True,
             # Prefixes are shared over all forests of a run, and never over policy versions.
             "extra_key": f"{self._run}/v{ask.version}",
         } | exact

@@ -20,7 +20,9 @@ from treeadv.errors import BadInput
 
 PROMPT = 12  # tokens of the probe's prefix
 DRAWN = 6  # tokens that it asks for
-HOT = 8.0  # a second temperature: where a model is sure of itself, any other that is sure of the same token looks like it
+HOT = (
+    8.0  # a second temperature: where a model is sure of itself, any other that is sure of the same token looks like it
+)
 
 _loading = threading.Lock()  # transformers patches torch while it loads: two loads at once leave tensors uninitialised
 
@@ -64,7 +66,9 @@ def prompt_tokens(body: Any) -> list[int]:
         raise Refused(f"the reply does not list the prompt's tokens ({type(fault).__name__}: {fault})") from fault
 
 
-def compare(model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk], temperatures: Sequence[float]) -> Difference:
+def compare(
+    model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk], temperatures: Sequence[float]
+) -> Difference:
     """Difference between what the server reported of `chunks`, each drawn after `ids` at its temperature, and a plain
     forward (CPU).
     """
@@ -80,7 +84,8 @@ def _difference(model: Any, ids: list[int], chunk: Chunk, temperature: float) ->
     logp = torch.log_softmax(logits / temperature, dim=-1)
     picked = logp.gather(-1, torch.tensor(chunk.tokens)[:, None])[:, 0]
     return Difference(
-        float((picked - torch.tensor(chunk.logprobs)).abs().max()), float((entropy(logp) - torch.tensor(chunk.entropies)).abs().max())
+        float((picked - torch.tensor(chunk.logprobs)).abs().max()),
+        float((entropy(logp) - torch.tensor(chunk.entropies)).abs().max()),
     )
 
 
@@ -88,7 +93,9 @@ def check_model(url: str, info: dict[str, Any], architectures: list[str], model_
     """Refuse a server of another architecture."""
     found = info.get("architectures")
     if found is not None and list(found) != list(architectures):
-        raise BadInput(f"{url} serves {info['model_path']}, a {', '.join(found)}; {model_dir} is a {', '.join(architectures)}")
+        raise BadInput(
+            f"{url} serves {info['model_path']}, a {', '.join(found)}; {model_dir} is a {', '.join(architectures)}"
+        )
 
 
 def check_difference(url: str, found: Difference, limit: float, exact: bool) -> None:
@@ -96,6 +103,8 @@ def check_difference(url: str, found: Difference, limit: float, exact: bool) -> 
     worst = max(found.logprob, found.entropy if exact else 0.0)
     if worst > limit:
         raise BadInput(
-            f"{url}: log-probs differ by {found.logprob:.2g} and entropies by {found.entropy:.2g} nats from a plain forward of the "
-            f"learner's model, more than generator.sglang.max_logprob_error={limit:g}: it serves another model, or in another dtype"
+            f"{url}: log-probs differ by {found.logprob:.2g} and entropies "
+            f"by {found.entropy:.2g} nats from a plain forward of the "
+            f"learner's model, more than generator.sglang.max_logprob_error={limit:g}: "
+            "it serves another model, or in another dtype"
         )

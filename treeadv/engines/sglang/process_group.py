@@ -34,11 +34,20 @@ class Group:
 async def join(client: Client, address: str, world: int, backend: str, timeout: float) -> Group:
     """Make the group: this process takes rank 0, the server is told to take the ranks from 1. `timeout` in seconds."""
     name, port = f"treeadv-{uuid.uuid4().hex[:8]}", free_port()
-    told = client.post("/init_weights_update_group", {
-        "master_address": address, "master_port": port, "rank_offset": 1, "world_size": world, "group_name": name,
-        "backend": backend,
-    })
-    _, group = await asyncio.gather(told, asyncio.to_thread(_make, f"tcp://{address}:{port}", name, world, backend, timeout))
+    told = client.post(
+        "/init_weights_update_group",
+        {
+            "master_address": address,
+            "master_port": port,
+            "rank_offset": 1,
+            "world_size": world,
+            "group_name": name,
+            "backend": backend,
+        },
+    )
+    _, group = await asyncio.gather(
+        told, asyncio.to_thread(_make, f"tcp://{address}:{port}", name, world, backend, timeout)
+    )
     return group
 
 
@@ -48,8 +57,13 @@ def _make(url: str, name: str, world: int, backend: str, timeout: float) -> Grou
         store, rank, world = next(c10d.rendezvous(url, 0, world, timeout=limit))
         store.set_timeout(limit)
         handle, _ = c10d._new_process_group_helper(
-            world, rank, [], c10d.Backend(backend), c10d.PrefixStore(name, store),
-            group_name=c10d.GroupName(name), timeout=limit,
+            world,
+            rank,
+            [],
+            c10d.Backend(backend),
+            c10d.PrefixStore(name, store),
+            group_name=c10d.GroupName(name),
+            timeout=limit,
         )
     except RuntimeError as e:
         raise Refused(f"the process group for weights could not be made: {e}") from e

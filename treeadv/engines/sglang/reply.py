@@ -1,5 +1,5 @@
-"""What SGLang answers to a generate call, read with distrust: a reply that breaks a promise is refused with the reason.
-"""
+"""What SGLang answers to a generate call, read with distrust: a reply that breaks a promise is refused with the
+reason."""
 
 from __future__ import annotations
 
@@ -54,8 +54,13 @@ def read(body: Any, ask: Ask) -> Chunk:
         if any(not 0 <= t < ask.vocabulary for t in tokens):
             raise Refused(f"a token outside of the vocabulary of {ask.vocabulary}")
         return Chunk(
-            tokens, logprobs, _entropies(meta, ask, len(tokens)), _versions(meta, ask, len(tokens)),
-            int(meta["prompt_tokens"]), int(meta["cached_tokens"]), aborted,
+            tokens,
+            logprobs,
+            _entropies(meta, ask, len(tokens)),
+            _versions(meta, ask, len(tokens)),
+            int(meta["prompt_tokens"]),
+            int(meta["cached_tokens"]),
+            aborted,
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
         raise Refused(f"malformed reply ({type(fault).__name__}: {fault})") from fault

@@ -21,13 +21,22 @@ GRACE = 1.0  # seconds between the request to end and the kill
 TAIL = 12  # lines of the server's output that an error quotes
 
 _COMMON: dict[str, Any] = {
-    "host": "127.0.0.1", "weight-version": "0", "log-level": "warning", "enable-metrics": True, "skip-server-warmup": True,
+    "host": "127.0.0.1",
+    "weight-version": "0",
+    "log-level": "warning",
+    "enable-metrics": True,
+    "skip-server-warmup": True,
 }
 # Without a GPU: SGLang's torch fallbacks, a pool of its own size (else it takes a share of all memory), and no core
 # kept busy by an idle server.
 _CPU: dict[str, Any] = {
-    "sleep-on-idle": True, "attention-backend": "torch_native", "grammar-backend": "none", "disable-cuda-graph": True,
-    "max-total-tokens": 20000, "max-running-requests": 64, "mem-fraction-static": 0.5,
+    "sleep-on-idle": True,
+    "attention-backend": "torch_native",
+    "grammar-backend": "none",
+    "disable-cuda-graph": True,
+    "max-total-tokens": 20000,
+    "max-running-requests": 64,
+    "mem-fraction-static": 0.5,
 }
 # The entropy tap reads what the sampler is about to draw from; with the overlap schedule its values would belong to
 # other tokens.
@@ -52,7 +61,9 @@ def arguments(config: GeneratorConfig, model_dir: str, port: int) -> list[str]:
 def environment(s: SGLangConfig, threads: int) -> dict[str, str]:
     """Variables that the server adds to ours: where it finds treeadv and, without a GPU, the import stand-ins."""
     if importlib.util.find_spec("sglang") is None:
-        raise BadInput("generator.engine=sglang: SGLang is not installed here; run `make sglang-cpu`, or give generator.sglang.url")
+        raise BadInput(
+            "generator.engine=sglang: SGLang is not installed here; run `make sglang-cpu`, or give generator.sglang.url"
+        )
     paths = [str(Path(treeadv.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     added = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     if s.device == "cpu":
@@ -60,7 +71,8 @@ def environment(s: SGLangConfig, threads: int) -> dict[str, str]:
         if not _kernel_installed():
             if not (Path(s.stubs) / "sgl_kernel").is_dir() or not s.stubs:
                 raise BadInput(
-                    f"generator.sglang.stubs={s.stubs!r}: SGLang's kernel package is not installed and no stand-ins lie there; "
+                    f"generator.sglang.stubs={s.stubs!r}: SGLang's kernel "
+                    "package is not installed and no stand-ins lie there; "
                     "give the repository's deploy/sglang_cpu/stubs"
                 )
             paths.insert(0, str(Path(s.stubs).resolve()))
@@ -91,8 +103,15 @@ class ServerProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "treeadv.engines.sglang.launch", *arguments(config, model_dir, port),
-                stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | added, start_new_session=True,
+                sys.executable,
+                "-m",
+                "treeadv.engines.sglang.launch",
+                *arguments(config, model_dir, port),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=os.environ | added,
+                start_new_session=True,
             )
         return cls(process, f"http://127.0.0.1:{port}", log)
 

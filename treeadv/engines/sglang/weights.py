@@ -55,9 +55,7 @@ async def update(client: Client, transport: Transport, version: int, tensors: di
         await client.post("/continue_generation")
     finally:
         client.start_clock()
-    return Loaded(
-        version=version, bytes=sum(t.nbytes for t in tensors.values()), seconds=time.perf_counter() - started
-    )
+    return Loaded(version=version, bytes=sum(t.nbytes for t in tensors.values()), seconds=time.perf_counter() - started)
 
 
 async def flush(client: Client) -> None:
@@ -100,9 +98,15 @@ class Disk:
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None:
         async with self._writing:
             place = await asyncio.to_thread(self._write, version, tensors)
-        await client.post("/update_weights_from_disk", {
-            "model_path": str(place), "weight_version": str(version), "flush_cache": False, "keep_pause": True,
-        })
+        await client.post(
+            "/update_weights_from_disk",
+            {
+                "model_path": str(place),
+                "weight_version": str(version),
+                "flush_cache": False,
+                "keep_pause": True,
+            },
+        )
 
     def _write(self, version: int, tensors: dict[str, torch.Tensor]) -> Path:
         place, scratch = self.folder / f"v{version}", self.folder / f".v{version}"
@@ -132,9 +136,14 @@ class SharedMemory:
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None:
         handles = await asyncio.to_thread(_share, tensors)
         async with _session(client):
-            await client.post("/update_weights_from_tensor", {
-                "serialized_named_tensors": [handles] * self._ranks, "weight_version": str(version), "flush_cache": False,
-            })
+            await client.post(
+                "/update_weights_from_tensor",
+                {
+                    "serialized_named_tensors": [handles] * self._ranks,
+                    "weight_version": str(version),
+                    "flush_cache": False,
+                },
+            )
 
     async def close(self) -> None:
         """Nothing is kept between updates."""
@@ -185,9 +194,12 @@ class Broadcast:
             backend = "nccl" if self._device == "cuda" else "gloo"
             self._group = await join(client, self._address, self._world, backend, self._timeout)
         described = {
-            "names": list(tensors), "dtypes": [str(t.dtype).removeprefix("torch.") for t in tensors.values()],
-            "shapes": [list(t.shape) for t in tensors.values()], "group_name": self._group.name,
-            "weight_version": str(version), "flush_cache": False,
+            "names": list(tensors),
+            "dtypes": [str(t.dtype).removeprefix("torch.") for t in tensors.values()],
+            "shapes": [list(t.shape) for t in tensors.values()],
+            "group_name": self._group.name,
+            "weight_version": str(version),
+            "flush_cache": False,
         }
         async with _session(client):
             # Where the server refuses, this returns at once and leaves the broadcast to its time-out: the group is not

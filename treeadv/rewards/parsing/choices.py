@@ -19,7 +19,8 @@ _FURTHER = re.compile(r"\s*(?:,|and|or|/|&)\s*(?:option\s+)?\(?([A-Z])\b\)?")
 
 
 def letters(line: str) -> set[str]:
-    """The capital letters that a line chooses. A letter that leads the line counts alone, whatever its explanation names."""
+    """The capital letters that a line chooses. A letter that leads the line counts alone, whatever its explanation
+    names."""
     text = _DENIED.sub(" ", _STYLE.sub(" ", line)).strip(" .")
     if leading := _LEADING.match(text):
         first = next(g for g in leading.groups() if g)

@@ -17,7 +17,9 @@ _BLANK = re.compile(
     r"(?:\\(?:text|mathrm)\{)?[\s.$_?~\\]*(?:your |the )?(?:final )?(?:answer|\.\.\.|ldots|dots)?[\s.$_?~\\]*\}?",
     re.IGNORECASE,
 )
-_JOINT = re.compile(r"(?:[\s$.:()\[\]{}\\,;]|\\q?quad|\btext\b|\band\b|\bor\b|[A-Za-z](?:_\{?\w\}?)?\s*=){1,40}", re.IGNORECASE)
+_JOINT = re.compile(
+    r"(?:[\s$.:()\[\]{}\\,;]|\\q?quad|\btext\b|\band\b|\bor\b|[A-Za-z](?:_\{?\w\}?)?\s*=){1,40}", re.IGNORECASE
+)
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _PHRASE = re.compile(
     r"\banswer\b(?:\*\*|__)?[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?!\s*n't)(?:\s+is\b)?\s*:?|####+:?|\u7b54\u6848(?:\u662f|\u4e3a|:|\uff1a)*"

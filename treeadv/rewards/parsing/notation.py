@@ -120,7 +120,8 @@ def repaired(gold: str) -> str:
 
 
 def joined(text: str) -> str:
-    """The same text without the separators of thousands that are not a plain comma: 12\\,345 and 12 345 become 12345."""
+    """The same text without the separators of thousands that are not a plain comma: 12\\,345 and 12 345 become
+    12345."""
     return _GROUPED.sub(lambda m: _NO_DIGIT.sub("", m[1]), text)
 
 

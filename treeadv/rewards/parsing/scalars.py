@@ -1,4 +1,5 @@
-"""Whether two values are equal: exactly where both are rational, else by their values to 40 digits at several points."""
+"""Whether two values are equal: exactly where both are rational, else by their values to 40 digits at several
+points."""
 
 from __future__ import annotations
 

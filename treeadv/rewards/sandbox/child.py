@@ -1,7 +1,7 @@
 """A forked child for work that evaluates an answer's text: whatever the text does there ends with the child.
 
-Several scorers of reasoning-gym give the answer to `eval`, or to sympy's parser, which does. The fork has all that the worker has
-loaded, so it costs milliseconds, and it cannot reach the worker: not its memory, its protocol or its files.
+Several scorers of reasoning-gym give the answer to `eval`, or to sympy's parser, which does. The fork has all that the
+worker has loaded, so it costs milliseconds, and it cannot reach the worker: not its memory, its protocol or its files.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def hide() -> None:
 
 def _confine(parent: int, write: int) -> None:
     os.setsid()
-    _libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())  # root too: no capability is left
+    _libc.capset(
+        (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    )  # root too: no capability is left
     die_with(parent)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no process and no thread; the kernel excepts root

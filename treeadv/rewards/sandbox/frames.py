@@ -1,8 +1,7 @@
 """Messages on the stream between a verifier process and its parent.
 
-A frame is a line "treeadv ID LENGTH" and LENGTH bytes of JSON. ID is the name of the task that the message answers, which only the
-two ends know: what anything else writes on the stream is no frame of that task.
-"""
+A frame is a line "treeadv ID LENGTH" and LENGTH bytes of JSON. ID is the name of the task that the message answers,
+which only the two ends know: what anything else writes on the stream is no frame of that task."""
 
 from __future__ import annotations
 

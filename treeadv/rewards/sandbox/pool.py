@@ -1,9 +1,8 @@
 """A pool of verifier processes: every answer gets its verdict within its own limit, and none can harm another.
 
-One process holds one item at a time. An overrun costs that process its life and its item a TIMEOUT; a process that dies under an item
-for another reason is replaced and the item tried once more; all other items never notice. A loaded spare stands by, so a
-replacement takes no time.
-"""
+One process holds one item at a time. An overrun costs that process its life and its item a TIMEOUT; a process that dies
+under an item for another reason is replaced and the item tried once more; all other items never notice. A loaded spare
+stands by, so a replacement takes no time."""
 
 from __future__ import annotations
 
@@ -52,7 +51,8 @@ def _immediate(outcome: Outcome) -> Judgement:
 
 
 class VerifierPool:
-    """`workers` processes, `timeout` seconds an answer (from when a process takes it), `memory_mb` of address space a process.
+    """`workers` processes, `timeout` seconds an answer (from when a process takes it), `memory_mb` of address space a
+    process.
 
     Belongs to one event loop. Processes start with the first answer that needs one.
     """
@@ -104,7 +104,8 @@ class VerifierPool:
         if self._spare:
             await self._discard(self._spare)
 
-    # ---- the queue of items ---------------------------------------------------------------------------------------------------
+    # ---- the queue of items
+    # ---------------------------------------------------------------------------------------------------
     def _put(self, call: deque[_Item], first: bool = False) -> None:
         if self._fault:
             raise self._fault
@@ -125,7 +126,8 @@ class VerifierPool:
             self._calls.append(call)
         return item
 
-    # ---- the processes --------------------------------------------------------------------------------------------------------
+    # ---- the processes
+    # --------------------------------------------------------------------------------------------------------
     async def _slot(self) -> None:
         """One place for a process: hand it one item after the other, replace it when it has gone."""
         worker = await self._replacement()
@@ -149,7 +151,9 @@ class VerifierPool:
             item.settle(e)
         except WorkerLost as e:
             if isinstance(e, LostUnderItem):
-                self._lost_in_a_row = 0  # a process that lived until this item: answers that crash their verifier are no storm
+                self._lost_in_a_row = (
+                    0  # a process that lived until this item: answers that crash their verifier are no storm
+                )
             else:
                 self._count_loss(e)
             if not item.lost:
@@ -197,9 +201,12 @@ class VerifierPool:
     def _count_loss(self, cause: WorkerLost) -> None:
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= STORM:
-            raise PoolBroken(f"{self._lost_in_a_row} verifier processes were lost in a row, the last one: {cause}") from cause
+            raise PoolBroken(
+                f"{self._lost_in_a_row} verifier processes were lost in a row, the last one: {cause}"
+            ) from cause
 
-    # ---- the end ----------------------------------------------------------------------------------------------------------------
+    # ---- the end
+    # ----------------------------------------------------------------------------------------------------------------
     def _slot_ended(self, slot: asyncio.Task[None]) -> None:
         if not slot.cancelled() and (fault := slot.exception()):
             self._fail(fault)

@@ -22,9 +22,20 @@ from treeadv.rewards.sandbox.frames import START_ID, BadFrame, frame, receive_fr
 
 # What a worker inherits of the environment: credentials are not for code that comes near model text.
 PASSED = (
-    "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "LD_LIBRARY_PATH", "PYTHON*", "SSL_CERT_*", "*_proxy", "*_PROXY",
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "TZ",
+    "LANG",
+    "LANGUAGE",
+    "LC_*",
+    "LD_LIBRARY_PATH",
+    "PYTHON*",
+    "SSL_CERT_*",
+    "*_proxy",
+    "*_PROXY",
     "TREEADV_VERIFIER_*",  # for verifiers of users
-)  # fmt: skip
+)
 START_LIMIT = 60.0  # seconds for imports, of the process itself or of the verifier that an item is the first to need
 
 
@@ -39,7 +50,9 @@ class LostUnderItem(WorkerLost):
 class WorkerProcess:
     """A started process that is ready for tasks, in a session of its own. Holds one task at a time."""
 
-    def __init__(self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._process, self._from, self._to = process, reader, writer
         self._exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pidfd = os.pidfd_open(process.pid)
@@ -50,13 +63,24 @@ class WorkerProcess:
         """A fresh interpreter, not a fork: the caller may hold torch, Ray and threads."""
         environment: dict[str, str] = {
             **{name: value for name, value in os.environ.items() if any(fnmatchcase(name, p) for p in PASSED)},
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONHASHSEED": "0",
-            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-        }  # fmt: skip
-        command = [sys.executable, "-m", "treeadv.rewards.sandbox.worker", str(timeout), str(memory_mb), str(os.getpid())]
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "treeadv.rewards.sandbox.worker",
+            str(timeout),
+            str(memory_mb),
+            str(os.getpid()),
+        ]
         ours, theirs = socket.socketpair()
         with theirs:
-            process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), env=environment, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdin=theirs.fileno(), stdout=theirs.fileno(), env=environment, start_new_session=True
+            )
         ours.setblocking(False)
         try:
             worker = cls(process, *await asyncio.open_connection(sock=ours))
@@ -81,7 +105,8 @@ class WorkerProcess:
         return not self._exited.done()
 
     async def judge(self, task: Task, timeout: float) -> Judgement:
-        """The judgement; on an overrun the process is killed. Raises `WorkerLost`, or `BadInput` for an unusable verifier."""
+        """The judgement; on an overrun the process is killed. Raises `WorkerLost`, or `BadInput` for an unusable
+        verifier."""
         task_id = secrets.token_hex(8)
         with contextlib.suppress(ConnectionError):  # a dead process shows in the reply
             self._to.write(frame(task_id, [task.verifier, task.gold, task.text, task.meta]))
@@ -107,9 +132,12 @@ class WorkerProcess:
         if reply.get("replace"):
             await self.kill()
         return Judgement(
-            verdict=outcome.verdict, reward=outcome.reward, seconds=time.monotonic() - began, detail=outcome.detail,
+            verdict=outcome.verdict,
+            reward=outcome.reward,
+            seconds=time.monotonic() - began,
+            detail=outcome.detail,
             parts=outcome.parts,
-        )  # fmt: skip
+        )
 
     async def kill(self) -> None:
         """Kill the process and every process of its session that it left, and wait until it is gone."""

@@ -1,9 +1,9 @@
-"""A verifier process: `python -m treeadv.rewards.sandbox.worker SECONDS MEMORY_MB PARENT_PID`. It imports no torch and no ray.
+"""A verifier process: `python -m treeadv.rewards.sandbox.worker SECONDS MEMORY_MB PARENT_PID`. It imports no torch and
+no ray.
 
-It speaks frames (`frames.py`) on the standard streams. To a task it answers {"took": true} once its verifier is loaded (here the parent's
-clock starts), then the outcome. It loads the preloaded verifiers before it reports ready, dies with its parent, and asks to be
-replaced when its memory has grown.
-"""
+It speaks frames (`frames.py`) on the standard streams. To a task it answers {"took": true} once its verifier is loaded
+(here the parent's clock starts), then the outcome. It loads the preloaded verifiers before it reports ready, dies with
+its parent, and asks to be replaced when its memory has grown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from treeadv.rewards.verifiers import registry
 from treeadv.rewards.verifiers.base import Unusable, Verifier
 
 ALARM_SHARE = 0.8  # of the limit: the worker stops itself here, the parent kills at the whole
-GROWN = 0.5  # of the memory that the limit leaves to a loaded process: one that ever needed more is replaced after the item
+GROWN = (
+    0.5  # of the memory that the limit leaves to a loaded process: one that ever needed more is replaced after the item
+)
 FULL = 0.9  # of the same: a negative verdict is not believed
 MAX_REASON = 2000  # characters of the reason why a verifier cannot be used
 _PACKAGE = str(Path(__file__).parents[2])
@@ -60,7 +62,11 @@ def main() -> None:
     while received := read_frame(tasks):
         task_id, (verifier, gold, text, meta) = received
         task = Task(verifier, gold, text, meta, ALARM_SHARE * limit)
-        _serve(task, partial(write_frame, replies, task_id), lambda: (_peak_bytes() - loaded) / ((memory_mb << 20) - loaded))
+        _serve(
+            task,
+            partial(write_frame, replies, task_id),
+            lambda: (_peak_bytes() - loaded) / ((memory_mb << 20) - loaded),
+        )
 
 
 def _serve(task: Task, reply: Reply, memory: Callable[[], float]) -> None:
@@ -90,7 +96,10 @@ def _judged(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tupl
     except Exception as e:
         outcome = crashed(f"{type(e).__name__}: {e}{_place(e)}")
     used = memory()
-    if used > FULL and outcome.verdict in (Verdict.WRONG, Verdict.UNPARSED):  # sympy's broad handlers swallow a MemoryError
+    if used > FULL and outcome.verdict in (
+        Verdict.WRONG,
+        Verdict.UNPARSED,
+    ):  # sympy's broad handlers swallow a MemoryError
         outcome = crashed("memory limit reached")
     return outcome, used > GROWN
 
@@ -98,13 +107,17 @@ def _judged(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tupl
 def _place(error: Exception) -> str:
     """Where code of the user raised the error: " (FILE:LINE)", or "" where only installed packages did."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not any(part in f.filename for part in ("site-packages", _PACKAGE, "<frozen", sys.base_prefix + "/lib"))]
+    own = [
+        f
+        for f in frames
+        if not any(part in f.filename for part in ("site-packages", _PACKAGE, "<frozen", sys.base_prefix + "/lib"))
+    ]
     return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
 
 
 def _in_child(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
-    """The outcome that a child came to; like the pool, once more where it died. The result is checked, for the text of the answer may
-    have written it."""
+    """The outcome that a child came to; like the pool, once more where it died. The result is checked, for the text of
+    the answer may have written it."""
 
     def work() -> bytes:
         return json.dumps(to_message(_judged(verifier, task, memory)[0])).encode()

@@ -11,29 +11,33 @@ from treeadv.rewards.judgement import Answer, Outcome, Task
 
 
 class Unusable(Exception):
-    """The verifier itself cannot be used (missing module, unknown family): a fault of the configuration, not of an answer."""
+    """The verifier itself cannot be used (missing module, unknown family): a fault of the configuration, not of an
+    answer."""
 
 
 class Verifier:
     """Compares a response with a gold answer. Subclasses override `screen`, or `load` and `judge`, or all three.
 
-    `screen` runs in the reward actor and must be fast and safe on any text. What it cannot decide it returns as a `Task`. A worker
-    process calls `load` once, then `judge` for each task, under a time limit and a memory limit.
-    """
+    `screen` runs in the reward actor and must be fast and safe on any text. What it cannot decide it returns as a
+    `Task`. A worker process calls `load` once, then `judge` for each task, under a time limit and a memory limit."""
 
     usage: ClassVar[str] = ""  # how a configuration names it, for help texts
     preloaded: ClassVar[bool] = False  # whether a worker calls `load` before it reports ready
     needs_gold: ClassVar[bool] = True  # whether a problem without a gold answer is refused
     largest_reward: float = 1.0  # no reward is larger, nor smaller than its negative
-    isolated: bool = False  # whether `judge` may evaluate the text of the answer: a worker then judges in a forked child
+    isolated: bool = (
+        False  # whether `judge` may evaluate the text of the answer: a worker then judges in a forked child
+    )
 
     def __init__(self, name: str) -> None:
-        """`name` is the whole name of the configuration, with its option. Raises `BadInput` for an option it does not take."""
+        """`name` is the whole name of the configuration, with its option. Raises `BadInput` for an option it does not
+        take."""
         self.name = name
         self.check_option(name.partition(":")[2] if ":" in name else None)
 
     def check_option(self, option: str | None) -> None:
-        """Read what follows the colon in the name (None without a colon). A verifier without options accepts only None."""
+        """Read what follows the colon in the name (None without a colon). A verifier without options accepts only
+        None."""
         if option is not None:
             raise BadInput(f"verifier {self.name!r}: {self.usage} takes no option; write {self.usage}")
 
@@ -43,11 +47,13 @@ class Verifier:
         return "" if meta is None else meta if isinstance(meta, str) else json.dumps(meta, default=str)
 
     def perfect_response(self, gold: str) -> str | None:
-        """A response that must be verified against `gold`, or None where only the verifier knows the form of a response."""
+        """A response that must be verified against `gold`, or None where only the verifier knows the form of a
+        response."""
         return f"<answer>{gold}</answer>"
 
     def screen(self, answer: Answer) -> Outcome | Task:
-        """Return the outcome where the text alone decides it, else the task for a worker. Linear in the length of the answer."""
+        """Return the outcome where the text alone decides it, else the task for a worker. Linear in the length of the
+        answer."""
         return Task(self.name, answer.gold, answer.response, answer.meta)
 
     def load(self) -> None:

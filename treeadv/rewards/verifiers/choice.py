@@ -9,7 +9,8 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class Choice(Verifier):
-    """Compares one letter: `(B)`, `B.`, `B: text`, `b` and `option B, not A` are B; an answer that names two letters is wrong."""
+    """Compares one letter: `(B)`, `B.`, `B: text`, `b` and `option B, not A` are B; an answer that names two letters is
+    wrong."""
 
     usage = "choice"
 

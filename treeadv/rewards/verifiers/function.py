@@ -17,9 +17,8 @@ from treeadv.rewards.verifiers.base import Verifier, columns_of
 class UserDefined(Verifier):
     """Imports what the name says in the worker process only, so that code of the user never runs in the reward actor.
 
-    A function is called with the keyword arguments that it names out of `problem`, `response`, `gold` and the columns of the data
-    line; with `**columns` it gets all. It may be async. For what it returns see `outcome_of`.
-    """
+    A function is called with the keyword arguments that it names out of `problem`, `response`, `gold` and the columns
+    of the data line; with `**columns` it gets all. It may be async. For what it returns see `outcome_of`."""
 
     usage = "module:NAME"
     largest_reward = math.inf
@@ -72,7 +71,9 @@ def _call(function: Callable[..., Any]) -> Callable[[Task], Outcome]:
     def judge(task: Task) -> Outcome:
         columns = {"problem": ""} | columns_of(task.meta) | {"response": task.text, "gold": task.gold}
         if missing := needed - columns.keys():
-            raise TypeError(f"the data line has no {', '.join(sorted(missing))} (it has {', '.join(map(str, columns))})")
+            raise TypeError(
+                f"the data line has no {', '.join(sorted(missing))} (it has {', '.join(map(str, columns))})"
+            )
         result = function(**{k: v for k, v in columns.items() if everything or k in named})
         return outcome_of(asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result)
 

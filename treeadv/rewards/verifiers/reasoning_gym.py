@@ -14,7 +14,8 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class ReasoningGym(Verifier):
-    """Scores with the scorer of the family that `meta` names. The tasks of a family carry the name `reasoning-gym:FAMILY`.
+    """Scores with the scorer of the family that `meta` names. The tasks of a family carry the name
+    `reasoning-gym:FAMILY`.
 
     Nine scorers evaluate the text of the answer, so every answer is judged in a forked child.
     """

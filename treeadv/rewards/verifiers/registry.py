@@ -1,4 +1,5 @@
-"""All verifiers by name. A new one is a file beside this one and its entry in `BUILT_IN`; `module:NAME` needs no entry."""
+"""All verifiers by name. A new one is a file beside this one and its entry in `BUILT_IN`; `module:NAME` needs no
+entry."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def find_verifier(name: str) -> Verifier:
     """The verifier with this name. Raises `BadInput` for an unknown name or a bad option."""
     if name.startswith(PREFIX):
         return WeightedSum(name, [(find_verifier(term), weight) for term, weight in sum_terms(name)])
-    kind = BUILT_IN.get(name.partition(":")[0]) or next((v for form, v in BY_FORM.items() if form.fullmatch(name)), None)
+    kind = BUILT_IN.get(name.partition(":")[0]) or next(
+        (v for form, v in BY_FORM.items() if form.fullmatch(name)), None
+    )
     if kind is None:
         raise BadInput(f"verifier {name!r} is unknown: use {USAGE}")
     return kind(name)
@@ -64,7 +67,9 @@ def verifier_of(row: Mapping[str, Any], configured: str, place: str) -> Verifier
     except BadInput as e:
         raise BadInput(f"{place}: {e}") from e
     if not is_built_in(verifier.name) and verifier.name not in (configured, *terms):
-        raise BadInput(f"{place}: verifier {verifier.name!r} runs code or asks a host; name it in the configuration too")
+        raise BadInput(
+            f"{place}: verifier {verifier.name!r} runs code or asks a host; name it in the configuration too"
+        )
     return verifier
 
 

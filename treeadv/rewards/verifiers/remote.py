@@ -26,12 +26,13 @@ _SECRET = re.compile(r"\$\{(TREEADV_VERIFIER_\w+)\}")
 
 
 class Remote(Verifier):
-    """Posts {"response", "gold", "meta", "problem", and the columns of the data line} as JSON; for the reply see `outcome_of`.
+    """Posts {"response", "gold", "meta", "problem", and the columns of the data line} as JSON; for the reply see
+    `outcome_of`.
 
-    A refused connection, a broken one, 429 and 5xx are tried again, with growing pauses, until the time of the answer is over.
-    Redirects are not followed. `${TREEADV_VERIFIER_...}` in the URL stands for that variable of the reward actor's environment, and
-    `TREEADV_VERIFIER_AUTHORIZATION` is sent as the header Authorization, so that no secret is in the configuration.
-    """
+    A refused connection, a broken one, 429 and 5xx are tried again, with growing pauses, until the time of the answer
+    is over. Redirects are not followed. `${TREEADV_VERIFIER_...}` in the URL stands for that variable of the reward
+    actor's environment, and `TREEADV_VERIFIER_AUTHORIZATION` is sent as the header Authorization, so that no secret is
+    in the configuration."""
 
     usage = "an http(s) URL"
     largest_reward = math.inf
@@ -41,7 +42,9 @@ class Remote(Verifier):
         if not parts.hostname:
             raise BadInput(f"verifier {self.name!r}: the URL names no host")
         if "@" in parts.netloc:
-            raise BadInput(f"verifier {parts.scheme}://...@{parts.hostname}: set {AUTHORIZATION} instead of a password in the URL")
+            raise BadInput(
+                f"verifier {parts.scheme}://...@{parts.hostname}: set {AUTHORIZATION} instead of a password in the URL"
+            )
 
     def meta(self, row: Mapping[str, Any]) -> str:
         return json.dumps(dict(row), default=str)
@@ -78,7 +81,6 @@ class Remote(Verifier):
                     raise ValueError(f"the reply is larger than {MAX_REPLY} bytes")
                 return content
 
-
     def _request(self, body: bytes) -> urllib.request.Request:
         return urllib.request.Request(self._url, body, self._headers)
 
@@ -89,7 +91,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> NoReturn:
         where = urlsplit(newurl)
         raise urllib.error.HTTPError(
-            req.full_url, code, f"it redirects to {where.scheme}://{where.hostname}; name that URL as the verifier", headers, fp
+            req.full_url,
+            code,
+            f"it redirects to {where.scheme}://{where.hostname}; name that URL as the verifier",
+            headers,
+            fp,
         )
 
 

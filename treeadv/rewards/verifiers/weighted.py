@@ -1,4 +1,5 @@
-"""The verifier `sum`: several verifiers, their rewards weighted and added. `task.rewards` of the configuration makes its name."""
+"""The verifier `sum`: several verifiers, their rewards weighted and added. `task.rewards` of the configuration makes
+its name."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ def sum_terms(name: str) -> list[tuple[str, float]]:
 
 
 class WeightedSum(Verifier):
-    """Adds weight * reward of each verifier. The verdict and the detail are those of the first. Where one verifier could not judge,
-    the answer is not judged. The reward of each verifier is a named part."""
+    """Adds weight * reward of each verifier. The verdict and the detail are those of the first. Where one verifier
+    could not judge, the answer is not judged. The reward of each verifier is a named part."""
 
     usage = "sum:[[NAME, WEIGHT], ...]"
 

@@ -1,8 +1,8 @@
 """Import stand-in for `sgl_kernel`, whose only wheels on PyPI are built for CUDA.
 
-SGLang imports these names when it starts on any device and calls them for speculative decoding and for its native CPU kernels only.
-The op `torch.ops.sgl_kernel.convert_weight_packed` is left out on purpose: where it is missing SGLang takes its pure-torch path.
-"""
+SGLang imports these names when it starts on any device and calls them for speculative decoding and for its native CPU
+kernels only. The op `torch.ops.sgl_kernel.convert_weight_packed` is left out on purpose: where it is missing SGLang
+takes its pure-torch path."""
 
 from _stub import absent, refuse_beside
 

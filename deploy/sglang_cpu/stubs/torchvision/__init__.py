@@ -1,4 +1,5 @@
-"""Import stand-in for `torchvision`, which SGLang imports for image models and which pulls a CUDA build of torch when installed by name."""
+"""Import stand-in for `torchvision`, which SGLang imports for image models and which pulls a CUDA build of torch when
+installed by name."""
 
 from _stub import refuse_beside
 
