@@ -14,7 +14,8 @@ HEAD = """# Metrics
 
 `make generate` writes this page from `treeadv/metrics.py`; do not edit it. Each role serves its metrics on `/metrics`
 and its health on `/healthz` (200, or 503 with the reason). Prometheus adds the labels `run` and `instance`, which it
-reads from `targets.json` of the run or from the PodMonitor of the chart. """
+reads from `targets.json` of the run or from the PodMonitor of the chart.
+"""
 ROLES = {
     "driver": "Driver: the run as a whole",
     "generator": "Generators",
