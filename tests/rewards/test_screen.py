@@ -153,6 +153,19 @@ NOT_PAID = [
     ("Ann", "The answer is Bob."), ("3", r"\boxed{three}"),
     # equations that state no value
     ("9", r"\boxed{x^2 = 9}"), ("6", r"\boxed{2x = 6}"), ("2x+y=3", r"\boxed{3}"), ("0", r"\boxed{x - 1 = 0}"),
+    ("9", r"\boxed{x^2 + y^2 = 9}"), ("9", r"\boxed{x + y = 9}"), ("9", r"\boxed{xy = 9}"), ("9", "Hence $|x| = 9$."),
+    ("9", r"\boxed{a^2 + b = 9}"), ("9", r"\boxed{2a + 3b = 9}"), ("9", r"\boxed{4 + 4 = 9}"), ("9", r"\boxed{8 = 9}"),
+    # a part, a function or the opposite of the number
+    ("9", "The answer is 9 percent of 20."), ("9", "The answer is 9% of 20."), ("9", "The answer is 9 out of 20."),
+    ("1/2", "The answer is 1/2 of 20."), ("9", "The answer is half of 9."), ("9", "The answer is 20% of 9."),
+    ("9", "The answer is negative 9."), ("9", "The answer is the negative of 9."), ("9", "The answer is log base 9."),
+    ("9", "The answer is the sum of 8 and 9."), ("9", "The roots are 8 and 9."), ("9", "The answer is the 9th prime."),
+    ("9", r"\boxed{9\text{th}}"), ("9", r"\boxed{9\text{k}}"), ("9", "9 is wrong."), ("9", "9 is not the answer."),
+    ("9", "It cannot be 9."), ("9", r"\boxed{\text{False: }9}"), ("9", r"\boxed{.9}"), ("42", "The answer is .42"),
+    # equal only for positive values, or only to some digits
+    ("|x|", r"\boxed{x}"), (r"\sqrt{x^2}", r"\boxed{x}"), (r"\sqrt{3}", r"\boxed{\sqrt{3}+10^{-30}}"),
+    (r"e^{-90}", r"\boxed{e^{-91}}"), (r"e^{-90}", r"\boxed{0}"), ("0", r"\boxed{e^{-90}}"),
+    (r"\sqrt{10^{30}+1}", r"\boxed{10^{15}}"), ("4:20", r"\boxed{1:5}"),
     # rounding
     (r"\frac{2}{3}", r"\boxed{0.667}"), (r"\sqrt{2}", r"\boxed{1.414}"), ("50", r"\boxed{0.5}"),
     ("7", r"\boxed{7.0000001}"),
@@ -211,7 +224,10 @@ PAID = [
     ("8", r"\boxed{8\text{ cm}}"), (r"8\text{ cm}", r"\boxed{8}"), (r"8\text{ m}", r"\boxed{8m}"),
     (r"\$8", r"\boxed{8\text{ dollars}}"), ("8", r"\boxed{8\text{ ways}}"),
     ("9.8", r"\boxed{9.8 \, \mathrm{m/s^2}}"), ("x=8", r"\boxed{8}"), ("8", r"\boxed{f(3) = 8}"),
-    ("8", r"\boxed{a+b = 8}"), ("110_2", r"\boxed{110_{2}}"),
+    ("8", r"\boxed{a+b = 8}"), ("8", r"\boxed{= 8}"), ("8", r"\boxed{P(2) = 8}"), ("8", r"\boxed{|AB| = 8}"),
+    ("8", r"\boxed{3 + 5 = 8}"), ("0", r"\boxed{\sqrt{2} - \frac{2}{\sqrt{2}}}"), (r"\sqrt[3]{7}", r"\boxed{∛7}"),
+    ("8", "The answer is 8, not 9."), ("8%", "The answer is 8% of the students."), ("8", "A total of 8."),
+    ("110_2", r"\boxed{110_{2}}"),
     ("2:30", r"\boxed{2:30 \text{ p.m.}}"), ("6 ft 2 in", "The answer is 6 ft 2 in."), ("3:4", r"\boxed{6:8}"),
     ("(a,b)=(1,2)", r"\boxed{(1,2)}"),
     # expressions, relations and collections

@@ -61,6 +61,7 @@ ACCENTS = frozenset(
 _CLOSE = {"(": ") ]", "[": "] )", r"\{": r"\}", "{": "}", "langle": "rangle"}
 _PLAIN = {r"\{": "{", r"\}": "}"}
 _APPLIED = frozenset("fgh")
+_FUNCTION_VALUE = re.compile(r"[A-Za-z]\((?:\d+|[A-Za-z](?:, ?[A-Za-z])*)\) ?=")  # the left side of `P(2) = 6`
 
 
 class Atoms:
@@ -230,12 +231,14 @@ class Atoms:
         return Number(Fraction(token.text.rstrip(".")) + period)
 
     def _letter(self) -> Term:
-        letter = self.advance().text
-        name = self.subscripted(Name(letter))
+        token = self.advance()
+        name = self.subscripted(Name(token.text))
         while self.next.text == "'":
             self.advance()
             name = Name(name.text + "'")
-        if letter in _APPLIED and (applied := self._applied(name)):
+        if (token.text in _APPLIED or _FUNCTION_VALUE.match(self.text, token.begin)) and (
+            applied := self._applied(name)
+        ):
             return applied
         return name
 

@@ -6,8 +6,10 @@ import re
 
 _STYLE = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|boxed|fbox)\s*(?=\{)|[${}*_`]|\\[,;:! ]")
 _DENIED = re.compile(
-    r"(?:\b(?:not|rather than|instead of|neither|nor|unlike|except|cannot be)|n't(?:\s+be)?)\s+(?:the\s+)?"
+    r"(?:\b(?i:not|rather than|instead of|neither|nor|unlike|except|but|cannot be)|n't(?:\s+be)?)\s+(?:the\s+)?"
     r"(?:option\s+|choice\s+)?\(?[A-Z]\b\)?(?:\s*(?:,|or|and|nor)\s*\(?[A-Z]\b\)?)*"
+    r"|\(?\b[A-Z]\b\)?(?:\s*(?:,|or|and)\s*\(?[A-Z]\b\)?)*\s+(?:is|are|was|were)\s+(?:not|wrong|incorrect|false)\b"
+    r"|\b[A-Z]\.[a-z]\.|\d\s*[A-Z]\b"
 )
 _LEADING = re.compile(
     r"\s*(?:(?:for sure|definitely|clearly|option|choice|letter|answer)\s+)*"

@@ -10,7 +10,7 @@ from treeadv.rewards.parsing.extract import final_answer
 from treeadv.rewards.parsing.grammar import has_thousands, read
 from treeadv.rewards.parsing.notation import notation, repaired
 from treeadv.rewards.parsing.prose import FORMULA, answer_in
-from treeadv.rewards.parsing.terms import Group, Measure, Term, walk
+from treeadv.rewards.parsing.terms import Call, Group, Measure, Term, walk
 from treeadv.rewards.parsing.times import time
 from treeadv.rewards.parsing.tokens import Unreadable
 
@@ -45,6 +45,8 @@ def compare(gold: str, answer: str) -> bool | None:
         gold = repaired(gold)
     gold = stated(gold)
     expected, found = read_gold(gold), read_gold(answer)
+    if times[0] and isinstance(found, Call) and found.function == "ratio":
+        return found == expected
     try:
         verdict = same(expected, found)
     except RecursionError:
@@ -68,7 +70,7 @@ def same_text(gold: str, answer: str) -> bool:
 @lru_cache(maxsize=2048)
 def _bare(text: str) -> str:
     text = _DECORATION.sub(" ", notation(text))
-    return re.sub(r"(?<![\dA-Za-z,]) | (?![\dA-Za-z])", "", " ".join(text.split())).strip(" .")
+    return re.sub(r"(?<![\dA-Za-z,]) | (?![\dA-Za-z])", "", " ".join(text.split())).strip().rstrip(" .")
 
 
 def _other_readings(gold: str, answer: str, expected: Term, found: Term) -> list[tuple[Term, Term]]:

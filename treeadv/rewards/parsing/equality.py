@@ -22,6 +22,7 @@ from treeadv.rewards.parsing.terms import (
     Term,
     Words,
     is_rounded,
+    parts,
     variables,
     walk,
 )
@@ -98,12 +99,11 @@ def _same_relation(gold: Term, answer: Term) -> bool | None:
         return _proportional(gold, answer)
     relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
     assert isinstance(relation, Relation)
-    if named := assigned(relation):
-        value = named[1]
-        return same(value, other) if relation is gold else same(other, value)
-    if set(relation.signs) == {"="}:
-        return same(gold, relation.sides[-1]) if relation is answer and _names_its_value(relation) else False
-    if not _is_collection(other):
+    if relation is gold and (named := assigned(relation)):
+        return same(named[1], other)
+    if relation is answer and (value := stated_value(relation)) is not None:
+        return same(other, value)
+    if set(relation.signs) == {"="} or not _is_collection(other):
         return False
     return same_set(gold, answer)
 
@@ -124,10 +124,8 @@ def _is_name(term: Term) -> bool:
     match term:
         case Name(text):
             return bool(variables(term)) or " " in text
-        case Call("abs" | "det", (inner,)):
-            return _is_name(inner)
-        case Call("*" | "/" | "ratio", arguments):
-            return all(_is_name(a) for a in arguments)
+        case Call("abs" | "det" | "*" | "/" | "ratio", arguments):
+            return all(_is_name(a) and not _is_unknown(a) for a in arguments)
         case Call(function, (Name(text),)) if function in _TRIGONOMETRIC:
             return text.isupper() or len(text) > 1
         case Call(function, _):
@@ -138,12 +136,24 @@ def _is_name(term: Term) -> bool:
             return False
 
 
-def _names_its_value(relation: Relation) -> bool:
-    """Whether an equation of the answer says the value asked for: `3 + 4 = 7`, `m + n = 7`; an equation with one
-    unknown does not.
+def _is_unknown(term: Term) -> bool:
+    """Whether a term is a coordinate or an unknown by its letter: `|x| = 3` and `xy = 3` are equations to solve."""
+    return isinstance(term, Name) and term.text[0] in "xyz"
+
+
+def stated_value(relation: Relation) -> Term | None:
+    """The value that an equation of an answer states: of `x = 7`, `3 + 4 = 7` and `m + n = 7`, but not of `x + y = 7`
+    and `2 + 2 = 5`.
     """
-    unknown = variables(relation.sides[0])
-    return len(unknown) != 1 and not variables(relation.sides[-1])
+    if named := assigned(relation):
+        return named[1]
+    if set(relation.signs) != {"="}:
+        return None
+    first, *others = relation.sides
+    if variables(first):
+        is_sum = isinstance(first, Call) and first.function == "+"
+        return others[-1] if is_sum and all(isinstance(t, Name) and not _is_unknown(t) for t in parts(first)) else None
+    return None if _all(same(first, s) for s in others) is False else others[-1]
 
 
 def _proportional(gold: Relation, answer: Relation) -> bool | None:

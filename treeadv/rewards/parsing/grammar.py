@@ -41,7 +41,7 @@ def read(text: str, *, thousands: bool = True, letter_units: bool = False, tight
     variable.
     `tight_slash` reads `1/2x` as 1/(2x), else as (1/2)x.
     """
-    text = _CONCLUDES.split(notation(text))[-1].lstrip(" ,;:").rstrip(" .,;:\\")
+    text = _CONCLUDES.split(notation(text))[-1].lstrip(" ,;:=").rstrip(" .,;:\\")
     text = _without_braces(text)
     if letter := _LETTER_IN_TEXT.fullmatch(text):
         return Name(letter[1])

@@ -9,7 +9,8 @@ import unicodedata
 
 _CHARACTERS = {
     "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u00d7": r"\times ", "\u00f7": "/", "\u00b7": r"\cdot ",
-    "\u22c5": r"\cdot ", "\u2217": "*", "\u2044": "/", "\u2215": "/", "\u221a": r"\sqrt ", "\u221e": r"\infty ",
+    "\u22c5": r"\cdot ", "\u2217": "*", "\u2044": "/", "\u2215": "/", "\u221a": r"\sqrt ", "\u221b": r"\cbrt ",
+    "\u221e": r"\infty ",
     "\u00b0": r"^\circ ", "\u2264": r"\le ", "\u2265": r"\ge ", "\u2a7d": r"\le ", "\u2a7e": r"\ge ",
     "\u2260": r"\ne ", "\u2248": r"\approx ", "\u00b1": r"\pm ", "\u2213": r"\mp ", "\u2208": r"\in ",
     "\u222a": r"\cup ", "\u2229": r"\cap ", "\u2205": r"\emptyset ", "\u00f8": r"\emptyset ", "\u2216": r"\setminus ",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, exact, numeric
-from treeadv.rewards.parsing.equality import assigned
+from treeadv.rewards.parsing.equality import stated_value
 from treeadv.rewards.parsing.grammar import read
 from treeadv.rewards.parsing.guards import refusal
 from treeadv.rewards.parsing.terms import Measure, Relation, Term, variables
@@ -33,8 +33,8 @@ def quantity(text: str) -> Quantity | None:
         return None
     try:
         term = read(text)
-        if isinstance(term, Relation) and (named := assigned(term)):
-            term = named[1]
+        if isinstance(term, Relation):
+            term = stated_value(term) or term
         if isinstance(term, Measure):
             value = _value(term.value)
             return None if value is None else Quantity(value, term.unit)

@@ -24,11 +24,18 @@ _CLAUSE = re.compile(
 _DOUBT = re.compile(  # words before a value that deny or bound it
     r"(?:\b(?:not|never|neither|nor|or|cannot|without|except|least|most|more than|less than|fewer than|greater than"
     r"|larger than|smaller than|over|under|above|below|between|up to|exceeds?|unlike|minus|times|plus|divisible by"
-    r"|multiples? of|multiplied by|divided by|square of|root of|cube of|half of|third of|twice|double|triple"
-    r"|log|sqrt|ln|modulo|mod)|n't)\s+(?:be\s+|equal\s+(?:to\s+)?|than\s+|is\s+|of\s+)?\W{0,2}$",
+    r"|multiplied by|divided by|twice|double|triple|negative|base|log|sqrt|ln|modulo|mod)|n't)"
+    r"\s+(?:be\s+|equal\s+(?:to\s+)?|than\s+|is\s+)?\W{0,2}$"
+    r"|(?:\b(?:multiples?|squares?|roots?|cubes?|half|third|quarter|percent|sum|product|difference|power|reciprocal"
+    r"|inverse|opposite|negative|factorial|one|out)|%)\s+of\s+\W{0,2}$",
     re.IGNORECASE,
 )
-_BETWEEN = re.compile(r"\bbetween\s+\S+\s+and\s+$", re.IGNORECASE)
+_JOINED = re.compile(r"\d\S*\s+(?:and|or|to)\s+$", re.IGNORECASE)  # the value is the second of two
+_PART = re.compile(r"\s+(?:out\s+)?of\s+(?:[\d$\\(]|[a-z]\b)")  # the value is a part of another
+_DENIED = re.compile(
+    r"\s*(?:(?:is|are|was|were|does|do|did|can|could|would|will|should|seems?|looks?)?"
+    r"(?:n't|not\b|\s+(?:not|wrong|incorrect|false|impossible|invalid|too)\b)|\s(?:cannot|fails)\b)"
+)
 _CHANGED = re.compile(
     rf"\s*(?:{CHANGING.pattern}|and\s+a\s+half\b)",
     re.IGNORECASE,
@@ -153,8 +160,8 @@ def _in_context(text: str, formulas: list[re.Match[str]], index: int) -> str | N
         first -= 1
     before = text[max(0, formulas[first].start() - 60) : formulas[first].start()]
     after = text[formulas[last].end() :]
-    unit_name = _unit_after(after)
-    if _DOUBT.search(before) or _BETWEEN.search(before) or (not unit_name and _CHANGED.match(after)):
+    unit_name, rest = _unit_after(after)
+    if _is_doubtful(before) or _is_changed(rest, unit_name):
         return None
     content = ", ".join(_content(m).strip() for m in formulas[first : last + 1])
     return content + (unit_name if first == last else "")
@@ -177,29 +184,37 @@ def _with_context(text: str, match: re.Match[str]) -> str | None:
         begin -= len(signed[0])
         found = signed[0] + found
     before = text[max(0, begin - 60) : begin]
-    if _DOUBT.search(before) or _BETWEEN.search(before) or re.search(r"[\^\\]$", text[:begin][-1:]):
+    if _is_doubtful(before) or before.endswith(("^", "\\")):
         return None
     after = text[end:]
     if multiplied := re.match(r"\s(?:dozen|hundred|thousand|million|billion|trillion)\b", after):
         found += multiplied[0]
         after = after[multiplied.end() :]
-    elif re.match(r"\s*(?:percent|pct)", after):
-        return found + r"\%"
-    unit_name = _unit_after(after)
-    return None if not unit_name and _CHANGED.match(after) else found + unit_name
+    unit_name, rest = _unit_after(after)
+    return None if _is_changed(rest, unit_name) else found + unit_name
 
 
-def _unit_after(after: str) -> str:
-    """The unit that a text begins with, as LaTeX text; "" where it begins with none."""
+def _is_doubtful(before: str) -> bool:
+    """Whether the words before a value deny it, bound it, or name a part or a function of it."""
+    return _DOUBT.search(before) is not None or _JOINED.search(before) is not None
+
+
+def _is_changed(after: str, unit_name: str) -> bool:
+    """Whether the words after a value and its unit deny or change it."""
+    return any(p.match(after) for p in (_PART, _DENIED)) or (not unit_name and _CHANGED.match(after) is not None)
+
+
+def _unit_after(after: str) -> tuple[str, str]:
+    """The unit that a text begins with, as LaTeX text ("" where it begins with none), and the text after it."""
     match = _UNIT.match(after)
     if match is None:
-        return ""
+        return "", after
     if match[1] is None:
-        return r"\%"
+        return r"\%", after[match.end() :]
     name = match[1]
     while name and unit(name) is None:
         name = name.rpartition(" ")[0] if " " in name else ""
-    return _as_text(name) if name else ""
+    return (_as_text(name), after[match.start(1) + len(name) :]) if name else ("", after)
 
 
 def _as_text(name: str) -> str:

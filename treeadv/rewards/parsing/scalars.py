@@ -12,10 +12,11 @@ from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, Value, exact,
 from treeadv.rewards.parsing.terms import Call, Name, Term, is_rounded, variables, walk
 
 TOLERANCE = Fraction(1, 10**6)  # between a decimal and the number that it stands for
+MAX_SIZE = 5000  # digits to which a value is computed at most
+MORE_DIGITS = 100  # after the point, to which two values are compared that are equal to 40 digits
 _EXACT = 1e-20  # relative difference that 40 digits leave between equal values
-MAX_SIZE = 5000  # digits before the point of a value that is compared to its last digit
-_ZERO = 1e-28  # what 40 digits leave of a difference that is 0
-_LARGEST = 10**12  # above it a relative difference may hide a small term beside a large one
+_RESIDUE = 1e-20  # a value below this may be what 40 digits leave of 0
+_SHRUNK = 1e-20  # what more digits leave of a difference that is 0
 _ENOUGH = 3  # points at which both sides have a value
 _WHOLE = frozenset({"floor", "ceil", "factorial", "binom", "mod", "sum", "prod"})
 _OPAQUE = frozenset({"reals", "integers", "naturals", "rationals", "complexes", "set", "ldots"})
@@ -42,9 +43,7 @@ def near(x: Value, y: Value, rounded: bool) -> bool:
     """
     largest = max(abs(x), abs(y))
     difference = abs(x - y)
-    if difference <= largest * _EXACT or (rounded and difference <= 1.000001e-6 * min(1, largest)):
-        return True
-    return bool(largest <= _ZERO and (x == 0 or y == 0)) or bool(min(abs(x), abs(y)) > 0 and largest <= 1e-36)
+    return bool(difference <= largest * _EXACT or (rounded and difference <= 1.000001e-6 * min(1, largest)))
 
 
 def same_scalar(gold: Term, answer: Term) -> bool | None:
@@ -117,13 +116,19 @@ def _same_at_points(gold: Term, answer: Term, rounded: bool, log_base: int | Non
                 continue
             except Unknown:
                 return None
-            if not near(x, y, rounded):
+            largest = max(abs(x), abs(y))
+            if not near(x, y, rounded) and largest > _RESIDUE:
                 return False
-            if (
-                max(abs(x), abs(y)) > _LARGEST
-                and (same := _same_to_the_unit(gold, answer, point, max(abs(x), abs(y)), log_base)) is not True
-            ):
-                return same
+            if not rounded or largest <= _RESIDUE:
+                digits = MORE_DIGITS + max(0, int(log10(largest or 1)))
+                if digits > MAX_SIZE:
+                    return None
+                more = [
+                    numeric(side, point, imaginary=complex_values, log_base=log_base, digits=digits)
+                    for side in (gold, answer)
+                ]
+                if abs(more[0] - more[1]) > max(abs(x - y) * _SHRUNK, largest * _EXACT**4):
+                    return False
             met += 1
             if met >= _ENOUGH + 3 * whole:
                 return True
@@ -140,19 +145,6 @@ def _same_exactly(gold: Term, answer: Term, point: dict[str, Fraction], rounded:
     return x == y or (rounded and abs(x - y) <= TOLERANCE * min(Fraction(1), max(abs(x), abs(y))))
 
 
-def _same_to_the_unit(
-    gold: Term, answer: Term, point: dict[str, Fraction], size: Value, log_base: int | None
-) -> bool | None:
-    """Whether two large values, equal to 20 digits, are equal to the last digit before the point; None where there are
-    too many digits.
-    """
-    digits = int(log10(size)) + 40
-    if digits > MAX_SIZE:
-        return None
-    x, y = (numeric(side, point, log_base=log_base, digits=digits) for side in (gold, answer))
-    return bool(abs(x - y) < 1e-9)
-
-
 def _needs_whole(term: Term) -> bool:
     """Whether equality at whole numbers matters: rounding, counting, and powers of negative numbers."""
     if not isinstance(term, Call):
@@ -164,13 +156,12 @@ def _needs_whole(term: Term) -> bool:
 
 @lru_cache(maxsize=512)
 def points(names: tuple[str, ...], whole: bool) -> tuple[dict[str, Fraction], ...]:
-    """Values for the variables: positive, of mixed sign, and whole numbers. The same for the same names."""
+    """Values for the variables: positive, negative, of mixed sign, and whole numbers. The same for the same names."""
     if not names:
         return ({},)
-    kinds = ("whole", "whole", "mixed", "positive", "whole", "whole", "mixed", "positive", "whole",
-    "whole") if whole else (
-        "positive", "mixed", "positive", "mixed", "small", "whole", "whole", "whole", "whole", "mixed")  # fmt: skip
-    return tuple({name: _value(kind, name, n) for name in names} for n, kind in enumerate(kinds))
+    kinds = "whole whole negative positive mixed whole whole positive whole whole" if whole else (
+        "positive negative mixed positive small whole whole whole whole mixed")  # fmt: skip
+    return tuple({name: _value(kind, name, n) for name in names} for n, kind in enumerate(kinds.split()))
 
 
 def _value(kind: str, name: str, n: int) -> Fraction:
@@ -180,4 +171,4 @@ def _value(kind: str, name: str, n: int) -> Fraction:
     size = Fraction(rng.randrange(1009, 1009 * 4), 1009)
     if kind == "small":
         return size / 7
-    return -size if kind == "mixed" and rng.random() < 0.6 else size
+    return -size if kind == "negative" or (kind == "mixed" and rng.random() < 0.6) else size

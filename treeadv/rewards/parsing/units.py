@@ -29,6 +29,7 @@ CHANGING = re.compile(  # words that change the number beside them
     r"\b(?:pi|sqrt|roots?|log|ln|sin|cos|tan|exp|squared|cubed|factorial|hal(?:f|ves)|quarters?"
     r"|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|(?:hundred|thousand|million|ten)th)s?"
     r"|dozen|hundred|thousand|million|billion|trillion|percent|percentage|pct|plus|minus|times(?=\s*[\d$\\(])"
+    r"|st|nd|rd|th|k$|(?:out\s+)?of(?=\s*[\d$\\(])|false|wrong|incorrect|impossible"
     r"|divided|over|mod(?:ulo)?|choose|power"
     r"|not|no|never|least|most|(?:more|less|fewer|greater|smaller|larger|higher|lower)\s+than|above|below|under"
     r"|or\s+(?:more|less|fewer|greater|above|below|higher|lower)|exceeds?|between|up|than|except|to|if|where|when"

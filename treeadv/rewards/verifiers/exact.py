@@ -25,8 +25,8 @@ class Exact(Verifier):
         text = marked or last_line(answer.response)
         if text is None:
             return unparsed("no answer found")
-        texts = [text, *(text[: m.start()] for m in _STOP.finditer(text)), marked_answer(answer.response) or ""]
-        return verified() if _plain(answer.gold) in map(_plain, texts) else wrong()
+        texts = [text, *(text[: m.start()] for m in _STOP.finditer(text)), marked_answer(answer.response) or text]
+        return verified() if _plain(answer.gold) in filter(None, map(_plain, texts)) else wrong()
 
 
 def _plain(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import lru_cache
 
 from treeadv.errors import BadInput
@@ -20,9 +21,9 @@ class Numeric(Verifier):
 
     def check_option(self, option: str | None) -> None:
         try:
-            self._tolerance = float("1e-6" if option is None else option)
-        except ValueError:
-            self._tolerance = -1.0
+            self._tolerance = Fraction("1e-6" if option is None else option)
+        except (ValueError, ZeroDivisionError):
+            self._tolerance = Fraction(-1)
         if not 0 <= self._tolerance < 1:
             raise BadInput(f"verifier {self.name!r}: the tolerance must be a number in [0, 1), such as numeric:1e-6")
 
