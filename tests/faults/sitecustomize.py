@@ -79,9 +79,9 @@ def tear(point: str, args: tuple) -> None:
         part, data = args
         os.write(part._handle, memoryview(data)[: len(data) // 2])
     elif point == "json:dumps":
-        replies = sys._getframe(2).f_locals["replies"]
-        replies.write(b'{"verdict": 1, "rew')
-        replies.flush()
+        stream = sys._getframe(3).f_locals["stream"]  # of write_frame, which calls frame, which calls json.dumps
+        stream.write(b'treeadv 0123 99\n{"outcome": {"ver')
+        stream.flush()
     elif point.endswith("RunFolder.record"):
         with (args[0].path / "metrics.jsonl").open("a") as f:
             f.write(json.dumps(args[1])[:40])
@@ -98,7 +98,7 @@ def instrument(point: str) -> None:
     def plain(*args, **kwargs):
         if handing_over:
             done = original(*args, **kwargs)
-        at_a_verdict = point != "json:dumps" or (isinstance(args[0], dict) and "verdict" in args[0])
+        at_a_verdict = point != "json:dumps" or (isinstance(args[0], dict) and "outcome" in args[0])
         if at_a_verdict and (victim := armed(point)) is not None:
             tear(point, args)
             strike(victim)
