@@ -162,6 +162,14 @@ NOT_PAID = [
     ("9", "The answer is the sum of 8 and 9."), ("9", "The roots are 8 and 9."), ("9", "The answer is the 9th prime."),
     ("9", r"\boxed{9\text{th}}"), ("9", r"\boxed{9\text{k}}"), ("9", "9 is wrong."), ("9", "9 is not the answer."),
     ("9", "It cannot be 9."), ("9", r"\boxed{\text{False: }9}"), ("9", r"\boxed{.9}"), ("42", "The answer is .42"),
+    ("9", "That is 9 times as many."), ("9", "9 divides n"), ("9", "a divisor of 9"), ("9", "9|n"), ("9", "≥ 9"),
+    ("9", "±9"), ("9", "!= 9"), ("9", "∛9"), ("9", "the interval [0, 9]"), ("9", "2^$9$"), ("9", "$9$x"), ("9", "1$9$"),
+    ("9", r"so x = -\(9\)"), ("9", "$9$ of $20$"), ("9", "half of $9$"), ("9", "$8$ and $9$"), ("9", "$9$ is wrong"),
+    # choices in prose
+    ("B", "Vitamin B"), ("B", "Plan B failed."), ("E", "E = mc^2"), ("C", "In C, this fails."), ("B", "Not B."),
+    # equal only for small values, and other kinds of values
+    ("12", r"\boxed{\max(12, x)}"), ("0", r"\boxed{\lfloor x/500 \rfloor}"), ("0", r"\boxed{P(0)}"),
+    ("3,4", r"\boxed{[3,4]}"), ("7:05", r"\boxed{7:5}"),
     # equal only for positive values, or only to some digits
     ("|x|", r"\boxed{x}"), (r"\sqrt{x^2}", r"\boxed{x}"), (r"\sqrt{3}", r"\boxed{\sqrt{3}+10^{-30}}"),
     (r"e^{-90}", r"\boxed{e^{-91}}"), (r"e^{-90}", r"\boxed{0}"), ("0", r"\boxed{e^{-90}}"),
@@ -226,7 +234,11 @@ PAID = [
     ("9.8", r"\boxed{9.8 \, \mathrm{m/s^2}}"), ("x=8", r"\boxed{8}"), ("8", r"\boxed{f(3) = 8}"),
     ("8", r"\boxed{a+b = 8}"), ("8", r"\boxed{= 8}"), ("8", r"\boxed{P(2) = 8}"), ("8", r"\boxed{|AB| = 8}"),
     ("8", r"\boxed{3 + 5 = 8}"), ("0", r"\boxed{\sqrt{2} - \frac{2}{\sqrt{2}}}"), (r"\sqrt[3]{7}", r"\boxed{∛7}"),
-    ("8", "The answer is 8, not 9."), ("8%", "The answer is 8% of the students."), ("8", "A total of 8."),
+    ("8", r"\boxed{AB + CD = 8}"), ("8", r"\boxed{a - b = 8}"), ("8", r"\boxed{x_1 + x_2 = 8}"),
+    ("No", "The answer is no."),
+    ("1/8", r"\boxed{P(A \cap B) = \frac18}"), ("8", "Answer: 8cm"), ("8", "It takes 8 hours to finish."),
+    ("8", "<|begin_of_thought|>7<|end_of_thought|> \\boxed{8}"), ("8", "The answer is 8, not 9."),
+    ("8%", "The answer is 8% of the students."), ("8", "A total of 8."),
     ("110_2", r"\boxed{110_{2}}"),
     ("2:30", r"\boxed{2:30 \text{ p.m.}}"), ("6 ft 2 in", "The answer is 6 ft 2 in."), ("3:4", r"\boxed{6:8}"),
     ("(a,b)=(1,2)", r"\boxed{(1,2)}"),

@@ -61,7 +61,9 @@ ACCENTS = frozenset(
 _CLOSE = {"(": ") ]", "[": "] )", r"\{": r"\}", "{": "}", "langle": "rangle"}
 _PLAIN = {r"\{": "{", r"\}": "}"}
 _APPLIED = frozenset("fgh")
-_FUNCTION_VALUE = re.compile(r"[A-Za-z]\((?:\d+|[A-Za-z](?:, ?[A-Za-z])*)\) ?=")  # the left side of `P(2) = 6`
+_FUNCTION_VALUE = re.compile(  # `P(2)`, and the left sides of `P(A \cap B) = 1` and `p(k) = 1`; 0 is no factor
+    r"[A-Z]\(\d+\)|[a-z]\(0\)|[A-Z]\([^()=]*\) ?=|[a-z]\((?:\d+|[A-Za-z](?:, ?[A-Za-z])*)\) ?="
+)
 
 
 class Atoms:

@@ -46,7 +46,7 @@ def compare(gold: str, answer: str) -> bool | None:
     gold = stated(gold)
     expected, found = read_gold(gold), read_gold(answer)
     if times[0] and isinstance(found, Call) and found.function == "ratio":
-        return found == expected
+        return False
     try:
         verdict = same(expected, found)
     except RecursionError:

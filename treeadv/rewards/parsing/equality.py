@@ -138,7 +138,14 @@ def _is_name(term: Term) -> bool:
 
 def _is_unknown(term: Term) -> bool:
     """Whether a term is a coordinate or an unknown by its letter: `|x| = 3` and `xy = 3` are equations to solve."""
-    return isinstance(term, Name) and term.text[0] in "xyz"
+    return isinstance(term, Name) and term.text in ("x", "y", "z", "x'", "y'", "z'")
+
+
+def _is_summand(term: Term) -> bool:
+    """Whether a term is a name in the sum that a problem asks for: the m of `m + n`, the AB of `AB + CD`."""
+    if isinstance(term, Name):
+        return not _is_unknown(term)
+    return _is_name(term) and all(map(str.isupper, variables(term)))
 
 
 def stated_value(relation: Relation) -> Term | None:
@@ -151,8 +158,9 @@ def stated_value(relation: Relation) -> Term | None:
         return None
     first, *others = relation.sides
     if variables(first):
-        is_sum = isinstance(first, Call) and first.function == "+"
-        return others[-1] if is_sum and all(isinstance(t, Name) and not _is_unknown(t) for t in parts(first)) else None
+        terms = parts(first) if isinstance(first, Call) and first.function == "+" else ()
+        added = [t.arguments[0] if isinstance(t, Call) and t.function == "neg" else t for t in terms]
+        return others[-1] if added and all(_is_summand(t) for t in added) else None
     return None if _all(same(first, s) for s in others) is False else others[-1]
 
 
@@ -224,7 +232,7 @@ def _same_group(gold: Group, answer: Group) -> bool | None:
     if "{" in kinds or len(gold.items) != len(answer.items):
         return False
     if "" in kinds:
-        return not (gold.left == "[" and len(gold.items) == 2) and _in_order(gold, answer)
+        return not ("[" in kinds and len(gold.items) == 2) and _in_order(gold, answer)
     if len(gold.items) == 2 and (gold.left, gold.right) != (answer.left, answer.right):
         return False
     return _in_order(gold, answer)

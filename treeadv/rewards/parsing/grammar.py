@@ -31,6 +31,7 @@ _PROSE = re.compile(r"[A-Za-z][A-Za-z' .,;:-]*")
 _LABEL_END = re.compile(r".*(?:\bis|\bare|[:=])\s*", re.DOTALL)
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _LETTER_IN_TEXT = re.compile(r"\(?\\text\{\s*\(?([A-Za-z])\)?\.?\s*\}\)?")
+_GLUED = re.compile(r"(?:[cmk]m|kg|ft|mL|ml)\b")  # units that may stand beside a number without a space
 _CONCLUDES = re.compile(r"\\(?:implies|Rightarrow|Longrightarrow|therefore|iff|Leftrightarrow)(?![A-Za-z])")
 
 
@@ -78,6 +79,8 @@ def has_thousands(text: str) -> bool:
 def _words(text: str) -> Words | None:
     plain = _TEXT.sub(r" \1 ", text)
     plain = " ".join(plain.split()).strip(" .")
+    if plain.casefold() == "no":
+        return Words("no")
     if not _PROSE.fullmatch(plain) or not re.search(r"[A-Za-z]{3,}", plain):
         return None
     if "text" in text and not re.search(r"\b(?:and|or)\b", plain):
@@ -267,7 +270,7 @@ class _Reader(Commands):
         if plain in (r"\$", "€", "£", "¥"):
             self.at = end
             return _CURRENCIES[plain], True
-        glued = self.next.kind != WORDS and self.next.begin == self.peek(-1).end
+        glued = self.next.kind != WORDS and self.next.begin == self.peek(-1).end and not _GLUED.match(plain)
         if (
             (name := unit(plain))
             and not (glued and not self._letter_units)

@@ -38,7 +38,7 @@ _GREEK["\u03bb"] = r"\lambda "
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₖ", "0123456789+-()nk")
 _LISTING = re.compile("[\u6216\u548c\u4e0e\u53ca\u4e14]")  # "or" and "and" in Chinese
-_ROOT = re.compile("\u221a(\\d+(?:\\.\\d+)?|[A-Za-z])")
+_ROOT = re.compile("([\u221a\u221b])(\\d+(?:\\.\\d+)?|[A-Za-z])")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₖ]+")
 _VULGAR = re.compile("[¼½¾⅐-⅞]")
@@ -98,7 +98,7 @@ def characters(text: str) -> str:
     """
     if text.isascii():
         return text
-    text = _ROOT.sub(r"\\sqrt{\1}", text).translate(_TABLE)
+    text = _ROOT.sub(r"\1{\2}", text).translate(_TABLE)
     text = _VULGAR.sub(_vulgar, text)
     text = _RAISED.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = _LOWERED.sub(lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)

@@ -24,14 +24,19 @@ _CLAUSE = re.compile(
 _DOUBT = re.compile(  # words before a value that deny or bound it
     r"(?:\b(?:not|never|neither|nor|or|cannot|without|except|least|most|more than|less than|fewer than|greater than"
     r"|larger than|smaller than|over|under|above|below|between|up to|exceeds?|unlike|minus|times|plus|divisible by"
-    r"|multiplied by|divided by|twice|double|triple|negative|base|log|sqrt|ln|modulo|mod)|n't)"
+    r"|multiplied by|divided by|twice|double|triple|negative|base|log|sqrt|ln|modulo|mod|divides)|n't)"
     r"\s+(?:be\s+|equal\s+(?:to\s+)?|than\s+|is\s+)?\W{0,2}$"
     r"|(?:\b(?:multiples?|squares?|roots?|cubes?|half|third|quarter|percent|sum|product|difference|power|reciprocal"
-    r"|inverse|opposite|negative|factorial|one|out)|%)\s+of\s+\W{0,2}$",
+    r"|inverse|opposite|negative|factorial|divisors?|factors?|one|out)|%)\s+of\s+\W{0,2}$",
     re.IGNORECASE,
 )
 _JOINED = re.compile(r"\d\S*\s+(?:and|or|to)\s+$", re.IGNORECASE)  # the value is the second of two
+_BOUND = re.compile(  # a sign, an opened bracket or a letter before a value that it belongs to
+    r"(?:\\(?!approx|sim|quad|qquad|therefore|implies|Rightarrow|to\b)[A-Za-z]+\s*|(?<![<>])[<>]=?\s*|!=\s*|[|^\d]\s*"
+    r"|[\[(][^\])\n]{0,20},\s*|(?<![A-Za-z])[A-Za-z]|(?<!-)-|(?:=|:|\bis)\s*-\s)$"
+)
 _PART = re.compile(r"\s+(?:out\s+)?of\s+(?:[\d$\\(]|[a-z]\b)")  # the value is a part of another
+_GLUED_AFTER = re.compile(r"[A-Za-z](?![A-Za-z])|[\d^/]|\s*\|")
 _DENIED = re.compile(
     r"\s*(?:(?:is|are|was|were|does|do|did|can|could|would|will|should|seems?|looks?)?"
     r"(?:n't|not\b|\s+(?:not|wrong|incorrect|false|impossible|invalid|too)\b)|\s(?:cannot|fails)\b)"
@@ -196,12 +201,14 @@ def _with_context(text: str, match: re.Match[str]) -> str | None:
 
 def _is_doubtful(before: str) -> bool:
     """Whether the words before a value deny it, bound it, or name a part or a function of it."""
-    return _DOUBT.search(before) is not None or _JOINED.search(before) is not None
+    return any(pattern.search(before) for pattern in (_DOUBT, _JOINED, _BOUND))
 
 
 def _is_changed(after: str, unit_name: str) -> bool:
     """Whether the words after a value and its unit deny or change it."""
-    return any(p.match(after) for p in (_PART, _DENIED)) or (not unit_name and _CHANGED.match(after) is not None)
+    return any(pattern.match(after) for pattern in (_PART, _DENIED, _GLUED_AFTER)) or (
+        not unit_name and _CHANGED.match(after) is not None
+    )
 
 
 def _unit_after(after: str) -> tuple[str, str]:

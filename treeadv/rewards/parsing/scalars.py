@@ -18,7 +18,7 @@ _EXACT = 1e-20  # relative difference that 40 digits leave between equal values
 _RESIDUE = 1e-20  # a value below this may be what 40 digits leave of 0
 _SHRUNK = 1e-20  # what more digits leave of a difference that is 0
 _ENOUGH = 3  # points at which both sides have a value
-_WHOLE = frozenset({"floor", "ceil", "factorial", "binom", "mod", "sum", "prod"})
+_WHOLE = frozenset({"floor", "ceil", "factorial", "binom", "mod", "sum", "prod", "max", "min", "sgn"})
 _OPAQUE = frozenset({"reals", "integers", "naturals", "rationals", "complexes", "set", "ldots"})
 
 
@@ -156,10 +156,12 @@ def _needs_whole(term: Term) -> bool:
 
 @lru_cache(maxsize=512)
 def points(names: tuple[str, ...], whole: bool) -> tuple[dict[str, Fraction], ...]:
-    """Values for the variables: positive, negative, of mixed sign, and whole numbers. The same for the same names."""
+    """Values for the variables: positive, negative, of mixed sign, whole numbers, and with `whole` one far from 0. The
+    same for the same names.
+    """
     if not names:
         return ({},)
-    kinds = "whole whole negative positive mixed whole whole positive whole whole" if whole else (
+    kinds = "whole far negative positive mixed whole whole positive whole whole" if whole else (
         "positive negative mixed positive small whole whole whole whole mixed")  # fmt: skip
     return tuple({name: _value(kind, name, n) for name in names} for n, kind in enumerate(kinds.split()))
 
@@ -169,6 +171,6 @@ def _value(kind: str, name: str, n: int) -> Fraction:
     if kind == "whole":
         return Fraction(rng.randrange(2, 9))
     size = Fraction(rng.randrange(1009, 1009 * 4), 1009)
-    if kind == "small":
-        return size / 7
+    if kind in ("small", "far"):
+        return size / 7 if kind == "small" else size * 97
     return -size if kind == "negative" or (kind == "mixed" and rng.random() < 0.6) else size

@@ -7,7 +7,9 @@ import re
 TAIL = 20_000  # characters from the end of what is said in which an answer is looked for
 
 _NAMES = "think|thinking|thought|thoughts|reasoning|scratchpad|reflection|inner_monologue|reasoning_start|reasoning_end"
-_CLOSE = re.compile(rf"</(?:{_NAMES})>|\u25c1/think\u25b7|<\|/?(?:end_of_)?think(?:ing)?\|>|\[/THINK\]", re.IGNORECASE)
+_CLOSE = re.compile(
+    rf"</(?:{_NAMES})>|\u25c1/think\u25b7|<\|/?(?:end_of_)?(?:think(?:ing)?|thought)\|>|\[/THINK\]", re.IGNORECASE
+)
 _OPEN = re.compile(rf"<(?:{_NAMES})>|\u25c1think\u25b7|<\|begin_of_thought\|>|\[THINK\]", re.IGNORECASE)
 _SPECIAL = re.compile(
     r"<[|\uff5c][^|\uff5c<>\n]{1,60}[|\uff5c]>|</?s>|<(?:eos|bos|pad|end_of_turn|start_of_turn|endoftext)>|\[/?INST\]"

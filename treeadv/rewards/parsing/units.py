@@ -28,7 +28,8 @@ MAGNITUDES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6
 CHANGING = re.compile(  # words that change the number beside them
     r"\b(?:pi|sqrt|roots?|log|ln|sin|cos|tan|exp|squared|cubed|factorial|hal(?:f|ves)|quarters?"
     r"|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|(?:hundred|thousand|million|ten)th)s?"
-    r"|dozen|hundred|thousand|million|billion|trillion|percent|percentage|pct|plus|minus|times(?=\s*[\d$\\(])"
+    r"|dozen|hundred|thousand|million|billion|trillion|percent|percentage|pct|plus|minus|divides?"
+    r"|times(?=\s*[\d$\\(]|\s+(?:as|more|less|greater|larger|the|that)\b)"
     r"|st|nd|rd|th|k$|(?:out\s+)?of(?=\s*[\d$\\(])|false|wrong|incorrect|impossible"
     r"|divided|over|mod(?:ulo)?|choose|power"
     r"|not|no|never|least|most|(?:more|less|fewer|greater|smaller|larger|higher|lower)\s+than|above|below|under"

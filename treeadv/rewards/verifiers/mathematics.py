@@ -34,6 +34,7 @@ _FORMAL = re.compile(  # what math-verify reads to the end; of other text it may
     r"|\\[{}|\\]|p?matrix|bmatrix|vmatrix|array|[A-Za-z](?![A-Za-z]{3})|[\d\s.,;:+\-*/^_=<>(){}\[\]|!'&])+"
 )
 _LETTER = re.compile(r"\(?[A-J]\)?")
+_CHOICE = re.compile(r"\W*[A-J](?:\W*$|[).:])|.*\b(?:options?|choices?|choose|pick|select)\b", re.DOTALL)
 _CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s*\(")
 
 
@@ -107,8 +108,9 @@ def _chooses(response: str, gold: str) -> bool:
     """Whether the gold answer is the letter of a multiple choice and the response chooses it in prose."""
     if not _LETTER.fullmatch(gold) or "\\boxed" in response or "<answer" in response:
         return False
-    line = (marked_text(response) or last_line(response) or "").strip().split("\n")[0]
-    return letters(line) == {gold.strip("()")}
+    marked = marked_text(response)
+    line = (marked or last_line(response) or "").strip().split("\n")[0]
+    return (marked is not None or _CHOICE.match(line) is not None) and letters(line) == {gold.strip("()")}
 
 
 @lru_cache(maxsize=2048)
