@@ -8,8 +8,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -155,7 +156,12 @@ def _until(what: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("role", STATES)
+def _roles(quick: tuple[str, ...], roles: Iterable[str]) -> list[Any]:
+    """The roles as parameters; those that are not `quick` belong to the slow leg."""
+    return [role if role in quick else pytest.param(role, marks=pytest.mark.slow) for role in roles]
+
+
+@pytest.mark.parametrize("role", _roles(("Generator", "ReplayQueue"), STATES))
 def test_run_survives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Path, role: str) -> None:
     run = Run(tmp_path, tiny_model)
     seconds = {}
@@ -171,7 +177,8 @@ def test_run_survives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Pat
     print(seconds)
 
 
-@pytest.mark.parametrize("victim", [pytest.param("", marks=pytest.mark.slow), "fails"])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["", "fails"])
 def test_role_that_keeps_dying_ends_the_run_with_the_cause(tmp_path: Path, tiny_model: Path, victim: str) -> None:
     run = Run(tmp_path, tiny_model, generator__count=1)
     run.arm(at=DRAWING, victim=victim, always=True)
@@ -184,7 +191,7 @@ def test_role_that_keeps_dying_ends_the_run_with_the_cause(tmp_path: Path, tiny_
     sound(run.run)
 
 
-@pytest.mark.parametrize("role", ["Generator", "RewardActor", "ReplayQueue", "Learner"])
+@pytest.mark.parametrize("role", _roles(("Generator",), ("Generator", "RewardActor", "ReplayQueue", "Learner")))
 def test_hung_role_is_killed_and_the_run_goes_on(tmp_path: Path, tiny_model: Path, role: str) -> None:
     run = Run(tmp_path, tiny_model, run__heartbeat_timeout=5.0)
     hung = run.hosts(role)[0]

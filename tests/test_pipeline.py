@@ -151,15 +151,23 @@ def test_missing_gpu_gives_one_line(tmp_path, tiny_model, change, message):
     assert out.strip().splitlines()[-1].startswith(f"treeadv: error: {message}"), out
 
 
-def test_unusable_verifier_ends_the_run_and_is_named(tmp_path, tiny_model):
+def test_unusable_verifier_is_refused_before_the_run_starts(tmp_path, tiny_model):
     process = start("--config", recipe(tmp_path, tiny_model), "task.verifier=no_such_module:judge")
     out = process.said(90)
     assert process.returncode == 2 and "Traceback" not in out, out
+    assert "treeadv: error: verifier 'no_such_module:judge': ModuleNotFoundError" in out.strip().splitlines()[-1], out
+    assert not (tmp_path / "run").exists()
+
+
+def test_verifier_that_fails_later_ends_the_run_with_exit_1(tmp_path, tiny_model):
+    change = "task.verifier=tests.failing:fails_after_the_first_call"
+    calls = tmp_path / "calls"
+    process = start("--config", recipe(tmp_path, tiny_model), change, TREEADV_VERIFIER_CALLS=str(calls))
+    out = process.said(120)
+    assert process.returncode == 1 and "Traceback" not in out, out
     last = out.strip().splitlines()[-1]
-    assert (
-        last.startswith("treeadv: error: no forest comes through: 20 in a row failed, the last with ")
-        and "no_such_module" in last
-    ), last
+    assert last.startswith("treeadv: error: the verifier failed on all of the first "), last
+    assert "RuntimeError: broken" in last and "tests/failing.py:" in last and "--resume" in last, last
     sound(tmp_path / "run")
 
 

@@ -32,7 +32,7 @@ class TokenPath:
 
 
 @dataclass(slots=True)
-class Part:
+class ForestRows:
     """The rows of one forest: which rows of the packed sequence, where they write keys and values, what each may
     read."""
 
@@ -51,7 +51,7 @@ class Step:
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ForestRows] = field(default_factory=list)
     drawing: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
             mask = torch.cat([_mask(path, added, cache.used) for path, added in rows]).to(dtype).repeat(groups, 1)
             whole = len(written) == len(step.tokens) - first
             step.parts.append(
-                Part(
+                ForestRows(
                     cache,
                     slice(first, len(step.tokens)),
                     None if whole else torch.tensor(written, dtype=torch.long),
@@ -136,7 +136,7 @@ def attend(
     value: torch.Tensor,
     attention_mask: None,
     scaling: float,
-    parts: Sequence[Part],
+    parts: Sequence[ForestRows],
     **more: object,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows

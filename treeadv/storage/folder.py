@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import pyarrow as pa
 
 from treeadv.errors import BadInput
+from treeadv.extensions import load_extension
 from treeadv.storage.lock import Lock, Owner
 
 Bytes: TypeAlias = bytes | pa.Buffer
@@ -151,11 +151,14 @@ class Folder(Protocol):
 
 
 def open_folder(uri: str) -> Folder:
-    """Return the folder at a local path or a URI. Raises `BadInput` for a URI that no implementation takes."""
+    """Return the folder at a local path or a URI. Its scheme is one of `FOLDERS`, or `module:Name` of a class.
+
+    Raises `BadInput` for a URI that no implementation takes.
+    """
     scheme = uri.partition("://")[0] if "://" in uri else ""
-    module, _, name = FOLDERS.get(scheme, FOLDERS["*"]).partition(":")
-    opened: Folder = getattr(import_module(module), name)(uri)
-    return opened
+    name = scheme if ":" in scheme else FOLDERS.get(scheme, FOLDERS["*"])
+    implementation = cast(Callable[[str], Folder], load_extension("run.storage", name, {}))
+    return implementation(uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +213,10 @@ def split(uri: str) -> tuple[str, str]:
 def read_exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) -> pa.Buffer:
     """Return `length` bytes of an open file from `offset`, or the rest of the file. Raises `TooShort`."""
     size = file.size()
-    wanted = size - offset if length is None else length
-    if wanted == 0:
+    count = size - offset if length is None else length
+    if count == 0:
         return pa.py_buffer(b"")
-    if offset + wanted > size:
-        raise TooShort(f"{name}: has {size} bytes, {wanted} at {offset} were asked for")
+    if offset + count > size:
+        raise TooShort(f"{name}: has {size} bytes, {count} at {offset} were asked for")
     file.seek(offset)
-    return file.read_buffer(wanted)
+    return file.read_buffer(count)

@@ -75,12 +75,17 @@ class ObjectFolder:
 
     def __init__(self, uri: str) -> None:
         try:
-            self._fs, base = pafs.FileSystem.from_uri(uri)
+            self._fs, base = self.connect(uri)
         except (pa.ArrowInvalid, OSError) as e:
             raise BadInput(f"{uri}: not a path or URI of a file system ({one_line(e)})") from e
         self._base = base.rstrip("/")
         self.uri = uri
         self._open_files: dict[str, ObjectFile] = {}
+
+    def connect(self, uri: str) -> tuple[pafs.FileSystem, str]:
+        """Return the file system of a URI and the path in it. A subclass for another store overrides this."""
+        found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
+        return found
 
     def child(self, name: str) -> ObjectFolder:
         out = ObjectFolder.__new__(ObjectFolder)

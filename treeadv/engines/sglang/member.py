@@ -83,7 +83,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         self._config, self._s, self._model, self._run, self._disk = config, config.generator.sglang, model, run, disk
         super().__init__(url)
         self._owned = not url
-        self.difference: probe.Difference | None = None
+        self.difference: probe.ProbeError | None = None
         self.limits: Limits | None = None
         self.process: ServerProcess | None = None
         self._client: Client | None = None

@@ -28,7 +28,7 @@ _loading = threading.Lock()  # transformers patches torch while it loads: two lo
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ProbeError:
     """Largest absolute difference to a plain forward, in nats."""
 
     logprob: float
@@ -68,22 +68,22 @@ def prompt_tokens(body: Any) -> list[int]:
 
 def compare(
     model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk], temperatures: Sequence[float]
-) -> Difference:
+) -> ProbeError:
     """Difference between what the server reported of `chunks`, each drawn after `ids` at its temperature, and a plain
     forward (CPU).
     """
     with _loading:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()
     found = [_difference(model, ids, chunk, t) for chunk, t in zip(chunks, temperatures, strict=True)]
-    return Difference(max(d.logprob for d in found), max(d.entropy for d in found))
+    return ProbeError(max(d.logprob for d in found), max(d.entropy for d in found))
 
 
 @torch.inference_mode()
-def _difference(model: Any, ids: list[int], chunk: Chunk, temperature: float) -> Difference:
+def _difference(model: Any, ids: list[int], chunk: Chunk, temperature: float) -> ProbeError:
     logits = model(input_ids=torch.tensor([ids + chunk.tokens])).logits[0, len(ids) - 1 : -1].float()
     logp = torch.log_softmax(logits / temperature, dim=-1)
     picked = logp.gather(-1, torch.tensor(chunk.tokens)[:, None])[:, 0]
-    return Difference(
+    return ProbeError(
         float((picked - torch.tensor(chunk.logprobs)).abs().max()),
         float((entropy(logp) - torch.tensor(chunk.entropies)).abs().max()),
     )
@@ -98,7 +98,7 @@ def check_model(url: str, info: dict[str, Any], architectures: list[str], model_
         )
 
 
-def check_difference(url: str, found: Difference, limit: float, exact: bool) -> None:
+def check_difference(url: str, found: ProbeError, limit: float, exact: bool) -> None:
     """Refuse a server whose numbers are not those of the learner's model."""
     worst = max(found.logprob, found.entropy if exact else 0.0)
     if worst > limit:
