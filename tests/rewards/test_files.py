@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from treeadv.cli.main import main
 from treeadv.errors import BadInput
 from treeadv.rewards.files import grade_file
 
@@ -57,3 +58,20 @@ def test_a_missing_or_empty_file_is_bad_input(tmp_path):
         grade_file(tmp_path / "gone.jsonl")
     with pytest.raises(BadInput, match="no line to grade"):
         grade_file(write(tmp_path / "empty.jsonl", ["", ""]))
+
+
+def test_failures_of_the_verifier_are_no_zeros_in_the_mean(tmp_path):
+    lines = [{"answer": a, "response": a, "verifier": v} for a, v in (("1", "math"), ("2", None), ("3", None))]
+    summary = grade_file(write(tmp_path / "in.jsonl", lines), "verifier_functions:raising", workers=1)
+    assert (summary.verdicts, summary.reward_mean, summary.failures) == ({"verified": 1, "crash": 2}, 1.0, 2)
+    assert "verifier_functions.py:" in summary.last_failure
+
+
+def test_verifier_that_mostly_fails_exits_with_1(tmp_path, capsys):
+    source = write(tmp_path / "in.jsonl", [{"answer": "1", "response": "1"}])
+    out = tmp_path / "out.jsonl"
+    assert main(["grade", str(source), "--verifier", "verifier_functions:raising", "--out", str(out)]) == 1
+    shown = capsys.readouterr()
+    assert "no answer was judged" in shown.out
+    assert "failed on 1 of 1 answers; the last failure: ZeroDivisionError" in shown.err
+    assert json.loads(out.read_text())["verdict"] == "crash"

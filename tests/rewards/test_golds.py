@@ -67,6 +67,7 @@ def test_golds_that_cannot_be_met_are_counted_with_examples() -> None:
     assert unmet is not None and (unmet.count, unmet.total) == (2, 3)
     assert "2 of 3 gold answers cannot be met: d.jsonl:2 'ABCD'" in str(unmet)
     assert check(gold("1"), gold(r"\frac{1}{2}")) is None
+    assert (unmet := check(gold("1"), gold(r"\frac{1}{2"))) is not None and unmet.count == 1
 
 
 def test_verifier_that_verifies_no_gold_is_refused() -> None:
@@ -80,6 +81,7 @@ def test_verifier_that_verifies_no_gold_is_refused() -> None:
         ("no_such_module:f", "No module named 'no_such_module'"),
         ("verifier_functions:no_such_function", "no attribute 'no_such_function'"),
         ("verifier_functions:raising", r"ZeroDivisionError.*verifier_functions.py:\d+"),
+        ('sum:[["math", 1.0], ["verifier_functions:raising", 0.5]]', "fails on the gold answer of d.jsonl:1: ZeroDiv"),
         ("verifier_functions:needs_a_column", "the data line has no difficulty"),
         ("verifier_functions:infinite", "not a finite number"),
         ("verifier_functions:texts", "not a finite number"),

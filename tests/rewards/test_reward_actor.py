@@ -16,6 +16,7 @@ from treeadv import wire
 from treeadv.config import parse
 from treeadv.errors import BadInput
 from treeadv.forest import Finish, Verdict
+from treeadv.rewards.verifiers.weighted import sum_name
 
 WORDS = ["<|end|>", "The", "answer", "is", "11", "12", "or"]
 
@@ -69,6 +70,23 @@ def test_a_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
     assert 'treeadv_rewards_total{verdict="unparsed"} 2.0' in page  # an aborted leaf is not an answer
     assert "treeadv_reward_seconds_count 6.0" in page
     assert "treeadv_reward_waiting_answers 0.0" in page
+
+
+def test_named_parts_of_a_reward_become_metrics(loop, model_dir):
+    async def scene():
+        actor = RewardActor(config(model_dir), 0)
+        try:
+            summed = replace(forest("a"), verifier=sum_name([("math", 1.0), ("exact", 0.5)]))
+            batch, _ = await actor.grade(wire.to_batch([summed]))
+            with urllib.request.urlopen(f"http://{await actor.address()}/metrics") as page:
+                return wire.from_batch(batch)[0], page.read().decode()
+        finally:
+            await actor.close()
+
+    graded, page = loop.run(scene())
+    assert graded.reward.tolist() == [1.5, 0.0, 0.0, 0.0]
+    assert 'treeadv_reward_part_mean{part="math"} 0.333' in page  # of the three answers that were judged
+    assert 'treeadv_reward_part_mean{part="exact"} 0.333' in page
 
 
 def test_a_model_without_a_tokenizer_is_bad_input(tmp_path):

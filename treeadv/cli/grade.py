@@ -11,7 +11,7 @@ from pathlib import Path
 
 from treeadv.cli.files import replaced
 from treeadv.cli.parser import Commands, add_command, positive
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, RunFailed
 
 
 def add(commands: Commands) -> None:
@@ -37,6 +37,11 @@ def grade(args: argparse.Namespace) -> int:
         print(json.dumps(asdict(summary), indent=2))
     else:
         verdicts = ", ".join(f"{name} {n}" for name, n in summary.verdicts.items())
-        seconds, reward = summary.seconds, summary.reward_mean
-        print(f"{summary.answers} answers in {seconds:.1f} s: {verdicts}; mean reward {reward:.3f}")
+        mean = "no answer was judged" if summary.reward_mean is None else f"mean reward {summary.reward_mean:.3f}"
+        print(f"{summary.answers} answers in {summary.seconds:.1f} s: {verdicts}; {mean}")
+    if 2 * summary.failures > summary.answers:
+        raise RunFailed(
+            f"the verifier failed on {summary.failures} of {summary.answers} answers; the last failure:"
+            f" {summary.last_failure}"
+        )
     return 0

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from treeadv.errors import BadInput
+from treeadv.forest import UNJUDGED
 from treeadv.jsonl import read_jsonl
 from treeadv.rewards.golds import gold_text
 from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
@@ -21,21 +23,25 @@ _MEMORY_MB = 1024
 _TOGETHER = 256  # answers handed to the pool at a time
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What `grade_file` did: answers by verdict, the mean reward and the wall time in seconds."""
+    """What `grade_file` did: answers by verdict, the mean reward of those that were judged (None where none was), the
+    number of failures of the verifier with the detail of the last one, and the wall time in seconds.
+    """
 
     answers: int
     verdicts: dict[str, int]
-    reward_mean: float
+    reward_mean: float | None
+    failures: int
+    last_failure: str
     seconds: float
 
 
 def grade_file(
     path: Path, verifier: str = "math", workers: int = 2, timeout: float = 5.0, out: Path | None = None
 ) -> Summary:
-    """Grade every line of a JSONL file; with `out`, write each line back with `verdict`, `reward`, `detail` and
-    `seconds`.
+    """Grade every line of a JSONL file. With `out`, write each line back with `verdict`, `reward`, `detail`, `parts`
+    and `seconds`.
 
     A line holds `answer` (the right one) and `response`, and may hold `problem`, `meta` (JSON for the verifier) and
     `verifier` of its own. Raises `BadInput`, naming file and line, before anything is graded or written."""
@@ -48,7 +54,16 @@ def grade_file(
     if out is not None:
         _write(out, [r for _, r in records], judgements)
     counts = Counter(j.verdict.name.lower() for j in judgements)
-    return Summary(len(answers), dict(counts), sum(j.reward for j in judgements) / len(answers), seconds)
+    judged = [j.reward for j in judgements if j.verdict not in UNJUDGED]
+    failed = [j.detail for j in judgements if j.verdict in UNJUDGED]
+    return Summary(
+        answers=len(answers),
+        verdicts=dict(counts),
+        reward_mean=fmean(judged) if judged else None,
+        failures=len(failed),
+        last_failure=failed[-1] if failed else "",
+        seconds=seconds,
+    )
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -98,6 +113,7 @@ def _write(out: Path, records: list[dict[str, Any]], judgements: list[Judgement]
                 "verdict": j.verdict.name.lower(),
                 "reward": j.reward,
                 "detail": j.detail,
+                "parts": dict(j.parts),
                 "seconds": round(j.seconds, 4),
             }
             f.write(json.dumps(record | verdict) + "\n")

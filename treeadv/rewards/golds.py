@@ -13,7 +13,7 @@ from treeadv.errors import BadInput
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
-from treeadv.rewards.verifiers.registry import find_verifier
+from treeadv.rewards.verifiers.registry import find_verifier, is_built_in
 
 EXAMPLES = 3  # of gold answers that cannot be met
 _NO_VALUES = ("nan", "inf", "+inf", "-inf", "infinity", "-infinity", "null")
@@ -90,10 +90,10 @@ def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: 
     judgements = asyncio.run(_judge([answer for _, answer in asked], workers, timeout, memory_mb))
     unmet = []
     for (gold, _), j in zip(asked, judgements, strict=True):
-        if gold.verifier in called:
-            if j.verdict in (Verdict.CRASH, Verdict.TIMEOUT):
-                raise BadInput(f"verifier {gold.verifier!r} fails on the gold answer of {gold.place}: {j.detail}")
-        elif j.verdict is not Verdict.VERIFIED:
+        users = gold.verifier in called or not is_built_in(gold.verifier)
+        if users and j.verdict in (Verdict.CRASH, Verdict.TIMEOUT):
+            raise BadInput(f"verifier {gold.verifier!r} fails on the gold answer of {gold.place}: {j.detail}")
+        if gold.verifier not in called and j.verdict is not Verdict.VERIFIED:
             unmet.append(f"{gold.place} {_short(gold.text)} ({j.detail or j.verdict.name.lower()})")
     if unmet and len(unmet) == len(asked):
         raise BadInput(f"verifier {golds[0].verifier!r} verifies none of the {len(unmet)} gold answers: {unmet[0]}")

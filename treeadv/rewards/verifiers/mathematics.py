@@ -46,6 +46,9 @@ class Mathematics(Verifier):
     usage = "math"
     preloaded = True
 
+    def perfect_response(self, gold: str) -> str:
+        return f"\\boxed{{{gold}}}"
+
     def screen(self, answer: Answer) -> Outcome | Task:
         gold = clean(answer.gold)
         if _is_whole(answer.response, gold):
