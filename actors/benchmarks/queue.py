@@ -1,16 +1,17 @@
-"""`treeadv bench queue`: forests through the replay queue against Ray's own queue and against a copy in memory. A JSON
-object a line.
+"""`treeadv bench queue`: the replay queue against Ray's own queue and against a copy in memory. Prints a JSON object a
+line.
 
-Four ways of the same forests, from a producer's arrays to a consumer's arrays, every one of them summed there:
-  memcpy          numpy copies of the payload; nothing is kept, the bound of any way that copies once
-  ray_queue       pickled forests through ray.util.queue.Queue, put and get one at a time, as its documentation has it
-  ray_queue_many  the same with --window calls under way and getting in batches, the most that its interface allows
-  treeadv         references admitted, leased and acknowledged at the queue actor, --window calls under way, every
-  forest on disk
-                  and journalled (fsync as --fsync) before it can be leased; slots are reserved before the clock starts,
-                  as a run does before it grows a forest
-and `store`, the last without Ray: what checking, writing and journalling cost. `recovery`: seconds to open by length of
-the journal."""
+The same forests go four ways from the arrays of a producer to the arrays of a consumer, which sums every array:
+
+    memcpy          copies by numpy; nothing is kept. The bound of any way that copies once
+    ray_queue       pickled forests through ray.util.queue.Queue, put and get one at a time, as in its documentation
+    ray_queue_many  the same with --window calls at a time and gets in batches
+    treeadv         admitted, leased and acknowledged at the queue actor with --window calls at a time. Each forest is
+                    on disk and in the journal (fsync as --fsync) before it can be leased. Slots are reserved before the
+                    clock starts, as a run reserves them before it grows a forest
+
+`store` is the last way without Ray. `recovery` is the seconds to open a journal of a given length.
+"""
 
 from __future__ import annotations
 

@@ -1,24 +1,23 @@
-"""`treeadv bench rollout`: forests against flat rollouts on a real engine. A JSON object a line.
+"""`treeadv bench rollout`: forests against flat rollouts on a real engine. Prints a JSON object a line.
 
-No token stops a leaf, so that all leaves have --max-tokens and differences are of the method, not of the lengths drawn.
-`client_ms_per_token` is CPU time of this process, which with sglang holds the sampler and the engine's client and
-nothing else.
+No token stops a leaf, so every leaf has --max-tokens: the lengths that are drawn make no difference.
+`client_ms_per_token` is CPU time of this process. With sglang it holds only the sampler and the client of the engine.
 
-  forest    the same prompts, --leaves leaves a forest, entropy forks: tokens drawn and seconds a leaf, share of
-  prefixes from the cache;
-            `sharing` is what the forests did not draw twice, `formula` is f (1 - M/G) with f the mean place of a leaf's
-            last fork
-  flat      as many leaves without forks
-  saving    of a forest against flat: of tokens and of seconds a leaf
-  raw       as many branches straight from the engine; `sampler` is the share of its tokens a second that the sampler
-  costs chunk     sglang: `forest` for each of --chunks direct    sglang: the branches of `raw` as one plain request
-  each, without chunks, log-probs and entropies small     sglang: `forest` where the cache holds only --small-pool
-  tokens; evicted tokens as the server counts them saturated with --saturated, instead of all others: forests against
-  flat rollouts while --saturated rows are always full, as in
-            training; `time_over_tokens` is the ratio of their seconds a leaf over the ratio of their tokens a leaf (1:
-            the tokens that forests save are time saved), `model` the share of the engine's time in the model (embedded)
-  weights   sglang: an update of all weights each way, twice, while branches are decoded: seconds, GB/s and tokens lost
-  of the second
+    forest     the same prompts, --leaves leaves a forest, entropy forks: tokens drawn, seconds a leaf, cached share of
+               prefixes; `sharing` is the share of tokens not drawn twice, `formula` is f (1 - M/G) with f the mean
+               place of the last fork of a leaf
+    flat       as many leaves without forks
+    saving     of a forest against flat: of tokens, and of seconds a leaf
+    raw        as many branches straight from the engine; `sampler` is the share of tokens a second that the sampler
+               costs
+    chunk      sglang: `forest` for each of --chunks
+    direct     sglang: the branches of `raw` as one plain request each, without chunks, log-probs and entropies
+    small      sglang: `forest` with a cache of --small-pool tokens; the server counts evicted tokens
+    saturated  with --saturated only: forests against flat rollouts while --saturated rows are always full, as in
+               training. `time_over_tokens` is the ratio of seconds a leaf over the ratio of tokens a leaf (1: saved
+               tokens are saved time); `model` is the share of the engine's time in the model (embedded)
+    weights    sglang: an update of all weights each way, twice, during decoding: seconds, GB/s and lost tokens of the
+               second
 """
 
 from __future__ import annotations

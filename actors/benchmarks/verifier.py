@@ -89,7 +89,7 @@ def _mix(answers: list[Answer], right: float, args: argparse.Namespace) -> dict[
         "benchmark": "verifier",
         "right_share": right,
         "answers": len(answers),
-        "data": str(args.data or "generated"),
+        "data": args.data.name if args.data else "generated",
         "answers_per_second_core": round(len(answers) / our_seconds, 1),
         "bare_answers_per_second_core": round(len(answers) / bare_seconds, 1),
         "speedup": round(bare_seconds / our_seconds, 2),

@@ -1,8 +1,9 @@
 """The states of forests as a pure, clockless machine: records go in, nothing is read or written.
 
-    reserved -> ready -> leased -> trained          a forest holds one slot from `reserved` to the learner's ack or the
-    drop
+    reserved -> ready -> leased -> trained
         \\__________\\______________> dropped(reason)
+
+A forest holds one slot from `reserved` until the learner acknowledges its lease, or until it is dropped.
 
 A worker grows and grades a forest while it is `reserved`. `leased` lasts until the step is durable (`Committed`); the
 ack only frees the slots. A resume from an older checkpoint makes trained forests of later steps ready again.

@@ -1,12 +1,12 @@
 """A run in an object store (run.storage), so that no disk has to outlive it.
 
-replay/                          journal and payload files, written by the queue
-checkpoints/step-N-SESSION/      the files of a checkpoint; SESSION names the start of the run that wrote it
-checkpoints/step-N-SESSION.json  their sizes and checksums, written last: without it the files are no checkpoint,
-because an
-                                 object store cannot rename a folder
-config.yaml, metrics.jsonl, summary.json, report.html   copies of the run folder's files, made before each
-                                 checkpoint and at the end
+    replay/                          journal and payload files, written by the queue
+    checkpoints/step-N-SESSION/      the files of a checkpoint; SESSION names the start of the run that wrote it
+    checkpoints/step-N-SESSION.json  their sizes and checksums, written last
+    config.yaml, metrics.jsonl, summary.json, report.html  copies of the files of the run folder
+
+An object store cannot rename a folder, so files without their JSON file are no checkpoint. The copies are made before
+each checkpoint and at the end of the run.
 """
 
 from __future__ import annotations
