@@ -53,19 +53,23 @@ def _add_train(commands: Commands) -> None:
 def train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from treeadv.launch import begin
+    from treeadv.launch import launch
     from treeadv.report.progress import Progress, final_table
 
-    folder, config, resumed = begin(args.config, args.resume, args.resume_or_start, args.overrides, args.local)
+    run = launch(args.config, args.resume, args.resume_or_start, args.overrides, args.local)
+    folder, config = run.folder, run.config
     # These load torch and Ray, so only after all checks
     if args.local:
-        from treeadv.local.training import train as run
+        from treeadv.local.training import train as train_run
     else:
-        from actors.driver.supervisor import train as run
+        from actors.driver.supervisor import train as train_run
 
     console = Console()
-    with Progress(config.run.steps, console) as progress:
-        summary = run(config, folder, resumed, progress)
+    try:
+        with Progress(config.run.steps, console) as progress:
+            summary = train_run(run, progress)
+    finally:
+        run.lock.release()
     if summary["steps"]:
         from treeadv.report.run import write_report
 

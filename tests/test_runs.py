@@ -1,7 +1,10 @@
-"""Beginning a run and going on with it."""
+"""Launching a run: a new one, a resumed one, and one that another driver holds."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,38 +12,112 @@ import pytest
 from tests.running import recipe
 from treeadv.config import load
 from treeadv.errors import BadInput
-from treeadv.launch import begin
+from treeadv.launch import Launch, launch
 from treeadv.storage.run_folder import RunFolder
 
 
-def test_resume_or_start_goes_on_by_what_the_recipe_says_now(tmp_path: Path, tiny_model: Path) -> None:
-    first = begin(recipe(tmp_path, tiny_model), None, True, [])
-    assert not first[2] and first[1].learner.count == 1
-    folder, config, resumed = begin(recipe(tmp_path, tiny_model, learner__count=2), None, True, ["run.steps=50"])
-    assert resumed and folder.path == first[0].path and (config.learner.count, config.run.steps) == (2, 50)
-    assert load(folder.path / "config.yaml") == config  # a plain --resume goes on by the same
+def launch_once(*arguments) -> Launch:
+    """Launch a run and release its lock, as the process of a driver does at its end."""
+    run = launch(*arguments)
+    run.lock.release()
+    return run
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """The content of every file of a run folder."""
+    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def test_resume_or_start_takes_the_configuration_of_the_recipe(tmp_path: Path, tiny_model: Path) -> None:
+    first = launch_once(recipe(tmp_path, tiny_model), None, True, [])
+    assert not first.resumed and first.config.learner.count == 1
+    second = launch_once(recipe(tmp_path, tiny_model, learner__count=2), None, True, ["run.steps=50"])
+    assert second.resumed and second.folder.path == first.folder.path
+    assert (second.config.learner.count, second.config.run.steps) == (2, 50)
+    second.accept(0)
+    assert load(tmp_path / "run" / "config.yaml") == second.config  # a plain --resume has the same configuration
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("run.seed=5", r"run.seed: the run .* was begun with another \(0\)"),
-        ("task.verifier=exact", "task: the run .* was begun with"),
+        ("run.seed=5", r"run.seed: the run .* has another \(0\)"),
+        ("task.verifier=exact", "task: the run .* has another"),
     ],
 )
-def test_going_on_does_not_make_another_run_of_one(tmp_path: Path, tiny_model: Path, change: str, message: str) -> None:
-    begin(recipe(tmp_path, tiny_model), None, True, [])
-    before = (tmp_path / "run" / "config.yaml").read_text()
+def test_resume_refuses_what_makes_another_run(tmp_path: Path, tiny_model: Path, change: str, message: str) -> None:
+    launch_once(recipe(tmp_path, tiny_model), None, True, [])
+    before = files(tmp_path / "run")
     for how in ((recipe(tmp_path, tiny_model), None, True), (None, str(tmp_path / "run"), False)):
         with pytest.raises(BadInput, match=message):
-            begin(*how, [change])
-    assert (tmp_path / "run" / "config.yaml").read_text() == before
+            launch_once(*how, [change])
+    assert files(tmp_path / "run") == before
+    launch_once(None, str(tmp_path / "run"), False, [])  # a refusal keeps no lock
 
 
-def test_what_a_resume_changes_holds_from_then_on(tmp_path: Path, tiny_model: Path) -> None:
-    begin(recipe(tmp_path, tiny_model), None, True, [])
-    begin(None, str(tmp_path / "run"), False, ["learner.lr=0.5"])
-    assert begin(None, str(tmp_path / "run"), False, [])[1].learner.lr == 0.5
+def test_launch_changes_no_file_until_the_run_is_accepted(tmp_path: Path, tiny_model: Path) -> None:
+    folder = launch_once(recipe(tmp_path, tiny_model), None, True, []).folder
+    for step in (1, 2):
+        folder.record({"step": step})
+    folder.write("summary.json", {})
+    before = files(folder.path)
+    run = launch_once(None, str(folder.path), False, ["learner.lr=0.5"])
+    assert run.config.learner.lr == 0.5 and files(folder.path) == before
+    run.accept(1)
+    assert load(folder.path / "config.yaml").learner.lr == 0.5
+    assert [r["step"] for r in folder.records()] == [1] and not (folder.path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("how", ["config", "resume", "resume_or_start"])
+def test_second_driver_is_refused_and_changes_nothing(tmp_path: Path, tiny_model: Path, how: str) -> None:
+    file = recipe(tmp_path, tiny_model)
+    run = launch(file, None, True, [])
+    run.folder.record({"step": 1})
+    before = files(run.folder.path)
+    arguments = {"config": (file, None, False), "resume": (None, str(run.folder.path), False)}
+    message = "exists" if how == "config" else f"in use by process {os.getpid()}"
+    with pytest.raises(BadInput, match=message):
+        launch(*arguments.get(how, (file, None, True)), ["learner.lr=0.5"])
+    assert files(run.folder.path) == before
+    run.lock.release()
+
+
+@pytest.mark.parametrize("limit", [0, 40])
+def test_new_run_on_a_full_disk_leaves_nothing(tmp_path: Path, tiny_model: Path, limit: int) -> None:
+    """A limit on the size of a file takes the place of a full disk: 0 bytes refuse every write."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from pathlib import Path; from treeadv.storage.run_folder import RunFolder; from treeadv.config import load;"
+        f"config = load(Path(sys.argv[1])); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        "RunFolder.create(config, 'run')"
+    )
+    file = recipe(tmp_path, tiny_model)
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, timeout=120)
+    assert "BadInput" in done.stderr and "cannot be made (File too large)" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+    assert not launch_once(file, None, False, []).resumed
+
+
+def test_damaged_record_after_the_checkpoint_is_dropped(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2):
+        folder.record({"step": step})
+    with (tmp_path / "metrics.jsonl").open("ab") as f:
+        f.write(b'{"step": 3, \xff\n{"step": 4}\n')
+    with pytest.raises(BadInput, match="line 3 is damaged"):
+        folder.records()
+    folder.rewind(2)
+    assert [r["step"] for r in folder.records()] == [1, 2]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '"step"', "{}", '{"step": "x"}'])
+def test_damaged_record_before_the_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.record({"step": 1})
+    with (tmp_path / "metrics.jsonl").open("a") as f:
+        f.write(damage + "\n")
+    with pytest.raises(BadInput, match="line 2 is damaged"):
+        folder.rewind(2)
 
 
 def test_ended_run_refuses_requests_until_it_is_resumed(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.learning import tiny
 from tests.replay.test_s3 import keys
 from tests.running import ROLES, finish, hosts, recipe, start, steps, wait_for
 from treeadv.errors import BadInput
-from treeadv.launch import begin
+from treeadv.launch import launch
 from treeadv.replay.audit import audit
 from treeadv.storage.object_run import ObjectRunStore
 from treeadv.storage.run_folder import RunFolder
@@ -237,7 +237,7 @@ def test_bad_storage_is_one_line_before_anything_is_made(bucket, tmp_path, tiny_
     assert "not a path or URI of a file system" in storage("s4://bucket/runs")
     assert "queue.fsync=none would never write to s3://" in refused(capsys, "--config", config, "queue.fsync=none")
     assert "an object store is named by run.storage" in refused(capsys, "--config", config, "run.root=s3://bucket/runs")
-    assert f"{uri}: no run there (no config.yaml)" in refused(capsys, "--resume", uri)
+    assert f"{uri}: holds no run (no config.yaml)" in refused(capsys, "--resume", uri)
     assert not (tmp_path / "one").exists()
 
 
@@ -255,8 +255,10 @@ def test_a_store_that_does_not_answer_is_one_line(bucket, tmp_path, tiny_model, 
 def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path, tiny_model, files, capsys):
     _, _, uri = bucket
     config = of(uri, tmp_path, tiny_model)
-    folder, first, resumed = begin(config, None, True, [])
-    assert not resumed
+    new = launch(config, None, True, [])
+    new.lock.release()
+    folder, first = new.folder, new.config
+    assert not new.resumed
     folder.record({"step": 1})
     folder.store.push()
     session = opened(folder.store, 0)
@@ -266,12 +268,15 @@ def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path
     assert f"{uri} holds a run: choose another run.name, or resume it by --resume '{uri}'" in refused(
         capsys, "--config", config
     )
-    again, second, resumed = begin(config, None, True, [])
-    assert resumed and (again.path, second, again.records()) == (folder.path, first, [{"step": 1}])
-    again.record({"step": 2})  # in no checkpoint: the store does not know of it
-    by_path, third, _ = begin(None, str(folder.path), False, ["run.steps=9"])
-    assert third.run.steps == 9 and by_path.records() == [{"step": 1}]
+    again = launch(config, None, True, [])
+    again.lock.release()
+    assert again.resumed and (again.folder.path, again.config) == (folder.path, first)
+    assert again.folder.records() == [{"step": 1}]
+    again.folder.record({"step": 2})  # in no checkpoint: the store does not know of it
+    by_path = launch(None, str(folder.path), False, ["run.steps=9"])
+    by_path.lock.release()
+    assert by_path.config.run.steps == 9 and by_path.folder.records() == [{"step": 1}]
     (tmp_path / "one" / "config.yaml").write_text(
         first.model_copy(update={"run": first.run.model_copy(update={"storage": ""})}).to_yaml()
     )
-    assert f"run folder {folder.path} is of another run than {uri}" in refused(capsys, "--resume", uri)
+    assert f"run folder {folder.path} belongs to another run than {uri}" in refused(capsys, "--resume", uri)

@@ -1,4 +1,8 @@
-"""Beginning a run: a new one of a recipe, or one to go on with. All that the user wrote is checked here."""
+"""Opens the run that a user asks for: a new one of a recipe, or a stopped one. Checks all that the user wrote.
+
+Another driver may be at work on the run. So the run is locked first, and its files stay as they are until its journal
+and its trainer have accepted the checkpoint (`Launch.accept`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import shlex
 import shutil
 import socket
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -25,6 +30,7 @@ from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.sampling.rules import build_rule
 from treeadv.storage.disk import replace_file
 from treeadv.storage.folder import split
+from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_folder import RunFolder, named_store
 from treeadv.storage.run_store import object_store
 
@@ -32,100 +38,136 @@ log = logging.getLogger(__name__)
 FULL_DISK = 1 << 20  # a disk with fewer free bytes counts as full
 
 
-def begin(
-    recipe: Path | None, resume: str | None, resume_or_start: bool, overrides: list[str], local: bool = False
-) -> tuple[RunFolder, Config, bool]:
-    """The folder and configuration of a new run of `recipe`, or of one to go on with, and whether it is gone on with.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A run that this process may drive while it holds `lock`."""
 
-    `resume` is a run folder or, with run.storage, the run's URI; `overrides` hold from now on. `resume_or_start` goes
-    on with the run of the recipe's run.name if there is one, by what the recipe says now. Everything that the user
-    wrote is checked here, before anything is loaded or a folder made. `local`: the run is to be trained in one process.
+    folder: RunFolder
+    config: Config
+    resumed: bool
+    lock: LocalLock
+
+    def accept(self, step: int) -> None:
+        """Change the files of the run, now that its journal and its trainer have accepted the checkpoint of `step`."""
+        self.folder.rewind(step)
+        replace_file(self.folder.path / "config.yaml", self.config.to_yaml())
+        self.folder.forget_end()
+        self.folder.store.push()
+
+    def explain(self, causes: Iterable[BaseException], *more: type[BaseException]) -> BadInput | None:
+        """Return the end of the run as one line that says how to go on; None for a cause that no user can mend.
+
+        A user can mend bad input, a bad forest, a step that is not finite, an error of the types `more`, and a full
+        disk. A new run that ends before it is accepted leaves no folder, so that the same command works again.
+        """
+        from treeadv.learning.report import NonFinite  # loads torch
+
+        mendable = (BadInput, BadForest, NonFinite, *more)
+        cause = next((cause for cause in causes if isinstance(cause, mendable)), None)
+        message = one_line(cause) if cause else ""
+        path, home = self.folder.path, self.folder.home
+        if not message and shutil.disk_usage(path).free < FULL_DISK:  # the error of torch's writer names no cause
+            message = f"no space left on the disk of {path}: make room, or choose another run.root"
+        if not message:
+            return None
+        kind = RunFailed if isinstance(cause, RunFailed) else BadInput
+        if not self.resumed and not self.folder.accepted and "://" not in home:
+            shutil.rmtree(path)
+            return kind(f"{message} (the run has not started; {path} is removed)")
+        return kind(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(home)})")
+
+
+def launch(
+    recipe: Path | None, resume: str | None, resume_or_start: bool, overrides: list[str], local: bool = False
+) -> Launch:
+    """Open a new run of `recipe`, or the run `resume`: its folder or, with run.storage, its URI.
+
+    `overrides` change the configuration from now on. `resume_or_start` resumes the run that the recipe names if it
+    exists, with the configuration of the recipe. `local`: the run is to be trained in one process. Raises `BadInput`
+    before anything is loaded; the files of a run are then as they were.
     """
     if (recipe is None) == (resume is None):
         raise BadInput("give either --config RECIPE.yaml for a new run or --resume RUN for one that was stopped")
-    wanted: Config | None = None
-    if recipe is not None:
-        wanted = config = configuration.load(recipe, overrides)
-        if resume_or_start and not config.run.name:
-            raise BadInput("--resume-or-start: run.name must name the run")
-        there = RunFolder.of(Path(config.run.root) / config.run.name, config)
-        if not (resume_or_start and there.store.holds_run()):
-            check(config, local)
-            return *RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"), False
-        resume, overrides = there.home, [f"run.root={json.dumps(config.run.root)}"]
-    assert resume is not None
-    if "://" in resume:
-        folder, stored = _bring(resume, overrides)
-    else:
-        folder, stored = RunFolder.open(Path(resume), [])
-        if stored.run.storage:
-            folder, stored = _bring(folder.home, overrides, folder.path)
-    there_it_is = f"run.storage={json.dumps(stored.run.storage)}"
-    config = wanted or configuration.build(stored.model_dump(mode="json"), [*overrides, there_it_is], folder.home)
-    _check_same_run(folder, stored, config)
+    if resume is not None:
+        return _resume(resume, overrides, None, local)
+    assert recipe is not None
+    config = configuration.load(recipe, overrides)
+    if resume_or_start and not config.run.name:
+        raise BadInput("--resume-or-start: run.name must name the run")
+    folder = RunFolder.of(Path(config.run.root) / config.run.name, config)
+    if resume_or_start and folder.store.holds_run():
+        return _resume(folder.home, [f"run.root={json.dumps(config.run.root)}"], config, local)
     check(config, local)
-    replace_file(folder.path / "config.yaml", config.to_yaml())
-    folder.store.push()
-    return folder, config, True
+    folder, config, lock = RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}")
+    return Launch(folder=folder, config=config, resumed=False, lock=lock)
 
 
-def resumable(causes: Iterable[BaseException], folder: RunFolder, *more: type[BaseException]) -> BadInput | None:
-    """The end of a run as one line that says how to go on: for bad input or a bad forest, a step that is not finite, an
-    error of the types `more`, or a full disk. None for any other cause."""
-    from treeadv.learning.report import NonFinite  # loads torch
+def _resume(home: str, overrides: list[str], recipe: Config | None, local: bool) -> Launch:
+    """Open the run at `home` with the configuration of `recipe`, or else with its own and `overrides`."""
+    path: Path | None = None
+    if "://" not in home:
+        path, (folder, stored) = Path(home), RunFolder.open(Path(home), [])
+        home = folder.home
+    if "://" in home:
+        folder, stored, lock = _download(home, overrides, path)
+    else:
+        lock = LocalLock(folder.path)
+    try:
+        same_storage = f"run.storage={json.dumps(stored.run.storage)}"
+        config = recipe or configuration.build(stored.model_dump(mode="json"), [*overrides, same_storage], folder.home)
+        _check_same_run(folder, stored, config)
+        check(config, local)
+    except BaseException:
+        lock.release()
+        raise
+    return Launch(folder=folder, config=config, resumed=True, lock=lock)
 
-    mendable = (BadInput, BadForest, NonFinite, *more)
-    cause = next((cause for cause in causes if isinstance(cause, mendable)), None)
-    message = one_line(cause) if cause else ""
-    if not message and shutil.disk_usage(folder.path).free < FULL_DISK:  # the error of torch's writer names no cause
-        message = f"no space left on the disk of {folder.path}: make room, or choose another run.root"
-    if not message:
-        return None
-    kind = RunFailed if isinstance(cause, RunFailed) else BadInput
-    return kind(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(folder.home)})")
 
-
-def _check_same_run(folder: RunFolder, stored: Config, wanted: Config) -> None:
-    """Refuse what would make another run of it."""
-    for section, name in (("run", "seed"), ("run", "name"), ("model", "path"), ("task", None)):
-        was, now = (
-            getattr(c, section) if name is None else getattr(getattr(c, section), name) for c in (stored, wanted)
-        )
-        if was != now:
-            key = section if name is None else f"{section}.{name}"
+def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
+    """Raise `BadInput` for a value that would make it another run."""
+    values = (
+        ("run.seed", stored.run.seed, config.run.seed),
+        ("run.name", stored.run.name, config.run.name),
+        ("model.path", stored.model.path, config.model.path),
+        ("task", stored.task, config.task),
+    )
+    for key, old, new in values:
+        if old != new:
             raise BadInput(
-                f"{key}: the run {folder.home} was begun with another ({was}); give it another run.name, or the old"
-                " value"
+                f"{key}: the run {folder.home} has another ({old}); choose another run.name, or the old value"
             )
 
 
-def _bring(uri: str, overrides: list[str], path: Path | None = None) -> tuple[RunFolder, Config]:
-    """The run at a URI in a folder of this machine: `path`, or that of run.root. The store holds the records of all
-    steps that are in a checkpoint there; whatever more the folder held is of steps that are taken again."""
+def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFolder, Config, LocalLock]:
+    """Bring the run at a URI into a folder of this machine: `path`, or that of run.root.
+
+    The store holds the records of all steps up to its last checkpoint; others in the folder are of steps that will be
+    taken again.
+    """
     text = object_store(uri, Path()).pull("config.yaml")
     if not text:
-        raise BadInput(f"{uri}: no run there (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
+        raise BadInput(f"{uri}: holds no run (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
     parent, name = split(uri)
-    here = [f"run.storage={json.dumps(parent)}", f"run.name={json.dumps(name)}"]  # it may have been moved
-    stored = configuration.build(yaml.safe_load(text), here, uri)
+    place = [f"run.storage={json.dumps(parent)}", f"run.name={json.dumps(name)}"]  # the run may have been moved
+    stored = configuration.build(yaml.safe_load(text), place, uri)
     root = configuration.build(stored.model_dump(mode="json"), overrides, uri).run.root
     run_path = path or Path(root) / name
     folder = RunFolder(run_path, object_store(uri, run_path))
     folder.store.check()
-    _claim(folder, path is not None)
-    replace_file(folder.path / "config.yaml", stored.to_yaml())
-    folder.rewind(folder.last_checkpoint())
-    return folder, stored
-
-
-def _claim(folder: RunFolder, known: bool) -> None:
-    """Make the folder, unless another run has it."""
-    if not known and (folder.path / "config.yaml").is_file() and named_store(str(folder.path)).home != folder.home:
-        raise BadInput(f"run folder {folder.path} is of another run than {folder.home}: choose another run.root")
+    if path is None and (run_path / "config.yaml").is_file() and named_store(str(run_path)).home != folder.home:
+        raise BadInput(f"run folder {run_path} belongs to another run than {folder.home}: choose another run.root")
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        run_path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise BadInput(f"run folder {folder.path}: cannot be made ({e.strerror}); choose another run.root") from e
+        raise BadInput(f"run folder {run_path}: cannot be made ({e.strerror}); choose another run.root") from e
+    lock = LocalLock(run_path)
+    try:
+        replace_file(run_path / "config.yaml", stored.to_yaml())
+        folder.rewind(folder.last_checkpoint())
+    except BaseException:
+        lock.release()
+        raise
+    return folder, stored, lock
 
 
 def check(config: Config, local: bool) -> None:

@@ -40,10 +40,10 @@ class Cluster:
 
     queue: ActorProxy[ReplayQueue]
 
-    def __init__(self, config: Config, folder: RunFolder, resumed: bool) -> None:
-        """A `resumed` run goes on from its last checkpoint, or from step 0 when it has none."""
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        """The run goes on from its last checkpoint, or from step 0 when it has none."""
         self.config, self.folder = config, folder
-        self.first_step = folder.last_checkpoint() if resumed else 0
+        self.first_step = folder.last_checkpoint()
         self.targets = Targets(folder)
         self.learners = LearnerGroup(config, folder, self.targets)
         self.weights = WeightSync()

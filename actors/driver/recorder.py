@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,19 +40,25 @@ class Recorder:
         self._phases: dict[str, float] = {}
         self._reported: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
         self._totals = Totals()
-        records = folder.records()
-        self._elapsed = records[-1]["elapsed_s"] if records else 0.0
+        self.resumed = False  # the run is accepted: its records end with the checkpoint that it goes on from
+        self._elapsed = 0.0  # seconds of the run before this driver
         self._started = self._last_record = time.monotonic()
 
     def follow(self, cluster: Cluster) -> None:
-        """Record a cluster from the last step on record. The first call serves the driver's /metrics."""
-        records = self.folder.records()
-        self._totals = Totals.of(records[-1] if records else None)
+        """Report on a cluster that starts. The first call serves the driver's /metrics."""
         self._reported = {}  # new generators count from 0 and may reuse names
         self._address = self._address or self._exporter.serve(cluster.config.metrics.host, cluster.config.metrics.port)
         self._cluster, self._restarts, self._missed_updates = cluster, {}, 0
         self._exporter.set("treeadv_run_steps", cluster.config.run.steps)
         cluster.targets.add("driver", "driver", self._address)
+
+    def resume(self) -> None:
+        """Continue the totals of the last step on record."""
+        records = self.folder.records()
+        self._totals = Totals.of(records[-1] if records else None)
+        if not self.resumed and records:
+            self._elapsed = records[-1]["elapsed_s"]
+        self.resumed = True
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -140,4 +147,5 @@ class Recorder:
 
     def summary(self) -> dict[str, Any]:
         """Compute the figures of the whole run from its records and write them to summary.json."""
-        return write_summary(self.folder, self._final_states)
+        last = math.inf if self.resumed else self.folder.last_checkpoint()
+        return write_summary(self.folder, self._final_states, last)

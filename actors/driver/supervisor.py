@@ -21,9 +21,8 @@ from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
 from treeadv.errors import BadInput, single_errors
-from treeadv.launch import resumable
+from treeadv.launch import Launch
 from treeadv.report.progress import Progress
-from treeadv.storage.run_folder import RunFolder
 
 START_PATIENCE = 30.0  # seconds before a warning names the actors that are not up
 log = logging.getLogger(__name__)
@@ -33,14 +32,14 @@ class StateLost(Exception):
     """The queue or a learner died, or an object that they need is gone. The run goes on from its last checkpoint."""
 
 
-def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict[str, Any]:
+def train(run: Launch, progress: Progress) -> dict[str, Any]:
     """Train until the last step or an interrupt. Returns the summary that it wrote; its `stopped_by` names the signal
     that ended the run. The first Ctrl-C ends the run after the step in hand."""
     try:
-        return asyncio.run(_supervise(connect(config), folder, resumed, progress))
+        return asyncio.run(_supervise(run, connect(run.config), progress))
     except Exception as error:
         causes = (e.cause if isinstance(e, RayTaskError) else e for e in single_errors(error))
-        if bad := resumable(causes, folder, RoleFailed):
+        if bad := run.explain(causes, RoleFailed):
             raise bad from error
         raise
     finally:
@@ -69,21 +68,21 @@ def connect(config: Config) -> Config:
     return config.model_copy(update={name: role.model_copy(update={"cpus": 0.0, "slot": ""}) for name, role in roles})
 
 
-async def _supervise(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict[str, Any]:
-    end_request = EndRequest()
+async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[str, Any]:
+    folder, end_request = run.folder, EndRequest()
     signals = _handle_signals(end_request)
     config = config.model_copy(update={"model": models.anywhere(config.model)})
     await asyncio.to_thread(models.resolve, config.model.path, config.model.cache)
-    folder.forget_end()
     recorder = Recorder(folder, progress)
     failures = 0
     while True:
-        step = folder.last_checkpoint()
-        folder.rewind(step)
-        cluster = Cluster(config, folder, resumed)
+        cluster = Cluster(config, folder)
+        step = cluster.first_step
+        if recorder.resumed:
+            folder.rewind(step)
         end_request.clear_reshape()
         try:
-            outcome = await _attempt(cluster, recorder, end_request)
+            outcome = await _attempt(run, cluster, recorder, end_request)
         except StateLost as loss:
             failures = failures + 1 if folder.last_checkpoint() == step else 1
             if failures > RESTARTS:
@@ -97,15 +96,17 @@ async def _supervise(config: Config, folder: RunFolder, resumed: bool, progress:
                 return recorder.summary() | {"stopped_by": signals[0].name if signals else None}
             learner = config.learner.model_copy(update={"count": cluster.learners.target_count})
             config = config.model_copy(update={"learner": learner})
-        resumed = True
 
 
-async def _attempt(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
+async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
     """Run until the end. Raises `StateLost` when the caller has to go on from the last checkpoint."""
     outcome, loss = Outcome.INTERRUPTED, None
     recorder.follow(cluster)
     try:
         if await _start(cluster, end_request):
+            if not recorder.resumed:
+                await asyncio.to_thread(run.accept, cluster.first_step)
+            recorder.resume()
             recorder.healthy = True
             outcome = await pipeline.run(cluster, recorder, end_request)
             await recorder.note_final_states(cluster)

@@ -9,7 +9,8 @@ from treeadv.storage.run_folder import RunFolder
 
 
 class Targets:
-    """Names the actors that are up. Each change rewrites targets.json in Prometheus' file_sd form."""
+    """Names the actors that are up. Each change once the queue is up rewrites targets.json in Prometheus'
+    file_sd form."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -28,6 +29,8 @@ class Targets:
         return Counter(role for role, _ in self._entries.values())
 
     def _write(self) -> None:
+        if not self.count()["queue"]:  # the queue refuses a run that another driver is at work on
+            return
         run = self._folder.path.name
         self._folder.write(
             "targets.json",

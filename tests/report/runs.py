@@ -41,7 +41,7 @@ def record(step: int, **more: Any) -> dict[str, Any]:
 def make_run(root: Path, forests: Sequence[Forest], records: Sequence[dict[str, Any]]) -> Path:
     """A run that trained one of `forests` in each step; a record without a forest is a step of metrics only."""
     tree = {**CONFIG, "run": {**CONFIG["run"], "root": str(root)}}
-    folder, _ = RunFolder.create(configuration.parse(tree, "test"), "demo")
+    folder, _, _ = RunFolder.create(configuration.parse(tree, "test"), "demo")
     store = ReplayStore(str(folder.path), QueueConfig(), 1, 0, "test", 0)
     for step, forest in enumerate(forests, 1):
         ticket = store.reserve("w", "", lambda _draw, id=forest.prompt_id: id)

@@ -165,6 +165,10 @@ NOT_PAID = [
     ("9", "That is 9 times as many."), ("9", "9 divides n"), ("9", "a divisor of 9"), ("9", "9|n"), ("9", "≥ 9"),
     ("9", "±9"), ("9", "!= 9"), ("9", "∛9"), ("9", "the interval [0, 9]"), ("9", "2^$9$"), ("9", "$9$x"), ("9", "1$9$"),
     ("9", r"so x = -\(9\)"), ("9", "$9$ of $20$"), ("9", "half of $9$"), ("9", "$8$ and $9$"), ("9", "$9$ is wrong"),
+    ("9", "The answer is 9 in base 11."), ("9", "The answer is 9 doubled."), ("9", "The answer is 9 multiplied by 2."),
+    ("9", "The answer is 9 short of 20."), ("9", r"\boxed{9\text{ twelfths}}"), ("9", r"\boxed{9\text{ bn}}"),
+    ("9", "The answer is 9, or maybe 8."), ("9", "The answer is any number other than 9."), ("9", r"\boxed{9\text{M}}"),
+    ("9", "The answer is unlikely to be 9."), ("9", "The answer is unknown; I tried 9."),
     # choices in prose
     ("B", "Vitamin B"), ("B", "Plan B failed."), ("E", "E = mc^2"), ("C", "In C, this fails."), ("B", "Not B."),
     # equal only for small values, and other kinds of values

@@ -20,7 +20,7 @@ import torch
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.errors import single_errors
-from treeadv.launch import resumable
+from treeadv.launch import Launch
 from treeadv.learning.trainer import Trainer
 from treeadv.local.recorder import LocalRecorder
 from treeadv.local.rollouts import ForestMaker
@@ -32,25 +32,22 @@ from treeadv.storage.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, folder: RunFolder, resumed: bool, progress: Progress) -> dict[str, Any]:
+def train(run: Launch, progress: Progress) -> dict[str, Any]:
     """Train until the last step or an interrupt. Returns the summary that it wrote; its `stopped_by` names the signal
     that ended the run. The first Ctrl-C ends the run after the step in hand, the second at once."""
     try:
         with _signals() as received:
-            return asyncio.run(_train(config, folder, resumed, progress, received))
+            return asyncio.run(_train(run, progress, received))
     except Exception as error:
-        if bad := resumable(single_errors(error), folder):
+        if bad := run.explain(single_errors(error)):
             raise bad from error
         raise
 
 
-async def _train(
-    config: Config, folder: RunFolder, resumed: bool, progress: Progress, signals: list[signal.Signals]
-) -> dict[str, Any]:
+async def _train(run: Launch, progress: Progress, signals: list[signal.Signals]) -> dict[str, Any]:
+    config, folder = run.config, run.folder
     model = resolve(config.model.path, config.model.cache)
-    first = folder.last_checkpoint() if resumed else 0
-    folder.forget_end()
-    folder.rewind(first)
+    first = folder.last_checkpoint()
     maker = await ForestMaker.start(config, model)
     steps = StepForests(config, folder, maker, first)
     try:
@@ -62,6 +59,7 @@ async def _train(
                 trainer.restore(checkpoint)
                 serving.restore(checkpoint)
                 steps.restore(checkpoint)
+        run.accept(first)
         recorder = LocalRecorder(folder, progress, maker.engine)
         await _learn(config, folder, trainer, serving, steps, recorder, signals)
         return recorder.summary(steps.states()) | {"stopped_by": signals[0].name if signals else None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -77,10 +78,12 @@ def step_record(
     return record
 
 
-def write_summary(folder: RunFolder, final_states: Mapping[str, int] | None) -> dict[str, Any]:
-    """Compute the figures of the whole run from its records and write them to summary.json. `final_states` counts
-    forests by state after the last checkpoint."""
-    records = folder.records()
+def write_summary(
+    folder: RunFolder, final_states: Mapping[str, int] | None, last_step: float = math.inf
+) -> dict[str, Any]:
+    """Compute the figures of the run up to `last_step` from its records and write them to summary.json. `final_states`
+    counts forests by state after the last checkpoint."""
+    records = folder.records(last_step)
     if not records:
         return {"steps": 0}
     fifth = max(1, len(records) // 5)

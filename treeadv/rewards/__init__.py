@@ -1,1 +1,1 @@
-"""Rewards: an answer is extracted, guarded, compared exactly where that decides, else judged in a killable process."""
+"""Rewards: verifiers of answers, and the processes in which they judge what the text alone does not decide."""

@@ -52,8 +52,9 @@ class LocalLock:
             holder = os.read(self._handle, 64).decode() or "another process"
             os.close(self._handle)
             raise BadInput(f"{folder}: in use by {holder}; stop that run or choose another run.name") from e
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"process {os.getpid()}".encode(), 0)
+        with writing(folder / "lock"):
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"process {os.getpid()}".encode(), 0)
 
     def check(self) -> None:
         pass

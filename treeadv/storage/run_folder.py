@@ -11,6 +11,7 @@ it."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from contextlib import AbstractContextManager
@@ -19,8 +20,9 @@ from typing import Any
 
 from treeadv import config as configuration
 from treeadv.config import Config
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.storage.disk import fsync, replace_file, writing
+from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_store import LocalRunStore, RunStore, object_store, run_store
 
 
@@ -38,10 +40,11 @@ class RunFolder:
         return cls(path, run_store(config, path))
 
     @classmethod
-    def create(cls, config: Config, name: str) -> tuple[RunFolder, Config]:
-        """Make the folder of a new run, called run.name or else `name`; return it and the configuration with that name.
+    def create(cls, config: Config, name: str) -> tuple[RunFolder, Config, LocalLock]:
+        """Make the folder of a new run, called run.name or else `name`, and lock it.
 
-        The folder is complete or not there. Raises `BadInput` if the run exists.
+        Returns the folder, the configuration with that name, and the lock of this process. The folder is complete or
+        not there. Raises `BadInput` if the run exists.
         """
         config = config.model_copy(update={"run": config.run.model_copy(update={"name": config.run.name or name})})
         path = Path(config.run.root) / config.run.name
@@ -54,13 +57,14 @@ class RunFolder:
             raise BadInput(
                 f"run.storage: {home} holds a run: choose another run.name, or resume it by --resume '{home}'"
             )
-        _make_complete(path, config)
+        lock = _make_complete(path, config)
         try:
             folder.store.push()
         except BadInput:
             shutil.rmtree(path)
+            lock.release()
             raise
-        return folder, config
+        return folder, config, lock
 
     @classmethod
     def open(cls, path: Path, overrides: list[str]) -> tuple[RunFolder, Config]:
@@ -74,6 +78,11 @@ class RunFolder:
     def home(self) -> str:
         """The path or URI that names the run to the queue, to `treeadv audit` and to --resume."""
         return self.store.home
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a driver has started the run: its journal and its trainer have accepted it (`rewind`)."""
+        return (self.path / "metrics.jsonl").is_file()
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
     def checkpoints(self) -> list[int]:
@@ -117,14 +126,29 @@ class RunFolder:
         return counts
 
     # ---- records -----------------------------------------------------------------------------------------------------
-    def records(self) -> list[dict[str, Any]]:
-        """Return the record of each step so far, without an unfinished last line of a driver that was killed."""
+    def records(self, last: float = math.inf) -> list[dict[str, Any]]:
+        """Return the records of the steps up to `last`, without an unfinished last line of a driver that was killed.
+
+        Raises `BadInput` for a damaged record of one of these steps. Lines after the record of step `last` are not
+        read.
+        """
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        try:
-            return [json.loads(line) for line in lines if line.endswith("\n")]
-        except ValueError as e:
-            raise BadInput(f"{path}: damaged, a line is not JSON ({e})") from e
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        records: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n") or (records[-1]["step"] if records else 0) >= last:
+                break
+            try:
+                record = json.loads(line)
+                if record["step"] > last:
+                    break
+            except (ValueError, KeyError, TypeError) as e:
+                raise BadInput(
+                    f"{path}: line {number} is damaged ({one_line(e)}): restore the file, or delete it and"
+                    " lose its records"
+                ) from e
+            records.append(record)
+        return records
 
     def rewind(self, step: int) -> None:
         """Forget the records of steps after `step`, which are taken again.
@@ -134,7 +158,7 @@ class RunFolder:
         kept = self.store.pull("metrics.jsonl")
         if kept is not None:
             replace_file(self.path / "metrics.jsonl", kept)
-        lines = [json.dumps(r) + "\n" for r in self.records() if r["step"] <= step]
+        lines = [json.dumps(r) + "\n" for r in self.records(step)]
         replace_file(self.path / "metrics.jsonl", "".join(lines))
 
     def record(self, record: dict[str, Any]) -> None:
@@ -156,14 +180,17 @@ def named_store(run: str) -> RunStore:
     return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)
 
 
-def _make_complete(path: Path, config: Config) -> None:
-    """Make a run folder with its configuration, or raise `BadInput` and leave nothing."""
+def _make_complete(path: Path, config: Config) -> LocalLock:
+    """Make a run folder with its configuration, locked by this process, or raise `BadInput` and leave nothing."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.mkdir(parents=True)
-        replace_file(scratch / "config.yaml", config.to_yaml())
+        (scratch / "config.yaml").write_text(config.to_yaml())
+        fsync(scratch / "config.yaml")
+        lock = LocalLock(scratch)  # it stays with the folder under the new name
         os.rename(scratch, path)  # refused where a folder with files has that name
         fsync(path.parent)
+        return lock
     except OSError as e:
         raise BadInput(f"run folder {path}: cannot be made ({e.strerror}); choose another run.root") from e
     finally:

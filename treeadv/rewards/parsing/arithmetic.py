@@ -241,12 +241,10 @@ def _power(base: Value, exponent: Value) -> Value:
     if base == 0:
         if exponent == 0:
             raise Undefined
-        return _CONTEXT.mpf(0) if exponent > 0 else _raise_undefined()
+        if exponent < 0:
+            raise Undefined
+        return _CONTEXT.mpf(0)
     return base**exponent
-
-
-def _raise_undefined() -> Value:
-    raise Undefined
 
 
 def _root(radicand: Value, degree: Value) -> Value:

@@ -10,54 +10,16 @@ from treeadv.rewards.parsing.tokens import COMMAND, END, LETTER, NUMBER, PLAIN_F
 
 MAX_DIGITS = 1000  # of a number
 MAX_EXPONENT = 400  # of a number in scientific notation
-GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "varepsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "vartheta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "omicron",
-        "rho",
-        "varrho",
-        "sigma",
-        "varsigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "varphi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Sigma",
-        "Upsilon",
-        "Phi",
-        "Psi",
-        "Omega",
-        "ell",
-        "hbar",
-    ]
-)
+GREEK = frozenset({
+    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa",
+    "lambda", "mu", "nu", "xi", "omicron", "rho", "varrho", "sigma", "varsigma", "tau", "upsilon", "phi", "varphi",
+    "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Upsilon", "Phi", "Psi", "Omega",
+    "ell", "hbar",
+})  # fmt: skip
 FUNCTIONS = PLAIN_FUNCTIONS - {"sqrt", "cbrt", "mod", "binom"}
-ACCENTS = frozenset(
-    ["vec", "hat", "bar", "tilde", "overline", "overrightarrow", "widehat", "dot", "overleftrightarrow"]
-)
+ACCENTS = frozenset({
+    "vec", "hat", "bar", "tilde", "overline", "overrightarrow", "widehat", "dot", "overleftrightarrow",
+})  # fmt: skip
 _CLOSE = {"(": ") ]", "[": "] )", r"\{": r"\}", "{": "}", "langle": "rangle"}
 _PLAIN = {r"\{": "{", r"\}": "}"}
 _APPLIED = frozenset("fgh")

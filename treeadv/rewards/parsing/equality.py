@@ -6,6 +6,7 @@ Every function here returns True, False, or None where the answer is read but th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
 
 from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, exact, numeric
@@ -220,9 +221,7 @@ def _same_collection(gold: Term, answer: Term) -> bool | None:
             return same(one.items[0], other)
     if not _is_collection(gold) or not _is_collection(answer):
         return False
-    if (found := same_set(gold, answer)) is not None:
-        return found
-    return None
+    return same_set(gold, answer)
 
 
 def _same_group(gold: Group, answer: Group) -> bool | None:
@@ -339,10 +338,10 @@ def _same_value(gold: Term, answer: Term) -> bool | None:
     return same_scalar(gold, answer)
 
 
-def _all(verdicts: object) -> bool | None:
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
     """False where one verdict is False, else None where one is None, else True."""
     unknown = False
-    for verdict in verdicts:  # type: ignore[attr-defined]
+    for verdict in verdicts:
         if verdict is False:
             return False
         unknown |= verdict is None

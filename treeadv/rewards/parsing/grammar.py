@@ -29,6 +29,10 @@ _SET_OPERATORS = ("cup", "cap", "setminus")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d]|,\d)")
 _PROSE = re.compile(r"[A-Za-z][A-Za-z' .,;:-]*")
 _LABEL_END = re.compile(r".*(?:\bis|\bare|[:=])\s*", re.DOTALL)
+_DENYING = re.compile(  # a label with such a word bounds or denies the value after it
+    r"\b(?:not|no|never|false|wrong|incorrect|impossible|least|most|than|up|except|if|where|when|times)\b",
+    re.IGNORECASE,
+)
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _LETTER_IN_TEXT = re.compile(r"\(?\\text\{\s*\(?([A-Za-z])\)?\.?\s*\}\)?")
 _GLUED = re.compile(r"(?:[cmk]m|kg|ft|mL|ml)\b")  # units that may stand beside a number without a space
@@ -150,7 +154,7 @@ class _Reader(Commands):
 
     def item(self) -> Term:
         label = self.next
-        if label.kind == WORDS and _LABEL_END.fullmatch(label.text) and not CHANGING.search(label.text):
+        if label.kind == WORDS and _LABEL_END.fullmatch(label.text) and not _DENYING.search(label.text):
             self.advance()
         self.take(COMMAND, "approx")
         signs: list[str] = []

@@ -18,13 +18,14 @@ _STOP = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?<!\bapprox)(?<!\bDr)(?<!\bMr)(?<!\b
 _JOINT = re.compile(r"(?:[\s.:;,]|\band\b|\bor\b){1,30}", re.IGNORECASE)
 _CLAUSE = re.compile(
     r",?\s+(?:because|since|as|so|which|where|for|when|given|therefore|thus|hence|by|from|after|if|but|while)\b"
-    r"|\s+\((?![^()]*\)\s*$)",
+    r"|;\s+(?=I\b|[A-Za-z]{2,}\s)|\s+\((?![^()]*\)\s*$)",
     re.IGNORECASE,
 )
 _DOUBT = re.compile(  # words before a value that deny or bound it
     r"(?:\b(?:not|never|neither|nor|or|cannot|without|except|least|most|more than|less than|fewer than|greater than"
     r"|larger than|smaller than|over|under|above|below|between|up to|exceeds?|unlike|minus|times|plus|divisible by"
-    r"|multiplied by|divided by|twice|double|triple|negative|base|log|sqrt|ln|modulo|mod|divides)|n't)"
+    r"|multiplied by|divided by|twice|double|triple|negative|base|log|sqrt|ln|modulo|mod|divides"
+    r"|besides|other than|hardly|unlikely to)|n't)"
     r"\s+(?:be\s+|equal\s+(?:to\s+)?|than\s+|is\s+)?\W{0,2}$"
     r"|(?:\b(?:multiples?|squares?|roots?|cubes?|half|third|quarter|percent|sum|product|difference|power|reciprocal"
     r"|inverse|opposite|negative|factorial|divisors?|factors?|one|out)|%)\s+of\s+\W{0,2}$",
@@ -35,7 +36,9 @@ _BOUND = re.compile(  # a sign, an opened bracket or a letter before a value tha
     r"(?:\\(?!approx|sim|quad|qquad|therefore|implies|Rightarrow|to\b)[A-Za-z]+\s*|(?<![<>])[<>]=?\s*|!=\s*|[|^\d]\s*"
     r"|[\[(][^\])\n]{0,20},\s*|(?<![A-Za-z])[A-Za-z]|(?<!-)-|(?:=|:|\bis)\s*-\s)$"
 )
-_PART = re.compile(r"\s+(?:out\s+)?of\s+(?:[\d$\\(]|[a-z]\b)")  # the value is a part of another
+_PART = re.compile(  # the value is a part of another, or the first of two
+    r"\s+(?:out\s+)?of\s+(?:[\d$\\(]|[a-z]\b)|\s+base\b|,?\s+(?:or|and)\s+(?:maybe\s+|perhaps\s+|possibly\s+)?\d"
+)
 _GLUED_AFTER = re.compile(r"[A-Za-z](?![A-Za-z])|[\d^/]|\s*\|")
 _DENIED = re.compile(
     r"\s*(?:(?:is|are|was|were|does|do|did|can|could|would|will|should|seems?|looks?)?"

@@ -73,7 +73,7 @@ def _structural(gold: Term, answer: Term) -> bool | None:
     """For what has no value: bases, infinities, sets by name, dots."""
     bases = [t for t in (gold, answer) if isinstance(t, Call) and t.function.startswith("base ")]
     if bases:
-        digits = [t.arguments[0] if t in bases else t for t in (gold, answer) if isinstance(t, Call | Name) or True]
+        digits = [t.arguments[0] if isinstance(t, Call) and t in bases else t for t in (gold, answer)]
         same = isinstance(digits[0], type(digits[1])) and digits[0] == digits[1]
         return same and (len(bases) == 1 or bases[0] == bases[1])
     infinite = [_infinite(t) for t in (gold, answer)]

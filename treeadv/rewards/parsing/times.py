@@ -21,13 +21,8 @@ class Time:
         """Whether both are the same time; one may lack its half of the day."""
         if self.half and other.half:
             return self == other
-        if self._clock() == other._clock():
-            return True
-        return (
-            (self.minutes, self.seconds) == (other.minutes, other.seconds)
-            and self.hours == other.hours
-            and not (self.half and other.half)
-        )
+        written = [(t.hours, t.minutes, t.seconds) for t in (self, other)]
+        return written[0] == written[1] or self._clock() == other._clock()
 
     def _clock(self) -> tuple[int, int, int]:
         hours = self.hours % 12 + 12 * (self.half == "p") if self.half else self.hours

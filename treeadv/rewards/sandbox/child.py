@@ -74,9 +74,8 @@ def hide() -> None:
 
 def _confine(parent: int, write: int) -> None:
     os.setsid()
-    _libc.capset(
-        (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    )  # root too: no capability is left
+    # Root too has no capability left.
+    _libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())
     die_with(parent)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no process and no thread; the kernel excepts root

@@ -104,8 +104,8 @@ class VerifierPool:
         if self._spare:
             await self._discard(self._spare)
 
-    # ---- the queue of items
-    # ---------------------------------------------------------------------------------------------------
+    # The queue of items
+
     def _put(self, call: deque[_Item], first: bool = False) -> None:
         if self._fault:
             raise self._fault
@@ -126,8 +126,8 @@ class VerifierPool:
             self._calls.append(call)
         return item
 
-    # ---- the processes
-    # --------------------------------------------------------------------------------------------------------
+    # The processes
+
     async def _slot(self) -> None:
         """One place for a process: hand it one item after the other, replace it when it has gone."""
         worker = await self._replacement()
@@ -151,9 +151,7 @@ class VerifierPool:
             item.settle(e)
         except WorkerLost as e:
             if isinstance(e, LostUnderItem):
-                self._lost_in_a_row = (
-                    0  # a process that lived until this item: answers that crash their verifier are no storm
-                )
+                self._lost_in_a_row = 0  # it lived until this item: answers that crash their verifier are no storm
             else:
                 self._count_loss(e)
             if not item.lost:
@@ -205,8 +203,8 @@ class VerifierPool:
                 f"{self._lost_in_a_row} verifier processes were lost in a row, the last one: {cause}"
             ) from cause
 
-    # ---- the end
-    # ----------------------------------------------------------------------------------------------------------------
+    # The end
+
     def _slot_ended(self, slot: asyncio.Task[None]) -> None:
         if not slot.cancelled() and (fault := slot.exception()):
             self._fail(fault)

@@ -27,10 +27,9 @@ from treeadv.rewards.verifiers import registry
 from treeadv.rewards.verifiers.base import Unusable, Verifier
 
 ALARM_SHARE = 0.8  # of the limit: the worker stops itself here, the parent kills at the whole
-GROWN = (
-    0.5  # of the memory that the limit leaves to a loaded process: one that ever needed more is replaced after the item
-)
-FULL = 0.9  # of the same: a negative verdict is not believed
+# Shares of the memory that the limit leaves to a loaded process.
+GROWN = 0.5  # a process that ever needed more is replaced after the item
+FULL = 0.9  # a negative verdict of a process that ever needed more is not believed
 MAX_REASON = 2000  # characters of the reason why a verifier cannot be used
 _PACKAGE = str(Path(__file__).parents[2])
 Reply = Callable[[dict[str, Any]], None]
@@ -96,10 +95,8 @@ def _judged(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tupl
     except Exception as e:
         outcome = crashed(f"{type(e).__name__}: {e}{_place(e)}")
     used = memory()
-    if used > FULL and outcome.verdict in (
-        Verdict.WRONG,
-        Verdict.UNPARSED,
-    ):  # sympy's broad handlers swallow a MemoryError
+    # sympy's broad handlers swallow a MemoryError
+    if used > FULL and outcome.verdict in (Verdict.WRONG, Verdict.UNPARSED):
         outcome = crashed("memory limit reached")
     return outcome, used > GROWN
 

@@ -25,9 +25,7 @@ class Verifier:
     preloaded: ClassVar[bool] = False  # whether a worker calls `load` before it reports ready
     needs_gold: ClassVar[bool] = True  # whether a problem without a gold answer is refused
     largest_reward: float = 1.0  # no reward is larger, nor smaller than its negative
-    isolated: bool = (
-        False  # whether `judge` may evaluate the text of the answer: a worker then judges in a forked child
-    )
+    isolated: bool = False  # whether `judge` may evaluate the answer: a worker then judges in a forked child
 
     def __init__(self, name: str) -> None:
         """`name` is the whole name of the configuration, with its option. Raises `BadInput` for an option it does not

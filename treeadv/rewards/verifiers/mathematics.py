@@ -66,9 +66,8 @@ class Mathematics(Verifier):
         import math_verify
 
         self._parse, self._equal = _parser(), math_verify.verify
-        logging.getLogger("math_verify").setLevel(
-            logging.ERROR
-        )  # it warns that its time-out is off: the worker has its own
+        # It warns that its time-out is off: the worker has its own.
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
         for gold, answer in ((r"\frac{1}{2}", "0.5"), ("(x+1)^2", "x^2+2x+1")):
             if self.judge(Task("math", gold, answer)).verdict is not Verdict.VERIFIED:
                 raise RuntimeError(f"math-verify does not find {answer} equal to {gold}: its installation is broken")
