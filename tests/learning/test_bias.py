@@ -35,7 +35,7 @@ def test_exact_gradient_equals_finite_differences():
     assert len(world.reward) == TOKENS**STEPS
 
 
-@pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 @pytest.mark.parametrize("rule", ["entropy", "random", "no topup"])
 def test_fact_7_unbiased_hits_the_exact_gradient(rule, forests):
     """Within the Monte-Carlo error, in direction and in size, although fresh roots top forests up by how little
@@ -47,7 +47,7 @@ def test_fact_7_unbiased_hits_the_exact_gradient(rule, forests):
     assert all(row["trees"] == 2 if rule == "no topup" else row["trees"] > 3 for row in rows)
 
 
-@pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_fact_7_forks_on_surprisal_compare_actions_wrongly(forests):
     """A-bias: what no weighing of states can explain is far outside of the Monte-Carlo error."""
     (row,) = measure(World.random(1), "surprisal", UNBIASED, forests, seed=1)
