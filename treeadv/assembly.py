@@ -1,4 +1,4 @@
-"""Forests made from their parts, for whoever does not grow them."""
+"""Forests assembled from sequences or segments that other code drew."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def merge_rollouts(
 
     A sequence has at least one token; `logprobs` and `entropies` have one entry for each of its tokens. A merged token
     keeps the log-probability and entropy of the first sequence that has it. The last token of a sequence is never
-    merged, so every sequence ends in a segment of its own. `facts` are those of `assemble`, such as `forest_id`. The
+    merged, so every sequence ends in a separate segment. `facts` are those of `assemble`, such as `forest_id`. The
     forest is marked as not predictable: its forks depend on the tokens drawn (docs/method.md).
 
     >>> forest, order = merge_rollouts(prompt=[1], sequences=[[5, 6, 7], [9], [5, 6, 8]], logprobs=[[-1.0] * 3] * 3)

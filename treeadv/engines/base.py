@@ -47,7 +47,7 @@ class Draw:
 
 
 class EngineLost(Exception):
-    """The engine cannot go on with a branch (died, hung, refused values). The text is the reason; the draws so far
+    """The engine cannot continue a branch (it died, hung or refused values). The text is the reason; the draws so far
     stand.
     """
 

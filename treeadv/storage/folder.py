@@ -97,7 +97,7 @@ class Folder(Protocol):
     def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
         """Return bytes of a file, those that this object wrote and has not flushed included.
 
-        Raises FileNotFoundError or `TooShort` where the bytes do not exist, another OSError where nobody can tell.
+        Raises FileNotFoundError or `TooShort` if the bytes do not exist, another OSError if the medium does not answer.
         """
         ...
 

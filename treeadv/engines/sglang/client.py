@@ -1,6 +1,4 @@
-"""One SGLang server behind its HTTP API: requests with a clock, bounded retries, and control calls whose flags are
-read.
-"""
+"""The HTTP client of one SGLang server: requests with a time limit and bounded retries, and checked control calls."""
 
 from __future__ import annotations
 
@@ -21,8 +19,10 @@ KEEP = 2.0
 
 
 class Client:
-    """Calls to one server. A request that has not been answered counts as hung when no request at all was for `timeout`
-    seconds: while the server answers others, one that waits for room in its cache may wait on.
+    """Calls one server.
+
+    An open request counts as hung when the server has answered no request at all for `timeout` seconds. While the
+    server answers others, a request may wait for space in the cache.
     """
 
     def __init__(self, url: str, timeout: float, control_timeout: float) -> None:
@@ -39,9 +39,10 @@ class Client:
 
     # ---- drawing -----------------------------------------------------------------------------------------------------
     async def generate(self, payload: dict[str, Any]) -> Any:
-        """The JSON body of a reply to native /generate. A retry is a fresh request under a fresh id, and only the one
-        reply that is returned is ever read, so that no retry can duplicate a branch. Raises `ServerGone`, or `Refused`
-        for 4xx.
+        """Return the JSON body of a reply to native /generate.
+
+        A retry is a new request with a new id, and only the returned reply is read, so no retry duplicates a branch.
+        Raises `ServerGone`, or `Refused` for 4xx.
         """
         fault = ""
         for attempt in range(RETRIES + 1):
@@ -75,7 +76,7 @@ class Client:
         return status, text
 
     def stop_clock(self) -> None:
-        """The server is paused on purpose: no request is held to be hung until `start_clock`."""
+        """Count no request as hung until `start_clock`, because the server is paused."""
         self._stopped = True
         self._rewind(None)
 
@@ -92,15 +93,15 @@ class Client:
 
     # ---- control -----------------------------------------------------------------------------------------------------
     async def get(self, path: str, timeout: float | None = None) -> Any:
-        """The JSON answer to GET. Raises `ServerGone` or `Refused`."""
+        """Return the JSON answer to GET. Raises `ServerGone` or `Refused`."""
         return await self._control("GET", path, None, timeout)
 
     async def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer to a control call. `Refused` where its status or its `success` flag says that it did not do it."""
+        """Return the answer to a control call. Raises `Refused` if its status or `success` flag reports a failure."""
         return await self._control("POST", path, body or {}, None)
 
     async def offers(self, path: str) -> bool:
-        """Whether the server knows `path`, by asking: 404 only where it does not (feature test, not by release)."""
+        """Ask the server whether it knows `path`: only an unknown path gives 404."""
         try:
             async with self._controls.options(path) as reply:
                 return reply.status != 404

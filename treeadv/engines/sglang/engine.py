@@ -1,10 +1,9 @@
 """The SGLang engine: forests grown on the radix cache of SGLang servers, over their HTTP API.
 
-SGLang shares of a running request only its prefix; what the request draws enters the radix cache when it ends. So a
-branch runs in chunks: each asks for a few tokens after all tokens so far, and its draws are yielded when it has ended.
-A sibling that forks anywhere in the chunk then finds its whole prefix in the cache, and so does the next chunk. Each
-token is drawn from the same distribution however the branch is cut, so the law of a forest does not depend on the
-chunk's length.
+SGLang shares only the prefix of a running request; drawn tokens enter the radix cache when the request ends. So the
+engine draws a branch in chunks. Each chunk is a request for a few tokens after all tokens so far, and its draws are
+yielded when it has ended. The next chunk, and a sibling that forks anywhere in the chunk, then find their whole prefix
+in the cache. The distribution of a token does not depend on the chunks, so neither does the distribution of a forest.
 """
 
 from __future__ import annotations
@@ -33,14 +32,13 @@ from treeadv.forest import Finish
 
 
 class SGLangEngine:
-    """`Engine` on one server of its own, or on servers already running. `Params.seed` is not honoured
-    (docs/sglang.md)."""
+    """`Engine` on one server that it starts, or on running servers. `Params.seed` is not honoured (docs/sglang.md)."""
 
     def __init__(
         self, fleet: Fleet[SGLangMember, dict[str, torch.Tensor]], disk: Disk, chunk: int, longest: int
     ) -> None:
-        """`chunk`: tokens a request draws; `longest`: tokens of a path that the learner computes rightly. See
-        `create`."""
+        """`chunk`: tokens that a request draws; `longest`: tokens of the longest path that the learner computes
+        correctly. See `create`."""
         self._fleet, self._disk, self._chunk, self._longest = fleet, disk, chunk, longest
         self._stats = EngineStats()
         self._busy_since = 0.0
@@ -62,11 +60,10 @@ class SGLangEngine:
 
     @classmethod
     async def create(cls, config: Config, model_dir: Path, index: int) -> SGLangEngine:
-        """The engine of generator number `index`, ready: its servers up and found to serve the model in `model_dir` as
-        version 0.
+        """Return the engine of generator number `index` when its servers serve the model in `model_dir` as version 0.
 
-        Without `generator.sglang.url` it starts a server of its own; with it, it drives all servers behind that
-        address. Raises `BadInput` for a server of another model, and for anything else that only the user can mend.
+        Without `generator.sglang.url` the engine starts a server; with it, the engine uses all servers behind that
+        address. Raises `BadInput` for a server of another model and for other faults that the user must correct.
         """
         cls.check(config)
         longest = longest_path(model_dir)
@@ -107,17 +104,19 @@ class SGLangEngine:
 
     @property
     def members(self) -> list[SGLangMember]:
-        """The servers, for reports: address, limits, difference to a plain forward, output."""
+        """Return the servers; reports read their address, limits, difference to a plain forward, and output."""
         return self._fleet.members
 
     @property
     def updates(self) -> list[Loaded]:
-        """Every weight update so far: version, bytes, seconds."""
+        """Return every weight update so far."""
         return self._fleet.updates
 
     async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
-        """Draw one branch, a chunk at a time (`Engine.generate`). A branch that goes on after a weight update continues
-        under the new version's key, so that no token is drawn from keys and values of two versions.
+        """Draw one branch, one chunk after another (`Engine.generate`).
+
+        After a weight update the next chunk uses the cache key of the new version, so no token is drawn from keys and
+        values of two versions.
         """
         ids = prefix.tolist()
         left, version = params.max_tokens, 0
@@ -138,8 +137,8 @@ class SGLangEngine:
                 raise EngineLost(f"the server ended the request: {chunk.aborted}")
 
     async def _draw(self, ids: list[int], tokens: int, params: Params, namespace: str, tree: str) -> Chunk:
-        """One chunk, from the tree's server or, when that is lost, from another that is ready. Nothing of a lost
-        request was read.
+        """Draw one chunk on the tree's server or, if that is lost, on another ready server. No part of a lost request
+        was read.
         """
         self._count(running=1)
         try:
@@ -171,13 +170,11 @@ class SGLangEngine:
         )
 
     async def release(self, namespace: str) -> None:
-        """Prefixes age out of the radix cache by themselves; the trees no longer count as load of their servers."""
+        """Remove the trees of a forest from the load of their servers. SGLang evicts their prefixes itself."""
         self._fleet.release(namespace)
 
     async def update_weights(self, version: int, weights: Weights) -> float:
-        """Bring a version into every server: pause, load, flush, go on (`Engine.update_weights`). `weights`: every
-        tensor by name.
-        """
+        """Load a version into every server (`Engine.update_weights`). `weights` has every tensor by name."""
         started = time.perf_counter()
         await self._fleet.update(version, weights)
         return time.perf_counter() - started

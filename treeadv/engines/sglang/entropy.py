@@ -1,9 +1,9 @@
 """The entropy of the distribution that SGLang draws a token from, exact or bounded.
 
-Exact: `EntropyTap` runs inside the server as a custom logit processor. It returns the logits as they came and notes,
-for each output token, the entropy of the row it is drawn from; SGLang sends the notes back beside the tokens. Bounded:
-from the k largest log-probabilities, H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d), where d is the mass outside and
-p_k the smallest listed (docs/architecture.md).
+Exact: `EntropyTap` runs inside the server as a custom logit processor. It returns the logits unchanged and records, for
+each output token, the entropy of its row; SGLang sends these values back with the tokens. Bounded: from the k largest
+log-probabilities, H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d), where d is the mass outside and p_k the smallest
+listed (docs/architecture.md).
 
 The server imports this module and `treeadv.engines.entropy`, so treeadv must be on its Python path.
 """
@@ -24,11 +24,12 @@ TEMPERATURE = "temperature"  # of a request's custom_params
 
 
 class EntropyTap:
-    """`CustomLogitProcessor` of SGLang, by its calls; its base class is not needed and not imported."""
+    """Implements the calls of SGLang's `CustomLogitProcessor`, whose base class is not needed."""
 
     def __call__(self, logits: torch.Tensor, custom_param_list: Sequence[dict[str, Any]]) -> torch.Tensor:
-        """logits [B, V] before temperature, one row a request. A middle chunk of a prefill draws no token: its row is
-        passed over.
+        """Record the entropy of each row of `logits`, [B, V] before temperature, one row per request.
+
+        A middle chunk of a prefill draws no token, so its row is skipped.
         """
         rows = [i for i, params in enumerate(custom_param_list) if params["__req__"].inflight_middle_chunks <= 0]
         if not rows:
@@ -44,16 +45,16 @@ class EntropyTap:
 
 
 def reference() -> str:
-    """What a request sends as `custom_logit_processor`: a pickle of `EntropyTap` by name, as SGLang's own `to_str`
-    makes it.
+    """Return the `custom_logit_processor` of a request: a pickle of `EntropyTap` by name, as SGLang's `to_str` makes
+    it.
     """
     return json.dumps({"callable": f"c{__name__}\n{EntropyTap.__name__}\n.".encode().hex()})
 
 
 def from_top(logprobs: Sequence[float], vocabulary: int, mode: str) -> float:
-    """Entropy in nats from the k largest log-probabilities of a distribution over `vocabulary` tokens.
+    """Return an entropy in nats from the k largest log-probabilities of a distribution over `vocabulary` tokens.
 
-    `mode`: truncated leaves the tail out (it is below lower), lower and upper bound the truth.
+    `mode`: `lower` and `upper` are bounds of the entropy; `truncated` omits the tail and is below `lower`.
     """
     listed = -sum(math.exp(x) * x for x in logprobs)
     tail = max(0.0, 1.0 - sum(map(math.exp, logprobs)))

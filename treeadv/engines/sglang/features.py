@@ -1,8 +1,7 @@
-"""Whether a server can be driven at all: it is asked for every call and every fact that the engine relies on before it
-serves.
+"""The check that a server offers every call and every field that the engine needs.
 
-Releases are told apart by what they offer, never by their number: builds between releases and forks carry numbers that
-say little. The number is quoted in the refusal for whoever reads it, and decides nothing.
+The check does not compare release numbers, because forks and builds between releases have unreliable numbers. A refusal
+quotes the number for information only.
 """
 
 from __future__ import annotations
@@ -40,11 +39,10 @@ EXACT = ("enable_custom_logit_processor", "disable_overlap_schedule")  # of SERV
 
 
 async def check(client: Client, weights: str, exact: bool) -> dict[str, dict[str, Any]]:
-    """The answers to `IDENTITY`, `SERVER` and `MODELS` (of its one model) of a server that is found to offer all that
-    is needed.
+    """Return the server's answers to `IDENTITY`, `SERVER` and `MODELS` (for its one model).
 
-    `weights`: the transport of weights; `exact`: whether entropies come from a logit processor. Raises `BadInput` that
-    names all that is missing."""
+    `weights` is the transport of weights; `exact` says whether entropies come from a logit processor. Raises `BadInput`
+    with the names of all missing calls and fields."""
     missing = [path for path in (*CALLS, *OF_TRANSPORT[weights]) if not await client.offers(path)]
     answers: dict[str, dict[str, Any]] = {}
     for path, facts in FACTS.items():

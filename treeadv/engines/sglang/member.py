@@ -1,4 +1,4 @@
-"""One server as the engine uses it: started or found, checked, given weights, asked for chunks."""
+"""One SGLang server of the engine: started or found, checked, updated with weights, and asked for chunks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from treeadv.engines.sglang.weights import Broadcast, Disk, SharedMemory, Transp
 from treeadv.errors import BadInput
 
 POLL = 0.2  # seconds between looks at a server that starts
-QUEUE = 2  # requests in flight at a server, as a multiple of what it decodes at a time: the rest wait here
+QUEUE = 2  # requests in flight at a server, as a multiple of those that it decodes at once; others wait here
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The learner's model, as far as a server must agree with it."""
+    """The properties of the learner's model that a server must share."""
 
     folder: str
     vocabulary: int
@@ -53,7 +53,7 @@ class Model:
         )
 
     def check(self, weights: Weights) -> None:
-        """Refuse weights of another model (`ValueError`): a server that is handed a wrong shape does not outlive it."""
+        """Raise `ValueError` for weights of another model: a server crashes on another shape."""
         given = {n: list(w.shape) for n, w in weights.items() if not (self.tied and n == "lm_head.weight")}
         wrong = sorted(n for n in given.keys() | self.shapes.keys() if given.get(n) != self.shapes.get(n))
         if wrong:
@@ -74,12 +74,10 @@ class Limits:
 
 
 class SGLangMember(Member[dict[str, torch.Tensor]]):
-    """A server; `url` names it. Without an address it starts a process of its own."""
+    """A server at `url`. Without a `url` it starts a server process."""
 
     def __init__(self, config: Config, model: Model, run: str, disk: Disk, url: str = "") -> None:
-        """`run` names the run in the radix cache; `disk` is where weights lie on their way, beside the output of our
-        own server.
-        """
+        """`run` names the run in the radix cache, `disk` the folder for weights, beside the output of the server."""
         self._config, self._s, self._model, self._run, self._disk = config, config.generator.sglang, model, run, disk
         super().__init__(url)
         self._owned = not url
@@ -164,13 +162,12 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
             return SharedMemory(ranks)
         return Broadcast(ranks, self._s.device, own_address(self.url), self._s.start_timeout)
 
-    async def _as_version_0(self, held: str) -> None:
-        """The weights of the model folder are version 0. A server left by an earlier run is given them again."""
-        if held == "default":
+    async def _as_version_0(self, weight_version: str) -> None:
+        """Make the weights of the model folder version 0. A server with weights of an earlier run loads them again."""
+        if weight_version == "default":
             await self.client.post("/update_weight_version", {"new_version": "0", "abort_all_requests": False})
-        elif held != "0":
-            # Not flushed in the same call: a server that has just answered does not count as idle yet, and some do not
-            # outlive that.
+        elif weight_version != "0":
+            # The flush is a separate call: a server that has just answered is not idle yet, and some releases crash.
             body = {"model_path": self._model.folder, "weight_version": "0", "flush_cache": False}
             await self.client.post("/update_weights_from_disk", body)
             await flush(self.client)
@@ -184,7 +181,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         if theirs != ours:
             raise BadInput(
                 f"{self.url}: its tokenizer is not that of {self._model.folder}: "
-                f"{text!r} is {theirs} there and {ours} here"
+                f"{text!r} becomes {theirs}, the learner's tokenizer gives {ours}"
             )
 
     async def _check_numbers(self) -> None:
@@ -201,7 +198,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
 
     async def ended(self) -> str:
         if self.process is None:
-            await asyncio.Event().wait()  # for ever: it is not a process of ours
+            await asyncio.Event().wait()  # for ever: this process did not start the server
         assert self.process is not None
         return f"its process ended with code {await self.process.process.wait()}"
 
@@ -221,7 +218,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
             while True:
                 await (
                     self._settled.wait()
-                )  # a request that begins in an update would be labelled with the version before it
+                )  # a request that starts during an update would get the previous version as its label
                 loads = self._loads
                 ask = Ask(tokens, self._s.entropy, self._model.vocabulary, self.version)
                 body = await self.client.generate(self._payload(ids, ask, temperature, stop))
@@ -250,7 +247,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         } | exact
 
     async def load(self, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
-        """Bring a policy version in. When this raises, the server must not serve."""
+        """Load a policy version. After an error the server must not serve."""
         assert self._transport is not None, "the server has not been brought up"
         self._loads += 1
         self._settled.clear()

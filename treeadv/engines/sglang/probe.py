@@ -1,5 +1,5 @@
-"""Whether a server holds the learner's model: its tokenizer and, on tokens that it draws itself, its log-probs and
-entropies.
+"""The check that a server has the learner's model: the same tokenizer, and the same log-probs and entropies of tokens
+that the server draws.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def prefix(vocabulary: int) -> list[int]:
 
 
 def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
-    """A text that holds the probe's tokens, and what `prompt_tokens` reads (less special tokens) where the tokenizer is
-    the learner's.
+    """Return a text of the probe's tokens, and the ids that `prompt_tokens` returns for it, without special tokens, if
+    the server has the learner's tokenizer.
     """
     with _loading:
         tokenizer = AutoTokenizer.from_pretrained(model_dir)
@@ -52,14 +52,15 @@ def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
 
 
 def echo(text: str) -> dict[str, Any]:
-    """A request whose reply lists the prompt's tokens. /tokenize fails in some releases where a tokenizer has no length
-    of its own.
+    """Return a request whose reply lists the tokens of the prompt.
+
+    In some releases /tokenize fails for a tokenizer without a maximum length.
     """
     return {"text": text, "sampling_params": {"max_new_tokens": 1}, "return_logprob": True, "logprob_start_len": 0}
 
 
 def prompt_tokens(body: Any) -> list[int]:
-    """What the server's tokenizer made of the text of `echo`. Raises `Refused`."""
+    """Return the token ids of the text of `echo` by the server's tokenizer. Raises `Refused`."""
     try:
         return [int(token) for _, token, *_ in body["meta_info"]["input_token_logprobs"]]
     except (KeyError, TypeError, ValueError) as fault:

@@ -1,6 +1,6 @@
-"""A process group of a trainer (rank 0) and an inference server's ranks, beside whatever groups either already has.
+"""A process group of a trainer (rank 0) and an inference server's ranks, beside the existing groups of both.
 
-PyTorch's public calls make only one world a process. This follows `init_custom_process_group`, which SGLang and the
+PyTorch's public calls make only one world per process. This follows `init_custom_process_group`, which SGLang and the
 training systems around it share: the same store prefix and group name on both sides, through
 `_new_process_group_helper`.
 """
@@ -32,7 +32,7 @@ class Group:
 
 
 async def join(client: Client, address: str, world: int, backend: str, timeout: float) -> Group:
-    """Make the group: this process takes rank 0, the server is told to take the ranks from 1. `timeout` in seconds."""
+    """Make the group: this process has rank 0, the server the ranks from 1. `timeout` is in seconds."""
     name, port = f"treeadv-{uuid.uuid4().hex[:8]}", free_port()
     told = client.post(
         "/init_weights_update_group",
@@ -72,7 +72,7 @@ def _make(url: str, name: str, world: int, backend: str, timeout: float) -> Grou
 
 
 def broadcast(group: Group, tensors: list[torch.Tensor], device: str) -> None:
-    """Send every tensor from rank 0, in order. Raises `Refused` when the others do not take them in time."""
+    """Send every tensor from rank 0, in order. Raises `Refused` if the other ranks do not receive them in time."""
     try:
         for tensor in tensors:
             dist.broadcast(tensor.to(device).contiguous(), src=0, group=group.handle)

@@ -1,5 +1,4 @@
-"""What SGLang answers to a generate call, read with distrust: a reply that breaks a promise is refused with the
-reason."""
+"""Parses and checks SGLang's reply to a generate call. An inconsistent reply is refused with the reason."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ ROUNDING = 1e-4  # a log-probability above 0 or an entropy below 0 by less than 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request asked for. `entropy`: exact, or how top-k log-probs are read; `version`: of the weights that it
-    began under.
+    """The parameters of a request. `entropy`: exact, or a mode of `from_top`; `version`: policy version at its
+    start.
     """
 
     tokens: int
@@ -89,10 +88,10 @@ def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
 
 
 def _versions(meta: dict[str, Any], ask: Ask, n: int) -> list[int]:
-    """The policy version that drew each token: from the server's spans; without spans, the version the request began
-    under.
+    """Return the policy version of each token: from the server's spans or, without spans, the version at the start of
+    the request.
 
-    A request without spans that met an update has the older version throughout: no token looks fresher than it is.
+    If an update falls into a request without spans, all tokens get the older version, so no token looks too new.
     """
     spans = meta.get("weight_versions")
     if spans is None:

@@ -27,8 +27,8 @@ _COMMON: dict[str, Any] = {
     "enable-metrics": True,
     "skip-server-warmup": True,
 }
-# Without a GPU: SGLang's torch fallbacks, a pool of its own size (else it takes a share of all memory), and no core
-# kept busy by an idle server.
+# Without a GPU: SGLang's torch fallbacks, a pool of fixed size (the default is a share of all memory), and sleep while
+# idle (the default polls).
 _CPU: dict[str, Any] = {
     "sleep-on-idle": True,
     "attention-backend": "torch_native",
@@ -38,14 +38,13 @@ _CPU: dict[str, Any] = {
     "max-running-requests": 64,
     "mem-fraction-static": 0.5,
 }
-# The entropy tap reads what the sampler is about to draw from; with the overlap schedule its values would belong to
-# other tokens.
+# The entropy tap reads the logits of the next draw; with the overlap schedule its values would belong to other tokens.
 _EXACT: dict[str, Any] = {"enable-custom-logit-processor": True, "disable-overlap-schedule": True}
 
 
 def arguments(config: GeneratorConfig, model_dir: str, port: int) -> list[str]:
-    """The server's command line. `generator.sglang.args` overrides any of it: true is a bare flag, false takes a flag
-    away.
+    """Return the server's command line. `generator.sglang.args` overrides it: true is a flag without a value, false
+    removes a flag.
     """
     s = config.sglang
     chosen = _COMMON | (_CPU if s.device == "cpu" else {}) | (_EXACT if s.entropy == "exact" else {})
@@ -59,7 +58,7 @@ def arguments(config: GeneratorConfig, model_dir: str, port: int) -> list[str]:
 
 
 def environment(s: SGLangConfig, threads: int) -> dict[str, str]:
-    """Variables that the server adds to ours: where it finds treeadv and, without a GPU, the import stand-ins."""
+    """Return the variables that the server gets besides ours: the paths of treeadv and, without a GPU, of stand-ins."""
     if importlib.util.find_spec("sglang") is None:
         raise BadInput(
             "generator.engine=sglang: SGLang is not installed here; run `make sglang-cpu`, or give generator.sglang.url"

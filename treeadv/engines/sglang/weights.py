@@ -1,9 +1,9 @@
-"""Bringing a policy version into a running SGLang server: pause, load, flush, go on.
+"""The update of a running SGLang server to a policy version: pause, load, flush, continue.
 
-Three ways to load: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this machine)
-and `distributed` (a broadcast from here; NCCL on GPU, gloo on CPU). Requests in flight are retracted: they keep their
-tokens and are prefilled again under the new weights, so that none is lost. Where a release cannot do that (`flush`),
-they begin again.
+There are three transports: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this
+machine) and `distributed` (a broadcast from this process; NCCL on GPU, gloo on CPU). The pause retracts open requests:
+they keep their tokens and are prefilled again with the new weights. In releases that cannot flush meanwhile (`flush`),
+the requests start again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FLUSH_TRIES = 50  # 0.1 s apart; a server flushes only when nothing runs
 
 
 class Transport(Protocol):
-    """One way of loading. `push` returns when the server has said that it holds all tensors; it raises `Refused` or
+    """A transport of weights. `push` returns when the server has confirmed all tensors; it raises `Refused` or
     `ServerGone`.
     """
 
@@ -42,16 +42,16 @@ class Transport(Protocol):
 
 
 async def update(client: Client, transport: Transport, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
-    """Bring `version` into one server. When this raises, the server may hold half of it and must not serve."""
+    """Load `version` into one server. After an error the server may have half of the weights and must not serve."""
     started = time.perf_counter()
     client.stop_clock()
     try:
         await client.post("/pause_generation", {"mode": "retract"})
         await transport.push(client, version, tensors)
         await flush(client)
-        held = int((await client.get("/model_info"))["weight_version"])
-        if held != version:
-            raise Refused(f"{client.url} says that it holds version {held} after it was given {version}")
+        served = int((await client.get("/model_info"))["weight_version"])
+        if served != version:
+            raise Refused(f"{client.url} reports version {served} after the update to {version}")
         await client.post("/continue_generation")
     finally:
         client.start_clock()
@@ -59,10 +59,10 @@ async def update(client: Client, transport: Transport, version: int, tensors: di
 
 
 async def flush(client: Client) -> None:
-    """Empty the radix cache: what older weights computed must not be found again.
+    """Empty the radix cache, which has keys and values of older weights.
 
-    Some releases flush under retracted requests; the others refuse to while any waits, so that those are sent back
-    (`reply.sent_back`) and asked for again.
+    Some releases flush while retracted requests wait. The others refuse; then the requests are aborted
+    (`reply.sent_back`) and sent again.
     """
     for _ in range(FLUSH_TRIES - 1):
         try:
@@ -85,12 +85,14 @@ def tensors_of(weights: Weights, tied: bool) -> dict[str, torch.Tensor]:
 
 
 class Disk:
-    """Safetensors in `folder`, which the servers must be able to read; a version's folder appears whole or not at all,
-    and once for all servers. Versions are brought in one after the other, so that only the newest is kept.
+    """Safetensors in `folder`, which the servers must be able to read.
+
+    A version's folder is renamed into place when it is complete, and serves all servers. Updates do not overlap, so
+    only the newest version is kept.
     """
 
     def __init__(self, folder: Path, model_dir: str) -> None:
-        """What an earlier process left in `folder` is removed: its version numbers may mean other weights."""
+        """Remove the files of an earlier process in `folder`: its version numbers may mean other weights."""
         self.folder, self._config = folder.resolve(), Path(model_dir) / "config.json"
         self._writing = asyncio.Lock()
         self.remove()
@@ -122,7 +124,7 @@ class Disk:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def close(self) -> None:
-        """The folder is shared by all servers; its owner removes it."""
+        """Do nothing: all servers share the folder, and its owner removes it."""
 
 
 class SharedMemory:
@@ -146,14 +148,13 @@ class SharedMemory:
             )
 
     async def close(self) -> None:
-        """Nothing is kept between updates."""
+        """Do nothing: nothing is kept between updates."""
 
 
 def _share(tensors: dict[str, torch.Tensor]) -> str:
-    """Handles of the tensors' storages, as SGLang's MultiprocessingSerializer writes them.
+    """Return handles of the tensors' storages, as SGLang's MultiprocessingSerializer writes them.
 
-    By file name: handing over a descriptor needs the two processes to share multiprocessing's secret, which these do
-    not.
+    The handles are file names: descriptors need a common secret of multiprocessing, which the processes do not have.
     """
     before = torch.multiprocessing.get_sharing_strategy()
     torch.multiprocessing.set_sharing_strategy("file_system")
@@ -167,9 +168,7 @@ def _share(tensors: dict[str, torch.Tensor]) -> str:
 
 @asynccontextmanager
 async def _session(client: Client) -> AsyncIterator[None]:
-    """The bracket that releases with begin_weight_update want around tensors; older ones have no such call and need
-    none.
-    """
+    """Call begin_weight_update and end_weight_update around an update of tensors, in releases that have these calls."""
     bracketed = await client.offers("/begin_weight_update")
     if bracketed:
         await client.post("/begin_weight_update")
@@ -182,7 +181,7 @@ class Broadcast:
     """One process group of this process (rank 0) and the server's ranks; the group is made at the first update."""
 
     def __init__(self, ranks: int, device: str, address: str, timeout: float) -> None:
-        """`address`: this machine's, as the server sees it; `timeout` seconds bound every collective."""
+        """`address` is this machine's address as the server sees it; `timeout` bounds every collective, in seconds."""
         self._world, self._device, self._address, self._timeout = ranks + 1, device, address, timeout
         self._group: Any = None
 
@@ -202,8 +201,8 @@ class Broadcast:
             "flush_cache": False,
         }
         async with _session(client):
-            # Where the server refuses, this returns at once and leaves the broadcast to its time-out: the group is not
-            # used again.
+            # If the server refuses, this raises at once; the broadcast ends at its timeout, and the group is not used
+            # again.
             await asyncio.gather(
                 client.post("/update_weights_from_distributed", described),
                 asyncio.to_thread(broadcast, self._group, list(tensors.values()), self._device),
