@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.local.test_training import command, local_recipe, records, train
+from treeadv.replay.audit import audit
 
 WATCHED = ("config.yaml", "targets.json", "metrics.jsonl", "replay/journal")
 
@@ -83,3 +85,33 @@ def test_damaged_record_after_the_checkpoint_does_not_stop_a_resume(tiny_model: 
         f.write(b'{"step": \xff\n{"step": 4}\n')
     assert train("--resume", tmp_path / "run", "run.steps=3") == 0
     assert [r["step"] for r in records(tmp_path / "run")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 400])
+def test_size_limit_of_files_ends_the_run_in_one_line_and_it_resumes(
+    tiny_model: Path, tmp_path: Path, checkpoint_every: int
+) -> None:
+    """The first checkpoint exceeds the limit, or else the journal or the records do after some steps."""
+    path = local_recipe(tmp_path, tiny_model, "run", "run.steps=400", f"run.checkpoint_every={checkpoint_every}")
+    limit = (12_000, resource.RLIM_INFINITY)
+    limited = subprocess.run(
+        command("--config", path), capture_output=True, text=True, timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )  # fmt: skip
+    assert limited.returncode == 2 and "Traceback" not in limited.stderr, limited.stderr
+    last = limited.stderr.strip().splitlines()[-1]
+    assert "cannot be written (File too large)" in last and "what was done is kept: treeadv train --resume" in last
+    assert audit(str(tmp_path / "run")).sound
+    assert train("--resume", tmp_path / "run", "run.steps=3") == 0
+    assert [r["step"] for r in records(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_read_only_disk_is_named_in_one_line(small_disk: Path, tiny_model: Path, tmp_path: Path, capsys) -> None:
+    config = local_recipe(tmp_path, tiny_model, "run", "run.steps=1")
+    assert train("--config", config, f"run.root={small_disk}") == 0
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    capsys.readouterr()
+    for arguments in (("--resume", small_disk / "run"), ("--config", config, f"run.root={small_disk}", "run.name=b")):
+        assert train(*arguments, "run.steps=2") == 2
+        shown = capsys.readouterr().err
+        assert "(Read-only file system)" in shown and shown.count("\n") == 1, shown
