@@ -210,6 +210,22 @@ def test_update_is_bitwise_equal_without_inert_forests(folder, preset, monkeypat
     assert same(weights_of(skipping), weights_of(packing_all))
 
 
+def test_inert_forests_in_one_microbatch_change_rounding_alone(folder, monkeypatch):
+    """Packed beside others, a forest without a slope shifts their rows, so matrix products round otherwise."""
+    batch = [EQUAL_REWARDS, FORESTS[0], EQUAL_REWARDS, FORESTS[1]]
+    skipping, packing_all = Trainer(tiny.config(), folder), Trainer(tiny.config(), folder)
+    skipping.gradients(batch, Phases("cpu"))
+    monkeypatch.setattr("treeadv.learning.gradient.changes_nothing", lambda f, o: False)
+    packing_all.gradients(batch, Phases("cpu"))
+    pairs = [
+        (a.grad, b.grad)
+        for a, b in zip(skipping.policy.parameters(), packing_all.policy.parameters(), strict=True)
+        if a.grad is not None
+    ]
+    size = max(float(a.norm()) for a, _ in pairs)
+    assert pairs and size > 0 and max(float((a - b).norm()) for a, b in pairs) < 1e-6 * size
+
+
 def test_batch_that_changes_nothing_takes_no_update(folder):
     trainer = Trainer(tiny.config(), folder)
     before = weights_of(trainer)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +18,9 @@ import yaml
 
 from actors.cli import main
 from tests.running import recipe
+from treeadv.learning.gradient import GradientPass, Update
+from treeadv.learning.objective import Sums
+from treeadv.learning.report import Phases
 from treeadv.replay.audit import audit
 
 STEPS = 5
@@ -75,6 +80,27 @@ def test_run_folder_is_that_of_a_run_with_ray(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["forests"]["trained"] == 3 * STEPS
     assert {r["staleness_max"] for r in records(finished)} == {0}
+
+
+def test_batch_without_a_finite_update_is_replaced(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the second batch is not a number. Its forests are dropped; the run takes all its steps on others."""
+    accumulate, calls = GradientPass.accumulate, []
+
+    def second_is_not_finite(self: GradientPass, update: Update, clock: Phases) -> Sums:
+        sums = accumulate(self, update, clock)
+        calls.append(update)
+        return dataclasses.replace(sums, loss=math.nan) if len(calls) == 2 else sums
+
+    monkeypatch.setattr(GradientPass, "accumulate", second_is_not_finite)
+    assert train("--config", local_recipe(tmp_path, tiny_model, "skipped")) == 0
+    run = tmp_path / "skipped"
+    result = audit(str(run))
+    assert result.sound and result.dropped == {"not_finite": 3}, result.table()
+    assert [r["step"] for r in records(run)] == list(range(1, STEPS + 1))
+    assert json.loads((run / "summary.json").read_text())["forests"]["trained"] == 3 * STEPS
+    assert len(list(run.glob("nonfinite-version-*.arrow"))) == 1
 
 
 def test_two_runs_with_one_seed_end_in_equal_weights(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
