@@ -31,7 +31,7 @@ def _add_train(commands: Commands) -> None:
         "train",
         help="train a model with the whole pipeline",
         add_help=False,
-        description="Train a model from a recipe, or go on with a stopped run.",
+        description="Train a model from a recipe, or resume a stopped run.",
     )
     p.add_argument(
         "-h", "--help", action=_HelpWithFields, nargs=0, help="show this and every field of the configuration"
@@ -40,10 +40,10 @@ def _add_train(commands: Commands) -> None:
     p.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with this run folder, or URI in an object store, from its last checkpoint",
+        help="resume this run, a folder or a URI in an object store, from its last checkpoint",
     )
     p.add_argument(
-        "--resume-or-start", action="store_true", help="with --config: go on with the run named run.name if it exists"
+        "--resume-or-start", action="store_true", help="with --config: resume the run named run.name if it exists"
     )
     p.add_argument("--local", action="store_true", help="train in this process, without Ray, reproducibly")
     p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set a field of the configuration")

@@ -29,7 +29,7 @@ def test_every_rollout_is_a_leaf_with_its_tokens(sequences: list[list[int]]) -> 
 
 
 @given(rollouts)
-def test_prefixes_before_last_tokens_are_held_once(sequences: list[list[int]]) -> None:
+def test_prefixes_before_last_tokens_are_stored_once(sequences: list[list[int]]) -> None:
     forest, _ = merged(sequences)
     prefixes = {tuple(s[:k]) for s in sequences for k in range(1, len(s))}
     assert forest.tokens == len(prefixes) + len(sequences)

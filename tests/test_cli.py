@@ -291,9 +291,7 @@ def test_full_disk_is_reported_and_the_old_file_stays(forests: Path, tmp_path: P
     assert page.read_text() == "as before"
 
 
-def test_a_verifier_that_cannot_be_loaded_is_bad_input(
-    tiny_model: Path, problems: Path, tmp_path: Path, capsys
-) -> None:
+def test_verifier_that_cannot_be_loaded_is_bad_input(tiny_model: Path, problems: Path, tmp_path: Path, capsys) -> None:
     args = [
         "--model",
         tiny_model,

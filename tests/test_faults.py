@@ -192,7 +192,7 @@ def test_role_that_keeps_dying_ends_the_run_with_the_cause(tmp_path: Path, tiny_
 
 
 @pytest.mark.parametrize("role", _roles(("Generator",), ("Generator", "RewardActor", "ReplayQueue", "Learner")))
-def test_hung_role_is_killed_and_the_run_goes_on(tmp_path: Path, tiny_model: Path, role: str) -> None:
+def test_hung_role_is_killed_and_the_run_continues(tmp_path: Path, tiny_model: Path, role: str) -> None:
     run = Run(tmp_path, tiny_model, run__heartbeat_timeout=5.0)
     hung = run.hosts(role)[0]
     hung.suspend()

@@ -105,7 +105,7 @@ SETTINGS = sampling_configs()
 
 @settings(max_examples=150, deadline=None)
 @given(SETTINGS, st.integers(0, 1000))
-def test_a_forest_keeps_its_budget_and_every_guard(s: SamplingConfig, seed: int):
+def test_forest_keeps_its_budget_and_every_guard(s: SamplingConfig, seed: int):
     engine = Scripted()
     f = forest(engine, s, seed=seed)
     assert f.leaves == s.leaves if s.topup else s.roots <= f.leaves <= s.leaves
@@ -155,7 +155,7 @@ def test_no_token_is_generated_twice(s: SamplingConfig, seed: int):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 15), st.sampled_from(["entropy", "fixed", "random", "none"]))
-def test_a_predictable_rule_does_not_see_the_future(seed: int, cut: int, rule: str):
+def test_predictable_rule_does_not_depend_on_later_tokens(seed: int, cut: int, rule: str):
     """Forks up to a position stay as they are when everything drawn after it is another."""
     s = SamplingConfig(leaves=4, trees=1, rule=rule, arity=2, min_gap=1, max_tokens=20, max_depth=3, topup=False)
 
@@ -312,7 +312,7 @@ def test_unused_budget_starts_once_no_fork_is_possible():
     assert running[1] == 8
 
 
-def test_a_lost_branch_goes_on_from_the_tokens_it_has():
+def test_lost_branch_continues_from_its_tokens():
     s = SamplingConfig(leaves=2, trees=1, rule="none", max_tokens=6, topup=False)
     engine = Scripted(fail=1)
     f = forest(engine, s)
@@ -325,7 +325,7 @@ def test_a_lost_branch_goes_on_from_the_tokens_it_has():
     )
 
 
-def test_a_branch_lost_for_good_is_recorded_as_aborted():
+def test_branch_lost_for_good_is_recorded_as_aborted():
     class LosesTree0(Scripted):
         async def generate(self, prefix, params, namespace, tree):
             drawn = 0
@@ -342,7 +342,7 @@ def test_a_branch_lost_for_good_is_recorded_as_aborted():
     assert f.lengths[0] == 2 * 4  # two tokens of each try stand
 
 
-def test_a_sibling_that_never_drew_keeps_the_arity_as_drawn():
+def test_sibling_without_a_token_counts_in_the_arity():
     s = SamplingConfig(
         leaves=2, trees=1, rule="fixed", rule_options={"gap": 3}, arity=2, max_tokens=12, min_gap=1, topup=False
     )
@@ -358,7 +358,7 @@ def test_a_sibling_that_never_drew_keeps_the_arity_as_drawn():
     assert f.arity.tolist() == [2, 0] and f.leaves == 1 and f.finish.tolist() == [Finish.LENGTH]
 
 
-def test_a_forest_of_which_nothing_came_fails_with_the_cause():
+def test_forest_without_any_token_fails_with_the_cause():
     class Dead(Scripted):
         async def generate(self, prefix, params, namespace, tree):
             raise EngineLost("the server is gone")
@@ -369,7 +369,7 @@ def test_a_forest_of_which_nothing_came_fails_with_the_cause():
 
 
 @given(st.integers(1, 64), st.integers(2, 5))
-def test_a_split_gives_the_whole_budget_and_is_even(budget: int, arity: int):
+def test_split_gives_the_whole_budget_and_is_even(budget: int, arity: int):
     parts = split(budget, arity)
     assert sum(parts) == budget and max(parts) - min(parts) <= 1 and parts == sorted(parts, reverse=True)
 

@@ -35,7 +35,7 @@ def recorded(uri: str) -> list[int]:
     return [json.loads(line)["step"] for line in ObjectRunStore(uri, Path()).pull("metrics.jsonl").splitlines()]
 
 
-def test_a_run_in_a_bucket_outlives_its_queue_and_is_whole_there(bucket, tmp_path, tiny_model):
+def test_run_in_a_bucket_survives_the_death_of_its_queue(bucket, tmp_path, tiny_model):
     name, client, uri = bucket
     process = start("--config", of(uri, tmp_path, tiny_model, run__steps=5, generator__count=1))
     run = tmp_path / "one"
@@ -144,7 +144,7 @@ def test_checkpoint_of_a_superseded_driver_does_not_count(bucket, tmp_path, file
         opened(there, 3)
 
 
-def test_a_checkpoint_that_lost_a_file_is_named_with_the_remedy(bucket, tmp_path, files):
+def test_checkpoint_that_lost_a_file_is_named_with_the_remedy(bucket, tmp_path, files):
     name, client, uri = bucket
     there = ObjectRunStore(uri, tmp_path / "one")
     session = opened(there, 0)
@@ -241,7 +241,7 @@ def test_bad_storage_is_one_line_before_anything_is_made(bucket, tmp_path, tiny_
     assert not (tmp_path / "one").exists()
 
 
-def test_a_store_that_does_not_answer_is_one_line(bucket, tmp_path, tiny_model, capsys):
+def test_store_that_does_not_answer_gives_a_one_line_error(bucket, tmp_path, tiny_model, capsys):
     closed = "s3://bucket/runs/one?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1"
     said = refused(capsys, "--config", of(closed, tmp_path, tiny_model))
     assert (
@@ -252,7 +252,7 @@ def test_a_store_that_does_not_answer_is_one_line(bucket, tmp_path, tiny_model, 
     assert not (tmp_path / "one").exists()
 
 
-def test_a_run_in_the_store_is_not_begun_twice_but_gone_on_with(bucket, tmp_path, tiny_model, files, capsys):
+def test_run_in_a_store_is_resumed_and_not_started_twice(bucket, tmp_path, tiny_model, files, capsys):
     _, _, uri = bucket
     config = of(uri, tmp_path, tiny_model)
     new = launch(config, None, True, [])

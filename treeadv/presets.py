@@ -103,7 +103,7 @@ class Preset:
     """A named choice of all of it, with the rollouts that it is meant for."""
 
     advantage: AdvantageSpec
-    flat: bool = False  # meant for independent rollouts: no forks, every leaf a root of its own
+    flat: bool = False  # meant for independent rollouts: no forks, every leaf is a root
 
     def sampling(self, leaves: int) -> dict[str, str | int]:
         """The fields of the section `sampling` that the preset sets where the configuration does not."""

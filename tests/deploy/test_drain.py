@@ -30,7 +30,7 @@ def two_nodes() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def test_learner_on_a_draining_node_goes_on_elsewhere(two_nodes: Cluster, tiny_model: Path, tmp_path: Path) -> None:
+def test_learner_on_a_draining_node_moves_to_another(two_nodes: Cluster, tiny_model: Path, tmp_path: Path) -> None:
     two_nodes.add_node(num_cpus=0, resources={"learner_slot": 1})
     two_nodes.add_node(num_cpus=0, resources={"learner_slot": 1})
     learner = {"forests_per_step": 3, "threads": 1, "dtype": "float32", "cpus": 0, "slot": "learner_slot"}

@@ -44,7 +44,7 @@ def test_temperature_zero_follows_the_largest_logit(run: Run, engine: Engine, pl
     assert [d.token for d in draws] == logp.argmax(-1).tolist()
 
 
-def test_a_greedy_forest_holds_the_greedy_chain_in_every_leaf(run: Run, engine: Engine) -> None:
+def test_every_leaf_of_a_greedy_forest_is_the_greedy_chain(run: Run, engine: Engine) -> None:
     """Siblings start from the fork's prefix and nowhere else: with one possible token each, every leaf is the same
     chain.
     """
@@ -59,7 +59,7 @@ def test_a_greedy_forest_holds_the_greedy_chain_in_every_leaf(run: Run, engine: 
         assert forest.leaf_tokens(leaf).tolist() == chain
 
 
-def test_a_branch_ends_at_its_first_stop_token_and_holds_it(run: Run, engine: Engine) -> None:
+def test_branch_ends_with_its_first_stop_token(run: Run, engine: Engine) -> None:
     stop = frozenset(range(2, 30))
     for seed in range(6):
         draws = run(branch(engine, PROMPT, params(200, stop=stop, temperature=2.0, seed=seed)))
@@ -74,14 +74,14 @@ def test_only_the_stop_tokens_asked_for_end_a_branch(run: Run, engine: Engine) -
     assert any(d.token == 0 for draws in drawn for d in draws)
 
 
-def test_a_branch_has_at_most_its_tokens(run: Run, engine: Engine) -> None:
+def test_branch_has_at_most_max_tokens(run: Run, engine: Engine) -> None:
     for n in (1, 7, 8, 9, 17):
         draws = run(branch(engine, PROMPT, params(n)))
         assert len(draws) == n
         assert draws[-1].finish is Finish.LENGTH
 
 
-def test_a_branch_that_nobody_wants_any_more_stops_being_decoded(run: Run, engine: Engine) -> None:
+def test_branch_without_a_consumer_stops_being_decoded(run: Run, engine: Engine) -> None:
     async def leave() -> None:
         stream = engine.generate(PROMPT, params(1500), "left", "0")
         async for _ in stream:
@@ -97,7 +97,7 @@ def test_a_branch_that_nobody_wants_any_more_stops_being_decoded(run: Run, engin
     assert after.decoded_tokens - before.decoded_tokens <= 10 + 1  # one step may have been under way
 
 
-def test_a_prefix_that_was_drawn_comes_from_the_cache(run: Run, engine: Engine) -> None:
+def test_drawn_prefix_comes_from_the_cache(run: Run, engine: Engine) -> None:
     """At least 99 % of the prefix, less the last token, whose logits are needed."""
     draws = run(branch(engine, PROMPT, params(240), "reuse"))
     for cut in (240, 100, 37):
@@ -145,7 +145,7 @@ def test_update_during_a_branch_loses_no_token_and_labels_all(run: Run, engine: 
     assert max(Plain(tiny_model, old).differences(PROMPT, run(branch(engine, PROMPT, params(20))))) < EXACT
 
 
-def test_a_version_that_goes_backwards_is_refused(run: Run, engine: Engine, tiny_model: Path) -> None:
+def test_older_version_is_refused(run: Run, engine: Engine, tiny_model: Path) -> None:
     run(engine.update_weights(engine.version + 1, weights(tiny_model)))
     held = engine.version
     with pytest.raises(ValueError, match=f"{held - 1} is older than the engine's {held}"):

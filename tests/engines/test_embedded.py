@@ -110,7 +110,7 @@ def test_what_is_drawn_follows_the_distribution(tiny_model):
     assert chi2 < common.sum() + 5 * np.sqrt(2 * common.sum())
 
 
-def test_a_fork_recomputes_only_the_last_token_of_its_prefix(tiny_model):
+def test_fork_recomputes_only_the_last_token_of_its_prefix(tiny_model):
     async def run():
         engine = EmbeddedEngine(tiny_model)
         first = await collect(engine, PROMPTS[2], params(1))
@@ -165,7 +165,7 @@ def test_same_seed_regrows_the_same_forest_in_any_batch(tiny_model):
         )
 
 
-def test_a_forest_has_the_log_probs_of_its_flattened_leaves(tiny_model):
+def test_forest_has_the_log_probs_of_its_flattened_leaves(tiny_model):
     _, logp = plain(tiny_model)
     for f in forests(tiny_model, range(3), rows=48):
         for leaf in range(f.leaves):
@@ -175,7 +175,7 @@ def test_a_forest_has_the_log_probs_of_its_flattened_leaves(tiny_model):
             assert np.allclose(got, want, atol=1e-4)
 
 
-def test_an_update_in_flight_draws_the_rest_from_the_new_weights(tiny_model, tmp_path):
+def test_update_in_flight_draws_the_rest_from_the_new_weights(tiny_model, tmp_path):
     from tests import tiny
 
     other = tiny.save(tmp_path, seed=5)

@@ -22,7 +22,7 @@ NAMES = ["sglang-cpu", "gpu-single", "gpu-node", "cluster"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_is_a_whole_configuration_for_sglang(name: str) -> None:
+def test_sglang_recipe_loads_and_gives_a_command_line(name: str) -> None:
     config = load(RECIPES / f"{name}.yaml")
     assert config.generator.engine == "sglang"
     line = arguments(config.generator, "MODEL", 1)
@@ -48,7 +48,7 @@ for line in {lines!r}:
     assert done.stdout.split() == ["cpu", "cuda", "cuda", "cuda"], done.stderr
 
 
-def test_the_single_gpu_is_not_promised_twice() -> None:
+def test_gpu_single_recipe_asks_for_at_most_one_gpu() -> None:
     config = load(RECIPES / "gpu-single.yaml")
     assert config.generator.gpus * config.generator.count + config.learner.gpus * config.learner.count <= 1
 

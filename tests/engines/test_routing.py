@@ -18,7 +18,7 @@ def place(routes: Routes, wanted: list[tuple[str, str]], servers: list[str]) -> 
 
 
 @given(names, trees)
-def test_a_tree_stays_where_its_prefix_is(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+def test_tree_stays_on_the_server_with_its_prefix(servers: list[str], wanted: list[tuple[str, str]]) -> None:
     routes = Routes()
     assert place(routes, wanted, servers) == place(routes, wanted[::-1], servers)
 
@@ -57,6 +57,6 @@ def test_without_load_routing_depends_on_the_hash_alone() -> None:
     assert all(60 < chosen.count(s) < 140 for s in servers)
 
 
-def test_a_tree_is_not_moved_to_a_server_that_takes_no_new_ones() -> None:
+def test_tree_does_not_move_to_a_server_closed_to_new_trees() -> None:
     routes = Routes()
     assert all(routes.home("f", str(i), ["old", "new"], ["new"]) == "new" for i in range(20))

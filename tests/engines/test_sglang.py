@@ -245,7 +245,7 @@ def test_every_way_of_loading_weights_ends_in_the_new_policy(
         assert engine.updates[-1].bytes == sum(w.nbytes for w in new.values())
 
 
-def test_a_repeated_update_does_nothing(run: Run, make: Make, tiny_model: Path) -> None:
+def test_repeated_update_does_nothing(run: Run, make: Make, tiny_model: Path) -> None:
     engine = make()
     run(engine.update_weights(1, weights(tiny_model)))
     run(engine.update_weights(1, weights(tiny_model, 5.0)))
@@ -396,14 +396,12 @@ class TestBehindAProxy:
             make(proxies[0].url)
         assert len(run(branch(make(proxies[0].url, entropy="lower"), PROMPT, params(8)))) == 8
 
-    def test_a_server_with_several_copies_of_the_model_is_refused(self, make: Make, proxies: list[FaultyProxy]) -> None:
+    def test_server_with_several_copies_of_the_model_is_refused(self, make: Make, proxies: list[FaultyProxy]) -> None:
         proxies[0].server_info = {"dp_size": 2}
         with pytest.raises(BadInput, match="runs dp_size=2 copies of the model; start a server a copy"):
             make(proxies[0].url)
 
-    def test_the_trees_of_a_server_that_dies_go_on_at_another(
-        self, run: Run, make: Make, proxies: list[FaultyProxy]
-    ) -> None:
+    def test_trees_of_a_dead_server_move_to_another(self, run: Run, make: Make, proxies: list[FaultyProxy]) -> None:
         engine = make(",".join(p.url for p in proxies))
 
         async def grow_through_a_death() -> list[Forest]:

@@ -122,9 +122,7 @@ def test_unusable_reply_ends_the_branch_with_a_reason(
     assert len(draws) == 8
 
 
-def test_a_forest_grows_whole_over_replies_that_are_refused(
-    run: Run, proxy: FaultyProxy, proxied: SGLangEngine
-) -> None:
+def test_forest_is_complete_after_refused_replies(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
     """The sampler goes on from what stands: no leaf is aborted and every log-prob is finite."""
     proxy.spoil_every(5, set_logprob(float("nan")))
     sampling = SamplingConfig(leaves=6, trees=2, rule="fixed", rule_options={"gap": 5}, max_tokens=24, temperature=0.7)
@@ -140,7 +138,7 @@ def test_a_forest_grows_whole_over_replies_that_are_refused(
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_passing_5xx_is_asked_again_and_duplicates_nothing(
+def test_retry_after_a_5xx_duplicates_no_token(
     run: Run, proxy: FaultyProxy, proxied: SGLangEngine, tiny_model: Path, status: int
 ) -> None:
     proxy.fail(times=2, status=status)
@@ -159,25 +157,21 @@ def test_broken_connection_does_not_remove_the_server(run: Run, proxy: FaultyPro
     assert proxied.members[0].ready.is_set()
 
 
-def test_a_4xx_is_not_asked_again(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
+def test_4xx_is_not_retried(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
     proxy.fail(times=1, status=400)
     with pytest.raises(EngineLost, match="HTTP 400"):
         run(branch(proxied, PROMPT, params(24)))
     assert proxy.failed == 1
 
 
-def test_a_lasting_5xx_loses_the_server_until_it_answers_again(
-    run: Run, proxy: FaultyProxy, proxied: SGLangEngine
-) -> None:
+def test_server_with_lasting_5xx_is_lost_until_it_answers(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
     proxy.fail(times=4, status=502)
     with pytest.raises(EngineLost, match="failed 4 times, at last with HTTP 502"):
         run(branch(proxied, PROMPT, params(24)))
     assert len(run(branch(proxied, PROMPT, params(24)))) == 24
 
 
-def test_a_server_that_gives_no_token_for_the_limit_is_lost(
-    run: Run, proxy: FaultyProxy, proxied: SGLangEngine
-) -> None:
+def test_server_without_a_token_for_the_timeout_is_lost(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
     proxy.hang(times=1)
     started = time.monotonic()
     with pytest.raises(EngineLost, match="gave no token for 2 s"):
@@ -186,13 +180,13 @@ def test_a_server_that_gives_no_token_for_the_limit_is_lost(
     assert len(run(branch(proxied, PROMPT, params(24)))) == 24
 
 
-def test_a_server_of_another_model_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
+def test_server_of_another_model_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
     other = tiny.save(tmp_path / "other", seed=1)
     with pytest.raises(BadInput, match=r"log-probs differ by .* it serves another model"):
         run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
-def test_a_server_with_another_tokenizer_is_refused_at_the_start(
+def test_server_with_another_tokenizer_is_refused_at_the_start(
     run: Run, server: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
@@ -315,6 +309,6 @@ asyncio.run(main())
     server.wait(timeout=20)
 
 
-def test_a_server_that_cannot_start_says_why(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+def test_failed_start_of_a_server_is_reported_with_its_cause(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"SGLang ended while it started[\s\S]*--no-such-flag"):
         run(SGLangEngine.create(configure(root=tmp_path, args={"no-such-flag": True}), tiny_model, 0))

@@ -54,7 +54,7 @@ def test_the_tap_passes_over_the_middle_of_a_chunked_prefill() -> None:
     assert len(last.customized_info[KEY]) == 1
 
 
-def test_a_logit_of_minus_infinity_has_no_share_in_the_entropy() -> None:
+def test_logit_of_minus_infinity_has_no_share_in_the_entropy() -> None:
     request = request_of()
     EntropyTap()(torch.tensor([[0.0, 0.0, -math.inf]]), [{"__req__": request, TEMPERATURE: 1.0}])
     assert request.customized_info[KEY] == pytest.approx([math.log(2)])
@@ -96,7 +96,7 @@ def test_request_without_spans_takes_its_starting_version() -> None:
         read({"output_ids": [5, 5], "meta_info": meta | {"weight_versions": spans[:1]}}, ask)
 
 
-def test_a_token_outside_of_the_vocabulary_is_refused() -> None:
+def test_token_outside_of_the_vocabulary_is_refused() -> None:
     meta = {"finish_reason": {"type": "length"}, "output_token_logprobs": [[-1.0, 9, None]], KEY: [0.1]}
     with pytest.raises(Refused, match="outside of the vocabulary of 9"):
         read({"output_ids": [9], "meta_info": meta | {"prompt_tokens": 3, "cached_tokens": 0}}, Ask(2, "exact", 9, 0))
@@ -169,7 +169,7 @@ def test_discovery_lists_servers_behind_a_router() -> None:
     asyncio.run(check())
 
 
-def test_an_address_that_is_none_is_refused() -> None:
+def test_address_without_http_is_refused() -> None:
     with pytest.raises(BadInput, match="localhost:30000 is not an http address"):
         asyncio.run(resolve("generator.sglang.url", "localhost:30000"))
 
@@ -232,7 +232,7 @@ def test_weights_have_server_dtype_and_no_tied_output_matrix() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgl_kernel", "torchvision"])
-def test_a_stand_in_refuses_to_load_beside_the_real_package(
+def test_stand_in_refuses_to_load_beside_the_real_package(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / f"{name}-1.0.dist-info").mkdir()

@@ -129,7 +129,7 @@ def test_fact_2_flow_weights_sum_to_one_over_every_cut(f):
 
 
 @given(forests(losses=True))
-def test_a_lost_branch_takes_its_flow_with_it(f):
+def test_lost_branch_takes_its_flow_with_it(f):
     w = flow_weights(f)
     for s in range(f.segments):
         if f.children[s]:
@@ -261,7 +261,7 @@ def ungraded(f: Forest) -> Forest:
     return dataclasses.replace(f, verdict=np.full(f.leaves, -1, np.int8))
 
 
-def test_a_forest_that_is_not_graded_is_refused_with_its_id():
+def test_forest_that_is_not_graded_is_refused_with_its_id():
     with pytest.raises(BadForest, match=r"forest f: it is not graded"):
         advantages(ungraded(WORKED), PRESETS["treeadv"].advantage)
 

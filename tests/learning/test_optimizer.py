@@ -57,7 +57,7 @@ def resumed(config: Config, *overrides: str) -> Config:
     return configuration.build(config.model_dump(mode="json"), list(overrides), "run/config.yaml")
 
 
-def test_rate_does_not_jump_when_a_run_goes_on_with_other_steps():
+def test_rate_is_continuous_when_a_resume_changes_the_steps():
     """The end of the cosine is recorded when the run begins."""
     config = tiny.config(steps=10, lr=1.0, schedule="cosine")
     shorter = resumed(config, "run.steps=8")

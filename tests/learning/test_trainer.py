@@ -191,7 +191,7 @@ def test_other_family_that_takes_the_mask_is_accepted(tmp_path):
     assert loading.load(tmp_path).vocabulary == 32
 
 
-def test_a_model_that_ignores_the_mask_is_refused_by_name(folder, monkeypatch):
+def test_model_that_ignores_the_mask_is_refused_by_name(folder, monkeypatch):
     """Its attention goes to all earlier rows, which only the check against a flat pass can tell."""
     monkeypatch.setattr("treeadv.learning.attention.sdpa_blocks", lambda packed: None)
     with pytest.raises(BadInput, match="LlamaForCausalLM does not keep to the tree"):
@@ -263,7 +263,7 @@ def test_buckets_come_in_the_generators_dtype(folder):
 @pytest.mark.parametrize(
     "learner", [{}, {"dtype": "bfloat16"}, {"lora_rank": 2}, {"schedule": "cosine", "warmup_steps": 2, "kl": 0.1}]
 )
-def test_a_resumed_run_is_bitwise_an_unbroken_one(folder, tmp_path, learner):
+def test_resumed_run_equals_an_uninterrupted_one_bitwise(folder, tmp_path, learner):
     config = tiny.config(**learner)
     unbroken = Trainer(config, folder)
     for version in range(2):
@@ -278,7 +278,7 @@ def test_a_resumed_run_is_bitwise_an_unbroken_one(folder, tmp_path, learner):
 
 
 @pytest.mark.parametrize("learner", [{}, {"lora_rank": 2}])
-def test_a_checkpoint_is_a_plain_folder_that_transformers_reads(folder, tmp_path, learner):
+def test_checkpoint_is_a_plain_folder_that_transformers_reads(folder, tmp_path, learner):
     trainer = Trainer(tiny.config(**learner), folder)
     trainer.step(FORESTS, 0)
     trainer.save(tmp_path / "step-1")
@@ -328,7 +328,7 @@ def test_large_models_are_written_in_shards_with_an_index(folder, tmp_path, monk
     Trainer(tiny.config(), folder).restore(tmp_path / "step-1")
 
 
-def test_a_checkpoint_of_another_model_is_refused(folder, tmp_path):
+def test_checkpoint_of_another_model_is_refused(folder, tmp_path):
     other = Trainer(tiny.config(), tiny.folder(tmp_path, "llama"))
     other.save(tmp_path / "step-0")
     with pytest.raises(BadInput, match="resume with the model of the run"):

@@ -149,7 +149,7 @@ def test_last_token_of_a_parent_gives_its_logits_once():
     assert packed.row[first[0]] == len(f.prompt) + 1  # the second token of the root
 
 
-def test_logits_are_never_held_for_more_rows_than_a_slice(monkeypatch):
+def test_logits_exist_for_at_most_one_slice_of_rows(monkeypatch):
     trainer, _ = pair("llama", torch.float32)
     rows: list[int] = []
     head = trainer.policy.model.get_output_embeddings()

@@ -99,7 +99,7 @@ def test_flipped_bit_is_located_and_nothing_is_changed(tmp_path: Path) -> None:
         assert not report.sound and report.records == record - 1
 
 
-def test_a_damaged_payload_is_named_by_forest_file_and_offset(tmp_path: Path) -> None:
+def test_damaged_payload_is_named_by_forest_file_and_offset(tmp_path: Path) -> None:
     one_run(tmp_path)
     (file,) = (tmp_path / "replay/payloads").iterdir()
     records, _ = read(tmp_path)
@@ -112,14 +112,14 @@ def test_a_damaged_payload_is_named_by_forest_file_and_offset(tmp_path: Path) ->
     assert f"forest {place.forest_id}" in report.faults[0] and f"{file.name} byte {place.offset}" in report.faults[0]
 
 
-def test_a_missing_payload_file_is_a_fault_of_every_forest_in_it(tmp_path: Path) -> None:
+def test_missing_payload_file_is_a_fault_of_every_forest_in_it(tmp_path: Path) -> None:
     one_run(tmp_path)
     (file,) = (tmp_path / "replay/payloads").iterdir()
     file.unlink()
     assert len(audit(str(tmp_path)).faults) == 5
 
 
-def test_a_missing_part_of_the_journal_is_a_fault(tmp_path: Path) -> None:
+def test_missing_part_of_the_journal_is_a_fault(tmp_path: Path) -> None:
     one_run(tmp_path)
     for _ in range(2):
         store = open_store(tmp_path, max_staleness=5)
@@ -185,7 +185,7 @@ def encoded(tree: dict) -> bytes:
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],
 )
-def test_a_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, change: dict, message: str) -> None:
+def test_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, change: dict, message: str) -> None:
     part = one_run(tmp_path)
     lines = part.read_bytes().splitlines(keepends=True)
     lines[line] = rewritten(lines[line], **change)
@@ -217,7 +217,7 @@ def journalled(folder: Path, *records: Record) -> None:
         (Resumed(0, "s"), "the run cannot resume from step 0: 1 to 1 have durable checkpoints"),
     ],
 )
-def test_a_record_of_a_step_that_cannot_be_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
+def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
     """One lease a step, steps without gaps."""
     one_run(tmp_path)
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
@@ -235,7 +235,7 @@ def test_history_shows_steps_with_two_leases_and_with_none(tmp_path: Path) -> No
     assert faults == ["step 3 was done with 2 leases", "step 2 was done with no lease, but later ones were done"]
 
 
-def test_a_payload_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
+def test_payload_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
     one_run(tmp_path)
     (file,) = (tmp_path / "replay/payloads").iterdir()
     newer = wire.SCHEMA.with_metadata({b"treeadv.schema_version": b"9"}).serialize().to_pybytes()
@@ -255,7 +255,7 @@ def test_second_run_on_a_folder_is_refused(tmp_path: Path) -> None:
     second.close()
 
 
-def test_a_closed_store_writes_nothing_into_what_may_be_anothers(tmp_path: Path) -> None:
+def test_closed_store_refuses_to_write(tmp_path: Path) -> None:
     first = open_store(tmp_path)
     ticket = reserve(first)
     first.close()
@@ -274,7 +274,7 @@ def test_a_closed_store_writes_nothing_into_what_may_be_anothers(tmp_path: Path)
 
 @pytest.mark.parametrize("moment", ["the journal is listed", "its parts are read", "the payloads are checked"])
 @pytest.mark.parametrize("snapshots", [False, True])
-def test_a_run_that_lets_go_while_it_is_audited_is_sound(
+def test_audit_during_deletions_finds_no_fault(
     tmp_path: Path, snapshots: bool, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
@@ -324,7 +324,7 @@ def test_parts_follow_their_number_not_their_name(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_listing_that_missed_the_snapshot_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_without_the_snapshot_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one_run(tmp_path)
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
     store.journal_limit = 0

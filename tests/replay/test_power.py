@@ -68,12 +68,12 @@ class Disk:
 
     def _left(self, folder: Path, mode: str) -> Iterator[tuple[str, bytes]]:
         now = {e.name: (e.inode(), e.is_dir()) for e in os.scandir(folder)}
-        there = self._names.get(folder, {})
+        entries = self._names.get(folder, {})
         if mode == "deletions at once":
-            there = {name: file for name, file in there.items() if name in now}
+            entries = {name: file for name, file in entries.items() if name in now}
         elif mode != "only what was fsynced":
-            there = now
-        for name, (inode, is_folder) in sorted(there.items()):
+            entries = now
+        for name, (inode, is_folder) in sorted(entries.items()):
             path = folder / name
             if is_folder:
                 yield from self._left(path, mode)

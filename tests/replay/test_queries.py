@@ -69,7 +69,7 @@ def test_the_view_names_every_field_that_a_query_may_want() -> None:
     }  # fmt: skip
 
 
-def test_a_payload_file_is_an_arrow_stream_that_others_read(run: list[Reserved]) -> None:
+def test_payload_file_is_readable_as_an_arrow_stream(run: list[Reserved]) -> None:
     with pa.ipc.open_stream(pa.memory_map("replay/payloads/0000000001.arrow")) as stream:
         table = stream.read_all()
     assert table.column("forest_id").to_pylist() == [r.forest_id for r in run]

@@ -21,7 +21,7 @@ def keys(client, name: str) -> list[str]:
     return [o["Key"] for o in client.list_objects_v2(Bucket=name).get("Contents", []) if not o["Key"].endswith("/")]
 
 
-def test_a_run_on_s3_is_resumed_and_audited_from_the_bucket(bucket) -> None:
+def test_run_on_s3_is_resumed_and_audited_from_the_bucket(bucket) -> None:
     name, client, uri = bucket
     store = open_store(uri, max_staleness=3)
     fill(store, 4)
@@ -247,7 +247,7 @@ def test_many_flushes_make_few_journal_objects(bucket, monkeypatch) -> None:
     again.close()
 
 
-def test_a_store_that_takes_no_more_is_one_line_with_the_remedy(bucket) -> None:
+def test_full_store_gives_a_one_line_error_with_the_remedy(bucket) -> None:
     name, client, uri = bucket
     store = open_store(uri)
     fill(store, 1)

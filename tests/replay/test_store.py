@@ -137,14 +137,14 @@ def test_bad_forest_is_refused_and_its_prompt_goes_out_again(tmp_path: Path, fau
     assert reserve(store).attempt == 1
 
 
-def test_a_forest_of_another_run_is_no_admission(tmp_path: Path) -> None:
+def test_forest_of_another_run_is_no_admission(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     for fid in ("r1-000000-0", "r0-000005-0", "nonsense"):
         with pytest.raises(BadForest, match="never reserved"):
             store.admit(fid, batch_for(Reserved(fid, 0, 0, 0, "w", "", "p")))
 
 
-def test_a_named_request_gets_the_same_ticket_again(tmp_path: Path) -> None:
+def test_named_request_gets_the_same_ticket_again(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     first = store.reserve("a", "7", str)
     assert store.reserve("a", "7", str) == first
@@ -196,7 +196,7 @@ def test_resume_leases_the_same_forests_in_the_same_order(tmp_path: Path, select
     assert audit(str(tmp_path)).sound
 
 
-def test_a_resume_does_not_forget_how_often_a_prompt_has_failed(tmp_path: Path) -> None:
+def test_failures_of_a_prompt_are_kept_over_a_resume(tmp_path: Path) -> None:
     for attempt in range(3):
         store = open_store(tmp_path, attempts=3, durable_step=0)
         record = reserve(store)
@@ -209,7 +209,7 @@ def test_a_resume_does_not_forget_how_often_a_prompt_has_failed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("step", [0, 4])
-def test_a_checkpoint_that_the_journal_does_not_fit_is_refused(tmp_path: Path, step: int) -> None:
+def test_checkpoint_that_does_not_fit_the_journal_is_refused(tmp_path: Path, step: int) -> None:
     store = open_store(tmp_path, max_staleness=3)
     fill(store, 6)
     for s in (1, 2, 3):
@@ -247,7 +247,7 @@ def test_no_lease_after_a_resume_has_a_newer_forest(tmp_path: Path, bound: int, 
     assert report.sound, report.table()
 
 
-def test_a_lease_may_wait_for_a_forest_that_a_worker_grows(tmp_path: Path) -> None:
+def test_lease_may_wait_for_a_forest_that_a_worker_grows(tmp_path: Path) -> None:
     """Slots beyond the capacity are given out once, however often the lease asks."""
     store = open_store(tmp_path, per_step=1, max_staleness=0)
     for step in (1, 2, 3):
@@ -320,7 +320,7 @@ def unjudged(record: Reserved, leaves: list[int]) -> pa.RecordBatch:
     return wire.to_batch([replace(forest, verdict=verdict)])
 
 
-def test_a_forest_of_fewer_than_two_judged_leaves_is_refilled(tmp_path: Path) -> None:
+def test_forest_of_fewer_than_two_judged_leaves_is_refilled(tmp_path: Path) -> None:
     store = open_store(tmp_path, attempts=2)
     record = reserve(store)
     assert store.admit(record.forest_id, unjudged(record, [0])) == "admitted"
@@ -344,7 +344,7 @@ def test_mixed_only_looks_at_judged_leaves_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("reason", "again"), [("not_finite", True), ("no_variance", False)])
-def test_a_discarded_lease_frees_its_slots(tmp_path: Path, reason: DropReason, again: bool) -> None:
+def test_discarded_lease_frees_its_slots(tmp_path: Path, reason: DropReason, again: bool) -> None:
     store = open_store(tmp_path, max_staleness=1)
     fill(store, 4)
     lease = store.lease(2, 0)
@@ -474,7 +474,7 @@ def test_forest_with_a_damaged_payload_is_dropped_with_a_reason(tmp_path: Path, 
     assert len(list(forests(str(tmp_path)))) == 4
 
 
-def test_an_open_lease_whose_payload_is_damaged_is_taken_back(tmp_path: Path) -> None:
+def test_open_lease_with_a_damaged_payload_is_returned(tmp_path: Path) -> None:
     store = open_store(tmp_path, max_staleness=2)
     fill(store, 3)
     lease = store.lease(2, 0)

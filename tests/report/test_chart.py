@@ -39,7 +39,7 @@ def test_higher_values_are_drawn_higher_and_all_inside(ys: list[float | None], f
         assert y1 >= y2 if v1 < v2 else y1 <= y2
 
 
-def test_a_missing_step_is_a_gap_in_the_curve() -> None:
+def test_missing_step_is_a_gap_in_the_curve() -> None:
     figure = draw(Chart("t", "u", [Series("a", [1.0, 2.0, None, 3.0])]), [1, 2, 3, 4])
     assert re.sub(r"[-\d. ]", "", path(figure, 0)) == "MLM"
 

@@ -40,7 +40,7 @@ def test_pieces_add_up_to_the_text_wherever_a_fork_cuts_it(by_bytes: Path) -> No
     assert vocabulary.text(ids) == text
 
 
-def test_a_folder_without_a_tokenizer_is_bad_input(tmp_path: Path) -> None:
+def test_folder_without_a_tokenizer_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"tokenizer\.json: no such tokenizer; .*--model DIR"):
         Vocabulary(tmp_path)
 
@@ -58,7 +58,7 @@ def test_shades_follow_entropy_and_the_sign_of_the_advantage(forest: Forest) -> 
     assert max(map(abs, levels)) == (4 if np.abs(A).max() > 0 else 0)
 
 
-def test_an_ungraded_forest_has_no_advantages_and_says_so() -> None:
+def test_picture_of_an_ungraded_forest_states_that_it_is_ungraded() -> None:
     graded = build([-1, 0, 0], [2, 2, 2])
     forest = graded.with_rewards([np.nan] * 2, [Verdict.UNGRADED] * 2)
     p = picture(forest, Numbers(), None)

@@ -59,7 +59,7 @@ def test_the_time_left_goes_by_the_pace_of_the_last_steps(elapsed: list[float], 
     assert run(records, total).rstrip().endswith(f"ETA {eta}")
 
 
-def test_progress_goes_on_after_a_return_to_a_checkpoint() -> None:
+def test_progress_continues_after_a_return_to_a_checkpoint() -> None:
     assert run([record(4), record(5), record(4, elapsed_s=70.0)]).splitlines()[-1].startswith("step 4/40")
 
 
@@ -85,7 +85,7 @@ def test_the_final_table_has_the_figures_and_the_folder() -> None:
     assert text.splitlines()[-1] == "Run folder: runs/demo"
 
 
-def test_a_run_without_a_step_has_no_figures() -> None:
+def test_run_without_a_step_has_no_figures() -> None:
     out = io.StringIO()
     final_table({"steps": 0}, Console(file=out))
     assert out.getvalue() == "No step was completed.\n"

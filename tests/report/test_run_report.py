@@ -87,7 +87,7 @@ def test_run_without_a_step_has_a_report(tmp_path: Path) -> None:
     assert "No step was completed" in report(make_run(tmp_path, [], []))
 
 
-def test_a_long_run_is_thinned_and_says_so(tmp_path: Path) -> None:
+def test_report_of_a_long_run_states_that_it_is_thinned(tmp_path: Path) -> None:
     html = report(make_run(tmp_path, [], [record(s) for s in range(1, 1002)]))
     assert "Of 1001 steps, 334 at even distances are drawn." in html
 

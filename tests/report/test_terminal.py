@@ -31,7 +31,7 @@ def test_terminal_tree_shows_verdicts_within_its_width(forest: Forest, width: in
     assert all(cell_len(line) <= width for line in lines)
 
 
-def test_a_tree_reads_as_a_tree() -> None:
+def test_tree_is_printed_with_a_line_for_each_segment() -> None:
     forest = replace(build([-1, 0, 0, -1], [2, 1, 1, 3], rewards=[1.0, 0.0, 0.0]), gold="42")
     lines = printed(forest).splitlines()
     tree = lines[next(i for i, line in enumerate(lines) if line.startswith("├")) :]

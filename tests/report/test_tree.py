@@ -82,7 +82,7 @@ def test_boxes_lie_apart_and_right_of_their_parents(forest: Forest, words: tuple
             assert ends[-1] <= COLUMNS
 
 
-def test_a_long_segment_says_how_many_tokens_it_leaves_out() -> None:
+def test_long_segment_says_how_many_tokens_it_leaves_out() -> None:
     p = drawn(build([-1, -1], [2000, 3]), Words("ab "))
     group = classes(ElementTree.fromstring(standalone(p)), "segment")[0]
     shown = len(classes(group, "t"))
@@ -102,7 +102,7 @@ def test_text_that_looks_like_markup_stays_text() -> None:
     assert "<script>alert(1)</script>" in "".join(shown.itertext()).replace("\n", "")
 
 
-def test_a_page_asks_for_nothing_from_elsewhere() -> None:
+def test_page_loads_no_external_resource() -> None:
     tags = Tags()
     tags.feed(forests_page("Forests", [drawn(build([-1, 0, 0, -1], [2, 2, 2, 3]))]))
     assert not {"src", "href", "xlink:href", "data", "action"} & tags.attributes

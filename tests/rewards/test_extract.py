@@ -85,7 +85,7 @@ def test_only_what_follows_the_last_thought_is_said(response, said):
     assert spoken(response) == said
 
 
-def test_a_long_response_is_read_at_its_end_only():
+def test_long_response_is_read_at_its_end_only():
     assert len(spoken("x" * 10**6)) == TAIL
     assert final_answer(r"\boxed{1}" + " word" * TAIL) is None
 

@@ -45,7 +45,7 @@ def test_every_line_comes_back_with_its_verdict_in_order(tmp_path):
         ({"answer": "1", "response": "1", "verifier": "maths"}, ":2: verifier 'maths' is unknown"),
     ],
 )
-def test_a_bad_line_is_named_and_nothing_is_written(tmp_path, line, reason):
+def test_bad_line_is_named_and_nothing_is_written(tmp_path, line, reason):
     source = write(tmp_path / "in.jsonl", [{"answer": "1", "response": "1"}, line])
     out = tmp_path / "out.jsonl"
     with pytest.raises(BadInput, match=f"in.jsonl{reason}"):
@@ -53,7 +53,7 @@ def test_a_bad_line_is_named_and_nothing_is_written(tmp_path, line, reason):
     assert not out.exists()
 
 
-def test_a_missing_or_empty_file_is_bad_input(tmp_path):
+def test_missing_or_empty_file_is_bad_input(tmp_path):
     with pytest.raises(BadInput, match=r"gone.jsonl: no such file"):
         grade_file(tmp_path / "gone.jsonl")
     with pytest.raises(BadInput, match="no line to grade"):

@@ -75,7 +75,7 @@ def test_workers_inherit_no_credentials_but_their_own_variables(loop, monkeypatc
 
 
 @pytest.mark.parametrize("score", ["nan", "inf"])
-def test_a_score_that_is_no_number_is_a_crash(grade, score):
+def test_score_that_is_no_number_is_a_crash(grade, score):
     [j] = grade(call("parse", score))
     assert (j.verdict, j.reward, j.detail) == (
         Verdict.CRASH,
@@ -99,7 +99,7 @@ def test_small_memory_limit_keeps_the_process_between_items(loop):
     assert all(j.verdict is Verdict.VERIFIED for j in judged) and restarts == 0
 
 
-def test_an_exception_in_a_verifier_is_a_crash_with_its_text(grade):
+def test_exception_in_a_verifier_is_a_crash_with_its_text(grade):
     [j] = grade(call("fail"))
     source = (HERE / "verifier_functions.py").read_text().splitlines()
     line = next(n for n, text in enumerate(source, 1) if "furlong" in text)
@@ -148,7 +148,7 @@ def test_waiting_in_the_queue_does_not_count_against_an_answer(loop):
     assert [j.verdict for j in loop.run(scene())] == [Verdict.VERIFIED] * 5
 
 
-def test_a_killed_worker_loses_no_answer_and_touches_no_other(loop, grade, pool, tmp_path):
+def test_killed_worker_costs_no_answer(loop, grade, pool, tmp_path):
     note = tmp_path / "pid"
     before = pool.restarts
 
@@ -164,7 +164,7 @@ def test_a_killed_worker_loses_no_answer_and_touches_no_other(loop, grade, pool,
     assert pool.restarts == before + 1
 
 
-def test_a_worker_killed_while_idle_is_replaced_unnoticed(grade):
+def test_worker_killed_while_idle_is_replaced_unnoticed(grade):
     pids = {json.loads(j.detail)["pid"] for j in grade(*[call("whoami", str(n)) for n in range(20)])}
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -237,7 +237,7 @@ def test_grown_process_is_replaced_before_the_next_item(grade):
     assert int(kept.detail) not in {json.loads(j.detail)["pid"] for j in later}
 
 
-def test_a_small_call_is_not_held_up_by_a_large_one(loop):
+def test_small_call_does_not_wait_for_a_large_call(loop):
     async def scene():
         pool = VerifierPool(workers=1, timeout=5.0, memory_mb=1024)
         try:
@@ -256,7 +256,7 @@ def test_a_small_call_is_not_held_up_by_a_large_one(loop):
     assert waiting > 30 and at_end == 0
 
 
-def test_a_cancelled_call_gives_its_place_up(loop, pool, tmp_path):
+def test_cancelled_call_leaves_the_queue(loop, pool, tmp_path):
     log = tmp_path / "calls"
 
     async def scene():
@@ -283,7 +283,7 @@ def test_a_cancelled_call_gives_its_place_up(loop, pool, tmp_path):
         ("verifier_broken:f", "RuntimeError: no licence found"),
     ],
 )
-def test_an_unusable_verifier_is_bad_input_and_the_pool_goes_on(grade, verifier, reason):
+def test_pool_keeps_working_after_an_unusable_verifier(grade, verifier, reason):
     with pytest.raises(BadInput, match=reason):
         grade(Answer("1", "1", verifier), SYMBOLIC)
     assert grade(SYMBOLIC)[0].verdict is Verdict.VERIFIED

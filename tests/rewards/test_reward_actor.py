@@ -47,7 +47,7 @@ def forest(name: str):
     ).check()  # fmt: skip
 
 
-def test_a_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
+def test_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
     async def scene():
         actor = RewardActor(config(model_dir), 0)
         try:
@@ -89,6 +89,6 @@ def test_named_parts_of_a_reward_become_metrics(loop, model_dir):
     assert 'treeadv_reward_part_mean{part="exact"} 0.333' in page
 
 
-def test_a_model_without_a_tokenizer_is_bad_input(tmp_path):
+def test_model_without_a_tokenizer_is_bad_input(tmp_path):
     with pytest.raises(BadInput, match=r"no config.json there"):
         RewardActor(config(str(tmp_path)), 0)

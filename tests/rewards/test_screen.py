@@ -99,7 +99,7 @@ FORMS = (
 
 
 @given(integers, st.sampled_from(FORMS))
-def test_an_integer_is_verified_in_every_usual_form(n, form):
+def test_integer_is_verified_in_every_usual_form(n, form):
     assert verdict(form.format(n, n), str(n)) is VERIFIED
     assert verdict(form.format(n, n), str(n + 1)) is WRONG
 
@@ -185,7 +185,7 @@ NOT_PAID = [
 
 
 @pytest.mark.parametrize(("gold", "response"), NOT_PAID)
-def test_a_wrong_answer_is_not_verified(gold, response):
+def test_wrong_answer_is_not_verified(gold, response):
     assert verdict(response, gold) is not VERIFIED
 
 
@@ -193,7 +193,7 @@ def test_a_wrong_answer_is_not_verified(gold, response):
     r"\boxed{\qux{z} + 7}", r"\boxed{5 \mid 7}", r"<think>maybe \boxed{7}. Let me", r"so \boxed{7", "I do not know.",
     "", r"\boxed{}", r"\boxed{7 8}",
 ])  # fmt: skip
-def test_an_answer_that_cannot_be_read_is_unparsed(response):
+def test_answer_that_cannot_be_read_is_unparsed(response):
     assert verdict(response, "7") is UNPARSED
 
 
@@ -262,12 +262,12 @@ PAID = [
 
 
 @pytest.mark.parametrize(("gold", "response"), PAID)
-def test_a_right_answer_is_verified(gold, response):
+def test_right_answer_is_verified(gold, response):
     assert verdict(response, gold) is VERIFIED
 
 
 @pytest.mark.parametrize("gold", sorted({gold for gold, _ in PAID}))
-def test_a_gold_answer_equals_itself_boxed(gold):
+def test_gold_answer_equals_itself_boxed(gold):
     assert verdict(f"With 7 cases left, \\boxed{{{gold}}}.", gold) is VERIFIED
 
 

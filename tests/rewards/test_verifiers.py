@@ -160,7 +160,7 @@ def test_reasoning_gym_without_its_entry_is_bad_input(grade, meta):
         grade(Answer("1", "1", "reasoning-gym", meta))
 
 
-def test_an_unknown_reasoning_gym_family_is_bad_input(grade):
+def test_unknown_reasoning_gym_family_is_bad_input(grade):
     meta = json.dumps({"dataset": "chain_sums", "entry": {"answer": "1"}})
     with pytest.raises(BadInput, match="no data set 'chain_sums'"):
         grade(Answer("1", "1", "reasoning-gym", meta))
@@ -194,7 +194,7 @@ def remote() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_remote_verifier_is_asked_over_http(grade, remote):
+def test_remote_verifier_is_asked_over_http(grade, remote):
     half, full, named, echoed = grade(*[Answer(r, "g", remote, "g") for r in ("half", "full", "named", "echo")])
     assert (half.verdict, half.reward) == (WRONG, 0.5)
     assert (full.verdict, full.reward, full.detail) == (VERIFIED, 1.0, "well done")

@@ -85,7 +85,7 @@ class Families:
         self._verifier = find_verifier(verifier)
         self._seed = seed
         for family in families:
-            _create(family, 0)  # a wrong name or option is told before the run starts
+            _create(family, 0)  # a wrong name or option is reported before the run starts
 
     def __getitem__(self, draw: int) -> Problem:
         # A data set of one entry a draw: some families build all `size` entries at once, so that a long one never ends.
@@ -199,7 +199,7 @@ def _answered(row: dict[str, Any]) -> dict[str, Any]:
 def problem_of(row: Any, where: str, default_id: str, verifier: str) -> Problem:
     """The problem of a mapping with `problem` and `answer`; `where` names it in errors. Raises `BadInput`.
 
-    A row may name a `verifier` of its own; `verifier` is that of the configuration.
+    A row may name its `verifier`; the argument `verifier` is that of the configuration.
     """
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")

@@ -101,7 +101,7 @@ def _tree_attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=grouped
         )
         return out.transpose(1, 2).contiguous(), None
-    # split, not slices: the gradient of a slice is as large as what it was cut from
+    # split, not slices: the gradient of a slice is as large as the whole tensor
     queries, keys, values = (x.split(tree.sizes, 2) for x in (query, key, value))
     parts = []
     for q, k, v, above, mask in zip(queries, keys, values, tree.prompt, tree.mask, strict=True):

@@ -12,7 +12,7 @@ def minibatches(forests: int, updates: int, seed: int, version: int) -> list[lis
     """Deal the forests of a batch, shuffled, to `updates` mini-batches of equal size, or one apart, in increasing
     order of index.
 
-    The result depends on the arguments alone, so that a batch that is begun again takes the same updates. `version`
+    The result depends on the arguments alone, so that a repeated batch takes the same updates. `version`
     is that of the weights when the batch arrived."""
     order = list(range(forests))
     if updates == 1:

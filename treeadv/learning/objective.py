@@ -1,6 +1,6 @@
 """The loss of a forest, and its derivative by the log-probability of each token.
 
-The loss of a batch needs no autograd graph of its own, because everything but log pi is a constant in it: the
+The loss of a batch needs no autograd graph, because everything but log pi is a constant in it: the
 trainer backpropagates `slope . log pi` through the model. `evaluate` computes the slope in float64 with prefix sums
 over segments and leaves.
 

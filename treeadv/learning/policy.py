@@ -54,7 +54,7 @@ class Policy(nn.Module):
     def forward(self, packed: Packed) -> torch.Tensor:
         """[T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature, given their
         paths."""
-        # split, not slices: the gradient of a slice is as large as what it was cut from
+        # split, not slices: the gradient of a slice is as large as the whole tensor
         hidden = self._hidden(packed)[self._tensor(packed.row)].split(HEAD_ROWS)
         temperature = self._tensor(packed.temperature).split(HEAD_ROWS)
         order = np.argsort(packed.source, kind="stable")  # targets of one slice of rows stand together

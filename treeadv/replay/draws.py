@@ -37,7 +37,7 @@ class Draws:
         return await asyncio.shield(self._found[draw])
 
     def close(self) -> None:
-        """Forget the draws that have not begun."""
+        """Cancel the draws that have not started."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, draw: int) -> Problem | FailedDraw:

@@ -51,7 +51,7 @@ class RunFolder:
         folder = cls.of(path, config)
         folder.store.check()
         if path.exists() and any(path.iterdir()):
-            raise BadInput(f"run folder {path} exists: choose another run.name, or go on with it by --resume {path}")
+            raise BadInput(f"run folder {path} exists: choose another run.name, or resume the run with --resume {path}")
         if folder.store.holds_run():
             home = folder.store.home
             raise BadInput(

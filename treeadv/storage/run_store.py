@@ -42,7 +42,7 @@ class RunStore(Protocol):
         ...
 
     def holds_run(self) -> bool:
-        """Whether a run was begun under this name."""
+        """Whether a run of this name exists."""
         ...
 
     def next_session(self) -> str:

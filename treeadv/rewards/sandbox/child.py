@@ -42,7 +42,7 @@ def in_child(work: Callable[[], bytes]) -> bytes:
             result = results.readline(LONGEST)  # not to its end: a process that the text started may hold it open
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # and what it started
+            os.killpg(child, signal.SIGKILL)  # and its children
         os.kill(child, signal.SIGKILL)  # where it had no time yet to lead its group
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if not result.endswith(b"\n"):

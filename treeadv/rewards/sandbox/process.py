@@ -168,7 +168,7 @@ class WorkerProcess:
             waited: list[asyncio.Future[Any]] = [reading, self._exited]
             await asyncio.wait(waited, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done() and self._exited.done():
-                await asyncio.wait([reading], timeout=0.1)  # what it wrote before its end
+                await asyncio.wait([reading], timeout=0.1)  # its last output
             if not reading.done() and not self._exited.done():
                 raise TimeoutError
         finally:
