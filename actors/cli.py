@@ -76,7 +76,7 @@ def train(args: argparse.Namespace) -> int:
         write_report(folder.path)
         folder.store.push()
     final_table(summary, console)
-    if summary["early_end"]:
+    if summary["early_end"] and summary["steps"] < config.run.steps:
         console.print(f"Ended early: {summary['early_end']}.", soft_wrap=True)
     elif summary["steps"] < config.run.steps:
         console.print(

@@ -25,9 +25,10 @@ class Grading:
 
         self._watch = VerifierWatch()
 
-    async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> ObjectRef[pa.RecordBatch]:
-        """Return a reference to the graded forest. A reward actor that dies over it, or whose verifiers do, is
-        replaced, and another actor grades the forest. Raises `RunFailed` when the verifier keeps failing."""
+    async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> tuple[ObjectRef[pa.RecordBatch], GradeReport]:
+        """Return a reference to the graded forest, and the results of its leaves. A reward actor that dies over it, or
+        whose verifiers do, is replaced, and another actor grades the forest. Raises `RunFailed` when the verifier keeps
+        failing."""
         while True:
             while not self._rewards.members:
                 await asyncio.sleep(BACKOFF)
@@ -38,7 +39,7 @@ class Grading:
                 graded, report = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[GradeReport]], answer)
                 made = await report
                 self._watch.add(made.verdicts, made.failure)
-                return graded
+                return graded, made
             except ACTOR_LOST as fault:
                 self._rewards.replace(member, fault)
             except RayTaskError as fault:

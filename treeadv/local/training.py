@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -49,10 +49,13 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
     config, folder = run.config, run.folder
     model = resolve(config.model.path, config.model.cache)
     first = folder.last_checkpoint()
-    maker = await ForestMaker.start(config, model)
-    steps = StepForests(config, folder, maker, first)
-    evaluation = await LocalEvaluation.start(config, folder, maker, model)
-    try:
+    async with AsyncExitStack() as stack:
+        maker = await ForestMaker.start(config, model)
+        stack.push_async_callback(maker.close)
+        steps = StepForests(config, folder, maker, first)
+        stack.callback(steps.close)
+        evaluation = await LocalEvaluation.start(config, folder, maker, model)
+        stack.push_async_callback(evaluation.close)
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         trainer = Trainer(config, str(model), keep_dir=folder.path)
         serving = Serving(config, trainer, maker.engine)
@@ -67,10 +70,6 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
         await _learn(config, trainer, serving, steps, evaluation, recorder, signals)
         ended = {"stopped_by": signals[0].name if signals else None, "early_end": evaluation.book.early_end}
         return recorder.summary(steps.states()) | ended
-    finally:
-        steps.close()
-        await evaluation.close()
-        await maker.close()
 
 
 async def _learn(
