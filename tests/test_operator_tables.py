@@ -58,7 +58,7 @@ def test_tables_have_the_share_of_hard_entries(hard: float) -> None:
         ("7a3=5;5c1=2", Verdict.WRONG),
         ("7a3=2;2c1=", Verdict.UNPARSED),
         ("", Verdict.UNPARSED),
-        ("7a3=2;2c1=٥", Verdict.UNPARSED),
+        ("7a3=2;2c1=\u0665", Verdict.UNPARSED),
     ],
 )
 def test_last_digit_alone_decides_the_verdict(response: str, verdict: Verdict) -> None:
