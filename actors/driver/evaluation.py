@@ -20,7 +20,7 @@ from ray.actor import ActorProxy
 from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.driver.in_flight import ForestsInFlight
-from actors.driver.losses import ACTOR_LOST
+from actors.driver.liveness import ACTOR_LOST
 from actors.driver.outcome import EndRequest
 from actors.generator import Generator
 from treeadv.config import Config
@@ -99,7 +99,7 @@ class Evaluations:
                 self._waiting = self._waiting or (step, version)
             finally:
                 self._running = None
-                cluster.weights.let_go(generator)
+                cluster.weights.release(generator)
             if self.book.early_end:
                 end_request.end_early()
 
@@ -178,5 +178,5 @@ async def _answer(
         if set(report.versions) != {version}:
             raise Lost(f"it drew with versions {report.versions}, not with {version} alone")
         results[name][ticket.draw] = Result(verdicts=report.verdicts, finishes=report.finishes, lengths=report.lengths)
-        if not in_flight.goes_on(free):
+        if not in_flight.keeps_loop(free):
             return
