@@ -18,9 +18,11 @@ lint: .venv/installed-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# write the files that are made from the code: schema and table of the chart's values, dashboards, docs/metrics.md
+# write the files that are made from the code: schema and table of the chart's values, dashboards, docs/metrics.md and
+# docs/configuration.md
 generate: .venv/installed-dev
 	$(PY) -m deploy.schema
+	$(PY) -m deploy.configuration
 	$(PY) -m monitoring.dashboards
 	$(PY) -m monitoring.reference
 	$(PY) -m deploy.getnode --readme
