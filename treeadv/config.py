@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from treeadv.errors import BadInput
 from treeadv.presets import AdvantageOverrides, find_preset
+from treeadv.recipes import find_recipe
 from treeadv.rewards.verifiers.registry import USAGE
 from treeadv.rewards.verifiers.weighted import sum_name
 
@@ -413,14 +414,14 @@ class Config(Section):
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line.
+    """Read a recipe (a YAML file, or the name of one of the package) and apply `a.b=value` overrides. Every fault is a
+    `BadInput` of one line.
 
     >>> _ = Path("recipe.yaml").write_text("task: {source: problems.jsonl}")
     >>> load_config(Path("recipe.yaml"), ["sampling.leaves=4"]).sampling.leaves
     4
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such configuration file (recipes: deploy/recipes/*.yaml)")
+    path = find_recipe(path)
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as e:
