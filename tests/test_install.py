@@ -66,10 +66,10 @@ def test_built_package_runs_from_another_folder(tmp_path: Path, kind: str) -> No
     assert {p.name for p in place.iterdir()} - {"bin"} == {"treeadv", "actors", "treeadv-0.1.0.dist-info"}
     assert (place / "treeadv" / "py.typed").is_file()
     code = (
-        "import sys, treeadv\n"
+        "import treeadv\n"
         f"assert treeadv.__file__.startswith({str(place)!r})\n"
-        "from actors.cli import main\n"
-        "sys.exit(main(['plan', 'laptop']))\n"
+        "from pathlib import Path\n"
+        "print(treeadv.load_config(Path('laptop')).learner.preset)\n"
     )
     done = run(code, elsewhere, place)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, "treeadv\n"), done.stderr
