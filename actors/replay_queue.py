@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,13 +222,13 @@ class ReplayQueue(Heartbeat):
         return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
 
     @ray.method
-    async def ack(self, lease_id: str, step: int) -> None:
-        """Optimizer step `step` is done with this lease: its slots are free.
+    async def ack(self, lease_id: str, step: int, skipped: Sequence[str] = ()) -> None:
+        """Optimizer step `step` is done with this lease: its slots are free. It did not train the forests `skipped`.
 
         Raises `LeaseLost` if the lease expired and another has its forests: then the step is void.
         """
         self._check()
-        self._store.ack(lease_id, step)
+        self._store.ack(lease_id, step, skipped)
         self._release_refs()
         await self._notify(self._room)
 
