@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from treeadv import wire
+from treeadv.assembly import merge_prefixes
 from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
@@ -128,10 +129,12 @@ class Trainer:
         self.policy.train(self.config.learner.checkpoint_activations)
 
     def _treat(self, f: Forest) -> Forest:
-        """The part of a forest that is trained on: the judged leaves, with truncated ones as the configuration says."""
+        """The part of a forest that is trained on: the judged leaves, with truncated ones as the configuration says, in
+        the tree that the preset asks for."""
         c = self.config.learner
         treated = treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
-        return treated.judged_part() if treated.judged.any() else treated
+        treated = treated.judged_part() if treated.judged.any() else treated
+        return merge_prefixes(treated) if self.objective.spec.tree == "merged" else treated
 
     def _refuse(self, f: Forest) -> None:
         top = max(int(f.token.max()), int(f.prompt.max()))
