@@ -71,7 +71,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return tmp_path / "whole"
 
 
-def test_run_folder_is_that_of_a_run_with_ray(finished: Path) -> None:
+def test_run_folder_has_the_files_of_a_run_with_ray(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "summary.json", "report.html", "replay", "checkpoints"} <= names
     assert [r["step"] for r in records(finished)] == list(range(1, STEPS + 1))
@@ -217,7 +217,7 @@ def test_interrupt_ends_after_the_step_with_a_checkpoint(tiny_model: Path, tmp_p
         ("local.staleness=3", "local.staleness=3: queue.max_staleness=2 would drop every forest"),
     ],
 )
-def test_what_one_process_cannot_do_is_refused_in_one_line(
+def test_option_that_needs_ray_is_refused_in_one_line(
     override: str, message: str, tiny_model: Path, tmp_path: Path, capsys
 ) -> None:
     assert train("--config", local_recipe(tmp_path, tiny_model, "bad"), override) == 2

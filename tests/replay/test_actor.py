@@ -163,7 +163,7 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     await queue.close.remote()
 
 
-def test_damaged_forest_goes_out_again_and_others_stay_in_memory(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_damaged_forest_is_regrown_and_others_stay_in_memory(cluster: None, config: Config, tmp_path: Path) -> None:
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         for worker in "ab":
@@ -348,7 +348,7 @@ class FailsAtDraw17:
         return Problem(id=str(draw), problem="1+1", answer="2", verifier="math", meta="")
 
 
-def test_failing_draw_costs_that_draw_alone(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_failing_draw_is_skipped_and_others_are_reserved(cluster: None, config: Config, tmp_path: Path) -> None:
     task = {"source": "reasoning-gym", "families": [{"name": "gcd"}]}
     config = parse({"task": task, "learner": {"forests_per_step": 20}, "queue": {"max_staleness": 0}}, "test")
 
