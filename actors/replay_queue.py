@@ -221,7 +221,7 @@ class ReplayQueue(Heartbeat):
         return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
 
     @ray.method
-    async def ack(self, lease_id: str, step: int, skipped: Sequence[str] = ()) -> None:
+    async def ack(self, lease_id: str, step: int, skipped: Sequence[str]) -> None:
         """Record that `step` has used this lease but for the forests `skipped`, and free its slots.
 
         Raises `LeaseLost` if the lease expired and another lease has its forests. The step is then invalid.

@@ -24,8 +24,8 @@ def _experts(module: torch.nn.Module, hidden: torch.Tensor, *routing: torch.Tens
     device = hidden.device.type
     if not torch.is_autocast_enabled(device):
         return grouped_mm_experts_forward(module, hidden, *routing)
-    # Transformers casts the rows to the dtype of the weights
-    return grouped_mm_experts_forward(_Cast(module, torch.get_autocast_dtype(device)), hidden, *routing)
+    cast: Any = _Cast(module, torch.get_autocast_dtype(device))  # Transformers casts the rows to its dtype
+    return grouped_mm_experts_forward(cast, hidden, *routing)
 
 
 class _Cast:
