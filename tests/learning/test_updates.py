@@ -22,6 +22,7 @@ from treeadv import config as configuration
 from treeadv import wire
 from treeadv.forest import Finish, Forest
 from treeadv.learning.advantage import advantages
+from treeadv.learning.gradient import GradientPass
 from treeadv.learning.minibatches import minibatches
 from treeadv.learning.report import NonFinite, Phases
 from treeadv.learning.trainer import Trainer
@@ -151,8 +152,6 @@ def poisoned(folder, tmp_path, monkeypatch):
     trainer = Trainer(tiny.config(updates_per_batch=3, max_nonfinite=2), folder, keep_dir=tmp_path)
     weight, poison = trainer.policy.model.get_input_embeddings().weight, []
     weight.register_hook(lambda g: g * (torch.inf if poison else 1.0))
-    from treeadv.learning.gradient import GradientPass
-
     accumulate = GradientPass.accumulate
 
     def watched(self, update, clock):
@@ -178,6 +177,29 @@ def test_skipped_update_leaves_no_trace_in_weights_or_optimizer(poisoned):
     report = poisoned.step([bad], 0)
     assert (report.updates, report.version, report.loss) == (0, 0, 0.0)
     assert same(before, weights_of(poisoned)) and not poisoned.optimizer.state
+
+
+def test_forest_that_one_pass_trained_is_not_named(poisoned, monkeypatch):
+    """A forest of the first pass is skipped in the second: it was trained and must not be dropped."""
+    accumulate, calls = GradientPass.accumulate, []
+
+    def second_pass_is_poisoned(self, update, clock):
+        calls.append(update)
+        sums = accumulate(self, update, clock)
+        return dataclasses.replace(sums, loss=np.nan) if len(calls) > 3 else sums
+
+    monkeypatch.setattr(GradientPass, "accumulate", second_pass_is_poisoned)
+    poisoned.config = tiny.config(updates_per_batch=3, passes_per_batch=2, max_nonfinite=3)
+    report = poisoned.step(FORESTS[1:], 0)
+    assert (report.updates, report.nonfinite_updates, report.nonfinite_forests) == (3, 1, ())
+
+
+def test_batch_of_idle_and_nonfinite_updates_is_a_step(poisoned):
+    """Forests without a slope have done all that they can do; only the others are to be dropped."""
+    report = poisoned.step([FORESTS[0], EQUAL_REWARDS, EQUAL_REWARDS], 0)
+    assert (report.idle_updates, report.nonfinite_updates, report.nonfinite_forests) == (2, 1, ("f0",))
+    assert not report.void and poisoned.steps == 1
+    assert poisoned.step([FORESTS[0]], 0).void and poisoned.steps == 1
 
 
 def test_repeated_nonfinite_updates_raise_with_the_cause(poisoned, tmp_path):
