@@ -180,7 +180,7 @@ def encoded(tree: dict) -> bytes:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 4}, "journal format 4, this release reads 3; use the release of treeadv that wrote it"),
+        (0, {"format": 5}, "journal format 5, this release reads 4; use the release of treeadv that wrote it"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],

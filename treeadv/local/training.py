@@ -94,11 +94,11 @@ async def _learn(
         with recorder.phase("wait"):
             forests = await steps.forests(trainer.version)
         report = trainer.step(forests, trainer.version)
-        if report.nonfinite_updates and not report.updates:  # nothing was learnt: another batch takes its place
+        if report.void:  # another batch takes its place
             steps.discard(f"batch of version {report.version}")
             continue
         serving.keep_weights()
-        steps.acknowledge(trainer.steps)
+        steps.acknowledge(trainer.steps, report.nonfinite_forests)
         recorder.record(trainer.steps, report, steps)
         if signals or is_durable(config, trainer.steps):
             with recorder.phase("checkpoint"):
