@@ -19,18 +19,12 @@ from treeadv.storage.run_folder import RunFolder
 def finished(tmp_path_factory, tiny_model) -> Path:
     """A finished run without faults, and the pages that its /metrics returned during the run."""
     tmp = tmp_path_factory.mktemp("whole")
-<<<<<<< HEAD
-    # More forests wait for a slot than an actor of Ray takes calls by default: what would free a slot must still get
-    # through.
+    # More forests wait for a slot than the calls that a Ray actor accepts by default. The call that frees a slot must
+    # still be accepted.
     rows = ({"problem": f"{i}+1=", "answer": str(i + 1)} for i in range(6))
     (tmp / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     evaluation = {"every": 4, "data": str(tmp / "held.jsonl"), "samples": 2}
     process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600, eval=evaluation))
-=======
-    # More forests wait for a slot than the calls that a Ray actor accepts by default. The call that frees a slot must
-    # still be accepted.
-    process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600))
->>>>>>> main
     run = tmp / "run"
     wait_for(lambda: steps(run) >= 3, process)
     seen = {}
