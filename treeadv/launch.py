@@ -185,7 +185,11 @@ def check(config: Config, local: bool) -> None:
     """What a type cannot say: names that must exist, ports that must be free. `BadInput` for the first fault."""
     objective.build_objective(config.learner, config.sampling)
     find_verifier(config.task.grader)
-    build_rule(config.sampling.rule, config.sampling.rule_options)
+    if build_rule(config.sampling.rule, config.sampling.rule_options).needs_rewards and not local:
+        raise BadInput(
+            f"sampling.rule_options of rule {config.sampling.rule}: it reads rewards while a forest grows, which a"
+            " generator does not have; train with --local, or choose by=entropy or by=uniform"
+        )
     check_path(config.model.path)
     problems = first_problems(problem_source(config.task, config.run.seed))
     check_answers(problems, config)

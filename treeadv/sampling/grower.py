@@ -12,6 +12,7 @@ from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.search import Judge
 
 
 class Grower:
@@ -32,7 +33,7 @@ class Grower:
             f" than the {self._engine.longest} tokens that model and engine allow"
         )
 
-    async def grow(self, ticket: Ticket) -> Forest:
+    async def grow(self, ticket: Ticket, judge: Judge | None = None) -> Forest:
         """The forest of a ticket, not yet graded. Raises `EngineLost` when no branch draws a token."""
         request = GrowRequest(
             forest_id=ticket.forest_id,
@@ -40,4 +41,4 @@ class Grower:
             prompt=self.prompter.encode(ticket.problem.problem),
             seed=ticket.seed,
         )
-        return await grow(self._engine, request, self._sampling, ticket.tau, self._stop)
+        return await grow(self._engine, request, self._sampling, ticket.tau, self._stop, judge)

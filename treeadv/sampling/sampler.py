@@ -18,6 +18,8 @@ from treeadv.data.tasks import Problem
 from treeadv.engines.base import Draw, Engine, EngineLost, Params, PathTooLong
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.forking import Forking, split
+from treeadv.sampling.rules import Search, build_rule
+from treeadv.sampling.search import Judge, SearchGrowth
 from treeadv.seeds import derive
 
 RETRIES = 3  # a lost branch goes on from the tokens that it has, this many times, before it is recorded as aborted
@@ -61,10 +63,15 @@ class _Chain:
 
 
 async def grow(
-    engine: Engine, request: GrowRequest, sampling: SamplingConfig, tau: float, stop: frozenset[int]
+    engine: Engine,
+    request: GrowRequest,
+    sampling: SamplingConfig,
+    tau: float,
+    stop: frozenset[int],
+    judge: Judge | None = None,
 ) -> Forest:
     """Grow the forest of one prompt: `sampling.roots` trees that share `sampling.leaves` leaves. `stop`: token ids that
-    end a leaf.
+    end a leaf. `judge` is asked for rewards by a search that reads them.
 
     Raises `EngineLost` when no branch at all draws a token, and `PathTooLong` before anything is drawn. A branch that
     is lost alone is recorded as aborted.
@@ -75,6 +82,9 @@ async def grow(
             f"with sampling.max_tokens={sampling.max_tokens} its paths "
             f"would be longer than the {engine.longest} tokens that model and engine allow"
         )
+    rule = build_rule(sampling.rule, sampling.rule_options)
+    if isinstance(rule, Search):
+        return await SearchGrowth(engine, request, sampling, rule, stop, RETRIES, judge).run()
     return await _Growth(engine, request, sampling, tau, stop).run()
 
 
