@@ -13,13 +13,15 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a unit may import those of the rows before its own, and nothing else of its own row.
 LAYERS = (
     ("treeadv", "treeadv.errors", "treeadv.seeds"),
-    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics"),
+    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics", "treeadv.section"),
     ("treeadv.assembly", "treeadv.presets", "treeadv.rewards"),
-    ("treeadv.config", "treeadv.wire"),
+    ("treeadv.task_config", "treeadv.wire"),
+    ("treeadv.config",),
     ("treeadv.data", "treeadv.storage"),
     ("treeadv.engines",),
     ("treeadv.sampling", "treeadv.learning"),
     ("treeadv.replay",),
+    ("treeadv.checks",),
     ("treeadv.planning", "treeadv.report", "treeadv.launch"),
     ("treeadv.local",),
     ("treeadv.library",),

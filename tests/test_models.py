@@ -54,4 +54,4 @@ def test_name_that_the_hub_cannot_have_is_a_missing_folder(name: str) -> None:
     with pytest.raises(
         BadInput, match=r"no config\.json there; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"
     ):
-        check_path(name)
+        check_path(name, "models")

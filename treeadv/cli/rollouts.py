@@ -15,7 +15,7 @@ from treeadv.errors import BadInput
 
 if TYPE_CHECKING:
     from treeadv.config import Config
-    from treeadv.data.tasks import Problem
+    from treeadv.data.problems import Problem
     from treeadv.forest import Forest
 
 
@@ -89,10 +89,10 @@ def evaluate(args: argparse.Namespace) -> int:
 def _inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Problem]]:
     """Configuration, model folder and problems. Finds every fault of the arguments before a model is loaded."""
     from treeadv import config as configuration
-    from treeadv.data.model_folder import resolve
-    from treeadv.data.tasks import read_problems
+    from treeadv.checks import check_answers, check_prompts
+    from treeadv.data.model_folder import check_path, resolve
+    from treeadv.data.tasks import file_problems
     from treeadv.engines.registry import check_engine
-    from treeadv.launch import check_answers
     from treeadv.rewards.verifiers.registry import find_verifier
     from treeadv.sampling.rules import build_rule
 
@@ -101,7 +101,9 @@ def _inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Problem]]:
     check_engine(config)
     find_verifier(config.task.grader)
     build_rule(config.sampling.rule, config.sampling.rule_options)
-    problems = read_problems(args.data, config.task.grader)[: args.limit]
+    check_path(config.model.path, config.model.cache)
+    problems = file_problems(args.data, config.task)[: args.limit]
+    check_prompts(problems, config)
     check_answers(problems, config)
     return config, resolve(config.model.path, config.model.cache), problems
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from treeadv.config import Config
-from treeadv.data.tasks import Problem
+from treeadv.data.problems import Problem
 from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine
 from treeadv.engines.registry import start_engine
@@ -50,9 +50,9 @@ class ForestMaker:
             tasks = [group.create_task(self._make(ticket, done)) for ticket in tickets]
         return [t.result() for t in tasks]
 
-    def too_long(self, problem: Problem) -> str:
-        """Why the prompt of a problem is too long for model and engine; "" when it is not."""
-        return self._grower.too_long(problem)
+    def refusal(self, problem: Problem) -> str:
+        """Why the prompt of a problem cannot be used with this model and engine; "" when it can."""
+        return self._grower.refusal(problem)
 
     async def close(self) -> None:
         await self._pool.close()
@@ -78,9 +78,9 @@ async def rollouts(
     ]
     maker = await ForestMaker.start(config, model_dir)
     try:
-        if long := [reason for p in problems if (reason := maker.too_long(p))]:
+        if refused := [reason for p in problems if (reason := maker.refusal(p))]:
             raise BadInput(
-                f"{len(long)} of {len(problems)} prompts cannot be used; the first: {long[0]}; leave them out"
+                f"{len(refused)} of {len(problems)} prompts cannot be used; the first: {refused[0]}; leave them out"
             )
         return await maker.make(tickets, done)
     finally:
