@@ -67,6 +67,9 @@ class SamplingConfig(Section):
     tau_window: Positive = Field(64, description="tau_quantile: forests that the quantile is taken over")
     tau_min_tokens: Positive = Field(1000, description="tau_quantile: tau holds while those forests have fewer tokens")
     arity: Annotated[int, Field(ge=2)] = 2
+    split: Literal["even", "backbone"] = Field(
+        "even", description="how children share leaf budget; backbone: one leaf each, the rest to the first child"
+    )
     min_gap: Positive = Field(2, description="tokens between forks, and before the first")
     max_depth: Count = Field(4, description="forks on a path")
     min_tail: Positive = Field(4, description="room left after a fork, in tokens")

@@ -8,10 +8,11 @@ from pydantic import Field, model_validator
 
 from treeadv.rewards.verifiers.registry import USAGE
 from treeadv.rewards.verifiers.weighted import sum_name
-from treeadv.section import Section, Weight
+from treeadv.section import Positive, Section, Share, Weight
 
-REASONING_GYM = "reasoning-gym"
-_SOURCE = "reasoning-gym, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]"
+REASONING_GYM, OPERATOR_TABLES = "reasoning-gym", "operator-tables"
+ENDLESS = (REASONING_GYM, OPERATOR_TABLES)  # sources that draw their problems, from no file
+_SOURCE = "reasoning-gym, operator-tables, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]"
 
 
 class Family(Section):
@@ -20,6 +21,14 @@ class Family(Section):
     name: str
     weight: Weight = 1.0
     options: dict[str, Any] = Field(default_factory=dict, description="passed to reasoning_gym.create_dataset")
+
+
+class TablesConfig(Section):
+    """The task operator-tables: docs/studies.md."""
+
+    operations: Positive = Field(5, description="look-ups of a problem")
+    hard: Share = Field(0.3, description="share of the table entries that the warm-up text mostly gets wrong")
+    seed: int = Field(0, description="of the tables; problems are drawn from run.seed")
 
 
 class RewardTerm(Section):
@@ -33,6 +42,7 @@ class SourceConfig(Section):
     """One of several sources of problems. What it leaves out is taken from the section `task`."""
 
     source: str = Field(description=_SOURCE)
+    tables: TablesConfig = TablesConfig()
     weight: Weight = Field(1.0, description="share of the draws, relative to the other sources")
     families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
     columns: dict[str, str] = Field(default_factory=dict, description="as task.columns; empty: task.columns")
@@ -48,6 +58,7 @@ class SourceConfig(Section):
 
 class TaskConfig(Section):
     source: str = Field(REASONING_GYM, description=_SOURCE)
+    tables: TablesConfig = TablesConfig()
     sources: list[SourceConfig] = Field(
         default_factory=list, description="several sources with weights; replaces task.source and task.families"
     )
@@ -89,7 +100,7 @@ class TaskConfig(Section):
     def parts(self) -> list[SourceConfig]:
         """The sources, complete: one or several."""
         if not self.sources:
-            own = {key: getattr(self, key) for key in ("source", "families", "columns", "normaliser")}
+            own = {key: getattr(self, key) for key in ("source", "tables", "families", "columns", "normaliser")}
             return [SourceConfig(**own, verifier=self.grader)]
         return [
             s.model_copy(
@@ -107,6 +118,14 @@ class TaskConfig(Section):
         """The families or else the sources, for headings."""
         names = [name for s in self.parts for name in ([f.name for f in s.families] or [s.source])]
         return ", ".join(dict.fromkeys(names))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grade_tables(cls, data: Any) -> Any:
+        """Set the verifier of operator-tables where the configuration names none."""
+        if isinstance(data, dict) and data.get("source") == OPERATOR_TABLES and not data.get("rewards"):
+            return {"verifier": "last-digit"} | data
+        return data
 
     @model_validator(mode="after")
     def _coherent(self) -> TaskConfig:

@@ -10,7 +10,7 @@ from typing import Any
 from treeadv.config import Config
 from treeadv.data.model_folder import anywhere
 from treeadv.data.rows import content_hash
-from treeadv.task_config import REASONING_GYM, TaskConfig
+from treeadv.task_config import ENDLESS, TaskConfig
 
 
 def absolute(config: Config) -> Config:
@@ -32,7 +32,7 @@ def absolute(config: Config) -> Config:
 def with_content(config: Config) -> Config:
     """Return the configuration with the hash of each file and Hugging Face data set in `task.content`. Raises
     `BadInput` for one that cannot be read."""
-    named = {s.source: content_hash(s.source) for s in config.task.parts if s.source != REASONING_GYM}
+    named = {s.source: content_hash(s.source) for s in config.task.parts if s.source not in ENDLESS}
     return config.model_copy(update={"task": config.task.model_copy(update={"content": named})})
 
 
@@ -64,7 +64,7 @@ def _without_places(task: TaskConfig) -> dict[str, Any]:
 
 
 def _absolute(source: str) -> str:
-    return source if source == REASONING_GYM or source.startswith("hf:") else os.path.abspath(source)
+    return source if source in ENDLESS or source.startswith("hf:") else os.path.abspath(source)
 
 
 def _with_sources(task: TaskConfig, change: Any) -> TaskConfig:

@@ -11,7 +11,7 @@ from typing import Any
 
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import read_jsonl
-from treeadv.task_config import REASONING_GYM
+from treeadv.task_config import ENDLESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ def _reader(path: Path) -> Any:
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
         raise BadInput(
-            f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or"
-            f" {REASONING_GYM}"
+            f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT],"
+            f" {' or '.join(ENDLESS)}"
         )
     if not path.is_file():
         raise BadInput(f"{path}: no such file of problems")

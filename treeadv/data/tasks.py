@@ -10,7 +10,7 @@ import hashlib
 import math
 import random
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -19,8 +19,9 @@ from typing import Protocol
 from treeadv.data.families import Families
 from treeadv.data.problems import Problem, problem_of
 from treeadv.data.rows import content_hash, read_rows
+from treeadv.data.table_chains import TableChains
 from treeadv.errors import BadInput
-from treeadv.task_config import REASONING_GYM, SourceConfig, TaskConfig
+from treeadv.task_config import ENDLESS, OPERATOR_TABLES, REASONING_GYM, SourceConfig, TaskConfig
 
 
 class ProblemSource(Protocol):
@@ -66,20 +67,20 @@ def read_parts(task: TaskConfig, seed: int) -> list[Part]:
     whichever source they are of."""
     for source in task.parts:
         check_content(source.source, task)
-    read = [None if s.source == REASONING_GYM else read_problems(s) for s in task.parts]
+    read = [None if s.source in ENDLESS else read_problems(s) for s in task.parts]
     numbers = _held_out_numbers(task, read)
     drawn: dict[int, list[Problem]] = {}
     keys: set[str] = set()
     for n, source in enumerate(task.parts):
         if read[n] is None:
-            drawn[n] = _distinct(Families(source, f"held-out-{task.held_out_seed}"), numbers[n])
+            drawn[n] = _distinct(_endless(source, f"held-out-{task.held_out_seed}"), numbers[n])
             keys |= {p.key for p in drawn[n]}
     keys |= _chosen({p.key for problems in read if problems for p in problems}, numbers[-1], task.held_out_seed)
     parts = []
     for n, (source, problems) in enumerate(zip(task.parts, read, strict=True)):
         if problems is None:
-            families = Families(source, seed, keys)
-            parts.append(Part(config=source, train=families, held_out=drawn[n], size=None))
+            endless = _endless(source, seed, keys)
+            parts.append(Part(config=source, train=endless, held_out=drawn[n], size=None))
             continue
         kept = [p for p in problems if p.key not in keys]
         if not kept:
@@ -97,13 +98,15 @@ def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) ->
         return [0] * (len(endless) + 1)
     if task.held_out < 1:
         if any(endless):
-            raise BadInput(f"task.held_out={task.held_out:g}: reasoning-gym families are endless; give a number")
+            raise BadInput(
+                f"task.held_out={task.held_out:g}: {REASONING_GYM} and {OPERATOR_TABLES} are endless; give a number"
+            )
         return [0] * len(endless) + [math.ceil(task.held_out * distinct)]
     total = int(task.held_out)
     weights = sum(s.weight for s in task.parts)
     numbers = [math.floor(total * weight / weights) for weight in endless]
     rest = total - sum(numbers)
-    if not distinct:  # families alone: the first takes what rounding left
+    if not distinct:  # endless sources alone: the first takes what rounding left
         return [numbers[0] + rest, *numbers[1:], 0]
     if rest >= distinct:
         raise BadInput(f"task.held_out={total}: the data has {distinct} distinct problems; hold out fewer")
@@ -115,16 +118,21 @@ def _chosen(keys: set[str], count: int, seed: int) -> set[str]:
     return set(sorted(keys, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())[:count])
 
 
-def _distinct(families: Families, count: int) -> list[Problem]:
+def _endless(source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> ProblemSource:
+    kind = Families if source.source == REASONING_GYM else TableChains
+    return kind(source, seed, excluded)
+
+
+def _distinct(endless: ProblemSource, count: int) -> list[Problem]:
     """The first `count` draws with different texts."""
     found: dict[str, Problem] = {}
     for draw in range(100 * count):
         if len(found) == count:
             break
-        problem = families[draw]
+        problem = endless[draw]
         found.setdefault(problem.key, problem)
     if len(found) < count:
-        raise BadInput(f"task.held_out={count}: the families gave {len(found)} different problems; hold out fewer")
+        raise BadInput(f"task.held_out={count}: the source gave {len(found)} different problems; hold out fewer")
     return list(found.values())
 
 
