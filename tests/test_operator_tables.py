@@ -94,7 +94,7 @@ def test_warmup_text_errs_at_hard_entries_as_often_as_asked() -> None:
 
 
 def test_warm_model_is_made_once_and_ends_its_answers(tmp_path) -> None:
-    from treeadv.data.model_folder import stop_ids
+    from treeadv.data.model_files import stop_ids
     from treeadv.data.prompts import Prompter
 
     warmup, steps = Warmup(steps=2, batch=4, width=16, layers=1), []
@@ -102,7 +102,7 @@ def test_warm_model_is_made_once_and_ends_its_answers(tmp_path) -> None:
     assert warm_model(warmup, tmp_path, lambda step, _: steps.append(step)) == folder and steps == [1, 2]
     assert [p.name for p in tmp_path.iterdir()] == [warmup.name] != [Warmup(seed=1).name]
     prompter = Prompter(folder)
-    ids = prompter.encode("7a3c1|")
+    ids = prompter.encode(Problem("", "7a3c1|", "", "math", ""))
     assert [VOCABULARY[i] for i in ids] == list("7a3c1|") and stop_ids(folder) == {0}
     assert prompter.decode(np.array([*ids, 0])) == "7a3c1|" and PAD not in prompter.decode(ids)
 
