@@ -40,7 +40,9 @@ def _add_train(commands: Commands) -> None:
     p.add_argument(
         "-h", "--help", action=_HelpWithFields, nargs=0, help="show this help and every field of the configuration"
     )
-    p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="for example deploy/recipes/laptop.yaml")
+    p.add_argument(
+        "--config", type=Path, metavar="RECIPE", help="a YAML file, or a recipe of the package such as laptop"
+    )
     p.add_argument(
         "--resume",
         metavar="RUN",
@@ -58,8 +60,12 @@ def train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from treeadv.checks import check_run
+    from treeadv.extensions import require
     from treeadv.launch import launch
     from treeadv.report.progress import Progress, final_table
+
+    if not args.local:
+        require("ray", "treeadv train")
 
     def check(config: Config) -> None:
         check_run(config, args.local)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # The layers from the lowest to the highest. A unit may import units of earlier rows, and no other unit of its own row.
 LAYERS = (
     ("treeadv", "treeadv.errors", "treeadv.seeds"),
-    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics", "treeadv.section"),
+    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics", "treeadv.recipes", "treeadv.section"),
     ("treeadv.assembly", "treeadv.presets", "treeadv.rewards"),
     ("treeadv.task_config", "treeadv.wire"),
     ("treeadv.config",),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treeadv.data.operator_tables import Tables, solve
+from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict

@@ -57,6 +57,8 @@ class SourceConfig(Section):
 
 
 class TaskConfig(Section):
+    """Problems, the prompt, and who judges the answers."""
+
     source: str = Field(REASONING_GYM, description=_SOURCE)
     tables: TablesConfig = TablesConfig()
     sources: list[SourceConfig] = Field(

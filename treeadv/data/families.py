@@ -9,6 +9,7 @@ from typing import Any
 
 from treeadv.data.problems import Problem
 from treeadv.errors import BadInput, one_line
+from treeadv.extensions import require
 from treeadv.rewards.verifiers.registry import find_verifier, meta_of
 from treeadv.task_config import REASONING_GYM, Family, SourceConfig
 
@@ -61,11 +62,10 @@ class Families:
 
 
 def _create(family: Family, seed: int) -> Any:
-    try:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
-    except ImportError as e:
-        raise BadInput("task.source=reasoning-gym: the package is not installed (pip install reasoning-gym)") from e
+    require("reasoning_gym", "task.source=reasoning-gym")
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
     if family.name not in DATASETS:
         close = difflib.get_close_matches(family.name, DATASETS, n=1, cutoff=0.5)
         meant = (
