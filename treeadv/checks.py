@@ -13,6 +13,7 @@ from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
 from treeadv.engines.registry import check_engine
 from treeadv.errors import BadInput
+from treeadv.evaluation.sets import sets_of, shared_problems
 from treeadv.learning import objective
 from treeadv.replay.selection import selection_rule
 from treeadv.rewards.golds import Gold, check_golds
@@ -48,6 +49,8 @@ def check_run(config: Config, local: bool = False) -> None:
     examples = problem_source(config.task, config.run.seed).examples(DRAWS)
     check_prompts(examples, config)
     check_answers(examples, config)
+    if config.eval.every:
+        _check_evaluation(config, examples)
 
 
 def check_prompts(problems: Sequence[Problem], config: Config) -> None:
@@ -81,6 +84,16 @@ def check_answers(problems: Sequence[Problem], config: Config) -> None:
     c = config.reward
     if unmet := check_golds(golds, c.workers, c.timeout, c.memory_mb):
         log.warning("%s: %s", config.task.title, unmet)
+
+
+def _check_evaluation(config: Config, trained: Sequence[Problem]) -> None:
+    """Raise `BadInput` for held-out problems that cannot be used; log how many of them are trained on."""
+    sets = sets_of(config)
+    problems = [p for s in sets for p in s.problems]
+    check_prompts(problems, config)
+    check_answers(problems, config)
+    if shared := shared_problems(sets, trained):
+        log.warning("eval.data=%s: %d of its %d problems are trained on too", config.eval.data, shared, len(problems))
 
 
 def check_devices(config: Config) -> None:

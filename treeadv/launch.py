@@ -133,10 +133,15 @@ def _resume(home: str, overrides: list[str], recipe: Config | None, check: Check
 
 def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
     """Raise `BadInput` for a value that would make it another run."""
-    values = (
+    values: tuple[tuple[str, object, object], ...] = (
         ("run.seed", stored.run.seed, config.run.seed),
         ("run.name", stored.run.name, config.run.name),
         ("model.path", stored.model.path, config.model.path),
+        *(
+            [("eval", _what_eval_asks(stored), _what_eval_asks(config))]
+            if stored.eval.every and config.eval.every
+            else []
+        ),
     )
     for key, old, new in values:
         if old != new:
@@ -155,6 +160,11 @@ def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
         raise BadInput(
             f"task: the run {folder.home} has another ({', '.join(changed)}); choose another run.name, or the old value"
         )
+
+
+def _what_eval_asks(config: Config) -> dict[str, object]:
+    """What must stay for the evaluations of a run to be comparable: all but how often they are made."""
+    return config.eval.model_dump(exclude={"every"})
 
 
 def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFolder, Config, LocalLock]:

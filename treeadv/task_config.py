@@ -49,6 +49,11 @@ class SourceConfig(Section):
     normaliser: str = Field("", description="as task.normaliser; empty: task.normaliser")
     verifier: str = Field("", description="as task.verifier; empty: task.verifier or task.rewards")
 
+    @property
+    def names(self) -> list[str]:
+        """The families of reasoning-gym; none for another source."""
+        return [f.name for f in self.families] if self.source == REASONING_GYM else []
+
     @model_validator(mode="after")
     def _coherent(self) -> SourceConfig:
         if self.source == REASONING_GYM and not self.families:
@@ -118,7 +123,7 @@ class TaskConfig(Section):
     @property
     def title(self) -> str:
         """The families or else the sources, for headings."""
-        names = [name for s in self.parts for name in ([f.name for f in s.families] or [s.source])]
+        names = [name for s in self.parts for name in (s.names or [s.source])]
         return ", ".join(dict.fromkeys(names))
 
     @model_validator(mode="before")

@@ -25,6 +25,7 @@ def absolute(config: Config) -> Config:
             "model": anywhere(config.model),
             "task": _with_sources(config.task, _absolute),
             "generator": generator,
+            "eval": config.eval.model_copy(update={"data": _absolute_eval(config.eval.data)}),
         }
     )
 
@@ -49,7 +50,9 @@ def moved(config: Config, root: Path) -> Config:
 
     model = config.model.model_copy(update={key: found(getattr(config.model, key)) for key in ("path", "cache")})
     run = config.run.model_copy(update={"root": str(root)})
-    return config.model_copy(update={"run": run, "model": model, "task": _with_sources(config.task, found)})
+    held_out = config.eval.model_copy(update={"data": found(config.eval.data)})
+    task = _with_sources(config.task, found)
+    return config.model_copy(update={"run": run, "model": model, "task": task, "eval": held_out})
 
 
 def same_task(a: TaskConfig, b: TaskConfig) -> bool:
@@ -65,6 +68,10 @@ def _without_places(task: TaskConfig) -> dict[str, Any]:
 
 def _absolute(source: str) -> str:
     return source if source in ENDLESS or source.startswith("hf:") else os.path.abspath(source)
+
+
+def _absolute_eval(data: str) -> str:
+    return data if data in ("", "held-out") else os.path.abspath(data)
 
 
 def _with_sources(task: TaskConfig, change: Any) -> TaskConfig:

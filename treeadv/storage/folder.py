@@ -133,6 +133,10 @@ class Folder(Protocol):
         """Copy all files of this folder into a local one."""
         ...
 
+    def copy_file(self, source: str, target: str) -> None:
+        """Copy one file; the names are paths below this folder."""
+        ...
+
     def free_bytes(self) -> int | None:
         """Return the bytes free on the disk; None where there is no such bound."""
         ...

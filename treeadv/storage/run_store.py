@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from treeadv.config import Config
 from treeadv.errors import one_line
 from treeadv.storage import manifest
-from treeadv.storage.disk import fsync, publish, writing
+from treeadv.storage.disk import fsync, publish, replacing, writing
 
+RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # of a run folder: JSON lines in the order of their `step`
+BEST, EVALUATION = "best", "evaluation.json"  # the folder of the best weights, and its record there
 MANIFEST = "files.json"  # in the folder of a checkpoint
 log = logging.getLogger("treeadv.storage")
 
@@ -76,9 +79,18 @@ class RunStore(Protocol):
         """Keep the files that `write` puts into the folder that it is given. Each learner rank calls this once."""
         ...
 
-    def seal(self, step: int, session: str, keep: int) -> None:
-        """Make a checkpoint count, now that all ranks have written it. Delete all but the newest `keep`, damaged ones,
-        and those of later steps, which the run has gone back before."""
+    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
+        """Make a checkpoint count, now that all ranks have written it. Delete all but the newest `keep` and the steps
+        `held`, damaged ones, and those of later steps, which the run has gone back before."""
+        ...
+
+    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+        """Copy the weights of a checkpoint to the folder BEST, where they stay until another step is better. `record`
+        is the evaluation of the step; it is written beside them, last."""
+        ...
+
+    def best_step(self) -> int | None:
+        """Return the step whose weights the folder BEST holds; None where it holds none."""
         ...
 
     def fetched(self, step: int) -> AbstractContextManager[Path]:
@@ -108,8 +120,9 @@ class LocalRunStore:
         return uuid.uuid4().hex
 
     def push(self) -> None:
-        if (self._path / "metrics.jsonl").is_file():
-            fsync(self._path / "metrics.jsonl")
+        for name in RECORDS:
+            if (self._path / name).is_file():
+                fsync(self._path / name)
 
     def pull(self, name: str) -> str | None:
         return None
@@ -149,7 +162,7 @@ class LocalRunStore:
             scratch.mkdir(parents=True, exist_ok=True)
             write(scratch)
 
-    def seal(self, step: int, session: str, keep: int) -> None:
+    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
         scratch, target = self._scratch(step, session), self._checkpoints / f"step-{step}"
         with writing(target):
             (scratch / MANIFEST).unlink(missing_ok=True)
@@ -160,10 +173,22 @@ class LocalRunStore:
         self._checked[step] = (target / MANIFEST).stat().st_mtime_ns
         found = self.checkpoints()
         whole = [s for s in found if s <= step and s not in self._damaged]
-        for other in set(found) - set(whole[-keep:]):
+        for other in set(found) - set(whole[-keep:]) - (set(whole) & set(held)):
             shutil.rmtree(self._checkpoints / f"step-{other}")
         for left in self._checkpoints.glob(".step-*"):
             shutil.rmtree(left)
+
+    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+        with replacing(self._path / BEST) as scratch:
+            scratch.mkdir()
+            for file in (self._checkpoints / f"step-{step}").iterdir():
+                if file.is_file() and file.name != MANIFEST:  # the folders hold what only a trainer needs
+                    os.link(file, scratch / file.name)
+            (scratch / EVALUATION).write_text(json.dumps(record, indent=2))
+
+    def best_step(self) -> int | None:
+        file = self._path / BEST / EVALUATION
+        return int(json.loads(file.read_text())["step"]) if file.is_file() else None
 
     def fetched(self, step: int) -> AbstractContextManager[Path]:
         return nullcontext(self._checkpoints / f"step-{step}")
