@@ -127,7 +127,9 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, da
     replay.close()
     report = audit(str(tmp_path))
     assert report.sound and report.rows["trained"]["forests"] == 10, report.table()
-    with pytest.raises(BadInput, match="the checkpoint is of step 1, the journal can go back to steps 2 to 5"):
+    with pytest.raises(
+        BadInput, match="the checkpoint is of step 1, but the journal can resume from steps 2 to 5 only"
+    ):
         queue(tmp_path, "three", 1)
 
 

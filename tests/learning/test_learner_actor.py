@@ -148,7 +148,7 @@ def test_step_errors_keep_their_type_through_ray(tmp_path, kind):
     if kind is NonFinite:
         assert e.value.cause.batch.is_file() and "treeadv reproduce RUN --batch" in str(e.value.cause)
     else:
-        assert str(e.value.cause) == "forest f0: it is not graded"
+        assert str(e.value.cause) == "forest f0: not graded"
 
 
 def test_learner_with_a_store_starts_on_another_disk(tmp_path):

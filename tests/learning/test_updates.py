@@ -188,7 +188,7 @@ def test_run_of_updates_that_are_not_finite_ends_with_the_cause(poisoned, tmp_pa
     poisoned.step([FORESTS[1]], poisoned.version)
     for _ in range(2):
         poisoned.step([FORESTS[0]], poisoned.version)
-    with pytest.raises(NonFinite, match=r"the gradient of an update is not finite, once more than .* in a row") as e:
+    with pytest.raises(NonFinite, match=r"the gradient of an update is not finite; more updates in a row") as e:
         poisoned.step([FORESTS[0]], poisoned.version)
     assert e.value.batch == tmp_path / "nonfinite-version-1.arrow" and e.value.batch.is_file()
 

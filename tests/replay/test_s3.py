@@ -69,7 +69,7 @@ def test_trained_payload_leaves_the_bucket_if_not_retained(bucket) -> None:
     store.close()
     report = audit(uri)
     assert report.sound and report.payloads_released == 4, report.table()
-    with pytest.raises(BadInput, match=r"was deleted once trained; run with queue.retain=all"):
+    with pytest.raises(BadInput, match=r"was deleted after training; train with queue.retain=all"):
         forests_of_step(uri, 1)
 
 
@@ -108,7 +108,7 @@ def test_pending_payload_is_readable_and_an_outage_is_no_damage(bucket) -> None:
 
 def test_fsync_none_and_a_wrong_address_are_refused(bucket) -> None:
     _, _, uri = bucket
-    with pytest.raises(BadInput, match="fsync=none would never write"):
+    with pytest.raises(BadInput, match="fsync=none never writes"):
         open_store(uri, fsync="none")
     with pytest.raises(BadInput, match="not a path or URI"):
         open_folder("nosuch://place")
@@ -202,7 +202,7 @@ def test_failed_resume_leaves_the_run_to_its_owner(bucket) -> None:
         train(store, 2, step)
     store.commit(2)
     store.sync()
-    with pytest.raises(BadInput, match=r"checkpoint is of step 1, the journal can go back to steps 2 to 2"):
+    with pytest.raises(BadInput, match=r"checkpoint is of step 1, but the journal can resume from steps 2 to 2 only"):
         open_store(uri, durable_step=1, max_staleness=9)
     assert open_folder(uri).child("replay").owner() == (store.ledger.session, 0)
     fill(store, 1)
