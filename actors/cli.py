@@ -79,7 +79,7 @@ def train(args: argparse.Namespace) -> int:
     if summary["steps"] < config.run.steps:
         console.print(
             f"Stopped before the last step; go on with: treeadv train {'--local ' * args.local}--resume"
-            f" {shlex.quote(folder.home)}",
+            f" {shlex.quote(folder.uri)}",
             soft_wrap=True,
         )
         # Only Ctrl-C is a wish to end the run. After any other signal the exit code says that the run is not finished,

@@ -254,7 +254,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "--model", "nameless"], "model.path=nameless: its config.json names no model_type"),
     (["show", "hollow"], "hollow: is a folder; name a file of forests, such as hollow/FOREST.arrow"),
     (["audit", "."], "has no journal under replay/journal"),
-    (["report", "."], ".: not a run folder"),
+    (["report", "."], ". is not a run folder"),
 ]
 
 

@@ -231,7 +231,7 @@ def test_bad_storage_is_one_line_before_anything_is_made(bucket, tmp_path, tiny_
         return refused(capsys, "--config", config, f"run.storage={json.dumps(uri)}")
 
     assert "The specified bucket does not exist" in storage(uri.replace(name, "nosuch").replace("/one", ""))
-    assert "write a URI without credentials, as s3://bucket/runs" in storage("/data/runs")
+    assert "write a URI without credentials, such as s3://bucket/runs" in storage("/data/runs")
     said = storage("s3://key:secret@bucket/runs")
     assert "write a URI without credentials" in said and "secret" not in said
     assert "not a path or URI of a file system" in storage("s4://bucket/runs")
@@ -265,7 +265,7 @@ def test_run_in_a_store_is_resumed_and_not_started_twice(bucket, tmp_path, tiny_
     upload(folder.store, 1, session, files)
     folder.store.seal(1, session, keep=1)
     shutil.rmtree(folder.path)
-    assert f"{uri} holds a run: choose another run.name, or resume it by --resume '{uri}'" in refused(
+    assert f"{uri} holds a run: choose another run.name, or resume the run with --resume '{uri}'" in refused(
         capsys, "--config", config
     )
     again = launch(config, None, True, [])

@@ -91,7 +91,7 @@ def test_flipped_bit_is_located_and_nothing_is_changed(tmp_path: Path) -> None:
         part.write_bytes(bad)
         record = sum(s <= at for s in starts)
         with pytest.raises(
-            BadInput, match=f"record {record} at byte {starts[record - 1]} is damaged .*1 to {record - 1} are intact"
+            BadInput, match=f"record {record} at byte {starts[record - 1]} is damaged .*1 to {record - 1} are undamaged"
         ):
             open_store(tmp_path)
         assert part.read_bytes() == bad

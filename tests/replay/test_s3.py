@@ -216,7 +216,7 @@ def test_two_that_open_a_run_at_the_same_moment_are_refused(bucket) -> None:
     replay = open_folder(uri).child("replay")
     first, second = next_session(replay), next_session(replay)
     replay.lock(first, 0)
-    with pytest.raises(BadInput, match="at the same moment"):
+    with pytest.raises(BadInput, match="at the same time"):
         replay.lock(min(first, second), 0)
     assert next_session(replay) > first
 
@@ -255,5 +255,7 @@ def test_full_store_gives_a_one_line_error_with_the_remedy(bucket) -> None:
     for key in [o["Key"] for o in client.list_objects_v2(Bucket=name)["Contents"]]:
         client.delete_object(Bucket=name, Key=key)
     client.delete_bucket(Bucket=name)
-    with pytest.raises(BadInput, match=r"arrow: cannot be written \(.*\); see to the store, then resume the run"):
+    with pytest.raises(
+        BadInput, match=r"arrow cannot be written \(.*\); repair the access to the store, then resume the run"
+    ):
         flush(parts)

@@ -139,7 +139,7 @@ def _state(attempt: Attempt) -> str:
 
 def folder_of(run_dir: str) -> Folder:
     """Return the replay folder of the run at a path or URI. Raises `BadInput` if the run has no journal."""
-    folder = open_folder(named_store(run_dir).home).child("replay")
+    folder = open_folder(named_store(run_dir).uri).child("replay")
     if not folder.child("journal").sizes(".jsonl"):
         raise BadInput(f"{run_dir} has no journal under replay/journal; give the folder of a run")
     return folder
