@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from treeadv.assembly import merge_prefixes
 from treeadv.config import SamplingConfig
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning.objective import Objective, evaluate, scales
@@ -36,6 +37,7 @@ RULES: dict[str, dict[str, Any]] = {
     "random": {"rule": "random", "rule_options": {"probability": 0.5}},
     "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1, "topup": False},
     "no forks": {"rule": "none"},
+    "backbone": {"rule": "entropy", "tau": 0.9, "split": "backbone"},
     "no topup": {"rule": "entropy", "tau": 0.9, "topup": False},
 }
 _UNBIASED = PRESETS["unbiased"].advantage
@@ -125,7 +127,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
                 seed=seed,
             ):
                 arity[here] = s.arity
-                for i, part in enumerate(split(budget, s.arity)):
+                for i, part in enumerate(split(budget, s.arity, s.split)):
                     chain(here, state, depth + 1, position, part, token if i == 0 else draw(state))
                 return
             first = None
@@ -172,12 +174,28 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
     """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by
     the logits."""
+    if spec.tree == "merged":
+        f = merge_prefixes(f)
+        states = states_of(f)
     o = Objective(spec=spec, room=LEAVES)
     slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope
     out = np.zeros_like(world.prob)
     np.add.at(out, (states, f.token), -slope)
     weight = np.bincount(states, -slope, len(world.prob))
     return out - weight[:, None] * world.prob
+
+
+def states_of(f: Forest) -> np.ndarray:
+    """[T] the state in which each token was drawn."""
+    out = np.zeros(f.tokens, int)
+    after = np.zeros(f.segments, int)
+    for s in range(f.segments):
+        state = int(after[f.parent[s]]) if f.parent[s] >= 0 else 0
+        for t in range(f.start[s], f.start[s + 1]):
+            out[t] = state
+            state = child(state, int(f.token[t]))
+        after[s] = state
+    return out
 
 
 def lose(f: Forest, share: float, rng: np.random.Generator) -> Forest:
@@ -257,7 +275,8 @@ def main(argv: list[str]) -> None:
         "surprisal": few,
         "random": few,
         "one tree": few,
-        "no forks": few,
+        "no forks": few | {"tempo": presets["tempo"]},
+        "backbone": few | {"bpo": presets["bpo"]},
         "no topup": few,
     }
     for rule, specs in cases.items():

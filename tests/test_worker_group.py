@@ -120,7 +120,7 @@ def test_step_forgives_successors_that_die_while_they_start(tmp_path: Path) -> N
             role.deaths = RESTARTS - 1
             role.group.replace(role.group.members[0], RayActorError())
             await wait_for_members(role.group, 1)
-            role.group.forgive_deaths()
+            role.group.reset_deaths()
         assert role.group.restarts == 3 * RESTARTS
 
     asyncio.run(scenario())

@@ -67,6 +67,14 @@ class Family(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="passed to reasoning_gym.create_dataset")
 
 
+class TablesConfig(Section):
+    """The task operator-tables: docs/studies.md."""
+
+    operations: Positive = Field(5, description="look-ups of a problem")
+    hard: Share = Field(0.3, description="share of the table entries that the warm-up text mostly gets wrong")
+    seed: int = Field(0, description="of the tables; problems are drawn from run.seed")
+
+
 class RewardTerm(Section):
     """One verifier of a weighted sum."""
 
@@ -76,8 +84,10 @@ class RewardTerm(Section):
 
 class TaskConfig(Section):
     source: str = Field(
-        "reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]"
+        "reasoning-gym",
+        description="reasoning-gym, operator-tables, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]",
     )
+    tables: TablesConfig = TablesConfig()
     families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
     prompt: str = Field("{problem}", description="the user's turn; {problem} is replaced")
     verifier: str = Field("math", description=USAGE)
@@ -89,6 +99,14 @@ class TaskConfig(Section):
     def grader(self) -> str:
         """The name of the verifier of a problem that names none."""
         return sum_name([(r.name, r.weight) for r in self.rewards]) if self.rewards else self.verifier
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grade_tables(cls, data: Any) -> Any:
+        """Set the verifier of operator-tables where the configuration names none."""
+        if isinstance(data, dict) and data.get("source") == "operator-tables" and not data.get("rewards"):
+            return {"verifier": "last-digit"} | data
+        return data
 
     @model_validator(mode="after")
     def _coherent(self) -> TaskConfig:
@@ -120,6 +138,9 @@ class SamplingConfig(Section):
     tau_window: Positive = Field(64, description="tau_quantile: forests that the quantile is taken over")
     tau_min_tokens: Positive = Field(1000, description="tau_quantile: tau holds while those forests have fewer tokens")
     arity: Annotated[int, Field(ge=2)] = 2
+    split: Literal["even", "backbone"] = Field(
+        "even", description="how children share leaf budget; backbone: one leaf each, the rest to the first child"
+    )
     min_gap: Positive = Field(2, description="tokens between forks, and before the first")
     max_depth: Count = Field(4, description="forks on a path")
     min_tail: Positive = Field(4, description="room left after a fork, in tokens")

@@ -98,7 +98,7 @@ def test_pending_payload_is_readable_and_an_outage_is_no_damage(bucket) -> None:
         raise OSError("Connection refused")
 
     store._payloads._folder.read = gone
-    with pytest.raises(BadInput, match=r"cannot be read \(Connection refused\); see to the store"):
+    with pytest.raises(BadInput, match=r"cannot be read \(Connection refused\); repair the access"):
         store.lease(2, 0)
     del store._payloads._folder.read
     (key,) = [k for k in keys(client, name) if k.endswith(".arrow")]

@@ -90,11 +90,44 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
         # that could fork, so those trees are compared only with each other.
         could = (f.budget[f.parent < 0] > 1)[f.tree]
         return np.where(could, _mean_outside(f, weights * could[f.leaf_segment]), _mean_outside(f, weights))
+    if spec.baseline == "sibling_loo":
+        return _sibling_mean(f, V)
     if spec.baseline == "parent_fork":
         return np.where(f.parent < 0, mean, V[f.parent])
     if spec.baseline == "segment_mean":
         return (np.bincount(f.tree, V) / np.bincount(f.tree))[f.tree]
     return mean
+
+
+def _sibling_mean(f: Forest, V: Array) -> Array:
+    """Return [S]: the mean of V over the siblings of a segment, or the baseline of the parent if all siblings are lost.
+
+    The siblings of a root are the other roots; for a root that could fork, the other roots that could fork. A root
+    without siblings has baseline 0."""
+    could = f.budget > 1
+    total = np.bincount(f.parent + 1, V * (f.parent >= 0), f.segments + 1)  # by parent; without the roots
+    count = np.bincount(f.parent + 1, f.parent >= 0, f.segments + 1)
+    out = np.zeros(f.segments)
+    for s, p in enumerate(f.parent):
+        if p >= 0:
+            out[s] = (total[p + 1] - V[s]) / (count[p + 1] - 1) if count[p + 1] > 1 else out[p]
+            continue
+        others = (f.parent < 0) & (np.arange(f.segments) != s) & (could | (not could[s]))
+        out[s] = V[others].mean() if others.any() else 0.0
+    return out
+
+
+def branch_steps(f: Forest, spec: AdvantageSpec) -> Array:
+    """Return [S]: the term that `branch_td` adds to the advantage of a segment's first token.
+
+    The term is (V(s) - V(parent)) / scale; the mean reward stands for the parent of a root (TEMPO, arXiv 2509.18314).
+    The term is 0 in a forest of equal rewards."""
+    if _all_equal(f, spec):
+        return np.zeros(f.segments)
+    weights = _leaf_weights(f, spec)
+    V = values(f, spec)
+    above = np.where(f.parent < 0, float(weights @ f.reward), V[f.parent])
+    return spec.branch_td * (V - above) / _reward_scale(f, spec, weights)
 
 
 def _leave_one_out(f: Forest, weights: Array) -> Array:
@@ -197,7 +230,8 @@ def _all_equal(f: Forest, spec: AdvantageSpec) -> bool:
     """Whether every advantage is 0 because all rewards are equal.
 
     The caller then returns exact zeros: AdamW would turn a rounding error into a full step."""
-    compared = spec.baseline not in ("none", "leave_subtree_out") and (spec.baseline != "leaf_loo" or f.leaves > 1)
+    alone = {"leaf_loo": f.leaves == 1, "sibling_loo": f.trees == 1 or np.sum((f.budget > 1) & (f.parent < 0)) == 1}
+    compared = spec.baseline not in ("none", "leave_subtree_out") and not alone.get(spec.baseline, False)
     return compared and bool((f.reward == f.reward[0]).all())
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from treeadv import wire
+from treeadv.assembly import merge_prefixes
 from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
@@ -89,7 +90,7 @@ class Trainer:
         plan = minibatches(len(forests), c.updates_per_batch, self.config.run.seed, version)
         taken = _UpdateResults()
         with clock("pack"):
-            arrived = [self._judged_part(f) for f in forests]
+            arrived = [self._trained_forest(f) for f in forests]
             gradients = self._gradient_pass()
             updates = [gradients.prepare([arrived[n] for n in members]) for members in plan]
         with clock("log_probs"):
@@ -109,7 +110,7 @@ class Trainer:
         """Store the gradient of one update on all forests in the parameters; return its sums over all ranks."""
         gradients = self._gradient_pass()
         with clock("pack"):
-            update = gradients.prepare([self._judged_part(f) for f in forests])
+            update = gradients.prepare([self._trained_forest(f) for f in forests])
         self._clear_gradients()
         return gradients.accumulate(update, clock)
 
@@ -129,11 +130,14 @@ class Trainer:
         # Transformers recomputes activations in this mode only
         self.policy.train(self.config.learner.checkpoint_activations)
 
-    def _judged_part(self, f: Forest) -> Forest:
-        """Return the judged part of a forest, after the treatment of truncated leaves that the configuration sets."""
+    def _trained_forest(self, f: Forest) -> Forest:
+        """Return the forest to train on: the judged leaves, after the treatment of truncated leaves.
+
+        The preset may ask for the tree of merged prefixes."""
         c = self.config.learner
         treated = treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
-        return treated.judged_part() if treated.judged.any() else treated
+        treated = treated.judged_part() if treated.judged.any() else treated
+        return merge_prefixes(treated) if self.objective.spec.tree == "merged" else treated
 
     def _check_forest(self, f: Forest) -> None:
         top = max(int(f.token.max()), int(f.prompt.max()))
