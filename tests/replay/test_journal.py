@@ -180,7 +180,7 @@ def encoded(tree: dict) -> bytes:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 4}, "journal format 4, this release reads 3; use the release of treeadv that wrote it"),
+        (0, {"format": 4}, "journal format 4, this release reads 3; use the release of treeadv that wrote the journal"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],
@@ -371,7 +371,7 @@ def small_disk(tmp_path: Path):
 def test_full_disk_is_one_line_and_admitted_forests_are_kept(small_disk: Path) -> None:
     store = open_store(small_disk, per_step=1000)
     admitted = []
-    with pytest.raises(BadInput, match=r"No space left on device.; nothing stored is lost: free space"):
+    with pytest.raises(BadInput, match=r"No space left on device.; stored data is not lost: free space"):
         while True:
             record = reserve(store)
             store.admit(record.forest_id, batch_for(record, length=500))

@@ -56,7 +56,7 @@ def test_data_line_may_not_name_code_or_a_host(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     for name in ("os:system", "http://example.org/grade", 'sum:[["os:system", 1]]'):
         path.write_text(json.dumps({"problem": "p", "answer": "1", "verifier": name}) + "\n")
-        with pytest.raises(BadInput, match=r"data.jsonl:1: verifier .* name it in the configuration"):
+        with pytest.raises(BadInput, match=r"data.jsonl:1: verifier .* name the verifier in the configuration"):
             read_problems(path)
     path.write_text(json.dumps({"problem": "p", "answer": "1", "verifier": "tests.parity:has_even_sum"}) + "\n")
     assert read_problems(path, "tests.parity:has_even_sum")[0].verifier == "tests.parity:has_even_sum"
@@ -81,7 +81,7 @@ def test_verifier_that_verifies_no_gold_is_refused() -> None:
         ("no_such_module:f", "No module named 'no_such_module'"),
         ("verifier_functions:no_such_function", "no attribute 'no_such_function'"),
         ("verifier_functions:raising", r"ZeroDivisionError.*verifier_functions.py:\d+"),
-        ('sum:[["math", 1.0], ["verifier_functions:raising", 0.5]]', "fails on the gold answer of d.jsonl:1: ZeroDiv"),
+        ('sum:[["math", 1.0], ["verifier_functions:raising", 0.5]]', "fails on the gold answer at d.jsonl:1: ZeroDiv"),
         ("verifier_functions:needs_a_column", "the data line has no column difficulty"),
         ("verifier_functions:infinite", "not a finite number"),
         ("verifier_functions:texts", "not a finite number"),

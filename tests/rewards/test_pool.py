@@ -212,7 +212,7 @@ def test_verifier_whose_import_kills_workers_breaks_the_pool(loop, monkeypatch):
         finally:
             await pool.close()
 
-    with pytest.raises(PoolBroken, match="the last one: ended with exit code 7"):
+    with pytest.raises(PoolBroken, match="the last cause: ended with exit code 7"):
         loop.run(scene())
 
 
@@ -279,7 +279,7 @@ def test_cancelled_call_leaves_the_queue(loop, pool, tmp_path):
         ("numeric:-1", "tolerance must be a number"),
         ("no_such_module:f", "No module named"),
         ("verifier_functions:nothing", "has no attribute 'nothing'"),
-        ("verifier_functions:score", "is neither a function"),
+        ("verifier_functions:score", "is not a function"),
         ("verifier_broken:f", "RuntimeError: no licence found"),
     ],
 )
