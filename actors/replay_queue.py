@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,13 +221,13 @@ class ReplayQueue(Heartbeat):
         return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
 
     @ray.method
-    async def ack(self, lease_id: str, step: int) -> None:
-        """Record that `step` has used this lease, and free its slots.
+    async def ack(self, lease_id: str, step: int, skipped: Sequence[str]) -> None:
+        """Record that `step` has used this lease but for the forests `skipped`, and free its slots.
 
         Raises `LeaseLost` if the lease expired and another lease has its forests. The step is then invalid.
         """
         self._check()
-        self._store.ack(lease_id, step)
+        self._store.ack(lease_id, step, skipped)
         self._release_refs()
         await self._notify(self._room)
 

@@ -54,9 +54,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_newest_checkpoint_is_passed_over(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_newest_checkpoint_is_skipped(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     save(LocalRunStore(tmp_path), 2, 4)
     DAMAGE[damage](tmp_path / "checkpoints" / "step-4")
     store = LocalRunStore(tmp_path)
@@ -83,7 +81,7 @@ def test_stray_folder_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     save(store, 3)
 
 
-def test_no_whole_checkpoint_is_step_0(tmp_path: Path) -> None:
+def test_run_without_a_whole_checkpoint_is_at_step_0(tmp_path: Path) -> None:
     store = LocalRunStore(tmp_path)
     assert store.newest_valid() == 0
     save(store, 1)
@@ -91,7 +89,7 @@ def test_no_whole_checkpoint_is_step_0(tmp_path: Path) -> None:
     assert LocalRunStore(tmp_path).newest_valid() == 0
 
 
-def test_checkpoint_that_was_not_sealed_does_not_count(tmp_path: Path) -> None:
+def test_unsealed_checkpoint_is_ignored(tmp_path: Path) -> None:
     store = LocalRunStore(tmp_path)
     save(store, 1)
     store.write_checkpoint(2, "session", write("cut off"))
@@ -133,9 +131,7 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, da
         queue(tmp_path, "three", 1)
 
 
-def test_store_passes_over_a_checkpoint_that_lost_a_file(
-    bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_store_skips_a_checkpoint_with_a_missing_file(bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     name, client, uri = bucket
     store = ObjectRunStore(uri, tmp_path)
     session = store.next_session()
@@ -178,7 +174,7 @@ def size_limit() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_file_over_the_size_limit_is_one_line(tmp_path: Path, size_limit: Callable[[int], None]) -> None:
+def test_file_over_the_size_limit_gives_a_one_line_error(tmp_path: Path, size_limit: Callable[[int], None]) -> None:
     """In the queue, the records and a checkpoint; what was stored before stays."""
     folder, replay = RunFolder(tmp_path), queue(tmp_path, "one", 0)
     fill(replay, 2)

@@ -69,7 +69,7 @@ def test_help_is_fast_and_loads_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize("name", actors.cli.BENCHMARKS)
-def test_benchmarks_are_called_alike(name: str, capsys) -> None:
+def test_every_benchmark_accepts_json(name: str, capsys) -> None:
     with pytest.raises(SystemExit):
         actors.cli.main(["bench", name, "--json", "--no-such-option"])
     assert capsys.readouterr().err.splitlines()[-1].endswith("unrecognized arguments: --no-such-option")
@@ -201,7 +201,7 @@ def test_audit_of_a_damaged_run_exits_with_1(tmp_path: Path, capsys) -> None:
     assert "FAULT" in capsys.readouterr().out
 
 
-def test_report_writes_into_the_run_and_says_where(tmp_path: Path, capsys) -> None:
+def test_report_is_in_the_run_folder_and_its_path_is_printed(tmp_path: Path, capsys) -> None:
     path = make_run(tmp_path, [build([-1, 0, 0], [2, 2, 2], rewards=[1.0, 0.0])], [record(1)])
     assert run("report", path) == 0
     assert capsys.readouterr().out == f"{path / 'report.html'}\n"
@@ -259,7 +259,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
 
 
 @pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(a) or "nothing" for a, _ in MISTAKES])
-def test_mistake_gives_one_line_code_2_and_no_file(
+def test_bad_command_gives_one_line_exit_code_2_and_no_file(
     argv: list[str], message: str, problems: Path, forests: Path, tiny_model: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,7 @@ from treeadv.forest import Forest
 WORKED = build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 5], rewards=[1, 0, 1, 0])
 
 
-def test_worked_vector_has_17_tokens_and_22_expanded():
+def test_worked_example_has_17_tokens_and_22_expanded():
     assert (WORKED.tokens, WORKED.expanded_tokens, WORKED.leaves, WORKED.trees) == (17, 22, 4, 2)
     assert WORKED.sharing == pytest.approx(1 - 17 / 22)
     assert WORKED.leaf_count.tolist() == [3, 1, 2, 1, 1, 1]

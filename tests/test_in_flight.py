@@ -41,7 +41,7 @@ def test_no_loop_is_started_while_one_waits_for_a_slot():
     assert loops.started == 6
 
 
-def test_branches_that_wait_end_a_loop_but_not_the_last():
+def test_waiting_branches_end_every_loop_but_the_last():
     loops = Loops("generator.forests=2")
     assert loops.in_flight.keeps_loop(free=-8)
     assert not loops.in_flight.keeps_loop(free=-9)

@@ -178,7 +178,7 @@ def test_existing_run_folder_is_refused(tmp_path, tiny_model):
     assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out
 
 
-def test_taken_port_is_named(tmp_path, tiny_model):
+def test_port_in_use_is_named_in_the_error(tmp_path, tiny_model):
     import socket
 
     with socket.socket() as s:

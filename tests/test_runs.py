@@ -45,7 +45,9 @@ def test_resume_or_start_takes_the_configuration_of_the_recipe(tmp_path: Path, t
         ("task.verifier=exact", "task: the run .* has another"),
     ],
 )
-def test_resume_refuses_what_makes_another_run(tmp_path: Path, tiny_model: Path, change: str, message: str) -> None:
+def test_resume_refuses_changes_that_make_another_run(
+    tmp_path: Path, tiny_model: Path, change: str, message: str
+) -> None:
     launch_once(recipe(tmp_path, tiny_model), None, True, [])
     before = files(tmp_path / "run")
     for how in ((recipe(tmp_path, tiny_model), None, True), (None, str(tmp_path / "run"), False)):

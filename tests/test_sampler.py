@@ -185,7 +185,7 @@ def forks(s: SamplingConfig, logprob: float, tau: float = 1.0) -> bool:
     return Forking(s, tau).forks(entropy=0.1, logprob=logprob, budget=4, gap=5, depth=0, position=5, seed=0)
 
 
-def test_surprisal_rule_reads_the_drawn_token_and_says_so():
+def test_surprisal_rule_declares_that_it_reads_the_token():
     s = SamplingConfig(rule="surprisal")
     assert forks(s, -2.0) and not forks(s, -0.5)
     assert build_rule("surprisal", {}).predictable is False
@@ -251,7 +251,7 @@ def test_bad_rule_is_refused_before_anything_is_drawn(rule: str, options: dict, 
     assert engine.requests == []
 
 
-def test_rule_from_elsewhere_is_recorded_with_its_threshold():
+def test_rule_of_another_module_is_recorded_with_its_tau():
     name = f"{__name__}:EvenPositions"
     f = forest(Scripted(), SamplingConfig(leaves=4, rule=name, rule_options={"from_position": 4}), tau=0.7)
     assert (f.rule, f.predictable, f.tau) == (name, True, 0.7)
@@ -325,7 +325,7 @@ def test_lost_branch_continues_from_its_tokens():
     )
 
 
-def test_branch_lost_for_good_is_recorded_as_aborted():
+def test_branch_that_is_lost_at_every_retry_is_aborted():
     class LosesTree0(Scripted):
         async def generate(self, prefix, params, namespace, tree):
             drawn = 0

@@ -119,7 +119,7 @@ def test_partial_upload_is_no_checkpoint_and_is_cleared(bucket, tmp_path, files)
     assert not here.exists()
 
 
-def test_checkpoint_of_a_superseded_driver_does_not_count(bucket, tmp_path, files):
+def test_checkpoint_of_a_superseded_driver_is_ignored(bucket, tmp_path, files):
     name, client, uri = bucket
     there = ObjectRunStore(uri, tmp_path / "one")
     before = opened(there, 0)
@@ -223,7 +223,7 @@ def refused(capsys: pytest.CaptureFixture, *words: str | Path) -> str:
     return out
 
 
-def test_bad_storage_is_one_line_before_anything_is_made(bucket, tmp_path, tiny_model, capsys):
+def test_bad_storage_gives_one_line_and_creates_no_file(bucket, tmp_path, tiny_model, capsys):
     name, _, uri = bucket
     config = of(uri, tmp_path, tiny_model)
 

@@ -97,7 +97,7 @@ def test_dead_member_is_replaced_once(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_moved_member_is_retired_and_succeeded(tmp_path: Path) -> None:
+def test_moved_member_is_retired_and_gets_a_successor(tmp_path: Path) -> None:
     async def scenario() -> None:
         role = FakeRole(tmp_path)
         await role.group.start(2)
@@ -112,7 +112,7 @@ def test_moved_member_is_retired_and_succeeded(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_step_forgives_successors_that_die_while_they_start(tmp_path: Path) -> None:
+def test_step_resets_the_deaths_of_starting_successors(tmp_path: Path) -> None:
     async def scenario() -> None:
         role = FakeRole(tmp_path)
         await role.group.start(1)

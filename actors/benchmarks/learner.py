@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from actors.benchmarks import trl_reference
-from actors.benchmarks.brooms import broom, flattened
+from actors.benchmarks.synthetic import flattened, synthetic_forest
 from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.forest import Forest
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     for leaves in args.leaves:
         for sharing in args.sharing:
             forests = [
-                broom(leaves, args.length, sharing, args.prompt, trainer.policy.vocabulary, seed)
+                synthetic_forest(leaves, args.length, sharing, args.prompt, trainer.policy.vocabulary, seed)
                 for seed in range(args.step // leaves)
             ]
             print(json.dumps(_case(trainer, folder, forests, args)), flush=True)

@@ -223,7 +223,7 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
         lease = await queue.lease.remote(args.per_step, 0)
         for batch in await asyncio.gather(*lease.refs):
             use(wire.from_batch(batch)[0])
-        await queue.ack.remote(lease.lease_id, step + 1)
+        await queue.ack.remote(lease.lease_id, step + 1, ())
     seconds = time.perf_counter() - began
     await asyncio.gather(*producers)
     await queue.close.remote()

@@ -65,13 +65,14 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             lease = await cluster.lease(end_request)
         if lease:
             report = await cluster.train(lease)
-            if report.nonfinite_updates and not report.updates:  # no weight changed: lease another batch
+            if report.void:  # every update was skipped: lease another batch
                 await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
                 continue
             step += 1
             with recorder.phase("publish"):
                 await cluster.publish()
-            await cluster.queue.ack.remote(lease.lease_id, step)  # after publishing: new forests use these weights
+            # After publishing: new forests use these weights
+            await cluster.queue.ack.remote(lease.lease_id, step, report.nonfinite_forests)
             await recorder.record(cluster, step, report)  # before the checkpoint: its steps have records
         if lease is None or end_request.outcome or step == config.steps or step % config.checkpoint_every == 0:
             with recorder.phase("checkpoint"):

@@ -34,27 +34,27 @@ def spec(**changes) -> AdvantageSpec:
 
 
 # ---- the worked vector -----------------------------------------------------------------------------------------------
-def test_worked_vector_sizes():
+def test_sizes_equal_the_worked_example():
     assert (WORKED.tokens, WORKED.expanded_tokens) == (17, 22)
 
 
 @pytest.mark.parametrize(("scale", "size"), [("std_pop", 1.0), ("std_unbiased", 0.8660254)])
-def test_worked_vector_leaf_advantages(scale, size):
+def test_leaf_advantages_equal_the_worked_example(scale, size):
     flat = spec(credit="leaf", weight="per_leaf", scale=scale)
     np.testing.assert_allclose(leaf_advantages(WORKED, flat), np.array([1, -1, 1, -1]) * size, rtol=1e-7)
 
 
-def test_worked_vector_leaf_mean():
+def test_leaf_mean_equals_the_worked_example():
     A, c = advantages(WORKED, spec(scale="std_pop"))
     np.testing.assert_allclose(A, [1 / 3, 1, 0, -1, 1, -1], **EXACT)
     np.testing.assert_array_equal(c, np.ones(6))
 
 
-def test_worked_vector_flow():
+def test_flow_equals_the_worked_example():
     np.testing.assert_allclose(flow_weights(WORKED), [1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 8, 1 / 2], **EXACT)
 
 
-def test_worked_vector_child_mean_and_leave_subtree_out():
+def test_child_mean_baselines_equal_the_worked_example():
     V = values(WORKED, PRESETS["unbiased"].advantage)
     np.testing.assert_allclose(V, [0.75, 1, 0.5, 0, 1, 0], **EXACT)
     A, c = advantages(WORKED, PRESETS["unbiased"].advantage)
@@ -62,7 +62,7 @@ def test_worked_vector_child_mean_and_leave_subtree_out():
     np.testing.assert_allclose(c, 2 * flow_weights(WORKED), **EXACT)
 
 
-def test_topup_roots_do_not_touch_trees_that_could_fork():
+def test_topup_roots_do_not_change_trees_that_could_fork():
     """How many fresh roots there are depends on its tokens. They themselves are compared with everything."""
     up = [-1, 0, 0, -1, -1, -1]
     f = dataclasses.replace(build(up, [1] * 6, rewards=[1, 0, 1, 0, 0]), budget=np.array([4, 2, 2, 4, 1, 1], np.int32))
@@ -74,12 +74,12 @@ def test_topup_roots_do_not_touch_trees_that_could_fork():
     np.testing.assert_allclose(c, [1, 0.5, 0.5, 1, 1, 1], **EXACT)
 
 
-def test_worked_vector_weights():
+def test_weights_equal_the_worked_example():
     for weight, want in {"once": [1] * 6, "per_leaf": [3, 1, 2, 1, 1, 1], "sqrt": [3**0.5, 1, 2**0.5, 1, 1, 1]}.items():
         np.testing.assert_allclose(advantages(WORKED, spec(weight=weight))[1], want, **EXACT)
 
 
-def test_worked_vector_other_presets():
+def test_other_presets_equal_the_worked_example():
     """By hand. V leaf mean: a0 2/3, a1 1, a2 1/2, a3 0, a4 1, b0 0; mean 1/2; unbiased std 0.57735."""
     mu = (2 / 3 + 1 + 1 / 2 + 0 + 1) / 5
     seed = (np.array([2 / 3, 1, 1 / 2, 0, 1, 0]) - [mu, mu, mu, mu, mu, 0]) / 3**-0.5
@@ -97,7 +97,7 @@ def test_worked_vector_other_presets():
     np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["treepo"].advantage), white, rtol=1e-5)
 
 
-def test_worked_vector_treerl():
+def test_treerl_equals_the_worked_example():
     """Leave-one-out leaf values 2/3, -2/3, 2/3, -2/3; node values over sqrt(K); local = own - parent's; global =
     own."""
     V = np.array([2 / 9, 2 / 3, 0, -2 / 3, 2 / 3, -2 / 3]) / np.sqrt([3, 1, 2, 1, 1, 1])
@@ -108,7 +108,7 @@ def test_worked_vector_treerl():
 
 # ---- the facts -------------------------------------------------------------------------------------------------------
 @given(forests())
-def test_fact_1_per_leaf_segments_weigh_tokens_as_flat_grpo(f):
+def test_per_leaf_segments_weigh_tokens_as_flat_grpo(f):
     """sum over the leaves of a token of A_l = K times the segment's A: the gradient at ratio 1 with a constant
     normaliser."""
     A, c = advantages(f, PRESETS["treeadv_per_leaf"].advantage)
@@ -119,7 +119,7 @@ def test_fact_1_per_leaf_segments_weigh_tokens_as_flat_grpo(f):
 
 
 @given(forests())
-def test_fact_2_flow_weights_sum_to_one_over_every_cut(f):
+def test_flow_weights_sum_to_one_over_every_cut(f):
     w = flow_weights(f)
     assert w[f.leaf_segment].sum() == pytest.approx(1)
     for depth in range(int(f.depth.max()) + 1):
@@ -129,7 +129,7 @@ def test_fact_2_flow_weights_sum_to_one_over_every_cut(f):
 
 
 @given(forests(losses=True))
-def test_lost_branch_takes_its_flow_with_it(f):
+def test_flow_of_a_lost_branch_is_not_redistributed(f):
     w = flow_weights(f)
     for s in range(f.segments):
         if f.children[s]:
@@ -137,12 +137,12 @@ def test_lost_branch_takes_its_flow_with_it(f):
 
 
 @given(forests(max_trees=1))
-def test_fact_3_trunk_of_a_single_tree_gets_nothing(f):
+def test_root_segment_of_a_single_tree_has_advantage_0(f):
     assert advantages(f, PRESETS["treeadv"].advantage)[0][0] == pytest.approx(0, abs=1e-6)
 
 
 @given(st.integers(1, 3), st.integers(2, 3), st.integers(0, 3), st.integers(0, 2**32 - 1))
-def test_fact_4_fixed_fan_out_makes_leaf_and_child_means_equal(trees, fan, depth, seed):
+def test_equal_arity_makes_leaf_and_child_means_equal(trees, fan, depth, seed):
     parent: list[int] = []
 
     def grow(up: int, left: int) -> None:
@@ -160,7 +160,7 @@ def test_fact_4_fixed_fan_out_makes_leaf_and_child_means_equal(trees, fan, depth
 
 @pytest.mark.parametrize("name", PRESETS)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=8), st.integers(0, 2**32 - 1))
-def test_fact_5_every_preset_is_grpo_without_forks(name, lengths, seed):
+def test_every_preset_is_grpo_without_forks(name, lengths, seed):
     """TreePO's whitening over tokens also shifts; the seed's mean over a tree of one segment leaves nothing."""
     f = build([-1] * len(lengths), lengths, seed=seed)
     assume(np.ptp(f.reward) > 0)
@@ -179,7 +179,7 @@ def test_fact_5_every_preset_is_grpo_without_forks(name, lengths, seed):
 
 @pytest.mark.parametrize("value", ["leaf_mean", "child_mean"])
 @given(f=forests())
-def test_fact_6_parent_fork_advantages_sum_to_the_reward(value, f):
+def test_parent_fork_advantages_sum_to_the_reward(value, f):
     how = spec(value=value, baseline="parent_fork", scale="none")
     total = path_sum(f, advantages(f, how)[0])[f.leaf_segment]
     np.testing.assert_allclose(total, f.reward - f.reward.mean(dtype=np.float64), rtol=1e-9, atol=1e-9)
@@ -187,7 +187,7 @@ def test_fact_6_parent_fork_advantages_sum_to_the_reward(value, f):
 
 # ---- properties ------------------------------------------------------------------------------------------------------
 @given(forests(losses=True), st.integers(0, 2**32 - 1))
-def test_sums_over_paths_and_subtrees_equal_the_walked_ones(f, seed):
+def test_path_and_subtree_sums_equal_recursive_sums(f, seed):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=f.segments), rng.normal(size=f.leaves)
     np.testing.assert_allclose(path_sum(f, x), [x[f.path(s)].sum() for s in range(f.segments)], rtol=1e-9, atol=1e-9)

@@ -33,7 +33,7 @@ def seen(batch: list[Forest], packed: packing.Packed) -> np.ndarray:
 
 
 @given(st.lists(forests(max_segments=10), min_size=1, max_size=3))
-def test_row_sees_itself_and_its_path_only(batch):
+def test_row_attends_only_to_itself_and_its_ancestors(batch):
     packed = packing.pack(batch, packing.pieces(batch, 10**6))
     want = seen(batch, packed)
     n = len(packed.token)

@@ -37,7 +37,7 @@ def test_exact_gradient_equals_finite_differences():
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 @pytest.mark.parametrize("rule", ["entropy", "random", "no topup"])
-def test_fact_7_unbiased_hits_the_exact_gradient(rule, forests):
+def test_preset_unbiased_equals_the_exact_gradient(rule, forests):
     """Within the Monte-Carlo error, in direction and in size, although fresh roots top forests up by how little
     their trees forked. `error` is the root mean square that `bias` has where there is none, so it is the root mean
     square over independent draws that is held against it."""
@@ -48,7 +48,7 @@ def test_fact_7_unbiased_hits_the_exact_gradient(rule, forests):
 
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
-def test_fact_7_forks_on_surprisal_compare_actions_wrongly(forests):
+def test_forks_on_surprisal_bias_the_comparison_of_actions(forests):
     """A-bias: what no weighing of states can explain is far outside of the Monte-Carlo error."""
     (row,) = measure(World.random(1), "surprisal", UNBIASED, forests, seed=1)
     assert row["state"] > 3 * row["error"] and row["state"] > 0.08

@@ -97,7 +97,7 @@ def test_extreme_mismatch_stays_finite(name, preset, f, seed):
 
 
 @pytest.mark.parametrize("correction", NAMES)
-def test_one_absurd_log_prob_of_the_engine_is_not_the_whole_step(correction):
+def test_one_extreme_engine_log_prob_does_not_dominate_a_step(correction):
     """The engine reports -30 for a token that the learner finds likely, in a bad leaf."""
     f = dataclasses.replace(ONE_TOKEN_EACH, logprob=np.array([-1.0, -30.0], np.float32))
     result = losses(f, objective("treeadv", correction), np.array([-1.0, -0.5]))
@@ -139,7 +139,7 @@ def test_configured_bounds_replace_those_of_the_correction():
         ("bypass", (0.5, 5.0), "learner.correction=bypass has no bounds"),
     ],
 )
-def test_bounds_that_cannot_be_meant_are_refused(name, bounds, text):
+def test_invalid_correction_bounds_are_refused(name, bounds, text):
     with pytest.raises(BadInput, match=text):
         find_correction(name, bounds)
 

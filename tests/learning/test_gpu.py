@@ -26,7 +26,7 @@ def test_gradients_through_kernels_equal_flattened_leaves():
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-def test_kernel_that_sees_more_than_the_tree_is_refused(tmp_path, monkeypatch, compute):
+def test_kernel_that_attends_beyond_the_tree_is_refused(tmp_path, monkeypatch, compute):
     folder = tiny.folder(tmp_path, "smollm")
     loading.load(folder, "cuda", compute)
     mask = attention.flex_mask

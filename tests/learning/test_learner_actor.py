@@ -60,7 +60,7 @@ def metrics(learner: Learner) -> dict[str, float]:
         }
 
 
-def test_step_shows_in_every_metric_of_the_table(learner):
+def test_step_sets_every_metric_of_the_table(learner):
     report = learner.step(batches(FORESTS), 0)
     learner.checkpoint(1, session="")
     assert report.version == 1 and report.tokens == sum(f.tokens for f in FORESTS)

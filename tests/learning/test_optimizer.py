@@ -78,7 +78,7 @@ def test_norms_and_biases_do_not_decay(folder):
     assert {decay[id(p)] for p in trainer.policy.parameters() if p.ndim == 2} == {0.5}
 
 
-def test_settings_given_at_resume_hold(folder, tmp_path):
+def test_settings_given_at_resume_apply(folder, tmp_path):
     first = Trainer(tiny.config(betas=(0.9, 0.95), weight_decay=0.0), folder)
     first.step(FORESTS, 0)
     first.save(tmp_path / "step-1")

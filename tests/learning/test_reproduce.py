@@ -61,7 +61,7 @@ def test_reproduced_adapter_step_equals_its_record(tmp_path):
         assert comparison.equal, str(comparison)
 
 
-def test_changed_forest_gives_another_number(run):
+def test_changed_forest_gives_a_different_result(run):
     def changed(where: str, step: int):
         first, *rest = batch_of(where, step)
         return [dataclasses.replace(first, reward=1 - first.reward), *rest]
@@ -70,7 +70,7 @@ def test_changed_forest_gives_another_number(run):
     assert not comparison.equal and "DIFFERENT" in str(comparison)
 
 
-def test_forests_come_from_the_log_of_the_run(run):
+def test_forests_come_from_the_journal_of_the_run(run):
     asked = []
     reproduce_step(run, 4, lambda where, step: asked.append((where, step)) or batch_of(where, step))
     assert asked == [(str(run), 3), (str(run), 4)]

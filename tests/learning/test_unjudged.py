@@ -35,7 +35,7 @@ def failing_forests(draw: st.DrawFn) -> Forest:
 
 
 @pytest.mark.parametrize("verdict", FAILURES)
-def test_lost_branch_beside_three_right_ones_gets_nothing(verdict):
+def test_lost_branch_beside_three_right_ones_has_advantage_0(verdict):
     f = failed(build([-1] * 4, [2] * 4, rewards=[1, 1, 1, 1]), np.array([False, False, True, False]), verdict)
     A, c = advantages(f, PRESETS["treeadv"].advantage)
     assert not A.any() and c.tolist() == [1, 1, 0, 1]
@@ -48,7 +48,7 @@ def test_refused_and_unparsed_answers_are_judged():
 
 @pytest.mark.parametrize("name", PRESETS)
 @given(f=failing_forests(), seed=st.integers(0, 2**32 - 1))
-def test_gradient_equals_that_without_unjudged_leaves(name, f, seed):
+def test_unjudged_leaves_do_not_change_the_gradient(name, f, seed):
     o = Objective(spec=PRESETS[name].advantage, room=20)
     logp = f.logprob + np.random.default_rng(seed).normal(0, 0.1, f.tokens)
     kept, tokens = f.judged_part(), np.repeat(f.judged_below, f.lengths)

@@ -78,7 +78,7 @@ def test_same_command_starts_after_a_full_disk(
     assert [r["step"] for r in records(small_disk / "run")] == [1]
 
 
-def test_damaged_record_after_the_checkpoint_does_not_stop_a_resume(tiny_model: Path, tmp_path: Path) -> None:
+def test_resume_ignores_a_damaged_record_after_the_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
     path = local_recipe(tmp_path, tiny_model, "run", "run.steps=2")
     assert train("--config", path) == 0
     with (tmp_path / "run" / "metrics.jsonl").open("ab") as f:
@@ -88,7 +88,7 @@ def test_damaged_record_after_the_checkpoint_does_not_stop_a_resume(tiny_model: 
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 400])
-def test_size_limit_of_files_ends_the_run_in_one_line_and_it_resumes(
+def test_run_resumes_after_the_file_size_limit_ended_it(
     tiny_model: Path, tmp_path: Path, checkpoint_every: int
 ) -> None:
     """The first checkpoint exceeds the limit, or else the journal or the records do after some steps."""

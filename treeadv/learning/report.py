@@ -22,7 +22,7 @@ class StepReport:
     updates: int  # optimizer updates taken
     idle_updates: int  # updates not taken, because no forest of the mini-batch could change the weights
     nonfinite_updates: int  # updates not taken, because loss or gradient was not finite
-    nonfinite_forests: tuple[str, ...]  # ids of the forests of the updates that were not finite
+    nonfinite_forests: tuple[str, ...]  # ids of the forests of these updates that no other update trained
     nonfinite_batch: Path | None  # the file that keeps the batch if an update was not finite
     clipped_gradients: int  # updates whose gradient norm was above learner.clip_grad
     forests_without_gradient: int  # forests not packed: all advantages are 0 and the loss has no KL term
@@ -46,6 +46,11 @@ class StepReport:
     zero_variance: float  # share of forests whose leaves all have the same reward
     seconds: dict[str, float]
     mfu: float | None
+
+    @property
+    def void(self) -> bool:
+        """Whether every update was skipped as not finite. Such a batch does not count as a step."""
+        return self.nonfinite_updates > 0 and not self.updates and not self.idle_updates
 
 
 class NonFinite(RuntimeError):

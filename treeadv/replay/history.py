@@ -49,6 +49,8 @@ class Attempt:
 class History:
     """All attempts by forest id in the order of reservation, and the forests of each optimizer step in training order.
 
+    The forests of a step include the forests that the step skipped.
+
     The history is built from the records and does not use the ledger, except for a snapshot. So the audit can compare
     history and ledger."""
 
@@ -56,6 +58,7 @@ class History:
     admitted: list[str] = field(default_factory=list)
     steps: dict[int, list[str]] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)  # payload files that the queue deleted after training
+    skipped: set[str] = field(default_factory=set)  # forests that their step did not train
     acks: list[int] = field(default_factory=list)  # the step of each acknowledged lease, in the order of the journal
     committed: int = 0
     records: int = 0
@@ -78,7 +81,8 @@ class History:
                 self._set_lease(fids, lease)
             case Returned(lease_id=lease):
                 self._set_lease(self._leases[lease], None)
-            case Acked(lease_id=lease, step=step):
+            case Acked(lease_id=lease, step=step, skipped=skipped):
+                self.skipped.update(skipped)
                 self._set_lease(self._leases[lease], lease)
                 self.steps.setdefault(step, []).extend(self._leases[lease])
                 self.acks.append(step)
@@ -104,6 +108,7 @@ class History:
             self._leases[lease_id] = lease.record.forest_ids
             self._set_lease(lease.record.forest_ids, lease_id)
             if lease.step is not None:
+                self.skipped.update(lease.skipped)
                 self.steps.setdefault(lease.step, []).extend(lease.record.forest_ids)
                 self.acks.append(lease.step)
 
@@ -117,6 +122,7 @@ class History:
         self.steps = {s: fids for s, fids in self.steps.items() if s <= step}
         self.acks = [s for s in self.acks if s <= step]
         kept = {fid for fids in self.steps.values() for fid in fids}
+        self.skipped &= kept
         for fid, attempt in self.attempts.items():
             if fid not in kept:
                 attempt.lease = None
@@ -125,7 +131,8 @@ class History:
 
     def states(self) -> dict[str, str]:
         """Return the state of every attempt: a state of the ledger, or "reissued" if a resume cancelled the attempt."""
-        trained = {fid for step, fids in self.steps.items() if step <= self.committed for fid in fids}
+        done = {fid for step, fids in self.steps.items() if step <= self.committed for fid in fids}
+        trained = done - self.skipped
         return {fid: "trained" if fid in trained else _state(attempt) for fid, attempt in self.attempts.items()}
 
 
@@ -168,7 +175,7 @@ def forests(run_dir: str) -> Iterator[Forest]:
 
 
 def forests_of_step(run_dir: str, step: int) -> list[Forest]:
-    """Return the forests that optimizer step `step` trained on, in training order.
+    """Return the batch of optimizer step `step`, in training order.
 
     Raises `BadInput` if the run has not taken the step, or if a payload of the step is deleted."""
     history = read_history(run_dir)

@@ -6,7 +6,9 @@
 A forest holds one slot from `reserved` until the learner acknowledges its lease, or until it is dropped.
 
 A worker grows and grades a forest in state `reserved`. A forest stays `leased` until its step is durable (`Committed`);
-the ack only frees the slots. A resume from an older checkpoint makes the trained forests of later steps ready again.
+the ack only frees the slots. The queue drops a forest that its step did not train (its update was not finite) just
+before the step becomes durable. So a step that is undone is taken again with all its forests. A resume from an older
+checkpoint makes the trained forests of later steps ready again.
 After every record the conservation law holds for forests, leaves and tokens:
 
     admitted = ready + leased + trained + dropped
@@ -83,10 +85,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class OpenLease:
-    """A lease that is not finished. `step` is the acknowledged step; None before the ack."""
+    """A lease that is not finished.
+
+    `step` is the acknowledged step; None before the ack. `skipped` are forests that the step did not train."""
 
     record: Leased
     step: int | None = None
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,11 @@ class Ledger:
         a draw without a prompt get no other attempt."""
         failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
         return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)
+
+    def skipped(self, step: int) -> list[tuple[str, int]]:
+        """Return (forest, step) for each leased forest that its step did not train, for the steps up to `step`."""
+        done = self._acked_after(self.committed, step)
+        return [(fid, lease.step) for lease in done for fid in lease.skipped if lease.step is not None]
 
     def leasable(self, version: int) -> list[Entry]:
         """Return the ready forests without a token newer than `version`. Newer tokens exist only after a resume."""
@@ -258,13 +268,16 @@ class Ledger:
             for fid in lapsed.forest_ids:
                 self._move(fid, State.LEASED)
             self.leases[record.lease_id] = OpenLease(lapsed)
-        self.leases[record.lease_id] = replace(self.leases[record.lease_id], step=record.step)
+        lease = self.leases[record.lease_id]
+        if not set(record.skipped) <= set(lease.record.forest_ids):
+            raise ValueError(f"step {record.step} skipped a forest that lease {record.lease_id} does not have")
+        self.leases[record.lease_id] = replace(lease, step=record.step, skipped=record.skipped)
         self.last_step = record.step
 
     def _drop(self, record: Dropped) -> None:
         entry = self.live[record.forest_id]
         if entry.state is State.LEASED:
-            raise ValueError(f"forest {record.forest_id} is leased and cannot be dropped")
+            self._leave_step(record.forest_id)
         if entry.admitted is None:
             self.lost[record.reason] += 1
             del self.live[record.forest_id]
@@ -277,6 +290,16 @@ class Ledger:
             r = entry.reserved
             self.again.append(Retry(r.draw, r.attempt + 1, r.failures + (record.reason in _FAILURES)))
 
+    def _leave_step(self, fid: str) -> None:
+        """Remove a skipped forest from the lease of its step. Raises ValueError for any other leased forest."""
+        for lease_id, lease in self.leases.items():
+            if fid in lease.skipped:
+                kept, skipped = (tuple(x for x in f if x != fid) for f in (lease.record.forest_ids, lease.skipped))
+                record = replace(lease.record, forest_ids=kept)
+                self.leases[lease_id] = replace(lease, record=record, skipped=skipped)
+                return
+        raise ValueError(f"forest {fid} is leased and cannot be dropped")
+
     def _commit(self, record: Committed) -> None:
         if not self.committed <= record.step <= self.last_step:
             wrong = f"the step must be between {self.committed} (durable) and {self.last_step} (last acknowledged)"
@@ -284,6 +307,8 @@ class Ledger:
         if not self.oldest_kept <= record.oldest_kept <= record.step:
             wrong = f"the step must be between {self.oldest_kept} and {record.step}"
             raise ValueError(f"step {record.oldest_kept} cannot be the oldest kept checkpoint: {wrong}")
+        if left := self.skipped(record.step):
+            raise ValueError(f"step {left[0][1]} did not train forest {left[0][0]}: the forest must be dropped first")
         for lease in self._acked_after(self.committed, record.step):
             for fid in lease.record.forest_ids:
                 self._move(fid, State.TRAINED)

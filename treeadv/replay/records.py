@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-FORMAT = 3
+FORMAT = 4
 
 DropReason = Literal[
     "stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance", "no_prompt"
@@ -90,10 +90,12 @@ class Leased:
 class Acked:
     """The learner has taken the optimizer step of the lease, and the slots of the lease are free.
 
-    The forests stay leased until the step is durable."""
+    The forests stay leased until the step is durable. Then the forests in `skipped`, whose update was not finite, are
+    dropped."""
 
     lease_id: str
     step: int
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

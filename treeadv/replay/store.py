@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Literal
 
@@ -271,12 +271,13 @@ class ReplayStore:
         self._waiting = None
         return lease
 
-    def ack(self, lease_id: str, step: int) -> None:
+    def ack(self, lease_id: str, step: int, skipped: Sequence[str] = ()) -> None:
         """Record that optimizer step `step` used the lease, and free its slots.
 
-        Raises `LeaseLost` if another lease has the forests."""
+        `skipped` are the forests whose update was not finite; they are dropped when the step is durable. Raises
+        `LeaseLost` if another lease has the forests."""
         if self.ledger.can_ack(lease_id, step):
-            self._write(Acked(lease_id, step))
+            self._write(Acked(lease_id, step, tuple(skipped)))
 
     def nack(self, lease_id: str) -> None:
         """End an unused lease; its forests are ready again. Does nothing for a lease that ended or is acknowledged."""
@@ -307,12 +308,17 @@ class ReplayStore:
         return len(over)
 
     def commit(self, step: int, oldest_kept: int | None = None) -> None:
-        """Record that a durable checkpoint contains all steps up to `step`: their forests are trained.
+        """Record that a durable checkpoint contains all steps up to `step`.
+
+        The forests of these steps are trained. The forests that the steps skipped are dropped.
 
         The run can later resume from `oldest_kept`, the step of the oldest kept checkpoint (default: `step`)."""
         if step > self.ledger.last_step:
             raise ValueError(f"commit of step {step}: the last acknowledged step is {self.ledger.last_step}")
         if step > self.ledger.committed:
+            for fid, skipped_by in self.ledger.skipped(step):
+                detail = f"the update of step {skipped_by} with this forest was not finite"
+                self._drop(self.ledger.drop(fid, "not_finite", detail, self._config.attempts))
             oldest = step if oldest_kept is None else max(oldest_kept, self.ledger.oldest_kept)
             self._write(Committed(step, oldest))
 

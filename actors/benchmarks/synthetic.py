@@ -10,12 +10,12 @@ from treeadv.forest import Forest, Verdict
 ARITY = 4  # leaves of a tree: a root segment with one fork at its end
 
 
-def broom(leaves: int, length: int, sharing: float, prompt: int, vocab: int, seed: int = 0) -> Forest:
+def synthetic_forest(leaves: int, length: int, sharing: float, prompt: int, vocab: int, seed: int = 0) -> Forest:
     """Build a forest of G `leaves` of `length` tokens in G/4 trees. The length of the root segments gives the sharing
     ratio 1 - tokens / expanded tokens = `sharing`."""
     trunk = round(length * sharing / (1 - 1 / ARITY))
     if not 0 < trunk < length or leaves % ARITY:
-        raise ValueError(f"no broom of {leaves} leaves of {length} tokens has sharing {sharing}")
+        raise ValueError(f"no synthetic forest of {leaves} leaves of {length} tokens has sharing {sharing}")
     trees = leaves // ARITY
     parent = [p for m in range(trees) for p in (-1, *[m * (ARITY + 1)] * ARITY)]
     return _forest(parent, [trunk, *[length - trunk] * ARITY] * trees, prompt, vocab, np.random.default_rng(seed))
