@@ -36,7 +36,9 @@ def _add_train(commands: Commands) -> None:
     p.add_argument(
         "-h", "--help", action=_HelpWithFields, nargs=0, help="show this help and every field of the configuration"
     )
-    p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="for example deploy/recipes/laptop.yaml")
+    p.add_argument(
+        "--config", type=Path, metavar="RECIPE", help="a YAML file, or a recipe of the package such as laptop"
+    )
     p.add_argument(
         "--resume",
         metavar="RUN",
@@ -53,9 +55,12 @@ def _add_train(commands: Commands) -> None:
 def train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from treeadv.extensions import require
     from treeadv.launch import launch
     from treeadv.report.progress import Progress, final_table
 
+    if not args.local:
+        require("ray", "treeadv train")
     run = launch(args.config, args.resume, args.resume_or_start, args.overrides, args.local)
     folder, config = run.folder, run.config
     # These imports load torch and Ray, so they come after all checks

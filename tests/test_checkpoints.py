@@ -1,4 +1,4 @@
-"""Checkpoints in a run's store: sealed with checksums, ignored when damaged, kept in the configured number."""
+"""Tests the checkpoints in the store of a run: their seals and checksums, damage, and the number that is kept."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_damaged_newest_checkpoint_is_skipped(tmp_path: Path, damage: str, caplo
     assert store.newest_valid() == 2
     assert ("checkpoints/step-4 is ignored" in caplog.text) == (damage != "missing folder")
     save(store, 3)
-    assert store.checkpoints() == [2, 3], "the damaged one is of steps that are undone"
+    assert store.checkpoints() == [2, 3], "the damaged checkpoint has steps that the resume has undone"
 
 
 def test_whole_checkpoint_is_found_by_another_process(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def queue(run: Path, session: str, step: int) -> ReplayStore:
 
 @pytest.mark.parametrize("damage", ["flipped bit", "missing folder"])
 def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, damage: str) -> None:
-    """The queue goes back to it: later forests are trained again in the same order, each once."""
+    """The queue returns to the earlier checkpoint: later forests are trained again in the same order, each once."""
     store, replay = LocalRunStore(tmp_path), queue(tmp_path, "one", 0)
     steps = {}
     for step in range(1, 6):
@@ -168,14 +168,14 @@ def test_store_names_a_damaged_file_and_the_remedy_works(bucket, tmp_path: Path)
 
 @pytest.fixture
 def size_limit() -> Iterator[Callable[[int], None]]:
-    """A limit on the size of files: a write beyond it fails with EFBIG."""
+    """Limit the size of files, so that a larger write fails with EFBIG."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_file_over_the_size_limit_gives_a_one_line_error(tmp_path: Path, size_limit: Callable[[int], None]) -> None:
-    """In the queue, the records and a checkpoint; what was stored before stays."""
+    """The limit applies to the queue, the records and a checkpoint. Data that was stored before stays."""
     folder, replay = RunFolder(tmp_path), queue(tmp_path, "one", 0)
     fill(replay, 2)
     folder.record({"step": 1})

@@ -1,4 +1,4 @@
-"""What a model may be called."""
+"""Tests the names of models that are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The task operator-tables: an independent walk through the tables agrees, and the warm-up text errs as it is asked."""
+"""Tests the task operator-tables against an independent evaluation of the tables, and the error rate of the warm-up
+text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run is asked to end."""
+"""Tests the requests to end a run."""
 
 from __future__ import annotations
 

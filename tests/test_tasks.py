@@ -1,4 +1,5 @@
-"""Problems depend on (seed, draw) alone, keep the mix that was asked for, and a faulty task is told in one line."""
+"""Tests that problems depend only on (seed, draw) and have the configured mix, and that a faulty task gives one
+line."""
 
 from __future__ import annotations
 
@@ -124,7 +125,7 @@ def test_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pyt
 
 
 def test_hub_data_set_in_the_form_of_gsm8k_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two configurations, a column `question`, and answers that are a derivation with the result after ####."""
+    """The data set has two configurations, a column `question`, and answers in which the result follows ####."""
     datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "gsm8k"

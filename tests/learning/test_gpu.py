@@ -1,5 +1,5 @@
-"""What only a CUDA device can show. Elsewhere test_benchmarks.py runs the same script, test_attention.py the
-kernels' uncompiled form."""
+"""Tests that need a CUDA device. Without one test_benchmarks.py runs the same script, and test_attention.py the
+uncompiled kernels."""
 
 from __future__ import annotations
 
