@@ -24,6 +24,7 @@ from treeadv.data.model_folder import check_path
 from treeadv.data.tasks import Problem, first_problems, problem_source
 from treeadv.engines.registry import check_engine
 from treeadv.errors import BadForest, BadInput, RunFailed, one_line
+from treeadv.evaluation.sets import sets_of, shared_problems
 from treeadv.learning import objective
 from treeadv.rewards.golds import Gold, check_golds
 from treeadv.rewards.verifiers.registry import find_verifier
@@ -125,17 +126,27 @@ def _resume(uri: str, overrides: list[str], recipe: Config | None, local: bool) 
 
 def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
     """Raise `BadInput` for a value that would make it another run."""
-    values = (
+    values: tuple[tuple[str, object, object], ...] = (
         ("run.seed", stored.run.seed, config.run.seed),
         ("run.name", stored.run.name, config.run.name),
         ("model.path", stored.model.path, config.model.path),
         ("task", stored.task, config.task),
+        *(
+            [("eval", _what_eval_asks(stored), _what_eval_asks(config))]
+            if stored.eval.every and config.eval.every
+            else []
+        ),
     )
     for key, old, new in values:
         if old != new:
             raise BadInput(
                 f"{key}: the run {folder.uri} has another ({old}); choose another run.name, or the old value"
             )
+
+
+def _what_eval_asks(config: Config) -> dict[str, object]:
+    """What must stay for the evaluations of a run to be comparable: all but how often they are made."""
+    return config.eval.model_dump(exclude={"every"})
 
 
 def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFolder, Config, LocalLock]:
@@ -176,7 +187,10 @@ def check(config: Config, local: bool) -> None:
     find_verifier(config.task.grader)
     build_rule(config.sampling.rule, config.sampling.rule_options)
     check_path(config.model.path)
-    check_answers(first_problems(problem_source(config.task, config.run.seed)), config)
+    problems = first_problems(problem_source(config.task, config.run.seed))
+    check_answers(problems, config)
+    if config.eval.every:
+        _check_held_out(config, problems)
     if "://" in config.run.root:
         raise BadInput(
             f"run.root={config.run.root}: is a path on this machine; an object store is named by run.storage"
@@ -199,6 +213,15 @@ def check_answers(problems: Sequence[Problem], config: Config) -> None:
     c = config.reward
     if unmet := check_golds(golds, c.workers, c.timeout, c.memory_mb):
         log.warning("%s: %s", config.task.source, unmet)
+
+
+def _check_held_out(config: Config, trained: Sequence[Problem]) -> None:
+    """Raise `BadInput` for held-out problems that cannot be used; log how many of them are trained on."""
+    sets = sets_of(config)
+    check_answers([p for s in sets for p in s.problems], config)
+    if shared := shared_problems(sets, trained):
+        total = sum(len(s.problems) for s in sets)
+        log.warning("eval.data=%s: %d of its %d problems are in task.source too", config.eval.data, shared, total)
 
 
 def _check_local(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""What a crash, a bad disk or another release does to the files."""
+"""Tests the effect of a crash, a bad disk or another release on the files of the queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from treeadv.storage.local import LocalFolder
 
 
 def one_run(folder: Path) -> Path:
-    """Two steps, the first durable, one forest ready, one reserved; returns the journal's only part."""
+    """Write a run of two steps, of which the first is durable, with one forest ready and one reserved. Returns the only
+    part of the journal."""
     store = open_store(folder, max_staleness=2)
     fill(store, 3)
     train(store, 2, 1)
@@ -140,8 +141,8 @@ def test_snapshot_replaces_earlier_parts_at_any_death(tmp_path: Path) -> None:
     folder = tmp_path / "replay/journal"
     assert [p.name for p in folder.iterdir()] == ["0000000002.snapshot.jsonl"]
 
-    part.write_bytes(kept)  # died before the old part was deleted
-    (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # died while the next snapshot was being written
+    part.write_bytes(kept)  # the process died before it deleted the old part
+    (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # the process died while it wrote the next snapshot
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
     for name in (
         "live",
@@ -195,7 +196,7 @@ def test_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, change
 
 
 def journalled(folder: Path, *records: Record) -> None:
-    """Write records behind those of a journal, whether or not they are right."""
+    """Append records to a journal without a check."""
     parts = open_folder(str(folder / "replay/journal"))
     reader = Reader(parts)
     list(reader)
@@ -221,7 +222,7 @@ def journalled(folder: Path, *records: Record) -> None:
     ],
 )
 def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
-    """One lease a step, steps without gaps."""
+    """Each step has one lease, and step numbers have no gaps."""
     one_run(tmp_path)
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
     journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 2, 0.0), wrong)
@@ -287,7 +288,7 @@ def test_audit_during_deletions_finds_no_fault(
     done = [0]
 
     def go_on() -> None:
-        """Train, commit, delete segments and replace the journal: twice, then the run rests."""
+        """Train, commit, delete payload files and replace the journal. After three calls do nothing."""
         if done[0] < 3:
             done[0] += 1
             train(store, 2, done[0])
@@ -314,7 +315,7 @@ def test_audit_during_deletions_finds_no_fault(
 
 def test_journal_parts_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    store._journal._number = 9_999_999_998  # as the names of a release that wrote six digits
+    store._journal._number = 9_999_999_998  # as names of a release that used six digits
     for _ in range(3):
         reserve(store)
         store.sync()
@@ -363,7 +364,7 @@ def small_disk(tmp_path: Path):
         ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True
     )
     if made.returncode:
-        pytest.skip(f"this machine lets no test mount a tmpfs: {made.stderr.strip()}")
+        pytest.skip(f"this machine does not permit a tmpfs mount: {made.stderr.strip()}")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
@@ -384,7 +385,7 @@ def test_full_disk_is_one_line_and_admitted_forests_are_kept(small_disk: Path) -
     again = store.ledger.live[record.forest_id].reserved if record.forest_id in store.ledger.live else reserve(store)
     assert (
         store.admit(again.forest_id, batch_for(again, length=500)) == "admitted"
-    )  # space was made: the same process goes on
+    )  # with free space the same process continues
     store.close()
     report = audit(str(small_disk))
     assert report.sound and report.rows["ready"]["forests"] == len(admitted) + 1, report.table()

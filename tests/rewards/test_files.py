@@ -1,4 +1,4 @@
-"""`treeadv grade`: a JSONL file in, verdicts out; a bad line is named and nothing is written."""
+"""Tests `treeadv grade`: it adds verdicts to a JSONL file, names a bad line, and then writes nothing."""
 
 from __future__ import annotations
 

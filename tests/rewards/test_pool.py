@@ -1,4 +1,5 @@
-"""The pool under faults: overruns, deaths, memory, cancellation, storms. None of it touches another answer."""
+"""Tests the pool under faults: time-outs, deaths, memory, cancellation, repeated restarts. No fault affects another
+answer."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from treeadv.rewards.sandbox import process
 from treeadv.rewards.sandbox.pool import Answer, PoolBroken, VerifierPool
 
 HERE = Path(__file__).parent
-SYMBOLIC = Answer(r"\boxed{\operatorname{lcm}(x, 3y)}", "3xy", "math")  # needs a worker
+SYMBOLIC = Answer(r"\boxed{\operatorname{lcm}(x, 3y)}", "3xy", "math")  # this answer needs a worker
 
 
 def call(name: str, response: str = "", meta: str = "") -> Answer:
@@ -189,7 +190,7 @@ def test_answer_that_kills_its_process_twice_is_a_crash(grade, name, argument, c
 
 
 def test_many_crashing_answers_do_not_break_the_pool(loop, monkeypatch):
-    monkeypatch.setattr(pool_module, "STORM", 3)  # of four losses
+    monkeypatch.setattr(pool_module, "STORM", 3)  # after four losses
 
     async def scene():
         pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
@@ -293,11 +294,11 @@ def test_processes_that_cannot_start_raise_with_the_cause(loop, monkeypatch):
     monkeypatch.setattr(pool_module, "BACKOFF", 0.001)
 
     async def scene():
-        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=100)  # less than sympy needs
+        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=100)  # less memory than sympy needs
         try:
             with pytest.raises(PoolBroken) as first:
                 await pool.grade([SYMBOLIC])
-            with pytest.raises(PoolBroken):  # and at once from then on
+            with pytest.raises(PoolBroken):  # later calls fail at once
                 await asyncio.wait_for(pool.grade([SYMBOLIC]), 0.1)
             return str(first.value), pool.fault
         finally:

@@ -135,6 +135,10 @@ class Folder(Protocol):
         """Copy all files of this folder into a local folder."""
         ...
 
+    def copy_file(self, source: str, target: str) -> None:
+        """Copy one file; the names are paths below this folder."""
+        ...
+
     def free_bytes(self) -> int | None:
         """Return the free bytes of the disk; None for a medium without a limit."""
         ...

@@ -140,6 +140,10 @@ class LocalFolder:
     def copy_out(self, target: Path) -> None:
         pafs.copy_files(str(self.path), str(target))
 
+    def copy_file(self, source: str, target: str) -> None:
+        (self.path / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.path / source, self.path / target)
+
     def free_bytes(self) -> int | None:
         return shutil.disk_usage(self.path).free
 

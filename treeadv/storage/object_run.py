@@ -3,7 +3,8 @@
     replay/                          journal and payload files, written by the queue
     checkpoints/step-N-SESSION/      the files of a checkpoint; SESSION names the start of the run that wrote it
     checkpoints/step-N-SESSION.json  the seal: sizes and checksums of these files, written last
-    config.yaml, metrics.jsonl, summary.json, report.html  copies of the files of the run folder
+    best/                            the weights of the best evaluated step, and its evaluation, written last
+    config.yaml, metrics.jsonl, evaluations.jsonl, summary.json, report.html  copies of the files of the run folder
 
 An object store cannot rename a folder, so files without a seal are no checkpoint. The files of the run folder are
 copied before each checkpoint and at the end of the run.
@@ -20,18 +21,20 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from treeadv.errors import BadInput, one_line
 from treeadv.storage import manifest
 from treeadv.storage.folder import open_folder
+from treeadv.storage.run_store import BEST, EVALUATION, RECORDS
 from treeadv.storage.sessions import next_session
 
-COPIED = ("config.yaml", "metrics.jsonl", "summary.json", "report.html")
+COPIED = ("config.yaml", *RECORDS, "summary.json", "report.html")
 _PROBE = "writable"
 _RANK_FILES = "files-"  # prefix of the manifest of one rank
 log = logging.getLogger("treeadv.storage")
@@ -144,7 +147,7 @@ class ObjectRunStore:
             with self._store_errors("written"):
                 self._checkpoints.child(f"step-{step}-{session}").copy_in(Path(scratch))
 
-    def seal(self, step: int, session: str, keep: int) -> None:
+    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
         """Implement `RunStore.seal`. Raises `BadInput` if another session has opened the run."""
         name = f"step-{step}-{session}"
         with self._store_errors("written"):
@@ -157,11 +160,25 @@ class ObjectRunStore:
             self._replay.check_owner(session)
             self._checkpoints.write_whole(f"{name}.json", json.dumps({"written": time.time(), "files": files}).encode())
             whole = {s: n for s, n in self._sealed_by_step().items() if s <= step and n not in self._damaged}
-            kept = {whole[s] for s in sorted(whole)[-keep:]}
+            kept = {whole[s] for s in {*sorted(whole)[-keep:], *held} & set(whole)}
             found = {path.partition("/")[0].removesuffix(".json") for path in self._checkpoints.tree()}
             for other in map(_Checkpoint.parse, sorted(found - kept)):
                 if other and other.session <= session:
                     self._delete(other.name, session)
+
+    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+        with self._store_errors("written"):
+            source = f"checkpoints/{self._sealed_by_step()[step]}"
+            files = [name for name in self._folder.child(source).tree() if "/" not in name]
+            self._folder.child(BEST).delete_tree()
+            for name in files:
+                if not name.startswith(_RANK_FILES):
+                    self._folder.copy_file(f"{source}/{name}", f"{BEST}/{name}")
+            self._folder.child(BEST).write_whole(EVALUATION, json.dumps(record, indent=2).encode())
+
+    def best_step(self) -> int | None:
+        text = self.pull(f"{BEST}/{EVALUATION}")
+        return int(json.loads(text)["step"]) if text else None
 
     def _delete(self, name: str, session: str) -> None:
         """Delete a checkpoint, or the files of an unfinished checkpoint."""

@@ -161,6 +161,10 @@ class ObjectFolder:
         local = pafs.LocalFileSystem()
         pafs.copy_files(self._base, str(target), source_filesystem=self._fs, destination_filesystem=local)
 
+    def copy_file(self, source: str, target: str) -> None:
+        names = f"{self._base}/{source}", f"{self._base}/{target}"
+        pafs.copy_files(*names, source_filesystem=self._fs, destination_filesystem=self._fs)
+
     def free_bytes(self) -> int | None:
         return None
 

@@ -2,6 +2,7 @@
 
     config.yaml     resolved configuration          summary.json  final figures
     metrics.jsonl   one record an optimizer step    report.html   curves and trees
+    evaluations.jsonl  one record an evaluation     best/         Hugging Face folder of the best step
     replay/         journal and payload files       checkpoints/step-N  Hugging Face folder and trainer state
     targets.json    addresses of /metrics, in the form of Prometheus' file_sd
 
@@ -23,7 +24,7 @@ from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
 from treeadv.storage.disk import fsync, replace_file, writing
 from treeadv.storage.lock import LocalLock
-from treeadv.storage.run_store import LocalRunStore, RunStore, object_store, run_store
+from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
 
 
 class RunFolder:
@@ -132,11 +133,20 @@ class RunFolder:
 
         Raises `BadInput` for a damaged record of these steps. Lines after the record of step `last` are not read.
         """
-        path = self.path / "metrics.jsonl"
+        return self._read("metrics.jsonl", last)
+
+    def evaluations(self, last: float = math.inf) -> list[dict[str, Any]]:
+        """Return the records of the evaluations of the steps up to `last`, in the order of the steps.
+
+        Raises `BadInput` as `records` does."""
+        return self._read("evaluations.jsonl", last)
+
+    def _read(self, name: str, last: float) -> list[dict[str, Any]]:
+        path = self.path / name
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         records: list[dict[str, Any]] = []
         for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n") or (records[-1]["step"] if records else 0) >= last:
+            if not line.endswith(b"\n") or (records[-1]["step"] if records else -1) >= last:
                 break
             try:
                 record = json.loads(line)
@@ -151,19 +161,28 @@ class RunFolder:
         return records
 
     def rewind(self, step: int) -> None:
-        """Remove the records of the steps after `step`. The run takes these steps again.
+        """Remove the records of the steps after `step`. The run takes and evaluates these steps again.
 
         A copy in the store replaces the file first: another driver may have continued the run without this folder.
         """
-        kept = self.store.pull("metrics.jsonl")
-        if kept is not None:
-            replace_file(self.path / "metrics.jsonl", kept)
-        lines = [json.dumps(r) + "\n" for r in self.records(step)]
-        replace_file(self.path / "metrics.jsonl", "".join(lines))
+        for name in RECORDS:
+            path = self.path / name
+            kept = self.store.pull(name)
+            if kept is not None:
+                replace_file(path, kept)
+            if path.is_file() or name == "metrics.jsonl":
+                replace_file(path, "".join(json.dumps(r) + "\n" for r in self._read(name, step)))
 
     def record(self, record: dict[str, Any]) -> None:
         """Append the record of one step."""
-        path = self.path / "metrics.jsonl"
+        self._append("metrics.jsonl", record)
+
+    def record_evaluation(self, record: dict[str, Any]) -> None:
+        """Append the record of one evaluation."""
+        self._append("evaluations.jsonl", record)
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        path = self.path / name
         with writing(path), path.open("a") as f:
             f.write(json.dumps(record) + "\n")
 

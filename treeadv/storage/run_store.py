@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from treeadv.config import Config
 from treeadv.errors import one_line
 from treeadv.storage import manifest
-from treeadv.storage.disk import fsync, rename_durably, writing
+from treeadv.storage.disk import fsync, rename_durably, replacing, writing
 
+RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # files of a run folder with JSON lines in the order of their `step`
+BEST, EVALUATION = "best", "evaluation.json"  # the folder of the best weights, and the evaluation in that folder
 MANIFEST = "files.json"  # the manifest, in the folder of a checkpoint
 log = logging.getLogger("treeadv.storage")
 
@@ -78,11 +81,21 @@ class RunStore(Protocol):
         `write` is called with the folder."""
         ...
 
-    def seal(self, step: int, session: str, keep: int) -> None:
+    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
         """Seal a checkpoint after all ranks have written their files, and delete old checkpoints.
 
-        Deletes all checkpoints except the newest `keep`. Damaged checkpoints and checkpoints of later steps (from
-        before a resume) are deleted too."""
+        Keeps the newest `keep` checkpoints and the checkpoints of the steps `held`. Deletes all others, damaged
+        checkpoints, and checkpoints of later steps (from before a resume)."""
+        ...
+
+    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+        """Copy the weights of a checkpoint to the folder BEST, in place of the previous best weights.
+
+        `record` is the evaluation of the step. It is written into the folder last."""
+        ...
+
+    def best_step(self) -> int | None:
+        """Return the step of the weights in the folder BEST; None if the folder has no weights."""
         ...
 
     def local_copy(self, step: int) -> AbstractContextManager[Path]:
@@ -114,8 +127,9 @@ class LocalRunStore:
         return uuid.uuid4().hex
 
     def push(self) -> None:
-        if (self._path / "metrics.jsonl").is_file():
-            fsync(self._path / "metrics.jsonl")
+        for name in RECORDS:
+            if (self._path / name).is_file():
+                fsync(self._path / name)
 
     def pull(self, name: str) -> str | None:
         return None
@@ -155,7 +169,7 @@ class LocalRunStore:
             scratch.mkdir(parents=True, exist_ok=True)
             write(scratch)
 
-    def seal(self, step: int, session: str, keep: int) -> None:
+    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
         scratch, target = self._scratch(step, session), self._checkpoints / f"step-{step}"
         with writing(target):
             (scratch / MANIFEST).unlink(missing_ok=True)
@@ -166,10 +180,22 @@ class LocalRunStore:
         self._checked[step] = (target / MANIFEST).stat().st_mtime_ns
         found = self.checkpoints()
         whole = [s for s in found if s <= step and s not in self._damaged]
-        for other in set(found) - set(whole[-keep:]):
+        for other in set(found) - set(whole[-keep:]) - (set(whole) & set(held)):
             shutil.rmtree(self._checkpoints / f"step-{other}")
         for left in self._checkpoints.glob(".step-*"):
             shutil.rmtree(left)
+
+    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+        with replacing(self._path / BEST) as scratch:
+            scratch.mkdir()
+            for file in (self._checkpoints / f"step-{step}").iterdir():
+                if file.is_file() and file.name != MANIFEST:  # only the trainer needs the folders
+                    os.link(file, scratch / file.name)
+            (scratch / EVALUATION).write_text(json.dumps(record, indent=2))
+
+    def best_step(self) -> int | None:
+        file = self._path / BEST / EVALUATION
+        return int(json.loads(file.read_text())["step"]) if file.is_file() else None
 
     def local_copy(self, step: int) -> AbstractContextManager[Path]:
         return nullcontext(self._checkpoints / f"step-{step}")
