@@ -99,7 +99,7 @@ def train(args: argparse.Namespace) -> int:
     elif summary["steps"] < config.run.steps:
         console.print(
             f"Stopped before the last step; go on with: treeadv train {'--local ' * args.local}--resume"
-            f" {shlex.quote(folder.home)}",
+            f" {shlex.quote(folder.uri)}",
             soft_wrap=True,
         )
         # Only Ctrl-C asks for the end of the run. After any other signal the exit code says that the run is not

@@ -46,7 +46,7 @@ class Launch:
         """Change the files of the run, now that its journal and its trainer have accepted the checkpoint of `step`."""
         self.folder.rewind(step)
         self.folder.replace_configuration(self.config, step)
-        self.folder.forget_end()
+        self.folder.clear_end()
         self.folder.store.push()
 
     def explain(self, causes: Iterable[BaseException], *more: type[BaseException]) -> BadInput | None:
@@ -60,16 +60,16 @@ class Launch:
         mendable = (BadInput, BadForest, NonFinite, *more)
         cause = next((cause for cause in causes if isinstance(cause, mendable)), None)
         message = one_line(cause) if cause else ""
-        path, home = self.folder.path, self.folder.home
+        path, uri = self.folder.path, self.folder.uri
         if not message and shutil.disk_usage(path).free < FULL_DISK:  # the error of torch's writer names no cause
             message = f"no space left on the disk of {path}: make room, or choose another run.root"
         if not message:
             return None
         kind = RunFailed if isinstance(cause, RunFailed) else BadInput
-        if not self.resumed and not self.folder.accepted and "://" not in home:
+        if not self.resumed and not self.folder.accepted and "://" not in uri:
             shutil.rmtree(path)
             return kind(f"{message} (the run has not started; {path} is removed)")
-        return kind(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(home)})")
+        return kind(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(uri)})")
 
 
 Check = Callable[[Config], None]
@@ -94,7 +94,7 @@ def launch(
         raise BadInput("--resume-or-start: run.name must name the run")
     folder = RunFolder.of(Path(config.run.root) / config.run.name, config)
     if resume_or_start and folder.store.holds_run():
-        return _resume(folder.home, [f"run.root={json.dumps(config.run.root)}"], config, check)
+        return _resume(folder.uri, [f"run.root={json.dumps(config.run.root)}"], config, check)
     check(config)
     folder, config, lock = RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}")
     return Launch(folder=folder, config=config, resumed=False, lock=lock)
@@ -108,20 +108,20 @@ def read_recipe(recipe: Path, overrides: list[str]) -> Config:
     return with_content(config)
 
 
-def _resume(home: str, overrides: list[str], recipe: Config | None, check: Check) -> Launch:
-    """Open the run at `home` with the configuration of `recipe`, or else with its own and `overrides`."""
+def _resume(uri: str, overrides: list[str], recipe: Config | None, check: Check) -> Launch:
+    """Open the run at `uri` with the configuration of `recipe`, or else with its own and `overrides`."""
     path: Path | None = None
-    if "://" not in home:
-        path, (folder, stored) = Path(home), RunFolder.open(Path(home), [])
-        home = folder.home
-    if "://" in home:
-        folder, stored, lock = _download(home, overrides, path)
+    if "://" not in uri:
+        path, (folder, stored) = Path(uri), RunFolder.open(Path(uri), [])
+        uri = folder.uri
+    if "://" in uri:
+        folder, stored, lock = _download(uri, overrides, path)
     else:
         lock = LocalLock(folder.path)
     try:
         stored = moved(absolute(stored), folder.path.absolute().parent)
         same_storage = f"run.storage={json.dumps(stored.run.storage)}"
-        config = recipe or configuration.build(stored.model_dump(mode="json"), [*overrides, same_storage], folder.home)
+        config = recipe or configuration.build(stored.model_dump(mode="json"), [*overrides, same_storage], folder.uri)
         config = with_content(absolute(config))
         _check_same_run(folder, stored, config)
         check(config)
@@ -146,19 +146,19 @@ def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
     for key, old, new in values:
         if old != new:
             raise BadInput(
-                f"{key}: the run {folder.home} has another ({old}); choose another run.name, or the old value"
+                f"{key}: the run {folder.uri} has another ({old}); choose another run.name, or the old value"
             )
     for was, now in zip(stored.task.parts, config.task.parts, strict=False):
         begun, found = stored.task.content.get(was.source), config.task.content.get(now.source)
         if begun and found and begun != found:
             raise BadInput(
-                f"{now.source}: its content is not the one that the run {folder.home} began with (SHA-256"
+                f"{now.source}: its content is not the one that the run {folder.uri} began with (SHA-256"
                 f" {found[:12]}..., then {begun[:12]}...): restore it, or start a new run"
             )
     if not same_task(stored.task, config.task):
         changed = [k for k in type(config.task).model_fields if getattr(stored.task, k) != getattr(config.task, k)]
         raise BadInput(
-            f"task: the run {folder.home} has another ({', '.join(changed)}); choose another run.name, or the old value"
+            f"task: the run {folder.uri} has another ({', '.join(changed)}); choose another run.name, or the old value"
         )
 
 
@@ -183,8 +183,8 @@ def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFol
     run_path = path or Path(root) / name
     folder = RunFolder(run_path, object_store(uri, run_path))
     folder.store.check()
-    if path is None and (run_path / "config.yaml").is_file() and named_store(str(run_path)).home != folder.home:
-        raise BadInput(f"run folder {run_path} belongs to another run than {folder.home}: choose another run.root")
+    if path is None and (run_path / "config.yaml").is_file() and named_store(str(run_path)).uri != folder.uri:
+        raise BadInput(f"run folder {run_path} belongs to another run than {folder.uri}: choose another run.root")
     try:
         run_path.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -401,7 +401,7 @@ def test_source_that_always_fails_ends_the_run(cluster: None, config: Config, tm
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         queue._draws = Draws(BrokenSource())
         with pytest.raises(
-            BadInput, match=r"50 draws in a row gave no prompt, the last \(draw 49\) with KeyError: 'answer'"
+            BadInput, match=r"50 draws in a row gave no prompt; the last error \(draw 49\) is KeyError: 'answer'"
         ):
             await queue.reserve("a")
         await queue.close()
