@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from treeadv.assembly import merge_prefixes
 from treeadv.config import SamplingConfig
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning.objective import Objective, evaluate, scales
@@ -175,7 +174,7 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
     """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by
     the logits."""
     if spec.tree == "merged":
-        f = merge_prefixes(f)
+        f = f.merge_prefixes()
         states = states_of(f)
     o = Objective(spec=spec, room=LEAVES)
     slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("treeadv", "treeadv.errors", "treeadv.seeds"),
     ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics", "treeadv.recipes"),
-    ("treeadv.assembly", "treeadv.presets", "treeadv.rewards"),
+    ("treeadv.presets", "treeadv.rewards"),
     ("treeadv.config", "treeadv.wire"),
     ("treeadv.data", "treeadv.storage"),
     ("treeadv.engines",),
@@ -22,7 +22,7 @@ LAYERS = (
     ("treeadv.replay",),
     ("treeadv.planning", "treeadv.report", "treeadv.launch"),
     ("treeadv.local",),
-    ("treeadv.library",),
+    ("treeadv.adapters", "treeadv.library"),
     ("treeadv.cli",),
     ("actors",),
 )
