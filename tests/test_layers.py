@@ -22,7 +22,7 @@ LAYERS = (
     ("treeadv.replay",),
     ("treeadv.planning", "treeadv.report", "treeadv.launch"),
     ("treeadv.local",),
-    ("treeadv.library",),
+    ("treeadv.library", "treeadv.study"),
     ("treeadv.cli",),
     ("actors",),
 )

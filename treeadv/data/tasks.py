@@ -117,12 +117,13 @@ class TableChains:
     """Problems of the task operator-tables, each drawn from (seed, draw)."""
 
     def __init__(self, task: TablesConfig, verifier: str, seed: int) -> None:
-        self._operations, self._seed = task.operations, seed
+        self._task, self._seed = task, seed
         self._tables = Tables.of(task)
         self._verifier = find_verifier(verifier)
 
     def __getitem__(self, draw: int) -> Problem:
-        prompt = draw_prompt(random.Random(f"{self._seed}/{_checked(draw)}"), self._operations)
+        rng = random.Random(f"{self._seed}/{_checked(draw)}")
+        prompt = draw_prompt(rng, self._task.operations, self._task.operators)
         answer = solve(prompt, self._tables)[-1]
         return Problem(
             id=f"tables-{self._seed}-{draw}",
