@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
-from actors.benchmarks.brooms import broom, flattened
+from actors.benchmarks.synthetic import flattened, synthetic_forest
 from treeadv.assembly import assemble
 from treeadv.config import parse
 from treeadv.forest import Finish, Forest, Verdict
@@ -98,7 +98,7 @@ def _trainer(config: PretrainedConfig, device: str, **learner: Any) -> Trainer:
 
 def _check(device: str) -> dict[str, Any]:
     """Each leaf keeps its own advantage in both forms, so the forest and its expanded leaves have one gradient."""
-    f = broom(8, 413, 0.5757, 301, 512)  # two trunks of 317 tokens, each with 4 branches of 96
+    f = synthetic_forest(8, 413, 0.5757, 301, 512)  # two trunks of 317 tokens, each with 4 branches of 96
     flat = _expanded(f)
     exact = _gradient(device, flat)
 
@@ -141,7 +141,9 @@ def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
     cuda = device == "cuda"
     trainer = _trainer(_half_billion() if cuda else _small(), device, dtype="bfloat16", checkpoint_activations=cuda)
     leaves, sharing = 16, 0.5
-    f = broom(leaves, round(tokens / leaves / (1 - sharing)), sharing, 256 if cuda else 16, trainer.policy.vocabulary)
+    f = synthetic_forest(
+        leaves, round(tokens / leaves / (1 - sharing)), sharing, 256 if cuda else 16, trainer.policy.vocabulary
+    )
     flat = flattened(f)
     out: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else "cpu",

@@ -1,4 +1,5 @@
-"""The task operator-tables: an independent walk through the tables agrees, and the warm-up text errs as it is asked."""
+"""Tests the task operator-tables against an independent evaluation of the tables, and the error rate of the warm-up
+text."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def test_gold_is_the_digit_at_the_end_of_the_chain(seed: int, draw: int, operati
     assert screen(Answer(solution, problem.answer, problem.verifier)).verdict is Verdict.VERIFIED
 
 
-def test_problem_depends_on_seed_and_draw_alone() -> None:
+def test_problem_depends_only_on_seed_and_draw() -> None:
     forward = [problem_source(task(), 3)[i] for i in range(20)]
     source = problem_source(task(), 3)
     assert [source[i] for i in reversed(range(20))] == forward[::-1]

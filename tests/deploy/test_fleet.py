@@ -40,7 +40,7 @@ def flags(line: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("values", FLEETS)
-def test_fleet_server_has_the_command_line_of_a_generators_own(render: Render, values: str, tmp_path: Path) -> None:
+def test_fleet_server_has_the_command_line_of_a_generator(render: Render, values: str, tmp_path: Path) -> None:
     config = run_config(render(values), tmp_path)
     own = arguments(config.generator, config.model.path, 30000)
     assert flags(server(render(values))["args"]) == flags(own) | {"--host": "0.0.0.0"}
@@ -73,7 +73,7 @@ def test_servers_and_router_use_the_image_of_the_run(render: Render, values: str
 
 
 @pytest.mark.parametrize("values", FLEETS)
-def test_cpu_server_has_the_variables_of_a_generators_own(render: Render, values: str, tmp_path: Path) -> None:
+def test_cpu_fleet_server_has_the_variables_of_a_generator(render: Render, values: str, tmp_path: Path) -> None:
     config = run_config(render(values), tmp_path)
     given = {e["name"]: e["value"] for e in server(render(values))["env"]}
     assert (given.get("SGLANG_USE_CPU_ENGINE") == "1") == (config.generator.sglang.device == "cpu")

@@ -58,7 +58,7 @@ def test_bounds_and_cooldown_apply_to_any_observations(count: int, steps: list[O
 
 
 @given(observations)
-def test_reason_acts_only_after_min_duration(steps: list[Observation]) -> None:
+def test_target_changes_only_after_min_duration(steps: list[Observation]) -> None:
     now = 0.0
     state = ScalingState.start(3, now, RULES)
     history: list[tuple[float, int]] = []
@@ -90,7 +90,7 @@ def test_no_generator_is_added_at_the_staleness_bound() -> None:
     assert {s.target for s in follow(ScalingState.start(3, 0.0, RULES), held_back, until=1000.0)} == {3}
 
 
-def test_next_change_waits_for_the_actors_of_the_last() -> None:
+def test_next_change_waits_for_the_actors_of_the_previous() -> None:
     state = ScalingState.start(1, 0.0, RULES)
     for now in range(0, 1000, 5):
         state = state.observe(replace(WAITING, now=float(now), count=1), RULES)  # the second generator never comes up
@@ -110,7 +110,7 @@ def test_narrower_bounds_apply_at_the_next_observation() -> None:
 
 
 @given(st.floats(0.6, 3.4), st.integers(1, 5))
-def test_simulated_queue_settles_without_swinging(demand: float, first: int) -> None:
+def test_simulated_queue_settles_without_oscillation(demand: float, first: int) -> None:
     """The learner consumes what `demand` generators make, from a buffer of 12 forests. After the transient the target
     takes at most two neighbouring values, and they keep the learner busy where the bounds allow it."""
     need, room, dt = 4, 12, 5.0

@@ -28,7 +28,7 @@ def forest_of(run: Run, engine: Engine, sampling: SamplingConfig, name: str = "f
     return run(grow(engine, request, sampling, 1.0, frozenset([0])))
 
 
-def test_log_probs_and_entropies_are_those_of_a_plain_forward(run: Run, engine: Engine, plain: Plain) -> None:
+def test_log_probs_and_entropies_match_a_plain_forward(run: Run, engine: Engine, plain: Plain) -> None:
     async def all_branches() -> list:
         return await asyncio.gather(*(branch(engine, PROMPT[: 4 + i], params(40, seed=i)) for i in range(6)))
 
@@ -67,7 +67,7 @@ def test_branch_ends_with_its_first_stop_token(run: Run, engine: Engine) -> None
         assert [d.finish for d in draws] == [None] * (len(draws) - 1) + [Finish.STOP]
 
 
-def test_only_the_stop_tokens_asked_for_end_a_branch(run: Run, engine: Engine) -> None:
+def test_only_the_given_stop_tokens_end_a_branch(run: Run, engine: Engine) -> None:
     """The model's own end token (0) is a token like others when it is not asked for."""
     drawn = [run(branch(engine, PROMPT, params(100, temperature=8.0, seed=s))) for s in range(8)]
     assert all(len(d) == 100 and d[-1].finish is Finish.LENGTH for d in drawn)
@@ -109,7 +109,7 @@ def test_drawn_prefix_comes_from_the_cache(run: Run, engine: Engine) -> None:
         assert after.cached_tokens - before.cached_tokens >= 0.99 * (len(prefix) - 1)
 
 
-def test_prefixes_agree_with_what_was_sent_and_busy_time_passes(run: Run, engine: Engine) -> None:
+def test_branch_adds_to_token_counts_and_busy_time(run: Run, engine: Engine) -> None:
     before = engine.stats()
     run(branch(engine, PROMPT[:9], params(12)))
     after = engine.stats()

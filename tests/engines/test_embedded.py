@@ -98,7 +98,7 @@ def test_log_probs_and_entropies_equal_a_plain_forward(model_dir, temperature):
         assert np.allclose([d.entropy for d in draws], -(want.exp() * want).sum(-1), atol=1e-4)
 
 
-def test_what_is_drawn_follows_the_distribution(tiny_model):
+def test_drawn_tokens_follow_the_distribution(tiny_model):
     """Chi-square over 4,000 first tokens, each with a seed of its own, against the softmax of a plain forward."""
     _, logp = plain(tiny_model, 0.7)
     prompt = PROMPTS[0]
@@ -240,7 +240,7 @@ def test_model_fault_reaches_present_and_later_branches(tiny_model):
     assert gone.startswith("the engine failed: TypeError(")
 
 
-def test_equal_draws_of_siblings_are_kept_once():
+def test_equal_tokens_of_siblings_take_one_cache_slot():
     cache = PrefixCache(1, 1, 2, torch.float32, capacity=2)
     prompt: list[int] = []
     assert [cache.add(prompt, token) for token in (4, 5)] == [True, True]
@@ -254,7 +254,7 @@ def test_equal_draws_of_siblings_are_kept_once():
     assert cache.capacity >= cache.used == 4
 
 
-def test_branches_that_draw_the_same_tokens_draw_as_if_alone(tiny_model):
+def test_branches_with_equal_tokens_draw_as_if_alone(tiny_model):
     """The same seed twice in one forest: both branches have the draws and log-probs of one that is alone, and share
     every slot.
     """
@@ -305,7 +305,7 @@ def test_long_prefix_is_chunked_while_other_branches_draw(tiny_model, monkeypatc
     assert stats.cached_tokens <= len(long) - 1
 
 
-def test_branches_of_older_forests_have_the_first_free_rows(tiny_model):
+def test_branches_of_older_forests_get_free_rows_first(tiny_model):
     async def run():
         engine = EmbeddedEngine(tiny_model, rows=2)
         ended = []

@@ -86,7 +86,7 @@ def test_later_chunks_find_all_but_one_token_in_the_cache(run: Run, make: Make) 
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 64])
-def test_tokens_follow_the_models_law_whatever_the_chunk(run: Run, make: Make, tiny_model: Path, chunk: int) -> None:
+def test_tokens_follow_the_distribution_for_any_chunk(run: Run, make: Make, tiny_model: Path, chunk: int) -> None:
     """The second and third token of 400 branches against their exact distribution, at a temperature where many tokens
     are likely.
     """
@@ -132,7 +132,7 @@ def shape(forest: Forest) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 64])
-def test_forest_law_equals_the_embedded_engines_for_any_chunk(
+def test_forest_distribution_equals_embedded_for_any_chunk(
     run: Run, make: Make, embedded_shapes: Counter, chunk: int
 ) -> None:
     """Shapes of 150 entropy-forked forests against 150 of the embedded engine (a two-sample chi-square test)."""
@@ -229,7 +229,7 @@ def two_ranks(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFacto
     "ranks", [1, pytest.param(2, marks=pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores"))]
 )
 @pytest.mark.parametrize("way", ["disk", "tensor", "distributed"])
-def test_every_way_of_loading_weights_ends_in_the_new_policy(
+def test_every_method_of_loading_gives_the_new_weights(
     run: Run, make: Make, tiny_model: Path, way: str, ranks: int, request: pytest.FixtureRequest
 ) -> None:
     engine = make(request.getfixturevalue("two_ranks") if ranks == 2 else "", weights=way)
@@ -266,7 +266,7 @@ def test_weights_of_another_model_never_reach_the_server(run: Run, make: Make, t
     assert {d.version for d in run(branch(engine, PROMPT, params(8)))} == {0}
 
 
-def test_bounds_on_the_entropy_hold_the_exact_one(run: Run, make: Make, tiny_model: Path) -> None:
+def test_entropy_bounds_contain_the_exact_entropy(run: Run, make: Make, tiny_model: Path) -> None:
     plain = Plain(tiny_model)
     for mode, sign in (("lower", -1), ("upper", 1), ("truncated", -1)):
         draws = run(branch(make(entropy=mode, top_k=8), PROMPT, params(24, temperature=4.0)))

@@ -210,7 +210,7 @@ def test_server_with_a_smaller_vocabulary_is_refused(run: Run, server: str, tmp_
         run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
-def test_nothing_listening_is_said_in_one_line(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+def test_unreachable_server_gives_a_one_line_error(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match=r"url: http://127.0.0.1:9 does not answer .* \(waited for generator.sglang.start_timeout=1 s\)$"
     ):
@@ -236,7 +236,7 @@ class TestOwnedServer:
         yield engine
         run(engine.close())
 
-    def test_branches_that_do_not_fit_at_once_wait_and_do_not_fail(
+    def test_branches_beyond_the_cache_wait_and_do_not_fail(
         self, run: Run, owned: SGLangEngine, tiny_model: Path
     ) -> None:
         async def storm() -> list:
@@ -277,7 +277,7 @@ class TestOwnedServer:
         assert {d.version for d in draws} == {8}
         assert max(Plain(tiny_model, new).differences(PROMPT, draws)) < 1e-4
 
-    def test_its_children_end_with_it(self, run: Run, owned: SGLangEngine) -> None:
+    def test_children_of_a_server_end_with_it(self, run: Run, owned: SGLangEngine) -> None:
         process = owned.members[0].process
         assert process is not None
         family = [psutil.Process(process.process.pid), *psutil.Process(process.process.pid).children(recursive=True)]

@@ -117,7 +117,7 @@ async def scenario(config: Config, run_dir: str) -> None:
     assert await queue.lease.remote(2, 0) == lease
     await asyncio.sleep(0.2)
     assert not waiting.done()  # all four slots are held: the worker is held back
-    await queue.ack.remote(lease.lease_id, 1)
+    await queue.ack.remote(lease.lease_id, 1, ())
     late = await waiting
     assert late.draw == 4
 
@@ -127,7 +127,7 @@ async def scenario(config: Config, run_dir: str) -> None:
     assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == [
         t.forest_id for t in tickets[2:]
     ]
-    await queue.ack.remote(lease.lease_id, 2)
+    await queue.ack.remote(lease.lease_id, 2, ())
     assert await queue.forget.remote("w") == 1
     again = await queue.reserve.remote("v")
     assert (again.draw, again.attempt) == (4, 1) and again.seed != late.seed
@@ -144,7 +144,7 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     waiting."""
     lease = await queue.lease.remote(2, 1)
     assert lease.forest_ids == tuple(t.forest_id for t in undone)
-    await queue.ack.remote(lease.lease_id, 2)
+    await queue.ack.remote(lease.lease_id, 2, ())
     ticket = await queue.reserve.remote("w")
     assert (ticket.draw, ticket.attempt) == (4, 2)
     assert await queue.admit.remote(ticket.forest_id, [broken.remote()]) == "lost"
@@ -152,7 +152,7 @@ async def resumed(queue, undone: list[Ticket]) -> None:
         for t in [await queue.reserve.remote("w") for _ in range(2)]:
             assert await queue.admit.remote(t.forest_id, [ray.put(grow(t, step - 1))]) == "admitted"
         lease = await queue.lease.remote(2, step - 1)
-        await queue.ack.remote(lease.lease_id, step)
+        await queue.ack.remote(lease.lease_id, step, ())
     held = [await queue.reserve.remote("w") for _ in range(4)]
     waiting = asyncio.ensure_future(queue.reserve.remote("w"))
     await queue.stop.remote()
@@ -163,7 +163,7 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     await queue.close.remote()
 
 
-def test_damaged_forest_goes_out_again_and_others_stay_in_memory(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_damaged_forest_is_regrown_and_others_stay_in_memory(cluster: None, config: Config, tmp_path: Path) -> None:
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         for worker in "ab":
@@ -282,7 +282,7 @@ def test_queue_killed_while_opening_returns_to_the_checkpoint(cluster: None, con
     )
     lease = ray.get(queue.lease.remote(2, 1), timeout=60)
     assert lease.forest_ids == steps[2]
-    ray.get(queue.ack.remote(lease.lease_id, 2), timeout=60)
+    ray.get(queue.ack.remote(lease.lease_id, 2, ()), timeout=60)
     ticket = ray.get(queue.reserve.remote("w"), timeout=60)
     assert (ticket.draw, ticket.attempt) == (6, 1)
     ray.get(queue.close.remote())
@@ -348,7 +348,7 @@ class FailsAtDraw17:
         return Problem(id=str(draw), problem="1+1", answer="2", verifier="math", meta="")
 
 
-def test_failing_draw_costs_that_draw_alone(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_failing_draw_is_skipped_and_others_are_reserved(cluster: None, config: Config, tmp_path: Path) -> None:
     task = {"source": "reasoning-gym", "families": [{"name": "gcd"}]}
     config = parse({"task": task, "learner": {"forests_per_step": 20}, "queue": {"max_staleness": 0}}, "test")
 

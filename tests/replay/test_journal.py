@@ -42,7 +42,7 @@ def read(folder: Path) -> tuple[list, Reader]:
     return [line.record for line in reader], reader
 
 
-def test_cut_at_any_byte_the_whole_records_before_it_are_read(tmp_path: Path) -> None:
+def test_journal_cut_at_any_byte_keeps_all_whole_records(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     records, _ = read(tmp_path)
@@ -55,7 +55,7 @@ def test_cut_at_any_byte_the_whole_records_before_it_are_read(tmp_path: Path) ->
         assert reader.torn is None or reader.torn.offset + reader.torn.lost == cut
 
 
-def test_store_continues_behind_a_torn_record_and_reports_it(tmp_path: Path) -> None:
+def test_store_continues_after_a_torn_record_and_reports_it(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     for cut in range(len(data) - 400, len(data), 37):
@@ -71,7 +71,7 @@ def test_store_continues_behind_a_torn_record_and_reports_it(tmp_path: Path) -> 
         assert report.sound and not report.torn, report.table()
 
 
-def test_zeros_behind_the_last_record_count_as_torn(tmp_path: Path) -> None:
+def test_zeros_after_the_last_record_are_a_torn_record(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     part.write_bytes(data + bytes(300))
@@ -180,7 +180,7 @@ def encoded(tree: dict) -> bytes:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 4}, "journal format 4, this release reads 3; use the release of treeadv that wrote it"),
+        (0, {"format": 5}, "journal format 5, this release reads 4; use the release of treeadv that wrote it"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],
@@ -309,7 +309,7 @@ def test_audit_during_deletions_finds_no_fault(
     store.close()
 
 
-def test_parts_follow_their_number_not_their_name(tmp_path: Path) -> None:
+def test_journal_parts_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store._journal._number = 9_999_999_998  # as the names of a release that wrote six digits
     for _ in range(3):

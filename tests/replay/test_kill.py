@@ -58,7 +58,7 @@ def test_repeated_kills_train_every_forest_exactly_once(tmp_path: Path, fsync: s
     assert report.sound and report.rows["trained"]["forests"] == len(trained), report.table()
 
 
-def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     process = start(tmp_path, "interval", 10**6)
     assert process.stdout is not None and process.stdout.readline() == "open\n"
     process.kill()

@@ -35,6 +35,7 @@ class Thing:
     version: int = 0
     arrived: int = -1
     step: int = 0
+    skipped: bool = False  # by its step
 
 
 class Machine(RuleBasedStateMachine):
@@ -175,7 +176,7 @@ class Machine(RuleBasedStateMachine):
     def train(self) -> None:
         self.lease()
         if self.leases:
-            self.ack()
+            self.ack(0)
 
     @precondition(lambda self: not self.leases and self.of("ready"))
     @rule()
@@ -203,26 +204,27 @@ class Machine(RuleBasedStateMachine):
         self.leases[lease.lease_id] = (list(lease.forest_ids), self.clock.now + LEASE_SECONDS)
         self.expired = {i: f for i, f in self.expired.items() if not set(f) & set(lease.forest_ids)}
 
-    def stepped(self, lease_id: str, fids: list[str]) -> None:
+    def stepped(self, lease_id: str, fids: list[str], skipped: list[str]) -> None:
         self.step += 1
         self.version = self.step
         for _ in range(2):  # a repeat changes nothing
-            self.store.ack(lease_id, self.step)
+            self.store.ack(lease_id, self.step, skipped)
         self.steps[self.step] = fids
         for fid in fids:
             self.things[fid].where, self.things[fid].step = "stepped", self.step
+            self.things[fid].skipped = fid in skipped
 
     @precondition(lambda self: self.leases)
-    @rule()
-    def ack(self) -> None:
+    @rule(skips=st.integers(0, PER_STEP))
+    def ack(self, skips: int) -> None:
         lease_id, (fids, _) = self.leases.popitem()
-        self.stepped(lease_id, fids)
+        self.stepped(lease_id, fids, fids[:skips])
 
     @precondition(lambda self: self.expired and not self.leases)
     @rule(data=st.data())
     def ack_late(self, data: st.DataObject) -> None:
         lease_id = data.draw(st.sampled_from(sorted(self.expired)))
-        self.stepped(lease_id, self.expired.pop(lease_id))
+        self.stepped(lease_id, self.expired.pop(lease_id), [])
 
     @precondition(lambda self: self.step)
     @rule()
@@ -268,7 +270,10 @@ class Machine(RuleBasedStateMachine):
     def durable(self) -> None:
         for t in self.of("stepped"):
             if t.step <= self.committed:
-                t.where = "trained"
+                if t.skipped:
+                    self.lose(t)
+                else:
+                    t.where = "trained"
 
     # ---- death
     # ---------------------------------------------------------------------------------------------------------------
@@ -308,7 +313,8 @@ class Machine(RuleBasedStateMachine):
         undone += [fid for fids, _ in self.leases.values() for fid in fids]
         self.front = undone + [fid for fid in self.front if fid not in undone]
         for fid in undone:
-            self.things[fid].where = "ready"
+            if self.things[fid].where != "gone":  # a step that was durable before dropped those that it skipped
+                self.things[fid].where = "ready"
         self.leases.clear()
         self.expired.clear()
 

@@ -40,7 +40,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Reserved]:
     return records
 
 
-def test_the_queries_of_the_document_answer_as_it_says(run: list[Reserved]) -> None:
+def test_documented_queries_return_the_known_answers(run: list[Reserved]) -> None:
     con = duckdb.connect()
     view, by_version, stale, slowest, staleness, never = SQL
     con.execute(view)
@@ -62,7 +62,7 @@ def test_queries_run_on_a_short_journal(tmp_path: Path, monkeypatch: pytest.Monk
     assert [con.execute(q).fetchall() for q in SQL][1:] == [[]] * 5
 
 
-def test_the_view_names_every_field_that_a_query_may_want() -> None:
+def test_view_has_every_field_of_the_records() -> None:
     named = set(re.findall(r"(\w+)\"?: '", SQL[0]))
     assert {f.name for kind in get_args(Record) for f in fields(kind)} - named == {
         "run", "session", "format", "failures", "request", "payload_crc", "deadline", "ledger", "oldest_kept",

@@ -41,7 +41,7 @@ def test_run_on_s3_is_resumed_and_audited_from_the_bucket(bucket) -> None:
     assert report.sound and report.rows["admitted"]["forests"] == 7, report.table()
 
 
-def test_what_was_not_flushed_is_as_if_it_had_not_been(bucket) -> None:
+def test_unflushed_transitions_are_undone_after_a_resume(bucket) -> None:
     _, _, uri = bucket
     store = open_store(uri)
     kept = fill(store, 2)
@@ -134,7 +134,7 @@ def late(store: ReplayStore, parts: list[Action]) -> None:
     flush([p for p in parts if p != store._lock.check])
 
 
-def test_late_upload_of_a_superseded_writer_does_not_count(bucket, caplog) -> None:
+def test_late_upload_of_a_superseded_writer_is_ignored(bucket, caplog) -> None:
     _, _, uri = bucket
     before = open_store(uri, max_staleness=9)
     fill(before, 2)
@@ -192,7 +192,7 @@ def test_late_compaction_of_a_superseded_writer_deletes_nothing(bucket) -> None:
     again.close()
 
 
-def test_failed_resume_leaves_the_run_to_its_owner(bucket) -> None:
+def test_failed_resume_returns_the_run_to_its_owner(bucket) -> None:
     """A driver found checkpoint 1 and then the run went on to the next: not to be opened, and not to be taken away
     either."""
     _, _, uri = bucket
@@ -211,7 +211,7 @@ def test_failed_resume_leaves_the_run_to_its_owner(bucket) -> None:
     assert report.sound and report.rows["admitted"]["forests"] == 5, report.table()
 
 
-def test_two_that_open_a_run_at_the_same_moment_are_refused(bucket) -> None:
+def test_second_of_two_simultaneous_opens_is_refused(bucket) -> None:
     _, _, uri = bucket
     replay = open_folder(uri).child("replay")
     first, second = next_session(replay), next_session(replay)

@@ -81,7 +81,7 @@ def test_no_trained_forest_is_staler_than_the_bound(
     assert report.dropped.get("stale", 0) == dropped
 
 
-def test_stale_forest_is_dropped_and_its_draw_goes_out_again(tmp_path: Path) -> None:
+def test_stale_forest_is_dropped_and_its_draw_repeated(tmp_path: Path) -> None:
     store = open_store(tmp_path, per_step=1, max_staleness=1)
     old = fill(store, 1, version=0)[0]
     assert store.lease(1, 2) is None
@@ -106,7 +106,7 @@ def test_failing_prompt_is_given_up_after_its_attempts(tmp_path: Path, caplog) -
 
 
 @pytest.mark.parametrize("fault", ["ungraded", "other id", "two forests", "positive logprob"])
-def test_bad_forest_is_refused_and_its_prompt_goes_out_again(tmp_path: Path, fault: str) -> None:
+def test_bad_forest_is_refused_and_its_prompt_repeated(tmp_path: Path, fault: str) -> None:
     store = open_store(tmp_path)
     record = reserve(store)
     good = batch_for(record)
@@ -137,7 +137,7 @@ def test_bad_forest_is_refused_and_its_prompt_goes_out_again(tmp_path: Path, fau
     assert reserve(store).attempt == 1
 
 
-def test_forest_of_another_run_is_no_admission(tmp_path: Path) -> None:
+def test_forest_of_another_run_is_not_admitted(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     for fid in ("r1-000000-0", "r0-000005-0", "nonsense"):
         with pytest.raises(BadForest, match="never reserved"):
@@ -334,7 +334,7 @@ def test_forest_of_fewer_than_two_judged_leaves_is_refilled(tmp_path: Path) -> N
     assert report.sound and report.dropped == {"too_few_judged": 2}, report.table()
 
 
-def test_mixed_only_looks_at_judged_leaves_alone(tmp_path: Path) -> None:
+def test_mixed_only_ignores_unjudged_leaves(tmp_path: Path) -> None:
     store = open_store(tmp_path, mixed_only=True)
     record = reserve(store)
     forest = forest_for(record, rewards=[0.0, 1.0, 1.0])
@@ -373,7 +373,7 @@ def test_audit_reports_missing_records_of_a_durable_step(tmp_path: Path) -> None
     assert faults == ("there is a checkpoint of step 2, but the journal ends with step 1: its records are lost",)
 
 
-def test_the_queue_alone_may_die_and_nothing_is_rolled_back(tmp_path: Path) -> None:
+def test_restart_of_the_queue_alone_rolls_nothing_back(tmp_path: Path) -> None:
     store = open_store(tmp_path, max_staleness=3)
     fill(store, 6)
     train(store, 2, 1)
@@ -491,7 +491,7 @@ def test_open_lease_with_a_damaged_payload_is_returned(tmp_path: Path) -> None:
     assert audit(str(tmp_path)).sound
 
 
-def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:
+def test_payloads_are_views_of_the_mapped_file(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     record = reserve(store)
     want = forest_for(record)
@@ -542,7 +542,7 @@ def entry(order: int, mass: float, version: int = 0) -> Entry:
     return Entry(Reserved(fid, order, 0, 0, "w", "", "p"), State.READY, admitted, order)
 
 
-def test_policies_choose_as_they_say() -> None:
+def test_each_selection_orders_forests_as_documented() -> None:
     ready = [entry(0, 1.0, 3), entry(1, 2.0, 5), entry(2, 0.0, 4), entry(3, 4.0, 5)]
     assert [e.order for e in choose(ready[::-1], 3, fifo, (0, 1))] == [0, 1, 2]
     assert [e.order for e in choose(ready[::-1], 3, freshest, (0, 1))] == [1, 3, 2]

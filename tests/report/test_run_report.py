@@ -63,7 +63,7 @@ def test_keys_that_a_run_did_not_record_are_named(tmp_path: Path) -> None:
     assert "Not recorded by this run: entropy_mean, ess." in report(make_run(tmp_path, [], [r]))
 
 
-def test_report_tables_the_summary_or_says_there_is_none(tmp_path: Path) -> None:
+def test_report_shows_the_summary_or_states_its_absence(tmp_path: Path) -> None:
     records = [record(1), record(2)]
     run = make_run(tmp_path, [], records)
     assert "no summary.json: it has not ended" in report(run)

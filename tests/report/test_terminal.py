@@ -51,7 +51,7 @@ def test_long_segment_is_cut_in_the_middle_with_the_count() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_colours_are_for_terminals_only(terminal: bool) -> None:
+def test_output_has_colours_only_on_a_terminal(terminal: bool) -> None:
     text = printed(build([-1, -1], [3, 3]), force_terminal=terminal, color_system="truecolor" if terminal else None)
     assert ("\x1b[" in text) == terminal
 

@@ -87,7 +87,7 @@ def claimed(**changes: object) -> str:
         ("swell()", Verdict.WRONG, ""),
     ],
 )  # fmt: skip
-def test_child_that_dies_hangs_or_lies_costs_only_its_answer(loop, one_worker, code, verdict, detail):
+def test_faulty_child_fails_only_its_own_answer(loop, one_worker, code, verdict, detail):
     judged, after = loop.run(one_worker.grade([attack(code), WRONG_ANSWER]))
     assert (judged.verdict, judged.detail) == (verdict, detail)
     assert (after.verdict, one_worker.restarts) == (Verdict.WRONG, 0)

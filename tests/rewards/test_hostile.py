@@ -58,7 +58,7 @@ def test_time_and_memory_limits_hold_without_guards(loop, monkeypatch):
     assert back < 1.0
 
 
-def test_no_answer_holds_the_callers_process(grade):
+def test_no_answer_blocks_the_calling_process(grade):
     """The cheap half runs in the caller's event loop: a megabyte must not hold it up."""
     slow = {}
     for name, response, gold, _ in hostile.CORPUS:
@@ -70,6 +70,6 @@ def test_no_answer_holds_the_callers_process(grade):
 
 
 @pytest.mark.parametrize(("name", "response", "gold"), hostile.RIGHT, ids=[r[0] for r in hostile.RIGHT])
-def test_right_answers_in_odd_dress_are_verified(grade, name, response, gold):
+def test_right_answers_in_unusual_forms_are_verified(grade, name, response, gold):
     [j] = grade(Answer(response, gold, "math"))
     assert (j.verdict, j.reward) == (Verdict.VERIFIED, 1.0), j.detail

@@ -48,7 +48,7 @@ def test_equal_answers_of_a_call_are_judged_once(grade, tmp_path):
     assert sorted(log.read_text().split()) == ["a", "b", "c"]
 
 
-def test_what_a_verifier_prints_does_not_reach_the_protocol(grade):
+def test_output_of_a_verifier_does_not_reach_the_protocol(grade):
     [j] = grade(call("detailed"))
     assert (j.verdict, j.detail) == (Verdict.VERIFIED, "fine")
 
@@ -148,7 +148,7 @@ def test_waiting_in_the_queue_does_not_count_against_an_answer(loop):
     assert [j.verdict for j in loop.run(scene())] == [Verdict.VERIFIED] * 5
 
 
-def test_killed_worker_costs_no_answer(loop, grade, pool, tmp_path):
+def test_death_of_a_worker_loses_no_answer(loop, grade, pool, tmp_path):
     note = tmp_path / "pid"
     before = pool.restarts
 
@@ -367,7 +367,7 @@ def test_close_leaves_no_process_and_fails_what_is_in_flight(loop, tmp_path):
     assert not Path(f"/proc/{loop.run(scene())}").exists()
 
 
-def test_close_that_meets_a_start_just_ended_leaves_no_process(loop, monkeypatch):
+def test_close_right_after_a_start_leaves_no_process(loop, monkeypatch):
     receive = asyncio.StreamReader.feed_data
     closing: list[asyncio.Task[None]] = []
     started: list[int] = []

@@ -47,7 +47,7 @@ def forest(name: str):
     ).check()  # fmt: skip
 
 
-def test_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
+def test_graded_batch_is_otherwise_unchanged(loop, model_dir):
     async def scene():
         actor = RewardActor(config(model_dir), 0)
         try:

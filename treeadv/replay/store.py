@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Literal
 
@@ -269,11 +269,11 @@ class ReplayStore:
         self._waiting = None
         return lease
 
-    def ack(self, lease_id: str, step: int) -> None:
-        """Optimizer step `step` used the lease: its slots are free. Raises `LeaseLost` if another lease has its
-        forests."""
+    def ack(self, lease_id: str, step: int, skipped: Sequence[str] = ()) -> None:
+        """Optimizer step `step` used the lease: its slots are free. `skipped` are the forests whose update was not
+        finite; they are dropped once the step is durable. Raises `LeaseLost` if another lease has its forests."""
         if self.ledger.can_ack(lease_id, step):
-            self._write(Acked(lease_id, step))
+            self._write(Acked(lease_id, step, tuple(skipped)))
 
     def nack(self, lease_id: str) -> None:
         """The lease will not be used: its forests are ready again. Does nothing for one that ended or did its step."""
@@ -304,13 +304,17 @@ class ReplayStore:
         return len(over)
 
     def commit(self, step: int, oldest_kept: int | None = None) -> None:
-        """Steps up to `step` are in a durable checkpoint: their forests are trained.
+        """Steps up to `step` are in a durable checkpoint: their forests are trained, those that were skipped are
+        dropped.
 
         The run may later resume from `oldest_kept` (`step` unless given), the step of the oldest checkpoint that is
         kept."""
         if step > self.ledger.last_step:
             raise ValueError(f"commit of step {step}: {self.ledger.last_step} is the last one done")
         if step > self.ledger.committed:
+            for fid, skipped_by in self.ledger.skipped(step):
+                detail = f"its update in step {skipped_by} was not finite"
+                self._drop(self.ledger.drop(fid, "not_finite", detail, self._config.attempts))
             oldest = step if oldest_kept is None else max(oldest_kept, self.ledger.oldest_kept)
             self._write(Committed(step, oldest))
 

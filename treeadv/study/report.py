@@ -64,7 +64,7 @@ def row_cells(study: Study, row: Row) -> list[str]:
 
 def claim_cells(o: Outcome) -> list[str]:
     """The cells of the table of claims."""
-    digits = 0 if "tokens" in o.comparison.metric and "at" not in o.comparison.metric else 4
+    digits = 0 if o.comparison.metric in ("tokens_generated", "tokens_to_target") else 4
     low, high = (_plain(x, digits) for x in o.interval)
     return [
         o.comparison.claim, o.comparison.metric, f"{o.comparison.arm}: {_plain(o.arm_mean, digits)}",
