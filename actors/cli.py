@@ -81,10 +81,12 @@ def train(args: argparse.Namespace) -> int:
         write_report(folder.path)
         folder.store.push()
     final_table(summary, console)
-    if summary["steps"] < config.run.steps:
+    if summary["early_end"] and summary["steps"] < config.run.steps:
+        console.print(f"Ended early: {summary['early_end']}.", soft_wrap=True)
+    elif summary["steps"] < config.run.steps:
         console.print(
             f"Stopped before the last step; go on with: treeadv train {'--local ' * args.local}--resume"
-            f" {shlex.quote(folder.home)}",
+            f" {shlex.quote(folder.uri)}",
             soft_wrap=True,
         )
         # Only Ctrl-C asks for the end of the run. After any other signal the exit code says that the run is not

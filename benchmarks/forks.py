@@ -28,8 +28,8 @@ from transformers import AutoModelForCausalLM
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.data.tasks import Problem, problem_source
+from treeadv.evaluation.sets import independent
 from treeadv.forest import Forest
-from treeadv.local.evaluation import independent
 from treeadv.local.rollouts import rollouts
 from treeadv.local.warmup import VOCABULARY, Warmup, warm_model
 

@@ -253,8 +253,8 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "--model", "hollow"], "model.path=hollow: no weights there"),
     ([*GENERATE, "--model", "nameless"], "model.path=nameless: its config.json names no model_type"),
     (["show", "hollow"], "hollow: is a folder; name a file of forests, such as hollow/FOREST.arrow"),
-    (["audit", "."], "no journal under replay/journal"),
-    (["report", "."], ".: not a run folder"),
+    (["audit", "."], "has no journal under replay/journal"),
+    (["report", "."], ". is not a run folder"),
 ]
 
 

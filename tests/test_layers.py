@@ -19,7 +19,7 @@ LAYERS = (
     ("treeadv.data", "treeadv.storage"),
     ("treeadv.engines",),
     ("treeadv.sampling", "treeadv.learning"),
-    ("treeadv.replay",),
+    ("treeadv.replay", "treeadv.evaluation"),
     ("treeadv.planning", "treeadv.report", "treeadv.launch"),
     ("treeadv.local",),
     ("treeadv.library", "treeadv.study"),

@@ -47,6 +47,12 @@ class RunConfig(Section):
         10, description="steps between checkpoints; what was trained since is trained again on resume"
     )
     keep_checkpoints: Positive = Field(2, description="newest checkpoints that are kept; older ones are deleted")
+    stop_at: Share | None = Field(
+        None, description="end the run when an evaluation (eval.every) reaches this mean over the sets of avg@samples"
+    )
+    patience: Positive | None = Field(
+        None, description="end the run after so many evaluations that are not better than the best before them"
+    )
     heartbeat_timeout: Seconds = Field(
         60.0, description="seconds without a heartbeat after which an actor counts as hung and is killed"
     )
@@ -373,6 +379,21 @@ class ScalingConfig(Section):
         return self
 
 
+class EvalConfig(Section):
+    """Evaluation on held-out problems while the run trains (docs/evaluation.md)."""
+
+    every: Count = Field(
+        0, description="steps between evaluations; the first is of step 0, the last of the last step; 0: none"
+    )
+    data: str = Field("", description="held-out problems: a .jsonl or .parquet file, or a folder of them")
+    subset: Positive | None = Field(
+        None, description="problems of each set, drawn once by the name of the set; unset: all"
+    )
+    samples: Positive = Field(4, description="independent answers to each problem")
+    temperature: Annotated[float, Field(gt=0)] | None = Field(None, description="unset: sampling.temperature")
+    max_tokens: Positive | None = Field(None, description="of an answer; unset: sampling.max_tokens")
+
+
 class LocalConfig(Section):
     """Used by `treeadv train --local` alone."""
 
@@ -401,6 +422,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     queue: QueueConfig = QueueConfig()
     learner: LearnerConfig = LearnerConfig()
+    eval: EvalConfig = EvalConfig()
     scaling: ScalingConfig = ScalingConfig()
     metrics: MetricsConfig = MetricsConfig()
     local: LocalConfig = LocalConfig()
@@ -424,6 +446,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _coherent(self) -> Config:
         c, last = self.learner, self.run.steps
+        if self.eval.every and not self.eval.data:
+            raise ValueError(f"eval.every={self.eval.every} needs eval.data: a file or folder of held-out problems")
+        for key in ("stop_at", "patience"):
+            if (given := getattr(self.run, key)) is not None and not self.eval.every:
+                raise ValueError(f"run.{key}={given:g} needs evaluations: set eval.every and eval.data")
         if c.schedule == "cosine" and c.decay_steps is not None and last > c.decay_steps:
             raise ValueError(
                 f"run.steps={last} is beyond learner.decay_steps={c.decay_steps}, where the cosine has reached 0: set"

@@ -24,6 +24,7 @@ from treeadv.data.model_folder import check_path
 from treeadv.data.tasks import Problem, first_problems, problem_source
 from treeadv.engines.registry import check_engine
 from treeadv.errors import BadForest, BadInput, RunFailed, one_line
+from treeadv.evaluation.sets import sets_of, shared_problems
 from treeadv.learning import objective
 from treeadv.rewards.golds import Gold, check_golds
 from treeadv.rewards.verifiers.registry import find_verifier
@@ -51,7 +52,7 @@ class Launch:
         """Change the files of the run, now that its journal and its trainer have accepted the checkpoint of `step`."""
         self.folder.rewind(step)
         replace_file(self.folder.path / "config.yaml", self.config.to_yaml())
-        self.folder.forget_end()
+        self.folder.clear_end()
         self.folder.store.push()
 
     def explain(self, causes: Iterable[BaseException], *more: type[BaseException]) -> BadInput | None:
@@ -65,16 +66,16 @@ class Launch:
         mendable = (BadInput, BadForest, NonFinite, *more)
         cause = next((cause for cause in causes if isinstance(cause, mendable)), None)
         message = one_line(cause) if cause else ""
-        path, home = self.folder.path, self.folder.home
+        path, uri = self.folder.path, self.folder.uri
         if not message and shutil.disk_usage(path).free < FULL_DISK:  # the error of torch's writer names no cause
             message = f"no space left on the disk of {path}: make room, or choose another run.root"
         if not message:
             return None
         kind = RunFailed if isinstance(cause, RunFailed) else BadInput
-        if not self.resumed and not self.folder.accepted and "://" not in home:
+        if not self.resumed and not self.folder.accepted and "://" not in uri:
             shutil.rmtree(path)
             return kind(f"{message} (the run has not started; {path} is removed)")
-        return kind(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(home)})")
+        return kind(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(uri)})")
 
 
 def launch(
@@ -96,25 +97,25 @@ def launch(
         raise BadInput("--resume-or-start: run.name must name the run")
     folder = RunFolder.of(Path(config.run.root) / config.run.name, config)
     if resume_or_start and folder.store.holds_run():
-        return _resume(folder.home, [f"run.root={json.dumps(config.run.root)}"], config, local)
+        return _resume(folder.uri, [f"run.root={json.dumps(config.run.root)}"], config, local)
     check(config, local)
     folder, config, lock = RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}")
     return Launch(folder=folder, config=config, resumed=False, lock=lock)
 
 
-def _resume(home: str, overrides: list[str], recipe: Config | None, local: bool) -> Launch:
-    """Open the run at `home` with the configuration of `recipe`, or else with its own and `overrides`."""
+def _resume(uri: str, overrides: list[str], recipe: Config | None, local: bool) -> Launch:
+    """Open the run at `uri` with the configuration of `recipe`, or else with its own and `overrides`."""
     path: Path | None = None
-    if "://" not in home:
-        path, (folder, stored) = Path(home), RunFolder.open(Path(home), [])
-        home = folder.home
-    if "://" in home:
-        folder, stored, lock = _download(home, overrides, path)
+    if "://" not in uri:
+        path, (folder, stored) = Path(uri), RunFolder.open(Path(uri), [])
+        uri = folder.uri
+    if "://" in uri:
+        folder, stored, lock = _download(uri, overrides, path)
     else:
         lock = LocalLock(folder.path)
     try:
         same_storage = f"run.storage={json.dumps(stored.run.storage)}"
-        config = recipe or configuration.build(stored.model_dump(mode="json"), [*overrides, same_storage], folder.home)
+        config = recipe or configuration.build(stored.model_dump(mode="json"), [*overrides, same_storage], folder.uri)
         _check_same_run(folder, stored, config)
         check(config, local)
     except BaseException:
@@ -125,17 +126,27 @@ def _resume(home: str, overrides: list[str], recipe: Config | None, local: bool)
 
 def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
     """Raise `BadInput` for a value that would make it another run."""
-    values = (
+    values: tuple[tuple[str, object, object], ...] = (
         ("run.seed", stored.run.seed, config.run.seed),
         ("run.name", stored.run.name, config.run.name),
         ("model.path", stored.model.path, config.model.path),
         ("task", stored.task, config.task),
+        *(
+            [("eval", _what_eval_asks(stored), _what_eval_asks(config))]
+            if stored.eval.every and config.eval.every
+            else []
+        ),
     )
     for key, old, new in values:
         if old != new:
             raise BadInput(
-                f"{key}: the run {folder.home} has another ({old}); choose another run.name, or the old value"
+                f"{key}: the run {folder.uri} has another ({old}); choose another run.name, or the old value"
             )
+
+
+def _what_eval_asks(config: Config) -> dict[str, object]:
+    """What must stay for the evaluations of a run to be comparable: all but how often they are made."""
+    return config.eval.model_dump(exclude={"every"})
 
 
 def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFolder, Config, LocalLock]:
@@ -154,8 +165,8 @@ def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFol
     run_path = path or Path(root) / name
     folder = RunFolder(run_path, object_store(uri, run_path))
     folder.store.check()
-    if path is None and (run_path / "config.yaml").is_file() and named_store(str(run_path)).home != folder.home:
-        raise BadInput(f"run folder {run_path} belongs to another run than {folder.home}: choose another run.root")
+    if path is None and (run_path / "config.yaml").is_file() and named_store(str(run_path)).uri != folder.uri:
+        raise BadInput(f"run folder {run_path} belongs to another run than {folder.uri}: choose another run.root")
     try:
         run_path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -176,7 +187,10 @@ def check(config: Config, local: bool) -> None:
     find_verifier(config.task.grader)
     build_rule(config.sampling.rule, config.sampling.rule_options)
     check_path(config.model.path)
-    check_answers(first_problems(problem_source(config.task, config.run.seed)), config)
+    problems = first_problems(problem_source(config.task, config.run.seed))
+    check_answers(problems, config)
+    if config.eval.every:
+        _check_held_out(config, problems)
     if "://" in config.run.root:
         raise BadInput(
             f"run.root={config.run.root}: is a path on this machine; an object store is named by run.storage"
@@ -199,6 +213,15 @@ def check_answers(problems: Sequence[Problem], config: Config) -> None:
     c = config.reward
     if unmet := check_golds(golds, c.workers, c.timeout, c.memory_mb):
         log.warning("%s: %s", config.task.source, unmet)
+
+
+def _check_held_out(config: Config, trained: Sequence[Problem]) -> None:
+    """Raise `BadInput` for held-out problems that cannot be used; log how many of them are trained on."""
+    sets = sets_of(config)
+    check_answers([p for s in sets for p in s.problems], config)
+    if shared := shared_problems(sets, trained):
+        total = sum(len(s.problems) for s in sets)
+        log.warning("eval.data=%s: %d of its %d problems are in task.source too", config.eval.data, shared, total)
 
 
 def _check_local(config: Config) -> None:

@@ -94,7 +94,8 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
             await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
         else:
             if outcome is not Outcome.RESHAPE:
-                return recorder.summary() | {"stopped_by": signals[0].name if signals else None}
+                early = cluster.evaluations.book.early_end
+                return recorder.summary() | {"stopped_by": signals[0].name if signals else None, "early_end": early}
             learner = config.learner.model_copy(update={"count": cluster.learners.target_count})
             config = config.model_copy(update={"learner": learner})
 
@@ -109,6 +110,8 @@ async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_reques
                 await asyncio.to_thread(run.accept, cluster.first_step)
             recorder.resume()
             recorder.healthy = True
+            if cluster.evaluations.book.early_end:  # a run that has ended early and was resumed as it is
+                end_request.end_early()
             outcome = await pipeline.run(cluster, recorder, end_request)
             await recorder.note_final_states(cluster)
         else:

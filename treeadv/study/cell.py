@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from rich.console import Console
 from treeadv.config import Config
 from treeadv.data.tasks import Problem, problem_source, read_problems
 from treeadv.errors import BadInput, one_line, single_errors
+from treeadv.evaluation.scores import result_of, score
+from treeadv.evaluation.sets import independent
 from treeadv.launch import launch
-from treeadv.local.evaluation import evaluate, independent
 from treeadv.local.rollouts import rollouts
 from treeadv.local.training import train
 from treeadv.report.progress import Progress
@@ -134,11 +134,12 @@ def _evaluate(config: Config, model: Path, problems: list[Problem], samples: int
     fixed = config.model_copy(update={"run": config.run.model_copy(update={"seed": 0})})
     began = time.time()
     forests = asyncio.run(rollouts(independent(fixed, samples), model, problems, lambda _: None))
-    found = evaluate(forests)
-    print(f"{name} problems: accuracy {found.pass_at[1]:.4f}, {found.tokens_mean:.1f} tokens an answer", flush=True)
-    kept = asdict(found)
-    return {"accuracy": found.pass_at[1], "seconds": time.time() - began,
-            **{k: kept[k] for k in ("problems", "samples", "pass_1_error", "tokens_mean", "cut")}}  # fmt: skip
+    found = score({name: [result_of(f) for f in forests]}, samples).sets[name]
+    print(f"{name} problems: accuracy {found.avg.value:.4f}, {found.tokens_mean:.1f} tokens an answer", flush=True)
+    return {
+        "accuracy": found.avg.value, "interval": found.avg.interval, "problems": found.problems, "samples": found.samples,
+        "tokens_mean": found.tokens_mean, "cut": found.cut, "seconds": time.time() - began,
+    }  # fmt: skip
 
 
 def _held_out(held: HeldOut, config: Config) -> list[Problem]:
