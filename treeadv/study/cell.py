@@ -137,8 +137,9 @@ def _evaluate(config: Config, model: Path, problems: list[Problem], samples: int
     found = score({name: [result_of(f) for f in forests]}, samples).sets[name]
     print(f"{name} problems: accuracy {found.avg.value:.4f}, {found.tokens_mean:.1f} tokens an answer", flush=True)
     return {
-        "accuracy": found.avg.value, "interval": found.avg.interval, "problems": found.problems, "samples": found.samples,
-        "tokens_mean": found.tokens_mean, "cut": found.cut, "seconds": time.time() - began,
+        "accuracy": found.avg.value, "interval": found.avg.interval, "problems": found.problems,
+        "samples": found.samples, "tokens_mean": found.tokens_mean, "cut": found.cut,
+        "seconds": time.time() - began,
     }  # fmt: skip
 
 
