@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM
 
 from treeadv import config as configuration
 from treeadv.config import Config
-from treeadv.data.tasks import Problem, problem_source
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import problem_source
 from treeadv.evaluation.sets import independent
 from treeadv.forest import Forest
 from treeadv.local.rollouts import rollouts

@@ -21,11 +21,13 @@ from typing import Any
 
 from rich.console import Console
 
+from treeadv.checks import check_run
 from treeadv.config import Config
-from treeadv.data.tasks import Problem, problem_source, read_problems
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput, one_line, single_errors
 from treeadv.evaluation.scores import result_of, score
-from treeadv.evaluation.sets import independent
+from treeadv.evaluation.sets import independent, read_sets
 from treeadv.launch import launch
 from treeadv.local.rollouts import rollouts
 from treeadv.local.training import train
@@ -97,7 +99,7 @@ def _train(config: Config, folder: Path) -> None:
     """Train up to `run.steps` of the configuration, from the last checkpoint if there is one."""
     recipe = folder / "recipe.yaml"
     replace_file(recipe, config.to_yaml())
-    run = launch(recipe, None, True, [], local=True)
+    run = launch(recipe, None, True, [], check=lambda config: check_run(config, local=True))
     try:
         with Progress(config.run.steps, Console(width=200)) as progress:
             summary = train(run, progress)
@@ -145,7 +147,7 @@ def _evaluate(config: Config, model: Path, problems: list[Problem], samples: int
 
 def _held_out(held: HeldOut, config: Config) -> list[Problem]:
     if held.source is not None:
-        return read_problems(Path(held.source), config.task.grader)[: held.problems]
+        return [p for s in read_sets(Path(held.source), config.task, limit=held.problems) for p in s.problems]
     source = problem_source(config.task, held.seed)
     return [source[draw] for draw in range(held.problems)]
 
