@@ -34,6 +34,20 @@ class LocalRecorder:
         yield
         self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - began
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Time an evaluation. What the engine draws in it counts for no step."""
+        began = time.monotonic()
+        with self.phase("evaluate"):
+            yield
+        self._counted = self._engine.stats()
+        self._last_record += time.monotonic() - began
+
+    def show_evaluation(self, record: Mapping[str, Any] | None) -> None:
+        """Show the record of an evaluation; None was cut off."""
+        if record is not None:
+            self._progress.show_evaluation(record)
+
     def record(self, step: int, report: StepReport, steps: StepForests) -> None:
         """Write the record of one step."""
         now, stats, before, counts = time.monotonic(), self._engine.stats(), self._counted, steps.counts()

@@ -24,12 +24,13 @@ from treeadv.seeds import derive
 class ForestMaker:
     """One engine and one pool of verifier processes."""
 
-    def __init__(self, config: Config, model_dir: Path, engine: Engine) -> None:
+    def __init__(self, config: Config, model_dir: Path, engine: Engine, pool: VerifierPool | None = None) -> None:
+        """Without `pool` it has one of its own."""
         reward = config.reward
         self.engine = engine
         self._grower = Grower(config, model_dir, engine)
         self._watch = VerifierWatch()
-        self._pool = VerifierPool(reward.workers, reward.timeout, reward.memory_mb)
+        self._pool = pool or VerifierPool(reward.workers, reward.timeout, reward.memory_mb)
         # A forest has a row for each tree at its start and one for each leaf at its end: so many fill the engine.
         fill = math.ceil(2 * engine.stats().free / (config.sampling.roots + config.sampling.leaves))
         self._growing = asyncio.Semaphore(max(config.generator.forests, fill))
@@ -38,6 +39,10 @@ class ForestMaker:
     async def start(cls, config: Config, model_dir: Path) -> ForestMaker:
         """Start the engine of the configuration with the model of `model_dir`."""
         return cls(config, model_dir, await start_engine(config, model_dir))
+
+    def drawing(self, config: Config, model_dir: Path) -> ForestMaker:
+        """Another maker with the same engine and pool, which draws as `config` says. It need not be closed."""
+        return ForestMaker(config, model_dir, self.engine, self._pool)
 
     async def make(self, tickets: Sequence[Ticket], done: Callable[[Forest], None] = lambda _: None) -> list[Forest]:
         """The graded forests of the tickets, in their order. `done` is called with each forest when it is graded.
@@ -50,9 +55,16 @@ class ForestMaker:
             tasks = [group.create_task(self._make(ticket, done)) for ticket in tickets]
         return [t.result() for t in tasks]
 
-    def too_long(self, problem: Problem) -> str:
-        """Why the prompt of a problem is too long for model and engine; "" when it is not."""
-        return self._grower.too_long(problem)
+    def check_lengths(self, problems: Sequence[Problem]) -> None:
+        """Raise `BadInput` for problems whose prompts cannot be used with this model and engine."""
+        if refused := [reason for p in problems if (reason := self.refusal(p))]:
+            raise BadInput(
+                f"{len(refused)} of {len(problems)} prompts cannot be used; the first: {refused[0]}; leave them out"
+            )
+
+    def refusal(self, problem: Problem) -> str:
+        """Why the prompt of a problem cannot be used with this model and engine; "" when it can."""
+        return self._grower.refusal(problem)
 
     async def close(self) -> None:
         await self._pool.close()
@@ -78,10 +90,7 @@ async def rollouts(
     ]
     maker = await ForestMaker.start(config, model_dir)
     try:
-        if long := [reason for p in problems if (reason := maker.too_long(p))]:
-            raise BadInput(
-                f"{len(long)} of {len(problems)} prompts cannot be used; the first: {long[0]}; leave them out"
-            )
+        maker.check_lengths(problems)
         return await maker.make(tickets, done)
     finally:
         await maker.close()

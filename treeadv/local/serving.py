@@ -37,6 +37,12 @@ class Serving:
         if self._engine.version < version:
             await self._engine.update_weights(version, weights)
 
+    async def hand_newest(self, engine: Engine) -> None:
+        """Bring an engine, which is not the run's, to the newest version."""
+        version, weights = self._window[-1]
+        if engine.version < version:
+            await engine.update_weights(version, weights)
+
     def write_files(self, checkpoint: Path) -> None:
         """Put the older versions into a checkpoint; the newest is in it already."""
         (checkpoint / _FOLDER).mkdir(exist_ok=True)

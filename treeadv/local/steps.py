@@ -40,7 +40,7 @@ class StepForests:
         self._session = folder.store.next_session()
         per_step, seed = config.learner.forests_per_step, config.run.seed
         self._store = ReplayStore(
-            folder.home, config.queue, per_step, seed, self._session, first_step,
+            folder.uri, config.queue, per_step, seed, self._session, first_step,
             versions_per_step=config.learner.updates_per_step,
         )  # fmt: skip
         self._lease: Leased | None = None
@@ -118,7 +118,7 @@ class StepForests:
         for _ in range(count - len(self._store.ledger.in_state(State.READY))):
             record = self._reserve()
             assert record is not None, "a step lacks no more forests than there are slots"
-            if reason := self._maker.too_long(self._problems[record.draw]):
+            if reason := self._maker.refusal(self._problems[record.draw]):
                 self._store.fail(record.forest_id, reason)
                 self._count_failure(reason)
             else:

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,14 +20,15 @@ import torch
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.errors import single_errors
+from treeadv.evaluation.history import is_durable
 from treeadv.launch import Launch
 from treeadv.learning.trainer import Trainer
+from treeadv.local.evaluation import LocalEvaluation
 from treeadv.local.recorder import LocalRecorder
 from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
 from treeadv.local.steps import StepForests
 from treeadv.report.progress import Progress
-from treeadv.storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,13 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
     config, folder = run.config, run.folder
     model = resolve(config.model.path, config.model.cache)
     first = folder.last_checkpoint()
-    maker = await ForestMaker.start(config, model)
-    steps = StepForests(config, folder, maker, first)
-    try:
+    async with AsyncExitStack() as stack:
+        maker = await ForestMaker.start(config, model)
+        stack.push_async_callback(maker.close)
+        steps = StepForests(config, folder, maker, first)
+        stack.callback(steps.close)
+        evaluation = await LocalEvaluation.start(config, folder, maker, model)
+        stack.push_async_callback(evaluation.close)
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         trainer = Trainer(config, str(model), keep_dir=folder.path)
         serving = Serving(config, trainer, maker.engine)
@@ -60,29 +65,32 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
                 serving.restore(checkpoint)
                 steps.restore(checkpoint)
         run.accept(first)
+        evaluation.book.keep_best()
         recorder = LocalRecorder(folder, progress, maker.engine)
-        await _learn(config, folder, trainer, serving, steps, recorder, signals)
-        return recorder.summary(steps.states()) | {"stopped_by": signals[0].name if signals else None}
-    finally:
-        steps.close()
-        await maker.close()
+        await _learn(config, trainer, serving, steps, evaluation, recorder, signals)
+        ended = {"stopped_by": signals[0].name if signals else None, "early_end": evaluation.book.early_end}
+        return recorder.summary(steps.states()) | ended
 
 
 async def _learn(
     config: Config,
-    folder: RunFolder,
     trainer: Trainer,
     serving: Serving,
     steps: StepForests,
+    evaluation: LocalEvaluation,
     recorder: LocalRecorder,
     signals: list[signal.Signals],
 ) -> None:
-    """Grow and grade forests, redistribute their rewards and step, hand the weights over; write a checkpoint now and
-    then."""
-    last = config.run.steps
-    while trainer.steps < last and not signals:
+    """Grow and grade forests, redistribute their rewards and step, hand the weights over; evaluate them and write a
+    checkpoint now and then."""
+    while True:
         with recorder.phase("publish"):
             await serving.hand_over()
+        if not signals and evaluation.book.lacks(trainer.steps):
+            with recorder.evaluating():
+                recorder.show_evaluation(await evaluation.run(trainer, serving, signals))
+        if trainer.steps == config.run.steps or signals or evaluation.book.early_end:
+            return
         with recorder.phase("wait"):
             forests = await steps.forests(trainer.version)
         report = trainer.step(forests, trainer.version)
@@ -92,7 +100,7 @@ async def _learn(
         serving.keep_weights()
         steps.acknowledge(trainer.steps, report.nonfinite_forests)
         recorder.record(trainer.steps, report, steps)
-        if signals or trainer.steps == last or trainer.steps % config.run.checkpoint_every == 0:
+        if signals or is_durable(config, trainer.steps):
             with recorder.phase("checkpoint"):
                 steps.checkpoint(trainer.steps, trainer, serving)
 

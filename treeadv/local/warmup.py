@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from treeadv.config import TablesConfig
 from treeadv.data.operator_tables import CHARACTERS, OPERATORS, Digits, Tables
 from treeadv.seeds import derive
+from treeadv.task_config import TablesConfig
 
 END, PAD = "$", "_"
 VOCABULARY = (END, PAD, *CHARACTERS)
@@ -78,7 +78,7 @@ def warmup_batch(warmup: Warmup, tables: Tables, rng: np.random.Generator) -> tu
     """(tokens, targets), both [batch, 8 * operations + 2]. The targets of prompt tokens are left out of the loss."""
     B, K = warmup.batch, warmup.tables.operations
     value = rng.integers(0, 10, B)
-    operator, operand = rng.integers(0, len(OPERATORS), (B, K)), rng.integers(0, 10, (B, K))
+    operator, operand = rng.integers(0, warmup.tables.operators, (B, K)), rng.integers(0, 10, (B, K))
     prompt = np.empty((B, 2 * K + 2), np.int64)
     prompt[:, 0], prompt[:, -1] = value + _DIGIT, _BAR
     prompt[:, 1:-1:2], prompt[:, 2:-1:2] = operator + _OPERATOR, operand + _DIGIT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -26,6 +26,8 @@ class Progress:
         self._total = total_steps
         self._console = console
         self._records: deque[dict[str, Any]] = deque(maxlen=_SHOWN)  # a long run must not fill the driver's memory
+        self._evaluated = ""
+        self._best: tuple[float, int] | None = None  # value and step of the best evaluation shown
         self._live = Live(self._starting(), console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
@@ -52,6 +54,17 @@ class Progress:
             ]
             self._console.print("  ".join(cells), highlight=False, soft_wrap=True)
 
+    def show_evaluation(self, record: Mapping[str, Any]) -> None:
+        """Show one evaluation: a line of evaluations.jsonl."""
+        value = float(record["avg"]["value"])
+        if self._best is None or value > self._best[0]:
+            self._best = (value, record["step"])
+        self._evaluated = f"{value:.3f} at step {record['step']}, best {self._best[0]:.3f} at step {self._best[1]}"
+        if not self._live:
+            self._console.print(f"evaluation {self._evaluated}", highlight=False, soft_wrap=True)
+        elif self._records:
+            self._live.update(self._display())
+
     def _starting(self) -> Text:
         return Text(f"starting a run of {self._total} steps: the model is loaded", style="dim")
 
@@ -73,6 +86,7 @@ class Progress:
         r = self._records[-1]
         return [
             ("reward", f"{r['reward_mean']:.2f}"),
+            *([("evaluation", self._evaluated)] if self._live and self._evaluated else []),
             ("forests", " ".join(f"{state} {n}" for state, n in r["forests"].items())),
             ("tokens/s", number(r["decode_tokens_per_s"])),
             ("shared", f"{r['sharing']:.0%}"),
@@ -107,7 +121,9 @@ def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows of the final table and of the report, (name, value)."""
     factor = s["tokens_expanded"] / s["tokens_trained"]
     expanded = f"{s['tokens_expanded']:,.0f} (x {factor:.2f}, {s['sharing_trained']:.0%} shared)"
+    found = s.get("evaluation_best")
     return [
+        *([("best evaluation", f"{found['value']:.3f} at step {found['step']}")] if found else []),
         ("mean reward, first fifth of the steps", f"{s['reward_first_fifth']:.3f}"),
         ("mean reward, last fifth of the steps", f"{s['reward_last_fifth']:.3f}"),
         (

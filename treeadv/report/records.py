@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from treeadv.evaluation.history import best, value
 from treeadv.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -107,5 +108,7 @@ def write_summary(
         "forests": dict(final_states) if final_states else last["forests"],
         "run": str(folder.path),
     }
+    if found := best(folder.evaluations()):
+        summary["evaluation_best"] = {"step": found["step"], "value": value(found)}
     folder.write("summary.json", summary)
     return summary

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 
 from treeadv.config import Config
 from treeadv.errors import BadInput
+from treeadv.evaluation.history import best, value
 from treeadv.forest import Forest
 from treeadv.learning.advantage import advantages
 from treeadv.presets import build_advantage
@@ -59,9 +60,9 @@ def run_page(folder: RunFolder, config: Config) -> str:
     records = folder.records()
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
-    tasks = ", ".join(dict.fromkeys(f.name for f in config.task.families)) or config.task.source
     what = (
-        f"{Path(config.model.path).name} on {tasks}; preset {config.learner.preset}, fork rule {config.sampling.rule}"
+        f"{Path(config.model.path).name} on {config.task.title}; preset {config.learner.preset}, fork rule"
+        f" {config.sampling.rule}"
     )
     add(main, "p", what, class_="soft")
     if not records:
@@ -69,6 +70,7 @@ def run_page(folder: RunFolder, config: Config) -> str:
         return finish(root)
     _tiles(main, records, config)
     _curves(main, records)
+    _evaluations(main, folder.evaluations())
     _happenings(main, folder, records)
     _forests(main, folder, config, [r["step"] for r in records])
     _steps(main, records)
@@ -95,10 +97,10 @@ def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> 
             f"versions; the bound is {config.queue.max_staleness}",
         ),
     )
-    for name, value, note in figures:
+    for name, shown, note in figures:
         tile = add(tiles, "div", class_="card")
         add(tile, "dt", name)
-        add(add(tile, "dd", value), "small", note)
+        add(add(tile, "dd", shown), "small", note)
 
 
 def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
@@ -121,6 +123,38 @@ def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
         grid.append(chart.draw(Chart(*PHASES, series), steps))
     if missing:
         add(main, "p", f"Not recorded by this run: {', '.join(missing)}.", class_="soft")
+
+
+def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
+    """Draw the share of correct answers on held-out problems over the steps, and list the evaluations."""
+    if not records:
+        return
+    add(main, "h2", "Held-out problems")
+    found, steps = best(records), [r["step"] for r in records]
+    assert found is not None
+    note = f"The best weights are those of step {found['step']}, with {value(found):.3f}."
+    add(main, "p", note + " They are in best/." * bool(found["step"]), class_="soft")
+    names = list(records[-1]["sets"])
+    grid = add(main, "div", class_="charts")
+    mean = [Series("mean of the sets", [value(r) for r in records])] if len(names) > 1 else []
+    sets = [Series(n, [_of_set(r, n)["avg"]["value"] for r in records]) for n in names][: chart.SERIES_COLOURS - 1]
+    samples = _of_set(records[-1], names[0])["samples"]
+    grid.append(chart.draw(Chart(f"avg@{samples}", "share of correct answers", [*mean, *sets]), steps))
+    lengths = [Series(n, [_of_set(r, n)["tokens_mean"] for r in records]) for n in names][: chart.SERIES_COLOURS]
+    grid.append(chart.draw(Chart("Length", "tokens of an answer", lengths), steps))
+    body = table(main, ("Step", "Value", "95 % interval", "Cut", "Seconds"), numeric=range(5))
+    for r in records:
+        row, interval = add(body, "tr"), r["avg"]["interval"]
+        shown = "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+        cut = max(s["cut"] for s in r["sets"].values())
+        mark = " (best)" if r is found else ""
+        for cell in (f"{r['step']}{mark}", f"{value(r):.3f}", shown, f"{cut:.0%}", f"{r['seconds']:.1f}"):
+            add(row, "td", cell, class_="n")
+
+
+def _of_set(record: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = record["sets"][name]
+    return found
 
 
 def _phases(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -149,10 +183,10 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
     if dropped := records[-1].get("dropped") if records else None:
         rows.append(("forests dropped", ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())))
     rows.append(("checkpoints", ", ".join(f"step-{step}" for step in folder.checkpoints()) or "none"))
-    for name, value in rows:
+    for name, shown in rows:
         row = add(body, "tr")
         add(row, "th", name, scope="row")
-        add(row, "td", value)
+        add(row, "td", shown)
     if not summary.is_file():
         add(card, "p", "The run has no summary.json: it has not ended, or it was cut off.", class_="soft")
 
