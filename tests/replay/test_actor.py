@@ -22,7 +22,7 @@ from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
-from treeadv.data.tasks import Problem  # noqa: E402
+from treeadv.data.problems import Problem  # noqa: E402
 from treeadv.data.tickets import Ticket  # noqa: E402
 from treeadv.errors import BadInput  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from treeadv.data.tasks import read_problems
+from tests.test_tasks import read_problems
 from treeadv.errors import BadInput
 from treeadv.rewards.files import grade_file
 from treeadv.rewards.golds import Gold, check_golds

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from treeadv.config import TablesConfig
 from treeadv.seeds import derive
+from treeadv.task_config import TablesConfig
 
 OPERATORS = "abc"
 CHARACTERS = "0123456789" + OPERATORS + "|=;"

@@ -56,15 +56,15 @@ class ForestMaker:
         return [t.result() for t in tasks]
 
     def check_lengths(self, problems: Sequence[Problem]) -> None:
-        """Raise `BadInput` for problems whose prompts leave no room for an answer."""
-        if long := [reason for p in problems if (reason := self.too_long(p))]:
+        """Raise `BadInput` for problems whose prompts cannot be used with this model and engine."""
+        if refused := [reason for p in problems if (reason := self.refusal(p))]:
             raise BadInput(
-                f"{len(long)} of {len(problems)} prompts cannot be used; the first: {long[0]}; remove these problems"
+                f"{len(refused)} of {len(problems)} prompts cannot be used; the first: {refused[0]}; remove these problems"
             )
 
-    def too_long(self, problem: Problem) -> str:
-        """Return the reason why the prompt of a problem is too long for model and engine; "" if it fits."""
-        return self._grower.too_long(problem)
+    def refusal(self, problem: Problem) -> str:
+        """Return the reason why model or engine cannot use the prompt of a problem; "" if they can."""
+        return self._grower.refusal(problem)
 
     async def close(self) -> None:
         await self._pool.close()

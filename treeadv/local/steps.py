@@ -121,7 +121,7 @@ class StepForests:
         for _ in range(count - len(self._store.ledger.in_state(State.READY))):
             record = self._reserve()
             assert record is not None, "the queue has a slot for every forest of a step"
-            if reason := self._maker.too_long(self._problems[record.draw]):
+            if reason := self._maker.refusal(self._problems[record.draw]):
                 self._store.fail(record.forest_id, reason)
                 self._count_failure(reason)
             else:

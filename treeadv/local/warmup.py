@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from treeadv.config import TablesConfig
 from treeadv.data.operator_tables import CHARACTERS, OPERATORS, Digits, Tables
 from treeadv.seeds import derive
+from treeadv.task_config import TablesConfig
 
 END, PAD = "$", "_"
 VOCABULARY = (END, PAD, *CHARACTERS)

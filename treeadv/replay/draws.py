@@ -6,7 +6,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from treeadv.data.tasks import Problem, ProblemSource
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import ProblemSource
 from treeadv.errors import one_line
 
 _KEPT = 64  # draws whose problem is cached

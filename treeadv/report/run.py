@@ -60,9 +60,9 @@ def run_page(folder: RunFolder, config: Config) -> str:
     records = folder.records()
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
-    tasks = ", ".join(dict.fromkeys(f.name for f in config.task.families)) or config.task.source
     what = (
-        f"{Path(config.model.path).name} on {tasks}; preset {config.learner.preset}, fork rule {config.sampling.rule}"
+        f"{Path(config.model.path).name} on {config.task.title}; preset {config.learner.preset}, fork rule"
+        f" {config.sampling.rule}"
     )
     add(main, "p", what, class_="soft")
     if not records:

@@ -17,7 +17,7 @@ from treeadv.forest import UNJUDGED
 from treeadv.jsonl import read_jsonl
 from treeadv.rewards.golds import gold_text
 from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
-from treeadv.rewards.verifiers.registry import find_verifier, verifier_of
+from treeadv.rewards.verifiers.registry import find_verifier, meta_of, verifier_of
 
 _MEMORY_MB = 1024
 _BATCH = 256  # answers given to the pool at a time
@@ -94,10 +94,7 @@ def _answer(record: dict[str, Any], configured: str, place: str) -> Answer:
         raise BadInput(f"{place}: the line has no text under 'answer'")
     else:
         gold = gold_text(record["answer"], place)
-    try:
-        return Answer(response, gold, verifier.name, verifier.meta(record))
-    except BadInput as e:
-        raise BadInput(f"{place}: {e}") from e
+    return Answer(response, gold, verifier.name, meta_of(verifier, record, place))
 
 
 async def _grade(answers: list[Answer], workers: int, timeout: float) -> list[Judgement]:

@@ -1,6 +1,7 @@
 """The folder of a run on this machine.
 
-    config.yaml     resolved configuration          summary.json  final figures
+    config.yaml     resolved configuration          config.N.yaml the ones before a resume changed it
+    summary.json    final figures
     metrics.jsonl   one record an optimizer step    report.html   curves and trees
     evaluations.jsonl  one record an evaluation     best/         Hugging Face folder of the best step
     replay/         journal and payload files       checkpoints/step-N  Hugging Face folder and trainer state
@@ -25,6 +26,8 @@ from treeadv.errors import BadInput, one_line
 from treeadv.storage.disk import fsync, replace_file, writing
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
+
+_LISTED = 8  # runs that an error lists
 
 
 class RunFolder:
@@ -71,7 +74,7 @@ class RunFolder:
     def open(cls, path: Path, overrides: list[str]) -> tuple[RunFolder, Config]:
         """Return an existing run and its configuration, with `overrides` for the following steps."""
         if not (path / "config.yaml").is_file():
-            raise BadInput(f"{path} is not a run folder (it has no config.yaml)")
+            raise not_a_run(path)
         config = configuration.load(path / "config.yaml", overrides)
         return cls.of(path, config), config
 
@@ -101,6 +104,24 @@ class RunFolder:
     def open_checkpoint(self, step: int) -> AbstractContextManager[Path]:
         """Return a context manager that yields a local folder with the files of a checkpoint."""
         return self.store.local_copy(step)
+
+    # ---- configuration -----------------------------------------------------------------------------------------------
+    def replace_configuration(self, config: Config, step: int) -> None:
+        """Make `config` the configuration of the run from `step` on. Another one that the run had is kept as
+        config.N.yaml, N counting from 1."""
+        path, text = self.path / "config.yaml", config.to_yaml()
+        before = path.read_text() if path.is_file() else text
+        if before != text:
+            number = 1
+            while self._kept(f"config.{number}.yaml"):
+                number += 1
+            kept = self.path / f"config.{number}.yaml"
+            replace_file(kept, f"# the configuration until the resume from step {step}\n{before}")
+            self.store.keep(kept)
+        replace_file(path, text)
+
+    def _kept(self, name: str) -> bool:
+        return (self.path / name).is_file() or bool(self.store.pull(name))
 
     # ---- requests to the driver --------------------------------------------------------------------------------------
     def clear_end(self) -> None:
@@ -191,10 +212,20 @@ class RunFolder:
         replace_file(self.path / name, json.dumps(value, indent=2) + "\n")
 
 
-def named_store(run: str) -> RunStore:
-    """Return the store of the run at a path or URI. A folder without a configuration counts as a run folder too."""
-    if "://" in run:
-        return object_store(run, Path())
+def not_a_run(path: Path) -> BadInput:
+    """The error for a folder that is no run. It lists the runs inside."""
+    runs = sorted(path.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
+    if not runs:
+        return BadInput(f"{path} is not a run folder (it has no config.yaml)")
+    names = [str(p.parent) for p in runs[:_LISTED]] + ["..."] * (len(runs) > _LISTED)
+    listed = ", ".join(names)
+    return BadInput(f"{path} is not a run folder (it has no config.yaml); the runs in it, newest first: {listed}")
+
+
+def named_store(run: str | Path) -> RunStore:
+    """Return the store of a run, given its folder or URI. A folder that holds no configuration is taken for a run's."""
+    if "://" in str(run):
+        return object_store(str(run), Path())
     path = Path(run)
     return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)
 

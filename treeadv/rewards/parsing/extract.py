@@ -65,6 +65,12 @@ def marked_text(response: str) -> str | None:
     return None if marked is None else marked.strip()
 
 
+def boxed_text(text: str) -> str | None:
+    """The content of the last box that is not empty, as it stands; None where there is none."""
+    filled = [text[begin:end] for begin, end in _boxes(text) if not _BLANK.fullmatch(text[begin:end])]
+    return filled[-1].strip() if filled else None
+
+
 def last_line(response: str) -> str | None:
     """The last line that is not blank: the whole answer of a response that is prose, not mathematics."""
     lines = [line for line in spoken(response).splitlines() if line.strip()]

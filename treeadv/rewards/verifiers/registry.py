@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.rewards.judgement import Answer, Outcome, Task
 from treeadv.rewards.verifiers.base import Unusable, Verifier
 from treeadv.rewards.verifiers.choice import Choice
@@ -75,6 +75,24 @@ def verifier_of(row: Mapping[str, Any], configured: str, place: str) -> Verifier
             f"{place}: verifier {verifier.name!r} runs code or calls a host; name the verifier in the configuration too"
         )
     return verifier
+
+
+def meta_of(verifier: Verifier, row: Mapping[str, Any], place: str) -> str:
+    """What a task of `verifier` needs of its data line, as text. Raises `BadInput` with the place."""
+    try:
+        meta = verifier.meta(row)
+        meta.encode()
+    except BadInput as e:
+        raise BadInput(f"{place}: {e}") from e
+    except UnicodeEncodeError as e:
+        raise BadInput(
+            f"{place}: meta holds half of a surrogate pair ({e.object[e.start]!a}); write whole characters"
+        ) from e
+    except (TypeError, ValueError, RecursionError) as e:  # no JSON: a key that is no text, a number that is too long
+        raise BadInput(
+            f"{place}: the columns for verifier {verifier.name!r} cannot be written as JSON: {one_line(e)}"
+        ) from e
+    return meta
 
 
 def screen(answer: Answer) -> Outcome | Task:
