@@ -84,7 +84,7 @@ def test_report_says_why_no_forest_is_drawn(tmp_path: Path) -> None:
 
 
 def test_run_without_a_step_has_a_report(tmp_path: Path) -> None:
-    assert "No step was completed" in report(make_run(tmp_path, [], []))
+    assert "The run has completed no step" in report(make_run(tmp_path, [], []))
 
 
 def test_report_of_a_long_run_states_that_it_is_thinned(tmp_path: Path) -> None:

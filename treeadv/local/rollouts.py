@@ -59,7 +59,7 @@ class ForestMaker:
         """Raise `BadInput` for problems whose prompts cannot be used with this model and engine."""
         if refused := [reason for p in problems if (reason := self.refusal(p))]:
             raise BadInput(
-                f"{len(refused)} of {len(problems)} prompts cannot be used; the first: {refused[0]}; remove these problems"
+                f"{len(refused)} of {len(problems)} prompts cannot be used; the first: {refused[0]}; remove them"
             )
 
     def refusal(self, problem: Problem) -> str:
