@@ -24,7 +24,7 @@ LAYERS = (
     ("treeadv.checks",),
     ("treeadv.planning", "treeadv.report", "treeadv.launch"),
     ("treeadv.local",),
-    ("treeadv.library",),
+    ("treeadv.library", "treeadv.study"),
     ("treeadv.cli",),
     ("actors",),
 )

@@ -78,7 +78,7 @@ def warmup_batch(warmup: Warmup, tables: Tables, rng: np.random.Generator) -> tu
     """Return (tokens, targets), both [batch, 8 * operations + 2]. The loss ignores the targets of prompt tokens."""
     B, K = warmup.batch, warmup.tables.operations
     value = rng.integers(0, 10, B)
-    operator, operand = rng.integers(0, len(OPERATORS), (B, K)), rng.integers(0, 10, (B, K))
+    operator, operand = rng.integers(0, warmup.tables.operators, (B, K)), rng.integers(0, 10, (B, K))
     prompt = np.empty((B, 2 * K + 2), np.int64)
     prompt[:, 0], prompt[:, -1] = value + _DIGIT, _BAR
     prompt[:, 1:-1:2], prompt[:, 2:-1:2] = operator + _OPERATOR, operand + _DIGIT
