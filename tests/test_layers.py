@@ -13,16 +13,18 @@ ROOT = Path(__file__).parent.parent
 # The layers from the lowest to the highest. A unit may import units of earlier rows, and no other unit of its own row.
 LAYERS = (
     ("treeadv", "treeadv.errors", "treeadv.seeds"),
-    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics", "treeadv.recipes"),
-    ("treeadv.assembly", "treeadv.presets", "treeadv.rewards"),
-    ("treeadv.config", "treeadv.wire"),
+    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics", "treeadv.recipes", "treeadv.section"),
+    ("treeadv.presets", "treeadv.rewards"),
+    ("treeadv.task_config", "treeadv.wire"),
+    ("treeadv.config",),
     ("treeadv.data", "treeadv.storage"),
     ("treeadv.engines",),
     ("treeadv.sampling", "treeadv.learning"),
     ("treeadv.replay", "treeadv.evaluation"),
+    ("treeadv.checks",),
     ("treeadv.planning", "treeadv.report", "treeadv.launch"),
     ("treeadv.local",),
-    ("treeadv.library",),
+    ("treeadv.adapters", "treeadv.library", "treeadv.study"),
     ("treeadv.cli",),
     ("actors",),
 )

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from tests.test_sampler import PROBLEM, PROMPT, STOP, Scripted
 from tests.test_wire import same
+from treeadv.checks import check_run
 from treeadv.config import SamplingConfig, parse
 from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest
-from treeadv.launch import check
 from treeadv.sampling.sampler import GrowRequest, grow
 from treeadv.sampling.search import Judge
 
@@ -109,8 +109,8 @@ def test_ucb_without_rewards_is_refused_before_the_run(tiny_model: Path) -> None
         "sampling": {"rule": "search", "rule_options": {"by": "ucb"}},
     }  # fmt: skip
     with pytest.raises(BadInput, match="train with --local"):
-        check(parse(tree, "test"), local=False)
-    check(parse(tree, "test"), local=True)
+        check_run(parse(tree, "test"), local=False)
+    check_run(parse(tree, "test"), local=True)
 
 
 # ---- not only language ---------------------------------------------------------------------------

@@ -150,9 +150,9 @@ class Cluster:
         # The queue runs on the node of the driver: neither works without the other, and other nodes may be removed.
         node = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        home = RunFolder.of(self.folder.path.resolve(), self.config).home
+        uri = RunFolder.of(self.folder.path.resolve(), self.config).uri
         role = actor_class(ReplayQueue, max_concurrency=UNBOUNDED, **options)
-        return role.remote(self.config, home, self._session, self.first_step, self.config.metrics.port)
+        return role.remote(self.config, uri, self._session, self.first_step, self.config.metrics.port)
 
     def _create_generator(self, number: int) -> ActorProxy[Generator]:
         c = self.config.generator

@@ -17,10 +17,11 @@ from actors.driver.cluster import Cluster
 from actors.driver.liveness import STATE_LOST
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
+from actors.driver.start_check import join_cluster
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
-from treeadv.errors import BadInput, single_errors
+from treeadv.errors import single_errors
 from treeadv.launch import Launch
 from treeadv.report.progress import Progress
 
@@ -54,7 +55,7 @@ def connect(config: Config) -> Config:
     # as unhandled.
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
+        join_cluster()
         if config.metrics.host.startswith("127."):
             log.warning(
                 "metrics.host=%s: only this machine can read the metrics of a role; set 0.0.0.0 on a cluster",
@@ -62,9 +63,6 @@ def connect(config: Config) -> Config:
             )
         return config
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    needed = config.generator.gpus * config.generator.count + config.learner.gpus * config.learner.count
-    if needed > (available := ray.cluster_resources().get("GPU", 0)):
-        raise BadInput(f"generator.gpus and learner.gpus ask for {needed:g} GPUs: this machine has {available:g}")
     roles = (("generator", config.generator), ("reward", config.reward), ("learner", config.learner))
     return config.model_copy(update={name: role.model_copy(update={"cpus": 0.0, "slot": ""}) for name, role in roles})
 

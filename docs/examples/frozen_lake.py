@@ -19,7 +19,7 @@ import numpy as np
 
 import treeadv
 from treeadv.config import SamplingConfig
-from treeadv.data.tasks import Problem
+from treeadv.data.problems import Problem
 from treeadv.engines.base import Draw, EngineStats, Params, Weights
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.sampling.sampler import GrowRequest, grow

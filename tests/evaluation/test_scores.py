@@ -16,6 +16,9 @@ from treeadv.evaluation.history import best, early_end, is_due, is_durable
 from treeadv.evaluation.scores import result_of, score
 from treeadv.evaluation.sets import independent, read_sets, shared_problems, tickets
 from treeadv.forest import Finish, Forest, Verdict
+from treeadv.task_config import TaskConfig
+
+TASK = TaskConfig(source="unused.jsonl")
 
 
 def graded(verdicts: list[Verdict], finish: list[Finish]) -> Forest:
@@ -61,14 +64,14 @@ def write(file: Path, count: int) -> Path:
 
 def test_folder_holds_a_set_for_each_file(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", 3), write(tmp_path / "a.jsonl", 2), (tmp_path / "README.md").touch()
-    found = read_sets(tmp_path, "math")
+    found = read_sets(tmp_path, TASK)
     assert [(s.name, len(s.problems), s.places) for s in found] == [("a", 2, (0, 1)), ("b", 3, (0, 1, 2))]
-    assert [s.places for s in read_sets(tmp_path, "math", limit=2)] == [(0, 1), (0, 1)]
+    assert [s.places for s in read_sets(tmp_path, TASK, limit=2)] == [(0, 1), (0, 1)]
 
 
 def test_subset_and_seeds_are_the_same_in_every_evaluation(tmp_path: Path) -> None:
-    whole, again = (read_sets(write(tmp_path / "a.jsonl", 50), "math", subset=n)[0] for n in (None, 10))
-    assert again.places == read_sets(tmp_path / "a.jsonl", "math", subset=10)[0].places
+    whole, again = (read_sets(write(tmp_path / "a.jsonl", 50), TASK, subset=n)[0] for n in (None, 10))
+    assert again.places == read_sets(tmp_path / "a.jsonl", TASK, subset=10)[0].places
     assert len(set(again.places)) == 10 and again.places != tuple(range(10))
     seeds = {t.draw: t.seed for t in tickets(whole, 0)}
     assert all(seeds[t.draw] == t.seed for t in tickets(again, 0))
@@ -77,16 +80,16 @@ def test_subset_and_seeds_are_the_same_in_every_evaluation(tmp_path: Path) -> No
 
 def test_folder_without_problems_or_with_equal_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such file or folder"):
-        read_sets(tmp_path / "nowhere", "math")
+        read_sets(tmp_path / "nowhere", TASK)
     with pytest.raises(BadInput, match=r"holds no \.jsonl or \.parquet"):
-        read_sets(tmp_path, "math")
+        read_sets(tmp_path, TASK)
     write(tmp_path / "a.jsonl", 1), (tmp_path / "a.parquet").touch()
     with pytest.raises(BadInput, match="two files have the name a"):
-        read_sets(tmp_path, "math")
+        read_sets(tmp_path, TASK)
 
 
 def test_held_out_problems_that_are_trained_on_are_counted(tmp_path: Path) -> None:
-    sets = read_sets(write(tmp_path / "a.jsonl", 5), "math")
+    sets = read_sets(write(tmp_path / "a.jsonl", 5), TASK)
     assert shared_problems(sets, sets[0].problems[:2]) == 2 and shared_problems(sets, []) == 0
 
 

@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         commands, "eval", evaluate,
         "avg@k, pass@k and tokens of a model on files of problems; the same command goes on after a kill",
     )  # fmt: skip
-    add_model_arguments(p, "a .jsonl or .parquet file with problem and answer, or a folder of them: a file is a set")
+    add_model_arguments(p, "a .jsonl or .parquet file, a folder of them (a file is a set), or held-out (with --config)")
     p.add_argument("--subset", type=positive, metavar="N", help="N problems of each set, the same in every evaluation")
     p.add_argument("--samples", type=positive, default=8, metavar="N", help="independent answers a problem (default 8)")
     p.add_argument(
@@ -36,10 +36,10 @@ def add(commands: Commands) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
+    from treeadv.checks import check_answers, check_prompts
     from treeadv.data.model_folder import resolve
     from treeadv.evaluation.folder import EvalFolder
     from treeadv.evaluation.sets import independent, read_sets
-    from treeadv.launch import check_answers
     from treeadv.local.evaluation import settings_of
     from treeadv.local.measuring import measure
 
@@ -49,8 +49,10 @@ def evaluate(args: argparse.Namespace) -> int:
                 f"override {given!r}: eval draws independent answers; --samples sets their number for each problem"
             )
     config = independent(configure(args), args.samples)
-    sets = read_sets(args.data, config.task.grader, args.limit, args.subset)
-    check_answers([p for s in sets for p in s.problems], config)
+    sets = read_sets(args.data, config.task, args.limit, args.subset)
+    problems = [p for s in sets for p in s.problems]
+    check_prompts(problems, config)
+    check_answers(problems, config)
     model = resolve(config.model.path, config.model.cache)
     settings = settings_of(config, model, sets, args.samples)
     digest = blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, Parser, add_command, positive
+from treeadv.errors import BadInput
 
 if TYPE_CHECKING:
     from treeadv.config import Config
@@ -56,26 +57,33 @@ def generate(args: argparse.Namespace) -> int:
 def configure(args: argparse.Namespace) -> Config:
     """The configuration that the arguments give. Finds every fault of it before a model is loaded."""
     from treeadv import config as configuration
+    from treeadv.data.model_folder import check_path
     from treeadv.engines.registry import check_engine
+    from treeadv.evaluation.sets import HELD_OUT
     from treeadv.rewards.verifiers.registry import find_verifier
     from treeadv.sampling.rules import build_rule
 
-    given = [f"task.source={json.dumps(str(args.data))}", f"model.path={json.dumps(args.model)}", *args.overrides]
+    data = [] if str(args.data) == HELD_OUT else ["task.sources=[]", f"task.source={json.dumps(str(args.data))}"]
+    if not data and not args.config:
+        raise BadInput(f"--data {HELD_OUT}: name the recipe whose task.held_out is meant by --config")
+    given = [*data, f"model.path={json.dumps(args.model)}", *args.overrides]
     config = configuration.load(args.config, given) if args.config else configuration.build({}, given, "command line")
     check_engine(config)
     find_verifier(config.task.grader)
     build_rule(config.sampling.rule, config.sampling.rule_options)
+    check_path(config.model.path, config.model.cache)
     return config
 
 
 def _inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Problem]]:
     """Configuration, model folder and problems."""
+    from treeadv.checks import check_answers, check_prompts
     from treeadv.data.model_folder import resolve
-    from treeadv.data.tasks import read_problems
-    from treeadv.launch import check_answers
+    from treeadv.data.tasks import file_problems
 
     config = configure(args)
-    problems = read_problems(args.data, config.task.grader)[: args.limit]
+    problems = file_problems(args.data, config.task)[: args.limit]
+    check_prompts(problems, config)
     check_answers(problems, config)
     return config, resolve(config.model.path, config.model.cache), problems
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treeadv.config import Config
-from treeadv.data.tasks import Problem, read_problems
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import file_problems, held_out_problems
 from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
 from treeadv.seeds import derive
+from treeadv.task_config import TaskConfig
 
+HELD_OUT = "held-out"
 SUFFIXES = (".jsonl", ".parquet")
 
 
@@ -25,12 +28,15 @@ class EvalSet:
     places: tuple[int, ...]
 
 
-def read_sets(path: Path, verifier: str, limit: int | None = None, subset: int | None = None) -> list[EvalSet]:
+def read_sets(path: Path, task: TaskConfig, limit: int | None = None, subset: int | None = None) -> list[EvalSet]:
     """The sets of a file, or of the .jsonl and .parquet files of a folder in the order of their names.
 
     `limit` keeps the first problems of each set. `subset` keeps that many, drawn by the name of the set alone, so that
-    every run and every model is asked the same problems. Raises `BadInput` for a path without problems.
+    every run and every model is asked the same problems. The path `held-out` stands for the problems that
+    `task.held_out` keeps out of training. Raises `BadInput` for a path without problems.
     """
+    if str(path) == HELD_OUT:
+        return [_eval_set(HELD_OUT, held_out_problems(task), limit, subset)]
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder of problems")
     files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES) if path.is_dir() else [path]
@@ -39,20 +45,19 @@ def read_sets(path: Path, verifier: str, limit: int | None = None, subset: int |
     names = [f.stem for f in files]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"{path}: two files have the name {twice[0]}; a set takes the name of its file, rename one")
-    return [_read_set(file, verifier, limit, subset) for file in files]
+    return [_eval_set(file.stem, file_problems(file, task), limit, subset) for file in files]
 
 
-def _read_set(file: Path, verifier: str, limit: int | None, subset: int | None) -> EvalSet:
-    problems = read_problems(file, verifier)
+def _eval_set(name: str, problems: Sequence[Problem], limit: int | None, subset: int | None) -> EvalSet:
     places = list(range(len(problems)))[:limit]
     if subset is not None and subset < len(places):
-        places = sorted(random.Random(f"subset/{file.stem}").sample(places, subset))
-    return EvalSet(name=file.stem, problems=tuple(problems[i] for i in places), places=tuple(places))
+        places = sorted(random.Random(f"subset/{name}").sample(places, subset))
+    return EvalSet(name=name, problems=tuple(problems[i] for i in places), places=tuple(places))
 
 
 def sets_of(config: Config) -> list[EvalSet]:
     """The held-out sets that `eval.data` names."""
-    return read_sets(Path(config.eval.data), config.task.grader, subset=config.eval.subset)
+    return read_sets(Path(config.eval.data), config.task, subset=config.eval.subset)
 
 
 def independent(config: Config, samples: int) -> Config:

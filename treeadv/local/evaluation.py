@@ -40,7 +40,7 @@ def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: i
         with file.open("rb") as f:
             while part := f.read(1 << 24):
                 digest.update(part)
-    task = config.task.model_dump(mode="json", exclude={"source", "families"})
+    task = config.task.model_dump(mode="json", exclude={"source", "sources", "families", "content"})
     generator = config.generator.model_dump(mode="json", include={"engine", "engine_options", "dtype"})
     return {
         "treeadv": __version__, "model": {"folder": str(model), "weights": digest.hexdigest()},

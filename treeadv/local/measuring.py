@@ -27,7 +27,7 @@ async def measure(config: Config, model: Path, sets: Sequence[EvalSet], samples:
         maker = await ForestMaker.start(config, model)
         try:
             maker.check_lengths([p for s in sets for p in s.problems])
-            prompter = Prompter(model, config.task.prompt)
+            prompter = Prompter(model, config.task)
             with _progress(len(asked), len(asked) - len(missing)) as advance:
 
                 def keep(forest: Forest) -> None:

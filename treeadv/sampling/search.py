@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from treeadv.assembly import assemble
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import Draw, Engine, EngineLost, Params
 from treeadv.errors import BadInput
@@ -191,7 +190,7 @@ class SearchGrowth:
         index = {id(s): n for n, s in enumerate(segments)}
         draws, problem = [d for s in segments for d in s.draws], self._request.problem
         ends = [s for s in segments if not any(c.draws for c in s.children)]
-        return assemble(
+        return Forest.assemble(
             forest_id=self._request.forest_id, prompt_id=problem.id, gold=problem.answer, verifier=problem.verifier,
             meta=problem.meta, rule=self._sampling.rule, predictable=False, temperature=self._sampling.temperature,
             prompt=self._request.prompt, parent=[index[id(s.above)] if s.above else -1 for s in segments],
