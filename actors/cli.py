@@ -8,10 +8,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from treeadv.cli.main import add_commands
 from treeadv.cli.parser import Commands, dispatch, new_parser
 from treeadv.errors import BadInput
+
+if TYPE_CHECKING:
+    from treeadv.config import Config
 
 BENCHMARKS = ("learner", "learning", "queue", "rollout", "verifier")
 
@@ -36,7 +40,9 @@ def _add_train(commands: Commands) -> None:
     p.add_argument(
         "-h", "--help", action=_HelpWithFields, nargs=0, help="show this help and every field of the configuration"
     )
-    p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="for example deploy/recipes/laptop.yaml")
+    p.add_argument(
+        "--config", type=Path, metavar="RECIPE", help="a YAML file, or a recipe of the package such as laptop"
+    )
     p.add_argument(
         "--resume",
         metavar="RUN",
@@ -53,10 +59,22 @@ def _add_train(commands: Commands) -> None:
 def train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from treeadv.checks import check_run
+    from treeadv.extensions import require
     from treeadv.launch import launch
     from treeadv.report.progress import Progress, final_table
 
-    run = launch(args.config, args.resume, args.resume_or_start, args.overrides, args.local)
+    if not args.local:
+        require("ray", "treeadv train")
+
+    def check(config: Config) -> None:
+        check_run(config, args.local)
+        if not args.local:
+            from actors.driver.start_check import check_ray  # loads Ray, so only after the other checks
+
+            check_ray(config)
+
+    run = launch(args.config, args.resume, args.resume_or_start, args.overrides, check)
     folder, config = run.folder, run.config
     # These imports load torch and Ray, so they come after all checks
     if args.local:
@@ -76,10 +94,12 @@ def train(args: argparse.Namespace) -> int:
         write_report(folder.path)
         folder.store.push()
     final_table(summary, console)
-    if summary["steps"] < config.run.steps:
+    if summary["early_end"] and summary["steps"] < config.run.steps:
+        console.print(f"Ended early: {summary['early_end']}.", soft_wrap=True)
+    elif summary["steps"] < config.run.steps:
         console.print(
             f"Stopped before the last step; go on with: treeadv train {'--local ' * args.local}--resume"
-            f" {shlex.quote(folder.home)}",
+            f" {shlex.quote(folder.uri)}",
             soft_wrap=True,
         )
         # Only Ctrl-C asks for the end of the run. After any other signal the exit code says that the run is not

@@ -1,15 +1,17 @@
-"""`python -m benchmarks.bias`: how far each choice of fork rule and advantage is from the exact policy gradient.
+"""`python -m benchmarks.bias`: measures the bias of each choice of fork rule and advantage against the exact gradient.
 
-Forests of the policy of `benchmarks.tabular` are weighed by `treeadv.learning.objective`, as in training at ratio 1. A
-JSON object a line:
+Forests come from the policy of `benchmarks.tabular`, whose gradient G is known. `treeadv.learning.objective` computes
+the estimate g of a forest, as in training at ratio 1. It prints one JSON object per line:
 
-  bias       |E g - c G| / |c G| at the best one scale c (1 where the estimator points nowhere near)
-  state      the same with the best scale for each state: what is left compares actions wrongly (A-bias), the rest only
-             weighs states differently (S-bias)
-  error      the Monte-Carlo standard error of `bias`; noise: variance of one forest's estimate over |c G|^2; scale: c
-  trees      the mean number of a forest's trees, fresh roots included (`surprisal`, `one tree`, `no topup` draw none)
-  truncated  what a truncated leaf counts for (learner.truncated), in a world whose sequences end at a token or at the
-             limit. G is the gradient of the expected grade; own_bias is the bias from the gradient of `own`
+  bias       |E g - c G| / |c G| at the best scale c
+  state      the same with the best scale for each state. This remainder is a wrong comparison of actions (A-bias); the
+             difference to `bias` is only another weighting of the states (S-bias)
+  error      the Monte-Carlo standard error of `bias`
+  noise      the variance of the estimate of one forest over |c G|^2
+  scale      c
+  trees      the mean number of trees per forest, top-up roots included (`surprisal`, `one tree`, `no topup` have none)
+  truncated  the value of learner.truncated, in a world where a token or the limit ends a sequence. There G is the
+             gradient of the expected grade, and own_bias is the bias against the gradient of `own`
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from treeadv.learning.objective import Objective, evaluate, scales
 from treeadv.learning.truncation import treat_truncated
 from treeadv.presets import PRESETS, AdvantageSpec
 
-LOST = 0.19  # share of the leaves that are lost in the rows with losses
+LOST = 0.19  # share of unjudged leaves in the rows with losses
 PENALTY_TOKENS = 2
 CHUNK = 500  # forests that a process grows at a time
 
@@ -44,7 +46,7 @@ Specs = Mapping[str, AdvantageSpec]
 
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
-    # Fresh roots, which do not fork, would cover up what forks do
+    # Top-up roots, which do not fork, would hide the effect of forks
     "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},
     "random": {"rule": "random", "rule_options": {"probability": 0.5}},
     "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1, "topup": False},
@@ -101,8 +103,8 @@ class Sums:
 
 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
-    """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by
-    the logits."""
+    """Return the gradient estimate of one forest [states, TOKENS]: the sum over its tokens of -slope times the gradient
+    of log pi by the logits."""
     if spec.tree == "merged":
         f = merge_prefixes(f)
         states = states_of(f)
@@ -115,8 +117,8 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
 
 
 def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Sums:
-    """The estimates of that many forests. One with fewer than two judged leaves is drawn again, as the replay queue
-    does."""
+    """Return the sums over that many forests. A forest with fewer than two judged leaves is replaced by a new one, as in
+    the replay queue."""
     settings = {
         "leaves": LEAVES,
         "trees": 2,
@@ -145,13 +147,13 @@ def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Su
 def measure(
     world: World, rule: str, specs: Specs, forests: int, seed: int, lost: float = 0.0
 ) -> Iterator[dict[str, Any]]:
-    """The figures of each estimator over the same forests, of whose leaves the share `lost` is not judged."""
+    """Yield the figures of each estimator on the same forests, of whose leaves the share `lost` is unjudged."""
     case = Case(rule=rule, specs=specs, lost=lost)
     yield from rows(world, case, draw(world, case, forests, np.random.default_rng(seed)))
 
 
 def rows(world: World, case: Case, sums: Sums) -> Iterator[dict[str, Any]]:
-    """A row for each estimator of a case."""
+    """Yield a row for each estimator of a case."""
     n = sums.forests
     for name, total in sums.total.items():
         mean, square = total / n, sums.square[name] / n
@@ -164,7 +166,7 @@ def rows(world: World, case: Case, sums: Sums) -> Iterator[dict[str, Any]]:
 
 
 def truncation_target(world: World, truncated: Truncated) -> tuple[str, np.ndarray]:
-    """What training with `learner.truncated` follows in a world that stops, and its exact gradient."""
+    """Return what training with `learner.truncated` follows in a world that stops, and its exact gradient."""
     if truncated == "graded":
         return "E R", world.gradient
     if truncated == "penalty":
@@ -190,8 +192,8 @@ def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict
 
 
 def cases() -> list[Case]:
-    """The rows of the tables in docs/method.md, the quick ones first."""
-    # A constant normaliser for all: how a batch is divided is another question than what a token's weight is.
+    """Return the cases of the tables in docs/method.md, the quick ones first."""
+    # All presets have a constant normaliser, so that the results depend only on the weights of the tokens.
     presets = {
         n: p.advantage.model_copy(update={"normaliser": "constant", "ratio": "token"})
         for n, p in PRESETS.items()

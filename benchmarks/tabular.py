@@ -75,18 +75,18 @@ class World:
 
 
 def lengths() -> np.ndarray:
-    """[prefixes] the number of tokens of each."""
+    """Return the number of tokens of each prefix."""
     return np.repeat(np.arange(STEPS + 1), [TOKENS**d for d in range(STEPS + 1)])
 
 
 def child(state: int, token: int) -> int:
-    """Prefixes in breadth-first order: the children of s are 3 s + 1 to 3 s + 3."""
+    """Return the prefix after `token`. Prefixes are in breadth-first order: the children of s are 3 s + 1 to 3 s + 3."""
     return TOKENS * state + 1 + token
 
 
 def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) -> tuple[Forest, np.ndarray]:
-    """A graded forest and the state [T] in which each of its tokens was drawn. Chains fork as the sampler lets them
-    (section 3)."""
+    """Return a graded forest, and the state [T] at which each of its tokens was drawn. Chains fork as in
+    `treeadv.sampling`."""
     parent: list[int] = []
     lengths: list[int] = []
     arity: list[int] = []
@@ -135,7 +135,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
         chain(-1, 0, 0, 0, 1, None)
     T, L, where = len(tokens), len(last), np.array(states)
     up = np.array(parent, np.int32)
-    forest = Forest(  # not checked: the table takes half a million of them
+    forest = Forest(  # not checked, because the benchmark draws many forests
         forest_id="f",
         prompt_id="p",
         gold="",
@@ -164,7 +164,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
 
 
 def states_of(f: Forest) -> np.ndarray:
-    """[T] the state in which each token was drawn."""
+    """Return the state [T] at which each token was drawn."""
     out = np.zeros(f.tokens, int)
     after = np.zeros(f.segments, int)
     for s in range(f.segments):
@@ -177,6 +177,7 @@ def states_of(f: Forest) -> np.ndarray:
 
 
 def lose(f: Forest, share: float, rng: np.random.Generator) -> Forest:
-    """The forest after failures that do not depend on its text: each leaf is left unjudged with probability `share`."""
+    """Return the forest after random failures: each leaf is unjudged with probability `share`, independent of its
+    text."""
     verdict = np.where(rng.random(f.leaves) < share, Verdict.CRASH, f.verdict).astype(np.int8)
     return replace(f, verdict=verdict, reward=np.where(verdict == Verdict.CRASH, 0, f.reward).astype(np.float32))

@@ -1,4 +1,4 @@
-"""The commands as a user meets them: what they print, what they leave behind, and one line for every mistake."""
+"""Tests the commands: their output, the files that they write, and the one-line errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def problems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forests(tmp_path: Path) -> Path:
-    """Two graded forests that name no model."""
+    """A file of two graded forests that name no model."""
     path = tmp_path / "two.arrow"
     made = [
         build([-1, 0, 0, -1], [2, 1, 3, 2], rewards=[1.0, 0.0, 0.0], seed=i, forest_id=f"forest-{i}") for i in range(2)
@@ -162,7 +162,7 @@ def test_show_draws_text_with_the_model_that_the_file_names(tiny_model: Path, tm
     forest = build([-1, -1], [3, 2])
     spelled = np.array(
         [2 + ord(c) - 32 for c in "oaktw"], np.int32
-    )  # the tiny vocabulary: two marks, the printable characters
+    )  # the tiny vocabulary: two special tokens and the printable characters
     write_file(path, [replace(forest, token=spelled)], str(tiny_model))
     assert run("show", path) == 0
     shown = capsys.readouterr()
@@ -181,7 +181,7 @@ def test_show_writes_a_page_and_a_picture(forests: Path, tmp_path: Path, capsys)
 
 def test_show_refuses_a_file_whose_forest_breaks_an_invariant(tmp_path: Path, monkeypatch, capsys) -> None:
     forest = build([-1, -1], [3, 2])
-    monkeypatch.setattr(Forest, "check", lambda self: self)  # written by something that does not check
+    monkeypatch.setattr(Forest, "check", lambda self: self)  # written without a check of the invariants
     write_file(tmp_path / "bad.arrow", [replace(forest, logprob=-forest.logprob)])
     monkeypatch.undo()
     assert run("show", tmp_path / "bad.arrow") == 2
@@ -250,11 +250,11 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "learner.betas=[2, 3]"], "learner.betas.0: Input should be less than 1"),
     ([*GENERATE, "metrics.port=70000"], "metrics.port: Input should be less than or equal to 65535"),
     ([*GENERATE, "run.name=../out"], "run.name: String should match pattern"),
-    ([*GENERATE, "--model", "hollow"], "model.path=hollow: no weights there"),
-    ([*GENERATE, "--model", "nameless"], "model.path=nameless: its config.json names no model_type"),
+    ([*GENERATE, "--model", "hollow"], "hollow: no weights there"),
+    ([*GENERATE, "--model", "nameless"], "nameless/config.json: names no model_type"),
     (["show", "hollow"], "hollow: is a folder; name a file of forests, such as hollow/FOREST.arrow"),
-    (["audit", "."], "no journal under replay/journal"),
-    (["report", "."], ".: not a run folder"),
+    (["audit", "."], "has no journal under replay/journal"),
+    (["report", "."], ". is not a run folder"),
 ]
 
 
@@ -285,7 +285,7 @@ def test_full_disk_is_reported_and_the_old_file_stays(forests: Path, tmp_path: P
     page = tmp_path / "page.html"
     page.write_text("as before")
     full = tmp_path / f".page.html.{os.getpid()}"
-    full.symlink_to("/dev/full")  # the scratch file: every write to it fails for want of space
+    full.symlink_to("/dev/full")  # every write to the temporary file fails, because no space is left
     assert run("show", forests, "--html", page) == 2
     assert f"{page}: cannot be written (No space left on device)" in capsys.readouterr().err
     assert page.read_text() == "as before"

@@ -1,4 +1,4 @@
-"""pass@k is what its definition says, and counts what the verifiers said."""
+"""Tests that pass@k equals its definition and counts the verdicts of the verifier."""
 
 from __future__ import annotations
 

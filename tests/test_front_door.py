@@ -1,4 +1,4 @@
-"""`import treeadv`: the names of the front door, their documentation and the examples in it."""
+"""Tests the names that `import treeadv` exports, their documentation and its examples."""
 
 from __future__ import annotations
 

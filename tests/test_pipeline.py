@@ -1,4 +1,4 @@
-"""The whole pipeline with its real actors on the tiny model: it runs, overlaps, stops in order and resumes."""
+"""Tests the whole pipeline with its real actors and the tiny model: roles overlap, and runs stop, resume and scale."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from treeadv.storage.run_folder import RunFolder
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model) -> Path:
-    """A finished run without faults, and what its /metrics answered meanwhile."""
+    """A finished run without faults, and the pages that its /metrics returned during the run."""
     tmp = tmp_path_factory.mktemp("whole")
-    # More forests wait for a slot than an actor of Ray takes calls by default: what would free a slot must still get
-    # through.
-    process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600))
+    # More forests wait for a slot than the calls that a Ray actor accepts by default. The call that frees a slot must
+    # still be accepted.
+    rows = ({"problem": f"{i}+1=", "answer": str(i + 1)} for i in range(6))
+    (tmp / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = {"every": 4, "data": str(tmp / "held.jsonl"), "samples": 2}
+    process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600, eval=evaluation))
     run = tmp / "run"
     wait_for(lambda: steps(run) >= 3, process)
     seen = {}
@@ -51,6 +54,22 @@ def test_finished_run_leaves_a_complete_folder(finished):
     )
     assert "<svg" in (finished / "report.html").read_text()
     sound(finished)
+
+
+def test_weights_are_evaluated_while_the_run_trains(finished):
+    """The first and the last evaluation are always made; that of step 4 is skipped when the learner is far ahead."""
+    folder = RunFolder(finished)
+    found = folder.evaluations()
+    assert [r["step"] for r in found] in ([0, 4, 8], [0, 8])
+    for r in found:
+        assert r["version"] == r["step"] and r["sets"]["held"]["problems"] == 6
+        assert sum(r["sets"]["held"]["verdicts"].values()) == 12
+    best = max(found, key=lambda r: r["avg"]["value"])["step"]
+    assert folder.store.best_step() == (best or None)
+    if best:
+        names = {p.name for p in (finished / "best").iterdir()}
+        assert {"config.json", "evaluation.json", "tokenizer.json"} <= names and any("safetensors" in n for n in names)
+    assert "Held-out problems" in (finished / "report.html").read_text()
 
 
 def test_checkpoint_is_a_hugging_face_folder_with_new_weights(finished, tiny_model):
@@ -217,7 +236,7 @@ def test_port_in_use_is_named_in_the_error(tmp_path, tiny_model):
 
 
 def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
-    """A tmpfs of 3 MB: checkpoints of the tiny model fill it after a few steps."""
+    """The disk is a tmpfs of 3 MB, which checkpoints of the tiny model fill after a few steps."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], capture_output=True).returncode:
@@ -237,7 +256,8 @@ def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
 
 @pytest.mark.slow
 def test_scaling_out_and_in_loses_no_forest(tmp_path, tiny_model):
-    """Goes from 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which reshard the checkpoint."""
+    """The run scales from 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which reshard the
+    checkpoint."""
     process = start(
         "--config", recipe(tmp_path, tiny_model, run__steps=400, generator__count=1, learner__dtype="float32")
     )

@@ -1,4 +1,5 @@
-"""Problems depend on (seed, draw) alone, keep the mix that was asked for, and a faulty task is told in one line."""
+"""Tests that problems depend only on (seed, draw) and have the configured mix, and that a faulty task gives one
+line."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treeadv.config import TaskConfig
-from treeadv.data.tasks import Problem, Shuffled, problem_source, read_problems
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import Shuffled, file_problems, problem_source
 from treeadv.errors import BadInput
 
 MIX: list[dict[str, Any]] = [{"name": "chain_sum", "weight": 3.0}, {"name": "gcd", "options": {"max_numbers": 3}}]
@@ -24,6 +26,10 @@ MIX: list[dict[str, Any]] = [{"name": "chain_sum", "weight": 3.0}, {"name": "gcd
 
 def gym(**more: Any) -> TaskConfig:
     return TaskConfig.model_validate({"families": MIX, **more})
+
+
+def read_problems(path: Path, verifier: str = "math", **more: Any) -> list[Problem]:
+    return file_problems(path, TaskConfig(source=str(path), verifier=verifier, **more))
 
 
 def lines(path: Path, *rows: Any) -> Path:
@@ -116,7 +122,9 @@ def test_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pyt
     assert problem_source(TaskConfig(source=f"hf:{tmp_path}/toy:test"), 0)[5].answer == "3"
     with pytest.raises(BadInput, match=r"task\.source=hf:.*nosplit"):
         problem_source(TaskConfig(source=f"hf:{tmp_path}/toy:nosplit"), 0)
-    with pytest.raises(BadInput, match=r"no column problem \(it has task, answer\)"):
+    with pytest.raises(
+        BadInput, match=r"row 1: no problem; .* \(this one has task, answer\); name its column in task.columns"
+    ):
         problem_source(TaskConfig(source=f"hf:{tmp_path}/other"), 0)
     (tmp_path / "toy" / "train.jsonl").write_text("{torn")
     with pytest.raises(BadInput, match=r"task\.source=hf:"):
@@ -124,7 +132,7 @@ def test_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pyt
 
 
 def test_hub_data_set_in_the_form_of_gsm8k_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two configurations, a column `question`, and answers that are a derivation with the result after ####."""
+    """The data set has two configurations, a column `question`, and answers in which the result follows ####."""
     datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "gsm8k"

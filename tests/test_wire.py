@@ -1,4 +1,4 @@
-"""Forests over Arrow: nothing is lost, nothing is copied, what is not a forest is refused."""
+"""Tests forests in Arrow: no field is lost, no array is copied, and other data is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker group with stand-ins for Ray's actors: its counts through deaths, additions and retirements."""
+"""Tests the counts of a worker group during deaths, additions and retirements, with stand-ins for Ray actors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def never_lost(member: str, name: str, timeout: float) -> Exception:
 
 
 class FakeRole:
-    """`deaths` members die while they start; none becomes ready before `may_start` is set."""
+    """A role of which `deaths` members die during their start. No member becomes ready before `may_start` is set."""
 
     def __init__(self, folder: Path) -> None:
         self.deaths = 0
@@ -127,7 +127,7 @@ def test_step_resets_the_deaths_of_starting_successors(tmp_path: Path) -> None:
 
 
 def test_simultaneous_deaths_count_once_for_each_member(tmp_path: Path) -> None:
-    """A node that dies takes all of its members."""
+    """The death of a node ends all members on it."""
 
     async def scenario() -> None:
         role = FakeRole(tmp_path)

@@ -36,12 +36,12 @@ def grow(model: str | Path, problems: Sequence[Mapping[str, str]], *overrides: s
     """
     from treeadv import config as configuration
     from treeadv.data.model_folder import resolve
-    from treeadv.data.tasks import problem_of
+    from treeadv.data.problems import problem_of
     from treeadv.local.rollouts import rollouts
 
     given = ["task.source=memory.jsonl", f"model.path={model}", *overrides]
     config: Config = configuration.build({}, given, "grow")
-    made = [problem_of(row, f"problem {n}", str(n), config.task.grader) for n, row in enumerate(problems)]
+    made = [problem_of(row, f"problem {n}", str(n), config.task.parts[0]) for n, row in enumerate(problems)]
     folder = resolve(config.model.path, config.model.cache)
     return asyncio.run(rollouts(config, folder, made, lambda _: None))
 

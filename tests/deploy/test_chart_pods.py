@@ -50,7 +50,7 @@ def test_only_reward_and_fleet_pods_mount_the_claim_read_only(render: Render, va
     documents = render(values)
     root = Path(run_config(documents, tmp_path).run.root)
     made = [d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"]
-    (claim,) = made or ["shared-runs"]  # from the examples with storage.claim.existing
+    (claim,) = made or ["shared-runs"]  # the examples with storage.claim.existing need no claim
     for name, template in pod_templates(documents).items():
         if name in ("submitter", "run1-treeadv-router"):
             continue
@@ -69,7 +69,7 @@ def test_object_store_needs_no_claim(render: Render, tmp_path: Path) -> None:
     assert "PersistentVolumeClaim" not in {d["kind"] for d in documents}
     config = run_config(documents, tmp_path)
     store = run_store(config, tmp_path)  # opened as the run opens it
-    assert store.home == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
+    assert store.uri == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
     for name, template in pod_templates(documents).items():
         if name == "submitter":
             continue

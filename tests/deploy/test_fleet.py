@@ -1,4 +1,4 @@
-"""The generator of a run accepts the servers of `generator.kind: deployment`."""
+"""Tests that the generator of a run accepts the servers of `generator.kind: deployment`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_cpu_fleet_server_has_the_variables_of_a_generator(render: Render, value
 
 
 def on_this_machine(config: Config, url: str, root: Path, model: Path) -> Config:
-    """The configuration of the run with the paths of this machine."""
+    """Return the configuration of the run with the paths of this machine."""
     tree = config.model_dump(mode="json")
     tree["run"]["root"], tree["model"]["path"], tree["generator"]["threads"] = str(root), str(model), 1
     tree["generator"]["sglang"] |= {"url": url, "stubs": str(STUBS), "start_timeout": 200.0}
@@ -122,8 +122,8 @@ print(parse_router_args({router!r}).selector)
 @pytest.mark.sglang
 @needs_sglang
 def test_generator_accepts_a_server_started_as_by_the_chart(render: Render, tmp_path: Path, tiny_model: Path) -> None:
-    """The real server with the rendered command line and variables, and the run's own first look at it: flags,
-    tokenizer, numbers."""
+    """The real server starts with the rendered command line and variables. The generator checks its flags, tokenizer
+    and log-probs."""
     from treeadv.engines.sglang.engine import SGLangEngine
 
     documents, port = render("fleet-hpa"), free_port()

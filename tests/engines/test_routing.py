@@ -1,4 +1,4 @@
-"""Rendezvous hashing with bounded load: no server is needed to hold it to its promises."""
+"""Tests rendezvous hashing with bounded load, without servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of the SGLang engine that need no server: entropy, its bounds, the command line, addresses, disk
+"""Tests the parts of the SGLang engine that need no server: entropy and its bounds, command line, addresses, disk
 weights."""
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def test_token_outside_of_the_vocabulary_is_refused() -> None:
         (
             {"meta_info": {"finish_reason": {"type": "abort"}}},
             True,
-        ),  # of a request that was still waiting: no counts, no entropies
+        ),  # the reply of a request that was still waiting has no counts and no entropies
         ({"meta_info": {"finish_reason": {"type": "length"}}}, False),
         ({"meta_info": {"finish_reason": None}}, False),
         (["<html>"], False),
@@ -197,7 +197,7 @@ def test_address_without_http_is_refused() -> None:
     ],
 )
 def test_refusal_names_every_feature_that_a_server_lacks(lacking: set[str], how: tuple[str, bool], said: str) -> None:
-    """What this configuration does not use may be missing. The release number is never looked at."""
+    """Features that the configuration does not use may be missing. The release number is not checked."""
     facts = {name: False for name in (*sum(features.FACTS.values(), ()), *features.EXACT) if name not in lacking} | {
         "version": "9.9"
     }

@@ -1,4 +1,4 @@
-"""Facts about advantages and weights that hold exactly; test_bias.py tests the bias against a known gradient."""
+"""Tests exact identities of advantages and weights; test_bias.py tests the bias against a known gradient."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def spec(**changes) -> AdvantageSpec:
     return AdvantageSpec(**{"eps": 0.0, **changes})
 
 
-# ---- the worked vector -----------------------------------------------------------------------------------------------
+# ---- the worked example ----------------------------------------------------------------------------------------------
 def test_sizes_equal_the_worked_example():
     assert (WORKED.tokens, WORKED.expanded_tokens) == (17, 22)
 
@@ -63,11 +63,12 @@ def test_child_mean_baselines_equal_the_worked_example():
 
 
 def test_topup_roots_do_not_change_trees_that_could_fork():
-    """How many fresh roots there are depends on its tokens. They themselves are compared with everything."""
+    """The number of top-up roots depends on the tokens of trees that could fork. A top-up root is compared with all
+    trees."""
     up = [-1, 0, 0, -1, -1, -1]
     f = dataclasses.replace(build(up, [1] * 6, rewards=[1, 0, 1, 0, 0]), budget=np.array([4, 2, 2, 4, 1, 1], np.int32))
     A, c = advantages(f, PRESETS["unbiased"].advantage)
-    root = (0.5 + 1 + 0) / 3  # of the other trees, as a fresh root sees them
+    root = (0.5 + 1 + 0) / 3  # mean of the other trees for a top-up root
     np.testing.assert_allclose(
         A, [0.5 - 1, 1 - (0 / 2 + 1) / 1.5, 0 - (1 / 2 + 1) / 1.5, 1 - 0.5, -root, -root], **EXACT
     )
@@ -80,7 +81,8 @@ def test_weights_equal_the_worked_example():
 
 
 def test_other_presets_equal_the_worked_example():
-    """By hand. V leaf mean: a0 2/3, a1 1, a2 1/2, a3 0, a4 1, b0 0; mean 1/2; unbiased std 0.57735."""
+    """The numbers are computed by hand. V leaf mean: a0 2/3, a1 1, a2 1/2, a3 0, a4 1, b0 0; mean 1/2; unbiased std
+    0.57735."""
     mu = (2 / 3 + 1 + 1 / 2 + 0 + 1) / 5
     seed = (np.array([2 / 3, 1, 1 / 2, 0, 1, 0]) - [mu, mu, mu, mu, mu, 0]) / 3**-0.5
     np.testing.assert_allclose(advantages(WORKED, PRESETS["seed_rebuttal"].advantage)[0], seed, rtol=1e-5)
@@ -106,11 +108,11 @@ def test_treerl_equals_the_worked_example():
     np.testing.assert_allclose(A * c / WORKED.leaf_count, (V - parent) + V, **EXACT)
 
 
-# ---- the facts -------------------------------------------------------------------------------------------------------
+# ---- exact identities ------------------------------------------------------------------------------------------------
 @given(forests())
 def test_per_leaf_segments_weigh_tokens_as_flat_grpo(f):
-    """sum over the leaves of a token of A_l = K times the segment's A: the gradient at ratio 1 with a constant
-    normaliser."""
+    """The sum of A_l over the K leaves of a token is K times the advantage of its segment. So the gradients at ratio 1
+    with a constant normaliser are equal."""
     A, c = advantages(f, PRESETS["treeadv_per_leaf"].advantage)
     own = leaf_advantages(f, PRESETS["flat_on_forest"].advantage)
     for s in range(f.segments):
@@ -161,7 +163,8 @@ def test_equal_arity_makes_leaf_and_child_means_equal(trees, fan, depth, seed):
 @pytest.mark.parametrize("name", PRESETS)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=8), st.integers(0, 2**32 - 1))
 def test_every_preset_is_grpo_without_forks(name, lengths, seed):
-    """TreePO's whitening over tokens also shifts; the seed's mean over a tree of one segment leaves nothing."""
+    """TreePO equals GRPO up to shift and scale, because it whitens over tokens. The advantages of `seed_rebuttal` are
+    0, because every tree has one segment."""
     f = build([-1] * len(lengths), lengths, seed=seed)
     assume(np.ptp(f.reward) > 0)
     A, c = advantages(f, PRESETS[name].advantage)
@@ -214,7 +217,7 @@ def test_values_equal_their_definition(value, f):
 
 @given(forests(losses=True))
 def test_leave_subtree_out_compares_with_the_mean_elsewhere(f):
-    """Of a tree that could fork, in trees that could."""
+    """The baseline of a tree that could fork is the mean of the other trees that could fork."""
     A, _ = advantages(f, PRESETS["unbiased"].advantage)
     V, w = values(f, PRESETS["unbiased"].advantage), flow_weights(f)[f.leaf_segment]
     for s in range(f.segments):
@@ -242,8 +245,8 @@ def test_equal_rewards_give_no_advantage_and_no_nan(name, f, constant):
 @pytest.mark.parametrize("leaf_weight", ["uniform", "flow"])
 @given(f=forests(losses=True))
 def test_leaf_loo_leaves_out_one_leaf(value, leaf_weight, f):
-    """Each leaf is compared with the weighted mean of the others; a segment takes the mean of that as it does of
-    rewards."""
+    """The baseline of each leaf is the weighted mean of the other leaves. The advantage of a segment is the mean over
+    its leaves."""
     assume(f.leaves > 1)
     choices = spec(baseline="leaf_loo", scale="none", value=value, leaf_weight=leaf_weight)
     u = flow_weights(f)[f.leaf_segment] if leaf_weight == "flow" else np.ones(f.leaves)
@@ -262,7 +265,7 @@ def ungraded(f: Forest) -> Forest:
 
 
 def test_forest_that_is_not_graded_is_refused_with_its_id():
-    with pytest.raises(BadForest, match=r"forest f: it is not graded"):
+    with pytest.raises(BadForest, match=r"forest f: not graded"):
         advantages(ungraded(WORKED), PRESETS["treeadv"].advantage)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what they promise, on small shapes."""
+"""Runs the benchmarks with small shapes and checks their output."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What only a CUDA device can show. Elsewhere test_benchmarks.py runs the same script, test_attention.py the
-kernels' uncompiled form."""
+"""Tests that need a CUDA device. Without one test_benchmarks.py runs the same script, and test_attention.py the
+uncompiled kernels."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def test_kernel_that_attends_beyond_the_tree_is_refused(tmp_path, monkeypatch, c
         return mask(dataclasses.replace(packed, end=np.full(len(packed.end), len(packed.end))), device)
 
     monkeypatch.setattr(attention, "flex_mask", everything)
-    with pytest.raises(BadInput, match="does not keep to the tree"):
+    with pytest.raises(BadInput, match="ignores the tree's mask"):
         loading.load(folder, "cuda", compute)

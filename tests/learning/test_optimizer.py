@@ -1,4 +1,4 @@
-"""AdamW's settings and the learning rate, at the start of a run and when it goes on with other values."""
+"""Tests the settings of AdamW and the learning rate, at the start of a run and after a resume with other values."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def resumed(config: Config, *overrides: str) -> Config:
 
 
 def test_rate_is_continuous_when_a_resume_changes_the_steps():
-    """The end of the cosine is recorded when the run begins."""
+    """The start of the run records the end of the cosine."""
     config = tiny.config(steps=10, lr=1.0, schedule="cosine")
     shorter = resumed(config, "run.steps=8")
     assert [rate(config, step) for step in range(8)] == [rate(shorter, step) for step in range(8)]

@@ -35,7 +35,8 @@ CASES = [
 
 
 def main(folder: str, out: Path, rank: int, world: int, learner: dict, resume: str) -> None:
-    """One rank: gradients of the first step and the weights after it; or the loss of a resumed step."""
+    """Run one rank. It writes the gradients of the first step and the weights after it, or the loss of a resumed
+    step."""
     dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
     if resume:
         trainer = Trainer(tiny.config(**learner), resume, rank, world, base_dir=folder)

@@ -1,4 +1,4 @@
-"""Training in one process: the run folder of a run with Ray, and the same weights bitwise whatever interrupts it."""
+"""Tests training in one process: its run folder, and bitwise equal weights after interruptions."""
 
 from __future__ import annotations
 
@@ -50,14 +50,15 @@ def train(*arguments: object) -> int:
 
 
 def weights(run: Path) -> str:
-    """A digest of the weights at the end of a run."""
+    """Return a digest of the weights at the end of a run."""
     files = sorted((run / "checkpoints" / f"step-{STEPS}").glob("*.safetensors"))
     assert files
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
 def records(run: Path) -> list[dict]:
-    """Those of metrics.jsonl, without times and engine totals (a resumed run draws some tokens again)."""
+    """Return the records of metrics.jsonl without times and without engine totals, because a resumed run draws some
+    tokens again."""
     timed = ("elapsed_s", "seconds", "decode_tokens_per_s", "generator_busy_s", "prefix_reuse", "mfu")
     totals = ("tokens_generated", "prompt_tokens", "cached_tokens", "forests", "dropped")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -85,7 +86,8 @@ def test_run_folder_has_the_files_of_a_run_with_ray(finished: Path) -> None:
 def test_batch_without_a_finite_update_is_replaced(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss of the second batch is not a number. Its forests are dropped; the run takes all its steps on others."""
+    """The loss of the second batch is NaN. Its forests are dropped, and the run takes all its steps on other
+    forests."""
     accumulate, calls = GradientPass.accumulate, []
 
     def second_is_not_finite(self: GradientPass, update: Update, clock: Phases) -> Sums:

@@ -1,4 +1,4 @@
-"""A chart keeps its curves on the scale, leaves gaps where a run recorded nothing, and writes out where it ended."""
+"""Tests that a chart draws its curves within the scale, leaves gaps for missing records, and labels the last values."""
 
 from __future__ import annotations
 

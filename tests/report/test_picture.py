@@ -1,4 +1,4 @@
-"""What a drawing is made of: pieces of text that add up, and shades that follow the numbers."""
+"""Tests the parts of a drawing: texts of segments, and shades for numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from treeadv.report.picture import Numbers, Vocabulary, elided, picture, signed,
 
 @pytest.fixture(scope="module")
 def by_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer with a token a byte, so that characters are cut into tokens everywhere."""
+    """A tokenizer with one token per byte, so that a fork can split a character."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,5 +1,4 @@
-"""The display of a run: one line a step where there is no terminal, a pace that goes by the records, the final
-figures."""
+"""Tests the display of a run: one line per step without a terminal, the pace from the records, the final figures."""
 
 from __future__ import annotations
 
@@ -49,8 +48,8 @@ def test_display_on_a_terminal_updates_in_place() -> None:
 @pytest.mark.parametrize(
     ("elapsed", "eta"),
     [
-        ([100, 110], "1:20"),  # the first step, which holds the start-up, is not the pace
-        ([0, 100, *(100 + 10 * i for i in range(1, 11))], "3:00"),  # the pace is that of the last ten
+        ([100, 110], "1:20"),  # the pace does not include the first step, because its time includes the start
+        ([0, 100, *(100 + 10 * i for i in range(1, 11))], "3:00"),  # the pace is the mean of the last ten steps
     ],
 )
 def test_time_left_uses_the_pace_of_the_last_steps(elapsed: list[float], eta: str) -> None:

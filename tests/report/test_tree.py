@@ -1,4 +1,4 @@
-"""The drawing of a forest shows every token once, every leaf with its verdict, and nothing on top of anything else."""
+"""Tests that the drawing of a forest shows every token once and every leaf with its verdict, without overlap."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Words(Numbers):
-    """A vocabulary of given pieces: token i is `words[i % len(words)]`."""
+    """A vocabulary of given words: token i is `words[i % len(words)]`."""
 
     def __init__(self, *words: str) -> None:
         self.words = words

@@ -1,4 +1,4 @@
-"""Where the final answer of a response is found."""
+"""Tests where the final answer of a response is found."""
 
 from __future__ import annotations
 

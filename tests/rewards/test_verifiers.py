@@ -1,4 +1,4 @@
-"""The verifiers other than `math`: each by its name, through the pool."""
+"""Tests each verifier except `math` by its name, through the pool."""
 
 from __future__ import annotations
 
