@@ -117,8 +117,10 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
 
 
 def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Sums:
-    """Return the sums over that many forests. A forest with fewer than two judged leaves is replaced by a new one, as in
-    the replay queue."""
+    """Return the sums over that many forests.
+
+    A forest with fewer than two judged leaves is replaced by a new one, as in the replay queue.
+    """
     settings = {
         "leaves": LEAVES,
         "trees": 2,
