@@ -80,7 +80,7 @@ def lengths() -> np.ndarray:
 
 
 def child(state: int, token: int) -> int:
-    """Return the prefix after `token`. Prefixes are numbered breadth-first: the children of s are 3 s + 1 to 3 s + 3."""
+    """Return the prefix after `token`. Prefixes are in breadth-first order: those after s are 3 s + 1 to 3 s + 3."""
     return TOKENS * state + 1 + token
 
 
