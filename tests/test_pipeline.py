@@ -146,7 +146,7 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
         ("task.verifier=nobody", "nobody"),
         ("metrics.host=nosuch.invalid", "metrics.host=nosuch.invalid: no such address"),
         ("generator.gpus=1", "generator.gpus=1: the embedded engine runs on the CPU"),
-        ("learner.gpus=1.5", "learner.gpus=1.5: more than one GPU is handed out in whole ones"),
+        ("learner.gpus=1.5", "learner.gpus=1.5: a number of GPUs above 1 must be a whole number"),
     ],
 )
 def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, change, message):

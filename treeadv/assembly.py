@@ -36,12 +36,11 @@ def assemble(
     tau: float = math.nan,
     temperature: float = 1.0,
 ) -> Forest:
-    """Make an ungraded forest from its tree: `parent` [S] in depth-first order (-1 for a root) and `lengths` [S] in
-    tokens.
+    """Make an ungraded forest from its tree.
 
-    `token`, `logprob`, `entropy` (0 where unknown) and `version` are [T], `finish` is [L]; a scalar holds for all
-    entries. `arity` [S] defaults to the children that exist, `budget` [S] to the leaves below. Raises `BadForest` when
-    an invariant does not hold.
+    `parent` [S] is in depth-first order (-1 for a root); `lengths` [S] is in tokens. `token`, `logprob`, `entropy` (0
+    if unknown) and `version` are [T], `finish` is [L]; a scalar stands for equal entries. `arity` [S] defaults to the
+    number of existing children, `budget` [S] to the number of leaves below. Raises `BadForest` for a broken invariant.
 
     >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> tree.arity.tolist(), tree.leaf_segment.tolist()
@@ -79,7 +78,7 @@ def assemble(
 
 
 def _leaves_below(parent: Ints) -> Ints:
-    """[S] the number of leaves below each segment; 1 for a leaf."""
+    """Return [S]: the number of leaves below each segment; 1 for a leaf."""
     inner = set(parent.tolist())
     out = np.array([int(s not in inner) for s in range(len(parent))], np.int32)
     for s in range(len(parent) - 1, 0, -1):
@@ -98,14 +97,13 @@ def merge_rollouts(
     versions: Sequence[Sequence[int]] | int = 0,
     **facts: Any,
 ) -> tuple[Forest, list[int]]:
-    """Make an ungraded forest of flat rollouts of one prompt by merging equal prefixes; leaf i is sequence order[i] of
-    the returned (forest, order).
+    """Make an ungraded forest of flat rollouts of one prompt by merging equal prefixes. Returns (forest, order).
 
-    A sequence has at least one token; `logprobs`, `entropies` and `versions` have one entry for each of its tokens; one
-    version may hold for all. A merged token keeps the log-probability and entropy of the first sequence that has it,
-    and the oldest version. The last token of a sequence is never
-    merged, so every sequence ends in a separate segment. `facts` are those of `assemble`, such as `forest_id`. The
-    forest is marked as not predictable: its forks depend on the tokens drawn (docs/method.md).
+    Leaf i is sequence order[i]. A sequence has at least one token; `logprobs`, `entropies` and `versions` have one
+    entry for each token; one version may stand for all tokens. A merged token has the log-probability and entropy of
+    the first sequence with this token, and the oldest version. The last token of a sequence is never merged, so every
+    sequence ends in a separate segment. `facts` are arguments of `assemble`, such as `forest_id`. The forest is marked
+    as not predictable, because its forks depend on the drawn tokens (docs/method.md).
 
     >>> forest, order = merge_rollouts(prompt=[1], sequences=[[5, 6, 7], [9], [5, 6, 8]], logprobs=[[-1.0] * 3] * 3)
     >>> forest.trees, forest.lengths.tolist(), order
@@ -137,8 +135,9 @@ def merge_rollouts(
 
 
 def merge_prefixes(f: Forest) -> Forest:
-    """The graded forest whose tree is that of the equal prefixes of the leaves, in the order of that tree. What was
-    shared stays shared."""
+    """Return the graded forest in which all equal prefixes of leaves are merged. Its leaves are in depth-first order.
+
+    Segments that were shared before stay shared."""
     paths = [
         np.concatenate([np.arange(f.start[s], f.start[s + 1]) for s in f.path(int(end))]) for end in f.leaf_segment
     ]
@@ -158,8 +157,10 @@ def merge_prefixes(f: Forest) -> Forest:
 def _prefix_tree(
     sequences: list[list[int]],
 ) -> tuple[list[int], list[tuple[int, int, int]], list[int], list[list[int]]]:
-    """(parent [S], spans [S], order [L], members [S]): segment s holds the tokens a to b of sequence i for spans[s] =
-    (i, a, b); its members are the sequences that share it."""
+    """Return (parent [S], spans [S], order [L], members [S]) of the tree of equal prefixes.
+
+    Segment s holds the tokens a to b of sequence i for spans[s] = (i, a, b). The members of a segment are the sequences
+    that share it."""
     parent: list[int] = []
     spans: list[tuple[int, int, int]] = []
     order: list[int] = []
@@ -182,7 +183,7 @@ def _prefix_tree(
 
 
 def _groups(sequences: list[list[int]], members: Iterable[int], at: int) -> list[list[int]]:
-    """The members by their token at position `at`; one whose last token that is stands alone."""
+    """Group the members by their token at position `at`. A sequence that ends with this token has its own group."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i in members:
         alone = i if len(sequences[i]) == at + 1 else -1

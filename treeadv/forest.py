@@ -25,8 +25,8 @@ class Finish(IntEnum):
     """How a leaf ended."""
 
     STOP = 0  # the model drew a stop token
-    LENGTH = 1  # the token limit of a rollout
-    ABORT = 2  # the engine lost the branch; its parent keeps the arity as drawn
+    LENGTH = 1  # the rollout reached the token limit
+    ABORT = 2  # the engine lost the branch; the arity of its parent still counts the branch
 
 
 class Verdict(IntEnum):
@@ -39,7 +39,7 @@ class Verdict(IntEnum):
     TIMEOUT = 3
     CRASH = 4
     REFUSED = 5
-    ABORTED = 6  # the engine lost the branch, so no verifier was asked
+    ABORTED = 6  # the engine lost the branch, so no verifier was called
 
 
 UNJUDGED = (Verdict.UNGRADED, Verdict.TIMEOUT, Verdict.CRASH, Verdict.ABORTED)
@@ -63,9 +63,9 @@ class Segment:
 class Forest:
     """All rollouts of one prompt. S segments, T tokens, L leaves, P prompt tokens.
 
-    `logprob` is of the distribution that was sampled (temperature applied). `entropy` is in nats, of the distribution
-    that the token was drawn from. `version` is the policy version that drew the token. `reward` is NaN and `verdict`
-    UNGRADED until a verifier has judged.
+    `logprob` is the log-probability under the sampled distribution (with temperature). `entropy` is the entropy of this
+    distribution in nats. `version` is the policy version that drew the token. `reward` is NaN and `verdict` is UNGRADED
+    before a verifier judges the leaf.
 
     >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> tree.tokens, tree.expanded_tokens, tree.leaves
@@ -76,17 +76,17 @@ class Forest:
     prompt_id: str
     gold: str
     verifier: str
-    meta: str  # JSON for the verifier; "" when it needs none
+    meta: str  # JSON for the verifier; "" if the verifier needs no data
     rule: str  # fork rule, as configured
     predictable: bool  # whether forking on that rule is unbiased (docs/method.md)
-    tau: float  # threshold in nats that was in force; NaN where the rule has none
+    tau: float  # fork threshold in nats; NaN for a rule without a threshold
     temperature: float
     prompt: Ints  # [P]
     parent: Ints  # [S]
     start: Ints  # [S+1] offsets into the token arrays
     tree: Ints  # [S]
-    arity: Ints  # [S] children drawn, also where one was lost
-    budget: Ints  # [S] leaves that the segment may give
+    arity: Ints  # [S] number of children drawn, including lost children
+    budget: Ints  # [S] leaf budget of the segment
     token: Ints  # [T]
     logprob: Floats  # [T]
     entropy: Floats  # [T]
@@ -95,7 +95,7 @@ class Forest:
     finish: npt.NDArray[np.int8]  # [L]
     reward: Floats  # [L]
     verdict: npt.NDArray[np.int8]  # [L]
-    detail: tuple[str, ...] = ()  # [L] the verifier's reason, "" where it has none; () before grading
+    detail: tuple[str, ...] = ()  # [L] the verifier's reason or ""; () before grading
 
     # ---- sizes -----------------------------------------------------------------------------------
     @property
@@ -122,7 +122,7 @@ class Forest:
 
     @property
     def sharing(self) -> float:
-        """Share of the flattened tokens that sharing saves: 1 - tokens / expanded_tokens."""
+        """Share of the tokens of the flattened rollouts that the forest saves: 1 - tokens / expanded_tokens."""
         return 1.0 - self.tokens / self.expanded_tokens
 
     # ---- structure, all O(S) ---------------------------------------------------------------------
@@ -171,7 +171,7 @@ class Forest:
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
-        """[S] the children of each segment; fewer than `arity` where a branch was lost."""
+        """[S] the children of each segment. A segment has fewer children than `arity` if a branch was lost."""
         out: list[list[int]] = [[] for _ in range(self.segments)]
         for s, p in enumerate(self.parent):
             if p >= 0:
@@ -217,7 +217,7 @@ class Forest:
 
     @cached_property
     def judged(self) -> npt.NDArray[np.bool_]:
-        """[L] whether a verifier judged each leaf. The reward of any other leaf means nothing."""
+        """[L] whether a verifier judged each leaf. The reward of any other leaf has no meaning."""
         return ~np.isin(self.verdict, UNJUDGED)
 
     @cached_property
@@ -228,16 +228,17 @@ class Forest:
 
     # ---- grading and checking --------------------------------------------------------------------
     def with_rewards(self, reward: Sequence[float], verdict: Sequence[int], detail: Sequence[str] = ()) -> Forest:
-        """Return the same forest, graded. The three sequences have one entry a leaf; `detail` may be empty."""
+        """Return the graded forest. The three sequences have one entry for each leaf; `detail` may be empty."""
         scored = replace(
             self, reward=np.asarray(reward, np.float32), verdict=np.asarray(verdict, np.int8), detail=tuple(detail)
         )
         return scored.check()
 
     def judged_part(self) -> Forest:
-        """The forest without its unjudged leaves and without the segments that lead to no other leaf.
+        """Return the forest without its unjudged leaves and without the segments that have no judged leaf below them.
 
-        Arity stays as drawn, so the flow weights inside a tree do not change. Raises `BadForest` if no leaf was judged.
+        The arity does not change, so the flow weights inside a tree do not change. Raises `BadForest` if no leaf was
+        judged.
         """
         if self.judged.all():
             return self
@@ -261,14 +262,14 @@ class Forest:
         )
 
     def check(self) -> Forest:
-        """Return the forest if every invariant holds, else raise `BadForest` with the first that does not."""
+        """Return the forest if every invariant holds, else raise `BadForest` with the first broken invariant."""
         for find in (_length_fault, _span_fault, _order_fault, _fork_fault, _value_fault, _version_fault, _grade_fault):
             if reason := find(self):
                 raise BadForest(self.forest_id, reason)
         return self
 
 
-# ---- faults: each function returns the reason why a forest is not sound, or None -----------------
+# ---- faults: each function returns a broken invariant of a forest, or None -----------------------
 def _length_fault(f: Forest) -> str | None:
     S, T, L = len(f.parent), len(f.token), len(f.leaf_segment)
     needed = {"start": S + 1} | dict.fromkeys(("tree", "arity", "budget"), S)
@@ -295,7 +296,7 @@ def _order_fault(f: Forest) -> str | None:
         return "a parent must stand before its children"
     if (f.tree != np.cumsum(f.parent == -1) - 1).any():
         return "tree numbers must count the roots in order"
-    # In depth-first order the segment before s is the parent of s, or lies in the subtree of an earlier child of that
+    # In depth-first order the segment before s is the parent of s, or is in the subtree of an earlier child of this
     # parent.
     if any(f.parent[s] != -1 and not _is_ancestor(f, int(f.parent[s]), s - 1) for s in range(1, S)):
         return "segments must stand in depth-first order"
@@ -334,7 +335,7 @@ def _value_fault(f: Forest) -> str | None:
 def _version_fault(f: Forest) -> str | None:
     first, last = f.start[:-1], f.start[1:] - 1
     falls = np.diff(f.version) < 0
-    falls[last[:-1]] = False  # from the end of a segment to the next segment is no step along a path
+    falls[last[:-1]] = False  # the end of a segment and the start of the next segment are not adjacent on a path
     falls_at_fork = (f.parent >= 0) & (f.version[first] < f.version[last[np.maximum(f.parent, 0)]])
     return "the policy version decreases along a path" if falls.any() or falls_at_fork.any() else None
 
@@ -342,5 +343,5 @@ def _version_fault(f: Forest) -> str | None:
 def _grade_fault(f: Forest) -> str | None:
     graded = f.verdict != Verdict.UNGRADED
     if graded.any() and not (graded.all() and np.isfinite(f.reward).all()):
-        return "either every leaf is graded with a finite reward, or none is"
+        return "either every leaf or no leaf must be graded with a finite reward"
     return None
