@@ -50,7 +50,7 @@ def redistribute(forest: Forest, preset: str | AdvantageSpec = "treeadv") -> tup
 
     docs/method.md defines both. Raises `BadForest` if the forest is not graded.
 
-    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> graded = tree.with_rewards([1.0, 0.0], [Verdict.VERIFIED, Verdict.WRONG])
     >>> A, c = redistribute(graded)
     >>> A.round(2).tolist(), c.tolist()
@@ -70,7 +70,7 @@ def loss(
     the tokens. Multiply each derivative [T] by your model's log-probabilities and backpropagate the sum to get the
     gradient of the loss.
 
-    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> graded = tree.with_rewards([1.0, 0.0], [Verdict.VERIFIED, Verdict.WRONG])
     >>> value, (slope,) = loss([graded], [graded.logprob])
     >>> round(value, 3), slope.round(3).tolist()
@@ -90,7 +90,7 @@ def loss(
 def pack(forests: Sequence[Forest], limit: int = 4096) -> list[Packed]:
     """Pack forests into micro-batches of at most `limit` rows. Every token is one row that attends to its ancestors.
 
-    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> (batch,) = pack([tree])
     >>> len(batch.token), batch.position.tolist()
     (5, [0, 1, 2, 3, 4])

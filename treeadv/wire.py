@@ -106,7 +106,7 @@ def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
 
     `model` is stored in the metadata; `treeadv show` finds the tokenizer with it.
 
-    >>> tree = assemble(prompt=[1], parent=[-1, -1], lengths=[2, 1], token=[5, 6, 7], logprob=[-1.0, -0.5, -2.0])
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1, -1], lengths=[2, 1], token=[5, 6, 7], logprob=[-1.0, -0.5, -2.0])
     >>> write_forests(Path("forests.arrow"), [tree])
     >>> read_forests(Path("forests.arrow"))[0][0].token.tolist()
     [5, 6, 7]
@@ -121,7 +121,7 @@ def read_file(path: Path) -> tuple[list[Forest], str]:
 
     The model is "" if the metadata has no model. Raises `BadInput` for another kind of file.
 
-    >>> tree = assemble(prompt=[1], parent=[-1], lengths=[2], token=[5, 6], logprob=[-1.0, -0.5])
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1], lengths=[2], token=[5, 6], logprob=[-1.0, -0.5])
     >>> write_forests(Path("forests.arrow"), [tree], "models/tiny")
     >>> forests, model_name = read_forests(Path("forests.arrow"))
     >>> len(forests), model_name
