@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("treeadv", "treeadv.errors", "treeadv.seeds"),
     ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics", "treeadv.recipes", "treeadv.section"),
-    ("treeadv.assembly", "treeadv.presets", "treeadv.rewards"),
+    ("treeadv.presets", "treeadv.rewards"),
     ("treeadv.task_config", "treeadv.wire"),
     ("treeadv.config",),
     ("treeadv.data", "treeadv.storage"),
@@ -24,7 +24,7 @@ LAYERS = (
     ("treeadv.checks",),
     ("treeadv.planning", "treeadv.report", "treeadv.launch"),
     ("treeadv.local",),
-    ("treeadv.library", "treeadv.study"),
+    ("treeadv.adapters", "treeadv.library", "treeadv.study"),
     ("treeadv.cli",),
     ("actors",),
 )
