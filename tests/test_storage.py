@@ -234,8 +234,8 @@ def test_bad_storage_gives_one_line_and_creates_no_file(bucket, tmp_path, tiny_m
     assert "write a URI without credentials" in out and "secret" not in out
     assert "not a path or URI of a file system" in storage("s4://bucket/runs")
     assert "queue.fsync=none never writes to s3://" in refused(capsys, "--config", config, "queue.fsync=none")
-    assert "an object store is named by run.storage" in refused(capsys, "--config", config, "run.root=s3://bucket/runs")
-    assert f"{uri}: holds no run (no config.yaml)" in refused(capsys, "--resume", uri)
+    assert "name an object store in run.storage" in refused(capsys, "--config", config, "run.root=s3://bucket/runs")
+    assert f"{uri} holds no run (no config.yaml)" in refused(capsys, "--resume", uri)
     assert not (tmp_path / "one").exists()
 
 
