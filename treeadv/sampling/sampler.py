@@ -68,8 +68,9 @@ async def grow(
 ) -> Forest:
     """Grow the forest of one prompt: `sampling.roots` trees with `sampling.leaves` leaves in total.
 
-    `stop` are the token ids that end a leaf. A search asks `judge` for rewards where it reads them. Raises `EngineLost` if no branch draws a token, and `PathTooLong` before
-    anything is drawn. A single lost branch is recorded as aborted.
+    `stop` are the token ids that end a leaf. A search asks `judge` for rewards where it reads them. Raises
+    `EngineLost` if no branch draws a token, and `PathTooLong` before anything is drawn. A single lost branch is
+    recorded as aborted.
     """
     if len(request.prompt) + sampling.max_tokens > engine.longest:
         raise PathTooLong(
