@@ -63,6 +63,8 @@ def _add_train(commands: Commands) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
+    if args.dry_run:
+        return _dry_run(args)
     from rich.console import Console
 
     from treeadv.checks import check_run
@@ -80,8 +82,6 @@ def train(args: argparse.Namespace) -> int:
 
             check_ray(config)
 
-    if args.dry_run:
-        return _dry_run(args)
     run = launch(args.config, args.resume, args.resume_or_start, args.overrides, check)
     folder, config = run.folder, run.config
     # These imports load torch and Ray, so they come after all checks
@@ -117,12 +117,12 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _dry_run(args: argparse.Namespace) -> int:
+    if args.config is None or args.resume:
+        raise BadInput("--dry-run describes a new run: give --config RECIPE, and leave --resume out")
     from treeadv.checks import check_run
     from treeadv.cli.dry_run import describe_run
     from treeadv.launch import read_recipe
 
-    if args.config is None or args.resume:
-        raise BadInput("--dry-run describes a new run: give --config RECIPE, and leave --resume out")
     config = read_recipe(args.config, args.overrides)
     check_run(config, args.local)
     if not args.local:

@@ -48,11 +48,11 @@ def join_cluster() -> None:
     try:
         ray.init(log_to_driver=False)
     except AuthenticationError as e:
-        raise BadInput(f"RAY_ADDRESS={address}: the cluster asks for a token ({one_line(e)[:80]}); {_TOKEN}") from e
+        raise BadInput(f"RAY_ADDRESS={address}: the cluster asks for a token ({one_line(e)[:70]}); {_TOKEN}") from e
     except Exception as e:  # Ray raises ConnectionError, RuntimeError, RaySystemError and more
         raise BadInput(
-            f"RAY_ADDRESS={address}: cannot be joined ({one_line(e)}); if the cluster asks for a token, {_TOKEN}; to use"
-            " this machine alone, unset RAY_ADDRESS"
+            f"RAY_ADDRESS={address}: cannot be joined ({one_line(e)}); if the cluster asks for a token, {_TOKEN};"
+            " to use this machine alone, unset RAY_ADDRESS"
         ) from e
 
 
