@@ -40,7 +40,7 @@ def test_worked_example_runs_block_by_block(tiny_model: Path, tmp_path: Path, mo
                 shown.append(capsys.readouterr().out)
     assert "4 problems; next: treeadv train --config first.yaml --dry-run" in shown[0]
     assert "3 problems to train on, 1 held out" in shown[2] and "Answer with a number." in shown[2]
-    assert re.search(r"'7': verified, reward [12] ", shown[2] + " ") and "everything fits" in shown[2]
+    assert re.search(r"'7': verified, reward [12]\b", shown[2]) and "everything fits" in shown[2]
     run = Path("runs/stops")
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
     before, now = load(run / "config.1.yaml"), load(run / "config.yaml")
