@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,7 @@ class TablesConfig(Section):
     """The task operator-tables: docs/studies.md."""
 
     operations: Positive = Field(5, description="look-ups of a problem")
+    operators: Literal[1, 2, 3] = Field(3, description="tables that problems use, of the three that exist")
     hard: Share = Field(0.3, description="share of the table entries that the warm-up text mostly gets wrong")
     seed: int = Field(0, description="of the tables; problems are drawn from run.seed")
 

@@ -19,7 +19,7 @@ class TableChains:
 
     def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
         """`excluded`: keys of problems (`Problem.key`) that are never drawn."""
-        self._operations, self._seed, self._excluded = source.tables.operations, seed, excluded
+        self._task, self._seed, self._excluded = source.tables, seed, excluded
         self._tables = Tables.of(source.tables)
         self._verifier = find_verifier(source.verifier)
 
@@ -28,7 +28,7 @@ class TableChains:
             raise IndexError(f"draw {draw}: draws count from 0")
         rng = random.Random(f"{self._seed}/{draw}")
         for _ in range(_TRIES):
-            problem = self._problem(draw_prompt(rng, self._operations), draw)
+            problem = self._problem(draw_prompt(rng, self._task.operations, self._task.operators), draw)
             if problem.key not in self._excluded:
                 return problem
         raise BadInput(f"task.held_out leaves no problem: {_TRIES} prompts in a row are held out")

@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 
 from treeadv import wire
-from treeadv.assembly import merge_prefixes
 from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
@@ -137,7 +136,7 @@ class Trainer:
         c = self.config.learner
         treated = treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
         treated = treated.judged_part() if treated.judged.any() else treated
-        return merge_prefixes(treated) if self.objective.spec.tree == "merged" else treated
+        return treated.merge_prefixes() if self.objective.spec.tree == "merged" else treated
 
     def _check_forest(self, f: Forest) -> None:
         top = max(int(f.token.max()), int(f.prompt.max()))

@@ -1,7 +1,7 @@
-"""Training in one process, without Ray: the loop behind `treeadv train --local`.
+"""Trains in one process, without Ray: the loop of `treeadv train --local`.
 
-On a CPU with the embedded engine, two runs of one configuration end in the same weights bitwise, also when one of them
-is stopped and resumed. A verifier that runs out of time is the exception: that depends on the machine.
+On a CPU with the embedded engine two runs of one configuration end with bitwise equal weights, also if one run is
+stopped and resumed. The exception is a verifier that exceeds its time limit, because that depends on the machine.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 
 
 def train(run: Launch, progress: Progress) -> dict[str, Any]:
-    """Train until the last step or an interrupt. Returns the summary that it wrote; its `stopped_by` names the signal
-    that ended the run. The first Ctrl-C ends the run after the step in hand, the second at once."""
+    """Train until the last step or an interrupt, and return the written summary.
+
+    The field `stopped_by` of the summary names the signal that ended the run. The first Ctrl-C ends the run after the
+    current step, the second at once."""
     try:
         with _signals() as received:
             return asyncio.run(_train(run, progress, received))
@@ -81,8 +83,9 @@ async def _learn(
     recorder: LocalRecorder,
     signals: list[signal.Signals],
 ) -> None:
-    """Grow and grade forests, redistribute their rewards and step, hand the weights over; evaluate them and write a
-    checkpoint now and then."""
+    """Repeat: grow and grade forests, take a step on them, update the engine's weights.
+
+    After some steps, evaluate the weights and write a checkpoint."""
     while True:
         with recorder.phase("publish"):
             await serving.hand_over()
@@ -94,7 +97,7 @@ async def _learn(
         with recorder.phase("wait"):
             forests = await steps.forests(trainer.version)
         report = trainer.step(forests, trainer.version)
-        if report.void:  # another batch takes its place
+        if report.void:  # the batch does not count as a step, so another batch replaces it
             steps.discard(f"batch of version {report.version}")
             continue
         serving.keep_weights()
@@ -107,7 +110,7 @@ async def _learn(
 
 @contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
-    """Collect the signals that ask for the end; the second raises KeyboardInterrupt. Other threads get none."""
+    """Collect signals that request the end of the run. The second signal raises KeyboardInterrupt."""
     received: list[signal.Signals] = []
 
     def handle(number: int, _frame: object) -> None:

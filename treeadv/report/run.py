@@ -1,5 +1,4 @@
-"""report.html of a run, from the files in its folder: what it did, its curves, and one forest from early and one from
-late."""
+"""Writes report.html of a run from the files in its folder: figures, curves, an early forest and a late forest."""
 
 from __future__ import annotations
 
@@ -25,10 +24,10 @@ from treeadv.report.progress import clock, summary_rows
 from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 
-MAX_POINTS = 400  # steps drawn; of a longer run every n-th
-MAX_SEARCHED = 30  # steps from either end in which a forest with different rewards is looked for
+MAX_POINTS = 400  # largest number of steps drawn; of a longer run every n-th step is drawn
+MAX_SEARCHED = 30  # number of first and last steps that are searched for a forest with different rewards
 
-# (title, unit, {key of a record: label}); "seconds" is one curve a phase.
+# (title, unit, {key of a record: label}). "seconds" gives one curve for each phase.
 CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Mean reward", "over the leaves trained", {"reward_mean": "reward"}),
     ("Sharing", "share of the flattened tokens not computed", {"sharing": "sharing"}),
@@ -47,8 +46,9 @@ PHASES = ("Time of a step", "seconds by phase")
 
 
 def write_report(path: Path) -> Path:
-    """Write report.html into the run folder `path` (whole or not at all) and return its path. `BadInput` if it is not a
-    run."""
+    """Write report.html into the run folder `path` atomically and return its path.
+
+    Raises `BadInput` if `path` is not a run folder."""
     folder, config = RunFolder.open(path, [])
     target = path / "report.html"
     replace_file(target, run_page(folder, config))
@@ -56,7 +56,7 @@ def write_report(path: Path) -> Path:
 
 
 def run_page(folder: RunFolder, config: Config) -> str:
-    """Return the page. It says what the run did not record."""
+    """Return the page. The page names the figures that the run did not record."""
     records = folder.records()
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
@@ -66,7 +66,7 @@ def run_page(folder: RunFolder, config: Config) -> str:
     )
     add(main, "p", what, class_="soft")
     if not records:
-        add(main, "p", "No step was completed, so there is nothing to draw.")
+        add(main, "p", "The run has completed no step.")
         return finish(root)
     _tiles(main, records, config)
     _curves(main, records)
@@ -108,7 +108,7 @@ def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
     steps = [r["step"] for r in shown]
     add(main, "h2", "Curves")
     if len(shown) < len(records):
-        add(main, "p", f"Of {len(records)} steps, {len(shown)} at even distances are drawn.", class_="soft")
+        add(main, "p", f"The curves show {len(shown)} of {len(records)} steps, at even distances.", class_="soft")
     grid = add(main, "div", class_="charts")
     missing = []
     for title, unit, keys in CHARTS:
@@ -158,8 +158,7 @@ def _of_set(record: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _phases(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The phases that took longest in all, as many as the chart has colours, and none that took less than a
-    hundredth."""
+    """Return the longest phases, at most one for each colour of the chart, without phases below 1 % of the time."""
     total: dict[str, float] = {}
     for r in records:
         for phase, seconds in r.get("seconds", {}).items():
@@ -188,12 +187,12 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
         add(row, "th", name, scope="row")
         add(row, "td", shown)
     if not summary.is_file():
-        add(card, "p", "The run has no summary.json: it has not ended, or it was cut off.", class_="soft")
+        add(card, "p", "The run has no summary.json: the run has not ended, or its driver was killed.", class_="soft")
 
 
 def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[int]) -> None:
-    """Draw a forest with different rewards from early and one from late; say why where there is none."""
-    add(main, "h2", "Forests from early and late")
+    """Draw an early and a late forest with different rewards. Without such a forest, write the reason."""
+    add(main, "h2", "An early and a late forest")
     add(
         main,
         "p",
@@ -202,11 +201,11 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
     )
     spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
-        add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
+        add(main, "p", "The model's tokenizer is missing, so tokens are shown as numbers.", class_="soft")
     early, fault = first_mixed(folder, steps[:MAX_SEARCHED])
     late, _ = first_mixed(folder, [s for s in steps[: -MAX_SEARCHED - 1 : -1] if early is None or s > early[0]])
     if early is None and late is None:
-        add(main, "p", fault or "Every forest looked at has the same reward on all its leaves: no advantages to show.")
+        add(main, "p", fault or "In every searched forest all leaves have the same reward: all advantages are 0.")
     for found in (early, late):
         if found:
             step, forest = found
@@ -215,13 +214,15 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
 
 
 def first_mixed(folder: RunFolder, steps: Iterable[int]) -> tuple[tuple[int, Forest] | None, str]:
-    """((step, forest), "") for the first of `steps` that trained a forest with different rewards, the one that forks
-    most; else (None, why the last step that could not be read could not)."""
+    """Return ((step, forest), "") for the first of `steps` with a forest of different rewards.
+
+    If the step has several such forests, the forest with the most forks is returned. Without such a step the result is
+    (None, the error of the last step that could not be read)."""
     fault = ""
     for step in steps:
         try:
             forests = forests_of_step(str(folder.path), step)
-        except BadInput as e:  # no queue in this folder, or payloads that were let go: another step may have its own
+        except BadInput as e:  # the payloads of the step are deleted; another step may have its payloads
             fault = f"{e}."
             continue
         mixed = [f for f in forests if len(set(f.reward[f.judged].tolist())) > 1]
