@@ -76,9 +76,9 @@ def end_all() -> None:
     _started.clear()
 
 
-def finish(process: Started) -> str:
+def finish(process: Started, within: float = LIMIT) -> str:
     try:
-        out = process.said(LIMIT)
+        out = process.said(within)
     except subprocess.TimeoutExpired:
         process.kill()
         raise AssertionError(f"the run hung; it said: {process.said()[-3000:]}") from None

@@ -130,8 +130,8 @@ class Recorder:
         e.add("treeadv_weight_sync_bytes_total", weight_bytes)
 
     def _export_groups(self) -> None:
-        """Export how many actors of each role are up, are meant to be up, and were replaced. Runs before each
-        scrape."""
+        """Export how many actors of each role are up, are meant to be up, and were replaced, and the lag of the
+        generators. Runs before each scrape."""
         cluster, e = self._cluster, self._exporter
         if cluster is None:
             return
@@ -142,6 +142,7 @@ class Recorder:
             self._restarts[group.role] = group.restarts
         e.add("treeadv_weight_sync_failures_total", cluster.weights.missed_updates - self._missed_updates)
         self._missed_updates = cluster.weights.missed_updates
+        e.set("treeadv_generator_lag_versions", cluster.weights.lag(cluster.generators))
         e.set("treeadv_actors", cluster.targets.count()["learner"], role="learner")
         e.set("treeadv_actors_wanted", cluster.learners.target_count, role="learner")
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Coroutine
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ from ray.exceptions import RayTaskError
 from actors.driver import pipeline
 from actors.driver.cluster import Cluster
 from actors.driver.losses import STATE_LOST
+from actors.driver.nodes import fail_when_own_node_dies
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
@@ -82,7 +84,7 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
             folder.rewind(step)
         end_request.clear_reshape()
         try:
-            outcome = await _attempt(run, cluster, recorder, end_request)
+            outcome = await _while_own_node_lives(_attempt(run, cluster, recorder, end_request))
         except StateLost as loss:
             failures = failures + 1 if folder.last_checkpoint() == step else 1
             if failures > RESTARTS:
@@ -96,6 +98,20 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
                 return recorder.summary() | {"stopped_by": signals[0].name if signals else None}
             learner = config.learner.model_copy(update={"count": cluster.learners.target_count})
             config = config.model_copy(update={"learner": learner})
+
+
+async def _while_own_node_lives(attempt: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Run an attempt, and end it when the node of the driver dies: its calls would wait for ever."""
+    running, watching = asyncio.create_task(attempt), asyncio.create_task(fail_when_own_node_dies())
+    try:
+        await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            watching.result()
+        return await running
+    finally:
+        running.cancel()
+        watching.cancel()
+        await asyncio.gather(running, watching, return_exceptions=True)  # waits; faults are raised above
 
 
 async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:

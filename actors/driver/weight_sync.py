@@ -30,9 +30,11 @@ class WeightSync:
         """Bytes of the current version."""
         return self._current.size if self._current else 0
 
-    def count_behind(self, generators: WorkerGroup[Generator]) -> int:
-        """The number of members without the current version."""
-        return sum(not self._is_current(g) for g in generators.members)
+    def lag(self, generators: WorkerGroup[Generator]) -> int:
+        """The number of versions that the last member is behind. A hung member does not answer /metrics; its lag is
+        known here."""
+        held = [v for g in generators.members if (v := self._versions.get(g, 0)) != LOST]
+        return self._current.version - min(held) if self._current and held else 0
 
     async def publish(self, publication: Publication, generators: WorkerGroup[Generator]) -> None:
         """Bring a version to every generator, also to the retired ones that still grow forests. They draw meanwhile.
