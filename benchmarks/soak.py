@@ -26,7 +26,7 @@ from tests.running import ROLES, end_all, steps
 from treeadv.replay.audit import audit
 from treeadv.replay.history import read_history
 
-HEARTBEAT = 15.0  # seconds
+HEARTBEAT = 30.0  # seconds
 PATIENCE = 600.0  # seconds after which a run counts as hung
 GIB = 1 << 30
 
@@ -119,11 +119,15 @@ def main() -> None:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
-        monitor = {"RAY_memory_usage_threshold": f"{args.memory:.2f}", "RAY_memory_monitor_refresh_ms": "250"}
+        ray = {
+            "RAY_memory_usage_threshold": f"{args.memory:.2f}",
+            "RAY_memory_monitor_refresh_ms": "250",
+            "RAY_raylet_start_wait_time_s": f"{PATIENCE:.0f}",
+        }
         run = Run(
             Path(folder),
             tiny.save(Path(folder) / "tiny"),
-            environment=monitor,
+            environment=ray,
             patience=PATIENCE,
             run__checkpoint_every=5,
             run__heartbeat_timeout=HEARTBEAT,
@@ -131,37 +135,47 @@ def main() -> None:
             queue__payload_mb=1,
         )
         hoard = int(args.memory * psutil.virtual_memory().total) + GIB
+        samples: list[dict[str, float]] = []
+        recoveries: defaultdict[str, list[float]] = defaultdict(list)
+        began, ended_by = time.monotonic(), ""
         try:
-            samples, recoveries = soak(run, Faults(run, rng, hoard).kinds, args.minutes * 60, args.every, rng)
+            soak(run, Faults(run, rng, hoard).kinds, args.minutes * 60, args.every, rng, samples, recoveries)
             run.interrupt(PATIENCE)
-            print(json.dumps(result(run, args.minutes, samples, recoveries)))
+        except (AssertionError, psutil.Error, OSError) as fault:  # the figures so far count all the same
+            ended_by = f"{type(fault).__name__} {fault}"[-2000:]
         finally:
             end_all()
+        minutes = (time.monotonic() - began) / 60
+        print(json.dumps(result(run, samples, recoveries) | {"minutes": round(minutes, 1), "ended_by": ended_by}))
+        sys.exit(bool(ended_by))
 
 
 def soak(
-    run: Run, kinds: dict[str, Callable[[], float]], seconds: float, every: float, rng: random.Random
-) -> tuple[list[dict[str, float]], dict[str, list[float]]]:
-    """Let one fault after another strike. Returns a sample before each fault and the times of recovery by kind."""
+    run: Run,
+    kinds: dict[str, Callable[[], float]],
+    seconds: float,
+    every: float,
+    rng: random.Random,
+    samples: list[dict[str, float]],
+    recoveries: defaultdict[str, list[float]],
+) -> None:
+    """Let one fault after another strike. Appends a sample before each fault and the time of each recovery."""
     end, order = time.monotonic() + seconds, shuffled(list(kinds), rng)
-    samples: list[dict[str, float]] = []
-    recoveries: defaultdict[str, list[float]] = defaultdict(list)
     while time.monotonic() < end:
         wait = min(rng.expovariate(1 / every), 4 * every)
         time.sleep(max(0.0, min(wait, end - time.monotonic())))
-        if run.process.poll() is not None:
-            raise RuntimeError(f"the run ended by itself: {run.said_so_far()[-3000:]}")
+        assert run.process.poll() is None, f"the run ended by itself: {run.said_so_far()}"
         samples.append(sample(run))
         kind = next(order)
+        print(f"step {steps(run.run)}: {kind}", file=sys.stderr, flush=True)
         recoveries[kind].append(kinds[kind]())
         left = max(0.0, end - time.monotonic()) / 60
         print(
-            f"{left:.0f} min left, step {steps(run.run)}: {kind}, recovered after {recoveries[kind][-1]:.1f} s;"
+            f"step {steps(run.run)}: recovered after {recoveries[kind][-1]:.1f} s; {left:.0f} min left,"
             f" {samples[-1]['rss_mb']:.0f} MB, {run.repeats.count} steps taken again",
             file=sys.stderr,
             flush=True,
         )
-    return samples, recoveries
 
 
 def shuffled(kinds: list[str], rng: random.Random) -> Iterator[str]:
@@ -189,15 +203,12 @@ def sample(run: Run) -> dict[str, float]:
     }
 
 
-def result(
-    run: Run, minutes: float, samples: list[dict[str, float]], recoveries: dict[str, list[float]]
-) -> dict[str, object]:
+def result(run: Run, samples: list[dict[str, float]], recoveries: dict[str, list[float]]) -> dict[str, object]:
     report, history = audit(str(run.run)), read_history(str(run.run))
     times = Counter(forest for forests in history.steps.values() for forest in forests)
     done, law = steps(run.run), report.rows
     in_a_state = sum(law[row]["forests"] for row in ("ready", "leased", "trained", "dropped"))
     return {
-        "minutes": minutes,
         "steps": done,
         "steps_taken_again": run.repeats.count,
         "taken_again_with_another_result": len(run.repeats.different),

@@ -22,7 +22,7 @@ from actors.driver.recorder import Recorder
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
-from treeadv.errors import BadInput, single_errors
+from treeadv.errors import BadInput, RunFailed, one_line, single_errors
 from treeadv.launch import Launch
 from treeadv.report.progress import Progress
 
@@ -55,19 +55,28 @@ def connect(config: Config) -> Config:
     # unhandled.
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
+        _start_ray()
         if config.metrics.host.startswith("127."):
             log.warning(
                 "metrics.host=%s: only this machine can read the metrics of a role; set 0.0.0.0 on a cluster",
                 config.metrics.host,
             )
         return config
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    _start_ray(address="local", include_dashboard=False, logging_level=logging.ERROR)
     needed = config.generator.gpus * config.generator.count + config.learner.gpus * config.learner.count
     if needed > (available := ray.cluster_resources().get("GPU", 0)):
         raise BadInput(f"generator.gpus and learner.gpus ask for {needed:g} GPUs: this machine has {available:g}")
     roles = (("generator", config.generator), ("reward", config.reward), ("learner", config.learner))
     return config.model_copy(update={name: role.model_copy(update={"cpus": 0.0, "slot": ""}) for name, role in roles})
+
+
+def _start_ray(**options: Any) -> None:
+    try:
+        ray.init(log_to_driver=False, **options)
+    except Exception as e:  # Ray raises its own, ConnectionError and plain Exception
+        place = os.environ.get("RAY_ADDRESS")
+        remedy = f"see whether a cluster runs at RAY_ADDRESS={place}" if place else "this machine may be too busy"
+        raise RunFailed(f"Ray does not start ({one_line(e)}); {remedy}") from e
 
 
 async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[str, Any]:
