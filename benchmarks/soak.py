@@ -122,7 +122,6 @@ def main() -> None:
         ray = {
             "RAY_memory_usage_threshold": f"{args.memory:.2f}",
             "RAY_memory_monitor_refresh_ms": "250",
-            "RAY_raylet_start_wait_time_s": f"{PATIENCE:.0f}",
         }
         run = Run(
             Path(folder),
@@ -134,6 +133,7 @@ def main() -> None:
             reward__timeout=10.0,
             queue__payload_mb=1,
         )
+        run.interval = 0.5  # reading the records takes time from the run
         hoard = int(args.memory * psutil.virtual_memory().total) + GIB
         samples: list[dict[str, float]] = []
         recoveries: defaultdict[str, list[float]] = defaultdict(list)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,14 +44,29 @@ class Run:
         settings = {"run__steps": 10**6, "run__checkpoint_every": 2, "learner__lr": 1e-6, **changes}
         self.process = self._start("--config", recipe(tmp_path, model, **settings))
         self.per_step = 3  # forests
+        self.interval = 0.05  # seconds between looks at the records
         self.repeats = Repeats()
-        wait_for(lambda: steps(self.run) >= 2, self.process, patience)
+        self._wait(lambda: steps(self.run) >= 2, patience)
         # A dead spare is replaced when it is needed
         self._members = {role: len(self.hosts(role)) for role in (*ROLES, "driver", *SERVICES)} | {"verifier": 1}
 
     def _start(self, *arguments: str | Path) -> Started:
         path = os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)])
+        self._last_start = arguments
         return start(*arguments, PYTHONPATH=path, TREEADV_VERIFIER_FAULTS=str(self._faults), **self._environment)
+
+    def _wait(self, what: Callable[[], object], seconds: float) -> None:
+        """Wait until `what` is true. Ray gives its processes 30 s to start; on a busy machine the run is started
+        again."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.process.poll() is None:
+            if what():
+                return
+            time.sleep(self.interval)
+        if self.process.poll() is not None and "Ray does not start" in self.process.said():
+            self.process = self._start(*self._last_start)
+            return self._wait(what, until - time.monotonic())
+        wait_for(what, self.process, 0.1)  # says what is wrong
 
     def hosts(self, role: str) -> list[psutil.Process]:
         """The processes of a role, of the driver or of a service of Ray."""
@@ -81,7 +96,7 @@ class Run:
     def kill_at(self, point: str, victim: str, **fault: object) -> None:
         self.arm(at=point, victim=victim, **fault)
         fired = self._faults / "fired.json"
-        wait_for(fired.exists, self.process)
+        self._wait(fired.exists, 180)
         fired.unlink()
 
     def pause(self, role: str, seconds: float) -> None:
@@ -124,14 +139,14 @@ class Run:
         assert printed, self.process.said()[-3000:]
         self.process = self._start(*shlex.split(printed[1]))
 
-    def recover(self, role: str, seconds: float = 90) -> float:
+    def recover(self, role: str, seconds: float = 180) -> float:
         """Return the seconds until the role is up and the next step is on record. A driver is started again at once."""
         began = time.monotonic()
         if role == "driver":
             self.resume()
         done = self.newest_step()
         up = self._members[role]
-        wait_for(lambda: self.newest_step() > done and len(self.hosts(role)) >= up, self.process, seconds)
+        self._wait(lambda: self.newest_step() > done and len(self.hosts(role)) >= up, seconds)
         return time.monotonic() - began
 
     def newest_step(self) -> int:
