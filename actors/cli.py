@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -77,11 +76,7 @@ def train(args: argparse.Namespace) -> int:
         folder.store.push()
     final_table(summary, console)
     if summary["steps"] < config.run.steps:
-        console.print(
-            f"Stopped before the last step; go on with: treeadv train {'--local ' * args.local}--resume"
-            f" {shlex.quote(folder.home)}",
-            soft_wrap=True,
-        )
+        console.print(f"Stopped before the last step; go on with: {run.command}", soft_wrap=True)
         # Only Ctrl-C is a wish to end the run. After any other signal the exit code says that the run is not finished,
         # so that Kubernetes starts it again.
         return 0 if summary["stopped_by"] == "SIGINT" else 128 + signal.Signals[summary["stopped_by"]]

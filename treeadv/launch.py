@@ -46,6 +46,12 @@ class Launch:
     config: Config
     resumed: bool
     lock: LocalLock
+    local: bool  # the run is to be trained in one process
+
+    @property
+    def command(self) -> str:
+        """The command that goes on with the run."""
+        return f"treeadv train {'--local ' * self.local}--resume {shlex.quote(self.folder.home)}"
 
     def accept(self, step: int) -> None:
         """Change the files of the run, now that its journal and its trainer have accepted the checkpoint of `step`."""
@@ -74,7 +80,7 @@ class Launch:
         if not self.resumed and not self.folder.accepted and "://" not in home:
             shutil.rmtree(path)
             return kind(f"{message} (the run has not started; {path} is removed)")
-        return kind(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(home)})")
+        return kind(f"{message} (what was done is kept: {self.command})")
 
 
 def launch(
@@ -99,7 +105,7 @@ def launch(
         return _resume(folder.home, [f"run.root={json.dumps(config.run.root)}"], config, local)
     check(config, local)
     folder, config, lock = RunFolder.create(config, f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}")
-    return Launch(folder=folder, config=config, resumed=False, lock=lock)
+    return Launch(folder=folder, config=config, resumed=False, lock=lock, local=local)
 
 
 def _resume(home: str, overrides: list[str], recipe: Config | None, local: bool) -> Launch:
@@ -120,7 +126,7 @@ def _resume(home: str, overrides: list[str], recipe: Config | None, local: bool)
     except BaseException:
         lock.release()
         raise
-    return Launch(folder=folder, config=config, resumed=True, lock=lock)
+    return Launch(folder=folder, config=config, resumed=True, lock=lock, local=local)
 
 
 def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
