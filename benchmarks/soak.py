@@ -27,7 +27,7 @@ from treeadv.replay.audit import audit
 from treeadv.replay.history import read_history
 
 HEARTBEAT = 30.0  # seconds
-PATIENCE = 600.0  # seconds after which a run counts as hung
+PATIENCE = 900.0  # seconds after which a run counts as hung
 GIB = 1 << 30
 
 

@@ -63,7 +63,8 @@ _started: list[Started] = []
 
 def start(*arguments: str | Path, **environment: str) -> Started:
     command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    # Ray lowers the priority of its workers by 15, so that beside other work an actor takes minutes to start
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", **environment}
     _started.append(Started(command, environment))
     return _started[-1]
 
