@@ -141,6 +141,8 @@ def main() -> None:
         try:
             soak(run, Faults(run, rng, hoard).kinds, args.minutes * 60, args.every, rng, samples, recoveries)
             run.interrupt(PATIENCE)
+        except KeyboardInterrupt:
+            run.interrupt(PATIENCE)
         except (AssertionError, psutil.Error, OSError) as fault:  # the figures so far count all the same
             ended_by = f"{type(fault).__name__} {fault}"[-2000:]
         finally:
