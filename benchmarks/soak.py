@@ -92,7 +92,7 @@ class Faults:
         self._run.kill_driver()
         step = self._run.flip_checkpoint()
         seconds = self._run.recover("driver", PATIENCE)
-        assert f"step-{step} is passed over" in self._run.said_so_far()
+        assert f"step-{step} is passed over" in self._run.said_so_far(), self._run.said_so_far()
         return seconds
 
     def _damage_payload(self) -> float:
@@ -145,6 +145,7 @@ def main() -> None:
             run.interrupt(PATIENCE)
         except (AssertionError, psutil.Error, OSError) as fault:  # the figures so far count all the same
             ended_by = f"{type(fault).__name__} {fault}"[-2000:]
+            print(ended_by, file=sys.stderr, flush=True)
         finally:
             end_all()
         minutes = (time.monotonic() - began) / 60
@@ -170,10 +171,11 @@ def soak(
         samples.append(sample(run))
         kind = next(order)
         print(f"step {steps(run.run)}: {kind}", file=sys.stderr, flush=True)
-        recoveries[kind].append(kinds[kind]())
+        recovery = kinds[kind]()
+        recoveries[kind].append(recovery)
         left = max(0.0, end - time.monotonic()) / 60
         print(
-            f"step {steps(run.run)}: recovered after {recoveries[kind][-1]:.1f} s; {left:.0f} min left,"
+            f"step {steps(run.run)}: recovered after {recovery:.1f} s; {left:.0f} min left,"
             f" {samples[-1]['rss_mb']:.0f} MB, {run.repeats.count} steps taken again",
             file=sys.stderr,
             flush=True,

@@ -178,7 +178,8 @@ class Run:
 
     # ---- the end -----------------------------------------------------------------------------------------------------
     def said_so_far(self) -> str:
-        return self.process.said()
+        """Its output up to now, on one line: the display breaks long lines."""
+        return " ".join(self.process.said().split())
 
     def said(self) -> str:
         """Its whole output, once it has ended by itself."""
