@@ -1,41 +1,56 @@
-"""`python -m benchmarks.bias`: how far each choice of fork rule and advantage is from the exact policy gradient.
+"""`python -m benchmarks.bias`: measures the bias of each choice of fork rule and advantage against the exact gradient.
 
-A tabular softmax policy over 3 tokens and 4 steps with random 0/1 rewards, so that the gradient is known. Forests
-are grown by the fork rules of `treeadv.sampling.rules` and weighed by `treeadv.learning.objective`, as in training
-at ratio 1. A JSON object a line:
+Forests come from the policy of `benchmarks.tabular`, whose gradient G is known. `treeadv.learning.objective` computes
+the estimate g of a forest, as in training at ratio 1. It prints one JSON object per line:
 
-  bias     |E g - c G| / |c G| at the best one scale c (1 where the estimator points nowhere near) state    the same
-  with the best scale for each state: what is left compares actions wrongly (A-bias), the rest only weighs
-           states differently (S-bias)
-  error    the Monte-Carlo standard error of `bias`; noise: variance of one forest's estimate over |c G|^2; scale: c
-  trees    the mean number of a forest's trees, fresh roots included (`surprisal`, `one tree` and `no topup` draw none)
+  bias       |E g - c G| / |c G| at the best scale c
+  state      the same with the best scale for each state. This remainder is a wrong comparison of actions (A-bias); the
+             difference to `bias` is only another weighting of the states (S-bias)
+  error      the Monte-Carlo standard error of `bias`
+  noise      the variance of the estimate of one forest over |c G|^2
+  scale      c
+  trees      the mean number of trees per forest, top-up roots included (`surprisal`, `one tree`, `no topup` have none)
+  truncated  the value of learner.truncated, in a world where a token or the limit ends a sequence. There G is the
+             gradient of the expected grade, and own_bias is the bias against the gradient of `own`
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
+from benchmarks.tabular import LEAVES, STEPS, World, grow, lengths, lose, states_of
 from treeadv.config import SamplingConfig
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.forest import Forest
 from treeadv.learning.objective import Objective, evaluate, scales
+from treeadv.learning.truncation import treat_truncated
 from treeadv.presets import PRESETS, AdvantageSpec
-from treeadv.sampling.forking import Forking, split
 
-TOKENS, STEPS, LEAVES = 3, 4, 8
-LOST = 0.19  # share of the leaves that are lost in the rows with losses
+LOST = 0.19  # share of unjudged leaves in the rows with losses
+PENALTY_TOKENS = 2
+CHUNK = 500  # forests that a process grows at a time
+
+Truncated = Literal["graded", "masked", "penalty"]
+Specs = Mapping[str, AdvantageSpec]
+
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
-    # Fresh roots, which do not fork, would cover up what forks do
+    # Top-up roots, which do not fork, would hide the effect of forks
     "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},
     "random": {"rule": "random", "rule_options": {"probability": 0.5}},
     "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1, "topup": False},
     "no forks": {"rule": "none"},
+    "backbone": {"rule": "entropy", "tau": 0.9, "split": "backbone"},
     "no topup": {"rule": "entropy", "tau": 0.9, "topup": False},
 }
 _UNBIASED = PRESETS["unbiased"].advantage
@@ -53,125 +68,45 @@ ONE_CHANGE = {
 }
 
 
-@dataclass(frozen=True)
-class World:
-    """logits of every prefix (numbered in base 3 by length), rewards of every sequence, and what follows from them
-    exactly."""
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Forests of one kind, and the estimators that are applied to them. The share `lost` of the leaves is not judged.
+    With `truncated` the world has truncated sequences."""
 
-    prob: np.ndarray  # [states, TOKENS]
-    reward: np.ndarray  # [TOKENS ** STEPS]
-    gradient: np.ndarray  # [states, TOKENS] of the expected reward by the logits
+    rule: str
+    specs: Specs
+    lost: float = 0.0
+    truncated: Truncated | None = None
 
-    @classmethod
-    def random(cls, seed: int) -> World:
-        rng = np.random.default_rng(seed)
-        states = sum(TOKENS**d for d in range(STEPS))
-        logits = rng.normal(0, 1.2, (states, TOKENS))
-        prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        reward = rng.integers(0, 2, TOKENS**STEPS).astype(float)
-        reach = np.zeros(states)
-        reach[0] = 1.0
-        Q = np.zeros((states, TOKENS))
-        for s in range(states):
-            for a in range(TOKENS):
-                if child(s, a) < states:
-                    reach[child(s, a)] = reach[s] * prob[s, a]
-        for s in reversed(range(states)):
-            for a in range(TOKENS):
-                below = child(s, a)
-                Q[s, a] = prob[below] @ Q[below] if below < states else reward[below - states]
-        V = (prob * Q).sum(1, keepdims=True)
-        return cls(prob, reward, reach[:, None] * prob * (Q - V))
+    @property
+    def seed(self) -> int:
+        """A seed of its own, so that the rows of a case do not depend on the other cases."""
+        return zlib.crc32(f"{self.rule} {self.lost} {self.truncated}".encode())
 
 
-def child(state: int, token: int) -> int:
-    """Prefixes in breadth-first order: the children of state s are 3 s + 1 to 3 s + 3; those past the last are
-    sequences."""
-    return TOKENS * state + 1 + token
+@dataclass(kw_only=True)
+class Sums:
+    """Sums of the estimates [states, TOKENS] by estimator, over forests."""
 
+    forests: int = 0
+    trees: int = 0
+    total: dict[str, np.ndarray] = field(default_factory=dict)
+    square: dict[str, float] = field(default_factory=dict)
 
-def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) -> tuple[Forest, np.ndarray]:
-    """A graded forest and the state [T] in which each of its tokens was drawn. Chains fork as the sampler lets them
-    (section 3)."""
-    parent: list[int] = []
-    lengths: list[int] = []
-    arity: list[int] = []
-    budgets: list[int] = []
-    tokens: list[int] = []
-    states: list[int] = []
-    ends: list[int] = []
-    entropy = -(world.prob * np.log(world.prob)).sum(1)
-    forking = Forking(s, tau)
-
-    def draw(state: int) -> int:
-        return int(np.searchsorted(np.cumsum(world.prob[state]), rng.random()))
-
-    def chain(up: int, state: int, depth: int, position: int, budget: int, first: int | None) -> None:
-        here, gap = len(parent), 0
-        parent.append(up)
-        lengths.append(0)
-        arity.append(0)
-        budgets.append(budget)
-        while position < STEPS:
-            token = draw(state) if first is None else first
-            seed = int(rng.integers(2**31))
-            if first is None and forking.forks(
-                entropy=float(entropy[state]),
-                logprob=float(np.log(world.prob[state, token])),
-                budget=budget,
-                gap=gap,
-                depth=depth,
-                position=position,
-                seed=seed,
-            ):
-                arity[here] = s.arity
-                for i, part in enumerate(split(budget, s.arity)):
-                    chain(here, state, depth + 1, position, part, token if i == 0 else draw(state))
-                return
-            first = None
-            tokens.append(token)
-            states.append(state)
-            lengths[here] += 1
-            state, position, gap = child(state, token), position + 1, gap + 1
-        ends.append(state)
-
-    for budget in split(s.leaves, s.roots):
-        chain(-1, 0, 0, 0, budget, None)
-    for _ in range(s.leaves - len(ends) if s.topup else 0):
-        chain(-1, 0, 0, 0, 1, None)
-    T, L, where = len(tokens), len(ends), np.array(states)
-    up = np.array(parent, np.int32)
-    forest = Forest(  # not checked: the table takes half a million of them
-        forest_id="f",
-        prompt_id="p",
-        gold="",
-        verifier="exact",
-        meta="",
-        rule=s.rule,
-        predictable=True,
-        tau=tau,
-        temperature=1.0,
-        prompt=np.zeros(1, np.int32),
-        parent=up,
-        start=np.cumsum([0, *lengths], dtype=np.int32),
-        tree=(np.cumsum(up == -1) - 1).astype(np.int32),
-        arity=np.array(arity, np.int32),
-        budget=np.array(budgets, np.int32),
-        token=np.array(tokens, np.int32),
-        logprob=np.log(world.prob[where, tokens]).astype(np.float32),
-        entropy=entropy[where].astype(np.float32),
-        version=np.zeros(T, np.int32),
-        leaf_segment=np.flatnonzero(np.array(arity) == 0).astype(np.int32),
-        finish=np.full(L, Finish.LENGTH, np.int8),
-        reward=world.reward[np.array(ends) - len(world.prob)].astype(np.float32),
-        verdict=np.full(L, Verdict.VERIFIED, np.int8),
-    )
-    return forest, where
+    def add(self, other: Sums) -> None:
+        self.forests += other.forests
+        self.trees += other.trees
+        for name, g in other.total.items():
+            self.total[name] = self.total.get(name, 0) + g
+            self.square[name] = self.square.get(name, 0.0) + other.square[name]
 
 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
-    """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by
-    the logits."""
+    """Return the gradient estimate of one forest [states, TOKENS]: the sum over its tokens of -slope times the gradient
+    of log pi by the logits."""
+    if spec.tree == "merged":
+        f = f.merge_prefixes()
+        states = states_of(f)
     o = Objective(spec=spec, room=LEAVES)
     slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope
     out = np.zeros_like(world.prob)
@@ -180,18 +115,10 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
     return out - weight[:, None] * world.prob
 
 
-def lose(f: Forest, share: float, rng: np.random.Generator) -> Forest:
-    """The forest after failures that do not depend on its text: each leaf is left unjudged with probability `share`."""
-    verdict = np.where(rng.random(f.leaves) < share, Verdict.CRASH, f.verdict).astype(np.int8)
-    return replace(f, verdict=verdict, reward=np.where(verdict == Verdict.CRASH, 0, f.reward).astype(np.float32))
+def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Sums:
+    """Return the sums over that many forests.
 
-
-def measure(
-    world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int, lost: float = 0.0
-) -> Iterator[dict[str, Any]]:
-    """The figures of each estimator over the same forests, of whose leaves the share `lost` is not judged.
-
-    A forest with fewer than two judged leaves is drawn again, as the replay queue does.
+    A forest with fewer than two judged leaves is replaced by a new one, as in the replay queue.
     """
     settings = {
         "leaves": LEAVES,
@@ -202,24 +129,53 @@ def measure(
         "arity": 2,
         "max_tokens": STEPS,
     }
-    s = SamplingConfig(**{**settings, **RULES[rule]})
-    rng = np.random.default_rng(seed)
-    total = {name: np.zeros_like(world.prob) for name in specs}
-    square = dict.fromkeys(specs, 0.0)
-    trees = 0
+    s = SamplingConfig(**{**settings, **RULES[case.rule]})
+    sums = Sums()
     for _ in range(forests):
         f, states = grow(world, s, s.tau or 0.0, rng)
-        while lost and (f := lose(f, lost, rng)).judged.sum() < 2:
+        while case.lost and (f := lose(f, case.lost, rng)).judged.sum() < 2:
             f, states = grow(world, s, s.tau or 0.0, rng)
-        trees += f.trees
-        for name, spec in specs.items():
+        if case.truncated:
+            f = treat_truncated(f, case.truncated, STEPS, PENALTY_TOKENS)
+        for name, spec in case.specs.items():
             g = estimate(world, f, states, spec)
-            total[name] += g
-            square[name] += float((g**2).sum())
-    for name in specs:
-        mean = total[name] / forests
-        figures = _figures(mean, square[name] / forests, world.gradient, forests)
-        yield {"rule": rule, "estimator": name, "lost": lost, "forests": forests, "trees": trees / forests, **figures}
+            one = Sums(total={name: g}, square={name: float((g**2).sum())})
+            sums.add(one)
+        sums.add(Sums(forests=1, trees=f.trees))
+    return sums
+
+
+def measure(
+    world: World, rule: str, specs: Specs, forests: int, seed: int, lost: float = 0.0
+) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each estimator on the same forests, of whose leaves the share `lost` is unjudged."""
+    case = Case(rule=rule, specs=specs, lost=lost)
+    yield from rows(world, case, draw(world, case, forests, np.random.default_rng(seed)))
+
+
+def rows(world: World, case: Case, sums: Sums) -> Iterator[dict[str, Any]]:
+    """Yield a row for each estimator of a case."""
+    n = sums.forests
+    for name, total in sums.total.items():
+        mean, square = total / n, sums.square[name] / n
+        row = {"rule": case.rule, "estimator": name, "lost": case.lost, "forests": n, "trees": sums.trees / n}
+        row |= _figures(mean, square, world.gradient, n)
+        if case.truncated:
+            own, target = truncation_target(world, case.truncated)
+            row |= {"truncated": case.truncated, "own": own, "own_bias": _figures(mean, square, target, n)["bias"]}
+        yield row
+
+
+def truncation_target(world: World, truncated: Truncated) -> tuple[str, np.ndarray]:
+    """Return what training with `learner.truncated` follows in a world that stops, and its exact gradient."""
+    if truncated == "graded":
+        return "E R", world.gradient
+    if truncated == "penalty":
+        penalty = np.clip((STEPS - PENALTY_TOKENS - lengths()) / PENALTY_TOKENS, -1.0, 0.0)
+        return "E R + penalty", world.expectation(world.reward + penalty)[1]
+    finished = world.stopped(np.arange(len(world.reward))).astype(float)
+    (share, by_share), (value, by_value) = world.expectation(finished), world.expectation(world.reward * finished)
+    return "E R of finished", (by_value - value / share * by_share) / share
 
 
 def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict[str, float]:
@@ -236,34 +192,53 @@ def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict
     }
 
 
-def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--forests", type=int, default=20_000)
-    p.add_argument("--world", type=int, default=0, help="seed of policy and rewards")
-    p.add_argument("--seed", type=int, default=0)
-    args = p.parse_args(argv)
-    world = World.random(args.world)
-    # A constant normaliser for all: how a batch is divided is another question than what a token's weight is.
+def cases() -> list[Case]:
+    """Return the cases of the tables in docs/method.md, the quick ones first."""
+    # All presets have a constant normaliser, so that the results depend only on the weights of the tokens.
     presets = {
         n: p.advantage.model_copy(update={"normaliser": "constant", "ratio": "token"})
         for n, p in PRESETS.items()
         if "gspo" not in n
     }
     few = {n: presets[n] for n in ("unbiased", "treeadv")}
-    cases = {
-        "entropy": presets | ONE_CHANGE,
-        "surprisal": few,
-        "random": few,
-        "one tree": few,
-        "no forks": few,
-        "no topup": few,
-    }
-    for rule, specs in cases.items():
-        for lost in (0.0, LOST) if rule == "entropy" else (0.0,):
-            for row in measure(world, rule, specs, args.forests, args.seed, lost):
-                print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+    more = {"no forks": few | {"tempo": presets["tempo"]}, "backbone": few | {"bpo": presets["bpo"]}}
+    by_rule = [Case(rule=rule, specs=more.get(rule, few)) for rule in RULES if rule != "entropy"]
+    modes: tuple[Truncated, ...] = ("graded", "masked", "penalty")
+    truncated = [Case(rule="entropy", specs={"unbiased": few["unbiased"]}, truncated=mode) for mode in modes]
+    lost = Case(rule="entropy", specs=few, lost=LOST)
+    return [*by_rule, *truncated, lost, Case(rule="entropy", specs=presets | ONE_CHANGE)]
+
+
+def _chunk(world: int, number: int, forests: int, seed: list[int]) -> Sums:
+    case = cases()[number]
+    return draw(World.random(world, stops=case.truncated is not None), case, forests, np.random.default_rng(seed))
+
+
+def main(argv: list[str]) -> None:
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--forests", type=int, default=10_000, help=f"of each case, a multiple of {CHUNK}")
+    p.add_argument("--world", type=int, default=0, help="seed of policy and rewards")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--processes", type=int, default=os.cpu_count(), help="the rows do not depend on it")
+    args = p.parse_args(argv)
+    chunks = -(-args.forests // CHUNK)
+    bar = Progress(console=Console(stderr=True), transient=True)
+    with ProcessPoolExecutor(args.processes) as pool, bar as progress:
+        futures = [
+            [pool.submit(_chunk, args.world, number, CHUNK, [args.seed, case.seed, c]) for c in range(chunks)]
+            for number, case in enumerate(cases())
+        ]
+        shown = progress.add_task("forests", total=chunks * CHUNK * len(futures))
+        for case, parts in zip(cases(), futures, strict=True):
+            sums = Sums()
+            for part in parts:
+                sums.add(part.result())
+                progress.advance(shown, CHUNK)
+            for row in rows(World.random(args.world, stops=case.truncated is not None), case, sums):
+                line = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

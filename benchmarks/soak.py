@@ -92,7 +92,7 @@ class Faults:
         self._run.kill_driver()
         step = self._run.flip_checkpoint()
         seconds = self._run.recover("driver", PATIENCE)
-        assert f"step-{step} is passed over" in self._run.said_so_far(), self._run.said_so_far()
+        assert f"step-{step} is passed over" in self._run.output_so_far(), self._run.output_so_far()
         return seconds
 
     def _damage_payload(self) -> float:
@@ -167,7 +167,7 @@ def soak(
     while time.monotonic() < end:
         wait = min(rng.expovariate(1 / every), 4 * every)
         time.sleep(max(0.0, min(wait, end - time.monotonic())))
-        assert run.process.poll() is None, f"the run ended by itself: {run.said_so_far()}"
+        assert run.process.poll() is None, f"the run ended by itself: {run.output_so_far()}"
         samples.append(sample(run))
         kind = next(order)
         print(f"step {steps(run.run)}: {kind}", file=sys.stderr, flush=True)

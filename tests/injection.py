@@ -63,7 +63,7 @@ class Run:
             if what():
                 return
             time.sleep(self.interval)
-        if self.process.poll() is not None and "Ray does not start" in self.process.said():
+        if self.process.poll() is not None and "Ray does not start" in self.process.output():
             self.process = self._start(*self._last_start)
             return self._wait(what, until - time.monotonic())
         wait_for(what, self.process, 0.1)  # says what is wrong
@@ -135,8 +135,8 @@ class Run:
 
     def resume_as_printed(self, within: float = LIMIT) -> None:
         """Wait for the end of the run and run the command that its last line names."""
-        printed = re.search(r"treeadv train (--resume .+?)\)?$", self.process.said(within).strip())
-        assert printed, self.process.said()[-3000:]
+        printed = re.search(r"treeadv train (--resume .+?)\)?$", self.process.output(within).strip())
+        assert printed, self.process.output()[-3000:]
         self.process = self._start(*shlex.split(printed[1]))
 
     def recover(self, role: str, seconds: float = 180) -> float:
@@ -177,13 +177,13 @@ class Run:
         return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
-    def said_so_far(self) -> str:
+    def output_so_far(self) -> str:
         """Its output up to now, on one line: the display breaks long lines."""
-        return " ".join(self.process.said().split())
+        return " ".join(self.process.output().split())
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Its whole output, once it has ended by itself."""
-        return self.process.said(LIMIT)
+        return self.process.output(LIMIT)
 
     def interrupt(self, within: float = LIMIT) -> None:
         self.process.send_signal(signal.SIGINT)

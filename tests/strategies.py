@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from treeadv.assembly import assemble
 from treeadv.forest import Forest, Verdict
 
 
@@ -22,10 +21,10 @@ def build(
     version: int = 0,
     forest_id: str = "f",
 ) -> Forest:
-    """A checked forest with the given tree and segment lengths; tokens, log-probs and (unless given) 0/1 rewards come
-    from `seed`.
+    """Build a checked forest with the given tree and segment lengths.
 
-    `lost[s]` is the number of branches that segment s drew and lost: its arity stays as drawn.
+    `seed` determines tokens, log-probs and, unless they are given, 0/1 rewards. `lost[s]` is the number of lost
+    branches of segment s, which its arity still counts.
     """
     rng = np.random.default_rng(seed)
     up = np.asarray(parent, np.int32)
@@ -34,7 +33,7 @@ def build(
     for s, branches in (lost or {}).items():
         arity[s] += branches
     graded = rng.integers(0, 2, leaves) if rewards is None else rewards
-    forest = assemble(
+    forest = Forest.assemble(
         forest_id=forest_id, prompt_id="p", gold="1", verifier="exact", rule="entropy", tau=1.0,
         temperature=temperature,
         prompt=rng.integers(0, vocab, prompt), parent=up, lengths=lengths, arity=arity,
@@ -46,8 +45,7 @@ def build(
 
 @st.composite
 def parents(draw: st.DrawFn, max_trees: int = 4, max_depth: int = 4, max_segments: int = 24) -> list[int]:
-    """Parent arrays in depth-first order: single leaves, single trees, deep chains of forks and wide forks all
-    occur."""
+    """Generate parent arrays in depth-first order: single leaves, single trees, deep chains of forks and wide forks."""
     out: list[int] = []
 
     def grow(up: int, depth: int) -> None:
@@ -73,8 +71,8 @@ def forests(
     max_prompt: int = 4,
     losses: bool = False,
 ) -> Forest:
-    """Valid graded forests of one version. `losses` lets a fork lose up to two branches (arity above the children that
-    exist)."""
+    """Generate valid graded forests of one version. With `losses` a fork can lose up to two branches, so that its arity
+    exceeds its number of children."""
     parent = draw(parents(max_trees, max_depth, max_segments))
     lengths = draw(st.lists(st.integers(1, max_length), min_size=len(parent), max_size=len(parent)))
     forks = sorted({p for p in parent if p >= 0})

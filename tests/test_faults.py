@@ -89,7 +89,7 @@ def test_run_survives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Pat
 def test_role_that_keeps_dying_ends_the_run_with_the_cause(tmp_path: Path, tiny_model: Path, victim: str) -> None:
     run = Run(tmp_path, tiny_model, generator__count=1)
     run.arm(at=DRAWING, victim=victim, always=True)
-    said = run.said()
+    said = run.output()
     last = said.strip().splitlines()[-1]
     assert said.count("Traceback") == 0, said
     assert last.startswith("treeadv: error: generator: died 6 times since the last step; the last cause: "), last
@@ -105,7 +105,7 @@ def test_hung_role_is_killed_and_the_run_continues(tmp_path: Path, tiny_model: P
     hung.suspend()
     run.wait_until_dead(hung)
     seconds = run.recover(role)
-    assert "gave no heartbeat for 5 s" in run.said_so_far()
+    assert "gave no heartbeat for 5 s" in run.output_so_far()
     run.end()
     assert seconds < WITHIN
 
@@ -134,7 +134,7 @@ def test_run_goes_on_after_a_pause_of_the_gcs(tmp_path: Path, tiny_model: Path) 
     run.kill_at(DRAWING, "")  # Ray places actors again
     run.recover("Generator")
     run.end()
-    assert "Traceback" not in run.said_so_far()
+    assert "Traceback" not in run.output_so_far()
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_lost_raylet_ends_the_run_with_the_command_that_goes_on(
     (raylet,) = run.hosts("raylet")
     raylet.send_signal(fault)
     try:
-        said = run.said()
+        said = run.output()
     finally:
         raylet.kill()
     last = said.strip().splitlines()[-1]
@@ -165,7 +165,7 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, ti
     run.kill_driver()
     step = run.flip_checkpoint()
     run.recover("driver")
-    assert f"step-{step} is passed over: model.safetensors is damaged" in run.said_so_far()
+    assert f"step-{step} is passed over: model.safetensors is damaged" in run.output_so_far()
     run.end()
     assert run.repeats.count > 0
 

@@ -1,4 +1,4 @@
-"""The whole pipeline with its real actors on the tiny model: it runs, overlaps, stops in order and resumes."""
+"""Tests the whole pipeline with its real actors and the tiny model: roles overlap, and runs stop, resume and scale."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ import pytest
 
 from tests.running import LIMIT, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
+from treeadv.replay.audit import audit
 from treeadv.storage.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model) -> Path:
-    """A finished run without faults, and what its /metrics answered meanwhile."""
+    """A finished run without faults, and the pages that its /metrics returned during the run."""
     tmp = tmp_path_factory.mktemp("whole")
-    # More forests wait for a slot than an actor of Ray takes calls by default: what would free a slot must still get
-    # through.
-    process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600))
+    # More forests wait for a slot than the calls that a Ray actor accepts by default. The call that frees a slot must
+    # still be accepted.
+    rows = ({"problem": f"{i}+1=", "answer": str(i + 1)} for i in range(6))
+    (tmp / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = {"every": 4, "data": str(tmp / "held.jsonl"), "samples": 2}
+    process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600, eval=evaluation))
     run = tmp / "run"
     wait_for(lambda: steps(run) >= 3, process)
     seen = {}
@@ -33,7 +37,7 @@ def finished(tmp_path_factory, tiny_model) -> Path:
                 urllib.request.urlopen(f"http://{address}/metrics").read().decode(),
             )
         )
-    (tmp / "said").write_text(finish(process))
+    (tmp / "output").write_text(finish(process))
     (tmp / "seen.json").write_text(json.dumps({r: [(h.decode(), m) for h, m in v] for r, v in seen.items()}))
     return run
 
@@ -50,6 +54,22 @@ def test_finished_run_leaves_a_complete_folder(finished):
     )
     assert "<svg" in (finished / "report.html").read_text()
     sound(finished)
+
+
+def test_weights_are_evaluated_while_the_run_trains(finished):
+    """The first and the last evaluation are always made; that of step 4 is skipped when the learner is far ahead."""
+    folder = RunFolder(finished)
+    found = folder.evaluations()
+    assert [r["step"] for r in found] in ([0, 4, 8], [0, 8])
+    for r in found:
+        assert r["version"] == r["step"] and r["sets"]["held"]["problems"] == 6
+        assert sum(r["sets"]["held"]["verdicts"].values()) == 12
+    best = max(found, key=lambda r: r["avg"]["value"])["step"]
+    assert folder.store.best_step() == (best or None)
+    if best:
+        names = {p.name for p in (finished / "best").iterdir()}
+        assert {"config.json", "evaluation.json", "tokenizer.json"} <= names and any("safetensors" in n for n in names)
+    assert "Held-out problems" in (finished / "report.html").read_text()
 
 
 def test_checkpoint_is_a_hugging_face_folder_with_new_weights(finished, tiny_model):
@@ -103,9 +123,9 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
     run = tmp_path / "run"
     wait_for(lambda: steps(run) >= 1, process)
     process.send_signal(signal.SIGINT)
-    said = finish(process)
+    out = finish(process)
     done = steps(run)
-    assert RunFolder(run).last_checkpoint() == done < 30 and f"treeadv train --resume {run}" in said
+    assert RunFolder(run).last_checkpoint() == done < 30 and f"treeadv train --resume {run}" in out
     sound(run)
     finish(start("--resume", run, f"run.steps={done + 2}"))
     assert steps(run) == done + 2
@@ -127,12 +147,12 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
         ("task.verifier=nobody", "nobody"),
         ("metrics.host=nosuch.invalid", "metrics.host=nosuch.invalid: no such address"),
         ("generator.gpus=1", "generator.gpus=1: the embedded engine runs on the CPU"),
-        ("learner.gpus=1.5", "learner.gpus=1.5: more than one GPU is handed out in whole ones"),
+        ("learner.gpus=1.5", "learner.gpus=1.5: a number of GPUs above 1 must be a whole number"),
     ],
 )
 def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, change, message):
     process = start("--config", recipe(tmp_path, tiny_model), change)
-    out = process.said(60)
+    out = process.output(60)
     assert process.returncode == 2 and message in out and out.startswith("treeadv: error: ") and out.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -146,14 +166,14 @@ def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, change
 )
 def test_missing_gpu_gives_one_line(tmp_path, tiny_model, change, message):
     process = start("--config", recipe(tmp_path, tiny_model), change)
-    out = process.said(90)
+    out = process.output(90)
     assert process.returncode == 2 and "Traceback" not in out, out
     assert out.strip().splitlines()[-1].startswith(f"treeadv: error: {message}"), out
 
 
 def test_unusable_verifier_is_refused_before_the_run_starts(tmp_path, tiny_model):
     process = start("--config", recipe(tmp_path, tiny_model), "task.verifier=no_such_module:judge")
-    out = process.said(90)
+    out = process.output(90)
     assert process.returncode == 2 and "Traceback" not in out, out
     assert "treeadv: error: verifier 'no_such_module:judge': ModuleNotFoundError" in out.strip().splitlines()[-1], out
     assert not (tmp_path / "run").exists()
@@ -163,7 +183,7 @@ def test_verifier_that_fails_later_ends_the_run_with_exit_1(tmp_path, tiny_model
     change = "task.verifier=tests.failing:fails_after_the_first_call"
     calls = tmp_path / "calls"
     process = start("--config", recipe(tmp_path, tiny_model), change, TREEADV_VERIFIER_CALLS=str(calls))
-    out = process.said(120)
+    out = process.output(120)
     assert process.returncode == 1 and "Traceback" not in out, out
     last = out.strip().splitlines()[-1]
     assert last.startswith("treeadv: error: the verifier failed on all of the first "), last
@@ -171,14 +191,39 @@ def test_verifier_that_fails_later_ends_the_run_with_exit_1(tmp_path, tiny_model
     sound(tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_batch_that_is_not_finite_is_dropped_and_replaced(tmp_path, tiny_model):
+    """The correction is NaN for one forest of the first batch; the run takes all its steps on others."""
+    path = recipe(tmp_path, tiny_model, learner__correction="tests.failing:NOT_FINITE_ONCE")
+    said = finish(start("--config", path))
+    assert "dropped as not_finite: batch of version 0" in said, said[-3000:]
+    result = audit(str(tmp_path / "run"))
+    assert result.sound and result.dropped["not_finite"] == 3, result.table()
+    records = RunFolder(tmp_path / "run").records()
+    assert [r["step"] for r in records] == list(range(1, 7)) and records[-1]["version"] <= 6
+    assert result.rows["trained"]["forests"] == 18
+
+
+@pytest.mark.slow
+def test_updates_that_are_never_finite_end_the_run_with_the_cause(tmp_path, tiny_model):
+    path = recipe(tmp_path, tiny_model, learner__correction="tests.failing:NEVER_FINITE")
+    process = start("--config", path, "learner.max_nonfinite=1", "queue.mixed_only=true")
+    out = process.said(LIMIT)
+    last = out.strip().splitlines()[-1]
+    assert process.returncode == 1 and "Traceback" not in out, out[-3000:]
+    assert "the loss of an update is not finite, once more than learner.max_nonfinite allows in a row" in last, last
+    result = audit(str(tmp_path / "run"))
+    assert result.sound and result.dropped["not_finite"] == 3, result.table()  # the second batch stays leased
+
+
 def test_existing_run_folder_is_refused(tmp_path, tiny_model):
     (tmp_path / "run" / "something").mkdir(parents=True)
     process = start("--config", recipe(tmp_path, tiny_model))
-    out = process.said(60)
+    out = process.output(60)
     assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out
 
 
-def test_taken_port_is_named(tmp_path, tiny_model):
+def test_port_in_use_is_named_in_the_error(tmp_path, tiny_model):
     import socket
 
     with socket.socket() as s:
@@ -186,12 +231,12 @@ def test_taken_port_is_named(tmp_path, tiny_model):
         s.listen()
         port = s.getsockname()[1]
         process = start("--config", recipe(tmp_path, tiny_model), f"metrics.port={port}")
-        out = process.said(60)
+        out = process.output(60)
     assert process.returncode == 2 and f"metrics.port={port}: cannot listen" in out
 
 
 def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
-    """A tmpfs of 3 MB: checkpoints of the tiny model fill it after a few steps."""
+    """The disk is a tmpfs of 3 MB, which checkpoints of the tiny model fill after a few steps."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], capture_output=True).returncode:
@@ -201,7 +246,7 @@ def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
             "--config",
             recipe(tmp_path, tiny_model, run__root=str(small), run__checkpoint_every=1, run__keep_checkpoints=50),
         )
-        out = process.said(LIMIT)
+        out = process.output(LIMIT)
         last = out.strip().splitlines()[-1]
         assert process.returncode == 2 and "no space left" in last.lower() and "--resume" in last, out[-3000:]
         sound(small / "run")
@@ -211,7 +256,8 @@ def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
 
 @pytest.mark.slow
 def test_scaling_out_and_in_loses_no_forest(tmp_path, tiny_model):
-    """Goes from 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which reshard the checkpoint."""
+    """The run scales from 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which reshard the
+    checkpoint."""
     process = start(
         "--config", recipe(tmp_path, tiny_model, run__steps=400, generator__count=1, learner__dtype="float32")
     )

@@ -1,7 +1,7 @@
-"""Advantage presets by name: every choice that turns the rewards of a forest into a loss.
+"""Advantage presets by name: the settings that turn the rewards of a forest into a loss.
 
-A new preset is one entry of `PRESETS`, or a `Preset` in any module, which `learner.preset=module:NAME` then names.
-docs/method.md defines each choice and states its bias.
+A new preset is one entry of `PRESETS`, or a `Preset` in any module with the name `learner.preset=module:NAME`.
+docs/method.md defines each setting and states its bias.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from treeadv.extensions import load_extension
 Credit = Literal["segment", "leaf"]
 Value = Literal["leaf_mean", "child_mean"]
 Baseline = Literal[
-    "forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "prefix_groups", "forest_and_tree",
-    "none",
+    "forest_mean", "leaf_loo", "leave_subtree_out", "sibling_loo", "parent_fork", "segment_mean", "prefix_groups",
+    "forest_and_tree", "none",
 ]  # fmt: skip
+Tree = Literal["drawn", "merged"]
 Scale = Literal["std_unbiased", "std_pop", "whiten", "none"]
 LeafWeight = Literal["uniform", "flow"]
 Weight = Literal["once", "per_leaf", "sqrt", "flow"]
@@ -31,29 +32,33 @@ DualClip = Annotated[float, Field(ge=0)]
 Clip = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 _LEAF_BASELINES = ("forest_mean", "leaf_loo", "prefix_groups", "forest_and_tree", "none")
-_SEGMENT_BASELINES = ("forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "none")
+_SEGMENT_BASELINES = (
+    "forest_mean", "leaf_loo", "leave_subtree_out", "sibling_loo", "parent_fork", "segment_mean", "none"
+)  # fmt: skip
 
 
 class AdvantageSpec(BaseModel):
-    """Every choice that turns rewards into a loss, complete. docs/method.md says which choices are biased."""
+    """All settings that turn rewards into a loss. docs/method.md says which settings are biased."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    tree: Tree = "drawn"  # merged: the tree is made after drawing, of the equal prefixes of the leaves (TEMPO)
     # segment: one advantage a segment, shared by its leaves. leaf: each leaf keeps its own, also on shared tokens.
     credit: Credit = "segment"
     value: Value = "leaf_mean"
     baseline: Baseline = "forest_mean"
     local: float = 0.0  # adds local * (A(s) - A(parent)), the step over the fork (TreeRL)
+    branch_td: float = 0.0  # adds branch_td * (V(s) - V(parent)) at the first token of a segment (TEMPO)
     scale: Scale = "std_unbiased"
     eps: float = 1e-6
-    leaf_weight: LeafWeight = "uniform"  # of a leaf in mean and standard deviation
+    leaf_weight: LeafWeight = "uniform"  # weight of a leaf in mean and standard deviation
     weight: Weight = "once"
     normaliser: Normaliser = "token_mean"
     ratio: Ratio = "token"
     surrogate: Surrogate = "clip"
     clip: Clip = (0.2, 0.2)  # below and above 1
-    dual_clip: DualClip = 3.0  # the ratio beyond which a negative advantage has no gradient either; 0: none
-    max_prob: Probability = 1.0  # tokens that the behaviour policy drew with more than this are not trained (SPO)
+    dual_clip: DualClip = 3.0  # above this ratio a negative advantage has no gradient; 0: no limit
+    max_prob: Probability = 1.0  # tokens that the behaviour policy drew with a higher probability are not trained (SPO)
 
     @model_validator(mode="after")
     def _coherent(self) -> AdvantageSpec:
@@ -64,6 +69,10 @@ class AdvantageSpec(BaseModel):
             )
         if self.credit == "leaf" and (self.local or self.weight != "per_leaf"):
             raise ValueError("credit=leaf is the flattened form: it needs weight=per_leaf and local=0")
+        if self.branch_td and self.credit != "leaf":
+            raise ValueError("branch_td is added to the leaf's own advantage: it needs credit=leaf")
+        if self.branch_td and self.scale == "whiten":
+            raise ValueError("branch_td is divided by the spread of the rewards: it does not go with scale=whiten")
         if self.credit == "segment" and self.scale == "whiten":
             raise ValueError("scale=whiten is over the flattened tokens: it needs credit=leaf")
         if self.dual_clip and self.dual_clip <= 1 + self.clip[1]:
@@ -74,14 +83,16 @@ class AdvantageSpec(BaseModel):
 
 
 class AdvantageOverrides(BaseModel):
-    """Fields of the preset to replace; those left unset keep the preset's value."""
+    """Fields of the preset to replace. An unset field keeps the preset's value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    tree: Tree | None = Field(None, description="the tree as drawn, or made of the equal prefixes of the leaves")
     credit: Credit | None = Field(None, description="one advantage a segment, or each leaf its own")
     value: Value | None = Field(None, description="value of a segment: mean over its leaves or over its children")
     baseline: Baseline | None = Field(None, description="what the value is compared with")
     local: float | None = Field(None, description="weight of the step from the parent's advantage (TreeRL)")
+    branch_td: float | None = Field(None, description="weight of V(s) - V(parent) at a segment's first token (TEMPO)")
     scale: Scale | None = Field(None, description="what the advantage is divided by")
     eps: float | None = Field(None, description="added to the standard deviation")
     leaf_weight: LeafWeight | None = Field(None, description="weight of a leaf in mean and standard deviation")
@@ -100,14 +111,17 @@ class AdvantageOverrides(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A named choice of all of it, with the rollouts that it is meant for."""
+    """A named set of all settings, with the kind of rollouts that it needs."""
 
     advantage: AdvantageSpec
     flat: bool = False  # meant for independent rollouts: no forks, every leaf is a root
+    backbone: bool = False  # meant for trees of which one path forks
 
     def sampling(self, leaves: int) -> dict[str, str | int]:
-        """The fields of the section `sampling` that the preset sets where the configuration does not."""
-        return {"rule": "none", "trees": leaves} if self.flat else {}
+        """Return the default values that the preset gives to fields of the section `sampling`."""
+        if self.flat:
+            return {"rule": "none", "trees": leaves}
+        return {"split": "backbone"} if self.backbone else {}
 
 
 _FLAT = AdvantageSpec(credit="leaf", weight="per_leaf")
@@ -138,6 +152,11 @@ PRESETS: dict[str, Preset] = {
     "spo_tree": Preset(advantage=AdvantageSpec(
         value="child_mean", baseline="parent_fork", scale="none", leaf_weight="flow", max_prob=0.9
     )),
+    "bpo": Preset(backbone=True, advantage=AdvantageSpec(
+        value="child_mean", baseline="sibling_loo", scale="none", leaf_weight="flow", weight="flow",
+        normaliser="constant",
+    )),
+    "tempo": Preset(flat=True, advantage=_FLAT.model_copy(update={"tree": "merged", "branch_td": 1.0})),
     "grpo": Preset(advantage=_FLAT, flat=True),
     "gspo": Preset(advantage=_FLAT.model_copy(update=_GSPO), flat=True),
     "cispo": Preset(advantage=_FLAT.model_copy(update=_CISPO), flat=True),
@@ -145,17 +164,17 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name, or the `Preset` that `module:NAME` names. Raises `BadInput` if there is none."""
+    """Return the preset `name`, an entry of `PRESETS` or `module:NAME`. Raises `BadInput` for an unknown name."""
     if name in PRESETS:
         return PRESETS[name]
     found = load_extension("learner.preset", name, {known: known for known in PRESETS})
     if not isinstance(found, Preset):
-        raise BadInput(f"learner.preset={name}: a {type(found).__name__}, not a treeadv.presets.Preset")
+        raise BadInput(f"learner.preset={name} is a {type(found).__name__}, not a treeadv.presets.Preset")
     return found
 
 
 def build_advantage(name: str, overrides: AdvantageOverrides | None = None) -> AdvantageSpec:
-    """The choices of the preset `name` with the fields that `overrides` sets. `BadInput` if they do not go together.
+    """Return the settings of the preset `name` with the fields that `overrides` sets. Raises `BadInput` for a conflict.
 
     >>> build_advantage("treeadv").weight, build_advantage("treeadv_per_leaf").weight
     ('once', 'per_leaf')

@@ -1,5 +1,4 @@
-"""The algorithm. Forests go from generators through reward actors and the replay queue to the learners; weights go
-back.
+"""Runs the training algorithm: forests go from generators to learners, weights go from learners to generators.
 
 Only references pass through the driver: tokens stay where they were drawn until a learner reads them.
 """
@@ -12,21 +11,23 @@ from ray.actor import ActorProxy
 
 from actors.driver.autoscaler import autoscale
 from actors.driver.cluster import Cluster
-from actors.driver.forests import graded_forest, reserved
+from actors.driver.forests import grow_and_grade, reserve_ticket
 from actors.driver.in_flight import ForestsInFlight
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.generator import Generator
+from treeadv.evaluation.history import is_durable
 
 
 async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
     """Generate and learn side by side until the last step or a requested end."""
     learning = asyncio.create_task(learn(cluster, recorder, end_request))
-    helpers = [asyncio.create_task(generate(cluster)), asyncio.create_task(autoscale(cluster, recorder, end_request))]
+    evaluating = cluster.evaluations.run(cluster, recorder, end_request)
+    helpers = [*map(asyncio.create_task, (generate(cluster), autoscale(cluster, recorder, end_request), evaluating))]
     done, _ = await asyncio.wait([learning, *helpers], return_when=asyncio.FIRST_COMPLETED)
     for task in (learning, *helpers):
         task.cancel()
-    # Waits for the cancelled tasks; faults are in `done`
+    # Waits for the cancelled tasks; faults are raised from `done`
     await asyncio.gather(learning, *helpers, return_exceptions=True)
     for task in done:
         task.result()
@@ -34,46 +35,47 @@ async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> 
 
 
 async def generate(cluster: Cluster) -> None:
-    """Keep every generator busy, from when it is ready until it is lost or retired."""
+    """Use every generator from the time it is ready until it is lost or retired."""
     async with asyncio.TaskGroup() as group:
         async for generator in cluster.generators.ready():
             group.create_task(use(cluster, generator))
 
 
 async def use(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
-    """Grow as many forests at a time as fill the engine of a generator."""
+    """Grow as many forests at a time as fill the rows of the generator's engine."""
     async with asyncio.TaskGroup() as group:
         ForestsInFlight(cluster.config, lambda it: group.create_task(grow(cluster, generator, it)))
     await cluster.generators.dismiss(generator)
 
 
 async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> None:
-    """Grow, grade and admit one forest after another, while the engine has rows for them."""
-    while ticket := await reserved(cluster, generator, in_flight):
-        await cluster.weights.wait_until_current(generator)
-        if grown := await graded_forest(cluster, generator, ticket):
+    """Grow, grade and admit one forest after another, while the engine has free rows."""
+    while ticket := await reserve_ticket(cluster, generator, in_flight):
+        if grown := await grow_and_grade(cluster, await cluster.drawer(generator), ticket):
             await cluster.queue.admit.remote(ticket.forest_id, [grown.forest])
-            if not in_flight.goes_on(grown.free):
+            if not in_flight.keeps_loop(grown.free):
                 return
 
 
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
     """Lease ready forests, update the policy, publish its weights, acknowledge the lease, write checkpoints."""
-    config, step = cluster.config.run, cluster.first_step
-    while step < config.steps and not end_request.outcome:
+    config, step = cluster.config, cluster.first_step
+    while step < config.run.steps and not end_request.outcome:
         with recorder.phase("wait"):
             lease = await cluster.lease(end_request)
         if lease:
             report = await cluster.train(lease)
-            if report.nonfinite_updates and not report.updates:  # nothing was learnt: another batch takes its place
+            if report.void:  # every update was skipped: lease another batch
                 await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
                 continue
             step += 1
             with recorder.phase("publish"):
                 await cluster.publish()
-            await cluster.queue.ack.remote(lease.lease_id, step)  # after the weights: a freed slot starts with them
-            await recorder.record(cluster, step, report)  # before the checkpoint: a durable step is on record
-        if lease is None or end_request.outcome or step == config.steps or step % config.checkpoint_every == 0:
+            # After publishing: new forests use these weights
+            await cluster.queue.ack.remote(lease.lease_id, step, report.nonfinite_forests)
+            await recorder.record(cluster, step, report)  # before the checkpoint: its steps have records
+        if lease is None or end_request.outcome or is_durable(config, step):
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)
-    return end_request.outcome if end_request.outcome and step < config.steps else Outcome.FINISHED
+    await cluster.evaluations.settled(end_request)
+    return end_request.outcome if end_request.outcome and step < config.run.steps else Outcome.FINISHED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ CHART = ROOT / "helm" / "treeadv"
 VALUES = sorted(p.stem for p in (CHART / "ci").glob("*.yaml"))
 HELMS = ("helm3", "helm4")
 Render = Callable[..., list[dict[str, Any]]]
+Helm = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def one(documents: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, Any]:
@@ -25,7 +27,7 @@ def one(documents: list[dict[str, Any]], kind: str, name: str = "") -> dict[str,
 
 
 def ray_cluster(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the RayCluster, either rendered alone or as KubeRay makes it from the RayJob."""
+    """Return the RayCluster, either rendered alone or as KubeRay creates it from the RayJob."""
     (ray,) = (d for d in documents if d["apiVersion"] == "ray.io/v1")
     spec = ray["spec"]["rayClusterSpec"] if ray["kind"] == "RayJob" else ray["spec"]
     metadata = {"name": ray["metadata"]["name"], "namespace": "rl"}

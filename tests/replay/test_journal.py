@@ -1,4 +1,4 @@
-"""What a crash, a bad disk or another release does to the files."""
+"""Tests the effect of a crash, a bad disk or another release on the files of the queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from treeadv.storage.local import LocalFolder
 
 
 def one_run(folder: Path) -> Path:
-    """Two steps, the first durable, one forest ready, one reserved; returns the journal's only part."""
+    """Write a run of two steps, of which the first is durable, with one forest ready and one reserved. Returns the only
+    part of the journal."""
     store = open_store(folder, max_staleness=2)
     fill(store, 3)
     train(store, 2, 1)
@@ -42,7 +43,7 @@ def read(folder: Path) -> tuple[list, Reader]:
     return [line.record for line in reader], reader
 
 
-def test_cut_at_any_byte_the_whole_records_before_it_are_read(tmp_path: Path) -> None:
+def test_journal_cut_at_any_byte_keeps_all_whole_records(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     records, _ = read(tmp_path)
@@ -55,7 +56,7 @@ def test_cut_at_any_byte_the_whole_records_before_it_are_read(tmp_path: Path) ->
         assert reader.torn is None or reader.torn.offset + reader.torn.lost == cut
 
 
-def test_store_continues_behind_a_torn_record_and_reports_it(tmp_path: Path) -> None:
+def test_store_continues_after_a_torn_record_and_reports_it(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     for cut in range(len(data) - 400, len(data), 37):
@@ -71,7 +72,7 @@ def test_store_continues_behind_a_torn_record_and_reports_it(tmp_path: Path) -> 
         assert report.sound and not report.torn, report.table()
 
 
-def test_zeros_behind_the_last_record_count_as_torn(tmp_path: Path) -> None:
+def test_zeros_after_the_last_record_are_a_torn_record(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     part.write_bytes(data + bytes(300))
@@ -91,7 +92,7 @@ def test_flipped_bit_is_located_and_nothing_is_changed(tmp_path: Path) -> None:
         part.write_bytes(bad)
         record = sum(s <= at for s in starts)
         with pytest.raises(
-            BadInput, match=f"record {record} at byte {starts[record - 1]} is damaged .*1 to {record - 1} are intact"
+            BadInput, match=f"record {record} at byte {starts[record - 1]} is damaged .*1 to {record - 1} are undamaged"
         ):
             open_store(tmp_path)
         assert part.read_bytes() == bad
@@ -140,8 +141,8 @@ def test_snapshot_replaces_earlier_parts_at_any_death(tmp_path: Path) -> None:
     folder = tmp_path / "replay/journal"
     assert [p.name for p in folder.iterdir()] == ["0000000002.snapshot.jsonl"]
 
-    part.write_bytes(kept)  # died before the old part was deleted
-    (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # died while the next snapshot was being written
+    part.write_bytes(kept)  # the process died before it deleted the old part
+    (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # the process died while it wrote the next snapshot
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
     for name in (
         "live",
@@ -180,7 +181,7 @@ def encoded(tree: dict) -> bytes:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 4}, "journal format 4, this release reads 3; use the release of treeadv that wrote it"),
+        (0, {"format": 5}, "journal format 5, this release reads 4; use the release of treeadv that wrote the journal"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],
@@ -195,7 +196,7 @@ def test_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, change
 
 
 def journalled(folder: Path, *records: Record) -> None:
-    """Write records behind those of a journal, whether or not they are right."""
+    """Append records to a journal without a check."""
     parts = open_folder(str(folder / "replay/journal"))
     reader = Reader(parts)
     list(reader)
@@ -206,24 +207,27 @@ def journalled(folder: Path, *records: Record) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
-        (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: step 3 is next"),
-        (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: step 3 is next"),
+        (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: the next step is 3"),
+        (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: the next step is 3"),
         (Acked("lease-000009", 3), "lease-000009"),
-        (Committed(3, 0), "step 3 cannot be durable: 1 is, 2 is the last one done"),
-        (Committed(2, 0), "step 0 cannot be the oldest kept: it must be between 1 and 2"),
-        (Resumed(2, "s"), "the run cannot resume from step 2: 1 to 1 have durable checkpoints"),
-        (Resumed(0, "s"), "the run cannot resume from step 0: 1 to 1 have durable checkpoints"),
+        (
+            Committed(3, 0),
+            "step 3 cannot become durable: the step must be between 1 (durable) and 2 (last acknowledged)",
+        ),
+        (Committed(2, 0), "step 0 cannot be the oldest kept checkpoint: the step must be between 1 and 2"),
+        (Resumed(2, "s"), "the run cannot resume from step 2: only steps 1 to 1 may have a durable checkpoint"),
+        (Resumed(0, "s"), "the run cannot resume from step 0: only steps 1 to 1 may have a durable checkpoint"),
     ],
 )
-def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
-    """One lease a step, steps without gaps."""
+def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, message: str) -> None:
+    """Each step has one lease, and step numbers have no gaps."""
     one_run(tmp_path)
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
     journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 2, 0.0), wrong)
     (fault,) = audit(str(tmp_path)).faults
-    assert "cannot follow those before it" in fault and said in fault
+    assert "contradicts the records before it" in fault and message in fault
 
 
 def test_history_shows_steps_with_two_leases_and_with_none(tmp_path: Path) -> None:
@@ -232,7 +236,7 @@ def test_history_shows_steps_with_two_leases_and_with_none(tmp_path: Path) -> No
     assert _step_faults(history, history.states()) == []
     history.acks = [1, 3, 3]
     faults = _step_faults(history, history.states())
-    assert faults == ["step 3 was done with 2 leases", "step 2 was done with no lease, but later ones were done"]
+    assert faults == ["step 3 has 2 leases", "step 2 has no lease, but a later step has one"]
 
 
 def test_payload_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -284,7 +288,7 @@ def test_audit_during_deletions_finds_no_fault(
     done = [0]
 
     def go_on() -> None:
-        """Train, commit, delete segments and replace the journal: twice, then the run rests."""
+        """Train, commit, delete payload files and replace the journal. After three calls do nothing."""
         if done[0] < 3:
             done[0] += 1
             train(store, 2, done[0])
@@ -309,9 +313,9 @@ def test_audit_during_deletions_finds_no_fault(
     store.close()
 
 
-def test_parts_follow_their_number_not_their_name(tmp_path: Path) -> None:
+def test_journal_parts_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    store._journal._number = 9_999_999_998  # as the names of a release that wrote six digits
+    store._journal._number = 9_999_999_998  # as names of a release that used six digits
     for _ in range(3):
         reserve(store)
         store.sync()
@@ -360,7 +364,7 @@ def small_disk(tmp_path: Path):
         ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True
     )
     if made.returncode:
-        pytest.skip(f"this machine lets no test mount a tmpfs: {made.stderr.strip()}")
+        pytest.skip(f"this machine does not permit a tmpfs mount: {made.stderr.strip()}")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
@@ -368,7 +372,7 @@ def small_disk(tmp_path: Path):
 def test_full_disk_is_one_line_and_admitted_forests_are_kept(small_disk: Path) -> None:
     store = open_store(small_disk, per_step=1000)
     admitted = []
-    with pytest.raises(BadInput, match=r"No space left on device.; nothing stored is lost: free space"):
+    with pytest.raises(BadInput, match=r"No space left on device.; stored data is not lost: free space"):
         while True:
             record = reserve(store)
             store.admit(record.forest_id, batch_for(record, length=500))
@@ -381,7 +385,7 @@ def test_full_disk_is_one_line_and_admitted_forests_are_kept(small_disk: Path) -
     again = store.ledger.live[record.forest_id].reserved if record.forest_id in store.ledger.live else reserve(store)
     assert (
         store.admit(again.forest_id, batch_for(again, length=500)) == "admitted"
-    )  # space was made: the same process goes on
+    )  # with free space the same process continues
     store.close()
     report = audit(str(small_disk))
     assert report.sound and report.rows["ready"]["forests"] == len(admitted) + 1, report.table()

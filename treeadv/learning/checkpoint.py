@@ -1,4 +1,4 @@
-"""Files of a checkpoint: a plain Hugging Face model beside the state of the trainer."""
+"""Files of a checkpoint: a plain Hugging Face model folder and the state of the trainer."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ _TRAINABLE = StateDictOptions(ignore_frozen_params=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpointed:
-    """What a checkpoint reads and restores in place; `source` is the folder whose tokenizer files go with the model."""
+class TrainerState:
+    """The state of a trainer that a checkpoint writes and restores in place.
+
+    `source` is the model folder whose tokenizer files are copied into the checkpoint."""
 
     policy: Policy
     optimizer: torch.optim.Optimizer
     source: Path
 
     def write(self, folder: Path, progress: Progress) -> None:
-        """Write this rank's files into the existing `folder`: its share of the model and of the trainer's state, and on
-        rank 0 the rest. All ranks call it; their folders may be on different machines."""
+        """Write this rank's share of the model and of the trainer's state into the existing `folder`.
+
+        Rank 0 also writes the files that are not shared out. All ranks call this method. Their folders may be on
+        different machines."""
         rank, world = _rank_and_world()
         weights.write_folder(self.policy, self.source, folder)
         with _without_warning():
@@ -43,8 +47,9 @@ class Checkpointed:
             (folder / _STATE / "progress.json").write_text(json.dumps(progress))
 
     def restore(self, folder: Path) -> Progress:
-        """Load weights, optimizer and random state in place, on any number of ranks. Returns the progress as it
-        was written. `BadInput` if the folder is not a checkpoint or is of another model."""
+        """Load weights, optimizer state and random state in place, on any number of ranks, and return the progress.
+
+        Raises `BadInput` if the folder is not a checkpoint or is of another model."""
         if not (folder / _STATE / "progress.json").is_file():
             raise BadInput(f"{folder}: not a checkpoint of treeadv (no {_STATE}/progress.json)")
         if not self.policy.adapted:
@@ -60,19 +65,20 @@ class Checkpointed:
         torch.set_rng_state(torch.load(folder / _STATE / "rng.pt"))
         progress = json.loads((folder / _STATE / "progress.json").read_text())
         if world > 1:
-            dist.barrier()  # every rank has read the folder: the caller may delete a copy of it
+            dist.barrier()  # The caller may delete its copy of the folder, so every rank reads the folder first
         return progress
 
     def _state(self) -> dict:
-        """Optimizer state by parameter name, and the adapter where one is trained (the merged folder cannot be taken
-        apart)."""
+        """Return the optimizer state by parameter name, and the LoRA adapter if the policy has one.
+
+        The model folder holds the merged weights, from which the adapter cannot be recovered."""
         model, state = get_state_dict(self.policy, self.optimizer, options=_TRAINABLE)
         return {"optimizer": state} | ({"model": model} if self.policy.adapted else {})
 
 
 @contextmanager
 def _without_warning() -> Iterator[None]:
-    """Silence torch where it reports that it runs without a process group, which is intended with one rank."""
+    """Silence torch's warning that no process group exists. One rank needs no process group."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -1,12 +1,11 @@
-"""The transitions of a forest as records of the journal, and their JSON. A record states a fact; reading it back
-decides nothing."""
+"""The records of the journal and their JSON. A record states one transition; applying a record makes no decision."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-FORMAT = 3
+FORMAT = 4
 
 DropReason = Literal[
     "stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance", "no_prompt"
@@ -15,8 +14,7 @@ DropReason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The first record of a journal. `run` is the part of every forest id that names the run; for `session` see
-    `Resumed`."""
+    """The first record of a journal. `run` is the prefix of every forest id of the run; for `session` see `Resumed`."""
 
     run: str
     session: str
@@ -25,10 +23,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A worker got a prompt, and the forest holds a slot from now on.
+    """A worker got a prompt, and the forest takes a slot.
 
-    `request` is the worker's own name of the call, "" if it has none. `failures` counts the attempts of this draw that
-    failed before.
+    `request` is the id that the worker gives to the call, or "". `failures` counts the failed earlier attempts of this
+    draw.
     """
 
     forest_id: str
@@ -42,7 +40,7 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a payload lies: `offset` and `length` in bytes of the encapsulated Arrow message, `crc` its CRC-32."""
+    """The place of a payload: `offset` and `length` in bytes of the encapsulated Arrow message, and its CRC-32."""
 
     file: str
     offset: int
@@ -76,10 +74,10 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """Forests went to the learner at policy `version`, in this order.
+    """The learner at policy `version` leased forests, in this order.
 
-    No token of them is newer than `version` or more than `max_staleness` versions older. `deadline` is in seconds of
-    the queue's clock."""
+    No token of the forests is newer than `version` or more than `max_staleness` versions older. `deadline` is in
+    seconds of the queue's clock."""
 
     lease_id: str
     forest_ids: tuple[str, ...]
@@ -90,16 +88,19 @@ class Leased:
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """The optimizer step that used the lease is done, and its slots are free. Its forests stay leased until the step is
-    durable."""
+    """The learner has taken the optimizer step of the lease, and the slots of the lease are free.
+
+    The forests stay leased until the step is durable. Then the forests in `skipped`, whose update was not finite, are
+    dropped."""
 
     lease_id: str
     step: int
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A lease ended without a step: its forests are ready again, in their old order."""
+    """A lease ended without a step. Its forests are ready again, in the order of admission."""
 
     lease_id: str
     reason: Literal["nack", "expired"]
@@ -107,9 +108,9 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A forest will not be trained, and its slot is free.
+    """The queue dropped a forest: it is not trained, and its slot is free.
 
-    With `refill` its prompt goes out again as the next attempt of the same draw; otherwise the draw is finished.
+    With `refill` the prompt gets another attempt of the same draw; otherwise the draw is finished.
     """
 
     forest_id: str
@@ -120,8 +121,9 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Every step up to this one is in a durable checkpoint. The run may resume from any step since `oldest_kept`, that
-    of the oldest checkpoint that is kept."""
+    """A durable checkpoint contains every step up to `step`.
+
+    The run may resume from any step since `oldest_kept`, the step of the oldest kept checkpoint."""
 
     step: int
     oldest_kept: int
@@ -129,11 +131,11 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The run resumes from the checkpoint of `step`: forests leased since are ready in the order of their leases, and
-    reserved prompts go out again.
+    """The run resumes from the checkpoint of `step`.
 
-    `session` names the start of the run that asked for it. A queue that is opened again in that session does not go
-    back."""
+    Forests that were leased after this step are ready again, in the order of their leases. Reserved prompts get another
+    attempt. `session` is the id of the start of the run that resumed. A queue that is opened again in the same session
+    does not resume again."""
 
     step: int
     session: str
@@ -141,14 +143,14 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """These payload files are deleted, because they hold only finished forests."""
+    """The queue deletes payload files, because they hold only finished forests."""
 
     payload_files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole state, in place of all records before it. `ledger` is what `Ledger.to_state` returns."""
+    """The complete state, which replaces all earlier records. `ledger` is the result of `Ledger.to_state`."""
 
     ledger: dict[str, Any]
     format: int = FORMAT
@@ -160,13 +162,13 @@ _FIELDS = {k: tuple(f.name for f in fields(k)) for k in _KINDS.values()}
 
 
 def to_dict(record: Record) -> dict[str, Any]:
-    """Return the JSON form, with the type's name in lower case as `kind`."""
+    """Return the record as JSON-able values. `kind` is the lower-case name of the record's type."""
     kind = type(record)
     return {"kind": kind.__name__.lower(), **{n: getattr(record, n) for n in _FIELDS[kind]}}
 
 
 def from_dict(tree: dict[str, Any]) -> Record:
-    """Invert `to_dict`. Raises ValueError for a kind or fields that this release does not know."""
+    """Return the record of a dictionary of `to_dict`. Raises ValueError for an unknown kind or unknown fields."""
     values = dict(tree)
     kind = _KINDS.get(values.pop("kind", ""))
     if kind is None or values.keys() != set(_FIELDS[kind]):
@@ -175,6 +177,8 @@ def from_dict(tree: dict[str, Any]) -> Record:
 
 
 def forest_id(run: str, draw: int, attempt: int) -> str:
-    """Return the id of one attempt. A repeat has the same id and is recognised; a new attempt has a new one, so a late
-    answer is recognised too."""
+    """Return the id of one attempt at a draw.
+
+    A repeated delivery has the same id as the first delivery. A new attempt has a new id, so the queue recognises a
+    late delivery of an old attempt."""
     return f"{run}-{draw:06d}-{attempt}"

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: no script, font, picture or style from elsewhere."""
+"""Builds self-contained HTML pages, without external scripts, fonts, pictures or styles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from treeadv.report.tree import tree_svg
 
 
 def forests_page(title: str, pictures: Sequence[Picture]) -> str:
-    """A page of forests, each as a tree with the full text of its leaves below."""
+    """Return a page that shows each forest as a tree and the full text of its leaves."""
     root, main = page(title)
     add(main, "h1", title)
     add(
@@ -28,7 +28,7 @@ def forests_page(title: str, pictures: Sequence[Picture]) -> str:
 
 
 def page(title: str) -> tuple[Element, Element]:
-    """An empty page: (document, its <main>)."""
+    """Return an empty page as (document, its <main>)."""
     root = element("html", lang="en")
     head = add(root, "head")
     add(head, "meta", charset="utf-8")
@@ -39,7 +39,7 @@ def page(title: str) -> tuple[Element, Element]:
 
 
 def finish(root: Element) -> str:
-    """Close the page and write it out."""
+    """Add the script and return the text of the page."""
     body = root.find("body")
     assert body is not None
     add(body, "script", SCRIPT)
@@ -47,8 +47,9 @@ def finish(root: Element) -> str:
 
 
 def forest_article(p: Picture, heading: str = "") -> Element:
-    """One forest: facts, drawing, and a table of its leaves with their whole text, also for those who do not see the
-    drawing."""
+    """Return an article about one forest: facts, a drawing, and a table of its leaves with their full text.
+
+    The table also serves readers who cannot see the drawing."""
     article = element("article", class_="card")
     add(article, "h3", heading or f"Forest {p.forest.forest_id}")
     add(article, "p", p.summary(), class_="soft")
@@ -83,7 +84,7 @@ def _leaf_table(parent: Element, p: Picture) -> None:
 
 
 def table(parent: Element, heads: Sequence[str], numeric: Sequence[int] = ()) -> Element:
-    """A table with a head row; returns its body."""
+    """Append a table with a head row and return its body."""
     made = add(add(parent, "div", class_="scroll", tabindex="0"), "table")
     row = add(add(made, "thead"), "tr")
     for i, head in enumerate(heads):

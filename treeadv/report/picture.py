@@ -1,5 +1,4 @@
-"""What a drawn forest shows, whatever draws it: the text of tokens, the advantage of segments, the ends of the colour
-scales."""
+"""The data of a drawn forest for all output formats: texts of tokens, advantages of segments, ends of colour scales."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ import numpy.typing as npt
 from treeadv.errors import BadInput
 from treeadv.forest import UNJUDGED, Finish, Forest, Verdict
 
-ENTROPY_LEVELS = 6  # shades from nothing to the top of the scale
-ADVANTAGE_LEVELS = 4  # shades on each side of zero
+ENTROPY_LEVELS = 6  # number of shades from zero to the top of the scale
+ADVANTAGE_LEVELS = 4  # number of shades on each side of zero
 MARKS = {
     Verdict.UNGRADED: "·", Verdict.VERIFIED: "✓", Verdict.WRONG: "✗", Verdict.UNPARSED: "?",
     Verdict.TIMEOUT: "⧖", Verdict.CRASH: "⚠", Verdict.REFUSED: "⊘", Verdict.ABORTED: "⌿",
@@ -22,23 +21,23 @@ MARKS = {
 
 
 class Vocabulary:
-    """Token ids to text, from the tokenizer.json of a model folder (read by `tokenizers`: no torch, no
-    transformers)."""
+    """Converts token ids to text with the tokenizer.json of a model folder, without torch and transformers."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
 
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise BadInput(f"{path}: no such tokenizer; name the model that drew the tokens with --model DIR")
+            raise BadInput(f"{path}: no such tokenizer; give the folder of the model with --model DIR")
         self._tokenizer = Tokenizer.from_file(str(path))
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """The text that each of `tokens` adds after `before`. Of a character cut into several tokens the last one
-        carries it."""
+        """Return the text that each of `tokens` adds after `before`.
+
+        If several tokens form a character, the last token has the character."""
         from tokenizers.decoders import DecodeStream
 
-        # Stepped from the start: a stream that is opened in the middle of a character repeats what came before.
+        # Decode from the start: a decoder that starts in the middle of a character repeats earlier text.
         stream = DecodeStream(skip_special_tokens=False)
         texts = [stream.step(self._tokenizer, int(t)) or "" for t in (*before, *tokens)]
         return texts[len(before) :]
@@ -48,7 +47,7 @@ class Vocabulary:
 
 
 class Numbers:
-    """Shows token ids as numbers, where the vocabulary is missing."""
+    """Shows token ids as numbers, for models without a vocabulary."""
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
         return [f"{t} " for t in tokens]
@@ -59,23 +58,26 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A forest with what its drawing needs. S segments, L leaves; `advantage` [S] is None for a forest that is not
-    graded."""
+    """A forest with the data for its drawing.
+
+    `advantage` [S] is None for a forest that is not graded."""
 
     forest: Forest
     prompt: str
     pieces: tuple[tuple[str, ...], ...]  # [S] the visible text of each token
     advantage: npt.NDArray[np.floating] | None
-    top_entropy: float  # nats, the end of the colour scale
-    top_advantage: float  # the same, on both sides of zero
+    top_entropy: float  # the end of the colour scale of entropies in nats
+    top_advantage: float  # the end of the colour scale of advantages, on both sides of zero
 
     def entropy_level(self, token: int) -> int:
-        """0 (certain) to ENTROPY_LEVELS - 1, in equal steps up to `top_entropy`."""
+        """Return the level of a token's entropy: 0 (certain) to ENTROPY_LEVELS - 1, in equal steps to `top_entropy`."""
         share = float(self.forest.entropy[token]) / self.top_entropy if self.top_entropy else 0.0
         return min(ENTROPY_LEVELS - 1, int(share * ENTROPY_LEVELS))
 
     def advantage_level(self, segment: int) -> int:
-        """-ADVANTAGE_LEVELS (worst) to ADVANTAGE_LEVELS (best); 0 is no advantage, or none known."""
+        """Return the level of a segment's advantage: -ADVANTAGE_LEVELS (worst) to ADVANTAGE_LEVELS (best).
+
+        The level is 0 for an advantage of 0 and for an unknown advantage."""
         if self.advantage is None or not self.top_advantage:
             return 0
         share = float(self.advantage[segment]) / self.top_advantage
@@ -96,7 +98,7 @@ class Picture:
         return size if self.advantage is None else f"advantage {signed(self.advantage[segment])}, {size}"
 
     def leaf_note(self, leaf: int) -> str:
-        """Verdict, reward and, where it did not stop by itself, how the leaf ended."""
+        """Return verdict and reward of a leaf, and the reason of its end unless it ended with a stop token."""
         f = self.forest
         verdict = Verdict(int(f.verdict[leaf]))
         reward = "" if verdict in UNJUDGED else f" {f.reward[leaf]:g}"
@@ -106,7 +108,7 @@ class Picture:
         return f"{MARKS[verdict]} {verdict.name.lower()}{reward}{end}"
 
     def summary(self) -> str:
-        """Sizes and circumstances of the forest, on one line."""
+        """Return sizes, fork rule and policy versions of the forest, on one line."""
         f = self.forest
         versions = f"version {f.oldest_version}" + (
             f" to {f.newest_version}" if f.newest_version > f.oldest_version else ""
@@ -121,7 +123,7 @@ class Picture:
 
 
 def picture(forest: Forest, vocabulary: Vocabulary | Numbers, advantage: npt.NDArray[np.floating] | None) -> Picture:
-    """Prepare a forest for drawing. `advantage` [S], one a segment, or None."""
+    """Prepare a forest for drawing. `advantage` is [S] or None."""
     pieces = []
     for s in range(forest.segments):
         a, b = int(forest.start[s]), int(forest.start[s + 1])
@@ -136,21 +138,21 @@ def picture(forest: Forest, vocabulary: Vocabulary | Numbers, advantage: npt.NDA
 
 
 def visible(text: str) -> str:
-    """Text in which control characters show as symbols (a line break keeps breaking the line), fit for a terminal and
-    for XML."""
+    """Return text for a terminal and XML in which symbols replace control characters, except line breaks."""
     return "".join(
         "⏎\n" if c == "\n" else chr(0x2400 + ord(c)) if ord(c) < 32 else "␡" if c == "\x7f" else c for c in text
     )
 
 
 def signed(value: float) -> str:
-    """+0.58, -1.00 or 0, the minus sign as wide as the plus sign."""
+    """Format a number as +0.58, -1.00 or 0. The minus sign is as wide as the plus sign."""
     return "0" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def elided(count: int, limit: int) -> tuple[range, range]:
-    """Which of `count` things to show when `limit` fit: the first and the last ones (the second range is empty if all
-    fit)."""
+    """Return the ranges of the first and last of `count` items to show if only `limit` items fit.
+
+    The second range is empty if all items fit."""
     if count <= limit:
         return range(count), range(count, count)
     head = limit // 2

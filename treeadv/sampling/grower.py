@@ -1,15 +1,16 @@
-"""Grows the forests that the replay queue's tickets ask for, with one engine."""
+"""Grows the forests of tickets of the replay queue, with one engine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from treeadv.config import Config
-from treeadv.data.model_folder import stop_ids
+from treeadv.data.model_files import stop_ids
+from treeadv.data.problems import Problem
 from treeadv.data.prompts import Prompter
-from treeadv.data.tasks import Problem
 from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
 
@@ -18,12 +19,17 @@ class Grower:
     """Knows the prompt template and the tokens that end an answer of one model."""
 
     def __init__(self, config: Config, model_dir: Path, engine: Engine) -> None:
-        self.prompter = Prompter(model_dir, config.task.prompt)
+        self.prompter = Prompter(model_dir, config.task)
         self._sampling, self._engine, self._stop = config.sampling, engine, stop_ids(model_dir)
 
-    def too_long(self, problem: Problem) -> str:
-        """Why the prompt of a problem leaves no room for `sampling.max_tokens`; "" when it does."""
-        length, limit = len(self.prompter.encode(problem.problem)), self._sampling.max_tokens
+    def refusal(self, problem: Problem) -> str:
+        """Return the reason why the prompt of a problem cannot be used; "" if it can be used.
+
+        The reasons are a refusal of the chat template, and a prompt without room for `sampling.max_tokens`."""
+        try:
+            length, limit = len(self.prompter.encode(problem)), self._sampling.max_tokens
+        except BadInput as e:
+            return str(e)
         if length + limit <= self._engine.longest:
             return ""
         return (
@@ -33,11 +39,11 @@ class Grower:
         )
 
     async def grow(self, ticket: Ticket) -> Forest:
-        """The forest of a ticket, not yet graded. Raises `EngineLost` when no branch draws a token."""
+        """Return the ungraded forest of a ticket. Raises `EngineLost` if no branch draws a token."""
         request = GrowRequest(
             forest_id=ticket.forest_id,
             problem=ticket.problem,
-            prompt=self.prompter.encode(ticket.problem.problem),
+            prompt=self.prompter.encode(ticket.problem),
             seed=ticket.seed,
         )
         return await grow(self._engine, request, self._sampling, ticket.tau, self._stop)

@@ -1,0 +1,143 @@
+"""Checks a run before its start: names, files, devices, ports and prompts. Each fault raises one `BadInput`."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+
+from treeadv.config import Config
+from treeadv.data.model_folder import check_path, tokenizer_folder
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import problem_source
+from treeadv.engines.registry import check_engine
+from treeadv.errors import BadInput
+from treeadv.evaluation.sets import sets_of, shared_problems
+from treeadv.learning import objective
+from treeadv.replay.selection import selection_rule
+from treeadv.rewards.golds import Gold, check_golds
+from treeadv.rewards.verifiers.registry import find_verifier
+from treeadv.sampling.rules import build_rule
+
+log = logging.getLogger("treeadv.checks")
+DRAWS = 8  # number of draws of an endless source that are checked
+PROMPTS = 64  # number of prompts that are rendered
+
+
+def check_run(config: Config, local: bool = False) -> None:
+    """Check a run of `config`, in this process alone for `local`. Raises `BadInput` for the first fault."""
+    objective.build_objective(config.learner, config.sampling)
+    build_rule(config.sampling.rule, config.sampling.rule_options)
+    selection_rule(config.queue.selection)
+    if "://" in config.run.root:
+        raise BadInput(
+            f"run.root={config.run.root} must be a path on this machine; name an object store in run.storage"
+        )
+    if config.run.storage and config.queue.fsync == "none":
+        raise BadInput(f"queue.fsync=none never writes to {config.run.storage}; use interval or always")
+    check_engine(config)
+    if local:
+        _check_local(config)
+    for name, gpus in (("generator", config.generator.gpus), ("learner", config.learner.gpus)):
+        if gpus > 1 and gpus != int(gpus):
+            raise BadInput(f"{name}.gpus={gpus:g}: a number of GPUs above 1 must be a whole number")
+    _check_port(config.metrics.host, config.metrics.port)
+    check_path(config.model.path, config.model.cache)
+    for source in config.task.parts:
+        find_verifier(source.verifier)
+    examples = problem_source(config.task, config.run.seed).examples(DRAWS)
+    check_prompts(examples, config)
+    check_answers(examples, config)
+    if config.eval.every:
+        _check_evaluation(config, examples)
+
+
+def check_prompts(problems: Sequence[Problem], config: Config) -> None:
+    """Render the prompts of some problems, spread over all problems.
+
+    Raises `BadInput` if the tokenizer cannot be loaded, if its chat template refuses a prompt, or if no prompt leaves
+    room for an answer. A packaged model that is not unpacked yet is not checked."""
+    folder = tokenizer_folder(config.model.path, config.model.cache)
+    if folder is None:
+        return
+    from treeadv.data.model_check import longest_path  # loads torch and transformers
+    from treeadv.data.prompts import Prompter
+
+    prompter, room = Prompter(folder, config.task), longest_path(folder) - config.sampling.max_tokens
+    chosen = problems[:: max(1, len(problems) // PROMPTS)]
+    lengths = {problem.id: len(prompter.encode(problem)) for problem in chosen}
+    long = [f"{name} with {length} tokens" for name, length in lengths.items() if length > room]
+    if long:
+        text = (
+            f"{len(long)} of {len(lengths)} prompts leave no room for sampling.max_tokens={config.sampling.max_tokens}"
+            f" in the {longest_path(folder)} tokens of the model, the first is {long[0]}"
+        )
+        if len(long) == len(lengths):
+            raise BadInput(f"{config.task.title}: {text}; lower sampling.max_tokens")
+        log.warning("%s: %s; the run skips such prompts", config.task.title, text)
+
+
+def check_answers(problems: Sequence[Problem], config: Config) -> None:
+    """Grade each gold answer against itself, and log the number of answers that are not verified.
+
+    Raises `BadInput` if a verifier fails or verifies no gold answer."""
+    golds = [Gold(place=p.id, text=p.answer, verifier=p.verifier, meta=p.meta) for p in problems]
+    c = config.reward
+    if unmet := check_golds(golds, c.workers, c.timeout, c.memory_mb):
+        log.warning("%s: %s", config.task.title, unmet)
+
+
+def _check_evaluation(config: Config, trained: Sequence[Problem]) -> None:
+    """Raise `BadInput` for held-out problems that cannot be used; log how many of them are training problems too."""
+    sets = sets_of(config)
+    problems = [p for s in sets for p in s.problems]
+    check_prompts(problems, config)
+    check_answers(problems, config)
+    if shared := shared_problems(sets, trained):
+        log.warning("eval.data=%s: %d of its %d problems are trained on too", config.eval.data, shared, len(problems))
+
+
+def check_devices(config: Config) -> None:
+    """Raise `BadInput` if this machine lacks the GPUs that learners and generators request."""
+    c, g = config.learner, config.generator
+    needed = c.gpus * c.count + g.gpus * g.count
+    asked = [key for key, asks in (
+        ("learner.device=cuda", c.device == "cuda"),
+        ("generator.sglang.device=cuda", g.engine == "sglang" and not g.sglang.url and g.sglang.device == "cuda"),
+    ) if asks]  # fmt: skip
+    if not needed and not asked:
+        return
+    import torch
+
+    available = torch.cuda.device_count()
+    if asked and not available:
+        key = asked[0].partition("=")[0]
+        raise BadInput(f"{asked[0]}: torch {torch.__version__} finds no CUDA device on this machine; set {key}=cpu")
+    if needed > available:
+        raise BadInput(f"generator.gpus and learner.gpus ask for {needed:g} GPUs: this machine has {available}")
+
+
+def _check_local(config: Config) -> None:
+    for role, count in (("generator", config.generator.count), ("learner", config.learner.count)):
+        if count > 1:
+            raise BadInput(f"{role}.count={count}: --local has one {role}; set {role}.count=1 or omit --local")
+    behind = config.local.staleness * config.learner.updates_per_step
+    if behind > (bound := config.queue.max_staleness):
+        raise BadInput(
+            f"local.staleness={config.local.staleness}: queue.max_staleness={bound} would drop every forest; raise it"
+            " too"
+        )
+    check_devices(config)
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except OSError as e:
+            if isinstance(e, socket.gaierror):
+                raise BadInput(f"metrics.host={host}: no such address ({e.strerror})") from e
+            raise BadInput(
+                f"metrics.port={port}: cannot listen on {host}:{port} ({e.strerror}); choose another, or 0 for any"
+            ) from e

@@ -1,0 +1,161 @@
+"""Creates the model of the task `operator-tables`: a small Llama, pretrained on text with deliberate errors.
+
+`python -m treeadv.local.warmup` creates a model; `treeadv study run` creates the model that its file requests. The hash
+of the configuration names the folder of a model, so each model is created once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from treeadv.data.operator_tables import CHARACTERS, OPERATORS, Digits, Tables
+from treeadv.seeds import derive
+from treeadv.task_config import TablesConfig
+
+END, PAD = "$", "_"
+VOCABULARY = (END, PAD, *CHARACTERS)
+_DIGIT, _OPERATOR = VOCABULARY.index("0"), VOCABULARY.index(OPERATORS[0])
+_BAR, _EQUALS, _SEMICOLON = (VOCABULARY.index(c) for c in "|=;")
+_IGNORED = -100  # the target that torch's cross entropy ignores
+log = logging.getLogger(__name__)
+
+
+class Warmup(BaseModel):
+    """The configuration of the model and of its pretraining text. The folder's name is a hash of all fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    tables: TablesConfig = TablesConfig()
+    right_easy: Annotated[float, Field(ge=0, le=1)] = 0.95  # share of right digits at the easy entries
+    right_hard: Annotated[float, Field(ge=0, le=1)] = 0.3
+    steps: Annotated[int, Field(ge=1)] = 1500
+    batch: Annotated[int, Field(ge=1)] = 128
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    width: Annotated[int, Field(ge=4)] = 96
+    layers: Annotated[int, Field(ge=1)] = 3
+    heads: Annotated[int, Field(ge=1)] = 4
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the model's folder: a hash of all fields."""
+        return f"tables-{blake2b(self.model_dump_json().encode(), digest_size=6).hexdigest()}"
+
+
+def warm_model(warmup: Warmup, cache: Path, progress: Callable[[int, float], None] = lambda *_: None) -> Path:
+    """Return the folder of the pretrained model in `cache`, and create the model if it does not exist.
+
+    `progress` is called with (step, loss). If another process creates the same model, the first finished model is used.
+    """
+    folder = cache / warmup.name
+    if (folder / "config.json").is_file():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    model = _train(warmup, progress)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        whole = Path(scratch) / folder.name
+        model.save_pretrained(whole)
+        _tokenizer().save_pretrained(whole)
+        (whole / "warmup.json").write_text(warmup.model_dump_json(indent=2) + "\n")
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # otherwise another process was faster
+                raise
+    return folder
+
+
+def warmup_batch(warmup: Warmup, tables: Tables, rng: np.random.Generator) -> tuple[Digits, Digits]:
+    """Return (tokens, targets), both [batch, 8 * operations + 2]. The loss ignores the targets of prompt tokens."""
+    B, K = warmup.batch, warmup.tables.operations
+    value = rng.integers(0, 10, B)
+    operator, operand = rng.integers(0, warmup.tables.operators, (B, K)), rng.integers(0, 10, (B, K))
+    prompt = np.empty((B, 2 * K + 2), np.int64)
+    prompt[:, 0], prompt[:, -1] = value + _DIGIT, _BAR
+    prompt[:, 1:-1:2], prompt[:, 2:-1:2] = operator + _OPERATOR, operand + _DIGIT
+    answer = np.empty((B, K, 6), np.int64)
+    for k in range(K):
+        at = (operator[:, k], value, operand[:, k])
+        is_right = rng.random(B) < np.where(tables.hard[at], warmup.right_hard, warmup.right_easy)
+        answer[:, k, 0] = value + _DIGIT
+        value = np.where(is_right, tables.right[at], tables.wrong[at])
+        answer[:, k, 1], answer[:, k, 2] = operator[:, k] + _OPERATOR, operand[:, k] + _DIGIT
+        answer[:, k, 3], answer[:, k, 4], answer[:, k, 5] = _EQUALS, value + _DIGIT, _SEMICOLON
+    answer[:, -1, 5] = VOCABULARY.index(END)
+    tokens = np.concatenate([prompt, answer.reshape(B, -1)], axis=1)
+    targets = tokens.copy()
+    targets[:, : prompt.shape[1]] = _IGNORED
+    return tokens, targets
+
+
+def _train(warmup: Warmup, progress: Callable[[int, float], None]) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, get_cosine_schedule_with_warmup
+
+    torch.manual_seed(derive(warmup.seed, "warmup-weights"))
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            vocab_size=len(VOCABULARY), hidden_size=warmup.width, intermediate_size=8 * warmup.width // 3,
+            num_hidden_layers=warmup.layers, num_attention_heads=warmup.heads, num_key_value_heads=warmup.heads,
+            max_position_embeddings=1024, eos_token_id=VOCABULARY.index(END), pad_token_id=VOCABULARY.index(PAD),
+            bos_token_id=None, tie_word_embeddings=False,
+        ),
+        dtype=torch.float32,
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=warmup.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(100, warmup.steps // 10), warmup.steps)
+    tables, rng = Tables.of(warmup.tables), np.random.default_rng(derive(warmup.seed, "warmup-text"))
+    for step in range(1, warmup.steps + 1):
+        tokens, targets = (torch.from_numpy(x) for x in warmup_batch(warmup, tables, rng))
+        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=_IGNORED)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        progress(step, loss.item())
+    return model.eval()
+
+
+def _tokenizer() -> Any:
+    """Return a tokenizer with one token for each character."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(VOCABULARY)}, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([END, PAD])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Create one pretrained model and print its folder."""
+    p = argparse.ArgumentParser(prog="python -m treeadv.local.warmup", description=main.__doc__)
+    p.add_argument("--cache", type=Path, default=Path("models"), help="folder of pretrained models (default models)")
+    p.add_argument("--operations", type=int, default=5)
+    p.add_argument("--hard", type=float, default=0.3)
+    p.add_argument("--steps", type=int, default=1500)
+    args = p.parse_args(argv)
+    warmup = Warmup(tables=TablesConfig(operations=args.operations, hard=args.hard), steps=args.steps)
+
+    def show(step: int, loss: float) -> None:
+        if step % 100 == 0:
+            log.info("warm-up step %d of %d: loss %.4f", step, warmup.steps, loss)
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    print(warm_model(warmup, args.cache, show))
+
+
+if __name__ == "__main__":
+    main()
