@@ -22,7 +22,7 @@ import psutil
 
 from tests import tiny
 from tests.injection import DRAWING, SERVICES, Run
-from tests.running import ROLES, end_all, steps
+from tests.running import ROLES, end_all, steps, wait_for
 from treeadv.replay.audit import audit
 from treeadv.replay.history import read_history
 
@@ -53,14 +53,20 @@ class Faults:
     def _each(self, strike: Callable[[str], float], role: str) -> Callable[[], float]:
         return lambda: strike(role)
 
+    def _one(self, role: str) -> psutil.Process:
+        """One process of a role, which may be starting after the last fault."""
+        found: list[psutil.Process] = []
+        wait_for(lambda: found.extend(self._run.hosts(role)) or found, self._run.process, PATIENCE)
+        return self._rng.choice(found)
+
     def _kill(self, role: str) -> float:
-        self._rng.choice(self._run.hosts(role)).kill()
+        self._one(role).kill()
         return self._run.recover(role, PATIENCE)
 
     def _stop(self, role: str) -> float:
         """A process that stays stopped is killed: by the driver, or by its pool in case of a verifier."""
         began = time.monotonic()
-        stopped = self._rng.choice(self._run.hosts(role))
+        stopped = self._one(role)
         stopped.suspend()
         self._run.wait_until_dead(stopped, PATIENCE)
         self._run.recover(role, PATIENCE)
@@ -143,7 +149,7 @@ def main() -> None:
             run.interrupt(PATIENCE)
         except KeyboardInterrupt:
             run.interrupt(PATIENCE)
-        except (AssertionError, psutil.Error, OSError) as fault:  # the figures so far count all the same
+        except Exception as fault:  # the figures so far are printed; the exit code is 1
             ended_by = f"{type(fault).__name__} {fault}"[-2000:]
             print(ended_by, file=sys.stderr, flush=True)
         finally:
