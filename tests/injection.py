@@ -121,7 +121,7 @@ class Run:
         have the payload in memory too."""
         history = read_history(str(self.run))
         (fid, *_) = (f for f, state in history.states().items() if state in ("ready", "leased"))
-        admitted = history.fates[fid].admitted
+        admitted = history.attempts[fid].admitted
         assert admitted is not None
         flip(self.run / "replay" / "payloads" / admitted.payload_file, admitted.offset + admitted.length // 2)
         self.repeats.forget()  # a step that is taken again gets another forest in its place

@@ -176,7 +176,7 @@ def test_forest_with_a_damaged_payload_is_drawn_again(tmp_path: Path, tiny_model
     run.kill_driver()
     forest = run.flip_payload()
     run.recover("driver")
-    wait_for(lambda: read_history(str(run.run)).fates[forest].damaged, run.process)
+    wait_for(lambda: read_history(str(run.run)).attempts[forest].damaged, run.process)
     run.end()
 
 
