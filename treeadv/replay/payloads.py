@@ -6,6 +6,7 @@ of its writer in its name: no record names what a writer uploads after it lost t
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 
@@ -13,10 +14,13 @@ import pyarrow as pa
 
 from treeadv import wire
 from treeadv.errors import BadInput, one_line
-from treeadv.replay.records import Place
+from treeadv.forest import Forest
+from treeadv.messages import UNREADABLE, read_batch, read_schema
+from treeadv.replay.records import Admitted, Place
 from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, TooShort
 
 SUFFIX = ".arrow"
+_NAME = re.compile(r"\d{10,}(-[\w-]+)?\.arrow")
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # end of an Arrow IPC stream
 
 
@@ -37,6 +41,8 @@ class PayloadReader:
         Raises `Damaged` with file and offset, `BadInput` where the store cannot be read or the schema is newer.
         """
         where = f"{self._folder.uri}/{place.file} byte {place.offset}"
+        if not _NAME.fullmatch(place.file) or place.offset < 0 or place.length < 0:
+            raise Damaged(f"{where}: the journal names no payload file; restore the journal from a copy")
         try:
             self._check_schema(place.file)
             message = self._folder.read(place.file, place.offset, place.length)
@@ -48,7 +54,19 @@ class PayloadReader:
         if zlib.crc32(message) != place.crc:
             fault = f"the payload of {place.length} bytes is damaged (checksum); restore the file from a copy"
             raise Damaged(f"{where}: {fault}")
-        return pa.ipc.read_record_batch(message, wire.SCHEMA)
+        return read_batch(message, wire.SCHEMA, where)
+
+    def forest(self, admitted: Admitted) -> Forest:
+        """Return an admitted forest, every invariant checked. Raises as `read`, and `Damaged` where the payload holds
+        anything else."""
+        place = admitted.place
+        forests = wire.from_batch(self.read(place))
+        try:
+            (forest,) = (f.check() for f in forests)
+        except ValueError as e:  # not one forest, or one that is not sound
+            where = f"{self._folder.uri}/{place.file} byte {place.offset}"
+            raise Damaged(f"{where}: the payload is not forest {admitted.forest_id} ({one_line(e)})") from e
+        return forest
 
     def _check_schema(self, file: str) -> None:
         """Check the first message of a file. It starts with a marker and the length of its metadata, 4 bytes each."""
@@ -58,8 +76,8 @@ class PayloadReader:
         header = self._folder.read(file, 0, 8 + length)
         where = f"{self._folder.uri}/{file}"
         try:
-            schema = pa.ipc.read_schema(header)
-        except (OSError, pa.ArrowInvalid) as e:
+            schema = read_schema(pa.ipc.read_message(header), where)
+        except (*UNREADABLE, BadInput) as e:
             raise Damaged(f"{where}: its header is damaged ({one_line(e)}); restore the file from a copy") from e
         wire.check_schema(schema, where)
         self._readable.add(file)

@@ -38,6 +38,7 @@ from treeadv.replay.records import (
     Snapshot,
     forest_id,
 )
+from treeadv.replay.recovery import recover
 from treeadv.replay.selection import choose, selection_rule
 from treeadv.storage.folder import Action, flush, open_folder
 
@@ -101,8 +102,8 @@ class ReplayStore:
         try:
             reader = Reader(self._journals)
             self.ledger = Ledger()
-            for line in reader:
-                self.ledger.apply(line.record)
+            for _ in recover(reader, self.ledger):
+                pass
             self._payloads = Payloads(payloads, config.payload_mb << 20, config.fsync != "none", session)
             self._payloads.settle(self._needed())  # before the records that refer to them
             self._journal = Journal(self._journals, reader, session, self._lock.check)

@@ -11,6 +11,7 @@ from treeadv.forest import Verdict
 from treeadv.report.picture import ADVANTAGE_LEVELS, ENTROPY_LEVELS, Picture, elided, signed
 
 TOKENS = 48  # tokens of a segment before its middle is left out
+DEPTH = 12  # forks above a segment before what is below it is left out: each takes four columns
 
 # Background and ink of each entropy level, of each advantage level and ink of each verdict: legible on dark and light
 # terminals, because whatever has a background sets its ink, too.
@@ -28,11 +29,15 @@ def forest_tree(p: Picture) -> RenderableType:
     f = p.forest
     prompt = Text(p.prompt.replace("⏎", "").strip())
     root = Tree(Group(Text("prompt", style="bold dim"), prompt, Text("")), guide_style="dim")
-    nodes: list[Tree] = []
+    nodes: dict[int, Tree] = {-1: root}
     leaf_of = {int(s): leaf for leaf, s in enumerate(f.leaf_segment)}
-    for s, parent in enumerate(f.parent):
-        above = root if parent < 0 else nodes[parent]
-        nodes.append(above.add(_segment(p, s, leaf_of.get(s))))
+    for s, (parent, depth) in enumerate(zip(f.parent.tolist(), f.depth.tolist(), strict=True)):
+        if depth <= DEPTH:
+            nodes[s] = nodes[parent].add(_segment(p, s, leaf_of.get(s)))
+            if depth == DEPTH and f.children[s]:
+                below = int(f.subtree_end[s]) - s - 1
+                text = f"… {below} segments with {f.leaf_count[s]} leaves left out (--html and --svg show them) …"
+                nodes[s].add(Text(text, style="dim italic"))
     facts = [Text(f"forest {f.forest_id}", style="bold"), Text(p.summary(), style="dim")]
     if f.gold:
         facts.append(Text("gold answer ", style="dim").append(f.gold, style="not dim bold"))
