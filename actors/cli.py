@@ -12,6 +12,7 @@ from pathlib import Path
 from treeadv.cli.main import add_commands
 from treeadv.cli.parser import Commands, dispatch, new_parser
 from treeadv.errors import BadInput
+from treeadv.visible import visible
 
 BENCHMARKS = ("learner", "learning", "queue", "rollout", "verifier")
 
@@ -79,8 +80,9 @@ def train(args: argparse.Namespace) -> int:
     if summary["steps"] < config.run.steps:
         console.print(
             f"Stopped before the last step; go on with: treeadv train {'--local ' * args.local}--resume"
-            f" {shlex.quote(folder.home)}",
+            f" {visible(shlex.quote(folder.home))}",
             soft_wrap=True,
+            markup=False,
         )
         # Only Ctrl-C is a wish to end the run. After any other signal the exit code says that the run is not finished,
         # so that Kubernetes starts it again.
@@ -125,7 +127,7 @@ def scale(args: argparse.Namespace) -> int:
             f" scaling.min={bounds.min} and scaling.max={bounds.max}"
         )
     folder.request(counts)
-    print(f"asked {args.run_dir} for {', '.join(args.counts)}")
+    print(f"asked {visible(str(args.run_dir))} for {', '.join(args.counts)}")
     return 0
 
 
@@ -150,9 +152,9 @@ def reproduce(args: argparse.Namespace) -> int:
         print(comparison)
         return 0 if comparison.equal else 1
     try:
-        print(reproduce_batch(args.run_dir, args.batch, forests_of_step))
+        print(visible(str(reproduce_batch(args.run_dir, args.batch, forests_of_step))))
     except NonFinite as fault:
-        print(f"treeadv: error: {fault}", file=sys.stderr)
+        print(f"treeadv: error: {visible(str(fault))}", file=sys.stderr)
         return 1
     return 0
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the ground up: a unit may import those of the rows before its own, and nothing else of its own row.
 LAYERS = (
-    ("treeadv", "treeadv.errors", "treeadv.seeds"),
+    ("treeadv", "treeadv.errors", "treeadv.seeds", "treeadv.visible"),
     ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.messages", "treeadv.metrics"),
     ("treeadv.assembly", "treeadv.presets", "treeadv.rewards"),
     ("treeadv.config", "treeadv.wire"),

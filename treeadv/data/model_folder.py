@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import re
 import tempfile
 from collections.abc import Sequence
@@ -12,9 +11,10 @@ from pathlib import Path
 
 from treeadv.config import ModelConfig
 from treeadv.errors import BadInput
+from treeadv.visible import visible_logger
 
 SMOLLM2 = "smollm2-135m-instruct"
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 def resolve(

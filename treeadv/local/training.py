@@ -7,7 +7,6 @@ is stopped and resumed. A verifier that runs out of time is the exception: that 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import threading
@@ -28,8 +27,9 @@ from treeadv.local.serving import Serving
 from treeadv.local.steps import StepForests
 from treeadv.report.progress import Progress
 from treeadv.storage.run_folder import RunFolder
+from treeadv.visible import visible_logger
 
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 def train(run: Launch, progress: Progress) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from treeadv.replay.records import Admitted
 from treeadv.replay.recovery import IMPOSSIBLE, impossible, recover
 from treeadv.storage.folder import Folder
 from treeadv.storage.run_folder import named_store
+from treeadv.visible import visible
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 
@@ -61,7 +62,11 @@ class Report:
         )
         lines += [f"torn last record (cut off at the next start): {self.torn}"] if self.torn else []
         return "\n".join(
-            [*lines, *(f"FAULT {f}" for f in self.faults), "sound" if self.sound else f"{len(self.faults)} faults"]
+            [
+                *lines,
+                *(f"FAULT {visible(f)}" for f in self.faults),
+                "sound" if self.sound else f"{len(self.faults)} faults",
+            ]
         )
 
 

@@ -41,11 +41,12 @@ from treeadv.replay.records import (
 from treeadv.replay.recovery import recover
 from treeadv.replay.selection import choose, selection_rule
 from treeadv.storage.folder import Action, flush, open_folder
+from treeadv.visible import visible_logger
 
 Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
 _TELL_EVERY = 50  # forests dropped in a row on admission
 _MAX_FAILED_DRAWS = 50  # in a row
-log = logging.getLogger("treeadv.replay")
+log = visible_logger("treeadv.replay")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from treeadv.errors import BadInput, one_line
 from treeadv.forest import UNJUDGED, Finish, Forest, Verdict
+from treeadv.visible import visible
 
 ENTROPY_LEVELS = 6  # shades from nothing to the top of the scale
 ADVANTAGE_LEVELS = 4  # shades on each side of zero
@@ -141,21 +142,18 @@ def picture(forest: Forest, vocabulary: Vocabulary | Numbers, advantage: npt.NDA
     for above, (a, b) in zip(forest.offset, pairwise(forest.start), strict=True):
         del path[len(forest.prompt) + above :]
         tokens = forest.token[a:b].tolist()
-        pieces.append(tuple(map(visible, vocabulary.pieces(path[-CONTEXT:], tokens))))
+        pieces.append(tuple(map(drawn_text, vocabulary.pieces(path[-CONTEXT:], tokens))))
         path += tokens
     top = float(np.abs(advantage).max()) if advantage is not None else 0.0
     return Picture(
-        forest, visible(vocabulary.text(forest.prompt.tolist())), tuple(pieces), advantage,
+        forest, drawn_text(vocabulary.text(forest.prompt.tolist())), tuple(pieces), advantage,
         top_entropy=float(np.quantile(forest.entropy, 0.98)), top_advantage=top,
     )  # fmt: skip
 
 
-def visible(text: str) -> str:
-    """Text in which control characters show as symbols (a line break keeps breaking the line), fit for a terminal and
-    for XML."""
-    return "".join(
-        "⏎\n" if c == "\n" else chr(0x2400 + ord(c)) if ord(c) < 32 else "␡" if c == "\x7f" else c for c in text
-    )
+def drawn_text(text: str) -> str:
+    """Text in which a line break shows as a symbol and breaks the line, and nothing else is invisible."""
+    return visible(text, newline="⏎\n")
 
 
 def signed(value: float) -> str:

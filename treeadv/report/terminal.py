@@ -9,6 +9,7 @@ from rich.tree import Tree
 
 from treeadv.forest import Verdict
 from treeadv.report.picture import ADVANTAGE_LEVELS, ENTROPY_LEVELS, Picture, elided, signed
+from treeadv.visible import visible
 
 TOKENS = 48  # tokens of a segment before its middle is left out
 DEPTH = 12  # forks above a segment before what is below it is left out: each takes four columns
@@ -38,9 +39,9 @@ def forest_tree(p: Picture) -> RenderableType:
                 below = int(f.subtree_end[s]) - s - 1
                 text = f"… {below} segments with {f.leaf_count[s]} leaves left out (--html and --svg show them) …"
                 nodes[s].add(Text(text, style="dim italic"))
-    facts = [Text(f"forest {f.forest_id}", style="bold"), Text(p.summary(), style="dim")]
+    facts = [Text(visible(f"forest {f.forest_id}"), style="bold"), Text(visible(p.summary()), style="dim")]
     if f.gold:
-        facts.append(Text("gold answer ", style="dim").append(f.gold, style="not dim bold"))
+        facts.append(Text("gold answer ", style="dim").append(visible(f.gold), style="not dim bold"))
     return Group(*facts, Text(""), root, Padding(_legend(p), (1, 0, 0, 0)))
 
 

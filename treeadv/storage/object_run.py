@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import logging
 import re
 import shutil
 import tempfile
@@ -30,11 +29,12 @@ from treeadv.errors import BadInput, one_line
 from treeadv.storage import manifest
 from treeadv.storage.folder import open_folder
 from treeadv.storage.sessions import next_session
+from treeadv.visible import visible_logger
 
 COPIED = ("config.yaml", "metrics.jsonl", "summary.json", "report.html")
 _PROBE = "writable"
 _RANK_FILES = "files-"  # begins the name of the manifest of one rank
-log = logging.getLogger("treeadv.storage")
+log = visible_logger("treeadv.storage")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -6,7 +6,6 @@ The protocol, the implementation for a folder, and the choice between the two.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import uuid
@@ -20,9 +19,10 @@ from treeadv.config import Config
 from treeadv.errors import one_line
 from treeadv.storage import manifest
 from treeadv.storage.disk import fsync, publish, writing
+from treeadv.visible import visible_logger
 
 MANIFEST = "files.json"  # in the folder of a checkpoint
-log = logging.getLogger("treeadv.storage")
+log = visible_logger("treeadv.storage")
 
 # The implementation for a run with run.storage; it is imported only for such a run, because it needs pyarrow.
 OBJECT_STORE = "treeadv.storage.object_run:ObjectRunStore"
