@@ -81,7 +81,7 @@ def test_visible_text_stays_as_it_is(text: str) -> None:
         ("\x9b31m", "\\x9b31m"),
         ("a\u202eb", "a\\u202eb"),
         ("\ud800", "\\ud800"),
-        ("a\nb\t", "a⏎b"),
+        ("a\nb\t", "a⏎b␉"),
     ],
 )
 def test_acting_characters_are_written_out(text: str, shown: str) -> None:

@@ -61,13 +61,8 @@ class Report:
             f"{self.payload_bytes:,} bytes checked, {self.payloads_released:,} deleted once trained"
         )
         lines += [f"torn last record (cut off at the next start): {self.torn}"] if self.torn else []
-        return "\n".join(
-            [
-                *lines,
-                *(f"FAULT {visible(f)}" for f in self.faults),
-                "sound" if self.sound else f"{len(self.faults)} faults",
-            ]
-        )
+        lines += [f"FAULT {visible(fault)}" for fault in self.faults]
+        return "\n".join([*lines, "sound" if self.sound else f"{len(self.faults)} faults"])
 
 
 def audit(run_dir: str) -> Report:
