@@ -94,7 +94,7 @@ class StepForests:
     def restore(self, checkpoint: Path) -> None:
         """Take in the fork threshold of a checkpoint, unless a run with Ray wrote it."""
         if (checkpoint / _THRESHOLD).is_file():
-            self._threshold.restore(np.load(checkpoint / _THRESHOLD))
+            self._threshold.restore(np.load(checkpoint / _THRESHOLD, allow_pickle=False))
 
     @property
     def tau(self) -> float:
