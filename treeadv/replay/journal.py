@@ -3,8 +3,8 @@
     {"crc":"1c291ca3","seq":7,"t":1700000000.25,"kind":"acked","lease_id":"lease-000001","step":3}
 
 `crc` is CRC-32 of everything after its own field, `seq` counts records over all parts without a gap, `t` is seconds
-since 1970. A part `0000000007.snapshot.jsonl` holds the state after the record whose number it bears, so a start reads
-nothing before it. A writer always starts a new part, in an object store with its session in the name
+since 1970. A part `0000000007.snapshot.jsonl` holds the state after the last record of the parts before it, so a start
+reads nothing before it. A writer always starts a new part, in an object store with its session in the name
 (`0000000007-000002-1f2e3d4c.jsonl`). A crash may tear the last record, which is cut off and reported. A damaged record
 before sound ones is named and not repaired.
 """
@@ -237,6 +237,8 @@ class Journal:
         self._number = max((_Part.parse(n).number for n in self._names), default=0)
         self.seq = reader.seq
         self.size = reader.size  # bytes that a start reads
+        self.base = sum(reader.sizes[part] for part in reader.parts if part.endswith(SNAPSHOT))  # of it, a snapshot
+        self.disk_bytes = sum(reader.sizes.values())  # of all parts
         if reader.torn:
             folder.truncate(reader.torn.part, reader.torn.offset)
         elif reader.parts:
@@ -252,6 +254,7 @@ class Journal:
         self._part.write(line)
         self.seq += 1
         self.size += len(line)
+        self.disk_bytes += len(line)
         self._dirty = True
 
     def pending(self) -> list[Action]:
@@ -265,8 +268,9 @@ class Journal:
             self._part = None
         return [part.pending()]
 
-    def snapshot(self, state: Snapshot, t: float) -> list[Action]:
-        """Return what puts the state in place of all parts so far. The caller makes all records durable before.
+    def snapshot(self, state: Snapshot, t: float, keep: bool) -> list[Action]:
+        """Return what writes the state, from which later starts go on, and unless `keep` deletes all parts so far. The
+        caller makes all records durable before.
 
         Later records go to a new part, so they may be written meanwhile.
         """
@@ -277,9 +281,13 @@ class Journal:
             sealed = [self._part.pending()]
         self._part = None
         name = self._next(SNAPSHOT)
-        self._names = [name]
-        self.size = len(line)
-        return [*sealed, WholeFile(self._folder, name, line), Deletion(self._folder, old, self._check)]
+        self.size = self.base = len(line)
+        written = [*sealed, WholeFile(self._folder, name, line)]
+        if keep:
+            self.disk_bytes += len(line)
+            return written
+        self._names, self.disk_bytes = [name], len(line)
+        return [*written, Deletion(self._folder, old, self._check)]
 
     def close(self) -> None:
         self._closed = True

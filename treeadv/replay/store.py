@@ -44,6 +44,7 @@ from treeadv.storage.folder import Action, flush, open_folder
 from treeadv.visible import visible_logger
 
 Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
+JOURNAL_BYTES = 1 << 22  # that a start reads at most, beside a snapshot: 20,000 records
 _TELL_EVERY = 50  # forests dropped in a row on admission
 _MAX_FAILED_DRAWS = 50  # in a row
 log = visible_logger("treeadv.replay")
@@ -91,7 +92,7 @@ class ReplayStore:
         if config.fsync == "none" and not self._folder.keeps_unflushed:
             raise BadInput(f"queue.fsync=none would never write to {run_dir}; use interval or always")
         self.fsync_interval = config.fsync_interval or self._folder.flush_seconds
-        self.journal_limit = config.payload_mb << 20
+        self.journal_limit = JOURNAL_BYTES
         self.capacity = (config.max_staleness // versions_per_step + 1) * forests_per_step
         self._waiting: tuple[int, int] | None = None  # forests and version of a lease that could not be made
         self._dropped_in_a_row = 0  # forests on admission
@@ -317,23 +318,23 @@ class ReplayStore:
             self._write(Committed(step, oldest))
 
     def compaction(self) -> list[Action]:
-        """With retain=unacknowledged: return what deletes the payload files that hold only finished forests, and what
-        puts a snapshot in place of a journal over `journal_limit` bytes.
+        """Return what shortens the next start: a snapshot once the journal has grown by `journal_limit` bytes and by
+        the size of the last snapshot. With retain=unacknowledged it replaces the records before it, and payload files
+        that hold only finished forests are deleted.
 
         The records so far are made durable first: the commit must outlive the payload that it releases.
         """
-        if self._config.retain == "all":
-            return []
-        gone = self._payloads.unneeded(self._needed())
+        keep = self._config.retain == "all"
+        gone = [] if keep else self._payloads.unneeded(self._needed())
         if gone:
             self._write(Released(tuple(gone)))
-        over = self._journal.size > self.journal_limit
+        over = self._journal.size - self._journal.base > max(self.journal_limit, self._journal.base)
         if not gone and not over:
             return []
-        deletion = self._payloads.deletion(gone, self._lock.check)
+        deletion = [self._payloads.deletion(gone, self._lock.check)] if gone else []
         pending = self.pending()
-        snapshot = self._journal.snapshot(Snapshot(self.ledger.to_state()), self._clock()) if over else []
-        return [*pending, deletion, *snapshot]
+        snapshot = self._journal.snapshot(Snapshot(self.ledger.to_state()), self._clock(), keep) if over else []
+        return [*pending, *deletion, *snapshot]
 
     def compact(self) -> None:
         flush(self.compaction())
@@ -362,7 +363,7 @@ class ReplayStore:
 
     def disk_bytes(self) -> int:
         """Return the bytes of journal and payload files."""
-        return self._journal.size + self._payloads.size
+        return self._journal.disk_bytes + self._payloads.size
 
     def free_bytes(self) -> int | None:
         return self._folder.free_bytes()

@@ -14,14 +14,17 @@ import json
 import math
 import os
 import shutil
+from collections import deque
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
-from treeadv.storage.disk import fsync, replace_file, writing
+from treeadv.storage.disk import fsync, replace_file, replacing, writing
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_store import LocalRunStore, RunStore, object_store, run_store
 
@@ -127,28 +130,37 @@ class RunFolder:
 
     # ---- records -----------------------------------------------------------------------------------------------------
     def records(self, last: float = math.inf) -> list[dict[str, Any]]:
-        """Return the records of the steps up to `last`, without an unfinished last line of a driver that was killed.
+        """Return the records that `read_records` yields. All of them are in memory."""
+        return list(self.read_records(last))
+
+    def last_record(self) -> dict[str, Any] | None:
+        """Return the record of the last step; None if there is none. Raises as `read_records` does."""
+        newest = deque(self.read_records(), maxlen=1)
+        return newest[0] if newest else None
+
+    def read_records(self, last: float = math.inf) -> Iterator[dict[str, Any]]:
+        """Yield the records of the steps up to `last`, without an unfinished last line of a driver that was killed.
 
         Raises `BadInput` for a damaged record of one of these steps. Lines after the record of step `last` are not
         read.
         """
         path = self.path / "metrics.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        records: list[dict[str, Any]] = []
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n") or (records[-1]["step"] if records else 0) >= last:
-                break
-            try:
-                record = json.loads(line)
-                if record["step"] > last:
-                    break
-            except (ValueError, KeyError, TypeError) as e:
-                raise BadInput(
-                    f"{path}: line {number} is damaged ({one_line(e)}): restore the file, or delete it and"
-                    " lose its records"
-                ) from e
-            records.append(record)
-        return records
+        step = 0
+        with path.open("rb") if path.is_file() else BytesIO() as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n") or step >= last:
+                    return
+                try:
+                    record = json.loads(line)
+                    step = record["step"]
+                    if step > last:
+                        return
+                except (ValueError, KeyError, TypeError, RecursionError) as e:
+                    raise BadInput(
+                        f"{path}: line {number} is damaged ({one_line(e)}): restore the file, or delete it and"
+                        " lose its records"
+                    ) from e
+                yield record
 
     def rewind(self, step: int) -> None:
         """Forget the records of steps after `step`, which are taken again.
@@ -158,8 +170,8 @@ class RunFolder:
         kept = self.store.pull("metrics.jsonl")
         if kept is not None:
             replace_file(self.path / "metrics.jsonl", kept)
-        lines = [json.dumps(r) + "\n" for r in self.records(step)]
-        replace_file(self.path / "metrics.jsonl", "".join(lines))
+        with replacing(self.path / "metrics.jsonl") as scratch, scratch.open("w") as file:
+            file.writelines(json.dumps(r) + "\n" for r in self.read_records(step))
 
     def record(self, record: dict[str, Any]) -> None:
         """Append the record of one step."""
