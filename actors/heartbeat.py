@@ -1,4 +1,5 @@
-"""The heartbeat of every role: the driver asks for it, and a thread of its own answers while the role is busy."""
+"""The heartbeat of every role. The driver calls it; a separate thread of the actor answers, even while the role is
+busy."""
 
 from __future__ import annotations
 
@@ -12,4 +13,4 @@ class Heartbeat:
 
     @ray.method(concurrency_group=GROUP, max_task_retries=0)
     def beat(self) -> None:
-        """Answer at once. A stopped or dead process does not."""
+        """Return at once. A stopped or dead process gives no answer."""

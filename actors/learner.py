@@ -1,4 +1,4 @@
-"""The learner role: one rank of the trainer. A plain class of which the driver makes Ray actors."""
+"""The learner role: one rank of the trainer. It is a plain class, from which the driver creates Ray actors."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
 import ray
 import torch
 import torch.distributed as dist
+from ray import ObjectRef
 
 from actors.heartbeat import Heartbeat
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
+from treeadv.engines.base import Weights
 from treeadv.errors import BadInput
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.metrics import Exporter
 from treeadv.storage.run_folder import RunFolder
 
-BUCKET_BYTES = 256 << 20  # of weights that travel as one object
+BUCKET_BYTES = 256 << 20  # largest size of weights that are sent as one object
 
 
 class Learner(Heartbeat):
-    """The driver calls `rendezvous` on rank 0, then on all ranks `join`, `restore` when it resumes, `step`, `publish`
-    and `checkpoint`."""
+    """One rank. The driver calls `rendezvous` on rank 0. On all ranks it then calls `join`, `restore` when it resumes,
+    `step`, `publish` and `checkpoint`."""
 
     def __init__(self, config: Config, run_dir: str, rank: int, world: int, port: int = 0) -> None:
-        """`port`: where to serve /metrics and /healthz (0: any free port)."""
+        """`port` serves /metrics and /healthz (0: any free port)."""
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         self.config, self.rank, self.world = config, rank, world
         self.folder = RunFolder.of(Path(run_dir), config)
-        self.folder.path.mkdir(parents=True, exist_ok=True)  # with run.storage the driver made it on its own machine
+        self.folder.path.mkdir(parents=True, exist_ok=True)  # with run.storage only the driver's machine has it
         self._trainer: Trainer | None = None
         self._store: dist.TCPStore | None = None
         self._fault: str | None = None
@@ -43,19 +45,19 @@ class Learner(Heartbeat):
 
     @ray.method
     def address(self) -> str:
-        """host:port of /metrics."""
+        """Return host:port of /metrics."""
         return self._address
 
     @ray.method
     def rendezvous(self) -> str:
-        """On rank 0: open the store where the ranks meet and return its host:port."""
+        """Open the store for the rendezvous of the ranks and return its host:port. Only rank 0 calls this."""
         host = ray.util.get_node_ip_address() if ray.is_initialized() else socket.gethostbyname(socket.gethostname())
         self._store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
         return f"{host}:{self._store.port}"
 
     @ray.method
     def join(self, address: str) -> None:
-        """Meet the other ranks and load the model."""
+        """Join the process group of all ranks and load the model."""
         if self.config.learner.device == "cuda" and not torch.cuda.is_available():
             raise BadInput(
                 "learner.device=cuda: torch finds no CUDA device where the learner runs; set learner.gpus, or"
@@ -76,9 +78,9 @@ class Learner(Heartbeat):
         return self._trainer
 
     @ray.method
-    def step(self, batches: list[Any], version: int) -> StepReport:
-        """Take the optimizer updates of one batch: the forests of `batches`, references to record batches, in their
-        order."""
+    def step(self, batches: list[ObjectRef[pa.RecordBatch]], version: int) -> StepReport:
+        """Take the optimizer updates of one step. `batches` are references to record batches; their order is the order
+        of the forests."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
         try:
             report = self.trainer.step(forests, version)
@@ -93,10 +95,11 @@ class Learner(Heartbeat):
         return report
 
     @ray.method
-    def publish(self) -> tuple[list[Any], int]:
-        """Gather the weights and put this rank's share into the object store; returns references to it and its
-        bytes."""
-        refs, size = [], 0
+    def publish(self) -> tuple[list[ObjectRef[Weights]], int]:
+        """Gather the weights and put this rank's share into the object store. Returns references to the share and its
+        size in bytes."""
+        refs: list[ObjectRef[Weights]] = []
+        size = 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
             refs.append(ray.put(bucket))
             size += sum(w.nbytes for w in bucket.values())
@@ -106,7 +109,7 @@ class Learner(Heartbeat):
     def checkpoint(self, step: int, session: str) -> None:
         """Write this rank's files of the checkpoint of `step`. All ranks call it.
 
-        The checkpoint counts once the driver, which began `session`, has sealed it.
+        The checkpoint is valid once the driver, which started `session`, has sealed it.
         """
         began = time.perf_counter()
         self.folder.store.write_checkpoint(step, session, self.trainer.write_files)
@@ -114,7 +117,7 @@ class Learner(Heartbeat):
 
     @ray.method
     def restore(self, step: int) -> int:
-        """Continue from the checkpoint of `step`; returns the version of its weights."""
+        """Load the checkpoint of `step`. Returns the version of its weights."""
         with self.folder.open_checkpoint(step) as folder:
             self.trainer.restore(folder)
         return self.trainer.version
@@ -126,7 +129,8 @@ class Learner(Heartbeat):
             dist.destroy_process_group()
 
     def _keep(self, batch: Path) -> None:
-        """Keep a batch with an update that is not finite in the store of the run: this disk may go with the pod."""
+        """Copy a batch whose update is not finite to the store of the run, because the local disk may be lost with the
+        pod."""
         if self.rank == 0:
             self.folder.store.keep(batch)
 
@@ -135,7 +139,7 @@ class Learner(Heartbeat):
         for phase, seconds in report.seconds.items():
             e.observe("treeadv_learner_phase_seconds", seconds, phase=phase)
         if self.rank:
-            return  # the rest covers all ranks together
+            return  # the other values of the report cover all ranks
         e.add("treeadv_trained_tokens_total", report.tokens)
         e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
         e.add("treeadv_trained_leaves_total", report.leaves)

@@ -1,7 +1,6 @@
-"""The replay queue as an actor: waiting, group commit and object references around `treeadv.replay.store`.
-
-It passes references on and reads a payload only to check and write it. On its own node the payload is a view of Ray's
-object store, and writing makes one copy of it (an Arrow message).
+"""The replay queue role. It adds waiting, group commit and object references to `treeadv.replay.store`.  The queue
+passes on references and reads a payload only to check and write it. On the node of the queue the payload is a view of
+Ray's object store, and writing makes one copy of it (an Arrow message).
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray import ObjectRef
 
@@ -41,15 +41,15 @@ _FIGURES_EVERY = 10.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Forests for one optimizer step: `refs[i]` is of a record batch that holds forest `forest_ids[i]` alone."""
+    """The forests of one step. `refs[i]` refers to a record batch that holds only the forest `forest_ids[i]`."""
 
     lease_id: str
     forest_ids: tuple[str, ...]
-    refs: tuple[ObjectRef, ...]
+    refs: tuple[ObjectRef[pa.RecordBatch], ...]
 
 
 class _QueueMetrics:
-    """Shows the figures of the queue. Counters go on over restarts, because the journal does."""
+    """Exports the figures of the queue. Counters continue after a restart, because they come from the journal."""
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
@@ -71,7 +71,7 @@ class _QueueMetrics:
         free = f["disk_free_bytes"]
         self._exporter.set(
             "treeadv_queue_disk_free_bytes", math.inf if free is None else free
-        )  # 0 would say a full disk
+        )  # 0 would mean a full disk
 
     def _count(self, name: str, total: float, **labels: str) -> None:
         key = (name, *labels.values())
@@ -80,23 +80,23 @@ class _QueueMetrics:
 
 
 class ReplayQueue(Heartbeat):
-    """Wrap it by `ray.remote`. Every method may be called again with the same ids: a repeat changes nothing."""
+    """The queue of a run. Every method may be called again with the same ids: a repeated call changes nothing."""
 
     def __init__(self, config: Config, run_dir: str, session: str, step: int, port: int) -> None:
         """Open `run_dir`/replay for a `session` of the run that resumes from the checkpoint of `step` (see
         `ReplayStore`).
 
-        An actor that Ray restarts runs this again. The journal tells whether an earlier process of the session has gone
-        back to the checkpoint; Ray's count of restarts does not, because a process may die in here.
+        An actor that Ray restarts runs this again. The journal says whether an earlier process of the session has
+        returned to the checkpoint. Ray's count of restarts does not say this, because a process may die in this method.
         """
         self._config = config
         self._draws = Draws(problem_source(config.task, config.run.seed))
-        self._refs: dict[str, ObjectRef] = {}
+        self._refs: dict[str, ObjectRef[pa.RecordBatch]] = {}
         self._room = asyncio.Condition()  # a slot may be free
         self._ready = asyncio.Condition()  # more forests may be ready
         self._flushing = asyncio.Lock()
         self._fault: str | None = None
-        self._is_bad_input = False  # the fault is for the user to mend
+        self._is_bad_input = False  # whether the user can correct the fault
         self._stopped = self._closed = False
         self._ticking: asyncio.Task[None] | None = None
         self._exporter = Exporter("queue", lambda: self._fault)
@@ -109,13 +109,13 @@ class ReplayQueue(Heartbeat):
             updates = config.learner.updates_per_step
             self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates)
             self._restore_threshold()
-        except BadInput as fault:  # raised by the first call: Ray would report it here as a death of the actor
+        except BadInput as fault:  # the first call raises it; here Ray would report the death of the actor
             self._note_fault(fault)
 
     def _restore_threshold(self) -> None:
-        """Take in the forests that are ready: a restarted queue has seen none yet."""
+        """Add the entropies of the ready forests to the threshold, which is empty after a restart."""
         for entry in self._store.ledger.in_state(State.READY):
-            with contextlib.suppress(Damaged):  # its lease drops it
+            with contextlib.suppress(Damaged):  # `lease` drops a damaged forest
                 batch = self._store.payload(entry.reserved.forest_id)
                 self._threshold.observe(batch.column("entropy").values.to_numpy())
 
@@ -125,13 +125,12 @@ class ReplayQueue(Heartbeat):
         self._check()
         return self._address
 
-    # ---- calls of workers
-    # ----------------------------------------------------------------------------------------------------
+    # ---- calls of workers --------------------------------------------------------------------------------------------
     @ray.method
     async def reserve(self, worker: str) -> Ticket | None:
-        """Return the next forest to grow once a slot is free, which holds fast generators back; None when the run
-        ends."""
-        # Ray repeats a call under its old task id when the actor died before its answer arrived: it gets the same slot.
+        """Wait for a free slot and return the ticket of the next forest. Returns None when the run ends."""
+        # When the actor dies before its answer arrives, Ray repeats the call with the same task id. The repeated call
+        # gets the same slot.
         request = ray.get_runtime_context().get_task_id() or ""
         record = None
         while record is None:
@@ -142,13 +141,13 @@ class ReplayQueue(Heartbeat):
         await self._make_durable()
         problem = await self._draws.problem(record.draw)
         if isinstance(problem, FailedDraw):
-            raise RuntimeError(f"draw {record.draw} gave a prompt before and gives none now: {problem.detail}")
+            raise RuntimeError(f"draw {record.draw} had a prompt before and has none now: {problem.detail}")
         seed = derive(self._config.run.seed, record.draw, record.attempt)
         return Ticket(record.forest_id, record.draw, record.attempt, problem, seed, self._threshold.tau)
 
     async def _try_reserve(self, worker: str, request: str) -> Reserved | None:
-        """Reserve the next draw; None after a wait for a slot, or where the draw went to another worker or gives no
-        prompt."""
+        """Reserve the next draw. Returns None after a wait for a slot, and when another worker took the draw or the
+        draw has no prompt."""
         draw = self._store.next_draw
         problem = await self._draws.problem(draw)
         async with self._room:
@@ -164,14 +163,15 @@ class ReplayQueue(Heartbeat):
 
     @ray.method
     async def fail(self, forest_id: str, reason: str) -> None:
-        """The worker cannot deliver: the prompt goes out again, at most `queue.attempts` times."""
+        """Record that a worker cannot deliver a forest. The prompt is given out again, at most `queue.attempts`
+        times."""
         self._check()
         self._store.fail(forest_id, reason)
         await self._notify(self._room)
 
     async def forget(self, worker: str) -> int:
-        """The worker died: its reservations go out again, and forests that it delivered are served from disk, because
-        its objects died with it."""
+        """Record the death of a worker. Its reservations are given out again. The forests that it delivered are served
+        from disk, because its objects are lost."""
         self._check()
         for entry in self._store.ledger.live.values():
             if entry.reserved.worker == worker:
@@ -181,10 +181,10 @@ class ReplayQueue(Heartbeat):
         return lost
 
     @ray.method
-    async def admit(self, forest_id: str, refs: list[ObjectRef]) -> str:
-        """Take one graded forest. `refs` is a list of one, which keeps Ray from resolving it.
+    async def admit(self, forest_id: str, refs: list[ObjectRef[pa.RecordBatch]]) -> str:
+        """Admit one graded forest. `refs` is a list of one reference, because Ray resolves a reference outside a list.
 
-        Answers as `ReplayStore.admit`, or lost: its object is gone, and the prompt goes out again.
+        Returns the result of `ReplayStore.admit`, or "lost" when the object is lost and the prompt is given out again.
         """
         self._check()
         (ref,) = refs
@@ -194,7 +194,7 @@ class ReplayQueue(Heartbeat):
             self._store.fail(forest_id, f"its payload is lost: {type(e).__name__}")
             await self._notify(self._room)
             return "lost"
-        self._check()  # the run may have ended meanwhile
+        self._check()  # the run may have ended during the wait
         outcome = self._store.admit(forest_id, batch)
         if outcome == "admitted":
             self._refs[forest_id] = ref
@@ -202,11 +202,10 @@ class ReplayQueue(Heartbeat):
         await self._notify(self._room if outcome in ("refused", "dropped") else self._ready)
         return outcome
 
-    # ---- calls of the learner
-    # ------------------------------------------------------------------------------------------------
+    # ---- calls of the learner ----------------------------------------------------------------------------------------
     @ray.method
     async def lease(self, n: int, version: int) -> Lease:
-        """Wait for `n` forests within the staleness bound of policy `version`. Answers the open lease of that version
+        """Wait for `n` forests within the staleness bound of policy `version`. Returns the open lease of that version
         if there is one."""
         async with self._ready:
             while True:
@@ -214,7 +213,7 @@ class ReplayQueue(Heartbeat):
                 used = self._store.ledger.slots_used
                 record = self._store.lease(n, version, self._ref)
                 if record is None or self._store.ledger.slots_used < used:
-                    await self._notify(self._room)  # the drop of a stale or damaged forest, or the wait, frees slots
+                    await self._notify(self._room)  # a dropped forest frees a slot
                 if record:
                     break
                 await self._ready.wait()
@@ -222,18 +221,19 @@ class ReplayQueue(Heartbeat):
         return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
 
     @ray.method
-    async def ack(self, lease_id: str, step: int) -> None:
-        """Optimizer step `step` is done with this lease: its slots are free.
+    async def ack(self, lease_id: str, step: int, skipped: Sequence[str]) -> None:
+        """Record that `step` has used this lease but for the forests `skipped`, and free its slots.
 
-        Raises `LeaseLost` if the lease expired and another has its forests: then the step is void.
+        Raises `LeaseLost` if the lease expired and another lease has its forests. The step is then invalid.
         """
         self._check()
-        self._store.ack(lease_id, step)
+        self._store.ack(lease_id, step, skipped)
         self._release_refs()
         await self._notify(self._room)
 
     async def nack(self, lease_id: str) -> None:
-        """Give the lease back. The next lease of its forests is served from disk, in case their objects are lost."""
+        """Return the forests of a lease to the queue. Their next lease is served from disk, because their objects may
+        be lost."""
         self._check()
         lease = self._store.ledger.leases.get(lease_id)
         for forest_id in lease.record.forest_ids if lease else ():
@@ -243,7 +243,7 @@ class ReplayQueue(Heartbeat):
 
     @ray.method
     async def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
-        """The learner cannot train the lease: drop its forests with a reason and free their slots."""
+        """Drop the forests of a lease that the learner cannot train, record the reason, and free their slots."""
         self._check()
         self._store.discard(lease_id, reason, detail)
         self._release_refs()
@@ -251,8 +251,8 @@ class ReplayQueue(Heartbeat):
 
     @ray.method
     async def commit(self, step: int, oldest_kept: int) -> None:
-        """A durable checkpoint holds all steps up to `step`: their forests are trained. The oldest checkpoint that is
-        kept is of step `oldest_kept`. Durable on return, unless queue.fsync is none."""
+        """Record that a checkpoint holds all steps up to `step`, so that their forests are trained. `oldest_kept` is
+        the step of the oldest checkpoint of the run. The record is durable on return, unless queue.fsync is none."""
         self._check()
         self._store.commit(step, oldest_kept)
         await self._make_durable(at_once=True)
@@ -266,24 +266,23 @@ class ReplayQueue(Heartbeat):
         await self._make_durable(at_once=True)
         await asyncio.to_thread(self._store.check_owner)
 
-    # ---- calls of the driver
-    # -------------------------------------------------------------------------------------------------
+    # ---- calls of the driver -----------------------------------------------------------------------------------------
     @ray.method
     async def counts(self) -> dict[str, Any]:
-        """See `treeadv.replay.figures.figures`."""
+        """Return the figures of the queue (`treeadv.replay.figures.figures`)."""
         self._check()
         now = figures(self._store)
         self._metrics.update(now)
         return now
 
     async def stop(self) -> None:
-        """End reservations: those that wait, and all later ones, get None. Growing forests may still be admitted."""
+        """End reservations: waiting and later calls of `reserve` return None. Growing forests may still be admitted."""
         self._stopped = True
         await self._notify(self._room)
 
     @ray.method
     async def close(self) -> None:
-        """Stop, make all durable and release the folder."""
+        """End reservations, make all records durable and release the folder."""
         if self._closed:
             return
         if not hasattr(self, "_store"):  # the folder could not be opened
@@ -301,15 +300,14 @@ class ReplayQueue(Heartbeat):
         async with self._ready:
             self._ready.notify_all()  # a waiting lease raises that the queue is closed
 
-    # ---- inside
-    # --------------------------------------------------------------------------------------------------------------
+    # ---- internal ----------------------------------------------------------------------------------------------------
     def _check(self) -> None:
         """Raise the fault of a background task, if there is one."""
         if self._closed:
             raise RuntimeError("the replay queue is closed")
         if self._fault:
             raise (BadInput if self._is_bad_input else RuntimeError)(f"the replay queue has failed: {self._fault}")
-        if self._ticking is None:  # only now is there an event loop
+        if self._ticking is None:  # `__init__` has no event loop
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     def _note_fault(self, fault: Exception) -> None:
@@ -338,7 +336,7 @@ class ReplayQueue(Heartbeat):
                     waiting.notify_all()
 
     async def _notify(self, waiting: asyncio.Condition) -> None:
-        """Wake the calls that wait for a change, and make the change durable as queue.fsync says."""
+        """Wake the calls that wait for a change, and make the change durable as queue.fsync requires."""
         async with waiting:
             waiting.notify_all()
         await self._make_durable()
@@ -349,10 +347,12 @@ class ReplayQueue(Heartbeat):
             await self._flush()
 
     async def _flush(self, what: Callable[[], list[Action]] | None = None) -> None:
-        """Group commit: a call that waits for the lock finds its records flushed by the call before it.
+        """Write pending records (group commit).
 
-        The lock is kept until the disk has answered, even if the caller is cancelled: `close` must not meet files that
-        a thread still writes."""
+        A call that waits for the lock finds its records flushed by the previous call.
+
+        The lock is held until the write has ended, even if the caller is cancelled, because `close` must not close
+        files that a thread still writes."""
         await asyncio.shield(self._flush_now(what or self._store.pending))
 
     async def _flush_now(self, what: Callable[[], list[Action]]) -> None:
@@ -363,18 +363,18 @@ class ReplayQueue(Heartbeat):
             began = time.perf_counter()
             try:
                 await asyncio.to_thread(flush, actions)
-            except (OSError, BadInput) as e:  # what the disk has is unknown: only a restart, which reads it, may go on
+            except (OSError, BadInput) as e:  # the state of the disk is unknown until a restart reads it
                 self._note_fault(e)
                 raise
             self._exporter.observe("treeadv_queue_fsync_seconds", time.perf_counter() - began)
 
-    def _ref(self, forest_id: str) -> ObjectRef:
+    def _ref(self, forest_id: str) -> ObjectRef[pa.RecordBatch]:
         if forest_id not in self._refs:
             self._refs[forest_id] = ray.put(self._store.payload(forest_id))
         return self._refs[forest_id]
 
     def _release_refs(self) -> None:
-        """Release the objects of forests that no step needs."""
+        """Release the objects of forests that no later step needs."""
         ledger = self._store.ledger
         stepped = {f for x in ledger.leases.values() if x.step is not None for f in x.record.forest_ids}
         self._refs = {f: r for f, r in self._refs.items() if f in ledger.live and f not in stepped}

@@ -1,4 +1,4 @@
-"""The reward role: grades the leaves of forests. A plain class; whoever builds the run makes a Ray actor of it."""
+"""The reward role: grades the leaves of forests. It is a plain class, from which the driver creates Ray actors."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from treeadv.rewards.watch import failure_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradeReport:
-    """The verdicts of all leaves of a batch, and the detail of a leaf on which the verifier failed ("" if none)."""
+    """The verdicts of all leaves of a batch. `failure` is the detail of a leaf on which the verifier failed, "" if
+    none."""
 
     verdicts: tuple[int, ...]
     failure: str
 
 
 class RewardActor(Heartbeat):
-    """Decodes leaves, has them judged by killable processes, and hands the forests back graded."""
+    """Decodes leaves, has them judged in processes that can be killed, and returns graded forests."""
 
     def __init__(self, config: Config, index: int, port: int = 0) -> None:
-        """`index` is this actor's number within its role, `port` where it serves /metrics and /healthz (0: any free
+        """`index` is the number of this actor within its role. `port` serves /metrics and /healthz (0: any free
         port)."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self.index = index
         folder = resolve(
             config.model.path, config.model.cache, ["tokenizer.json"]
-        )  # of a model of the hub not the weights
+        )  # from the hub this downloads no weights
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
         self._exporter = Exporter("reward", health=lambda: self._pool.fault)
@@ -51,10 +52,10 @@ class RewardActor(Heartbeat):
 
     @ray.method(num_returns=2)
     async def grade(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, GradeReport]:
-        """The same forests with reward, verdict and detail of every leaf, and what the verifier made of them.
+        """Return the forests with the reward, verdict and detail of every leaf, and a report of the verdicts.
 
-        A leaf that the engine lost is ABORTED. The caller asks Ray for two returns: it waits for the small one and
-        passes the other on as a reference."""
+        A leaf that the engine lost is ABORTED. Ray makes two objects of the result: the caller waits for the small one
+        and passes on a reference to the other."""
         graded = [await self._graded(f) for f in wire.from_batch(batch)]
         verdicts = tuple(int(v) for f in graded for v in f.verdict)
         failures = [failure for f in graded if (failure := failure_of(f))]
@@ -62,7 +63,7 @@ class RewardActor(Heartbeat):
 
     @ray.method
     async def address(self) -> str:
-        """host:port of /metrics."""
+        """Return host:port of /metrics."""
         return self._address
 
     @ray.method
@@ -71,9 +72,10 @@ class RewardActor(Heartbeat):
         self._exporter.close()
 
     async def _graded(self, forest: Forest) -> Forest:
-        """Grade, and keep the metrics: of every answer its verdict and time, of the pool its queue and its restarts."""
+        """Grade a forest and export metrics: verdict and time of every answer, queue length and restarts of the
+        pool."""
         grading = asyncio.ensure_future(grade_forest(self._pool, forest, self._decode))
-        await asyncio.sleep(0)  # the call has put its answers into the queue
+        await asyncio.sleep(0)  # lets the task put its answers into the pool's queue
         self._exporter.set("treeadv_reward_waiting_answers", self._pool.waiting)
         try:
             graded, judged = await grading

@@ -1,14 +1,16 @@
-"""`python -m benchmarks.bias`: how far each choice of fork rule and advantage is from the exact policy gradient.
+"""`python -m benchmarks.bias`: measures the bias of each choice of fork rule and advantage against the exact gradient.
 
-A tabular softmax policy over 3 tokens and 4 steps with random 0/1 rewards, so that the gradient is known. Forests
-are grown by the fork rules of `treeadv.sampling.rules` and weighed by `treeadv.learning.objective`, as in training
-at ratio 1. A JSON object a line:
+The policy is a tabular softmax over 3 tokens and 4 steps with random 0/1 rewards, so that its gradient G is known.
+Forests grow by the fork rules of `treeadv.sampling.rules`. `treeadv.learning.objective` computes the estimate g of a
+forest, as in training at ratio 1. It prints one JSON object per line:
 
-  bias     |E g - c G| / |c G| at the best one scale c (1 where the estimator points nowhere near) state    the same
-  with the best scale for each state: what is left compares actions wrongly (A-bias), the rest only weighs
-           states differently (S-bias)
-  error    the Monte-Carlo standard error of `bias`; noise: variance of one forest's estimate over |c G|^2; scale: c
-  trees    the mean number of a forest's trees, fresh roots included (`surprisal`, `one tree` and `no topup` draw none)
+  bias     |E g - c G| / |c G| at the best scale c
+  state    the same with the best scale for each state. This remainder is a wrong comparison of actions (A-bias); the
+           difference to `bias` is only another weighting of the states (S-bias)
+  error    the Monte-Carlo standard error of `bias`
+  noise    the variance of the estimate of one forest over |c G|^2
+  scale    c
+  trees    the mean number of trees per forest, top-up roots included (`surprisal`, `one tree` and `no topup` have none)
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from treeadv.assembly import merge_prefixes
 from treeadv.config import SamplingConfig
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning.objective import Objective, evaluate, scales
@@ -28,14 +31,15 @@ from treeadv.presets import PRESETS, AdvantageSpec
 from treeadv.sampling.forking import Forking, split
 
 TOKENS, STEPS, LEAVES = 3, 4, 8
-LOST = 0.19  # share of the leaves that are lost in the rows with losses
+LOST = 0.19  # share of unjudged leaves in the rows with losses
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
-    # Fresh roots, which do not fork, would cover up what forks do
+    # Top-up roots, which do not fork, would hide the effect of forks
     "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},
     "random": {"rule": "random", "rule_options": {"probability": 0.5}},
     "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1, "topup": False},
     "no forks": {"rule": "none"},
+    "backbone": {"rule": "entropy", "tau": 0.9, "split": "backbone"},
     "no topup": {"rule": "entropy", "tau": 0.9, "topup": False},
 }
 _UNBIASED = PRESETS["unbiased"].advantage
@@ -55,8 +59,8 @@ ONE_CHANGE = {
 
 @dataclass(frozen=True)
 class World:
-    """logits of every prefix (numbered in base 3 by length), rewards of every sequence, and what follows from them
-    exactly."""
+    """The policy at every state (prefix), the reward of every sequence, and the exact gradient. States are numbered in
+    base 3 by length."""
 
     prob: np.ndarray  # [states, TOKENS]
     reward: np.ndarray  # [TOKENS ** STEPS]
@@ -85,14 +89,14 @@ class World:
 
 
 def child(state: int, token: int) -> int:
-    """Prefixes in breadth-first order: the children of state s are 3 s + 1 to 3 s + 3; those past the last are
-    sequences."""
+    """Return the state after `token`. States are in breadth-first order: the children of state s are 3 s + 1 to 3 s +
+    3. Numbers above the last state are sequences."""
     return TOKENS * state + 1 + token
 
 
 def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) -> tuple[Forest, np.ndarray]:
-    """A graded forest and the state [T] in which each of its tokens was drawn. Chains fork as the sampler lets them
-    (section 3)."""
+    """Return a graded forest, and the state [T] at which each of its tokens was drawn. Chains fork as in
+    `treeadv.sampling`."""
     parent: list[int] = []
     lengths: list[int] = []
     arity: list[int] = []
@@ -125,7 +129,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
                 seed=seed,
             ):
                 arity[here] = s.arity
-                for i, part in enumerate(split(budget, s.arity)):
+                for i, part in enumerate(split(budget, s.arity, s.split)):
                     chain(here, state, depth + 1, position, part, token if i == 0 else draw(state))
                 return
             first = None
@@ -141,7 +145,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
         chain(-1, 0, 0, 0, 1, None)
     T, L, where = len(tokens), len(ends), np.array(states)
     up = np.array(parent, np.int32)
-    forest = Forest(  # not checked: the table takes half a million of them
+    forest = Forest(  # not checked, because the benchmark draws half a million forests
         forest_id="f",
         prompt_id="p",
         gold="",
@@ -170,8 +174,11 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
 
 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
-    """[states, TOKENS] the gradient that one forest gives: sum over tokens of -slope times the gradient of log pi by
-    the logits."""
+    """Return the gradient estimate of one forest [states, TOKENS]: the sum over its tokens of -slope times the gradient
+    of log pi by the logits."""
+    if spec.tree == "merged":
+        f = merge_prefixes(f)
+        states = states_of(f)
     o = Objective(spec=spec, room=LEAVES)
     slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope
     out = np.zeros_like(world.prob)
@@ -180,8 +187,22 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
     return out - weight[:, None] * world.prob
 
 
+def states_of(f: Forest) -> np.ndarray:
+    """Return the state [T] at which each token was drawn."""
+    out = np.zeros(f.tokens, int)
+    after = np.zeros(f.segments, int)
+    for s in range(f.segments):
+        state = int(after[f.parent[s]]) if f.parent[s] >= 0 else 0
+        for t in range(f.start[s], f.start[s + 1]):
+            out[t] = state
+            state = child(state, int(f.token[t]))
+        after[s] = state
+    return out
+
+
 def lose(f: Forest, share: float, rng: np.random.Generator) -> Forest:
-    """The forest after failures that do not depend on its text: each leaf is left unjudged with probability `share`."""
+    """Return the forest after random failures: each leaf is unjudged with probability `share`, independent of its
+    text."""
     verdict = np.where(rng.random(f.leaves) < share, Verdict.CRASH, f.verdict).astype(np.int8)
     return replace(f, verdict=verdict, reward=np.where(verdict == Verdict.CRASH, 0, f.reward).astype(np.float32))
 
@@ -189,9 +210,9 @@ def lose(f: Forest, share: float, rng: np.random.Generator) -> Forest:
 def measure(
     world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int, lost: float = 0.0
 ) -> Iterator[dict[str, Any]]:
-    """The figures of each estimator over the same forests, of whose leaves the share `lost` is not judged.
+    """Yield the figures of each estimator on the same forests, of whose leaves the share `lost` is unjudged.
 
-    A forest with fewer than two judged leaves is drawn again, as the replay queue does.
+    A forest with fewer than two judged leaves is replaced by a new one, as in the replay queue.
     """
     settings = {
         "leaves": LEAVES,
@@ -245,7 +266,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args(argv)
     world = World.random(args.world)
-    # A constant normaliser for all: how a batch is divided is another question than what a token's weight is.
+    # All presets have a constant normaliser, so that the results depend only on the weights of the tokens.
     presets = {
         n: p.advantage.model_copy(update={"normaliser": "constant", "ratio": "token"})
         for n, p in PRESETS.items()
@@ -257,7 +278,8 @@ def main(argv: list[str]) -> None:
         "surprisal": few,
         "random": few,
         "one tree": few,
-        "no forks": few,
+        "no forks": few | {"tempo": presets["tempo"]},
+        "backbone": few | {"bpo": presets["bpo"]},
         "no topup": few,
     }
     for rule, specs in cases.items():

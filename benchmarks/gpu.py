@@ -1,18 +1,18 @@
-"""`python -m benchmarks.gpu`: what only an accelerator can show, checked and timed in one call. A JSON object a
-line; exit 1 if one fails.
+"""`python -m benchmarks.gpu`: checks and times the parts that need an accelerator. It prints one JSON object per line.
+It exits with 1 if a part fails.
 
-  check     gradients of a forest through FlexAttention against its leaves flattened (float32), relative to their
-  norm: in float32; in
-            bfloat16, beside what bfloat16 costs the flattened form; cut in pieces with activations recomputed. The
-            forest has blocks of the kernel that are seen whole and in part, and lengths that no block divides; heads
-            are 64 wide
-  step      a 0.5B-shaped model in bf16: forward and backward of one long forest, tree against flat, with MFU and
-  peak memory learning  a small model learns to say one token: mean reward of the first and the last steps, forests
-  sampled from the policy
+  check     relative error of the gradients of a forest through FlexAttention against its flattened leaves in float32:
+            in float32, in bfloat16 (beside the error of the flattened leaves in bfloat16), and cut into pieces with
+            recomputed activations. The forest has full and partial blocks of the kernel, lengths that no block divides,
+            and heads of width 64
+  step      forward and backward of one long forest with a model of the shape of Qwen2.5-0.5B in bfloat16: tree and
+            flat, with MFU and peak memory
+  learning  a small model learns to draw one token: mean reward of the first and of the last steps, with forests
+            sampled from the policy
 
-Start it at the root of the repository, whose benchmarks/ and treeadv/ it imports: treeadv need not be installed, any
-Python from 3.11 does. A bare machine with torch and transformers mostly lacks pydantic, pydantic-core,
-annotated-types and typing-inspection. Fetch them here for its Python, carry the folder over and start with it:
+Start it at the root of the repository; treeadv need not be installed. It needs Python 3.11 or newer. A machine that has
+only torch and transformers usually lacks pydantic, pydantic-core, annotated-types and typing-inspection. Download them
+for the Python of that machine, copy the folder to it and put the folder on the Python path:
 
   pip install --target build/carry --python-version 3.12 --only-binary=:all: pydantic
   PYTHONPATH=build/carry python -m benchmarks.gpu
@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
-from actors.benchmarks.brooms import broom, flattened
+from actors.benchmarks.synthetic import flattened, synthetic_forest
 from treeadv.assembly import assemble
 from treeadv.config import parse
 from treeadv.forest import Finish, Forest, Verdict
@@ -78,7 +78,7 @@ def _small(vocab: int = 512) -> PretrainedConfig:
 
 
 def _half_billion() -> PretrainedConfig:
-    """The shape of Qwen2.5-0.5B."""
+    """Return a configuration of the shape of Qwen2.5-0.5B."""
     return Qwen2Config(
         vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
         num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=65536,
@@ -86,7 +86,7 @@ def _half_billion() -> PretrainedConfig:
 
 
 def _trainer(config: PretrainedConfig, device: str, **learner: Any) -> Trainer:
-    """A trainer of a random model."""
+    """Return a trainer of a random model."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as place:
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(place)
@@ -97,8 +97,9 @@ def _trainer(config: PretrainedConfig, device: str, **learner: Any) -> Trainer:
 
 
 def _check(device: str) -> dict[str, Any]:
-    """Each leaf keeps its own advantage in both forms, so the forest and its expanded leaves have one gradient."""
-    f = broom(8, 413, 0.5757, 301, 512)  # two trunks of 317 tokens, each with 4 branches of 96
+    """Compare the gradients of a forest and of its expanded leaves. Each leaf has the same advantage in both, so the
+    gradients are equal."""
+    f = synthetic_forest(8, 413, 0.5757, 301, 512)  # two root segments of 317 tokens, each with 4 branches of 96
     flat = _expanded(f)
     exact = _gradient(device, flat)
 
@@ -118,14 +119,14 @@ def _check(device: str) -> dict[str, Any]:
 
 
 def _gradient(device: str, f: Forest, **learner: Any) -> torch.Tensor:
-    """Of all parameters of the small model, one after another."""
+    """Return the gradients of all parameters of the small model as one vector."""
     trainer = _trainer(_small(), device, **{"dtype": "float32", "preset": "flat_on_forest", **learner})
     trainer.gradients([f], Phases(device))
     return torch.cat([p.grad.flatten() for p in trainer.policy.parameters() if p.grad is not None]).double().cpu()
 
 
 def _expanded(f: Forest) -> Forest:
-    """The same rollouts as trees of one leaf each: nothing shared but the prompt."""
+    """Return the same rollouts as trees of one leaf each, which share only the prompt."""
     paths = [[np.arange(f.start[s], f.start[s + 1]) for s in f.path(int(e))] for e in f.leaf_segment]
     at = np.concatenate([np.concatenate(p) for p in paths])
     lengths = [sum(map(len, p)) for p in paths]
@@ -141,7 +142,9 @@ def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
     cuda = device == "cuda"
     trainer = _trainer(_half_billion() if cuda else _small(), device, dtype="bfloat16", checkpoint_activations=cuda)
     leaves, sharing = 16, 0.5
-    f = broom(leaves, round(tokens / leaves / (1 - sharing)), sharing, 256 if cuda else 16, trainer.policy.vocabulary)
+    f = synthetic_forest(
+        leaves, round(tokens / leaves / (1 - sharing)), sharing, 256 if cuda else 16, trainer.policy.vocabulary
+    )
     flat = flattened(f)
     out: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
@@ -152,7 +155,7 @@ def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
         best = float("inf")
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        for _ in range(rounds + 1):  # the first compiles
+        for _ in range(rounds + 1):  # the first round compiles
             clock = Phases(device)
             trainer.gradients(batch, clock)
             best = min(best, clock.seconds["forward_backward"])
@@ -165,8 +168,8 @@ def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
 
 
 def _learning(device: str, steps: int) -> dict[str, Any]:
-    """Reward: the share of a leaf's tokens that are the wanted one. The mean must rise by half of what a random
-    policy lacks."""
+    """Train on a reward that is the share of a given token in a leaf. The mean must rise by half of the distance
+    between a random policy and 1."""
     trainer = _trainer(_small(vocab=16), device, dtype="bfloat16", lr=3e-3, correction="tis")
     began, means = time.perf_counter(), []
     for step in range(steps):
@@ -184,7 +187,7 @@ def _learning(device: str, steps: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def _sampled(trainer: Trainer, step: int, number: int) -> Forest:
-    """Two trees: a trunk of 4 tokens drawn from the policy, then 4 branches of 8 from its end."""
+    """Draw a forest of two trees from the policy: a root segment of 4 tokens with 4 branches of 8."""
     torch.manual_seed(1000 * step + number)
     model, device = trainer.policy.model, trainer.policy.device
     prompt = torch.tensor([[1, 2, 3]], device=device)

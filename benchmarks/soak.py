@@ -1,5 +1,5 @@
-"""`python -m benchmarks.soak`: a long run on the tests' tiny model in which roles are killed at random. What it holds
-must stay flat, and nothing may be lost. One JSON object."""
+"""`python -m benchmarks.soak`: runs the tiny model of the tests for a long time and kills roles at random. Memory,
+files and processes must not grow, and no forest may be lost. It prints one JSON object."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def main() -> None:
 def _watch(
     process: Started, run: Path, seconds: float, kill_every: float, rng: random.Random
 ) -> tuple[list[dict[str, float]], dict[str, list[float]]]:
-    """Sample every five seconds; kill one role at random times. Returns the samples and, by role, what `_kill` took."""
+    """Sample every five seconds and kill one role at random times. Returns the samples and the recovery times by
+    role."""
     end = time.monotonic() + seconds
     next_kill = time.monotonic() + 60
     samples: list[dict[str, float]] = []
@@ -84,7 +85,7 @@ def _watch(
             raise RuntimeError(f"the run ended by itself: {process.said()[-3000:]}")
         samples.append(_sample(process, run))
         if time.monotonic() >= next_kill and (victims := hosts(process.pid, role := rng.choice(list(recoveries)))):
-            members = 1 if role == "verifier" else len(victims)  # a dead spare is replaced when it is needed
+            members = 1 if role == "verifier" else len(victims)  # a dead spare is replaced only when needed
             recoveries[role].append(_kill(rng.choice(victims), role, members, process, run))
             next_kill = time.monotonic() + rng.expovariate(1 / kill_every)
             print(
@@ -99,7 +100,7 @@ def _watch(
 
 
 def _kill(victim: psutil.Process, role: str, members: int, process: Started, run: Path) -> float:
-    """Seconds from the kill until the role has as many members as before and a further step is on record."""
+    """Kill a role. Returns the seconds until the role has as many members as before and another step is recorded."""
     began = time.monotonic()
     victim.kill()
     victim.wait()
@@ -122,7 +123,7 @@ def _sample(process: Started, run: Path) -> dict[str, float]:
         try:
             rss, files, count = rss + p.memory_info().rss, files + p.num_fds(), count + 1
         except psutil.Error:
-            continue  # it ended while we looked
+            continue  # the process has ended
     shm = sum(f.stat().st_blocks * 512 for f in os.scandir("/dev/shm") if f.is_file(follow_symlinks=False))
     disk = sum(f.stat().st_size for f in (run / "replay").rglob("*") if f.is_file())
     return {

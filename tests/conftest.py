@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from tests import running
 
-settings.register_profile("treeadv", deadline=None)  # a loaded machine makes single examples slow
+settings.register_profile("treeadv", deadline=None)  # other load of the machine can make an example slow
 settings.load_profile("treeadv")
 _names = (f"bucket-{n}" for n in itertools.count())
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -34,8 +34,8 @@ def no_run_outlives_its_tests() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """Address of a real HTTP server that speaks S3."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    """The address of a real HTTP server with the API of S3."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line per request
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(
         "127.0.0.1", 0, verbose=False
     )
@@ -47,7 +47,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any, str]:
-    """(name, client, URI of a run's folder in it)."""
+    """A new bucket: (name, client, URI of a run's folder in the bucket)."""
     boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")

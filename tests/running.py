@@ -1,4 +1,5 @@
-"""A run of the whole pipeline on the tiny model as a process of its own: started, watched, its actors found."""
+"""Starts a run of the whole pipeline with the tiny model in a separate process, reads its output and finds its
+actors."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import yaml
 from treeadv.replay.audit import audit
 
 ROLES = ("RewardActor", "Generator", "ReplayQueue", "Learner")
-LIMIT = 150  # seconds that a run may take here before it counts as hung
+LIMIT = 150  # seconds after which a run counts as hung
 
 
 def recipe(tmp_path: Path, model: Path, **changes) -> Path:
@@ -44,14 +45,14 @@ def recipe(tmp_path: Path, model: Path, **changes) -> Path:
 
 
 class Started(subprocess.Popen):
-    """A run as a process. Its output goes to a file: a pipe that nobody reads would hold a long run up."""
+    """A run as a process. Its output goes to a file, because a pipe that is not read would block a long run."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         super().__init__(command, stdout=self._output, stderr=subprocess.STDOUT, env=environment)
 
     def said(self, within: float | None = None) -> str:
-        """All that it said so far; once it has ended, where `within` seconds are given for that."""
+        """Return the output so far. With `within`, wait at most that many seconds for the end of the process first."""
         if within is not None:
             self.wait(within)
         handle = self._output.fileno()
@@ -69,7 +70,7 @@ def start(*arguments: str | Path, **environment: str) -> Started:
 
 
 def end_all() -> None:
-    """Kill what is left of the runs that were started: of tests that failed."""
+    """Kill the processes of started runs that failed tests have left."""
     for process in _started:
         process.kill()
         process.wait()
@@ -81,7 +82,7 @@ def finish(process: Started) -> str:
         out = process.said(LIMIT)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise AssertionError(f"the run hung; it said: {process.said()[-3000:]}") from None
+        raise AssertionError(f"the run hung; its output: {process.said()[-3000:]}") from None
     assert process.returncode == 0, out[-3000:]
     return out
 
@@ -94,7 +95,7 @@ def wait_for(what: Callable[[], Any], process: Started, seconds: float = 90) -> 
         assert process.poll() is None, process.said()[-3000:]
         time.sleep(0.05)
     process.kill()
-    raise AssertionError(f"it did not come within {seconds} s: {process.said()[-3000:]}")
+    raise AssertionError(f"the condition did not hold within {seconds} s: {process.said()[-3000:]}")
 
 
 def steps(run: Path) -> int:
@@ -103,20 +104,20 @@ def steps(run: Path) -> int:
 
 
 def driver_of(pid: int) -> int:
-    """The driver of the run that a process belongs to."""
+    """Return the driver of the run that a process belongs to."""
     return next(p.pid for p in [psutil.Process(pid), *psutil.Process(pid).parents()] if "actors.cli" in p.cmdline())
 
 
 def hosts(driver: int, role: str) -> list[psutil.Process]:
-    """The processes of a run that host an actor of `role`; the role `verifier` is the worker processes of the reward
-    actors."""
+    """Return the processes of a run that host an actor of `role`. For the role `verifier` these are the verifier
+    processes of the reward actors."""
     found = []
     for p in psutil.Process(driver).children(recursive=True):
         try:
             words = p.cmdline()
         except psutil.Error:
-            continue  # it ended while we looked
-        # Ray names a process `ray::Role`, with its method while it works
+            continue  # the process has ended
+        # Ray names a process `ray::Role`, and `ray::Role.method` during a call
         if (
             "treeadv.rewards.sandbox.worker" in words
             if role == "verifier"

@@ -22,10 +22,10 @@ def build(
     version: int = 0,
     forest_id: str = "f",
 ) -> Forest:
-    """A checked forest with the given tree and segment lengths; tokens, log-probs and (unless given) 0/1 rewards come
-    from `seed`.
+    """Build a checked forest with the given tree and segment lengths.
 
-    `lost[s]` is the number of branches that segment s drew and lost: its arity stays as drawn.
+    `seed` determines tokens, log-probs and, unless they are given, 0/1 rewards. `lost[s]` is the number of lost
+    branches of segment s, which its arity still counts.
     """
     rng = np.random.default_rng(seed)
     up = np.asarray(parent, np.int32)
@@ -46,8 +46,7 @@ def build(
 
 @st.composite
 def parents(draw: st.DrawFn, max_trees: int = 4, max_depth: int = 4, max_segments: int = 24) -> list[int]:
-    """Parent arrays in depth-first order: single leaves, single trees, deep chains of forks and wide forks all
-    occur."""
+    """Generate parent arrays in depth-first order: single leaves, single trees, deep chains of forks and wide forks."""
     out: list[int] = []
 
     def grow(up: int, depth: int) -> None:
@@ -73,8 +72,8 @@ def forests(
     max_prompt: int = 4,
     losses: bool = False,
 ) -> Forest:
-    """Valid graded forests of one version. `losses` lets a fork lose up to two branches (arity above the children that
-    exist)."""
+    """Generate valid graded forests of one version. With `losses` a fork can lose up to two branches, so that its arity
+    exceeds its number of children."""
     parent = draw(parents(max_trees, max_depth, max_segments))
     lengths = draw(st.lists(st.integers(1, max_length), min_size=len(parent), max_size=len(parent)))
     forks = sorted({p for p in parent if p >= 0})

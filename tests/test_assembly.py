@@ -1,4 +1,4 @@
-"""Forests made from their parts: from a tree, and from flat rollouts whose equal prefixes are merged."""
+"""Tests the construction of forests from a tree, and from flat rollouts whose equal prefixes are merged."""
 
 from __future__ import annotations
 

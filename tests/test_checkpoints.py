@@ -1,4 +1,4 @@
-"""Checkpoints in a run's store: sealed with checksums, passed over when damaged, kept in the number asked for."""
+"""Tests the checkpoints in the store of a run: their seals and checksums, damage, and the number that is kept."""
 
 from __future__ import annotations
 
@@ -54,16 +54,14 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_newest_checkpoint_is_passed_over(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_newest_checkpoint_is_skipped(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     save(LocalRunStore(tmp_path), 2, 4)
     DAMAGE[damage](tmp_path / "checkpoints" / "step-4")
     store = LocalRunStore(tmp_path)
     assert store.newest_whole() == 2
     assert ("checkpoints/step-4 is passed over" in caplog.text) == (damage != "missing folder")
     save(store, 3)
-    assert store.checkpoints() == [2, 3], "the damaged one is of steps that are undone"
+    assert store.checkpoints() == [2, 3], "the damaged checkpoint has steps that the resume has undone"
 
 
 def test_whole_checkpoint_is_found_by_another_process(tmp_path: Path) -> None:
@@ -83,7 +81,7 @@ def test_stray_folder_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     save(store, 3)
 
 
-def test_no_whole_checkpoint_is_step_0(tmp_path: Path) -> None:
+def test_run_without_a_whole_checkpoint_is_at_step_0(tmp_path: Path) -> None:
     store = LocalRunStore(tmp_path)
     assert store.newest_whole() == 0
     save(store, 1)
@@ -91,7 +89,7 @@ def test_no_whole_checkpoint_is_step_0(tmp_path: Path) -> None:
     assert LocalRunStore(tmp_path).newest_whole() == 0
 
 
-def test_checkpoint_that_was_not_sealed_does_not_count(tmp_path: Path) -> None:
+def test_unsealed_checkpoint_is_ignored(tmp_path: Path) -> None:
     store = LocalRunStore(tmp_path)
     save(store, 1)
     store.write_checkpoint(2, "session", write("cut off"))
@@ -106,7 +104,7 @@ def queue(run: Path, session: str, step: int) -> ReplayStore:
 
 @pytest.mark.parametrize("damage", ["flipped bit", "missing folder"])
 def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, damage: str) -> None:
-    """The queue goes back to it: later forests are trained again in the same order, each once."""
+    """The queue returns to the earlier checkpoint: later forests are trained again in the same order, each once."""
     store, replay = LocalRunStore(tmp_path), queue(tmp_path, "one", 0)
     steps = {}
     for step in range(1, 6):
@@ -131,9 +129,7 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, da
         queue(tmp_path, "three", 1)
 
 
-def test_store_passes_over_a_checkpoint_that_lost_a_file(
-    bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_store_skips_a_checkpoint_with_a_missing_file(bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     name, client, uri = bucket
     store = ObjectRunStore(uri, tmp_path)
     session = store.next_session()
@@ -170,14 +166,14 @@ def test_store_names_a_damaged_file_and_the_remedy_works(bucket, tmp_path: Path)
 
 @pytest.fixture
 def size_limit() -> Iterator[Callable[[int], None]]:
-    """A limit on the size of files: a write beyond it fails with EFBIG."""
+    """Limit the size of files, so that a larger write fails with EFBIG."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_file_over_the_size_limit_is_one_line(tmp_path: Path, size_limit: Callable[[int], None]) -> None:
-    """In the queue, the records and a checkpoint; what was stored before stays."""
+def test_file_over_the_size_limit_gives_a_one_line_error(tmp_path: Path, size_limit: Callable[[int], None]) -> None:
+    """The limit applies to the queue, the records and a checkpoint. Data that was stored before stays."""
     folder, replay = RunFolder(tmp_path), queue(tmp_path, "one", 0)
     fill(replay, 2)
     folder.record({"step": 1})

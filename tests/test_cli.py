@@ -1,4 +1,4 @@
-"""The commands as a user meets them: what they print, what they leave behind, and one line for every mistake."""
+"""Tests the commands: their output, the files that they write, and the one-line errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def problems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forests(tmp_path: Path) -> Path:
-    """Two graded forests that name no model."""
+    """A file of two graded forests that name no model."""
     path = tmp_path / "two.arrow"
     made = [
         build([-1, 0, 0, -1], [2, 1, 3, 2], rewards=[1.0, 0.0, 0.0], seed=i, forest_id=f"forest-{i}") for i in range(2)
@@ -69,7 +69,7 @@ def test_help_is_fast_and_loads_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize("name", actors.cli.BENCHMARKS)
-def test_benchmarks_are_called_alike(name: str, capsys) -> None:
+def test_every_benchmark_accepts_json(name: str, capsys) -> None:
     with pytest.raises(SystemExit):
         actors.cli.main(["bench", name, "--json", "--no-such-option"])
     assert capsys.readouterr().err.splitlines()[-1].endswith("unrecognized arguments: --no-such-option")
@@ -162,7 +162,7 @@ def test_show_draws_text_with_the_model_that_the_file_names(tiny_model: Path, tm
     forest = build([-1, -1], [3, 2])
     spelled = np.array(
         [2 + ord(c) - 32 for c in "oaktw"], np.int32
-    )  # the tiny vocabulary: two marks, the printable characters
+    )  # the tiny vocabulary: two special tokens and the printable characters
     write_file(path, [replace(forest, token=spelled)], str(tiny_model))
     assert run("show", path) == 0
     shown = capsys.readouterr()
@@ -181,7 +181,7 @@ def test_show_writes_a_page_and_a_picture(forests: Path, tmp_path: Path, capsys)
 
 def test_show_refuses_a_file_whose_forest_breaks_an_invariant(tmp_path: Path, monkeypatch, capsys) -> None:
     forest = build([-1, -1], [3, 2])
-    monkeypatch.setattr(Forest, "check", lambda self: self)  # written by something that does not check
+    monkeypatch.setattr(Forest, "check", lambda self: self)  # written without a check of the invariants
     write_file(tmp_path / "bad.arrow", [replace(forest, logprob=-forest.logprob)])
     monkeypatch.undo()
     assert run("show", tmp_path / "bad.arrow") == 2
@@ -201,7 +201,7 @@ def test_audit_of_a_damaged_run_exits_with_1(tmp_path: Path, capsys) -> None:
     assert "FAULT" in capsys.readouterr().out
 
 
-def test_report_writes_into_the_run_and_says_where(tmp_path: Path, capsys) -> None:
+def test_report_is_in_the_run_folder_and_its_path_is_printed(tmp_path: Path, capsys) -> None:
     path = make_run(tmp_path, [build([-1, 0, 0], [2, 2, 2], rewards=[1.0, 0.0])], [record(1)])
     assert run("report", path) == 0
     assert capsys.readouterr().out == f"{path / 'report.html'}\n"
@@ -259,7 +259,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
 
 
 @pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(a) or "nothing" for a, _ in MISTAKES])
-def test_mistake_gives_one_line_code_2_and_no_file(
+def test_bad_command_gives_one_line_exit_code_2_and_no_file(
     argv: list[str], message: str, problems: Path, forests: Path, tiny_model: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -285,7 +285,7 @@ def test_full_disk_is_reported_and_the_old_file_stays(forests: Path, tmp_path: P
     page = tmp_path / "page.html"
     page.write_text("as before")
     full = tmp_path / f".page.html.{os.getpid()}"
-    full.symlink_to("/dev/full")  # the scratch file: every write to it fails for want of space
+    full.symlink_to("/dev/full")  # every write to the temporary file fails, because no space is left
     assert run("show", forests, "--html", page) == 2
     assert f"{page}: cannot be written (No space left on device)" in capsys.readouterr().err
     assert page.read_text() == "as before"

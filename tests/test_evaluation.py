@@ -1,4 +1,4 @@
-"""pass@k is what its definition says, and counts what the verifiers said."""
+"""Tests that pass@k equals its definition and counts the verdicts of the verifier."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_only_verified_leaves_pass() -> None:
     assert result.pass_1_error == pytest.approx(0.25 / 2**0.5)
 
 
-def test_evaluation_draws_samples_that_share_nothing() -> None:
+def test_evaluation_samples_share_no_token() -> None:
     config = parse({"task": {"source": "x.jsonl"}, "sampling": {"leaves": 16, "trees": 4, "temperature": 0.5}}, "test")
     sampling = independent(config, 5).sampling
     assert (sampling.rule, sampling.leaves, sampling.roots, sampling.temperature) == ("none", 5, 5, 0.5)

@@ -1,4 +1,4 @@
-"""The code blocks of docs/extending.md run: each section in a process and a folder of its own."""
+"""Runs the code blocks of docs/extending.md, each section in a separate process and folder."""
 
 from __future__ import annotations
 

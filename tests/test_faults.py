@@ -1,6 +1,5 @@
-"""Faults injected into a real run: SIGKILL, SIGSTOP and lack of memory. The run goes on; no forest is lost or trained
-twice.
-"""
+"""Injects faults into a real run: SIGKILL, SIGSTOP and lack of memory. The run continues; no forest is lost or trained
+twice."""
 
 from __future__ import annotations
 
@@ -20,20 +19,21 @@ from treeadv.replay.audit import audit
 from treeadv.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
-# Seconds from a kill to the next step: up to 10 on two quiet cores, 21 for a driver; more where others work too
+# Limits on the seconds from a kill to the next step. On two quiet cores it takes up to 10, for a driver 21; with other
+# load it takes longer.
 WITHIN = 60
 DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
 LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator takes new weights
 STEPPING = "treeadv.learning.trainer:learning_rate"
 LEASING = "treeadv.replay.store:ReplayStore.lease"
-# role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself);
-# a second pair strikes before the run has recovered from the first
+# role -> activity of the role at its death -> the point in the code, and the role that the process at this point kills
+# ("": itself). A second pair applies before the run has recovered from the first.
 STATES: dict[str, dict[str, tuple[str, ...]]] = {
     "Generator": {
         "working": (DRAWING, ""),
         "writing": ("actors.generator:Generator._count", ""),
         "updating weights": (LOADING, ""),
-        "failing": (DRAWING, "fails"),  # its engine raises, the process lives
+        "failing": (DRAWING, "fails"),  # its engine raises; the process stays alive
     },
     "verifier": {
         "working": ("tests.parity:has_even_sum", ""),
@@ -78,7 +78,7 @@ class Run:
             "--config", recipe(tmp_path, model, run__steps=10**6, run__checkpoint_every=2, learner__lr=1e-6, **changes)
         )
         wait_for(lambda: steps(self.run) >= 2, self._process)
-        # A dead spare is replaced when it is needed
+        # A dead spare process is replaced only when it is needed
         self._members = {role: len(self.hosts(role)) for role in STATES} | {"verifier": 1}
 
     def _start(self, *arguments: str | Path) -> Started:
@@ -89,7 +89,7 @@ class Run:
         return [psutil.Process(self._process.pid)] if role == "driver" else hosts(self._process.pid, role)
 
     def kill_idle(self, role: str) -> None:
-        """Suspend the role that it waits for until it has nothing to do, then kill it."""
+        """Suspend the role for whose work `role` waits, until `role` is idle, then kill `role`."""
         waited_for = [p for r in (("Generator",) if role == "Learner" else ("Learner",)) for p in self.hosts(r)]
         for p in waited_for:
             p.suspend()
@@ -109,10 +109,12 @@ class Run:
         fired.unlink()
 
     def recover(self, role: str) -> float:
-        """Return the seconds until the role is up and the next step is on record. A driver is started again at once."""
+        """Return the seconds until the role is up and the next step is recorded. A killed driver is started again at
+        once."""
         began = time.monotonic()
         if role == "driver":
-            # Its actors end a second or two later, a worker that Ray was just starting up to a minute later
+            # The actors of a dead driver end one or two seconds later; a worker that Ray was starting ends up to a
+            # minute later
             self._process.wait(10)
             self._process = self._start("--resume", self.run)
         done = _whole_steps(self.run)
@@ -126,11 +128,12 @@ class Run:
         return self._process.said()
 
     def said(self) -> str:
-        """Its whole output, once it has ended by itself."""
+        """Wait for the end of the run and return its whole output."""
         return self._process.said(LIMIT)
 
     def end(self) -> None:
-        """Interrupt the run and check its records: each step once, each trained forest in one step."""
+        """Interrupt the run and check its records: each step is recorded once, and each trained forest belongs to one
+        step."""
         self._process.send_signal(signal.SIGINT)
         finish(self._process)
         done = steps(self.run)
@@ -141,11 +144,11 @@ class Run:
         sound(self.run)
         assert audit(str(self.run)).rows["trained"]["forests"] == 3 * done
         with_gradient = [r["step"] for r in folder.records() if r["grad_norm"] > 0]
-        assert len(with_gradient) >= 0.8 * done  # else the faults would hit a run that trains nothing
+        assert len(with_gradient) >= 0.8 * done  # otherwise the faults would have hit a run that trains nothing
 
 
 def _whole_steps(run: Path) -> int:
-    """Return the newest step on record. A run that goes back to a checkpoint takes it again."""
+    """Return the newest recorded step. A run that returns to an earlier checkpoint takes this step again."""
     return max((r["step"] for r in RunFolder(run).records()), default=0)
 
 
@@ -157,7 +160,7 @@ def _until(what: Callable[[], object], seconds: float = 60) -> None:
 
 
 def _roles(quick: tuple[str, ...], roles: Iterable[str]) -> list[Any]:
-    """The roles as parameters; those that are not `quick` belong to the slow leg."""
+    """Return the roles as test parameters. Those outside `quick` have the marker slow."""
     return [role if role in quick else pytest.param(role, marks=pytest.mark.slow) for role in roles]
 
 

@@ -1,4 +1,4 @@
-"""The forest's invariants (docs/architecture.md), by property and on the worked vector."""
+"""Tests the invariants of a forest (docs/architecture.md) by properties and on the worked example."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from treeadv.forest import Forest
 WORKED = build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 5], rewards=[1, 0, 1, 0])
 
 
-def test_worked_vector_has_17_tokens_and_22_expanded():
+def test_worked_example_has_17_tokens_and_22_expanded():
     assert (WORKED.tokens, WORKED.expanded_tokens, WORKED.leaves, WORKED.trees) == (17, 22, 4, 2)
     assert WORKED.sharing == pytest.approx(1 - 17 / 22)
     assert WORKED.leaf_count.tolist() == [3, 1, 2, 1, 1, 1]
@@ -46,7 +46,8 @@ def test_expanded_tokens_are_the_tokens_of_the_flattened_leaves(f: Forest):
 
 @given(forests(), st.randoms())
 def test_order_that_is_not_depth_first_is_refused(f: Forest, random):
-    """Moving a segment's parent to any earlier segment is accepted only where the result is depth-first again."""
+    """Any earlier segment becomes the parent of a segment. The forest is accepted only if its order is still
+    depth-first."""
     s = random.randrange(f.segments)
     parent = f.parent.copy()
     parent[s] = random.randrange(-1, f.segments)
@@ -111,7 +112,7 @@ def test_broken_forest_is_refused_with_id_and_reason(change, reason):
 
 def test_version_may_rise_along_a_path():
     version = WORKED.version.copy()
-    version[5:12] = 2  # the second child and all below it
+    version[5:12] = 2  # the second child and its subtree
     grown = replace(WORKED, version=version).check()
     assert (grown.oldest_version, grown.newest_version) == (0, 2)
 

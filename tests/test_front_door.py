@@ -1,4 +1,4 @@
-"""`import treeadv`: the names of the front door, their documentation and the examples in it."""
+"""Tests the names that `import treeadv` exports, their documentation and its examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_import_loads_no_heavy_library() -> None:
     assert out.strip() == "set()"
 
 
-def test_every_exported_name_has_a_place() -> None:
+def test_every_exported_name_has_a_module() -> None:
     assert sorted(treeadv.__all__) == sorted(treeadv._PLACES)
     assert set(treeadv.__all__) <= set(dir(treeadv))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -1,4 +1,4 @@
-"""The number of forests that a generator grows follows the free rows of its engine."""
+"""Tests that the number of forests that a generator grows follows the free rows of its engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def configured(*overrides: str) -> Config:
 
 
 class Loops:
-    """Counts the loops that are started."""
+    """Counts the started loops."""
 
     def __init__(self, *overrides: str) -> None:
         self.started = 0
@@ -29,28 +29,28 @@ class Loops:
 def test_free_rows_for_another_forest_start_a_loop():
     loops = Loops()
     assert loops.started == 6
-    assert loops.in_flight.goes_on(free=2)
-    assert loops.in_flight.goes_on(free=1)
+    assert loops.in_flight.keeps_loop(free=2)
+    assert loops.in_flight.keeps_loop(free=1)
     assert loops.started == loops.in_flight.loops == 7
 
 
 def test_no_loop_is_started_while_one_waits_for_a_slot():
     loops = Loops()
     loops.in_flight.reserving = 1
-    assert loops.in_flight.goes_on(free=40)
+    assert loops.in_flight.keeps_loop(free=40)
     assert loops.started == 6
 
 
-def test_branches_that_wait_end_a_loop_but_not_the_last():
+def test_waiting_branches_end_every_loop_but_the_last():
     loops = Loops("generator.forests=2")
-    assert loops.in_flight.goes_on(free=-8)
-    assert not loops.in_flight.goes_on(free=-9)
-    assert loops.in_flight.goes_on(free=-9)
+    assert loops.in_flight.keeps_loop(free=-8)
+    assert not loops.in_flight.keeps_loop(free=-9)
+    assert loops.in_flight.keeps_loop(free=-9)
     assert loops.in_flight.loops == 1
 
 
 def test_forests_in_flight_fill_the_rows():
-    """Forests have 2 branches at their start and 8 at their end: six of them use 62 % of the rows."""
+    """A forest has 2 branches at its start and 8 at its end, so that six forests use 62 % of the rows."""
     now, number = 0.0, 0
     ends: list[tuple[float, int]] = []  # (time at which a forest ends, its number)
     used: list[int] = []
@@ -65,7 +65,7 @@ def test_forests_in_flight_fill_the_rows():
         now, _ = heapq.heappop(ends)
         rows = sum(2 + round(6 * (1 - max(0.0, end - now) / 110)) for end, _ in ends)
         used.append(min(rows, ROWS))
-        if in_flight.goes_on(ROWS - rows):
+        if in_flight.keeps_loop(ROWS - rows):
             start()
     assert sum(used[-500:]) / 500 > 0.8 * ROWS
     assert 8 <= in_flight.loops <= 12

@@ -1,4 +1,4 @@
-"""Imports point downwards only: the order of docs/architecture.md, held for every import, lazy ones too."""
+"""Tests that every import, lazy ones included, points to a lower layer of docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# From the ground up: a unit may import those of the rows before its own, and nothing else of its own row.
+# The layers from the lowest to the highest. A unit may import units of earlier rows, and no other unit of its own row.
 LAYERS = (
     ("treeadv", "treeadv.errors", "treeadv.seeds", "treeadv.visible"),
-    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.messages", "treeadv.metrics"),
+    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.messages", "treeadv.metrics", "treeadv.recipes"),
     ("treeadv.assembly", "treeadv.presets", "treeadv.rewards"),
     ("treeadv.config", "treeadv.wire"),
     ("treeadv.data", "treeadv.storage"),
@@ -37,7 +37,7 @@ FORBIDDEN = (
 
 
 def sources() -> dict[str, ast.Module]:
-    """The module name and the syntax tree of every file of the two packages."""
+    """Return the module name and the syntax tree of every file of the two packages."""
     files = [*ROOT.glob("treeadv/**/*.py"), *ROOT.glob("actors/**/*.py")]
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
     return {name: ast.parse(f.read_text()) for name, f in zip(names, files, strict=True)}
@@ -47,7 +47,8 @@ SOURCES = sources()
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """The modules that a file imports, except for type checking alone. Of `from x import y`, x.y where that is one."""
+    """Return the modules that a file imports, without imports for type checking. `from x import y` counts as x.y if x.y
+    is a module."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
@@ -62,7 +63,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def unit(module: str) -> str:
-    """The entry of LAYERS that a module belongs to."""
+    """Return the entry of LAYERS that a module belongs to."""
     parts = module.split(".")
     return parts[0] if parts[0] == "actors" else ".".join(parts[:2])
 
@@ -76,7 +77,7 @@ def test_module_imports_lower_layers_only(module: str) -> None:
     rank = {name: n for n, row in enumerate(LAYERS) for name in row}
     for name in set(imported(SOURCES[module])):
         if name in SOURCES and unit(name) != unit(module):
-            assert rank[unit(name)] < rank[unit(module)], f"{module} imports {name}, which is not below it"
+            assert rank[unit(name)] < rank[unit(module)], f"{module} imports {name}, which is in no lower layer"
 
 
 @pytest.mark.parametrize(("package", "other"), FORBIDDEN)

@@ -1,4 +1,4 @@
-"""Models that engine and learner compute alike, those that they refuse, and how long the paths of the others may be."""
+"""Tests which models engine and learner accept and refuse, and the longest path of each accepted model."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ def embedded(folder: Path) -> EmbeddedEngine:
         (LlamaConfig(**SHAPE, rope_parameters=DYNAMIC), 128),
     ],
 )
-def test_paths_end_where_window_or_rotary_frequencies_change(config: PretrainedConfig, longest: int, tmp_path: Path):
-    """Up to that length both sides agree with the model's own attention, which their checks at the start compare."""
+def test_path_length_is_limited_by_window_and_rotary_context(config: PretrainedConfig, longest: int, tmp_path: Path):
+    """Up to this length engine and learner agree with the model's own attention; their checks at the start compare
+    them."""
     folder = saved(tmp_path, config)
     assert longest_path(folder) == longest
     engine = embedded(folder)
@@ -82,7 +83,7 @@ def test_paths_end_where_window_or_rotary_frequencies_change(config: PretrainedC
     loading.load(folder)
 
 
-def test_path_beyond_the_window_would_differ(tmp_path: Path):
+def test_log_probs_differ_beyond_the_window(tmp_path: Path):
     engine = embedded(saved(tmp_path, MistralConfig(**SHAPE, sliding_window=48)))
     engine.longest = 512
     assert engine.difference() > 1e-3

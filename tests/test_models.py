@@ -1,4 +1,4 @@
-"""What a model may be called."""
+"""Tests the names of models that are accepted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_hub_model_comes_from_the_cache_or_is_refused(tiny_model: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", ["nowhere", "/no/where", "../no", "a/b/c"])
-def test_name_that_the_hub_cannot_have_is_a_missing_folder(name: str) -> None:
+def test_invalid_hub_name_is_reported_as_a_missing_folder(name: str) -> None:
     with pytest.raises(
         BadInput, match=r"no config\.json there; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"
     ):

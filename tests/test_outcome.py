@@ -1,4 +1,4 @@
-"""How a run is asked to end."""
+"""Tests the requests to end a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from actors.driver.outcome import EndRequest, Outcome
 
 
-def test_reshape_is_forgotten_once_it_is_carried_out() -> None:
+def test_reshape_is_cleared_for_the_next_attempt() -> None:
     request = EndRequest()
     assert request.outcome is None
     request.reshape()
@@ -16,7 +16,7 @@ def test_reshape_is_forgotten_once_it_is_carried_out() -> None:
     assert request.outcome is None
 
 
-def test_interrupt_outranks_a_reshape_and_stays() -> None:
+def test_interrupt_has_priority_over_a_reshape_and_stays() -> None:
     request = EndRequest()
     request.reshape()
     request.interrupt()

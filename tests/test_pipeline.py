@@ -1,4 +1,4 @@
-"""The whole pipeline with its real actors on the tiny model: it runs, overlaps, stops in order and resumes."""
+"""Tests the whole pipeline with its real actors and the tiny model: roles overlap, and runs stop, resume and scale."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from treeadv.storage.run_folder import RunFolder
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model) -> Path:
-    """A finished run without faults, and what its /metrics answered meanwhile."""
+    """A finished run without faults, and the pages that its /metrics returned during the run."""
     tmp = tmp_path_factory.mktemp("whole")
-    # More forests wait for a slot than an actor of Ray takes calls by default: what would free a slot must still get
-    # through.
+    # More forests wait for a slot than the calls that a Ray actor accepts by default. The call that frees a slot must
+    # still be accepted.
     process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600))
     run = tmp / "run"
     wait_for(lambda: steps(run) >= 3, process)
@@ -178,7 +178,7 @@ def test_existing_run_folder_is_refused(tmp_path, tiny_model):
     assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out
 
 
-def test_taken_port_is_named(tmp_path, tiny_model):
+def test_port_in_use_is_named_in_the_error(tmp_path, tiny_model):
     import socket
 
     with socket.socket() as s:
@@ -191,7 +191,7 @@ def test_taken_port_is_named(tmp_path, tiny_model):
 
 
 def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
-    """A tmpfs of 3 MB: checkpoints of the tiny model fill it after a few steps."""
+    """The disk is a tmpfs of 3 MB, which checkpoints of the tiny model fill after a few steps."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], capture_output=True).returncode:
@@ -211,7 +211,8 @@ def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
 
 @pytest.mark.slow
 def test_scaling_out_and_in_loses_no_forest(tmp_path, tiny_model):
-    """Goes from 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which reshard the checkpoint."""
+    """The run scales from 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which reshard the
+    checkpoint."""
     process = start(
         "--config", recipe(tmp_path, tiny_model, run__steps=400, generator__count=1, learner__dtype="float32")
     )

@@ -1,4 +1,4 @@
-"""The time that the recorder counts as waiting."""
+"""Tests the time that the recorder counts as waiting."""
 
 from __future__ import annotations
 

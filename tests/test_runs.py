@@ -1,4 +1,4 @@
-"""Launching a run: a new one, a resumed one, and one that another driver holds."""
+"""Tests the launch of a new run, of a resumed run, and of a run that another driver owns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from treeadv.storage.run_folder import RunFolder
 
 
 def launch_once(*arguments) -> Launch:
-    """Launch a run and release its lock, as the process of a driver does at its end."""
+    """Launch a run and release its lock, as the driver does when it ends."""
     run = launch(*arguments)
     run.lock.release()
     return run
@@ -45,14 +45,16 @@ def test_resume_or_start_takes_the_configuration_of_the_recipe(tmp_path: Path, t
         ("task.verifier=exact", "task: the run .* has another"),
     ],
 )
-def test_resume_refuses_what_makes_another_run(tmp_path: Path, tiny_model: Path, change: str, message: str) -> None:
+def test_resume_refuses_changes_that_make_another_run(
+    tmp_path: Path, tiny_model: Path, change: str, message: str
+) -> None:
     launch_once(recipe(tmp_path, tiny_model), None, True, [])
     before = files(tmp_path / "run")
     for how in ((recipe(tmp_path, tiny_model), None, True), (None, str(tmp_path / "run"), False)):
         with pytest.raises(BadInput, match=message):
             launch_once(*how, [change])
     assert files(tmp_path / "run") == before
-    launch_once(None, str(tmp_path / "run"), False, [])  # a refusal keeps no lock
+    launch_once(None, str(tmp_path / "run"), False, [])  # a refused launch releases the lock
 
 
 def test_launch_changes_no_file_until_the_run_is_accepted(tmp_path: Path, tiny_model: Path) -> None:
@@ -84,7 +86,7 @@ def test_second_driver_is_refused_and_changes_nothing(tmp_path: Path, tiny_model
 
 @pytest.mark.parametrize("limit", [0, 40])
 def test_new_run_on_a_full_disk_leaves_nothing(tmp_path: Path, tiny_model: Path, limit: int) -> None:
-    """A limit on the size of a file takes the place of a full disk: 0 bytes refuse every write."""
+    """A file size limit of 0 bytes refuses every write, as a full disk does."""
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "from pathlib import Path; from treeadv.storage.run_folder import RunFolder; from treeadv.config import load;"

@@ -1,4 +1,4 @@
-"""How a forest grows: over a scripted engine, whose draws are a function of the path, the seed and nothing else."""
+"""Tests the growth of forests with a scripted engine, whose draws are a function of only the path and the seed."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ PROBLEM = Problem("p", "", "1", "math", "")
 
 
 class Scripted:
-    """An engine over a made-up policy: entropy and draw come from a hash of the path; `delay` shuffles who is served
-    when.
-    """
+    """An engine with a synthetic policy: a hash of the path gives entropy and draw. `delay` changes the order in which
+    branches are served."""
 
     version = 0
     longest = 1000
@@ -82,7 +81,7 @@ OPTIONS = {
 
 @st.composite
 def sampling_configs(draw: st.DrawFn) -> SamplingConfig:
-    """Settings with every rule of the registry."""
+    """Generate sampling settings with every rule of the registry."""
     rule = draw(st.sampled_from(sorted(RULES)))
     return draw(
         st.builds(
@@ -136,7 +135,7 @@ def test_another_seed_grows_another_forest():
 @settings(max_examples=60, deadline=None)
 @given(SETTINGS, st.integers(0, 100))
 def test_no_token_is_generated_twice(s: SamplingConfig, seed: int):
-    """What the engine drew in all requests is exactly what the forest holds."""
+    """The tokens that the engine drew in all requests are exactly the tokens of the forest."""
     engine = Scripted()
     drawn = 0
     plain = engine.generate
@@ -150,13 +149,13 @@ def test_no_token_is_generated_twice(s: SamplingConfig, seed: int):
     engine.generate = counting
     f = forest(engine, s, seed=seed)
     assert drawn == f.tokens
-    assert len(engine.requests) == f.leaves  # one request a leaf: the first child is the chain itself
+    assert len(engine.requests) == f.leaves  # one request per leaf, because the first child continues the chain
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 15), st.sampled_from(["entropy", "fixed", "random", "none"]))
 def test_predictable_rule_does_not_depend_on_later_tokens(seed: int, cut: int, rule: str):
-    """Forks up to a position stay as they are when everything drawn after it is another."""
+    """Forks up to a position are the same when all later tokens differ."""
     s = SamplingConfig(leaves=4, trees=1, rule=rule, arity=2, min_gap=1, max_tokens=20, max_depth=3, topup=False)
 
     class OtherFuture(Scripted):
@@ -185,7 +184,7 @@ def forks(s: SamplingConfig, logprob: float, tau: float = 1.0) -> bool:
     return Forking(s, tau).forks(entropy=0.1, logprob=logprob, budget=4, gap=5, depth=0, position=5, seed=0)
 
 
-def test_surprisal_rule_reads_the_drawn_token_and_says_so():
+def test_surprisal_rule_declares_that_it_reads_the_token():
     s = SamplingConfig(rule="surprisal")
     assert forks(s, -2.0) and not forks(s, -0.5)
     assert build_rule("surprisal", {}).predictable is False
@@ -251,7 +250,7 @@ def test_bad_rule_is_refused_before_anything_is_drawn(rule: str, options: dict, 
     assert engine.requests == []
 
 
-def test_rule_from_elsewhere_is_recorded_with_its_threshold():
+def test_rule_of_another_module_is_recorded_with_its_tau():
     name = f"{__name__}:EvenPositions"
     f = forest(Scripted(), SamplingConfig(leaves=4, rule=name, rule_options={"from_position": 4}), tau=0.7)
     assert (f.rule, f.predictable, f.tau) == (name, True, 0.7)
@@ -267,7 +266,7 @@ def test_every_rule_records_tau_exactly_when_it_reads_it():
 
 def test_flat_rollouts_all_start_at_once():
     class Blocking(Scripted):
-        """Draws nothing until as many requests wait as the forest has leaves."""
+        """An engine that draws nothing until the number of waiting requests is the number of leaves."""
 
         async def generate(self, prefix, params, namespace, tree):
             self.requests.append((tuple(prefix.tolist()), params))
@@ -291,7 +290,7 @@ def test_flat_rollouts_all_start_at_once():
 
 
 def test_unused_budget_starts_once_no_fork_is_possible():
-    """With a fork at the depth limit, the budget left in a segment goes to fresh roots while the segment still
+    """After a fork at the depth limit, the remaining budget of a segment starts new roots while the segment still
     grows."""
     s = SamplingConfig(
         leaves=8, trees=1, rule="fixed", rule_options={"gap": 2}, min_gap=1, max_depth=1, min_tail=1, max_tokens=12
@@ -325,7 +324,7 @@ def test_lost_branch_continues_from_its_tokens():
     )
 
 
-def test_branch_lost_for_good_is_recorded_as_aborted():
+def test_branch_that_is_lost_at_every_retry_is_aborted():
     class LosesTree0(Scripted):
         async def generate(self, prefix, params, namespace, tree):
             drawn = 0
@@ -339,7 +338,7 @@ def test_branch_lost_for_good_is_recorded_as_aborted():
         LosesTree0(), SamplingConfig(leaves=2, trees=2, rule="none", max_tokens=40, topup=False), stop=frozenset()
     )
     assert f.finish[0] == Finish.ABORT and f.finish[1] != Finish.ABORT
-    assert f.lengths[0] == 2 * 4  # two tokens of each try stand
+    assert f.lengths[0] == 2 * 4  # two tokens of each try are kept
 
 
 def test_sibling_without_a_token_counts_in_the_arity():

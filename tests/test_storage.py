@@ -1,4 +1,4 @@
-"""A run whose queue, checkpoints and records live in an object store: a real HTTP server that speaks S3."""
+"""Tests runs whose queue, checkpoints and records are in an object store: a real HTTP server with the API of S3."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from treeadv.storage.run_folder import RunFolder
 
 
 def of(uri: str, tmp_path: Path, model: Path, **changes) -> Path:
-    """A recipe of the run at `uri`."""
+    """Write a recipe of the run at `uri`."""
     base, _, query = uri.partition("?")
     return recipe(tmp_path, model, run__name="one", run__storage=f"{base.removesuffix('/one')}?{query}", **changes)
 
@@ -40,7 +40,7 @@ def test_run_in_a_bucket_survives_the_death_of_its_queue(bucket, tmp_path, tiny_
     process = start("--config", of(uri, tmp_path, tiny_model, run__steps=5, generator__count=1))
     run = tmp_path / "one"
     wait_for(lambda: steps(run) >= 3, process)
-    hosts(process.pid, "ReplayQueue")[0].kill()  # with what it had not yet written: the run goes back to its checkpoint
+    hosts(process.pid, "ReplayQueue")[0].kill()  # unwritten records are lost: the run resumes
     finish(process)
     there = ObjectRunStore(uri, run)
     assert (
@@ -76,8 +76,7 @@ def test_run_of_a_lost_machine_resumes_elsewhere_exactly_once(bucket, tmp_path, 
     assert report.sound and report.rows["trained"]["forests"] == 6 * 3, report.table()
 
 
-# ---- checkpoints
-# ---------------------------------------------------------------------------------------------------------------
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     folder = tmp_path / "files"
@@ -88,7 +87,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def opened(there: ObjectRunStore, step: int) -> str:
-    """The name of another start of the run, from the checkpoint of `step`."""
+    """Open a new session of the run from the checkpoint of `step` and return its name."""
     session = there.next_session()
     there._replay.lock(session, step)
     return session
@@ -105,7 +104,7 @@ def test_partial_upload_is_no_checkpoint_and_is_cleared(bucket, tmp_path, files)
     session = opened(there, 0)
     upload(there, 1, session, files)
     there.seal(1, session, keep=2)
-    upload(there, 2, session, files)  # and the learner dies before it could seal it
+    upload(there, 2, session, files)  # the process dies before the checkpoint is sealed
     assert folder.last_checkpoint() == 1
     session = opened(there, 1)
     upload(there, 4, session, files)
@@ -119,13 +118,13 @@ def test_partial_upload_is_no_checkpoint_and_is_cleared(bucket, tmp_path, files)
     assert not here.exists()
 
 
-def test_checkpoint_of_a_superseded_driver_does_not_count(bucket, tmp_path, files):
+def test_checkpoint_of_a_superseded_driver_is_ignored(bucket, tmp_path, files):
     name, client, uri = bucket
     there = ObjectRunStore(uri, tmp_path / "one")
     before = opened(there, 0)
     upload(there, 1, before, files)
     there.seal(1, before, keep=2)
-    upload(there, 3, before, files)  # and it is paused here, taken for dead
+    upload(there, 3, before, files)  # here the driver is paused and considered dead
     after = opened(there, 1)
     (files / "model.safetensors").write_bytes(b"others!")
     upload(there, 3, after, files)
@@ -135,7 +134,7 @@ def test_checkpoint_of_a_superseded_driver_does_not_count(bucket, tmp_path, file
     with pytest.raises(BadInput, match="another process has opened this run"):
         there._delete(f"step-3-{after}", before)
     assert not any(k.endswith(f"step-3-{before}.json") for k in keys(client, name))
-    for step in (3, 5):  # had it looked just before
+    for step in (3, 5):  # as if it had checked the lock just before
         client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-{step}-{before}.json", Body=b'{"files": {}}')
     for _ in range(2):
         assert there.checkpoints()[-1] == 3
@@ -216,8 +215,7 @@ def test_ranks_without_a_shared_disk_checkpoint_through_store(bucket, tmp_path):
     )
 
 
-# ---- what a user reads
-# ---------------------------------------------------------------------------------------------------------
+# ---- messages --------------------------------------------------------------------------------------------------------
 def refused(capsys: pytest.CaptureFixture, *words: str | Path) -> str:
     assert cli.main(["train", *map(str, words)]) == 2
     out = capsys.readouterr().err
@@ -225,7 +223,7 @@ def refused(capsys: pytest.CaptureFixture, *words: str | Path) -> str:
     return out
 
 
-def test_bad_storage_is_one_line_before_anything_is_made(bucket, tmp_path, tiny_model, capsys):
+def test_bad_storage_gives_one_line_and_creates_no_file(bucket, tmp_path, tiny_model, capsys):
     name, _, uri = bucket
     config = of(uri, tmp_path, tiny_model)
 
@@ -274,7 +272,7 @@ def test_run_in_a_store_is_resumed_and_not_started_twice(bucket, tmp_path, tiny_
     again.lock.release()
     assert again.resumed and (again.folder.path, again.config) == (folder.path, first)
     assert again.folder.records() == [{"step": 1}]
-    again.folder.record({"step": 2})  # in no checkpoint: the store does not know of it
+    again.folder.record({"step": 2})  # in no checkpoint, so the store does not have it
     by_path = launch(None, str(folder.path), False, ["run.steps=9"])
     by_path.lock.release()
     assert by_path.config.run.steps == 9 and by_path.folder.records() == [{"step": 1}]

@@ -1,4 +1,5 @@
-"""Problems depend on (seed, draw) alone, keep the mix that was asked for, and a faulty task is told in one line."""
+"""Tests that problems depend only on (seed, draw) and have the configured mix, and that a faulty task gives one
+line."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def test_every_epoch_of_a_file_is_a_permutation_of_it(n: int, seed: int, epoch: 
     assert Counter(source[epoch * n + i].id for i in range(n)) == Counter(p.id for p in problems)
 
 
-def test_epochs_and_seeds_shuffle_differently() -> None:
+def test_other_epoch_or_seed_gives_another_order() -> None:
     problems = [Problem(str(i), "p", "a", "math", "") for i in range(50)]
     orders = {
         tuple(Shuffled(problems, seed)[50 * epoch + i].id for i in range(50)) for seed in (0, 1) for epoch in (0, 1)
@@ -71,7 +72,7 @@ def test_families_are_mixed_by_weight() -> None:
     assert families["chain_sum"] / 2000 == pytest.approx(0.75, abs=0.04)  # four standard deviations
 
 
-def test_family_options_hold() -> None:
+def test_family_options_apply_to_its_problems() -> None:
     options = {"min_terms": 2, "max_terms": 2, "max_digits": 1}
     task = TaskConfig.model_validate({"families": [{"name": "chain_sum", "options": options}]})
     for i in range(50):
@@ -124,7 +125,7 @@ def test_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pyt
 
 
 def test_hub_data_set_in_the_form_of_gsm8k_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two configurations, a column `question`, and answers that are a derivation with the result after ####."""
+    """The data set has two configurations, a column `question`, and answers in which the result follows ####."""
     datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "gsm8k"

@@ -1,4 +1,4 @@
-"""The fork threshold follows the entropies of the newest forests and not those of a single one."""
+"""Tests that the fork threshold follows the entropies of a window of forests and not of a single forest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from treeadv.config import SamplingConfig
 from treeadv.sampling.threshold import EDGES, Threshold
 
-BIN = EDGES[1] / EDGES[0]  # ratio of two edges
+BIN = EDGES[1] / EDGES[0]  # ratio of two adjacent bin edges
 
 
 def quantile(q: float, **settings: int) -> Threshold:
@@ -43,9 +43,8 @@ def test_tau_is_the_quantile_of_the_window_to_one_bin(forests: list[list[float]]
 
 
 def test_one_tiny_forest_a_version_does_not_move_tau():
-    """A forest of 30 tokens with high entropies, alone in its policy version, once set tau for all forests of the next
-    one.
-    """
+    """The only forest of a policy version has 30 tokens with high entropies. It must not set tau for the next
+    version."""
     rng = np.random.default_rng(0)
     t = quantile(0.8)
     for _ in range(64):

@@ -1,4 +1,4 @@
-"""Forests over Arrow: nothing is lost, nothing is copied, what is not a forest is refused."""
+"""Tests forests in Arrow: no field is lost, no array is copied, and other data is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_round_trip_keeps_every_field(many: list[Forest]):
 
 
 @given(st.lists(forests(), min_size=1, max_size=4))
-def test_reading_takes_views_of_the_buffers(many: list[Forest]):
+def test_read_arrays_are_views_of_the_buffers(many: list[Forest]):
     batch = wire.to_batch(many)
     for name, kind in zip(batch.schema.names, batch.schema.types, strict=True):
         if not pa.types.is_list(kind) or name == "detail":
@@ -80,7 +80,7 @@ def test_newer_schema_is_refused_by_its_number(tmp_path):
         wire.from_batch(newer)
 
 
-def test_other_files_are_refused_by_name(tmp_path):
+def test_file_of_another_format_is_refused_by_name(tmp_path):
     text = tmp_path / "x.arrow"
     text.write_text("not arrow")
     with pytest.raises(BadInput, match=r"x\.arrow: not an Arrow file of forests"):

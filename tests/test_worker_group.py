@@ -1,4 +1,4 @@
-"""A worker group with stand-ins for Ray's actors: its counts through deaths, additions and retirements."""
+"""Tests the counts of a worker group during deaths, additions and retirements, with stand-ins for Ray actors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def never_lost(member: str, name: str, timeout: float) -> Exception:
 
 
 class FakeRole:
-    """`deaths` members die while they start; none becomes ready before `may_start` is set."""
+    """A role of which `deaths` members die during their start. No member becomes ready before `may_start` is set."""
 
     def __init__(self, folder: Path) -> None:
         self.deaths = 0
@@ -97,7 +97,7 @@ def test_dead_member_is_replaced_once(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_moved_member_is_retired_and_succeeded(tmp_path: Path) -> None:
+def test_moved_member_is_retired_and_gets_a_successor(tmp_path: Path) -> None:
     async def scenario() -> None:
         role = FakeRole(tmp_path)
         await role.group.start(2)
@@ -112,7 +112,7 @@ def test_moved_member_is_retired_and_succeeded(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_step_forgives_successors_that_die_while_they_start(tmp_path: Path) -> None:
+def test_step_resets_the_deaths_of_starting_successors(tmp_path: Path) -> None:
     async def scenario() -> None:
         role = FakeRole(tmp_path)
         await role.group.start(1)
@@ -120,14 +120,14 @@ def test_step_forgives_successors_that_die_while_they_start(tmp_path: Path) -> N
             role.deaths = RESTARTS - 1
             role.group.replace(role.group.members[0], RayActorError())
             await wait_for_members(role.group, 1)
-            role.group.forgive_deaths()
+            role.group.reset_deaths()
         assert role.group.restarts == 3 * RESTARTS
 
     asyncio.run(scenario())
 
 
 def test_simultaneous_deaths_count_once_for_each_member(tmp_path: Path) -> None:
-    """A node that dies takes all of its members."""
+    """The death of a node ends all members on it."""
 
     async def scenario() -> None:
         role = FakeRole(tmp_path)

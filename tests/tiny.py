@@ -1,5 +1,4 @@
-"""A tiny language model made on the spot: a random Llama over single characters, with a tokenizer, as a Hugging Face
-folder."""
+"""Creates a tiny language model as a Hugging Face folder: a random Llama over single characters, with a tokenizer."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ END = "<end>"
 
 
 def save(folder: Path, seed: int = 0, vocab_extra: int = 0, hidden: int = 64) -> Path:
-    """Write the model and its tokenizer; `seed` fixes the weights. `vocab_extra` widens the vocabulary by ids without a
-    text."""
+    """Write the model and its tokenizer. `seed` determines the weights. `vocab_extra` adds token ids without a text."""
     words = [END, "<pad>", *CHARACTERS, *(f"<extra{i}>" for i in range(vocab_extra))]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -39,7 +37,7 @@ def save(folder: Path, seed: int = 0, vocab_extra: int = 0, hidden: int = 64) ->
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with (
         torch.no_grad()
-    ):  # strong enough that what was said before decides what comes, and entropies differ from place to place
+    ):  # large enough that the prefix determines the next token and that entropies differ between positions
         model.model.embed_tokens.weight.mul_(14)
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.mul_(140)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from treeadv.forest import Finish, Forest, Ints, Verdict
 
+_FACTS = ("forest_id", "prompt_id", "gold", "verifier", "meta", "tau", "temperature")
+
 
 def assemble(
     *,
@@ -93,14 +95,15 @@ def merge_rollouts(
     logprobs: Sequence[Sequence[float]],
     entropies: Sequence[Sequence[float]] | None = None,
     finish: Sequence[Finish] | Finish = Finish.STOP,
-    version: int = 0,
+    versions: Sequence[Sequence[int]] | int = 0,
     **facts: Any,
 ) -> tuple[Forest, list[int]]:
     """Make an ungraded forest of flat rollouts of one prompt by merging equal prefixes; leaf i is sequence order[i] of
     the returned (forest, order).
 
-    A sequence has at least one token; `logprobs` and `entropies` have one entry for each of its tokens. A merged token
-    keeps the log-probability and entropy of the first sequence that has it. The last token of a sequence is never
+    A sequence has at least one token; `logprobs`, `entropies` and `versions` have one entry for each of its tokens; one
+    version may hold for all. A merged token keeps the log-probability and entropy of the first sequence that has it,
+    and the oldest version. The last token of a sequence is never
     merged, so every sequence ends in a separate segment. `facts` are those of `assemble`, such as `forest_id`. The
     forest is marked as not predictable: its forks depend on the tokens drawn (docs/method.md).
 
@@ -110,7 +113,7 @@ def merge_rollouts(
     """
     if not sequences or not all(sequences):
         raise ValueError("each rollout needs at least one token, and a forest at least one rollout")
-    parent, spans, order = _prefix_tree([list(s) for s in sequences])
+    parent, spans, order, below = _prefix_tree([list(s) for s in sequences])
     ends = [Finish(finish)] * len(sequences) if isinstance(finish, Finish) else finish
     entropies = entropies or [[0.0] * len(s) for s in sequences]
     forest = assemble(
@@ -121,17 +124,46 @@ def merge_rollouts(
         logprob=[x for i, a, b in spans for x in logprobs[i][a:b]],
         entropy=[x for i, a, b in spans for x in entropies[i][a:b]],
         finish=[ends[i] for i in order],
-        version=version,
+        version=versions
+        if isinstance(versions, int)
+        else [
+            min(versions[i][t] for i in members)
+            for members, (_, a, b) in zip(below, spans, strict=True)
+            for t in range(a, b)
+        ],
         **{"rule": "merged", "predictable": False, **facts},
     )
     return forest, order
 
 
-def _prefix_tree(sequences: list[list[int]]) -> tuple[list[int], list[tuple[int, int, int]], list[int]]:
-    """(parent [S], spans [S], order [L]): segment s holds the tokens a to b of sequence i for spans[s] = (i, a, b)."""
+def merge_prefixes(f: Forest) -> Forest:
+    """The graded forest whose tree is that of the equal prefixes of the leaves, in the order of that tree. What was
+    shared stays shared."""
+    paths = [
+        np.concatenate([np.arange(f.start[s], f.start[s + 1]) for s in f.path(int(end))]) for end in f.leaf_segment
+    ]
+    merged, order = merge_rollouts(
+        prompt=f.prompt,
+        sequences=[f.token[p].tolist() for p in paths],
+        logprobs=[f.logprob[p].tolist() for p in paths],
+        entropies=[f.entropy[p].tolist() for p in paths],
+        versions=[f.version[p].tolist() for p in paths],
+        finish=[Finish(int(x)) for x in f.finish],
+        **{name: getattr(f, name) for name in _FACTS},
+    )
+    detail = [f.detail[i] for i in order] if f.detail else ()
+    return merged.with_rewards([float(x) for x in f.reward[order]], [int(x) for x in f.verdict[order]], detail)
+
+
+def _prefix_tree(
+    sequences: list[list[int]],
+) -> tuple[list[int], list[tuple[int, int, int]], list[int], list[list[int]]]:
+    """(parent [S], spans [S], order [L], members [S]): segment s holds the tokens a to b of sequence i for spans[s] =
+    (i, a, b); its members are the sequences that share it."""
     parent: list[int] = []
     spans: list[tuple[int, int, int]] = []
     order: list[int] = []
+    below: list[list[int]] = []
     stack = [(-1, 0, group) for group in reversed(_groups(sequences, range(len(sequences)), 0))]
     while stack:
         above, start, members = stack.pop()
@@ -145,7 +177,8 @@ def _prefix_tree(sequences: list[list[int]]) -> tuple[list[int], list[tuple[int,
             stack += [(len(parent), end, group) for group in reversed(_groups(sequences, members, end))]
         parent.append(above)
         spans.append((first, start, end))
-    return parent, spans, order
+        below.append(members)
+    return parent, spans, order, below
 
 
 def _groups(sequences: list[list[int]], members: Iterable[int], at: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from treeadv.errors import BadInput
 from treeadv.presets import AdvantageOverrides, find_preset
+from treeadv.recipes import find_recipe
 from treeadv.rewards.verifiers.registry import USAGE
 from treeadv.rewards.verifiers.weighted import sum_name
 
@@ -40,18 +41,20 @@ class RunConfig(Section):
         "",
         description="URI (s3://bucket/runs, gs://...) whose folder run.name holds the run; empty: run.root holds it",
     )
-    seed: int = 0
+    seed: int = Field(0, description="prompts, draws and the order of mini-batches follow from it")
     steps: Positive = Field(40, description="optimizer steps to take")
     checkpoint_every: Positive = Field(
         10, description="steps between checkpoints; what was trained since is trained again on resume"
     )
-    keep_checkpoints: Positive = 2
+    keep_checkpoints: Positive = Field(2, description="newest checkpoints that are kept; older ones are deleted")
     heartbeat_timeout: Seconds = Field(
         60.0, description="seconds without a heartbeat after which an actor counts as hung and is killed"
     )
 
 
 class ModelConfig(Section):
+    """The language model that is trained."""
+
     path: str = Field(
         "smollm2-135m-instruct",
         description="a Hugging Face folder, a model of the hub as ORGANISATION/MODEL, or smollm2-135m-instruct",
@@ -67,6 +70,14 @@ class Family(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="passed to reasoning_gym.create_dataset")
 
 
+class TablesConfig(Section):
+    """The task operator-tables: docs/studies.md."""
+
+    operations: Positive = Field(5, description="look-ups of a problem")
+    hard: Share = Field(0.3, description="share of the table entries that the warm-up text mostly gets wrong")
+    seed: int = Field(0, description="of the tables; problems are drawn from run.seed")
+
+
 class RewardTerm(Section):
     """One verifier of a weighted sum."""
 
@@ -75,9 +86,13 @@ class RewardTerm(Section):
 
 
 class TaskConfig(Section):
+    """Problems, the prompt, and who judges the answers."""
+
     source: str = Field(
-        "reasoning-gym", description="reasoning-gym, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]"
+        "reasoning-gym",
+        description="reasoning-gym, operator-tables, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]",
     )
+    tables: TablesConfig = TablesConfig()
     families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
     prompt: str = Field("{problem}", description="the user's turn; {problem} is replaced")
     verifier: str = Field("math", description=USAGE)
@@ -89,6 +104,14 @@ class TaskConfig(Section):
     def grader(self) -> str:
         """The name of the verifier of a problem that names none."""
         return sum_name([(r.name, r.weight) for r in self.rewards]) if self.rewards else self.verifier
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grade_tables(cls, data: Any) -> Any:
+        """Set the verifier of operator-tables where the configuration names none."""
+        if isinstance(data, dict) and data.get("source") == "operator-tables" and not data.get("rewards"):
+            return {"verifier": "last-digit"} | data
+        return data
 
     @model_validator(mode="after")
     def _coherent(self) -> TaskConfig:
@@ -119,13 +142,18 @@ class SamplingConfig(Section):
     )
     tau_window: Positive = Field(64, description="tau_quantile: forests that the quantile is taken over")
     tau_min_tokens: Positive = Field(1000, description="tau_quantile: tau holds while those forests have fewer tokens")
-    arity: Annotated[int, Field(ge=2)] = 2
+    arity: Annotated[int, Field(ge=2)] = Field(2, description="children of a fork")
+    split: Literal["even", "backbone"] = Field(
+        "even", description="how children share leaf budget; backbone: one leaf each, the rest to the first child"
+    )
     min_gap: Positive = Field(2, description="tokens between forks, and before the first")
     max_depth: Count = Field(4, description="forks on a path")
     min_tail: Positive = Field(4, description="room left after a fork, in tokens")
     topup: bool = Field(True, description="give leaf budget that no fork used to fresh roots")
     max_tokens: Positive = Field(64, description="tokens of a rollout")
-    temperature: Annotated[float, Field(gt=0)] = 0.7
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        0.7, description="divides the logits, in the engine and in the learner"
+    )
     top_p: float = Field(1.0, description="must be 1: the learner computes log-probs of the whole distribution")
 
     @property
@@ -153,7 +181,7 @@ class SGLangConfig(Section):
         description="running servers, comma separated, or a router or "
         "headless Service; empty: each generator starts one",
     )
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the servers compute")
     chunk: Positive = Field(
         8, description="tokens a request draws before its forks are opened and it continues from the cache"
     )
@@ -168,7 +196,10 @@ class SGLangConfig(Section):
     top_k: Annotated[int, Field(ge=2)] = Field(
         20, description="log-probs a token that entropies other than exact are read from"
     )
-    weights: Literal["disk", "tensor", "distributed"] = "disk"
+    weights: Literal["disk", "tensor", "distributed"] = Field(
+        "disk",
+        description="how new weights reach a server: a folder, shared memory, or a process group (docs/sglang.md)",
+    )
     stubs: str = Field(
         "", description="without a GPU: folder of import stand-ins for SGLang's kernels, deploy/sglang_cpu/stubs"
     )
@@ -178,36 +209,45 @@ class SGLangConfig(Section):
 
 
 class GeneratorConfig(Section):
-    count: Positive = 1
+    """Actors that grow forests, one engine each."""
+
+    count: Positive = Field(1, description="generator actors")
     engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
     engine_options: dict[str, Any] = Field(
         default_factory=dict, description="options of an engine given as module:Name"
     )
     forests: Positive = Field(6, description="forests that a generator grows at first; then as many as fill its engine")
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="embedded: of the weights and the computation")
     threads: Count = Field(0, description="torch threads; 0: the machine's cores")
-    cpus: Annotated[float, Field(ge=0)] = 1.0
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs that Ray reserves for one generator")
+    gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs that Ray reserves for one generator")
     slot: str = Field("", description="custom Ray resource to ask one of, e.g. generator_slot; empty: none")
     sglang: SGLangConfig = SGLangConfig()
 
 
 class RewardConfig(Section):
-    count: Positive = 1
+    """Actors that grade the leaves, each with its own verifier processes."""
+
+    count: Positive = Field(1, description="reward actors")
     workers: Positive = Field(1, description="killable processes of one reward actor")
     timeout: Seconds = Field(5.0, description="seconds that one answer may take, from when a worker takes it")
     memory_mb: Positive = Field(1024, description="address space of one worker")
-    cpus: Annotated[float, Field(ge=0)] = 0.5
-    slot: str = ""
+    cpus: Annotated[float, Field(ge=0)] = Field(0.5, description="CPUs that Ray reserves for one reward actor")
+    slot: str = Field("", description="custom Ray resource to ask one of; empty: none")
 
 
 class QueueConfig(Section):
+    """The replay queue between generators and learners."""
+
     max_staleness: Count = Field(2, description="largest learner version minus a trained forest's oldest token version")
     selection: str = Field(
         "fifo", description="order in which ready forests are leased: fifo, freshest, priority or module:Name"
     )
-    fsync: Literal["always", "interval", "none"] = "interval"
+    fsync: Literal["always", "interval", "none"] = Field(
+        "interval",
+        description="when the journal reaches the disk: at each record, each fsync_interval, or when the system writes",
+    )
     fsync_interval: Seconds | None = Field(
         None, description="unset: 1 on a disk; 10 in an object store, where each flush is two objects"
     )
@@ -223,8 +263,10 @@ class QueueConfig(Section):
 
 
 class LearnerConfig(Section):
-    count: Positive = 1
-    forests_per_step: Positive = 6
+    """The ranks that turn graded forests into optimizer steps."""
+
+    count: Positive = Field(1, description="learner ranks; more than one shard the model (FSDP2)")
+    forests_per_step: Positive = Field(6, description="forests of a step")
     preset: str = Field("treeadv", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset")
     advantage: AdvantageOverrides = AdvantageOverrides()
     updates_per_batch: Positive = Field(
@@ -252,28 +294,32 @@ class LearnerConfig(Section):
         "gradient that is not finite; one more ends the run",
     )
     float32_head: bool = Field(False, description="compute logits in float32 whatever the dtype of the computation")
-    lr: Annotated[float, Field(gt=0)] = 2e-5
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    lr: Annotated[float, Field(gt=0)] = Field(2e-5, description="learning rate of AdamW after the warm-up")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="decay of AdamW's two moments")
+    adam_eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="added to the root of AdamW's second moment")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of matrices; norms and biases do not decay")
-    warmup_steps: Count = 0
-    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Count = Field(0, description="steps in which the learning rate grows from 0 to lr")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the warm-up")
     decay_steps: Positive | None = Field(
         None,
         description="schedule=cosine: the step whose end has learning rate 0; unset: run.steps at the begin of the run",
     )
-    clip_grad: Annotated[float, Field(gt=0)] = 1.0
+    clip_grad: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="largest norm of the gradient; longer ones are scaled"
+    )
     tokens_per_microbatch: Positive = Field(
         4096, description="a forest over this is cut at segments, its ancestors recomputed"
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="of the computation; the master weights are float32"
     )
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool = Field(
+        False, description="compute the activations of a layer again in the backward pass instead of keeping them"
+    )
     lora_rank: Count = Field(
         0, description="train a LoRA adapter of this rank through peft instead of all weights; 0: all weights"
     )
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the learners compute")
     replicas: Positive = Field(
         1, description="copies of the sharded model (HSDP): learner.count / replicas ranks share one copy"
     )
@@ -281,10 +327,10 @@ class LearnerConfig(Section):
         "sharded",
         description="gradients between micro-batches; whole: one reduction a step, but a whole gradient on each rank",
     )
-    threads: Count = 0
-    cpus: Annotated[float, Field(ge=0)] = 1.0
-    gpus: Annotated[float, Field(ge=0)] = 0.0
-    slot: str = ""
+    threads: Count = Field(0, description="torch threads; 0: the machine's cores")
+    cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs that Ray reserves for one rank")
+    gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs that Ray reserves for one rank")
+    slot: str = Field("", description="custom Ray resource to ask one of; empty: none")
 
     @property
     def updates_per_step(self) -> int:
@@ -306,7 +352,7 @@ class ScalingConfig(Section):
     """Setting the number of generators while the run goes on (actors/driver/scaling_policy.py); `treeadv scale` works
     without it."""
 
-    enabled: bool = False
+    enabled: bool = Field(False, description="add and remove generators by the share of time that the learner waits")
     min: Positive = Field(1, description="fewest generators")
     max: Positive = Field(4, description="most generators; on Ray, nodes must exist or be startable for them")
     wait_high: Share = Field(
@@ -335,7 +381,9 @@ class LocalConfig(Section):
 
 
 class MetricsConfig(Section):
-    host: str = "127.0.0.1"
+    """Where each role serves /metrics and /healthz."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for other machines")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="first port; the roles take the following ones; 0: any free port"
     )
@@ -387,14 +435,14 @@ class Config(Section):
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML configuration and apply `a.b=value` overrides; every fault is one `BadInput` line.
+    """Read a recipe (a YAML file, or the name of one of the package) and apply `a.b=value` overrides. Every fault is a
+    `BadInput` of one line.
 
     >>> _ = Path("recipe.yaml").write_text("task: {source: problems.jsonl}")
     >>> load_config(Path("recipe.yaml"), ["sampling.leaves=4"]).sampling.leaves
     4
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such configuration file (recipes: deploy/recipes/*.yaml)")
+    path = find_recipe(path)
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as e:

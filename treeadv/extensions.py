@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import re
 from collections.abc import Mapping
 
@@ -32,3 +33,9 @@ def load_extension(key: str, name: str, registry: Mapping[str, str]) -> object:
     if not hasattr(found, attribute):
         raise BadInput(f"{key}={name}: module {module} has no {attribute}")
     return getattr(found, attribute)
+
+
+def require(module: str, purpose: str) -> None:
+    """Raise `BadInput` unless the package `module`, which only `purpose` needs, is installed."""
+    if importlib.util.find_spec(module) is None:
+        raise BadInput(f"{purpose} needs the package {module}: pip install 'treeadv[train]'")

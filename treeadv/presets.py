@@ -17,9 +17,10 @@ from treeadv.extensions import load_extension
 Credit = Literal["segment", "leaf"]
 Value = Literal["leaf_mean", "child_mean"]
 Baseline = Literal[
-    "forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "prefix_groups", "forest_and_tree",
-    "none",
+    "forest_mean", "leaf_loo", "leave_subtree_out", "sibling_loo", "parent_fork", "segment_mean", "prefix_groups",
+    "forest_and_tree", "none",
 ]  # fmt: skip
+Tree = Literal["drawn", "merged"]
 Scale = Literal["std_unbiased", "std_pop", "whiten", "none"]
 LeafWeight = Literal["uniform", "flow"]
 Weight = Literal["once", "per_leaf", "sqrt", "flow"]
@@ -31,7 +32,9 @@ DualClip = Annotated[float, Field(ge=0)]
 Clip = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 _LEAF_BASELINES = ("forest_mean", "leaf_loo", "prefix_groups", "forest_and_tree", "none")
-_SEGMENT_BASELINES = ("forest_mean", "leaf_loo", "leave_subtree_out", "parent_fork", "segment_mean", "none")
+_SEGMENT_BASELINES = (
+    "forest_mean", "leaf_loo", "leave_subtree_out", "sibling_loo", "parent_fork", "segment_mean", "none"
+)  # fmt: skip
 
 
 class AdvantageSpec(BaseModel):
@@ -39,11 +42,13 @@ class AdvantageSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    tree: Tree = "drawn"  # merged: the tree is made after drawing, of the equal prefixes of the leaves (TEMPO)
     # segment: one advantage a segment, shared by its leaves. leaf: each leaf keeps its own, also on shared tokens.
     credit: Credit = "segment"
     value: Value = "leaf_mean"
     baseline: Baseline = "forest_mean"
     local: float = 0.0  # adds local * (A(s) - A(parent)), the step over the fork (TreeRL)
+    branch_td: float = 0.0  # adds branch_td * (V(s) - V(parent)) at the first token of a segment (TEMPO)
     scale: Scale = "std_unbiased"
     eps: float = 1e-6
     leaf_weight: LeafWeight = "uniform"  # of a leaf in mean and standard deviation
@@ -64,6 +69,10 @@ class AdvantageSpec(BaseModel):
             )
         if self.credit == "leaf" and (self.local or self.weight != "per_leaf"):
             raise ValueError("credit=leaf is the flattened form: it needs weight=per_leaf and local=0")
+        if self.branch_td and self.credit != "leaf":
+            raise ValueError("branch_td is added to the leaf's own advantage: it needs credit=leaf")
+        if self.branch_td and self.scale == "whiten":
+            raise ValueError("branch_td is divided by the spread of the rewards: it does not go with scale=whiten")
         if self.credit == "segment" and self.scale == "whiten":
             raise ValueError("scale=whiten is over the flattened tokens: it needs credit=leaf")
         if self.dual_clip and self.dual_clip <= 1 + self.clip[1]:
@@ -78,10 +87,12 @@ class AdvantageOverrides(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    tree: Tree | None = Field(None, description="the tree as drawn, or made of the equal prefixes of the leaves")
     credit: Credit | None = Field(None, description="one advantage a segment, or each leaf its own")
     value: Value | None = Field(None, description="value of a segment: mean over its leaves or over its children")
     baseline: Baseline | None = Field(None, description="what the value is compared with")
     local: float | None = Field(None, description="weight of the step from the parent's advantage (TreeRL)")
+    branch_td: float | None = Field(None, description="weight of V(s) - V(parent) at a segment's first token (TEMPO)")
     scale: Scale | None = Field(None, description="what the advantage is divided by")
     eps: float | None = Field(None, description="added to the standard deviation")
     leaf_weight: LeafWeight | None = Field(None, description="weight of a leaf in mean and standard deviation")
@@ -104,10 +115,13 @@ class Preset:
 
     advantage: AdvantageSpec
     flat: bool = False  # meant for independent rollouts: no forks, every leaf is a root
+    backbone: bool = False  # meant for trees of which one path forks
 
     def sampling(self, leaves: int) -> dict[str, str | int]:
         """The fields of the section `sampling` that the preset sets where the configuration does not."""
-        return {"rule": "none", "trees": leaves} if self.flat else {}
+        if self.flat:
+            return {"rule": "none", "trees": leaves}
+        return {"split": "backbone"} if self.backbone else {}
 
 
 _FLAT = AdvantageSpec(credit="leaf", weight="per_leaf")
@@ -138,6 +152,11 @@ PRESETS: dict[str, Preset] = {
     "spo_tree": Preset(advantage=AdvantageSpec(
         value="child_mean", baseline="parent_fork", scale="none", leaf_weight="flow", max_prob=0.9
     )),
+    "bpo": Preset(backbone=True, advantage=AdvantageSpec(
+        value="child_mean", baseline="sibling_loo", scale="none", leaf_weight="flow", weight="flow",
+        normaliser="constant",
+    )),
+    "tempo": Preset(flat=True, advantage=_FLAT.model_copy(update={"tree": "merged", "branch_td": 1.0})),
     "grpo": Preset(advantage=_FLAT, flat=True),
     "gspo": Preset(advantage=_FLAT.model_copy(update=_GSPO), flat=True),
     "cispo": Preset(advantage=_FLAT.model_copy(update=_CISPO), flat=True),

@@ -1,11 +1,10 @@
-"""`treeadv bench learner`: the gradient of a forest with every token once, against its leaves flattened and against
-TRL's GRPO step.
-
-A JSON object a line. Times are seconds of forward and backward (`optimizer_s`, the same for all, apart), the least
-of some rounds in which the contestants take turns: of the wall clock, and of the processors (`_cpu_s`), which a busy
-machine stretches less. `bound` is unique over flat tokens, prompts counted, `ratio_to_bound` is (tree_s / flat_s) /
-bound. "Flat" is this learner on as many separate packed sequences, without padding; TRL's step is
-`GRPOTrainer._compute_loss` and its backward on the same leaves and model (all equally long: it pads nothing)."""
+"""`treeadv bench learner`: times the gradient of a forest that computes every token once. It compares the forest with
+its flattened leaves and with TRL's GRPO step.  It prints one JSON object per line. Times are seconds of forward and
+backward: the minimum over rounds in which the variants take turns. `_s` is wall-clock time; `_cpu_s` is CPU time, on
+which other load has less effect. `optimizer_s` is the time of the optimizer, which is the same for all variants.
+`bound` is unique tokens over flat tokens, prompts included. `ratio_to_bound` is (tree_s / flat_s) / bound. "flat" is
+this learner on the same number of separate packed sequences, without padding. "trl" is `GRPOTrainer._compute_loss` and
+its backward on leaves of the same length, so that TRL pads nothing, with the same model."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 
 from actors.benchmarks import trl_reference
-from actors.benchmarks.brooms import broom, flattened
+from actors.benchmarks.synthetic import flattened, synthetic_forest
 from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.forest import Forest
@@ -36,22 +35,18 @@ def main(argv: list[str]) -> None:
     p = argparse.ArgumentParser(
         prog="treeadv bench learner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument(
-        "--json", action="store_true", help="the only form there is; accepted for symmetry with the other commands"
-    )
+    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--model", default=models.SMOLLM2, help="Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
     p.add_argument("--sharing", type=float, nargs="+", default=[0.3, 0.5, 0.7])
     p.add_argument("--leaves", type=int, nargs="+", default=[8, 16, 32], help="G, of a forest")
-    p.add_argument("--step", type=int, default=32, help="leaves of a step, in as many forests as that makes")
+    p.add_argument("--step", type=int, default=32, help="leaves of a step; a step has STEP / LEAVES forests")
     p.add_argument("--length", type=int, default=64, help="tokens of a leaf")
     p.add_argument("--prompt", type=int, default=48, help="tokens of the prompt")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    p.add_argument(
-        "--no-trl", action="store_true", help="leave TRL out (it is left out anyway where it is not installed)"
-    )
+    p.add_argument("--no-trl", action="store_true", help="do not measure TRL (the default where TRL is not installed)")
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
     folder = str(models.resolve(args.model, args.cache))
@@ -59,7 +54,7 @@ def main(argv: list[str]) -> None:
     for leaves in args.leaves:
         for sharing in args.sharing:
             forests = [
-                broom(leaves, args.length, sharing, args.prompt, trainer.policy.vocabulary, seed)
+                synthetic_forest(leaves, args.length, sharing, args.prompt, trainer.policy.vocabulary, seed)
                 for seed in range(args.step // leaves)
             ]
             print(json.dumps(_case(trainer, folder, forests, args)), flush=True)
@@ -80,7 +75,7 @@ def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.N
         contestants["trl"] = _trl(folder, forests, args.dtype)
     seconds = {name: float("inf") for name in contestants}
     cpu, memory = dict(seconds), dict.fromkeys(contestants, 0.0)
-    for turn in range(args.rounds + 1):  # the first warms up
+    for turn in range(args.rounds + 1):  # the first round is a warm-up
         for name, run in contestants.items():
             with _peak_memory() as peak:
                 wall, used = time.perf_counter(), time.process_time()
@@ -138,7 +133,7 @@ def _trl(folder: str, forests: list[Forest], dtype: str) -> Callable[[], None]:
 
 
 def _optimizer_seconds(trainer: Trainer) -> float:
-    trainer.optimizer.step()  # makes its state, the first time
+    trainer.optimizer.step()  # the first step creates the optimizer's state
     began = time.perf_counter()
     torch.nn.utils.clip_grad_norm_(trainer.policy.parameters(), 1.0)
     trainer.optimizer.step()
@@ -147,8 +142,8 @@ def _optimizer_seconds(trainer: Trainer) -> float:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[float]]:
-    """Resident megabytes at their peak over the block, above those before it; memory freed earlier is given back
-    first."""
+    """Measure the peak of resident memory during the block, in megabytes above the memory before it. Memory that was
+    freed earlier is returned to the system first."""
     ctypes.CDLL(None).malloc_trim(0)
     before, peak, done = _resident(), [0.0], threading.Event()
 

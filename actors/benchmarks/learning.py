@@ -1,4 +1,5 @@
-"""Whether a recipe learns: the main job on several seeds, mean reward of the first and the last fifth of the steps."""
+"""Tests whether a recipe learns: trains with several seeds and compares the mean rewards of the first and the last
+fifth of the steps."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="treeadv bench learning", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("deploy/recipes/laptop.yaml"), metavar="RECIPE.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", action="store_true", help="accepted for symmetry: the output is always JSON")
+    parser.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="section.key=value")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as root:

@@ -1,16 +1,16 @@
-"""`treeadv bench queue`: the replay queue against Ray's own queue and against a copy in memory. Prints a JSON object a
-line.
+"""`treeadv bench queue`: compares the replay queue with Ray's own queue and with a copy in memory. It prints one JSON
+object per line.
 
-The same forests go four ways from the arrays of a producer to the arrays of a consumer, which sums every array:
+The same forests are transferred by four methods from a producer to a consumer, which sums every array:
 
-    memcpy          copies by numpy; nothing is kept. The bound of any way that copies once
+    memcpy          numpy copies the arrays. This bounds every method that copies once
     ray_queue       pickled forests through ray.util.queue.Queue, put and get one at a time, as in its documentation
-    ray_queue_many  the same with --window calls at a time and gets in batches
-    treeadv         admitted, leased and acknowledged at the queue actor with --window calls at a time. Each forest is
-                    on disk and in the journal (fsync as --fsync) before it can be leased. Slots are reserved before the
-                    clock starts, as a run reserves them before it grows a forest
+    ray_queue_many  the same with --window calls at a time and batched gets
+    treeadv         the queue actor admits, leases and acknowledges forests, with --window calls at a time. Each forest
+                    is on disk and in the journal (fsync as --fsync) before it is leased. Slots are reserved before the
+                    measurement starts, as a run reserves them before it grows a forest
 
-`store` is the last way without Ray. `recovery` is the seconds to open a journal of a given length.
+`store` measures the replay queue without Ray. `recovery` measures the seconds to open a journal of a given length.
 """
 
 from __future__ import annotations
@@ -42,14 +42,12 @@ from treeadv.replay.store import ReplayStore
 def main(argv: list[str]) -> None:
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="treeadv bench queue", description=__doc__, formatter_class=form)
-    p.add_argument(
-        "--json", action="store_true", help="the only form there is; taken so that all benchmarks are called alike"
-    )
+    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--forests", type=int, default=256)
     p.add_argument("--leaves", type=int, default=16)
-    p.add_argument("--tokens", type=int, default=1024, help="of one segment; L leaves make 2 L - 2 segments")
+    p.add_argument("--tokens", type=int, default=1024, help="tokens of one segment; L leaves have 2 L - 2 segments")
     p.add_argument("--per-step", type=int, default=16, help="forests of one lease")
-    p.add_argument("--window", type=int, default=16, help="calls under way at once")
+    p.add_argument("--window", type=int, default=16, help="calls in progress at a time")
     p.add_argument("--fsync", choices=("always", "interval", "none"), default="interval")
     p.add_argument(
         "--records", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="journal lengths for `recovery`"
@@ -57,21 +55,21 @@ def main(argv: list[str]) -> None:
     args = p.parse_args(argv)
     forest = example(args.leaves, args.tokens)
     size = wire.to_batch([forest]).nbytes
-    tell("memcpy", rate(memcpy(forest, args.forests), args.forests, size))
+    report("memcpy", rate(memcpy(forest, args.forests), args.forests, size))
     with tempfile.TemporaryDirectory() as folder:
         seconds = store(Path(folder), forest, args)
-    tell("store", {"fsync": args.fsync, **rate(seconds, args.forests, size)})
+    report("store", {"fsync": args.fsync, **rate(seconds, args.forests, size)})
     through_ray(forest, size, args)
     for records in args.records:
-        tell("recovery", recovery(records))
+        report("recovery", recovery(records))
 
 
-def tell(way: str, figures: dict[str, Any]) -> None:
-    print(json.dumps({"bench": "queue", "way": way, **figures}), flush=True)
+def report(method: str, figures: dict[str, Any]) -> None:
+    print(json.dumps({"bench": "queue", "way": method, **figures}), flush=True)
 
 
 def example(leaves: int, tokens: int) -> Forest:
-    """Two complete binary trees (as far as `leaves` allows), `tokens` a segment."""
+    """Build two binary trees with `leaves` leaves in total and `tokens` tokens in each segment."""
     parent: list[int] = []
 
     def grow(up: int, n: int) -> None:
@@ -113,7 +111,7 @@ def rate(seconds: float, forests: int, size: int) -> dict[str, float | int]:
 
 
 def use(forest: Forest) -> None:
-    """What a consumer does at least: read every token array once."""
+    """Read every token array once, which is the least that a consumer does."""
     for array in (forest.token, forest.logprob, forest.entropy, forest.version):
         array.sum()
 
@@ -136,7 +134,7 @@ def memcpy(forest: Forest, n: int) -> float:
 
 
 def settings(args: argparse.Namespace) -> QueueConfig:
-    """With a slot for every forest."""
+    """Return the configuration of a queue with a slot for every forest."""
     return QueueConfig(fsync=args.fsync, max_staleness=args.forests // args.per_step)
 
 
@@ -171,15 +169,15 @@ def through_ray(forest: Forest, size: int, args: argparse.Namespace) -> None:
             ours = asyncio.run(treeadv_queue(Path(folder), forest, args))
     finally:
         ray.shutdown()
-    tell("ray_queue", rate(alone, args.forests, size))
-    tell("ray_queue_many", rate(many, args.forests, size))
+    report("ray_queue", rate(alone, args.forests, size))
+    report("ray_queue_many", rate(many, args.forests, size))
     speed = {"speedup_vs_ray_queue": round(alone / ours, 2), "speedup_vs_ray_queue_many": round(many / ours, 2)}
-    tell("treeadv", {"fsync": args.fsync, **rate(ours, args.forests, size), **speed})
+    report("treeadv", {"fsync": args.fsync, **rate(ours, args.forests, size), **speed})
 
 
 def ray_queue(forest: Forest, args: argparse.Namespace) -> float:
     queue = Queue()
-    queue.put(pickle.dumps(forest))  # its actor is up
+    queue.put(pickle.dumps(forest))  # starts the actor of the queue
     queue.get()
 
     def run() -> None:
@@ -225,7 +223,7 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
         lease = await queue.lease.remote(args.per_step, 0)
         for batch in await asyncio.gather(*lease.refs):
             use(wire.from_batch(batch)[0])
-        await queue.ack.remote(lease.lease_id, step + 1)
+        await queue.ack.remote(lease.lease_id, step + 1, ())
     seconds = time.perf_counter() - began
     await asyncio.gather(*producers)
     await queue.close.remote()
@@ -234,7 +232,8 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
 
 
 def recovery(records: int) -> dict[str, float | int]:
-    """Seconds to open a folder whose journal has about that many records (small forests, all but the last trained)."""
+    """Measure the seconds to open a folder whose journal has about `records` records. The forests are small and, except
+    the last ones, trained."""
     with tempfile.TemporaryDirectory() as folder:
         config = QueueConfig(fsync="none", max_staleness=0)
         queue = ReplayStore(folder, config, 16, 0, "bench", 0)

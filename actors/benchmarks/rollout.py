@@ -1,23 +1,24 @@
-"""`treeadv bench rollout`: forests against flat rollouts on a real engine. Prints a JSON object a line.
+"""`treeadv bench rollout`: compares forests with flat rollouts on a real engine. It prints one JSON object per line.
 
-No token stops a leaf, so every leaf has --max-tokens: the lengths that are drawn make no difference.
-`client_ms_per_token` is CPU time of this process. With sglang it holds only the sampler and the client of the engine.
+No token ends a leaf, so every leaf has --max-tokens tokens and all measurements draw leaves of equal length.
+`client_ms_per_token` is CPU time of this process. With sglang this process runs only the sampler and the client of the
+engine.
 
-    forest     the same prompts, --leaves leaves a forest, entropy forks: tokens drawn, seconds a leaf, cached share of
-               prefixes; `sharing` is the share of tokens not drawn twice, `formula` is f (1 - M/G) with f the mean
-               place of the last fork of a leaf
-    flat       as many leaves without forks
-    saving     of a forest against flat: of tokens, and of seconds a leaf
-    raw        as many branches straight from the engine; `sampler` is the share of tokens a second that the sampler
-               costs
-    chunk      sglang: `forest` for each of --chunks
+    forest     forests with --leaves leaves and entropy forks: tokens drawn, seconds per leaf, cached share of prefixes.
+               `sharing` is the share of flattened tokens that were not drawn. `formula` is f (1 - M/G), where f is the
+               mean position of the last fork of a leaf
+    flat       the same number of leaves without forks
+    saving     what a forest saves compared with flat: tokens, and seconds per leaf
+    raw        the same number of branches drawn without the sampler. `sampler` is the share of tokens per second that
+               the sampler costs
+    chunk      sglang: `forest` for each value of --chunks
     direct     sglang: the branches of `raw` as one plain request each, without chunks, log-probs and entropies
     small      sglang: `forest` with a cache of --small-pool tokens; the server counts evicted tokens
-    saturated  with --saturated only: forests against flat rollouts while --saturated rows are always full, as in
-               training. `time_over_tokens` is the ratio of seconds a leaf over the ratio of tokens a leaf (1: saved
-               tokens are saved time); `model` is the share of the engine's time in the model (embedded)
-    weights    sglang: an update of all weights each way, twice, during decoding: seconds, GB/s and lost tokens of the
-               second
+    saturated  only with --saturated: forests and flat rollouts while all --saturated rows are in use, as in training.
+               `time_over_tokens` is the ratio of seconds per leaf divided by the ratio of tokens per leaf; 1 means that
+               time falls in proportion to tokens. `model` is the share of the embedded engine's time in the model
+    weights    sglang: two updates of all weights by each method, the second during decoding: seconds, GB/s and lost
+               tokens of the second
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from treeadv.engines.registry import start_engine
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
 
-ROUNDS = 3  # of --saturated
+ROUNDS = 3  # of each rule with --saturated
 KEYS = ("seconds_per_leaf", "tokens_per_leaf", "model")
 FAMILIES = [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}}]
 
@@ -56,22 +57,20 @@ def main(argv: list[str]) -> None:
     p = argparse.ArgumentParser(
         prog="treeadv bench rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument(
-        "--json", action="store_true", help="the only form there is; accepted so that all benchmarks are called alike"
-    )
+    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--engine", choices=("embedded", "sglang"), default="embedded")
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
-    p.add_argument("--forests", type=int, default=4, help="grown at a time")
-    p.add_argument("--saturated", type=int, default=0, metavar="ROWS", help="measure with so many rows, always full")
-    p.add_argument("--prompt-tokens", type=int, default=0, help="repeat the prompts up to so many tokens")
+    p.add_argument("--forests", type=int, default=4, help="number of forests, all grown at a time")
+    p.add_argument("--saturated", type=int, default=0, metavar="ROWS", help="measure with ROWS rows, all in use")
+    p.add_argument("--prompt-tokens", type=int, default=0, help="repeat each prompt until it has this number of tokens")
     p.add_argument("--leaves", type=int, default=8)
     p.add_argument("--trees", type=int, default=2)
     p.add_argument("--tau", type=float, default=0.5, help="fork threshold in nats")
     p.add_argument("--max-tokens", type=int, default=48)
     p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     p.add_argument("--threads", type=int, default=0)
-    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of sglang's server")
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of sglang's server")
     p.add_argument("--chunks", type=int, nargs="*", default=[1, 4, 8, 16, 48])
     p.add_argument("--small-pool", type=int, default=400)
     p.add_argument("--stubs", default="deploy/sglang_cpu/stubs")
@@ -150,7 +149,7 @@ class _Bench:
                 )
 
     async def _saturated(self) -> None:
-        """Forests and flat rollouts in turn, several rounds of each, so that what else the machine does falls on
+        """Measure forests and flat rollouts in turn for several rounds, so that other load of the machine affects
         both."""
         running = {"max-running-requests": self.args.saturated} if self.args.engine == "sglang" else {}
         async with self._engine(**({"args": running} if running else {})) as engine:
@@ -219,8 +218,8 @@ class _Bench:
             for i, p in enumerate(self.prompts)
         ]
         sampling = self._sampling(rule)
-        # With --saturated as many as fill the rows: a forest has a row for each tree at its start and for each leaf at
-        # its end.
+        # With --saturated as many forests as fill the rows: a forest uses one row for each tree at its start and one
+        # for each leaf at its end.
         in_flight = (
             ceil(2 * self.args.saturated / (sampling.roots + sampling.leaves)) + 1
             if self.args.saturated
@@ -260,7 +259,7 @@ class _Bench:
         weights = {
             n: w.astype(np.float32) for f in sorted(self.model.glob("*.safetensors")) for n, w in load_file(f).items()
         }
-        await engine.update_weights(1, weights)  # the first makes the process group
+        await engine.update_weights(1, weights)  # the first update creates the process group
         params = Params(self.args.max_tokens, 0.7, frozenset(), 0)
 
         async def one(i: int) -> int:
@@ -285,7 +284,7 @@ class _Bench:
 
 
 class _ModelTime:
-    """Adds up the seconds that an embedded engine spends in its model."""
+    """Sums the seconds that an embedded engine spends in its model."""
 
     def __init__(self, engine: EmbeddedEngine) -> None:
         self.seconds, forward = 0.0, engine.model.forward
@@ -301,19 +300,19 @@ class _ModelTime:
 
 
 def _sharing(forests: list[Forest]) -> dict[str, float]:
-    """Share of the flattened tokens not drawn, and what f (1 - M/G) says of it: of G leaves all but M start at a fork,
-    at f of a length.
-    """
+    """Return the share of flattened tokens that were not drawn, and its estimate f (1 - M/G). Of G leaves, G - M start
+    at a fork; f is the mean relative position of these forks."""
     tokens, expanded = sum(f.tokens for f in forests), sum(f.expanded_tokens for f in forests)
     leaves, trees = sum(f.leaves for f in forests), sum(f.trees for f in forests)
-    # A fork of n children starts n - 1 leaves of its own; the first child goes on with the chain.
+    # A fork of n children starts n - 1 leaves; the first child continues the chain.
     places = [int(f.offset[s] + f.lengths[s]) for f in forests for s, c in enumerate(f.children) for _ in c[1:]]
     f = float(np.mean(places)) / (expanded / leaves) if places else 0.0
     return {"sharing": 1 - tokens / expanded, "f": f, "formula": f * (1 - trees / leaves)}
 
 
 def _evicted(url: str) -> float:
-    """Tokens that the server at `url` has evicted from its cache since it started; 0 without a server."""
+    """Return the number of tokens that the server at `url` has evicted from its cache since it started; 0 without a
+    server."""
     if not url:
         return 0.0
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:

@@ -1,8 +1,6 @@
-"""TRL's own GRPO and GSPO loss on sequences, without its trainer: the reference of the tests and of the learner's
-benchmark.
-
-`GRPOTrainer._compute_loss` is called as it is, on an object that holds only the settings it reads.
-"""
+"""Computes TRL's GRPO and GSPO loss on sequences, without a TRL trainer. It is the reference of the tests and of the
+learner's benchmark.  `GRPOTrainer._compute_loss` is called unchanged, with an object that holds only the settings that
+it reads."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from transformers import PreTrainedModel
 
 
 def prepare(model: PreTrainedModel, temperature: float) -> None:
-    """Give a model TRL's fused head, as its trainer does (in place)."""
+    """Add TRL's fused head to a model in place, as TRL's trainer does."""
     from trl.trainer.utils import add_fused_lm_head
 
     add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
@@ -33,7 +31,7 @@ def loss(
     autocast: torch.dtype | None = None,
     delta: float | None = None,
 ) -> torch.Tensor:
-    """The loss of a batch as TRL's trainer computes it in one accumulation window on one process.
+    """Return the loss of a batch as TRL's trainer computes it for one accumulation window in one process.
 
     `batch`: prompt_ids, prompt_mask [B, P], completion_ids, completion_mask [B, T], advantages [B],
     old_per_token_logps [B, T], and ref_per_token_logps [B, T] where beta > 0. `loss_type` grpo (mean over

@@ -1,5 +1,5 @@
-"""Sets the number of actors during a run: on request (`treeadv scale`), when one role waits for another, and when a
-node that hosts an actor is told to leave."""
+"""Changes the number of actors during a run: on a request of `treeadv scale`, when one role waits for another, and when
+a node that hosts an actor drains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = visible_logger(__name__)
 
 
 async def autoscale(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> None:
-    """Look at requests, waits and nodes, and act on them, until cancelled. Other learners need a reshape of the run."""
+    """Set the number of generators and reward actors until cancelled. A change of the learners requests a reshape."""
     options = cluster.config.scaling
     state = ScalingState.start(cluster.config.generator.count, time.monotonic(), options)
     observed, waited = time.monotonic(), recorder.waited_seconds
@@ -70,8 +70,8 @@ async def _observation(cluster: Cluster, now: float, wait_share: float, stalenes
 
 
 async def _leave_draining_nodes(cluster: Cluster, end_request: EndRequest) -> None:
-    """Move actors off nodes that leave. A generator or reward actor gets a successor at once and finishes its work; a
-    learner needs a reshape, which starts it elsewhere from a checkpoint."""
+    """Move actors off draining nodes. A generator or reward actor gets a successor at once and finishes its work. A
+    learner needs a reshape, which starts it on another node from a checkpoint."""
     draining = await asyncio.to_thread(draining_nodes)
     if not draining:
         return

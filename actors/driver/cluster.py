@@ -1,8 +1,8 @@
-"""The actors of a run, which start and end together.
+"""Owns the actors of a run, which start and end together.
 
-The driver owns every actor, so an actor ends with the driver. Generators and reward actors are worker groups, whose
-members come and go. The queue and the learners hold the state of the run. Ray restarts a dead queue from its journal;
-when a learner dies, the run goes on from its last checkpoint (`actors.driver.supervisor`).
+The driver owns every actor, so an actor ends with the driver. Generators and reward actors form worker groups, whose
+members are added, replaced and retired. The queue and the learners hold the state of the run. Ray restarts a dead queue
+from its journal. When a learner dies, the run resumes from its last checkpoint (`actors.driver.supervisor`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.driver.grading import Grading
 from actors.driver.handles import actor_class, close
 from actors.driver.learner_group import LearnerGroup
-from actors.driver.losses import restart_when_hung
+from actors.driver.liveness import restart_when_hung
 from actors.driver.outcome import EndRequest
 from actors.driver.targets import Targets
 from actors.driver.weight_sync import WeightSync
@@ -30,8 +30,8 @@ from treeadv.learning.report import StepReport
 from treeadv.metrics import Role
 from treeadv.storage.run_folder import RunFolder
 
-# Calls that an actor may have in progress. Calls that wait (for a slot, for forests, for a verdict) must not keep out
-# the call that ends their waiting.
+# The number of calls that an actor may have in progress. A call that waits (for a slot, for forests, for a verdict)
+# must not block the call that ends its wait.
 UNBOUNDED = 1_000_000
 
 
@@ -41,7 +41,7 @@ class Cluster:
     queue: ActorProxy[ReplayQueue]
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
-        """The run goes on from its last checkpoint, or from step 0 when it has none."""
+        """Prepare an attempt that resumes from the last checkpoint of the run, or starts at step 0 without one."""
         self.config, self.folder = config, folder
         self.first_step = folder.last_checkpoint()
         self.targets = Targets(folder)
@@ -56,11 +56,11 @@ class Cluster:
         self.failures = FailureLimit()
         self._session = folder.store.next_session()
         self._durable_step = self.first_step
-        self.version = 0  # of the learners' weights; it counts optimizer updates
+        self.version = 0  # of the learners' weights: the number of optimizer updates
         self._queue_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start every actor. Whatever the result, the caller has to call `end`."""
+        """Start every actor. The caller has to call `end` afterwards, also when `start` fails."""
         self.queue = self._create_queue()
         hung = restart_when_hung(self.queue, "queue", self.config.run.heartbeat_timeout)
         self._queue_watch = asyncio.create_task(hung)
@@ -77,7 +77,7 @@ class Cluster:
             await close([self.queue])
 
     def missing(self) -> str:
-        """Name the actors that are not up yet, and the resources of the cluster."""
+        """Return a text that names the actors that are not up yet and the resources of the cluster."""
         c, up = self.config, self.targets.count()
         counts: tuple[tuple[Role, int], ...] = (
             ("queue", 1),
@@ -90,31 +90,32 @@ class Cluster:
         return f"{', '.join(missing)} (in the cluster: {', '.join(f'{v:g} {k}' for k, v in sorted(shown.items()))})"
 
     async def lease(self, end_request: EndRequest) -> Lease | None:
-        """Wait for the next batch of ready forests; None when an end was requested first."""
+        """Wait for the next batch of ready forests. Returns None when an end was requested first."""
         leasing = asyncio.ensure_future(self.queue.lease.remote(self.config.learner.forests_per_step, self.version))
         ending = asyncio.ensure_future(end_request.wait())
         try:
             await asyncio.wait([leasing, ending], return_when=asyncio.FIRST_COMPLETED)
             return await leasing if leasing.done() else None
-        finally:  # nobody would read an error that the queue raises later
+        finally:  # no task would read an error that the queue raises later
             ending.cancel()
             leasing.cancel()
 
     async def train(self, lease: Lease) -> StepReport:
-        """Take the optimizer updates of a lease. A step forgives the deaths of members before it."""
+        """Take the optimizer updates of a lease. A completed step resets the count of deaths of each worker group."""
         report = await self.learners.step(lease.refs, self.version)
         self.version = report.version
-        self.generators.forgive_deaths()
-        self.rewards.forgive_deaths()
+        self.generators.reset_deaths()
+        self.rewards.reset_deaths()
         return report
 
     async def publish(self) -> None:
-        """Bring the weights of the learners to every generator as a policy version."""
+        """Send the weights of the learners to every generator as a new policy version."""
         await self.weights.publish(await self.learners.publish(self.version), self.generators)
 
     async def checkpoint(self, step: int) -> None:
-        """Make `step` durable, then tell the queue that the forests up to it are trained for good. Journal and records
-        are written first: nobody could go on from a checkpoint of steps that they do not know."""
+        """Write the checkpoint of `step`, then tell the queue that the forests of all steps up to `step` are trained.
+        The journal and the records are written first, because a run cannot resume from a checkpoint whose steps they
+        lack."""
         if step > self._durable_step:
             await self.queue.flush.remote()
             await asyncio.to_thread(self.folder.store.push)
@@ -129,12 +130,12 @@ class Cluster:
             await self.publish()
 
     def _create_queue(self) -> ActorProxy[ReplayQueue]:
-        # Ray asks a restarted queue again what it was being asked: the methods are idempotent. In an object store a
-        # dead queue loses what it has not written yet; there the run goes on from its last checkpoint instead.
+        # Ray repeats the pending calls on a restarted queue, so the methods are idempotent. With an object store a dead
+        # queue loses the records that it has not written; the run then resumes from its last checkpoint instead.
         options: dict[str, Any] = {}
         if self.folder.store.keeps_unflushed:
             options |= {"max_restarts": RESTARTS, "max_task_retries": -1}
-        # The queue lives on the node of the driver: each needs the other, and nodes of other roles come and go.
+        # The queue runs on the node of the driver: neither works without the other, and other nodes may be removed.
         node = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         home = RunFolder.of(self.folder.path.resolve(), self.config).home
@@ -148,7 +149,7 @@ class Cluster:
         )
 
     async def _prepare_generator(self, generator: ActorProxy[Generator]) -> str:
-        """Load the engine and bring it the current weights; return the address of its /metrics."""
+        """Load the engine, wait until it has the current weights, and return the address of its /metrics."""
         address = await generator.start.remote()
         await self.weights.wait_until_current(generator)
         return address

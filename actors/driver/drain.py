@@ -1,10 +1,12 @@
 """Empties a pod before it stops. The preStop hook of a pod (helm/treeadv) runs this before Kubernetes sends SIGTERM.
 
-    python -m actors.driver.drain node --seconds 170      on a worker: take no new actors, wait until its actors have
-    ended python -m actors.driver.drain driver --seconds 110    on the head: end the run after the step in hand, with
-    a checkpoint
+    python -m actors.driver.drain node --seconds 170
+        on a worker node: take no new actors and wait until the actors of the node have ended
+    python -m actors.driver.drain driver --seconds 110
+        on the head node: end the run after the current step, with a checkpoint
 
-A worker only announces that it leaves. The driver reads it from `draining_nodes` and moves the actors elsewhere.
+A worker node only announces that it drains. The driver reads this with `draining_nodes` and moves the actors to other
+nodes.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ POLL_SECONDS = 1.0
 
 
 def draining_nodes() -> frozenset[str]:
-    """The ids of the nodes that are told to leave, by this module or by Ray's autoscaler. Needs a connected driver."""
+    """The ids of the nodes that this module or Ray's autoscaler drains. Needs a connection to the Ray cluster."""
     return frozenset(_gcs().get_draining_nodes(timeout=5))
 
 
 def announce(node: str, seconds: float) -> None:
-    """Tell Ray that `node` (hex id) leaves in `seconds`: it places nothing new on it. Raises RuntimeError when Ray
-    refuses."""
+    """Tell Ray that `node` (hex id) stops in `seconds`, so that Ray places no new actor on it. Raises RuntimeError when
+    Ray refuses."""
     deadline = int((time.time() + seconds) * 1000)
     accepted, why = _gcs().drain_node(
         node, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "the pod is being stopped", deadline
@@ -51,7 +53,7 @@ def actor_nodes() -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Test a condition every POLL_SECONDS; say whether it holds within `seconds`."""
+    """Test a condition every POLL_SECONDS. Returns whether it holds within `seconds`."""
     for _ in range(int(seconds / POLL_SECONDS)):
         if condition():
             return True
@@ -60,13 +62,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, sleep: Callable[[f
 
 
 def find_drivers(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """The processes that run `treeadv train`, also through an interpreter."""
+    """Return the processes that run `treeadv train`, directly or through an interpreter."""
     found = []
     for process in processes:
         try:
             words = process.cmdline()
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue  # it ended meanwhile
+            continue  # the process has ended
         at = next((i for i, word in enumerate(words[:2]) if os.path.basename(word) == "treeadv"), None)
         if at is not None and words[at + 1 : at + 2] == ["train"]:
             found.append(process)
@@ -74,7 +76,7 @@ def find_drivers(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
 
 
 def interrupt(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Ask each process to end after its step in hand; return those that are alive after `seconds`."""
+    """Ask each process to end after its current step. Returns the processes that are still alive after `seconds`."""
     for process in processes:
         process.send_signal(signal.SIGTERM)
     return psutil.wait_procs(processes, timeout=seconds)[1]

@@ -1,4 +1,4 @@
-"""Gets one forest grown by a generator and graded by a reward actor, whatever fails on the way."""
+"""Has one forest grown by a generator and graded by a reward actor, and handles the failures of both."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.driver.cluster import Cluster
 from actors.driver.in_flight import ForestsInFlight
-from actors.driver.losses import ACTOR_LOST
+from actors.driver.liveness import ACTOR_LOST
 from actors.generator import Generator
 from treeadv.data.tickets import Ticket
 from treeadv.engines.base import EngineGone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grown:
-    """A reference to a graded forest, and the branches that its engine had room for when the forest ended."""
+class GrownForest:
+    """A reference to a graded forest, and the number of branches that its engine had room for when the forest ended."""
 
     forest: ObjectRef[pa.RecordBatch]
     free: int
 
 
-async def reserved(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> Ticket | None:
-    """Wait until the staleness bound leaves a slot, and return its ticket. None when the generator is lost or retired,
-    or the run takes no more forests."""
+async def reserve_ticket(
+    cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight
+) -> Ticket | None:
+    """Wait for a slot within the staleness bound and return its ticket. Returns None when the generator is lost or
+    retired, or when the run takes no more forests."""
     if generator not in cluster.generators.members:
         return None
     in_flight.reserving += 1
@@ -38,9 +40,9 @@ async def reserved(cluster: Cluster, generator: ActorProxy[Generator], in_flight
         in_flight.reserving -= 1
 
 
-async def graded_forest(cluster: Cluster, generator: ActorProxy[Generator], ticket: Ticket) -> Grown | None:
-    """Return the graded forest of a ticket, or None when it failed: then the queue hands the prompt out again. A
-    generator that died, or whose engine is gone, is replaced."""
+async def grow_and_grade(cluster: Cluster, generator: ActorProxy[Generator], ticket: Ticket) -> GrownForest | None:
+    """Return the graded forest of a ticket. When growing or grading fails, return None; the queue then gives out the
+    prompt again. A generator that died, or whose engine is gone, is replaced."""
     try:
         forest, room = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.grow.remote(ticket))
         free = await room
@@ -59,5 +61,5 @@ async def graded_forest(cluster: Cluster, generator: ActorProxy[Generator], tick
             cluster.failures.count(cause, len(cluster.generators.members) * cluster.config.generator.forests)
     else:
         cluster.failures.reset()
-        return Grown(forest=graded, free=free)
+        return GrownForest(forest=graded, free=free)
     return None

@@ -1,4 +1,4 @@
-"""Sends each forest to the reward actor with the least to do."""
+"""Sends each forest to the reward actor with the fewest pending forests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray import ObjectRef
 from ray.actor import ActorProxy
 from ray.exceptions import RayTaskError
 
-from actors.driver.losses import ACTOR_LOST
+from actors.driver.liveness import ACTOR_LOST
 from actors.driver.worker_group import BACKOFF, WorkerGroup
 from actors.reward import GradeReport, RewardActor
 from treeadv.rewards.sandbox.pool import PoolBroken
@@ -19,14 +19,15 @@ from treeadv.rewards.watch import VerifierWatch
 
 
 class Grading:
+    """Has forests graded by a group of reward actors and replaces those that fail."""
+
     def __init__(self, rewards: WorkerGroup[RewardActor]) -> None:
         self._rewards = rewards
         self._pending: Counter[ActorProxy[RewardActor]] = Counter()  # forests sent and not yet graded
-
         self._watch = VerifierWatch()
 
     async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> ObjectRef[pa.RecordBatch]:
-        """Return a reference to the graded forest. A reward actor that dies over it, or whose verifiers do, is
+        """Return a reference to the graded forest. A reward actor that dies, or whose verifier processes die, is
         replaced, and another actor grades the forest. Raises `RunFailed` when the verifier keeps failing."""
         while True:
             while not self._rewards.members:
@@ -35,9 +36,9 @@ class Grading:
             self._pending[member] += 1
             try:
                 answer = member.grade.remote(forest)
-                graded, report = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[GradeReport]], answer)
-                made = await report
-                self._watch.add(made.verdicts, made.failure)
+                graded, report_ref = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[GradeReport]], answer)
+                report = await report_ref
+                self._watch.add(report.verdicts, report.failure)
                 return graded
             except ACTOR_LOST as fault:
                 self._rewards.replace(member, fault)
@@ -49,6 +50,6 @@ class Grading:
                 self._pending[member] -= 1
 
     async def dismiss_retired(self) -> None:
-        """End the retired reward actors that have graded all that they were sent."""
+        """End the retired reward actors that have no pending forest."""
         for member in [m for m in self._rewards.names if m not in self._rewards.members and not self._pending[m]]:
             await self._rewards.dismiss(member)

@@ -13,7 +13,7 @@ from ray.actor import ActorClass, ActorHandle, ActorProxy
 from actors.heartbeat import GROUP
 from treeadv.config import GeneratorConfig, LearnerConfig, RewardConfig
 
-CLOSE_SECONDS = 10.0  # that an actor gets to close before it is killed
+CLOSE_SECONDS = 10.0  # time that an actor has to close before it is killed
 
 R = TypeVar("R")
 Handle = ActorProxy[Any]
@@ -23,7 +23,7 @@ def actor_class(
     role: type[R], resources: GeneratorConfig | LearnerConfig | RewardConfig | None = None, **options: Any
 ) -> ActorClass[R]:
     """The Ray actor class of a role. `resources` is its section of the configuration, `options` are Ray's own."""
-    # Ray would keep a record of every call in memory (up to 100,000 of them).
+    # With task events Ray would keep records of up to 100,000 calls in memory.
     asked: dict[str, Any] = {"num_cpus": 0, "concurrency_groups": {GROUP: 1}, "enable_task_events": False, **options}
     if resources is not None:
         asked |= {"num_cpus": resources.cpus, "num_gpus": getattr(resources, "gpus", 0)}
@@ -38,12 +38,12 @@ def actor_id(handle: Handle) -> str:
 
 
 def kill(handle: Handle, restart: bool = False) -> None:
-    """End the process of an actor at once, also of a stopped one. With `restart`, Ray starts it again where it may."""
+    """Kill the process of an actor, even if a signal has stopped it. With `restart`, Ray may start the actor again."""
     ray.kill(cast(ActorHandle, handle), no_restart=not restart)
 
 
 async def close(handles: Sequence[Handle]) -> None:
-    """Let actors close, for CLOSE_SECONDS at most, then kill them."""
+    """Give actors at most CLOSE_SECONDS to close, then kill them."""
     closing = [cast(Any, h).close.remote() for h in handles]
     if closing:
         await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=CLOSE_SECONDS)

@@ -1,4 +1,4 @@
-"""How many forests one generator grows at a time: as many as fill the rows of its engine."""
+"""Decides how many forests one generator grows at a time, so that they fill the rows of its engine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from treeadv.config import Config
 
 
 class ForestsInFlight:
-    """Follows the free rows of one engine.
+    """Starts and ends loops that grow forests, according to the free rows of one engine.
 
-    A forest starts with a row for each of its trees and comes to one for each of its leaves, so a fixed number of
-    forests either leaves rows free at their start or lets branches wait at their end. When a forest ends, its loop goes
-    on, starts another one beside it, or ends.
+    A forest uses one row for each tree at its start and one row for each leaf at its end. A fixed number of forests
+    therefore either leaves rows free at first or lets branches wait later. When a forest ends, its loop continues,
+    starts another loop beside it, or ends.
     """
 
     def __init__(self, config: Config, start: Callable[[ForestsInFlight], object]) -> None:
@@ -23,10 +23,10 @@ class ForestsInFlight:
         for _ in range(config.generator.forests):
             self._add()
 
-    def goes_on(self, free: int) -> bool:
-        """Return whether the loop whose forest has ended goes on. May start another loop.
+    def keeps_loop(self, free: int) -> bool:
+        """Return whether the loop whose forest has ended continues. May start another loop.
 
-        `free`: branches that the engine could draw at once besides those that run; negative if branches wait for a row.
+        `free`: number of further branches that the engine could draw now; negative if branches wait for a row.
         """
         if free >= self._roots and not self.reserving:
             self._add()

@@ -1,21 +1,22 @@
-"""The learners of a run: all ranks start, step, publish and checkpoint together."""
+"""Holds the learners of a run. All ranks start, step, publish and checkpoint together."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import pyarrow as pa
 import ray
 from ray import ObjectRef
 from ray.actor import ActorProxy
 
 from actors.driver.handles import actor_class, actor_id, close, kill
-from actors.driver.losses import kill_when_lost
+from actors.driver.liveness import kill_when_lost
 from actors.driver.targets import Targets
 from actors.learner import Learner
 from treeadv.config import Config
+from treeadv.engines.base import Weights
 from treeadv.learning.report import StepReport
 from treeadv.storage.run_folder import RunFolder
 
@@ -25,12 +26,13 @@ class Publication:
     """The weights of a policy version in Ray's object store. `buckets` refer to mappings of name to array."""
 
     version: int
-    buckets: Sequence[ObjectRef[dict[str, Any]]]
+    buckets: Sequence[ObjectRef[Weights]]
     size: int  # bytes
 
 
 class LearnerGroup:
-    """Learners hold the state of the run: when one dies, the run goes on from its last checkpoint with a new group."""
+    """The learner ranks of one attempt at a run. When a rank dies, the run resumes from its last checkpoint with a new
+    group."""
 
     def __init__(self, config: Config, folder: RunFolder, targets: Targets) -> None:
         self._config, self._folder, self._targets = config, folder, targets
@@ -39,7 +41,7 @@ class LearnerGroup:
         self._count = self.target_count = config.learner.count
 
     async def start(self, step: int) -> int:
-        """Start every rank with the base model, or with the checkpoint of `step` where that is not 0; return the
+        """Start every rank with the base model, or with the checkpoint of `step` if `step` is not 0. Returns the
         version of the weights."""
         role = actor_class(Learner, self._config.learner)
         run_dir, port = str(self._folder.path.resolve()), self._config.metrics.port
@@ -54,8 +56,9 @@ class LearnerGroup:
             self._targets.add("learner", f"learner-{rank}", await member.address.remote())
         return versions[0]
 
-    async def step(self, forests: Sequence[ObjectRef], version: int) -> StepReport:
-        """Take the updates of one batch on every rank; return the report of rank 0, which covers all ranks."""
+    async def step(self, forests: Sequence[ObjectRef[pa.RecordBatch]], version: int) -> StepReport:
+        """Take the optimizer updates of one batch on every rank. Returns the report of rank 0, which covers all
+        ranks."""
         reports = await asyncio.gather(*(m.step.remote(list(forests), version) for m in self._members))
         return reports[0]
 
@@ -66,16 +69,16 @@ class LearnerGroup:
         return Publication(version=version, buckets=buckets, size=sum(size for _, size in shares))
 
     async def checkpoint(self, step: int, session: str) -> None:
-        """Write the checkpoint of `step`. In an object store it counts only once it is sealed."""
+        """Write the checkpoint of `step`. In an object store the checkpoint is valid only after it is sealed."""
         await asyncio.gather(*(m.checkpoint.remote(step, session) for m in self._members))
 
     def request_count(self, count: int) -> bool:
-        """Note that the run has to go on with `count` learners; say whether that is another number."""
+        """Set the number of learners of the next attempt. Returns whether it differs from the current number."""
         self.target_count = count
         return count != self._count
 
     def missing_resources(self, count: int) -> str:
-        """Name what `count` learners need beyond the free resources of the cluster; "" when they fit."""
+        """Name the resources that `count` learners need and the cluster does not have free; "" when they fit."""
         c = self._config.learner
         free, each = ray.available_resources(), {"CPU": c.cpus, "GPU": c.gpus} | ({c.slot: 1.0} if c.slot else {})
         short = [k for k, v in each.items() if v * (count - self._count) > free.get(k, 0.0)]
@@ -91,7 +94,7 @@ class LearnerGroup:
         self._members, self._watches = [], []
 
     async def _watch(self, member: ActorProxy[Learner], name: str) -> None:
-        """End every rank once one is lost: the others would wait for it in a collective operation."""
+        """Kill every rank once one is lost, because the others would wait for it in a collective operation."""
         await kill_when_lost(member, name, self._config.run.heartbeat_timeout)
         for other in self._members:
             kill(other)

@@ -1,4 +1,4 @@
-"""How an attempt at a run ends, and the request to end it before its last step."""
+"""Defines how an attempt at a run ends, and the request to end it before its last step."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from enum import Enum
 class Outcome(Enum):
     FINISHED = "finished"  # the last step was taken
     INTERRUPTED = "interrupted"  # a signal asked for the end
-    RESHAPE = "reshape"  # the learners have to change in number or place; the run goes on from its checkpoint
+    RESHAPE = "reshape"  # the number or the nodes of the learners have to change; the run resumes from its checkpoint
 
 
 class EndRequest:
-    """Asks the learner loop to end after the step in hand, with a checkpoint. An interrupt outranks a reshape."""
+    """Asks the learner loop to end after the current step, with a checkpoint. An interrupt has priority over a
+    reshape."""
 
     def __init__(self) -> None:
         self._requested = asyncio.Event()
@@ -21,7 +22,7 @@ class EndRequest:
 
     @property
     def outcome(self) -> Outcome | None:
-        """How the run has to end; None while it has to go on."""
+        """How the run has to end; None while it has to continue."""
         if self._interrupted:
             return Outcome.INTERRUPTED
         return Outcome.RESHAPE if self._requested.is_set() else None
@@ -34,7 +35,7 @@ class EndRequest:
         self._requested.set()
 
     def clear_reshape(self) -> None:
-        """Forget a reshape: the next attempt carries it out. An interrupt stays."""
+        """Clear a reshape, which the next attempt carries out. Keep an interrupt."""
         if not self._interrupted:
             self._requested.clear()
 

@@ -1,5 +1,5 @@
-"""The algorithm. Forests go from generators through reward actors and the replay queue to the learners; weights go
-back.
+"""Runs the training algorithm. Forests go from the generators through the reward actors and the replay queue to the
+learners. Weights go from the learners to the generators.
 
 Only references pass through the driver: tokens stay where they were drawn until a learner reads them.
 """
@@ -12,7 +12,7 @@ from ray.actor import ActorProxy
 
 from actors.driver.autoscaler import autoscale
 from actors.driver.cluster import Cluster
-from actors.driver.forests import graded_forest, reserved
+from actors.driver.forests import grow_and_grade, reserve_ticket
 from actors.driver.in_flight import ForestsInFlight
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
@@ -26,7 +26,7 @@ async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> 
     done, _ = await asyncio.wait([learning, *helpers], return_when=asyncio.FIRST_COMPLETED)
     for task in (learning, *helpers):
         task.cancel()
-    # Waits for the cancelled tasks; faults are in `done`
+    # Waits for the cancelled tasks; faults are raised from `done`
     await asyncio.gather(learning, *helpers, return_exceptions=True)
     for task in done:
         task.result()
@@ -34,26 +34,26 @@ async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> 
 
 
 async def generate(cluster: Cluster) -> None:
-    """Keep every generator busy, from when it is ready until it is lost or retired."""
+    """Use every generator from the time it is ready until it is lost or retired."""
     async with asyncio.TaskGroup() as group:
         async for generator in cluster.generators.ready():
             group.create_task(use(cluster, generator))
 
 
 async def use(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
-    """Grow as many forests at a time as fill the engine of a generator."""
+    """Grow as many forests at a time as fill the rows of the generator's engine."""
     async with asyncio.TaskGroup() as group:
         ForestsInFlight(cluster.config, lambda it: group.create_task(grow(cluster, generator, it)))
     await cluster.generators.dismiss(generator)
 
 
 async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> None:
-    """Grow, grade and admit one forest after another, while the engine has rows for them."""
-    while ticket := await reserved(cluster, generator, in_flight):
+    """Grow, grade and admit one forest after another, while the engine has free rows."""
+    while ticket := await reserve_ticket(cluster, generator, in_flight):
         await cluster.weights.wait_until_current(generator)
-        if grown := await graded_forest(cluster, generator, ticket):
+        if grown := await grow_and_grade(cluster, generator, ticket):
             await cluster.queue.admit.remote(ticket.forest_id, [grown.forest])
-            if not in_flight.goes_on(grown.free):
+            if not in_flight.keeps_loop(grown.free):
                 return
 
 
@@ -65,14 +65,15 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             lease = await cluster.lease(end_request)
         if lease:
             report = await cluster.train(lease)
-            if report.nonfinite_updates and not report.updates:  # nothing was learnt: another batch takes its place
+            if report.void:  # every update was skipped: lease another batch
                 await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
                 continue
             step += 1
             with recorder.phase("publish"):
                 await cluster.publish()
-            await cluster.queue.ack.remote(lease.lease_id, step)  # after the weights: a freed slot starts with them
-            await recorder.record(cluster, step, report)  # before the checkpoint: a durable step is on record
+            # After publishing: new forests use these weights
+            await cluster.queue.ack.remote(lease.lease_id, step, report.nonfinite_forests)
+            await recorder.record(cluster, step, report)  # before the checkpoint: its steps have records
         if lease is None or end_request.outcome or step == config.steps or step % config.checkpoint_every == 0:
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)

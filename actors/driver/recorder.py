@@ -1,4 +1,5 @@
-"""What a run reports of itself: metrics.jsonl, the /metrics of the driver, the display, and the summary at its end."""
+"""Reports on a run: writes metrics.jsonl, serves the /metrics of the driver, updates the display, writes the
+summary."""
 
 from __future__ import annotations
 
@@ -10,23 +11,23 @@ from contextlib import contextmanager
 from typing import Any
 
 from actors.driver.cluster import Cluster
-from actors.driver.losses import ACTOR_LOST
+from actors.driver.liveness import ACTOR_LOST
 from treeadv.learning.report import StepReport
 from treeadv.metrics import Exporter
 from treeadv.report.progress import Progress
 from treeadv.report.records import ENGINE_TOTALS, Totals, step_record, write_summary
 from treeadv.storage.run_folder import RunFolder
 
-STATS_SECONDS = 5.0  # that a generator may take to report its totals
+STATS_SECONDS = 5.0  # time that a generator may take to report its totals
 
 
 class Recorder:
-    """Writes one record an optimizer step. Times are seconds of wall clock; token counts are totals of the run."""
+    """Writes one record per step. Times are seconds of wall clock; token counts are totals of the run."""
 
     def __init__(self, folder: RunFolder, progress: Progress) -> None:
         self.folder, self.progress = folder, progress
-        self.healthy = False  # all actors of the run are up; /healthz answers it
-        self.staleness = 0  # the largest of the last step, in versions
+        self.healthy = False  # whether all actors of the run are up; /healthz reports this
+        self.staleness = 0  # largest staleness of the last step, in versions
         self._exporter = Exporter(
             "driver", lambda: None if self.healthy else "not all actors are up", refresh=self._export_groups
         )
@@ -35,17 +36,17 @@ class Recorder:
         self._final_states: dict[str, int] | None = None
         self._waited = 0.0  # seconds of complete waits
         self._wait_began: float | None = None
-        self._restarts: dict[str, int] = {}  # role -> exported so far, of this cluster
-        self._missed_updates = 0  # exported so far, of this cluster
+        self._restarts: dict[str, int] = {}  # role -> restarts of this cluster that were exported
+        self._missed_updates = 0  # missed updates of this cluster that were exported
         self._phases: dict[str, float] = {}
         self._reported: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
         self._totals = Totals()
-        self.resumed = False  # the run is accepted: its records end with the checkpoint that it goes on from
-        self._elapsed = 0.0  # seconds of the run before this driver
+        self.resumed = False  # whether the run was accepted; its records then end at the checkpoint
+        self._elapsed = 0.0  # seconds that earlier drivers spent on the run
         self._started = self._last_record = time.monotonic()
 
     def follow(self, cluster: Cluster) -> None:
-        """Report on a cluster that starts. The first call serves the driver's /metrics."""
+        """Report on a new cluster from now on. The first call starts to serve the driver's /metrics."""
         self._reported = {}  # new generators count from 0 and may reuse names
         self._address = self._address or self._exporter.serve(cluster.config.metrics.host, cluster.config.metrics.port)
         self._cluster, self._restarts, self._missed_updates = cluster, {}, 0
@@ -53,7 +54,7 @@ class Recorder:
         cluster.targets.add("driver", "driver", self._address)
 
     def resume(self) -> None:
-        """Continue the totals of the last step on record."""
+        """Continue from the totals of the last record."""
         last = self.folder.last_record()
         self._totals = Totals.of(last)
         if not self.resumed and last:
@@ -62,7 +63,7 @@ class Recorder:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a part of a step."""
+        """Measure the time of one phase of a step."""
         began = time.monotonic()
         if name == "wait":
             self._wait_began = began
@@ -95,13 +96,12 @@ class Recorder:
         self._phases, self._last_record, self.staleness = {}, now, record["staleness_max"]
 
     async def note_final_states(self, cluster: Cluster) -> None:
-        """Keep the states of the forests after the last checkpoint, which follows the last record, for the summary."""
+        """Keep the final states of the forests for the summary. The last checkpoint changes them after the last
+        record."""
         self._final_states = (await cluster.queue.counts.remote())["states"]
 
     async def _drawn(self, cluster: Cluster) -> dict[str, float]:
-        """What all generators drew since the last record. A dead or hung generator counts with what it reported
-        before.
-        """
+        """Sum what all generators drew since the last record. A dead or hung generator adds nothing."""
         members = list(cluster.generators.names.items())
         waits = (asyncio.wait_for(m.stats.remote(), STATS_SECONDS) for m, _ in members)
         answers = await asyncio.gather(*waits, return_exceptions=True)
@@ -130,8 +130,8 @@ class Recorder:
         e.add("treeadv_weight_sync_bytes_total", weight_bytes)
 
     def _export_groups(self) -> None:
-        """Export how many actors of each role are up, are meant to be up, and were replaced. Runs before each
-        scrape."""
+        """Export the number of actors of each role that are up, that should be up, and that were replaced. Runs before
+        each scrape."""
         cluster, e = self._cluster, self._exporter
         if cluster is None:
             return

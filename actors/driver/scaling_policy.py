@@ -1,10 +1,9 @@
-"""The number of generators of a run: a pure state machine. The caller passes observations and times; it reads no clock.
-
-Two numbers say who waits for whom. If the learner waits (`wait_share` is high and fewer forests are ready than a step
-takes), there are too few generators, unless the staleness bound holds them back (`slots_free` is 0): then more of them
-would only wait too. If the generators wait (no slot is free, or staleness is at its bound) and the learner does not,
-there are too many. A reason acts once it has lasted `min_duration` seconds. Each change is by one, and `cooldown`
-seconds pass before the next, so that noise and the delay of a starting node do not make the number swing.
+"""Computes the number of generators of a run. It is a pure state machine: the caller passes observations and times.
+The learner waits when `wait_share` is high and fewer forests are ready than a step takes. Then there are too few
+generators, except when the staleness bound holds them back (`slots_free` is 0): additional generators would wait too.
+The generators wait when no slot is free or staleness is at its bound. If they wait and the learner does not, there are
+too many generators. The number changes when the same reason has lasted `min_duration` seconds. Each change is by one,
+and `cooldown` seconds pass before the next, so that noise and the delay of a starting node cause no oscillation.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from treeadv.config import ScalingConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """The run at `now` (seconds from any origin, never decreasing).
+    """The state of the run at `now` (seconds from any origin, never decreasing).
 
     count: generators that serve; ready: forests that wait for the learner; need: forests of one step; slots_free:
-    forests that may still be admitted under the staleness bound; wait_share: share of the time since the last
-    observation in which the learner waited for forests, 0 to 1; staleness and bound: versions, the last step's largest
-    and the largest allowed.
+    forests that the staleness bound still admits; wait_share: share of the time since the last observation in which
+    the learner waited for forests, 0 to 1; staleness: largest of the last step, in versions; bound: the largest
+    allowed staleness.
     """
 
     now: float
@@ -36,8 +35,8 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class ScalingState:
-    """`target` generators, last changed at `changed`. `direction` (+1 more, -1 fewer, 0 neither) has lasted since
-    `since`."""
+    """`target` is the number of generators to run and changed last at time `changed`. `direction` says whether
+    observations ask for more (+1), fewer (-1) or neither (0), and is the same since time `since`."""
 
     target: int
     direction: int
@@ -46,12 +45,11 @@ class ScalingState:
 
     @classmethod
     def start(cls, count: int, now: float, options: ScalingConfig) -> ScalingState:
-        """The state of a run that starts with `count` generators; its first change comes at least one cool-down
-        later."""
+        """Return the state of a run that starts with `count` generators. The first change comes after `cooldown`."""
         return cls(within_bounds(count, options), 0, now, now)
 
     def observe(self, seen: Observation, options: ScalingConfig) -> ScalingState:
-        """The next state; the caller starts or retires generators until their number is its `target`."""
+        """Return the next state. The caller starts or retires generators until their number is its `target`."""
         direction = direction_of(seen, options)
         since = self.since if direction == self.direction else seen.now
         bounded = within_bounds(self.target, options)
@@ -66,13 +64,13 @@ class ScalingState:
         return replace(self, direction=direction, since=since)
 
     def set_target(self, count: int, now: float, options: ScalingConfig) -> ScalingState:
-        """The state after a request for `count` generators (`treeadv scale generator=N`): the bounds apply and a
-        cool-down starts."""
+        """Return the state after a request for `count` generators (`treeadv scale generator=N`). The bounds apply, and
+        `cooldown` starts anew."""
         return ScalingState(within_bounds(count, options), 0, now, now)
 
 
 def direction_of(seen: Observation, options: ScalingConfig) -> int:
-    """Say whether one observation asks for more generators (1), fewer (-1) or neither (0), whatever its duration."""
+    """Return whether one observation asks for more generators (1), fewer (-1) or neither (0)."""
     held_back = seen.slots_free == 0
     if seen.wait_share > options.wait_high and seen.ready < seen.need and not held_back:
         return 1

@@ -1,4 +1,4 @@
-"""Runs a training session: connects to Ray, starts the actors, and goes on from the last checkpoint when the queue or a
+"""Runs a training session: connects to Ray, starts the actors, and resumes from the last checkpoint when the queue or a
 learner dies."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ray.exceptions import RayTaskError
 
 from actors.driver import pipeline
 from actors.driver.cluster import Cluster
-from actors.driver.losses import STATE_LOST
+from actors.driver.liveness import STATE_LOST
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
@@ -30,12 +30,12 @@ log = visible_logger(__name__)
 
 
 class StateLost(Exception):
-    """The queue or a learner died, or an object that they need is gone. The run goes on from its last checkpoint."""
+    """The queue or a learner died, or an object that they need is lost. The run resumes from its last checkpoint."""
 
 
 def train(run: Launch, progress: Progress) -> dict[str, Any]:
-    """Train until the last step or an interrupt. Returns the summary that it wrote; its `stopped_by` names the signal
-    that ended the run. The first Ctrl-C ends the run after the step in hand."""
+    """Train until the last step or an interrupt. Returns the summary, which is also in summary.json; `stopped_by` names
+    the signal that ended the run. The first Ctrl-C ends the run after the current step."""
     try:
         return asyncio.run(_supervise(run, connect(run.config), progress))
     except Exception as error:
@@ -48,10 +48,11 @@ def train(run: Launch, progress: Progress) -> dict[str, Any]:
 
 
 def connect(config: Config) -> Config:
-    """Join the cluster at RAY_ADDRESS, or start one on this machine. Returns the configuration to use: on one machine
-    its counts alone decide the number of actors, also for `treeadv scale`, and Ray hands out only GPUs."""
-    # `grow` and `grade` have two returns. One is awaited and raises the error; Ray would print that of the other as
-    # unhandled.
+    """Connect to the cluster at RAY_ADDRESS, or start one on this machine. Returns the configuration to use. On one
+    machine Ray schedules by GPUs only, so the configured counts, or those of `treeadv scale`, decide the number of
+    actors."""
+    # `grow` and `grade` have two returns. One is awaited and raises the error; Ray would print the error of the other
+    # as unhandled.
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
@@ -90,7 +91,7 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
                 raise RoleFailed(
                     f"the queue or a learner died {failures} times since step {step}; the last cause: {loss}"
                 ) from loss
-            log.warning("lost a role that holds the state of the run (%s); going on from the last checkpoint", loss)
+            log.warning("lost a role that holds the state of the run (%s); resuming from the last checkpoint", loss)
             await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
         else:
             if outcome is not Outcome.RESHAPE:
@@ -100,7 +101,7 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
 
 
 async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
-    """Run until the end. Raises `StateLost` when the caller has to go on from the last checkpoint."""
+    """Run until the end. Raises `StateLost` when the caller has to resume from the last checkpoint."""
     outcome, loss = Outcome.INTERRUPTED, None
     recorder.follow(cluster)
     try:
@@ -124,7 +125,8 @@ async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_reques
 
 
 async def _start(cluster: Cluster, end_request: EndRequest) -> bool:
-    """Start the actors; now and then a warning names those that are missing. False when an end was requested first."""
+    """Start the actors. Every START_PATIENCE seconds a warning names the missing ones. Returns False when an end was
+    requested first."""
     starting, ending = asyncio.create_task(cluster.start()), asyncio.create_task(end_request.wait())
     try:
         while not (await asyncio.wait([starting, ending], timeout=START_PATIENCE, return_when=asyncio.FIRST_COMPLETED))[
@@ -135,13 +137,13 @@ async def _start(cluster: Cluster, end_request: EndRequest) -> bool:
     finally:
         starting.cancel()
         ending.cancel()
-        # Waits for the cancelled tasks; a fault was raised above
+        # Waits for the cancelled tasks; faults are raised above
         await asyncio.gather(starting, ending, return_exceptions=True)
 
 
 def _handle_signals(end_request: EndRequest) -> list[signal.Signals]:
-    """Let the first signal request an orderly end, and the second raise KeyboardInterrupt. Returns the list of signals
-    received."""
+    """Handle signals: the first requests an orderly end, the second raises KeyboardInterrupt. Returns the list to which
+    received signals are appended."""
     received: list[signal.Signals] = []
 
     def handle(number: signal.Signals) -> None:
@@ -152,6 +154,6 @@ def _handle_signals(end_request: EndRequest) -> list[signal.Signals]:
         log.warning("stopping after this step, with a checkpoint (interrupt again to stop at once)")
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup sets SIGHUP to be ignored
             asyncio.get_running_loop().add_signal_handler(number, handle, number)
     return received

@@ -1,4 +1,4 @@
-"""The addresses of every /metrics of a run, in the file from which Prometheus discovers them (targets.json)."""
+"""Writes the address of every /metrics of a run to targets.json, from which Prometheus discovers them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from treeadv.storage.run_folder import RunFolder
 
 
 class Targets:
-    """Names the actors that are up. Each change once the queue is up rewrites targets.json in Prometheus'
-    file_sd form."""
+    """Knows the actors that are up. Once the queue is up, each change rewrites targets.json in Prometheus' file_sd
+    form."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -29,7 +29,7 @@ class Targets:
         return Counter(role for role, _ in self._entries.values())
 
     def _write(self) -> None:
-        if not self.count()["queue"]:  # the queue refuses a run that another driver is at work on
+        if not self.count()["queue"]:  # until the queue is up, another driver may own the run
             return
         run = self._folder.path.name
         self._folder.write(

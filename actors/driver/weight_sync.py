@@ -1,4 +1,4 @@
-"""Brings each policy version from the learners to the generators, and knows which generator holds which version."""
+"""Sends each policy version of the learners to the generators, and knows which generator has which version."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import time
 from ray.actor import ActorProxy
 
 from actors.driver.learner_group import Publication
-from actors.driver.losses import ACTOR_LOST
+from actors.driver.liveness import ACTOR_LOST
 from actors.driver.worker_group import WorkerGroup
 from actors.generator import Generator
 
-PATIENCE_SECONDS = 10.0  # that a publication waits for every generator; after that, for one
-LOST = -1  # in the place of a version
+PATIENCE_SECONDS = 10.0  # time that a publication waits for all generators; later it waits for one
+LOST = -1  # the version of a lost generator
 
 
 class WeightSync:
-    """A generator draws new forests only with the current version. One that is late catches up meanwhile."""
+    """Updates the weights of generators. A generator starts a new forest only with the current version."""
 
     def __init__(self) -> None:
         self._current: Publication | None = None
         self._versions: dict[ActorProxy[Generator], int] = {}
         self._updates: dict[ActorProxy[Generator], asyncio.Task[None]] = {}
-        self.missed_updates = 0  # by generators that were lost over one
+        self.missed_updates = 0  # updates during which a generator was lost
 
     @property
     def size(self) -> int:
@@ -31,12 +31,12 @@ class WeightSync:
         return self._current.size if self._current else 0
 
     def count_behind(self, generators: WorkerGroup[Generator]) -> int:
-        """The number of members without the current version."""
+        """Return the number of members that do not have the current version."""
         return sum(not self._is_current(g) for g in generators.members)
 
     async def publish(self, publication: Publication, generators: WorkerGroup[Generator]) -> None:
-        """Bring a version to every generator, also to the retired ones that still grow forests. They draw meanwhile.
-        Returns when all hold it, or after PATIENCE_SECONDS when one does."""
+        """Send a version to every generator, also to retired ones that still grow forests. Generators keep drawing
+        meanwhile. Returns when all have the version, or after PATIENCE_SECONDS once one of them has it."""
         self._current = publication
         self._versions = {g: v for g, v in self._versions.items() if g in generators.names}
         updates = {self._update(g) for g in generators.names}
@@ -48,7 +48,7 @@ class WeightSync:
                 update.result()
 
     async def wait_until_current(self, generator: ActorProxy[Generator]) -> None:
-        """Wait until a generator holds the current version or is lost."""
+        """Wait until a generator has the current version or is lost."""
         if not self._is_current(generator):
             await asyncio.shield(self._update(generator))
 
@@ -60,7 +60,7 @@ class WeightSync:
         return self._current is None or self._versions.get(generator) == self._current.version
 
     def _update(self, generator: ActorProxy[Generator]) -> asyncio.Task[None]:
-        """The task that brings a generator up to date; there is one at a time for each."""
+        """Return the task that updates a generator; each generator has at most one such task at a time."""
         task = self._updates.get(generator)
         if task is None or task.done():
             task = self._updates[generator] = asyncio.create_task(self._catch_up(generator))
@@ -68,7 +68,7 @@ class WeightSync:
         return task
 
     async def _catch_up(self, generator: ActorProxy[Generator]) -> None:
-        """Bring the current version to a generator, and newer ones that are published meanwhile."""
+        """Send the current version to a generator, then newer ones that were published meanwhile."""
         while not self._is_current(generator):
             assert self._current is not None
             taken = self._current

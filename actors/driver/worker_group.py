@@ -1,4 +1,4 @@
-"""The members of a role that holds no state of the run: a dead member is replaced, members are added and retired."""
+"""Manages the actors of a role that holds no state of the run: replaces dead ones, adds and retires others."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Generic, Literal, TypeVar
 from ray.actor import ActorProxy
 
 from actors.driver.handles import close, kill
-from actors.driver.losses import ACTOR_LOST, kill_when_lost
+from actors.driver.liveness import ACTOR_LOST, kill_when_lost
 from actors.driver.targets import Targets
 
 RESTARTS = 5  # replacements of a member without an optimizer step between them; one more fails the run
 BACKOFF = 0.5  # seconds before the first replacement; doubles with each
-
-FORESTS = 20  # that may fail in a row
+MAX_FAILED_FORESTS = 20  # in a row
 
 R = TypeVar("R")
 
@@ -26,7 +25,8 @@ class RoleFailed(Exception):
 
 
 class WorkerGroup(Generic[R]):
-    """`members` take work. A retired member finishes its work and is then dismissed; `names` lists it until then."""
+    """The actors of one role. `members` are those that take new work. `names` also has the retired ones, which finish
+    their work before they are dismissed."""
 
     def __init__(
         self,
@@ -36,14 +36,14 @@ class WorkerGroup(Generic[R]):
         targets: Targets,
         heartbeat_timeout: float,
     ) -> None:
-        """`create(number)` makes an actor. `await prepare(actor)` makes it ready to serve and returns the address of
-        its /metrics, which is listed in `targets`. A member without a heartbeat for `heartbeat_timeout` seconds is
+        """`create(number)` creates an actor. `await prepare(actor)` makes it ready to serve and returns the address of
+        its /metrics, which is added to `targets`. A member without a heartbeat for `heartbeat_timeout` seconds is
         replaced."""
         self.role, self._create, self._prepare, self._targets = role, create, prepare, targets
         self.members: list[ActorProxy[R]] = []
         self.names: dict[ActorProxy[R], str] = {}
         self.restarts = 0
-        self._deaths: dict[ActorProxy[R], int] = {}  # of a member and its predecessors since the last step
+        self._deaths: dict[ActorProxy[R], int] = {}  # deaths of a member and its predecessors since the last step
         self._heartbeat_timeout = heartbeat_timeout
         self._watches: dict[ActorProxy[R], asyncio.Task[None]] = {}
         self._numbers = itertools.count()
@@ -52,14 +52,14 @@ class WorkerGroup(Generic[R]):
 
     @property
     def target_count(self) -> int:
-        """Members, and actors that are starting, replacements included."""
+        """The number of members and of actors that are starting, replacements included."""
         return len(self.members) + len(self._starting())
 
     def _starting(self) -> list[asyncio.Task[None]]:
         return [t for t in self._joins if not t.done()]
 
     async def ready(self) -> AsyncIterator[ActorProxy[R]]:
-        """Yield each member once, when it becomes ready: first members, replacements and additions."""
+        """Yield each member once, when it becomes ready. Replacements and added members are included."""
         while True:
             yield await self._ready.get()
 
@@ -70,8 +70,8 @@ class WorkerGroup(Generic[R]):
         self._joins = []
 
     def scale(self, count: int) -> None:
-        """Set the number of members. Starts actors or retires the newest members; returns at once. `check` raises the
-        fault of an actor that cannot start."""
+        """Start actors, or retire the newest members, until there are `count`. Returns at once. `check` raises the
+        error of an actor that cannot start."""
         while self.target_count < count:
             self._joins.append(asyncio.create_task(self._add(), name=f"start {self.role}"))
         while self.target_count > count:
@@ -82,7 +82,7 @@ class WorkerGroup(Generic[R]):
                 self.retire(self.members[-1])
 
     def retire(self, member: ActorProxy[R]) -> None:
-        """Give a member no more work. Whoever gives it work dismisses it when its last work is done."""
+        """Give a member no more work. The caller dismisses the member after its last work."""
         self.members.remove(member)
 
     def move(self, member: ActorProxy[R]) -> None:
@@ -92,18 +92,18 @@ class WorkerGroup(Generic[R]):
         self.scale(count)
 
     def replace(self, member: ActorProxy[R], cause: Exception) -> None:
-        """Start a new actor for a member that died or can do no work. Returns at once; `check` raises the fault of the
-        start. A member that was replaced or retired before is ignored."""
+        """Start a new actor for a member that died or cannot work. Returns at once; `check` raises the error of a
+        failed start. A member that was already replaced or retired is ignored."""
         if member not in self.members:
             return
         self.members.remove(member)
         deaths = self._deaths[member]
         self._forget(member)
         kill(member)
-        self._joins.append(asyncio.create_task(self._succeed(deaths, cause), name=f"replace {self.role}"))
+        self._joins.append(asyncio.create_task(self._start_successor(deaths, cause), name=f"replace {self.role}"))
 
     def check(self) -> None:
-        """Raise the fault of an actor that could not start. `end` collects further faults of the same kind."""
+        """Raise the error of an actor that could not start. `end` discards further errors of this kind."""
         starting = self._starting()
         for task in [t for t in self._joins if t not in starting]:
             self._joins.remove(task)
@@ -111,18 +111,18 @@ class WorkerGroup(Generic[R]):
         for watch in [w for w in self._watches.values() if w.done()]:
             watch.result()
 
-    def forgive_deaths(self) -> None:
-        """Count deaths anew: a step was taken."""
+    def reset_deaths(self) -> None:
+        """Set the counts of deaths to 0. The driver calls this after each step."""
         self._deaths = dict.fromkeys(self._deaths, 0)
 
     async def dismiss(self, member: ActorProxy[R]) -> None:
-        """End a retired member without work. A member that died is ignored."""
+        """End a retired member that has no work. A dead member is ignored."""
         if member in self.names:
             self._forget(member)
             await close([member])
 
     async def end(self) -> None:
-        """Cancel what is starting and end every member."""
+        """Cancel the actors that are starting and end every member."""
         for task in (*self._joins, *self._watches.values()):
             task.cancel()
         await asyncio.gather(*self._joins, return_exceptions=True)
@@ -130,7 +130,8 @@ class WorkerGroup(Generic[R]):
         self.members, self.names, self._joins, self._watches = [], {}, [], {}
 
     async def _join(self, deaths: int = 0) -> None:
-        """Start one member; it may wait long for a place in the cluster. `deaths` counts those of its predecessors."""
+        """Start one member, which may wait for resources of the cluster. `deaths` counts the deaths of its
+        predecessors."""
         number = next(self._numbers)
         member = self._create(number)
         name = f"{self.role}-{number}"
@@ -150,8 +151,8 @@ class WorkerGroup(Generic[R]):
     async def _watch(self, member: ActorProxy[R], name: str) -> None:
         self.replace(member, await kill_when_lost(member, name, self._heartbeat_timeout))
 
-    async def _succeed(self, deaths: int, cause: Exception) -> None:
-        """Start the successor of a dead member, and again when the successor dies while it starts."""
+    async def _start_successor(self, deaths: int, cause: Exception) -> None:
+        """Start the successor of a dead member. Retry when the successor dies during its start."""
         while True:
             self.restarts += 1
             deaths += 1
@@ -169,7 +170,7 @@ class WorkerGroup(Generic[R]):
         try:
             await self._join()
         except ACTOR_LOST as fault:
-            await self._succeed(0, fault)
+            await self._start_successor(0, fault)
 
     def _forget(self, member: ActorProxy[R]) -> None:
         del self._deaths[member]
@@ -184,10 +185,11 @@ class FailureLimit:
         self._failures = 0
 
     def count(self, cause: str, growing: int) -> None:
-        """Count one more. Raise `RoleFailed` at the limit: `FORESTS`, or five times the forests that grow at a time
-        where that is more. So many failures do not come from the prompts."""
+        """Count one more failure. Raises `RoleFailed` at the limit, which is the larger of `MAX_FAILED_FORESTS` and
+        five times `growing`, the number of forests that grow at a time. So many failures do not come from the
+        prompts."""
         self._failures += 1
-        if self._failures >= max(FORESTS, 5 * growing):
+        if self._failures >= max(MAX_FAILED_FORESTS, 5 * growing):
             raise RoleFailed(f"no forest comes through: {self._failures} in a row failed, the last with {cause}")
 
     def reset(self) -> None:

@@ -37,7 +37,7 @@ def helm(tools: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def render(helm: Callable[..., subprocess.CompletedProcess[str]]) -> Render:
-    """Return render(values, version=, kube=), which renders ci/<values>.yaml as release `run1` in namespace `rl`."""
+    """A function render(values, version=, kube=) that renders ci/<values>.yaml as release `run1` in namespace `rl`."""
 
     @cache
     def documents(values: str, version: str = "helm4", kube: str = "1.34.0") -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ def one(documents: list[dict[str, Any]], kind: str, name: str = "") -> dict[str,
 
 
 def ray_cluster(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the RayCluster, either rendered alone or as KubeRay makes it from the RayJob."""
+    """Return the RayCluster, either rendered alone or as KubeRay creates it from the RayJob."""
     (ray,) = (d for d in documents if d["apiVersion"] == "ray.io/v1")
     spec = ray["spec"]["rayClusterSpec"] if ray["kind"] == "RayJob" else ray["spec"]
     metadata = {"name": ray["metadata"]["name"], "namespace": "rl"}

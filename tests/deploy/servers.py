@@ -45,7 +45,7 @@ def eventually(poll: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Call `poll` until its answer is truthy and return the answer; raise AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while not (answer := poll()):
-        assert time.monotonic() < end, f"{poll} stayed {answer!r} for {seconds} s"
+        assert time.monotonic() < end, f"{poll} returned {answer!r} for {seconds} s"
         time.sleep(0.5)
     return answer
 

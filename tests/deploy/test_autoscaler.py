@@ -1,5 +1,5 @@
-"""Ray's autoscaler (v2) on this machine, over the groups that the chart renders: each group follows its own actors, and
-no other does."""
+"""Tests Ray's autoscaler (v2) on this machine with the groups of the rendered chart: each group follows only its own
+actors."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ pytestmark = pytest.mark.slow
 
 TREEADV = str(Path(sys.executable).with_name("treeadv"))
 HEAD = "ray.head.default"
-# By module, because Ray's wheel lacks the defaults that the provider's own name would look for.
+# The provider is named by module, because Ray's wheel lacks the default file that the name of the provider needs.
 NODES = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 
 def configuration(cluster: dict[str, Any], address: str, idle: float) -> dict[str, Any]:
-    """The autoscaler's configuration as Ray derives it from the chart's RayCluster, with nodes that are processes and
-    less patience."""
+    """Return the configuration of the autoscaler that Ray derives from the chart's RayCluster, with processes as nodes
+    and shorter time-outs."""
     derived = _derive_autoscaling_config_from_ray_cr(cluster)
     types = {HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
     for name, group in derived["available_node_types"].items():
         if name != "headgroup":
-            # Of a pod; this machine may have less
+            # the memory of a pod; this machine may have less
             resources = {k: v for k, v in group["resources"].items() if k != "memory"}
             types[name] = group | {"resources": resources, "idle_timeout_s": idle, "min_workers": 0}
     provider = {
@@ -62,13 +62,13 @@ def configuration(cluster: dict[str, Any], address: str, idle: float) -> dict[st
 
 @pytest.fixture
 def scaled(render: Render, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A head with an autoscaler, connected; yields the environment of further drivers. Its processes are ended one by
-    one by id: other Ray clusters of this machine live on."""
+    """Start a head with an autoscaler and connect to it. Yields the environment of further drivers. The processes are
+    ended by id, so that other Ray clusters of this machine continue."""
     file = tmp_path / "autoscaler.json"
     port = free_port()
     address = f"{get_node_ip_address()}:{port}"
     file.write_text(json.dumps(configuration(ray_cluster(render("minimal")), address, idle=5.0)))
-    scratch = tempfile.mkdtemp(prefix="ray")  # short: the paths of Ray's sockets have a limit
+    scratch = tempfile.mkdtemp(prefix="ray")  # short, because the length of socket paths is limited
     line = [
         str(Path(sys.executable).with_name("ray")),
         "start",
@@ -84,7 +84,7 @@ def scaled(render: Render, tmp_path: Path) -> Iterator[dict[str, str]]:
     ]
     fake = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     head = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
-    # The driver's, which an earlier ray.init may have set
+    # an earlier ray.init may have set this variable of the driver
     auth = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
     with (tmp_path / "ray.log").open("w") as log:
         process = psutil.Popen(line, env=os.environ | fake | head | auth, stdout=log, stderr=subprocess.STDOUT)
@@ -103,7 +103,7 @@ def scaled(render: Render, tmp_path: Path) -> Iterator[dict[str, str]]:
 def _connect(address: str, process: psutil.Popen, log: Path) -> None:
     for _ in range(60):
         started = "Ray runtime started" in log.read_text()
-        # A head whose autoscaler cannot start ends at once, and would take a driver that is connected with it
+        # A head whose autoscaler cannot start ends at once, and ends a connected driver too
         time.sleep(2)
         assert process.poll() is None, log.read_text()
         if started:
@@ -113,7 +113,7 @@ def _connect(address: str, process: psutil.Popen, log: Path) -> None:
 
 
 def nodes() -> Counter[str]:
-    """Slots alive, by role."""
+    """Return the number of live slots by role."""
     slots = [r for n in ray.nodes() if n["Alive"] for r in n["Resources"] if r.endswith("_slot")]
     return Counter(s.removesuffix("_slot") for s in slots)
 
@@ -143,7 +143,7 @@ def test_each_node_group_follows_its_own_actors(scaled: dict[str, str]) -> None:
         ray.kill(one)
     soon(lambda: nodes() == {"learner": 1, "generator": 1})
     assert ray.get([learner.ready.remote(), generators[0].ready.remote()], timeout=60) == [True, True]
-    beyond = member("learner")  # the chart's learner group ends at one
+    beyond = member("learner")  # the learner group of the chart has at most one
     assert ray.wait([beyond.ready.remote()], timeout=8)[0] == []
     assert nodes() == {"learner": 1, "generator": 1}
 
@@ -180,7 +180,7 @@ def test_nodes_follow_a_run_from_one_generator_to_three_and_back(
 
 
 def steps(run: Path, further: int, train: subprocess.Popen[bytes]) -> None:
-    """Wait until the run has taken so many further steps."""
+    """Wait until the run has taken `count` further steps."""
     records = run / "metrics.jsonl"
     goal = lines(records) + further
     eventually(lambda: train.poll() is not None or lines(records) >= goal, 240.0)

@@ -50,7 +50,7 @@ def test_only_reward_and_fleet_pods_mount_the_claim_read_only(render: Render, va
     documents = render(values)
     root = Path(run_config(documents, tmp_path).run.root)
     made = [d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"]
-    (claim,) = made or ["shared-runs"]  # from the examples with storage.claim.existing
+    (claim,) = made or ["shared-runs"]  # the examples with storage.claim.existing need no claim
     for name, template in pod_templates(documents).items():
         if name in ("submitter", "run1-treeadv-router"):
             continue

@@ -160,7 +160,7 @@ def test_notes_print_the_command_to_follow_or_start(helm: Any, values: str) -> N
     notes = out.stdout.split("NOTES:")[1]
     (start,) = re.findall(r"Start or resume: .*", notes) or [""]
     assert ("logs -f -l job-name=run1-treeadv" in notes) != bool(start)
-    if start:  # not attached: a command of kubectl exec ends with its connection
+    if start:  # the command detaches, because kubectl exec ends a command with its connection
         _, submit, entrypoint = start.split(" -- ")
         assert submit.startswith("ray job submit ") and submit.endswith(" --no-wait")
         assert train_config(entrypoint) == Path("/etc/treeadv/config.yaml")

@@ -1,4 +1,4 @@
-"""A pod that stops is emptied first: Ray places nothing new on it, and its driver ends with a checkpoint."""
+"""Tests the drain of a pod: Ray places no new actor on its node, and its driver ends with a checkpoint."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_learner_on_a_draining_node_moves_to_another(two_nodes: Cluster, tiny_mo
     wait_for(lambda: not drain.actors_on(place["Learner"]), process)
     done = steps(run)
     wait_for(lambda: steps(run) >= done + 2, process)
-    assert RunFolder(run).last_checkpoint() > 0  # it went on from there, not from the beginning
+    assert RunFolder(run).last_checkpoint() > 0  # the run continued from the checkpoint
     assert [r["step"] for r in RunFolder(run).records()] == list(range(1, steps(run) + 1))
     assert "Learner" in {a["ActorClassName"] for a in actors().values() if a["State"] == "ALIVE"}
     process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The generator of a run accepts the servers of `generator.kind: deployment`."""
+"""Tests that the generator of a run accepts the servers of `generator.kind: deployment`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def flags(line: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("values", FLEETS)
-def test_fleet_server_has_the_command_line_of_a_generators_own(render: Render, values: str, tmp_path: Path) -> None:
+def test_fleet_server_has_the_command_line_of_a_generator(render: Render, values: str, tmp_path: Path) -> None:
     config = run_config(render(values), tmp_path)
     own = arguments(config.generator, config.model.path, 30000)
     assert flags(server(render(values))["args"]) == flags(own) | {"--host": "0.0.0.0"}
@@ -73,7 +73,7 @@ def test_servers_and_router_use_the_image_of_the_run(render: Render, values: str
 
 
 @pytest.mark.parametrize("values", FLEETS)
-def test_cpu_server_has_the_variables_of_a_generators_own(render: Render, values: str, tmp_path: Path) -> None:
+def test_cpu_fleet_server_has_the_variables_of_a_generator(render: Render, values: str, tmp_path: Path) -> None:
     config = run_config(render(values), tmp_path)
     given = {e["name"]: e["value"] for e in server(render(values))["env"]}
     assert (given.get("SGLANG_USE_CPU_ENGINE") == "1") == (config.generator.sglang.device == "cpu")
@@ -82,7 +82,7 @@ def test_cpu_server_has_the_variables_of_a_generators_own(render: Render, values
 
 
 def on_this_machine(config: Config, url: str, root: Path, model: Path) -> Config:
-    """The configuration of the run with the paths of this machine."""
+    """Return the configuration of the run with the paths of this machine."""
     tree = config.model_dump(mode="json")
     tree["run"]["root"], tree["model"]["path"], tree["generator"]["threads"] = str(root), str(model), 1
     tree["generator"]["sglang"] |= {"url": url, "stubs": str(STUBS), "start_timeout": 200.0}
@@ -122,8 +122,8 @@ print(parse_router_args({router!r}).selector)
 @pytest.mark.sglang
 @needs_sglang
 def test_generator_accepts_a_server_started_as_by_the_chart(render: Render, tmp_path: Path, tiny_model: Path) -> None:
-    """The real server with the rendered command line and variables, and the run's own first look at it: flags,
-    tokenizer, numbers."""
+    """The real server starts with the rendered command line and variables. The generator checks its flags, tokenizer
+    and log-probs."""
     from treeadv.engines.sglang.engine import SGLangEngine
 
     documents, port = render("fleet-hpa"), free_port()

@@ -60,7 +60,7 @@ def test_each_variant_installs_extras_and_its_sglang() -> None:
     build_stage, _ = stages()
     installs = dict(re.findall(r"([a-z-]+)\) (.*?);;", build_stage))
     assert set(installs) == {"cpu", "sglang-cpu", "cuda"}
-    assert all('".[lora,hf]"' in commands for commands in installs.values())
+    assert all('".[train,lora,hf]"' in commands for commands in installs.values())
     assert "sglang" not in installs["cpu"]
     # On a GPU, SGLang's own pins apply.
     assert "--no-deps" in installs["sglang-cpu"] and "--no-deps" not in installs["cuda"]

@@ -1,4 +1,4 @@
-"""An alert goes from an exporter through Prometheus with the committed rules to Alertmanager."""
+"""Tests that an alert reaches Alertmanager from an exporter, through Prometheus with the committed rules."""
 
 from __future__ import annotations
 

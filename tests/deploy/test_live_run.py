@@ -1,4 +1,4 @@
-"""The real pipeline under the real Prometheus: every panel's query and every recording rule returns data."""
+"""Tests the real pipeline with a real Prometheus: every query of a panel and every recording rule returns data."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ pytestmark = [
     pytest.mark.skipif(bool(servers.missing()), reason=f"not installed: {servers.missing()}"),
 ]
 
-STEPS = 8  # taken before the queries: checkpoints and acknowledgements lie behind them
-SCRAPES = 10  # of the driver before the queries: rates need several
-# These series exist only once something was lost or dropped; a healthy run has none.
+STEPS = 8  # taken before the queries, so that checkpoints and acknowledgements have occurred
+SCRAPES = 10  # scrapes of the driver before the queries; a rate needs several
+# These series exist only after a loss or a drop; a healthy run has none.
 OF_FAULTS = {"treeadv_queue_dropped_total", "treeadv_actor_restarts_total"}
 # Counters that stay at zero in a healthy run.
 QUIET = OF_FAULTS | {
@@ -54,7 +54,8 @@ def recipe(model: Path, root: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A run of a tiny model that has taken STEPS steps under Prometheus: its folder and Prometheus' address."""
+    """A run of a tiny model that has taken STEPS steps while Prometheus scraped it: its folder and the address of
+    Prometheus."""
     folder = tmp_path_factory.mktemp("live")
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe(tiny_model, folder)))
@@ -94,12 +95,12 @@ def test_every_metric_of_the_table_is_scraped(watched: tuple[Path, str]) -> None
     assert expected <= names
 
 
-def test_counters_of_a_healthy_run_have_moved(watched: tuple[Path, str]) -> None:
+def test_counters_of_a_healthy_run_are_above_zero(watched: tuple[Path, str]) -> None:
     moving = [
         m.name + ("_count" if m.kind == "histogram" else "") for m in TABLE if m.kind != "gauge" and m.name not in QUIET
     ]
     assert [name for name in moving if not servers.query(watched[1], f"{name} > 0")] == []
-    # how many forests come too late for the staleness bound is a matter of timing
+    # timing decides how many forests exceed the staleness bound
     assert [name for name in QUIET - {"treeadv_queue_dropped_total"} if servers.query(watched[1], f"{name} > 0")] == []
 
 
@@ -115,7 +116,7 @@ def test_every_panel_returns_numbers(watched: tuple[Path, str], board: dashboard
         for q in panel.queries:
             series = servers.query(watched[1], concrete(q.expr))
             if any(name in q.expr for name in OF_FAULTS):
-                continue  # asked all the same: the server must understand it
+                continue  # the query is sent too, because the server must accept it
             if not series or all(isnan(float(s["value"][1])) for s in series):
                 silent.append((panel.title, q.expr))
     assert silent == []
@@ -127,4 +128,4 @@ def test_every_recording_rule_has_a_value_and_no_alert_fires(watched: tuple[Path
     firing = {
         a["metric"]["alertname"] for a in servers.query(watched[1], 'ALERTS{alertstate="firing", severity="critical"}')
     }
-    assert firing <= {"TreeadvDiskFilling"}  # the machine's own disk
+    assert firing <= {"TreeadvDiskFilling"}  # the free space of this machine's disk

@@ -220,7 +220,7 @@ def test_local_prometheus_defaults_to_the_newest_run(tmp_path: Path) -> None:
 
 
 def test_make_monitoring_starts_without_a_run_name(tmp_path: Path) -> None:
-    """Run the command of `make monitoring` with a program named prometheus that prints its arguments."""
+    """The command of `make monitoring` runs with a program named prometheus that prints its arguments."""
     (tmp_path / "runs" / "one").mkdir(parents=True)
     (tmp_path / "runs" / "one" / "targets.json").write_text("[]")
     (tmp_path / "prometheus").write_text("#!/bin/sh\necho $1\n")

@@ -1,4 +1,5 @@
-"""The state machine that sets the number of generators: bounds, durations, and a closed loop with a simulated queue."""
+"""Tests the state machine that sets the number of generators: bounds, durations, and a closed loop with a simulated
+queue."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ BALANCED = Observation(now=0.0, count=2, ready=5, need=4, slots_free=3, wait_sha
 observations = st.lists(
     st.builds(
         Observation,
-        now=st.floats(0.1, 40.0),  # seconds since the last one; summed up below
+        now=st.floats(0.1, 40.0),  # seconds since the previous observation; summed below
         count=st.integers(0, 7),
         ready=st.integers(0, 12),
         need=st.integers(1, 6),
@@ -33,7 +34,7 @@ observations = st.lists(
 
 
 def follow(state: ScalingState, seen: Observation, until: float, every: float = 5.0) -> list[ScalingState]:
-    """The states under one constant observation, with actors that follow at once."""
+    """Return the states under one constant observation, with actors that start and end at once."""
     states = [state]
     now = seen.now
     while now < until:
@@ -58,7 +59,7 @@ def test_bounds_and_cooldown_apply_to_any_observations(count: int, steps: list[O
 
 
 @given(observations)
-def test_reason_acts_only_after_min_duration(steps: list[Observation]) -> None:
+def test_target_changes_only_after_min_duration(steps: list[Observation]) -> None:
     now = 0.0
     state = ScalingState.start(3, now, RULES)
     history: list[tuple[float, int]] = []
@@ -90,10 +91,10 @@ def test_no_generator_is_added_at_the_staleness_bound() -> None:
     assert {s.target for s in follow(ScalingState.start(3, 0.0, RULES), held_back, until=1000.0)} == {3}
 
 
-def test_next_change_waits_for_the_actors_of_the_last() -> None:
+def test_next_change_waits_for_the_actors_of_the_previous() -> None:
     state = ScalingState.start(1, 0.0, RULES)
     for now in range(0, 1000, 5):
-        state = state.observe(replace(WAITING, now=float(now), count=1), RULES)  # the second generator never comes up
+        state = state.observe(replace(WAITING, now=float(now), count=1), RULES)  # the second generator never starts
     assert state.target == 2
 
 
@@ -110,11 +111,11 @@ def test_narrower_bounds_apply_at_the_next_observation() -> None:
 
 
 @given(st.floats(0.6, 3.4), st.integers(1, 5))
-def test_simulated_queue_settles_without_swinging(demand: float, first: int) -> None:
-    """The learner consumes what `demand` generators make, from a buffer of 12 forests. After the transient the target
-    takes at most two neighbouring values, and they keep the learner busy where the bounds allow it."""
+def test_simulated_queue_settles_without_oscillation(demand: float, first: int) -> None:
+    """The learner consumes the output of `demand` generators from a buffer of 12 forests. After the transient the
+    target has at most two neighbouring values, which keep the learner busy if the bounds allow it."""
     need, room, dt = 4, 12, 5.0
-    rate = 0.2  # forests a second and generator
+    rate = 0.2  # forests per second of a generator
     state = ScalingState.start(first, 0.0, RULES)
     ready, seen = 0.0, []
     for tick in range(1, 601):

@@ -1,6 +1,5 @@
-"""One event loop and one real SGLang server for this folder; every engine of the tests talks to that server, or to one
-that its test kills.
-"""
+"""Provides one event loop and one real SGLang server for this folder. The engines of the tests use this server, except
+in tests that kill their own server."""
 
 from __future__ import annotations
 
@@ -31,14 +30,14 @@ needs_sglang = pytest.param(
 
 @pytest.fixture(scope="package")
 def run() -> Iterator[Run]:
-    """Runs a coroutine on the folder's event loop, on which servers and engines live."""
+    """A function that runs a coroutine on the event loop of the folder, which all servers and engines use."""
     loop = asyncio.new_event_loop()
     yield loop.run_until_complete
     loop.close()
 
 
 async def start_server(model: Path, log: Path, **arguments: Any) -> Any:
-    """A real server of `model`, answering; `arguments` of its command line."""
+    """Start a real server of `model` with `arguments` and wait until it answers."""
     from treeadv.engines.fleet.member import ServerGone
     from treeadv.engines.sglang.client import Client
     from treeadv.engines.sglang.server import ServerProcess
@@ -58,7 +57,7 @@ async def start_server(model: Path, log: Path, **arguments: Any) -> Any:
 
 @pytest.fixture(scope="package")
 def server(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real server of the tiny model."""
+    """The address of a real server with the tiny model."""
     process = run(start_server(tiny_model, tmp_path_factory.mktemp("server") / "log"))
     yield process.url
     run(process.stop())
@@ -68,7 +67,7 @@ def server(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory)
 def engine(
     request: pytest.FixtureRequest, run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    """An engine of the tiny model, version 0."""
+    """An engine with the tiny model at version 0."""
     if request.param == "embedded":
         made: Engine = EmbeddedEngine(tiny_model, rows=32, threads=1)
     else:

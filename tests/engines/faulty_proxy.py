@@ -1,5 +1,5 @@
-"""A proxy in front of a real SGLang server that spoils, fails or withholds its answers to /generate when told to, and
-some others.
+"""A proxy in front of a real SGLang server. It can change, fail or withhold the server's answers to /generate and to
+some other calls.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ class FaultyProxy:
         self.heal()
 
     def heal(self) -> None:
-        """Pass everything through, and count from nothing."""
+        """Pass every request through and reset the counts."""
         self._spoil: Spoil | None = None
         self._first, self._every = 0, 1
         self._fail_times = self._status = self._hang_times = self._break_times = 0
         self.replies = self.spoilt = self.failed = 0
         self.rids: list[str] = []
-        self.flush_refusals = 0  # of the next calls to /flush_cache
-        self.server_info: dict[str, Any] = {}  # laid over the answer to /server_info
-        self.dead = False  # whether every connection is broken off
+        self.flush_refusals = 0  # answers to the next calls of /flush_cache
+        self.server_info: dict[str, Any] = {}  # replaces fields of the answer to /server_info
+        self.dead = False  # whether every connection is closed without an answer
 
     def spoil_after(self, replies: int, spoil: Spoil) -> None:
-        """Spoil every reply after the next `replies`."""
+        """Change every reply after the next `replies`."""
         self.replies, self._spoil, self._first, self._every = 0, spoil, replies, 1
 
     def spoil_every(self, replies: int, spoil: Spoil) -> None:
-        """Spoil each `replies`-th reply."""
+        """Change every `replies`-th reply."""
         self.replies, self._spoil, self._first, self._every = 0, spoil, 0, replies
 
     def fail(self, times: int, status: int) -> None:
@@ -44,9 +44,8 @@ class FaultyProxy:
         self._fail_times, self._status = times, status
 
     def break_off(self, times: int) -> None:
-        """Close the connection on the next `times` requests without an answer, as a server does with one that idled too
-        long.
-        """
+        """Close the connection of the next `times` requests without an answer, as a server does after an idle
+        time-out."""
         self._break_times = times
 
     def hang(self, times: int) -> None:

@@ -1,4 +1,4 @@
-"""What the engine tests share: a configuration, branches as lists, and a plain forward to hold them against."""
+"""Helpers of the engine tests: a configuration, branches as lists, and a plain forward as the reference."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def params(
 
 
 async def branch(engine: Engine, prefix: np.ndarray, how: Params, forest: str = "") -> list[Draw]:
-    """One branch; of a forest of its own, unless `forest` names one that the caller keeps."""
+    """Draw one branch in a new forest, or in `forest`, which the caller releases."""
     namespace = forest or f"alone-{next(_alone)}"
     draws = [draw async for draw in engine.generate(np.asarray(prefix, np.int32), how, namespace, "0")]
     if not forest:
@@ -61,12 +61,12 @@ async def branch(engine: Engine, prefix: np.ndarray, how: Params, forest: str = 
 
 
 def weights(folder: Path, scale: float = 1.0) -> dict[str, np.ndarray]:
-    """Every tensor of a saved model, its norms scaled: another policy."""
+    """Return every tensor of a saved model. A scale of the norms other than 1 gives another policy."""
     return {n: w * scale if "norm" in n else w for n, w in load_file(folder / "model.safetensors").items()}
 
 
 class Plain:
-    """A plain transformers forward, with the saved weights or others."""
+    """Computes a plain transformers forward with the saved weights or with given weights."""
 
     def __init__(self, folder: Path, state: dict[str, np.ndarray] | None = None) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -75,7 +75,7 @@ class Plain:
 
     @torch.inference_mode()
     def logp(self, prefix: np.ndarray, drawn: list[int], temperature: float = TEMPERATURE) -> torch.Tensor:
-        """[len(drawn), V] log-probabilities before each drawn token."""
+        """Return the log-probabilities [len(drawn), V] at each drawn token."""
         ids = torch.tensor([[*prefix.tolist(), *drawn]])
         logits = self.model(input_ids=ids).logits[0, len(prefix) - 1 : -1]
         return torch.log_softmax(logits / temperature, dim=-1)
@@ -83,7 +83,7 @@ class Plain:
     def differences(
         self, prefix: np.ndarray, draws: list[Draw], skip: int = 0, temperature: float = TEMPERATURE
     ) -> tuple[float, float]:
-        """Largest differences of log-probs and entropies of the draws from `skip` on, in nats."""
+        """Return the largest differences of log-probs and of entropies of the draws from `skip` on, in nats."""
         logp = self.logp(prefix, [d.token for d in draws], temperature)[skip:]
         draws = draws[skip:]
         picked = logp.gather(-1, torch.tensor([[d.token] for d in draws]))[:, 0]
@@ -95,7 +95,8 @@ class Plain:
 
 
 def chi_square_p(observed: np.ndarray, expected: np.ndarray) -> float:
-    """p-value of Pearson's test that counts come from `expected` [n] counts; cells that expect under 5 are pooled."""
+    """Return the p-value of Pearson's test of counts against `expected` [n]. Cells with an expectation below 5 are
+    pooled."""
     small = expected < 5
     o = np.append(observed[~small], observed[small].sum())
     e = np.append(expected[~small], expected[small].sum())

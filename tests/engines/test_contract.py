@@ -1,4 +1,4 @@
-"""The contract of `Engine`, held by every engine there is."""
+"""Tests the contract of `Engine` with every engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from treeadv.engines.base import Engine
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.sampler import GrowRequest, grow
 
-EXACT = 1e-4  # nats; float32 in another order of summation
+EXACT = 1e-4  # nats; float32 sums in different orders
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def forest_of(run: Run, engine: Engine, sampling: SamplingConfig, name: str = "f
     return run(grow(engine, request, sampling, 1.0, frozenset([0])))
 
 
-def test_log_probs_and_entropies_are_those_of_a_plain_forward(run: Run, engine: Engine, plain: Plain) -> None:
+def test_log_probs_and_entropies_match_a_plain_forward(run: Run, engine: Engine, plain: Plain) -> None:
     async def all_branches() -> list:
         return await asyncio.gather(*(branch(engine, PROMPT[: 4 + i], params(40, seed=i)) for i in range(6)))
 
@@ -45,9 +45,7 @@ def test_temperature_zero_follows_the_largest_logit(run: Run, engine: Engine, pl
 
 
 def test_every_leaf_of_a_greedy_forest_is_the_greedy_chain(run: Run, engine: Engine) -> None:
-    """Siblings start from the fork's prefix and nowhere else: with one possible token each, every leaf is the same
-    chain.
-    """
+    """Siblings start from the prefix of the fork. If each step has one possible token, every leaf is the same chain."""
     chain = [d.token for d in run(branch(engine, PROMPT, params(32, stop=frozenset([0]), temperature=0.0)))]
     sampling = SamplingConfig(
         leaves=8, trees=2, rule="fixed", rule_options={"gap": 6}, max_tokens=32, temperature=1e-4, min_tail=1
@@ -67,8 +65,8 @@ def test_branch_ends_with_its_first_stop_token(run: Run, engine: Engine) -> None
         assert [d.finish for d in draws] == [None] * (len(draws) - 1) + [Finish.STOP]
 
 
-def test_only_the_stop_tokens_asked_for_end_a_branch(run: Run, engine: Engine) -> None:
-    """The model's own end token (0) is a token like others when it is not asked for."""
+def test_only_the_given_stop_tokens_end_a_branch(run: Run, engine: Engine) -> None:
+    """The end token of the model (0) ends no branch unless it is a given stop token."""
     drawn = [run(branch(engine, PROMPT, params(100, temperature=8.0, seed=s))) for s in range(8)]
     assert all(len(d) == 100 and d[-1].finish is Finish.LENGTH for d in drawn)
     assert any(d.token == 0 for draws in drawn for d in draws)
@@ -94,11 +92,12 @@ def test_branch_without_a_consumer_stops_being_decoded(run: Run, engine: Engine)
     after = engine.stats()
     assert len(draws) == 10
     assert after.running == 0
-    assert after.decoded_tokens - before.decoded_tokens <= 10 + 1  # one step may have been under way
+    assert after.decoded_tokens - before.decoded_tokens <= 10 + 1  # one step may have been in progress
 
 
 def test_drawn_prefix_comes_from_the_cache(run: Run, engine: Engine) -> None:
-    """At least 99 % of the prefix, less the last token, whose logits are needed."""
+    """At least 99 % of the prefix comes from the cache. The last token does not count, because its logits are
+    needed."""
     draws = run(branch(engine, PROMPT, params(240), "reuse"))
     for cut in (240, 100, 37):
         prefix = np.append(PROMPT, [d.token for d in draws[:cut]])
@@ -109,7 +108,7 @@ def test_drawn_prefix_comes_from_the_cache(run: Run, engine: Engine) -> None:
         assert after.cached_tokens - before.cached_tokens >= 0.99 * (len(prefix) - 1)
 
 
-def test_prefixes_agree_with_what_was_sent_and_busy_time_passes(run: Run, engine: Engine) -> None:
+def test_branch_adds_to_token_counts_and_busy_time(run: Run, engine: Engine) -> None:
     before = engine.stats()
     run(branch(engine, PROMPT[:9], params(12)))
     after = engine.stats()
@@ -119,7 +118,8 @@ def test_prefixes_agree_with_what_was_sent_and_busy_time_passes(run: Run, engine
 
 
 def test_update_during_a_branch_loses_no_token_and_labels_all(run: Run, engine: Engine, tiny_model: Path) -> None:
-    """Tokens before it are of the old weights, tokens after it of the new ones over a prefix computed anew."""
+    """The old weights draw the tokens before the update. The new weights draw those after it and compute the prefix
+    again."""
     old, new = weights(tiny_model), weights(tiny_model, 1.1)
     start = engine.version
 

@@ -1,4 +1,4 @@
-"""The embedded engine against transformers itself."""
+"""Compares the embedded engine with transformers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def collect(engine, prefix, p, namespace="n"):
 
 
 def drawn(model_dir, jobs, rows=48):
-    """Run (prefix, params, namespace) jobs side by side; returns their draws and the engine's statistics."""
+    """Run (prefix, params, namespace) jobs concurrently. Returns their draws and the statistics of the engine."""
 
     async def run():
         engine = EmbeddedEngine(model_dir, rows=rows)
@@ -98,8 +98,8 @@ def test_log_probs_and_entropies_equal_a_plain_forward(model_dir, temperature):
         assert np.allclose([d.entropy for d in draws], -(want.exp() * want).sum(-1), atol=1e-4)
 
 
-def test_what_is_drawn_follows_the_distribution(tiny_model):
-    """Chi-square over 4,000 first tokens, each with a seed of its own, against the softmax of a plain forward."""
+def test_drawn_tokens_follow_the_distribution(tiny_model):
+    """A chi-square test compares 4,000 first tokens, each with its own seed, with the softmax of a plain forward."""
     _, logp = plain(tiny_model, 0.7)
     prompt = PROMPTS[0]
     want = logp(prompt.tolist())[-1].exp().double().numpy()
@@ -154,7 +154,7 @@ def forests(model_dir, seeds, rows):
 
 def test_same_seed_regrows_the_same_forest_in_any_batch(tiny_model):
     together = forests(tiny_model, range(6), rows=48)
-    assert sum((f.arity > 0).sum() for f in together) > 6  # they do fork
+    assert sum((f.arity > 0).sum() for f in together) > 6  # the forests have forks
     for seed in range(6):
         (alone,) = forests(tiny_model, [seed], rows=3)
         want = together[seed]
@@ -227,7 +227,7 @@ def test_stop_tokens_and_limits_end_a_branch(tiny_model):
 def test_model_fault_reaches_present_and_later_branches(tiny_model):
     async def run():
         engine = EmbeddedEngine(tiny_model)
-        engine.model.forward = None  # calling it raises inside the engine's thread
+        engine.model.forward = None  # a call raises inside the engine
         lost = [
             await asyncio.gather(*(collect(engine, p, params()) for p in PROMPTS), return_exceptions=True)
             for _ in range(2)
@@ -240,7 +240,7 @@ def test_model_fault_reaches_present_and_later_branches(tiny_model):
     assert gone.startswith("the engine failed: TypeError(")
 
 
-def test_equal_draws_of_siblings_are_kept_once():
+def test_equal_tokens_of_siblings_take_one_cache_slot():
     cache = PrefixCache(1, 1, 2, torch.float32, capacity=2)
     prompt: list[int] = []
     assert [cache.add(prompt, token) for token in (4, 5)] == [True, True]
@@ -254,10 +254,9 @@ def test_equal_draws_of_siblings_are_kept_once():
     assert cache.capacity >= cache.used == 4
 
 
-def test_branches_that_draw_the_same_tokens_draw_as_if_alone(tiny_model):
-    """The same seed twice in one forest: both branches have the draws and log-probs of one that is alone, and share
-    every slot.
-    """
+def test_branches_with_equal_tokens_draw_as_if_alone(tiny_model):
+    """Two branches of a forest have the same seed. Both have the draws and log-probs of a single branch, and they share
+    every slot."""
     (alone,), _ = drawn(tiny_model, [(PROMPTS[2], params(7), "n")])
     got, stats = drawn(tiny_model, [(PROMPTS[2], params(7), "n"), (PROMPTS[2], params(7), "n")])
     for draws in got:
@@ -267,7 +266,8 @@ def test_branches_that_draw_the_same_tokens_draw_as_if_alone(tiny_model):
 
 
 def test_draw_inverts_the_cumulative_distribution():
-    """Against one cumulative sum in float64, on vocabularies that do and do not fill the blocks of the search."""
+    """The reference is one cumulative sum in float64. The vocabulary fills the blocks of the search in some cases
+    only."""
     rng = torch.Generator().manual_seed(0)
     for vocabulary in (3, 256, 300, 1000):
         logits = 4 * torch.randn(64, vocabulary, generator=rng)
@@ -277,7 +277,7 @@ def test_draw_inverts_the_cumulative_distribution():
         got = draw_rows(logits, [params(temperature=1.0)] * 64, coins.tolist())
         assert (
             sum(token == t for (token, _, _), t in zip(got, exact.tolist(), strict=True)) >= 63
-        )  # one may lie on an edge
+        )  # a number may be on the edge of two tokens
 
 
 @pytest.mark.parametrize("coin", [0.0, 0.5, 1 - 2**-53])
@@ -290,9 +290,8 @@ def test_draw_never_takes_a_token_without_probability(coin):
 
 
 def test_long_prefix_is_chunked_while_other_branches_draw(tiny_model, monkeypatch):
-    """A prefix that takes several steps has the draws of one that takes a single step, and is computed once for two
-    branches.
-    """
+    """A prefix computed in several steps gives the same draws as one computed in a single step. Two branches share its
+    computation."""
     rng = np.random.default_rng(0)
     long = rng.integers(2, 90, 300).astype(np.int32)
     jobs = [(long, params(1), "a"), (long, params(2), "a"), (PROMPTS[0], params(3), "b")]
@@ -305,7 +304,7 @@ def test_long_prefix_is_chunked_while_other_branches_draw(tiny_model, monkeypatc
     assert stats.cached_tokens <= len(long) - 1
 
 
-def test_branches_of_older_forests_have_the_first_free_rows(tiny_model):
+def test_branches_of_older_forests_get_free_rows_first(tiny_model):
     async def run():
         engine = EmbeddedEngine(tiny_model, rows=2)
         ended = []

@@ -1,4 +1,4 @@
-"""Recipes that ask for the SGLang engine are whole configurations, and none asks for what the engine refuses."""
+"""Tests that the recipes with the SGLang engine are complete and have no setting that the engine refuses."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_sglang_recipe_loads_and_gives_a_command_line(name: str) -> None:
 
 @pytest.mark.sglang
 @pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)")
-def test_sglang_itself_takes_the_command_line_of_each_recipe() -> None:
-    """SGLang's own parser reads every argument; what only a GPU shows (memory, kernels) it does not look at."""
+def test_sglang_parses_the_command_line_of_each_recipe() -> None:
+    """SGLang's own parser reads every argument. It does not check memory and kernels, which need a GPU."""
     lines = [arguments(load(RECIPES / f"{name}.yaml").generator, "MODEL", 1) for name in NAMES]
     script = f"""
 import argparse

@@ -1,4 +1,4 @@
-"""Engines by name, and what is refused before one is started."""
+"""Tests the selection of an engine by name, and the refusals before an engine starts."""
 
 from __future__ import annotations
 

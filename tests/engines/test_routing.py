@@ -1,4 +1,4 @@
-"""Rendezvous hashing with bounded load: no server is needed to hold it to its promises."""
+"""Tests rendezvous hashing with bounded load, without servers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_tree_stays_on_the_server_with_its_prefix(servers: list[str], wanted: li
 
 
 @given(names, trees)
-def test_no_server_holds_more_than_the_bound_over_the_mean(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+def test_no_server_exceeds_the_load_bound(servers: list[str], wanted: list[tuple[str, str]]) -> None:
     routes = Routes(bound=1.25)
     for i, t in enumerate(wanted, start=1):
         routes.home(*t, servers, servers)
@@ -32,7 +32,7 @@ def test_no_server_holds_more_than_the_bound_over_the_mean(servers: list[str], w
 
 
 @given(names.filter(lambda n: len(n) > 1), trees)
-def test_when_a_server_dies_only_its_own_trees_move(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+def test_death_of_a_server_moves_only_its_own_trees(servers: list[str], wanted: list[tuple[str, str]]) -> None:
     routes = Routes()
     before = place(routes, wanted, servers)
     after = place(routes, wanted, servers[1:])
@@ -42,7 +42,7 @@ def test_when_a_server_dies_only_its_own_trees_move(servers: list[str], wanted: 
 
 
 @given(names, trees)
-def test_released_forests_load_nothing(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+def test_released_forest_adds_no_load(servers: list[str], wanted: list[tuple[str, str]]) -> None:
     routes = Routes()
     place(routes, wanted, servers)
     for forest in {f for f, _ in wanted}:
@@ -50,7 +50,7 @@ def test_released_forests_load_nothing(servers: list[str], wanted: list[tuple[st
     assert routes.loads() == {}
 
 
-def test_without_load_routing_depends_on_the_hash_alone() -> None:
+def test_routing_without_load_depends_only_on_the_hash() -> None:
     servers = ["a", "b", "c"]
     chosen = [Routes().home("f", str(i), servers, servers) for i in range(300)]
     assert chosen == [Routes().home("f", str(i), servers[::-1], servers[::-1]) for i in range(300)]

@@ -1,5 +1,5 @@
-"""What the SGLang engine promises beyond the common contract, on the real server: chunks, ways of loading weights,
-several servers.
+"""Tests the SGLang engine beyond the common contract, on the real server: chunks, methods of loading weights, several
+servers.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ pytestmark = [
     pytest.mark.sglang,
     pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)"),
 ]
-UNLIKELY = 1e-4  # p-value below which two laws are held to differ; the tests make about ten such comparisons
+UNLIKELY = 1e-4  # p-value below which two distributions differ; the tests make about ten such comparisons
 
 
 class Make:
-    """Makes engines on the session's server, and closes them."""
+    """Creates engines on the server of the session, and closes them."""
 
     def __init__(self, run: Run, server: str, model: Path, root: Path) -> None:
         self.run, self.server, self.model, self.root = run, server, model, root
@@ -68,9 +68,8 @@ def make(run: Run, server: str, tiny_model: Path, tmp_path: Path) -> Iterator[Ma
 
 
 def test_server_is_the_first_release_on_the_python_path(server: str) -> None:
-    """What `make sglang-release` relies on: the release in front of the environment's own is the one that these tests
-    ran on.
-    """
+    """`make sglang-release` puts a release before the environment on the Python path. The tests must use this
+    release."""
     with urllib.request.urlopen(f"{server}/server_info") as reply:
         assert json.load(reply)["version"] == metadata.version("sglang")
 
@@ -86,10 +85,9 @@ def test_later_chunks_find_all_but_one_token_in_the_cache(run: Run, make: Make) 
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 64])
-def test_tokens_follow_the_models_law_whatever_the_chunk(run: Run, make: Make, tiny_model: Path, chunk: int) -> None:
-    """The second and third token of 400 branches against their exact distribution, at a temperature where many tokens
-    are likely.
-    """
+def test_tokens_follow_the_distribution_for_any_chunk(run: Run, make: Make, tiny_model: Path, chunk: int) -> None:
+    """The test compares the second and third token of 400 branches with their exact distribution, at a temperature at
+    which many tokens are likely."""
     engine, temperature, n = make(chunk=chunk), 6.0, 400
 
     async def branches() -> list:
@@ -112,7 +110,7 @@ def embedded_shapes(run: Run, tiny_model: Path) -> Counter:
     return Counter(map(shape, forests(run, engine, 150)))
 
 
-TAU = 4.0  # about every second entropy of the tiny model at this temperature is above
+TAU = 4.0  # about half of the entropies of the tiny model at this temperature are higher
 FORKING = SamplingConfig(
     leaves=4, trees=1, rule="entropy", min_gap=2, min_tail=2, max_depth=2, max_tokens=12, temperature=2.0, topup=False
 )
@@ -127,15 +125,16 @@ def forests(run: Run, engine: SGLangEngine | EmbeddedEngine, n: int) -> list[For
 
 
 def shape(forest: Forest) -> tuple[int, int]:
-    """Where the first fork fell (or the end) and how many leaves there are."""
+    """Return the position of the first fork, or of the end, and the number of leaves."""
     return int(forest.start[1]), forest.leaves
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 64])
-def test_forest_law_equals_the_embedded_engines_for_any_chunk(
+def test_forest_distribution_equals_embedded_for_any_chunk(
     run: Run, make: Make, embedded_shapes: Counter, chunk: int
 ) -> None:
-    """Shapes of 150 entropy-forked forests against 150 of the embedded engine (a two-sample chi-square test)."""
+    """A two-sample chi-square test compares the shapes of 150 forests with entropy forks with 150 of the embedded
+    engine."""
     found = Counter(map(shape, forests(run, make(chunk=chunk), 150)))
     kinds = sorted({*found, *embedded_shapes})
     assert len(kinds) > 4
@@ -147,7 +146,7 @@ def test_forest_law_equals_the_embedded_engines_for_any_chunk(
 
 
 def count_requests(member: Member) -> list[int]:
-    """The lengths of the prefixes that the member is asked to go on from, from now on."""
+    """Record the prefix lengths of all later requests to the member. Returns the list to which they are appended."""
     requests: list[int] = []
     draw = member.draw
 
@@ -160,7 +159,8 @@ def count_requests(member: Member) -> list[int]:
 
 
 def test_every_fork_of_a_forest_finds_its_prefix_in_the_cache(run: Run, make: Make) -> None:
-    """All requests but the roots' first: at least 99 % of their prefixes, less a last token each."""
+    """At least 99 % of the prefixes of all requests come from the cache. The first requests of the roots and the last
+    token of each prefix do not count."""
     engine = make(chunk=4)
     requests = count_requests(engine.members[0])
     sampling = SamplingConfig(
@@ -172,7 +172,7 @@ def test_every_fork_of_a_forest_finds_its_prefix_in_the_cache(run: Run, make: Ma
     )
     stats = engine.stats()
     assert stats.prompt_tokens == sum(requests)
-    # The roots start together: each of the two prefills the prompt.
+    # The two roots start at the same time, so each prefills the prompt.
     assert stats.cached_tokens >= 0.99 * (sum(requests[2:]) - len(requests[2:]))
 
 
@@ -215,11 +215,9 @@ def test_hundreds_of_forests_grow_within_the_limit_of_a_server(run: Run, make: M
 
 @pytest.fixture(scope="module")
 def two_ranks(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real server whose model is split over two tensor-parallel ranks."""
+    """The address of a real server with two tensor-parallel ranks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "SGLANG_CPU_OMP_THREADS_BIND", "0|1"
-        )  # the core of each rank, where the machine has but one NUMA node
+        patch.setenv("SGLANG_CPU_OMP_THREADS_BIND", "0|1")  # the core of each rank on a machine with one NUMA node
         process = run(start_server(tiny_model, tmp_path_factory.mktemp("ranks") / "log", tp_size=2))
     yield process.url
     run(process.stop())
@@ -229,7 +227,7 @@ def two_ranks(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFacto
     "ranks", [1, pytest.param(2, marks=pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores"))]
 )
 @pytest.mark.parametrize("way", ["disk", "tensor", "distributed"])
-def test_every_way_of_loading_weights_ends_in_the_new_policy(
+def test_every_method_of_loading_gives_the_new_weights(
     run: Run, make: Make, tiny_model: Path, way: str, ranks: int, request: pytest.FixtureRequest
 ) -> None:
     engine = make(request.getfixturevalue("two_ranks") if ranks == 2 else "", weights=way)
@@ -266,18 +264,18 @@ def test_weights_of_another_model_never_reach_the_server(run: Run, make: Make, t
     assert {d.version for d in run(branch(engine, PROMPT, params(8)))} == {0}
 
 
-def test_bounds_on_the_entropy_hold_the_exact_one(run: Run, make: Make, tiny_model: Path) -> None:
+def test_entropy_bounds_contain_the_exact_entropy(run: Run, make: Make, tiny_model: Path) -> None:
     plain = Plain(tiny_model)
     for mode, sign in (("lower", -1), ("upper", 1), ("truncated", -1)):
         draws = run(branch(make(entropy=mode, top_k=8), PROMPT, params(24, temperature=4.0)))
         logp = plain.logp(PROMPT, [d.token for d in draws], 4.0)
         exact = -(logp.exp() * logp).sum(-1).numpy()
         assert (sign * (np.array([d.entropy for d in draws]) - exact) >= -1e-4).all()
-        assert np.abs(np.array([d.entropy for d in draws]) - exact).max() > 1e-3  # a bound, not the value
+        assert np.abs(np.array([d.entropy for d in draws]) - exact).max() > 1e-3  # a bound, not the exact value
 
 
 class Router:
-    """A real sglang-router that knows no server at first."""
+    """A real sglang-router that starts without servers."""
 
     def __init__(self, log: Path) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -295,8 +293,8 @@ class Router:
                 stderr=out,
             )
 
-    def list_first(self, server: str) -> None:
-        """As soon as the router is up."""
+    def list_when_up(self, server: str) -> None:
+        """Add a server to the list of the router as soon as the router is up."""
         while "it does not answer":
             try:
                 return self.list(server)
@@ -334,9 +332,8 @@ def router(tmp_path: Path) -> Iterator[Router]:
 def test_late_servers_behind_a_router_get_weights_before_traffic(
     run: Run, make: Make, router: Router, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """The router comes up after the engine asks for it, its servers one by one; then they are taken off its list one by
-    one.
-    """
+    """The router starts after the engine. Its servers are added one by one and then removed from its list one by
+    one."""
     new = weights(tiny_model, 1.1)
     second = run(start_server(tiny_model, tmp_path / "log"))
 
@@ -356,7 +353,7 @@ def test_late_servers_behind_a_router_get_weights_before_traffic(
         await leaving
         return draws
 
-    listing = threading.Thread(target=router.list_first, args=[make.server])
+    listing = threading.Thread(target=router.list_when_up, args=[make.server])
     listing.start()
     engine = make(router.url, weights="tensor")
     listing.join()
@@ -373,7 +370,7 @@ def test_late_servers_behind_a_router_get_weights_before_traffic(
     assert {len(ds) for ds in run(drawn_while_the_first_leaves())} == {40}
     router.unlist(second.url)
     run(asyncio.sleep(2 * DISCOVERY_INTERVAL))
-    assert [m.url for m in engine.members] == [second.url]  # an empty list says nothing of servers
+    assert [m.url for m in engine.members] == [second.url]  # the engine ignores an empty list
     run(second.stop())
 
 
@@ -420,9 +417,8 @@ class TestBehindAProxy:
     def test_update_retracts_waiting_requests_and_loses_no_token(
         self, run: Run, make: Make, proxies: list[FaultyProxy], tiny_model: Path
     ) -> None:
-        """As releases do that count retracted requests as waiting: the draws of before the update stand, those after it
-        are new.
-        """
+        """Some releases count retracted requests as waiting. Draws from before the update are kept; later draws use the
+        new weights."""
         engine, new = make(proxies[0].url, chunk=32), weights(tiny_model, 1.1)
 
         async def with_update() -> list[list[Draw]]:

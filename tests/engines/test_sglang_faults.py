@@ -1,5 +1,5 @@
-"""What the SGLang engine does when its server lies, hangs, fails or dies: each fault put in front of, or into, the real
-server.
+"""Tests the SGLang engine with a server that answers wrongly, hangs, fails or dies. Each fault is injected into the
+real server or a proxy before it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def drop(*path: str) -> Callable[[dict[str, Any]], Any]:
 
 
 def older_version(body: dict[str, Any]) -> dict[str, Any]:
-    """Also where the release sends no spans of its own."""
+    """Set a decreasing version span in a reply, also with a release that sends no version spans."""
     body["meta_info"]["weight_versions"] = [{"version": "-1", "start": 0, "end": len(body["output_ids"])}]
     return body
 
@@ -109,7 +109,7 @@ def older_version(body: dict[str, Any]) -> dict[str, Any]:
 def test_unusable_reply_ends_the_branch_with_a_reason(
     run: Run, proxy: FaultyProxy, proxied: SGLangEngine, spoil: Callable[[dict[str, Any]], Any], reason: str
 ) -> None:
-    """The draws before it stand; nothing of the spoilt reply is yielded."""
+    """Earlier draws are kept, and no draw of the changed reply is yielded."""
     proxy.spoil_after(1, spoil)
     draws = []
 
@@ -123,7 +123,7 @@ def test_unusable_reply_ends_the_branch_with_a_reason(
 
 
 def test_forest_is_complete_after_refused_replies(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
-    """The sampler goes on from what stands: no leaf is aborted and every log-prob is finite."""
+    """The sampler continues from the kept tokens: no leaf is aborted and every log-prob is finite."""
     proxy.spoil_every(5, set_logprob(float("nan")))
     sampling = SamplingConfig(leaves=6, trees=2, rule="fixed", rule_options={"gap": 5}, max_tokens=24, temperature=0.7)
     forest = run(
@@ -150,7 +150,7 @@ def test_retry_after_a_5xx_duplicates_no_token(
 
 
 def test_broken_connection_does_not_remove_the_server(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
-    """A server closes connections that idle; one that is taken up at that moment breaks off."""
+    """A server closes idle connections. A request that uses such a connection at this moment fails."""
     proxy.break_off(times=2)
     assert len(run(branch(proxied, PROMPT, params(24)))) == 24
     assert len(proxy.rids) == 3 + 2
@@ -210,7 +210,7 @@ def test_server_with_a_smaller_vocabulary_is_refused(run: Run, server: str, tmp_
         run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 
-def test_nothing_listening_is_said_in_one_line(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+def test_unreachable_server_gives_a_one_line_error(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match=r"url: http://127.0.0.1:9 does not answer .* \(waited for generator.sglang.start_timeout=1 s\)$"
     ):
@@ -226,7 +226,7 @@ def test_prompt_that_leaves_no_room_for_an_answer_is_refused(run: Run, proxied: 
 
 
 class TestOwnedServer:
-    """A server of the engine's own with room for 600 tokens, for faults that kill it."""
+    """Tests a server that the engine starts, with a cache of 600 tokens. Some faults kill it."""
 
     @pytest.fixture(scope="class")
     @staticmethod
@@ -236,7 +236,7 @@ class TestOwnedServer:
         yield engine
         run(engine.close())
 
-    def test_branches_that_do_not_fit_at_once_wait_and_do_not_fail(
+    def test_branches_beyond_the_cache_wait_and_do_not_fail(
         self, run: Run, owned: SGLangEngine, tiny_model: Path
     ) -> None:
         async def storm() -> list:
@@ -247,15 +247,15 @@ class TestOwnedServer:
         assert sum(len(d) + len(PROMPT) for d in drawn) > 4 * 600
         assert all(len(d) == 100 and d[-1].finish is Finish.LENGTH for d in drawn)
         worst = max(max(Plain(tiny_model).differences(np.roll(PROMPT, i), d)) for i, d in enumerate(drawn))
-        assert worst < 1e-4  # retracted and prefilled again, with entropies still in step
+        assert worst < 1e-4  # retracted requests are prefilled again and keep the right entropies
         with urllib.request.urlopen(f"{owned.members[0].url}/metrics") as reply:
             counts = re.findall(r"^sglang:evicted_tokens_total\{.*\} (\S+)$", reply.read().decode(), re.MULTILINE)
-        assert sum(map(float, counts)) > 0  # and the server counts what it had to forget
+        assert sum(map(float, counts)) > 0  # the server counts evicted tokens
 
     def test_replaced_server_gets_newest_weights_before_traffic(
         self, run: Run, owned: SGLangEngine, tiny_model: Path
     ) -> None:
-        """Those of an update that comes while no server is there."""
+        """The newest weights come from an update while no server runs."""
         new = weights(tiny_model, 1.1)
         run(owned.update_weights(7, weights(tiny_model, 0.9)))
         process = owned.members[0].process
@@ -277,7 +277,7 @@ class TestOwnedServer:
         assert {d.version for d in draws} == {8}
         assert max(Plain(tiny_model, new).differences(PROMPT, draws)) < 1e-4
 
-    def test_its_children_end_with_it(self, run: Run, owned: SGLangEngine) -> None:
+    def test_children_of_a_server_end_with_it(self, run: Run, owned: SGLangEngine) -> None:
         process = owned.members[0].process
         assert process is not None
         family = [psutil.Process(process.process.pid), *psutil.Process(process.process.pid).children(recursive=True)]

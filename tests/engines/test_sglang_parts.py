@@ -1,4 +1,4 @@
-"""The parts of the SGLang engine that need no server: entropy, its bounds, the command line, addresses, disk
+"""Tests the parts of the SGLang engine that need no server: entropy and its bounds, command line, addresses, disk
 weights."""
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ def test_tap_records_entropy_of_each_row_and_keeps_logits() -> None:
         assert request.customized_info[KEY] == pytest.approx([float(expected)], abs=1e-5)
 
 
-def test_the_tap_passes_over_the_middle_of_a_chunked_prefill() -> None:
+def test_tap_skips_the_middle_of_a_chunked_prefill() -> None:
     middle, last = request_of(1), request_of()
     EntropyTap()(torch.randn(2, 9), [{"__req__": middle, TEMPERATURE: 1.0}, {"__req__": last, TEMPERATURE: 1.0}])
     assert middle.customized_info is None
     assert len(last.customized_info[KEY]) == 1
 
 
-def test_logit_of_minus_infinity_has_no_share_in_the_entropy() -> None:
+def test_logit_of_minus_infinity_adds_no_entropy() -> None:
     request = request_of()
     EntropyTap()(torch.tensor([[0.0, 0.0, -math.inf]]), [{"__req__": request, TEMPERATURE: 1.0}])
     assert request.customized_info[KEY] == pytest.approx([math.log(2)])
 
 
-def test_the_reference_unpickles_to_the_tap() -> None:
+def test_serialised_processor_unpickles_to_the_tap() -> None:
     assert pickle.loads(bytes.fromhex(json.loads(reference())["callable"])) is EntropyTap
 
 
 @given(st.lists(st.floats(-8, 8), min_size=4, max_size=60), st.integers(2, 60))
-def test_the_bounds_from_the_top_hold_the_exact_entropy(logits: list[float], k: int) -> None:
+def test_top_k_bounds_contain_the_exact_entropy(logits: list[float], k: int) -> None:
     logp = torch.log_softmax(torch.tensor(logits, dtype=torch.float64), dim=-1)
     exact = float(-(logp.exp() * logp).sum())
     top = logp.sort(descending=True).values[:k].tolist()
@@ -80,7 +80,7 @@ def test_entropy_bounds_are_exact_for_a_flat_tail(mode: str) -> None:
     assert from_top([math.log(1 / 8)] * 3, 8, mode) == pytest.approx(math.log(8))
 
 
-def test_request_without_spans_takes_its_starting_version() -> None:
+def test_tokens_without_spans_have_the_starting_version() -> None:
     meta = {
         "finish_reason": {"type": "length"},
         "output_token_logprobs": [[-1.0, 5, None]] * 2,
@@ -108,7 +108,7 @@ def test_token_outside_of_the_vocabulary_is_refused() -> None:
         (
             {"meta_info": {"finish_reason": {"type": "abort"}}},
             True,
-        ),  # of a request that was still waiting: no counts, no entropies
+        ),  # the reply of a request that was still waiting has no counts and no entropies
         ({"meta_info": {"finish_reason": {"type": "length"}}}, False),
         ({"meta_info": {"finish_reason": None}}, False),
         (["<html>"], False),
@@ -118,7 +118,7 @@ def test_request_is_retracted_only_when_the_server_says_so(body: object, expecte
     assert sent_back(body) is expected
 
 
-def test_the_prompts_tokens_are_read_from_the_echo_or_refused() -> None:
+def test_reply_without_the_prompt_tokens_is_refused() -> None:
     assert prompt_tokens({"meta_info": {"input_token_logprobs": [[None, 5, None], [-0.5, 7, None]]}}) == [5, 7]
     for spoilt in ([], {"meta_info": {}}, {"meta_info": {"input_token_logprobs": [[1.0]]}}):
         with pytest.raises(Refused, match="does not list the prompt's tokens"):
@@ -197,7 +197,7 @@ def test_address_without_http_is_refused() -> None:
     ],
 )
 def test_refusal_names_every_feature_that_a_server_lacks(lacking: set[str], how: tuple[str, bool], said: str) -> None:
-    """What this configuration does not use may be missing. The release number is never looked at."""
+    """Features that the configuration does not use may be missing. The release number is not checked."""
     facts = {name: False for name in (*sum(features.FACTS.values(), ()), *features.EXACT) if name not in lacking} | {
         "version": "9.9"
     }

@@ -1,11 +1,11 @@
 """Injects a fault at a chosen line of a run. Every Python process of a run that a test starts with this folder on
-PYTHONPATH (driver, Ray workers, verifier processes) imports this file; the product does not know it.
+PYTHONPATH (driver, Ray workers, verifier processes) imports this file. The product has no code for it.
 
 A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS (verifier processes inherit variables with that
-prefix): {"at": a point, "victim": a role, or "" for the process that reaches the point}. The first process that
-reaches the point renames the file to `fired.json` and sends SIGKILL to the victim. The victim "fails" raises an
-exception at the point instead; the victim "hoards" allocates memory there until Ray's memory monitor kills it. With
-"always" every process that reaches the point is struck.
+prefix): {"at": a point, "victim": a role, or "" for the process that reaches the point}. The first process that reaches
+the point renames the file to `fired.json` and sends SIGKILL to the victim. The victim "fails" raises an exception at
+the point instead; the victim "hoards" allocates memory there until Ray's memory monitor kills it. With "always" the
+fault applies to every process that reaches the point.
 """
 
 import asyncio
@@ -19,22 +19,22 @@ import time
 from pathlib import Path
 
 FOLDER = Path(os.environ["TREEADV_VERIFIER_FAULTS"])
-POINTS = (  # with what a process does there
+POINTS = (  # point in the code -> activity of the process at this point
     "treeadv.engines.embedded:EmbeddedEngine._step",  # drawing tokens
-    "treeadv.engines.embedded:EmbeddedEngine._load",  # taking new weights
-    "actors.generator:Generator._count",  # a forest is grown, and not yet handed over
+    "treeadv.engines.embedded:EmbeddedEngine._load",  # loading new weights
+    "actors.generator:Generator._count",  # a forest is grown and not yet returned
     "tests.parity:has_even_sum",  # a verifier process judges an answer
-    # A verifier process is writing a verdict (it runs as __main__, whose own functions cannot be reached from here)
+    # A verifier process writes a verdict. It runs as __main__, whose own functions cannot be patched here.
     "json:dumps",
     "treeadv.rewards.grading:grade_forest",  # having a forest judged
-    "actors.reward:RewardActor._graded",  # a forest is judged, and not yet handed over
+    "actors.reward:RewardActor._graded",  # a forest is judged and not yet returned
     "treeadv.replay.store:ReplayStore.lease",  # choosing forests for a step
     "treeadv.storage.local:LocalFile.write",  # writing a payload or a record
-    "treeadv.learning.trainer:learning_rate",  # gradients are there, the optimizer has not stepped
+    "treeadv.learning.trainer:learning_rate",  # the gradients are computed, the optimizer step is not taken
     "treeadv.learning.trainer:Trainer.write_files",  # a learner is about to write a checkpoint
-    "actors.learner:Learner.step",  # a learner has references to forests, and has not read them
-    "actors.learner:Learner.publish",  # the weights are handed over
-    "treeadv.storage.run_store:LocalRunStore.seal",  # a checkpoint is written, and does not count yet
+    "actors.learner:Learner.step",  # a learner has references to forests and has not read them
+    "actors.learner:Learner.publish",  # the weights are published
+    "treeadv.storage.run_store:LocalRunStore.seal",  # a checkpoint is written and not yet sealed
     "treeadv.storage.run_folder:RunFolder.record",  # writing the record of a step
 )
 
@@ -74,7 +74,7 @@ def hoard(limit: int = 6 << 30) -> None:
 
 
 def tear(point: str, args: tuple) -> None:
-    """Do the first half of a write."""
+    """Write the first half of the data."""
     if point.endswith("LocalFile.write"):
         part, data = args
         os.write(part._handle, memoryview(data)[: len(data) // 2])

@@ -1,5 +1,5 @@
-"""The reference: every leaf a sequence of its own through the unmodified model, the loss written with autograd and
-no tree in it."""
+"""The reference implementation of the loss, without trees. The unmodified model computes every leaf as a separate
+sequence, and autograd computes the gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from treeadv.presets import AdvantageSpec
 
 
 def log_probs(model: torch.nn.Module, f: Forest) -> list[torch.Tensor]:
-    """[L] of [tokens of the leaf]: log-probs under logits / temperature from one forward pass a leaf."""
+    """Return one array of log-probs per leaf [tokens of the leaf], under logits / temperature, from one forward pass
+    per leaf."""
     out = []
     for leaf in range(f.leaves):
         ids = torch.from_numpy(np.concatenate([f.prompt, f.leaf_tokens(leaf)])).long()
@@ -22,13 +23,13 @@ def log_probs(model: torch.nn.Module, f: Forest) -> list[torch.Tensor]:
 
 
 def on_leaf(f: Forest, x: np.ndarray, leaf: int) -> torch.Tensor:
-    """The entries of a token array [T] along one leaf's path."""
+    """Return the entries of a token array [T] along the path of one leaf."""
     path = f.path(int(f.leaf_segment[leaf]))
     return torch.from_numpy(np.concatenate([x[f.start[s] : f.start[s + 1]] for s in path]).astype(np.float64))
 
 
 def correction(name: str, w: torch.Tensor) -> torch.Tensor:
-    """The weight of each token of a leaf, for w [tokens of the leaf] = pi_proximal / mu."""
+    """Return the weight of each token of a leaf, for w [tokens of the leaf] = pi_proximal / mu."""
     product, mean = w.prod(), w.log().mean().exp()
     truncated = w.clamp(max=2.0)
     return {
@@ -43,7 +44,7 @@ def correction(name: str, w: torch.Tensor) -> torch.Tensor:
 
 
 def surrogate(spec: AdvantageSpec, r: torch.Tensor, a: torch.Tensor, logp: torch.Tensor) -> torch.Tensor:
-    """The gain of each token by its ratio and advantage."""
+    """Return the gain of each token for its ratio and advantage."""
     bounded = r.clamp(1 - spec.clip[0], 1 + spec.clip[1])
     if spec.surrogate == "cispo":
         return bounded.detach() * a * logp
@@ -55,10 +56,11 @@ def loss(
     model: torch.nn.Module, forests: list[Forest], spec: AdvantageSpec, room: int, weights: str = "none",
     proximal: list[np.ndarray] | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """The objective on expanded leaves: a token shared by K leaves stands in K sequences and weighs c / K in each.
+    """Return the objective on expanded leaves. A token of K leaves is in K sequences, with weight c / K in each.
 
-    `proximal` is log pi when the batch arrived, [T] by forest; None: the behaviour policy, whose ratio the objective
-    then clips."""
+    `proximal` is log pi at the arrival of the batch, one array [T] per forest. With None the objective clips the ratio
+    to the behaviour policy.
+    """
     total = torch.zeros((), dtype=torch.float64)
     Z = 0.0
     for f in forests:

@@ -1,4 +1,4 @@
-"""Facts about advantages and weights that hold exactly; test_bias.py tests the bias against a known gradient."""
+"""Tests exact identities of advantages and weights; test_bias.py tests the bias against a known gradient."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ def spec(**changes) -> AdvantageSpec:
     return AdvantageSpec(**{"eps": 0.0, **changes})
 
 
-# ---- the worked vector -----------------------------------------------------------------------------------------------
-def test_worked_vector_sizes():
+# ---- the worked example ----------------------------------------------------------------------------------------------
+def test_sizes_equal_the_worked_example():
     assert (WORKED.tokens, WORKED.expanded_tokens) == (17, 22)
 
 
 @pytest.mark.parametrize(("scale", "size"), [("std_pop", 1.0), ("std_unbiased", 0.8660254)])
-def test_worked_vector_leaf_advantages(scale, size):
+def test_leaf_advantages_equal_the_worked_example(scale, size):
     flat = spec(credit="leaf", weight="per_leaf", scale=scale)
     np.testing.assert_allclose(leaf_advantages(WORKED, flat), np.array([1, -1, 1, -1]) * size, rtol=1e-7)
 
 
-def test_worked_vector_leaf_mean():
+def test_leaf_mean_equals_the_worked_example():
     A, c = advantages(WORKED, spec(scale="std_pop"))
     np.testing.assert_allclose(A, [1 / 3, 1, 0, -1, 1, -1], **EXACT)
     np.testing.assert_array_equal(c, np.ones(6))
 
 
-def test_worked_vector_flow():
+def test_flow_equals_the_worked_example():
     np.testing.assert_allclose(flow_weights(WORKED), [1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 8, 1 / 2], **EXACT)
 
 
-def test_worked_vector_child_mean_and_leave_subtree_out():
+def test_child_mean_baselines_equal_the_worked_example():
     V = values(WORKED, PRESETS["unbiased"].advantage)
     np.testing.assert_allclose(V, [0.75, 1, 0.5, 0, 1, 0], **EXACT)
     A, c = advantages(WORKED, PRESETS["unbiased"].advantage)
@@ -62,25 +62,27 @@ def test_worked_vector_child_mean_and_leave_subtree_out():
     np.testing.assert_allclose(c, 2 * flow_weights(WORKED), **EXACT)
 
 
-def test_topup_roots_do_not_touch_trees_that_could_fork():
-    """How many fresh roots there are depends on its tokens. They themselves are compared with everything."""
+def test_topup_roots_do_not_change_trees_that_could_fork():
+    """The number of top-up roots depends on the tokens of trees that could fork. A top-up root is compared with all
+    trees."""
     up = [-1, 0, 0, -1, -1, -1]
     f = dataclasses.replace(build(up, [1] * 6, rewards=[1, 0, 1, 0, 0]), budget=np.array([4, 2, 2, 4, 1, 1], np.int32))
     A, c = advantages(f, PRESETS["unbiased"].advantage)
-    root = (0.5 + 1 + 0) / 3  # of the other trees, as a fresh root sees them
+    root = (0.5 + 1 + 0) / 3  # mean of the other trees for a top-up root
     np.testing.assert_allclose(
         A, [0.5 - 1, 1 - (0 / 2 + 1) / 1.5, 0 - (1 / 2 + 1) / 1.5, 1 - 0.5, -root, -root], **EXACT
     )
     np.testing.assert_allclose(c, [1, 0.5, 0.5, 1, 1, 1], **EXACT)
 
 
-def test_worked_vector_weights():
+def test_weights_equal_the_worked_example():
     for weight, want in {"once": [1] * 6, "per_leaf": [3, 1, 2, 1, 1, 1], "sqrt": [3**0.5, 1, 2**0.5, 1, 1, 1]}.items():
         np.testing.assert_allclose(advantages(WORKED, spec(weight=weight))[1], want, **EXACT)
 
 
-def test_worked_vector_other_presets():
-    """By hand. V leaf mean: a0 2/3, a1 1, a2 1/2, a3 0, a4 1, b0 0; mean 1/2; unbiased std 0.57735."""
+def test_other_presets_equal_the_worked_example():
+    """The numbers are computed by hand. V leaf mean: a0 2/3, a1 1, a2 1/2, a3 0, a4 1, b0 0; mean 1/2; unbiased std
+    0.57735."""
     mu = (2 / 3 + 1 + 1 / 2 + 0 + 1) / 5
     seed = (np.array([2 / 3, 1, 1 / 2, 0, 1, 0]) - [mu, mu, mu, mu, mu, 0]) / 3**-0.5
     np.testing.assert_allclose(advantages(WORKED, PRESETS["seed_rebuttal"].advantage)[0], seed, rtol=1e-5)
@@ -97,7 +99,7 @@ def test_worked_vector_other_presets():
     np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["treepo"].advantage), white, rtol=1e-5)
 
 
-def test_worked_vector_treerl():
+def test_treerl_equals_the_worked_example():
     """Leave-one-out leaf values 2/3, -2/3, 2/3, -2/3; node values over sqrt(K); local = own - parent's; global =
     own."""
     V = np.array([2 / 9, 2 / 3, 0, -2 / 3, 2 / 3, -2 / 3]) / np.sqrt([3, 1, 2, 1, 1, 1])
@@ -106,11 +108,11 @@ def test_worked_vector_treerl():
     np.testing.assert_allclose(A * c / WORKED.leaf_count, (V - parent) + V, **EXACT)
 
 
-# ---- the facts -------------------------------------------------------------------------------------------------------
+# ---- exact identities ------------------------------------------------------------------------------------------------
 @given(forests())
-def test_fact_1_per_leaf_segments_weigh_tokens_as_flat_grpo(f):
-    """sum over the leaves of a token of A_l = K times the segment's A: the gradient at ratio 1 with a constant
-    normaliser."""
+def test_per_leaf_segments_weigh_tokens_as_flat_grpo(f):
+    """The sum of A_l over the K leaves of a token is K times the advantage of its segment. So the gradients at ratio 1
+    with a constant normaliser are equal."""
     A, c = advantages(f, PRESETS["treeadv_per_leaf"].advantage)
     own = leaf_advantages(f, PRESETS["flat_on_forest"].advantage)
     for s in range(f.segments):
@@ -119,7 +121,7 @@ def test_fact_1_per_leaf_segments_weigh_tokens_as_flat_grpo(f):
 
 
 @given(forests())
-def test_fact_2_flow_weights_sum_to_one_over_every_cut(f):
+def test_flow_weights_sum_to_one_over_every_cut(f):
     w = flow_weights(f)
     assert w[f.leaf_segment].sum() == pytest.approx(1)
     for depth in range(int(f.depth.max()) + 1):
@@ -129,7 +131,7 @@ def test_fact_2_flow_weights_sum_to_one_over_every_cut(f):
 
 
 @given(forests(losses=True))
-def test_lost_branch_takes_its_flow_with_it(f):
+def test_flow_of_a_lost_branch_is_not_redistributed(f):
     w = flow_weights(f)
     for s in range(f.segments):
         if f.children[s]:
@@ -137,12 +139,12 @@ def test_lost_branch_takes_its_flow_with_it(f):
 
 
 @given(forests(max_trees=1))
-def test_fact_3_trunk_of_a_single_tree_gets_nothing(f):
+def test_root_segment_of_a_single_tree_has_advantage_0(f):
     assert advantages(f, PRESETS["treeadv"].advantage)[0][0] == pytest.approx(0, abs=1e-6)
 
 
 @given(st.integers(1, 3), st.integers(2, 3), st.integers(0, 3), st.integers(0, 2**32 - 1))
-def test_fact_4_fixed_fan_out_makes_leaf_and_child_means_equal(trees, fan, depth, seed):
+def test_equal_arity_makes_leaf_and_child_means_equal(trees, fan, depth, seed):
     parent: list[int] = []
 
     def grow(up: int, left: int) -> None:
@@ -160,8 +162,9 @@ def test_fact_4_fixed_fan_out_makes_leaf_and_child_means_equal(trees, fan, depth
 
 @pytest.mark.parametrize("name", PRESETS)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=8), st.integers(0, 2**32 - 1))
-def test_fact_5_every_preset_is_grpo_without_forks(name, lengths, seed):
-    """TreePO's whitening over tokens also shifts; the seed's mean over a tree of one segment leaves nothing."""
+def test_every_preset_is_grpo_without_forks(name, lengths, seed):
+    """TreePO equals GRPO up to shift and scale, because it whitens over tokens. The advantages of `seed_rebuttal` are
+    0, because every tree has one segment."""
     f = build([-1] * len(lengths), lengths, seed=seed)
     assume(np.ptp(f.reward) > 0)
     A, c = advantages(f, PRESETS[name].advantage)
@@ -179,7 +182,7 @@ def test_fact_5_every_preset_is_grpo_without_forks(name, lengths, seed):
 
 @pytest.mark.parametrize("value", ["leaf_mean", "child_mean"])
 @given(f=forests())
-def test_fact_6_parent_fork_advantages_sum_to_the_reward(value, f):
+def test_parent_fork_advantages_sum_to_the_reward(value, f):
     how = spec(value=value, baseline="parent_fork", scale="none")
     total = path_sum(f, advantages(f, how)[0])[f.leaf_segment]
     np.testing.assert_allclose(total, f.reward - f.reward.mean(dtype=np.float64), rtol=1e-9, atol=1e-9)
@@ -187,7 +190,7 @@ def test_fact_6_parent_fork_advantages_sum_to_the_reward(value, f):
 
 # ---- properties ------------------------------------------------------------------------------------------------------
 @given(forests(losses=True), st.integers(0, 2**32 - 1))
-def test_sums_over_paths_and_subtrees_equal_the_walked_ones(f, seed):
+def test_path_and_subtree_sums_equal_recursive_sums(f, seed):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=f.segments), rng.normal(size=f.leaves)
     np.testing.assert_allclose(path_sum(f, x), [x[f.path(s)].sum() for s in range(f.segments)], rtol=1e-9, atol=1e-9)
@@ -214,7 +217,7 @@ def test_values_equal_their_definition(value, f):
 
 @given(forests(losses=True))
 def test_leave_subtree_out_compares_with_the_mean_elsewhere(f):
-    """Of a tree that could fork, in trees that could."""
+    """The baseline of a tree that could fork is the mean of the other trees that could fork."""
     A, _ = advantages(f, PRESETS["unbiased"].advantage)
     V, w = values(f, PRESETS["unbiased"].advantage), flow_weights(f)[f.leaf_segment]
     for s in range(f.segments):
@@ -230,9 +233,9 @@ def test_leave_subtree_out_compares_with_the_mean_elsewhere(f):
 def test_equal_rewards_give_no_advantage_and_no_nan(name, f, constant):
     A, c = advantages(dataclasses.replace(f, reward=np.full(f.leaves, constant, np.float32)), PRESETS[name].advantage)
     assert np.isfinite(A).all() and (c > 0).all()
-    if PRESETS[name].advantage.baseline != "leave_subtree_out" and (
-        PRESETS[name].advantage.baseline != "leaf_loo" or f.leaves > 1
-    ):
+    baseline, could = PRESETS[name].advantage.baseline, (f.budget > 1) & (f.parent < 0)
+    alone = {"leave_subtree_out": True, "leaf_loo": f.leaves == 1, "sibling_loo": f.trees == 1 or could.sum() == 1}
+    if not alone.get(baseline, False):
         assert not A.any()
     elif (f.budget[f.parent < 0] > 1).sum() != 1 and f.trees > 1:
         np.testing.assert_allclose(A, 0, atol=1e-7)
@@ -242,8 +245,8 @@ def test_equal_rewards_give_no_advantage_and_no_nan(name, f, constant):
 @pytest.mark.parametrize("leaf_weight", ["uniform", "flow"])
 @given(f=forests(losses=True))
 def test_leaf_loo_leaves_out_one_leaf(value, leaf_weight, f):
-    """Each leaf is compared with the weighted mean of the others; a segment takes the mean of that as it does of
-    rewards."""
+    """The baseline of each leaf is the weighted mean of the other leaves. The advantage of a segment is the mean over
+    its leaves."""
     assume(f.leaves > 1)
     choices = spec(baseline="leaf_loo", scale="none", value=value, leaf_weight=leaf_weight)
     u = flow_weights(f)[f.leaf_segment] if leaf_weight == "flow" else np.ones(f.leaves)

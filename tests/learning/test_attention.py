@@ -1,4 +1,4 @@
-"""The mask in its two forms: SDPA by trees on CPU, FlexAttention blocks on GPU."""
+"""Tests both forms of the attention mask: SDPA by trees on CPU, FlexAttention blocks on GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from treeadv.learning import attention, loading, packing
 
 
 def seen(batch: list[Forest], packed: packing.Packed) -> np.ndarray:
-    """[N, N] by walking: which rows are the same token's, or on the path to it, for uncut forests."""
+    """Return the mask [N, N] of uncut forests by walking the tree: true where a row is the same token or one on its
+    path."""
     owner = []
     for p in packed.pieces:
         f = batch[p.forest]
@@ -33,7 +34,7 @@ def seen(batch: list[Forest], packed: packing.Packed) -> np.ndarray:
 
 
 @given(st.lists(forests(max_segments=10), min_size=1, max_size=3))
-def test_row_sees_itself_and_its_path_only(batch):
+def test_row_attends_only_to_itself_and_its_ancestors(batch):
     packed = packing.pack(batch, packing.pieces(batch, 10**6))
     want = seen(batch, packed)
     n = len(packed.token)
@@ -86,8 +87,8 @@ def test_flex_blocks_equal_those_that_torch_derives(batch):
 
 @pytest.fixture
 def flex_on_cpu(monkeypatch):
-    """FlexAttention's uncompiled form: it runs on CPU, without gradients. Gradients on a GPU: `python -m
-    benchmarks.gpu`."""
+    """Run FlexAttention uncompiled, which works on CPU without gradients. `python -m benchmarks.gpu` tests gradients on
+    a GPU."""
 
     def uncompiled(query, key, value, training=False, **how):
         how.pop("return_lse", None)
@@ -105,7 +106,7 @@ def test_log_probs_through_flex_attention_equal_sdpa(family, tmp_path, monkeypat
     packed = packing.pack(batch, packing.pieces(batch, 1000))
     with torch.no_grad():
         want = sdpa(packed)
-        monkeypatch.delattr(attention, "sdpa_blocks")  # dense masks, which nobody asked for
+        monkeypatch.delattr(attention, "sdpa_blocks")  # dense masks, which are not needed here
         torch.testing.assert_close(flex(packed), want, rtol=1e-4, atol=1e-5)
 
 
@@ -129,5 +130,5 @@ def test_check_on_a_gpu_spans_every_kind_of_block(tmp_path, monkeypatch, flex_on
 
 
 def causal(packed: packing.Packed) -> packing.Packed:
-    """As if every row saw all rows before it."""
+    """Return the mask in which every row attends to all earlier rows."""
     return dataclasses.replace(packed, end=np.full(len(packed.end), len(packed.end)))

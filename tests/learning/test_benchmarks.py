@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what they promise, on small shapes."""
+"""Runs the benchmarks with small shapes and checks their output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from actors.benchmarks import learner
-from actors.benchmarks.brooms import broom, flattened
+from actors.benchmarks.synthetic import flattened, synthetic_forest
 from benchmarks import gpu
 from tests.learning import tiny
 
@@ -17,8 +17,8 @@ def lines(capsys) -> list[dict]:
 
 
 @pytest.mark.parametrize("sharing", [0.3, 0.5, 0.7])
-def test_brooms_have_the_requested_sharing(sharing):
-    f = broom(16, 64, sharing, 10, 100)
+def test_synthetic_forest_has_the_requested_sharing(sharing):
+    f = synthetic_forest(16, 64, sharing, 10, 100)
     assert f.sharing == pytest.approx(sharing, abs=0.01) and f.leaves == 16 and f.trees == 4
     flat = flattened(f)
     assert sum(g.tokens for g in flat) == f.expanded_tokens == 16 * 64
@@ -47,7 +47,9 @@ def test_gpu_script_checks_times_and_learns_on_cpu(capsys):
 
 def test_gpu_script_fails_when_gradients_differ(capsys, monkeypatch):
     expanded = gpu._expanded
-    monkeypatch.setattr("benchmarks.gpu._expanded", lambda f: expanded(broom(8, 413, 0.5757, 301, 512, seed=9)))
+    monkeypatch.setattr(
+        "benchmarks.gpu._expanded", lambda f: expanded(synthetic_forest(8, 413, 0.5757, 301, 512, seed=9))
+    )
     monkeypatch.setattr("benchmarks.gpu._step", lambda *_: {})
     monkeypatch.setattr("benchmarks.gpu._learning", lambda *_: {})
     assert gpu.main(["--device", "cpu"]) == 1

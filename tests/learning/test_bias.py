@@ -1,6 +1,7 @@
-"""Fact 7: on a tabular policy with a known gradient the preset `unbiased` hits it, and forks on surprisal miss it.
+"""Tests the bias on a tabular policy with a known gradient: the preset `unbiased` has none, forks on surprisal have
+one.
 
-Quick form below; the slow one takes ten times the forests (`make test-slow`). All figures: `python -m benchmarks.bias`.
+The slow tests take ten times as many forests (`make test-slow`). `python -m benchmarks.bias` prints all figures.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ def test_exact_gradient_equals_finite_differences():
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 @pytest.mark.parametrize("rule", ["entropy", "random", "no topup"])
-def test_fact_7_unbiased_hits_the_exact_gradient(rule, forests):
-    """Within the Monte-Carlo error, in direction and in size, although fresh roots top forests up by how little
-    their trees forked. `error` is the root mean square that `bias` has where there is none, so it is the root mean
-    square over independent draws that is held against it."""
+def test_preset_unbiased_equals_the_exact_gradient(rule, forests):
+    """Direction and size agree within the Monte-Carlo error, although the number of top-up roots depends on the forks.
+
+    `error` is the root mean square of `bias` for an unbiased estimator. So the test compares it with the root mean
+    square of `bias` over independent draws.
+    """
     rows = [row for seed in range(1, 6) for row in measure(World.random(0), rule, UNBIASED, forests, seed)]
     assert np.sqrt(np.mean([(row["bias"] / row["error"]) ** 2 for row in rows])) < 1.5
     assert all(row["scale"] == pytest.approx(row["trees"] / LEAVES, rel=3 * row["error"]) for row in rows)
@@ -48,15 +51,15 @@ def test_fact_7_unbiased_hits_the_exact_gradient(rule, forests):
 
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
-def test_fact_7_forks_on_surprisal_compare_actions_wrongly(forests):
-    """A-bias: what no weighing of states can explain is far outside of the Monte-Carlo error."""
+def test_forks_on_surprisal_bias_the_comparison_of_actions(forests):
+    """The bias that no weighting of the states explains (A-bias) is far above the Monte-Carlo error."""
     (row,) = measure(World.random(1), "surprisal", UNBIASED, forests, seed=1)
     assert row["state"] > 3 * row["error"] and row["state"] > 0.08
 
 
 def test_weight_once_biases_states_and_not_actions():
-    """S-bias: `unbiased` with weight once is far off with one scale and within the error with a scale for each
-    state."""
+    """`unbiased` with weight once is biased with one scale, and within the error with a scale for each state
+    (S-bias)."""
     changed = PRESETS["unbiased"].advantage.model_copy(update={"weight": "once"})
     (row,) = measure(World.random(1), "entropy", {"once": changed}, 4000, seed=1)
     assert row["bias"] > 4 * row["error"] and row["state"] < 1.5 * row["error"]

@@ -1,4 +1,4 @@
-"""Off-policy corrections and the clipped objective: against their definitions written leaf by leaf."""
+"""Tests off-policy corrections and the clipped objective against their definitions, computed leaf by leaf."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_every_correction_is_the_identity_at_equal_policies(preset, f):
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "bypass"])
 @given(f=forests(losses=True), seed=st.integers(0, 99), spread=st.sampled_from([0.002, 0.1, 2.0]))
 def test_weights_equal_those_of_the_flattened_leaves(name, f, seed, spread):
-    """A shared token gets the mean of what its copies get in the flattened leaves."""
+    """The weight of a shared token is the mean of the weights of its copies in the flattened leaves."""
     log_w = noise(f, seed, spread)
     weights = correct(CORRECTIONS[name], f, log_w)
     shared = weights.token * np.repeat(leaf_sum(f, weights.leaf) / f.leaf_count, f.lengths)
@@ -68,7 +68,8 @@ def test_weights_equal_those_of_the_flattened_leaves(name, f, seed, spread):
 
 
 def test_weight_of_a_leaf_reaches_a_shared_token_as_the_mean():
-    """Trunk of one token over two leaves whose paths have weights 1 and 0.5: the trunk keeps 3/4 of its slope."""
+    """A root segment of one token has two leaves whose paths have weights 1 and 0.5. The root keeps 3/4 of its
+    slope."""
     f = build([-1, 0, 0, -1], [1, 1, 1, 1], rewards=[1, 1, 0])
     f = dataclasses.replace(f, logprob=np.array([-1, -1, -1, -1], np.float32))
     logp = np.array([-1, -1, -1 + np.log(0.5), -1])
@@ -97,8 +98,8 @@ def test_extreme_mismatch_stays_finite(name, preset, f, seed):
 
 
 @pytest.mark.parametrize("correction", NAMES)
-def test_one_absurd_log_prob_of_the_engine_is_not_the_whole_step(correction):
-    """The engine reports -30 for a token that the learner finds likely, in a bad leaf."""
+def test_one_extreme_engine_log_prob_does_not_dominate_a_step(correction):
+    """The engine reports log-prob -30 for a token of a bad leaf that is likely for the learner."""
     f = dataclasses.replace(ONE_TOKEN_EACH, logprob=np.array([-1.0, -30.0], np.float32))
     result = losses(f, objective("treeadv", correction), np.array([-1.0, -0.5]))
     assert abs(result.loss[1]) <= 5 * abs(result.loss[0]) and abs(result.slope[1]) <= 5 * abs(result.slope[0])
@@ -139,7 +140,7 @@ def test_configured_bounds_replace_those_of_the_correction():
         ("bypass", (0.5, 5.0), "learner.correction=bypass has no bounds"),
     ],
 )
-def test_bounds_that_cannot_be_meant_are_refused(name, bounds, text):
+def test_invalid_correction_bounds_are_refused(name, bounds, text):
     with pytest.raises(BadInput, match=text):
         find_correction(name, bounds)
 
@@ -182,8 +183,7 @@ def test_first_update_has_ratio_1_and_clips_nothing(name, preset, f, seed):
 @pytest.mark.parametrize("preset", ["gspo", "treeadv_gspo", "treeadv_gspo_per_leaf"])
 @pytest.mark.parametrize("correction", [n for n in NAMES if n != "bypass"])
 def test_gspo_does_not_clip_the_noise_between_engine_and_learner(preset, correction):
-    """Noise of the size measured between bfloat16 engine and learner moves the ratio of a path far outside of
-    +-3.5e-4."""
+    """Noise as measured between a bfloat16 engine and the learner moves the ratio of a path far outside of +-3.5e-4."""
     f = build([-1, 0, 0, -1], [20, 30, 40, 50], rewards=[1, 0, 1])
     logp = f.logprob + noise(f, 0, 0.06)
     assert losses(f, objective(preset, "bypass"), logp).clipped.mean() > 0.1
@@ -192,7 +192,8 @@ def test_gspo_does_not_clip_the_noise_between_engine_and_learner(preset, correct
 
 @pytest.mark.parametrize("correction", [n for n in NAMES if n != "bypass"])
 def test_gspo_clips_the_move_away_from_the_proximal_policy(correction):
-    """The good leaf's mean ratio is over its clip, so it is not pushed further, although a token of it is under."""
+    """The mean ratio of the good leaf is above the clip, so no token has a slope, although one token is below the
+    clip."""
     f = build([-1, -1], [2, 2], rewards=[1, 0])
     moved = behaviour(f) + np.array([0.1, -0.05, 0.01, 0.01])
     result = losses(f, objective("gspo", correction), moved, proximal=behaviour(f))
@@ -201,7 +202,7 @@ def test_gspo_clips_the_move_away_from_the_proximal_policy(correction):
 
 def test_clipping_counts_tokens_whose_slope_it_stopped():
     f = build([-1, -1], [2, 2], rewards=[1, 0])
-    # Good leaf: first token over the clip; bad leaf: first token under
+    # Good leaf: the first token is above the clip; bad leaf: the first token is below the clip
     moved = behaviour(f) + np.log([1.5, 0.5, 0.5, 1.5])
     result = losses(f, objective("treeadv", "none"), moved, proximal=behaviour(f))
     np.testing.assert_array_equal(result.clipped, [1, 0, 1, 0])
@@ -210,7 +211,7 @@ def test_clipping_counts_tokens_whose_slope_it_stopped():
 
 @pytest.mark.parametrize(("dual_clip", "stopped"), [(3.0, True), (5.0, False), (0.0, False)])
 def test_dual_clip_stops_negative_advantages_at_its_ratio(dual_clip, stopped):
-    """Dual-clip PPO (Ye et al. 2020): for A < 0 the gain is at least c A."""
+    """In dual-clip PPO (Ye et al. 2020) the gain is at least c A for A < 0."""
     spec = AdvantageSpec(dual_clip=dual_clip)
     moved = behaviour(ONE_TOKEN_EACH) + np.log([1.0, 4.0])
     result = losses(ONE_TOKEN_EACH, Objective(spec=spec), moved, proximal=behaviour(ONE_TOKEN_EACH))
@@ -224,7 +225,8 @@ def test_dual_clip_inside_the_clip_is_refused():
 
 
 def test_cispo_clips_the_weight_and_keeps_the_gradient():
-    """MiniMax-M1, equation 4: -sg[clip(r)] A log pi, so that a token outside of the clip still has a gradient."""
+    """The loss is -sg[clip(r)] A log pi (MiniMax-M1, equation 4), so a token outside of the clip still has a
+    gradient."""
     f = build([-1, -1], [2, 2], rewards=[1, 0])
     ratio = np.array([1.5, 9.0, 0.5, 9.0])
     moved = behaviour(f) + np.log(ratio)
@@ -263,7 +265,8 @@ def test_almost_certain_tokens_are_not_trained_under_spo():
     ],
 )
 def test_expected_gradient_of_each_kl_estimator(estimator, gradient):
-    """Over every token of a small vocabulary, weighed by pi: the sum of pi(t) slope(t) d log pi(t) / d logits."""
+    """The expected gradient is the sum of pi(t) slope(t) d log pi(t) / d logits over all tokens t of a small
+    vocabulary."""
     rng = np.random.default_rng(0)
     logits = torch.tensor(rng.normal(size=5), requires_grad=True)
     reference = torch.tensor(rng.normal(size=5)).log_softmax(0)
@@ -274,7 +277,7 @@ def test_expected_gradient_of_each_kl_estimator(estimator, gradient):
         "KL(reference || pi)": (reference.exp() * (reference - logp)).sum(),
     }[gradient]
     (want,) = torch.autograd.grad(divergence, logits, retain_graph=True)
-    f = build([-1] * 5, [1] * 5, rewards=[1] * 5)  # equal rewards: the KL term alone
+    f = build([-1] * 5, [1] * 5, rewards=[1] * 5)  # equal rewards leave only the KL term
     o = Objective(spec=AdvantageSpec(), kl=1.0, kl_estimator=estimator)
     slope = evaluate(f, o, 1.0, logp.detach().numpy(), reference=reference.numpy()).slope
     (got,) = torch.autograd.grad((logp.exp().detach() * torch.from_numpy(slope) * logp).sum(), logits)

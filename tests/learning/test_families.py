@@ -1,4 +1,4 @@
-"""Every model family keeps its weights on the way to an engine and through a checkpoint, under the names of its
+"""Tests that published weights and checkpoints of every model family keep the values and names of the model's
 folder."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def names_in(folder: str | Path) -> set[str]:
 
 
 def trained(folder: str, **learner: object) -> Trainer:
-    """Return a trainer after one step that moves the weights far."""
+    """Return a trainer after one step that changes the weights strongly."""
     trainer = Trainer(tiny.config(lr=0.05, **learner), folder)
     trainer.step(FORESTS, 0)
     return trainer
@@ -65,7 +65,7 @@ def test_checkpoint_keeps_names_and_logits(family: str, lora_rank: int, tmp_path
         after, start = read(IDS).logits.log_softmax(-1), before(IDS).logits.log_softmax(-1)
     ours = flat_log_probs(trainer)
     assert (after - ours).abs().max() < 1e-5
-    assert (start - ours).abs().max() > 1e-2  # the step moved the weights
+    assert (start - ours).abs().max() > 1e-2  # the step changed the weights
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])

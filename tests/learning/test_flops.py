@@ -1,4 +1,4 @@
-"""Model FLOPs against what torch counts of a flat pass, forward and backward."""
+"""Tests the model FLOPs against the count of torch for a flat forward and backward pass."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from treeadv.learning.policy import Policy
 
 
 def counted(model: torch.nn.Module, tokens: int) -> int:
-    """Every pair of a query and a key counts here, seen or not."""
+    """Return the count of torch, which includes masked pairs of query and key."""
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.arange(tokens)[None] % tiny.VOCAB).logits.sum().backward()
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)  # the heads of qwen3 are together twice as wide as its hidden state
+@pytest.mark.parametrize("family", tiny.FAMILIES)  # the heads of qwen3 together are twice as wide as its hidden state
 @pytest.mark.parametrize("rank", [0, 3])
 def test_training_flops_equal_those_that_torch_counts(family, rank):
     model = AutoModelForCausalLM.from_config(tiny.FAMILIES[family], attn_implementation="eager")
     if rank:
         policy = Policy(model, torch.device("cpu"))
         policy.adapt(rank)
-        model = policy.model.to_empty(device="cpu")  # the adapter has no values yet
+        model = policy.model.to_empty(device="cpu")  # `adapt` leaves the adapter on the meta device
     P, T = 20, 80
     c = model.config
     width = (

@@ -1,5 +1,5 @@
-"""What only a CUDA device can show. Elsewhere test_benchmarks.py runs the same script, test_attention.py the
-kernels' uncompiled form."""
+"""Tests that need a CUDA device. Without one test_benchmarks.py runs the same script, and test_attention.py the
+uncompiled kernels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_gradients_through_kernels_equal_flattened_leaves():
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-def test_kernel_that_sees_more_than_the_tree_is_refused(tmp_path, monkeypatch, compute):
+def test_kernel_that_attends_beyond_the_tree_is_refused(tmp_path, monkeypatch, compute):
     folder = tiny.folder(tmp_path, "smollm")
     loading.load(folder, "cuda", compute)
     mask = attention.flex_mask

@@ -1,5 +1,4 @@
-"""The learner as an actor's class: forests by reference in, weights by reference and checkpoints out, and its
-metrics."""
+"""Tests the class of the learner role: forests and weights by reference, checkpoints and metrics."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ def batches(forests) -> list:
 
 
 def poison(learner: Learner) -> None:
-    """Make every log-prob of the model NaN."""
+    """Set the embedding to NaN, so that every log-prob of the model is NaN."""
     with torch.no_grad():
         learner.trainer.policy.model.get_input_embeddings().weight.fill_(torch.nan)
 
@@ -60,7 +59,7 @@ def metrics(learner: Learner) -> dict[str, float]:
         }
 
 
-def test_step_shows_in_every_metric_of_the_table(learner):
+def test_step_sets_every_metric_of_the_table(learner):
     report = learner.step(batches(FORESTS), 0)
     learner.checkpoint(1, session="")
     assert report.version == 1 and report.tokens == sum(f.tokens for f in FORESTS)
@@ -135,8 +134,7 @@ def test_nonfinite_step_is_counted_and_fails_health(learner, tmp_path):
 
 @pytest.mark.parametrize("kind", [NonFinite, BadForest])
 def test_step_errors_keep_their_type_through_ray(tmp_path, kind):
-    """With its text and, for a step that is not finite, the batch that it kept; not as something that could not be
-    unpickled."""
+    """The error keeps its text and, for a step that is not finite, the path of the kept batch."""
     config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, lr=1e30, max_nonfinite=0)  # weights overflow
     actor = actor_class(Learner).remote(config, str(tmp_path), 0, 1)
     ray.get(actor.join.remote(""))

@@ -1,4 +1,4 @@
-"""AdamW's settings and the learning rate, at the start of a run and when it goes on with other values."""
+"""Tests the settings of AdamW and the learning rate, at the start of a run and after a resume with other values."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def resumed(config: Config, *overrides: str) -> Config:
 
 
 def test_rate_is_continuous_when_a_resume_changes_the_steps():
-    """The end of the cosine is recorded when the run begins."""
+    """The start of the run records the end of the cosine."""
     config = tiny.config(steps=10, lr=1.0, schedule="cosine")
     shorter = resumed(config, "run.steps=8")
     assert [rate(config, step) for step in range(8)] == [rate(shorter, step) for step in range(8)]
@@ -78,7 +78,7 @@ def test_norms_and_biases_do_not_decay(folder):
     assert {decay[id(p)] for p in trainer.policy.parameters() if p.ndim == 2} == {0.5}
 
 
-def test_settings_given_at_resume_hold(folder, tmp_path):
+def test_settings_given_at_resume_apply(folder, tmp_path):
     first = Trainer(tiny.config(betas=(0.9, 0.95), weight_decay=0.0), folder)
     first.step(FORESTS, 0)
     first.save(tmp_path / "step-1")

@@ -1,4 +1,4 @@
-"""Two ranks on gloo, started as processes of their own, against one."""
+"""Compares two ranks on gloo, which run in separate processes, with one rank."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from treeadv.learning.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
-# What else two ranks compute as one does; with norms, residual and angles in bfloat16 they would be 0.06 from it.
+# Options for which two ranks agree with one. With norms, residual and angles in bfloat16 the error would be 0.06.
 OTHERS = {
     "bfloat16": {"dtype": "bfloat16"},
     "adapter": {"lora_rank": 2},
@@ -92,7 +92,7 @@ def two_ranks(folder: str, out: Path, learner: str = "{}") -> dict:
 
 
 def error(grads: dict[str, torch.Tensor], trainer: Trainer) -> float:
-    """The largest difference of a parameter's gradient to the trainer's, relative to the largest gradient."""
+    """Return the largest norm of a difference to the gradients of `trainer`, relative to the largest gradient norm."""
     want = {n: p.grad for n, p in trainer.policy.model.named_parameters() if p.grad is not None}
     assert grads.keys() == want.keys()
     size = max(float(g.norm()) for g in want.values())
@@ -105,7 +105,7 @@ def folder(tmp_path_factory) -> str:
 
 
 def test_two_ranks_equal_one_and_resume_bitwise(folder, tmp_path):
-    """With micro-batches so small that the ranks hold different numbers of them, and of cut forests."""
+    """The micro-batches are so small that the ranks have different numbers of micro-batches and of cut forests."""
     limit = 9
     two = two_ranks(folder, tmp_path, f'{{"tokens_per_microbatch": {limit}, "lr": 1e-4}}')
     one = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4), folder)
@@ -119,11 +119,11 @@ def test_two_ranks_equal_one_and_resume_bitwise(folder, tmp_path):
     np.testing.assert_allclose(two["losses"], [r.loss for r in reports[:2]], rtol=1e-4)
     np.testing.assert_allclose(two["norms"], [r.grad_norm for r in reports[:2]], rtol=1e-4)
     assert two["third"][0] == two["third"][1] and same(two["weights"], two["resumed"])
-    # what two ranks wrote, one reads, optimizer and all
+    # one rank reads the checkpoint of two, optimizer included
     resharded = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4), folder)
     resharded.restore(tmp_path / "step-2")
     assert resharded.step(FORESTS, 2).loss == pytest.approx(two["third"][0], rel=1e-5)
-    # the same for an adapter held near the starting model
+    # the same for an adapter with a KL term to the starting model
     adapter = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4, lora_rank=2, kl=0.5), folder)
     np.testing.assert_allclose(two["adapted"], [adapter.step(FORESTS, v).loss for v in (0, 1, 2)], rtol=1e-4)
     adapter.restore(tmp_path / "adapter-3")
@@ -171,14 +171,14 @@ def start(folder: str, place: Path, last: int) -> subprocess.Popen:
 
 
 def test_killed_and_resumed_run_ends_bitwise_as_an_unbroken_one(folder, tmp_path):
-    """SIGKILL at moments spread over step and checkpoint writing, resumed from what is on the disk."""
+    """SIGKILL comes at moments spread over steps and checkpoint writes. The run resumes from the files on the disk."""
     last = 20
     assert start(folder, tmp_path / "unbroken", last).wait(timeout=120) == 0
     kills = 0
     for delay in (0.0, 0.007):
         process = start(folder, tmp_path / "broken", last)
         assert process.stdout is not None
-        for _ in range(3):  # it has stepped at least thrice: kill it at some moment of what follows
+        for _ in range(3):  # it has taken at least three steps: kill it at a later moment
             process.stdout.readline()
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)

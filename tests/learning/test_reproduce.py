@@ -1,4 +1,4 @@
-"""A step that is taken again from checkpoint and log gives the recorded numbers."""
+"""Tests that a step repeated from a checkpoint and the journal gives the recorded numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from treeadv.storage.run_folder import RunFolder
 
 
 def batch_of(_: str, step: int):
-    """The log: each step trained the forests in another order."""
+    """Return the forests of a step, as the journal does. Each step trained them in another order."""
     return FORESTS[step % 3 :] + FORESTS[: step % 3]
 
 
@@ -30,7 +30,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def recorded(place: Path, **learner) -> Path:
-    """A run of five recorded steps, checkpoints at 2 and 4."""
+    """A run with five recorded steps and checkpoints of steps 2 and 4."""
     model = tiny.folder(place, "smollm")
     config = tiny.config(model=model, steps=5, schedule="cosine", threads=1, **learner)
     folder = RunFolder(place / "run")
@@ -54,14 +54,14 @@ def test_reproduced_step_equals_its_record(run, step):
 
 
 def test_reproduced_adapter_step_equals_its_record(tmp_path):
-    """Step 1 has no checkpoint before it: the adapter is initialised from the seed of the run."""
+    """Step 1 has no earlier checkpoint, so the adapter is initialised from the seed of the run."""
     run = recorded(tmp_path, lora_rank=2)
     for step in (1, 2, 3):
         comparison = reproduce_step(run, step, batch_of)
         assert comparison.equal, str(comparison)
 
 
-def test_changed_forest_gives_another_number(run):
+def test_changed_forest_gives_a_different_result(run):
     def changed(where: str, step: int):
         first, *rest = batch_of(where, step)
         return [dataclasses.replace(first, reward=1 - first.reward), *rest]
@@ -70,7 +70,7 @@ def test_changed_forest_gives_another_number(run):
     assert not comparison.equal and "DIFFERENT" in str(comparison)
 
 
-def test_forests_come_from_the_log_of_the_run(run):
+def test_forests_come_from_the_journal_of_the_run(run):
     asked = []
     reproduce_step(run, 4, lambda where, step: asked.append((where, step)) or batch_of(where, step))
     assert asked == [(str(run), 3), (str(run), 4)]
@@ -82,7 +82,7 @@ def test_step_without_a_record_is_refused(run):
 
 
 def test_command_in_the_nonfinite_error_runs_the_batch_again(tmp_path):
-    """With a learning rate without measure the weights overflow; the batch then fails again with the same weights."""
+    """The weights overflow because the learning rate is too large. The batch then fails again with the same weights."""
     run = recorded(tmp_path, lr=1e30, max_nonfinite=0)
     trainer = Trainer(RunFolder.open(run, [])[1], f"{tmp_path}/smollm-0", keep_dir=run)
     trainer.step(batch_of("", 1), 0)

@@ -1,4 +1,4 @@
-"""The optimizer step: what it changes, refuses, keeps and gives out."""
+"""Tests the optimizer step: its update, refusals, checkpoints and published weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_steps_raise_good_leaves_and_lower_bad_ones(folder):
     assert [r.version for r in reports] == [1, 2, 3, 4, 5]
 
 
-def test_the_report_counts_what_was_trained(folder):
+def test_report_counts_the_trained_tokens(folder):
     trainer = Trainer(tiny.config(), folder)
     report = trainer.step(FORESTS, 0)
     assert report.tokens == sum(f.tokens for f in FORESTS) and report.expanded_tokens == sum(
@@ -70,7 +70,7 @@ def test_the_report_counts_what_was_trained(folder):
 
 
 def test_micro_batches_are_packed_once_in_the_pack_phase(folder, monkeypatch):
-    """Although the reference and the log-probs of cut forests pass over it, too."""
+    """The reference model and the log-probs of cut forests use the same packing."""
     trainer = Trainer(tiny.config(tokens_per_microbatch=9, kl=0.1), folder)
     pack, calls = packing.pack, []
 
@@ -104,14 +104,14 @@ def test_recomputation_and_bfloat16_take_the_same_step(folder, learner):
     assert all(p.dtype == torch.float32 for p in other.policy.parameters())
 
 
-def test_gradients_are_clipped_to_the_norm_asked_for(folder):
+def test_gradients_are_clipped_to_the_configured_norm(folder):
     trainer = Trainer(tiny.config(clip_grad=1e-3), folder)
     report = trainer.step(FORESTS, 0)
     left = torch.nn.utils.get_total_norm([p.grad for p in trainer.policy.parameters()])
     assert report.grad_norm > 1e-3 and float(left) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_kl_starts_at_zero_and_holds_the_policy_back(folder):
+def test_kl_starts_at_zero_and_limits_the_policy_change(folder):
     free, held = Trainer(tiny.config(), folder), Trainer(tiny.config(kl=5.0), folder)
     first = free.step(FORESTS, 0), held.step(FORESTS, 0)
     assert first[0].loss == pytest.approx(first[1].loss, abs=1e-6)
@@ -192,7 +192,7 @@ def test_other_family_that_takes_the_mask_is_accepted(tmp_path):
 
 
 def test_model_that_ignores_the_mask_is_refused_by_name(folder, monkeypatch):
-    """Its attention goes to all earlier rows, which only the check against a flat pass can tell."""
+    """The model attends to all earlier rows, which only the check against a flat pass detects."""
     monkeypatch.setattr("treeadv.learning.attention.sdpa_blocks", lambda packed: None)
     with pytest.raises(BadInput, match="LlamaForCausalLM does not keep to the tree"):
         loading.load(folder)
@@ -201,13 +201,13 @@ def test_model_that_ignores_the_mask_is_refused_by_name(folder, monkeypatch):
 @pytest.mark.parametrize(
     "fault", [NonFinite(3, "the loss", Path("nonfinite-version-3.arrow")), BadForest("f0", "it is not graded")]
 )
-def test_what_a_step_raises_is_the_same_after_pickling(fault):
+def test_errors_of_a_step_are_equal_after_pickling(fault):
     again = pickle.loads(pickle.dumps(fault))
     assert type(again) is type(fault) and str(again) == str(fault) and vars(again) == vars(fault)
 
 
 def test_model_with_other_attention_options_is_refused(tmp_path):
-    """A soft cap of the scores so wide that it shows nowhere else."""
+    """The soft cap of the scores is so large that it has no other effect."""
     config = Gemma2Config(
         vocab_size=32,
         hidden_size=16,
@@ -226,7 +226,7 @@ def test_model_with_other_attention_options_is_refused(tmp_path):
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_model_with_wrong_attention_is_refused(folder, monkeypatch, compute):
-    """Packed and flat passes by the same attention would agree; the flat ones are by the model's own."""
+    """The flat passes use the model's own attention. With the same attention packed and flat passes would agree."""
 
     def sharper(*args, scaling, **how):
         return attention._tree_attention(*args, scaling=2 * scaling, **how)
@@ -293,7 +293,7 @@ def test_checkpoint_is_a_plain_folder_that_transformers_reads(folder, tmp_path, 
         np.testing.assert_allclose(model(ids).logits, trainer.policy.model(input_ids=ids).logits, atol=1e-5)
 
 
-def test_lora_trains_the_adapter_alone_and_publishes_it_merged(folder):
+def test_lora_trains_only_the_adapter_and_publishes_it_merged(folder):
     trainer = Trainer(tiny.config(lora_rank=2, lr=1e-2), folder)
     start = load_file(Path(folder) / "model.safetensors")
     assert same(weights_of(trainer), {n: t.numpy() for n, t in start.items()})
@@ -303,7 +303,7 @@ def test_lora_trains_the_adapter_alone_and_publishes_it_merged(folder):
     assert changed == {n for n in start if "_proj" in n}
 
 
-def test_adapter_depends_on_the_seed_of_the_run_alone(folder):
+def test_adapter_depends_only_on_the_seed_of_the_run(folder):
     def drawn(seed: int) -> torch.Tensor:
         c = tiny.config(lora_rank=2)
         trainer = Trainer(c.model_copy(update={"run": c.run.model_copy(update={"seed": seed})}), folder)

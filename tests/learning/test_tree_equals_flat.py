@@ -1,4 +1,4 @@
-"""A forest packed with every token once gives the loss and the gradients of its leaves flattened."""
+"""Tests that a forest packed with every token once gives the loss and the gradients of its flattened leaves."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 from treeadv.presets import PRESETS
 
-NO_SHRINK = [Phase.explicit, Phase.reuse, Phase.generate]  # an example takes too long to be made small
+NO_SHRINK = [Phase.explicit, Phase.reuse, Phase.generate]  # an example takes too long for shrinking
 
 
 @functools.cache
 def pair(family: str, dtype: torch.dtype, seed: int = 0) -> tuple[Trainer, torch.nn.Module]:
-    """A trainer and the same weights in a model with its own attention."""
+    """Return a trainer, and a model with the same weights and its own attention."""
     with tempfile.TemporaryDirectory() as place:
         where = tiny.folder(Path(place), family, seed)
         trainer = Trainer(tiny.config(), where)
@@ -36,7 +36,7 @@ def pair(family: str, dtype: torch.dtype, seed: int = 0) -> tuple[Trainer, torch
     trainer.policy.to(dtype)
     for module in [*trainer.policy.modules(), *model.modules()]:
         if dtype == torch.float64 and type(module).__name__.endswith("RMSNorm"):
-            module.forward = functools.partial(_rms_norm, module)  # transformers' own rounds to float32
+            module.forward = functools.partial(_rms_norm, module)  # the attention of transformers rounds to float32
     return trainer, model
 
 
@@ -45,7 +45,7 @@ def _rms_norm(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def current(model: torch.nn.Module, f: Forest) -> np.ndarray:
-    """[T] log-probs of the forest's tokens from the flattened model."""
+    """Return the log-probs [T] of the forest's tokens from the flattened model."""
     out = np.zeros(f.tokens)
     with torch.no_grad():
         for leaf, logp in enumerate(flat.log_probs(model, f)):
@@ -55,7 +55,7 @@ def current(model: torch.nn.Module, f: Forest) -> np.ndarray:
 
 
 def gradient(p: torch.nn.Parameter) -> torch.Tensor:
-    """0 where no forest could change the weights, so that nothing was computed."""
+    """Return the gradient of a parameter; 0 if no forest can change the weights, so that none was computed."""
     return torch.zeros_like(p) if p.grad is None else p.grad
 
 

@@ -1,4 +1,4 @@
-"""Independent reference: flat GRPO and GSPO as TRL's own functions compute them on the expanded leaves."""
+"""Compares loss and gradients with an independent reference: TRL's GRPO and GSPO on the expanded leaves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CASES = {
 
 
 def as_batch(f: Forest, own: np.ndarray, reference: np.ndarray) -> dict[str, torch.Tensor]:
-    """The leaves as TRL's padded batch, prompts on the left (all equal here), completions padded on the right."""
+    """Return the leaves as TRL's padded batch: equal prompts on the left, completions padded on the right."""
 
     def pad(rows: list[torch.Tensor]) -> torch.Tensor:
         return pad_sequence(rows, batch_first=True)
@@ -93,8 +93,8 @@ def test_loss_and_gradients_equal_those_of_trl(case, f, kl):
     ],
 )
 def test_updates_equal_trl_iterations_over_mini_batches(tmp_path, case, changes, delta):
-    """TRL's num_iterations x mini-batches: log-probs frozen once, every mini-batch once an iteration, in the same
-    order."""
+    """TRL freezes the log-probs once and takes every mini-batch once per iteration, in the same order
+    (num_iterations)."""
     name, more, loss_type, level = CASES[case]
     batch = [
         build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 3], rewards=[1, 0, 1, 0], seed=n, forest_id=f"f{n}")

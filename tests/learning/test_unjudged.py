@@ -1,4 +1,4 @@
-"""Leaves that no verifier judged: they take part in no mean, and the gradient is that of the forest without them."""
+"""Tests leaves that no verifier judged: no mean includes them, and the gradient is that of the forest without them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ FAILURES = [Verdict.TIMEOUT, Verdict.CRASH, Verdict.ABORTED]
 
 
 def failed(f: Forest, which: np.ndarray, verdict: Verdict = Verdict.CRASH) -> Forest:
-    """The forest with the leaves `which` [L] unjudged; their reward is far off, so that any use of it shows."""
+    """Return the forest with the leaves `which` [L] unjudged. Their reward is extreme, so that a use of it is
+    visible."""
     reward = np.where(which, 1000.0, f.reward).astype(np.float32)
     return dataclasses.replace(f, reward=reward, verdict=np.where(which, verdict, f.verdict).astype(np.int8))
 
@@ -35,7 +36,7 @@ def failing_forests(draw: st.DrawFn) -> Forest:
 
 
 @pytest.mark.parametrize("verdict", FAILURES)
-def test_lost_branch_beside_three_right_ones_gets_nothing(verdict):
+def test_lost_branch_beside_three_right_ones_has_advantage_0(verdict):
     f = failed(build([-1] * 4, [2] * 4, rewards=[1, 1, 1, 1]), np.array([False, False, True, False]), verdict)
     A, c = advantages(f, PRESETS["treeadv"].advantage)
     assert not A.any() and c.tolist() == [1, 1, 0, 1]
@@ -48,7 +49,7 @@ def test_refused_and_unparsed_answers_are_judged():
 
 @pytest.mark.parametrize("name", PRESETS)
 @given(f=failing_forests(), seed=st.integers(0, 2**32 - 1))
-def test_gradient_equals_that_without_unjudged_leaves(name, f, seed):
+def test_unjudged_leaves_do_not_change_the_gradient(name, f, seed):
     o = Objective(spec=PRESETS[name].advantage, room=20)
     logp = f.logprob + np.random.default_rng(seed).normal(0, 0.1, f.tokens)
     kept, tokens = f.judged_part(), np.repeat(f.judged_below, f.lengths)
@@ -93,7 +94,7 @@ def test_forest_without_a_judged_leaf_has_no_advantage(name):
 
 @pytest.mark.parametrize("forests", [4000, pytest.param(40_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_unbiased_stays_unbiased_with_a_fifth_of_leaves_lost(forests):
-    """`error` is the root mean square that `bias` has where there is none."""
+    """`error` is the root mean square of `bias` for an unbiased estimator."""
     unbiased = {"unbiased": PRESETS["unbiased"].advantage}
     rows = [row for seed in range(1, 6) for row in measure(World.random(0), "entropy", unbiased, forests, seed, LOST)]
     assert np.sqrt(np.mean([(row["bias"] / row["error"]) ** 2 for row in rows])) < 1.5

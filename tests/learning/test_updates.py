@@ -1,5 +1,4 @@
-"""Several optimizer updates on one batch: the same as on flattened leaves, bitwise after a resume, and what is
-skipped."""
+"""Tests several optimizer updates on one batch: equality with flattened leaves, bitwise resume, and skipped updates."""
 
 from __future__ import annotations
 
@@ -23,6 +22,7 @@ from treeadv import config as configuration
 from treeadv import wire
 from treeadv.forest import Finish, Forest
 from treeadv.learning.advantage import advantages
+from treeadv.learning.gradient import GradientPass
 from treeadv.learning.minibatches import minibatches
 from treeadv.learning.report import NonFinite, Phases
 from treeadv.learning.trainer import Trainer
@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> str:
 
 
 def drawn(folder: str, spread: float = 0.1) -> list[Forest]:
-    """The forests as the starting model draws them, with the noise of an engine."""
+    """Return forests with log-probs of the starting model plus the noise of an engine."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return [tiny.with_behaviour(f, current(model, f), spread, n) for n, f in enumerate([*FORESTS, EQUAL_REWARDS])]
 
@@ -90,8 +90,8 @@ def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, corr
 
 
 def test_second_update_after_an_idle_one_has_ratio_1(folder):
-    """The first mini-batch holds only forests without gradient, so the second finds the policy as the batch found
-    it, to the bit."""
+    """The first mini-batch has only forests without gradient, so the policy at the second update is bitwise that at the
+    arrival of the batch."""
     config = tiny.config(preset="gspo", updates_per_batch=2, forests_per_step=4)
     first = minibatches(4, 2, config.run.seed, 0)[0]
     batch = [EQUAL_REWARDS if n in first else f for n, f in enumerate([*FORESTS, FORESTS[0]])]
@@ -121,7 +121,7 @@ def test_versions_count_updates_and_lag_is_not_staleness(folder):
     assert sorted(second.publication_lag) == [0, 1, 2]
 
 
-def test_batch_cut_off_between_updates_is_taken_again_bitwise(folder, tmp_path, monkeypatch):
+def test_batch_interrupted_between_updates_repeats_bitwise(folder, tmp_path, monkeypatch):
     config = tiny.config(updates_per_batch=3, passes_per_batch=2, preset="gspo")
     whole, broken = Trainer(config, folder), Trainer(config, folder)
     for trainer in (whole, broken):
@@ -148,12 +148,10 @@ def test_batch_cut_off_between_updates_is_taken_again_bitwise(folder, tmp_path, 
 # ---- updates that are not finite -------------------------------------------------------------------------------------
 @pytest.fixture
 def poisoned(folder, tmp_path, monkeypatch):
-    """A trainer whose gradient is infinite in every update that trains on forest f0."""
+    """Return a trainer whose gradient is infinite in every update that trains on forest f0."""
     trainer = Trainer(tiny.config(updates_per_batch=3, max_nonfinite=2), folder, keep_dir=tmp_path)
     weight, poison = trainer.policy.model.get_input_embeddings().weight, []
     weight.register_hook(lambda g: g * (torch.inf if poison else 1.0))
-    from treeadv.learning.gradient import GradientPass
-
     accumulate = GradientPass.accumulate
 
     def watched(self, update, clock):
@@ -181,8 +179,31 @@ def test_skipped_update_leaves_no_trace_in_weights_or_optimizer(poisoned):
     assert same(before, weights_of(poisoned)) and not poisoned.optimizer.state
 
 
-def test_run_of_updates_that_are_not_finite_ends_with_the_cause(poisoned, tmp_path):
-    """A finite update starts the count again."""
+def test_forest_that_one_pass_trained_is_not_named(poisoned, monkeypatch):
+    """A forest of the first pass is skipped in the second: it was trained and must not be dropped."""
+    accumulate, calls = GradientPass.accumulate, []
+
+    def second_pass_is_poisoned(self, update, clock):
+        calls.append(update)
+        sums = accumulate(self, update, clock)
+        return dataclasses.replace(sums, loss=np.nan) if len(calls) > 3 else sums
+
+    monkeypatch.setattr(GradientPass, "accumulate", second_pass_is_poisoned)
+    poisoned.config = tiny.config(updates_per_batch=3, passes_per_batch=2, max_nonfinite=3)
+    report = poisoned.step(FORESTS[1:], 0)
+    assert (report.updates, report.nonfinite_updates, report.nonfinite_forests) == (3, 1, ())
+
+
+def test_batch_of_idle_and_nonfinite_updates_is_a_step(poisoned):
+    """Forests without a slope have done all that they can do; only the others are to be dropped."""
+    report = poisoned.step([FORESTS[0], EQUAL_REWARDS, EQUAL_REWARDS], 0)
+    assert (report.idle_updates, report.nonfinite_updates, report.nonfinite_forests) == (2, 1, ("f0",))
+    assert not report.void and poisoned.steps == 1
+    assert poisoned.step([FORESTS[0]], 0).void and poisoned.steps == 1
+
+
+def test_repeated_nonfinite_updates_raise_with_the_cause(poisoned, tmp_path):
+    """A finite update resets the count."""
     for _ in range(2):
         poisoned.step([FORESTS[0]], poisoned.version)
     poisoned.step([FORESTS[1]], poisoned.version)
@@ -196,8 +217,8 @@ def test_run_of_updates_that_are_not_finite_ends_with_the_cause(poisoned, tmp_pa
 # ---- no work that cannot change the update ---------------------------------------------------------------------------
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_update_is_bitwise_equal_without_inert_forests(folder, preset, monkeypatch):
-    """Each forest fills a micro-batch of its own, so that those left out add nothing but zeros. The normaliser
-    counts them."""
+    """Each forest fills one micro-batch, so an omitted forest would add only zeros. The normaliser counts all
+    forests."""
     config = tiny.config(preset=preset, tokens_per_microbatch=16, correction="tis")
     batch = [EQUAL_REWARDS, FORESTS[0], EQUAL_REWARDS, FORESTS[1]]
     skipping, packing_all = Trainer(config, folder), Trainer(config, folder)
@@ -210,8 +231,9 @@ def test_update_is_bitwise_equal_without_inert_forests(folder, preset, monkeypat
     assert same(weights_of(skipping), weights_of(packing_all))
 
 
-def test_inert_forests_in_one_microbatch_change_rounding_alone(folder, monkeypatch):
-    """Packed beside others, a forest without a slope shifts their rows, so matrix products round otherwise."""
+def test_inert_forests_in_one_microbatch_change_only_rounding(folder, monkeypatch):
+    """A forest without a slope shifts the rows of forests in the same micro-batch, so matrix products round
+    differently."""
     batch = [EQUAL_REWARDS, FORESTS[0], EQUAL_REWARDS, FORESTS[1]]
     skipping, packing_all = Trainer(tiny.config(), folder), Trainer(tiny.config(), folder)
     skipping.gradients(batch, Phases("cpu"))
@@ -234,7 +256,7 @@ def test_batch_that_changes_nothing_takes_no_update(folder):
     assert same(before, weights_of(trainer)) and not trainer.optimizer.state
 
 
-def test_kl_makes_a_forest_of_equal_rewards_count(folder):
+def test_forest_of_equal_rewards_is_trained_with_kl(folder):
     report = Trainer(tiny.config(kl=0.1), folder).step([EQUAL_REWARDS], 0)
     assert report.updates == 1 and report.forests_without_gradient == 0
 
@@ -272,7 +294,7 @@ def test_float32_head_computes_logits_in_float32_under_bfloat16(folder):
     assert 0 < error(head) < error(rounded)
 
 
-def test_truncated_leaves_pay_the_soft_penalty_by_their_length(folder):
+def test_truncated_leaves_have_a_penalty_by_their_length(folder):
     f = build([-1, 0, 0, -1], [4, 2, 4, 3], rewards=[1, 1, 0])  # leaves of 6, 8 and 3 tokens
     np.testing.assert_allclose(treat_truncated(f, "penalty", 8, 4).reward, [0.5, 0, 0])
     assert treat_truncated(f, "graded", 8, 4) is f
@@ -300,9 +322,9 @@ def test_step_survives_a_forest_whose_leaves_are_all_truncated(folder):
     assert trainer.step([cut], 1).idle_updates == 1
 
 
-# ---- the sampling that a preset is meant for -------------------------------------------------------------------------
+# ---- sampling of a preset --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_flat_presets_bring_flat_sampling(preset):
+def test_flat_presets_set_flat_sampling(preset):
     tasks = {"task": {"families": [{"name": "chain_sum"}]}}
     sampling = configuration.build(tasks, [f"learner.preset={preset}", "sampling.leaves=6"], "test").sampling
     if preset in ("grpo", "gspo", "cispo"):
@@ -321,8 +343,8 @@ def test_sampling_of_a_preset_can_be_overridden_and_is_recorded():
     assert (recorded["sampling"]["rule"], recorded["sampling"]["trees"]) == ("none", 8)
 
 
-def test_copy_of_a_model_is_not_needed_for_the_proximal_policy(folder):
-    """log pi is frozen as numbers: the trainer keeps one model."""
+def test_proximal_policy_needs_no_copy_of_the_model(folder):
+    """The trainer stores the frozen log pi as numbers and keeps only one model."""
     trainer = Trainer(tiny.config(updates_per_batch=2), folder)
     models = [m for m in vars(trainer).values() if isinstance(m, torch.nn.Module)]
     assert len(models) == 1 and copy.copy(trainer.reference) is None and Path(folder).is_dir()

@@ -1,4 +1,4 @@
-"""Tiny random models of each family, configurations and forests for the learner's tests."""
+"""Provides tiny random models of each family, configurations and forests for the tests of the learner."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def folder(path: Path, family: str = "llama", seed: int = 0) -> str:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config((FAMILIES | EXPERTS)[family], dtype=torch.float32)
     for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):  # zero at first, and a zero would hide its loss
+        if name.endswith("e_score_correction_bias"):  # it is initialised to zero, and a test could not see its loss
             buffer.uniform_(-1, 1)
     out = path / f"{family}-{seed}"
     model.save_pretrained(out)
@@ -90,7 +90,7 @@ def config(model: str = "tiny", steps: int = 8, **learner: Any) -> Config:
 
 
 def with_behaviour(f: Forest, logp: np.ndarray, spread: float, seed: int) -> Forest:
-    """The forest as if drawn by a policy whose log-probs are `logp` [T] plus noise: ratios on both sides of the
+    """Return the forest with behaviour log-probs `logp` [T] plus noise, so that ratios are on both sides of the
     clip."""
     noise = np.random.default_rng(seed).normal(0.0, spread, f.tokens)
     return dataclasses.replace(f, logprob=np.minimum(logp + noise, 0.0).astype(np.float32)).check()

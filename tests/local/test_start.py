@@ -1,4 +1,4 @@
-"""Starting a run in one process beside another driver, on a full disk, and with a damaged record."""
+"""Tests the start of a run in one process: beside another driver, on a full disk, and with a damaged record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WATCHED = ("config.yaml", "targets.json", "metrics.jsonl", "replay/journal")
 
 
 def watched(run: Path) -> dict[str, bytes]:
-    """The content of the files that a second driver could change."""
+    """Return the content of the files that a second driver could change."""
     paths = [p for name in WATCHED for p in (run / name, *(run / name).rglob("*")) if p.is_file()]
     return {str(p.relative_to(run)): p.read_bytes() for p in paths}
 
@@ -33,8 +33,8 @@ def test_second_driver_leaves_the_live_run_unchanged(tiny_model: Path, tmp_path:
         while not (run / "metrics.jsonl").is_file() or len(records(run)) < 2:
             assert live.poll() is None
             time.sleep(0.01)
-        (run / "targets.json").write_text("[]")  # the file of the driver with Ray
-        live.send_signal(signal.SIGSTOP)  # so that each change is of the second driver
+        (run / "targets.json").write_text("[]")  # this file belongs to the driver with Ray
+        live.send_signal(signal.SIGSTOP)  # only the second driver can change files now
         before = watched(run)
         second = [*command()[:4], *local, "--resume", str(run), "learner.lr=0.5"]
         done = subprocess.run(second, capture_output=True, text=True, timeout=100)
@@ -78,7 +78,7 @@ def test_same_command_starts_after_a_full_disk(
     assert [r["step"] for r in records(small_disk / "run")] == [1]
 
 
-def test_damaged_record_after_the_checkpoint_does_not_stop_a_resume(tiny_model: Path, tmp_path: Path) -> None:
+def test_resume_ignores_a_damaged_record_after_the_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
     path = local_recipe(tmp_path, tiny_model, "run", "run.steps=2")
     assert train("--config", path) == 0
     with (tmp_path / "run" / "metrics.jsonl").open("ab") as f:
@@ -88,10 +88,10 @@ def test_damaged_record_after_the_checkpoint_does_not_stop_a_resume(tiny_model: 
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 400])
-def test_size_limit_of_files_ends_the_run_in_one_line_and_it_resumes(
+def test_run_resumes_after_the_file_size_limit_ended_it(
     tiny_model: Path, tmp_path: Path, checkpoint_every: int
 ) -> None:
-    """The first checkpoint exceeds the limit, or else the journal or the records do after some steps."""
+    """The first checkpoint exceeds the limit, or the journal or the records exceed it after some steps."""
     path = local_recipe(tmp_path, tiny_model, "run", "run.steps=400", f"run.checkpoint_every={checkpoint_every}")
     limit = (12_000, resource.RLIM_INFINITY)
     limited = subprocess.run(

@@ -1,4 +1,4 @@
-"""Training in one process: the run folder of a run with Ray, and the same weights bitwise whatever interrupts it."""
+"""Tests training in one process: its run folder, and bitwise equal weights after interruptions."""
 
 from __future__ import annotations
 
@@ -50,14 +50,15 @@ def train(*arguments: object) -> int:
 
 
 def weights(run: Path) -> str:
-    """A digest of the weights at the end of a run."""
+    """Return a digest of the weights at the end of a run."""
     files = sorted((run / "checkpoints" / f"step-{STEPS}").glob("*.safetensors"))
     assert files
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
 def records(run: Path) -> list[dict]:
-    """Those of metrics.jsonl, without times and engine totals (a resumed run draws some tokens again)."""
+    """Return the records of metrics.jsonl without times and without engine totals, because a resumed run draws some
+    tokens again."""
     timed = ("elapsed_s", "seconds", "decode_tokens_per_s", "generator_busy_s", "prefix_reuse", "mfu")
     totals = ("tokens_generated", "prompt_tokens", "cached_tokens", "forests", "dropped")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -71,7 +72,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return tmp_path / "whole"
 
 
-def test_run_folder_is_that_of_a_run_with_ray(finished: Path) -> None:
+def test_run_folder_has_the_files_of_a_run_with_ray(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "summary.json", "report.html", "replay", "checkpoints"} <= names
     assert [r["step"] for r in records(finished)] == list(range(1, STEPS + 1))
@@ -85,7 +86,8 @@ def test_run_folder_is_that_of_a_run_with_ray(finished: Path) -> None:
 def test_batch_without_a_finite_update_is_replaced(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss of the second batch is not a number. Its forests are dropped; the run takes all its steps on others."""
+    """The loss of the second batch is NaN. Its forests are dropped, and the run takes all its steps on other
+    forests."""
     accumulate, calls = GradientPass.accumulate, []
 
     def second_is_not_finite(self: GradientPass, update: Update, clock: Phases) -> Sums:
@@ -101,6 +103,53 @@ def test_batch_without_a_finite_update_is_replaced(
     assert [r["step"] for r in records(run)] == list(range(1, STEPS + 1))
     assert json.loads((run / "summary.json").read_text())["forests"]["trained"] == 3 * STEPS
     assert len(list(run.glob("nonfinite-version-*.arrow"))) == 1
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, draw: int) -> list[int]:
+    """Make the loss of each first attempt at a draw NaN. Returns the mini-batches taken, which the caller may limit."""
+    accumulate, left = GradientPass.accumulate, [sys.maxsize]
+
+    def poisoned(self: GradientPass, update: Update, clock: Phases) -> Sums:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        sums = accumulate(self, update, clock)
+        bad = any(f.forest_id.endswith(f"-{draw:06d}-0") for f in update.forests)
+        return dataclasses.replace(sums, loss=math.nan) if bad else sums
+
+    monkeypatch.setattr(GradientPass, "accumulate", poisoned)
+    return left
+
+
+@pytest.mark.parametrize("breaks", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_forests_of_a_skipped_update_are_dropped_and_others_trained(
+    breaks: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of three mini-batches of the third step is not finite. A run that breaks off in the fourth step and resumes
+    from the second takes the third again with the same forests."""
+    left = poison(monkeypatch, draw=7)
+    # With KL every forest is packed, so that each mini-batch is an update
+    options = "learner.updates_per_batch=3", "learner.kl=0.1"
+    path = local_recipe(tmp_path, tiny_model, "skipped", *options)
+    if breaks:
+        left[0] = 11
+        assert train("--config", path) != 0
+        left[0] = sys.maxsize
+        assert train("--resume", tmp_path / "skipped") == 0
+    else:
+        assert train("--config", path) == 0
+    run = tmp_path / "skipped"
+    result = audit(str(run))
+    assert result.sound and result.dropped == {"not_finite": 1}, result.table()
+    assert result.rows["trained"]["forests"] == 3 * STEPS - 1
+    assert [(r["step"], r["version"], r["nonfinite_updates"]) for r in records(run)] == [
+        (1, 3, 0), (2, 6, 0), (3, 8, 1), (4, 11, 0), (5, 14, 0)
+    ]  # fmt: skip
+    (named,) = (r["nonfinite_forests"] for r in records(run) if r["nonfinite_updates"])
+    assert len(named) == 1 and named[0].endswith("-000007-0")
+    if breaks:
+        assert train("--config", local_recipe(tmp_path, tiny_model, "whole", *options)) == 0
+        assert weights(run) == weights(tmp_path / "whole") and records(run) == records(tmp_path / "whole")
 
 
 def test_two_runs_with_one_seed_end_in_equal_weights(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -170,7 +219,7 @@ def test_interrupt_ends_after_the_step_with_a_checkpoint(tiny_model: Path, tmp_p
         ("local.staleness=3", "local.staleness=3: queue.max_staleness=2 would drop every forest"),
     ],
 )
-def test_what_one_process_cannot_do_is_refused_in_one_line(
+def test_option_that_needs_ray_is_refused_in_one_line(
     override: str, message: str, tiny_model: Path, tmp_path: Path, capsys
 ) -> None:
     assert train("--config", local_recipe(tmp_path, tiny_model, "bad"), override) == 2

@@ -1,4 +1,4 @@
-"""Measures memory in a process of its own: `python -m tests.planning.measure step|activations FOLDER OUT RANK WORLD
+"""Measures memory in a separate process: `python -m tests.planning.measure step|activations FOLDER OUT RANK WORLD
 OPTIONS_JSON`.
 
 glibc must return freed memory at once (`ENVIRONMENT`), so that the resident size is what the process uses.
@@ -55,14 +55,14 @@ MODELS = {
 
 
 def folder(path: Path, family: str) -> Path:
-    """Save a random model of some hundred MB."""
+    """Save a random model of several hundred MB."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(MODELS[family], dtype=torch.float32).save_pretrained(path / family)
     return path / family
 
 
 def measure(kind: str, model: Path, out: Path, world: int, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run the ranks and return what each wrote."""
+    """Run the ranks and return the output of each rank."""
     out.mkdir()
     line = [sys.executable, "-m", "tests.planning.measure", kind, str(model), str(out)]
     ranks = [
@@ -88,11 +88,12 @@ def reset_peak() -> None:
 
 
 def _step(model: str, out: Path, rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Peaks beyond the imports: while loading, in two steps, and in a checkpoint with a publication."""
+    """Measure peaks above the memory of the imports: of loading, of two steps, and of a checkpoint with a
+    publication."""
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
     config = tiny.config(lr=1e-4, **options)
-    small = Trainer(config, tiny.folder(out / f"small-{rank}", "llama"), rank, world)  # what torch allocates once
+    small = Trainer(config, tiny.folder(out / f"small-{rank}", "llama"), rank, world)  # one-time allocations of torch
     small.step(FORESTS, 0)
     del small
     base, found = resident("VmRSS"), {}
@@ -113,7 +114,7 @@ def _step(model: str, out: Path, rank: int, world: int, options: dict[str, Any])
 
 
 def _activations(model: str, out: Path, rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Bytes that a forward pass of `TOKENS` rows keeps."""
+    """Measure the bytes that a forward pass of `TOKENS` rows keeps."""
     policy = load(model)
     if options["recompute"]:
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,4 +1,4 @@
-"""The plan of a learner against what real ranks use."""
+"""Compares the plan of a learner with the memory of real ranks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_peak_of_a_rank_is_within_15_percent_of_the_plan(llama: Path, tmp_path: 
         assert rank["step"] == pytest.approx(expected, rel=0.15)
         assert rank["losses"] == pytest.approx(ranks[0]["losses"], rel=1e-12)
     weights = sum(p.stat().st_size for p in llama.glob("*.safetensors"))
-    if world > 1:  # nothing whole on a rank: the file's pages are cache, not the rank's
+    if world > 1:  # no rank holds a whole model: the pages of the mapped file are page cache
         state = 4 * weights // world
         assert all(r["save"] < state + min(FILE_BYTES, weights) * 1.2 for r in ranks)
 

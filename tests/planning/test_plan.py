@@ -1,4 +1,4 @@
-"""`treeadv plan`: the plans of the recipes, and what it says of one that does not fit."""
+"""Tests `treeadv plan`: the plans of the recipes, and the message for a recipe that does not fit."""
 
 from __future__ import annotations
 

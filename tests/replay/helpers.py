@@ -1,4 +1,4 @@
-"""Forests for given reservations, and stores with a clock that the test turns."""
+"""Provides forests for given reservations, and stores with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Clock:
 
 
 def forest_for(record: Reserved, version: int = 0, rewards: list[float] | None = None, length: int = 3) -> Forest:
-    """Two trees, three leaves; its shape and values depend on the draw."""
+    """Return a forest of two trees and three leaves. The draw determines its shape and values."""
     lengths = [1 + record.draw % 4, length, 2, 1]
     f = build([-1, 0, 0, -1], lengths, seed=record.draw, rewards=rewards, version=version, forest_id=record.forest_id)
     return replace(f, prompt_id=record.prompt_id)
@@ -46,15 +46,15 @@ def batch_for(
 def open_store(
     run_dir: Path | str, per_step: int = 2, durable_step: int | None = None, clock: Clock | None = None, **queue: Any
 ) -> ReplayStore:
-    """A new session that goes on from `durable_step`, or where that is None the queue of the last one again (in an
-    object store that is a new session too)."""
+    """Open a new session that resumes from `durable_step`. With None the queue of the last session restarts; in an
+    object store this is a new session too."""
     same = durable_step is None and "://" not in str(run_dir)
     session = last_session(str(run_dir)) if same else next(_sessions)
     return ReplayStore(str(run_dir), QueueConfig(**queue), per_step, 0, session, durable_step or 0, clock or Clock())
 
 
 def last_session(run_dir: str) -> str:
-    """Of the journal; a new one if there is no journal."""
+    """Return the last session of the journal, or a new one if there is no journal."""
     ledger = Ledger()
     for line in Reader(open_folder(run_dir).child("replay").child("journal")):
         ledger.apply(line.record)
@@ -68,7 +68,7 @@ def reserve(store: ReplayStore, worker: str = "w") -> Reserved:
 
 
 def fill(store: ReplayStore, n: int, version: int = 0) -> list[str]:
-    """Reserve and admit `n` forests; their ids."""
+    """Reserve and admit `n` forests and return their ids."""
     out = []
     for _ in range(n):
         record = reserve(store)
@@ -78,7 +78,7 @@ def fill(store: ReplayStore, n: int, version: int = 0) -> list[str]:
 
 
 def train(store: ReplayStore, n: int, step: int) -> tuple[str, ...]:
-    """One lease of `n` at version step - 1, acknowledged as `step`."""
+    """Lease `n` forests at version step - 1 and acknowledge the lease as `step`."""
     lease = store.lease(n, step - 1)
     assert lease is not None
     store.ack(lease.lease_id, step)

@@ -1,4 +1,4 @@
-"""The queue as a real Ray actor: waiting, references without copies, death of its process and of a worker's objects."""
+"""Tests the queue as a real Ray actor: waiting, references without copies, death of its process and loss of objects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = str(Path(__file__).parents[2])
 
 
 class Watched(ReplayQueue):
-    """Tells where in memory the payloads lie that it checks and writes, and can be killed."""
+    """A queue that reports the memory of the payloads that it checks and writes, and that a test can kill."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
@@ -56,12 +56,12 @@ class Watched(ReplayQueue):
     async def reserve(self, worker: str) -> Ticket | None:
         ticket = await super().reserve(worker)
         if worker == "unlucky" and not ray.get_runtime_context().was_current_actor_reconstructed:
-            os._exit(1)  # the slot is held, the answer is lost
+            os._exit(1)  # the slot is reserved, and the answer is lost
         return ticket
 
 
 def mapping_of(batch: pa.RecordBatch) -> str:
-    """The file behind the memory that holds the batch's tokens."""
+    """Return the file that is mapped to the memory of the batch's tokens."""
     address = batch.column("token").values.buffers()[1].address
     for line in Path("/proc/self/maps").read_text().splitlines():
         low, high = (int(x, 16) for x in line.split()[0].split("-"))
@@ -116,18 +116,18 @@ async def scenario(config: Config, run_dir: str) -> None:
     )
     assert await queue.lease.remote(2, 0) == lease
     await asyncio.sleep(0.2)
-    assert not waiting.done()  # all four slots are held: the worker is held back
-    await queue.ack.remote(lease.lease_id, 1)
+    assert not waiting.done()  # all four slots are taken: the worker waits
+    await queue.ack.remote(lease.lease_id, 1, ())
     late = await waiting
     assert late.draw == 4
 
     with pytest.raises(ray.exceptions.RayActorError):
         await queue.die.remote()
-    lease = await until_up(lambda: queue.lease.remote(2, 1))  # the ledger is as it was, payloads come from the segments
+    lease = await until_up(lambda: queue.lease.remote(2, 1))  # the ledger is unchanged, payloads come from the files
     assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == [
         t.forest_id for t in tickets[2:]
     ]
-    await queue.ack.remote(lease.lease_id, 2)
+    await queue.ack.remote(lease.lease_id, 2, ())
     assert await queue.forget.remote("w") == 1
     again = await queue.reserve.remote("v")
     assert (again.draw, again.attempt) == (4, 1) and again.seed != late.seed
@@ -140,11 +140,11 @@ async def scenario(config: Config, run_dir: str) -> None:
 
 
 async def resumed(queue, undone: list[Ticket]) -> None:
-    """From checkpoint 1: step 2 is done again with the same forests; a lost object is a lost attempt; stop ends the
-    waiting."""
+    """Resume from checkpoint 1: step 2 is repeated with the same forests, a lost object is a lost attempt, and `stop`
+    ends the wait."""
     lease = await queue.lease.remote(2, 1)
     assert lease.forest_ids == tuple(t.forest_id for t in undone)
-    await queue.ack.remote(lease.lease_id, 2)
+    await queue.ack.remote(lease.lease_id, 2, ())
     ticket = await queue.reserve.remote("w")
     assert (ticket.draw, ticket.attempt) == (4, 2)
     assert await queue.admit.remote(ticket.forest_id, [broken.remote()]) == "lost"
@@ -152,7 +152,7 @@ async def resumed(queue, undone: list[Ticket]) -> None:
         for t in [await queue.reserve.remote("w") for _ in range(2)]:
             assert await queue.admit.remote(t.forest_id, [ray.put(grow(t, step - 1))]) == "admitted"
         lease = await queue.lease.remote(2, step - 1)
-        await queue.ack.remote(lease.lease_id, step)
+        await queue.ack.remote(lease.lease_id, step, ())
     held = [await queue.reserve.remote("w") for _ in range(4)]
     waiting = asyncio.ensure_future(queue.reserve.remote("w"))
     await queue.stop.remote()
@@ -163,7 +163,7 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     await queue.close.remote()
 
 
-def test_damaged_forest_goes_out_again_and_others_stay_in_memory(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_damaged_forest_is_regrown_and_others_stay_in_memory(cluster: None, config: Config, tmp_path: Path) -> None:
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         for worker in "ab":
@@ -171,7 +171,7 @@ def test_damaged_forest_goes_out_again_and_others_stay_in_memory(cluster: None, 
                 assert t is not None and await queue.admit(t.forest_id, [ray.put(grow(t))]) == "admitted"
         (file,) = (tmp_path / "run/replay/payloads").iterdir()
         file.write_bytes(file.read_bytes()[:100])
-        await queue.forget("a")  # its objects died with it
+        await queue.forget("a")  # the objects of the worker are lost with it
         lease = await queue.lease(2, 0)
         assert [fid.split("-")[1] for fid in lease.forest_ids] == ["000002", "000003"]
         assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == list(lease.forest_ids)
@@ -207,7 +207,7 @@ def test_orderly_end_waits_for_the_flush_in_progress(
             await asyncio.sleep(0)
             await queue.close()
             assert {"0000000001.arrow", "0000000001.jsonl"} <= set(synced)
-        ref.set_result(grow(second))  # its payload comes when the queue is closed
+        ref.set_result(grow(second))  # its payload arrives after the queue is closed
         with pytest.raises(RuntimeError, match="the replay queue is closed"):
             await late
 
@@ -245,7 +245,8 @@ def broken() -> None:
 
 
 class DiesWhileItOpens(ReplayQueue):
-    """Its first life in a session ends when it has read the journal and before it has gone back to the checkpoint."""
+    """A queue whose first process of a session dies after it has read the journal and before it returns to the
+    checkpoint."""
 
     def __init__(self, config: Config, run_dir: str, session: str, *rest: int) -> None:
         begin, mark = ReplayStore._begin, Path(run_dir) / session
@@ -261,8 +262,8 @@ class DiesWhileItOpens(ReplayQueue):
 
 
 def test_queue_killed_while_opening_returns_to_the_checkpoint(cluster: None, config: Config, tmp_path: Path) -> None:
-    """Three steps, the first durable, and four forests that were being grown; Ray brings the queue back beside learners
-    at step 1."""
+    """Three steps were taken, the first is durable, and four forests are reserved. Ray restarts the queue while the
+    learners are at step 1."""
     store = open_store(tmp_path / "run", max_staleness=1)
     steps = {}
     for n in (1, 2, 3):
@@ -282,7 +283,7 @@ def test_queue_killed_while_opening_returns_to_the_checkpoint(cluster: None, con
     )
     lease = ray.get(queue.lease.remote(2, 1), timeout=60)
     assert lease.forest_ids == steps[2]
-    ray.get(queue.ack.remote(lease.lease_id, 2), timeout=60)
+    ray.get(queue.ack.remote(lease.lease_id, 2, ()), timeout=60)
     ticket = ray.get(queue.reserve.remote("w"), timeout=60)
     assert (ticket.draw, ticket.attempt) == (6, 1)
     ray.get(queue.close.remote())
@@ -309,14 +310,14 @@ async def until_up(call):
 
 
 async def metrics(queue) -> str:
-    """The page, once the figures have been brought up to date."""
+    """Return the page of metrics after an update of the figures."""
     await queue.counts.remote()
     with urllib.request.urlopen(f"http://{await queue.address.remote()}/metrics") as answer:
         return answer.read().decode()
 
 
 def test_threshold_is_shared_and_survives_a_queue_restart(cluster: None, config: Config, tmp_path: Path) -> None:
-    """Every ticket carries the threshold, so a generator that restarts goes on with that of the others."""
+    """Every ticket has the threshold, so a restarted generator uses the threshold of the others."""
     sampling = config.sampling.model_copy(update={"tau": 9.0, "tau_quantile": 0.5, "tau_min_tokens": 1})
     config = config.model_copy(update={"sampling": sampling})
 
@@ -340,7 +341,7 @@ def test_threshold_is_shared_and_survives_a_queue_restart(cluster: None, config:
 
 
 class FailsAtDraw17:
-    """One draw raises, as a family of reasoning-gym may."""
+    """A source in which one draw raises, as a family of reasoning-gym may."""
 
     def __getitem__(self, draw: int) -> Problem:
         if draw == 17:
@@ -348,7 +349,7 @@ class FailsAtDraw17:
         return Problem(id=str(draw), problem="1+1", answer="2", verifier="math", meta="")
 
 
-def test_failing_draw_costs_that_draw_alone(cluster: None, config: Config, tmp_path: Path) -> None:
+def test_failing_draw_is_skipped_and_others_are_reserved(cluster: None, config: Config, tmp_path: Path) -> None:
     task = {"source": "reasoning-gym", "families": [{"name": "gcd"}]}
     config = parse({"task": task, "learner": {"forests_per_step": 20}, "queue": {"max_staleness": 0}}, "test")
 
@@ -366,7 +367,7 @@ def test_failing_draw_costs_that_draw_alone(cluster: None, config: Config, tmp_p
 
 
 class SlowSource:
-    """Takes a second for each draw, as some families do."""
+    """A source that needs a second for each draw, as some families do."""
 
     def __getitem__(self, draw: int) -> Problem:
         time.sleep(1.0)

@@ -1,4 +1,4 @@
-"""What a crash, a bad disk or another release does to the files."""
+"""Tests the effect of a crash, a bad disk or another release on the files of the queue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from treeadv.storage.local import LocalFolder
 
 
 def one_run(folder: Path) -> Path:
-    """Two steps, the first durable, one forest ready, one reserved; returns the journal's only part."""
+    """Write a run of two steps, of which the first is durable, with one forest ready and one reserved. Returns the only
+    part of the journal."""
     store = open_store(folder, max_staleness=2)
     fill(store, 3)
     train(store, 2, 1)
@@ -41,7 +42,7 @@ def read(folder: Path) -> tuple[list, Reader]:
     return [line.record for line in reader], reader
 
 
-def test_cut_at_any_byte_the_whole_records_before_it_are_read(tmp_path: Path) -> None:
+def test_journal_cut_at_any_byte_keeps_all_whole_records(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     records, _ = read(tmp_path)
@@ -54,7 +55,7 @@ def test_cut_at_any_byte_the_whole_records_before_it_are_read(tmp_path: Path) ->
         assert reader.torn is None or reader.torn.offset + reader.torn.lost == cut
 
 
-def test_store_continues_behind_a_torn_record_and_reports_it(tmp_path: Path) -> None:
+def test_store_continues_after_a_torn_record_and_reports_it(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     for cut in range(len(data) - 400, len(data), 37):
@@ -70,7 +71,7 @@ def test_store_continues_behind_a_torn_record_and_reports_it(tmp_path: Path) -> 
         assert report.sound and not report.torn, report.table()
 
 
-def test_zeros_behind_the_last_record_count_as_torn(tmp_path: Path) -> None:
+def test_zeros_after_the_last_record_are_a_torn_record(tmp_path: Path) -> None:
     part = one_run(tmp_path)
     data = part.read_bytes()
     part.write_bytes(data + bytes(300))
@@ -139,8 +140,8 @@ def test_snapshot_replaces_earlier_parts_at_any_death(tmp_path: Path) -> None:
     folder = tmp_path / "replay/journal"
     assert [p.name for p in folder.iterdir()] == ["0000000002.snapshot.jsonl"]
 
-    part.write_bytes(kept)  # died before the old part was deleted
-    (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # died while the next snapshot was being written
+    part.write_bytes(kept)  # the process died before it deleted the old part
+    (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # the process died while it wrote the next snapshot
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
     for name in (
         "live",
@@ -179,7 +180,7 @@ def encoded(tree: dict) -> bytes:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 4}, "journal format 4, this release reads 3; use the release of treeadv that wrote it"),
+        (0, {"format": 5}, "journal format 5, this release reads 4; use the release of treeadv that wrote it"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],
@@ -194,7 +195,7 @@ def test_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, change
 
 
 def journalled(folder: Path, *records: Record) -> None:
-    """Write records behind those of a journal, whether or not they are right."""
+    """Append records to a journal without a check."""
     parts = open_folder(str(folder / "replay/journal"))
     reader = Reader(parts)
     list(reader)
@@ -217,7 +218,7 @@ def journalled(folder: Path, *records: Record) -> None:
     ],
 )
 def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
-    """One lease a step, steps without gaps."""
+    """Each step has one lease, and step numbers have no gaps."""
     one_run(tmp_path)
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
     journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 2, 0.0), wrong)
@@ -283,7 +284,7 @@ def test_audit_during_deletions_finds_no_fault(
     done = [0]
 
     def go_on() -> None:
-        """Train, commit, delete segments and replace the journal: twice, then the run rests."""
+        """Train, commit, delete payload files and replace the journal. After three calls do nothing."""
         if done[0] < 3:
             done[0] += 1
             train(store, 2, done[0])
@@ -308,9 +309,9 @@ def test_audit_during_deletions_finds_no_fault(
     store.close()
 
 
-def test_parts_follow_their_number_not_their_name(tmp_path: Path) -> None:
+def test_journal_parts_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    store._journal._number = 9_999_999_998  # as the names of a release that wrote six digits
+    store._journal._number = 9_999_999_998  # as names of a release that used six digits
     for _ in range(3):
         reserve(store)
         store.sync()
@@ -359,7 +360,7 @@ def small_disk(tmp_path: Path):
         ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True
     )
     if made.returncode:
-        pytest.skip(f"this machine lets no test mount a tmpfs: {made.stderr.strip()}")
+        pytest.skip(f"this machine does not permit a tmpfs mount: {made.stderr.strip()}")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
@@ -380,7 +381,7 @@ def test_full_disk_is_one_line_and_admitted_forests_are_kept(small_disk: Path) -
     again = store.ledger.live[record.forest_id].reserved if record.forest_id in store.ledger.live else reserve(store)
     assert (
         store.admit(again.forest_id, batch_for(again, length=500)) == "admitted"
-    )  # space was made: the same process goes on
+    )  # with free space the same process continues
     store.close()
     report = audit(str(small_disk))
     assert report.sound and report.rows["ready"]["forests"] == len(admitted) + 1, report.table()

@@ -1,4 +1,4 @@
-"""SIGKILL of a writing process, at any moment."""
+"""Tests SIGKILL of a writing process at any moment."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def test_repeated_kills_train_every_forest_exactly_once(tmp_path: Path, fsync: s
     assert len(trained) == len(set(trained)) == goal * PER_STEP
     assert sorted(int(fid.split("-")[1]) for fid in trained) == list(
         range(goal * PER_STEP)
-    )  # fifo: the first prompts, each once
+    )  # fifo order: the first prompts, each once
     for step, fids in enumerate(model, 1):
         assert [f.forest_id for f in forests_of_step(str(tmp_path), step)] == fids
     report = audit(str(tmp_path))
     assert report.sound and report.rows["trained"]["forests"] == len(trained), report.table()
 
 
-def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     process = start(tmp_path, "interval", 10**6)
     assert process.stdout is not None and process.stdout.readline() == "open\n"
     process.kill()

@@ -1,4 +1,4 @@
-"""Random histories of the store, against a model that knows nothing of ledger, journal or records."""
+"""Compares random histories of the store with a model that is independent of ledger, journal and records."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ LEASE_SECONDS = 10.0
 
 @dataclass
 class Thing:
-    """One forest as the model sees it."""
+    """One forest in the model."""
 
     record: Reserved
     where: str = "growing"  # growing, ready, leased, stepped, trained, gone
     version: int = 0
     arrived: int = -1
     step: int = 0
+    skipped: bool = False  # by its step
 
 
 class Machine(RuleBasedStateMachine):
@@ -44,14 +45,14 @@ class Machine(RuleBasedStateMachine):
         self.dir = tempfile.mkdtemp(prefix="replay-")
         self.clock = Clock()
         self.things: dict[str, Thing] = {}
-        self.leases: dict[str, tuple[list[str], float]] = {}  # open ones: forests, deadline
+        self.leases: dict[str, tuple[list[str], float]] = {}  # open leases: forests, deadline
         self.expired: dict[str, list[str]] = {}
         self.failures: dict[int, int] = {}
         self.version = self.step = self.committed = self.oldest_kept = self.arrivals = 0
         self.given_up: set[int] = set()
         self.steps: dict[int, list[str]] = {}
-        self.front: list[str] = []  # what a resume took from the learner, in the order it had it
-        self.waiting: int | None = None  # the version of a lease that lacked forests
+        self.front: list[str] = []  # forests that a resume took from the learner, in their order
+        self.waiting: int | None = None  # the version of a lease for which forests were missing
         self.store = self.open(None)
 
     def open(self, durable_step: int | None):
@@ -73,8 +74,7 @@ class Machine(RuleBasedStateMachine):
         if self.failures[draw] >= ATTEMPTS:
             self.given_up.add(draw)
 
-    # ---- workers
-    # -------------------------------------------------------------------------------------------------------------
+    # ---- workers -----------------------------------------------------------------------------------------------------
     @rule(worker=st.sampled_from(["a", "b"]))
     def reserve(self, worker: str) -> None:
         free = (BOUND + 1) * PER_STEP - len(self.of("growing", "ready", "leased"))
@@ -88,7 +88,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(n=st.integers(1, 4), lag=st.integers(0, 1))
     def grow(self, n: int, lag: int) -> None:
-        """The ordinary case, which random rules alone would make rare."""
+        """Reserve and admit a forest, which random rules alone would do rarely."""
         for _ in range(n):
             self.reserve("a")
         for t in self.of("growing"):
@@ -127,7 +127,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.of("growing"))
     @rule(data=st.data(), mixed=st.booleans())
     def deliver_what_is_dropped(self, data: st.DataObject, mixed: bool) -> None:
-        """A forest without variance finishes its draw; one that hardly any verifier judged goes out again."""
+        """Admit a forest that is dropped. Without variance its draw is finished; with too few judged leaves its prompt
+        is given out again."""
         t = data.draw(st.sampled_from(self.of("growing")))
         f = forest_for(t.record, self.version, [0.0, 1.0, 1.0] if mixed else [1.0, 1.0, 1.0])
         if mixed:
@@ -168,14 +169,13 @@ class Machine(RuleBasedStateMachine):
         for t in mine:
             self.lose(t)
 
-    # ---- learner
-    # -------------------------------------------------------------------------------------------------------------
+    # ---- learner -----------------------------------------------------------------------------------------------------
     @precondition(lambda self: not self.leases and self.of("ready"))
     @rule()
     def train(self) -> None:
         self.lease()
         if self.leases:
-            self.ack()
+            self.ack(0)
 
     @precondition(lambda self: not self.leases and self.of("ready"))
     @rule()
@@ -196,33 +196,34 @@ class Machine(RuleBasedStateMachine):
         if lease is None:
             return
         assert lease.forest_ids == tuple(t.record.forest_id for t in ready[:PER_STEP])
-        assert self.store.lease(PER_STEP, self.version) == lease  # a repeat is the same lease
+        assert self.store.lease(PER_STEP, self.version) == lease  # a repeated call returns the same lease
         for t in ready[:PER_STEP]:
             assert 0 <= self.version - t.version <= BOUND
             t.where = "leased"
         self.leases[lease.lease_id] = (list(lease.forest_ids), self.clock.now + LEASE_SECONDS)
         self.expired = {i: f for i, f in self.expired.items() if not set(f) & set(lease.forest_ids)}
 
-    def stepped(self, lease_id: str, fids: list[str]) -> None:
+    def stepped(self, lease_id: str, fids: list[str], skipped: list[str]) -> None:
         self.step += 1
         self.version = self.step
         for _ in range(2):  # a repeat changes nothing
-            self.store.ack(lease_id, self.step)
+            self.store.ack(lease_id, self.step, skipped)
         self.steps[self.step] = fids
         for fid in fids:
             self.things[fid].where, self.things[fid].step = "stepped", self.step
+            self.things[fid].skipped = fid in skipped
 
     @precondition(lambda self: self.leases)
-    @rule()
-    def ack(self) -> None:
+    @rule(skips=st.integers(0, PER_STEP))
+    def ack(self, skips: int) -> None:
         lease_id, (fids, _) = self.leases.popitem()
-        self.stepped(lease_id, fids)
+        self.stepped(lease_id, fids, fids[:skips])
 
     @precondition(lambda self: self.expired and not self.leases)
     @rule(data=st.data())
     def ack_late(self, data: st.DataObject) -> None:
         lease_id = data.draw(st.sampled_from(sorted(self.expired)))
-        self.stepped(lease_id, self.expired.pop(lease_id))
+        self.stepped(lease_id, self.expired.pop(lease_id), [])
 
     @precondition(lambda self: self.step)
     @rule()
@@ -268,10 +269,12 @@ class Machine(RuleBasedStateMachine):
     def durable(self) -> None:
         for t in self.of("stepped"):
             if t.step <= self.committed:
-                t.where = "trained"
+                if t.skipped:
+                    self.lose(t)
+                else:
+                    t.where = "trained"
 
-    # ---- death
-    # ---------------------------------------------------------------------------------------------------------------
+    # ---- death -------------------------------------------------------------------------------------------------------
     @precondition(lambda self: len(self.things) > 3)
     @rule()
     def the_queue_alone_dies(self) -> None:
@@ -282,8 +285,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.leases)
     @rule(data=st.data())
     def a_step_is_undone(self, data: st.DataObject) -> None:
-        """What random rules alone would make rare: the forests of the next step are drawn by weights that are
-        undone."""
+        """Undo a step whose weights have drawn the forests of the next step, which random rules alone would do
+        rarely."""
         self.grow(4, 0)
         if self.of("ready"):
             self.train()
@@ -308,12 +311,12 @@ class Machine(RuleBasedStateMachine):
         undone += [fid for fids, _ in self.leases.values() for fid in fids]
         self.front = undone + [fid for fid in self.front if fid not in undone]
         for fid in undone:
-            self.things[fid].where = "ready"
+            if self.things[fid].where != "gone":  # a step that was durable before dropped those that it skipped
+                self.things[fid].where = "ready"
         self.leases.clear()
         self.expired.clear()
 
-    # ---- what always holds
-    # ---------------------------------------------------------------------------------------------------
+    # ---- invariants --------------------------------------------------------------------------------------------------
     @invariant()
     def counts_agree(self) -> None:
         if not hasattr(self, "store"):

@@ -1,5 +1,4 @@
-"""The power fails at any moment: of a local disk only what was fsynced is sure to be left, of the rest anything may
-be."""
+"""Simulates power failures at any moment. A local disk keeps all data that was fsynced, and any part of the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from treeadv.replay.audit import audit
 from treeadv.replay.journal import Reader
 from treeadv.storage.folder import flush, open_folder
 
-Left = tuple[tuple[str, bytes], ...]  # the files that a power cut leaves, by path
+Left = tuple[tuple[str, bytes], ...]  # path -> content after a power failure
 CUTS = ("open", "write", "fsync", "replace", "truncate", "ftruncate")
 MODES = {
     "only what was fsynced": lambda path, sure, now: sure,
@@ -34,18 +33,18 @@ MODES = {
 
 
 class Disk:
-    """Replaces the module `os` of the modules that write. Before each call that changes the disk it notes what a power
-    cut would leave, with what has been promised so far."""
+    """Replaces `os` in the modules that write. Before each call that changes the disk it records the files after a
+    power failure, and the records that were promised as durable."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.promised = 0, 0  # records, step of the durable checkpoint
         self.cuts: dict[tuple[str, Left], tuple[int, int]] = {}
-        self._bytes: dict[int, bytes] = {}  # by inode, as of its last fsync
+        self._bytes: dict[int, bytes] = {}  # inode -> content at its last fsync
         self._names: dict[
             Path, dict[str, tuple[int, bool]]
-        ] = {}  # by folder, as of its last fsync: inode, whether it is a folder
-        self._pins: list[int] = []  # an open file keeps its inode from being used again
+        ] = {}  # folder -> entries at its last fsync: inode, whether it is a folder
+        self._pins: list[int] = []  # an open file prevents the reuse of its inode
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any, **more: Any) -> Any:
@@ -64,7 +63,7 @@ class Disk:
 
     def _note(self) -> None:
         for mode in MODES:
-            self.cuts[mode, tuple(self._left(self.root, mode))] = self.promised  # the later ones promised more
+            self.cuts[mode, tuple(self._left(self.root, mode))] = self.promised  # later failures promised more
 
     def _left(self, folder: Path, mode: str) -> Iterator[tuple[str, bytes]]:
         now = {e.name: (e.inode(), e.is_dir()) for e in os.scandir(folder)}
@@ -90,8 +89,8 @@ class Disk:
 
 
 def scenario(disk: Disk) -> None:
-    """Three lives: checkpoints with a compaction, a snapshot, a process that dies with records unflushed and the last
-    one torn."""
+    """Run three processes in succession: checkpoints with a compaction, a snapshot, and a process that dies with
+    unflushed records of which the last is torn."""
     options: dict[str, Any] = {"max_staleness": 3, "retain": "unacknowledged"}
     store = open_store(disk.root, **options)
     store._payloads._limit = 3000
@@ -110,7 +109,7 @@ def scenario(disk: Disk) -> None:
     for durable_step, torn in ((None, 0), (4, 7)):
         fill(store, 1, 5)
         reserve(store)
-        # the process is killed, perhaps over its last record; the kernel holds what it has not flushed
+        # the process is killed, maybe during its last record; the kernel still has the unflushed data
         store._lock.release()
         part = max((disk.root / "replay/journal").glob("*.jsonl"))
         os.truncate(part, part.stat().st_size - torn)
@@ -140,7 +139,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
 def test_power_cut_at_any_call_keeps_all_durable_records(
     disk: Disk, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # quicker: no power will fail here
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # no power failure here, so fsync can be skipped
     cuts = [(left, promised) for (m, left), promised in disk.cuts.items() if m == mode]
     assert len(cuts) > 40
     for n, (left, (records, step)) in enumerate(cuts):
@@ -150,9 +149,9 @@ def test_power_cut_at_any_call_keeps_all_durable_records(
             (run / name).write_bytes(data)
         journal = Reader(open_folder(str(run / "replay/journal")))
         list(journal)
-        assert journal.seq >= records, f"cut {n}: {records} records were promised, {journal.seq} are left"
+        assert journal.seq >= records, f"failure {n}: {records} records were promised, {journal.seq} exist"
         if "payload" not in mode and "half" not in mode and journal.parts:
-            assert audit(str(run)).sound, f"cut {n}: {audit(str(run)).table()}"
+            assert audit(str(run)).sound, f"failure {n}: {audit(str(run)).table()}"
         go_on(run, step)
 
 
@@ -163,7 +162,7 @@ def go_on(run: Path, step: int) -> None:
             fill(store, 1, step + n - 1)
         train(store, 2, step + n)
     store.commit(step + 4)
-    while (lease := store.lease(2, step + 4)) is not None:  # all that is left is looked at
+    while (lease := store.lease(2, step + 4)) is not None:  # every remaining file is checked
         step += 1
         store.ack(lease.lease_id, step + 4)
     store.close()
@@ -172,8 +171,7 @@ def go_on(run: Path, step: int) -> None:
 
 
 def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes that are written while an fsync runs are durable after the next flush, though the file is sealed by
-    then."""
+    """Bytes that are written during an fsync are durable after the next flush, even if the file is sealed before it."""
     synced: dict[str, int] = {}
     started, go_on = threading.Event(), threading.Event()
 
@@ -182,7 +180,7 @@ def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypat
             return self.slow_fsync if name == "fsync" else getattr(os, name)
 
         def slow_fsync(self, handle: int) -> None:
-            size = os.fstat(handle).st_size  # what is written from now on may miss this fsync
+            size = os.fstat(handle).st_size  # this fsync may miss later writes
             name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
             if name.endswith(".arrow") and not started.is_set():
                 started.set()
@@ -204,7 +202,7 @@ def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypat
     store.sync()
     for path in (tmp_path / "replay").rglob("*.arrow"):
         assert synced[path.name] == path.stat().st_size, (
-            f"{path.name}: the bytes behind {synced[path.name]} were not flushed"
+            f"{path.name}: the bytes after {synced[path.name]} were not flushed"
         )
     store.close()
 

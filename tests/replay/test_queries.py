@@ -1,4 +1,4 @@
-"""The queries of docs/replay.md, run on a journal whose answers are known."""
+"""Runs the queries of docs/replay.md on a journal for which the answers are known."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SQL = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs/replay.
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Reserved]:
-    """Draws 0 to 3 admitted at versions 0 0 1 1 after 1 to 4 seconds with rewards 0 0 1 1; 2 and 3 trained in step 1,
-    at version 2 where 0 and 1 are stale; draw 4 given up."""
+    """A run in which draws 0 to 3 are admitted after 1 to 4 seconds, with versions 0 0 1 1 and rewards 0 0 1 1. Step 1
+    trains draws 2 and 3 at version 2, at which 0 and 1 are stale. Draw 4 fails."""
     clock = Clock()
     store = open_store(tmp_path, max_staleness=1, clock=clock, attempts=1)
     records = [reserve(store) for _ in range(4)]
@@ -40,7 +40,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Reserved]:
     return records
 
 
-def test_the_queries_of_the_document_answer_as_it_says(run: list[Reserved]) -> None:
+def test_documented_queries_return_the_known_answers(run: list[Reserved]) -> None:
     con = duckdb.connect()
     view, by_version, stale, slowest, staleness, never = SQL
     con.execute(view)
@@ -62,7 +62,7 @@ def test_queries_run_on_a_short_journal(tmp_path: Path, monkeypatch: pytest.Monk
     assert [con.execute(q).fetchall() for q in SQL][1:] == [[]] * 5
 
 
-def test_the_view_names_every_field_that_a_query_may_want() -> None:
+def test_view_has_every_field_of_the_records() -> None:
     named = set(re.findall(r"(\w+)\"?: '", SQL[0]))
     assert {f.name for kind in get_args(Record) for f in fields(kind)} - named == {
         "run", "session", "format", "failures", "request", "payload_crc", "deadline", "ledger", "oldest_kept",

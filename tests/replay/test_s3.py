@@ -1,4 +1,4 @@
-"""The queue on an object store: a real HTTP server that speaks S3."""
+"""Tests the queue on an object store: a real HTTP server with the API of S3."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_run_on_s3_is_resumed_and_audited_from_the_bucket(bucket) -> None:
     assert report.sound and report.rows["admitted"]["forests"] == 7, report.table()
 
 
-def test_what_was_not_flushed_is_as_if_it_had_not_been(bucket) -> None:
+def test_unflushed_transitions_are_undone_after_a_resume(bucket) -> None:
     _, _, uri = bucket
     store = open_store(uri)
     kept = fill(store, 2)
     store.sync()
     fill(store, 2)
-    del store  # the process dies: an object store holds what was flushed, journal and payload alike
+    del store  # the process dies: the object store has the flushed part of journal and payloads
     store = open_store(uri, durable_step=0)
     assert [e.reserved.forest_id for e in store.ledger.live.values()] == kept
     assert fill(store, 1)[0].startswith("r0-000002-0")
@@ -130,11 +130,11 @@ def test_last_opener_owns_the_run_and_the_earlier_one_stops(bucket) -> None:
 
 
 def late(store: ReplayStore, parts: list[Action]) -> None:
-    """What a writer still sends that was paused behind its last look at whose run it is."""
+    """Return the writes of a writer that was paused after its last check of the lock."""
     flush([p for p in parts if p != store._lock.check])
 
 
-def test_late_upload_of_a_superseded_writer_does_not_count(bucket, caplog) -> None:
+def test_late_upload_of_a_superseded_writer_is_ignored(bucket, caplog) -> None:
     _, _, uri = bucket
     before = open_store(uri, max_staleness=9)
     fill(before, 2)
@@ -160,7 +160,8 @@ def test_late_upload_of_a_superseded_writer_does_not_count(bucket, caplog) -> No
 
 
 def test_late_compaction_of_a_superseded_writer_deletes_nothing(bucket) -> None:
-    """A snapshot by the one before stands for what the one after has read; the deletions behind it are not made."""
+    """The snapshot of the earlier writer equals the state that the later writer has read. The deletions after it are
+    refused."""
     name, client, uri = bucket
     before = open_store(uri, retain="unacknowledged", max_staleness=9)
     for _ in range(2):
@@ -182,7 +183,7 @@ def test_late_compaction_of_a_superseded_writer_deletes_nothing(bucket) -> None:
     assert keys(client, name) == there
     snapshot()
     for names in ([], clearing.names):
-        for part in names:  # and had it been in the middle of them, nothing would be lost
+        for part in names:  # deletions that were in progress lose nothing
             client.delete_object(Bucket=name, Key=f"runs/one/replay/journal/{part}")
         report = audit(uri)
         assert report.sound and report.rows["trained"]["forests"] == 2 and report.steps == 1, report.table()
@@ -192,9 +193,9 @@ def test_late_compaction_of_a_superseded_writer_deletes_nothing(bucket) -> None:
     again.close()
 
 
-def test_failed_resume_leaves_the_run_to_its_owner(bucket) -> None:
-    """A driver found checkpoint 1 and then the run went on to the next: not to be opened, and not to be taken away
-    either."""
+def test_failed_resume_returns_the_run_to_its_owner(bucket) -> None:
+    """A driver found checkpoint 1, and then the run committed step 2. The driver cannot open the run, and the run keeps
+    its owner."""
     _, _, uri = bucket
     store = open_store(uri, max_staleness=9)
     fill(store, 4)
@@ -211,7 +212,7 @@ def test_failed_resume_leaves_the_run_to_its_owner(bucket) -> None:
     assert report.sound and report.rows["admitted"]["forests"] == 5, report.table()
 
 
-def test_two_that_open_a_run_at_the_same_moment_are_refused(bucket) -> None:
+def test_second_of_two_simultaneous_opens_is_refused(bucket) -> None:
     _, _, uri = bucket
     replay = open_folder(uri).child("replay")
     first, second = next_session(replay), next_session(replay)
@@ -226,7 +227,7 @@ def test_many_flushes_make_few_journal_objects(bucket, monkeypatch) -> None:
     monkeypatch.setattr(journal, "_REWRITE_BELOW", 20_000)
     store = open_store(uri, max_staleness=99, retain="unacknowledged")
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectFolder, "sizes", None)  # a listing
+        patch.setattr(ObjectFolder, "sizes", None)  # a listing finds the session
         for step in range(1, 41):
             fill(store, 2, step - 1)
             train(store, 2, step)
@@ -251,7 +252,7 @@ def test_full_store_gives_a_one_line_error_with_the_remedy(bucket) -> None:
     name, client, uri = bucket
     store = open_store(uri)
     fill(store, 1)
-    parts = store.pending()[:1]  # before the look at whose run it is
+    parts = store.pending()[:1]  # before the check of the lock
     for key in [o["Key"] for o in client.list_objects_v2(Bucket=name)["Contents"]]:
         client.delete_object(Bucket=name, Key=key)
     client.delete_bucket(Bucket=name)

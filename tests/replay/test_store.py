@@ -1,4 +1,4 @@
-"""Slots, staleness, policies, leases and resumption of the store."""
+"""Tests slots, staleness, selections, leases and the resume of the store."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_slots_hold_from_reservation_to_ack(tmp_path: Path) -> None:
 def test_no_trained_forest_is_staler_than_the_bound(
     tmp_path_factory, bound: int, per_step: int, seed: int, selection: str
 ) -> None:
-    """Workers finish in any order and hold weights that lag by any amount."""
+    """Workers finish in any order and have weights that are any number of versions old."""
     rng = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("run")
     store = open_store(folder, per_step, max_staleness=bound, fsync="none", selection=selection)
@@ -81,7 +81,7 @@ def test_no_trained_forest_is_staler_than_the_bound(
     assert report.dropped.get("stale", 0) == dropped
 
 
-def test_stale_forest_is_dropped_and_its_draw_goes_out_again(tmp_path: Path) -> None:
+def test_stale_forest_is_dropped_and_its_draw_repeated(tmp_path: Path) -> None:
     store = open_store(tmp_path, per_step=1, max_staleness=1)
     old = fill(store, 1, version=0)[0]
     assert store.lease(1, 2) is None
@@ -106,7 +106,7 @@ def test_failing_prompt_is_given_up_after_its_attempts(tmp_path: Path, caplog) -
 
 
 @pytest.mark.parametrize("fault", ["ungraded", "other id", "two forests", "positive logprob"])
-def test_bad_forest_is_refused_and_its_prompt_goes_out_again(tmp_path: Path, fault: str) -> None:
+def test_bad_forest_is_refused_and_its_prompt_repeated(tmp_path: Path, fault: str) -> None:
     store = open_store(tmp_path)
     record = reserve(store)
     good = batch_for(record)
@@ -137,7 +137,7 @@ def test_bad_forest_is_refused_and_its_prompt_goes_out_again(tmp_path: Path, fau
     assert reserve(store).attempt == 1
 
 
-def test_forest_of_another_run_is_no_admission(tmp_path: Path) -> None:
+def test_forest_of_another_run_is_not_admitted(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     for fid in ("r1-000000-0", "r0-000005-0", "nonsense"):
         with pytest.raises(BadForest, match="never reserved"):
@@ -151,7 +151,7 @@ def test_named_request_gets_the_same_ticket_again(tmp_path: Path) -> None:
     assert store.reserve("b", "7", str) != first
     store.close()
     store = open_store(tmp_path)
-    assert store.reserve("a", "7", str) == first  # also by the queue that comes after
+    assert store.reserve("a", "7", str) == first  # also by the next queue
     assert store.admit(first.forest_id, batch_for(first)) == "admitted"
     assert store.reserve("a", "7", str) != first
 
@@ -185,9 +185,9 @@ def test_resume_leases_the_same_forests_in_the_same_order(tmp_path: Path, select
     store.close()
     store = open_store(
         tmp_path, durable_step=2, selection=selection, max_staleness=11
-    )  # checkpoint 2 was written, its commit was not
+    )  # checkpoint 2 exists, and its commit was not written
     assert store.ledger.totals["trained", "forests"] == 4
-    fill(store, 2, version=9)  # what went out and did not come back goes out first, and newcomers wait their turn
+    fill(store, 2, version=9)  # lost reservations are given out first, before new draws
     assert [store.ledger.live[f].reserved.draw for f in list(store.ledger.live)[-2:]] == waiting
     assert {s: train(store, 2, s) for s in range(3, 7)} == {s: steps[s] for s in range(3, 7)}
     assert train(store, 2, 7) == doing.forest_ids
@@ -203,7 +203,7 @@ def test_failures_of_a_prompt_are_kept_over_a_resume(tmp_path: Path) -> None:
         assert (record.draw, record.failures) == (0, attempt)
         store.fail(record.forest_id, "out of memory")
         if attempt < 2:
-            reserve(store)  # the run dies with it: no failure of the prompt
+            reserve(store)  # the end of the run is no failure of the prompt
         store.close()
     assert not store.ledger.again and store.ledger.lost == Counter(failed=3)
 
@@ -225,7 +225,7 @@ def test_checkpoint_that_does_not_fit_the_journal_is_refused(tmp_path: Path, ste
 @pytest.mark.parametrize("change", ["one payload is damaged", "steps take more forests", "the bound is 0"])
 @pytest.mark.parametrize("bound", [0, 2])
 def test_no_lease_after_a_resume_has_a_newer_forest(tmp_path: Path, bound: int, change: str) -> None:
-    """Forests of later steps stay ready, and the lease waits for a forest that is grown again."""
+    """Forests of later steps stay ready, and a lease waits for a forest that is grown again."""
     store = open_store(tmp_path, max_staleness=bound)
     for step in (1, 2, 3):
         fill(store, 2, version=step - 1)
@@ -238,7 +238,7 @@ def test_no_lease_after_a_resume_has_a_newer_forest(tmp_path: Path, bound: int, 
     store = open_store(tmp_path, per_step, 0, max_staleness=0 if change == "the bound is 0" else bound)
     for step in (1, 2, 3):
         while (lease := store.lease(per_step, step - 1)) is None:
-            assert store.free_slots > 0, "a lease waits for a forest that nobody may grow"
+            assert store.free_slots > 0, "a lease waits for a forest that no worker may grow"
             fill(store, 1, version=step - 1)
         assert all(store.ledger.live[fid].payload.newest_version <= step - 1 for fid in lease.forest_ids)
         store.ack(lease.lease_id, step)
@@ -248,7 +248,7 @@ def test_no_lease_after_a_resume_has_a_newer_forest(tmp_path: Path, bound: int, 
 
 
 def test_lease_may_wait_for_a_forest_that_a_worker_grows(tmp_path: Path) -> None:
-    """Slots beyond the capacity are given out once, however often the lease asks."""
+    """Slots beyond the capacity are given out once, for any number of lease calls."""
     store = open_store(tmp_path, per_step=1, max_staleness=0)
     for step in (1, 2, 3):
         fill(store, 1, version=step - 1)
@@ -313,7 +313,7 @@ def test_mixed_only_drops_a_forest_of_one_reward(tmp_path: Path, rewards: list[f
 
 
 def unjudged(record: Reserved, leaves: list[int]) -> pa.RecordBatch:
-    """A forest whose verifier timed out on some leaves."""
+    """Return a forest whose verifier timed out on some leaves."""
     forest = forest_for(record)
     verdict = forest.verdict.copy()
     verdict[leaves] = Verdict.TIMEOUT
@@ -334,7 +334,7 @@ def test_forest_of_fewer_than_two_judged_leaves_is_refilled(tmp_path: Path) -> N
     assert report.sound and report.dropped == {"too_few_judged": 2}, report.table()
 
 
-def test_mixed_only_looks_at_judged_leaves_alone(tmp_path: Path) -> None:
+def test_mixed_only_ignores_unjudged_leaves(tmp_path: Path) -> None:
     store = open_store(tmp_path, mixed_only=True)
     record = reserve(store)
     forest = forest_for(record, rewards=[0.0, 1.0, 1.0])
@@ -349,7 +349,7 @@ def test_discarded_lease_frees_its_slots(tmp_path: Path, reason: DropReason, aga
     fill(store, 4)
     lease = store.lease(2, 0)
     assert lease is not None
-    for _ in range(2):  # a repeat changes nothing
+    for _ in range(2):  # a repeated call changes nothing
         store.discard(lease.lease_id, reason, "the loss is NaN")
     assert store.free_slots == 2 and reserve(store).attempt == int(again)
     with pytest.raises(LeaseLost):
@@ -373,7 +373,7 @@ def test_audit_reports_missing_records_of_a_durable_step(tmp_path: Path) -> None
     assert faults == ("there is a checkpoint of step 2, but the journal ends with step 1: its records are lost",)
 
 
-def test_the_queue_alone_may_die_and_nothing_is_rolled_back(tmp_path: Path) -> None:
+def test_restart_of_the_queue_alone_rolls_nothing_back(tmp_path: Path) -> None:
     store = open_store(tmp_path, max_staleness=3)
     fill(store, 6)
     train(store, 2, 1)
@@ -405,7 +405,7 @@ def test_interrupted_return_to_a_checkpoint_is_repeated(tmp_path: Path) -> None:
     written = (tmp_path / "replay/journal/0000000002.jsonl").read_bytes()
     for cut in range(
         len(written) + 1
-    ):  # it dies with so much of `Committed` and `Resumed` written, and is brought back
+    ):  # the queue dies with this part of `Committed` and `Resumed` written, and restarts
         run = tmp_path / f"cut-{cut}"
         (run / "replay/journal").mkdir(parents=True)
         shutil.copytree(tmp_path / "replay/payloads", run / "replay/payloads")
@@ -417,7 +417,7 @@ def test_interrupted_return_to_a_checkpoint_is_repeated(tmp_path: Path) -> None:
         assert again is not None and again.forest_ids == steps[2]
         store.close()
         store = resume(run)
-        assert store.lease(2, 1) == again  # and once it has gone back it goes on as things stand
+        assert store.lease(2, 1) == again  # after the return to the checkpoint a restart keeps the current state
         with pytest.raises(ValueError, match="commit of step 3: 1 is the last one done"):
             store.commit(3)
         for step in (1, 3):
@@ -454,7 +454,7 @@ def test_forest_with_a_damaged_payload_is_dropped_with_a_reason(tmp_path: Path, 
             file.write_bytes(b"")
         case "missing":
             file.unlink()
-    assert len(audit(str(tmp_path)).faults) == 1  # still ready: nobody knows yet
+    assert len(audit(str(tmp_path)).faults) == 1  # still ready, because the damage is not yet detected
     store = open_store(tmp_path, durable_step=0, max_staleness=2)
     lease = store.lease(2, 0)
     assert lease is not None and lease.forest_ids == ("r0-000001-0", "r0-000002-0")
@@ -481,7 +481,7 @@ def test_open_lease_with_a_damaged_payload_is_returned(tmp_path: Path) -> None:
     assert lease is not None
     store.close()
     flip(tmp_path / "replay/payloads/0000000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
-    store = open_store(tmp_path, max_staleness=2)  # the queue alone has died, and the learner asks again
+    store = open_store(tmp_path, max_staleness=2)  # only the queue has died, and the learner repeats the call
     instead = store.lease(2, 0)
     assert instead is not None and instead.forest_ids == ("r0-000001-0", "r0-000002-0")
     with pytest.raises(LeaseLost):
@@ -491,7 +491,7 @@ def test_open_lease_with_a_damaged_payload_is_returned(tmp_path: Path) -> None:
     assert audit(str(tmp_path)).sound
 
 
-def test_payloads_are_views_of_the_mapped_segment(tmp_path: Path) -> None:
+def test_payloads_are_views_of_the_mapped_file(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     record = reserve(store)
     want = forest_for(record)
@@ -533,7 +533,7 @@ def test_disk_use_is_bounded_without_retained_payloads(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"step 1: .* holds steps \d+ to 24"):
         forests_of_step(str(tmp_path / "few"), 1)
     assert len(list(forests(str(tmp_path / "all")))) == 96
-    assert let_go.ledger.live == {}  # memory does not grow with what is finished
+    assert let_go.ledger.live == {}  # finished forests use no memory
 
 
 def entry(order: int, mass: float, version: int = 0) -> Entry:
@@ -542,12 +542,12 @@ def entry(order: int, mass: float, version: int = 0) -> Entry:
     return Entry(Reserved(fid, order, 0, 0, "w", "", "p"), State.READY, admitted, order)
 
 
-def test_policies_choose_as_they_say() -> None:
+def test_each_selection_orders_forests_as_documented() -> None:
     ready = [entry(0, 1.0, 3), entry(1, 2.0, 5), entry(2, 0.0, 4), entry(3, 4.0, 5)]
     assert [e.order for e in choose(ready[::-1], 3, fifo, (0, 1))] == [0, 1, 2]
     assert [e.order for e in choose(ready[::-1], 3, freshest, (0, 1))] == [1, 3, 2]
     first = Counter(choose(ready, 1, priority, (0, n))[0].order for n in range(4000))
-    for order, share in ((0, 1 / 7), (1, 2 / 7), (3, 4 / 7)):  # in proportion to mass; 4 standard errors
+    for order, share in ((0, 1 / 7), (1, 2 / 7), (3, 4 / 7)):  # proportional to mass, within 4 standard errors
         assert abs(first[order] / 4000 - share) < 4 * np.sqrt(share * (1 - share) / 4000)
     assert first[2] == 0 and choose(ready, 4, priority, (0, 1))[-1].order == 2
     assert choose(ready, 4, priority, (7, 1)) == choose(ready, 4, priority, (7, 1))
@@ -555,6 +555,6 @@ def test_policies_choose_as_they_say() -> None:
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=16))
 def test_advantage_mass_of_binary_rewards_matches_the_formula(rewards: list[int]) -> None:
-    """k right of n: k (1 - k/n) + (n - k) k/n = 2 k (n - k) / n."""
+    """For k right leaves of n the mass is k (1 - k/n) + (n - k) k/n = 2 k (n - k) / n."""
     k, n = sum(rewards), len(rewards)
     assert advantage_mass(np.asarray(rewards, np.float32)) == pytest.approx(2 * k * (n - k) / n)

@@ -1,7 +1,5 @@
-"""A run in one process, to be killed: grows, trains and checkpoints as fast as it can, telling what it has done line by
-line.
-
-The checkpoint file stands for the model: it lists the forests of every step that went into it.
+"""A run in one process that a test kills. It grows, trains and checkpoints without pauses and prints one line per
+action.  The checkpoint file represents the model: it lists the forests of every trained step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A run's folder as a run leaves it: the queue's files written by the real store, records and summary beside them."""
+"""Creates the folder of a finished run. The real store writes the files of the queue; records and summary are
+synthetic."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ CONFIG: dict[str, Any] = {
 
 
 def record(step: int, **more: Any) -> dict[str, Any]:
-    """A line of metrics.jsonl with every key."""
+    """Return a line of metrics.jsonl with every key."""
     share = step / (step + 10)
     return {
         "step": step, "version": step, "elapsed_s": 12.5 * step, "reward_mean": 0.2 + 0.6 * share,
@@ -39,7 +40,7 @@ def record(step: int, **more: Any) -> dict[str, Any]:
 
 
 def make_run(root: Path, forests: Sequence[Forest], records: Sequence[dict[str, Any]]) -> Path:
-    """A run that trained one of `forests` in each step; a record without a forest is a step of metrics only."""
+    """Create a run that trained one of `forests` in each step. A step with None has only a record of metrics."""
     tree = {**CONFIG, "run": {**CONFIG["run"], "root": str(root)}}
     folder, _, _ = RunFolder.create(configuration.parse(tree, "test"), "demo")
     store = ReplayStore(str(folder.path), QueueConfig(), 1, 0, "test", 0)
@@ -58,7 +59,7 @@ def make_run(root: Path, forests: Sequence[Forest], records: Sequence[dict[str, 
 
 
 def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """summary.json of such a run."""
+    """Return the summary.json of such a run."""
     last = records[-1]
     return {
         "steps": last["step"], "elapsed_s": last["elapsed_s"], "reward_first_fifth": 0.25, "reward_last_fifth": 0.55,

@@ -1,4 +1,4 @@
-"""A chart keeps its curves on the scale, leaves gaps where a run recorded nothing, and writes out where it ended."""
+"""Tests that a chart draws its curves within the scale, leaves gaps for missing records, and labels the last values."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_last_values_stay_apart_and_inside_the_chart(ends: list[float]) -> None:
     assert max(at) <= 168
 
 
-def test_the_text_alternative_tells_the_course_of_each_curve() -> None:
+def test_text_alternative_describes_each_curve() -> None:
     title = draw(Chart("Reward", "u", [Series("reward", [0.2, 0.1, 0.5])]), [1, 2, 3]).find("svg/title")
     assert title is not None and title.text == "Reward: reward from 0.2 to 0.5, between 0.1 and 0.5"
 
@@ -85,5 +85,5 @@ def test_the_text_alternative_tells_the_course_of_each_curve() -> None:
         (-0.25, "-0.25"),
     ],
 )
-def test_numbers_are_short(value: float, text: str) -> None:
+def test_number_is_shown_in_short_form(value: float, text: str) -> None:
     assert number(value) == text

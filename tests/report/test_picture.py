@@ -1,4 +1,4 @@
-"""What a drawing is made of: pieces of text that add up, and shades that follow the numbers."""
+"""Tests the parts of a drawing: texts of segments, and shades for numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from treeadv.report.picture import Numbers, Vocabulary, drawn_text, elided, pict
 
 @pytest.fixture(scope="module")
 def by_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer with a token a byte, so that characters are cut into tokens everywhere."""
+    """A tokenizer with one token per byte, so that a fork can split a character."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -31,7 +31,7 @@ def by_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_pieces_add_up_to_the_text_wherever_a_fork_cuts_it(by_bytes: Path) -> None:
+def test_segments_join_to_the_text_for_any_fork_position(by_bytes: Path) -> None:
     text = "aé😀 <b>\n€x"
     ids = Tokenizer.from_file(str(by_bytes / "tokenizer.json")).encode(text).ids
     vocabulary = Vocabulary(by_bytes)
@@ -68,7 +68,7 @@ def test_picture_of_an_ungraded_forest_states_that_it_is_ungraded() -> None:
 
 
 @given(st.integers(0, 200), st.integers(1, 60))
-def test_what_does_not_fit_is_left_out_in_the_middle(count: int, limit: int) -> None:
+def test_text_that_does_not_fit_is_cut_in_the_middle(count: int, limit: int) -> None:
     head, tail = elided(count, limit)
     assert len(head) + len(tail) == min(count, limit)
     assert list(head) == list(range(len(head)))
@@ -80,5 +80,5 @@ def test_control_characters_of_drawn_text_become_visible() -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (-0.001, "0"), (0.584, "+0.58"), (-1.0, "\N{MINUS SIGN}1.00")])
-def test_advantages_carry_their_sign(value: float, text: str) -> None:
+def test_advantage_is_shown_with_its_sign(value: float, text: str) -> None:
     assert signed(value) == text

@@ -1,5 +1,4 @@
-"""The display of a run: one line a step where there is no terminal, a pace that goes by the records, the final
-figures."""
+"""Tests the display of a run: one line per step without a terminal, the pace from the records, the final figures."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ def test_display_keeps_a_bounded_number_of_records() -> None:
     assert len(progress._records) == 48
 
 
-def test_progress_without_a_terminal_is_a_line_a_step() -> None:
+def test_progress_without_a_terminal_has_one_line_per_step() -> None:
     lines = run([record(1), record(2)]).splitlines()
     assert lines[0] == "starting a run of 40 steps: the model is loaded"
     assert lines[1:] == [
@@ -49,11 +48,11 @@ def test_display_on_a_terminal_updates_in_place() -> None:
 @pytest.mark.parametrize(
     ("elapsed", "eta"),
     [
-        ([100, 110], "1:20"),  # the first step, which holds the start-up, is not the pace
-        ([0, 100, *(100 + 10 * i for i in range(1, 11))], "3:00"),  # the pace is that of the last ten
+        ([100, 110], "1:20"),  # the pace does not include the first step, because its time includes the start
+        ([0, 100, *(100 + 10 * i for i in range(1, 11))], "3:00"),  # the pace is the mean of the last ten steps
     ],
 )
-def test_the_time_left_goes_by_the_pace_of_the_last_steps(elapsed: list[float], eta: str) -> None:
+def test_time_left_uses_the_pace_of_the_last_steps(elapsed: list[float], eta: str) -> None:
     records = [record(i + 1, elapsed_s=float(t)) for i, t in enumerate(elapsed)]
     total = 10 if len(elapsed) == 2 else 30
     assert run(records, total).rstrip().endswith(f"ETA {eta}")
@@ -63,12 +62,12 @@ def test_progress_continues_after_a_return_to_a_checkpoint() -> None:
     assert run([record(4), record(5), record(4, elapsed_s=70.0)]).splitlines()[-1].startswith("step 4/40")
 
 
-def test_the_last_step_leaves_no_time() -> None:
+def test_time_left_is_zero_after_the_last_step() -> None:
     assert run([record(39), record(40)]).rstrip().endswith("ETA 0:00")
     assert run([record(40)]).rstrip().endswith("ETA 0:00")
 
 
-def test_the_final_table_has_the_figures_and_the_folder() -> None:
+def test_final_table_has_the_figures_and_the_folder() -> None:
     out = io.StringIO()
     final_table(summary([record(1), record(8)]), Console(file=out, width=120))
     text = out.getvalue()
@@ -92,11 +91,11 @@ def test_run_without_a_step_has_no_figures() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")])
-def test_clock(seconds: float, text: str) -> None:
+def test_seconds_are_shown_as_a_clock_time(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-def test_sparks_span_the_values_and_keep_the_last() -> None:
+def test_sparkline_spans_the_values_and_keeps_the_last() -> None:
     assert spark([1.0]) == "▁"
     assert spark([0.0, 0.5, 1.0]) == "▁▄█"
     assert len(spark([float(i) for i in range(1000)], 48)) == 48

@@ -1,4 +1,4 @@
-"""report.html is made from a run's files alone, and says what those do not hold."""
+"""Tests that report.html needs only the files of a run, and names data that the files lack."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from treeadv.report.run import write_report
 
 
 def forest(version: int, *rewards: float) -> Forest:
-    """Two trees of two leaves each."""
+    """Return a forest of two trees with two leaves each."""
     made = build([-1, 0, 0, -1, 3, 3], [2, 3, 1, 2, 2, 2], rewards=list(rewards), version=version)
     return replace(made, gold=f"gold of version {version}")
 
@@ -48,7 +48,7 @@ def test_drawn_advantages_are_those_of_the_preset_of_the_run(tmp_path: Path) -> 
     assert "A +0.58" not in report(run)  # (1 - 0.75) / 0.5 = 0.5 with the unbiased standard deviation
     assert "A +0.50" in report(run)
     config.write_text(config.read_text().replace("scale: null", "scale: std_pop"))
-    assert "A +0.58" in report(run)  # 0.25 / 0.433 with the population's
+    assert "A +0.58" in report(run)  # 0.25 / 0.433 with the population standard deviation
 
 
 def test_every_curve_ends_at_its_last_value(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_keys_that_a_run_did_not_record_are_named(tmp_path: Path) -> None:
     assert "Not recorded by this run: entropy_mean, ess." in report(make_run(tmp_path, [], [r]))
 
 
-def test_report_tables_the_summary_or_says_there_is_none(tmp_path: Path) -> None:
+def test_report_shows_the_summary_or_states_its_absence(tmp_path: Path) -> None:
     records = [record(1), record(2)]
     run = make_run(tmp_path, [], records)
     assert "no summary.json: it has not ended" in report(run)
@@ -95,7 +95,7 @@ def test_report_of_a_long_run_states_that_it_is_thinned(tmp_path: Path) -> None:
 def test_tokens_are_text_with_a_tokenizer_and_numbers_without(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where no packaged model is unpacked
+    monkeypatch.chdir(tmp_path)  # a folder without an unpacked packaged model
     made = forest(0, *MIXED)
     made = replace(made, token=np.full(made.tokens, 2 + ord("Q") - 32, np.int32))
     run = make_run(tmp_path, [made], [record(1)])

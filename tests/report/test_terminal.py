@@ -1,4 +1,4 @@
-"""The tree in the terminal tells what the picture tells, within the width that there is."""
+"""Tests that the tree in the terminal has the content of the picture and fits the width of the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def printed(forest: Forest, width: int = 100, words: tuple[str, ...] = (" zq",),
 @given(forests(max_length=40), st.integers(60, 140))
 def test_terminal_tree_shows_verdicts_within_its_width(forest: Forest, width: int) -> None:
     lines = printed(forest, width).splitlines()
-    assert " ".join(lines).count("✓") == forest.leaves  # all built with that verdict
+    assert " ".join(lines).count("✓") == forest.leaves  # all leaves have this verdict
     assert all(cell_len(line) <= width for line in lines)
 
 
@@ -51,7 +51,7 @@ def test_long_segment_is_cut_in_the_middle_with_the_count() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_colours_are_for_terminals_only(terminal: bool) -> None:
+def test_output_has_colours_only_on_a_terminal(terminal: bool) -> None:
     text = printed(build([-1, -1], [3, 3]), force_terminal=terminal, color_system="truecolor" if terminal else None)
     assert ("\x1b[" in text) == terminal
 

@@ -1,4 +1,4 @@
-"""The drawing of a forest shows every token once, every leaf with its verdict, and nothing on top of anything else."""
+"""Tests that the drawing of a forest shows every token once and every leaf with its verdict, without overlap."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Words(Numbers):
-    """A vocabulary of given pieces: token i is `words[i % len(words)]`."""
+    """A vocabulary of given words: token i is `words[i % len(words)]`."""
 
     def __init__(self, *words: str) -> None:
         self.words = words
@@ -65,7 +65,7 @@ def test_every_token_and_every_leaf_is_drawn_once(forest: Forest) -> None:
     forests(max_length=60),
     st.sampled_from([(" word", "x\n", "\n\n"), ("字字", "a"), ("tokenwithoutanyspace" * 4, " ")]),
 )
-def test_boxes_lie_apart_and_right_of_their_parents(forest: Forest, words: tuple[str, ...]) -> None:
+def test_boxes_are_right_of_their_parents_without_overlap(forest: Forest, words: tuple[str, ...]) -> None:
     prompt, boxes, bottom = layout(drawn(forest, Words(*words)))
     for a, b in combinations([prompt, *boxes], 2):
         apart_x = a.right <= b.x or b.right <= a.x
@@ -89,7 +89,7 @@ def test_long_segment_says_how_many_tokens_it_leaves_out() -> None:
     assert classes(group, "left-out")[0].text == f"… {2000 - shown} tokens left out …"
 
 
-def test_text_that_looks_like_markup_stays_text() -> None:
+def test_markup_in_a_text_is_escaped() -> None:
     words = Words("<script>alert(1)</script>", "&amp;", "\x00\x1b", "</svg>", '"><img src=x>')
     forest = replace(build([-1, 0, 0], [5, 5, 5]), gold="<b>1</b>", detail=("<i>a</i>", "]]>"))
     forest = replace(forest, token=np.tile(np.arange(5, dtype=np.int32), 3))

@@ -1,5 +1,5 @@
-"""What an answer may try once a scorer evaluates it. Its child may write no file, so it reports by the names of folders
-that it makes."""
+"""Attacks that an answer may attempt when a scorer evaluates it. Its process may write no file, so it reports by the
+names of folders that it creates."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 
 
 def everything(folder: str) -> None:
-    """Make later answers right in every way there is: patches, the worker's pipes and its memory, a process left
-    behind."""
+    """Try to make later answers right by every known method: patches, pipes and memory of the worker, a remaining
+    process."""
     from treeadv.rewards.judgement import verified
     from treeadv.rewards.verifiers import registry
     from treeadv.rewards.verifiers.base import Verifier
@@ -59,7 +59,7 @@ def _written(pipe: Path) -> bool:
 
 @contextmanager
 def _noted(folder: str, feat: str) -> Iterator[None]:
-    """Make a folder with the name of a feat that succeeds."""
+    """Create a folder with the name of an attack that succeeds."""
     with contextlib.suppress(OSError, KeyError, AssertionError):
         yield
         os.mkdir(f"{folder}/{feat}")
@@ -70,7 +70,7 @@ def touch(folder: str) -> None:
 
 
 def claim(result: str) -> None:
-    """Write the child's result in its place."""
+    """Write a false result in place of the child's result."""
     os.write(3, result.encode() + b"\n")
     os._exit(0)
 
@@ -80,7 +80,7 @@ def die() -> None:
 
 
 def hang() -> None:
-    """Deaf to every signal that can be blocked."""
+    """Hang with every signal blocked that can be blocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
     while True:
         time.sleep(1)

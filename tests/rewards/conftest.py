@@ -1,4 +1,5 @@
-"""One event loop and one pool of two processes for all tests of a module: processes take a second to load."""
+"""Provides one event loop and one pool of two processes for all tests of a module, because a process needs a second to
+load."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(autouse=True, scope="session")
 def _importable() -> Iterator[None]:
-    """Worker processes inherit sys.path, so that they find `verifier_functions`."""
+    """Add this folder to sys.path, which worker processes inherit, so that they find `verifier_functions`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(HERE))
         yield
@@ -37,7 +38,7 @@ def pool(loop: asyncio.Runner) -> Iterator[VerifierPool]:
 
 @pytest.fixture(scope="module")
 def grade(loop: asyncio.Runner, pool: VerifierPool) -> Grade:
-    """Grade answers with the module's pool, from synchronous tests."""
+    """A function that grades answers with the pool of the module, for synchronous tests."""
 
     def run(*answers: Answer) -> list[Judgement]:
         return loop.run(pool.grade(answers))

@@ -1,4 +1,4 @@
-"""Answers that hang, swell or fool verifiers: (name, response, gold answer, the verdicts that are right)."""
+"""Lists answers that make verifiers hang, use much memory or err: (name, response, gold answer, right verdicts)."""
 
 from __future__ import annotations
 

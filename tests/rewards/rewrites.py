@@ -1,6 +1,5 @@
-"""Rewrites of gold answers: responses whose answer equals the gold answer, or differs from it, by how they are made.
-
-A rewrite takes a gold answer and a random generator and returns a response, or None where it does not apply.
+"""Rewrites gold answers as responses whose answer, by construction, equals the gold answer or differs from it. A
+rewrite takes a gold answer and a random generator. It returns a response, or None if it does not apply.
 """
 
 from __future__ import annotations
@@ -24,13 +23,11 @@ _LIST = re.compile(r"-?\d+(?:,\s*-?\d+)+")
 _INTERVAL = re.compile(r"([(\[])(-?\d+),\s*(-?\d+)([)\]])")
 _SUM = re.compile(r"(\d*[a-z](?:\^\{?\d\}?)?)\s*\+\s*(\d+|\d*[a-z])")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\{])([a-z])(?![A-Za-z])")
-THOUSANDS = re.compile(
-    r"(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)"
-)  # a gold answer of which it is open whether it is a number or a list
+THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)")  # a gold answer that may be a number or a list
 
 
 def is_formula(gold: str) -> bool:
-    """Whether a gold answer is one formula with balanced braces, not prose with formulas in it."""
+    """Return whether a gold answer is one formula with balanced braces and no prose."""
     plain = re.sub(r"\\[A-Za-z]+", "", gold)
     return (
         not re.search(r"\$|[A-Za-z]{4}", plain)
@@ -66,7 +63,7 @@ def latex(value: Fraction) -> str:
     return f"{'-' * (value < 0)}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
 
 
-# Equal: where the answer stands
+# Equal: position of the answer
 
 
 @equal
@@ -128,7 +125,7 @@ def in_chinese(gold: str, rng: random.Random) -> str | None:
     return rng.choice((f"所以答案是{gold}。", f"总共有{gold}个")) if integer(gold) is not None else None
 
 
-# Equal: how the answer is set
+# Equal: typesetting of the answer
 
 
 @equal
@@ -450,9 +447,8 @@ def digit_changed(gold: str, rng: random.Random) -> str | None:
 
 
 def _kept_value(gold: str, changed: str) -> bool | None:
-    """Whether a changed digit left the value; None where it may, as in 1^2, x^{0}, lists in another order, \\log and
-    percent signs.
-    """
+    """Return whether a changed digit keeps the value; None if that is unknown, as in 1^2, x^{0}, lists in another
+    order, \\log and percent signs."""
     if re.search(r"\^|log|ln|%|,|0|\\pm|\\frac\{\d+\}\{\d+\}|:|=|\\le|\\ge|<|>|begin", gold):
         a, b = fraction(gold), fraction(changed)
         return a == b if a is not None and b is not None else None if integer(gold) is None else False

@@ -1,4 +1,4 @@
-"""Every gold answer of the benchmarks equals itself: through the whole verifier, and most are read as trees."""
+"""Tests that the verifier finds every gold answer of the benchmarks equal to itself, and reads most as formulas."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ EXCEPTIONS = {
     "omni_math_rule-710": "a brace is never closed in the data",
     "omni_math_rule-1469": "a brace is never closed in the data",
 }
-# Gold answers that a limit refuses: an equal answer in another form is refused, in the same form verified.
+# Gold answers that a limit refuses. An equal answer in another form is refused; in the same form it is verified.
 REFUSED = {
-    "omni_math_rule-862": "control or surrogate characters",  # a form feed where the data lost the \\f of \\frac
+    "omni_math_rule-862": "control or surrogate characters",  # the data has a form feed in place of the \\f of \\frac
 }
 
 
 def golds() -> dict[str, str]:
-    """id -> gold answer, one id for each different answer."""
+    """Return id -> gold answer, with one id for each different answer."""
     if "TREEADV_DATA" not in os.environ:
         pytest.skip("TREEADV_DATA does not name a folder with benchmarks/*.jsonl")
     files = sorted(Path(os.environ["TREEADV_DATA"], "benchmarks").glob("*.jsonl"))
@@ -55,7 +55,7 @@ def test_guards_refuse_only_the_gold_answers_listed():
 
 
 def test_nine_of_ten_gold_answers_are_read():
-    """The others are prose, as in college_math, or mathematics beyond the grammar."""
+    """The other gold answers are prose, as in college_math, or mathematics outside the grammar."""
     known = golds()
     assert sum(_read(gold) is not None for gold in known.values()) >= 0.9 * len(known)
 

@@ -1,5 +1,5 @@
-"""Answers that a scorer of reasoning-gym evaluates: what they do ends with their child, and no other answer is judged
-by it."""
+"""Tests answers that a scorer of reasoning-gym evaluates: their effects end with their process and change no other
+verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import reasoning_gym
 from treeadv.forest import Verdict
 from treeadv.rewards.sandbox.pool import Answer, VerifierPool
 
-WRONG_ANSWER = Answer(r"\boxed{x^3}", "(x+1)^2", "math")  # needs a worker
+WRONG_ANSWER = Answer(r"\boxed{x^3}", "(x+1)^2", "math")  # this answer needs a worker
 EVALUATE = (
     "countdown", "puzzle24", "polynomial_multiplication", "simple_integration", "intermediate_integration", "n_queens",
     "string_insertion", "spiral_matrix", "binary_matrix",
@@ -39,16 +39,16 @@ def test_answer_that_runs_code_cannot_change_the_worker(loop, one_worker, tmp_pa
     attacked, after = loop.run(one_worker.grade([attack(f"everything({str(tmp_path)!r})"), WRONG_ANSWER]))
     assert (attacked.verdict, after.verdict, after.detail) == (Verdict.WRONG, Verdict.WRONG, "not equal")
     *none, patched = sorted(p.name for p in tmp_path.iterdir() if p.is_dir() and not p.name.startswith("process"))
-    assert patched == "patched" and not none  # the answer did run, and only in its own memory
+    assert patched == "patched" and not none  # the answer ran, and changed only its own memory
     assert (tmp_path / "file").stat().st_size == 0
     assert one_worker.restarts == 0
-    if os.getuid() == 0:  # others may start no process at all
+    if os.getuid() == 0:  # other users may start no process
         [started] = [int(p.name.split()[1]) for p in tmp_path.glob("process *")]
         _wait_until_ended(Path(f"/proc/{started}/stat"))
 
 
 def _wait_until_ended(state: Path, seconds: float = 10) -> None:
-    """The kernel takes its time to end a killed process."""
+    """Wait until a killed process has ended, which takes the kernel some time."""
     limit = time.monotonic() + seconds
     while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < limit, state.read_text()
@@ -57,8 +57,8 @@ def _wait_until_ended(state: Path, seconds: float = 10) -> None:
 
 @pytest.mark.parametrize("family", EVALUATE)
 def test_every_scorer_that_evaluates_does_so_in_a_child(loop, pool, tmp_path, family):
-    """Should a release of reasoning-gym stop evaluating, the first assertion fails, and the family can leave the
-    list."""
+    """If a release of reasoning-gym no longer evaluates answers, the first assertion fails, and the family can be
+    removed from the list."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         loop.run(pool.grade([attack(f"touch({str(tmp_path)!r})", family)]))
@@ -69,7 +69,7 @@ UNKNOWN = "is unknown: use verified, wrong, unparsed, timeout, crash, refused"
 
 
 def claimed(**changes: object) -> str:
-    """Code that writes an outcome in the place of the child's own."""
+    """Return code that writes an outcome in place of the child's outcome."""
     return f"claim({json.dumps({'verdict': 'WRONG', 'reward': 1.0, 'detail': '', 'parts': {}} | changes)!r})"
 
 
@@ -83,11 +83,11 @@ def claimed(**changes: object) -> str:
         (claimed(reward="nan"), Verdict.CRASH, "no result: ValueError: the reward is 'nan', not a finite number"),
         ("claim('[1, 1]')", Verdict.CRASH, "no result: ValueError: the reply is not an outcome"),
         ("claim('owned')", Verdict.CRASH, "no result: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
-        # the scorer takes the MemoryError for a wrong answer; nothing was ever allocated
+        # the scorer treats the MemoryError as a wrong answer; no memory was allocated
         ("swell()", Verdict.WRONG, ""),
     ],
 )  # fmt: skip
-def test_child_that_dies_hangs_or_lies_costs_only_its_answer(loop, one_worker, code, verdict, detail):
+def test_faulty_child_fails_only_its_own_answer(loop, one_worker, code, verdict, detail):
     judged, after = loop.run(one_worker.grade([attack(code), WRONG_ANSWER]))
     assert (judged.verdict, judged.detail) == (verdict, detail)
     assert (after.verdict, one_worker.restarts) == (Verdict.WRONG, 0)

@@ -1,4 +1,4 @@
-"""Where the final answer of a response is found."""
+"""Tests where the final answer of a response is found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ balanced = st.recursive(
     balanced.filter(lambda t: any(c.isalnum() for c in t)),
     st.text("abc .", max_size=30),
 )
-def test_the_last_box_is_found_whatever_stands_around_it(before, content, after):
+def test_last_box_is_found_in_any_surrounding_text(before, content, after):
     before = before.replace("boxed", "").replace("{", "").replace("}", "")
     response = f"{before} \\boxed{{9}} {before} \\boxed{{{content}}} {after}"
     assert final_answer(response) == content.strip().rstrip(".,; \t")
@@ -47,7 +47,7 @@ def test_the_last_box_is_found_whatever_stands_around_it(before, content, after)
         ("答案是7。", "7"),
     ],
 )  # fmt: skip
-def test_the_final_answer_is_where_the_response_marks_it(response, answer):
+def test_marked_final_answer_is_extracted(response, answer):
     assert final_answer(response) == answer
 
 
@@ -58,7 +58,7 @@ def test_the_final_answer_is_where_the_response_marks_it(response, answer):
         (r"first \boxed{1}, but really \boxed{2}", "2"), (r"\boxed{1} then \boxed{2}", "2"),
     ],
 )  # fmt: skip
-def test_boxes_side_by_side_are_one_answer_of_several_parts(response, answer):
+def test_adjacent_boxes_are_one_answer_of_several_parts(response, answer):
     assert final_answer(response, several=True) == answer
     assert final_answer(response) == answer.split(", ")[-1]
 
@@ -67,7 +67,7 @@ def test_prose_without_a_mark_has_no_marked_answer():
     assert marked_answer("There are 12.") is None
 
 
-def test_marked_text_is_the_line_as_it_stands():
+def test_marked_text_is_the_unchanged_line():
     assert marked_text("The answer is Dr. Smith, I think.\nBye.") == "Dr. Smith, I think.\nBye."
 
 
@@ -81,11 +81,11 @@ def test_marked_text_is_the_line_as_it_stands():
         ("[THINK]a[/THINK]b", "b"), ("2 < 3 and 5 > 4", "2 < 3 and 5 > 4"),
     ],
 )  # fmt: skip
-def test_only_what_follows_the_last_thought_is_said(response, said):
+def test_only_text_after_the_last_thought_is_read(response, said):
     assert spoken(response) == said
 
 
-def test_long_response_is_read_at_its_end_only():
+def test_only_the_end_of_a_long_response_is_read():
     assert len(spoken("x" * 10**6)) == TAIL
     assert final_answer(r"\boxed{1}" + " word" * TAIL) is None
 

@@ -1,4 +1,4 @@
-"""`treeadv grade`: a JSONL file in, verdicts out; a bad line is named and nothing is written."""
+"""Tests `treeadv grade`: it adds verdicts to a JSONL file, names a bad line, and then writes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def write(path, lines):
     return path
 
 
-def test_every_line_comes_back_with_its_verdict_in_order(tmp_path):
+def test_every_line_gets_its_verdict_in_order(tmp_path):
     lines = [
         {"problem": "1+1", "answer": "2", "response": "The answer is 2.", "id": "a"},
         {"problem": "expand", "answer": "(x+1)^2", "response": r"\boxed{x^2+2x+1}"},
@@ -60,7 +60,7 @@ def test_missing_or_empty_file_is_bad_input(tmp_path):
         grade_file(write(tmp_path / "empty.jsonl", ["", ""]))
 
 
-def test_failures_of_the_verifier_are_no_zeros_in_the_mean(tmp_path):
+def test_verifier_failures_are_left_out_of_the_mean(tmp_path):
     lines = [{"answer": a, "response": a, "verifier": v} for a, v in (("1", "math"), ("2", None), ("3", None))]
     summary = grade_file(write(tmp_path / "in.jsonl", lines), "verifier_functions:raising", workers=1)
     assert (summary.verdicts, summary.reward_mean, summary.failures) == ({"verified": 1, "crash": 2}, 1.0, 2)

@@ -1,4 +1,4 @@
-"""Gold answers that cannot be met are found before a run starts."""
+"""Tests that gold answers that no response can match are found before a run starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hostile corpus: every answer ends inside its limit with its reason, and nothing else in flight is touched."""
+"""Tests the hostile corpus: every answer ends within its limits with a reason, and other answers are not affected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT = 1.5
 
 
 def healthy(n: int) -> Answer:
-    """A right answer that needs a worker."""
+    """Return a right answer that needs a worker."""
     return Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math")
 
 
@@ -52,14 +52,14 @@ def test_time_and_memory_limits_hold_without_guards(loop, monkeypatch):
         mathematics.Mathematics, "screen", lambda self, a: Task("math", a.gold, final_answer(a.response) or "")
     )
     judged, others, back = run_corpus(loop)
-    assert sum(j.verdict is Verdict.TIMEOUT for j in judged) >= 10  # the corpus does hang sympy
+    assert sum(j.verdict is Verdict.TIMEOUT for j in judged) >= 10  # the corpus makes sympy hang
     assert [(j.detail, j.seconds) for j in judged if not j.detail or j.seconds > TIMEOUT + 0.3] == []
     assert {j.verdict for j in others} == {Verdict.VERIFIED}
     assert back < 1.0
 
 
-def test_no_answer_holds_the_callers_process(grade):
-    """The cheap half runs in the caller's event loop: a megabyte must not hold it up."""
+def test_no_answer_blocks_the_calling_process(grade):
+    """The screen runs in the event loop of the caller, so an answer of a megabyte must not block it."""
     slow = {}
     for name, response, gold, _ in hostile.CORPUS:
         began = time.process_time()
@@ -70,6 +70,6 @@ def test_no_answer_holds_the_callers_process(grade):
 
 
 @pytest.mark.parametrize(("name", "response", "gold"), hostile.RIGHT, ids=[r[0] for r in hostile.RIGHT])
-def test_right_answers_in_odd_dress_are_verified(grade, name, response, gold):
+def test_right_answers_in_unusual_forms_are_verified(grade, name, response, gold):
     [j] = grade(Answer(response, gold, "math"))
     assert (j.verdict, j.reward) == (Verdict.VERIFIED, 1.0), j.detail

@@ -1,4 +1,5 @@
-"""The pool under faults: overruns, deaths, memory, cancellation, storms. None of it touches another answer."""
+"""Tests the pool under faults: time-outs, deaths, memory, cancellation, repeated restarts. No fault affects another
+answer."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from treeadv.rewards.sandbox import process
 from treeadv.rewards.sandbox.pool import Answer, PoolBroken, VerifierPool
 
 HERE = Path(__file__).parent
-SYMBOLIC = Answer(r"\boxed{\operatorname{lcm}(x, 3y)}", "3xy", "math")  # needs a worker
+SYMBOLIC = Answer(r"\boxed{\operatorname{lcm}(x, 3y)}", "3xy", "math")  # this answer needs a worker
 
 
 def call(name: str, response: str = "", meta: str = "") -> Answer:
@@ -48,7 +49,7 @@ def test_equal_answers_of_a_call_are_judged_once(grade, tmp_path):
     assert sorted(log.read_text().split()) == ["a", "b", "c"]
 
 
-def test_what_a_verifier_prints_does_not_reach_the_protocol(grade):
+def test_output_of_a_verifier_does_not_reach_the_protocol(grade):
     [j] = grade(call("detailed"))
     assert (j.verdict, j.detail) == (Verdict.VERIFIED, "fine")
 
@@ -148,7 +149,7 @@ def test_waiting_in_the_queue_does_not_count_against_an_answer(loop):
     assert [j.verdict for j in loop.run(scene())] == [Verdict.VERIFIED] * 5
 
 
-def test_killed_worker_costs_no_answer(loop, grade, pool, tmp_path):
+def test_death_of_a_worker_loses_no_answer(loop, grade, pool, tmp_path):
     note = tmp_path / "pid"
     before = pool.restarts
 
@@ -189,7 +190,7 @@ def test_answer_that_kills_its_process_twice_is_a_crash(grade, name, argument, c
 
 
 def test_many_crashing_answers_do_not_break_the_pool(loop, monkeypatch):
-    monkeypatch.setattr(pool_module, "STORM", 3)  # of four losses
+    monkeypatch.setattr(pool_module, "STORM", 3)  # after four losses
 
     async def scene():
         pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
@@ -293,11 +294,11 @@ def test_processes_that_cannot_start_raise_with_the_cause(loop, monkeypatch):
     monkeypatch.setattr(pool_module, "BACKOFF", 0.001)
 
     async def scene():
-        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=100)  # less than sympy needs
+        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=100)  # less memory than sympy needs
         try:
             with pytest.raises(PoolBroken) as first:
                 await pool.grade([SYMBOLIC])
-            with pytest.raises(PoolBroken):  # and at once from then on
+            with pytest.raises(PoolBroken):  # later calls fail at once
                 await asyncio.wait_for(pool.grade([SYMBOLIC]), 0.1)
             return str(first.value), pool.fault
         finally:
@@ -367,7 +368,7 @@ def test_close_leaves_no_process_and_fails_what_is_in_flight(loop, tmp_path):
     assert not Path(f"/proc/{loop.run(scene())}").exists()
 
 
-def test_close_that_meets_a_start_just_ended_leaves_no_process(loop, monkeypatch):
+def test_close_right_after_a_start_leaves_no_process(loop, monkeypatch):
     receive = asyncio.StreamReader.feed_data
     closing: list[asyncio.Task[None]] = []
     started: list[int] = []

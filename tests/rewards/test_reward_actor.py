@@ -1,4 +1,4 @@
-"""The reward role: forests in, the same forests graded out, and its metrics tell what it did."""
+"""Tests the reward role: it returns the same forests graded, and exports metrics of its work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def model_dir(tmp_path):
     tokenizer.add_special_tokens(["<|end|>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    (tmp_path / "model.safetensors").touch()  # never read here
+    (tmp_path / "model.safetensors").touch()  # no test reads this file
     return str(tmp_path)
 
 
@@ -36,7 +36,8 @@ def config(model_dir):
 
 
 def forest(name: str):
-    """A trunk "The answer is" with the leaves "11 end", "12" and an aborted "11"; a second tree that ends with "or"."""
+    """A forest whose first root segment is "The answer is", with the leaves "11 end", "12" and an aborted "11". A
+    second tree ends with "or"."""
     made = build([-1, 0, 0, 0, -1], [3, 2, 1, 1, 1], forest_id=name)
     tokens = [WORDS.index(w) for w in ["The", "answer", "is", "11", "<|end|>", "12", "11", "or"]]
     finish = np.array([Finish.STOP, Finish.LENGTH, Finish.ABORT, Finish.STOP], np.int8)
@@ -47,7 +48,7 @@ def forest(name: str):
     ).check()  # fmt: skip
 
 
-def test_batch_comes_back_graded_and_otherwise_unchanged(loop, model_dir):
+def test_graded_batch_is_otherwise_unchanged(loop, model_dir):
     async def scene():
         actor = RewardActor(config(model_dir), 0)
         try:
@@ -85,7 +86,7 @@ def test_named_parts_of_a_reward_become_metrics(loop, model_dir):
 
     graded, page = loop.run(scene())
     assert graded.reward.tolist() == [1.5, 0.0, 0.0, 0.0]
-    assert 'treeadv_reward_part_mean{part="math"} 0.333' in page  # of the three answers that were judged
+    assert 'treeadv_reward_part_mean{part="math"} 0.333' in page  # the three answers that were judged
     assert 'treeadv_reward_part_mean{part="exact"} 0.333' in page
 
 

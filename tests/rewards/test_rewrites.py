@@ -1,5 +1,5 @@
-"""False positives and false negatives on rewrites of the gold answers of benchmarks
-(TREEADV_DATA/benchmarks/*.jsonl), kind by kind.
+"""Limits false positives and false negatives on rewrites of gold answers of benchmarks
+(TREEADV_DATA/benchmarks/*.jsonl), for each kind of rewrite.
 
 `pytest -m slow -s tests/rewards/test_rewrites.py` prints the rates with those of bare math-verify.
 """
@@ -25,7 +25,7 @@ A_KIND = 120  # rewrites of each kind
 
 @dataclass
 class Count:
-    """The rewrites of one kind, and how many of them each grader judges wrongly."""
+    """Counts the rewrites of one kind and the wrong verdicts of each grader."""
 
     rewrites: int = 0
     ours: int = 0

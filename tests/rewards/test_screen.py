@@ -1,6 +1,5 @@
-"""The verifier `math`: which answers equal a gold answer. Text and arithmetic decide nearly all of them without a
-worker.
-"""
+"""Tests which answers equal a gold answer for the verifier `math`. Text and arithmetic decide nearly all of them
+without a worker."""
 
 # ruff: noqa: RUF001
 
@@ -60,14 +59,14 @@ def test_any_formula_as_gold_answer_or_answer_is_judged(gold, answer):
 
 
 @given(numbers)
-def test_quantity_reads_what_fraction_reads(text):
+def test_quantity_reads_every_number_that_fraction_reads(text):
     read = quantity(text)
     assert read is not None and read.value == fraction_of(text)
 
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[str, str]:
-    """Two numbers: any, or one and its decimals, exact or off by some 1e-5 to 1e-8."""
+    """Generate two numbers: arbitrary ones, or a number and its decimals, exact or with an error of 1e-5 to 1e-8."""
     gold = draw(numbers)
     off = draw(st.sampled_from(["0", "1e-5", "-1e-5", "3e-7", "-2e-7", "1e-8"]))
     near = f"{float(fraction_of(gold) + Fraction(off)):.9f}"
@@ -76,7 +75,7 @@ def pairs(draw: st.DrawFn) -> tuple[str, str]:
 
 @settings(deadline=None)  # the first call loads sympy's parsers
 @given(pairs())
-def test_numbers_equal_for_us_are_equal_for_math_verify(pair):
+def test_numbers_found_equal_are_equal_for_math_verify(pair):
     gold, answer = pair
     parsed = [math_verify.parse(f"${t}$", parsing_timeout=None) for t in (gold, answer)]
     ours, theirs = verdict(f"\\boxed{{{answer}}}", gold) is VERIFIED, math_verify.verify(*parsed, timeout_seconds=None)
@@ -105,12 +104,12 @@ def test_integer_is_verified_in_every_usual_form(n, form):
 
 
 NOT_PAID = [
-    # a number is cut out of a formula without a mark
+    # a number inside an unmarked formula
     ("7", r"Hence $x > 7$."), ("4", r"This gives $\frac{3}{4}$."), ("5", r"The side is $4\sqrt{5}$."),
     ("9", "It meets the axis at $(2, 9)$."),
     ("2", r"It grows like $n^2$."), ("8", r"The roots are $\pm 8$."), ("3", "So $3 \\le k$."),
     ("6", r"So it is $\log_2 6$."),
-    # a number of a text that cannot be read
+    # a number inside a text that cannot be read
     ("5", r"\boxed{y³ + 5}"), ("7", r"\boxed{\qux{z} + 7}"), ("9", r"\boxed{\begin{cases}u=9\\v=1\end{cases}}"),
     ("12", r"\boxed{5 \mid 12}"),
     ("4", r"\boxed{x \equiv 4 \pmod 7}"), ("6", r"\boxed{? 6}"), ("8", r"\boxed{3 5 8}"), ("2", r"\boxed{a b \\ 2}"),
@@ -198,7 +197,7 @@ def test_answer_that_cannot_be_read_is_unparsed(response):
 
 
 PAID = [
-    # where it stands
+    # position of the answer
     ("34", "Final Answer: The smallest $m$ is 34."), ("8", r"I write \boxed{}. So \boxed{8}."),
     ("8", r"So \boxed{8}, as asked in \boxed{}."),
     ("8", r"The answer is 8. It goes in \boxed{...}."), ("3,5", r"\boxed{3} \quad\text{or}\quad \boxed{5}"),
@@ -213,7 +212,7 @@ PAID = [
     ("8", "**Final Answer**\n\n8"),
     ("1,2,3", "The answer is 1, 2, and 3."), ("12", "Ann has 12 apples left."),
     ("20", "The answer is 20 square meters."), ("x+1", "The answer is x + 1."),
-    # how it is set
+    # typesetting of the answer
     ("x^3-1", r"\boxed{x³ − 1}"), (r"\frac{\sqrt{5}}{2}", r"\boxed{√5/2}"), ("3/4", r"\boxed{¾}"),
     (r"[0,\infty)", r"\boxed{［0，∞）}"), (r"30^\circ", r"\boxed{30°}"),
     (r"\frac{\pi}{6}", r"\boxed{pi/6}"), (r"6\pi", r"\boxed{6*pi}"), (r"\frac{\sqrt{7}}{3}", r"\boxed{sqrt(7)/3}"),
@@ -279,14 +278,14 @@ def test_gold_answer_equals_itself_boxed(gold):
         ("1", r"\lim_{x \to 0} \frac{\sin x}{x}"),
     ],
 )
-def test_what_the_grammar_does_not_have_goes_to_math_verify(gold, text):
+def test_answer_outside_the_grammar_goes_to_math_verify(gold, text):
     assert isinstance(math(f"\\boxed{{{text}}}", gold), Task)
 
 
 @pytest.mark.parametrize(
     "text", [r"\sum_{k=1}^{10} \foo k^2", r"\int x dx \text{ or so}", r"385 \mid \sum_{k=1}^{10} k^2"]
 )
-def test_what_math_verify_reads_in_part_does_not_go_to_it(text):
+def test_partly_readable_answer_is_not_sent_to_math_verify(text):
     assert verdict(f"\\boxed{{{text}}}", "385") is UNPARSED
 
 
@@ -302,7 +301,7 @@ def test_words_that_change_a_number_are_not_dropped(word):
     assert verdict(f"The answer is 2 {word}.", "2") is not VERIFIED
 
 
-def test_math_verify_drops_every_unit_of_the_list_too():
+def test_math_verify_also_drops_every_listed_unit():
     kept = [
         u
         for u in UNITS
@@ -321,7 +320,7 @@ def test_math_verify_drops_every_unit_of_the_list_too():
         ("s s", None), ("", None), ("per", None), ("square", None), ("x per hour", None), ("times 3", None),
     ],
 )  # fmt: skip
-def test_units_by_their_usual_abbreviation(text, name):
+def test_usual_abbreviation_of_a_unit_is_read(text, name):
     assert unit(text) == name
 
 
@@ -353,7 +352,7 @@ COMPETITION = (
 
 
 @pytest.mark.parametrize("text", COMPETITION)
-def test_what_competitions_ask_for_is_not_refused(text):
+def test_competition_answers_are_not_refused(text):
     assert refusal(text) is None
 
 
@@ -366,6 +365,7 @@ FALSE_POSITIVES = (
 
 @pytest.mark.parametrize(("response", "gold"), FALSE_POSITIVES)
 def test_false_positives_of_math_verify_are_not_verified(response, gold):
-    """The first assertion fails when math-verify mends it: then its line in docs/rewards.md can go."""
+    """If a release of math-verify corrects a case, the first assertion fails, and its line in docs/rewards.md can be
+    removed."""
     assert math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(response))
     assert verdict(response, gold) is not VERIFIED

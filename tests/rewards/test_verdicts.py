@@ -1,4 +1,4 @@
-"""Agreement with the verdicts of public graders' own test suites (TREEADV_DATA/verdicts/*.jsonl)."""
+"""Tests the agreement with the verdicts in the test suites of public graders (TREEADV_DATA/verdicts/*.jsonl)."""
 
 from __future__ import annotations
 

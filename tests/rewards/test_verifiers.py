@@ -1,4 +1,4 @@
-"""The verifiers other than `math`: each by its name, through the pool."""
+"""Tests each verifier except `math` by its name, through the pool."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def test_verdicts_of_the_verifiers_that_need_no_process(grade, verifier, respons
 @pytest.mark.parametrize(
     "name", ["math", "exact", "numeric", "numeric:0.5", "choice", "reasoning-gym", "a.b:c", "https://host/grade"]
 )
-def test_every_documented_name_is_known(name):
+def test_every_documented_verifier_name_is_known(name):
     find_verifier(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", "Math", "numeric:", "numeric:x", "numeric:1", "a.b", "a:b:c", "a b:c", "ftp://host"]
 )
-def test_any_other_name_is_bad_input(name):
+def test_unknown_verifier_name_is_bad_input(name):
     with pytest.raises(BadInput, match="verifier"):
         find_verifier(name)
 
@@ -123,7 +123,7 @@ def test_help_texts_name_every_built_in_verifier():
     assert all(name in TaskConfig.model_fields["verifier"].description for name in BUILT_IN)
 
 
-def test_user_verifier_class_runs_both_halves_in_the_worker(grade):
+def test_user_verifier_class_runs_completely_in_the_worker(grade):
     screened, judged = grade(*[Answer(r, "g", "verifier_functions:Parity") for r in ("", "ab")])
     assert (screened.verdict, screened.detail) == (UNPARSED, "empty")
     assert (judged.verdict, judged.reward) == (VERIFIED, 1.0)
@@ -194,7 +194,7 @@ def remote() -> Iterator[str]:
     server.server_close()
 
 
-def test_remote_verifier_is_asked_over_http(grade, remote):
+def test_remote_verifier_is_called_over_http(grade, remote):
     half, full, named, echoed = grade(*[Answer(r, "g", remote, "g") for r in ("half", "full", "named", "echo")])
     assert (half.verdict, half.reward) == (WRONG, 0.5)
     assert (full.verdict, full.reward, full.detail) == (VERIFIED, 1.0, "well done")

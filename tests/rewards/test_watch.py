@@ -1,4 +1,4 @@
-"""A run ends when its verifier fails instead of judging."""
+"""Tests that a run ends when its verifier fails on most answers."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def sleep(response: str, gold: str, meta: str) -> bool:
 
 
 def deaf(response: str, gold: str, meta: str) -> bool:
-    """Hang with every signal blocked, as a C library would: only the parent can end it. Leaves its pid for the test."""
+    """Hang with every signal blocked, as a C library may, so that only the parent can end the process. Writes its pid
+    for the test."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     if meta:
         Path(meta).write_text(str(os.getpid()))
@@ -52,7 +53,7 @@ def swallow(response: str, gold: str, meta: str) -> bool:
 
 
 def once(response: str, gold: str, meta: str) -> bool:
-    """The first time: leave the pid in the file `meta` and wait to be killed. The second time: done."""
+    """At the first call, write the pid to the file `meta` and wait to be killed. Return at the second call."""
     if Path(meta).exists():
         return True
     Path(meta).write_text(str(os.getpid()))
@@ -74,13 +75,13 @@ def hoard(response: str, gold: str, meta: str) -> bool:
 
 
 def keep(response: str, gold: str, meta: str) -> dict[str, object]:
-    """Hold on to memory after the item: what a leak does."""
+    """Keep memory after the item, as a memory leak does."""
     globals()["_kept"] = mmap.mmap(-1, int(response) << 20)
     return {"reward": True, "detail": str(os.getpid())}
 
 
 def whoami(response: str, gold: str, meta: str) -> dict[str, object]:
-    """The process, and whether it is as light as promised."""
+    """Return the pid, and whether the process has imported no heavy library."""
     heavy = sorted({"torch", "ray", "transformers"} & set(sys.modules))
     return {"reward": True, "detail": json.dumps({"pid": os.getpid(), "heavy": heavy})}
 
@@ -101,8 +102,8 @@ def append(response: str, gold: str, meta: str) -> bool:
 
 
 def swallow_memory(response: str, gold: str, meta: str) -> bool:
-    """Use this share of the memory left, give it back and say no: what sympy does when it runs into the limit and
-    catches the error."""
+    """Allocate this share of the remaining memory, free it and return 0, as sympy does when it catches a
+    MemoryError."""
     left = (
         resource.getrlimit(resource.RLIMIT_AS)[0] - int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     )
@@ -146,7 +147,7 @@ def texts(response: str) -> str:
 
 
 async def awaited(problem: str, response: str, gold: str, difficulty: int) -> dict[str, object]:
-    """Uses every kind of argument, and returns named parts."""
+    """Use every kind of argument and return named parts."""
     brevity = 1 / (1 + len(response))
     return {
         "reward": float(response == gold) * difficulty,

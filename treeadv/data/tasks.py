@@ -1,4 +1,5 @@
-"""Prompts with gold answers: JSONL and Parquet files, Hugging Face datasets by name, reasoning-gym families.
+"""Prompts with gold answers: JSONL and Parquet files, Hugging Face datasets by name, reasoning-gym families, operator
+tables.
 
 A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it
 stopped.
@@ -13,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from treeadv.config import Family, TaskConfig
+from treeadv.config import Family, TablesConfig, TaskConfig
+from treeadv.data.operator_tables import Tables, draw_prompt, solve
 from treeadv.errors import BadInput, one_line
+from treeadv.extensions import require
 from treeadv.jsonl import read_jsonl
 from treeadv.rewards.golds import gold_text, text_of
 from treeadv.rewards.verifiers.registry import find_verifier, verifier_of
 
 REASONING_GYM = "reasoning-gym"
+OPERATOR_TABLES = "operator-tables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ def problem_source(task: TaskConfig, seed: int) -> ProblemSource:
     here."""
     if task.source == REASONING_GYM:
         return Families(task.families, task.grader, seed)
+    if task.source == OPERATOR_TABLES:
+        return TableChains(task.tables, task.grader, seed)
     if task.source.startswith("hf:"):
         return Shuffled(_read_hub(task.source, task.grader), seed)
     return Shuffled(read_problems(Path(task.source), task.grader), seed)
@@ -108,12 +114,31 @@ class Families:
         )
 
 
+class TableChains:
+    """Problems of the task operator-tables, each drawn from (seed, draw)."""
+
+    def __init__(self, task: TablesConfig, verifier: str, seed: int) -> None:
+        self._operations, self._seed = task.operations, seed
+        self._tables = Tables.of(task)
+        self._verifier = find_verifier(verifier)
+
+    def __getitem__(self, draw: int) -> Problem:
+        prompt = draw_prompt(random.Random(f"{self._seed}/{_checked(draw)}"), self._operations)
+        answer = solve(prompt, self._tables)[-1]
+        return Problem(
+            id=f"tables-{self._seed}-{draw}",
+            problem=prompt,
+            answer=answer,
+            verifier=self._verifier.name,
+            meta=self._verifier.meta({"problem": prompt, "answer": answer}),
+        )
+
+
 def _create(family: Family, seed: int) -> Any:
-    try:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
-    except ImportError as e:
-        raise BadInput("task.source=reasoning-gym: the package is not installed (pip install reasoning-gym)") from e
+    require("reasoning_gym", "task.source=reasoning-gym")
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
     if family.name not in DATASETS:
         close = difflib.get_close_matches(family.name, DATASETS, n=1, cutoff=0.5)
         meant = (
@@ -134,8 +159,8 @@ def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
         raise BadInput(
-            f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT], or"
-            f" {REASONING_GYM}"
+            f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT],"
+            f" {REASONING_GYM} or {OPERATOR_TABLES}"
         )
     if not path.is_file():
         raise BadInput(f"{path}: no such file of problems")

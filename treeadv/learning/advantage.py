@@ -88,11 +88,40 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
         # among themselves.
         could = (f.budget[f.parent < 0] > 1)[f.tree]
         return np.where(could, _outside(f, weights * could[f.leaf_segment]), _outside(f, weights))
+    if spec.baseline == "sibling_loo":
+        return _siblings(f, V)
     if spec.baseline == "parent_fork":
         return np.where(f.parent < 0, mean, V[f.parent])
     if spec.baseline == "segment_mean":
         return (np.bincount(f.tree, V) / np.bincount(f.tree))[f.tree]
     return mean
+
+
+def _siblings(f: Forest, V: Array) -> Array:
+    """[S] the mean of V over the siblings of a segment; where all were lost, that of its parent. A root is compared
+    with the other roots: one that could fork with those that could, one with nothing to compare with 0."""
+    could = f.budget > 1
+    total = np.bincount(f.parent + 1, V * (f.parent >= 0), f.segments + 1)  # by parent; roots are left out
+    count = np.bincount(f.parent + 1, f.parent >= 0, f.segments + 1)
+    out = np.zeros(f.segments)
+    for s, p in enumerate(f.parent):
+        if p >= 0:
+            out[s] = (total[p + 1] - V[s]) / (count[p + 1] - 1) if count[p + 1] > 1 else out[p]
+            continue
+        others = (f.parent < 0) & (np.arange(f.segments) != s) & (could | (not could[s]))
+        out[s] = V[others].mean() if others.any() else 0.0
+    return out
+
+
+def branch_steps(f: Forest, spec: AdvantageSpec) -> Array:
+    """[S] what `branch_td` adds to the advantages of a segment's first token: (V(s) - V(parent)) / spread, with the
+    mean of the rewards for the parent of a root (TEMPO, 2509.18314). A forest of equal rewards has 0."""
+    if _all_equal(f, spec):
+        return np.zeros(f.segments)
+    weights = _leaf_weights(f, spec)
+    V = values(f, spec)
+    above = np.where(f.parent < 0, float(weights @ f.reward), V[f.parent])
+    return spec.branch_td * (V - above) / _spread(f, spec, weights)
 
 
 def _leave_one_out(f: Forest, weights: Array) -> Array:
@@ -191,7 +220,8 @@ def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
 
 def _all_equal(f: Forest, spec: AdvantageSpec) -> bool:
     """Whether every comparison is 0: said outright, since AdamW would make a step of what rounding leaves of it."""
-    compared = spec.baseline not in ("none", "leave_subtree_out") and (spec.baseline != "leaf_loo" or f.leaves > 1)
+    alone = {"leaf_loo": f.leaves == 1, "sibling_loo": f.trees == 1 or np.sum((f.budget > 1) & (f.parent < 0)) == 1}
+    compared = spec.baseline not in ("none", "leave_subtree_out") and not alone.get(spec.baseline, False)
     return compared and bool((f.reward == f.reward[0]).all())
 
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from treeadv.data.folder_tensors import FolderReader, FolderTensors, stored_tensors
 from treeadv.data.model_check import longest_path
 from treeadv.errors import BadInput
-from treeadv.learning import attention, sharding
+from treeadv.learning import attention, experts, sharding
 from treeadv.learning.packing import Block, Packed
 from treeadv.learning.policy import Policy
 
@@ -85,6 +85,7 @@ def _build(folder: Path, config: Any, name: str) -> Any:
         raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}") from e
     if not model._supports_attention_backend:
         raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}")
+    experts.choose(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # it would make the ratio to the behaviour policy noise
@@ -205,6 +206,7 @@ class _Float32(TorchFunctionMode):
 
 _PRODUCTS = {
     nn.functional.linear,
+    nn.functional.grouped_mm,
     torch.matmul,
     torch.bmm,
     torch.Tensor.matmul,

@@ -9,7 +9,8 @@ sequence_mean:
     clip   J = sum_l m_l min(x A, clip(x, 1 - low, 1 + high) A), for A < 0 at least dual_clip A
     cispo  J = sum_l m_l sg[clip(x, 1 - low, 1 + high)] A log pi
 x is pi / pi_proximal of the token, or s_l = exp(mean of its log along the path) in the token form sg[s_l] pi /
-sg[pi] (GSPO). A is A(s), or A_l under credit=leaf. The loss is -w J, with the weights w of the correction."""
+sg[pi] (GSPO). A is A(s), or A_l under credit=leaf, with `branch_td` plus the step of the segment at its first token.
+The loss is -w J, with the weights w of the correction."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from treeadv.config import LearnerConfig, SamplingConfig
 from treeadv.forest import Forest
-from treeadv.learning.advantage import Array, advantages, leaf_advantages, leaf_sum, path_sum
+from treeadv.learning.advantage import Array, advantages, branch_steps, leaf_advantages, leaf_sum, path_sum
 from treeadv.learning.correction import NO_CORRECTION, Correction, correct, exp, find_correction, path_mean, segment_sum
 from treeadv.presets import AdvantageSpec, build_advantage
 
@@ -204,6 +205,7 @@ class _Mass:
         A, c = advantages(f, spec)
         self.f, self.A, self.share = f, A, scale * c / f.leaf_count
         self.own = leaf_advantages(f, spec) if spec.credit == "leaf" else None
+        self.pairs = _Pairs(f, self.own, branch_steps(f, spec)) if self.own is not None and spec.branch_td else None
         length = path_sum(f, f.lengths)[f.leaf_segment]
         self.u = 1.0 / length if spec.normaliser == "sequence_mean" else np.ones(f.leaves)
 
@@ -212,10 +214,23 @@ class _Mass:
         return self.share * leaf_sum(self.f, self.u * x)
 
     def positive(self, x: Array) -> Array:
-        return np.maximum(self.A, 0) * self.total(x) if self.own is None else self.total(np.maximum(self.own, 0) * x)
+        """[T] the sum over positive advantages."""
+        if self.own is None:
+            return np.repeat(np.maximum(self.A, 0) * self.total(x), self.f.lengths)
+        return self._of_leaves(np.maximum, x)
 
     def negative(self, x: Array) -> Array:
-        return np.minimum(self.A, 0) * self.total(x) if self.own is None else self.total(np.minimum(self.own, 0) * x)
+        """[T] the sum over negative advantages."""
+        if self.own is None:
+            return np.repeat(np.minimum(self.A, 0) * self.total(x), self.f.lengths)
+        return self._of_leaves(np.minimum, x)
+
+    def _of_leaves(self, part: np.ufunc, x: Array) -> Array:
+        """[T] the sum of the positive or negative part of each leaf's own advantage."""
+        out = np.repeat(self.total(part(self.own, 0) * x), self.f.lengths)
+        if self.pairs is not None:
+            out[self.f.start[:-1]] = self.share * self.pairs.sum(part(self.pairs.advantage, 0), self.u * x)
+        return out
 
     def clipped_leaves(self, if_positive: Flags, if_negative: Flags) -> Array:
         """[S] the share of a segment's leaves that are clipped, given which are by the sign of their advantage [L]."""
@@ -226,13 +241,29 @@ class _Mass:
         return hit / self.f.leaf_count
 
 
+class _Pairs:
+    """The pairs of a segment and a leaf under it, with the advantage that the leaf's copy of the segment's first token
+    has: the leaf's own and the step of the segment."""
+
+    def __init__(self, f: Forest, own: Array, step: Array) -> None:
+        self.segments = f.segments
+        self.segment = np.repeat(np.arange(f.segments), f.leaf_count)
+        first = np.concatenate([[0], np.cumsum(f.leaf_count)[:-1]])
+        self.leaf = np.arange(len(self.segment)) + np.repeat(f.leaf_begin - first, f.leaf_count)
+        self.advantage = own[self.leaf] + step[self.segment]
+
+    def sum(self, y: Array, x: Array) -> Array:
+        """[S] the sum of y over the pairs of each segment, times x [L] of the leaf."""
+        return np.bincount(self.segment, y * x[self.leaf], self.segments).astype(np.float64)
+
+
 def _surrogate(
     f: Forest, spec: AdvantageSpec, mass: _Mass, leaf: Array, log_ratio: Array, logp: Array
 ) -> tuple[Array, Array, Array]:
     """(J, its derivative by log pi, share clipped), each [T], with the weights `leaf` [L]."""
     if spec.ratio == "token":
         x = exp(log_ratio)
-        up, down = (np.repeat(sign(leaf), f.lengths) for sign in (mass.positive, mass.negative))
+        up, down = mass.positive(leaf), mass.negative(leaf)
         bounded = _Bounded(spec, x)
         hit = (bounded.up_clipped & (up > 0)) | (bounded.down_clipped & (down < 0))
         gain = up * bounded.up + down * bounded.down
@@ -241,12 +272,12 @@ def _surrogate(
         return gain, x * (up * ~bounded.up_clipped + down * ~bounded.down_clipped), hit.astype(np.float64)
     s = exp(path_mean(f, log_ratio))
     bounded = _Bounded(spec, s)
-    gain = np.repeat(mass.positive(leaf * bounded.up) + mass.negative(leaf * bounded.down), f.lengths)
+    gain = mass.positive(leaf * bounded.up) + mass.negative(leaf * bounded.down)
     clipped = np.repeat(mass.clipped_leaves(bounded.up_clipped, bounded.down_clipped), f.lengths)
     if spec.surrogate == "cispo":
         return gain * logp, gain, clipped
     slope = mass.positive(leaf * s * ~bounded.up_clipped) + mass.negative(leaf * s * ~bounded.down_clipped)
-    return gain, np.repeat(slope, f.lengths), clipped
+    return gain, slope, clipped
 
 
 class _Bounded:

@@ -22,7 +22,7 @@ class StepReport:
     updates: int  # optimizer updates taken
     idle_updates: int  # not taken, because no forest of the mini-batch could change the weights
     nonfinite_updates: int  # not taken, because loss or gradient was not finite
-    nonfinite_forests: tuple[str, ...]  # ids of the forests of those
+    nonfinite_forests: tuple[str, ...]  # ids of the forests of those that no other update trained
     nonfinite_batch: Path | None  # where the batch is kept if there are any
     clipped_gradients: int  # updates whose gradient norm was above learner.clip_grad
     forests_without_gradient: int  # not packed: all their advantages are 0 and there is no KL
@@ -46,6 +46,11 @@ class StepReport:
     zero_variance: float  # share of forests whose leaves all have the same reward
     seconds: dict[str, float]
     mfu: float | None
+
+    @property
+    def void(self) -> bool:
+        """Whether every update was skipped because it was not finite: the batch is no step."""
+        return self.nonfinite_updates > 0 and not self.updates and not self.idle_updates
 
 
 class NonFinite(RuntimeError):

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from treeadv import wire
+from treeadv.assembly import merge_prefixes
 from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
@@ -99,9 +100,9 @@ class Trainer:
                     taken.idle += 1
                 elif number not in taken.nonfinite:
                     self._take(gradients, update, number, taken, forests, clock)
-        if taken.sums or not taken.nonfinite:  # a batch without a finite update is to be replaced by another
-            self.steps += 1
-        return self._report(forests, plan, updates, taken, version, clock.seconds)
+        report = self._report(forests, plan, updates, taken, version, clock.seconds)
+        self.steps += not report.void
+        return report
 
     def gradients(self, forests: Sequence[Forest], clock: Phases) -> Sums:
         """Leave the gradient of one update on all forests in the parameters; returns its sums over all ranks."""
@@ -128,10 +129,12 @@ class Trainer:
         self.policy.train(self.config.learner.checkpoint_activations)
 
     def _treat(self, f: Forest) -> Forest:
-        """The part of a forest that is trained on: the judged leaves, with truncated ones as the configuration says."""
+        """The part of a forest that is trained on: the judged leaves, with truncated ones as the configuration says, in
+        the tree that the preset asks for."""
         c = self.config.learner
         treated = treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
-        return treated.judged_part() if treated.judged.any() else treated
+        treated = treated.judged_part() if treated.judged.any() else treated
+        return merge_prefixes(treated) if self.objective.spec.tree == "merged" else treated
 
     def _refuse(self, f: Forest) -> None:
         top = max(int(f.token.max()), int(f.prompt.max()))
@@ -176,6 +179,7 @@ class Trainer:
                 group["lr"] = rate
             self.optimizer.step()
         self.version += 1
+        taken.finite.add(number)
         taken.sums.append(sums)
         taken.norms.append(norm)
         taken.rate = rate
@@ -206,7 +210,9 @@ class Trainer:
             updates=len(taken.sums),
             idle_updates=taken.idle,
             nonfinite_updates=len(taken.nonfinite),
-            nonfinite_forests=tuple(forests[n].forest_id for i in sorted(taken.nonfinite) for n in plan[i]),
+            nonfinite_forests=tuple(
+                forests[n].forest_id for i in sorted(taken.nonfinite - taken.finite) for n in plan[i]
+            ),
             nonfinite_batch=self._batch_file(version) if taken.nonfinite else None,
             clipped_gradients=sum(norm > self.config.learner.clip_grad for norm in taken.norms),
             forests_without_gradient=len(forests) - sum(len(u.forests) for u in updates),
@@ -279,10 +285,12 @@ class Trainer:
 
 @dataclass(kw_only=True)
 class _Taken:
-    """What became of the updates of a step. `nonfinite` holds the numbers of the mini-batches that were skipped."""
+    """What became of the updates of a step. `finite` holds the numbers of the mini-batches that were trained on,
+    `nonfinite` of those that were skipped; with several passes one may be in both."""
 
     sums: list[Sums] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
+    finite: set[int] = field(default_factory=set)
     nonfinite: set[int] = field(default_factory=set)
     idle: int = 0
     rate: float = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,10 @@ class StepForests:
             self._threshold.observe(forest.entropy)
         return forests
 
-    def acknowledge(self, step: int) -> None:
-        """Optimizer step `step` is done with its forests."""
+    def acknowledge(self, step: int, skipped: Sequence[str]) -> None:
+        """Optimizer step `step` is done with its forests. It did not train those `skipped`."""
         assert self._lease is not None, "a step has forests"
-        self._store.ack(self._lease.lease_id, step)
+        self._store.ack(self._lease.lease_id, step, skipped)
         if self._config.queue.fsync != "none":
             self._store.sync()
 

@@ -86,11 +86,11 @@ async def _learn(
         with recorder.phase("wait"):
             forests = await steps.forests(trainer.version)
         report = trainer.step(forests, trainer.version)
-        if report.nonfinite_updates and not report.updates:  # nothing was learnt: another batch takes its place
+        if report.void:  # another batch takes its place
             steps.discard(f"batch of version {report.version}")
             continue
         serving.keep_weights()
-        steps.acknowledge(trainer.steps)
+        steps.acknowledge(trainer.steps, report.nonfinite_forests)
         recorder.record(trainer.steps, report, steps)
         if signals or trainer.steps == last or trainer.steps % config.run.checkpoint_every == 0:
             with recorder.phase("checkpoint"):

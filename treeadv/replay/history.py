@@ -48,7 +48,8 @@ class Fate:
 
 @dataclass(slots=True)
 class History:
-    """All fates by forest id in the order of reservation, and the forests of each optimizer step in training order.
+    """All fates by forest id in the order of reservation, and the forests of each optimizer step in training order,
+    those that it skipped included.
 
     It is built from the records without the ledger (except for a snapshot), so that each can be checked against the
     other."""
@@ -57,6 +58,7 @@ class History:
     admitted: list[str] = field(default_factory=list)
     steps: dict[int, list[str]] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)  # payload files deleted on purpose
+    skipped: set[str] = field(default_factory=set)  # forests that their step did not train
     acks: list[int] = field(default_factory=list)  # the step of each acknowledged lease, in the order of the journal
     committed: int = 0
     records: int = 0
@@ -79,7 +81,8 @@ class History:
                 self._set_lease(fids, lease)
             case Returned(lease_id=lease):
                 self._set_lease(self._leases[lease], None)
-            case Acked(lease_id=lease, step=step):
+            case Acked(lease_id=lease, step=step, skipped=skipped):
+                self.skipped.update(skipped)
                 self._set_lease(self._leases[lease], lease)
                 self.steps.setdefault(step, []).extend(self._leases[lease])
                 self.acks.append(step)
@@ -105,6 +108,7 @@ class History:
             self._leases[lease_id] = lease.record.forest_ids
             self._set_lease(lease.record.forest_ids, lease_id)
             if lease.step is not None:
+                self.skipped.update(lease.skipped)
                 self.steps.setdefault(lease.step, []).extend(lease.record.forest_ids)
                 self.acks.append(lease.step)
 
@@ -118,6 +122,7 @@ class History:
         self.steps = {s: fids for s, fids in self.steps.items() if s <= step}
         self.acks = [s for s in self.acks if s <= step]
         kept = {fid for fids in self.steps.values() for fid in fids}
+        self.skipped &= kept
         for fid, fate in self.fates.items():
             if fid not in kept:
                 fate.lease = None
@@ -126,7 +131,8 @@ class History:
 
     def states(self) -> dict[str, str]:
         """Return the state of every attempt: one of the ledger, or reissued where a resume gave it up."""
-        trained = {fid for step, fids in self.steps.items() if step <= self.committed for fid in fids}
+        done = {fid for step, fids in self.steps.items() if step <= self.committed for fid in fids}
+        trained = done - self.skipped
         return {fid: "trained" if fid in trained else _state(fate) for fid, fate in self.fates.items()}
 
 
@@ -239,6 +245,6 @@ class RecordedSteps:
 
 
 def forests_of_step(run_dir: str, step: int) -> list[Forest]:
-    """Return the forests that optimizer step `step` trained on, in that order. For several steps `RecordedSteps` reads
+    """Return the batch of optimizer step `step`, in its order. For several steps `RecordedSteps` reads
     the journal once. Raises `BadInput` as that does."""
     return RecordedSteps(run_dir, (step,)).forests(step)

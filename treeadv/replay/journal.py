@@ -282,7 +282,7 @@ class Journal:
         self._part = None
         name = self._next(SNAPSHOT)
         self.size = self.base = len(line)
-        written = [*sealed, WholeFile(self._folder, name, line)]
+        written: list[Action] = [*sealed, WholeFile(self._folder, name, line)]
         if keep:
             self.disk_bytes += len(line)
             return written

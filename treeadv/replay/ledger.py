@@ -6,7 +6,9 @@
 A forest holds one slot from `reserved` until the learner acknowledges its lease, or until it is dropped.
 
 A worker grows and grades a forest while it is `reserved`. `leased` lasts until the step is durable (`Committed`); the
-ack only frees the slots. A resume from an older checkpoint makes trained forests of later steps ready again.
+ack only frees the slots. Forests that the step did not train, because their update was not finite, are dropped just
+before, so that a step that is undone is taken again with all its forests. A resume from an older checkpoint makes
+trained forests of later steps ready again.
 The law, for forests, leaves and tokens, after every record:
 
     admitted = ready + leased + trained + dropped
@@ -79,10 +81,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class OpenLease:
-    """`step` is None until the ack."""
+    """`step` is None until the ack. `skipped` are forests that the step did not train."""
 
     record: Leased
     step: int | None = None
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,11 @@ class Ledger:
         draw have failed. A prompt without variance does not, and neither does a draw without a prompt."""
         failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
         return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)
+
+    def skipped(self, step: int) -> list[tuple[str, int]]:
+        """Return (forest, its step) of the leased forests that the steps up to `step` did not train."""
+        done = self._acked_after(self.committed, step)
+        return [(fid, lease.step) for lease in done for fid in lease.skipped if lease.step is not None]
 
     def leasable(self, version: int) -> list[Entry]:
         """Return the ready forests that hold no token newer than `version`. After a resume there may be others."""
@@ -255,13 +263,16 @@ class Ledger:
             for fid in lapsed.forest_ids:
                 self._move(fid, State.LEASED)
             self.leases[record.lease_id] = OpenLease(lapsed)
-        self.leases[record.lease_id] = replace(self.leases[record.lease_id], step=record.step)
+        lease = self.leases[record.lease_id]
+        if not set(record.skipped) <= set(lease.record.forest_ids):
+            raise ValueError(f"step {record.step} skipped a forest that lease {record.lease_id} does not have")
+        self.leases[record.lease_id] = replace(lease, step=record.step, skipped=record.skipped)
         self.last_step = record.step
 
     def _drop(self, record: Dropped) -> None:
         entry = self.live[record.forest_id]
         if entry.state is State.LEASED:
-            raise ValueError(f"forest {record.forest_id} is leased and cannot be dropped")
+            self._leave_step(record.forest_id)
         if entry.admitted is None:
             self.lost[record.reason] += 1
             del self.live[record.forest_id]
@@ -274,6 +285,16 @@ class Ledger:
             r = entry.reserved
             self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason in _FAILURES)))
 
+    def _leave_step(self, fid: str) -> None:
+        """Take a forest that its step skipped out of the step's lease. ValueError for any other leased forest."""
+        for lease_id, lease in self.leases.items():
+            if fid in lease.skipped:
+                kept, skipped = (tuple(x for x in f if x != fid) for f in (lease.record.forest_ids, lease.skipped))
+                record = replace(lease.record, forest_ids=kept)
+                self.leases[lease_id] = replace(lease, record=record, skipped=skipped)
+                return
+        raise ValueError(f"forest {fid} is leased and cannot be dropped")
+
     def _commit(self, record: Committed) -> None:
         if not self.committed <= record.step <= self.last_step:
             wrong = f"{self.committed} is, {self.last_step} is the last one done"
@@ -281,6 +302,8 @@ class Ledger:
         if not self.oldest_kept <= record.oldest_kept <= record.step:
             wrong = f"it must be between {self.oldest_kept} and {record.step}"
             raise ValueError(f"step {record.oldest_kept} cannot be the oldest kept: {wrong}")
+        if left := self.skipped(record.step):
+            raise ValueError(f"forest {left[0][0]} was not trained by step {left[0][1]}: it must be dropped first")
         for lease in self._acked_after(self.committed, record.step):
             for fid in lease.record.forest_ids:
                 self._move(fid, State.TRAINED)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-FORMAT = 3
+FORMAT = 4
 
 DropReason = Literal[
     "stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance", "no_prompt"
@@ -93,10 +93,11 @@ class Leased:
 @dataclass(frozen=True, slots=True)
 class Acked:
     """The optimizer step that used the lease is done, and its slots are free. Its forests stay leased until the step is
-    durable."""
+    durable. Then those in `skipped`, whose update was not finite, are dropped."""
 
     lease_id: str
     step: int
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

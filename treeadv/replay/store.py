@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Literal
 
@@ -272,11 +272,11 @@ class ReplayStore:
         self._waiting = None
         return lease
 
-    def ack(self, lease_id: str, step: int) -> None:
-        """Optimizer step `step` used the lease: its slots are free. Raises `LeaseLost` if another lease has its
-        forests."""
+    def ack(self, lease_id: str, step: int, skipped: Sequence[str] = ()) -> None:
+        """Optimizer step `step` used the lease: its slots are free. `skipped` are the forests whose update was not
+        finite; they are dropped once the step is durable. Raises `LeaseLost` if another lease has its forests."""
         if self.ledger.can_ack(lease_id, step):
-            self._write(Acked(lease_id, step))
+            self._write(Acked(lease_id, step, tuple(skipped)))
 
     def nack(self, lease_id: str) -> None:
         """The lease will not be used: its forests are ready again. Does nothing for one that ended or did its step."""
@@ -307,19 +307,23 @@ class ReplayStore:
         return len(over)
 
     def commit(self, step: int, oldest_kept: int | None = None) -> None:
-        """Steps up to `step` are in a durable checkpoint: their forests are trained.
+        """Steps up to `step` are in a durable checkpoint: their forests are trained, those that were skipped are
+        dropped.
 
         The run may later resume from `oldest_kept` (`step` unless given), the step of the oldest checkpoint that is
         kept."""
         if step > self.ledger.last_step:
             raise ValueError(f"commit of step {step}: {self.ledger.last_step} is the last one done")
         if step > self.ledger.committed:
+            for fid, skipped_by in self.ledger.skipped(step):
+                detail = f"its update in step {skipped_by} was not finite"
+                self._drop(self.ledger.drop(fid, "not_finite", detail, self._config.attempts))
             oldest = step if oldest_kept is None else max(oldest_kept, self.ledger.oldest_kept)
             self._write(Committed(step, oldest))
 
     def compaction(self) -> list[Action]:
-        """Return what shortens the next start: a snapshot once the journal has grown by `journal_limit` bytes and by
-        the size of the last snapshot. With retain=unacknowledged it replaces the records before it, and payload files
+        """Return what shortens the next start: a snapshot once the journal has grown by `journal_limit` bytes
+        since the last one. With retain=unacknowledged it replaces the records before it, and payload files
         that hold only finished forests are deleted.
 
         The records so far are made durable first: the commit must outlive the payload that it releases.
@@ -328,7 +332,7 @@ class ReplayStore:
         gone = [] if keep else self._payloads.unneeded(self._needed())
         if gone:
             self._write(Released(tuple(gone)))
-        over = self._journal.size - self._journal.base > max(self.journal_limit, self._journal.base)
+        over = self._journal.size - self._journal.base > self.journal_limit
         if not gone and not over:
             return []
         deletion = [self._payloads.deletion(gone, self._lock.check)] if gone else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from treeadv.config import SamplingConfig
 from treeadv.sampling.rules import Prefix, build_rule
@@ -59,8 +60,15 @@ class Forking:
         )
 
 
-def split(budget: int, arity: int) -> list[int]:
-    """Share the leaf budget of a segment among its `arity` children, as evenly as it goes; the first children take the
-    rest.
+def split(budget: int, arity: int, how: Literal["even", "backbone"] = "even") -> list[int]:
+    """Share the leaf budget of a segment among its `arity` children.
+
+    even: as evenly as it goes; the first children take the rest. backbone: one leaf each, and the rest to the first
+    child, so that only one path of a tree forks.
+
+    >>> split(7, 2), split(7, 2, "backbone")
+    ([4, 3], [6, 1])
     """
+    if how == "backbone":
+        return [budget - arity + 1, *[1] * (arity - 1)]
     return [budget // arity + (i < budget % arity) for i in range(arity)]

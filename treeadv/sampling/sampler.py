@@ -141,9 +141,9 @@ class _Growth:
 
     def _fork(self, chain: _Chain, group: asyncio.TaskGroup) -> _Node:
         """End the chain's segment before the token just drawn and start the later children. Returns the first child."""
-        node, position = chain.node, len(chain.path)
-        node.arity = self._sampling.arity
-        node.children = [_Node(budget, node.depth + 1) for budget in split(node.budget, node.arity)]
+        node, position, s = chain.node, len(chain.path), self._sampling
+        node.arity = s.arity
+        node.children = [_Node(budget, node.depth + 1) for budget in split(node.budget, node.arity, s.split)]
         for i, child in enumerate(node.children[1:], start=1):
             sibling = _Chain(child, f"{chain.name}/{position}.{i}", chain.tree, list(chain.path))
             group.create_task(self._follow(sibling, group))

@@ -1,10 +1,11 @@
-"""What the stand-ins of this folder share: they refuse to load beside the real package, and to be called."""
+"""Helpers of the stand-ins of this folder, which refuse to load beside the real package and raise when called."""
 
 from importlib import metadata
 
 
 def refuse_beside(*distributions: str) -> None:
-    """Raise ImportError when one of the real `distributions` is installed: a stand-in must never hide it."""
+    """Raise ImportError when one of the real `distributions` is installed: a stand-in must not hide the real
+    package."""
     for name in distributions:
         try:
             found = metadata.distribution(name)
@@ -14,7 +15,7 @@ def refuse_beside(*distributions: str) -> None:
 
 
 def absent(package: str, name: str):
-    """A function that says that it is not there."""
+    """Return a function that raises an error with its name."""
 
     def call(*args, **kwargs):
         raise NotImplementedError(f"{package}.{name}: only an import stand-in for machines without a GPU is installed")

@@ -14,6 +14,7 @@ from treeadv.rewards.verifiers.base import Unusable, Verifier
 from treeadv.rewards.verifiers.choice import Choice
 from treeadv.rewards.verifiers.exact import Exact
 from treeadv.rewards.verifiers.function import UserDefined
+from treeadv.rewards.verifiers.last_digit import LastDigit
 from treeadv.rewards.verifiers.mathematics import Mathematics
 from treeadv.rewards.verifiers.numeric import Numeric
 from treeadv.rewards.verifiers.reasoning_gym import ReasoningGym
@@ -25,6 +26,7 @@ BUILT_IN: dict[str, type[Verifier]] = {
     "exact": Exact,
     "numeric": Numeric,
     "choice": Choice,
+    "last-digit": LastDigit,
     "reasoning-gym": ReasoningGym,
 }
 BY_FORM: dict[re.Pattern[str], type[Verifier]] = {

@@ -1,7 +1,7 @@
 """Import stand-in for `sgl_kernel`, whose only wheels on PyPI are built for CUDA.
 
-SGLang imports these names when it starts on any device and calls them for speculative decoding and for its native CPU
-kernels only. The op `torch.ops.sgl_kernel.convert_weight_packed` is left out on purpose: where it is missing SGLang
+SGLang imports these names when it starts on any device. It calls them only for speculative decoding and for its native
+CPU kernels. The op `torch.ops.sgl_kernel.convert_weight_packed` is left out on purpose: where it is missing SGLang
 takes its pure-torch path."""
 
 from _stub import absent, refuse_beside

@@ -1,4 +1,4 @@
-"""Synthetic forests of a wanted sharing, and their leaves as forests without forks."""
+"""Builds synthetic forests with a given sharing ratio, and the same leaves as forests without forks."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import numpy as np
 from treeadv.assembly import assemble
 from treeadv.forest import Forest, Verdict
 
-ARITY = 4  # leaves of a tree: a trunk with one fork at its end
+ARITY = 4  # leaves of a tree: a root segment with one fork at its end
 
 
-def broom(leaves: int, length: int, sharing: float, prompt: int, vocab: int, seed: int = 0) -> Forest:
-    """G leaves of `length` tokens in G/4 trees whose trunks are as long as makes 1 - tokens / expanded tokens =
-    `sharing`."""
+def synthetic_forest(leaves: int, length: int, sharing: float, prompt: int, vocab: int, seed: int = 0) -> Forest:
+    """Build a forest of G `leaves` of `length` tokens in G/4 trees. The length of the root segments gives the sharing
+    ratio 1 - tokens / expanded tokens = `sharing`."""
     trunk = round(length * sharing / (1 - 1 / ARITY))
     if not 0 < trunk < length or leaves % ARITY:
-        raise ValueError(f"no broom of {leaves} leaves of {length} tokens has sharing {sharing}")
+        raise ValueError(f"no synthetic forest of {leaves} leaves of {length} tokens has sharing {sharing}")
     trees = leaves // ARITY
     parent = [p for m in range(trees) for p in (-1, *[m * (ARITY + 1)] * ARITY)]
     return _forest(parent, [trunk, *[length - trunk] * ARITY] * trees, prompt, vocab, np.random.default_rng(seed))
 
 
 def flattened(f: Forest) -> list[Forest]:
-    """Each leaf of a forest as a forest of its own, with its prompt: what the same leaves cost without sharing.
+    """Return one forest of one leaf for each leaf of `f`, with the same prompt length, for the cost without sharing.
 
-    They are flat rollouts of other tokens with as many of them; a step on them costs what one on the leaves would.
+    The tokens are random, but their number is that of the leaf, so a step costs the same as on the leaf itself.
     """
     rng = np.random.default_rng(1)
     top = int(max(f.prompt.max(), f.token.max())) + 1

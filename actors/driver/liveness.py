@@ -1,4 +1,4 @@
-"""The ways to lose an actor. A hung actor is killed, so that its callers see the same errors as after a crash."""
+"""Detects actors that are lost. A hung actor is killed, so that its callers see the same errors as after a crash."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Hung(Exception):
     """An actor gave no heartbeat within the timeout."""
 
 
-async def loss_of(handle: Handle, name: str, timeout: float) -> Exception:
-    """Wait until an actor dies or gives no heartbeat for `timeout` seconds, and return the cause. An actor that
-    starts has no deadline: it may wait for a place in the cluster."""
+async def wait_until_lost(handle: Handle, name: str, timeout: float) -> Exception:
+    """Wait until an actor dies or gives no heartbeat for `timeout` seconds, and return the cause. An actor that has not
+    started yet has no deadline, because it may wait for resources of the cluster."""
     actor = cast(ActorProxy[Heartbeat], handle)
     try:
         await actor.beat.remote()
@@ -58,8 +58,8 @@ async def loss_of(handle: Handle, name: str, timeout: float) -> Exception:
 
 
 async def kill_when_lost(handle: Handle, name: str, timeout: float) -> Exception:
-    """Wait until an actor is lost, end what is left of it, and return the cause. Calls in progress fail."""
-    cause = await loss_of(handle, name, timeout)
+    """Wait until an actor is lost, kill its process, and return the cause. Calls in progress fail."""
+    cause = await wait_until_lost(handle, name, timeout)
     if isinstance(cause, Hung):
         log.warning("%s: it is killed", cause)
     kill(handle)
@@ -67,8 +67,9 @@ async def kill_when_lost(handle: Handle, name: str, timeout: float) -> Exception
 
 
 async def restart_when_hung(handle: Handle, name: str, timeout: float) -> None:
-    """Kill an actor each time that it hangs; Ray restarts it and repeats its calls. Returns when Ray gives it up."""
-    while not isinstance(cause := await loss_of(handle, name, timeout), ActorDiedError):
+    """Kill an actor each time that it hangs; Ray restarts it and repeats its calls. Returns when Ray no longer restarts
+    it."""
+    while not isinstance(cause := await wait_until_lost(handle, name, timeout), ActorDiedError):
         if isinstance(cause, Hung):
             log.warning("%s: it is restarted", cause)
             kill(handle, restart=True)

@@ -1,0 +1,19 @@
+"""Documents that are made from the code, and files of the project that name the code's own facts."""
+
+from __future__ import annotations
+
+from deploy import configuration
+from treeadv.config import describe
+
+
+def test_configuration_page_is_up_to_date() -> None:
+    assert configuration.PAGE.read_text() == configuration.page(), "run: python -m deploy.configuration"
+
+
+def test_every_field_of_the_configuration_has_a_meaning() -> None:
+    assert [key for key, _, text in describe() if not text] == []
+
+
+def test_configuration_page_has_a_row_for_every_field() -> None:
+    page = configuration.page()
+    assert [key for key, _, _ in describe() if f"| `{key}` |" not in page] == []

@@ -1,0 +1,59 @@
+"""The task `operator-tables`: chains of look-ups in fixed random tables, for a model made from scratch.
+
+A prompt gives a digit and operations, as `7a3c1b9|`. Each operator (a, b, c) is a table of 10 x 10 digits. The answer
+writes each step, `7a3=2;2c1=5;5b9=4`, and its last digit counts. The share `hard` of the entries is hard: the text that
+the model is warmed up on (`treeadv.local.warmup`) mostly gives a wrong digit there, so the right one must be found by
+exploring.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from treeadv.config import TablesConfig
+from treeadv.seeds import derive
+
+OPERATORS = "abc"
+CHARACTERS = "0123456789" + OPERATORS + "|=;"
+Digits = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """`right` and `wrong` [3, 10, 10] are the right digit of each entry and one other digit; `hard` marks hard
+    entries."""
+
+    right: Digits
+    wrong: Digits
+    hard: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, task: TablesConfig) -> Tables:
+        """Draw the tables from `task.seed`. Exactly the share `task.hard` of the entries is hard, up to rounding."""
+        rng = np.random.default_rng(derive(task.seed, "operator-tables"))
+        shape = (len(OPERATORS), 10, 10)
+        right = rng.integers(0, 10, shape)
+        wrong = (right + rng.integers(1, 10, shape)) % 10
+        hard = np.zeros(right.size, np.bool_)
+        hard[rng.permutation(right.size)[: round(task.hard * right.size)]] = True
+        return cls(right=right, wrong=wrong, hard=hard.reshape(shape))
+
+
+def draw_prompt(rng: random.Random, operations: int) -> str:
+    """Draw a prompt of `operations` operations, such as `7a3c1|`."""
+    steps = (rng.choice(OPERATORS) + str(rng.randrange(10)) for _ in range(operations))
+    return f"{rng.randrange(10)}{''.join(steps)}|"
+
+
+def solve(prompt: str, tables: Tables) -> str:
+    """The right answer to a prompt with all its steps: `7a3=2;2c1=5`."""
+    value, steps = int(prompt[0]), []
+    for operator, operand in zip(prompt[1:-1:2], prompt[2:-1:2], strict=True):
+        result = int(tables.right[OPERATORS.index(operator), value, int(operand)])
+        steps.append(f"{value}{operator}{operand}={result}")
+        value = result
+    return ";".join(steps)

@@ -1,0 +1,20 @@
+"""Finds recipes: files, and the recipes of the package by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from treeadv.errors import BadInput
+
+# A wheel holds the recipes inside the package (setup.py); a checkout has them in deploy/recipes.
+FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "deploy" / "recipes")
+
+
+def find_recipe(path: Path) -> Path:
+    """Return the file `path`, or the recipe of the package that has this name, such as `laptop`. Raises `BadInput`."""
+    if path.is_file():
+        return path
+    recipes = {file.stem: file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))}
+    if str(path) in recipes:
+        return recipes[str(path)]
+    raise BadInput(f"{path}: no such configuration file; recipes of the package: {', '.join(recipes)}")

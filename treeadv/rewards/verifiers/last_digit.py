@@ -1,0 +1,21 @@
+"""The verifier `last-digit`: the last character of the answer."""
+
+from __future__ import annotations
+
+from treeadv.rewards.judgement import Answer, Outcome, unparsed, verified, wrong
+from treeadv.rewards.verifiers.base import Verifier
+
+
+class LastDigit(Verifier):
+    """Compares the last character of the answer, a digit 0 to 9, with the gold digit. Steps before it do not count."""
+
+    usage = "last-digit"
+
+    def perfect_response(self, gold: str) -> str | None:
+        return gold
+
+    def screen(self, answer: Answer) -> Outcome:
+        last = answer.response.rstrip()[-1:]
+        if not (last.isascii() and last.isdigit()):
+            return unparsed("the answer does not end in a digit")
+        return verified() if last == answer.gold.strip() else wrong()
