@@ -8,11 +8,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from treeadv.cli.main import add_commands
 from treeadv.cli.parser import Commands, dispatch, new_parser
 from treeadv.errors import BadInput
 from treeadv.visible import visible
+
+if TYPE_CHECKING:
+    from treeadv.config import Config
 
 BENCHMARKS = ("learner", "learning", "queue", "rollout", "verifier")
 
@@ -56,13 +60,22 @@ def _add_train(commands: Commands) -> None:
 def train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from treeadv.checks import check_run
     from treeadv.extensions import require
     from treeadv.launch import launch
     from treeadv.report.progress import Progress, final_table
 
     if not args.local:
         require("ray", "treeadv train")
-    run = launch(args.config, args.resume, args.resume_or_start, args.overrides, args.local)
+
+    def check(config: Config) -> None:
+        check_run(config, args.local)
+        if not args.local:
+            from actors.driver.start_check import check_ray  # loads Ray, so only after the other checks
+
+            check_ray(config)
+
+    run = launch(args.config, args.resume, args.resume_or_start, args.overrides, check)
     folder, config = run.folder, run.config
     # These imports load torch and Ray, so they come after all checks
     if args.local:
@@ -82,10 +95,12 @@ def train(args: argparse.Namespace) -> int:
         write_report(folder.path)
         folder.store.push()
     final_table(summary, console)
-    if summary["steps"] < config.run.steps:
+    if summary["early_end"] and summary["steps"] < config.run.steps:
+        console.print(f"Ended early: {summary['early_end']}.", soft_wrap=True)
+    elif summary["steps"] < config.run.steps:
         console.print(
             f"Stopped before the last step; go on with: treeadv train {'--local ' * args.local}--resume"
-            f" {visible(shlex.quote(folder.home))}",
+            f" {visible(shlex.quote(folder.uri))}",
             soft_wrap=True,
             markup=False,
         )

@@ -14,7 +14,9 @@ from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats, Weights
+from treeadv.engines.metered import Metered
 from treeadv.engines.registry import start_engine
+from treeadv.evaluation.sets import held_out
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
 from treeadv.sampling.grower import Grower
@@ -35,12 +37,17 @@ class Generator(Heartbeat):
         self._counted = EngineStats()
         self._engine: Engine | None = None
         self._grower: Grower | None = None
+        self._answerer: Grower | None = None  # for held-out problems
+        self._metered: Metered | None = None  # its draws
 
     @ray.method
     async def start(self) -> str:
         """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
         self._engine = await start_engine(self._config, self._model_dir, self._index)
         self._grower = Grower(self._config, self._model_dir, self._engine)
+        if self._config.eval.every:
+            self._metered = Metered(self._engine)
+            self._answerer = Grower(held_out(self._config), self._model_dir, self._metered)
         self._exporter.set("treeadv_generator_policy_version", self.engine.version)
         return self._address
 
@@ -56,14 +63,17 @@ class Generator(Heartbeat):
         self._tau = ticket.tau
         if self._grower is None:
             raise RuntimeError(_NOT_STARTED)
-        try:
-            forest = await self._grower.grow(ticket)
-        except EngineLost as lost:
-            if self.engine.gone:
-                raise EngineGone(self.engine.gone) from lost
-            raise
+        forest = await self._drawn(self._grower, ticket)
         self._count(forest, time.perf_counter() - started)
         return to_batch([forest]), self.engine.stats().free
+
+    @ray.method(num_returns=2)
+    async def answer(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
+        """Independent answers to a held-out problem, returned as `grow` returns a forest. They count for no metric of
+        forests."""
+        if self._answerer is None:
+            raise RuntimeError(_NOT_STARTED)
+        return to_batch([await self._drawn(self._answerer, ticket)]), self.engine.stats().free
 
     @ray.method
     async def update_weights(self, version: int, buckets: list[ObjectRef[Weights]]) -> float:
@@ -79,10 +89,11 @@ class Generator(Heartbeat):
 
     @ray.method
     async def stats(self) -> dict[str, float]:
-        """Return totals since the start, for the driver's record of a step."""
+        """Return totals since the start, for the driver's record of a step. Tokens of answers to held-out problems do
+        not count as generated."""
         s = self.engine.stats()
         return {
-            "tokens_generated": s.decoded_tokens,
+            "tokens_generated": s.decoded_tokens - (self._metered.tokens if self._metered else 0),
             "prompt_tokens": s.prompt_tokens,
             "cached_tokens": s.cached_tokens,
             "busy_seconds": s.busy_seconds,
@@ -100,6 +111,14 @@ class Generator(Heartbeat):
         if self._engine is None:
             raise RuntimeError(_NOT_STARTED)
         return self._engine
+
+    async def _drawn(self, grower: Grower, ticket: Ticket) -> Forest:
+        try:
+            return await grower.grow(ticket)
+        except EngineLost as lost:
+            if self.engine.gone:
+                raise EngineGone(self.engine.gone) from lost
+            raise
 
     def _count(self, forest: Forest, seconds: float) -> None:
         e = self._exporter

@@ -26,7 +26,7 @@ from treeadv.metrics import Exporter
 from treeadv.replay.draws import Draws, FailedDraw
 from treeadv.replay.figures import figures
 from treeadv.replay.ledger import UNITS, State
-from treeadv.replay.payloads import Damaged
+from treeadv.replay.payloads import DamagedPayload
 from treeadv.replay.records import DropReason, Reserved
 from treeadv.replay.store import ReplayStore
 from treeadv.sampling.threshold import Threshold
@@ -115,7 +115,7 @@ class ReplayQueue(Heartbeat):
     def _restore_threshold(self) -> None:
         """Add the entropies of the ready forests to the threshold, which is empty after a restart."""
         for entry in self._store.ledger.in_state(State.READY):
-            with contextlib.suppress(Damaged):  # `lease` drops a damaged forest
+            with contextlib.suppress(DamagedPayload):  # `lease` drops a damaged forest
                 batch = self._store.payload(entry.reserved.forest_id)
                 self._threshold.observe(batch.column("entropy").values.to_numpy())
 

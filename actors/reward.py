@@ -26,10 +26,13 @@ from treeadv.rewards.watch import failure_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradeReport:
-    """The verdicts of all leaves of a batch. `failure` is the detail of a leaf on which the verifier failed, "" if
+    """The results of all leaves of a batch. `failure` is the detail of a leaf on which the verifier failed, "" if
     none."""
 
     verdicts: tuple[int, ...]
+    finishes: tuple[int, ...]
+    lengths: tuple[int, ...]  # tokens from the root to the end of the leaf
+    versions: tuple[int, int]  # oldest and newest policy version of the tokens
     failure: str
 
 
@@ -57,9 +60,15 @@ class RewardActor(Heartbeat):
         A leaf that the engine lost is ABORTED. Ray makes two objects of the result: the caller waits for the small one
         and passes on a reference to the other."""
         graded = [await self._graded(f) for f in wire.from_batch(batch)]
-        verdicts = tuple(int(v) for f in graded for v in f.verdict)
         failures = [failure for f in graded if (failure := failure_of(f))]
-        return wire.to_batch(graded), GradeReport(verdicts=verdicts, failure=failures[-1] if failures else "")
+        report = GradeReport(
+            verdicts=tuple(int(v) for f in graded for v in f.verdict),
+            finishes=tuple(int(v) for f in graded for v in f.finish),
+            lengths=tuple(int(n) for f in graded for n in (f.offset + f.lengths)[f.leaf_segment]),
+            versions=(min(f.oldest_version for f in graded), max(f.newest_version for f in graded)),
+            failure=failures[-1] if failures else "",
+        )
+        return wire.to_batch(graded), report
 
     @ray.method
     async def address(self) -> str:

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from treeadv.assembly import merge_prefixes
 from treeadv.config import SamplingConfig
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning.objective import Objective, evaluate, scales
@@ -177,7 +176,7 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
     """Return the gradient estimate of one forest [states, TOKENS]: the sum over its tokens of -slope times the gradient
     of log pi by the logits."""
     if spec.tree == "merged":
-        f = merge_prefixes(f)
+        f = f.merge_prefixes()
         states = states_of(f)
     o = Objective(spec=spec, room=LEAVES)
     slope = evaluate(f, o, scales([f], o)[0], f.logprob.astype(float)).slope

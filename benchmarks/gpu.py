@@ -34,7 +34,6 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
 from actors.benchmarks.synthetic import flattened, synthetic_forest
-from treeadv.assembly import assemble
 from treeadv.config import parse
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning import packing
@@ -130,7 +129,7 @@ def _expanded(f: Forest) -> Forest:
     paths = [[np.arange(f.start[s], f.start[s + 1]) for s in f.path(int(e))] for e in f.leaf_segment]
     at = np.concatenate([np.concatenate(p) for p in paths])
     lengths = [sum(map(len, p)) for p in paths]
-    forest = assemble(
+    forest = Forest.assemble(
         forest_id=f.forest_id, prompt_id=f.prompt_id, gold=f.gold, verifier=f.verifier, meta=f.meta, tau=f.tau,
         temperature=f.temperature, prompt=f.prompt, parent=[-1] * f.leaves, lengths=lengths, token=f.token[at],
         logprob=f.logprob[at], entropy=f.entropy[at], version=f.version[at], finish=f.finish,
@@ -203,7 +202,7 @@ def _sampled(trainer: Trainer, step: int, number: int) -> Forest:
     up = np.array([-1, 0, 0, 0, 0, -1, 5, 5, 5, 5], np.int32)
     ends = np.flatnonzero(up >= 0)
     reward = [float(np.mean(np.concatenate([tokens[up[e]], tokens[e]]) == 7)) for e in ends]
-    forest = assemble(
+    forest = Forest.assemble(
         forest_id=f"{step}-{number}", prompt_id="p", verifier="exact", rule="fixed", prompt=[1, 2, 3], parent=up,
         lengths=[len(t) for t in tokens], token=np.concatenate(tokens), logprob=np.minimum(np.concatenate(logprob), 0),
         version=trainer.version, finish=Finish.LENGTH,

@@ -49,7 +49,7 @@ def generated(text: str) -> str:
     ]
     sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
     sections["TaskConfig"] |= {
-        "if": {"properties": {"source": {"const": "reasoning-gym"}}},
+        "if": {"properties": {"source": {"const": "reasoning-gym"}, "sources": {"maxItems": 0}}},
         "then": {"required": ["families"], "properties": {"families": {"minItems": 1}}},
     }
     own = {k: v for k, v in schema["$defs"].items() if not k[0].isupper()}  # names of classes are capitalised

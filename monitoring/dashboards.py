@@ -60,6 +60,15 @@ OVERVIEW = Board(
         Panel("Duration of weight synchronization", quantiles("treeadv_weight_sync_seconds")),
         Panel("Bytes of weights published", (rate("treeadv_weight_sync_bytes_total"),)),
         Panel("Failed weight updates", (rate("treeadv_weight_sync_failures_total"),)),
+        Panel("Held-out problems: correct answers", (gauge("treeadv_eval_correct_ratio", "set"),)),
+        Panel("Held-out problems: tokens of an answer", (gauge("treeadv_eval_answer_tokens", "set"),)),
+        Panel("Held-out problems: answers cut at the limit", (gauge("treeadv_eval_cut_ratio", "set"),)),
+        Panel(
+            "Step evaluated last, and the best",
+            (gauge("treeadv_eval_last_step", over="max"), gauge("treeadv_eval_best_step", over="max")),
+        ),
+        Panel("Duration of an evaluation", quantiles("treeadv_eval_seconds")),
+        Panel("Evaluations skipped", (rate("treeadv_evals_skipped_total"),)),
     ),
 )
 GENERATORS = Board(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from treeadv.assembly import assemble
 from treeadv.forest import Forest, Verdict
 
 
@@ -34,7 +33,7 @@ def build(
     for s, branches in (lost or {}).items():
         arity[s] += branches
     graded = rng.integers(0, 2, leaves) if rewards is None else rewards
-    forest = assemble(
+    forest = Forest.assemble(
         forest_id=forest_id, prompt_id="p", gold="1", verifier="exact", rule="entropy", tau=1.0,
         temperature=temperature,
         prompt=rng.integers(0, vocab, prompt), parent=up, lengths=lengths, arity=arity,

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import forests
-from treeadv.assembly import assemble, merge_rollouts
 from treeadv.errors import BadForest
 from treeadv.forest import Finish, Forest
+from treeadv.forest.prefixes import prefix_order
 
 rollouts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=8)
 
 
 def merged(sequences: list[list[int]]) -> tuple[Forest, list[int]]:
     logprobs = [[-1.0 - 0.1 * k for k in range(len(s))] for s in sequences]
-    return merge_rollouts(prompt=[1], sequences=sequences, logprobs=logprobs)
+    return Forest.from_rollouts([1], sequences, logprobs), prefix_order(sequences)
 
 
 @given(rollouts)
@@ -44,10 +44,9 @@ def test_merged_leaves_of_a_forest_take_no_more_tokens(f: Forest) -> None:
 
 def test_merged_forest_keeps_leaf_order_and_is_not_predictable() -> None:
     ends = [Finish.STOP, Finish.LENGTH, Finish.STOP]
-    forest, order = merge_rollouts(
-        prompt=[1], sequences=[[5, 6], [7], [5, 8]], logprobs=[[-1.0, -2.0], [-3.0], [-4.0, -5.0]], finish=ends
-    )
-    assert order == [0, 2, 1]
+    sequences = [[5, 6], [7], [5, 8]]
+    forest = Forest.from_rollouts([1], sequences, [[-1.0, -2.0], [-3.0], [-4.0, -5.0]], finish=ends)
+    assert prefix_order(sequences) == [0, 2, 1]
     assert forest.finish.tolist() == [Finish.STOP, Finish.STOP, Finish.LENGTH]
     assert forest.logprob.tolist() == [-1.0, -2.0, -5.0, -3.0]
     assert (forest.rule, forest.predictable) == ("merged", False)
@@ -55,11 +54,13 @@ def test_merged_forest_keeps_leaf_order_and_is_not_predictable() -> None:
 
 def test_empty_rollout_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one token"):
-        merge_rollouts(prompt=[1], sequences=[[1], []], logprobs=[[-1.0], []])
+        Forest.from_rollouts([1], [[1], []], [[-1.0], []])
 
 
 def test_assembled_forest_counts_budgets_and_arity_from_the_tree() -> None:
-    forest = assemble(prompt=[1], parent=[-1, 0, 0, 2, 2, -1], lengths=[1] * 6, token=[3] * 6, logprob=[-1.0] * 6)
+    forest = Forest.assemble(
+        prompt=[1], parent=[-1, 0, 0, 2, 2, -1], lengths=[1] * 6, token=[3] * 6, logprob=[-1.0] * 6
+    )
     assert forest.budget.tolist() == [3, 1, 2, 1, 1, 1]
     assert forest.arity.tolist() == [2, 0, 2, 0, 0, 0]
     assert not forest.graded and np.isnan(forest.reward).all()
@@ -67,4 +68,4 @@ def test_assembled_forest_counts_budgets_and_arity_from_the_tree() -> None:
 
 def test_assembled_forest_that_is_no_tree_is_refused() -> None:
     with pytest.raises(BadForest, match="parent must stand before its children"):
-        assemble(prompt=[1], parent=[-1, 2, 0], lengths=[1] * 3, token=[3] * 3, logprob=[-1.0] * 3)
+        Forest.assemble(prompt=[1], parent=[-1, 2, 0], lengths=[1] * 3, token=[3] * 3, logprob=[-1.0] * 3)

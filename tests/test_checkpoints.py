@@ -58,15 +58,15 @@ def test_damaged_newest_checkpoint_is_skipped(tmp_path: Path, damage: str, caplo
     save(LocalRunStore(tmp_path), 2, 4)
     DAMAGE[damage](tmp_path / "checkpoints" / "step-4")
     store = LocalRunStore(tmp_path)
-    assert store.newest_whole() == 2
-    assert ("checkpoints/step-4 is passed over" in caplog.text) == (damage != "missing folder")
+    assert store.newest_valid() == 2
+    assert ("checkpoints/step-4 is ignored" in caplog.text) == (damage != "missing folder")
     save(store, 3)
     assert store.checkpoints() == [2, 3], "the damaged checkpoint has steps that the resume has undone"
 
 
 def test_whole_checkpoint_is_found_by_another_process(tmp_path: Path) -> None:
     save(LocalRunStore(tmp_path), 1, 2, 3)
-    assert LocalRunStore(tmp_path).newest_whole() == 3
+    assert LocalRunStore(tmp_path).newest_valid() == 3
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-2", "step-3"]
     with RunFolder(tmp_path).open_checkpoint(3) as folder:
         assert (folder / "trainer" / "state").read_text() == "state of step 3"
@@ -77,16 +77,16 @@ def test_stray_folder_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     store = LocalRunStore(tmp_path)
     save(store, 2)
     (tmp_path / "checkpoints" / name).mkdir()
-    assert store.checkpoints() == [2] and store.newest_whole() == 2
+    assert store.checkpoints() == [2] and store.newest_valid() == 2
     save(store, 3)
 
 
 def test_run_without_a_whole_checkpoint_is_at_step_0(tmp_path: Path) -> None:
     store = LocalRunStore(tmp_path)
-    assert store.newest_whole() == 0
+    assert store.newest_valid() == 0
     save(store, 1)
     flip(tmp_path / "checkpoints" / "step-1")
-    assert LocalRunStore(tmp_path).newest_whole() == 0
+    assert LocalRunStore(tmp_path).newest_valid() == 0
 
 
 def test_unsealed_checkpoint_is_ignored(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, da
     replay.close()
     DAMAGE[damage](tmp_path / "checkpoints" / "step-4")
     store = LocalRunStore(tmp_path)
-    step = store.newest_whole()
+    step = store.newest_valid()
     assert step == 2
     replay = queue(tmp_path, "two", step)
     assert {n: train(replay, 2, n) for n in (3, 4, 5)} == {n: steps[n] for n in (3, 4, 5)}
@@ -125,7 +125,9 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, da
     replay.close()
     report = audit(str(tmp_path))
     assert report.sound and report.rows["trained"]["forests"] == 10, report.table()
-    with pytest.raises(BadInput, match="the checkpoint is of step 1, the journal can go back to steps 2 to 5"):
+    with pytest.raises(
+        BadInput, match="the checkpoint is of step 1, but the journal can resume from steps 2 to 5 only"
+    ):
         queue(tmp_path, "three", 1)
 
 
@@ -137,10 +139,10 @@ def test_store_skips_a_checkpoint_with_a_missing_file(bucket, tmp_path: Path, ca
     for step in (2, 4):
         store.write_checkpoint(step, session, write(f"of step {step}"))
         store.seal(step, session, keep=2)
-    with store.fetched(4) as folder:
+    with store.local_copy(4) as folder:
         assert (folder / "trainer" / "state").read_text() == "state of step 4"
     client.delete_object(Bucket=name, Key=f"runs/one/checkpoints/step-4-{session}/trainer/state")
-    assert store.newest_whole() == 2 and "trainer/state is missing" in caplog.text
+    assert store.newest_valid() == 2 and "trainer/state is missing" in caplog.text
     store.write_checkpoint(3, session, write("of step 3"))
     store.seal(3, session, keep=2)
     assert store.checkpoints() == [2, 3]
@@ -159,9 +161,9 @@ def test_store_names_a_damaged_file_and_the_remedy_works(bucket, tmp_path: Path)
     with pytest.raises(
         BadInput, match=rf"step-4-{session}/trainer/state is damaged .*; delete checkpoints/step-4-{session}.json"
     ):
-        store.fetched(4).__enter__()
+        store.local_copy(4).__enter__()
     client.delete_object(Bucket=name, Key=f"{key}.json")
-    assert store.newest_whole() == 2
+    assert store.newest_valid() == 2
 
 
 @pytest.fixture
@@ -179,14 +181,14 @@ def test_file_over_the_size_limit_gives_a_one_line_error(tmp_path: Path, size_li
     folder.record({"step": 1})
     save(LocalRunStore(tmp_path), 1)
     size_limit(5)
-    with pytest.raises(BadInput, match=r"\.jsonl: cannot be written \(File too large\); nothing stored is lost"):
+    with pytest.raises(BadInput, match=r"\.jsonl: cannot be written \(File too large\); stored data is not lost"):
         fill(replay, 1)
-    with pytest.raises(BadInput, match=r"metrics.jsonl: cannot be written \(File too large\); nothing stored is lost"):
+    with pytest.raises(BadInput, match=r"metrics.jsonl: cannot be written \(File too large\); stored data is not lost"):
         folder.record({"step": 2})
     with pytest.raises(BadInput, match=r"step-2-session: cannot be written \(File too large\)"):
         save(LocalRunStore(tmp_path), 2)
     size_limit(1 << 20)
     replay.close()
-    assert LocalRunStore(tmp_path).newest_whole() == 1
+    assert LocalRunStore(tmp_path).newest_valid() == 1
     assert audit(str(tmp_path)).rows["ready"]["forests"] == 2
     assert [r["step"] for r in folder.records()] == [1]

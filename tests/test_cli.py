@@ -250,11 +250,11 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "learner.betas=[2, 3]"], "learner.betas.0: Input should be less than 1"),
     ([*GENERATE, "metrics.port=70000"], "metrics.port: Input should be less than or equal to 65535"),
     ([*GENERATE, "run.name=../out"], "run.name: String should match pattern"),
-    ([*GENERATE, "--model", "hollow"], "model.path=hollow: no weights there"),
-    ([*GENERATE, "--model", "nameless"], "model.path=nameless: its config.json names no model_type"),
+    ([*GENERATE, "--model", "hollow"], "hollow: no weights there"),
+    ([*GENERATE, "--model", "nameless"], "nameless/config.json: names no model_type"),
     (["show", "hollow"], "hollow: is a folder; name a file of forests, such as hollow/FOREST.arrow"),
-    (["audit", "."], "no journal under replay/journal"),
-    (["report", "."], ".: not a run folder"),
+    (["audit", "."], "has no journal under replay/journal"),
+    (["report", "."], ". is not a run folder"),
 ]
 
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from treeadv.config import Config, SamplingConfig, build
 from treeadv.data.model_check import longest_path
-from treeadv.data.tasks import Problem
+from treeadv.data.problems import Problem
 from treeadv.engines.base import PathTooLong
 from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.registry import start_engine

@@ -54,4 +54,4 @@ def test_invalid_hub_name_is_reported_as_a_missing_folder(name: str) -> None:
     with pytest.raises(
         BadInput, match=r"no config\.json there; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"
     ):
-        check_path(name)
+        check_path(name, "models")

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treeadv.config import TablesConfig, TaskConfig
 from treeadv.data.operator_tables import Tables, solve
+from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
 from treeadv.local.warmup import PAD, VOCABULARY, Warmup, warm_model, warmup_batch
 from treeadv.rewards.judgement import Answer
 from treeadv.rewards.verifiers.registry import screen
+from treeadv.task_config import TablesConfig, TaskConfig
 
 
 def task(**tables: object) -> TaskConfig:
@@ -94,7 +95,7 @@ def test_warmup_text_errs_at_hard_entries_as_often_as_asked() -> None:
 
 
 def test_warm_model_is_made_once_and_ends_its_answers(tmp_path) -> None:
-    from treeadv.data.model_folder import stop_ids
+    from treeadv.data.model_files import stop_ids
     from treeadv.data.prompts import Prompter
 
     warmup, steps = Warmup(steps=2, batch=4, width=16, layers=1), []
@@ -102,7 +103,7 @@ def test_warm_model_is_made_once_and_ends_its_answers(tmp_path) -> None:
     assert warm_model(warmup, tmp_path, lambda step, _: steps.append(step)) == folder and steps == [1, 2]
     assert [p.name for p in tmp_path.iterdir()] == [warmup.name] != [Warmup(seed=1).name]
     prompter = Prompter(folder)
-    ids = prompter.encode("7a3c1|")
+    ids = prompter.encode(Problem("", "7a3c1|", "", "math", ""))
     assert [VOCABULARY[i] for i in ids] == list("7a3c1|") and stop_ids(folder) == {0}
     assert prompter.decode(np.array([*ids, 0])) == "7a3c1|" and PAD not in prompter.decode(ids)
 

@@ -24,7 +24,17 @@ def test_interrupt_has_priority_over_a_reshape_and_stays() -> None:
     assert request.outcome is Outcome.INTERRUPTED
 
 
-def test_either_request_ends_a_wait() -> None:
+def test_early_end_outranks_a_reshape_and_stays() -> None:
+    request = EndRequest()
+    request.reshape()
+    request.end_early()
+    request.clear_reshape()
+    assert request.outcome is Outcome.EARLY
+    request.interrupt()
+    assert request.outcome is Outcome.INTERRUPTED
+
+
+def test_each_request_ends_a_wait() -> None:
     async def waits(ask) -> None:
         request = EndRequest()
         waiting = asyncio.create_task(request.wait())
@@ -35,3 +45,4 @@ def test_either_request_ends_a_wait() -> None:
 
     asyncio.run(waits(EndRequest.reshape))
     asyncio.run(waits(EndRequest.interrupt))
+    asyncio.run(waits(EndRequest.end_early))

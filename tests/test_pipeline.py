@@ -21,7 +21,10 @@ def finished(tmp_path_factory, tiny_model) -> Path:
     tmp = tmp_path_factory.mktemp("whole")
     # More forests wait for a slot than the calls that a Ray actor accepts by default. The call that frees a slot must
     # still be accepted.
-    process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600))
+    rows = ({"problem": f"{i}+1=", "answer": str(i + 1)} for i in range(6))
+    (tmp / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = {"every": 4, "data": str(tmp / "held.jsonl"), "samples": 2}
+    process = start("--config", recipe(tmp, tiny_model, run__steps=8, generator__forests=600, eval=evaluation))
     run = tmp / "run"
     wait_for(lambda: steps(run) >= 3, process)
     seen = {}
@@ -50,6 +53,22 @@ def test_finished_run_leaves_a_complete_folder(finished):
     )
     assert "<svg" in (finished / "report.html").read_text()
     sound(finished)
+
+
+def test_weights_are_evaluated_while_the_run_trains(finished):
+    """The first and the last evaluation are always made; that of step 4 is skipped when the learner is far ahead."""
+    folder = RunFolder(finished)
+    found = folder.evaluations()
+    assert [r["step"] for r in found] in ([0, 4, 8], [0, 8])
+    for r in found:
+        assert r["version"] == r["step"] and r["sets"]["held"]["problems"] == 6
+        assert sum(r["sets"]["held"]["verdicts"].values()) == 12
+    best = max(found, key=lambda r: r["avg"]["value"])["step"]
+    assert folder.store.best_step() == (best or None)
+    if best:
+        names = {p.name for p in (finished / "best").iterdir()}
+        assert {"config.json", "evaluation.json", "tokenizer.json"} <= names and any("safetensors" in n for n in names)
+    assert "Held-out problems" in (finished / "report.html").read_text()
 
 
 def test_checkpoint_is_a_hugging_face_folder_with_new_weights(finished, tiny_model):

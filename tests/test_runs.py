@@ -95,7 +95,7 @@ def test_new_run_on_a_full_disk_leaves_nothing(tmp_path: Path, tiny_model: Path,
     )
     file = recipe(tmp_path, tiny_model)
     done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, timeout=120)
-    assert "BadInput" in done.stderr and "cannot be made (File too large)" in done.stderr
+    assert "BadInput" in done.stderr and "cannot be created (File too large)" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
     assert not launch_once(file, None, False, []).resumed
 
@@ -128,7 +128,7 @@ def test_ended_run_refuses_requests_until_it_is_resumed(tmp_path: Path) -> None:
     folder.write("summary.json", {})
     with pytest.raises(BadInput, match="the run has ended"):
         folder.request({"generator": 4})
-    folder.forget_end()
+    folder.clear_end()
     assert folder.take_request() == {}
     folder.request({"generator": 4})
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.test_wire import same
 from treeadv.config import SamplingConfig
-from treeadv.data.tasks import Problem
+from treeadv.data.problems import Problem
 from treeadv.engines.base import Draw, EngineLost, Params
 from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest

@@ -231,11 +231,11 @@ def test_bad_storage_gives_one_line_and_creates_no_file(bucket, tmp_path, tiny_m
         return refused(capsys, "--config", config, f"run.storage={json.dumps(uri)}")
 
     assert "The specified bucket does not exist" in storage(uri.replace(name, "nosuch").replace("/one", ""))
-    assert "write a URI without credentials, as s3://bucket/runs" in storage("/data/runs")
+    assert "write a URI without credentials, such as s3://bucket/runs" in storage("/data/runs")
     said = storage("s3://key:secret@bucket/runs")
     assert "write a URI without credentials" in said and "secret" not in said
     assert "not a path or URI of a file system" in storage("s4://bucket/runs")
-    assert "queue.fsync=none would never write to s3://" in refused(capsys, "--config", config, "queue.fsync=none")
+    assert "queue.fsync=none never writes to s3://" in refused(capsys, "--config", config, "queue.fsync=none")
     assert "an object store is named by run.storage" in refused(capsys, "--config", config, "run.root=s3://bucket/runs")
     assert f"{uri}: holds no run (no config.yaml)" in refused(capsys, "--resume", uri)
     assert not (tmp_path / "one").exists()
@@ -265,7 +265,7 @@ def test_run_in_a_store_is_resumed_and_not_started_twice(bucket, tmp_path, tiny_
     upload(folder.store, 1, session, files)
     folder.store.seal(1, session, keep=1)
     shutil.rmtree(folder.path)
-    assert f"{uri} holds a run: choose another run.name, or resume it by --resume '{uri}'" in refused(
+    assert f"{uri} holds a run: choose another run.name, or resume the run with --resume '{uri}'" in refused(
         capsys, "--config", config
     )
     again = launch(config, None, True, [])

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treeadv.config import TaskConfig
-from treeadv.data.tasks import Problem, Shuffled, problem_source, read_problems
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import Shuffled, file_problems, problem_source
 from treeadv.errors import BadInput
 
 MIX: list[dict[str, Any]] = [{"name": "chain_sum", "weight": 3.0}, {"name": "gcd", "options": {"max_numbers": 3}}]
@@ -25,6 +26,10 @@ MIX: list[dict[str, Any]] = [{"name": "chain_sum", "weight": 3.0}, {"name": "gcd
 
 def gym(**more: Any) -> TaskConfig:
     return TaskConfig.model_validate({"families": MIX, **more})
+
+
+def read_problems(path: Path, verifier: str = "math", **more: Any) -> list[Problem]:
+    return file_problems(path, TaskConfig(source=str(path), verifier=verifier, **more))
 
 
 def lines(path: Path, *rows: Any) -> Path:
@@ -117,7 +122,9 @@ def test_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pyt
     assert problem_source(TaskConfig(source=f"hf:{tmp_path}/toy:test"), 0)[5].answer == "3"
     with pytest.raises(BadInput, match=r"task\.source=hf:.*nosplit"):
         problem_source(TaskConfig(source=f"hf:{tmp_path}/toy:nosplit"), 0)
-    with pytest.raises(BadInput, match=r"no column problem \(it has task, answer\)"):
+    with pytest.raises(
+        BadInput, match=r"row 1: no problem; .* \(this one has task, answer\); name its column in task.columns"
+    ):
         problem_source(TaskConfig(source=f"hf:{tmp_path}/other"), 0)
     (tmp_path / "toy" / "train.jsonl").write_text("{torn")
     with pytest.raises(BadInput, match=r"task\.source=hf:"):

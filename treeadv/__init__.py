@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treeadv.assembly import assemble, merge_rollouts
+    from treeadv.adapters import rollout_advantages, trl_batch, verl_batch
     from treeadv.config import load as load_config
     from treeadv.errors import BadForest, BadInput
     from treeadv.forest import Finish, Forest, Verdict
@@ -27,16 +27,17 @@ _PLACES = {  # name -> where it is defined
     "Forest": "treeadv.forest:Forest",
     "PRESETS": "treeadv.presets:PRESETS",
     "Verdict": "treeadv.forest:Verdict",
-    "assemble": "treeadv.assembly:assemble",
     "build_advantage": "treeadv.presets:build_advantage",
     "grow": "treeadv.library:grow",
     "load_config": "treeadv.config:load",
     "loss": "treeadv.library:loss",
-    "merge_rollouts": "treeadv.assembly:merge_rollouts",
     "pack": "treeadv.library:pack",
     "read_forests": "treeadv.wire:read_file",
     "redistribute": "treeadv.library:redistribute",
+    "rollout_advantages": "treeadv.adapters:rollout_advantages",
+    "trl_batch": "treeadv.adapters:trl_batch",
     "verify": "treeadv.library:verify",
+    "verl_batch": "treeadv.adapters:verl_batch",
     "write_forests": "treeadv.wire:write_file",
 }
 __all__ = [
@@ -46,16 +47,17 @@ __all__ = [
     "Finish",
     "Forest",
     "Verdict",
-    "assemble",
     "build_advantage",
     "grow",
     "load_config",
     "loss",
-    "merge_rollouts",
     "pack",
     "read_forests",
     "redistribute",
+    "rollout_advantages",
+    "trl_batch",
     "verify",
+    "verl_batch",
     "write_forests",
 ]
 

@@ -7,24 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
 from treeadv.presets import AdvantageOverrides, find_preset
 from treeadv.recipes import find_recipe
-from treeadv.rewards.verifiers.registry import USAGE
-from treeadv.rewards.verifiers.weighted import sum_name
-
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Ratio = Annotated[float, Field(ge=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from treeadv.section import Beta, Count, Positive, Ratio, Seconds, Section, Share
+from treeadv.task_config import TaskConfig
 
 
 class RunConfig(Section):
@@ -47,6 +36,12 @@ class RunConfig(Section):
         10, description="steps between checkpoints; what was trained since is trained again on resume"
     )
     keep_checkpoints: Positive = Field(2, description="newest checkpoints that are kept; older ones are deleted")
+    stop_at: Share | None = Field(
+        None, description="end the run when an evaluation (eval.every) reaches this mean over the sets of avg@samples"
+    )
+    patience: Positive | None = Field(
+        None, description="end the run after so many evaluations that are not better than the best before them"
+    )
     heartbeat_timeout: Seconds = Field(
         60.0, description="seconds without a heartbeat after which an actor counts as hung and is killed"
     )
@@ -60,68 +55,6 @@ class ModelConfig(Section):
         description="a Hugging Face folder, a model of the hub as ORGANISATION/MODEL, or smollm2-135m-instruct",
     )
     cache: str = Field("models", description="where a packaged model is unpacked once")
-
-
-class Family(Section):
-    """One reasoning-gym family and its share of the mix."""
-
-    name: str
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    options: dict[str, Any] = Field(default_factory=dict, description="passed to reasoning_gym.create_dataset")
-
-
-class TablesConfig(Section):
-    """The task operator-tables: docs/studies.md."""
-
-    operations: Positive = Field(5, description="look-ups of a problem")
-    hard: Share = Field(0.3, description="share of the table entries that the warm-up text mostly gets wrong")
-    seed: int = Field(0, description="of the tables; problems are drawn from run.seed")
-
-
-class RewardTerm(Section):
-    """One verifier of a weighted sum."""
-
-    name: str
-    weight: float = 1.0
-
-
-class TaskConfig(Section):
-    """Problems, the prompt, and who judges the answers."""
-
-    source: str = Field(
-        "reasoning-gym",
-        description="reasoning-gym, operator-tables, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]",
-    )
-    tables: TablesConfig = TablesConfig()
-    families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
-    prompt: str = Field("{problem}", description="the user's turn; {problem} is replaced")
-    verifier: str = Field("math", description=USAGE)
-    rewards: list[RewardTerm] = Field(
-        default_factory=list, description="verifiers whose weighted rewards are added; replaces task.verifier"
-    )
-
-    @property
-    def grader(self) -> str:
-        """The name of the verifier of a problem that names none."""
-        return sum_name([(r.name, r.weight) for r in self.rewards]) if self.rewards else self.verifier
-
-    @model_validator(mode="before")
-    @classmethod
-    def _grade_tables(cls, data: Any) -> Any:
-        """Set the verifier of operator-tables where the configuration names none."""
-        if isinstance(data, dict) and data.get("source") == "operator-tables" and not data.get("rewards"):
-            return {"verifier": "last-digit"} | data
-        return data
-
-    @model_validator(mode="after")
-    def _coherent(self) -> TaskConfig:
-        if "{problem}" not in self.prompt:
-            raise ValueError("task.prompt must contain {problem}")
-        if self.rewards and "verifier" in self.model_fields_set and self.verifier != "math":
-            raise ValueError("set task.verifier or task.rewards, not both")
-        if self.source == "reasoning-gym" and not self.families:
-            raise ValueError("task.families must name at least one reasoning-gym family")
-        return self
 
 
 class SamplingConfig(Section):
@@ -372,6 +305,24 @@ class ScalingConfig(Section):
         return self
 
 
+class EvalConfig(Section):
+    """Evaluation on held-out problems while the run trains (docs/evaluation.md)."""
+
+    every: Count = Field(
+        0, description="steps between evaluations; the first is of step 0, the last of the last step; 0: none"
+    )
+    data: str = Field(
+        "",
+        description="problems: a .jsonl or .parquet file, a folder of them, or held-out for task.held_out",
+    )
+    subset: Positive | None = Field(
+        None, description="problems of each set, drawn once by the name of the set; unset: all"
+    )
+    samples: Positive = Field(4, description="independent answers to each problem")
+    temperature: Annotated[float, Field(gt=0)] | None = Field(None, description="unset: sampling.temperature")
+    max_tokens: Positive | None = Field(None, description="of an answer; unset: sampling.max_tokens")
+
+
 class LocalConfig(Section):
     """Used by `treeadv train --local` alone."""
 
@@ -400,6 +351,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     queue: QueueConfig = QueueConfig()
     learner: LearnerConfig = LearnerConfig()
+    eval: EvalConfig = EvalConfig()
     scaling: ScalingConfig = ScalingConfig()
     metrics: MetricsConfig = MetricsConfig()
     local: LocalConfig = LocalConfig()
@@ -423,6 +375,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _coherent(self) -> Config:
         c, last = self.learner, self.run.steps
+        if self.eval.every and not self.eval.data:
+            raise ValueError(f"eval.every={self.eval.every} needs eval.data: a file or folder of held-out problems")
+        for key in ("stop_at", "patience"):
+            if (given := getattr(self.run, key)) is not None and not self.eval.every:
+                raise ValueError(f"run.{key}={given:g} needs evaluations: set eval.every and eval.data")
         if c.schedule == "cosine" and c.decay_steps is not None and last > c.decay_steps:
             raise ValueError(
                 f"run.steps={last} is beyond learner.decay_steps={c.decay_steps}, where the cosine has reached 0: set"

@@ -1,4 +1,4 @@
-"""Reading JSON Lines: one JSON value a line."""
+"""Reading JSON files and JSON Lines: one JSON value a line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises `BadInput` with the file for one that cannot be read or is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be read ({e.strerror})") from e
+    except (ValueError, RecursionError) as e:  # also bytes that are no text, and integers of more than 4,300 digits
+        raise BadInput(f"{path}: is not JSON ({one_line(e)}); restore the file") from e
 
 
 def read_jsonl(path: Path, holds: str) -> Iterator[tuple[int, Any]]:

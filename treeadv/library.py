@@ -36,12 +36,12 @@ def grow(model: str | Path, problems: Sequence[Mapping[str, str]], *overrides: s
     """
     from treeadv import config as configuration
     from treeadv.data.model_folder import resolve
-    from treeadv.data.tasks import problem_of
+    from treeadv.data.problems import problem_of
     from treeadv.local.rollouts import rollouts
 
     given = ["task.source=memory.jsonl", f"model.path={model}", *overrides]
     config: Config = configuration.build({}, given, "grow")
-    made = [problem_of(row, f"problem {n}", str(n), config.task.grader) for n, row in enumerate(problems)]
+    made = [problem_of(row, f"problem {n}", str(n), config.task.parts[0]) for n, row in enumerate(problems)]
     folder = resolve(config.model.path, config.model.cache)
     return asyncio.run(rollouts(config, folder, made, lambda _: None))
 
@@ -50,7 +50,7 @@ def redistribute(forest: Forest, preset: str | AdvantageSpec = "treeadv") -> tup
     """Turn the leaf rewards of a graded forest into (A [S], c [S]): the advantage of each segment's tokens, and how
     often the loss counts them (docs/method.md). Raises `BadForest` when the forest is not graded.
 
-    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> graded = tree.with_rewards([1.0, 0.0], [Verdict.VERIFIED, Verdict.WRONG])
     >>> A, c = redistribute(graded)
     >>> A.round(2).tolist(), c.tolist()
@@ -70,7 +70,7 @@ def loss(
     drew them. Multiply each derivative [T] with your model's log-probabilities and backpropagate the sum: that is the
     gradient of the loss.
 
-    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> graded = tree.with_rewards([1.0, 0.0], [Verdict.VERIFIED, Verdict.WRONG])
     >>> value, (slope,) = loss([graded], [graded.logprob])
     >>> round(value, 3), slope.round(3).tolist()
@@ -90,7 +90,7 @@ def loss(
 def pack(forests: Sequence[Forest], limit: int = 4096) -> list[Packed]:
     """Lay forests out as micro-batches of at most `limit` rows: every token is one row that attends to its ancestors.
 
-    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> (batch,) = pack([tree])
     >>> len(batch.token), batch.position.tolist()
     (5, [0, 1, 2, 3, 4])

@@ -108,7 +108,7 @@ def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
     """Write forests to an Arrow IPC file of one batch. `model` goes into the metadata: `treeadv show` finds the
     tokenizer there.
 
-    >>> tree = assemble(prompt=[1], parent=[-1, -1], lengths=[2, 1], token=[5, 6, 7], logprob=[-1.0, -0.5, -2.0])
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1, -1], lengths=[2, 1], token=[5, 6, 7], logprob=[-1.0, -0.5, -2.0])
     >>> write_forests(Path("forests.arrow"), [tree])
     >>> read_forests(Path("forests.arrow"))[0][0].token.tolist()
     [5, 6, 7]
@@ -122,7 +122,7 @@ def read_file(path: Path) -> tuple[list[Forest], str]:
     """Read the forests of an Arrow IPC file (file or stream format), memory-mapped, and the model in its metadata (""
     if none). The file may come from anyone: every forest is checked. Raises `BadInput` for what is no such file.
 
-    >>> tree = assemble(prompt=[1], parent=[-1], lengths=[2], token=[5, 6], logprob=[-1.0, -0.5])
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1], lengths=[2], token=[5, 6], logprob=[-1.0, -0.5])
     >>> write_forests(Path("forests.arrow"), [tree], "models/tiny")
     >>> forests, model_name = read_forests(Path("forests.arrow"))
     >>> len(forests), model_name

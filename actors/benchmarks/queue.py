@@ -33,7 +33,6 @@ from ray.util.queue import Queue
 from actors.driver.handles import actor_class
 from actors.replay_queue import ReplayQueue
 from treeadv import wire
-from treeadv.assembly import assemble
 from treeadv.config import QueueConfig, parse
 from treeadv.forest import Forest, Verdict
 from treeadv.replay.store import ReplayStore
@@ -83,7 +82,7 @@ def example(leaves: int, tokens: int) -> Forest:
     grow(-1, leaves - leaves // 2)
     up = np.asarray(parent, np.int32)
     n, rng = len(up) * tokens, np.random.default_rng(0)
-    forest = assemble(
+    forest = Forest.assemble(
         forest_id="f",
         prompt_id="p",
         gold="1",

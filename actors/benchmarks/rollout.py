@@ -40,8 +40,9 @@ from safetensors.numpy import load_file
 
 from treeadv.config import Config, SamplingConfig, parse
 from treeadv.data import model_folder as models
+from treeadv.data.problems import Problem
 from treeadv.data.prompts import Prompter
-from treeadv.data.tasks import Problem, problem_source
+from treeadv.data.tasks import problem_source
 from treeadv.engines.base import Engine, Params
 from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.registry import start_engine
@@ -83,7 +84,7 @@ class _Bench:
         self.model = models.resolve(args.model, args.cache)
         prompter = Prompter(self.model)
         source = problem_source(self._config().task, 0)
-        self.prompts = [prompter.encode(source[i].problem) for i in range(args.forests)]
+        self.prompts = [prompter.encode(source[i]) for i in range(args.forests)]
         if args.prompt_tokens:
             self.prompts = [np.resize(prompt, args.prompt_tokens) for prompt in self.prompts]
 

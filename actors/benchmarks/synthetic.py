@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from treeadv.assembly import assemble
 from treeadv.forest import Forest, Verdict
 
 ARITY = 4  # leaves of a tree: a root segment with one fork at its end
@@ -34,7 +33,7 @@ def flattened(f: Forest) -> list[Forest]:
 def _forest(parent: list[int], lengths: list[int], prompt: int, vocab: int, rng: np.random.Generator) -> Forest:
     up = np.asarray(parent, np.int32)
     T = sum(lengths)
-    forest = assemble(
+    forest = Forest.assemble(
         forest_id=f"bench-{rng.integers(2**31)}", prompt_id="p", verifier="exact", rule="fixed",
         prompt=rng.integers(3, vocab, prompt), parent=up, lengths=lengths, token=rng.integers(3, vocab, T),
         logprob=-rng.gamma(1.5, 1.0, T), entropy=rng.gamma(1.0, 0.5, T),

@@ -14,6 +14,7 @@ import ray
 from ray.actor import ActorProxy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.driver.evaluation import Evaluations
 from actors.driver.grading import Grading
 from actors.driver.handles import actor_class, close
 from actors.driver.learner_group import LearnerGroup
@@ -47,6 +48,7 @@ class Cluster:
         self.targets = Targets(folder)
         self.learners = LearnerGroup(config, folder, self.targets)
         self.weights = WeightSync()
+        self.evaluations = Evaluations(config, folder)
         timeout = config.run.heartbeat_timeout
         self.generators = WorkerGroup(
             "generator", self._create_generator, self._prepare_generator, self.targets, timeout
@@ -67,6 +69,7 @@ class Cluster:
         self.targets.add("queue", "queue", await self.queue.address.remote())
         await asyncio.gather(self._start_learners(), self.rewards.start(self.config.reward.count))
         await self.generators.start(self.config.generator.count)
+        self.evaluations.offer(self, self.first_step, self.version)
 
     async def end(self) -> None:
         await asyncio.gather(self.generators.end(), self.rewards.end())
@@ -113,16 +116,25 @@ class Cluster:
         await self.weights.publish(await self.learners.publish(self.version), self.generators)
 
     async def checkpoint(self, step: int) -> None:
-        """Write the checkpoint of `step`, then tell the queue that the forests of all steps up to `step` are trained.
-        The journal and the records are written first, because a run cannot resume from a checkpoint whose steps they
-        lack."""
+        """Write the checkpoint of `step`, then tell the queue that the forests of all steps up to `step` are trained,
+        and start the evaluation of `step` if it is due. The journal and the records are written first, because a run
+        cannot resume from a checkpoint whose steps they lack."""
         if step > self._durable_step:
             await self.queue.flush.remote()
             await asyncio.to_thread(self.folder.store.push)
             await self.learners.checkpoint(step, self._session)
-            await asyncio.to_thread(self.folder.store.seal, step, self._session, self.config.run.keep_checkpoints)
+            keep, held = self.config.run.keep_checkpoints, self.evaluations.steps
+            await asyncio.to_thread(self.folder.store.seal, step, self._session, keep, held)
             await self.queue.commit.remote(step, min(self.folder.checkpoints()))
             self._durable_step = step
+            self.evaluations.offer(self, step, self.version)
+
+    async def drawer(self, generator: ActorProxy[Generator]) -> ActorProxy[Generator]:
+        """The generator that grows a forest for `generator`: itself, unless it answers held-out problems. Waits until
+        it holds the current weights."""
+        found = self.weights.stand_in(generator, self.generators)
+        await self.weights.wait_until_current(found)
+        return found
 
     async def _start_learners(self) -> None:
         self.version = await self.learners.start(self.first_step)
@@ -138,9 +150,9 @@ class Cluster:
         # The queue runs on the node of the driver: neither works without the other, and other nodes may be removed.
         node = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        home = RunFolder.of(self.folder.path.resolve(), self.config).home
+        uri = RunFolder.of(self.folder.path.resolve(), self.config).uri
         role = actor_class(ReplayQueue, max_concurrency=UNBOUNDED, **options)
-        return role.remote(self.config, home, self._session, self.first_step, self.config.metrics.port)
+        return role.remote(self.config, uri, self._session, self.first_step, self.config.metrics.port)
 
     def _create_generator(self, number: int) -> ActorProxy[Generator]:
         c = self.config.generator

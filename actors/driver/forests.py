@@ -46,7 +46,7 @@ async def grow_and_grade(cluster: Cluster, generator: ActorProxy[Generator], tic
     try:
         forest, room = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.grow.remote(ticket))
         free = await room
-        graded = await cluster.grading.grade(forest)
+        graded, _ = await cluster.grading.grade(forest)
     except ACTOR_LOST as fault:
         await cluster.queue.fail.remote(ticket.forest_id, "generator died")
         cluster.generators.replace(generator, fault)

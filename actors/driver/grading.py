@@ -26,9 +26,10 @@ class Grading:
         self._pending: Counter[ActorProxy[RewardActor]] = Counter()  # forests sent and not yet graded
         self._watch = VerifierWatch()
 
-    async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> ObjectRef[pa.RecordBatch]:
-        """Return a reference to the graded forest. A reward actor that dies, or whose verifier processes die, is
-        replaced, and another actor grades the forest. Raises `RunFailed` when the verifier keeps failing."""
+    async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> tuple[ObjectRef[pa.RecordBatch], GradeReport]:
+        """Return a reference to the graded forest, and the results of its leaves. A reward actor that dies, or whose
+        verifier processes die, is replaced, and another actor grades the forest. Raises `RunFailed` when the verifier
+        keeps failing."""
         while True:
             while not self._rewards.members:
                 await asyncio.sleep(BACKOFF)
@@ -39,7 +40,7 @@ class Grading:
                 graded, report_ref = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[GradeReport]], answer)
                 report = await report_ref
                 self._watch.add(report.verdicts, report.failure)
-                return graded
+                return graded, report
             except ACTOR_LOST as fault:
                 self._rewards.replace(member, fault)
             except RayTaskError as fault:

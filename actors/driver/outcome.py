@@ -9,34 +9,41 @@ from enum import Enum
 class Outcome(Enum):
     FINISHED = "finished"  # the last step was taken
     INTERRUPTED = "interrupted"  # a signal asked for the end
+    EARLY = "early"  # an evaluation met run.stop_at or run.patience
     RESHAPE = "reshape"  # the number or the nodes of the learners have to change; the run resumes from its checkpoint
 
 
 class EndRequest:
-    """Asks the learner loop to end after the current step, with a checkpoint. An interrupt has priority over a
-    reshape."""
+    """Asks the learner loop to end after the current step, with a checkpoint. An interrupt has priority over an early
+    end, and an early end over a reshape."""
 
     def __init__(self) -> None:
         self._requested = asyncio.Event()
-        self._interrupted = False
+        self._interrupted = self._early = False
 
     @property
     def outcome(self) -> Outcome | None:
         """How the run has to end; None while it has to continue."""
         if self._interrupted:
             return Outcome.INTERRUPTED
+        if self._early:
+            return Outcome.EARLY
         return Outcome.RESHAPE if self._requested.is_set() else None
 
     def interrupt(self) -> None:
         self._interrupted = True
         self._requested.set()
 
+    def end_early(self) -> None:
+        self._early = True
+        self._requested.set()
+
     def reshape(self) -> None:
         self._requested.set()
 
     def clear_reshape(self) -> None:
-        """Clear a reshape, which the next attempt carries out. Keep an interrupt."""
-        if not self._interrupted:
+        """Clear a reshape, which the next attempt carries out. Keep an interrupt and an early end."""
+        if not self._interrupted and not self._early:
             self._requested.clear()
 
     async def wait(self) -> None:

@@ -1,5 +1,4 @@
-"""Runs the training algorithm. Forests go from the generators through the reward actors and the replay queue to the
-learners. Weights go from the learners to the generators.
+"""Runs the training algorithm: forests go from generators to learners, weights go from learners to generators.
 
 Only references pass through the driver: tokens stay where they were drawn until a learner reads them.
 """
@@ -17,12 +16,14 @@ from actors.driver.in_flight import ForestsInFlight
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.generator import Generator
+from treeadv.evaluation.history import is_durable
 
 
 async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
     """Generate and learn side by side until the last step or a requested end."""
     learning = asyncio.create_task(learn(cluster, recorder, end_request))
-    helpers = [asyncio.create_task(generate(cluster)), asyncio.create_task(autoscale(cluster, recorder, end_request))]
+    evaluating = cluster.evaluations.run(cluster, recorder, end_request)
+    helpers = [*map(asyncio.create_task, (generate(cluster), autoscale(cluster, recorder, end_request), evaluating))]
     done, _ = await asyncio.wait([learning, *helpers], return_when=asyncio.FIRST_COMPLETED)
     for task in (learning, *helpers):
         task.cancel()
@@ -50,8 +51,7 @@ async def use(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
 async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> None:
     """Grow, grade and admit one forest after another, while the engine has free rows."""
     while ticket := await reserve_ticket(cluster, generator, in_flight):
-        await cluster.weights.wait_until_current(generator)
-        if grown := await grow_and_grade(cluster, generator, ticket):
+        if grown := await grow_and_grade(cluster, await cluster.drawer(generator), ticket):
             await cluster.queue.admit.remote(ticket.forest_id, [grown.forest])
             if not in_flight.keeps_loop(grown.free):
                 return
@@ -59,8 +59,8 @@ async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: Fo
 
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
     """Lease ready forests, update the policy, publish its weights, acknowledge the lease, write checkpoints."""
-    config, step = cluster.config.run, cluster.first_step
-    while step < config.steps and not end_request.outcome:
+    config, step = cluster.config, cluster.first_step
+    while step < config.run.steps and not end_request.outcome:
         with recorder.phase("wait"):
             lease = await cluster.lease(end_request)
         if lease:
@@ -74,7 +74,8 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             # After publishing: new forests use these weights
             await cluster.queue.ack.remote(lease.lease_id, step, report.nonfinite_forests)
             await recorder.record(cluster, step, report)  # before the checkpoint: its steps have records
-        if lease is None or end_request.outcome or step == config.steps or step % config.checkpoint_every == 0:
+        if lease is None or end_request.outcome or is_durable(config, step):
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)
-    return end_request.outcome if end_request.outcome and step < config.steps else Outcome.FINISHED
+    await cluster.evaluations.settled(end_request)
+    return end_request.outcome if end_request.outcome and step < config.run.steps else Outcome.FINISHED

@@ -12,6 +12,7 @@ from typing import Any
 
 from actors.driver.cluster import Cluster
 from actors.driver.liveness import ACTOR_LOST
+from treeadv.evaluation.history import best
 from treeadv.learning.report import StepReport
 from treeadv.metrics import Exporter
 from treeadv.report.progress import Progress
@@ -37,7 +38,7 @@ class Recorder:
         self._waited = 0.0  # seconds of complete waits
         self._wait_began: float | None = None
         self._restarts: dict[str, int] = {}  # role -> restarts of this cluster that were exported
-        self._missed_updates = 0  # missed updates of this cluster that were exported
+        self._missed_updates = self._skipped = 0  # missed updates and skipped evaluations that were exported
         self._phases: dict[str, float] = {}
         self._reported: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
         self._totals = Totals()
@@ -49,7 +50,7 @@ class Recorder:
         """Report on a new cluster from now on. The first call starts to serve the driver's /metrics."""
         self._reported = {}  # new generators count from 0 and may reuse names
         self._address = self._address or self._exporter.serve(cluster.config.metrics.host, cluster.config.metrics.port)
-        self._cluster, self._restarts, self._missed_updates = cluster, {}, 0
+        self._cluster, self._restarts, self._missed_updates, self._skipped = cluster, {}, 0, 0
         self._exporter.set("treeadv_run_steps", cluster.config.run.steps)
         cluster.targets.add("driver", "driver", self._address)
 
@@ -94,6 +95,17 @@ class Recorder:
         self.folder.record(record)
         self.progress.update(record)
         self._phases, self._last_record, self.staleness = {}, now, record["staleness_max"]
+
+    def show_evaluation(self, record: dict[str, Any]) -> None:
+        """Show the record of an evaluation and export it."""
+        self.progress.show_evaluation(record)
+        e = self._exporter
+        for name, found in record["sets"].items():
+            e.set("treeadv_eval_correct_ratio", found["avg"]["value"], set=name)
+            e.set("treeadv_eval_answer_tokens", found["tokens_mean"], set=name)
+            e.set("treeadv_eval_cut_ratio", found["cut"], set=name)
+        e.set("treeadv_eval_last_step", record["step"])
+        e.observe("treeadv_eval_seconds", record["seconds"])
 
     async def note_final_states(self, cluster: Cluster) -> None:
         """Keep the final states of the forests for the summary. The last checkpoint changes them after the last
@@ -142,6 +154,10 @@ class Recorder:
             self._restarts[group.role] = group.restarts
         e.add("treeadv_weight_sync_failures_total", cluster.weights.missed_updates - self._missed_updates)
         self._missed_updates = cluster.weights.missed_updates
+        if found := best(cluster.evaluations.book.records):
+            e.set("treeadv_eval_best_step", found["step"])
+        e.add("treeadv_evals_skipped_total", cluster.evaluations.skipped - self._skipped)
+        self._skipped = cluster.evaluations.skipped
         e.set("treeadv_actors", cluster.targets.count()["learner"], role="learner")
         e.set("treeadv_actors_wanted", cluster.learners.target_count, role="learner")
 

@@ -17,10 +17,11 @@ from actors.driver.cluster import Cluster
 from actors.driver.liveness import STATE_LOST
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
+from actors.driver.start_check import join_cluster
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
-from treeadv.errors import BadInput, single_errors
+from treeadv.errors import single_errors
 from treeadv.launch import Launch
 from treeadv.report.progress import Progress
 from treeadv.visible import visible_logger
@@ -55,7 +56,7 @@ def connect(config: Config) -> Config:
     # as unhandled.
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
+        join_cluster()
         if config.metrics.host.startswith("127."):
             log.warning(
                 "metrics.host=%s: only this machine can read the metrics of a role; set 0.0.0.0 on a cluster",
@@ -63,9 +64,6 @@ def connect(config: Config) -> Config:
             )
         return config
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    needed = config.generator.gpus * config.generator.count + config.learner.gpus * config.learner.count
-    if needed > (available := ray.cluster_resources().get("GPU", 0)):
-        raise BadInput(f"generator.gpus and learner.gpus ask for {needed:g} GPUs: this machine has {available:g}")
     roles = (("generator", config.generator), ("reward", config.reward), ("learner", config.learner))
     return config.model_copy(update={name: role.model_copy(update={"cpus": 0.0, "slot": ""}) for name, role in roles})
 
@@ -95,7 +93,8 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
             await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
         else:
             if outcome is not Outcome.RESHAPE:
-                return recorder.summary() | {"stopped_by": signals[0].name if signals else None}
+                early = cluster.evaluations.book.early_end
+                return recorder.summary() | {"stopped_by": signals[0].name if signals else None, "early_end": early}
             learner = config.learner.model_copy(update={"count": cluster.learners.target_count})
             config = config.model_copy(update={"learner": learner})
 
@@ -110,6 +109,8 @@ async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_reques
                 await asyncio.to_thread(run.accept, cluster.first_step)
             recorder.resume()
             recorder.healthy = True
+            if cluster.evaluations.book.early_end:  # a run that has ended early and was resumed as it is
+                end_request.end_early()
             outcome = await pipeline.run(cluster, recorder, end_request)
             await recorder.note_final_states(cluster)
         else:

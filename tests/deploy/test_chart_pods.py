@@ -69,7 +69,7 @@ def test_object_store_needs_no_claim(render: Render, tmp_path: Path) -> None:
     assert "PersistentVolumeClaim" not in {d["kind"] for d in documents}
     config = run_config(documents, tmp_path)
     store = run_store(config, tmp_path)  # opened as the run opens it
-    assert store.home == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
+    assert store.uri == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
     for name, template in pod_templates(documents).items():
         if name == "submitter":
             continue

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from deploy import configuration
 from treeadv.config import describe
 
@@ -17,3 +20,12 @@ def test_every_field_of_the_configuration_has_a_meaning() -> None:
 def test_configuration_page_has_a_row_for_every_field() -> None:
     page = configuration.page()
     assert [key for key, _, _ in describe() if f"| `{key}` |" not in page] == []
+
+
+def test_messages_of_the_troubleshooting_page_are_messages_of_the_code() -> None:
+    root = Path(__file__).parents[2]
+    table = (root / "docs" / "troubleshooting.md").read_text().split("## While it runs")[0]
+    quoted = re.findall(r"^\| `(.+?)` \|", table, re.M)
+    source = "\n".join(f.read_text() for name in ("treeadv", "actors") for f in (root / name).rglob("*.py"))
+    assert len(quoted) > 5
+    assert [text for text in quoted if text not in source] == []

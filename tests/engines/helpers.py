@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from treeadv.config import Config, parse
-from treeadv.data.tasks import Problem
+from treeadv.data.problems import Problem
 from treeadv.engines.base import Draw, Engine, Params
 
 STUBS = Path(__file__).parents[2] / "deploy/sglang_cpu/stubs"

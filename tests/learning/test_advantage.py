@@ -265,7 +265,7 @@ def ungraded(f: Forest) -> Forest:
 
 
 def test_forest_that_is_not_graded_is_refused_with_its_id():
-    with pytest.raises(BadForest, match=r"forest f: it is not graded"):
+    with pytest.raises(BadForest, match=r"forest f: not graded"):
         advantages(ungraded(WORKED), PRESETS["treeadv"].advantage)
 
 

@@ -119,7 +119,7 @@ OWN = Correction(factors=(Factor(level="token", outside="mask", bounds=(0.9, 1.1
 
 def test_correction_of_another_module_is_found_by_name():
     assert find_correction("tests.learning.test_correction:OWN") == OWN
-    with pytest.raises(BadInput, match=r"a Forest, not a treeadv\.learning\.correction\.Correction"):
+    with pytest.raises(BadInput, match=r"is a Forest, not a treeadv\.learning\.correction\.Correction"):
         find_correction("tests.learning.test_correction:ONE_TOKEN_EACH")
     with pytest.raises(BadInput, match=r"learner.correction=icepopp is unknown, did you mean icepop\?"):
         find_correction("icepopp")
@@ -134,7 +134,7 @@ def test_configured_bounds_replace_those_of_the_correction():
 @pytest.mark.parametrize(
     ("name", "bounds", "text"),
     [
-        ("tis", (0.0, 0.5), r"correction_bounds=\[0.0, 0.5\]: must contain 1"),
+        ("tis", (0.0, 0.5), r"correction_bounds=\[0.0, 0.5\] must contain 1"),
         ("icepop", (1.5, 5.0), "must contain 1"),
         ("none", (0.5, 5.0), "learner.correction=none has no bounds"),
         ("bypass", (0.5, 5.0), "learner.correction=bypass has no bounds"),

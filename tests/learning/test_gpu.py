@@ -35,5 +35,5 @@ def test_kernel_that_attends_beyond_the_tree_is_refused(tmp_path, monkeypatch, c
         return mask(dataclasses.replace(packed, end=np.full(len(packed.end), len(packed.end))), device)
 
     monkeypatch.setattr(attention, "flex_mask", everything)
-    with pytest.raises(BadInput, match="does not keep to the tree"):
+    with pytest.raises(BadInput, match="ignores the tree's mask"):
         loading.load(folder, "cuda", compute)

@@ -145,7 +145,7 @@ from pathlib import Path
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS
 from treeadv.learning.trainer import Trainer
-from treeadv.storage.disk import publish
+from treeadv.storage.disk import rename_durably
 folder, place, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 done = sorted(place.glob("step-*"), key=lambda p: int(p.name[5:]))
 t = Trainer(tiny.config(steps=last, schedule="cosine", dtype="bfloat16"), str(done[-1]) if done else folder)
@@ -157,7 +157,7 @@ while t.version < last:
     scratch = place / f".step-{t.version}"
     shutil.rmtree(scratch, ignore_errors=True)
     t.save(scratch)
-    publish(scratch, place / f"step-{t.version}")
+    rename_durably(scratch, place / f"step-{t.version}")
 print("end", flush=True)
 """
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from benchmarks.bias import World, measure
 from tests.strategies import build, forests
 from treeadv import config as configuration
-from treeadv.assembly import assemble, merge_prefixes
 from treeadv.config import SamplingConfig
 from treeadv.forest import Forest, Verdict
 from treeadv.learning.advantage import advantages
@@ -84,7 +83,7 @@ def test_bpo_hits_the_exact_gradient(forests: int) -> None:
 
 # ---- TEMPO -----------------------------------------------------------------------------------------------------------
 def flat_forest(sequences: list[list[int]], rewards: list[float], logprob: dict[tuple[int, ...], float]) -> Forest:
-    f = assemble(
+    f = Forest.assemble(
         prompt=[1],
         parent=[-1] * len(sequences),
         lengths=[len(s) for s in sequences],
@@ -139,7 +138,7 @@ def test_tempo_on_the_merged_tree_is_tempo_on_flat_samples(group: tuple, shift: 
     sequences, rewards, old = group
     rng = np.random.default_rng(shift)
     new = {p: x + (rng.normal(0, 0.3) if shift else 0.0) for p, x in old.items()}
-    f = merge_prefixes(flat_forest(sequences, rewards, {p: np.float32(x) for p, x in old.items()}))
+    f = flat_forest(sequences, rewards, {p: np.float32(x) for p, x in old.items()}).merge_prefixes()
     paths: list[tuple[int, ...]] = []
     for s in range(f.segments):
         above = [int(t) for q in f.path(s)[:-1] for t in f.token[f.start[q] : f.start[q + 1]]]
@@ -159,7 +158,7 @@ def test_tempo_on_the_merged_tree_is_tempo_on_flat_samples(group: tuple, shift: 
 
 @given(forests())
 def test_merging_keeps_every_leaf_with_its_reward(f: Forest) -> None:
-    merged = merge_prefixes(f)
+    merged = f.merge_prefixes()
 
     def leaves(x: Forest) -> list[tuple]:
         return sorted(
@@ -178,7 +177,7 @@ def test_merged_token_has_the_oldest_version() -> None:
         token=np.array([5, 6, 7, 5, 6, 8], np.int32),
         version=np.array([1, 4, 4, 2, 3, 5], np.int32),
     )
-    assert merge_prefixes(f).version.tolist() == [1, 3, 4, 5]
+    assert f.merge_prefixes().version.tolist() == [1, 3, 4, 5]
 
 
 def test_tempo_without_shared_prefixes_is_grpo() -> None:
@@ -186,7 +185,7 @@ def test_tempo_without_shared_prefixes_is_grpo() -> None:
     f = dataclasses.replace(f, token=np.arange(1, 7, dtype=np.int32))
     tempo, grpo = (Objective(spec=x) for x in (TEMPO.model_copy(update={"branch_td": 0.0}), PRESETS["grpo"].advantage))
     logp = f.logprob.astype(float)
-    merged = merge_prefixes(f)
+    merged = f.merge_prefixes()
     slopes = [evaluate(x, o, scales([x], o)[0], logp).slope for x, o in ((merged, tempo), (f, grpo))]
     np.testing.assert_array_equal(*slopes)
 

@@ -132,7 +132,7 @@ def test_kl_starts_at_zero_and_limits_the_policy_change(folder):
     [
         ({"token": np.full(17, 99, np.int32)}, "forest f0: token 99 is outside of the model's vocabulary of 32"),
         ({"version": np.full(17, 3, np.int32)}, "forest f0: drawn by version 3, newer than the learner's 0"),
-        ({"verdict": np.full(4, -1, np.int8)}, "forest f0: it is not graded"),
+        ({"verdict": np.full(4, -1, np.int8)}, "forest f0: not graded"),
     ],
 )
 def test_bad_forest_is_refused_and_nothing_is_trained(folder, change, text):
@@ -144,7 +144,7 @@ def test_bad_forest_is_refused_and_nothing_is_trained(folder, change, text):
 
 
 def test_step_for_another_version_is_refused(folder):
-    with pytest.raises(ValueError, match="a step for version 3 was asked of weights of version 0"):
+    with pytest.raises(ValueError, match="step for version 3: the weights have version 0"):
         Trainer(tiny.config(), folder).step(FORESTS, 3)
 
 
@@ -194,12 +194,12 @@ def test_other_family_that_takes_the_mask_is_accepted(tmp_path):
 def test_model_that_ignores_the_mask_is_refused_by_name(folder, monkeypatch):
     """The model attends to all earlier rows, which only the check against a flat pass detects."""
     monkeypatch.setattr("treeadv.learning.attention.sdpa_blocks", lambda packed: None)
-    with pytest.raises(BadInput, match="LlamaForCausalLM does not keep to the tree"):
+    with pytest.raises(BadInput, match="LlamaForCausalLM ignores the tree's mask"):
         loading.load(folder)
 
 
 @pytest.mark.parametrize(
-    "fault", [NonFinite(3, "the loss", Path("nonfinite-version-3.arrow")), BadForest("f0", "it is not graded")]
+    "fault", [NonFinite(3, "the loss", Path("nonfinite-version-3.arrow")), BadForest("f0", "not graded")]
 )
 def test_errors_of_a_step_are_equal_after_pickling(fault):
     again = pickle.loads(pickle.dumps(fault))
@@ -232,7 +232,7 @@ def test_model_with_wrong_attention_is_refused(folder, monkeypatch, compute):
         return attention._tree_attention(*args, scaling=2 * scaling, **how)
 
     monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, sharper)
-    with pytest.raises(BadInput, match="LlamaForCausalLM does not keep to the tree"):
+    with pytest.raises(BadInput, match="LlamaForCausalLM ignores the tree's mask"):
         loading.load(folder, compute=compute)
 
 

@@ -209,7 +209,7 @@ def test_repeated_nonfinite_updates_raise_with_the_cause(poisoned, tmp_path):
     poisoned.step([FORESTS[1]], poisoned.version)
     for _ in range(2):
         poisoned.step([FORESTS[0]], poisoned.version)
-    with pytest.raises(NonFinite, match=r"the gradient of an update is not finite, once more than .* in a row") as e:
+    with pytest.raises(NonFinite, match=r"the gradient of an update is not finite; more updates in a row") as e:
         poisoned.step([FORESTS[0]], poisoned.version)
     assert e.value.batch == tmp_path / "nonfinite-version-1.arrow" and e.value.batch.is_file()
 

@@ -22,7 +22,7 @@ from tests.replay.helpers import fill, open_store, reserve, train  # noqa: E402
 from tests.strategies import build  # noqa: E402
 from treeadv import wire  # noqa: E402
 from treeadv.config import Config, parse  # noqa: E402
-from treeadv.data.tasks import Problem  # noqa: E402
+from treeadv.data.problems import Problem  # noqa: E402
 from treeadv.data.tickets import Ticket  # noqa: E402
 from treeadv.errors import BadInput  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
@@ -401,7 +401,7 @@ def test_source_that_always_fails_ends_the_run(cluster: None, config: Config, tm
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         queue._draws = Draws(BrokenSource())
         with pytest.raises(
-            BadInput, match=r"50 draws in a row gave no prompt, the last \(draw 49\) with KeyError: 'answer'"
+            BadInput, match=r"50 draws in a row gave no prompt; the last error \(draw 49\) is KeyError: 'answer'"
         ):
             await queue.reserve("a")
         await queue.close()

@@ -91,7 +91,7 @@ def test_flipped_bit_is_located_and_nothing_is_changed(tmp_path: Path) -> None:
         part.write_bytes(bad)
         record = sum(s <= at for s in starts)
         with pytest.raises(
-            BadInput, match=f"record {record} at byte {starts[record - 1]} is damaged .*1 to {record - 1} are intact"
+            BadInput, match=f"record {record} at byte {starts[record - 1]} is damaged .*1 to {record - 1} are undamaged"
         ):
             open_store(tmp_path)
         assert part.read_bytes() == bad
@@ -180,7 +180,7 @@ def encoded(tree: dict) -> bytes:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 5}, "journal format 5, this release reads 4; use the release of treeadv that wrote it"),
+        (0, {"format": 5}, "journal format 5, this release reads 4; use the release of treeadv that wrote the journal"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],
@@ -208,13 +208,16 @@ def journalled(folder: Path, *records: Record) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: step 3 is next"),
-        (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: step 3 is next"),
+        (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: the next step is 3"),
+        (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: the next step is 3"),
         (Acked("lease-000009", 3), "lease-000009"),
-        (Committed(3, 0), "step 3 cannot be durable: 1 is, 2 is the last one done"),
-        (Committed(2, 0), "step 0 cannot be the oldest kept: it must be between 1 and 2"),
-        (Resumed(2, "s"), "the run cannot resume from step 2: 1 to 1 have durable checkpoints"),
-        (Resumed(0, "s"), "the run cannot resume from step 0: 1 to 1 have durable checkpoints"),
+        (
+            Committed(3, 0),
+            "step 3 cannot become durable: the step must be between 1 (durable) and 2 (last acknowledged)",
+        ),
+        (Committed(2, 0), "step 0 cannot be the oldest kept checkpoint: the step must be between 1 and 2"),
+        (Resumed(2, "s"), "the run cannot resume from step 2: only steps 1 to 1 may have a durable checkpoint"),
+        (Resumed(0, "s"), "the run cannot resume from step 0: only steps 1 to 1 may have a durable checkpoint"),
     ],
 )
 def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
@@ -223,7 +226,7 @@ def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, said
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
     journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 2, 0.0), wrong)
     (fault,) = audit(str(tmp_path)).faults
-    assert "cannot follow those before it" in fault and said in fault
+    assert "contradicts the records before it" in fault and said in fault
 
 
 def test_history_shows_steps_with_two_leases_and_with_none(tmp_path: Path) -> None:
@@ -232,7 +235,7 @@ def test_history_shows_steps_with_two_leases_and_with_none(tmp_path: Path) -> No
     assert _step_faults(history, history.states()) == []
     history.acks = [1, 3, 3]
     faults = _step_faults(history, history.states())
-    assert faults == ["step 3 was done with 2 leases", "step 2 was done with no lease, but later ones were done"]
+    assert faults == ["step 3 has 2 leases", "step 2 has no lease, but a later step has one"]
 
 
 def test_payload_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -368,7 +371,7 @@ def small_disk(tmp_path: Path):
 def test_full_disk_is_one_line_and_admitted_forests_are_kept(small_disk: Path) -> None:
     store = open_store(small_disk, per_step=1000)
     admitted = []
-    with pytest.raises(BadInput, match=r"No space left on device.; nothing stored is lost: free space"):
+    with pytest.raises(BadInput, match=r"No space left on device.; stored data is not lost: free space"):
         while True:
             record = reserve(store)
             store.admit(record.forest_id, batch_for(record, length=500))

@@ -216,7 +216,9 @@ def test_checkpoint_that_does_not_fit_the_journal_is_refused(tmp_path: Path, ste
         train(store, 2, s)
     store.commit(1)
     store.close()
-    with pytest.raises(BadInput, match=f"checkpoint is of step {step}, the journal can go back to steps 1 to 3"):
+    with pytest.raises(
+        BadInput, match=f"checkpoint is of step {step}, but the journal can resume from steps 1 to 3 only"
+    ):
         open_store(tmp_path, durable_step=step)
     with pytest.raises(BadInput, match="no journal for the checkpoint of step 3"):
         open_store(tmp_path / "other", durable_step=3)
@@ -370,7 +372,7 @@ def test_audit_reports_missing_records_of_a_durable_step(tmp_path: Path) -> None
         assert audit(str(tmp_path)).sound
         (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
     faults = audit(str(tmp_path)).faults
-    assert faults == ("there is a checkpoint of step 2, but the journal ends with step 1: its records are lost",)
+    assert faults == ("the run has a checkpoint of step 2, but the journal ends with step 1: records are lost",)
 
 
 def test_restart_of_the_queue_alone_rolls_nothing_back(tmp_path: Path) -> None:
@@ -418,7 +420,7 @@ def test_interrupted_return_to_a_checkpoint_is_repeated(tmp_path: Path) -> None:
         store.close()
         store = resume(run)
         assert store.lease(2, 1) == again  # after the return to the checkpoint a restart keeps the current state
-        with pytest.raises(ValueError, match="commit of step 3: 1 is the last one done"):
+        with pytest.raises(ValueError, match="commit of step 3: the last acknowledged step is 1"):
             store.commit(3)
         for step in (1, 3):
             with pytest.raises(ValueError, match="step 2 is next"):
@@ -459,7 +461,7 @@ def test_forest_with_a_damaged_payload_is_dropped_with_a_reason(tmp_path: Path, 
     lease = store.lease(2, 0)
     assert lease is not None and lease.forest_ids == ("r0-000001-0", "r0-000002-0")
     assert "forest r0-000000-0 dropped as damaged" in caplog.text and "payloads/0000000001.arrow" in caplog.text
-    assert "its prompt goes out again" in caplog.text
+    assert "its prompt gets another attempt" in caplog.text
     assert figures(store)["dropped"]["damaged"]["forests"] == 1
     again = reserve(store)
     assert (again.draw, again.attempt, again.failures) == (0, 1, 0)
@@ -530,7 +532,7 @@ def test_disk_use_is_bounded_without_retained_payloads(tmp_path: Path) -> None:
     let_go.close()
     report = audit(str(tmp_path / "few"))
     assert report.sound and report.rows["trained"] == audit(str(tmp_path / "all")).rows["trained"], report.table()
-    with pytest.raises(BadInput, match=r"step 1: .* holds steps \d+ to 24"):
+    with pytest.raises(BadInput, match=r"step 1: .* has steps \d+ to 24"):
         forests_of_step(str(tmp_path / "few"), 1)
     assert len(list(forests(str(tmp_path / "all")))) == 96
     assert let_go.ledger.live == {}  # finished forests use no memory

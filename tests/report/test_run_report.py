@@ -66,7 +66,7 @@ def test_keys_that_a_run_did_not_record_are_named(tmp_path: Path) -> None:
 def test_report_shows_the_summary_or_states_its_absence(tmp_path: Path) -> None:
     records = [record(1), record(2)]
     run = make_run(tmp_path, [], records)
-    assert "no summary.json: it has not ended" in report(run)
+    assert "no summary.json: the run has not ended" in report(run)
     write_summary(run, records)
     html = report(run)
     assert "no summary.json" not in html
@@ -75,7 +75,7 @@ def test_report_shows_the_summary_or_states_its_absence(tmp_path: Path) -> None:
 
 
 def test_report_says_why_no_forest_is_drawn(tmp_path: Path) -> None:
-    assert "Every forest looked at has the same reward" in report(
+    assert "In every searched forest all leaves have the same reward" in report(
         make_run(tmp_path / "a", [forest(0, *SAME)], [record(1)])
     )
     run = make_run(tmp_path / "b", [forest(0, *MIXED)], [record(1)])
@@ -84,12 +84,12 @@ def test_report_says_why_no_forest_is_drawn(tmp_path: Path) -> None:
 
 
 def test_run_without_a_step_has_a_report(tmp_path: Path) -> None:
-    assert "No step was completed" in report(make_run(tmp_path, [], []))
+    assert "The run has completed no step" in report(make_run(tmp_path, [], []))
 
 
 def test_report_of_a_long_run_states_that_it_is_thinned(tmp_path: Path) -> None:
     html = report(make_run(tmp_path, [], [record(s) for s in range(1, 1002)]))
-    assert "Of 1001 steps, 334 at even distances are drawn." in html
+    assert "The curves show 334 of 1001 steps, at even distances." in html
 
 
 def test_tokens_are_text_with_a_tokenizer_and_numbers_without(

@@ -76,7 +76,7 @@ def claimed(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("code", "verdict", "detail"),
     [
-        ("die()", Verdict.CRASH, "its process died twice: killed by SIGSEGV, then killed by SIGSEGV"),
+        ("die()", Verdict.CRASH, "the verifier process died twice: killed by SIGSEGV, then killed by SIGSEGV"),
         ("hang()", Verdict.TIMEOUT, "over 1.6 s"),
         (claimed(reward=1e9), Verdict.CRASH, "no result: ValueError: the reward 1e+09 is larger than 1"),
         (claimed(verdict="UNGRADED"), Verdict.CRASH, f"no result: ValueError: the verdict 'UNGRADED' {UNKNOWN}"),

@@ -38,7 +38,7 @@ def test_every_line_gets_its_verdict_in_order(tmp_path):
     ("line", "reason"),
     [
         ("{", ":2: not JSON"),
-        ("[1]", ":2: a JSON object"),
+        ("[1]", ":2: the line must be a JSON object"),
         ({"response": "1"}, ":2: the line has no text under 'answer'"),
         ({"answer": "1"}, ":2: the line has no text under 'response'"),
         ({"answer": [1], "response": "1"}, ":2: answer must be"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from treeadv.data.tasks import read_problems
+from tests.test_tasks import read_problems
 from treeadv.errors import BadInput
 from treeadv.rewards.files import grade_file
 from treeadv.rewards.golds import Gold, check_golds
@@ -25,9 +25,9 @@ def check(*golds: Gold):
     ("answer", "reason"),
     [
         ("NaN", "answer is nan"), ("Infinity", "answer is inf"), ("-Infinity", "answer is -inf"),
-        ('"nan"', "is 'nan', which is no answer"), ('" "', "answer is blank"), (r'"\u00a0\n"', "answer is blank"),
+        ('"nan"', "is 'nan', a missing value"), ('" "', "answer is blank"), (r'"\u00a0\n"', "answer is blank"),
         (r'"\frac{1}{2}"', r"control character '\\x0c'"), (r'"a\u0000b"', r"control character '\\x00'"),
-        (r'"\ud800"', "half of a surrogate pair"), ("true", "must be text or a number"), ("[1]", "must be text"),
+        (r'"\ud800"', "unpaired surrogate"), ("true", "must be text or a number"), ("[1]", "must be text"),
         ("9" * 4301, "not JSON|too long"),
     ],
 )  # fmt: skip
@@ -56,7 +56,7 @@ def test_data_line_may_not_name_code_or_a_host(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     for name in ("os:system", "http://example.org/grade", 'sum:[["os:system", 1]]'):
         path.write_text(json.dumps({"problem": "p", "answer": "1", "verifier": name}) + "\n")
-        with pytest.raises(BadInput, match=r"data.jsonl:1: verifier .* name it in the configuration"):
+        with pytest.raises(BadInput, match=r"data.jsonl:1: verifier .* name the verifier in the configuration"):
             read_problems(path)
     path.write_text(json.dumps({"problem": "p", "answer": "1", "verifier": "tests.parity:has_even_sum"}) + "\n")
     assert read_problems(path, "tests.parity:has_even_sum")[0].verifier == "tests.parity:has_even_sum"
@@ -65,7 +65,7 @@ def test_data_line_may_not_name_code_or_a_host(tmp_path: Path) -> None:
 def test_golds_that_cannot_be_met_are_counted_with_examples() -> None:
     unmet = check(gold("1"), gold("ABCD", "choice", "d.jsonl:2"), gold("two", "numeric", "d.jsonl:3"))
     assert unmet is not None and (unmet.count, unmet.total) == (2, 3)
-    assert "2 of 3 gold answers cannot be met: d.jsonl:2 'ABCD'" in str(unmet)
+    assert "no response can match 2 of 3 gold answers: d.jsonl:2 'ABCD'" in str(unmet)
     assert check(gold("1"), gold(r"\frac{1}{2}")) is None
     assert (unmet := check(gold("1"), gold(r"\frac{1}{2"))) is not None and unmet.count == 1
 
@@ -81,8 +81,8 @@ def test_verifier_that_verifies_no_gold_is_refused() -> None:
         ("no_such_module:f", "No module named 'no_such_module'"),
         ("verifier_functions:no_such_function", "no attribute 'no_such_function'"),
         ("verifier_functions:raising", r"ZeroDivisionError.*verifier_functions.py:\d+"),
-        ('sum:[["math", 1.0], ["verifier_functions:raising", 0.5]]', "fails on the gold answer of d.jsonl:1: ZeroDiv"),
-        ("verifier_functions:needs_a_column", "the data line has no difficulty"),
+        ('sum:[["math", 1.0], ["verifier_functions:raising", 0.5]]', "fails on the gold answer at d.jsonl:1: ZeroDiv"),
+        ("verifier_functions:needs_a_column", "the data line has no column difficulty"),
         ("verifier_functions:infinite", "not a finite number"),
         ("verifier_functions:texts", "not a finite number"),
     ],

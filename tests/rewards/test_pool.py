@@ -185,7 +185,7 @@ def test_worker_killed_while_idle_is_replaced_unnoticed(grade):
 def test_answer_that_kills_its_process_twice_is_a_crash(grade, name, argument, cause):
     poison, healthy = grade(call(name, argument), SYMBOLIC)
     assert (poison.verdict, poison.reward) == (Verdict.CRASH, 0.0)
-    assert poison.detail == f"its process died twice: {cause}, then {cause}"
+    assert poison.detail == f"the verifier process died twice: {cause}, then {cause}"
     assert healthy.verdict is Verdict.VERIFIED
 
 
@@ -213,7 +213,7 @@ def test_verifier_whose_import_kills_workers_breaks_the_pool(loop, monkeypatch):
         finally:
             await pool.close()
 
-    with pytest.raises(PoolBroken, match="the last one: ended with exit code 7"):
+    with pytest.raises(PoolBroken, match="the last cause: ended with exit code 7"):
         loop.run(scene())
 
 
@@ -280,7 +280,7 @@ def test_cancelled_call_leaves_the_queue(loop, pool, tmp_path):
         ("numeric:-1", "tolerance must be a number"),
         ("no_such_module:f", "No module named"),
         ("verifier_functions:nothing", "has no attribute 'nothing'"),
-        ("verifier_functions:score", "is neither a function"),
+        ("verifier_functions:score", "is not a function"),
         ("verifier_broken:f", "RuntimeError: no licence found"),
     ],
 )
@@ -305,7 +305,7 @@ def test_processes_that_cannot_start_raise_with_the_cause(loop, monkeypatch):
             await pool.close()
 
     text, fault = loop.run(scene())
-    assert text.startswith(f"{pool_module.STORM} verifier processes were lost in a row, the last one: ")
+    assert text.startswith(f"{pool_module.STORM} verifier processes in a row were lost; the last cause: ")
     assert fault == text
 
 
@@ -321,7 +321,7 @@ def test_restarts_in_a_row_wait_longer_each_time(loop, monkeypatch):
 
     async def scene():
         pool = VerifierPool(workers=1, timeout=1.0, memory_mb=1024)
-        with pytest.raises(PoolBroken, match="6 verifier processes were lost in a row, the last one: no"):
+        with pytest.raises(PoolBroken, match="6 verifier processes in a row were lost; the last cause: no"):
             await pool.grade([SYMBOLIC])
         await pool.close()
 

@@ -1,11 +1,10 @@
-"""`treeadv generate` and `treeadv eval`: rollouts of a model on a file of problems."""
+"""`treeadv generate`: rollouts of a model on a file of problems."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,21 +23,15 @@ def add(commands: Commands) -> None:
     p = add_command(
         commands, "generate", generate, "grow forests for a file of problems and write them, graded, to an Arrow file"
     )
-    _add_arguments(p)
+    add_model_arguments(p, ".jsonl or .parquet with problem and answer")
     p.add_argument("--out", type=Path, required=True, metavar="FILE.arrow")
 
-    p = add_command(commands, "eval", evaluate, "pass@1, pass@k and tokens of a model on a file of problems")
-    _add_arguments(p)
-    p.add_argument("--samples", type=positive, default=8, metavar="N", help="independent answers a problem (default 8)")
-    p.add_argument("--json", action="store_true", help="print JSON")
 
-
-def _add_arguments(p: Parser) -> None:
+def add_model_arguments(p: Parser, data: str) -> None:
+    """Add the arguments that name model, problems and configuration. `data` says what --data is."""
     p.add_argument("--model", required=True, metavar="DIR", help="Hugging Face folder, or smollm2-135m-instruct")
-    p.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet with problem and answer"
-    )
-    p.add_argument("--limit", type=positive, metavar="N", help="only the first N problems")
+    p.add_argument("--data", type=Path, required=True, metavar="FILE", help=data)
+    p.add_argument("--limit", type=positive, metavar="N", help="only the first N problems of a file")
     p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="take prompt, sampling and engine from a recipe")
     p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set any field of the configuration")
 
@@ -62,47 +55,36 @@ def generate(args: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(args: argparse.Namespace) -> int:
-    from treeadv.local import evaluation
-
-    for given in args.overrides:
-        if given.partition("=")[0] in ("sampling.leaves", "sampling.trees", "sampling.rule"):
-            raise BadInput(
-                f"override {given!r}: eval draws independent answers; --samples sets their number for each problem"
-            )
-    config, model, problems = _inputs(args)
-    result = evaluation.evaluate(_grow(evaluation.independent(config, args.samples), model, problems))
-    if args.json:
-        figures = asdict(result)
-        passes = {f"pass@{k}": share for k, share in figures.pop("pass_at").items()}
-        print(json.dumps({"model": str(model), "data": str(args.data), **passes, **figures}, indent=2))
-        return 0
-    for k, share in result.pass_at.items():
-        print(f"pass@{k:<3} {share:.4f}" + (f" +- {result.pass_1_error:.4f}" if k == 1 else ""))
-    verdicts = ", ".join(f"{name} {n}" for name, n in result.verdicts.items())
-    print(
-        f"{result.problems} problems x {result.samples} samples, {result.tokens} tokens, "
-        f"{result.tokens_mean:.1f} an answer, {result.cut:.0%} cut at the limit; {verdicts}"
-    )
-    return 0
-
-
-def _inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Problem]]:
-    """Configuration, model folder and problems. Finds every fault of the arguments before a model is loaded."""
+def configure(args: argparse.Namespace) -> Config:
+    """The configuration that the arguments give. Finds every fault of it before a model is loaded."""
     from treeadv import config as configuration
-    from treeadv.data.model_folder import resolve
-    from treeadv.data.tasks import read_problems
+    from treeadv.data.model_folder import check_path
     from treeadv.engines.registry import check_engine
-    from treeadv.launch import check_answers
+    from treeadv.evaluation.sets import HELD_OUT
     from treeadv.rewards.verifiers.registry import find_verifier
     from treeadv.sampling.rules import build_rule
 
-    given = [f"task.source={json.dumps(str(args.data))}", f"model.path={json.dumps(args.model)}", *args.overrides]
+    data = [] if str(args.data) == HELD_OUT else ["task.sources=[]", f"task.source={json.dumps(str(args.data))}"]
+    if not data and not args.config:
+        raise BadInput(f"--data {HELD_OUT}: name the recipe whose task.held_out is meant by --config")
+    given = [*data, f"model.path={json.dumps(args.model)}", *args.overrides]
     config = configuration.load(args.config, given) if args.config else configuration.build({}, given, "command line")
     check_engine(config)
     find_verifier(config.task.grader)
     build_rule(config.sampling.rule, config.sampling.rule_options)
-    problems = read_problems(args.data, config.task.grader)[: args.limit]
+    check_path(config.model.path, config.model.cache)
+    return config
+
+
+def _inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Problem]]:
+    """Configuration, model folder and problems."""
+    from treeadv.checks import check_answers, check_prompts
+    from treeadv.data.model_folder import resolve
+    from treeadv.data.tasks import file_problems
+
+    config = configure(args)
+    problems = file_problems(args.data, config.task)[: args.limit]
+    check_prompts(problems, config)
     check_answers(problems, config)
     return config, resolve(config.model.path, config.model.cache), problems
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 
 _SUPPORTED = ("full_attention", "sliding_attention")
 # Terms of attention or of the output that would be left out, with the value that means that a model has none.
@@ -41,7 +41,10 @@ def longest_path(folder: str | Path) -> int:
     whichever is shortest: up to there a window leaves nothing out. Raises `BadInput` for a model that no path length
     makes right.
     """
-    config = AutoConfig.from_pretrained(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except Exception as e:  # an unknown model_type, a field of the wrong type: transformers raises many types
+        raise BadInput(f"{folder}: its config.json cannot be used: {one_line(e)}") from e
     name = f"{folder}: {(config.architectures or [type(config).__name__])[0]}"
     kinds = sorted(set(getattr(config, "layer_types", None) or []) - set(_SUPPORTED))
     if kinds:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from treeadv.config import ModelConfig
+from treeadv.data.model_files import check_folder
 from treeadv.errors import BadInput
 from treeadv.extensions import require
 from treeadv.visible import visible_logger
@@ -23,7 +23,7 @@ def resolve(
 ) -> Path:
     """Return the Hugging Face folder of a model on this machine: the folder `name`, or the cache of the hub's client,
     which fetches missing `files`. `SMOLLM2` is unpacked once into `cache`. Raises `BadInput` for any other name."""
-    check_path(name)
+    check_path(name, cache)
     if name != SMOLLM2:
         return _fetched(name, files) if _of_hub(name) else Path(name).resolve()
     folder = Path(cache) / SMOLLM2
@@ -39,25 +39,30 @@ def anywhere(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"path": path, "cache": str(Path(model.cache).resolve())})
 
 
-def check_path(name: str) -> None:
-    """Raise `BadInput` unless `name` is `SMOLLM2`, a model folder or a model of the hub. Loads no weights."""
+def check_path(name: str, cache: str) -> None:
+    """Raise `BadInput` unless `name` is `SMOLLM2`, a whole model folder or a model of the hub. Loads no weights."""
     if _of_hub(name):
         _fetched(name, ("config.json",))
-    elif name != SMOLLM2:
+    elif name == SMOLLM2:
+        if (folder := Path(cache) / SMOLLM2).is_dir():
+            check_folder(folder)
+    else:
         for needed in ("config.json", "tokenizer.json"):
             if not (Path(name) / needed).is_file():
                 raise BadInput(
                     f"model.path={name}: no {needed} there; give a Hugging Face model folder, ORGANISATION/MODEL or"
                     f" {SMOLLM2}"
                 )
-        try:
-            settings = json.loads((Path(name) / "config.json").read_text())
-        except ValueError as e:
-            raise BadInput(f"model.path={name}: its config.json is not JSON ({e})") from e
-        if "model_type" not in settings:
-            raise BadInput(f"model.path={name}: its config.json names no model_type")
-        if not any(p.suffix in (".safetensors", ".bin") for p in Path(name).iterdir()):
-            raise BadInput(f"model.path={name}: no weights there (*.safetensors)")
+        check_folder(Path(name))
+
+
+def tokenizer_folder(name: str, cache: str) -> Path | None:
+    """The folder with the tokenizer of a model, fetched from the hub if need be; None for `SMOLLM2` before it is
+    unpacked."""
+    if name == SMOLLM2:
+        folder = Path(cache) / SMOLLM2
+        return folder if (folder / "config.json").is_file() else None
+    return _fetched(name, ("*.json", "*.txt", "*.model", "*.jinja")) if _of_hub(name) else Path(name)
 
 
 def _of_hub(name: str) -> bool:
@@ -109,16 +114,3 @@ def _unpack_smollm2(folder: Path) -> None:
         except OSError:
             if not (folder / "config.json").is_file():  # else another process was faster
                 raise
-
-
-def stop_ids(folder: Path) -> frozenset[int]:
-    """Return the token ids that end an answer, from generation_config.json or else config.json."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        if path.is_file():
-            ids = json.loads(path.read_text()).get("eos_token_id")
-            if ids is not None:
-                return frozenset(ids if isinstance(ids, list) else [ids])
-    raise BadInput(
-        f"{folder}: neither generation_config.json nor config.json names an eos_token_id; answers would never end"
-    )

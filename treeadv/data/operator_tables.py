@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from treeadv.config import TablesConfig
 from treeadv.seeds import derive
+from treeadv.task_config import TablesConfig
 
 OPERATORS = "abc"
 CHARACTERS = "0123456789" + OPERATORS + "|=;"
@@ -43,9 +43,9 @@ class Tables:
         return cls(right=right, wrong=wrong, hard=hard.reshape(shape))
 
 
-def draw_prompt(rng: random.Random, operations: int) -> str:
-    """Draw a prompt of `operations` operations, such as `7a3c1|`."""
-    steps = (rng.choice(OPERATORS) + str(rng.randrange(10)) for _ in range(operations))
+def draw_prompt(rng: random.Random, operations: int, operators: int = len(OPERATORS)) -> str:
+    """Draw a prompt of `operations` operations with the first `operators` tables, such as `7a3c1|`."""
+    steps = (rng.choice(OPERATORS[:operators]) + str(rng.randrange(10)) for _ in range(operations))
     return f"{rng.randrange(10)}{''.join(steps)}|"
 
 

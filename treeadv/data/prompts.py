@@ -5,30 +5,105 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
+from jinja2 import meta
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from treeadv.data.problems import Problem, Turn
+from treeadv.errors import BadInput, one_line
+from treeadv.task_config import TaskConfig
+
 transformers_logging.set_verbosity_error()
+_OURS = ("messages", "conversation", "add_generation_prompt", "tokenize", "return_dict", "chat_template", "documents")
 
 
 class Prompter:
-    """The tokenizer of a model with the template of the user's turn."""
+    """The tokenizer of a model, with the template of the user's turn, the system message and the arguments of the chat
+    template."""
 
-    def __init__(self, model_dir: str | Path, template: str = "{problem}") -> None:
-        """`template` is the user's turn; `{problem}` in it is replaced."""
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)  # a class of transformers' choosing
-        self._template = template
+    def __init__(self, model_dir: str | Path, task: TaskConfig | None = None) -> None:
+        """Without `task` the user's turn is the bare problem. Raises `BadInput` for a tokenizer that cannot be loaded,
+        and for what its chat template does not take."""
+        self._folder = model_dir
+        self.tokenizer = load_tokenizer(model_dir)
+        self._prompt = task.prompt if task else "{problem}"
+        self._system = task.system if task else ""
+        self._args = dict(task.template_args) if task else {}
+        self._check_arguments()
 
-    def encode(self, problem: str) -> np.ndarray:
-        """Return the token ids of the prompt, [P] int32."""
-        text = self._template.replace("{problem}", problem)
-        if self.tokenizer.chat_template:
-            turn = [{"role": "user", "content": text}]
-            ids = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"]
-        else:
-            ids = self.tokenizer(text)["input_ids"]
+    def encode(self, problem: Problem) -> np.ndarray:
+        """Return the token ids of the prompt, [P] int32. Raises `BadInput` where the chat template refuses it."""
+        turns = self._turns(problem)
+        if not self.tokenizer.chat_template:
+            if len(turns) > 1:
+                raise BadInput(
+                    f"{problem.id}: the tokenizer of {self._folder} has no chat template for {len(turns)} messages"
+                )
+            return np.asarray(self.tokenizer(turns[0].content)["input_ids"], np.int32)
+        messages = [{"role": t.role, "content": t.content} for t in turns]
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True, **self._args
+            )["input_ids"]
+        except Exception as e:  # a template is code of the model, and may raise anything
+            raise BadInput(
+                f"{problem.id}: the chat template of {self._folder} fails on its prompt: {one_line(e)}"
+            ) from e
         return np.asarray(ids, np.int32)
 
     def decode(self, tokens: np.ndarray) -> str:
         return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+
+    def shown(self, tokens: np.ndarray) -> str:
+        """The text of tokens with the special ones spelled out."""
+        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
+
+    def _turns(self, problem: Problem) -> tuple[Turn, ...]:
+        """The conversation: the prompt template applied to the last turn, the system message before the first."""
+        turns = problem.turns or (Turn("user", problem.problem),)
+        last = Turn("user", self._prompt.replace("{problem}", turns[-1].content))
+        system = (Turn("system", self._system),) if self._system and turns[0].role != "system" else ()
+        return (*system, *turns[:-1], last)
+
+    def _check_arguments(self) -> None:
+        template = self.tokenizer.chat_template
+        if not template:
+            for key, value in (("task.system", self._system), ("task.template_args", self._args)):
+                if value:
+                    raise BadInput(f"{key}: the tokenizer of {self._folder} has no chat template; leave it out")
+            return
+        if ours := [name for name in self._args if name in _OURS]:
+            raise BadInput(f"task.template_args: {ours[0]} is set by treeadv; leave it out")
+        texts = template.values() if isinstance(template, dict) else [template]
+        try:
+            known = set().union(*(meta.find_undeclared_variables(_ENVIRONMENT.parse(text)) for text in texts))
+        except jinja2.TemplateError as e:
+            raise BadInput(f"{self._folder}: its chat template is no Jinja template: {one_line(e)}") from e
+        if unknown := [name for name in self._args if name not in known]:
+            takes = ", ".join(sorted(known - set(_OURS) - {"raise_exception", "strftime_now"}))
+            raise BadInput(
+                f"task.template_args: the chat template of {self._folder} does not use {unknown[0]} (it uses {takes})"
+            )
+
+
+class _Generation(jinja2.ext.Extension):
+    """Reads {% generation %}, which marks the turns of the assistant in some templates."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+    def parse(self, parser: jinja2.parser.Parser) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+_ENVIRONMENT = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"], autoescape=False)
+
+
+def load_tokenizer(folder: str | Path) -> Any:  # a class of transformers' choosing
+    """The tokenizer of a model folder. Raises `BadInput` where its files are damaged."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as e:  # transformers and tokenizers raise many types, down to plain Exception
+        raise BadInput(f"{folder}: its tokenizer cannot be loaded ({one_line(e)}); restore tokenizer.json") from e

@@ -1,5 +1,4 @@
-"""Prompts with gold answers: JSONL and Parquet files, Hugging Face datasets by name, reasoning-gym families, operator
-tables.
+"""The problems of a task: its sources read, the held-out problems taken out, the sources mixed by weight.
 
 A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it
 stopped.
@@ -7,38 +6,22 @@ stopped.
 
 from __future__ import annotations
 
-import difflib
+import hashlib
+import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from treeadv.config import Family, TablesConfig, TaskConfig
-from treeadv.data.operator_tables import Tables, draw_prompt, solve
-from treeadv.errors import BadInput, one_line
-from treeadv.extensions import require
-from treeadv.jsonl import read_jsonl
-from treeadv.rewards.golds import gold_text, text_of
-from treeadv.rewards.verifiers.registry import find_verifier, verifier_of
-
-REASONING_GYM = "reasoning-gym"
-OPERATOR_TABLES = "operator-tables"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One prompt. `problem` is the bare text (the prompt template is not applied), `answer` the gold answer.
-
-    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry":
-    {...}}.
-    """
-
-    id: str
-    problem: str
-    answer: str
-    verifier: str
-    meta: str
+from treeadv.data.families import Families
+from treeadv.data.problems import Problem, problem_of
+from treeadv.data.rows import content_hash, read_rows
+from treeadv.data.table_chains import TableChains
+from treeadv.errors import BadInput
+from treeadv.task_config import ENDLESS, OPERATOR_TABLES, REASONING_GYM, SourceConfig, TaskConfig
 
 
 class ProblemSource(Protocol):
@@ -46,22 +29,135 @@ class ProblemSource(Protocol):
 
     def __getitem__(self, draw: int) -> Problem: ...
 
+    def examples(self, count: int) -> Sequence[Problem]:
+        """All problems of a finite source, in the order of its file; `count` draws of an endless one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One source of a task. `train` is drawn from; the problems in `held_out` are never drawn.
+
+    `size` is the number of problems to train on, None for an endless source.
+    """
+
+    config: SourceConfig
+    train: ProblemSource
+    held_out: Sequence[Problem]
+    size: int | None
+
 
 def problem_source(task: TaskConfig, seed: int) -> ProblemSource:
-    """The source that `task` names. Faults of the task (path, family, option, a line without an answer) are `BadInput`
-    here."""
-    if task.source == REASONING_GYM:
-        return Families(task.families, task.grader, seed)
-    if task.source == OPERATOR_TABLES:
-        return TableChains(task.tables, task.grader, seed)
-    if task.source.startswith("hf:"):
-        return Shuffled(_read_hub(task.source, task.grader), seed)
-    return Shuffled(read_problems(Path(task.source), task.grader), seed)
+    """What `task` trains on. Faults of the task (path, family, option, a line without an answer, content other than
+    `task.content`) are `BadInput` here."""
+    parts = read_parts(task, seed)
+    return parts[0].train if len(parts) == 1 else Mixture([(p.train, p.config.weight) for p in parts], seed)
 
 
-def first_problems(source: ProblemSource, count: int = 8) -> Sequence[Problem]:
-    """All problems of a finite source, in the order of its file; `count` draws of an endless one."""
-    return source.problems if isinstance(source, Shuffled) else [source[draw] for draw in range(count)]
+def held_out_problems(task: TaskConfig) -> list[Problem]:
+    """The problems that `task.held_out` keeps out of training, the same for every `run.seed`. Raises as
+    `problem_source` does, and where the task holds none out."""
+    if not task.held_out:
+        raise BadInput("task.held_out=0: the task holds no problem out; set task.held_out to a number or a share")
+    return [problem for part in read_parts(task, 0) for problem in part.held_out]
+
+
+def read_parts(task: TaskConfig, seed: int) -> list[Part]:
+    """Read all sources of a task and split each. Problems with the same text are on the same side of the split,
+    whichever source they are of."""
+    for source in task.parts:
+        check_content(source.source, task)
+    read = [None if s.source in ENDLESS else read_problems(s) for s in task.parts]
+    numbers = _held_out_numbers(task, read)
+    drawn: dict[int, list[Problem]] = {}
+    keys: set[str] = set()
+    for n, source in enumerate(task.parts):
+        if read[n] is None:
+            drawn[n] = _distinct(_endless(source, f"held-out-{task.held_out_seed}"), numbers[n])
+            keys |= {p.key for p in drawn[n]}
+    keys |= _chosen({p.key for problems in read if problems for p in problems}, numbers[-1], task.held_out_seed)
+    parts = []
+    for n, (source, problems) in enumerate(zip(task.parts, read, strict=True)):
+        if problems is None:
+            endless = _endless(source, seed, keys)
+            parts.append(Part(config=source, train=endless, held_out=drawn[n], size=None))
+            continue
+        kept = [p for p in problems if p.key not in keys]
+        if not kept:
+            raise BadInput(f"task.held_out={task.held_out:g} leaves no problem of {source.source} to train on")
+        held_out = [p for p in problems if p.key in keys]
+        parts.append(Part(config=source, train=Shuffled(kept, seed), held_out=held_out, size=len(kept)))
+    return parts
+
+
+def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) -> list[int]:
+    """How many problems to hold out of each endless source (0 for the others), and of all files together, last."""
+    endless = [0.0 if problems is not None else s.weight for s, problems in zip(task.parts, read, strict=True)]
+    distinct = len({p.key for problems in read if problems for p in problems})
+    if not task.held_out:
+        return [0] * (len(endless) + 1)
+    if task.held_out < 1:
+        if any(endless):
+            raise BadInput(
+                f"task.held_out={task.held_out:g}: {REASONING_GYM} and {OPERATOR_TABLES} are endless; give a number"
+            )
+        return [0] * len(endless) + [math.ceil(task.held_out * distinct)]
+    total = int(task.held_out)
+    weights = sum(s.weight for s in task.parts)
+    numbers = [math.floor(total * weight / weights) for weight in endless]
+    rest = total - sum(numbers)
+    if not distinct:  # endless sources alone: the first takes what rounding left
+        return [numbers[0] + rest, *numbers[1:], 0]
+    if rest >= distinct:
+        raise BadInput(f"task.held_out={total}: the data has {distinct} distinct problems; hold out fewer")
+    return [*numbers, rest]
+
+
+def _chosen(keys: set[str], count: int, seed: int) -> set[str]:
+    """`count` of the keys, by the hash of (seed, key): whatever the order of the lines."""
+    return set(sorted(keys, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())[:count])
+
+
+def _endless(source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> ProblemSource:
+    kind = Families if source.source == REASONING_GYM else TableChains
+    return kind(source, seed, excluded)
+
+
+def _distinct(endless: ProblemSource, count: int) -> list[Problem]:
+    """The first `count` draws with different texts."""
+    found: dict[str, Problem] = {}
+    for draw in range(100 * count):
+        if len(found) == count:
+            break
+        problem = endless[draw]
+        found.setdefault(problem.key, problem)
+    if len(found) < count:
+        raise BadInput(f"task.held_out={count}: the source gave {len(found)} different problems; hold out fewer")
+    return list(found.values())
+
+
+def read_problems(source: SourceConfig) -> list[Problem]:
+    """All problems of a file or of a Hugging Face data set, in its order. Raises `BadInput`."""
+    rows = read_rows(source.source)
+    if not rows:
+        raise BadInput(f"{source.source}: holds no problem")
+    return [problem_of(row.value, row.place, row.id, source) for row in rows]
+
+
+def file_problems(path: Path, task: TaskConfig) -> list[Problem]:
+    """All problems of one file, with columns, normaliser and verifier of `task`."""
+    own = {"columns": task.columns, "normaliser": task.normaliser, "verifier": task.grader}
+    return read_problems(SourceConfig.model_validate({"source": str(path), **own}))
+
+
+def check_content(source: str, task: TaskConfig) -> None:
+    """Raise `BadInput` where `task.content` says that `source` had other content."""
+    expected = task.content.get(source)
+    if expected and expected != (found := content_hash(source)):
+        raise BadInput(
+            f"{source}: its content has changed (SHA-256 {found[:12]}..., task.content says {expected[:12]}...):"
+            " restore it, or start a new run"
+        )
 
 
 class Shuffled:
@@ -81,170 +177,30 @@ class Shuffled:
             self._epoch = epoch
         return self.problems[self._order[place]]
 
-
-class Families:
-    """reasoning-gym families mixed by weight; the family and its entry are both drawn from (seed, draw)."""
-
-    def __init__(self, families: Sequence[Family], verifier: str, seed: int) -> None:
-        self._families = families
-        self._weights = [f.weight for f in families]
-        self._verifier = find_verifier(verifier)
-        self._seed = seed
-        for family in families:
-            _create(family, 0)  # a wrong name or option is reported before the run starts
-
-    def __getitem__(self, draw: int) -> Problem:
-        # A data set of one entry a draw: some families build all `size` entries at once, so that a long one never ends.
-        rng = random.Random(f"{self._seed}/{_checked(draw)}")
-        family = rng.choices(self._families, self._weights)[0]
-        entry = _create(family, rng.getrandbits(31))[0]
-        if entry["answer"] is None and self._verifier.needs_gold:
-            raise BadInput(
-                f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}"
-            )
-        row = {"problem": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]}
-        if self._verifier.isolated:  # the scorer of the family needs the whole entry
-            row["meta"] = {"dataset": family.name, "entry": entry}
-        return Problem(
-            id=f"{family.name}-{self._seed}-{draw}",
-            problem=entry["question"],
-            answer="" if entry["answer"] is None else str(entry["answer"]),
-            verifier=self._verifier.name,
-            meta=self._verifier.meta(row),
-        )
+    def examples(self, count: int) -> Sequence[Problem]:
+        return self.problems
 
 
-class TableChains:
-    """Problems of the task operator-tables, each drawn from (seed, draw)."""
+class Mixture:
+    """Several sources, each draw from one of them, chosen by weight. A source is drawn from in its own order."""
 
-    def __init__(self, task: TablesConfig, verifier: str, seed: int) -> None:
-        self._operations, self._seed = task.operations, seed
-        self._tables = Tables.of(task)
-        self._verifier = find_verifier(verifier)
+    def __init__(self, sources: Sequence[tuple[ProblemSource, float]], seed: int) -> None:
+        self._sources = [source for source, _ in sources]
+        self._bounds = list(accumulate(weight for _, weight in sources))
+        self._rng = random.Random(f"{seed}/sources")
+        self._places: list[tuple[int, int]] = []  # of each draw so far asked for: source, and draw of that source
+        self._counts = [0] * len(sources)
 
     def __getitem__(self, draw: int) -> Problem:
-        prompt = draw_prompt(random.Random(f"{self._seed}/{_checked(draw)}"), self._operations)
-        answer = solve(prompt, self._tables)[-1]
-        return Problem(
-            id=f"tables-{self._seed}-{draw}",
-            problem=prompt,
-            answer=answer,
-            verifier=self._verifier.name,
-            meta=self._verifier.meta({"problem": prompt, "answer": answer}),
-        )
+        while len(self._places) <= _checked(draw):
+            chosen = bisect(self._bounds, self._rng.random() * self._bounds[-1], hi=len(self._bounds) - 1)
+            self._places.append((chosen, self._counts[chosen]))
+            self._counts[chosen] += 1
+        source, place = self._places[draw]
+        return self._sources[source][place]
 
-
-def _create(family: Family, seed: int) -> Any:
-    require("reasoning_gym", "task.source=reasoning-gym")
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    if family.name not in DATASETS:
-        close = difflib.get_close_matches(family.name, DATASETS, n=1, cutoff=0.5)
-        meant = (
-            f", did you mean {close[0]}?"
-            if close
-            else f"; there are {len(DATASETS)}, e.g. chain_sum, gcd, basic_arithmetic"
-        )
-        raise BadInput(f"task.families: unknown reasoning-gym family {family.name!r}{meant}")
-    try:
-        return reasoning_gym.create_dataset(family.name, seed=seed, size=1, **family.options)
-    except (TypeError, ValueError, AssertionError) as e:  # what its configuration classes raise
-        raise BadInput(f"task.families: {family.name} does not take options {family.options}: {one_line(e)}") from e
-
-
-def read_problems(path: Path, verifier: str = "math") -> list[Problem]:
-    """All problems of a .jsonl or .parquet file, in its order. Each needs `problem` and `answer`; `id`, `meta` are
-    optional."""
-    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    if path.suffix not in readers:
-        raise BadInput(
-            f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT],"
-            f" {REASONING_GYM} or {OPERATOR_TABLES}"
-        )
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file of problems")
-    problems = [problem_of(row, f"{path}:{n}", f"{path.stem}-{n}", verifier) for n, row in readers[path.suffix](path)]
-    if not problems:
-        raise BadInput(f"{path}: holds no problem")
-    return problems
-
-
-def _jsonl_rows(path: Path) -> Iterable[tuple[int, Any]]:
-    return read_jsonl(path, "an object with problem and answer")
-
-
-def _parquet_rows(path: Path) -> Iterable[tuple[int, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as e:
-        raise BadInput(f"{path}: not a Parquet file ({one_line(e)})") from e
-    return enumerate(table.to_pylist(), 1)
-
-
-def _read_hub(source: str, verifier: str) -> list[Problem]:
-    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT. A column `question` stands for `problem`, and
-    of an answer counts what comes after ####, where GSM8K's derivations end."""
-    name, *rest = source.removeprefix("hf:").split(":")
-    split = rest.pop() if rest else "train"
-    if len(rest) > 1:
-        raise BadInput(f"task.source={source}: write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT")
-    try:
-        import datasets
-    except ImportError as e:
-        raise BadInput(
-            f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file"
-        ) from e
-    try:
-        rows = datasets.load_dataset(name, *rest, split=split or "train")
-    except (
-        OSError,
-        ValueError,
-        datasets.exceptions.DatasetsError,
-    ) as e:  # no such set, split or file in it; no network
-        raise BadInput(f"task.source={source}: {one_line(e)}") from e
-    if "problem" not in rows.column_names and "question" in rows.column_names:
-        rows = rows.rename_column("question", "problem")
-    missing = {"problem", "answer"} - set(rows.column_names)
-    if missing:
-        raise BadInput(
-            f"task.source={source}: no column {' or '.join(sorted(missing))} (it has {', '.join(rows.column_names)})"
-        )
-    return [problem_of(_answered(row), f"{source} row {n}", f"{name}-{n}", verifier) for n, row in enumerate(rows, 1)]
-
-
-def _answered(row: dict[str, Any]) -> dict[str, Any]:
-    answer = row["answer"]
-    return row | {"answer": answer.rpartition("####")[2].strip()} if isinstance(answer, str) else row
-
-
-def problem_of(row: Any, where: str, default_id: str, verifier: str) -> Problem:
-    """The problem of a mapping with `problem` and `answer`; `where` names it in errors. Raises `BadInput`.
-
-    A row may name its `verifier`; the argument `verifier` is that of the configuration.
-    """
-    if not isinstance(row, Mapping):
-        raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
-    grader = verifier_of(row, verifier, where)
-    try:
-        meta = grader.meta(row)
-    except BadInput as e:
-        raise BadInput(f"{where}: {e}") from e
-    present = [key for key in ("problem", "answer") if row.get(key) not in (None, "")]
-    if "problem" not in present or ("answer" not in present and grader.needs_gold):
-        missing = "problem" if "problem" not in present else "answer"
-        found = ", ".join(map(str, row)) or "nothing"
-        raise BadInput(f"{where}: no {missing}; each needs problem and answer (this one has {found})")
-    return Problem(
-        id=str(row.get("id") or default_id),
-        problem=text_of(row["problem"], "problem", where),
-        answer=gold_text(row["answer"], where) if "answer" in present else "",
-        verifier=grader.name,
-        meta=meta,
-    )
+    def examples(self, count: int) -> Sequence[Problem]:
+        return [problem for source in self._sources for problem in source.examples(count)]
 
 
 def _checked(draw: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from treeadv.data.tasks import Problem
+from treeadv.data.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)

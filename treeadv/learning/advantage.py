@@ -1,12 +1,10 @@
 """Advantages on a forest (docs/method.md): from leaf rewards to one advantage A and one loss weight c for each segment.
 
-Notation: L(s) leaves under segment s, K = |L(s)|, N leaves, M trees, R rewards. All sums over subtrees are
-differences of prefix sums over the leaves and all sums over paths are prefix sums over the Euler order: O(S), no
-recursion."""
+Notation: L(s) are the leaves under segment s, K = |L(s)|; a forest has N leaves, M trees and the rewards R. Sums over
+subtrees are differences of prefix sums over the leaves. Sums over paths are prefix sums over the Euler order. Both
+take O(S) time without recursion."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +18,9 @@ Array = npt.NDArray[np.float64]
 
 # ---- sums over the tree ----------------------------------------------------------------------------------------------
 def path_sum(f: Forest, x: npt.ArrayLike) -> Array:
-    """[S] sum of x [S] over the path from the root to each segment, both included: add on entering a subtree, take
-    off on leaving."""
+    """Return [S]: the sum of x [S] over the path from the root to each segment, both included.
+
+    The sum adds x at the start of a subtree and subtracts it at the end."""
     x = np.asarray(x, np.float64)
     steps = np.zeros(f.segments + 1)
     steps[:-1] = x
@@ -30,15 +29,15 @@ def path_sum(f: Forest, x: npt.ArrayLike) -> Array:
 
 
 def leaf_sum(f: Forest, y: npt.ArrayLike) -> Array:
-    """[S] sum of y [L] over the leaves under each segment."""
+    """Return [S]: the sum of y [L] over the leaves under each segment."""
     total = np.concatenate([[0.0], np.cumsum(np.asarray(y, np.float64))])
     return total[f.leaf_begin + f.leaf_count] - total[f.leaf_begin]
 
 
 def flow_weights(f: Forest) -> Array:
-    """[S] w(root) = 1/M, w(child) = w(parent) / arity(parent): the probability mass that a segment stands for.
+    """Return [S]: the probability mass of each segment. w(root) = 1/M and w(child) = w(parent) / arity(parent).
 
-    Arity is as drawn, so that a lost branch takes its mass with it instead of giving it to its siblings.
+    `arity` counts lost branches too, so the mass of a lost branch does not pass to its siblings.
     """
     log_arity = np.log(np.maximum(f.arity, 1))
     return np.exp(log_arity - path_sum(f, log_arity)) / f.trees
@@ -46,25 +45,28 @@ def flow_weights(f: Forest) -> Array:
 
 # ---- values, baselines, scales ---------------------------------------------------------------------------------------
 def values(f: Forest, spec: AdvantageSpec, reward: Array | None = None) -> Array:
-    """[S] V(s): the mean of the rewards [L] of its leaves, or the mean of V over its children, which count alike."""
+    """Return [S]: V(s), the mean reward [L] of the leaves under s, or the unweighted mean of V over the children of s.
+
+    `spec.value` chooses between the two."""
     reward = f.reward.astype(np.float64) if reward is None else reward
     if spec.value == "leaf_mean":
         return leaf_sum(f, reward) / f.leaf_count
     kids = np.bincount(f.parent[f.parent >= 0], minlength=f.segments)
     log_kids = np.log(np.maximum(kids, 1))
-    vote = np.exp(log_kids - path_sum(f, log_kids))  # share of the root's value that a segment decides
+    vote = np.exp(log_kids - path_sum(f, log_kids))  # weight of the segment in the root's value
     return leaf_sum(f, vote[f.leaf_segment] * reward) / vote
 
 
 def _leaf_weights(f: Forest, spec: AdvantageSpec) -> Array:
-    """[L] weights of the leaves in mean and standard deviation; they sum to 1."""
+    """Return [L]: the weights of the leaves in the mean and in the standard deviation. The weights sum to 1."""
     w = flow_weights(f)[f.leaf_segment] if spec.leaf_weight == "flow" else np.ones(f.leaves)
     return w / w.sum()
 
 
-def _spread(f: Forest, spec: AdvantageSpec, weights: Array) -> float:
-    """Standard deviation of the rewards; the unbiased one divides the variance by 1 - sum w^2, which is (N-1)/N for
-    equal weights."""
+def _reward_scale(f: Forest, spec: AdvantageSpec, weights: Array) -> float:
+    """Return the standard deviation of the rewards plus `spec.eps`, or 1 without a scale.
+
+    The unbiased standard deviation divides the variance by 1 - sum w^2, which is (N-1)/N for equal weights."""
     if spec.scale == "none":
         return 1.0
     mean = weights @ f.reward
@@ -76,7 +78,7 @@ def _spread(f: Forest, spec: AdvantageSpec, weights: Array) -> float:
 
 
 def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
-    """[S] what each value is compared with."""
+    """Return the baseline [S] that is subtracted from each value, or one number for all segments."""
     weights = _leaf_weights(f, spec)
     mean = float(weights @ f.reward)
     if spec.baseline == "none":
@@ -84,12 +86,12 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
     if spec.baseline == "leaf_loo":
         return V - values(f, spec, _leave_one_out(f, weights))
     if spec.baseline == "leave_subtree_out":
-        # How many fresh roots (budget 1) top a forest up depends on the tokens of trees that could fork: compare those
-        # among themselves.
+        # A forest that forks too little gets extra roots of budget 1. Their number depends on the tokens of the trees
+        # that could fork, so those trees are compared only with each other.
         could = (f.budget[f.parent < 0] > 1)[f.tree]
-        return np.where(could, _outside(f, weights * could[f.leaf_segment]), _outside(f, weights))
+        return np.where(could, _mean_outside(f, weights * could[f.leaf_segment]), _mean_outside(f, weights))
     if spec.baseline == "sibling_loo":
-        return _siblings(f, V)
+        return _sibling_mean(f, V)
     if spec.baseline == "parent_fork":
         return np.where(f.parent < 0, mean, V[f.parent])
     if spec.baseline == "segment_mean":
@@ -97,11 +99,13 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
     return mean
 
 
-def _siblings(f: Forest, V: Array) -> Array:
-    """[S] the mean of V over the siblings of a segment; where all were lost, that of its parent. A root is compared
-    with the other roots: one that could fork with those that could, one with nothing to compare with 0."""
+def _sibling_mean(f: Forest, V: Array) -> Array:
+    """Return [S]: the mean of V over the siblings of a segment, or the baseline of the parent if all siblings are lost.
+
+    The siblings of a root are the other roots; for a root that could fork, the other roots that could fork. A root
+    without siblings has baseline 0."""
     could = f.budget > 1
-    total = np.bincount(f.parent + 1, V * (f.parent >= 0), f.segments + 1)  # by parent; roots are left out
+    total = np.bincount(f.parent + 1, V * (f.parent >= 0), f.segments + 1)  # by parent; without the roots
     count = np.bincount(f.parent + 1, f.parent >= 0, f.segments + 1)
     out = np.zeros(f.segments)
     for s, p in enumerate(f.parent):
@@ -114,57 +118,59 @@ def _siblings(f: Forest, V: Array) -> Array:
 
 
 def branch_steps(f: Forest, spec: AdvantageSpec) -> Array:
-    """[S] what `branch_td` adds to the advantages of a segment's first token: (V(s) - V(parent)) / spread, with the
-    mean of the rewards for the parent of a root (TEMPO, 2509.18314). A forest of equal rewards has 0."""
+    """Return [S]: the term that `branch_td` adds to the advantage of a segment's first token.
+
+    The term is (V(s) - V(parent)) / scale; the mean reward stands for the parent of a root (TEMPO, arXiv 2509.18314).
+    The term is 0 in a forest of equal rewards."""
     if _all_equal(f, spec):
         return np.zeros(f.segments)
     weights = _leaf_weights(f, spec)
     V = values(f, spec)
     above = np.where(f.parent < 0, float(weights @ f.reward), V[f.parent])
-    return spec.branch_td * (V - above) / _spread(f, spec, weights)
+    return spec.branch_td * (V - above) / _reward_scale(f, spec, weights)
 
 
 def _leave_one_out(f: Forest, weights: Array) -> Array:
-    """[L] R_i minus the mean of the other leaves under `weights` [L], which sum to 1; R_i where there is no other
-    leaf."""
+    """Return [L]: R_i minus the weighted mean reward of the other leaves, or R_i if the forest has one leaf.
+
+    `weights` [L] sum to 1."""
     reward = f.reward.astype(np.float64)
     if f.leaves == 1:
         return reward
     return (reward - weights @ reward) / (1.0 - weights)  # R_i - (mean - u_i R_i) / (1 - u_i)
 
 
-def _outside(f: Forest, weights: Array) -> Array:
-    """[S] the mean reward, under `weights` [L], of the leaves that are not under a segment; 0 where all that weigh
-    are."""
+def _mean_outside(f: Forest, weights: Array) -> Array:
+    """Return [S]: the mean reward, weighted by `weights` [L], of the leaves that are not under the segment.
+
+    The mean is 0 if every leaf with a weight above 0 is under the segment."""
     alone = leaf_sum(f, weights > 0) == np.count_nonzero(weights)
     inside = leaf_sum(f, weights * f.reward), leaf_sum(f, weights)
     return np.where(alone, 0.0, (weights @ f.reward - inside[0]) / np.where(alone, 1.0, weights.sum() - inside[1]))
 
 
-def _copies(f: Forest, spec: AdvantageSpec) -> Array:
-    """[S] c(s): how often the loss counts a token of the segment."""
+def _loss_weights(f: Forest, spec: AdvantageSpec) -> Array:
+    """Return [S]: c(s), the weight of each token of the segment in the loss."""
     if spec.weight == "flow":
-        # The mass of the leaves that exist, times M: without losses 1 for every root, however many roots topped the
-        # forest up.
-        # A segment keeps only the mass of the leaves that it did not lose, so that states with many leaves weigh no
-        # more than others.
+        # The mass of the leaves that exist, times M: every root that lost no branch has weight 1, for any number of
+        # extra roots. A lost leaf takes its mass away, so a state with many leaves weighs no more than another state.
         return f.trees * leaf_sum(f, flow_weights(f)[f.leaf_segment])
     power = {"once": 0.0, "per_leaf": 1.0, "sqrt": 0.5}[spec.weight]
     return f.leaf_count.astype(np.float64) ** power
 
 
-# ---- what the objective asks for -------------------------------------------------------------------------------------
+# ---- advantages and loss weights -------------------------------------------------------------------------------------
 def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
-    """(A [S], c [S]) of a graded forest: the advantage of each segment's tokens and how often the loss counts them.
+    """Return (A [S], c [S]) of a graded forest: the advantage and the loss weight of each segment's tokens.
 
-    Under credit=leaf, A is the mean of the leaves' own advantages, which the flattened loss applies one by one.
-    Leaves that no verifier judged take part in no mean; a segment without a judged leaf has A = c = 0. `BadForest`
-    if the forest is not graded."""
+    Under credit=leaf, A is the mean of the advantages of the segment's leaves; the flattened loss applies the
+    advantage of each leaf. Leaves that no verifier judged take part in no mean. A segment without a judged leaf has
+    A = c = 0. Raises `BadForest` if the forest is not graded."""
     if not f.graded:
-        raise BadForest(f.forest_id, "it is not graded: advantages need a reward for every leaf")
+        raise BadForest(f.forest_id, "not graded: advantages need a reward for every leaf")
     if not f.judged.all():
-        return _scattered(f, spec)
-    c = _copies(f, spec)
+        return _advantages_of_judged(f, spec)
+    c = _loss_weights(f, spec)
     if spec.credit == "leaf":
         return leaf_sum(f, leaf_advantages(f, spec)) / f.leaf_count, c
     if _all_equal(f, spec):
@@ -172,14 +178,15 @@ def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
     V = values(f, spec)
     A = V - _baseline(f, spec, V)
     if spec.local:
-        # Each of the K copies of a token adds A c / K: TreeRL takes the step over the fork between values so weighed.
+        # Each of the K copies of a token adds A c / K to the loss. TreeRL adds the difference of this product between
+        # a segment and its parent.
         copy = A * c / f.leaf_count
         A = A + spec.local * (copy - np.where(f.parent < 0, 0.0, copy[f.parent])) * f.leaf_count / c
-    return A / _spread(f, spec, _leaf_weights(f, spec)), c
+    return A / _reward_scale(f, spec, _leaf_weights(f, spec)), c
 
 
-def _scattered(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
-    """(A [S], c [S]) of the judged part, at the places of its segments in the whole forest."""
+def _advantages_of_judged(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
+    """Return (A [S], c [S]) of the whole forest, computed from its judged part. Other segments have A = c = 0."""
     A, c = np.zeros(f.segments), np.zeros(f.segments)
     if f.judged.any():
         A[f.judged_below], c[f.judged_below] = advantages(f.judged_part(), spec)
@@ -187,8 +194,9 @@ def _scattered(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
 
 
 def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
-    """[L] the own advantage of each leaf, for credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO); 0 for a leaf that was not
-    judged."""
+    """Return [L]: the advantage of each leaf under credit=leaf (GRPO, GSPO, TreePO, Tree-GRPO).
+
+    A leaf that was not judged has advantage 0."""
     if not f.judged.all():
         own = np.zeros(f.leaves)
         if f.judged.any():
@@ -201,8 +209,8 @@ def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
     if spec.baseline == "forest_and_tree":
         return _standardise(reward, np.zeros(f.leaves, int), spec) + _standardise(reward, f.tree[f.leaf_segment], spec)
     if spec.baseline == "prefix_groups":
-        # mean over the groups that a leaf belongs to (the forest, then every segment on its path that it shares) of R -
-        # group mean
+        # A is the mean of (R - group mean) over the groups of the leaf. The groups are the forest and every segment of
+        # the leaf's path that has other leaves too.
         shared = f.leaf_count > 1
         below = path_sum(f, np.where(shared, leaf_sum(f, reward) / f.leaf_count, 0.0))[f.leaf_segment]
         groups = 1.0 + path_sum(f, shared)[f.leaf_segment]
@@ -215,18 +223,20 @@ def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
         tokens = path_sum(f, f.lengths)[f.leaf_segment] / f.expanded_tokens
         A = A - tokens @ A
         return A / (np.sqrt(tokens @ A**2) + spec.eps)
-    return A / _spread(f, spec, weights)
+    return A / _reward_scale(f, spec, weights)
 
 
 def _all_equal(f: Forest, spec: AdvantageSpec) -> bool:
-    """Whether every comparison is 0: said outright, since AdamW would make a step of what rounding leaves of it."""
+    """Whether every advantage is 0 because all rewards are equal.
+
+    The caller then returns exact zeros: AdamW would turn a rounding error into a full step."""
     alone = {"leaf_loo": f.leaves == 1, "sibling_loo": f.trees == 1 or np.sum((f.budget > 1) & (f.parent < 0)) == 1}
     compared = spec.baseline not in ("none", "leave_subtree_out") and not alone.get(spec.baseline, False)
     return compared and bool((f.reward == f.reward[0]).all())
 
 
-def _standardise(x: Array, group: npt.NDArray[Any], spec: AdvantageSpec) -> Array:
-    """(x - mean) / (std + eps) inside each group; 0 for a group of one."""
+def _standardise(x: Array, group: npt.NDArray[np.integer], spec: AdvantageSpec) -> Array:
+    """Return (x - mean) / (std + eps) with the mean and std of each entry's group; 0 for a group of one entry."""
     n = np.bincount(group)
     centred = x - (np.bincount(group, x) / n)[group]
     if spec.scale == "none":

@@ -1,8 +1,8 @@
-"""Attention to ancestors only, for Hugging Face models as they are (docs/method.md).
+"""Attention to ancestors only, for unchanged Hugging Face models (docs/method.md).
 
-Row k may be seen from row q iff `k <= q < end[k]`: k is q or lies on the path to it. On CPU the rows of each tree
-attend to the prompt and to themselves by one SDPA call with that mask, so that no score between two trees or two
-forests is computed; on GPU the same mask is a FlexAttention block mask."""
+Row q attends to row k iff `k <= q < end[k]`: k is q or lies on the path to q. On a CPU the rows of each tree attend to
+the prompt and to the tree in one SDPA call with this mask. No score between two trees or two forests is computed. On a
+GPU the same mask is a FlexAttention block mask."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from treeadv.learning.packing import Packed
 
 NAME = "treeadv"
 BLOCK = 128  # rows of a FlexAttention block
-PLAIN_SCORES = 1 << 19  # scores a head up to which plain products are used: 2 MB in float32, kept for the backward pass
+# Plain matrix products compute at most this many scores a head: 2 MB in float32, kept for the backward pass
+PLAIN_SCORES = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
 class TreeBlocks:
-    """The SDPA form of a mask. Rows are cut into parts of `sizes`; part i attends to part `prompt[i]` (if any) and
-    to itself, under `mask[i]` [rows, keys]."""
+    """The mask for SDPA. The rows are split into parts of `sizes`. Part i attends to itself and, if `prompt[i]` is a
+    number, to the part with that number. `mask[i]` [rows, keys] says which rows attend to which keys."""
 
     sizes: tuple[int, ...]
     prompt: tuple[int | None, ...]
@@ -35,7 +36,7 @@ class TreeBlocks:
 
 
 def sdpa_blocks(packed: Packed) -> TreeBlocks:
-    """The parts of a micro-batch: each prompt, and after it each tree of its forest."""
+    """Return the parts of a micro-batch: each prompt, followed by each tree of its forest."""
     end = torch.from_numpy(packed.end)
     part = {b.query: i for i, b in enumerate(packed.blocks)}
     prompts, masks = [], []
@@ -48,10 +49,10 @@ def sdpa_blocks(packed: Packed) -> TreeBlocks:
 
 
 def flex_mask(packed: Packed, device: torch.device) -> BlockMask:
-    """The block mask [1, 1, N, N] of a micro-batch, from the rows' subtree ends alone: the [N, N] mask never exists.
+    """Return the block mask [1, 1, N, N] of a micro-batch, computed from the rows' subtree ends without an [N, N] mask.
 
-    A block of keys wholly before the block of queries has a visible pair iff one of its keys' subtrees reaches the
-    first query, and is visible throughout iff all of them reach past the last."""
+    Take a block of keys before a block of queries. A pair of the two blocks is visible iff the subtree of one key
+    reaches the first query. Every pair is visible iff the subtrees of all keys reach past the last query."""
     n = len(packed.end)
     first = np.arange(0, n, BLOCK)
     longest, shortest = np.maximum.reduceat(packed.end, first), np.minimum.reduceat(packed.end, first)
@@ -73,7 +74,7 @@ def flex_mask(packed: Packed, device: torch.device) -> BlockMask:
 
 
 def _ordered(dense: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(count [1, 1, Q], indices [1, 1, Q, K]): the true columns of each row first."""
+    """Return (count [1, 1, Q], indices [1, 1, Q, K]) of the true columns of each row; the true columns stand first."""
     t = torch.from_numpy(dense).to(device, torch.int32)[None, None]
     return t.sum(-1, dtype=torch.int32), t.argsort(dim=-1, descending=True, stable=True).to(torch.int32)
 
@@ -89,9 +90,11 @@ def _tree_attention(
     tree: TreeBlocks | None = None,
     **how: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query [1, heads, N, d], key and value [1, kv heads, N, d] -> [1, N, heads, d], in the dtype of value (autocast
-    leaves the rotated query and key in float32). With neither block mask nor tree: causal attention, as a flat pass
-    needs it. Dropout is left out: it would make the ratio to the behaviour policy noise."""
+    """Compute attention: query [1, heads, N, d], key and value [1, kv heads, N, d] -> [1, N, heads, d].
+
+    The result has the dtype of `value`; autocast leaves the rotated query and key in float32. Without a block mask and
+    without a tree the attention is causal, as a flat pass needs. Dropout is not applied: it would add noise to the
+    ratio to the behaviour policy."""
     check_terms(how)
     query, key, grouped = query.to(value.dtype), key.to(value.dtype), key.shape[1] != query.shape[1]
     if isinstance(attention_mask, BlockMask):
@@ -101,7 +104,7 @@ def _tree_attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=grouped
         )
         return out.transpose(1, 2).contiguous(), None
-    # split, not slices: the gradient of a slice is as large as the whole tensor
+    # `split` instead of slices: the gradient of a slice is as large as the whole tensor
     queries, keys, values = (x.split(tree.sizes, 2) for x in (query, key, value))
     parts = []
     for q, k, v, above, mask in zip(queries, keys, values, tree.prompt, tree.mask, strict=True):
@@ -114,14 +117,15 @@ def _tree_attention(
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float | None, grouped: bool
 ) -> torch.Tensor:
-    """One part: q [1, heads, n, d], k and v [1, kv heads, m, d], mask [n, m] -> [1, heads, n, d].
+    """Compute one part: q [1, heads, n, d], k and v [1, kv heads, m, d], mask [n, m] -> [1, heads, n, d].
 
-    In bfloat16 on CPU, and as long as the scores are small, plain products: the backward pass of SDPA's CPU kernel
-    takes three times as long there (`python -m benchmarks.attention`). In float32 the kernel is as fast."""
+    In bfloat16 with at most `PLAIN_SCORES` scores, plain matrix products compute the part. The backward pass of SDPA's
+    CPU kernel takes three times as long in that case (`python -m benchmarks.attention`). In float32 the kernel is as
+    fast."""
     if q.dtype != torch.bfloat16 or mask.numel() > PLAIN_SCORES:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
     kv, n, d = k.shape[1], q.shape[2], q.shape[3]
-    rows = q.reshape(kv, -1, d)  # the heads that share keys, one below the other
+    rows = q.reshape(kv, -1, d)  # the heads that share keys, stacked
     scores = (rows @ k[0].transpose(1, 2)).float() * (d**-0.5 if scaling is None else scaling)
     share = scores.view(kv, -1, n, k.shape[2]).masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype)
     return (share.view(kv, -1, k.shape[2]) @ v[0]).view(q.shape)

@@ -36,16 +36,20 @@ _TRAINABLE = StateDictOptions(ignore_frozen_params=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpointed:
-    """What a checkpoint reads and restores in place; `source` is the folder whose tokenizer files go with the model."""
+class TrainerState:
+    """The state of a trainer that a checkpoint writes and restores in place.
+
+    `source` is the model folder whose tokenizer files are copied into the checkpoint."""
 
     policy: Policy
     optimizer: torch.optim.Optimizer
     source: Path
 
     def write(self, folder: Path, progress: Progress) -> None:
-        """Write this rank's files into the existing `folder`: its share of the model and of the trainer's state, and on
-        rank 0 the rest. All ranks call it; their folders may be on different machines."""
+        """Write this rank's share of the model and of the trainer's state into the existing `folder`.
+
+        Rank 0 also writes the files that are not shared out. All ranks call this method. Their folders may be on
+        different machines."""
         rank, world = _rank_and_world()
         weights.write_folder(self.policy, self.source, folder)
         with _without_warning():
@@ -73,7 +77,7 @@ class Checkpointed:
             options=StateDictOptions(ignore_frozen_params=True, strict=False),
         )  # fmt: skip
         if world > 1:
-            dist.barrier()  # every rank has read the folder: the caller may delete a copy of it
+            dist.barrier()  # The caller may delete its copy of the folder, so every rank reads the folder first
         return progress
 
     def _state(self) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def _one_line(state: Path) -> Iterator[None]:
 
 @contextmanager
 def _without_warning() -> Iterator[None]:
-    """Silence torch where it reports that it runs without a process group, which is intended with one rank."""
+    """Silence torch's warning that no process group exists. One rank needs no process group."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -1,9 +1,9 @@
-"""Corrections for tokens that another policy drew: weights made of w = pi_proximal / mu.
+"""Corrections for tokens that another policy drew: weights that are functions of w = pi_proximal / mu.
 
-mu is the behaviour policy, as the engine reported it. pi_proximal is the learner's policy when the batch arrived.
-They differ because the weights are newer and because engine and learner compute in different ways. A correction is a
-product of factors; each is the identity at w = 1. A new one is an entry of `CORRECTIONS`, or a `Correction` that
-`learner.correction=module:NAME` names."""
+mu is the behaviour policy, as reported by the engine. pi_proximal is the learner's policy when the batch arrived. The
+two policies differ for two reasons: the learner's weights are newer, and engine and learner compute in different ways.
+A correction is a product of factors; each factor is 1 at w = 1. A new correction is an entry of `CORRECTIONS`, or a
+`Correction` that `learner.correction=module:NAME` names."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from treeadv.extensions import load_extension
 from treeadv.forest import Forest
 from treeadv.learning.advantage import Array, path_sum
 
-_MAX_LOG = 20.0  # exponents are cut at +-20: 5e8 has the same effect as infinity and gives no NaN
+_MAX_LOG = 20.0  # exponents are clipped to +-20: e^20 = 5e8 acts like infinity and gives no NaN
 
 
 @dataclass(frozen=True, kw_only=True)
 class Factor:
-    """A function of w, of a token or of a leaf's path: the weight inside `bounds`, and what becomes of it outside."""
+    """A function of w. The weight stays as it is inside `bounds` and is truncated or masked outside.
 
-    # W, its product along the path, or its geometric mean along it
+    `level` says what the weight is: w of a token, or the product or geometric mean of w along the path of a leaf."""
+
     level: Literal["token", "path_product", "path_mean"]
-    outside: Literal["truncate", "mask"]  # the nearest bound, or 0
+    outside: Literal["truncate", "mask"]  # truncate: the nearest bound; mask: 0
     bounds: tuple[float, float]
     mask_only: bool = False  # 1 inside the bounds instead of the weight
 
@@ -40,7 +41,7 @@ class Factor:
 
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """A product of factors. `ratio_to` is the policy whose ratio the objective clips."""
+    """A product of factors. The objective clips the ratio of the current policy to the policy `ratio_to`."""
 
     factors: tuple[Factor, ...] = ()
     ratio_to: Literal["proximal", "behaviour"] = "proximal"
@@ -58,7 +59,7 @@ NO_CORRECTION = Correction()
 
 CORRECTIONS: dict[str, Correction] = {
     "none": NO_CORRECTION,
-    "bypass": Correction(ratio_to="behaviour"),  # PPO as first written: the clipped ratio is to the behaviour policy
+    "bypass": Correction(ratio_to="behaviour"),  # the original PPO: the clipped ratio is to the behaviour policy
     "tis": Correction(factors=(_TIS,)),  # truncated importance sampling (Yao et al. 2025), cap as in verl
     "sequence_tis": Correction(factors=(Factor(level="path_product", outside="truncate", bounds=(0.0, 2.0)),)),
     "icepop": Correction(factors=(Factor(level="token", outside="mask", bounds=(0.5, 5.0)),)),  # bounds as in verl
@@ -71,27 +72,27 @@ CORRECTIONS: dict[str, Correction] = {
 
 
 def find_correction(name: str, bounds: tuple[float, float] | None = None) -> Correction:
-    """The correction of that name, or the `Correction` that `module:NAME` names; `bounds` replaces those of its
-    first factor.
+    """Return the correction called `name`, an entry of `CORRECTIONS` or `module:NAME`.
 
-    Raises `BadInput` if there is none, or if the bounds do not contain 1.
+    `bounds` replaces the bounds of the first factor. Raises `BadInput` if no such correction exists, or if the bounds
+    do not contain 1.
     """
     found: object = CORRECTIONS.get(name)
     if found is None:
         found = load_extension("learner.correction", name, {known: known for known in CORRECTIONS})
     if not isinstance(found, Correction):
         raise BadInput(
-            f"learner.correction={name}: a {type(found).__name__}, not a treeadv.learning.correction.Correction"
+            f"learner.correction={name} is a {type(found).__name__}, not a treeadv.learning.correction.Correction"
         )
     if bounds is None:
         return found
     if not found.factors:
         raise BadInput(
-            f"learner.correction_bounds={list(bounds)}: learner.correction={name} has no bounds; remove them"
+            f"learner.correction_bounds={list(bounds)}: learner.correction={name} has no bounds; remove the option"
         )
     if not bounds[0] <= 1 <= bounds[1]:
         raise BadInput(
-            f"learner.correction_bounds={list(bounds)}: must contain 1, the weight of a token of equal policies"
+            f"learner.correction_bounds={list(bounds)} must contain 1, the weight of a token where both policies agree"
         )
     first, *others = found.factors
     return replace(found, factors=(replace(first, bounds=bounds), *others))
@@ -99,15 +100,17 @@ def find_correction(name: str, bounds: tuple[float, float] | None = None) -> Cor
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """`token` [T] multiplies the loss of a token, `leaf` [L] what a leaf adds to its tokens (a shared token gets the
-    mean)."""
+    """The weights of a forest under a correction.
+
+    `token` [T] multiplies the loss of a token. `leaf` [L] multiplies what a leaf adds to the loss of the tokens on its
+    path; a shared token gets the mean over its leaves."""
 
     token: Array
     leaf: Array
 
 
 def correct(correction: Correction, f: Forest, log_w: Array) -> Weights:
-    """The weights of a forest for log w [T]."""
+    """Return the weights of a forest for log w [T]."""
     token, leaf = np.ones(f.tokens), np.ones(f.leaves)
     for factor in correction.factors:
         if factor.level == "token":
@@ -118,21 +121,21 @@ def correct(correction: Correction, f: Forest, log_w: Array) -> Weights:
 
 
 def _on_paths(f: Forest, x: Array, mean: bool) -> Array:
-    """[L] the sum of x [T] along the path of each leaf, or its mean."""
+    """Return [L]: the sum of x [T] along the path of each leaf, or the mean if `mean`."""
     total = path_sum(f, segment_sum(f, x))[f.leaf_segment]
     return total / path_sum(f, f.lengths)[f.leaf_segment] if mean else total
 
 
 def path_mean(f: Forest, x: Array) -> Array:
-    """[L] the mean of x [T] along the path of each leaf."""
+    """Return [L]: the mean of x [T] along the path of each leaf."""
     return _on_paths(f, x, mean=True)
 
 
 def segment_sum(f: Forest, x: Array) -> Array:
-    """[S] the sum of x [T] over the tokens of each segment."""
+    """Return [S]: the sum of x [T] over the tokens of each segment."""
     return np.add.reduceat(x, f.start[:-1])
 
 
 def exp(x: Array) -> Array:
-    """e^x with the exponent cut at +-20."""
+    """Return e^x with the exponent clipped to +-20."""
     return np.exp(np.clip(x, -_MAX_LOG, _MAX_LOG))

@@ -1,4 +1,4 @@
-"""Model FLOPs of a step, and their share of what the device can do."""
+"""Model FLOPs of a step and the model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from treeadv.forest import Forest
 
-# Dense bf16 FLOP/s as the vendor states them (data sheets, without sparsity); the first whose name is in the device's.
+# Dense bf16 FLOP/s of the vendor's data sheets, without sparsity. The first key that the device's name contains counts.
 _PEAK = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -22,8 +22,10 @@ _PEAK = {
 
 
 def training_flops(model: Any, forests: Sequence[Forest]) -> float:
-    """FLOPs of one forward and backward over every token once: 6 per trained weight in a matrix product, 4 per
-    frozen one (LoRA), 12 per layer, width of all heads and key seen."""
+    """Return the FLOPs of one forward and one backward pass over every token of the forests.
+
+    A token costs 6 FLOPs for each trained weight of a matrix product and 4 for each frozen weight (LoRA). Attention
+    costs 12 FLOPs for each layer, each dimension of all heads and each key that a token attends to."""
     c, table = model.config, model.get_input_embeddings().weight
     products = [p for p in model.parameters() if c.tie_word_embeddings or p is not table]
     per_token = sum((6.0 if p.requires_grad else 4.0) * p.numel() for p in products)
@@ -38,7 +40,7 @@ def training_flops(model: Any, forests: Sequence[Forest]) -> float:
 
 
 def utilisation(model: Any, forests: Sequence[Forest], device_seconds: float, device: str) -> float | None:
-    """Share of the device's peak, or None where the peak is not known (a CPU)."""
+    """Return the share of the device's peak FLOP/s in [0, 1], or None for a device without a known peak (a CPU)."""
     if device != "cuda":
         return None
     name = torch.cuda.get_device_name()

@@ -1,4 +1,4 @@
-"""The gradient of one update: forests packed into micro-batches, carried through the model and back."""
+"""Computes the gradient of one optimizer update: packs forests into micro-batches, runs forward and backward passes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from treeadv.learning.report import Phases
 
 @dataclass(kw_only=True)
 class Update:
-    """One optimizer update: the forests that can change the weights, and what this rank computes of them.
+    """One optimizer update: the forests that can change the weights, and this rank's micro-batches.
 
-    `scale` is 1/Z by forest. `cut` are the micro-batches of forests that were cut into several pieces. `proximal` is
-    log pi when the batch arrived, by forest of this rank, once it is known."""
+    `scale` is 1/Z by forest. `cut` holds the micro-batches of the forests that were cut into several pieces.
+    `proximal` is log pi of the policy when the batch arrived, by forest of this rank; None before it is computed."""
 
     forests: list[Forest]
     scale: list[float]
@@ -33,8 +33,9 @@ class Update:
 
 
 class GradientPass:
-    """Packs updates and accumulates their gradients in the parameters of the policy. All ranks call the same methods
-    in turn."""
+    """Packs updates and accumulates their gradients in the parameters of the policy.
+
+    All ranks call the same methods in the same order."""
 
     def __init__(
         self,
@@ -48,15 +49,16 @@ class GradientPass:
         world: int,
         accumulate_sharded: bool,
     ) -> None:
-        """`limit` is in rows of a micro-batch, `dtype` that of the computation; the reference is needed for the KL
-        term. With `accumulate_sharded` gradients are reduced over the ranks after every micro-batch, else after the
-        last one."""
+        """Keep the settings. `limit` is the number of rows of a micro-batch, `dtype` the dtype of the computation.
+
+        The KL term needs `reference`. With `accumulate_sharded` the ranks reduce gradients after every micro-batch,
+        else after the last micro-batch only."""
         self.policy, self.reference, self.objective = policy, reference, objective
         self.limit, self.dtype, self.rank, self.world = limit, dtype, rank, world
         self.accumulate_sharded = accumulate_sharded
 
     def prepare(self, forests: Sequence[Forest]) -> Update:
-        """Pack the forests of an update. Those that change nothing count in Z and are not packed."""
+        """Pack the forests of an update. Forests that cannot change the weights count in Z and are not packed."""
         scale = scales(forests, self.objective)
         kept = [n for n, f in enumerate(forests) if not changes_nothing(f, self.objective)]
         active = [forests[n] for n in kept]
@@ -64,23 +66,24 @@ class GradientPass:
         return Update(forests=active, scale=[scale[n] for n in kept], batches=batches, cut=cut)
 
     def note_proximal(self, update: Update) -> None:
-        """Compute log pi of the update's forests by the weights as they are now."""
+        """Set `update.proximal` to log pi of the update's forests under the current weights."""
         update.proximal = self._log_probs(self.policy, update.forests, update.batches)
 
     def log_probs(self, forests: Sequence[Forest]) -> dict[int, Array]:
-        """log pi [T] of the forests of this rank's share, by their index."""
+        """Return log pi [T] of the forests of this rank, by index in `forests`."""
         return self._log_probs(self.policy, forests, self._pack(forests)[0])
 
     def accumulate(self, update: Update, clock: Phases) -> Sums:
-        """Add the gradient of the update's loss; returns its sums over all ranks. The first call notes the proximal
-        policy."""
+        """Add the gradient of the update's loss to the parameters and return the sums of the loss over all ranks.
+
+        Also sets `update.proximal` if it is None."""
         forests, o = update.forests, self.objective
         with clock("log_probs"):
             reference = self._log_probs(self.reference, forests, update.batches) if self.reference else {}
             current: dict[int, Array] = {}
             if o.needs_path(update.proximal is not None):
                 current = self._log_probs(self.policy, forests, update.cut)
-        seen = _Partial(forests)
+        seen = _PartialLogProbs(forests)
         total = Sums()
         with clock("forward_backward"):
             for packed in update.batches:
@@ -95,13 +98,13 @@ class GradientPass:
                     first, last = int(f.start[piece.first]), int(f.start[piece.last])
                     seen.put(n, first, known[a:b])
                     proximal = update.proximal[n] if update.proximal is not None else None
-                    # Where a token's loss depends on its own log pi alone, what stands for the other tokens does not
-                    # matter.
+                    # Without `current` a token's loss depends on its own log pi alone: any values may stand for the
+                    # tokens that other micro-batches compute.
                     at = current[n] if n in current else seen.filled(n, proximal)
                     losses = evaluate(f, o, update.scale[n], at, proximal, reference.get(n))
                     slope[a:b] = losses.slope[first:last]
                     total = total + losses.sums(first, last)
-                # FSDP averages gradients over the ranks; Z counts all of them
+                # FSDP averages gradients over the ranks, but Z counts the forests of all ranks
                 (torch.from_numpy(slope * self.world).to(logp) @ logp).backward()
         if update.proximal is None:
             update.proximal = seen.values
@@ -115,10 +118,10 @@ class GradientPass:
         return Sums.of_array(total.cpu().numpy())
 
     def _pack(self, forests: Sequence[Forest]) -> tuple[list[Packed], list[Packed]]:
-        """This rank's micro-batches, and micro-batches of those of its forests that are cut in several pieces.
+        """Return this rank's micro-batches, and the micro-batches of its forests that are cut into several pieces.
 
-        All ranks run the same number, since sharded layers are gathered together; a rank that has fewer adds ones
-        without a target."""
+        All ranks run the same number of micro-batches, because all ranks gather a sharded layer together. A rank with
+        fewer micro-batches adds micro-batches without targets."""
         parts = packing.pieces(forests, self.limit)
         rows = [sum(p.tokens for p in parts if p.forest == n) for n in range(len(forests))]
         batches: list[list[list[Piece]]] = []
@@ -138,8 +141,8 @@ class GradientPass:
 
     @torch.no_grad()
     def _log_probs(self, model: Policy, forests: Sequence[Forest], batches: Sequence[Packed]) -> dict[int, Array]:
-        """log pi [T] of the forests in `batches`, without gradient."""
-        seen = _Partial(forests)
+        """Return log pi [T] of the forests in `batches`, by index, without gradient."""
+        seen = _PartialLogProbs(forests)
         for packed in batches:
             with self._autocast():
                 logp = model(packed).double().cpu().numpy()
@@ -149,8 +152,8 @@ class GradientPass:
         return seen.values
 
 
-class _Partial:
-    """Log-probs [T] of forests, as far as they have been computed."""
+class _PartialLogProbs:
+    """Log-probs [T] of forests, of which some tokens are not computed yet."""
 
     def __init__(self, forests: Sequence[Forest]) -> None:
         self._forests = forests
@@ -158,12 +161,15 @@ class _Partial:
         self.values: dict[int, Array] = {}
 
     def put(self, forest: int, first: int, logp: Array) -> None:
-        """Note the log-probs of the tokens from `first` on."""
+        """Store the log-probs of the tokens from index `first` on."""
         tokens = self._forests[forest].tokens
         self.values.setdefault(forest, np.zeros(tokens))[first : first + len(logp)] = logp
         self._known.setdefault(forest, np.zeros(tokens, bool))[first : first + len(logp)] = True
 
     def filled(self, forest: int, proximal: Array | None) -> Array:
-        """[T], with the proximal or else the behaviour policy where nothing has been computed yet."""
+        """Return log-probs [T] of a forest.
+
+        A token that is not computed yet has its log-prob under the proximal policy, or under the behaviour policy if
+        `proximal` is None."""
         rest = self._forests[forest].logprob.astype(np.float64) if proximal is None else proximal
         return np.where(self._known[forest], self.values[forest], rest)

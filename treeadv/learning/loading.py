@@ -1,4 +1,4 @@
-"""Builds a policy from a model folder. No rank ever holds a whole model: each reads its own rows of the folder."""
+"""Builds a policy from a model folder. Each rank reads its own rows of the folder and never holds the whole model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from treeadv.learning import attention, experts, sharding
 from treeadv.learning.packing import Block, Packed
 from treeadv.learning.policy import Policy
 
-# Tokens of the prompt and of each branch in the check of a model. On a GPU they give blocks of the kernel that are
-# visible as a whole, in part, and not at all.
+# Tokens of the prompt and of each branch in the check of a model. On a GPU these lengths give kernel blocks that are
+# fully visible, partly visible and not visible.
 CPU_CHECK, GPU_CHECK = (2, 3), (200, 300)
 _ONLY = "and cannot attend to a tree: use a model with full attention in every layer (docs/models.md)"
 
@@ -36,11 +36,11 @@ def load(
     lora_rank: int = 0,
     seed: int = 0,
 ) -> Policy:
-    """Read a model folder into float32 master weights that are computed with in `compute`.
+    """Read a model folder into float32 master weights. The forward pass computes in `compute`.
 
-    With `mesh` the weights are sharded over its ranks, and all of them call this. With `lora_rank` the weights are
-    frozen and an adapter is trained, whose first weights come from `seed`. `BadInput` names a model that cannot attend
-    to a tree."""
+    With `mesh` the weights are sharded over its ranks, and all ranks call this function. With `lora_rank` the weights
+    are frozen and a LoRA adapter is trained; `seed` draws its initial weights. Raises `BadInput` for a model that
+    cannot attend to a tree."""
     folder = Path(folder)
     config = AutoConfig.from_pretrained(folder)
     name = (config.architectures or [type(config).__name__])[0]
@@ -49,7 +49,7 @@ def load(
         tensors = FolderTensors(model, reader.names)
         if tensors.missing:
             raise BadInput(
-                f"{folder}: no tensor for {tensors.missing[0]} of {name}; the folder is incomplete or of another model"
+                f"{folder} has no tensor {tensors.missing[0]} of {name}: the folder is incomplete or of another model"
             )
         policy = Policy(model, torch.device(device))
         if lora_rank:
@@ -68,12 +68,12 @@ def load(
 
 
 def plain_name(name: str) -> str:
-    """Return a parameter's name without the modules that an adapter puts around it."""
+    """Return a parameter's name without the wrapper modules of an adapter."""
     return name.replace(".base_layer", "")
 
 
 def _build(folder: Path, config: Any, name: str) -> Any:
-    longest_path(folder)  # the engines keep all paths within it
+    longest_path(folder)  # raises BadInput for a model that the engines refuse
     try:
         with parameters_on_meta():
             model: Any = AutoModelForCausalLM.from_config(
@@ -88,13 +88,13 @@ def _build(folder: Path, config: Any, name: str) -> Any:
     experts.choose(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # it would make the ratio to the behaviour policy noise
+            module.p = 0.0  # dropout would add noise to the ratio to the behaviour policy
     return model
 
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Create parameters on the meta device, and buffers (rotary frequencies) with their values."""
+    """Create the parameters of new modules on the meta device. Buffers (rotary frequencies) keep their values."""
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, p: nn.Parameter | None) -> None:
@@ -110,7 +110,7 @@ def parameters_on_meta() -> Iterator[None]:
 
 
 def _allocate(policy: Policy) -> None:
-    """Give every parameter, or this rank's rows of it, memory on the policy's device; buffers keep their values."""
+    """Allocate this rank's rows of every parameter on the policy's device. Buffers keep their values."""
     buffers = {name: b.clone() for name, b in policy.named_buffers()}
     policy.to_empty(device=policy.device)
     policy.model.tie_weights()
@@ -120,12 +120,12 @@ def _allocate(policy: Policy) -> None:
 
 @torch.no_grad()
 def fill(p: torch.Tensor, tensors: FolderTensors, reader: FolderReader, name: str) -> None:
-    """Read the parameter `name`, or this rank's rows of it, from a folder. `BadInput` for another shape."""
+    """Read this rank's rows of the parameter `name` from a folder. Raises `BadInput` for a tensor of another shape."""
     found = tensors.tensor(name, reader, sharding.rows(p))
     own = sharding.local(p)
     if found.shape != own.shape:
         raise BadInput(
-            f"tensor {name} {tuple(found.shape)} is not of this model "
+            f"tensor {name} has shape {tuple(found.shape)}, but this model needs "
             f"{tuple(own.shape)}; resume with the model of the run"
         )
     own.copy_(found)
@@ -133,7 +133,9 @@ def fill(p: torch.Tensor, tensors: FolderTensors, reader: FolderReader, name: st
 
 @torch.no_grad()
 def _draw_adapter(policy: Policy, seed: int) -> None:
-    """Draw A as peft does (Kaiming uniform) and set B to 0: the same for any number of ranks."""
+    """Draw the matrices A of the adapter as peft does (Kaiming uniform) and set the matrices B to 0.
+
+    The values do not depend on the number of ranks."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in policy.model.named_parameters():
         if ".lora_A." in name:
@@ -151,7 +153,7 @@ def _check(policy: Policy, compute: torch.dtype, name: str) -> None:
         raise BadInput(f"{name}: {e} {_ONLY}") from e
     if error > 1e-3:
         raise BadInput(
-            f"{name} does not keep to the tree (log-probs differ by {error:.2g} nats from a flat pass) {_ONLY}"
+            f"{name} ignores the tree's mask (log-probs differ by {error:.2g} nats from a flat pass) {_ONLY}"
         )
 
 
@@ -160,8 +162,9 @@ def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -
     """Return the largest difference in nats between the log-probs of two packed branches of a prompt and of flat passes
     with the model's own attention.
 
-    A model may accept a mask and ignore it, or need from its attention what ours does not do. In bfloat16 the result is
-    what exceeds five times the rounding error of a flat pass. All ranks of a sharded policy call this."""
+    A model may ignore the mask, or need a feature that `treeadv.learning.attention` does not have. In bfloat16 five
+    times the rounding error of a flat pass is subtracted from the difference. All ranks of a sharded policy call this
+    function."""
     P, B, n = prompt, branch, prompt + 2 * (branch - 1)
     ids = (np.arange(P + 2 * B) * 7 + 1) % policy.vocabulary
     start, first, second = ids[:P], ids[P : P + B], ids[P + B :]
@@ -196,7 +199,7 @@ def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -
 
 
 class _Float32(TorchFunctionMode):
-    """Multiplies matrices in float32, also those that the ranks gather in bfloat16."""
+    """Multiplies matrices in float32, including the weights that the ranks gather in bfloat16."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func in _PRODUCTS:
@@ -216,7 +219,7 @@ _PRODUCTS = {
 
 
 def chain(ids: np.ndarray, prompt: int) -> Packed:
-    """Return one sequence without a fork, whose attention is left to the model (no blocks)."""
+    """Return a micro-batch of one sequence without a fork. It has no blocks, so the model's own attention is used."""
     n = len(ids) - 1
     return Packed(
         pieces=(),

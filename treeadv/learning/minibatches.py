@@ -1,4 +1,4 @@
-"""The optimizer updates of a batch: which forests each one trains on."""
+"""Splits the forests of a batch into the mini-batches of its optimizer updates."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from treeadv.seeds import derive
 
 
 def minibatches(forests: int, updates: int, seed: int, version: int) -> list[list[int]]:
-    """Deal the forests of a batch, shuffled, to `updates` mini-batches of equal size, or one apart, in increasing
-    order of index.
+    """Split a shuffled batch of `forests` forests into `updates` mini-batches of indices.
 
-    The result depends on the arguments alone, so that a repeated batch takes the same updates. `version`
-    is that of the weights when the batch arrived."""
+    The sizes differ by at most 1. The indices of a mini-batch increase. The result depends on the arguments alone, so a
+    repeated batch takes the same updates. `version` is the version of the weights when the batch arrived."""
     order = list(range(forests))
     if updates == 1:
         return [order]
@@ -22,5 +21,5 @@ def minibatches(forests: int, updates: int, seed: int, version: int) -> list[lis
 
 
 def trained_in(plan: Sequence[Sequence[int]], forest: int) -> int:
-    """The number of updates between the arrival of the batch and the one that trains on the forest first."""
+    """Return the index of the mini-batch that contains the forest: the updates before the forest is first trained."""
     return next(i for i, batch in enumerate(plan) if forest in batch)

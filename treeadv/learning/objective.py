@@ -1,16 +1,15 @@
 """The loss of a forest, and its derivative by the log-probability of each token.
 
-The loss of a batch needs no autograd graph, because everything but log pi is a constant in it: the
-trainer backpropagates `slope . log pi` through the model. `evaluate` computes the slope in float64 with prefix sums
-over segments and leaves.
+The loss needs no autograd graph, because log pi is its only variable: the trainer backpropagates `slope . log pi`
+through the model. `evaluate` computes the slope in float64 with prefix sums over segments and leaves.
 
-For a token of segment s with leaves l, mass m_l = (c(s) / K(s)) u_l / Z, where u_l is 1, or 1 / |path of l| under
-sequence_mean:
+J is the gain of a token of segment s. The sum runs over the leaves l of s. The mass of l is
+m_l = (c(s) / K(s)) u_l / Z, where u_l is 1, or 1 / |path of l| under sequence_mean:
     clip   J = sum_l m_l min(x A, clip(x, 1 - low, 1 + high) A), for A < 0 at least dual_clip A
     cispo  J = sum_l m_l sg[clip(x, 1 - low, 1 + high)] A log pi
 x is pi / pi_proximal of the token, or s_l = exp(mean of its log along the path) in the token form sg[s_l] pi /
-sg[pi] (GSPO). A is A(s), or A_l under credit=leaf, with `branch_td` plus the step of the segment at its first token.
-The loss is -w J, with the weights w of the correction."""
+sg[pi] (GSPO). A is A(s), or A_l under credit=leaf. With `branch_td` the branch step of a segment is added to A at the
+first token of the segment. The loss is -w J, with the weights w of the correction."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What an update minimises. `room` is the number of tokens that a forest may have, the divisor of
+    """The loss that an update minimises. `room` is the largest number of tokens of a forest: the divisor of
     normaliser=constant."""
 
     spec: AdvantageSpec
@@ -42,16 +41,17 @@ class Objective:
     room: int = 1
 
     def needs_path(self, proximal_known: bool) -> bool:
-        """Whether the loss of a token depends on log pi of other tokens of its paths. If not, a forest that is cut
-        into several micro-batches needs one forward pass only. `proximal_known`: pi_proximal comes from an earlier
-        pass over all tokens."""
+        """Whether the loss of a token depends on log pi of other tokens on its paths.
+
+        If not, a forest that is cut into several micro-batches needs one forward pass only. `proximal_known` says that
+        an earlier pass has computed pi_proximal of all tokens."""
         if self.spec.ratio == "leaf_path" and (proximal_known or self.correction.ratio_to == "behaviour"):
-            return True  # else pi is pi_proximal and the ratio is 1
+            return True  # otherwise pi equals pi_proximal and the ratio is 1
         return self.correction.needs_path and not proximal_known
 
 
 def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objective:
-    """The objective of a configuration. Raises `BadInput` for what does not exist or does not go together."""
+    """Return the objective of a configuration. Raises `BadInput` for an unknown name or options that conflict."""
     return Objective(
         spec=build_advantage(learner.preset, learner.advantage),
         correction=find_correction(learner.correction, learner.correction_bounds),
@@ -60,10 +60,10 @@ def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objecti
 
 
 def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
-    """1/Z of each forest, over all forests of an update on all ranks. Leaves that were not judged do not count.
+    """Return 1/Z of each forest. `forests` are the forests of an update on all ranks. Only judged leaves count.
 
-    token_mean: Z is the sum of c(s) |s| over the update, without tokens left out by `max_prob`. sequence_mean: the
-    number of forests times the leaves of the forest. constant: the number of forests times `room`."""
+    token_mean: Z is the sum of c(s) |s| over the update, without the tokens that `max_prob` excludes. sequence_mean: Z
+    is the number of forests times the leaves of the forest. constant: Z is the number of forests times `room`."""
     if o.spec.normaliser == "token_mean":
         total = sum(float(advantages(f, o.spec)[1] @ segment_sum(f, trained_tokens(f, o.spec))) for f in forests)
         return [1.0 / (total or 1.0)] * len(forests)  # 0: nothing is trained
@@ -73,14 +73,14 @@ def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
 
 
 def trained_tokens(f: Forest, spec: AdvantageSpec) -> Array:
-    """[T] 1 for a token that is trained, 0 for one that the behaviour policy drew with a probability above
-    `max_prob`."""
+    """Return [T]: 0 for a token that the behaviour policy drew with a probability above `max_prob`, else 1."""
     return (np.exp(f.logprob.astype(np.float64)) <= spec.max_prob).astype(np.float64)
 
 
 def changes_nothing(f: Forest, o: Objective) -> bool:
-    """Whether the slope of a forest is 0 at every token whatever the policy is: no KL and every advantage 0, or no
-    judged leaf."""
+    """Whether the slope of a forest is 0 at every token under any policy.
+
+    That is so if no leaf is judged, or if every advantage is 0 and the loss has no KL term."""
     if o.kl:
         return not f.judged.any()
     return not (leaf_advantages(f, o.spec) if o.spec.credit == "leaf" else advantages(f, o.spec)[0]).any()
@@ -88,8 +88,9 @@ def changes_nothing(f: Forest, o: Objective) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """Sums over tokens; they add over forests and ranks. `clipped` and `masked` count a shared token as the share of
-    its leaves."""
+    """Sums over tokens, which can be added over forests and ranks.
+
+    A shared token adds to `clipped` and `masked` the share of its leaves that are clipped or masked."""
 
     tokens: float = 0.0
     loss: float = 0.0
@@ -112,12 +113,12 @@ class Sums:
 
     @property
     def effective_share(self) -> float:
-        """Effective samples a token, (sum w)^2 / (n sum w^2), in (0, 1]."""
+        """Effective sample size divided by the number of tokens: (sum w)^2 / (n sum w^2), in (0, 1]."""
         return self.w**2 / (self.tokens * self.w_squared)
 
     @property
     def mismatch_kl(self) -> float:
-        """KL(mu || pi_proximal) in nats by the estimator k3: the mean of w - 1 - log w over tokens drawn from mu."""
+        """KL(mu || pi_proximal) in nats a token by the estimator k3: the mean of w - 1 - log w over tokens of mu."""
         return self.k3 / self.tokens
 
 
@@ -133,7 +134,7 @@ class TokenLosses:
     kl: Array
 
     def sums(self, first: int = 0, last: int | None = None) -> Sums:
-        """Sums over the tokens [first, last)."""
+        """Return the sums over the tokens [first, last)."""
         part = slice(first, last)
         log_w = self.log_w[part]
         w = exp(log_w)
@@ -147,11 +148,11 @@ class TokenLosses:
 def evaluate(
     f: Forest, o: Objective, scale: float, logp: Array, proximal: Array | None = None, reference: Array | None = None
 ) -> TokenLosses:
-    """The loss of a graded forest at log pi = `logp` [T], with its derivative.
+    """Return the loss of a graded forest at log pi = `logp` [T], and its derivative.
 
-    `proximal` [T] is log pi_proximal, the policy when the batch arrived; None: `logp` itself, as in the first update
-    of a batch. `reference` [T] is log pi of the reference, which the KL term needs. Tokens that lead to no judged
-    leaf have loss and slope 0."""
+    `proximal` [T] is log pi_proximal of the policy when the batch arrived. None stands for `logp`, as in the first
+    update of a batch. `reference` [T] is log pi of the reference, which the KL term needs. Tokens without a judged leaf
+    below them have loss and slope 0."""
     if not f.judged.all():
         return _evaluate_judged(f, o, scale, logp, proximal, reference)
     proximal = logp if proximal is None else proximal
@@ -159,7 +160,7 @@ def evaluate(
     log_w = proximal - behaviour
     weights = correct(o.correction, f, log_w)
     token = weights.token * trained_tokens(f, o.spec)
-    mass = _Mass(f, o.spec, scale)
+    mass = _LeafMass(f, o.spec, scale)
     log_ratio = logp - (behaviour if o.correction.ratio_to == "behaviour" else proximal)
     gain, slope, clipped = _surrogate(f, o.spec, mass, weights.leaf, log_ratio, logp)
     loss, slope = -token * gain, -token * slope
@@ -178,7 +179,7 @@ def evaluate(
 def _evaluate_judged(
     f: Forest, o: Objective, scale: float, logp: Array, proximal: Array | None, reference: Array | None
 ) -> TokenLosses:
-    """`evaluate` of the judged part, with 0 at the tokens that lead to no judged leaf."""
+    """Return `evaluate` of the judged part of the forest; 0 at the tokens without a judged leaf below them."""
     tokens = np.repeat(f.judged_below, f.lengths)
     out = {name.name: np.zeros(f.tokens) for name in fields(TokenLosses)}
     if tokens.any():
@@ -190,7 +191,9 @@ def _evaluate_judged(
 
 
 def _kl(estimator: str, d: Array) -> tuple[Array, Array]:
-    """(estimate, derivative by log pi) of KL(pi || reference) for d = log pi - log reference [T] (Schulman 2020)."""
+    """Return (estimate [T], derivative by log pi [T]) of KL(pi || reference), with d = log pi - log reference [T].
+
+    Source: Schulman, "Approximating KL divergence" (2020)."""
     if estimator == "k1":
         return d, np.ones_like(d)
     if estimator == "k2":
@@ -198,8 +201,8 @@ def _kl(estimator: str, d: Array) -> tuple[Array, Array]:
     return np.expm1(-d) + d, -np.expm1(-d)
 
 
-class _Mass:
-    """Sums over the leaves l of a segment of m_l A x_l, positive and negative advantages apart."""
+class _LeafMass:
+    """Computes the sum of m_l A x_l over the leaves l of each segment, for positive and negative advantages apart."""
 
     def __init__(self, f: Forest, spec: AdvantageSpec, scale: float) -> None:
         A, c = advantages(f, spec)
@@ -210,30 +213,32 @@ class _Mass:
         self.u = 1.0 / length if spec.normaliser == "sequence_mean" else np.ones(f.leaves)
 
     def total(self, x: Array) -> Array:
-        """[S] the sum without advantages: how much a token of each segment weighs."""
+        """Return [S]: the sum of m_l x_l, which has no advantage."""
         return self.share * leaf_sum(self.f, self.u * x)
 
     def positive(self, x: Array) -> Array:
-        """[T] the sum over positive advantages."""
+        """Return [T]: the sum over positive advantages."""
         if self.own is None:
             return np.repeat(np.maximum(self.A, 0) * self.total(x), self.f.lengths)
         return self._of_leaves(np.maximum, x)
 
     def negative(self, x: Array) -> Array:
-        """[T] the sum over negative advantages."""
+        """Return [T]: the sum over negative advantages."""
         if self.own is None:
             return np.repeat(np.minimum(self.A, 0) * self.total(x), self.f.lengths)
         return self._of_leaves(np.minimum, x)
 
     def _of_leaves(self, part: np.ufunc, x: Array) -> Array:
-        """[T] the sum of the positive or negative part of each leaf's own advantage."""
+        """Return [T]: the sum over the positive or the negative parts of the leaves' advantages."""
         out = np.repeat(self.total(part(self.own, 0) * x), self.f.lengths)
         if self.pairs is not None:
             out[self.f.start[:-1]] = self.share * self.pairs.sum(part(self.pairs.advantage, 0), self.u * x)
         return out
 
     def clipped_leaves(self, if_positive: Flags, if_negative: Flags) -> Array:
-        """[S] the share of a segment's leaves that are clipped, given which are by the sign of their advantage [L]."""
+        """Return [S]: the share of the segment's leaves that are clipped.
+
+        The arguments [L] say whether a leaf is clipped if its advantage is positive, and if it is negative."""
         if self.own is None:
             hit = np.where(self.A > 0, leaf_sum(self.f, if_positive), leaf_sum(self.f, if_negative) * (self.A < 0))
         else:
@@ -242,8 +247,9 @@ class _Mass:
 
 
 class _Pairs:
-    """The pairs of a segment and a leaf under it, with the advantage that the leaf's copy of the segment's first token
-    has: the leaf's own and the step of the segment."""
+    """The pairs (segment, leaf under the segment), with the advantage of the first token of the segment for this leaf.
+
+    The advantage is the sum of the leaf's advantage and the branch step of the segment."""
 
     def __init__(self, f: Forest, own: Array, step: Array) -> None:
         self.segments = f.segments
@@ -253,25 +259,25 @@ class _Pairs:
         self.advantage = own[self.leaf] + step[self.segment]
 
     def sum(self, y: Array, x: Array) -> Array:
-        """[S] the sum of y over the pairs of each segment, times x [L] of the leaf."""
+        """Return [S]: the sum over the pairs of each segment of y times x [L] of the leaf."""
         return np.bincount(self.segment, y * x[self.leaf], self.segments).astype(np.float64)
 
 
 def _surrogate(
-    f: Forest, spec: AdvantageSpec, mass: _Mass, leaf: Array, log_ratio: Array, logp: Array
+    f: Forest, spec: AdvantageSpec, mass: _LeafMass, leaf: Array, log_ratio: Array, logp: Array
 ) -> tuple[Array, Array, Array]:
-    """(J, its derivative by log pi, share clipped), each [T], with the weights `leaf` [L]."""
+    """Return (J, derivative of J by log pi, share clipped), each [T], under the leaf weights `leaf` [L]."""
     if spec.ratio == "token":
         x = exp(log_ratio)
         up, down = mass.positive(leaf), mass.negative(leaf)
-        bounded = _Bounded(spec, x)
+        bounded = _BoundedRatio(spec, x)
         hit = (bounded.up_clipped & (up > 0)) | (bounded.down_clipped & (down < 0))
         gain = up * bounded.up + down * bounded.down
         if spec.surrogate == "cispo":
             return gain * logp, gain, hit.astype(np.float64)
         return gain, x * (up * ~bounded.up_clipped + down * ~bounded.down_clipped), hit.astype(np.float64)
     s = exp(path_mean(f, log_ratio))
-    bounded = _Bounded(spec, s)
+    bounded = _BoundedRatio(spec, s)
     gain = mass.positive(leaf * bounded.up) + mass.negative(leaf * bounded.down)
     clipped = np.repeat(mass.clipped_leaves(bounded.up_clipped, bounded.down_clipped), f.lengths)
     if spec.surrogate == "cispo":
@@ -280,9 +286,10 @@ def _surrogate(
     return gain, slope, clipped
 
 
-class _Bounded:
-    """A ratio as the surrogate uses it, for a positive (`up`) and for a negative advantage (`down`), and where it
-    has no gradient."""
+class _BoundedRatio:
+    """The ratio after the surrogate's bounds, for a positive (`up`) and for a negative advantage (`down`).
+
+    `up_clipped` and `down_clipped` say where the bounded ratio has no gradient."""
 
     def __init__(self, spec: AdvantageSpec, x: Array) -> None:
         low, high = 1.0 - spec.clip[0], 1.0 + spec.clip[1]

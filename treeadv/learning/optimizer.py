@@ -11,7 +11,7 @@ from treeadv.config import LearnerConfig, RunConfig
 
 
 def build_optimizer(parameters: Sequence[torch.nn.Parameter], c: LearnerConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters. Matrices decay; norms and biases, which have one dimension, do not."""
+    """Return AdamW over the trained parameters. Weight decay applies to matrices, not to vectors (norms and biases)."""
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": c.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -20,17 +20,17 @@ def build_optimizer(parameters: Sequence[torch.nn.Parameter], c: LearnerConfig) 
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, c: LearnerConfig) -> None:
-    """Set the settings of the configuration again. A checkpoint brings those of the time when it was written."""
+    """Set the settings of the configuration again. Restoring a checkpoint replaces them by those of the checkpoint."""
     for group in optimizer.param_groups:
         decays = bool(group["params"]) and group["params"][0].ndim >= 2
         group.update(betas=c.betas, eps=c.adam_eps, weight_decay=c.weight_decay if decays else 0.0)
 
 
 def learning_rate(c: LearnerConfig, run: RunConfig, step: int, update: int = 0) -> float:
-    """The rate of update number `update` (0 is the first) of a step, after `step` steps.
+    """Return the learning rate of update number `update` (from 0) of the step that follows `step` finished steps.
 
-    It rises linearly over `warmup_steps`. Then it is constant, or a cosine that reaches 0 at the end of step
-    `decay_steps`."""
+    The rate rises linearly over `warmup_steps`. Then the rate is constant, or follows a cosine that reaches 0 at the
+    end of step `decay_steps`."""
     done, warmup = step * c.updates_per_step + update, c.warmup_steps * c.updates_per_step
     if done < warmup:
         return c.lr * (done + 1) / warmup

@@ -1,9 +1,9 @@
-"""Lays forests out as micro-batches: every token once, in Euler order, with the indices that attention and loss use.
+"""Packs forests into micro-batches: every token once, in Euler order, with the indices for attention and loss.
 
-A *piece* is what one micro-batch trains of one forest: a run of segments in Euler order, preceded by the prompt and
-by those ancestors of the run that lie outside of it (they are computed again, with gradient, but not counted again,
-which is exact: the loss of a token depends on its path alone). A forest within the token limit is one piece without
-repeated ancestors."""
+A *piece* is a range of segments of one forest in Euler order that one micro-batch trains. The prompt and the ancestors
+of the range stand before the range. The ancestors outside of the range are computed again, with gradient, but add
+nothing to the loss. This is exact because the loss of a token depends on its path alone. A forest within the token
+limit is one piece without repeated ancestors."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ Index = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Segments [first, last) of forest number `forest`, after the ancestors `context` that are computed again."""
+    """The segments [first, last) of forest number `forest`. The ancestors `context` are computed again before them."""
 
     forest: int
     first: int
     last: int
     context: tuple[int, ...]
-    tokens: int  # at most this many rows in a micro-batch: prompt, context, run
+    tokens: int  # upper bound of the piece's rows in a micro-batch: prompt, context and segments
 
     def whole(self, forests: Sequence[Forest]) -> bool:
-        """Whether the piece is a whole forest."""
+        """Whether the piece contains every segment of its forest."""
         return self.first == 0 and self.last == forests[self.forest].segments
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows [query) attend, as far as the tree allows, to rows [prompt) and [query): a tree with its prompt, or a
-    prompt alone."""
+    """A range of rows that attend only to the rows `prompt` and `query`: a tree with its prompt, or a prompt alone.
+
+    Both ranges are (first, one past the last)."""
 
     query: tuple[int, int]
     prompt: tuple[int, int]
@@ -45,25 +46,28 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One micro-batch. N rows (input tokens), U rows whose logits are needed, T targets (tokens trained, in Euler
-    order by piece)."""
+    """One micro-batch: N rows (input tokens), U rows whose logits are needed, T targets (trained tokens).
+
+    The targets stand piece after piece, in Euler order."""
 
     pieces: tuple[Piece, ...]
     token: Index  # [N]
-    position: Index  # [N] depth along the path, the prompt included: what the flattened sequence would give
-    # [N] one past the last row below this one: row k is an ancestor of row q, or q itself, iff k <= q < end[k]
+    position: Index  # [N] position on the path, the prompt included, as in the flattened sequence
+    # [N] one past the last row below row k: row k is an ancestor of row q, or q itself, iff k <= q < end[k]
     end: Index
     blocks: tuple[Block, ...]  # cover the rows
     row: Index  # [U] rows whose logits are needed, increasing; the last row of a parent serves all its children
     source: Index  # [T] the entry of `row` whose logits predict the target
     target: Index  # [T] token ids
     temperature: npt.NDArray[np.float64]  # [U] of the row's forest
-    span: tuple[tuple[int, int], ...]  # [pieces] its targets, the tokens start[first]:start[last] of its forest
+    # [pieces] the range of a piece's targets: the tokens start[first]:start[last] of its forest
+    span: tuple[tuple[int, int], ...]
 
 
 def pieces(forests: Sequence[Forest], limit: int) -> list[Piece]:
-    """Cut forests into pieces of at most `limit` rows, in order. Only a single path longer than the limit makes a
-    longer piece."""
+    """Cut forests into pieces of at most `limit` rows, in order.
+
+    A piece is longer only if one segment with its ancestors exceeds the limit."""
     out = []
     for number, f in enumerate(forests):
         first, P = 0, len(f.prompt)
@@ -78,8 +82,9 @@ def pieces(forests: Sequence[Forest], limit: int) -> list[Piece]:
 
 
 def group(parts: Sequence[Piece], limit: int) -> list[list[Piece]]:
-    """Fill micro-batches of at most `limit` rows: each piece, longest first, into the first that has room (first-fit
-    decreasing)."""
+    """Group pieces into micro-batches of at most `limit` rows (first-fit decreasing).
+
+    Each piece, longest first, goes into the first micro-batch that has room."""
     bins: list[list[Piece]] = []
     room: list[int] = []
     for p in sorted(parts, key=lambda p: (-p.tokens, p.forest, p.first)):
@@ -94,14 +99,15 @@ def group(parts: Sequence[Piece], limit: int) -> list[list[Piece]]:
 
 
 def filler(forests: Sequence[Forest]) -> Packed:
-    """A small micro-batch of which nothing is trained, for a rank that has nothing left while others compute."""
+    """Return a small micro-batch without targets, for a rank that has fewer micro-batches than another rank."""
     f = forests[0]
     return replace(pack(forests, [Piece(0, 0, 1, (), len(f.prompt) + int(f.lengths[0]))]), pieces=(), span=())
 
 
 def balance(cost: Sequence[int], world: int) -> list[list[int]]:
-    """Deal forests to ranks by their rows, dearest first to the least loaded: the same on every rank, so nothing
-    need be sent."""
+    """Assign forests to ranks: each forest, most rows first, goes to the rank with the fewest rows.
+
+    `cost` is the number of rows by forest. Every rank computes the same result, so the ranks exchange no message."""
     share: list[list[int]] = [[] for _ in range(world)]
     load = [0] * world
     for f in sorted(range(len(cost)), key=lambda f: (-cost[f], f)):
@@ -112,8 +118,8 @@ def balance(cost: Sequence[int], world: int) -> list[list[int]]:
 
 
 def pack(forests: Sequence[Forest], parts: Sequence[Piece]) -> Packed:
-    """Lay pieces one after another into one micro-batch."""
-    laid = [_lay(forests[p.forest], p) for p in parts]
+    """Concatenate pieces into one micro-batch."""
+    laid = [_piece_arrays(forests[p.forest], p) for p in parts]
     rows = np.cumsum([0] + [len(x.token) for x in laid])
     targets = np.cumsum([0] + [len(x.target) for x in laid])
     source = np.concatenate([x.source + a for x, a in zip(laid, rows[:-1], strict=True)])
@@ -133,8 +139,8 @@ def pack(forests: Sequence[Forest], parts: Sequence[Piece]) -> Packed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Laid:
-    """One piece, rows counted from its own first."""
+class _PieceArrays:
+    """The arrays of one piece. Row numbers count from the first row of the piece."""
 
     token: Index
     position: Index
@@ -144,26 +150,27 @@ class _Laid:
     target: Index
 
 
-def _lay(f: Forest, p: Piece) -> _Laid:
+def _piece_arrays(f: Forest, p: Piece) -> _PieceArrays:
     P = len(f.prompt)
     segments = np.array([*p.context, *range(p.first, p.last)])
     parent, lengths = f.parent[segments], f.lengths[segments].astype(np.int64)
-    fed = lengths - (f.arity[segments] == 0)  # the last token of a leaf predicts nothing: no row
-    at = P + np.concatenate([[0], np.cumsum(fed)])  # first row of each segment laid
+    fed = lengths - (f.arity[segments] == 0)  # the last token of a leaf predicts nothing and needs no row
+    at = P + np.concatenate([[0], np.cumsum(fed)])  # first row of each segment
     rows = int(at[-1])
-    inside = np.arange(P, rows) - np.repeat(at[:-1], fed)  # place of each row in its segment
-    # The subtree of segment s ends before the first laid segment that Euler order puts outside of it.
+    inside = np.arange(P, rows) - np.repeat(at[:-1], fed)  # index of each row in its segment
+    # The subtree of segment s ends before the first segment of the piece that follows the subtree in Euler order.
     below = at[np.searchsorted(segments, f.subtree_end[segments])]
     roots = at[[*np.flatnonzero(np.diff(f.tree[segments], prepend=-1)), len(segments)]]
     trees = [(int(a), int(b)) for a, b in pairwise(roots) if a < b]
-    # A target is predicted by the row before it, the first of a segment by the last row of its parent or of the prompt.
+    # The row before a target predicts the target. The last row of the parent, or of the prompt, predicts the first
+    # token of a segment.
     up = np.where(parent < 0, P, at[np.searchsorted(segments, parent) + 1]) - 1
     trained = slice(len(p.context), None)
     place = np.arange(lengths[trained].sum()) - np.repeat(
         np.cumsum(lengths[trained]) - lengths[trained], lengths[trained]
     )
     before = np.repeat(at[:-1][trained], lengths[trained]) + place - 1
-    return _Laid(
+    return _PieceArrays(
         token=np.concatenate([f.prompt, f.token[np.repeat(f.start[segments], fed) + inside]]).astype(np.int64),
         position=np.concatenate([np.arange(P), P + np.repeat(f.offset[segments], fed) + inside]).astype(np.int64),
         end=np.concatenate([np.full(P, rows), np.repeat(below, fed)]).astype(np.int64),

@@ -1,5 +1,4 @@
-"""The trained model: a Hugging Face causal language model, unchanged, read as a function from micro-batches to
-log-probabilities."""
+"""The trained model: an unchanged Hugging Face causal language model as a function from micro-batches to log-probs."""
 
 from __future__ import annotations
 
@@ -21,14 +20,16 @@ HEAD_ROWS = 512  # rows whose vocabulary logits exist at one time
 
 
 class Policy(nn.Module):
-    """log pi of every target of a micro-batch. `forward` is one call so that FSDP gathers embedding and head once."""
+    """Computes log pi of every target of a micro-batch.
+
+    `forward` is one call, so FSDP gathers embedding and head once."""
 
     def __init__(self, model: PreTrainedModel, device: torch.device) -> None:
-        """`device` is where the model will be; its parameters may still be on the meta device."""
+        """Wrap a model that will be on `device`. The parameters may still be on the meta device."""
         super().__init__()
         self.model: Any = model
         self.device = device
-        self.flex = self.device.type == "cuda"  # the form of the mask
+        self.flex = self.device.type == "cuda"  # whether the mask is a FlexAttention block mask
         self.adapted = False
         self.float32_head = False  # whether logits are computed in float32 under autocast too
         self.vocabulary: int = model.config.vocab_size
@@ -36,14 +37,15 @@ class Policy(nn.Module):
     def adapt(self, rank: int) -> None:
         """Freeze the weights and add a LoRA adapter of `rank` to every linear layer and expert (peft, alpha = 2 rank).
 
-        Head and routers are not adapted: a router reads more than its weight from its module, which peft replaces.
+        Head and routers get no adapter: peft replaces the module of a router, and the model reads other attributes of
+        that module than the weight.
         """
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as e:
             raise BadInput(f"learner.lora_rank={rank}: the package peft is not installed (pip install peft)") from e
         lora = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
-        with warnings.catch_warnings():  # peft warns of each fused expert parameter, which has one adapter
+        with warnings.catch_warnings():  # peft warns that each fused expert parameter has one adapter, as intended
             warnings.simplefilter("ignore")
             self.model = inject_adapter_in_model(lora, self.model, low_cpu_mem_usage=True)
         for name, module in list(self.model.named_modules()):
@@ -52,16 +54,17 @@ class Policy(nn.Module):
         self.adapted = True
 
     def forward(self, packed: Packed) -> torch.Tensor:
-        """[T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature, given their
-        paths."""
-        # split, not slices: the gradient of a slice is as large as the whole tensor
+        """Return [T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature.
+
+        Each target is conditioned on its path."""
+        # `split` instead of slices: the gradient of a slice is as large as the whole tensor
         hidden = self._hidden(packed)[self._tensor(packed.row)].split(HEAD_ROWS)
         temperature = self._tensor(packed.temperature).split(HEAD_ROWS)
-        order = np.argsort(packed.source, kind="stable")  # targets of one slice of rows stand together
+        order = np.argsort(packed.source, kind="stable")  # the targets of one slice of rows become adjacent
         row, target = (
             self._tensor(packed.source[order]),
             self._tensor(packed.target[order]),
-        )  # one copy each, none in the loop
+        )  # one copy to the device each, before the loop
         first = range(0, len(packed.row), HEAD_ROWS)
         bounds = [*np.searchsorted(packed.source[order], first).tolist(), len(order)]
         out = []
@@ -74,11 +77,12 @@ class Policy(nn.Module):
         return torch.from_numpy(x).to(self.device)
 
     def _hidden(self, packed: Packed) -> torch.Tensor:
-        """[N, H] of every row, attending to its ancestors; without blocks, to all earlier rows by the model's own
-        attention."""
+        """Return the hidden states [N, H] of the rows, which attend to their ancestors.
+
+        Without blocks a row attends to all earlier rows by the model's own attention."""
         tokens, position = self._tensor(packed.token)[None], self._tensor(packed.position)[None]
         mask: dict[str, Any] = {}
-        if packed.blocks:  # one form only: the dense masks of a long forest take seconds and hundreds of MB
+        if packed.blocks:  # only the mask that is used: dense masks of a long forest take seconds and hundreds of MB
             mask = (
                 {"attention_mask": attention.flex_mask(packed, self.device)}
                 if self.flex
@@ -97,8 +101,9 @@ def _log_probs(
     target: torch.Tensor,
     float32: bool,
 ) -> torch.Tensor:
-    """hidden [U, H], temperature [U] -> [T]: the logits and the softmax of a row, computed once, serve all its
-    targets."""
+    """Return log-probs [T] from hidden [U, H] and temperature [U].
+
+    The logits and the softmax of a row are computed once for all its targets."""
     if float32:
         with torch.autocast(hidden.device.type, enabled=False):
             logits = head(hidden.to(next(head.parameters()).dtype))

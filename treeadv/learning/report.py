@@ -1,4 +1,4 @@
-"""What the trainer reports of a step, and the error of an update that is not finite."""
+"""The trainer's report of a step, and the error for updates that are not finite."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ import torch
 class StepReport:
     """One step: the optimizer updates on one batch of forests, on all ranks.
 
-    Shares are in [0, 1] over the tokens of all updates; `loss` and `grad_norm` are means over the updates that were
-    taken, and 0 where none was. `seconds` is by phase."""
+    Shares are in [0, 1] over the tokens of all updates. `loss` and `grad_norm` are means over the updates taken, and 0
+    without one. `seconds` are wall seconds by phase."""
 
     version: int  # of the weights after the step; it counts optimizer updates
     updates: int  # optimizer updates taken
-    idle_updates: int  # not taken, because no forest of the mini-batch could change the weights
-    nonfinite_updates: int  # not taken, because loss or gradient was not finite
-    nonfinite_forests: tuple[str, ...]  # ids of the forests of those that no other update trained
-    nonfinite_batch: Path | None  # where the batch is kept if there are any
+    idle_updates: int  # updates not taken, because no forest of the mini-batch could change the weights
+    nonfinite_updates: int  # updates not taken, because loss or gradient was not finite
+    nonfinite_forests: tuple[str, ...]  # ids of the forests of these updates that no other update trained
+    nonfinite_batch: Path | None  # the file that keeps the batch if an update was not finite
     clipped_gradients: int  # updates whose gradient norm was above learner.clip_grad
-    forests_without_gradient: int  # not packed: all their advantages are 0 and there is no KL
+    forests_without_gradient: int  # forests not packed: all advantages are 0 and the loss has no KL term
     loss: float
     grad_norm: float  # before clipping
     lr: float  # of the last update
     clip_ratio: float
     mask_ratio: float
-    mismatch_kl: float  # nats, proximal to behaviour policy
-    ess: float  # effective samples a token
+    mismatch_kl: float  # nats a token: KL(behaviour policy || proximal policy)
+    ess: float  # effective sample size divided by the number of tokens
     reference_kl: float  # nats a token, by the estimator of the loss; 0 without a KL term
-    staleness: list[int]  # by forest: version when the batch arrived, minus that of the oldest token
+    staleness: list[int]  # by forest: version when the batch arrived, minus the version of the oldest token
     # By forest: updates between the arrival of the batch and the first update that trains on it
     publication_lag: list[int]
     tokens: int
@@ -49,29 +49,28 @@ class StepReport:
 
     @property
     def void(self) -> bool:
-        """Whether every update was skipped because it was not finite: the batch is no step."""
+        """Whether every update was skipped as not finite. Such a batch does not count as a step."""
         return self.nonfinite_updates > 0 and not self.updates and not self.idle_updates
 
 
 class NonFinite(RuntimeError):
-    """Too many updates in a row had a loss or a gradient that is not finite. The batch of the last one lies in
-    `batch`."""
+    """Too many updates in a row had a loss or a gradient that is not finite. The file `batch` keeps the last batch."""
 
     def __init__(self, version: int, what: str, batch: Path) -> None:
-        # The arguments themselves: by these it is pickled on its way through Ray
+        # `Exception` pickles its arguments, and Ray pickles the error
         super().__init__(version, what, batch)
         self.version, self.what, self.batch = version, what, batch
 
     def __str__(self) -> str:
         return (
-            f"batch of version {self.version}: {self.what} of an update is not finite, once more than"
-            " learner.max_nonfinite allows in a row; the weights are unchanged and the batch is kept: to run it again,"
+            f"batch of version {self.version}: {self.what} of an update is not finite; more updates in a row are not"
+            " finite than learner.max_nonfinite allows. The weights are unchanged. To run the batch again:"
             f" treeadv reproduce RUN --batch {self.batch}"
         )
 
 
 class Phases:
-    """Wall seconds by phase. The accelerator's queue is drained at the end of each phase."""
+    """Measures wall seconds by phase. Each phase ends when the accelerator has finished its work."""
 
     def __init__(self, device: str) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""FSDP2 over the ranks of a process group: every rank holds its share of weights, gradients and optimizer state."""
+"""Shards a policy with FSDP2: every rank holds its share of weights, gradients and optimizer state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLOAT32 = MixedPrecisionPolicy(cast_forward_inputs=False)
 
 
 def mesh(device: str, replicas: int = 1) -> DeviceMesh:
-    """Return the mesh of all ranks; with `replicas` > 1, that many copies of the sharded model (HSDP)."""
+    """Return the device mesh of all ranks. With `replicas` > 1 the mesh holds that many copies of the model (HSDP)."""
     world = dist.get_world_size()
     if world % replicas:
         raise BadInput(f"learner.replicas={replicas} does not divide learner.count={world}: choose a divisor")
@@ -28,11 +28,10 @@ def mesh(device: str, replicas: int = 1) -> DeviceMesh:
 
 
 def shard(policy: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, compute: torch.dtype) -> None:
-    """Shard the decoder layers, which ranks gather one at a time in `compute`, then embedding, last norm and head in
-    float32.
+    """Shard the decoder layers and then embedding, last norm and head.
 
-    The norms of a layer are gathered in float32 too, so that any number of ranks computes what one rank computes under
-    autocast. Gradients are summed in float32.
+    Ranks gather the decoder layers one at a time in `compute`. They gather norms, embedding and head in float32, so any
+    number of ranks computes what one rank computes under autocast. Gradients are summed in float32.
     """
     half = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in layers:
@@ -43,14 +42,14 @@ def shard(policy: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, compute: t
 
 
 def reduce_gradients(policy: Any, now: bool) -> None:
-    """Say whether the next backward pass sums gradients over the ranks, or adds them to a whole gradient on each
-    rank."""
+    """Set whether the next backward pass sums gradients over the ranks.
+
+    If not, each rank adds its gradients to an unsharded gradient."""
     policy.set_requires_gradient_sync(now)
 
 
 def reshard(policy: Any) -> None:
-    """Free the whole embedding and head, which ranks keep after a forward pass because a backward pass usually
-    follows."""
+    """Free the gathered embedding and head. FSDP keeps them after a forward pass for the backward pass."""
     if isinstance(policy, FSDPModule):
         policy.reshard()
 
@@ -75,5 +74,5 @@ def local(p: torch.Tensor) -> torch.Tensor:
 
 
 def full(t: torch.Tensor) -> torch.Tensor:
-    """Return the whole tensor of a sharded one. A collective: every rank calls it."""
+    """Return the full tensor of a sharded tensor. This is a collective: every rank calls it."""
     return t.full_tensor() if isinstance(t, DTensor) else t

@@ -1,4 +1,4 @@
-"""The trainer: batches of graded forests in, newer weights out."""
+"""The trainer: takes optimizer steps on batches of graded forests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ import torch
 import torch.distributed as dist
 
 from treeadv import wire
-from treeadv.assembly import merge_prefixes
 from treeadv.config import Config
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
 from treeadv.learning import sharding, weights
 from treeadv.learning.advantage import Array
-from treeadv.learning.checkpoint import Checkpointed
+from treeadv.learning.checkpoint import TrainerState
 from treeadv.learning.flops import utilisation
 from treeadv.learning.gradient import GradientPass, Update
 from treeadv.learning.loading import load
@@ -36,7 +35,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Trainer:
-    """Master weights in float32 and AdamW. Every rank is given all forests and computes its share of them."""
+    """Trains float32 master weights with AdamW. Every rank gets all forests and computes its share of them."""
 
     def __init__(
         self,
@@ -47,9 +46,11 @@ class Trainer:
         keep_dir: str | Path = ".",
         base_dir: str | None = None,
     ) -> None:
-        """`model_dir` holds the weights to start from; `base_dir` those that the run began with, where they are
-        others: the reference of the KL term and the weights under a LoRA adapter. With `world` > 1 the process group
-        must be initialised. A batch with an update that is not finite is kept in `keep_dir`."""
+        """Load the weights of the folder `model_dir`.
+
+        `base_dir` holds the initial weights of the run if they differ: the reference of the KL term and the weights
+        under a LoRA adapter. With `world` > 1 the process group must be initialised. `keep_dir` receives the batches
+        with an update that is not finite."""
         c = config.learner
         self.config, self.rank, self.world = config, rank, world
         self.source, self.keep_dir = Path(model_dir), Path(keep_dir)
@@ -72,48 +73,48 @@ class Trainer:
 
     # ---- one step ----------------------------------------------------------------------------------------------------
     def step(self, forests: Sequence[Forest], version: int) -> StepReport:
-        """Take the updates of one batch of graded forests, with the weights of `version`; each update adds 1 to the
-        version.
+        """Take the optimizer updates of one batch of graded forests. Each update adds 1 to the version of the weights.
 
-        An update whose loss or gradient is not finite is skipped and reported; `NonFinite` ends the run when more than
-        `learner.max_nonfinite` in a row are. `BadForest` refuses a forest that does not fit; nothing is trained then.
+        `version` must be the version of the weights. An update whose loss or gradient is not finite is skipped and
+        reported. Raises `NonFinite` after more than `learner.max_nonfinite` such updates in a row. Raises `BadForest`,
+        before anything is trained, for a forest that this policy cannot train on.
         """
         if version != self.version:
-            raise ValueError(f"a step for version {version} was asked of weights of version {self.version}")
+            raise ValueError(f"step for version {version}: the weights have version {self.version}")
         if not forests:
             raise ValueError("a step needs at least one forest")
         c, clock = self.config.learner, Phases(self.config.learner.device)
         for f in forests:
-            self._refuse(f)
+            self._check_forest(f)
         plan = minibatches(len(forests), c.updates_per_batch, self.config.run.seed, version)
-        taken = _Taken()
+        taken = _UpdateResults()
         with clock("pack"):
-            arrived = [self._treat(f) for f in forests]
+            arrived = [self._trained_forest(f) for f in forests]
             gradients = self._gradient_pass()
             updates = [gradients.prepare([arrived[n] for n in members]) for members in plan]
         with clock("log_probs"):
-            for update in updates[1:]:  # the first is taken with the weights that the batch arrived at
+            for update in updates[1:]:  # the first update computes pi_proximal itself: the weights are still the same
                 gradients.note_proximal(update)
         for _ in range(c.passes_per_batch):
             for number, update in enumerate(updates):
                 if not update.forests:
                     taken.idle += 1
                 elif number not in taken.nonfinite:
-                    self._take(gradients, update, number, taken, forests, clock)
+                    self._update_weights(gradients, update, number, taken, forests, clock)
         report = self._report(forests, plan, updates, taken, version, clock.seconds)
         self.steps += not report.void
         return report
 
     def gradients(self, forests: Sequence[Forest], clock: Phases) -> Sums:
-        """Leave the gradient of one update on all forests in the parameters; returns its sums over all ranks."""
+        """Store the gradient of one update on all forests in the parameters; return its sums over all ranks."""
         gradients = self._gradient_pass()
         with clock("pack"):
-            update = gradients.prepare([self._treat(f) for f in forests])
+            update = gradients.prepare([self._trained_forest(f) for f in forests])
         self._clear_gradients()
         return gradients.accumulate(update, clock)
 
     def log_probs(self, forests: Sequence[Forest]) -> dict[int, Array]:
-        """log pi [T] of the forests of this rank's share, by their index."""
+        """Return log pi [T] of the forests of this rank, by index in `forests`."""
         return self._gradient_pass().log_probs(forests)
 
     def _gradient_pass(self) -> GradientPass:
@@ -128,15 +129,16 @@ class Trainer:
         # Transformers recomputes activations in this mode only
         self.policy.train(self.config.learner.checkpoint_activations)
 
-    def _treat(self, f: Forest) -> Forest:
-        """The part of a forest that is trained on: the judged leaves, with truncated ones as the configuration says, in
-        the tree that the preset asks for."""
+    def _trained_forest(self, f: Forest) -> Forest:
+        """Return the forest to train on: the judged leaves, after the treatment of truncated leaves.
+
+        The preset may ask for the tree of merged prefixes."""
         c = self.config.learner
         treated = treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
         treated = treated.judged_part() if treated.judged.any() else treated
-        return merge_prefixes(treated) if self.objective.spec.tree == "merged" else treated
+        return treated.merge_prefixes() if self.objective.spec.tree == "merged" else treated
 
-    def _refuse(self, f: Forest) -> None:
+    def _check_forest(self, f: Forest) -> None:
         top = max(int(f.token.max()), int(f.prompt.max()))
         if top >= self.policy.vocabulary:
             raise BadForest(
@@ -147,26 +149,26 @@ class Trainer:
                 f.forest_id, f"drawn by version {f.newest_version}, newer than the learner's {self.version}"
             )
         if not f.graded:
-            raise BadForest(f.forest_id, "it is not graded")
+            raise BadForest(f.forest_id, "not graded")
         if not f.judged.any():
             raise BadForest(f.forest_id, "no leaf was judged")
 
-    def _take(
+    def _update_weights(
         self,
         gradients: GradientPass,
         update: Update,
         number: int,
-        taken: _Taken,
+        taken: _UpdateResults,
         batch: Sequence[Forest],
         clock: Phases,
     ) -> None:
-        """Take one optimizer update, or skip it if it is not finite."""
+        """Take one optimizer update, or skip the update if its loss or gradient is not finite."""
         self._clear_gradients()
         sums = gradients.accumulate(update, clock)
         with clock("optimizer"):
             norm = float(sharding.full(torch.nn.utils.clip_grad_norm_(self._trained, self.config.learner.clip_grad)))
             if not (math.isfinite(sums.loss) and math.isfinite(norm)):
-                self._skip(
+                self._skip_update(
                     "the loss" if not math.isfinite(sums.loss) else "the gradient",
                     batch,
                     self.version - len(taken.sums),
@@ -184,9 +186,10 @@ class Trainer:
         taken.norms.append(norm)
         taken.rate = rate
 
-    def _skip(self, what: str, batch: Sequence[Forest], version: int) -> None:
-        """Keep the batch of an update that is not finite, which arrived at `version`; raise `NonFinite` after too
-        many in a row."""
+    def _skip_update(self, what: str, batch: Sequence[Forest], version: int) -> None:
+        """Write the batch of an update that is not finite to a file; raise `NonFinite` after too many in a row.
+
+        `version` is the version of the weights when the batch arrived."""
         self.optimizer.zero_grad()
         path = self._batch_file(version)
         if self.rank == 0:
@@ -196,12 +199,14 @@ class Trainer:
             raise NonFinite(version, what, path)
 
     def _batch_file(self, version: int) -> Path:
-        """Where a batch with an update that is not finite is kept, by the version at which it arrived."""
+        """Return the file that keeps a batch with an update that is not finite.
+
+        `version` is the version of the weights when the batch arrived."""
         return self.keep_dir / f"nonfinite-version-{version}.arrow"
 
     def _report(
-        self, forests: Sequence[Forest], plan: list[list[int]], updates: list[Update], taken: _Taken, version: int,
-        seconds: dict[str, float],
+        self, forests: Sequence[Forest], plan: list[list[int]], updates: list[Update], taken: _UpdateResults,
+        version: int, seconds: dict[str, float],
     ) -> StepReport:  # fmt: skip
         total = sum(taken.sums, Sums())
         tokens = total.tokens or 1.0
@@ -237,9 +242,10 @@ class Trainer:
             mfu=self._utilisation(updates, taken, seconds),
         )
 
-    def _utilisation(self, updates: list[Update], taken: _Taken, seconds: dict[str, float]) -> float | None:
-        """Share of the device's peak over forward and backward; None where the peak is not known or nothing was
-        computed."""
+    def _utilisation(self, updates: list[Update], taken: _UpdateResults, seconds: dict[str, float]) -> float | None:
+        """Return the model FLOPs utilisation of forward and backward passes.
+
+        Returns None if the device's peak is not known or nothing was computed."""
         trained = [f for u in updates for f in u.forests]
         if not (taken.sums and trained):
             return None
@@ -248,18 +254,19 @@ class Trainer:
 
     # ---- weights out, checkpoints ------------------------------------------------------------------------------------
     def buckets(self, max_bytes: int) -> Iterator[dict[str, Any]]:
-        """The weights by Hugging Face name in the generators' dtype, at most `max_bytes` at a time: this rank's
-        share. All ranks must run it to the end.
+        """Yield this rank's share of the weights by Hugging Face name, in buckets of at most `max_bytes`.
 
-        float32 comes as numpy arrays (which Ray hands over without a copy), bfloat16 as torch tensors.
+        The weights have the generators' dtype. float32 weights are numpy arrays, which Ray sends without a copy;
+        bfloat16 weights are torch tensors. All ranks must run the iterator to its end.
         """
         dtype = _DTYPES[self.config.generator.dtype]
         for bucket in weights.buckets(self.policy, max_bytes, dtype):
             yield {n: t.numpy() for n, t in bucket.items()} if dtype == torch.float32 else bucket
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint into `folder`, which must not exist yet. All ranks call it. The folder is also
-        a plain Hugging Face folder. A crash may leave it incomplete."""
+        """Write a checkpoint into `folder`, which must not exist yet. All ranks call this method.
+
+        The folder is also a plain Hugging Face model folder. A crash may leave an incomplete folder."""
         if self.rank == 0:
             Path(folder).mkdir(parents=True)
         if self.world > 1:
@@ -269,24 +276,26 @@ class Trainer:
             dist.barrier()
 
     def write_files(self, folder: Path) -> None:
-        """Write this rank's files of a checkpoint into an existing folder, which the ranks need not share."""
-        self._checkpointed.write(folder, {"version": self.version, "steps": self.steps})
+        """Write this rank's files of a checkpoint into an existing folder. Ranks may use different folders."""
+        self._state.write(folder, {"version": self.version, "steps": self.steps})
 
     def restore(self, folder: str | Path) -> None:
-        """Continue from a checkpoint, bitwise on CPU."""
-        progress = self._checkpointed.restore(Path(folder))
+        """Load a checkpoint. On a CPU the following steps are bitwise those of the trainer that wrote it."""
+        progress = self._state.restore(Path(folder))
         self.version, self.steps = progress["version"], progress["steps"]
         apply_settings(self.optimizer, self.config.learner)
 
     @property
-    def _checkpointed(self) -> Checkpointed:
-        return Checkpointed(policy=self.policy, optimizer=self.optimizer, source=self.source)
+    def _state(self) -> TrainerState:
+        return TrainerState(policy=self.policy, optimizer=self.optimizer, source=self.source)
 
 
 @dataclass(kw_only=True)
-class _Taken:
-    """What became of the updates of a step. `finite` holds the numbers of the mini-batches that were trained on,
-    `nonfinite` of those that were skipped; with several passes one may be in both."""
+class _UpdateResults:
+    """The results of the updates of a step so far.
+
+    `finite` holds the indices of the trained mini-batches, `nonfinite` the indices of the skipped mini-batches. With
+    several passes an index may be in both."""
 
     sums: list[Sums] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a leaf that ran into the token limit counts for."""
+"""Treats leaves that reached the token limit: graded, masked or with a penalty."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from treeadv.learning.advantage import path_sum
 
 
 def treat_truncated(f: Forest, how: Literal["graded", "masked", "penalty"], limit: int, penalty_tokens: int) -> Forest:
-    """The forest with the rewards and leaves that are trained on. `limit` is the token limit of a rollout.
+    """Return the forest with the verdicts and rewards for training. `limit` is the token limit of a rollout.
 
-    graded: as it is. masked: without the leaves that were cut at the limit, as if they had not been judged. penalty:
-    with DAPO's soft penalty (2503.14476, equation 13) added to each reward, which falls from 0 at `limit` -
-    `penalty_tokens` tokens to -1 at `limit`."""
+    graded: the forest is unchanged. masked: the leaves that were cut at the limit count as not judged. penalty: DAPO's
+    soft penalty (arXiv 2503.14476, equation 13) is added to each reward. The penalty is 0 up to `limit` -
+    `penalty_tokens` tokens and falls to -1 at `limit`."""
     if how == "graded":
         return f
     if how == "masked":

@@ -1,4 +1,4 @@
-"""Weights of a policy under the names of its Hugging Face folder: sharded or not, with a LoRA adapter merged or not."""
+"""Reads and writes the weights of a policy under the tensor names of its Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _INDEX = "model.safetensors.index.json"
 
 
 def tensors(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name in the folder, whole tensor on the policy's device) of every weight and persistent buffer, one
-    parameter at a time.
+    """Yield (name in the folder, full tensor on the policy's device) of every weight and persistent buffer.
 
-    Tied weights come once, and LoRA adapters come merged. A collective: every rank runs it to the end.
+    Tied weights are yielded once. LoRA adapters are merged into their weights. This is a collective: every rank runs
+    the iterator to its end.
     """
     for name, p in stored_tensors(policy.model):
         if ".lora_" not in name:
@@ -37,8 +37,9 @@ def tensors(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _adapters(model: torch.nn.Module, name: str) -> Iterator[torch.Tensor]:
-    """Yield what each LoRA adapter adds to the parameter `name`; nested adapters adapt several parameters of one
-    module."""
+    """Yield the matrix that each LoRA adapter adds to the parameter `name`.
+
+    Adapters are nested if several parameters of one module are adapted."""
     path, _, leaf = name.rpartition(".")
     while path.endswith(".base_layer"):
         path = path.removesuffix(".base_layer")
@@ -57,17 +58,20 @@ def _adapters(model: torch.nn.Module, name: str) -> Iterator[torch.Tensor]:
 
 
 def buckets(policy: Policy, max_bytes: int, dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield this rank's share of the weights on CPU, as dictionaries of at most `max_bytes` (a larger tensor is alone).
+    """Yield this rank's share of the weights on the CPU, in dictionaries of at most `max_bytes`.
 
-    Parameters come in `dtype`, buffers in their own. The ranks take turns, so that each holds and sends only its share;
-    the tensors are copies. A collective: every rank runs it to the end."""
-    for _, bucket in _dealt(policy, max_bytes, dtype):
+    A tensor above `max_bytes` has a dictionary of its own. Parameters have the dtype `dtype`, buffers keep theirs. The
+    buckets go to the ranks in turn, so a rank holds and sends only its share. The tensors are copies. This is a
+    collective: every rank runs the iterator to its end."""
+    for _, bucket in _all_buckets(policy, max_bytes, dtype):
         if bucket:
             yield bucket
 
 
-def _dealt(policy: Policy, max_bytes: int, dtype: torch.dtype) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
-    """Yield (names of a bucket, its tensors or nothing if the bucket is another rank's)."""
+def _all_buckets(
+    policy: Policy, max_bytes: int, dtype: torch.dtype
+) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
+    """Yield (names, tensors) of every bucket. The tensors are empty if the bucket belongs to another rank."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     buffers = {n for n, _ in policy.model.named_buffers()}
     names: list[str] = []
@@ -82,7 +86,7 @@ def _dealt(policy: Policy, max_bytes: int, dtype: torch.dtype) -> Iterator[tuple
         names.append(name)
         filled += size
         if turn % world == rank:
-            bucket[name] = t.to(own, copy=t.device.type == "cpu").cpu().contiguous()  # cast before it travels
+            bucket[name] = t.to(own, copy=t.device.type == "cpu").cpu().contiguous()  # cast before the transfer
     if names:
         yield names, bucket
 
@@ -90,12 +94,13 @@ def _dealt(policy: Policy, max_bytes: int, dtype: torch.dtype) -> Iterator[tuple
 def write_folder(policy: Policy, source: Path, folder: Path) -> None:
     """Write a plain Hugging Face folder: float32 safetensors, config and the tokenizer files of `source`.
 
-    Each rank writes its share of the files into its own `folder`, which may be the same; rank 0 also writes the rest.
+    Each rank writes its share of the weight files into its `folder`, which the ranks may share. Rank 0 writes the other
+    files.
     """
     file_of: dict[str, str] = {}
     size = sum(p.numel() * p.element_size() for _, p in stored_tensors(policy.model))
     world = dist.get_world_size() if dist.is_initialized() else 1
-    for i, (names, bucket) in enumerate(_dealt(policy, min(FILE_BYTES, -(-size // world)), torch.float32)):
+    for i, (names, bucket) in enumerate(_all_buckets(policy, min(FILE_BYTES, -(-size // world)), torch.float32)):
         file = f"model-{i + 1:05d}.safetensors"
         file_of |= dict.fromkeys(names, file)
         if bucket:
@@ -114,8 +119,7 @@ def write_folder(policy: Policy, source: Path, folder: Path) -> None:
 
 
 def read_folder(policy: Policy, folder: Path) -> None:
-    """Read the weights of a checkpoint into the policy, each rank its rows. `BadInput` for a folder of another
-    model."""
+    """Read this rank's rows of a checkpoint's weights into the policy. Raises `BadInput` for another model's folder."""
     with FolderReader(folder) as reader:
         found = FolderTensors(policy.model, reader.names)
         for fault, names in (("unknown", found.unexpected), ("missing", found.missing)):

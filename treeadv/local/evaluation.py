@@ -1,67 +1,97 @@
-"""How good a model is on a file of problems: pass@1, pass@k and tokens, from independent samples of each problem."""
+"""Evaluation in this process: answers drawn by the engine that is at hand, graded, and counted."""
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
+import signal
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import comb, sqrt
-from statistics import fmean, pstdev
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
+from treeadv import __version__
 from treeadv.config import Config
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.data.prompts import Prompter
+from treeadv.engines.base import Engine
+from treeadv.evaluation.book import EvaluationBook
+from treeadv.evaluation.folder import settings_of_sets
+from treeadv.evaluation.scores import Score, result_of, score
+from treeadv.evaluation.sets import EvalSet, held_out, sets_of, tickets
+from treeadv.learning.trainer import Trainer
+from treeadv.local.rollouts import ForestMaker
+from treeadv.local.serving import Serving
+from treeadv.storage.run_folder import RunFolder
+
+_POLL_SECONDS = 0.2  # between two looks at the signals
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """`pass_at` maps k to the mean over problems; `pass_1_error` is the standard error of pass@1 over the problems.
+async def evaluate(maker: ForestMaker, sets: Sequence[EvalSet], samples: int, seed: int) -> Score:
+    """Draw and grade `samples` answers to every problem, as many at a time as fill the engine."""
+    made = await maker.make([t for s in sets for t in tickets(s, seed)])
+    results = map(result_of, made)
+    return score({s.name: [next(results) for _ in s.problems] for s in sets}, samples)
 
-    Only VERIFIED passes; what no verifier could decide is a failure and shows in `verdicts`.
+
+def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: int) -> dict[str, Any]:
+    """What the answers of a model depend on. `model` is its folder; the weights are named by a digest."""
+    digest = blake2b(digest_size=16)
+    for file in sorted(model.glob("*.safetensors")):
+        with file.open("rb") as f:
+            while part := f.read(1 << 24):
+                digest.update(part)
+    task = config.task.model_dump(mode="json", exclude={"source", "sources", "families", "content"})
+    generator = config.generator.model_dump(mode="json", include={"engine", "engine_options", "dtype"})
+    return {
+        "treeadv": __version__, "model": {"folder": str(model), "weights": digest.hexdigest()},
+        "sets": settings_of_sets(sets), "samples": samples, "seed": config.run.seed, "task": task,
+        "chat_template": Prompter(model).tokenizer.chat_template, "sampling": config.sampling.model_dump(mode="json"),
+        "generator": generator,
+    }  # fmt: skip
+
+
+class LocalEvaluation:
+    """Evaluates the newest weights of a run in one process, between two steps.
+
+    With `local.staleness` the engine of the run holds older weights, so an engine of its own draws the answers.
     """
 
-    problems: int
-    samples: int
-    pass_at: dict[int, float]
-    pass_1_error: float
-    tokens: int
-    tokens_mean: float  # of an answer
-    cut: float  # share of the answers that ran into the token limit
-    verdicts: dict[str, int]
+    def __init__(self, config: Config, book: EvaluationBook, maker: ForestMaker, own_engine: Engine | None) -> None:
+        self._config, self._book, self._maker, self._own_engine = config, book, maker, own_engine
+        self._sets = sets_of(config) if config.eval.every else []
+        maker.check_lengths([p for s in self._sets for p in s.problems])
 
+    @classmethod
+    async def start(cls, config: Config, folder: RunFolder, maker: ForestMaker, model_dir: Path) -> LocalEvaluation:
+        """Share the engine of `maker`, or start another one where that holds older weights."""
+        book = EvaluationBook(config, folder)
+        if not config.eval.every:
+            return cls(config, book, maker, None)
+        if config.local.staleness:
+            own = await ForestMaker.start(held_out(config), model_dir)
+            return cls(config, book, own, own.engine)
+        return cls(config, book, maker.drawing(held_out(config), model_dir), None)
 
-def independent(config: Config, samples: int) -> Config:
-    """The same configuration with `samples` rollouts a problem that share nothing: leaves of one tree are not
-    independent."""
-    alone = {"rule": "none", "rule_options": {}, "leaves": samples, "trees": samples}
-    return config.model_copy(update={"sampling": config.sampling.model_copy(update=alone)})
+    @property
+    def book(self) -> EvaluationBook:
+        return self._book
 
+    async def run(self, trainer: Trainer, serving: Serving, signals: Sequence[signal.Signals]) -> dict[str, Any] | None:
+        """Evaluate the weights of the trainer and return the record. None when a signal came first: then a resumed run
+        evaluates them."""
+        began = time.monotonic()
+        if self._own_engine:
+            await serving.hand_newest(self._own_engine)
+        drawing = asyncio.create_task(
+            evaluate(self._maker, self._sets, self._config.eval.samples, self._config.run.seed)
+        )
+        while not (await asyncio.wait({drawing}, timeout=_POLL_SECONDS))[0]:
+            if signals:
+                drawing.cancel()
+                await asyncio.gather(drawing, return_exceptions=True)
+                return None
+        return self._book.add(trainer.steps, trainer.version, time.monotonic() - began, drawing.result())
 
-def evaluate(forests: Sequence[Forest]) -> Evaluation:
-    """Count graded forests of independent leaves, one a problem, all with the same number of leaves."""
-    n = forests[0].leaves
-    passed = [int((f.verdict == Verdict.VERIFIED).sum()) for f in forests]
-    verdicts = Counter(Verdict(int(v)).name.lower() for f in forests for v in f.verdict)
-    tokens = sum(f.tokens for f in forests)
-    return Evaluation(
-        problems=len(forests),
-        samples=n,
-        pass_at={k: fmean(pass_at_k(n, c, k) for c in passed) for k in _ks(n)},
-        pass_1_error=pstdev([c / n for c in passed]) / sqrt(len(forests)),
-        tokens=tokens,
-        tokens_mean=tokens / (n * len(forests)),
-        cut=fmean(float((f.finish == Finish.LENGTH).mean()) for f in forests),
-        verdicts=dict(verdicts.most_common()),
-    )
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that one of k draws without replacement passes, when c of n samples do: 1 - C(n-c, k) / C(n, k).
-
-    Unbiased for 1 - (1-p)^k when the samples are independent (Chen et al. 2021, arXiv:2107.03374, equation 1).
-    """
-    return 1.0 - comb(n - c, k) / comb(n, k)
-
-
-def _ks(n: int) -> list[int]:
-    """1, 2, 4, ... and n."""
-    return sorted({1 << i for i in range(n.bit_length()) if 1 << i <= n} | {n})
+    async def close(self) -> None:
+        if self._own_engine:
+            await self._maker.close()

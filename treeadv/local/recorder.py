@@ -1,4 +1,4 @@
-"""The records of a run in one process."""
+"""Writes the records of a run in one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from treeadv.storage.run_folder import RunFolder
 
 
 class LocalRecorder:
-    """Writes one record an optimizer step and shows it."""
+    """Writes and shows one record for each step."""
 
     def __init__(self, folder: RunFolder, progress: Progress, engine: Engine) -> None:
         last = folder.last_record()
@@ -29,10 +29,24 @@ class LocalRecorder:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a part of a step."""
+        """Measure the duration of a phase of a step."""
         began = time.monotonic()
         yield
         self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - began
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Time an evaluation. What the engine draws in it counts for no step."""
+        began = time.monotonic()
+        with self.phase("evaluate"):
+            yield
+        self._counted = self._engine.stats()
+        self._last_record += time.monotonic() - began
+
+    def show_evaluation(self, record: Mapping[str, Any] | None) -> None:
+        """Show the record of an evaluation; None was cut off."""
+        if record is not None:
+            self._progress.show_evaluation(record)
 
     def record(self, step: int, report: StepReport, steps: StepForests) -> None:
         """Write the record of one step."""

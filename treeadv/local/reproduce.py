@@ -1,5 +1,4 @@
-"""Take one optimizer step of a run again, from the checkpoint before it and the recorded forests, and compare the
-numbers."""
+"""Repeats one step of a run from an earlier checkpoint and the recorded forests, and compares the numbers."""
 
 from __future__ import annotations
 
@@ -28,8 +27,9 @@ COMPARED = ("loss", "grad_norm")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepComparison:
-    """The recorded numbers of a step and the same numbers of the step taken again. The record is of `ranks` ranks; the
-    repetition has one."""
+    """The recorded numbers of a step and the numbers of its repetition.
+
+    `ranks` is the number of learner ranks of the run; the repetition has one rank."""
 
     step: int
     recorded: dict[str, float]
@@ -44,13 +44,12 @@ class StepComparison:
         lines = [f"{k}: recorded {v!r}, reproduced {self.reproduced[k]!r}" for k, v in self.recorded.items()]
         verdict = "no difference" if self.equal else "DIFFERENT"
         several = self.ranks > 1 and not self.equal
-        note = f" (the record is of {self.ranks} ranks, which add in another order)" if several else ""
+        note = f" (the run had {self.ranks} ranks, which sum in another order)" if several else ""
         return f"step {self.step}: {verdict}{note}\n  " + "\n  ".join(lines)
 
 
 def reproduce_step(run_dir: Path, step: int, forests_of_step: ForestsOfStep) -> StepComparison:
-    """Take step `step` (1 is the first) again. Raises `BadInput` if the run has no record of it or its forests are
-    gone."""
+    """Repeat step `step` (from 1). Raises `BadInput` if the record or the forests of the step do not exist."""
     folder, config = RunFolder.open(run_dir, [])
     record = next((r for r in folder.records() if r["step"] == step), None)
     if record is None:
@@ -66,9 +65,10 @@ def reproduce_step(run_dir: Path, step: int, forests_of_step: ForestsOfStep) -> 
 
 
 def trainer_at(folder: RunFolder, config: Config, step: int, forests_of_step: ForestsOfStep) -> Trainer:
-    """A trainer with the weights after `step`: it starts from the newest checkpoint up to that step and takes the steps
-    after it again."""
-    # As the learner: the order of sums depends on it
+    """Return a trainer with the weights after `step`.
+
+    The trainer starts from the newest checkpoint up to that step and repeats the steps after the checkpoint."""
+    # The same setting as the learner, because the order of sums depends on it
     torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
     base = models.resolve(config.model.path, config.model.cache)
     found = [at for at in folder.checkpoints() if at <= step]
@@ -90,12 +90,13 @@ def _step(trainer: Trainer, forests: Sequence[Forest]) -> StepReport:
 
 
 def reproduce_batch(run_dir: Path, batch: Path, forests_of_step: ForestsOfStep) -> StepReport:
-    """Run a batch that the learner kept, with the weights of its version. Raises `NonFinite` if an update is still not
-    finite."""
+    """Train on a batch that the learner kept, with the weights of its version.
+
+    Raises `NonFinite` if an update is not finite again."""
     folder, config = RunFolder.open(run_dir, [])
     name = re.fullmatch(r"nonfinite-version-(\d+)\.arrow", batch.name)
     if name is None:
-        raise BadInput(f"--batch {batch}: not a batch that a learner kept (nonfinite-version-V.arrow)")
+        raise BadInput(f"--batch {batch} is not a batch that a learner kept (nonfinite-version-V.arrow)")
     forests, _ = wire.read_file(batch)
     version = int(name[1])
     step = max((r["step"] for r in folder.records() if r["version"] <= version), default=0)

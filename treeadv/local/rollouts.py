@@ -1,4 +1,4 @@
-"""Forests grown and graded in this process: the part that generation, evaluation and local training share."""
+"""Grows and grades forests in this process, for generation, evaluation and local training."""
 
 from __future__ import annotations
 
@@ -22,37 +22,49 @@ from treeadv.seeds import derive
 
 
 class ForestMaker:
-    """One engine and one pool of verifier processes."""
+    """Grows and grades forests with one engine and one pool of verifier processes."""
 
-    def __init__(self, config: Config, model_dir: Path, engine: Engine) -> None:
+    def __init__(self, config: Config, model_dir: Path, engine: Engine, pool: VerifierPool | None = None) -> None:
+        """Without `pool` it has one of its own."""
         reward = config.reward
         self.engine = engine
         self._grower = Grower(config, model_dir, engine)
         self._watch = VerifierWatch()
-        self._pool = VerifierPool(reward.workers, reward.timeout, reward.memory_mb)
-        # A forest has a row for each tree at its start and one for each leaf at its end: so many fill the engine.
+        self._pool = pool or VerifierPool(reward.workers, reward.timeout, reward.memory_mb)
+        # A forest needs a row for each tree at its start and a row for each leaf at its end.
         fill = math.ceil(2 * engine.stats().free / (config.sampling.roots + config.sampling.leaves))
         self._growing = asyncio.Semaphore(max(config.generator.forests, fill))
 
     @classmethod
     async def start(cls, config: Config, model_dir: Path) -> ForestMaker:
-        """Start the engine of the configuration with the model of `model_dir`."""
+        """Start the configured engine with the model in the folder `model_dir`."""
         return cls(config, model_dir, await start_engine(config, model_dir))
 
-    async def make(self, tickets: Sequence[Ticket], done: Callable[[Forest], None] = lambda _: None) -> list[Forest]:
-        """The graded forests of the tickets, in their order. `done` is called with each forest when it is graded.
+    def drawing(self, config: Config, model_dir: Path) -> ForestMaker:
+        """Another maker with the same engine and pool, which draws as `config` says. It need not be closed."""
+        return ForestMaker(config, model_dir, self.engine, self._pool)
 
-        As many grow at a time as fill the engine, at least `generator.forests`. With the embedded engine the same
-        tickets give the same forests bitwise: the next one starts when another has grown, and does not wait for
-        verdicts, which take their own time.
+    async def make(self, tickets: Sequence[Ticket], done: Callable[[Forest], None] = lambda _: None) -> list[Forest]:
+        """Return the graded forests of the tickets, in the order of the tickets. `done` is called with each forest.
+
+        At least `generator.forests` forests grow at a time, or as many as fill the engine. With the embedded engine
+        equal tickets give bitwise equal forests: a forest starts when another forest has grown, and does not wait for
+        verdicts, whose duration varies.
         """
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._make(ticket, done)) for ticket in tickets]
         return [t.result() for t in tasks]
 
-    def too_long(self, problem: Problem) -> str:
-        """Why the prompt of a problem is too long for model and engine; "" when it is not."""
-        return self._grower.too_long(problem)
+    def check_lengths(self, problems: Sequence[Problem]) -> None:
+        """Raise `BadInput` for problems whose prompts cannot be used with this model and engine."""
+        if refused := [reason for p in problems if (reason := self.refusal(p))]:
+            raise BadInput(
+                f"{len(refused)} of {len(problems)} prompts cannot be used; the first: {refused[0]}; remove them"
+            )
+
+    def refusal(self, problem: Problem) -> str:
+        """Return the reason why model or engine cannot use the prompt of a problem; "" if they can."""
+        return self._grower.refusal(problem)
 
     async def close(self) -> None:
         await self._pool.close()
@@ -70,18 +82,16 @@ class ForestMaker:
 async def rollouts(
     config: Config, model_dir: Path, problems: Sequence[Problem], done: Callable[[Forest], None]
 ) -> list[Forest]:
-    """One graded forest for each problem, in their order, drawn by `config.sampling` from `config.run.seed`. Raises
-    `BadInput` when a prompt is too long."""
+    """Return one graded forest for each problem, in the order of the problems.
+
+    `config.sampling` and `config.run.seed` define the draws. Raises `BadInput` if a prompt is too long."""
     tickets = [
         Ticket(f"{p.id}-{i}", i, 0, p, derive(config.run.seed, p.id, i), config.sampling.tau)
         for i, p in enumerate(problems)
     ]
     maker = await ForestMaker.start(config, model_dir)
     try:
-        if long := [reason for p in problems if (reason := maker.too_long(p))]:
-            raise BadInput(
-                f"{len(long)} of {len(problems)} prompts cannot be used; the first: {long[0]}; leave them out"
-            )
+        maker.check_lengths(problems)
         return await maker.make(tickets, done)
     finally:
         await maker.close()

@@ -1,4 +1,4 @@
-"""The weights that the engine draws with: those of `local.staleness` versions ago."""
+"""Serves the weights of `local.staleness` versions ago to the engine."""
 
 from __future__ import annotations
 
@@ -26,27 +26,34 @@ class Serving:
         self.keep_weights()
 
     def keep_weights(self) -> None:
-        """Take in the weights that the trainer holds now, if a step has changed them."""
+        """Store the trainer's current weights if a step has changed them."""
         if self._window and self._window[-1][0] == self._trainer.version:
             return
         self._window.append((self._trainer.version, next(self._trainer.buckets(sys.maxsize))))
 
     async def hand_over(self) -> None:
-        """Bring the engine to the oldest version kept."""
+        """Update the engine to the oldest kept version."""
         version, weights = self._window[0]
         if self._engine.version < version:
             await self._engine.update_weights(version, weights)
 
+    async def hand_newest(self, engine: Engine) -> None:
+        """Bring an engine, which is not the run's, to the newest version."""
+        version, weights = self._window[-1]
+        if engine.version < version:
+            await engine.update_weights(version, weights)
+
     def write_files(self, checkpoint: Path) -> None:
-        """Put the older versions into a checkpoint; the newest is in it already."""
+        """Write the older versions into a checkpoint. The checkpoint already contains the newest version."""
         (checkpoint / _FOLDER).mkdir(exist_ok=True)
         for version, weights in list(self._window)[:-1]:
             tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
             save_file(tensors, checkpoint / _FOLDER / f"{_PREFIX}{version}.safetensors")
 
     def restore(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint that the trainer has restored. One that a run with Ray wrote has no older
-        versions."""
+        """Read the older versions of a checkpoint that the trainer has restored.
+
+        A checkpoint of a run with Ray has no older versions."""
         self._window.clear()
         files = {int(p.stem.removeprefix(_PREFIX)): p for p in (checkpoint / _FOLDER).glob(f"{_PREFIX}*.safetensors")}
         for version in sorted(files):

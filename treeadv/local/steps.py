@@ -1,4 +1,4 @@
-"""The forests of each optimizer step: drawn in the order of the draws, kept and accounted for by the replay queue."""
+"""Provides the forests of each step, in the order of the draws, and records them in the replay queue."""
 
 from __future__ import annotations
 
@@ -25,30 +25,33 @@ from treeadv.seeds import derive
 from treeadv.storage.run_folder import RunFolder
 from treeadv.wire import from_batch, to_batch
 
-FAILURES = 1000  # forests in a row that may fail or be dropped before the run ends
+FAILURES = 1000  # the run ends after this many forests in a row that failed or were dropped
 _THRESHOLD = "local/threshold.npy"
 
 
 class StepForests:
-    """The same files as a run with Ray has: journal, payload files and checkpoints, with the same guarantees."""
+    """Provides the forests of each step of a local run.
+
+    The run has the same files as a run with Ray, with the same guarantees: journal, payload files and checkpoints."""
 
     def __init__(self, config: Config, folder: RunFolder, maker: ForestMaker, first_step: int) -> None:
-        """`first_step`: the checkpoint to go on from; 0 for a new run."""
+        """Open the queue. `first_step` is the step of the checkpoint to resume from; 0 for a new run."""
         self._config, self._folder, self._maker = config, folder, maker
         self._problems = problem_source(config.task, config.run.seed)
         self._threshold = Threshold(config.sampling)
         self._session = folder.store.next_session()
         per_step, seed = config.learner.forests_per_step, config.run.seed
         self._store = ReplayStore(
-            folder.home, config.queue, per_step, seed, self._session, first_step,
+            folder.uri, config.queue, per_step, seed, self._session, first_step,
             versions_per_step=config.learner.updates_per_step,
         )  # fmt: skip
         self._lease: Leased | None = None
-        self._failures = 0  # in a row
+        self._failures = 0  # failed forests in a row
 
     async def forests(self, version: int) -> list[Forest]:
-        """The forests of the step that starts from `version`, in the order of their draws. After a resume they are
-        those that an undone step has used, else new ones."""
+        """Return the forests of the step that starts from `version`, in the order of their draws.
+
+        A step that a resume has undone gets the same forests again. Any other step gets new forests."""
         count = self._config.learner.forests_per_step
         while (lease := self._store.lease(count, version)) is None:
             for forest in await self._maker.make(self._tickets(count)):
@@ -71,7 +74,7 @@ class StepForests:
             self._store.sync()
 
     def discard(self, detail: str) -> None:
-        """Drop the forests of a step that had no finite update."""
+        """Drop the forests of a step without a finite update."""
         assert self._lease is not None, "a step has forests"
         self._store.discard(self._lease.lease_id, "not_finite", detail)
 
@@ -92,13 +95,13 @@ class StepForests:
         self._store.compact()
 
     def restore(self, checkpoint: Path) -> None:
-        """Take in the fork threshold of a checkpoint, unless a run with Ray wrote it."""
+        """Read the fork threshold of a checkpoint. A checkpoint of a run with Ray has no threshold."""
         if (checkpoint / _THRESHOLD).is_file():
             self._threshold.restore(np.load(checkpoint / _THRESHOLD, allow_pickle=False))
 
     @property
     def tau(self) -> float:
-        """The fork threshold in nats for the next step."""
+        """Return the fork threshold in nats for the next step."""
         return self._threshold.tau
 
     def counts(self) -> Mapping[str, Any]:
@@ -106,19 +109,19 @@ class StepForests:
         return figures(self._store)
 
     def states(self) -> dict[str, int]:
-        """Forests by state."""
+        """Return the number of forests by state."""
         return dict(self.counts()["states"])
 
     def close(self) -> None:
         self._store.close()
 
     def _tickets(self, count: int) -> list[Ticket]:
-        """Tickets for the forests that a step of `count` lacks. A prompt that is too long fails."""
+        """Return tickets for the missing forests of a step of `count` forests. A prompt that is too long fails."""
         tickets = []
         for _ in range(count - len(self._store.ledger.in_state(State.READY))):
             record = self._reserve()
-            assert record is not None, "a step lacks no more forests than there are slots"
-            if reason := self._maker.too_long(self._problems[record.draw]):
+            assert record is not None, "the queue has a slot for every forest of a step"
+            if reason := self._maker.refusal(self._problems[record.draw]):
                 self._store.fail(record.forest_id, reason)
                 self._count_failure(reason)
             else:
@@ -126,22 +129,22 @@ class StepForests:
         return tickets
 
     def _reserve(self) -> Reserved | None:
-        """Reserve the next draw that gives a prompt."""
+        """Reserve the next draw that has a prompt."""
         problem = None
         while problem is None:
             try:
                 problem = self._problems[self._store.next_draw]
-            except Exception as e:  # a library draws here: whatever it raises costs this draw and no more
+            except Exception as e:  # the source is a library's or a user's code: any error fails this draw only
                 self._store.skip_draw(f"{type(e).__name__}: {one_line(e)}")
         return self._store.reserve("local", "", lambda _: problem.id)
 
     def _count_failure(self, reason: str) -> None:
         self._failures += 1
         if self._failures >= FAILURES:
-            raise BadInput(f"no forest comes through: {self._failures} in a row failed, the last because {reason}")
+            raise BadInput(f"{self._failures} forests in a row failed; the last reason: {reason}")
 
     def _ticket(self, record: Reserved) -> Ticket:
-        # By failures, not by attempts: what a kill cut off is drawn again as it was.
+        # The seed depends on failures and not on attempts, so a forest that a kill interrupted is drawn again equally.
         seed = derive(self._config.run.seed, record.draw, record.failures)
         problem = self._problems[record.draw]
         return Ticket(record.forest_id, record.draw, record.attempt, problem, seed, self.tau)

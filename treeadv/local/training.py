@@ -1,7 +1,7 @@
-"""Training in one process, without Ray: the loop behind `treeadv train --local`.
+"""Trains in one process, without Ray: the loop of `treeadv train --local`.
 
-On a CPU with the embedded engine, two runs of one configuration end in the same weights bitwise, also when one of them
-is stopped and resumed. A verifier that runs out of time is the exception: that depends on the machine.
+On a CPU with the embedded engine two runs of one configuration end with bitwise equal weights, also if one run is
+stopped and resumed. The exception is a verifier that exceeds its time limit, because that depends on the machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,22 +19,25 @@ import torch
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.errors import single_errors
+from treeadv.evaluation.history import is_durable
 from treeadv.launch import Launch
 from treeadv.learning.trainer import Trainer
+from treeadv.local.evaluation import LocalEvaluation
 from treeadv.local.recorder import LocalRecorder
 from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
 from treeadv.local.steps import StepForests
 from treeadv.report.progress import Progress
-from treeadv.storage.run_folder import RunFolder
 from treeadv.visible import visible_logger
 
 log = visible_logger(__name__)
 
 
 def train(run: Launch, progress: Progress) -> dict[str, Any]:
-    """Train until the last step or an interrupt. Returns the summary that it wrote; its `stopped_by` names the signal
-    that ended the run. The first Ctrl-C ends the run after the step in hand, the second at once."""
+    """Train until the last step or an interrupt, and return the written summary.
+
+    The field `stopped_by` of the summary names the signal that ended the run. The first Ctrl-C ends the run after the
+    current step, the second at once."""
     try:
         with _signals() as received:
             return asyncio.run(_train(run, progress, received))
@@ -48,9 +51,13 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
     config, folder = run.config, run.folder
     model = resolve(config.model.path, config.model.cache)
     first = folder.last_checkpoint()
-    maker = await ForestMaker.start(config, model)
-    steps = StepForests(config, folder, maker, first)
-    try:
+    async with AsyncExitStack() as stack:
+        maker = await ForestMaker.start(config, model)
+        stack.push_async_callback(maker.close)
+        steps = StepForests(config, folder, maker, first)
+        stack.callback(steps.close)
+        evaluation = await LocalEvaluation.start(config, folder, maker, model)
+        stack.push_async_callback(evaluation.close)
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         trainer = Trainer(config, str(model), keep_dir=folder.path)
         serving = Serving(config, trainer, maker.engine)
@@ -60,46 +67,50 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
                 serving.restore(checkpoint)
                 steps.restore(checkpoint)
         run.accept(first)
+        evaluation.book.keep_best()
         recorder = LocalRecorder(folder, progress, maker.engine)
-        await _learn(config, folder, trainer, serving, steps, recorder, signals)
-        return recorder.summary(steps.states()) | {"stopped_by": signals[0].name if signals else None}
-    finally:
-        steps.close()
-        await maker.close()
+        await _learn(config, trainer, serving, steps, evaluation, recorder, signals)
+        ended = {"stopped_by": signals[0].name if signals else None, "early_end": evaluation.book.early_end}
+        return recorder.summary(steps.states()) | ended
 
 
 async def _learn(
     config: Config,
-    folder: RunFolder,
     trainer: Trainer,
     serving: Serving,
     steps: StepForests,
+    evaluation: LocalEvaluation,
     recorder: LocalRecorder,
     signals: list[signal.Signals],
 ) -> None:
-    """Grow and grade forests, redistribute their rewards and step, hand the weights over; write a checkpoint now and
-    then."""
-    last = config.run.steps
-    while trainer.steps < last and not signals:
+    """Repeat: grow and grade forests, take a step on them, update the engine's weights.
+
+    After some steps, evaluate the weights and write a checkpoint."""
+    while True:
         with recorder.phase("publish"):
             await serving.hand_over()
+        if not signals and evaluation.book.lacks(trainer.steps):
+            with recorder.evaluating():
+                recorder.show_evaluation(await evaluation.run(trainer, serving, signals))
+        if trainer.steps == config.run.steps or signals or evaluation.book.early_end:
+            return
         with recorder.phase("wait"):
             forests = await steps.forests(trainer.version)
         report = trainer.step(forests, trainer.version)
-        if report.void:  # another batch takes its place
+        if report.void:  # the batch does not count as a step, so another batch replaces it
             steps.discard(f"batch of version {report.version}")
             continue
         serving.keep_weights()
         steps.acknowledge(trainer.steps, report.nonfinite_forests)
         recorder.record(trainer.steps, report, steps)
-        if signals or trainer.steps == last or trainer.steps % config.run.checkpoint_every == 0:
+        if signals or is_durable(config, trainer.steps):
             with recorder.phase("checkpoint"):
                 steps.checkpoint(trainer.steps, trainer, serving)
 
 
 @contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
-    """Collect the signals that ask for the end; the second raises KeyboardInterrupt. Other threads get none."""
+    """Collect signals that request the end of the run. The second signal raises KeyboardInterrupt."""
     received: list[signal.Signals] = []
 
     def handle(number: int, _frame: object) -> None:

@@ -1,7 +1,7 @@
-"""The model of the task `operator-tables`: a small Llama made from scratch, warmed up on text that is wrong on purpose.
+"""Creates the model of the task `operator-tables`: a small Llama, pretrained on text with deliberate errors.
 
-`python -m treeadv.local.warmup --help` makes one; `treeadv study run` makes the one that its file asks for. A folder is
-named by the hash of its configuration and made once.
+`python -m treeadv.local.warmup` creates a model; `treeadv study run` creates the model that its file requests. The hash
+of the configuration names the folder of a model, so each model is created once.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from treeadv.config import TablesConfig
 from treeadv.data.operator_tables import CHARACTERS, OPERATORS, Digits, Tables
 from treeadv.seeds import derive
+from treeadv.task_config import TablesConfig
 from treeadv.visible import visible_logger
 
 END, PAD = "$", "_"
 VOCABULARY = (END, PAD, *CHARACTERS)
 _DIGIT, _OPERATOR = VOCABULARY.index("0"), VOCABULARY.index(OPERATORS[0])
 _BAR, _EQUALS, _SEMICOLON = (VOCABULARY.index(c) for c in "|=;")
-_IGNORED = -100  # a target that torch's cross entropy leaves out
+_IGNORED = -100  # the target that torch's cross entropy ignores
 log = visible_logger(__name__)
 
 
 class Warmup(BaseModel):
-    """The model, and the text that it learns first. All of it is in the name of its folder."""
+    """The configuration of the model and of its pretraining text. The folder's name is a hash of all fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     tables: TablesConfig = TablesConfig()
-    right_easy: Annotated[float, Field(ge=0, le=1)] = 0.95  # share of right digits at entries that are not hard
+    right_easy: Annotated[float, Field(ge=0, le=1)] = 0.95  # share of right digits at the easy entries
     right_hard: Annotated[float, Field(ge=0, le=1)] = 0.3
     steps: Annotated[int, Field(ge=1)] = 1500
     batch: Annotated[int, Field(ge=1)] = 128
@@ -48,14 +48,14 @@ class Warmup(BaseModel):
 
     @property
     def name(self) -> str:
-        """The name of its folder: a hash of every field."""
+        """The name of the model's folder: a hash of all fields."""
         return f"tables-{blake2b(self.model_dump_json().encode(), digest_size=6).hexdigest()}"
 
 
 def warm_model(warmup: Warmup, cache: Path, progress: Callable[[int, float], None] = lambda *_: None) -> Path:
-    """The folder of the warm model below `cache`, made now if it is not there. `progress` gets (step, loss).
+    """Return the folder of the pretrained model in `cache`, and create the model if it does not exist.
 
-    Another process may make the same model; the first one counts.
+    `progress` is called with (step, loss). If another process creates the same model, the first finished model is used.
     """
     folder = cache / warmup.name
     if (folder / "config.json").is_file():
@@ -70,16 +70,16 @@ def warm_model(warmup: Warmup, cache: Path, progress: Callable[[int, float], Non
         try:
             whole.rename(folder)
         except OSError:
-            if not (folder / "config.json").is_file():  # else another process was faster
+            if not (folder / "config.json").is_file():  # otherwise another process was faster
                 raise
     return folder
 
 
 def warmup_batch(warmup: Warmup, tables: Tables, rng: np.random.Generator) -> tuple[Digits, Digits]:
-    """(tokens, targets), both [batch, 8 * operations + 2]. The targets of prompt tokens are left out of the loss."""
+    """Return (tokens, targets), both [batch, 8 * operations + 2]. The loss ignores the targets of prompt tokens."""
     B, K = warmup.batch, warmup.tables.operations
     value = rng.integers(0, 10, B)
-    operator, operand = rng.integers(0, len(OPERATORS), (B, K)), rng.integers(0, 10, (B, K))
+    operator, operand = rng.integers(0, warmup.tables.operators, (B, K)), rng.integers(0, 10, (B, K))
     prompt = np.empty((B, 2 * K + 2), np.int64)
     prompt[:, 0], prompt[:, -1] = value + _DIGIT, _BAR
     prompt[:, 1:-1:2], prompt[:, 2:-1:2] = operator + _OPERATOR, operand + _DIGIT
@@ -129,7 +129,7 @@ def _train(warmup: Warmup, progress: Callable[[int, float], None]) -> Any:
 
 
 def _tokenizer() -> Any:
-    """One token a character."""
+    """Return a tokenizer with one token for each character."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -141,9 +141,9 @@ def _tokenizer() -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Make one warm model and print its folder."""
+    """Create one pretrained model and print its folder."""
     p = argparse.ArgumentParser(prog="python -m treeadv.local.warmup", description=main.__doc__)
-    p.add_argument("--cache", type=Path, default=Path("models"), help="folder of warm models (default models)")
+    p.add_argument("--cache", type=Path, default=Path("models"), help="folder of pretrained models (default models)")
     p.add_argument("--operations", type=int, default=5)
     p.add_argument("--hard", type=float, default=0.3)
     p.add_argument("--steps", type=int, default=1500)

@@ -1,4 +1,4 @@
-"""What the queue checks and measures of a forest before it stores it."""
+"""Checks and measures a graded forest before the queue stores the forest."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ from treeadv.replay.records import DropReason
 
 
 def graded_forest(fid: str, batch: pa.RecordBatch) -> Forest:
-    """Return the one forest of a batch. Raises `BadForest` if it breaks an invariant, is not graded, or is not
-    `fid`."""
+    """Return the only forest of a batch.
+
+    Raises `BadForest` if the forest breaks an invariant, is not graded, or does not have the id `fid`."""
     forests = wire.from_batch(batch)
     if len(forests) != 1:
-        raise BadForest(fid, f"its batch holds {len(forests)} forests")
+        raise BadForest(fid, f"the batch holds {len(forests)} forests instead of 1")
     forest = forests[0].check()
     if forest.forest_id != fid:
-        raise BadForest(fid, f"its batch holds forest {forest.forest_id}")
+        raise BadForest(fid, f"the batch holds forest {forest.forest_id} instead")
     if not forest.graded:
-        raise BadForest(fid, "is not graded")
+        raise BadForest(fid, "not graded")
     return forest
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a valid forest is dropped instead of stored."""
+    """The reason why the queue drops a valid forest instead of storing the forest."""
 
     reason: DropReason
     detail: str
 
 
 def rejection(forest: Forest, config: QueueConfig) -> Rejection | None:
-    """Return why the queue drops a graded forest on admission; None for one that it stores.
+    """Return why the queue drops a graded forest on admission; None if the queue stores the forest.
 
-    A forest of fewer than two judged leaves gives no advantage. With `queue.mixed_only` neither does one whose judged
-    leaves all have one reward (dynamic sampling, DAPO, arXiv:2503.14476).
+    The queue drops a forest with fewer than two judged leaves, because such a forest gives no advantage. With
+    `queue.mixed_only` the queue also drops a forest whose judged leaves all have the same reward (dynamic sampling,
+    DAPO, arXiv:2503.14476).
     """
     judged = int(forest.judged.sum())
     if judged < min(2, forest.leaves):
@@ -52,5 +54,5 @@ def rejection(forest: Forest, config: QueueConfig) -> Rejection | None:
 
 
 def advantage_mass(reward: Floats) -> float:
-    """Return the sum over leaves of |R - mean R|; 0 where all leaves have one reward. `reward` is [L]."""
+    """Return the sum over leaves of |R - mean R|; 0 if all leaves have the same reward. `reward` is [L]."""
     return float(np.abs(reward - reward.mean(dtype=np.float64)).sum())

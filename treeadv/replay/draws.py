@@ -1,4 +1,4 @@
-"""Draws problems beside the event loop of the queue."""
+"""Draws problems in a thread beside the event loop of the queue."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from treeadv.data.tasks import Problem, ProblemSource
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import ProblemSource
 from treeadv.errors import one_line
 
-_KEPT = 64  # draws whose problem is remembered
+_KEPT = 64  # draws whose problem is cached
 
 
 @dataclass(frozen=True, slots=True)
 class FailedDraw:
-    """The source has no problem for this draw, and why."""
+    """A draw for which the source has no problem, with the reason."""
 
     detail: str
 
 
 class Draws:
-    """Problems by draw. One thread asks the source, so a slow family does not stop the event loop."""
+    """Returns the problem of a draw. One thread calls the source, so a slow source does not block the event loop."""
 
     def __init__(self, source: ProblemSource) -> None:
         self._source = source
@@ -28,7 +29,7 @@ class Draws:
         self._found: dict[int, asyncio.Future[Problem | FailedDraw]] = {}
 
     async def problem(self, draw: int) -> Problem | FailedDraw:
-        """Return the problem of a draw. Callers that ask for one draw at the same time share the answer."""
+        """Return the problem of a draw. Concurrent calls for the same draw share one call of the source."""
         if draw not in self._found:
             loop = asyncio.get_running_loop()
             self._found[draw] = asyncio.ensure_future(loop.run_in_executor(self._thread, self._ask, draw))
@@ -43,5 +44,5 @@ class Draws:
     def _ask(self, draw: int) -> Problem | FailedDraw:
         try:
             return self._source[draw]
-        except Exception as e:  # a library draws here: whatever it raises costs this draw and no more
+        except Exception as e:  # the source is a library's or a user's code: any error fails this draw only
             return FailedDraw(f"{type(e).__name__}: {one_line(e)}")

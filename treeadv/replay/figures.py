@@ -1,4 +1,4 @@
-"""The figures of the queue: what `counts` answers and the exporter shows."""
+"""The figures of the queue, for the queue's `counts` method and the metrics exporter."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _ADMITTED = (State.READY, State.LEASED, State.TRAINED, State.DROPPED)
 
 
 def figures(store: ReplayStore) -> dict[str, Any]:
-    """Return JSON-able figures.
+    """Return the figures as JSON-able values.
 
-    `states`: forests by state; `admitted`, `ready`, `leased`, `trained`: by unit; `dropped`: by reason, then unit,
-    where one that was not admitted counts as a forest without leaves or tokens; `law_error`: by unit, 0 unless there is
-    a defect."""
+    `states` holds forests by state. `admitted`, `ready`, `leased` and `trained` hold numbers by unit. `dropped` holds
+    numbers by reason and unit; a forest that was not admitted counts as a forest without leaves and tokens. `law_error`
+    holds the error of the conservation law by unit; anything but 0 is a defect."""
     ledger, totals = store.ledger, store.ledger.totals
     reasons = sorted(({what for what, _ in totals} - {"admitted", *_ADMITTED}) | set(ledger.lost))
     states = {str(s): totals[s, "forests"] for s in _ADMITTED}
@@ -24,7 +24,7 @@ def figures(store: ReplayStore) -> dict[str, Any]:
         **{what: {u: totals[what, u] for u in UNITS} for what in ("admitted", "ready", "leased", "trained")},
         "dropped": {r: {u: totals[r, u] + ledger.lost[r] * (u == "forests") for u in UNITS} for r in reasons},
         "law_error": ledger.law_error(),
-        "waiting_again": len(ledger.again),
+        "waiting_for_retry": len(ledger.again),
         "next_draw": ledger.next_draw,
         "last_step": ledger.last_step,
         "committed_step": ledger.committed,

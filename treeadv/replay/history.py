@@ -1,4 +1,4 @@
-"""What happened to every forest of a run, from its files alone. Nothing is changed, so the run may go on meanwhile."""
+"""Reads the history of every forest from the files of a run. The files are not changed, so the run may continue."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
-from treeadv.replay.journal import Line, Reader, Torn
+from treeadv.replay.journal import Line, Reader, TornRecord
 from treeadv.replay.ledger import Ledger
 from treeadv.replay.payloads import PayloadReader
 from treeadv.replay.records import (
@@ -29,40 +29,41 @@ from treeadv.storage.run_folder import named_store
 
 
 @dataclass(slots=True)
-class Fate:
-    """One attempt at one prompt; times in seconds since 1970."""
+class Attempt:
+    """One attempt at one prompt. Times are in seconds since 1970."""
 
     reserved: Reserved
     reserved_at: float
     admitted: Admitted | None = None
     admitted_at: float | None = None
     dropped: Dropped | None = None
-    lease: str | None = None  # the open lease that has it
-    reissued: bool = False  # a resume gave it up while it was being grown
+    lease: str | None = None  # the open lease that holds the forest
+    reissued: bool = False  # a resume cancelled the attempt while a worker grew the forest
 
     @property
     def damaged(self) -> bool:
-        """Whether it was dropped because its payload could not be read."""
+        """Whether the forest was dropped because its payload could not be read."""
         return self.dropped is not None and self.dropped.reason == "damaged"
 
 
 @dataclass(slots=True)
 class History:
-    """All fates by forest id in the order of reservation, and the forests of each optimizer step in training order,
-    those that it skipped included.
+    """All attempts by forest id in the order of reservation, and the forests of each optimizer step in training order.
 
-    It is built from the records without the ledger (except for a snapshot), so that each can be checked against the
-    other."""
+    The forests of a step include the forests that the step skipped.
 
-    fates: dict[str, Fate] = field(default_factory=dict)
+    The history is built from the records and does not use the ledger, except for a snapshot. So the audit can compare
+    history and ledger."""
+
+    attempts: dict[str, Attempt] = field(default_factory=dict)
     admitted: list[str] = field(default_factory=list)
     steps: dict[int, list[str]] = field(default_factory=dict)
-    released: set[str] = field(default_factory=set)  # payload files deleted on purpose
+    released: set[str] = field(default_factory=set)  # payload files that the queue deleted after training
     skipped: set[str] = field(default_factory=set)  # forests that their step did not train
     acks: list[int] = field(default_factory=list)  # the step of each acknowledged lease, in the order of the journal
     committed: int = 0
     records: int = 0
-    torn: Torn | None = None
+    torn: TornRecord | None = None
     before: Ledger = field(default_factory=Ledger)  # the state of the snapshot that the journal starts with
     _leases: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -70,12 +71,12 @@ class History:
         self.records += 1
         match line.record:
             case Reserved(forest_id=fid):
-                self.fates[fid] = Fate(line.record, line.t)
+                self.attempts[fid] = Attempt(line.record, line.t)
             case Admitted(forest_id=fid):
-                self.fates[fid].admitted, self.fates[fid].admitted_at = line.record, line.t
+                self.attempts[fid].admitted, self.attempts[fid].admitted_at = line.record, line.t
                 self.admitted.append(fid)
             case Dropped(forest_id=fid):
-                self.fates[fid].dropped = line.record
+                self.attempts[fid].dropped = line.record
             case Leased(lease_id=lease, forest_ids=fids):
                 self._leases[lease] = fids
                 self._set_lease(fids, lease)
@@ -96,11 +97,11 @@ class History:
                 self._start_from(line)
 
     def _start_from(self, line: Line) -> None:
-        """Take the live forests from a snapshot. Of the finished ones only the totals in `before` are known."""
+        """Read the live forests of a snapshot. A snapshot has only totals of the finished forests, in `before`."""
         self.before.apply(line.record)
         self.committed = self.before.committed
         for fid, entry in self.before.live.items():
-            self.fates[fid] = Fate(entry.reserved, line.t, entry.admitted, line.t if entry.admitted else None)
+            self.attempts[fid] = Attempt(entry.reserved, line.t, entry.admitted, line.t if entry.admitted else None)
         admitted = [e for e in self.before.live.values() if e.admitted]
         self.admitted = [e.reserved.forest_id for e in sorted(admitted, key=lambda e: e.order)]
         self._leases = {i: r.forest_ids for i, r in self.before.lapsed.items()}
@@ -114,41 +115,41 @@ class History:
 
     def _set_lease(self, fids: tuple[str, ...], lease: str | None) -> None:
         for fid in fids:
-            self.fates[fid].lease = lease
+            self.attempts[fid].lease = lease
 
     def _resume(self, step: int) -> None:
-        """Forget the steps after the checkpoint. Reserved prompts go out again."""
+        """Remove the steps after the checkpoint. Reserved prompts get another attempt."""
         self.committed = step
         self.steps = {s: fids for s, fids in self.steps.items() if s <= step}
         self.acks = [s for s in self.acks if s <= step]
         kept = {fid for fids in self.steps.values() for fid in fids}
         self.skipped &= kept
-        for fid, fate in self.fates.items():
+        for fid, attempt in self.attempts.items():
             if fid not in kept:
-                fate.lease = None
-            if fate.admitted is None and fate.dropped is None:
-                fate.reissued = True
+                attempt.lease = None
+            if attempt.admitted is None and attempt.dropped is None:
+                attempt.reissued = True
 
     def states(self) -> dict[str, str]:
-        """Return the state of every attempt: one of the ledger, or reissued where a resume gave it up."""
+        """Return the state of every attempt: a state of the ledger, or "reissued" if a resume cancelled the attempt."""
         done = {fid for step, fids in self.steps.items() if step <= self.committed for fid in fids}
         trained = done - self.skipped
-        return {fid: "trained" if fid in trained else _state(fate) for fid, fate in self.fates.items()}
+        return {fid: "trained" if fid in trained else _state(attempt) for fid, attempt in self.attempts.items()}
 
 
-def _state(fate: Fate) -> str:
-    if fate.dropped:
+def _state(attempt: Attempt) -> str:
+    if attempt.dropped:
         return "dropped"
-    if fate.admitted is None:
-        return "reissued" if fate.reissued else "reserved"
-    return "leased" if fate.lease else "ready"
+    if attempt.admitted is None:
+        return "reissued" if attempt.reissued else "reserved"
+    return "leased" if attempt.lease else "ready"
 
 
 def folder_of(run_dir: str) -> Folder:
-    """Return the replay folder of a run, given its folder or URI. Raises `BadInput` if there is none."""
-    folder = open_folder(named_store(run_dir).home).child("replay")
+    """Return the replay folder of the run at a path or URI. Raises `BadInput` if the run has no journal."""
+    folder = open_folder(named_store(run_dir).uri).child("replay")
     if not folder.child("journal").sizes(".jsonl"):
-        raise BadInput(f"{run_dir}: no journal under replay/journal; name the folder of a run")
+        raise BadInput(f"{run_dir} has no journal under replay/journal; give the folder of a run")
     return folder
 
 
@@ -234,12 +235,12 @@ class RecordedSteps:
         or whose payload is gone."""
         if step not in self._found:
             known = f"steps {self._known.start} to {self._known.stop - 1}" if self._known else "no step"
-            raise BadInput(f"step {step}: {self._run_dir} holds {known}")
+            raise BadInput(f"step {step}: the journal of {self._run_dir} has {known}")
         for admitted in self._found[step]:
             if admitted.payload_file in self._released:
                 raise BadInput(
-                    f"step {step}: forest {admitted.forest_id} was deleted once trained; run with queue.retain=all to"
-                    " keep payloads"
+                    f"step {step}: forest {admitted.forest_id} was deleted after training; train with queue.retain=all"
+                    " to keep payloads"
                 )
         return [self._payloads.forest(admitted) for admitted in self._found[step]]
 

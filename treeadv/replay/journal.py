@@ -1,4 +1,4 @@
-"""The journal: one JSON line a transition, in append-only parts `0000000001.jsonl`, ... that DuckDB and polars read.
+"""The journal: one JSON line for each transition, in append-only files (parts) `0000000001.jsonl`, `0000000002.jsonl`.
 
     {"crc":"1c291ca3","seq":7,"t":1700000000.25,"kind":"acked","lease_id":"lease-000001","step":3}
 
@@ -28,7 +28,7 @@ from treeadv.storage.sessions import session_in
 
 SUFFIX = ".jsonl"
 SNAPSHOT = ".snapshot.jsonl"
-_REWRITE_BELOW = 1 << 18  # bytes; an object that each flush writes again grows no further
+_REWRITE_BELOW = 1 << 18  # bytes: each flush rewrites the last object until it has this size
 _TRIES = 10
 _BLOCK = 1 << 20  # bytes read at a time
 _OPEN = 64  # parts open at a time in a whole journal
@@ -37,7 +37,7 @@ _HEAD = len('{"crc":"00000000",')
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One record as it stands in the journal."""
+    """One record of the journal, with its number and time."""
 
     seq: int
     t: float
@@ -45,8 +45,8 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Torn:
-    """The unfinished last record of a part: `lost` bytes from `offset` on."""
+class TornRecord:
+    """The incomplete last record of a part: the `lost` bytes from `offset` on."""
 
     part: str
     offset: int
@@ -64,7 +64,7 @@ def _is_sound(raw: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Part:
-    """A part by its name. Parts sort in the order of their records."""
+    """The name of a part, parsed. Parts sort in the order of their records."""
 
     session: str  # "" on a local disk; sessions sort in the order of their starts
     number: int
@@ -76,19 +76,19 @@ class _Part:
 
 
 class Reader:
-    """Iterates over the lines of a journal. Nothing is changed, and the run may go on meanwhile.
+    """Iterates over the lines of a journal. The files are not changed, so the run may continue.
 
     It starts from the last snapshot; with `whole` from the first record that is kept, and skips the snapshots behind
     it. `torn` tells afterwards whether the last record was cut short. In an object store a writer may still write after
     another session has opened the run: where the records of a later session begin, those with that number or a higher
     one of earlier sessions do not count.
 
-    Raises `BadInput` for a damaged record before sound ones, a gap, or a journal of another format.
+    Raises `BadInput` for a damaged record before undamaged records, a gap, or a journal of another format.
     """
 
     def __init__(self, folder: Folder, whole: bool = False) -> None:
         self._folder = folder
-        for _ in range(_TRIES):  # a snapshot may replace parts while they are read
+        for _ in range(_TRIES):  # a snapshot of the live run may replace parts during the read
             self.sizes = folder.sizes(SUFFIX)
             try:
                 self.parts = self._start(whole)
@@ -99,10 +99,10 @@ class Reader:
             if now.keys() >= set(self.parts) and (whole or _current(now)[:1] == self.parts[:1]):
                 break
         else:
-            raise BadInput(f"{folder.uri}: its parts were replaced {_TRIES} times while they were read; try again")
+            raise BadInput(f"{folder.uri}: the parts were replaced {_TRIES} times during the read; try again")
         self.size = sum(self.sizes[part] for part in self.parts)  # bytes
         self.seq = 0  # of the last record read
-        self.torn: Torn | None = None
+        self.torn: TornRecord | None = None
         self.ignored = 0  # parts with records that do not count
         self._ends = self._session_ends()
 
@@ -120,7 +120,7 @@ class Reader:
             return _parsed(next(_lines(file, self.sizes[part]), b"").rstrip(b"\n"))
 
     def _session_ends(self) -> dict[str, float]:
-        """Return the number of the first record of each session that no longer counts."""
+        """Return the number of the first ignored record of each session."""
         begins: dict[str, float] = {}
         for part in map(_Part.parse, self.parts):
             if part.session not in begins and (first := self._first(part.name)):
@@ -161,14 +161,14 @@ class Reader:
             self.seq = seq - 1
         where = f"{self._folder.uri}/{part} byte {offset}"
         if seq != self.seq + 1:
-            raise BadInput(f"{where}: record {seq} follows record {self.seq}; restore the missing part from a copy")
+            raise BadInput(f"{where}: record {seq} follows record {self.seq}; restore the missing part from a backup")
         if tree.get("kind") in ("opened", "snapshot") and tree.get("format") != FORMAT:
             found = f"journal format {tree.get('format')!r:.20}, this release reads {FORMAT}"
-            raise BadInput(f"{where}: {found}; use the release of treeadv that wrote it")
+            raise BadInput(f"{where}: {found}; use the release of treeadv that wrote the journal")
         try:
             record = from_dict(tree)
         except ValueError as e:
-            raise BadInput(f"{where}: {e}; use the release of treeadv that wrote it") from e
+            raise BadInput(f"{where}: {e}; use the release of treeadv that wrote the journal") from e
         self.seq = seq
         return Line(seq, t, record)
 
@@ -180,12 +180,12 @@ class Reader:
             if any(_parsed(raw.rstrip(b"\n")) for raw in rest):
                 raise BadInput(
                     f"{self._folder.uri}/{part}: record {self.seq + 1} at "
-                    f"byte {start} is damaged (checksum), 1 to {self.seq}"
-                    " are intact; restore the part from a copy, or cut it "
-                    f"at byte {start}, delete later parts, resume from a"
-                    " checkpoint of that time"
+                    f"byte {start} is damaged (checksum), records 1 to {self.seq}"
+                    " are undamaged; restore the part from a backup, or truncate the part "
+                    f"to {start} bytes, delete all later parts and resume from a"
+                    " checkpoint of an earlier step"
                 )
-        self.torn = Torn(part, start, self.sizes[part] - start)
+        self.torn = TornRecord(part, start, self.sizes[part] - start)
 
 
 def _lines(file: pa.NativeFile, end: int, start: int = 0) -> Iterator[bytes]:
@@ -213,19 +213,19 @@ def _parsed(raw: bytes) -> dict[str, Any]:
 
 
 def _current(names: Iterable[str]) -> list[str]:
-    """Return the last snapshot and the parts after it, in order; all parts if there is no snapshot."""
+    """Return the last snapshot and the parts after it, in order; all parts if no part is a snapshot."""
     parts = sorted(map(_Part.parse, names))
     first = max((p for p in parts if p.name.endswith(SNAPSHOT)), default=None)
     return [p.name for p in parts if first is None or p >= first]
 
 
 class Journal:
-    """Appends records. A record is durable once the actions of a later `pending` have run."""
+    """Appends records. A record is durable when the actions of a later call of `pending` have run."""
 
     def __init__(self, folder: Folder, reader: Reader, session: str, check: Action) -> None:
-        """Go on after the last record that `reader`, which must be at its end, has read.
+        """Continue after the last record that `reader` has read. `reader` must be at its end.
 
-        Cuts a torn record off, and makes durable what the process before may have left unflushed. `check` raises when
+        Cuts off a torn record and flushes records that the previous process may not have flushed. `check` raises if
         another process owns the run.
         """
         self._folder, self._check = folder, check
@@ -245,7 +245,7 @@ class Journal:
             folder.sync(reader.parts[-1])
 
     def append(self, record: Record, t: float) -> None:
-        """Write one record. Raises `BadInput` if the disk refuses; the journal is then as before."""
+        """Write one record. Raises `BadInput` if the write fails; the journal is then unchanged."""
         if self._closed:
             raise RuntimeError(f"{self._folder.uri}: the journal is closed; another process may own the run now")
         if self._part is None:
@@ -258,7 +258,7 @@ class Journal:
         self._dirty = True
 
     def pending(self) -> list[Action]:
-        """Return what makes the records so far durable, [] if they are. The caller flushes it."""
+        """Return the actions that make all records durable; [] if all records are durable. The caller runs them."""
         part = self._part
         if not self._dirty or part is None:
             return []
@@ -272,7 +272,7 @@ class Journal:
         """Return what writes the state, from which later starts go on, and unless `keep` deletes all parts so far. The
         caller makes all records durable before.
 
-        Later records go to a new part, so they may be written meanwhile.
+        Later records go to a new part, so the caller may write records while the actions run.
         """
         old, line = tuple(self._names), encode(Line(self.seq, t, state))
         sealed: list[Action] = []

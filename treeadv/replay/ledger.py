@@ -1,19 +1,19 @@
-"""The states of forests as a pure, clockless machine: records go in, nothing is read or written.
+"""The states of forests as a pure state machine: it applies records, reads no clock and does no I/O.
 
     reserved -> ready -> leased -> trained
         \\__________\\______________> dropped(reason)
 
 A forest holds one slot from `reserved` until the learner acknowledges its lease, or until it is dropped.
 
-A worker grows and grades a forest while it is `reserved`. `leased` lasts until the step is durable (`Committed`); the
-ack only frees the slots. Forests that the step did not train, because their update was not finite, are dropped just
-before, so that a step that is undone is taken again with all its forests. A resume from an older checkpoint makes
-trained forests of later steps ready again.
-The law, for forests, leaves and tokens, after every record:
+A worker grows and grades a forest in state `reserved`. A forest stays `leased` until its step is durable (`Committed`);
+the ack only frees the slots. The queue drops a forest that its step did not train (its update was not finite) just
+before the step becomes durable. So a step that is undone is taken again with all its forests. A resume from an older
+checkpoint makes the trained forests of later steps ready again.
+After every record the conservation law holds for forests, leaves and tokens:
 
     admitted = ready + leased + trained + dropped
 
-Only admitted forests enter it; a reservation that failed has no leaves or tokens and is counted in `lost`.
+The law counts admitted forests only. A failed reservation has no leaves or tokens and counts in `lost`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from treeadv.replay.records import (
 )
 
 UNITS = ("forests", "leaves", "tokens")
-_FAILURES = ("failed", "invalid", "too_few_judged", "not_finite")  # the prompt may be to blame
-_FINAL = ("no_variance", "no_prompt")  # another attempt at the prompt would likely end the same way
+_FAILURES = ("failed", "invalid", "too_few_judged", "not_finite")  # drop reasons that the prompt may cause
+_FINAL = ("no_variance", "no_prompt")  # drop reasons that would likely recur in another attempt at the prompt
 
 
 class State(StrEnum):
@@ -54,17 +54,21 @@ class State(StrEnum):
 
 
 class LawBroken(AssertionError):
-    """A defect of the queue lost forests or counted them twice. The run must stop."""
+    """The conservation law does not hold: a defect of the queue lost or duplicated forests. The run must stop."""
 
 
 class LeaseLost(RuntimeError):
-    """The lease ended and another has its forests: a step that used it is void. Resume from the last checkpoint."""
+    """The lease ended and another lease holds its forests, so a step with this lease is void.
+
+    The run must resume from the last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A live forest. `order` is its place among the admitted forests; `turn` its place among those that were leased
-    before a resume, which go first."""
+    """A live forest.
+
+    `order` is the position of the forest among the admitted forests. `turn` is the position among the forests that were
+    leased before a resume; the queue leases these forests first."""
 
     reserved: Reserved
     state: State = State.RESERVED
@@ -74,14 +78,16 @@ class Entry:
 
     @property
     def payload(self) -> Admitted:
-        """What was admitted. Raises AssertionError for a reserved forest, which has no payload."""
-        assert self.admitted is not None, f"forest {self.reserved.forest_id} is only reserved"
+        """The record of the admission. Raises AssertionError for a reserved forest, which has no payload."""
+        assert self.admitted is not None, f"forest {self.reserved.forest_id} is reserved and not admitted"
         return self.admitted
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLease:
-    """`step` is None until the ack. `skipped` are forests that the step did not train."""
+    """A lease that is not finished.
+
+    `step` is the acknowledged step; None before the ack. `skipped` are forests that the step did not train."""
 
     record: Leased
     step: int | None = None
@@ -89,8 +95,8 @@ class OpenLease:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """A draw that waits for another attempt."""
+class Retry:
+    """The next attempt at a draw. `failures` counts the failed attempts before."""
 
     draw: int
     attempt: int
@@ -98,17 +104,17 @@ class Again:
 
 
 class Ledger:
-    """Every forest that is not finished, and the totals of all.
+    """Holds every forest that is not finished, and the totals of all forests.
 
-    A trained forest is finished once no checkpoint before its step is kept.
+    A trained forest is finished when no checkpoint of an earlier step is kept.
     """
 
     def __init__(self) -> None:
         self.run = ""
-        self.session = ""  # of the last `Opened` or `Resumed`
+        self.session = ""  # the session of the last record `Opened` or `Resumed`
         self.live: dict[str, Entry] = {}
         self.leases: dict[str, OpenLease] = {}
-        self.again: list[Again] = []
+        self.again: list[Retry] = []
         self.next_draw = 0
         self.leases_made = 0
         self.last_step = 0  # last step acknowledged
@@ -119,76 +125,75 @@ class Ledger:
         self.lapsed: dict[str, Leased] = {}  # expired leases whose forests no other lease has taken
         self._orders = 0
 
-    # ---- questions
-    # -----------------------------------------------------------------------------------------------------------
+    # ---- queries -----------------------------------------------------------------------------------------------------
     @property
     def slots_used(self) -> int:
-        """Slots in use: one a live forest, except those whose optimizer step is done."""
+        """Number of slots in use: the live forests without those whose lease is acknowledged."""
         return len(self.live) - sum(len(x.record.forest_ids) for x in self.leases.values() if x.step is not None)
 
     def in_state(self, state: State) -> list[Entry]:
         return [e for e in self.live.values() if e.state is state]
 
     def known(self, fid: str) -> bool:
-        """Whether this run has given out that id. A known id that is not live is finished."""
+        """Whether this run has reserved the forest id. A known id that is not live is finished."""
         parts = fid.rsplit("-", 2)
         return len(parts) == 3 and parts[0] == self.run and parts[1].isdecimal() and int(parts[1]) < self.next_draw
 
-    def next_ticket(self) -> Again:
-        """Return the draw to give out next: one that waits for another attempt, else a new one."""
-        return self.again[0] if self.again else Again(self.next_draw, 0, 0)
+    def next_ticket(self) -> Retry:
+        """Return the draw and attempt of the next reservation: the first waiting retry, or else a new draw."""
+        return self.again[0] if self.again else Retry(self.next_draw, 0, 0)
 
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
-        """Return the record that drops a live forest and tells whether its prompt goes out again.
+        """Return the record that drops a live forest. `Dropped.refill` says whether the prompt gets another attempt.
 
-        It does after a drop that the prompt is not to blame for (stale, damaged), and otherwise until `attempts` of the
-        draw have failed. A prompt without variance does not, and neither does a draw without a prompt."""
+        After a reason that the prompt does not cause (stale, damaged) the prompt gets another attempt. After a failure
+        the prompt gets another attempt until `attempts` attempts of the draw have failed. A prompt without variance and
+        a draw without a prompt get no other attempt."""
         failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
         return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)
 
     def skipped(self, step: int) -> list[tuple[str, int]]:
-        """Return (forest, its step) of the leased forests that the steps up to `step` did not train."""
+        """Return (forest, step) for each leased forest that its step did not train, for the steps up to `step`."""
         done = self._acked_after(self.committed, step)
         return [(fid, lease.step) for lease in done for fid in lease.skipped if lease.step is not None]
 
     def leasable(self, version: int) -> list[Entry]:
-        """Return the ready forests that hold no token newer than `version`. After a resume there may be others."""
+        """Return the ready forests without a token newer than `version`. Newer tokens exist only after a resume."""
         return [e for e in self.in_state(State.READY) if e.payload.newest_version <= version]
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
-        """Return the drops of the ready forests whose oldest token is more than `bound` versions behind `version`."""
+        """Return records that drop the ready forests with a token more than `bound` versions older than `version`."""
         old = [(e, version - e.payload.oldest_version) for e in self.in_state(State.READY)]
         return [
             Dropped(e.reserved.forest_id, "stale", f"staleness {age} > {bound}", True) for e, age in old if age > bound
         ]
 
     def expired(self, now: float) -> list[Returned]:
-        """Return the records that end the leases without an ack whose deadline has passed."""
+        """Return the records that end the open leases without an ack whose deadline has passed."""
         over = [x for x in self.leases.values() if x.step is None and x.record.deadline <= now]
         return [Returned(x.record.lease_id, "expired") for x in over]
 
     def can_ack(self, lease_id: str, step: int) -> bool:
-        """Return True for a new ack, False for a repeat. Raises `LeaseLost` if another lease has the forests."""
+        """Return True for a new ack, False for a repeated ack. Raises `LeaseLost` if another lease has the forests."""
         open_lease = self.leases.get(lease_id)
         if (open_lease is not None and open_lease.step is None) or lease_id in self.lapsed:
             if step != self.last_step + 1:
-                raise ValueError(f"ack of lease {lease_id} for step {step}: step {self.last_step + 1} is next")
+                raise ValueError(f"ack of lease {lease_id} for step {step}: the next step is {self.last_step + 1}")
             return True
         if (open_lease is not None and open_lease.step == step) or step <= self.committed:
             return False
         raise LeaseLost(
-            f"lease {lease_id}: its forests were leased again, so step {step} is void; raise queue.lease_seconds"
+            f"lease {lease_id}: another lease holds the forests, so step {step} is void; raise queue.lease_seconds"
         )
 
     def law_error(self) -> dict[str, int]:
-        """Return admitted - ready - leased - trained - dropped by unit; all zero unless there is a defect."""
+        """Return admitted - ready - leased - trained - dropped by unit. Anything but 0 is a defect."""
         t = self.totals
         return {u: t["admitted", u] - t["ready", u] - t["leased", u] - t["trained", u] - t["dropped", u] for u in UNITS}
 
-    # ---- transitions
-    # ---------------------------------------------------------------------------------------------------------
+    # ---- transitions -------------------------------------------------------------------------------------------------
     def apply(self, record: Record) -> None:
-        """Make one transition. Raises KeyError or ValueError for an illegal one, `LawBroken` for a broken law."""
+        """Apply one record. Raises KeyError or ValueError for an illegal transition, `LawBroken` for a defect."""
         match record:
             case Opened(run=run, session=session):
                 self.run, self.session = run, session
@@ -203,7 +208,7 @@ class Ledger:
             case Returned(lease_id=lease_id, reason=reason):
                 lease = self.leases.pop(lease_id)
                 if lease.step is not None:
-                    raise ValueError(f"lease {lease_id} has done its step {lease.step} and cannot return")
+                    raise ValueError(f"lease {lease_id} is acknowledged for step {lease.step} and cannot return")
                 for fid in lease.record.forest_ids:
                     self._move(fid, State.READY)
                 if reason == "expired":
@@ -257,7 +262,7 @@ class Ledger:
 
     def _ack(self, record: Acked) -> None:
         if not self.can_ack(record.lease_id, record.step):
-            raise ValueError(f"lease {record.lease_id} has done step {record.step} before")
+            raise ValueError(f"lease {record.lease_id} is already acknowledged for step {record.step}")
         if record.lease_id in self.lapsed:  # the ack is late, but no other lease has the forests
             lapsed = self.lapsed.pop(record.lease_id)
             for fid in lapsed.forest_ids:
@@ -283,10 +288,10 @@ class Ledger:
             del self.lapsed[lease_id]
         if record.refill:
             r = entry.reserved
-            self.again.append(Again(r.draw, r.attempt + 1, r.failures + (record.reason in _FAILURES)))
+            self.again.append(Retry(r.draw, r.attempt + 1, r.failures + (record.reason in _FAILURES)))
 
     def _leave_step(self, fid: str) -> None:
-        """Take a forest that its step skipped out of the step's lease. ValueError for any other leased forest."""
+        """Remove a skipped forest from the lease of its step. Raises ValueError for any other leased forest."""
         for lease_id, lease in self.leases.items():
             if fid in lease.skipped:
                 kept, skipped = (tuple(x for x in f if x != fid) for f in (lease.record.forest_ids, lease.skipped))
@@ -297,13 +302,13 @@ class Ledger:
 
     def _commit(self, record: Committed) -> None:
         if not self.committed <= record.step <= self.last_step:
-            wrong = f"{self.committed} is, {self.last_step} is the last one done"
-            raise ValueError(f"step {record.step} cannot be durable: {wrong}")
+            wrong = f"the step must be between {self.committed} (durable) and {self.last_step} (last acknowledged)"
+            raise ValueError(f"step {record.step} cannot become durable: {wrong}")
         if not self.oldest_kept <= record.oldest_kept <= record.step:
-            wrong = f"it must be between {self.oldest_kept} and {record.step}"
-            raise ValueError(f"step {record.oldest_kept} cannot be the oldest kept: {wrong}")
+            wrong = f"the step must be between {self.oldest_kept} and {record.step}"
+            raise ValueError(f"step {record.oldest_kept} cannot be the oldest kept checkpoint: {wrong}")
         if left := self.skipped(record.step):
-            raise ValueError(f"forest {left[0][0]} was not trained by step {left[0][1]}: it must be dropped first")
+            raise ValueError(f"step {left[0][1]} did not train forest {left[0][0]}: the forest must be dropped first")
         for lease in self._acked_after(self.committed, record.step):
             for fid in lease.record.forest_ids:
                 self._move(fid, State.TRAINED)
@@ -314,16 +319,16 @@ class Ledger:
         self.committed, self.oldest_kept = record.step, record.oldest_kept
 
     def _acked_after(self, low: int, high: int) -> list[OpenLease]:
-        """Return the leases of steps low + 1 to high."""
+        """Return the acknowledged leases of the steps low + 1 to high."""
         return [x for x in self.leases.values() if x.step is not None and low < x.step <= high]
 
     def _resume(self, record: Resumed) -> None:
         if not self.oldest_kept <= record.step <= self.committed:
-            wrong = f"{self.oldest_kept} to {self.committed} have durable checkpoints"
+            wrong = f"only steps {self.oldest_kept} to {self.committed} may have a durable checkpoint"
             raise ValueError(f"the run cannot resume from step {record.step}: {wrong}")
         self.session = record.session
         undone = [x for x in self.leases.values() if x.step is None or x.step > record.step]
-        undone.sort(key=lambda x: (x.step is None, x.step or 0))  # stable: open ones as they were made
+        undone.sort(key=lambda x: (x.step is None, x.step or 0))  # stable: leases without an ack keep their order
         first = [fid for lease in undone for fid in lease.record.forest_ids]
         later = sorted((e for e in self.in_state(State.READY) if e.turn is not None), key=lambda e: e.turn or 0)
         for turn, fid in enumerate([*first, *(e.reserved.forest_id for e in later)]):
@@ -336,14 +341,13 @@ class Ledger:
         for entry in self.in_state(State.RESERVED):
             r = entry.reserved
             del self.live[r.forest_id]
-            self.again.append(Again(r.draw, r.attempt + 1, r.failures))
+            self.again.append(Retry(r.draw, r.attempt + 1, r.failures))
         self.again.sort(key=lambda a: a.draw)
         self.committed = self.last_step = record.step
 
-    # ---- as a snapshot
-    # -------------------------------------------------------------------------------------------------------
+    # ---- snapshots ---------------------------------------------------------------------------------------------------
     def to_state(self) -> dict[str, Any]:
-        """Return the state as JSON-able values, for a `Snapshot`."""
+        """Return the state as JSON-able values for a `Snapshot`."""
         return {
             **{name: getattr(self, name) for name in _PLAIN},
             "lost": dict(self.lost),
@@ -359,8 +363,7 @@ class Ledger:
         for name, kind in _NESTED.items():
             setattr(self, name, kind.validate_python(state[name]))
 
-    # ---- bookkeeping
-    # ---------------------------------------------------------------------------------------------------------
+    # ---- counts ------------------------------------------------------------------------------------------------------
     def _move(self, fid: str, to: State) -> None:
         entry = self.live[fid]
         if entry.state is not State.RESERVED:
@@ -378,7 +381,7 @@ class Ledger:
     def _check_law(self, record: Record) -> None:
         error = self.law_error()
         if any(error.values()):
-            raise LawBroken(f"admitted - ready - leased - trained - dropped = {error} after {record}")
+            raise LawBroken(f"admitted - ready - leased - trained - dropped is {error} after {record}, must be 0")
 
 
 _PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed", "oldest_kept", "_orders")
@@ -387,6 +390,6 @@ _LOST, _TOTALS = TypeAdapter(dict[str, int]), TypeAdapter(list[tuple[str, str, i
 _NESTED: dict[str, TypeAdapter[Any]] = {
     "live": TypeAdapter(dict[str, Entry]),
     "leases": TypeAdapter(dict[str, OpenLease]),
-    "again": TypeAdapter(list[Again]),
+    "again": TypeAdapter(list[Retry]),
     "lapsed": TypeAdapter(dict[str, Leased]),
 }

@@ -1,7 +1,7 @@
-"""The payload of forests: Arrow IPC stream files `0000000001.arrow`, one record batch a forest.
+"""Payload files: Arrow IPC stream files `0000000001.arrow` with one record batch for each forest.
 
-A forest is addressed by file, offset and length. In an object store each flush makes one file, which has the session
-of its writer in its name: no record names what a writer uploads after it lost the run.
+File, offset and length address a forest. In an object store each flush makes one file. The name of the file contains
+the session of its writer, so a process that has lost the run overwrites no file of the new owner.
 """
 
 from __future__ import annotations
@@ -24,52 +24,56 @@ _NAME = re.compile(r"\d{10,}(-[\w-]+)?\.arrow")
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # end of an Arrow IPC stream
 
 
-class Damaged(BadInput):
-    """The bytes of a payload are missing or not those that were written."""
+class DamagedPayload(BadInput):
+    """The bytes of a payload are missing or differ from the bytes that were written."""
 
 
 class PayloadReader:
-    """Reads forests; on a local disk as views of the memory-mapped file."""
+    """Reads forests from payload files. On a local disk the arrays are views of the memory-mapped file."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._readable: set[str] = set()  # files whose schema has been checked
+        self._readable: set[str] = set()  # files with a checked schema
 
     def read(self, place: Place) -> pa.RecordBatch:
-        """Return the forest at `place`, its checksum verified.
+        """Return the forest at `place` after a check of its checksum.
 
-        Raises `Damaged` with file and offset, `BadInput` where the store cannot be read or the schema is newer.
+        Raises `DamagedPayload` with file and offset, `BadInput` if the store cannot be read or the schema is newer.
         """
         where = f"{self._folder.uri}/{place.file} byte {place.offset}"
         if not _NAME.fullmatch(place.file) or place.offset < 0 or place.length < 0:
-            raise Damaged(f"{where}: the journal names no payload file; restore the journal from a copy")
+            raise DamagedPayload(f"{where}: the journal names no payload file; restore the journal from a backup")
         try:
             self._check_schema(place.file)
             message = self._folder.read(place.file, place.offset, place.length)
         except (FileNotFoundError, TooShort) as e:
-            raise Damaged(f"{where}: the payload is missing ({one_line(e)}); restore the file from a copy") from e
+            fault = f"the payload is missing ({one_line(e)}); restore the file from a backup"
+            raise DamagedPayload(f"{where}: {fault}") from e
         except OSError as e:
-            fault = f"the payload cannot be read ({one_line(e)}); see to the store, then resume the run"
+            fault = f"the payload cannot be read ({one_line(e)}); repair the access to the store and resume the run"
             raise BadInput(f"{where}: {fault}") from e
         if zlib.crc32(message) != place.crc:
-            fault = f"the payload of {place.length} bytes is damaged (checksum); restore the file from a copy"
-            raise Damaged(f"{where}: {fault}")
+            fault = f"the payload of {place.length} bytes is damaged (checksum); restore the file from a backup"
+            raise DamagedPayload(f"{where}: {fault}")
         return read_batch(message, wire.SCHEMA, where)
 
     def forest(self, admitted: Admitted) -> Forest:
-        """Return an admitted forest, every invariant checked. Raises as `read`, and `Damaged` where the payload holds
-        anything else."""
+        """Return an admitted forest, every invariant checked.
+
+        Raises as `read`, and `DamagedPayload` where the payload holds anything else."""
         place = admitted.place
         forests = wire.from_batch(self.read(place))
         try:
             (forest,) = (f.check() for f in forests)
         except ValueError as e:  # not one forest, or one that is not sound
             where = f"{self._folder.uri}/{place.file} byte {place.offset}"
-            raise Damaged(f"{where}: the payload is not forest {admitted.forest_id} ({one_line(e)})") from e
+            raise DamagedPayload(f"{where}: the payload is not forest {admitted.forest_id} ({one_line(e)})") from e
         return forest
 
     def _check_schema(self, file: str) -> None:
-        """Check the first message of a file. It starts with a marker and the length of its metadata, 4 bytes each."""
+        """Check the schema message at the start of a file.
+
+        The message starts with a marker and the length of its metadata, 4 bytes each."""
         if file in self._readable:
             return
         length = int.from_bytes(memoryview(self._folder.read(file, 4, 4)), "little")
@@ -78,18 +82,20 @@ class PayloadReader:
         try:
             schema = read_schema(pa.ipc.read_message(header), where)
         except (*UNREADABLE, BadInput) as e:
-            raise Damaged(f"{where}: its header is damaged ({one_line(e)}); restore the file from a copy") from e
+            raise DamagedPayload(
+                f"{where}: its header is damaged ({one_line(e)}); restore the file from a backup"
+            ) from e
         wire.check_schema(schema, where)
         self._readable.add(file)
 
 
 class Payloads(PayloadReader):
-    """Appends forests, and reads them back."""
+    """Appends forests to payload files and reads them."""
 
     def __init__(self, folder: Folder, file_bytes: int, durable: bool, session: str) -> None:
-        """A file is sealed once it has `file_bytes`; without `durable` nothing is flushed.
+        """Start a new file. A file that has reached `file_bytes` is sealed. Without `durable` nothing is flushed.
 
-        Files of an earlier process take no more bytes, because their end may be torn.
+        Nothing is appended to files of an earlier process, because their last message may be torn.
         """
         super().__init__(folder)
         self._limit = file_bytes
@@ -102,13 +108,13 @@ class Payloads(PayloadReader):
         self._sizes = folder.sizes(SUFFIX)
         self._number = max((int(n.removesuffix(SUFFIX).partition("-")[0]) for n in self._sizes), default=0)
 
-    def settle(self, needed: set[str]) -> None:
-        """Make durable what the process before may have left unflushed of the `needed` files."""
+    def flush_existing(self, needed: set[str]) -> None:
+        """Flush the `needed` files, which an earlier process may not have flushed."""
         for name in needed & self._sizes.keys():
             self._folder.sync(name)
 
     def append(self, batch: pa.RecordBatch) -> Place:
-        """Write one forest. Raises `BadInput` if the disk refuses; stored forests stay."""
+        """Write one forest. Raises `BadInput` if the write fails; stored forests are unchanged."""
         if self._closed:
             raise RuntimeError(f"{self._folder.uri}: the payload files are closed; another process may own the run now")
         if self._file is None:
@@ -126,7 +132,7 @@ class Payloads(PayloadReader):
         return place
 
     def pending(self) -> list[Action]:
-        """Return what makes all forests so far durable. The caller flushes it before the journal."""
+        """Return the actions that make all forests durable. The caller runs them before it flushes the journal."""
         if self._dirty and self._file is not None and self._file.ends_with_flush:
             self._seal()
         files, self._sealed = self._sealed, []
@@ -136,7 +142,7 @@ class Payloads(PayloadReader):
         return [file.pending() for file in files]
 
     def unneeded(self, needed: set[str]) -> list[str]:
-        """Return the files that are neither needed nor being written."""
+        """Return the files that are not needed and not open for writing."""
         open_file = self._file.name if self._file else None
         return [n for n in self._sizes if n not in needed and n != open_file]
 
@@ -148,7 +154,7 @@ class Payloads(PayloadReader):
 
     @property
     def size(self) -> int:
-        """Bytes of all payload files."""
+        """The size of all payload files in bytes."""
         return sum(self._sizes.values())
 
     def close(self) -> None:

@@ -1,5 +1,4 @@
-"""The transitions of a forest as records of the journal, and their JSON. A record states a fact; reading it back
-decides nothing."""
+"""The records of the journal and their JSON. A record states one transition; applying a record makes no decision."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ DropReason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The first record of a journal. `run` is the part of every forest id that names the run; for `session` see
-    `Resumed`."""
+    """The first record of a journal. `run` is the prefix of every forest id of the run; for `session` see `Resumed`."""
 
     run: str
     session: str
@@ -27,10 +25,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A worker got a prompt, and the forest holds a slot from now on.
+    """A worker got a prompt, and the forest takes a slot.
 
-    `request` is the worker's own name of the call, "" if it has none. `failures` counts the attempts of this draw that
-    failed before.
+    `request` is the id that the worker gives to the call, or "". `failures` counts the failed earlier attempts of this
+    draw.
     """
 
     forest_id: str
@@ -44,7 +42,7 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a payload lies: `offset` and `length` in bytes of the encapsulated Arrow message, `crc` its CRC-32."""
+    """The place of a payload: `offset` and `length` in bytes of the encapsulated Arrow message, and its CRC-32."""
 
     file: str
     offset: int
@@ -78,10 +76,10 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """Forests went to the learner at policy `version`, in this order.
+    """The learner at policy `version` leased forests, in this order.
 
-    No token of them is newer than `version` or more than `max_staleness` versions older. `deadline` is in seconds of
-    the queue's clock."""
+    No token of the forests is newer than `version` or more than `max_staleness` versions older. `deadline` is in
+    seconds of the queue's clock."""
 
     lease_id: str
     forest_ids: tuple[str, ...]
@@ -92,8 +90,10 @@ class Leased:
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """The optimizer step that used the lease is done, and its slots are free. Its forests stay leased until the step is
-    durable. Then those in `skipped`, whose update was not finite, are dropped."""
+    """The learner has taken the optimizer step of the lease, and the slots of the lease are free.
+
+    The forests stay leased until the step is durable. Then the forests in `skipped`, whose update was not finite, are
+    dropped."""
 
     lease_id: str
     step: int
@@ -102,7 +102,7 @@ class Acked:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A lease ended without a step: its forests are ready again, in their old order."""
+    """A lease ended without a step. Its forests are ready again, in the order of admission."""
 
     lease_id: str
     reason: Literal["nack", "expired"]
@@ -110,9 +110,9 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A forest will not be trained, and its slot is free.
+    """The queue dropped a forest: it is not trained, and its slot is free.
 
-    With `refill` its prompt goes out again as the next attempt of the same draw; otherwise the draw is finished.
+    With `refill` the prompt gets another attempt of the same draw; otherwise the draw is finished.
     """
 
     forest_id: str
@@ -123,8 +123,9 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Every step up to this one is in a durable checkpoint. The run may resume from any step since `oldest_kept`, that
-    of the oldest checkpoint that is kept."""
+    """A durable checkpoint contains every step up to `step`.
+
+    The run may resume from any step since `oldest_kept`, the step of the oldest kept checkpoint."""
 
     step: int
     oldest_kept: int
@@ -132,11 +133,11 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The run resumes from the checkpoint of `step`: forests leased since are ready in the order of their leases, and
-    reserved prompts go out again.
+    """The run resumes from the checkpoint of `step`.
 
-    `session` names the start of the run that asked for it. A queue that is opened again in that session does not go
-    back."""
+    Forests that were leased after this step are ready again, in the order of their leases. Reserved prompts get another
+    attempt. `session` is the id of the start of the run that resumed. A queue that is opened again in the same session
+    does not resume again."""
 
     step: int
     session: str
@@ -144,14 +145,14 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """These payload files are deleted, because they hold only finished forests."""
+    """The queue deletes payload files, because they hold only finished forests."""
 
     payload_files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole state, in place of all records before it. `ledger` is what `Ledger.to_state` returns."""
+    """The complete state, which replaces all earlier records. `ledger` is the result of `Ledger.to_state`."""
 
     ledger: dict[str, Any]
     format: int = FORMAT
@@ -165,7 +166,7 @@ _CHECKED = {k: TypeAdapter(k).validator.validate_python for k in _KINDS.values()
 
 
 def to_dict(record: Record) -> dict[str, Any]:
-    """Return the JSON form, with the type's name in lower case as `kind`."""
+    """Return the record as JSON-able values. `kind` is the lower-case name of the record's type."""
     kind = type(record)
     return {"kind": kind.__name__.lower(), **{n: getattr(record, n) for n in _FIELDS[kind]}}
 
@@ -190,6 +191,8 @@ def from_dict(tree: dict[str, Any]) -> Record:
 
 
 def forest_id(run: str, draw: int, attempt: int) -> str:
-    """Return the id of one attempt. A repeat has the same id and is recognised; a new attempt has a new one, so a late
-    answer is recognised too."""
+    """Return the id of one attempt at a draw.
+
+    A repeated delivery has the same id as the first delivery. A new attempt has a new id, so the queue recognises a
+    late delivery of an old attempt."""
     return f"{run}-{draw:06d}-{attempt}"

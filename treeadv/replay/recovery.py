@@ -14,7 +14,7 @@ IMPOSSIBLE = (KeyError, ValueError, LawBroken, LeaseLost)
 def recover(reader: Reader, ledger: Ledger) -> Iterator[Line]:
     """Apply each record to the ledger, then yield it.
 
-    Raises `BadInput` for a record that cannot follow those before it: no queue has written it there.
+    Raises `BadInput` for a record that contradicts the records before it: no queue has written it there.
     """
     for line in reader:
         try:
@@ -27,4 +27,4 @@ def recover(reader: Reader, ledger: Ledger) -> Iterator[Line]:
 def impossible(seq: int, error: Exception) -> BadInput:
     """Return the error for record `seq`, which the ledger refuses."""
     what = f"{type(error).__name__} {one_line(error)}"
-    return BadInput(f"record {seq} cannot follow those before it: {what}; restore the journal from a copy")
+    return BadInput(f"record {seq} contradicts the records before it: {what}; restore the journal from a backup")

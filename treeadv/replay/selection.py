@@ -1,4 +1,4 @@
-"""Which ready forests a lease takes: the rules of `queue.selection`."""
+"""Selects the ready forests of a lease: the rules of `queue.selection`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from treeadv.extensions import load_extension
 from treeadv.replay.ledger import Entry
 
-# Orders the ready forests, which come in the order of admission. `seed` is of the run and of this lease.
+# Orders the ready forests, given in the order of admission. The seeds are the run's seed and the number of the lease.
 Rule: TypeAlias = Callable[[Sequence[Entry], tuple[int, int]], list[Entry]]
 
 RULES = {name: f"{__name__}:{name}" for name in ("fifo", "freshest", "priority")}
 
 
 def selection_rule(name: str) -> Rule:
-    """Return a rule by its name in `RULES` or as `module:Name`. Raises `BadInput` if there is none."""
+    """Return the rule called `name`, a key of `RULES` or `module:Name`. Raises `BadInput` for an unknown name."""
     return cast(Rule, load_extension("queue.selection", name, RULES))
 
 
 def choose(ready: Sequence[Entry], n: int, rule: Rule, seed: tuple[int, int]) -> list[Entry]:
-    """Return `n` of the ready forests (fewer if there are fewer), in the order to train them.
+    """Return `n` of the ready forests in training order, or all of them if fewer than `n` are ready.
 
-    Forests that were leased before a resume go first, in their old order. `rule` orders the others.
+    Forests that were leased before a resume stand first, in the order of those leases. `rule` orders the other forests.
     """
     first = sorted((e for e in ready if e.turn is not None), key=lambda e: e.turn or 0)
     rest = sorted((e for e in ready if e.turn is None), key=lambda e: e.order)
@@ -38,14 +38,14 @@ def fifo(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
 
 
 def freshest(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
-    """Put the forest first whose oldest token is newest."""
+    """Sort by the version of the oldest token, newest first."""
     return sorted(ready, key=lambda e: -e.payload.oldest_version)
 
 
 def priority(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
-    """Draw without replacement in proportion to advantage mass.
+    """Draw without replacement, in proportion to the advantage mass.
 
-    The order is that of u^(1/mass) with u uniform, largest first (Efraimidis and Spirakis 2006).
+    Sorts by u^(1/mass) with u uniform, largest first (Efraimidis and Spirakis 2006).
     """
     uniform = np.random.default_rng(seed).random(len(ready))
     masses = [e.payload.mass for e in ready]

@@ -1,8 +1,7 @@
-"""The queue over its files: each method decides with the ledger, writes the payload, then the record, then makes the
-transition.
+"""The replay queue on its files. Each method asks the ledger, writes the payload, writes the record and applies it.
 
-The folder `replay` of a run holds `lock`, `journal/*.jsonl` and `payloads/*.arrow`. A record refers to a payload only
-after that is written, so every prefix of the journal is a state that the run was in, and a run can resume from it.
+The folder `replay` of a run holds `lock`, `journal/*.jsonl` and `payloads/*.arrow`. The queue writes a payload before
+the record that refers to it. So every prefix of the journal is a state of the run from which the run can resume.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import pyarrow as pa
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.replay.admission import advantage_mass, graded_forest, rejection
-from treeadv.replay.journal import Journal, Reader, Torn
+from treeadv.replay.journal import Journal, Reader, TornRecord
 from treeadv.replay.ledger import Ledger, State
-from treeadv.replay.payloads import Damaged, Payloads
+from treeadv.replay.payloads import DamagedPayload, Payloads
 from treeadv.replay.records import (
     Acked,
     Admitted,
@@ -45,24 +44,24 @@ from treeadv.visible import visible_logger
 
 Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
 JOURNAL_BYTES = 1 << 22  # that a start reads at most, beside a snapshot: 20,000 records
-_TELL_EVERY = 50  # forests dropped in a row on admission
-_MAX_FAILED_DRAWS = 50  # in a row
+_WARN_EVERY = 50  # forests in a row that were dropped on admission
+_MAX_FAILED_DRAWS = 50  # draws in a row without a prompt
 log = visible_logger("treeadv.replay")
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What opening found: records read, seconds it took, and the torn last record that was cut off."""
+    """The result of opening the queue: records read, duration in seconds, and the torn last record that was cut off."""
 
     records: int
     seconds: float
-    torn: Torn | None
+    torn: TornRecord | None
 
 
 class ReplayStore:
-    """One writer's view of a run's replay folder.
+    """The replay queue of one process, which owns the run's replay folder.
 
-    Not thread-safe, except that the actions of `pending` and `compaction` may run in another thread.
+    The class is not thread-safe. Only the actions of `pending` and `compaction` may run in another thread.
     """
 
     def __init__(
@@ -76,27 +75,27 @@ class ReplayStore:
         clock: Callable[[], float] = time.time,
         versions_per_step: int = 1,
     ) -> None:
-        """Open or make `run_dir`/replay (a path or a URI) and read the journal back.
+        """Open or create the folder `replay` of `run_dir` (a path or a URI) and read its journal.
 
-        `session` names this start of the run, `step` the checkpoint that it resumes from (0: none). The first to open
-        the folder in a session goes back to that step: forests leased after it are ready again in the same order,
-        prompts that were only reserved go out again. A later one (the queue died beside a living learner) changes
-        nothing. `versions_per_step` is the number of optimizer updates of a step.
+        `session` is the id of this start of the run; `step` is the step of the checkpoint to resume from, 0 for none.
+        The first opening in a session resumes from `step`: forests that were leased later are ready again in the same
+        order, and reserved prompts get another attempt. A second opening in the session (after the death of the queue
+        alone) changes nothing. `versions_per_step` is the number of optimizer updates of a step.
 
-        Raises `BadInput` for a folder in use, damage, another format, or a checkpoint that does not fit the journal.
+        Raises `BadInput` for a folder in use, damage, another format, or a checkpoint that contradicts the journal.
         """
         began = time.perf_counter()
         self._config, self._seed, self._clock = config, seed, clock
         self._select = selection_rule(config.selection)
         self._folder = open_folder(run_dir).child("replay")
         if config.fsync == "none" and not self._folder.keeps_unflushed:
-            raise BadInput(f"queue.fsync=none would never write to {run_dir}; use interval or always")
+            raise BadInput(f"queue.fsync=none never writes to {run_dir}; use interval or always")
         self.fsync_interval = config.fsync_interval or self._folder.flush_seconds
         self.journal_limit = JOURNAL_BYTES
         self.capacity = (config.max_staleness // versions_per_step + 1) * forests_per_step
-        self._waiting: tuple[int, int] | None = None  # forests and version of a lease that could not be made
-        self._dropped_in_a_row = 0  # forests on admission
-        self._failed_draws = 0  # in a row
+        self._waiting: tuple[int, int] | None = None  # forests and version of a lease that waits for ready forests
+        self._dropped_in_a_row = 0  # forests in a row that were dropped on admission
+        self._failed_draws = 0  # draws in a row without a prompt
         self._journals, payloads = self._folder.child("journal"), self._folder.child("payloads")
         self._journals.make()
         payloads.make()
@@ -107,7 +106,7 @@ class ReplayStore:
             for _ in recover(reader, self.ledger):
                 pass
             self._payloads = Payloads(payloads, config.payload_mb << 20, config.fsync != "none", session)
-            self._payloads.settle(self._needed())  # before the records that refer to them
+            self._payloads.flush_existing(self._needed())  # before the journal flushes the records that refer to them
             self._journal = Journal(self._journals, reader, session, self._lock.check)
             self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
             self._begin(session, step)
@@ -115,39 +114,40 @@ class ReplayStore:
             self._lock.undo()
             raise
         if reader.torn:
-            log.warning("%s: unfinished last record cut off: %s", run_dir, reader.torn)
+            log.warning("%s: the incomplete last record of the journal was cut off: %s", run_dir, reader.torn)
         if reader.ignored:
             log.warning(
-                "%s: %d parts hold records of a process that had lost the run; ignored", run_dir, reader.ignored
+                "%s: ignored records of a process that had lost the run, in %d journal parts", run_dir, reader.ignored
             )
 
     def _begin(self, session: str, step: int) -> None:
         if not self.opening.records:
             if step:
                 raise BadInput(
-                    f"{self._folder.uri}: no journal for the checkpoint of step {step}; restore it or start anew"
+                    f"{self._folder.uri} has no journal for the checkpoint of step {step}; restore the journal or"
+                    " start a new run"
                 )
-            self._write(Opened(f"r{self._seed}", session))  # one seed has one set of ids, so a run can be grown again
+            self._write(Opened(f"r{self._seed}", session))  # equal seeds give equal forest ids, so a run is repeatable
             return
         if self.ledger.session == session:
             return
         low, high = self.ledger.oldest_kept, self.ledger.last_step
         if not low <= step <= high:
             raise BadInput(
-                f"{self._folder.uri}: the checkpoint is of step {step}, "
-                f"the journal can go back to steps {low} to {high};"
-                " resume from one of these, any other would lose forests or train them twice"
+                f"{self._folder.uri}: the checkpoint is of step {step}, but the journal can resume from steps"
+                f" {low} to {high} only; from another step the run would lose forests or train forests twice."
+                " Resume from a checkpoint of these steps"
             )
         self.commit(step, low)
-        self._write(Resumed(step, session))  # last: a process that dies before it starts over
+        self._write(Resumed(step, session))  # the last write: a process that dies earlier repeats all of them
 
     # ---- calls of workers --------------------------------------------------------------------------------------------
     @property
     def free_slots(self) -> int:
-        """Forests that may still be reserved.
+        """The number of forests that can be reserved now.
 
-        A resume may leave forests for later steps in all slots. A lease that then waits for an earlier forest gets the
-        slots that it needs beyond the capacity."""
+        After a resume, forests of later steps may take all slots. A waiting lease then gets the slots that it lacks
+        beyond the capacity."""
         lacking = 0
         if self._waiting is not None:
             n, version = self._waiting
@@ -155,9 +155,9 @@ class ReplayStore:
         return max(0, lacking, self.capacity - self.ledger.slots_used)
 
     def reserve(self, worker: str, request: str, prompt_id: Callable[[int], str]) -> Reserved | None:
-        """Take a slot for the next draw, whose prompt is `prompt_id(draw)`; None while no slot is free.
+        """Reserve a slot for the next draw, whose prompt is `prompt_id(draw)`. Returns None if no slot is free.
 
-        A repeat of a `request` (not "") gets the first answer, as long as that forest is not delivered or lost.
+        A repeated `request` (not "") gets the first answer again while that forest is reserved.
         """
         for e in self.ledger.in_state(State.RESERVED) if request else ():
             if (e.reserved.worker, e.reserved.request) == (worker, request):
@@ -169,21 +169,21 @@ class ReplayStore:
 
     @property
     def next_draw(self) -> int:
-        """The draw that the next reservation takes."""
+        """The draw of the next reservation."""
         return self.ledger.next_ticket().draw
 
     def skip_draw(self, detail: str) -> None:
-        """The next draw gives no prompt: finish it without a forest. Raises `BadInput` where that happens again and
-        again."""
+        """Finish the next draw without a forest, because it has no prompt.
+
+        Raises `BadInput` after `_MAX_FAILED_DRAWS` such draws in a row."""
         draw = self.next_draw
         record = self._reserve("", "", "")
         self._drop(self.ledger.drop(record.forest_id, "no_prompt", detail, self._config.attempts))
         self._failed_draws += 1
         if self._failed_draws >= _MAX_FAILED_DRAWS:
             raise BadInput(
-                f"task.source: {self._failed_draws} draws in a row gave "
-                f"no prompt, the last (draw {draw}) with {detail};"
-                " correct the task"
+                f"task.source: {self._failed_draws} draws in a row gave no prompt; the last error (draw {draw}) is"
+                f" {detail}; correct the task"
             )
 
     def _reserve(self, worker: str, request: str, prompt_id: str) -> Reserved:
@@ -194,23 +194,25 @@ class ReplayStore:
         return record
 
     def fail(self, fid: str, reason: str) -> None:
-        """The worker could not deliver: the prompt goes out again, or is given up after `queue.attempts` failures."""
+        """Drop a reserved forest that its worker cannot deliver.
+
+        The prompt gets another attempt, or is given up after `queue.attempts` failures."""
         if self._state(fid) is State.RESERVED:
             self._drop(self.ledger.drop(fid, "failed", reason, self._config.attempts))
 
     def forget(self, worker: str) -> int:
-        """The worker is gone: fail all its reservations. Returns how many."""
+        """Fail all reservations of a worker that ended. Returns their number."""
         lost = [e.reserved.forest_id for e in self.ledger.in_state(State.RESERVED) if e.reserved.worker == worker]
         for fid in lost:
-            self.fail(fid, f"worker {worker} is gone")
+            self.fail(fid, f"worker {worker} has ended")
         return len(lost)
 
     def admit(self, fid: str, batch: pa.RecordBatch) -> Admission:
         """Store one graded forest.
 
-        `repeat`: it was admitted before. `late`: its reservation went to another attempt or is finished. `refused`: it
-        breaks an invariant; it is dropped as invalid and its prompt goes out again. `dropped`: it is valid, but nothing
-        can be learnt from it (see `rejection`)."""
+        `repeat`: the forest was admitted before. `late`: another attempt has the draw, or the draw is finished.
+        `refused`: the forest breaks an invariant; it is dropped as invalid and its prompt gets another attempt.
+        `dropped`: the forest is valid but gives no advantage (see `rejection`)."""
         state = self._state(fid)
         if state is not State.RESERVED:
             return "repeat" if state else "late"
@@ -222,8 +224,8 @@ class ReplayStore:
         if found := rejection(forest, self._config):
             self._drop(self.ledger.drop(fid, found.reason, found.detail, self._config.attempts))
             self._dropped_in_a_row += 1
-            if self._dropped_in_a_row % _TELL_EVERY == 0:
-                log.warning("no forest of the last %d was stored: %s", self._dropped_in_a_row, found.detail)
+            if self._dropped_in_a_row % _WARN_EVERY == 0:
+                log.warning("the last %d forests were all dropped: %s", self._dropped_in_a_row, found.detail)
             return "dropped"
         self._dropped_in_a_row = 0
         place = self._payloads.append(batch)
@@ -235,12 +237,12 @@ class ReplayStore:
 
     # ---- calls of the learner ----------------------------------------------------------------------------------------
     def lease(self, n: int, version: int, fetch: Callable[[str], object] | None = None) -> Leased | None:
-        """Take `n` ready forests for the learner at policy `version`; None while there are fewer.
+        """Lease `n` ready forests to the learner at policy `version`. Returns None if fewer forests are ready.
 
-        A forest with a token newer than `version` stays ready: a resume may leave some for later steps. Forests over
-        the staleness bound are dropped first and refilled. A repeat for a version whose lease is open
-        returns that lease. `fetch` (`payload` unless given) is called with each id before the lease is made: a forest
-        that it finds damaged is dropped and refilled too, else every later process would lease it and fail.
+        A forest with a token newer than `version` stays ready; such a forest exists only after a resume. Forests over
+        the staleness bound are dropped first, and their prompts get another attempt. A repeated call for a version with
+        an open lease returns that lease. `fetch` (default: `payload`) is called with each id before the lease is made.
+        A forest whose `fetch` raises `DamagedPayload` is dropped like a stale forest, so no later lease contains it.
         """
         fetch = fetch or self.payload
         for open_lease in self.ledger.leases.values():
@@ -273,22 +275,24 @@ class ReplayStore:
         return lease
 
     def ack(self, lease_id: str, step: int, skipped: Sequence[str] = ()) -> None:
-        """Optimizer step `step` used the lease: its slots are free. `skipped` are the forests whose update was not
-        finite; they are dropped once the step is durable. Raises `LeaseLost` if another lease has its forests."""
+        """Record that optimizer step `step` used the lease, and free its slots.
+
+        `skipped` are the forests whose update was not finite; they are dropped when the step is durable. Raises
+        `LeaseLost` if another lease has the forests."""
         if self.ledger.can_ack(lease_id, step):
             self._write(Acked(lease_id, step, tuple(skipped)))
 
     def nack(self, lease_id: str) -> None:
-        """The lease will not be used: its forests are ready again. Does nothing for one that ended or did its step."""
+        """End an unused lease; its forests are ready again. Does nothing for a lease that ended or is acknowledged."""
         lease = self.ledger.leases.get(lease_id)
         if lease is not None and lease.step is None:
             self._write(Returned(lease_id, "nack"))
 
     def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
-        """The learner cannot train the lease: its forests are dropped. Does nothing for a lease that ended or did its
-        step.
+        """Drop the forests of a lease that the learner cannot train.
 
-        Whether their prompts go out again depends on the reason (see `Ledger.drop`).
+        Does nothing for a lease that ended or is acknowledged. The reason decides whether the prompts get another
+        attempt (see `Ledger.drop`).
         """
         lease = self.ledger.leases.get(lease_id)
         if lease is None or lease.step is not None:
@@ -298,25 +302,25 @@ class ReplayStore:
             self._drop(self.ledger.drop(fid, reason, detail, self._config.attempts))
 
     def expire(self) -> int:
-        """End the leases whose deadline has passed. Returns how many."""
+        """End the leases whose deadline has passed. Returns their number."""
         over = self.ledger.expired(self._clock())
         for record in over:
             seconds = self._config.lease_seconds
-            log.warning("%s expired after %g s, its forests are ready again", record.lease_id, seconds)
+            log.warning("lease %s expired after %g s; its forests are ready again", record.lease_id, seconds)
             self._write(record)
         return len(over)
 
     def commit(self, step: int, oldest_kept: int | None = None) -> None:
-        """Steps up to `step` are in a durable checkpoint: their forests are trained, those that were skipped are
-        dropped.
+        """Record that a durable checkpoint contains all steps up to `step`.
 
-        The run may later resume from `oldest_kept` (`step` unless given), the step of the oldest checkpoint that is
-        kept."""
+        The forests of these steps are trained. The forests that the steps skipped are dropped.
+
+        The run can later resume from `oldest_kept`, the step of the oldest kept checkpoint (default: `step`)."""
         if step > self.ledger.last_step:
-            raise ValueError(f"commit of step {step}: {self.ledger.last_step} is the last one done")
+            raise ValueError(f"commit of step {step}: the last acknowledged step is {self.ledger.last_step}")
         if step > self.ledger.committed:
             for fid, skipped_by in self.ledger.skipped(step):
-                detail = f"its update in step {skipped_by} was not finite"
+                detail = f"the update of step {skipped_by} with this forest was not finite"
                 self._drop(self.ledger.drop(fid, "not_finite", detail, self._config.attempts))
             oldest = step if oldest_kept is None else max(oldest_kept, self.ledger.oldest_kept)
             self._write(Committed(step, oldest))
@@ -326,7 +330,9 @@ class ReplayStore:
         since the last one. With retain=unacknowledged it replaces the records before it, and payload files
         that hold only finished forests are deleted.
 
-        The records so far are made durable first: the commit must outlive the payload that it releases.
+        The actions first make all records durable: the commit must be durable before its payload is deleted. They then
+        delete the payload files that hold only finished forests, and replace a journal over `journal_limit` bytes by a
+        snapshot.
         """
         keep = self._config.retain == "all"
         gone = [] if keep else self._payloads.unneeded(self._needed())
@@ -344,12 +350,12 @@ class ReplayStore:
         flush(self.compaction())
 
     def payload(self, fid: str) -> pa.RecordBatch:
-        """Return a stored forest. Raises `Damaged`, or KeyError if it is not live."""
+        """Return a stored forest. Raises `DamagedPayload`, or KeyError if the forest is not live."""
         return self._payloads.read(self.ledger.live[fid].payload.place)
 
     # ---- durability --------------------------------------------------------------------------------------------------
     def pending(self) -> list[Action]:
-        """Return what makes every record so far durable: one flush serves all callers that wait (group commit)."""
+        """Return the actions that make every record durable. One flush serves all waiting callers (group commit)."""
         payloads, journal = self._payloads.pending(), self._journal.pending()
         return [*payloads, self._lock.check, *journal] if journal else payloads
 
@@ -362,7 +368,7 @@ class ReplayStore:
 
     @property
     def records(self) -> int:
-        """Records in the journal since the run began."""
+        """The number of journal records since the start of the run."""
         return self._journal.seq
 
     def disk_bytes(self) -> int:
@@ -373,7 +379,7 @@ class ReplayStore:
         return self._folder.free_bytes()
 
     def close(self) -> None:
-        """Make all durable (unless fsync is none) and release the folder."""
+        """Make all records durable (unless fsync is none) and release the folder."""
         if self._config.fsync != "none":
             self.sync()
         self._payloads.close()
@@ -385,7 +391,7 @@ class ReplayStore:
         self.ledger.apply(record)
 
     def _needed(self) -> set[str]:
-        """Return the payload files with forests that are not finished."""
+        """Return the payload files that contain an unfinished forest."""
         return {e.admitted.payload_file for e in self.ledger.live.values() if e.admitted}
 
     def _damaged(self, fids: Iterable[str], fetch: Callable[[str], object]) -> list[Dropped]:
@@ -393,24 +399,24 @@ class ReplayStore:
         for fid in fids:
             try:
                 fetch(fid)
-            except Damaged as e:
+            except DamagedPayload as e:
                 out.append(self.ledger.drop(fid, "damaged", str(e), self._config.attempts))
         return out
 
     def _drop(self, record: Dropped) -> None:
-        level, fate = (logging.WARNING, "goes out again") if record.refill else (logging.ERROR, "is given up")
+        level, prompt = (logging.WARNING, "gets another attempt") if record.refill else (logging.ERROR, "is given up")
         if record.reason in ("no_variance", "no_prompt"):
-            fate = "is not drawn again"
+            prompt = "gets no other attempt"
             level = logging.INFO if record.reason == "no_variance" else logging.WARNING
-        log.log(
-            level, "forest %s dropped as %s: %s; its prompt %s", record.forest_id, record.reason, record.detail, fate
-        )
+        fid, reason = record.forest_id, record.reason
+        log.log(level, "forest %s dropped as %s: %s; its prompt %s", fid, reason, record.detail, prompt)
         self._write(record)
 
     def _state(self, fid: str) -> State | None:
-        """Return the state of a live forest, None for a finished one. Raises `BadForest` for an id that this run has
-        not given out."""
+        """Return the state of a live forest, or None for a finished forest.
+
+        Raises `BadForest` for an id that this run has never reserved."""
         entry = self.ledger.live.get(fid)
         if entry is None and not self.ledger.known(fid):
-            raise BadForest(fid, "was never reserved in this run")
+            raise BadForest(fid, "the id was never reserved in this run")
         return entry.state if entry else None

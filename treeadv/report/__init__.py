@@ -1,1 +1,1 @@
-"""What people look at: forests as trees in the terminal and on pages, the display of a run and its report."""
+"""Output for people: forests as trees in the terminal and on pages, the display of a run, and the report of a run."""

@@ -1,4 +1,4 @@
-"""Curves over the steps of a run as inline SVG: one scale, a point a step, the last value written out."""
+"""Draws curves over the steps of a run as inline SVG, with one scale and the last value as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERIES_COLOURS = 6
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve; a step without a value (None, NaN) is a gap."""
+    """One curve. A step without a value (None, NaN) makes a gap."""
 
     label: str
     values: Sequence[float | None]
@@ -24,7 +24,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`from_zero` keeps zero on the scale, where the size of a value and not its change is the news."""
+    """A chart of curves. With `from_zero` the scale includes zero, for values whose size matters."""
 
     title: str
     unit: str
@@ -33,7 +33,7 @@ class Chart:
 
 
 def draw(chart: Chart, steps: Sequence[int]) -> Element:
-    """The curves as a <figure> with title, key (for several curves) and a text alternative in the drawing."""
+    """Return a <figure> with the curves, a title, a key (for several curves) and a text alternative."""
     figure = element("figure", class_="card", style="margin:0")
     caption = add(figure, "figcaption")
     add(caption, "h3", chart.title)
@@ -60,17 +60,17 @@ def draw(chart: Chart, steps: Sequence[int]) -> Element:
 
 
 def _label_ends(root: Element, chart: Chart, steps: Sequence[int], ticks: Sequence[float]) -> None:
-    """Write the last value of each curve beside it, pushed apart where curves end close together."""
+    """Write the last value of each curve beside its end. Labels that would overlap are moved apart."""
     ends = sorted((_y(v[-1], ticks), v[-1]) for s in chart.series if (v := _finite(s.values)))
     at = -math.inf
     for n, (y, value) in enumerate(ends):
-        lowest = _HEIGHT - _LABEL * (len(ends) - 1 - n) - 2  # leaves room for those below
+        lowest = _HEIGHT - _LABEL * (len(ends) - 1 - n) - 2  # leaves room for the labels below
         at = min(max(at + _LABEL, y + 4), lowest)
         add(root, "text", number(value), class_="last", x=_WIDTH - _RIGHT + 6, y=at)
 
 
 def _points(root: Element, s: Series, i: int, steps: Sequence[int], ticks: Sequence[float], chart: Chart) -> None:
-    single = len(_finite(s.values)) == 1  # one value has no line: its dot always shows
+    single = len(_finite(s.values)) == 1  # a single value has no line, so its dot is always visible
     for step, value in zip(steps, s.values, strict=True):
         if value is not None and math.isfinite(value):
             point = add(root, "g")
@@ -93,12 +93,12 @@ def _path(s: Series, steps: Sequence[int], ticks: Sequence[float]) -> str:
 
 
 def _ticks(values: Sequence[float], from_zero: bool) -> list[float]:
-    """Three to six round numbers that span the values."""
+    """Return three to six round numbers that span the values."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
     size = max(abs(low), abs(high))
-    if high - low <= 1e-9 * size:  # one value, over and over
+    if high - low <= 1e-9 * size:  # all values are equal
         low, high = (low - size / 2, high + size / 2) if size else (0.0, 1.0)
     raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
@@ -128,7 +128,7 @@ def _finite(values: Sequence[float | None]) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Three significant digits at most: 0.034, 12.5, 1,480, 2.1M, 3e-05."""
+    """Format a number with at most three significant digits: 0.034, 12.5, 1,480, 2.1M, 3e-05."""
     if value == 0:
         return "0"
     size = abs(value)

@@ -1,5 +1,4 @@
-"""Where the boxes of a drawn forest lie: text set in a fixed pitch into boxes, boxes set into trees from left to
-right."""
+"""Computes the positions of the boxes of a drawn forest. Text has a fixed width; trees grow from left to right."""
 
 from __future__ import annotations
 
@@ -13,17 +12,18 @@ from treeadv.forest import Forest
 from treeadv.report.picture import Picture, elided
 
 COLUMNS = 30  # characters of a line in a box
-LINES = 14  # lines of a box before its middle is left out
+LINES = 14  # largest number of lines of a box; the middle of a longer text is left out
 PROMPT_COLUMNS, PROMPT_LINES = 24, 16
 CHAR, LINE, PAD, HEAD = 7.2, 18.0, 8.0, 20.0  # pixels: a character of 12 px type, a line, the margin, the head of a box
-_MIN_WIDTH = 124.0  # room for an advantage and a number of leaves
+_MIN_WIDTH = 124.0  # fits an advantage and a number of leaves
 _GAP_X, _GAP_Y, _GAP_TREE, _TOP = 46.0, 12.0, 26.0, 8.0
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A stretch of one token on one line of a box; `token` counts within the segment, None for text that is no
-    token."""
+    """The part of one token on one line of a box.
+
+    `token` is the index in the segment; None for text that is not a token."""
 
     text: str
     token: int | None
@@ -36,7 +36,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box with its lines of text; x, y is its upper left corner."""
+    """A box with its lines of text. The upper left corner is (x, y)."""
 
     lines: Sequence[Sequence[Run]]
     x: float
@@ -60,8 +60,9 @@ class Box:
 
 
 def layout(p: Picture) -> tuple[Box, list[Box], float]:
-    """(box of the prompt, a box a segment, lower end). A box lies right of its parent, at the middle of its
-    children."""
+    """Return (box of the prompt, boxes of the segments, lower end).
+
+    A box is right of its parent, at the middle height of its children."""
     f = p.forest
     lines = [_token_lines(pieces) for pieces in p.pieces]
     width = [max(_MIN_WIDTH, max(r.column * CHAR + r.width for line in rows for r in line) + 2 * PAD) for rows in lines]
@@ -77,8 +78,9 @@ def layout(p: Picture) -> tuple[Box, list[Box], float]:
 
 
 def _heights(f: Forest, own: Sequence[float]) -> tuple[list[float], float]:
-    """([S] the upper edge of each box, lower end): subtrees stand below one another, a box in the middle of its
-    subtree."""
+    """Return (upper edge of each box [S], lower end).
+
+    Subtrees are stacked vertically. A box is at the middle height of its subtree."""
     need = list(own)  # height of each subtree
     for s in range(f.segments - 1, -1, -1):
         need[s] = max(own[s], _stacked(need, f.children[s]))
@@ -102,8 +104,7 @@ def _height(lines: Sequence[Sequence[Run]]) -> float:
 
 
 def _token_lines(pieces: Sequence[str]) -> list[list[Run]]:
-    """Break a segment's tokens into lines of at most COLUMNS cells, and leave out the middle of more than LINES
-    lines."""
+    """Break a segment's tokens into lines of at most COLUMNS cells. The middle of more than LINES lines is left out."""
     lines: list[list[Run]] = [[]]
     column = 0
     for i, piece in enumerate(pieces):
@@ -115,7 +116,7 @@ def _token_lines(pieces: Sequence[str]) -> list[list[Run]]:
                 lines[-1].append(Run(text, i, column))
                 column += cell_len(text)
             if n and not part:
-                column = COLUMNS  # the token ends with a line break: the next one starts a line
+                column = COLUMNS  # the token ends with a line break, so the next token starts a line
     lines = [line for line in lines if line] or [[Run(" ", 0, 0)]]
     head, tail = elided(len(lines), LINES)
     if not tail:
@@ -126,7 +127,7 @@ def _token_lines(pieces: Sequence[str]) -> list[list[Run]]:
 
 
 def _cut(text: str) -> Iterator[str]:
-    """The text whole if a line can hold it, else cut into lines; nothing for no text."""
+    """Yield the text, cut into parts that fit on a line. An empty text yields nothing."""
     if 0 < cell_len(text) <= COLUMNS:
         yield text
     elif text:

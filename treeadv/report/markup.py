@@ -10,15 +10,16 @@ SVG = "http://www.w3.org/2000/svg"
 
 
 def add(parent: Element, tag: str, text: str | None = None, **attributes: object) -> Element:
-    """Append an element. Attribute names are written with `_` for `-`, and `class_` for class; floats are rounded to
-    0.1."""
+    """Append an element and return it.
+
+    In attribute names `_` stands for `-`, and `class_` for `class`. Floats are rounded to 0.1."""
     made = SubElement(parent, tag, _names(attributes))
     made.text = text
     return made
 
 
 def element(tag: str, **attributes: object) -> Element:
-    """An element without a parent; attributes as for `add`."""
+    """Return an element without a parent. For attributes see `add`."""
     return Element(tag, _names(attributes))
 
 
@@ -29,7 +30,7 @@ def html(root: Element) -> str:
 
 
 def svg(root: Element, style: str) -> str:
-    """A drawing that stands alone, with its style inside."""
+    """Return the text of a standalone SVG file that contains its style."""
     root.set("xmlns", SVG)
     sheet = element("style")
     sheet.text = style

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: no script, font, picture or style from elsewhere."""
+"""Builds self-contained HTML pages, without external scripts, fonts, pictures or styles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAF_PIECES = 1 << 18  # tokens of all leaves of a forest that a page shows as t
 
 
 def forests_page(title: str, pictures: Sequence[Picture]) -> str:
-    """A page of forests, each as a tree with the full text of its leaves below."""
+    """Return a page that shows each forest as a tree and the full text of its leaves."""
     root, main = page(title)
     add(main, "h1", title)
     add(
@@ -30,7 +30,7 @@ def forests_page(title: str, pictures: Sequence[Picture]) -> str:
 
 
 def page(title: str) -> tuple[Element, Element]:
-    """An empty page: (document, its <main>)."""
+    """Return an empty page as (document, its <main>)."""
     root = element("html", lang="en")
     head = add(root, "head")
     add(head, "meta", charset="utf-8")
@@ -41,7 +41,7 @@ def page(title: str) -> tuple[Element, Element]:
 
 
 def finish(root: Element) -> str:
-    """Close the page and write it out."""
+    """Add the script and return the text of the page."""
     body = root.find("body")
     assert body is not None
     add(body, "script", SCRIPT)
@@ -49,8 +49,9 @@ def finish(root: Element) -> str:
 
 
 def forest_article(p: Picture, heading: str = "") -> Element:
-    """One forest: facts, drawing, and a table of its leaves with their whole text, also for those who do not see the
-    drawing."""
+    """Return an article about one forest: facts, a drawing, and a table of its leaves with their full text.
+
+    The table also serves readers who cannot see the drawing."""
     article = element("article", class_="card")
     add(article, "h3", heading or f"Forest {p.forest.forest_id}")
     add(article, "p", p.summary(), class_="soft")
@@ -97,7 +98,7 @@ def leaf_texts(p: Picture) -> Iterator[tuple[int, str]]:
 
 
 def table(parent: Element, heads: Sequence[str], numeric: Sequence[int] = ()) -> Element:
-    """A table with a head row; returns its body."""
+    """Append a table with a head row and return its body."""
     made = add(add(parent, "div", class_="scroll", tabindex="0"), "table")
     row = add(add(made, "thead"), "tr")
     for i, head in enumerate(heads):

@@ -1,5 +1,4 @@
-"""What a drawn forest shows, whatever draws it: the text of tokens, the advantage of segments, the ends of the colour
-scales."""
+"""The data of a drawn forest for all output formats: texts of tokens, advantages of segments, ends of colour scales."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ from treeadv.errors import BadInput, one_line
 from treeadv.forest import UNJUDGED, Finish, Forest, Verdict
 from treeadv.visible import visible
 
-ENTROPY_LEVELS = 6  # shades from nothing to the top of the scale
-ADVANTAGE_LEVELS = 4  # shades on each side of zero
+ENTROPY_LEVELS = 6  # number of shades from zero to the top of the scale
+ADVANTAGE_LEVELS = 4  # number of shades on each side of zero
 CONTEXT = 16  # tokens before a text that settle how it begins: no character is cut into so many
 NO_TEXT = "\N{REPLACEMENT CHARACTER}"  # shown for tokens that form no character
 MARKS = {
@@ -26,8 +25,7 @@ MARKS = {
 
 
 class Vocabulary:
-    """Token ids to text, from the tokenizer.json of a model folder (read by `tokenizers`: no torch, no
-    transformers)."""
+    """Converts token ids to text with the tokenizer.json of a model folder, without torch and transformers."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
@@ -63,7 +61,7 @@ class Vocabulary:
 
 
 class Numbers:
-    """Shows token ids as numbers, where the vocabulary is missing."""
+    """Shows token ids as numbers, for models without a vocabulary."""
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
         return [f"{t} " for t in tokens]
@@ -74,23 +72,26 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A forest with what its drawing needs. S segments, L leaves; `advantage` [S] is None for a forest that is not
-    graded."""
+    """A forest with the data for its drawing.
+
+    `advantage` [S] is None for a forest that is not graded."""
 
     forest: Forest
     prompt: str
     pieces: tuple[tuple[str, ...], ...]  # [S] the visible text of each token
     advantage: npt.NDArray[np.floating] | None
-    top_entropy: float  # nats, the end of the colour scale
-    top_advantage: float  # the same, on both sides of zero
+    top_entropy: float  # the end of the colour scale of entropies in nats
+    top_advantage: float  # the end of the colour scale of advantages, on both sides of zero
 
     def entropy_level(self, token: int) -> int:
-        """0 (certain) to ENTROPY_LEVELS - 1, in equal steps up to `top_entropy`."""
+        """Return the level of a token's entropy: 0 (certain) to ENTROPY_LEVELS - 1, in equal steps to `top_entropy`."""
         share = float(self.forest.entropy[token]) / self.top_entropy if self.top_entropy else 0.0
         return min(ENTROPY_LEVELS - 1, int(share * ENTROPY_LEVELS))
 
     def advantage_level(self, segment: int) -> int:
-        """-ADVANTAGE_LEVELS (worst) to ADVANTAGE_LEVELS (best); 0 is no advantage, or none known."""
+        """Return the level of a segment's advantage: -ADVANTAGE_LEVELS (worst) to ADVANTAGE_LEVELS (best).
+
+        The level is 0 for an advantage of 0 and for an unknown advantage."""
         if self.advantage is None or not self.top_advantage:
             return 0
         share = float(self.advantage[segment]) / self.top_advantage
@@ -111,7 +112,7 @@ class Picture:
         return size if self.advantage is None else f"advantage {signed(self.advantage[segment])}, {size}"
 
     def leaf_note(self, leaf: int) -> str:
-        """Verdict, reward and, where it did not stop by itself, how the leaf ended."""
+        """Return verdict and reward of a leaf, and the reason of its end unless it ended with a stop token."""
         f = self.forest
         verdict = Verdict(int(f.verdict[leaf]))
         reward = "" if verdict in UNJUDGED else f" {f.reward[leaf]:g}"
@@ -121,7 +122,7 @@ class Picture:
         return f"{MARKS[verdict]} {verdict.name.lower()}{reward}{end}"
 
     def summary(self) -> str:
-        """Sizes and circumstances of the forest, on one line."""
+        """Return sizes, fork rule and policy versions of the forest, on one line."""
         f = self.forest
         versions = f"version {f.oldest_version}" + (
             f" to {f.newest_version}" if f.newest_version > f.oldest_version else ""
@@ -136,7 +137,7 @@ class Picture:
 
 
 def picture(forest: Forest, vocabulary: Vocabulary | Numbers, advantage: npt.NDArray[np.floating] | None) -> Picture:
-    """Prepare a forest for drawing. `advantage` [S], one a segment, or None."""
+    """Prepare a forest for drawing. `advantage` is [S] or None."""
     pieces = []
     path = forest.prompt.tolist()  # prompt and tokens above a segment
     for above, (a, b) in zip(forest.offset, pairwise(forest.start), strict=True):
@@ -157,13 +158,14 @@ def drawn_text(text: str) -> str:
 
 
 def signed(value: float) -> str:
-    """+0.58, -1.00 or 0, the minus sign as wide as the plus sign."""
+    """Format a number as +0.58, -1.00 or 0. The minus sign is as wide as the plus sign."""
     return "0" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def elided(count: int, limit: int) -> tuple[range, range]:
-    """Which of `count` things to show when `limit` fit: the first and the last ones (the second range is empty if all
-    fit)."""
+    """Return the ranges of the first and last of `count` items to show if only `limit` items fit.
+
+    The second range is empty if all items fit."""
     if count <= limit:
         return range(count), range(count, count)
     head = limit // 2

@@ -1,9 +1,9 @@
-"""What `treeadv train` shows while it runs, and at its end. Times come from the records, not from a clock."""
+"""The display of `treeadv train` during and at the end of a run. Times come from the records, not from a clock."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -16,17 +16,21 @@ from treeadv.report.chart import number
 from treeadv.visible import visible
 
 _BARS = "▁▂▃▄▅▆▇█"
-_SHOWN = 48  # steps whose rewards are shown
-_WINDOW = 10  # steps whose pace the ETA goes by
+_SHOWN = 48  # number of last steps whose rewards are shown
+_WINDOW = 10  # number of last steps whose pace gives the ETA
 
 
 class Progress:
-    """A live display on a terminal, one plain line a step elsewhere. Enter it, then `update` it with every record."""
+    """Shows a live display on a terminal, and one plain line for each step elsewhere.
+
+    This is a context manager; call `update` with every record."""
 
     def __init__(self, total_steps: int, console: Console) -> None:
         self._total = total_steps
         self._console = console
-        self._records: deque[dict[str, Any]] = deque(maxlen=_SHOWN)  # a long run must not fill the driver's memory
+        self._records: deque[dict[str, Any]] = deque(maxlen=_SHOWN)  # bounded, so that a long run needs no more memory
+        self._evaluated = ""
+        self._best: tuple[float, int] | None = None  # value and step of the best evaluation shown
         self._live = Live(self._starting(), console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
@@ -41,7 +45,7 @@ class Progress:
             self._live.stop()
 
     def update(self, record: dict[str, Any]) -> None:
-        """Show one step: a line of metrics.jsonl."""
+        """Show one step. `record` is a line of metrics.jsonl."""
         self._records.append(record)
         if self._live:
             self._live.update(self._display())
@@ -52,6 +56,17 @@ class Progress:
                 f"ETA {self._eta()}",
             ]
             self._console.print("  ".join(cells), highlight=False, soft_wrap=True)
+
+    def show_evaluation(self, record: Mapping[str, Any]) -> None:
+        """Show one evaluation: a line of evaluations.jsonl."""
+        value = float(record["avg"]["value"])
+        if self._best is None or value > self._best[0]:
+            self._best = (value, record["step"])
+        self._evaluated = f"{value:.3f} at step {record['step']}, best {self._best[0]:.3f} at step {self._best[1]}"
+        if not self._live:
+            self._console.print(f"evaluation {self._evaluated}", highlight=False, soft_wrap=True)
+        elif self._records:
+            self._live.update(self._display())
 
     def _starting(self) -> Text:
         return Text(f"starting a run of {self._total} steps: the model is loaded", style="dim")
@@ -74,6 +89,7 @@ class Progress:
         r = self._records[-1]
         return [
             ("reward", f"{r['reward_mean']:.2f}"),
+            *([("evaluation", self._evaluated)] if self._live and self._evaluated else []),
             ("forests", " ".join(f"{state} {n}" for state, n in r["forests"].items())),
             ("tokens/s", number(r["decode_tokens_per_s"])),
             ("shared", f"{r['sharing']:.0%}"),
@@ -81,8 +97,9 @@ class Progress:
         ]
 
     def _eta(self) -> str:
-        """Time left at the pace of the last steps; the first step of a session, with its start-up, does not count as
-        pace."""
+        """Return the remaining time at the pace of the last steps.
+
+        The first step after a start does not count, because it includes the start-up."""
         recent = list(self._records)[-_WINDOW - 1 :]
         if len(recent) < 2:
             return "after the next step" if self._records[-1]["step"] < self._total else "0:00"
@@ -91,7 +108,7 @@ class Progress:
 
 
 def final_table(summary: dict[str, Any], console: Console) -> None:
-    """Print the figures of a finished or stopped run; `summary` is the content of summary.json."""
+    """Print the figures of a finished or stopped run. `summary` is the content of summary.json."""
     if not summary["steps"]:
         console.print("No step was completed.")
         return
@@ -105,10 +122,12 @@ def final_table(summary: dict[str, Any], console: Console) -> None:
 
 
 def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rows of the final table and of the report, (name, value)."""
+    """Return the rows (name, value) of the final table and of the report."""
     factor = s["tokens_expanded"] / s["tokens_trained"]
     expanded = f"{s['tokens_expanded']:,.0f} (x {factor:.2f}, {s['sharing_trained']:.0%} shared)"
+    found = s.get("evaluation_best")
     return [
+        *([("best evaluation", f"{found['value']:.3f} at step {found['step']}")] if found else []),
         ("mean reward, first fifth of the steps", f"{s['reward_first_fifth']:.3f}"),
         ("mean reward, last fifth of the steps", f"{s['reward_last_fifth']:.3f}"),
         (
@@ -123,7 +142,9 @@ def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def spark(values: Sequence[float], width: int = _SHOWN) -> str:
-    """A line of block characters between the least and the largest value; long series are thinned to `width`."""
+    """Return a line of block characters for a series, scaled from its least to its largest value.
+
+    A series with more than `width` values is thinned."""
     n = min(width, len(values))
     shown = [values[i * len(values) // n] for i in range(n - 1)] + [values[-1]]
     low, high = min(shown), max(shown)
@@ -132,7 +153,7 @@ def spark(values: Sequence[float], width: int = _SHOWN) -> str:
 
 
 def clock(seconds: float) -> str:
-    """m:ss or h:mm:ss."""
+    """Format a duration as m:ss or h:mm:ss."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

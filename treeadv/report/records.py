@@ -1,4 +1,4 @@
-"""The record of a step in metrics.jsonl, and the summary of a run in summary.json. All times are wall-clock seconds."""
+"""The record of a step in metrics.jsonl, and the summary of a run in summary.json. Times are wall-clock seconds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from treeadv.evaluation.history import best, value
 from treeadv.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _NOT_COPIED = (
     "tokens",
     "expanded_tokens",
     "nonfinite_batch",
-)  # named anew or left out
+)  # fields of `StepReport` that the record renames or leaves out
 
 
 @dataclass(slots=True)
@@ -36,14 +37,14 @@ class Totals:
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Totals:
-        """Those of a record; zeros without one."""
+        """Return the totals of a record, or zeros for None."""
         totals = cls()
         if record:
             totals.counts = {name: record[name] for name in totals.counts}
         return totals
 
     def add(self, drawn: Mapping[str, float], report: StepReport) -> None:
-        """Add one step: what the engines drew (`ENGINE_TOTALS`) and what the learner trained."""
+        """Add one step: the tokens that the engines drew (`ENGINE_TOTALS`) and the tokens that the learner trained."""
         for name in ENGINE_TOTALS:
             self.counts[name] += drawn[name]
         self.counts["tokens_trained"] += report.tokens
@@ -62,9 +63,11 @@ def step_record(
     dropped: Mapping[str, int],
     phases: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The record of one step. `drawn` holds what the engines drew since the last record, with `busy_seconds` and `tau`;
-    `states` counts forests by state, `dropped` by reason; `duration` is the time since the last record, `elapsed` that
-    of the run."""
+    """Return the record of one step.
+
+    `drawn` holds the engines' counts since the last record, with `busy_seconds` and `tau`. `states` counts forests by
+    state, `dropped` by reason. `duration` is the time since the last record, `elapsed` the time since the start of the
+    run."""
     learner = {name: value for name, value in asdict(report).items() if name not in _NOT_COPIED}
     record = {
         "step": step, "elapsed_s": elapsed, **learner, **totals.counts,
@@ -75,7 +78,7 @@ def step_record(
         "generator_busy_s": drawn["busy_seconds"],
         "seconds": {**phases, **report.seconds},
     }  # fmt: skip
-    if drawn["prompt_tokens"]:  # 0 when no branch began in this step
+    if drawn["prompt_tokens"]:  # 0 if no branch started in this step
         record["prefix_reuse"] = drawn["cached_tokens"] / drawn["prompt_tokens"]
     return record
 
@@ -107,7 +110,7 @@ def write_summary(
         "tokens_trained": last["tokens_trained"],
         "tokens_expanded": last["tokens_expanded"],
         "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
-        # 0 tokens: every generator died before a report
+        # 0 tokens if every generator died before its first report
         "prefix_reuse": last["cached_tokens"] / max(1, last["prompt_tokens"]),
         "staleness_mean": staleness / len(rewards),
         "staleness_max": staleness_max,
@@ -115,5 +118,7 @@ def write_summary(
         "forests": dict(final_states) if final_states else last["forests"],
         "run": str(folder.path),
     }
+    if found := best(folder.evaluations()):
+        summary["evaluation_best"] = {"step": found["step"], "value": value(found)}
     folder.write("summary.json", summary)
     return summary

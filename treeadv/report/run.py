@@ -1,5 +1,4 @@
-"""report.html of a run, from the files in its folder: what it did, its curves, and one forest from early and one from
-late."""
+"""Writes report.html of a run from the files in its folder: figures, curves, an early forest and a late forest."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from xml.etree.ElementTree import Element
 
 from treeadv.config import Config
 from treeadv.errors import BadInput
+from treeadv.evaluation.history import best, value
 from treeadv.forest import Forest
 from treeadv.learning.advantage import advantages
 from treeadv.presets import build_advantage
@@ -24,10 +24,10 @@ from treeadv.report.progress import clock, summary_rows
 from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 
-MAX_POINTS = 400  # steps drawn; of a longer run every n-th
-MAX_SEARCHED = 30  # steps from either end in which a forest with different rewards is looked for
+MAX_POINTS = 400  # largest number of steps drawn; of a longer run every n-th step is drawn
+MAX_SEARCHED = 30  # number of first and last steps that are searched for a forest with different rewards
 
-# (title, unit, {key of a record: label}); "seconds" is one curve a phase.
+# (title, unit, {key of a record: label}). "seconds" gives one curve for each phase.
 CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Mean reward", "over the leaves trained", {"reward_mean": "reward"}),
     ("Sharing", "share of the flattened tokens not computed", {"sharing": "sharing"}),
@@ -46,8 +46,9 @@ PHASES = ("Time of a step", "seconds by phase")
 
 
 def write_report(path: Path) -> Path:
-    """Write report.html into the run folder `path` (whole or not at all) and return its path. `BadInput` if it is not a
-    run."""
+    """Write report.html into the run folder `path` atomically and return its path.
+
+    Raises `BadInput` if `path` is not a run folder."""
     folder, config = RunFolder.open(path, [])
     target = path / "report.html"
     replace_file(target, run_page(folder, config))
@@ -55,20 +56,21 @@ def write_report(path: Path) -> Path:
 
 
 def run_page(folder: RunFolder, config: Config) -> str:
-    """Return the page. It says what the run did not record."""
+    """Return the page. The page names the figures that the run did not record."""
     records = folder.records()
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
-    tasks = ", ".join(dict.fromkeys(f.name for f in config.task.families)) or config.task.source
     what = (
-        f"{Path(config.model.path).name} on {tasks}; preset {config.learner.preset}, fork rule {config.sampling.rule}"
+        f"{Path(config.model.path).name} on {config.task.title}; preset {config.learner.preset}, fork rule"
+        f" {config.sampling.rule}"
     )
     add(main, "p", what, class_="soft")
     if not records:
-        add(main, "p", "No step was completed, so there is nothing to draw.")
+        add(main, "p", "The run has completed no step.")
         return finish(root)
     _tiles(main, records, config)
     _curves(main, records)
+    _evaluations(main, folder.evaluations())
     _happenings(main, folder, records)
     _forests(main, folder, config, [r["step"] for r in records])
     _steps(main, records)
@@ -95,10 +97,10 @@ def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> 
             f"versions; the bound is {config.queue.max_staleness}",
         ),
     )
-    for name, value, note in figures:
+    for name, shown, note in figures:
         tile = add(tiles, "div", class_="card")
         add(tile, "dt", name)
-        add(add(tile, "dd", value), "small", note)
+        add(add(tile, "dd", shown), "small", note)
 
 
 def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
@@ -106,7 +108,7 @@ def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
     steps = [r["step"] for r in shown]
     add(main, "h2", "Curves")
     if len(shown) < len(records):
-        add(main, "p", f"Of {len(records)} steps, {len(shown)} at even distances are drawn.", class_="soft")
+        add(main, "p", f"The curves show {len(shown)} of {len(records)} steps, at even distances.", class_="soft")
     grid = add(main, "div", class_="charts")
     missing = []
     for title, unit, keys in CHARTS:
@@ -123,9 +125,40 @@ def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
         add(main, "p", f"Not recorded by this run: {', '.join(missing)}.", class_="soft")
 
 
+def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
+    """Draw the share of correct answers on held-out problems over the steps, and list the evaluations."""
+    if not records:
+        return
+    add(main, "h2", "Held-out problems")
+    found, steps = best(records), [r["step"] for r in records]
+    assert found is not None
+    note = f"The best weights are those of step {found['step']}, with {value(found):.3f}."
+    add(main, "p", note + " They are in best/." * bool(found["step"]), class_="soft")
+    names = list(records[-1]["sets"])
+    grid = add(main, "div", class_="charts")
+    mean = [Series("mean of the sets", [value(r) for r in records])] if len(names) > 1 else []
+    sets = [Series(n, [_of_set(r, n)["avg"]["value"] for r in records]) for n in names][: chart.SERIES_COLOURS - 1]
+    samples = _of_set(records[-1], names[0])["samples"]
+    grid.append(chart.draw(Chart(f"avg@{samples}", "share of correct answers", [*mean, *sets]), steps))
+    lengths = [Series(n, [_of_set(r, n)["tokens_mean"] for r in records]) for n in names][: chart.SERIES_COLOURS]
+    grid.append(chart.draw(Chart("Length", "tokens of an answer", lengths), steps))
+    body = table(main, ("Step", "Value", "95 % interval", "Cut", "Seconds"), numeric=range(5))
+    for r in records:
+        row, interval = add(body, "tr"), r["avg"]["interval"]
+        shown = "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+        cut = max(s["cut"] for s in r["sets"].values())
+        mark = " (best)" if r is found else ""
+        for cell in (f"{r['step']}{mark}", f"{value(r):.3f}", shown, f"{cut:.0%}", f"{r['seconds']:.1f}"):
+            add(row, "td", cell, class_="n")
+
+
+def _of_set(record: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = record["sets"][name]
+    return found
+
+
 def _phases(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The phases that took longest in all, as many as the chart has colours, and none that took less than a
-    hundredth."""
+    """Return the longest phases, at most one for each colour of the chart, without phases below 1 % of the time."""
     total: dict[str, float] = {}
     for r in records:
         for phase, seconds in r.get("seconds", {}).items():
@@ -149,17 +182,17 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
     if dropped := records[-1].get("dropped") if records else None:
         rows.append(("forests dropped", ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())))
     rows.append(("checkpoints", ", ".join(f"step-{step}" for step in folder.checkpoints()) or "none"))
-    for name, value in rows:
+    for name, shown in rows:
         row = add(body, "tr")
         add(row, "th", name, scope="row")
-        add(row, "td", value)
+        add(row, "td", shown)
     if not summary.is_file():
-        add(card, "p", "The run has no summary.json: it has not ended, or it was cut off.", class_="soft")
+        add(card, "p", "The run has no summary.json: the run has not ended, or its driver was killed.", class_="soft")
 
 
 def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[int]) -> None:
-    """Draw a forest with different rewards from early and one from late; say why where there is none."""
-    add(main, "h2", "Forests from early and late")
+    """Draw an early and a late forest with different rewards. Without such a forest, write the reason."""
+    add(main, "h2", "An early and a late forest")
     add(
         main,
         "p",
@@ -178,7 +211,7 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
     early, fault = first_mixed(recorded, first)
     late, _ = first_mixed(recorded, [s for s in last if early is None or s > early[0]])
     if early is None and late is None:
-        add(main, "p", fault or "Every forest looked at has the same reward on all its leaves: no advantages to show.")
+        add(main, "p", fault or "In every searched forest all leaves have the same reward: all advantages are 0.")
     for found in (early, late):
         if found:
             step, forest = found

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - style sheets read best with a rule a line
-"""Colours and rules of the pages and drawings, light and dark. Entropy is gold, advantage blue over grey to red; both carry text too."""
+"""Colours and style rules of the pages and drawings, light and dark. Entropy is gold; advantages go from red over grey to blue."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ svg.chart .hit { fill: transparent; } svg.chart .dot { opacity: 0; } svg.chart g
 #tip { position: fixed; z-index: 2; max-width: 420px; padding: 6px 10px; border-radius: 6px; background: var(--ink); color: var(--page); font-size: 13px; pointer-events: none; }
 """
 
-# A browser shows a <title> late and small: show it at once instead, beside the pointer. Without scripts the titles stay.
+# Browsers show a <title> with a delay and in small type. This script shows the text at once, beside the pointer.
 SCRIPT = """
 const tip = document.createElement("div"); tip.id = "tip"; tip.hidden = true; document.body.append(tip);
 document.querySelectorAll("svg :not(svg) > title").forEach(t => { const g = t.parentNode; g.dataset.tip = t.textContent; g.setAttribute("aria-label", t.textContent); t.remove(); });

@@ -1,4 +1,4 @@
-"""A forest as a tree in the terminal: tokens shaded by entropy, segments by advantage, leaves with their verdicts."""
+"""Prints a forest as a tree in the terminal: tokens shaded by entropy, segments by advantage, leaves with verdicts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from treeadv.forest import Verdict
 from treeadv.report.picture import ADVANTAGE_LEVELS, ENTROPY_LEVELS, Picture, elided, signed
 from treeadv.visible import visible
 
-TOKENS = 48  # tokens of a segment before its middle is left out
+TOKENS = 48  # largest number of tokens of a segment; the middle of a longer segment is left out
 DEPTH = 12  # forks above a segment before what is below it is left out: each takes four columns
 
-# Background and ink of each entropy level, of each advantage level and ink of each verdict: legible on dark and light
-# terminals, because whatever has a background sets its ink, too.
+# Styles of entropy levels, advantage levels and verdicts. They are legible on dark and light terminals, because every
+# style with a background also sets the text colour.
 _ENTROPY = ("", "#b08200", "bold #c08f00", "#1d1c19 on #b89b4e", "#1d1c19 on #d3a42a", "#1d1c19 on #f5ab00")
 _ADVANTAGE = {
     -4: "white on #c23a37", -3: "#1d1c19 on #e07a77", -2: "#1d1c19 on #eba5a3", -1: "#1d1c19 on #f5d0cf",
@@ -26,7 +26,7 @@ _VERDICT = {Verdict.VERIFIED: "bold green", Verdict.WRONG: "bold red", Verdict.U
 
 
 def forest_tree(p: Picture) -> RenderableType:
-    """What `rich` prints for a forest; long lines wrap below their branch."""
+    """Return the `rich` tree of a forest. Long lines wrap below their branch."""
     f = p.forest
     prompt = Text(p.prompt.replace("⏎", "").strip())
     root = Tree(Group(Text("prompt", style="bold dim"), prompt, Text("")), guide_style="dim")

@@ -1,8 +1,7 @@
-"""A forest as one SVG: the prompt, segments as boxes of tokens, forks as curves as thick as the leaves below, leaves by
-verdict.
+"""Draws a forest as SVG: the prompt, segments as boxes of tokens, forks as curves, and leaves with verdicts.
 
-Every token, segment and leaf carries a tooltip. Text is set by `layout` in a fixed pitch, so that no font need be at
-hand.
+The thickness of a curve grows with the leaves below it. Every token, segment and leaf has a tooltip. `layout` sets text
+at a fixed width, so the drawing needs no particular font.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _MARGIN = 14
 
 
 def tree_svg(p: Picture) -> Element:
-    """The drawing, as an <svg> element for a page that carries `style.COLOURS` and `style.TREE`."""
+    """Return the drawing as an <svg> element for a page with the styles `style.COLOURS` and `style.TREE`."""
     prompt, boxes, bottom = layout(p)
     leaves = [boxes[s] for s in p.forest.leaf_segment]
     ends = (box.right + _STEM + _badge_width(p.leaf_note(leaf)) for leaf, box in enumerate(leaves))
@@ -43,7 +42,7 @@ def tree_svg(p: Picture) -> Element:
 
 
 def standalone(p: Picture) -> str:
-    """The drawing as an SVG file of its own, with a margin, light or dark as its reader prefers."""
+    """Return the text of an SVG file of the drawing, with a margin, light or dark as the reader prefers."""
     root = tree_svg(p)
     width, height = float(root.get("width", 0)) + 2 * _MARGIN, float(root.get("height", 0)) + _MARGIN
     root.attrib.update(
@@ -132,5 +131,5 @@ def _badge_width(note: str) -> float:
 
 
 def _shade(prefix: str, level: int) -> str:
-    """The classes of an advantage level: `a` colours an area, `l` a line."""
+    """Return the CSS classes of an advantage level. The prefix `a` is for areas, `l` for lines."""
     return f"{prefix} {prefix}{'n' if level < 0 else 'p' if level > 0 else ''}{abs(level)}"

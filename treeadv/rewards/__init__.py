@@ -1,1 +1,1 @@
-"""Rewards: verifiers of answers, and the processes in which they judge what the text alone does not decide."""
+"""Rewards: verifiers of answers, and the sandboxed processes in which verifiers run code on untrusted text."""

@@ -1,4 +1,4 @@
-"""`treeadv grade`: verdicts for a JSONL file of problem, answer, response."""
+"""Grades the responses of a JSONL file (`treeadv grade`)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from treeadv.forest import UNJUDGED
 from treeadv.jsonl import read_jsonl
 from treeadv.rewards.golds import gold_text
 from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
-from treeadv.rewards.verifiers.registry import find_verifier, verifier_of
+from treeadv.rewards.verifiers.registry import find_verifier, meta_of, verifier_of
 
 _MEMORY_MB = 1024
-_TOGETHER = 256  # answers handed to the pool at a time
+_BATCH = 256  # answers given to the pool at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What `grade_file` did: answers by verdict, the mean reward of those that were judged (None where none was), the
-    number of failures of the verifier with the detail of the last one, and the wall time in seconds.
+    """The result of `grade_file`.
+
+    The fields are the number of answers by verdict, the mean reward of the judged answers (None without a judged
+    answer), the number of verifier failures with the detail of the last failure, and the wall time in seconds.
     """
 
     answers: int
@@ -40,11 +42,11 @@ class Summary:
 def grade_file(
     path: Path, verifier: str = "math", workers: int = 2, timeout: float = 5.0, out: Path | None = None
 ) -> Summary:
-    """Grade every line of a JSONL file. With `out`, write each line back with `verdict`, `reward`, `detail`, `parts`
-    and `seconds`.
+    """Grade every line of a JSONL file. With `out`, write the lines with their verdicts to the file `out`.
 
-    A line holds `answer` (the right one) and `response`, and may hold `problem`, `meta` (JSON for the verifier) and
-    `verifier` of its own. Raises `BadInput`, naming file and line, before anything is graded or written."""
+    A line has `answer` (the gold answer) and `response`. A line may have `problem`, `meta` (JSON for the verifier) and
+    `verifier`. A written line also has `verdict`, `reward`, `detail`, `parts` and `seconds`. Raises `BadInput` with
+    file and line before anything is graded or written."""
     find_verifier(verifier)
     records = list(_records(path))
     answers = [_answer(r, verifier, f"{path}:{n}") for n, r in records]
@@ -68,17 +70,17 @@ def grade_file(
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
-        raise BadInput(f"{path}: no such file (one JSON object a line with answer and response)")
+        raise BadInput(f"{path}: no such file; give a file of JSON lines with answer and response")
     empty = True
     for n, record in read_jsonl(path, "an object with answer and response"):
         if not isinstance(record, dict):
             raise BadInput(
-                f"{path}:{n}: a JSON object with answer and response is needed, found {type(record).__name__}"
+                f"{path}:{n}: the line must be a JSON object with answer and response, not {type(record).__name__}"
             )
         empty = False
         yield n, record
     if empty:
-        raise BadInput(f"{path}: no line to grade")
+        raise BadInput(f"{path} has no line to grade")
 
 
 def _answer(record: dict[str, Any], configured: str, place: str) -> Answer:
@@ -92,16 +94,13 @@ def _answer(record: dict[str, Any], configured: str, place: str) -> Answer:
         raise BadInput(f"{place}: the line has no text under 'answer'")
     else:
         gold = gold_text(record["answer"], place)
-    try:
-        return Answer(response, gold, verifier.name, verifier.meta(record))
-    except BadInput as e:
-        raise BadInput(f"{place}: {e}") from e
+    return Answer(response, gold, verifier.name, meta_of(verifier, record, place))
 
 
 async def _grade(answers: list[Answer], workers: int, timeout: float) -> list[Judgement]:
     pool = VerifierPool(workers, timeout, _MEMORY_MB)
     try:
-        return [j for i in range(0, len(answers), _TOGETHER) for j in await pool.grade(answers[i : i + _TOGETHER])]
+        return [j for i in range(0, len(answers), _BATCH) for j in await pool.grade(answers[i : i + _BATCH])]
     finally:
         await pool.close()
 

@@ -1,4 +1,4 @@
-"""Gold answers: their text, and whether a verifier can verify them at all."""
+"""Gold answers: reads their text and checks that a verifier can verify them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
 from treeadv.rewards.verifiers.registry import find_verifier, is_built_in
 
-EXAMPLES = 3  # of gold answers that cannot be met
+EXAMPLES = 3  # examples in a message about gold answers that no response can match
 _NO_VALUES = ("nan", "inf", "+inf", "-inf", "infinity", "-infinity", "null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gold:
-    """A gold answer with the place that errors name."""
+    """A gold answer. `place` (file and line) is for error messages."""
 
     place: str
     text: str
@@ -31,7 +31,7 @@ class Gold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unmet:
-    """`count` of `total` gold answers that no response can meet, with examples."""
+    """The number of gold answers that no response can match, out of `total`, with examples."""
 
     count: int
     total: int
@@ -39,44 +39,42 @@ class Unmet:
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
-        return f"{self.count} of {self.total} gold answers cannot be met: {'; '.join(self.examples)}{more}"
+        return f"no response can match {self.count} of {self.total} gold answers: {'; '.join(self.examples)}{more}"
 
 
 def text_of(value: Any, key: str, place: str) -> str:
-    """The text of a column of a data line. A finite number is text too.
+    """Return the text of a column of a data line. A finite number is converted to text.
 
-    Raises `BadInput` with the place for anything else, for blank text, and for control characters: those are traces of
-    a backslash that a JSON writer lost, as in "\\frac".
+    Raises `BadInput` with the place for any other value, for blank text, and for control characters. A control
+    character comes from a backslash that was not escaped in JSON, as in "\\frac".
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{place}: {key} must be text or a number, got {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise BadInput(f"{place}: {key} is {value}, which is no value; remove the line or give the text")
+        raise BadInput(f"{place}: {key} is {value}, which is not a finite number; remove the line or give the text")
     text = _written(value, key, place)
     if not text.strip():
-        raise BadInput(f"{place}: {key} is blank; remove the line or give the text")
+        raise BadInput(f"{place}: {key} is blank; remove the line or write the text")
     for character in text:
         if unicodedata.category(character) == "Cs":
-            raise BadInput(f"{place}: {key} holds half of a surrogate pair ({character!a}); write whole characters")
+            raise BadInput(f"{place}: {key} has an unpaired surrogate ({character!a}); write complete characters")
         if unicodedata.category(character) == "Cc" and character not in "\n\r\t":
-            raise BadInput(
-                f"{place}: {key} holds the control character {character!a}; write a backslash as \\\\ in JSON"
-            )
+            raise BadInput(f"{place}: {key} has the control character {character!a}; write a backslash as \\\\ in JSON")
     return text
 
 
 def gold_text(value: Any, place: str) -> str:
-    """The text of a gold answer. Raises `BadInput` as `text_of` does, and for the names of missing numbers."""
+    """Return the text of a gold answer. Raises `BadInput` as `text_of` does, and for names of missing values (nan)."""
     text = text_of(value, "answer", place)
     if text.strip().lower() in _NO_VALUES:
-        raise BadInput(f"{place}: answer is {text.strip()!r}, which is no answer; remove the line or give the text")
+        raise BadInput(f"{place}: answer is {text.strip()!r}, a missing value; remove the line or write the answer")
     return text
 
 
 def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: int) -> Unmet | None:
-    """Grade each gold answer against itself. Returns those that the verifier does not verify; None where it does all.
+    """Grade each gold answer against itself. Return the answers that are not verified; None if all are verified.
 
-    A verifier of the user is called once for each name. Raises `BadInput` where it cannot be used or fails.
+    A user's verifier is called once for each name. Raises `BadInput` if a verifier cannot be used or fails.
     """
     asked: list[tuple[Gold, Answer]] = []
     called: set[str] = set()
@@ -92,7 +90,7 @@ def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: 
     for (gold, _), j in zip(asked, judgements, strict=True):
         users = gold.verifier in called or not is_built_in(gold.verifier)
         if users and j.verdict in (Verdict.CRASH, Verdict.TIMEOUT):
-            raise BadInput(f"verifier {gold.verifier!r} fails on the gold answer of {gold.place}: {j.detail}")
+            raise BadInput(f"verifier {gold.verifier!r} fails on the gold answer at {gold.place}: {j.detail}")
         if gold.verifier not in called and j.verdict is not Verdict.VERIFIED:
             unmet.append(f"{gold.place} {_short(gold.text)} ({j.detail or j.verdict.name.lower()})")
     if unmet and len(unmet) == len(asked):
@@ -111,7 +109,7 @@ async def _judge(answers: list[Answer], workers: int, timeout: float, memory_mb:
 def _written(value: str | int | float, key: str, place: str) -> str:
     try:
         return str(value)
-    except ValueError as e:  # Python writes no integer of more than 4,300 digits
+    except ValueError as e:  # Python converts no integer of more than 4,300 digits to text
         raise BadInput(f"{place}: {key} is an integer that is too long ({e})") from e
 
 

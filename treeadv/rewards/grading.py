@@ -1,4 +1,4 @@
-"""Grading the leaves of a forest."""
+"""Grades the leaves of a forest."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ _ABORTED = Judgement(verdict=Verdict.ABORTED, reward=0.0, seconds=0.0, detail="t
 async def grade_forest(
     pool: VerifierPool, f: Forest, decode: Callable[[np.ndarray], str]
 ) -> tuple[Forest, list[Judgement]]:
-    """The same forest with reward, verdict and detail of every leaf, and the judgements of its answers. `decode` makes
-    text of tokens.
+    """Return the forest with reward, verdict and detail of every leaf, and the judgements of its answers.
 
-    A branch that the engine lost is ABORTED, without asking a verifier.
+    `decode` converts tokens to text. A leaf whose branch the engine lost gets the verdict ABORTED without a verifier.
     """
     finished = [i for i in range(f.leaves) if f.finish[i] != Finish.ABORT]
     answers = [Answer(decode(f.leaf_tokens(i)), f.gold, f.verifier, f.meta) for i in finished]

@@ -1,4 +1,4 @@
-"""What goes into a verifier and what comes out."""
+"""The inputs and outputs of verifiers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 
 from treeadv.forest import UNJUDGED, Verdict
 
-MAX_DETAIL = 300  # characters of a reason that are kept
-MAX_PARTS = 16  # named parts of a reward that are kept
+MAX_DETAIL = 300  # longest detail in characters; the rest is cut off
+MAX_PARTS = 16  # largest number of named parts of a reward
 _RETURNABLE = {v.name.lower(): v for v in Verdict if v not in (Verdict.UNGRADED, Verdict.ABORTED)}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response to grade. `gold` is the right answer, `verifier` a name of `treeadv.rewards.verifiers.registry`,
-    `meta` what `Verifier.meta` made of the data line."""
+    """One response to grade.
+
+    `gold` is the gold answer. `verifier` is a name of `treeadv.rewards.verifiers.registry`. `meta` is the result of
+    `Verifier.meta` for the data line."""
 
     response: str
     gold: str
@@ -27,8 +29,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verdict with its reward and its reason. `detail` is short and never holds the whole answer. `parts` names what
-    the reward is made of; the parts become metrics and do not change the reward."""
+    """A verdict with its reward and reason.
+
+    `detail` is a short reason and never contains the complete answer. `parts` are named components of the reward. The
+    parts become metrics and do not change the reward."""
 
     verdict: Verdict
     reward: float
@@ -38,8 +42,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """An outcome as the pool hands it back. `seconds` counts from when a worker took the item; 0.0 where no worker was
-    needed."""
+    """An outcome with its duration.
+
+    `seconds` counts from the time at which a worker takes the answer; 0.0 for an answer that needs no worker."""
 
     verdict: Verdict
     reward: float
@@ -50,10 +55,9 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker process judges: `verifier` is the name of the verifier, `text` the part of the response that it
-    reads.
+    """A task for a worker process. `verifier` is the name of the verifier, `text` the part of the response to judge.
 
-    The worker sets `seconds`, the time after which it interrupts the verifier.
+    The worker sets `seconds`, the time after which the worker interrupts the verifier.
     """
 
     verifier: str
@@ -84,25 +88,27 @@ def crashed(detail: str) -> Outcome:
 
 
 def scored(score: float, detail: str = "") -> Outcome:
-    """The outcome of a scorer with partial credit: the reward is the score, and only a full score is VERIFIED. It must
-    be finite."""
+    """Return the outcome for a score with partial credit. The reward is the score; a score of at least 1 is VERIFIED.
+
+    Raises `ValueError` for a score that is not finite."""
     if not math.isfinite(score):
         raise ValueError(f"the score {score} is not a finite number")
     return Outcome(Verdict.VERIFIED if score >= 1.0 else Verdict.WRONG, score, detail)
 
 
 def share(score: Any) -> float:
-    """A score in [0, 1]. Raises `ValueError` for any other, which only the text of the answer can have caused."""
+    """Return a score in [0, 1]. Raises `ValueError` for any other value: the text of the answer caused that value."""
     if not 0.0 <= (value := float(score)) <= 1.0:
         raise ValueError(f"the score {value!r} is not in [0, 1]")
     return value
 
 
 def outcome_of(result: Any) -> Outcome:
-    """The outcome of what a user's function or a service returns: a number, a bool, or a mapping with `reward`.
+    """Return the outcome for the result of a user's function or service: a number, a bool, or a mapping with `reward`.
 
-    A mapping may name a `verdict` (in any case; otherwise a reward of 1 or more is VERIFIED) and a `detail`; its other
-    entries are the named parts and must be numbers. Raises `ValueError` that says what is wrong."""
+    A mapping may have a `verdict` (upper or lower case) and a `detail`. Without a verdict a reward of 1 or more is
+    VERIFIED. The other entries of a mapping are the named parts and must be numbers. Raises `ValueError` with the
+    reason for any other result."""
     if not isinstance(result, Mapping):
         return scored(_number("the result", result))
     if "reward" not in result:
@@ -112,7 +118,7 @@ def outcome_of(result: Any) -> Outcome:
         str(k): _number(f"the part {k!r}", v) for k, v in result.items() if k not in ("reward", "verdict", "detail")
     }
     if len(parts) > MAX_PARTS:
-        raise ValueError(f"the result has {len(parts)} parts; at most {MAX_PARTS} are kept")
+        raise ValueError(f"the result has {len(parts)} parts; at most {MAX_PARTS} are allowed")
     verdict = outcome.verdict
     if (name := result.get("verdict")) is not None:
         if str(name).lower() not in _RETURNABLE:
@@ -122,13 +128,13 @@ def outcome_of(result: Any) -> Outcome:
 
 
 def to_message(outcome: Outcome) -> dict[str, Any]:
-    """The outcome as JSON values."""
+    """Return the outcome as JSON-able values."""
     detail = outcome.detail[:MAX_DETAIL].encode("utf-8", "replace").decode()
     return {"verdict": outcome.verdict.name, "reward": outcome.reward, "detail": detail, "parts": dict(outcome.parts)}
 
 
 def from_message(message: Any) -> Outcome:
-    """Invert `to_message`. Raises `ValueError` for a message that no verifier can have written."""
+    """Return the outcome of a message of `to_message`. Raises `ValueError` for any other message."""
     if not isinstance(message, dict) or message.keys() != {"verdict", "reward", "detail", "parts"}:
         raise ValueError("the reply is not an outcome")
     outcome = outcome_of({"reward": message["reward"], "verdict": message["verdict"], **dict(message["parts"])})

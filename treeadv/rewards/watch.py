@@ -1,4 +1,4 @@
-"""Ends a run whose verifier fails instead of judging: otherwise a broken verifier looks like a bad model."""
+"""Ends a run whose verifier fails too often. Without this check a broken verifier looks like a bad model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from collections.abc import Iterable
 from treeadv.errors import RunFailed
 from treeadv.forest import Forest, Verdict
 
-FIRST = 32  # answers that all have to fail before a verifier counts as broken from the start
-WINDOW = 128  # last answers of which more than half have to fail later
+FIRST = 32  # the run ends if the verifier fails on all of this many first answers
+WINDOW = 128  # later, the run ends if the verifier fails on more than half of this many last answers
 FAILURES = (Verdict.TIMEOUT, Verdict.CRASH)
 
 
 class VerifierWatch:
-    """A window over the last answers that a verifier was asked about. It has no clock."""
+    """Counts the failures of a verifier in a window over the last answers."""
 
     def __init__(self) -> None:
         self._failed: deque[bool] = deque(maxlen=WINDOW)
         self._judged_once = False
 
     def add(self, verdicts: Iterable[int], failure: str) -> None:
-        """Count the verdicts of a forest; `failure` is the detail of a failed one. Raises `RunFailed`."""
+        """Count the verdicts of a forest. `failure` is the detail of a failed answer.
+
+        Raises `RunFailed` if the verifier fails too often."""
         for verdict in verdicts:
             if verdict != Verdict.ABORTED:
                 self._failed.append(verdict in FAILURES)
@@ -34,6 +36,6 @@ class VerifierWatch:
 
 
 def failure_of(forest: Forest) -> str:
-    """The detail of the last leaf on which the verifier failed; "" where it judged every leaf."""
+    """Return the detail of the last leaf on which the verifier failed; "" if the verifier judged every leaf."""
     failed = [d for d, v in zip(forest.detail, forest.verdict, strict=True) if v in FAILURES]
     return failed[-1] if failed else ""

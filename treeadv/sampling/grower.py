@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from treeadv.config import Config
-from treeadv.data.model_folder import stop_ids
+from treeadv.data.model_files import stop_ids
+from treeadv.data.problems import Problem
 from treeadv.data.prompts import Prompter
-from treeadv.data.tasks import Problem
 from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
 
@@ -18,12 +19,16 @@ class Grower:
     """Knows the prompt template and the tokens that end an answer of one model."""
 
     def __init__(self, config: Config, model_dir: Path, engine: Engine) -> None:
-        self.prompter = Prompter(model_dir, config.task.prompt)
+        self.prompter = Prompter(model_dir, config.task)
         self._sampling, self._engine, self._stop = config.sampling, engine, stop_ids(model_dir)
 
-    def too_long(self, problem: Problem) -> str:
-        """Why the prompt of a problem leaves no room for `sampling.max_tokens`; "" when it does."""
-        length, limit = len(self.prompter.encode(problem.problem)), self._sampling.max_tokens
+    def refusal(self, problem: Problem) -> str:
+        """Why the prompt of a problem cannot be used: the chat template refuses it, or it leaves no room for
+        `sampling.max_tokens`; "" when it can."""
+        try:
+            length, limit = len(self.prompter.encode(problem)), self._sampling.max_tokens
+        except BadInput as e:
+            return str(e)
         if length + limit <= self._engine.longest:
             return ""
         return (
@@ -37,7 +42,7 @@ class Grower:
         request = GrowRequest(
             forest_id=ticket.forest_id,
             problem=ticket.problem,
-            prompt=self.prompter.encode(ticket.problem.problem),
+            prompt=self.prompter.encode(ticket.problem),
             seed=ticket.seed,
         )
         return await grow(self._engine, request, self._sampling, ticket.tau, self._stop)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from treeadv.config import SamplingConfig
-from treeadv.data.tasks import Problem
+from treeadv.data.problems import Problem
 from treeadv.engines.base import Draw, Engine, EngineLost, Params, PathTooLong
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.forking import Forking, split

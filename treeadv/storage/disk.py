@@ -1,4 +1,4 @@
-"""Durable writes to the disk of this machine."""
+"""Durable writes to a local disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from treeadv.errors import BadInput
 
 
 def fsync(path: Path) -> None:
-    """Make the bytes of a file or the entries of a folder durable, whichever process wrote them."""
+    """Make the bytes of a file or the entries of a folder durable, also those that another process wrote."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -22,18 +22,18 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn any refusal of the disk (full, over a quota or a size limit, not permitted) into `BadInput`: one line."""
+    """Turn an error of the disk (full, over a quota or a size limit, not permitted) into `BadInput` with one line."""
     try:
         yield
     except OSError as e:
-        remedy = "nothing stored is lost: free space or mend the disk, then resume the run"
+        remedy = "stored data is not lost: free space or repair the disk, then resume the run"
         raise BadInput(f"{path}: cannot be written ({e.strerror or e}); {remedy}") from e
 
 
-def publish(scratch: Path, target: Path) -> None:
-    """Rename a file or folder to `target` in the same folder, durably: after a crash `target` is whole or not there.
+def rename_durably(scratch: Path, target: Path) -> None:
+    """Rename a file or folder to `target` in the same folder. After a crash `target` is complete or does not exist.
 
-    A folder that has the name `target` is deleted first, a file is replaced.
+    An existing folder `target` is deleted first; an existing file is replaced.
     """
     for path in [*scratch.rglob("*"), scratch]:
         fsync(path)
@@ -45,15 +45,15 @@ def publish(scratch: Path, target: Path) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write a file or folder to, and publish it as `target` if nothing fails.
+    """Yield a temporary path in the folder of `target`. Rename the path to `target` if the body raises no error.
 
-    Raises `BadInput` where the disk refuses; the old `target` then stays.
+    Raises `BadInput` if a write fails; the old `target` is then unchanged.
     """
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with writing(target):
             yield scratch
-            publish(scratch, target)
+            rename_durably(scratch, target)
     finally:
         if scratch.is_dir():
             shutil.rmtree(scratch)
@@ -61,6 +61,8 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def replace_file(target: Path, data: str | bytes) -> None:
-    """Write a file so that after a crash it has the old or the new content, whole. Raises as `replacing` does."""
+    """Replace the content of a file. After a crash the file has the old or the new content.
+
+    Raises `BadInput` if a write fails."""
     with replacing(target) as scratch:
         scratch.write_bytes(data.encode() if isinstance(data, str) else data)

@@ -1,4 +1,4 @@
-"""A folder in which a run keeps its files: the protocol, and the choice of the implementation by the folder's URI."""
+"""The protocol of a folder for the files of a run, and the choice of the implementation by the folder's URI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from treeadv.extensions import load_extension
 from treeadv.storage.lock import Lock, Owner
 
 Bytes: TypeAlias = bytes | pa.Buffer
-Action: TypeAlias = Callable[[], object]  # one step on the way to durability: an fsync, an upload, a check, a deletion
+Action: TypeAlias = Callable[[], object]  # one step of a flush: an fsync, an upload, a check or a deletion
 
 # The implementation by the scheme of the URI; "*" stands for every other scheme that pyarrow knows.
 FOLDERS = {
@@ -26,7 +26,7 @@ FOLDERS = {
 
 
 class TooShort(OSError):
-    """A file ends before the bytes that were asked for."""
+    """A file ends before the requested bytes."""
 
 
 class AppendFile(Protocol):
@@ -41,27 +41,27 @@ class AppendFile(Protocol):
         ...
 
     def write(self, data: Bytes) -> None:
-        """Append bytes. Raises `BadInput` where the disk refuses; the file then has the bytes that it had before."""
+        """Append bytes. Raises `BadInput` if the write fails; the file is then unchanged."""
         ...
 
     def seal(self) -> None:
-        """Take no more bytes. The next flush closes the file."""
+        """Mark the file as complete. The next flush closes the file."""
         ...
 
     def pending(self) -> Action:
-        """Return the action that makes the bytes written so far durable. It may run in another thread."""
+        """Return the action that makes the written bytes durable. The action may run in another thread."""
         ...
 
     def close(self) -> None:
-        """Close the file without making it durable."""
+        """Close the file without a flush."""
         ...
 
 
 class Folder(Protocol):
     """A folder of files, on a disk or in an object store.
 
-    `flush_seconds` is the interval between flushes that suits the medium. `keeps_unflushed` tells whether bytes that
-    were written and not flushed outlive the process.
+    `flush_seconds` is the recommended interval between flushes. `keeps_unflushed` says whether bytes that were written
+    and not flushed outlive the process.
     """
 
     uri: str
@@ -69,25 +69,27 @@ class Folder(Protocol):
     keeps_unflushed: bool
 
     def child(self, name: str) -> Folder:
-        """Return a folder inside this one. It need not exist."""
+        """Return a folder inside this folder. The inner folder need not exist."""
         ...
 
     def make(self) -> None:
-        """Make the folder and those above it where the medium needs that; durable on return."""
+        """Create the folder and its parents durably. An object store needs no folders."""
         ...
 
     def writer_tag(self, session: str) -> str:
-        """Return what the names of the files of one writer end with. Two writers of an object store share no name."""
+        """Return the suffix of the file names of one writer. Two writers of an object store have different suffixes."""
         ...
 
     def create(self, name: str, rewrite_below: int = 0) -> AppendFile:
-        """Make a new append-only file. An object store writes it again at each flush while it is smaller than
-        `rewrite_below` bytes."""
+        """Create an append-only file.
+
+        In an object store each flush rewrites the object while the object has less than `rewrite_below` bytes."""
         ...
 
     def sizes(self, suffix: str) -> dict[str, int]:
-        """Return the size in bytes of each file that ends with `suffix`, by name, sorted; {} if the folder is
-        missing."""
+        """Return the size in bytes of each file whose name ends with `suffix`, by name, sorted.
+
+        The result is {} if the folder does not exist."""
         ...
 
     def tree(self) -> dict[str, int]:
@@ -95,9 +97,9 @@ class Folder(Protocol):
         ...
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
-        """Return bytes of a file, those that this object wrote and has not flushed included.
+        """Return bytes of a file, including bytes that this object has written and not flushed.
 
-        Raises FileNotFoundError or `TooShort` if the bytes do not exist, another OSError if the medium does not answer.
+        Raises FileNotFoundError or `TooShort` if the bytes do not exist, another OSError if the read fails.
         """
         ...
 
@@ -106,54 +108,58 @@ class Folder(Protocol):
         ...
 
     def write_whole(self, name: str, data: bytes) -> None:
-        """Write a file so that after a crash it is whole or not there; durable on return."""
+        """Write a file durably. After a crash the file is complete or does not exist."""
         ...
 
     def truncate(self, name: str, size: int) -> None:
-        """Cut a file to its first `size` bytes; durable on return, so that no later record outlives the cut."""
+        """Cut a file to its first `size` bytes durably, so that the removed bytes cannot reappear."""
         ...
 
     def sync(self, name: str) -> None:
-        """Make durable what an earlier process may have written to a file and not flushed."""
+        """Make bytes durable that an earlier process may have written to a file and not flushed."""
         ...
 
     def delete(self, name: str) -> None:
-        """Delete a file. Raises FileNotFoundError if there is none."""
+        """Delete a file. Raises FileNotFoundError if the file does not exist."""
         ...
 
     def delete_tree(self) -> None:
-        """Delete the folder with everything in it. Does nothing if it does not exist."""
+        """Delete the folder with its contents. Does nothing if the folder does not exist."""
         ...
 
     def copy_in(self, source: Path) -> None:
-        """Copy all files of a local folder into this one."""
+        """Copy all files of a local folder into this folder."""
         ...
 
     def copy_out(self, target: Path) -> None:
-        """Copy all files of this folder into a local one."""
+        """Copy all files of this folder into a local folder."""
+        ...
+
+    def copy_file(self, source: str, target: str) -> None:
+        """Copy one file; the names are paths below this folder."""
         ...
 
     def free_bytes(self) -> int | None:
-        """Return the bytes free on the disk; None where there is no such bound."""
+        """Return the free bytes of the disk; None for a medium without a limit."""
         ...
 
     def lock(self, session: str, step: int) -> Lock:
-        """Take the run whose files lie here. Raises `BadInput` if another process has it."""
+        """Lock the run whose files are in this folder. Raises `BadInput` if another process holds the lock."""
         ...
 
     def owner(self) -> Owner:
-        """Return the session that opened the run last. A local lock does not tell."""
+        """Return the session that opened the run last. A local lock does not record the session."""
         ...
 
     def check_owner(self, session: str) -> None:
-        """Raise `BadInput` if another session has opened the run since. A local lock excludes that."""
+        """Raise `BadInput` if another session has opened the run later. A local lock makes that impossible."""
         ...
 
 
 def open_folder(uri: str) -> Folder:
-    """Return the folder at a local path or a URI. Its scheme is one of `FOLDERS`, or `module:Name` of a class.
+    """Return the folder at a local path or a URI. The scheme is a key of `FOLDERS`, or `module:Name` of a class.
 
-    Raises `BadInput` for a URI that no implementation takes.
+    Raises `BadInput` for a URI without an implementation.
     """
     scheme = uri.partition("://")[0] if "://" in uri else ""
     name = scheme if ":" in scheme else FOLDERS.get(scheme, FOLDERS["*"])
@@ -163,7 +169,7 @@ def open_folder(uri: str) -> Folder:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """Deletes files, and skips those that are gone. `check` runs before each deletion and may refuse it."""
+    """Deletes files and skips missing files. `check` runs before each deletion and may raise."""
 
     folder: Folder
     names: tuple[str, ...]
@@ -178,7 +184,7 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True)
 class WholeFile:
-    """Writes a whole file."""
+    """Writes a file in one piece."""
 
     folder: Folder
     name: str
@@ -189,24 +195,23 @@ class WholeFile:
 
 
 def flush(actions: Sequence[Action]) -> None:
-    """Run actions in order: a file that refers to another is made durable after it."""
+    """Run actions in order. A file becomes durable after the files that it refers to."""
     for action in actions:
         action()
 
 
 def join(uri: str, name: str) -> str:
-    """Return the path or URI of `name` in a folder. The query of a URI, which says how to reach the store, stays
-    last."""
+    """Return the path or URI of `name` in a folder. The query of a URI (the options of the store) stays at the end."""
     base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{query}"
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Return the parent folder and the last name of a URI: the inverse of `join`."""
+    """Return the parent folder and the last name of a URI. This is the inverse of `join`."""
     base, mark, query = uri.partition("?")
     parent, _, name = base.rstrip("/").rpartition("/")
     if not parent or not name:
-        raise BadInput(f"{uri}: names no folder inside a store; write s3://bucket/runs/NAME")
+        raise BadInput(f"{uri} names no folder inside a store; write s3://bucket/runs/NAME")
     return f"{parent}{mark}{query}", name
 
 
@@ -217,6 +222,6 @@ def read_exactly(file: pa.NativeFile, name: str, offset: int, length: int | None
     if count == 0:
         return pa.py_buffer(b"")
     if offset + count > size:
-        raise TooShort(f"{name}: has {size} bytes, {count} at {offset} were asked for")
+        raise TooShort(f"{name} has {size} bytes, but {count} bytes from {offset} were requested")
     file.seek(offset)
     return file.read_buffer(count)

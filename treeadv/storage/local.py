@@ -1,4 +1,4 @@
-"""A folder on a disk of this machine. Files grow in place, and a flush is an fsync."""
+"""A folder on a local disk. Files grow in place, and a flush is an fsync."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from treeadv.storage.lock import LocalLock, Owner
 
 
 class LocalFile:
-    """A growing file. A write that fails leaves the file as it was, so earlier bytes stay readable."""
+    """An append-only file. A failed write leaves the file unchanged, so earlier bytes stay readable."""
 
     ends_with_flush = False
 
@@ -54,8 +54,8 @@ class LocalFile:
         return self.sync
 
     def sync(self) -> None:
-        """Make the bytes written so far durable, and close a sealed file."""
-        sealed = self._sealed  # read before the fsync: a file that is sealed meanwhile may have new bytes
+        """Make the written bytes durable, and close a sealed file."""
+        sealed = self._sealed  # read before the fsync: bytes may be written and the file sealed during the fsync
         with self._lock:
             if self._handle is not None:
                 with writing(self._path):
@@ -91,7 +91,7 @@ class LocalFolder:
                 fsync(path.parent)
 
     def writer_tag(self, session: str) -> str:
-        return ""  # the lock excludes a second writer
+        return ""  # the lock makes a second writer impossible
 
     def create(self, name: str, rewrite_below: int = 0) -> LocalFile:
         return LocalFile(self.path / name, name)
@@ -139,6 +139,10 @@ class LocalFolder:
 
     def copy_out(self, target: Path) -> None:
         pafs.copy_files(str(self.path), str(target))
+
+    def copy_file(self, source: str, target: str) -> None:
+        (self.path / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.path / source, self.path / target)
 
     def free_bytes(self) -> int | None:
         return shutil.disk_usage(self.path).free

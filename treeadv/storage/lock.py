@@ -1,4 +1,4 @@
-"""Who may write a run: the lock in its folder `replay`."""
+"""The lock of a run, in its folder `replay`. Only the process that holds the lock writes the run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from treeadv.storage.disk import writing
 
 
 class Owner(NamedTuple):
-    """The session that opened a run last, and the step of the checkpoint that it resumed from.
+    """The session that opened a run last, and the step of the checkpoint from which that session resumed.
 
-    ("", inf) where the lock does not tell.
+    The value is ("", inf) for a lock that does not record the session.
     """
 
     session: str
@@ -24,26 +24,26 @@ class Owner(NamedTuple):
 
 
 class Lock(Protocol):
-    """Lets one process write a run."""
+    """Allows only one process to write a run."""
 
     def check(self) -> None:
-        """Raise `BadInput` if another process has taken the run since."""
+        """Raise `BadInput` if another process has locked the run later."""
         ...
 
     def undo(self) -> None:
-        """Give the run back to the owner before, because it could not be opened."""
+        """Restore the previous owner's lock after a failure to open the run."""
         ...
 
     def release(self) -> None:
-        """Give the run up."""
+        """Release the lock."""
         ...
 
 
 class LocalLock:
-    """A file lock, which the kernel releases when the process ends, however it ends."""
+    """A file lock. The kernel releases the lock at the end of the process, also after a kill."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `BadInput` if another process holds the lock."""
+        """Take the lock. Raises `BadInput` if another process holds the lock."""
         with writing(folder / "lock"):
             self._handle: int | None = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -51,7 +51,7 @@ class LocalLock:
         except BlockingIOError as e:
             holder = os.read(self._handle, 64).decode() or "another process"
             os.close(self._handle)
-            raise BadInput(f"{folder}: in use by {holder}; stop that run or choose another run.name") from e
+            raise BadInput(f"{folder} is in use by {holder}; stop that run or choose another run.name") from e
         with writing(folder / "lock"):
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, f"process {os.getpid()}".encode(), 0)
@@ -69,7 +69,7 @@ class LocalLock:
 
 
 class OwnedFolder(Protocol):
-    """A folder that knows which session opened the run last."""
+    """A folder that records which session opened the run last."""
 
     uri: str
 
@@ -77,7 +77,7 @@ class OwnedFolder(Protocol):
 
 
 class StoredLock(OwnedFolder, Protocol):
-    """A folder that keeps the lock as an object."""
+    """A folder that stores the lock as an object."""
 
     def lock_bytes(self) -> bytes: ...
 
@@ -85,18 +85,18 @@ class StoredLock(OwnedFolder, Protocol):
 
 
 class ObjectLock:
-    """An object that names the session which opened the run last.
+    """A lock in an object store: an object that names the session that opened the run last.
 
-    An object store has no lock that ends with its process. Whoever opens a run last owns it. The process before (a
-    driver that was taken for dead, a pod in its grace period) calls `check` before each write and stops.
+    An object store cannot release a lock at the end of a process. So the last process that opens a run owns the run.
+    The previous owner (a driver that seemed dead, a pod in its grace period) calls `check` before each write and stops.
     """
 
     def __init__(self, folder: StoredLock, session: str, step: int) -> None:
-        """Raises `BadInput` if a later session has opened the run."""
+        """Write the lock. Raises `BadInput` if a later session has opened the run."""
         self._folder, self._session = folder, session
         if folder.owner().session >= session:
             raise BadInput(
-                f"{folder.uri}: another process opened this run at the same moment; start again if none runs"
+                f"{folder.uri}: another process opened this run at the same time; start again if no other process runs"
             )
         self._before = folder.lock_bytes()
         folder.write_whole("lock", f"{session} {step}".encode())
@@ -109,11 +109,11 @@ class ObjectLock:
             self._folder.write_whole("lock", self._before)
 
     def release(self) -> None:
-        pass  # the lock names the last owner until another session opens the run
+        pass  # the lock keeps the name of the last owner until another session opens the run
 
 
 def parse_lock(text: bytes) -> Owner:
-    """Return the owner that a lock object names."""
+    """Return the owner from the bytes of a lock object."""
     match = re.fullmatch(rb"(\d{6}-\w+) (\d+)", text)
     return Owner(match[1].decode(), int(match[2])) if match else Owner("", math.inf)
 
@@ -121,4 +121,4 @@ def parse_lock(text: bytes) -> Owner:
 def refuse_other_owner(folder: OwnedFolder, session: str) -> None:
     """Raise `BadInput` unless `session` opened the run last."""
     if folder.owner().session != session:
-        raise BadInput(f"{folder.uri}: another process has opened this run and goes on with it; this one stops")
+        raise BadInput(f"{folder.uri}: another process has opened this run and continues it; this process stops")

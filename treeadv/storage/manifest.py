@@ -1,4 +1,4 @@
-"""The files of a checkpoint with their sizes and checksums."""
+"""The manifest of a checkpoint: its files with their sizes and checksums."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Manifest = dict[str, FileInfo]
 
 
 def describe(folder: Path) -> Manifest:
-    """Return the manifest of all files below a folder, by their paths inside it. Reads every file."""
+    """Return the manifest of all files in a folder, by path inside the folder. Reads every file."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): FileInfo(size=p.stat().st_size, crc=_checksum(p)) for p in files}
 
 
 def size_fault(sizes: Mapping[str, int], manifest: Manifest) -> str:
-    """Return which file of a manifest is missing or has another size; "" if none."""
+    """Return a message about a file of the manifest that is missing or has another size; "" if no file is."""
     for name, info in manifest.items():
         if name not in sizes:
             return f"{name} is missing"
@@ -37,7 +37,9 @@ def size_fault(sizes: Mapping[str, int], manifest: Manifest) -> str:
 
 
 def fault(folder: Path, manifest: Manifest) -> str:
-    """Return which file of a folder is missing or damaged; "" if none. Reads every file."""
+    """Return a message about a file of the manifest that is missing or damaged in a folder; "" if no file is.
+
+    Reads every file."""
     sizes = {name: (folder / name).stat().st_size for name in manifest if (folder / name).is_file()}
     if found := size_fault(sizes, manifest):
         return found

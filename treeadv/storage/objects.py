@@ -1,6 +1,6 @@
 """A folder in an object store that pyarrow knows (s3://, gs://, ...).
 
-An object store has no append: an append-only file lies in memory and is uploaded as one object, whole or not at all.
+An object store cannot append. An append-only file stays in memory and is uploaded as one object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PARALLEL_READS = 16
 
 
 class ObjectFile:
-    """An object that is uploaded when it is sealed, or again at each flush while it is small."""
+    """An append-only file that is uploaded at the next flush after `seal`, and at each flush while it is small."""
 
     def __init__(self, folder: ObjectFolder, name: str, rewrite_below: int) -> None:
         self.name = name
@@ -29,7 +29,7 @@ class ObjectFile:
         self._folder = folder
         self._rewrite_below = rewrite_below
         self._sealed = False
-        self._uploaded = 0  # bytes
+        self._uploaded = 0  # bytes uploaded
         self._chunks: list[Bytes] = []
 
     @property
@@ -46,13 +46,13 @@ class ObjectFile:
         self._sealed = True
 
     def pending(self) -> Action:
-        """Return the upload of the bytes written so far, whatever is written meanwhile."""
+        """Return an action that uploads the bytes written before this call."""
         data, sealed = self.unflushed(), self._sealed
         self._chunks = [data]
         return lambda: self._upload(data, sealed)
 
     def unflushed(self) -> bytes:
-        """Return all bytes of the file, or none once it is sealed and uploaded."""
+        """Return all bytes of the file; b"" after the upload of a sealed file."""
         return b"".join(self._chunks)
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class ObjectFile:
 
 
 class ObjectFolder:
-    """A folder named by a URI. Its files exist when they are uploaded; it needs no making."""
+    """A folder at a URI. A file exists after its upload. The folder itself need not be created."""
 
     flush_seconds = 10.0  # each flush uploads two objects
     keeps_unflushed = False
@@ -77,13 +77,13 @@ class ObjectFolder:
         try:
             self._fs, base = self.connect(uri)
         except (pa.ArrowInvalid, OSError) as e:
-            raise BadInput(f"{uri}: not a path or URI of a file system ({one_line(e)})") from e
+            raise BadInput(f"{uri} is not a path or URI of a file system ({one_line(e)})") from e
         self._base = base.rstrip("/")
         self.uri = uri
         self._open_files: dict[str, ObjectFile] = {}
 
     def connect(self, uri: str) -> tuple[pafs.FileSystem, str]:
-        """Return the file system of a URI and the path in it. A subclass for another store overrides this."""
+        """Return the file system of a URI and the path in it. A subclass for another store overrides this method."""
         found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
         return found
 
@@ -104,7 +104,7 @@ class ObjectFolder:
         return file
 
     def forget(self, name: str) -> None:
-        """Read the file from the store from now on."""
+        """Drop the bytes of a file from memory. Later reads go to the store."""
         self._open_files.pop(name, None)
 
     def sizes(self, suffix: str) -> dict[str, int]:
@@ -132,18 +132,19 @@ class ObjectFolder:
             out.write(data)
 
     def put(self, name: str, chunks: Sequence[Bytes]) -> None:
-        """Upload one object. Raises `BadInput` where the store refuses."""
+        """Upload one object. Raises `BadInput` if the store fails."""
         try:
             self.write_whole(name, b"".join(chunks))
         except OSError as e:
             where = f"{self._base}/{name}"
-            raise BadInput(f"{where}: cannot be written ({one_line(e)}); see to the store, then resume the run") from e
+            remedy = "repair the access to the store, then resume the run"
+            raise BadInput(f"{where} cannot be written ({one_line(e)}); {remedy}") from e
 
     def truncate(self, name: str, size: int) -> None:
         self.write_whole(name, self.read(name, 0, size).to_pybytes())
 
     def sync(self, name: str) -> None:
-        pass  # an object is durable once it exists
+        pass  # every object in the store is durable
 
     def delete(self, name: str) -> None:
         self._fs.delete_file(f"{self._base}/{name}")
@@ -160,6 +161,10 @@ class ObjectFolder:
         local = pafs.LocalFileSystem()
         pafs.copy_files(self._base, str(target), source_filesystem=self._fs, destination_filesystem=local)
 
+    def copy_file(self, source: str, target: str) -> None:
+        names = f"{self._base}/{source}", f"{self._base}/{target}"
+        pafs.copy_files(*names, source_filesystem=self._fs, destination_filesystem=self._fs)
+
     def free_bytes(self) -> int | None:
         return None
 
@@ -173,7 +178,7 @@ class ObjectFolder:
         refuse_other_owner(self, session)
 
     def lock_bytes(self) -> bytes:
-        """Return what the lock says; b"" if there is none."""
+        """Return the bytes of the lock object; b"" if no lock exists."""
         try:
             return self.read("lock").to_pybytes()
         except FileNotFoundError:

@@ -1,12 +1,14 @@
 """The folder of a run on this machine.
 
-    config.yaml     resolved configuration          summary.json  final figures
+    config.yaml     resolved configuration          config.N.yaml the ones before a resume changed it
+    summary.json    final figures
     metrics.jsonl   one record an optimizer step    report.html   curves and trees
+    evaluations.jsonl  one record an evaluation     best/         Hugging Face folder of the best step
     replay/         journal and payload files       checkpoints/step-N  Hugging Face folder and trainer state
     targets.json    addresses of /metrics, in the form of Prometheus' file_sd
 
-With run.storage the object store keeps the run (`treeadv.storage.object_run`), and any machine makes this folder from
-it."""
+With run.storage an object store keeps the run (`treeadv.storage.object_run`), and any machine can create this folder
+from the store."""
 
 from __future__ import annotations
 
@@ -26,14 +28,16 @@ from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
 from treeadv.storage.disk import fsync, replace_file, replacing, writing
 from treeadv.storage.lock import LocalLock
-from treeadv.storage.run_store import LocalRunStore, RunStore, object_store, run_store
+from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
+
+_LISTED = 8  # runs that an error lists
 
 
 class RunFolder:
-    """One run: its folder on this machine, and the store that keeps the run."""
+    """A run: its folder on this machine and its store."""
 
     def __init__(self, path: Path, store: RunStore | None = None) -> None:
-        """Without `store` the folder itself keeps the run."""
+        """Open the folder at `path`. Without `store` the folder itself stores the run."""
         self.path = path
         self.store: RunStore = store or LocalRunStore(path)
 
@@ -44,10 +48,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: Config, name: str) -> tuple[RunFolder, Config, LocalLock]:
-        """Make the folder of a new run, called run.name or else `name`, and lock it.
+        """Create and lock the folder of a new run. The name of the run is run.name, or `name` if run.name is empty.
 
-        Returns the folder, the configuration with that name, and the lock of this process. The folder is complete or
-        not there. Raises `BadInput` if the run exists.
+        Returns the folder, the configuration with the name, and the lock of this process. After an error no folder
+        remains. Raises `BadInput` if the run exists.
         """
         config = config.model_copy(update={"run": config.run.model_copy(update={"name": config.run.name or name})})
         path = Path(config.run.root) / config.run.name
@@ -56,9 +60,9 @@ class RunFolder:
         if path.exists() and any(path.iterdir()):
             raise BadInput(f"run folder {path} exists: choose another run.name, or resume the run with --resume {path}")
         if folder.store.holds_run():
-            home = folder.store.home
+            uri = folder.store.uri
             raise BadInput(
-                f"run.storage: {home} holds a run: choose another run.name, or resume it by --resume '{home}'"
+                f"run.storage: {uri} holds a run: choose another run.name, or resume the run with --resume '{uri}'"
             )
         lock = _make_complete(path, config)
         try:
@@ -71,56 +75,75 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, overrides: list[str]) -> tuple[RunFolder, Config]:
-        """Return an existing run and its configuration, with `overrides` for the steps to come."""
+        """Return an existing run and its configuration, with `overrides` for the following steps."""
         if not (path / "config.yaml").is_file():
-            raise BadInput(f"{path}: not a run folder (no config.yaml)")
+            raise not_a_run(path)
         config = configuration.load(path / "config.yaml", overrides)
         return cls.of(path, config), config
 
     @property
-    def home(self) -> str:
-        """The path or URI that names the run to the queue, to `treeadv audit` and to --resume."""
-        return self.store.home
+    def uri(self) -> str:
+        """The path or URI of the run, for the queue, `treeadv audit` and --resume."""
+        return self.store.uri
 
     @property
     def accepted(self) -> bool:
-        """Whether a driver has started the run: its journal and its trainer have accepted it (`rewind`)."""
+        """Whether journal and trainer of a driver have accepted the run (`rewind` was called)."""
         return (self.path / "metrics.jsonl").is_file()
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
     def checkpoints(self) -> list[int]:
-        """Return the steps of the whole checkpoints, oldest first."""
+        """Return the steps of the sealed checkpoints, oldest first."""
         return self.store.checkpoints()
 
     def last_checkpoint(self) -> int:
-        """Return the step that the run would resume from, that of the newest whole checkpoint; 0 if there is none."""
-        return self.store.newest_whole()
+        """Return the step of the newest valid checkpoint, from which a resume starts; 0 if the run has none."""
+        return self.store.newest_valid()
 
     def checkpoint(self, step: int) -> Path:
-        """Return where the files of a checkpoint lie on this machine, if they do."""
+        """Return the folder of a checkpoint on this machine. The folder need not exist."""
         return self.path / "checkpoints" / f"step-{step}"
 
     def open_checkpoint(self, step: int) -> AbstractContextManager[Path]:
-        """Hold the files of a whole checkpoint in a local folder."""
-        return self.store.fetched(step)
+        """Return a context manager that yields a local folder with the files of a checkpoint."""
+        return self.store.local_copy(step)
+
+    # ---- configuration -----------------------------------------------------------------------------------------------
+    def replace_configuration(self, config: Config, step: int) -> None:
+        """Make `config` the configuration of the run from `step` on. Another one that the run had is kept as
+        config.N.yaml, N counting from 1."""
+        path, text = self.path / "config.yaml", config.to_yaml()
+        before = path.read_text() if path.is_file() else text
+        if before != text:
+            number = 1
+            while self._kept(f"config.{number}.yaml"):
+                number += 1
+            kept = self.path / f"config.{number}.yaml"
+            replace_file(kept, f"# the configuration until the resume from step {step}\n{before}")
+            self.store.keep(kept)
+        replace_file(path, text)
+
+    def _kept(self, name: str) -> bool:
+        return (self.path / name).is_file() or bool(self.store.pull(name))
 
     # ---- requests to the driver --------------------------------------------------------------------------------------
-    def forget_end(self) -> None:
-        """Delete what tells of the last end of the run, and the requests made since."""
+    def clear_end(self) -> None:
+        """Delete the summary of the run's last end, and all requests to the driver."""
         self.take_request()
         (self.path / "summary.json").unlink(missing_ok=True)
 
     def request(self, counts: dict[str, int]) -> None:
-        """Ask the driver of this run for other numbers of actors, by role. Raises `BadInput` if the run has ended."""
+        """Request other numbers of actors, by role, from the driver. Raises `BadInput` if the run has ended."""
         if (self.path / "summary.json").is_file():
             raise BadInput(
-                f"{self.path}: the run has ended; resume it by treeadv train --resume {self.path}, then ask again"
+                f"{self.path}: the run has ended; resume the run with treeadv train --resume {self.path} and repeat"
+                " the request"
             )
         for role, count in counts.items():
             self.write(f"scale-{role}.json", count)
 
     def take_request(self) -> dict[str, int]:
-        """Return what was requested since the last call, by role."""
+        """Return the numbers that were requested since the last call, by role."""
         counts = {}
         for path in self.path.glob("scale-*.json"):
             taken = path.rename(path.with_name(f".{path.name}"))  # a later request is a new file
@@ -139,13 +162,21 @@ class RunFolder:
         return newest[0] if newest else None
 
     def read_records(self, last: float = math.inf) -> Iterator[dict[str, Any]]:
-        """Yield the records of the steps up to `last`, without an unfinished last line of a driver that was killed.
+        """Yield the records of the steps up to `last`. An incomplete last line of a killed driver is ignored.
 
-        Raises `BadInput` for a damaged record of one of these steps. Lines after the record of step `last` are not
-        read.
+        Raises `BadInput` for a damaged record of these steps. Lines after the record of step `last` are not read.
         """
-        path = self.path / "metrics.jsonl"
-        step = 0
+        return self._read("metrics.jsonl", last)
+
+    def evaluations(self, last: float = math.inf) -> list[dict[str, Any]]:
+        """Return the records of the evaluations of the steps up to `last`, in the order of the steps.
+
+        Raises `BadInput` as `read_records` does."""
+        return list(self._read("evaluations.jsonl", last))
+
+    def _read(self, name: str, last: float) -> Iterator[dict[str, Any]]:
+        path = self.path / name
+        step = -1
         with path.open("rb") if path.is_file() else BytesIO() as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n") or step >= last:
@@ -157,53 +188,73 @@ class RunFolder:
                         return
                 except (ValueError, KeyError, TypeError, RecursionError) as e:
                     raise BadInput(
-                        f"{path}: line {number} is damaged ({one_line(e)}): restore the file, or delete it and"
+                        f"{path}: line {number} is damaged ({one_line(e)}): restore the file, or delete the file and"
                         " lose its records"
                     ) from e
                 yield record
 
     def rewind(self, step: int) -> None:
-        """Forget the records of steps after `step`, which are taken again.
+        """Remove the records of the steps after `step`. The run takes and evaluates these steps again.
 
-        The store's copy is preferred: another driver may have continued the run without this folder.
+        A copy in the store replaces the file first: another driver may have continued the run without this folder.
         """
-        kept = self.store.pull("metrics.jsonl")
-        if kept is not None:
-            replace_file(self.path / "metrics.jsonl", kept)
-        with replacing(self.path / "metrics.jsonl") as scratch, scratch.open("w") as file:
-            file.writelines(json.dumps(r) + "\n" for r in self.read_records(step))
+        for name in RECORDS:
+            path = self.path / name
+            kept = self.store.pull(name)
+            if kept is not None:
+                replace_file(path, kept)
+            if path.is_file() or name == "metrics.jsonl":
+                with replacing(path) as scratch, scratch.open("w") as file:
+                    file.writelines(json.dumps(r) + "\n" for r in self._read(name, step))
 
     def record(self, record: dict[str, Any]) -> None:
         """Append the record of one step."""
-        path = self.path / "metrics.jsonl"
+        self._append("metrics.jsonl", record)
+
+    def record_evaluation(self, record: dict[str, Any]) -> None:
+        """Append the record of one evaluation."""
+        self._append("evaluations.jsonl", record)
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        path = self.path / name
         with writing(path), path.open("a") as f:
             f.write(json.dumps(record) + "\n")
 
     def write(self, name: str, value: Any) -> None:
-        """Write JSON beside the records, whole or not at all."""
+        """Replace the JSON file `name` of the run folder atomically."""
         replace_file(self.path / name, json.dumps(value, indent=2) + "\n")
 
 
-def named_store(run: str) -> RunStore:
+def not_a_run(path: Path) -> BadInput:
+    """The error for a folder that is no run. It lists the runs inside."""
+    runs = sorted(path.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
+    if not runs:
+        return BadInput(f"{path} is not a run folder (it has no config.yaml)")
+    names = [str(p.parent) for p in runs[:_LISTED]] + ["..."] * (len(runs) > _LISTED)
+    listed = ", ".join(names)
+    return BadInput(f"{path} is not a run folder (it has no config.yaml); the runs in it, newest first: {listed}")
+
+
+def named_store(run: str | Path) -> RunStore:
     """Return the store of a run, given its folder or URI. A folder that holds no configuration is taken for a run's."""
-    if "://" in run:
-        return object_store(run, Path())
+    if "://" in str(run):
+        return object_store(str(run), Path())
     path = Path(run)
     return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)
 
 
 def _make_complete(path: Path, config: Config) -> LocalLock:
-    """Make a run folder with its configuration, locked by this process, or raise `BadInput` and leave nothing."""
+    """Create a run folder with its configuration and lock it. Raises `BadInput` and leaves no folder if that fails."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.mkdir(parents=True)
         (scratch / "config.yaml").write_text(config.to_yaml())
         fsync(scratch / "config.yaml")
-        lock = LocalLock(scratch)  # it stays with the folder under the new name
-        os.rename(scratch, path)  # refused where a folder with files has that name
+        lock = LocalLock(scratch)  # the lock stays valid after the rename
+        os.rename(scratch, path)  # fails if `path` is a folder with files
         fsync(path.parent)
         return lock
     except OSError as e:
-        raise BadInput(f"run folder {path}: cannot be made ({e.strerror}); choose another run.root") from e
+        raise BadInput(f"run folder {path} cannot be created ({e.strerror}); choose another run.root") from e
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

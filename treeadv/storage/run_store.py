@@ -1,44 +1,47 @@
-"""Where the queue, the checkpoints and the records of a run are kept: in the run's folder, or in an object store.
+"""The store of a run: the run's folder or an object store. It holds the queue, the checkpoints and the records.
 
-The protocol, the implementation for a folder, and the choice between the two.
+This module has the protocol, the implementation for a folder, and the choice of the implementation.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from treeadv.config import Config
 from treeadv.errors import one_line
 from treeadv.storage import manifest
-from treeadv.storage.disk import fsync, publish, writing
+from treeadv.storage.disk import fsync, rename_durably, replacing, writing
 from treeadv.visible import visible_logger
 
-MANIFEST = "files.json"  # in the folder of a checkpoint
+RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # files of a run folder with JSON lines in the order of their `step`
+BEST, EVALUATION = "best", "evaluation.json"  # the folder of the best weights, and the evaluation in that folder
+MANIFEST = "files.json"  # the manifest, in the folder of a checkpoint
 log = visible_logger("treeadv.storage")
 
-# The implementation for a run with run.storage; it is imported only for such a run, because it needs pyarrow.
+# The implementation for a run with run.storage. Only such a run imports it, because it needs pyarrow.
 OBJECT_STORE = "treeadv.storage.object_run:ObjectRunStore"
 
 
 class RunStore(Protocol):
-    """Keeps one run.
+    """Stores one run.
 
-    `home` is the path or URI that names the run to the queue, to `treeadv audit` and to --resume. `keeps_unflushed`
-    tells whether what the queue wrote and did not flush outlives its process."""
+    `uri` is the path or URI of the run, for the queue, `treeadv audit` and --resume. `keeps_unflushed` says whether
+    bytes that the queue has written and not flushed outlive its process."""
 
-    home: str
+    uri: str
     keeps_unflushed: bool
 
     def check(self) -> None:
-        """Raise `BadInput` unless files can be made and deleted."""
+        """Raise `BadInput` unless files can be created and deleted."""
         ...
 
     def holds_run(self) -> bool:
@@ -46,48 +49,64 @@ class RunStore(Protocol):
         ...
 
     def next_session(self) -> str:
-        """Return a name for the next start of the run."""
+        """Return the session of the next start of the run."""
         ...
 
     def push(self) -> None:
-        """Make the records in the run folder durable in the store."""
+        """Store the records of the run folder durably."""
         ...
 
     def pull(self, name: str) -> str | None:
-        """Return the store's copy of a record file; None where the run folder has the only copy."""
+        """Return the store's copy of a record file; None if the run folder is the store."""
         ...
 
     def keep(self, path: Path) -> None:
-        """Keep one more file of the run folder, which may be lost with its machine."""
+        """Store one more file of the run folder. The file then survives the loss of its machine."""
         ...
 
     def checkpoints(self) -> list[int]:
-        """Return the steps of the sealed checkpoints, oldest first. Their files may have been damaged since."""
+        """Return the steps of the sealed checkpoints, oldest first. Their files may be damaged."""
         ...
 
-    def newest_whole(self) -> int:
-        """Return the step of the newest checkpoint whose files are as they were written; 0 if there is none.
+    def newest_valid(self) -> int:
+        """Return the step of the newest checkpoint with undamaged files; 0 if no such checkpoint exists.
 
-        A warning names each damaged one. The next `seal` deletes it.
+        A warning names each damaged checkpoint. The next `seal` deletes the damaged checkpoints.
         """
         ...
 
     def write_checkpoint(self, step: int, session: str, write: Callable[[Path], None]) -> None:
-        """Keep the files that `write` puts into the folder that it is given. Each learner rank calls this once."""
+        """Store the files that `write` writes into a folder. Each learner rank calls this method once.
+
+        `write` is called with the folder."""
         ...
 
-    def seal(self, step: int, session: str, keep: int) -> None:
-        """Make a checkpoint count, now that all ranks have written it. Delete all but the newest `keep`, damaged ones,
-        and those of later steps, which the run has gone back before."""
+    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
+        """Seal a checkpoint after all ranks have written their files, and delete old checkpoints.
+
+        Keeps the newest `keep` checkpoints and the checkpoints of the steps `held`. Deletes all others, damaged
+        checkpoints, and checkpoints of later steps (from before a resume)."""
         ...
 
-    def fetched(self, step: int) -> AbstractContextManager[Path]:
-        """Hold the files of a checkpoint in a local folder. Several ranks of one machine may ask at once."""
+    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+        """Copy the weights of a checkpoint to the folder BEST, in place of the previous best weights.
+
+        `record` is the evaluation of the step. It is written into the folder last."""
+        ...
+
+    def best_step(self) -> int | None:
+        """Return the step of the weights in the folder BEST; None if the folder has no weights."""
+        ...
+
+    def local_copy(self, step: int) -> AbstractContextManager[Path]:
+        """Return a context manager that yields a local folder with the files of a checkpoint.
+
+        Several ranks of one machine may call this method at the same time."""
         ...
 
 
 class LocalRunStore:
-    """Keeps a run in its folder. The folder must be on a disk that all roles see."""
+    """Stores a run in its folder. The folder must be on a disk that all roles can access."""
 
     keeps_unflushed = True
 
@@ -95,11 +114,11 @@ class LocalRunStore:
         self._path = path
         self._checkpoints = path / "checkpoints"
         self._damaged: set[int] = set()
-        self._checked: dict[int, int] = {}  # the time of the manifest by step, of checkpoints that were found whole
-        self.home = str(path)
+        self._checked: dict[int, int] = {}  # modification time of the manifest, by step of the undamaged checkpoints
+        self.uri = str(path)
 
     def check(self) -> None:
-        pass  # `RunFolder.create` reports what is wrong with the folder
+        pass  # `RunFolder.create` reports errors of the folder
 
     def holds_run(self) -> bool:
         return (self._path / "config.yaml").is_file()
@@ -108,8 +127,9 @@ class LocalRunStore:
         return uuid.uuid4().hex
 
     def push(self) -> None:
-        if (self._path / "metrics.jsonl").is_file():
-            fsync(self._path / "metrics.jsonl")
+        for name in RECORDS:
+            if (self._path / name).is_file():
+                fsync(self._path / name)
 
     def pull(self, name: str) -> str | None:
         return None
@@ -121,23 +141,23 @@ class LocalRunStore:
         matches = [re.fullmatch(r"step-(\d+)", p.name) for p in self._checkpoints.glob("step-*")]
         return sorted(int(m[1]) for m in matches if m)
 
-    def newest_whole(self) -> int:
+    def newest_valid(self) -> int:
         for step in reversed(self.checkpoints()):
             if not (fault := self._fault(step)):
                 return step
             self._damaged.add(step)
-            log.warning("checkpoint %s/step-%d is passed over: %s", self._checkpoints, step, fault)
+            log.warning("checkpoint %s/step-%d is ignored: %s", self._checkpoints, step, fault)
         return 0
 
     def _fault(self, step: int) -> str:
-        """Return what is wrong with the files of a checkpoint; "" if nothing is."""
+        """Return a message about damaged files of a checkpoint; "" if no file is damaged."""
         folder = self._checkpoints / f"step-{step}"
         try:
             written = (folder / MANIFEST).stat().st_mtime_ns
             if self._checked.get(step) == written:
                 return ""
             fault = manifest.fault(folder, json.loads((folder / MANIFEST).read_text()))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:  # it is no manifest
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:  # the file is no manifest
             return f"{MANIFEST} cannot be read ({one_line(e)})"
         if not fault:
             self._checked[step] = written
@@ -149,23 +169,35 @@ class LocalRunStore:
             scratch.mkdir(parents=True, exist_ok=True)
             write(scratch)
 
-    def seal(self, step: int, session: str, keep: int) -> None:
+    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
         scratch, target = self._scratch(step, session), self._checkpoints / f"step-{step}"
         with writing(target):
             (scratch / MANIFEST).unlink(missing_ok=True)
             files = manifest.describe(scratch)
             (scratch / MANIFEST).write_text(json.dumps(files))
-            publish(scratch, target)
+            rename_durably(scratch, target)
         self._damaged.discard(step)
         self._checked[step] = (target / MANIFEST).stat().st_mtime_ns
         found = self.checkpoints()
         whole = [s for s in found if s <= step and s not in self._damaged]
-        for other in set(found) - set(whole[-keep:]):
+        for other in set(found) - set(whole[-keep:]) - (set(whole) & set(held)):
             shutil.rmtree(self._checkpoints / f"step-{other}")
         for left in self._checkpoints.glob(".step-*"):
             shutil.rmtree(left)
 
-    def fetched(self, step: int) -> AbstractContextManager[Path]:
+    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+        with replacing(self._path / BEST) as scratch:
+            scratch.mkdir()
+            for file in (self._checkpoints / f"step-{step}").iterdir():
+                if file.is_file() and file.name != MANIFEST:  # only the trainer needs the folders
+                    os.link(file, scratch / file.name)
+            (scratch / EVALUATION).write_text(json.dumps(record, indent=2))
+
+    def best_step(self) -> int | None:
+        file = self._path / BEST / EVALUATION
+        return int(json.loads(file.read_text())["step"]) if file.is_file() else None
+
+    def local_copy(self, step: int) -> AbstractContextManager[Path]:
         return nullcontext(self._checkpoints / f"step-{step}")
 
     def _scratch(self, step: int, session: str) -> Path:
@@ -173,7 +205,7 @@ class LocalRunStore:
 
 
 def run_store(config: Config, path: Path) -> RunStore:
-    """Return the store of a run whose folder on this machine is `path`."""
+    """Return the store of the run with the local folder `path`."""
     if not config.run.storage:
         return LocalRunStore(path)
     from treeadv.storage.folder import join
@@ -182,7 +214,7 @@ def run_store(config: Config, path: Path) -> RunStore:
 
 
 def object_store(uri: str, path: Path) -> RunStore:
-    """Return the store of the run at `uri`, whose folder on this machine is `path`."""
+    """Return the store of the run at `uri` with the local folder `path`."""
     module, _, name = OBJECT_STORE.partition(":")
     store: RunStore = getattr(import_module(module), name)(uri, path)
     return store

@@ -1,4 +1,4 @@
-"""The sessions of a run in an object store, one for each start of the run."""
+"""Names the sessions of a run in an object store. Each start of the run is a session."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from treeadv.storage.folder import Folder
 
 
 def next_session(replay: Folder, known: Iterable[str] = ()) -> str:
-    """Return a name for the next start of a run in an object store. Names sort in the order of the starts.
+    """Return the session of the next start of a run in an object store. Sessions sort in the order of the starts.
 
-    `known` are sessions of earlier starts that the replay folder may not show.
+    `known` are sessions of earlier starts that may have no file in the replay folder.
     """
     journal = replay.child("journal").sizes(".jsonl")
     last = max([replay.owner().session, *known, *(session_in(name) for name in journal)])

@@ -1,4 +1,4 @@
-"""The value of a term: exact where it is rational, else to 40 digits at given values of its variables."""
+"""The value of a term: exact if the term is rational, else to 40 digits at given values of its variables."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import mpmath
 from treeadv.rewards.parsing.terms import Call, Name, Number, Term, variables
 
 DIGITS = 40
-MAX_TERMS = 300  # of a sum or product
-MAX_BITS = 64_000  # of an exact value
+MAX_TERMS = 300  # largest number of terms of a sum or product
+MAX_BITS = 64_000  # largest size of an exact value
 _CONTEXT = mpmath.MPContext()
 _CONTEXT.dps = DIGITS
-Value = Any  # a number of mpmath, which carries no types
+Value = Any  # a number of mpmath, which has no type annotations
 
 
 class Undefined(Exception):
-    """The term has no value at this point: it divides by zero, or leaves the real numbers."""
+    """The term has no value at this point: a division by zero, or a value outside of the real numbers."""
 
 
 class Unknown(Exception):
@@ -46,7 +46,7 @@ def exact(term: Term, point: Mapping[str, Fraction] | None = None) -> Fraction |
                 return None
             return sum(known, Fraction(0)) if term.function == "sum" else math.prod(known, start=Fraction(1))
         case Call("gcd" | "lcm", _) if variables(term):
-            return None  # they are gcd and lcm of polynomials, not of values
+            return None  # with variables, gcd and lcm may be of polynomials instead of values
         case Call(function, arguments) if function in _EXACT:
             values: list[Fraction] = []
             for argument in arguments:
@@ -69,7 +69,7 @@ def _bits(value: Fraction) -> int:
 
 
 def _range(first: Fraction | None, last: Fraction | None) -> range | None:
-    """The whole numbers that an index runs over; None where its limits are no whole numbers or too far apart."""
+    """The whole numbers of an index; None if a limit is not a whole number or the limits are too far apart."""
     if first is None or last is None or first.denominator != 1 or last.denominator != 1 or last - first > MAX_TERMS:
         return None
     return range(int(first), int(last) + 1)
@@ -221,7 +221,7 @@ class _Evaluation:
             raise Unknown from e
 
     def _applied(self, function: str, arguments: tuple[Term, ...]) -> Value:
-        """An unknown function has an arbitrary value that depends on its name and its arguments only."""
+        """The value of an unknown function: an arbitrary number that depends only on its name and arguments."""
         shift = sum(ord(c) * 31**n for n, c in enumerate(function)) % 1009
         total = _CONTEXT.mpf(shift) / 1009 + 1
         for n, argument in enumerate(arguments):

@@ -8,8 +8,8 @@ from fractions import Fraction
 from treeadv.rewards.parsing.terms import Call, Group, Name, Number, Relation, Term
 from treeadv.rewards.parsing.tokens import COMMAND, END, LETTER, NUMBER, PLAIN_FUNCTIONS, SIGN, WORDS, Token, Unreadable
 
-MAX_DIGITS = 1000  # of a number
-MAX_EXPONENT = 400  # of a number in scientific notation
+MAX_DIGITS = 1000  # largest number of digits of a number
+MAX_EXPONENT = 400  # largest exponent of a number in scientific notation
 GREEK = frozenset({
     "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa",
     "lambda", "mu", "nu", "xi", "omicron", "rho", "varrho", "sigma", "varsigma", "tau", "upsilon", "phi", "varphi",
@@ -47,7 +47,7 @@ class Atoms:
         return token
 
     def take(self, kind: str, text: str) -> bool:
-        """Whether the next token is this one; it is then passed."""
+        """Advance if the next token is this token. Returns whether it is."""
         if self.next.kind == kind and self.next.text == text:
             self.at += 1
             return True
@@ -77,7 +77,7 @@ class Atoms:
         raise NotImplementedError
 
     def begins_atom(self, token: Token) -> bool:
-        """Whether a command may stand beside another factor without a sign between them."""
+        """Whether the token can begin a factor that follows another factor without a sign."""
         return (
             token.text in GREEK or token.text in PLAIN_FUNCTIONS or token.text in ACCENTS
             or token.text in ("frac", "sqrt", "cbrt", "binom", "pi", "infty", "lfloor", "lceil", "begin", "angle",
@@ -166,11 +166,11 @@ class Atoms:
         return Number(value, rounded)
 
     def is_mixed(self) -> bool:
-        """Whether a mixed number stands here: `1\\frac{1}{2}`."""
+        """Whether the next tokens are a mixed number: `1\\frac{1}{2}`."""
         return self.next.text.isdigit() and self.peek(1).text == "frac"
 
     def is_mixed_tail(self) -> bool:
-        """Whether a proper fraction stands here, as the 1/2 of `1 1/2`."""
+        """Whether the next tokens are a proper fraction, such as the 1/2 of `1 1/2`."""
         numerator, slash, denominator = self.next.text, self.peek(1).text, self.peek(2).text
         return slash == "/" and numerator.isdigit() and denominator.isdigit() and 0 < int(numerator) < int(denominator)
 

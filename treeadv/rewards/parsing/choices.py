@@ -21,8 +21,9 @@ _FURTHER = re.compile(r"\s*(?:,|and|or|/|&)\s*(?:option\s+)?\(?([A-Z])\b\)?")
 
 
 def letters(line: str) -> set[str]:
-    """The capital letters that a line chooses. A letter that leads the line counts alone, whatever its explanation
-    names."""
+    """The capital letters that a line chooses.
+
+    If the line begins with a letter, only that letter counts, even if the line explains other letters."""
     text = _DENIED.sub(" ", _STYLE.sub(" ", line)).strip(" .")
     if leading := _LEADING.match(text):
         first = next(g for g in leading.groups() if g)

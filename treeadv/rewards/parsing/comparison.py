@@ -1,4 +1,4 @@
-"""The comparison of two answers as texts: both are read, in the readings that a text allows, and compared as trees."""
+"""Compares two answers as texts: parses both texts, in all possible readings, and compares the trees."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _SLASH = re.compile(r"/\s*\d+\s*(?:[A-Za-z(]|\\(?!cdot|times|text|cup|le|ge|in\b
 
 
 def stated(gold: str) -> str:
-    """The answer of a gold answer that is a sentence: the content of its box, or what "is" introduces; else the gold
-    answer itself.
+    """The answer in a gold answer that is a sentence: the content of its box, or the text after "is".
+
+    Any other gold answer is returned unchanged.
     """
     if "\\boxed" in gold:
         return final_answer(gold, several=True) or gold
@@ -33,8 +34,9 @@ def stated(gold: str) -> str:
 
 
 def compare(gold: str, answer: str) -> bool | None:
-    """Whether an answer equals the gold answer; None where it is beyond these rules. Raises `Unreadable` where a side
-    cannot be read.
+    """Whether an answer equals the gold answer; None if the rules cannot decide.
+
+    Raises `Unreadable` if one of the texts cannot be parsed.
     """
     if len(gold.strip()) == 1 and gold.strip().isupper() and (choice := _CHOICE.fullmatch(answer)):
         return choice[1] == gold.strip()
@@ -58,12 +60,12 @@ def compare(gold: str, answer: str) -> bool | None:
 
 @lru_cache(maxsize=4096)
 def read_gold(text: str) -> Term:
-    """The tree of a text, kept: the leaves of a forest share their gold answer, and many an answer."""
+    """The tree of a text, cached: the leaves of a forest share the gold answer and often have equal answers."""
     return read(text)
 
 
 def same_text(gold: str, answer: str) -> bool:
-    """Whether two texts are the same but for spacing, styling, dollar signs and a final stop."""
+    """Whether two texts are equal apart from spacing, styling, dollar signs and a final full stop."""
     return _bare(gold) == _bare(answer)
 
 
@@ -74,7 +76,7 @@ def _bare(text: str) -> str:
 
 
 def _other_readings(gold: str, answer: str, expected: Term, found: Term) -> list[tuple[Term, Term]]:
-    """Other pairs of trees, where a notation has two meanings."""
+    """Other pairs of trees, for a notation with two meanings."""
     pairs: list[tuple[Term, Term]] = []
     try:
         if isinstance(expected, Group) and has_thousands(notation(answer)):

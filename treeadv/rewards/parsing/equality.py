@@ -1,6 +1,6 @@
-"""Whether two answers are equal: by kind (relation, collection, measure, words), down to scalars.
+"""Decides whether two answers are equal, by kind (relation, collection, measure, words) and then by scalar values.
 
-Every function here returns True, False, or None where the answer is read but the question is beyond these rules.
+Every comparison returns True, False, or None if the rules cannot decide.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def same(gold: Term, answer: Term) -> bool | None:
 
 
 def _spread(term: Term) -> Term:
-    """A term with a plus-minus sign becomes the list of its two values."""
+    """The list of the two values of a term with a plus-minus sign."""
     match term:
         case Group(left, right, items) if left in ("", "{"):
             spread = [_spread(i) for i in items]
@@ -138,20 +138,21 @@ def _is_name(term: Term) -> bool:
 
 
 def _is_unknown(term: Term) -> bool:
-    """Whether a term is a coordinate or an unknown by its letter: `|x| = 3` and `xy = 3` are equations to solve."""
+    """Whether a term is a variable to solve for, by its letter: `|x| = 3` and `xy = 3` are equations to solve."""
     return isinstance(term, Name) and term.text in ("x", "y", "z", "x'", "y'", "z'")
 
 
 def _is_summand(term: Term) -> bool:
-    """Whether a term is a name in the sum that a problem asks for: the m of `m + n`, the AB of `AB + CD`."""
+    """Whether a term is a name in a requested sum: the m of `m + n`, the AB of `AB + CD`."""
     if isinstance(term, Name):
         return not _is_unknown(term)
     return _is_name(term) and all(map(str.isupper, variables(term)))
 
 
 def stated_value(relation: Relation) -> Term | None:
-    """The value that an equation of an answer states: of `x = 7`, `3 + 4 = 7` and `m + n = 7`, but not of `x + y = 7`
-    and `2 + 2 = 5`.
+    """The value that an equation states: 7 for `x = 7`, `3 + 4 = 7` and `m + n = 7`.
+
+    `x + y = 7` and `2 + 2 = 5` state no value.
     """
     if named := assigned(relation):
         return named[1]
@@ -166,7 +167,7 @@ def stated_value(relation: Relation) -> Term | None:
 
 
 def _proportional(gold: Relation, answer: Relation) -> bool | None:
-    """Whether two equations or inequalities are the same but for a factor, and for the sides that are exchanged."""
+    """Whether two equations or inequalities differ only by a factor or by exchanged sides."""
     if len(gold.sides) != 2 or len(answer.sides) != 2:
         return False if len(gold.sides) != len(answer.sides) else _same_sides(gold, answer)
     if variables(gold) != variables(answer):
@@ -242,7 +243,7 @@ def _in_order(gold: Group, answer: Group) -> bool | None:
 
 
 def _same_items(gold: Group, answer: Group) -> bool | None:
-    """Lists and sets, in any order. A repetition counts, except between braces and of a tuple."""
+    """Compares lists and sets in any order. A repeated item counts, except in braces and for tuples."""
     ours, theirs = _values(gold), _values(answer)
     if gold.left == answer.left == "{" or all(isinstance(i, Group) for i in (*ours, *theirs)):
         ours, theirs = list(dict.fromkeys(ours)), list(dict.fromkeys(theirs))
@@ -252,7 +253,7 @@ def _same_items(gold: Group, answer: Group) -> bool | None:
     if all(named[0]) != all(named[1]) and not (any(named[0]) and any(named[1])):
         relations = [i for i in (ours if named[0][0] else theirs) if isinstance(i, Relation)]
         names = {found[0] for r in relations if (found := assigned(r))}
-        if len(names) > 1:  # the side without names must have their order
+        if len(names) > 1:  # the values of the side without names must have the order of the names
             return _all(same(g, a) for g, a in zip(ours, theirs, strict=True))
     if any(i == Name("ldots") for i in (*ours, *theirs)):
         return _all(same(g, a) for g, a in zip(ours, theirs, strict=True))
@@ -260,7 +261,7 @@ def _same_items(gold: Group, answer: Group) -> bool | None:
 
 
 def _values(group: Group) -> list[Term]:
-    """The items of a list; of `n = 1, 2, 3`, where one name stands before all values, each has the name."""
+    """The items of a list. In `n = 1, 2, 3` the name n applies to all values."""
     items = list(group.items)
     first = items[0] if items else None
     if (
@@ -313,7 +314,7 @@ def _same_matrix(gold: Term, answer: Term) -> bool | None:
 
 
 def _same_measure(gold: Term, answer: Term) -> bool | None:
-    """One unit may be missing. A percentage also equals its hundredth where the other side has no sign."""
+    """Compares measures. One unit may be missing. A percentage equals its hundredth if the other side has no sign."""
     units = [t.unit if isinstance(t, Measure) else None for t in (gold, answer)]
     ours, theirs = (t.value if isinstance(t, Measure) else t for t in (gold, answer))
     if None not in units:
@@ -339,7 +340,7 @@ def _same_value(gold: Term, answer: Term) -> bool | None:
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    """False where one verdict is False, else None where one is None, else True."""
+    """False if one verdict is False, else None if one verdict is None, else True."""
     unknown = False
     for verdict in verdicts:
         if verdict is False:

@@ -1,5 +1,6 @@
-"""The final answer of a response: where it is marked, else the last formula or number. Linear time, and only the end
-is read.
+"""Extracts the final answer of a response: the marked answer, or else the last formula or number.
+
+Takes linear time and reads only the end of the response.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _MARKDOWN = ' \t\r\n*_`:"'
 
 
 def final_answer(response: str, several: bool = False) -> str | None:
-    """The answer that a response ends with, or None: the marked one, else the last formula or number.
+    """The final answer of a response: the marked answer, or else the last formula or number, or else None.
 
-    `several` says that the gold answer has several parts: boxes that stand side by side, joined by nothing but
-    commas, "and" or "or", are then one answer. Otherwise the last box counts.
+    `several` says that the gold answer has several parts. Adjacent boxes that are joined only by commas, "and" or "or"
+    are then one answer. Otherwise the last box counts.
     """
     text = spoken(response)
     marked, is_sentence = _marked(text, several)
@@ -46,8 +47,9 @@ def final_answer(response: str, several: bool = False) -> str | None:
 
 
 def marked_answer(response: str, several: bool = False) -> str | None:
-    """The answer where the response marks one: the last box or <answer> tag, else after the last "answer is",
-    "Answer:" or "####".
+    """The marked answer of a response, or None.
+
+    The mark is the last box or <answer> tag, or else the last "answer is", "Answer:" or "####".
     """
     marked, is_sentence = _marked(spoken(response), several)
     if marked is None:
@@ -61,6 +63,12 @@ def marked_text(response: str) -> str | None:
     """
     marked, _ = _marked(spoken(response), False)
     return None if marked is None else marked.strip()
+
+
+def boxed_text(text: str) -> str | None:
+    """The content of the last box that is not empty, as it stands; None where there is none."""
+    filled = [text[begin:end] for begin, end in _boxes(text) if not _BLANK.fullmatch(text[begin:end])]
+    return filled[-1].strip() if filled else None
 
 
 def last_line(response: str) -> str | None:
@@ -104,7 +112,7 @@ def _marked(text: str, several: bool) -> tuple[str | None, bool]:
 
 
 def _concluded(after: str) -> str | None:
-    """The sentence of "The final answer is ..." after the last box, where it states a value."""
+    """The sentence after "The final answer is" that follows the last box, if the sentence states a value."""
     phrases = list(_CONCLUDED.finditer(after))
     rest = after[phrases[-1].end() :] if phrases else ""
     return characters(rest) if re.match(r"[\s*]*(?:\$|\\\(|-?\d)", rest) else None
@@ -121,7 +129,7 @@ def _is_cut(text: str) -> bool:
 
 
 def _closing(text: str, brace: int) -> int | None:
-    """The place of the brace that closes the one at `brace`."""
+    """The index of the brace that closes the brace at index `brace`."""
     depth = 0
     for match in _BRACES.finditer(text, brace):
         depth += (match[0] == "{") - (match[0] == "}")
@@ -131,11 +139,12 @@ def _closing(text: str, brace: int) -> int | None:
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:
-    """(begin, end) of the content of every outermost box with balanced braces, in order. One pass, whatever is left
-    open.
+    """(begin, end) of the content of every outermost box with balanced braces, in order.
+
+    Takes one pass, also for a text with unclosed braces.
     """
     found: list[tuple[int, int]] = []
-    opened: list[int | None] = []  # for each open brace, where its box's content begins, or None
+    opened: list[int | None] = []  # for each open brace: the begin of its box's content, or None without a box
     boxes = list(_BOX.finditer(text))
     starts = {m.end(): m.end() + 1 for m in boxes if m["bare"] is None}
     for match in _BRACES.finditer(text):
@@ -149,7 +158,7 @@ def _boxes(text: str) -> list[tuple[int, int]]:
 
 
 def _side_by_side(text: str, boxes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The last boxes between which nothing stands but a joint."""
+    """The last boxes that are joined only by commas, "and" or "or"."""
     first = len(boxes) - 1
     while first and _JOINT.fullmatch(text[boxes[first - 1][1] + 1 : text.rindex("\\", 0, boxes[first][0])]):
         first -= 1
@@ -157,7 +166,7 @@ def _side_by_side(text: str, boxes: list[tuple[int, int]]) -> list[tuple[int, in
 
 
 def _tagged(text: str) -> tuple[int, int] | None:
-    """(begin, end) of what the last complete <answer> tag holds."""
+    """(begin, end) of the content of the last complete <answer> tag."""
     tags = list(_TAG.finditer(text))
     for opening, closing in reversed(list(itertools.pairwise(tags))):
         if not opening[1] and closing[1] and text[opening.end() : closing.start()].strip():
@@ -166,7 +175,7 @@ def _tagged(text: str) -> tuple[int, int] | None:
 
 
 def _bold(text: str) -> str | None:
-    """The last bold text, where it is a value and nothing after it is one."""
+    """The last bold text, if it is a value and no value follows it."""
     bold = list(_BOLD.finditer(text))
     if not bold:
         return None

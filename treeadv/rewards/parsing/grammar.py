@@ -1,5 +1,4 @@
-"""The grammar of answers: a text in one notation becomes a tree, or `Unreadable` is raised. Nothing is skipped or
-guessed.
+"""The grammar of answers: parses a normalised text to a tree or raises `Unreadable`. No part of the text is skipped.
 
 answer    = group of items, separated by `,`, `;`, "and", "or"
 item      = relation, then a unit
@@ -29,7 +28,7 @@ _SET_OPERATORS = ("cup", "cap", "setminus")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d]|,\d)")
 _PROSE = re.compile(r"[A-Za-z][A-Za-z' .,;:-]*")
 _LABEL_END = re.compile(r".*(?:\bis|\bare|[:=])\s*", re.DOTALL)
-_DENYING = re.compile(  # a label with such a word bounds or denies the value after it
+_DENYING = re.compile(  # a label with such a word bounds or negates the value that follows
     r"\b(?:not|no|never|false|wrong|incorrect|impossible|least|most|than|up|except|if|where|when|times)\b",
     re.IGNORECASE,
 )
@@ -40,7 +39,7 @@ _CONCLUDES = re.compile(r"\\(?:implies|Rightarrow|Longrightarrow|therefore|iff|L
 
 
 def read(text: str, *, thousands: bool = True, letter_units: bool = False, tight_slash: bool = False) -> Term:
-    """The tree of an answer. Raises `Unreadable` where a part of the text is outside the grammar.
+    """The tree of an answer. Raises `Unreadable` if a part of the text is outside of the grammar.
 
     `thousands` reads `2,500` as a number, else as a list. `letter_units` reads the m of `5 m` as a unit, else as a
     variable.
@@ -64,7 +63,7 @@ def read(text: str, *, thousands: bool = True, letter_units: bool = False, tight
 
 
 def _without_braces(text: str) -> str:
-    """The text without braces around the whole of it."""
+    """The text without a pair of braces around the complete text."""
     while text.startswith("{") and text.endswith("}"):
         depth = 0
         for at, c in enumerate(text):
@@ -111,7 +110,7 @@ def _without_thousands(text: str) -> str:
 
 
 class _Reader(Commands):
-    """A recursive-descent reader over tokens."""
+    """A recursive-descent parser over tokens."""
 
     def __init__(self, found: list[Token], text: str, letter_units: bool, tight_slash: bool) -> None:
         super().__init__(found, text)
@@ -249,7 +248,7 @@ class _Reader(Commands):
         return value
 
     def _unit(self, value: Term) -> tuple[str, bool] | None:
-        """The unit that follows a value, and whether it is a listed one."""
+        """The unit that follows a value, and whether the unit is in the list."""
         if self.next.kind == END or self.next.text in (",", ";", "and", "or", "="):
             return None
         begin = self.at
@@ -336,14 +335,14 @@ class _Reader(Commands):
                 return _joined("*", factors)
 
     def _factor(self) -> Term:
-        """A factor after a sign of multiplication; it may have a sign of its own."""
+        """A factor after a multiplication sign. The factor may begin with a plus or minus sign."""
         if self.take(SIGN, "-"):
             return Call("neg", (self._factor(),))
         self.take(SIGN, "+")
         return self.power()
 
     def _denominator(self) -> Term:
-        """What is divided by: of `1/2x` the 2x where `tight_slash` says so, else the 2."""
+        """The denominator: in `1/2x` the 2x if `tight_slash`, else the 2."""
         found = self._factor()
         while self._tight_slash and self._begins_factor(found):
             found = Call("*", (found, self.power()))
@@ -380,5 +379,5 @@ def _joined(operator: str, terms: list[Term]) -> Term:
 
 
 def _unbraced(factor: Term) -> Term:
-    """A factor without the braces around it: `\\{1+2\\}\\{3-4\\}` is a product."""
+    """A factor without surrounding braces: `\\{1+2\\}\\{3-4\\}` is a product."""
     return factor.items[0] if isinstance(factor, Group) and factor.left == "{" and len(factor.items) == 1 else factor

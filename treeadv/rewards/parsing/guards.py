@@ -1,9 +1,8 @@
-"""Cheap refusals: answers on which a computer algebra system would spend seconds or gigabytes, told from their text
-in linear time.
+"""Refuses answers on which a computer algebra system would spend seconds or gigabytes, in time linear in the text.
 
-The limits lie above everything in the benchmark answers (tests/rewards/test_golds.py) and below what was measured to
-hang sympy. What passes is still bounded by the worker's clock and memory limit: a guard saves time, it is not the
-defence.
+The limits are above all benchmark answers (tests/rewards/test_golds.py) and below the sizes that were measured to hang
+sympy. The worker's limits on time and memory still apply to accepted answers. The guards save time; they do not provide
+the isolation.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ MAX_DIGITS = 120
 MAX_ELEMENTS = 120
 MAX_EXPONENT = 50_000
 MAX_FACTORIAL = 5_000
-MAX_TERMS = 300  # of a sum, product or integral with numeric limits
+MAX_TERMS = 300  # largest number of terms of a sum, product or integral with numeric limits
 
 _DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 _EXPONENT = re.compile(r"(?<=[\w)}\]\s])(?:\^|\*\*)\s*[{(]?\s*-?\s*(\d+)")
@@ -31,7 +30,7 @@ _SCIENTIFIC = re.compile(r"(?<![A-Za-z\\{])\d+(?:\.\d*)?[eE]([-+]?\d+)")
 
 
 def refusal(answer: str) -> str | None:
-    """Why this answer (or gold answer) is not given to sympy, or None."""
+    """The reason why an answer (or gold answer) must not be given to sympy, or None."""
     if len(answer) > MAX_LENGTH:
         return f"longer than {MAX_LENGTH} characters"
     if _CONTROL.search(answer):
@@ -54,7 +53,7 @@ def _nesting(text: str) -> int:
 
 
 def _growth(text: str) -> str | None:
-    """Numbers whose value is out of proportion to their text."""
+    """The reason why the value of an answer is too large for the length of its text, or None."""
     if any(third or _power_over(base, exponent) for base, exponent, third in _TOWER.findall(text)):
         return "tower of exponents"
     if any(len(e) > 6 or int(e) > MAX_EXPONENT for e in _EXPONENT.findall(text)):

@@ -1,5 +1,6 @@
-"""One notation for answers: Unicode, spacing and styling become one small set of LaTeX commands. Linear in the length
-of the text.
+"""Normalises the notation of answers: Unicode, spacing and styling become one small set of LaTeX commands.
+
+Takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -93,9 +94,7 @@ _LABEL = re.compile(
 
 
 def characters(text: str) -> str:
-    """The same text with ASCII or LaTeX in place of Unicode signs: full-width forms, superscripts, roots, Greek
-    letters, signs.
-    """
+    """The text with ASCII or LaTeX instead of Unicode: full-width forms, superscripts, roots, Greek letters, signs."""
     if text.isascii():
         return text
     text = _ROOT.sub(r"\1{\2}", text).translate(_TABLE)
@@ -114,15 +113,15 @@ def _vulgar(match: re.Match[str]) -> str:
 
 
 def repaired(gold: str) -> str:
-    """The text of an answer whose backslashes were escaped twice, as data sets have them: `\\\\\\\\frac` becomes
-    `\\\\frac`.
+    """The text of an answer with single backslashes; some data sets escape backslashes twice.
+
+    `\\\\\\\\frac` becomes `\\\\frac`.
     """
     return _DOUBLED.sub(r"\\", gold)
 
 
 def joined(text: str) -> str:
-    """The same text without the separators of thousands that are not a plain comma: 12\\,345 and 12 345 become
-    12345."""
+    """The text without separators of thousands other than a plain comma: 12\\,345 and 12 345 become 12345."""
     return _GROUPED.sub(lambda m: _NO_DIGIT.sub("", m[1]), text)
 
 
@@ -162,7 +161,7 @@ def _renamed(match: re.Match[str]) -> str:
 
 
 def _undollared(text: str) -> str:
-    """Without the dollar signs around formulas. One dollar sign beside a number is a currency and stays, as `\\$`."""
+    """The text without dollar signs around formulas. A dollar sign beside a number is a currency and becomes `\\$`."""
     bare = [i for i, c in enumerate(text) if c == "$" and (i == 0 or text[i - 1] != "\\")]
     if not bare:
         return text

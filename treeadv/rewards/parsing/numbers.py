@@ -1,4 +1,4 @@
-"""The number that a text is: `6.63 \\times 10^{-34}`, `x = 3.14`, `\\$2.50`, `3.14 \\text{ m}`, `50\\%`,
+"""Parses a number in a text: `6.63 \\times 10^{-34}`, `x = 3.14`, `\\$2.50`, `3.14 \\text{ m}`, `50\\%`,
 `2\\frac{1}{2}`, `\\sqrt{2}`.
 """
 
@@ -17,18 +17,20 @@ from treeadv.rewards.parsing.tokens import Unreadable
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number as it is written: `value` of `50\\%` is 50 and `unit` is `%`."""
+    """A number with its unit as written: the `value` of `50\\%` is 50 and its `unit` is `%`."""
 
     value: Fraction
     unit: str | None = None
 
     def values(self, other: Quantity) -> tuple[Fraction, ...]:
-        """What this number may be beside another: a percentage is also its hundredth where the other has no sign."""
+        """The possible values of this number in a comparison with `other`.
+
+        A percentage may also be its hundredth if `other` has no percent sign."""
         return (self.value, self.value / 100) if self.unit == "%" and other.unit != "%" else (self.value,)
 
 
 def quantity(text: str) -> Quantity | None:
-    """The number that a text is, with its unit; None where it is no constant number."""
+    """The number that a text states, with its unit; None if the text is not a constant number."""
     if refusal(text):
         return None
     try:

@@ -1,5 +1,6 @@
-"""The value that a sentence states: a formula, or a number with its unit. A sentence that only bounds or denies a
-value states none.
+"""Finds the value that a sentence states: a formula, or a number with its unit.
+
+A sentence that only bounds or negates a value states no value.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _CLAUSE = re.compile(
     r"|;\s+(?=I\b|[A-Za-z]{2,}\s)|\s+\((?![^()]*\)\s*$)",
     re.IGNORECASE,
 )
-_DOUBT = re.compile(  # words before a value that deny or bound it
+_DOUBT = re.compile(  # words before a value that negate or bound the value
     r"(?:\b(?:not|never|neither|nor|or|cannot|without|except|least|most|more than|less than|fewer than|greater than"
     r"|larger than|smaller than|over|under|above|below|between|up to|exceeds?|unlike|minus|times|plus|divisible by"
     r"|multiplied by|divided by|twice|double|triple|negative|base|log|sqrt|ln|modulo|mod|divides"
@@ -32,7 +33,7 @@ _DOUBT = re.compile(  # words before a value that deny or bound it
     re.IGNORECASE,
 )
 _JOINED = re.compile(r"\d\S*\s+(?:and|or|to)\s+$", re.IGNORECASE)  # the value is the second of two
-_BOUND = re.compile(  # a sign, an opened bracket or a letter before a value that it belongs to
+_BOUND = re.compile(  # a sign, an open bracket or a letter that belongs to the following value
     r"(?:\\(?!approx|sim|quad|qquad|therefore|implies|Rightarrow|to\b)[A-Za-z]+\s*|(?<![<>])[<>]=?\s*|!=\s*|[|^\d]\s*"
     r"|[\[(][^\])\n]{0,20},\s*|(?<![A-Za-z])[A-Za-z]|(?<!-)-|(?:=|:|\bis)\s*-\s)$"
 )
@@ -73,8 +74,9 @@ def sentence(text: str) -> str:
 
 
 def answer_in(text: str) -> str | None:
-    """The answer that a text states which follows "the answer is": its first formulas, a leading number with its unit,
-    or its words.
+    """The answer in a text that follows "the answer is".
+
+    The answer is the first formulas of the text, a leading number with its unit, or the words of the text.
     """
     if formulas := _leading_formulas(text):
         return formulas
@@ -102,7 +104,7 @@ def answer_in(text: str) -> str | None:
 
 
 def last_value(text: str) -> str | None:
-    """The last formula or number of a text without a mark."""
+    """The last formula or number of a text without a marked answer."""
     text = characters(text)
     formulas = [m for m in FORMULA.finditer(text) if _is_formula(m)]
     hidden = FORMULA.sub(lambda m: " " * len(m[0]) if _is_formula(m) else m[0], text)
@@ -115,7 +117,7 @@ def last_value(text: str) -> str | None:
 
 
 def _is_formula(match: re.Match[str]) -> bool:
-    """Whether dollar signs hold mathematics, not the prose between two prices."""
+    """Whether the text between two dollar signs is mathematics and not prose between two prices."""
     content = _content(match)
     words = re.findall(
         r"(?<![\\A-Za-z{])[A-Za-z]{4,}",
@@ -129,7 +131,7 @@ def _content(match: re.Match[str]) -> str:
 
 
 def _leading_formulas(text: str) -> str | None:
-    """The formulas that a text begins with, those joined to the first by commas, "and" or "or" included."""
+    """The formulas at the begin of a text: the first formula, and the formulas joined by commas, "and" or "or"."""
     lead = re.match(r"[\s:*\"]*", text)
     first = FORMULA.match(text, lead.end() if lead else 0)
     if first is None or not _is_formula(first):
@@ -139,7 +141,7 @@ def _leading_formulas(text: str) -> str | None:
 
 
 def _stated_formulas(stated: str) -> str | None:
-    """Of the formulas in a sentence the first after its last "is", "are", "be" or "equals", else the last."""
+    """The first formula after the last "is", "are", "be" or "equals" of a sentence, or else the last formula."""
     formulas = [m for m in FORMULA.finditer(stated) if _is_formula(m)]
     hidden = FORMULA.sub(lambda m: "\x00" * len(m[0]), stated)
     verbs = list(re.finditer(r"\b(?:is|are|be|equals|equal to|:)\s*", hidden))
@@ -156,7 +158,9 @@ def _stated_formulas(stated: str) -> str | None:
 
 
 def _in_context(text: str, formulas: list[re.Match[str]], index: int) -> str | None:
-    """A formula with those joined to it, and with its unit; None where the words around it deny, bound or change it."""
+    """A formula with the formulas joined to it and with its unit.
+
+    None if the surrounding words negate, bound or change the formula."""
     first = last = index
     while last + 1 < len(formulas) and _JOINT.fullmatch(text[formulas[last].end() : formulas[last + 1].start()]):
         last += 1
@@ -176,8 +180,9 @@ def _in_context(text: str, formulas: list[re.Match[str]], index: int) -> str | N
 
 
 def _with_context(text: str, match: re.Match[str]) -> str | None:
-    """A number or a plain expression with its sign, currency and unit; None where the words around it deny, bound or
-    change it.
+    """A number or a plain expression with its sign, currency and unit.
+
+    None if the surrounding words negate, bound or change the value.
     """
     begin, end = match.start(), match.end()
     found = match[0]
@@ -203,19 +208,19 @@ def _with_context(text: str, match: re.Match[str]) -> str | None:
 
 
 def _is_doubtful(before: str) -> bool:
-    """Whether the words before a value deny it, bound it, or name a part or a function of it."""
+    """Whether the words before a value negate or bound the value, or name a part or a function of the value."""
     return any(pattern.search(before) for pattern in (_DOUBT, _JOINED, _BOUND))
 
 
 def _is_changed(after: str, unit_name: str) -> bool:
-    """Whether the words after a value and its unit deny or change it."""
+    """Whether the words after a value and its unit negate or change the value."""
     return any(pattern.match(after) for pattern in (_PART, _DENIED, _GLUED_AFTER)) or (
         not unit_name and _CHANGED.match(after) is not None
     )
 
 
 def _unit_after(after: str) -> tuple[str, str]:
-    """The unit that a text begins with, as LaTeX text ("" where it begins with none), and the text after it."""
+    """The unit at the begin of a text, as LaTeX text ("" without a unit), and the text after the unit."""
     match = _UNIT.match(after)
     if match is None:
         return "", after
@@ -228,5 +233,5 @@ def _unit_after(after: str) -> tuple[str, str]:
 
 
 def _as_text(name: str) -> str:
-    """A unit as text in LaTeX, without braces of its own."""
+    """A unit as LaTeX text. Braces inside the unit are removed."""
     return rf"\text{{ {name.replace('{', '').replace('}', '')}}}"

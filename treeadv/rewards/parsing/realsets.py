@@ -14,7 +14,7 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "i
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """An interval; a point where both ends are the same."""
+    """An interval, or a point if both ends are equal."""
 
     low: Value
     low_closed: bool
@@ -30,7 +30,7 @@ _REALS = (Piece(-_INFINITE, False, _INFINITE, False),)
 
 
 def same_set(gold: Term, answer: Term) -> bool | None:
-    """Whether two terms are the same set of real numbers; None where one of them is no such set."""
+    """Whether two terms are the same set of real numbers; None if one term is not a set of real numbers."""
     ours, theirs = real_set(gold), real_set(answer)
     if ours is None or theirs is None:
         return None
@@ -76,7 +76,7 @@ def real_set(term: Term) -> RealSet | None:
 
 
 def _operand(term: Term) -> RealSet | None:
-    """A side of a union: a set, or a number that stands for the set of itself."""
+    """A side of a union: a set, or a number as the set with this element."""
     found = real_set(term)
     return _points((term,)) if found is None else found
 
@@ -112,8 +112,8 @@ def _points(items: tuple[Term, ...]) -> RealSet | None:
 
 
 def _combined(sets: list[RealSet | None]) -> RealSet | None:
-    """Several inequalities: all of them hold where that is possible ("x > 1, x < 2"), else one of them ("x < 1 or x >
-    2").
+    """The solutions of several inequalities: the intersection ("x > 1, x < 2"), or the union if the intersection is
+    empty ("x < 1 or x > 2").
     """
     known = [s for s in sets if s is not None]
     if len(known) != len(sets):
@@ -142,8 +142,9 @@ def _solutions(relation: Relation) -> RealSet | None:
 
 
 def _one_sided(middle: Term, sign: str, end: Value | None) -> RealSet | None:
-    """The solutions of `middle sign end`, where the middle is a variable, an unknown function of one, or the absolute
-    value of one.
+    """The solutions of `middle sign end`.
+
+    The middle is a variable, an unknown function of a variable, or the absolute value of a variable.
     """
     if end is None or sign in ("in", "="):
         return None

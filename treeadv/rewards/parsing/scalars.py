@@ -1,5 +1,4 @@
-"""Whether two values are equal: exactly where both are rational, else by their values to 40 digits at several
-points."""
+"""Decides whether two values are equal: exactly if both are rational, else by 40 digits at several points."""
 
 from __future__ import annotations
 
@@ -11,13 +10,13 @@ from typing import Any
 from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, Value, exact, log10, numeric
 from treeadv.rewards.parsing.terms import Call, Name, Term, is_rounded, variables, walk
 
-TOLERANCE = Fraction(1, 10**6)  # between a decimal and the number that it stands for
-MAX_SIZE = 5000  # digits to which a value is computed at most
-MORE_DIGITS = 100  # after the point, to which two values are compared that are equal to 40 digits
-_EXACT = 1e-20  # relative difference that 40 digits leave between equal values
-_RESIDUE = 1e-20  # a value below this may be what 40 digits leave of 0
-_SHRUNK = 1e-20  # what more digits leave of a difference that is 0
-_ENOUGH = 3  # points at which both sides have a value
+TOLERANCE = Fraction(1, 10**6)  # largest difference between a decimal and the number that it approximates
+MAX_SIZE = 5000  # largest number of digits of a computed value
+MORE_DIGITS = 100  # digits after the point for the second comparison, if 40 digits are equal
+_EXACT = 1e-20  # largest relative difference between equal values at 40 digits
+_RESIDUE = 1e-20  # a value below this may be 0 with a rounding error at 40 digits
+_SHRUNK = 1e-20  # with more digits a difference of 0 shrinks by at least this factor
+_ENOUGH = 3  # number of points at which both sides must have a value
 _WHOLE = frozenset({"floor", "ceil", "factorial", "binom", "mod", "sum", "prod", "max", "min", "sgn"})
 _OPAQUE = frozenset({"reals", "integers", "naturals", "rationals", "complexes", "set", "ldots"})
 
@@ -25,8 +24,8 @@ _OPAQUE = frozenset({"reals", "integers", "naturals", "rationals", "complexes", 
 def same_rational(gold: Fraction, answer: Fraction, gold_rounded: bool, answer_rounded: bool) -> bool:
     """Whether two rational numbers are equal.
 
-    Without a decimal, exactly. A whole number equals only itself. A decimal may differ by a relative 1e-6, and by no
-    more than 1e-6.
+    Numbers without a decimal must be equal exactly. A whole number equals only itself. A decimal may differ by a
+    relative 1e-6 and by at most 1e-6.
     """
     if gold == answer:
         return True
@@ -38,16 +37,14 @@ def same_rational(gold: Fraction, answer: Fraction, gold_rounded: bool, answer_r
 
 
 def near(x: Value, y: Value, rounded: bool) -> bool:
-    """Whether two values of mpmath are equal but for the digits that are cut off; `rounded` allows what
-    `same_rational` allows a decimal.
-    """
+    """Whether two values of mpmath are equal up to rounding errors. `rounded` allows the tolerance of a decimal."""
     largest = max(abs(x), abs(y))
     difference = abs(x - y)
     return bool(difference <= largest * _EXACT or (rounded and difference <= 1.000001e-6 * min(1, largest)))
 
 
 def same_scalar(gold: Term, answer: Term) -> bool | None:
-    """Whether two expressions are equal for all values of their variables; None where that cannot be told."""
+    """Whether two expressions are equal for all values of their variables; None if the values cannot decide."""
     if gold == answer:
         return True
     try:
@@ -70,7 +67,7 @@ def same_scalar(gold: Term, answer: Term) -> bool | None:
 
 
 def _structural(gold: Term, answer: Term) -> bool | None:
-    """For what has no value: bases, infinities, sets by name, dots."""
+    """Compares terms without a numeric value by structure: bases, infinities, named sets, dots."""
     bases = [t for t in (gold, answer) if isinstance(t, Call) and t.function.startswith("base ")]
     if bases:
         digits = [t.arguments[0] if isinstance(t, Call) and t in bases else t for t in (gold, answer)]
@@ -138,7 +135,7 @@ def _same_at_points(gold: Term, answer: Term, rounded: bool, log_base: int | Non
 
 
 def _same_exactly(gold: Term, answer: Term, point: dict[str, Fraction], rounded: bool) -> bool | None:
-    """Whether both sides have the same value at a point, where both are rational there; else None."""
+    """Whether both sides have the same value at a point; None unless both values are rational."""
     x, y = exact(gold, point), exact(answer, point)
     if x is None or y is None:
         return None
@@ -156,8 +153,9 @@ def _needs_whole(term: Term) -> bool:
 
 @lru_cache(maxsize=512)
 def points(names: tuple[str, ...], whole: bool) -> tuple[dict[str, Fraction], ...]:
-    """Values for the variables: positive, negative, of mixed sign, whole numbers, and with `whole` one far from 0. The
-    same for the same names.
+    """Points (values of the variables): positive, negative, mixed signs, whole numbers, and large ones with `whole`.
+
+    Equal names give equal points.
     """
     if not names:
         return ({},)

@@ -1,4 +1,4 @@
-"""The tree that an answer is read into."""
+"""The terms: nodes of the tree of a parsed answer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from fractions import Fraction
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A rational number. `rounded` says that it is written with a decimal point or a power of ten, so that it may
-    stand for another.
+    """A rational number. `rounded` says that the text has a decimal point or a power of ten.
+
+    A rounded number may approximate another number.
     """
 
     value: Fraction
@@ -53,9 +54,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A value with its unit. `listed` says that the unit is one of `units.UNITS`; else it is the noun that was
-    written.
-    """
+    """A value with its unit. If `listed` is true, the unit is in `units.UNITS`; else the unit is the written noun."""
 
     value: Term
     unit: str
@@ -64,7 +63,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Text in lower case that is no mathematics."""
+    """Text in lower case that is not mathematics."""
 
     text: str
 
@@ -82,7 +81,7 @@ CONSTANTS = frozenset({"pi", "e", "i", "infty"})
 
 
 def parts(term: Term) -> tuple[Term, ...]:
-    """The terms that a term is made of, one level down."""
+    """The child terms of a term."""
     match term:
         case Call(arguments=found) | Group(items=found) | Relation(sides=found):
             return found
@@ -95,14 +94,14 @@ def parts(term: Term) -> tuple[Term, ...]:
 
 
 def walk(term: Term) -> Iterator[Term]:
-    """The term and everything in it."""
+    """Yield the term and all its descendants."""
     yield term
     for part in parts(term):
         yield from walk(part)
 
 
 def variables(term: Term) -> set[str]:
-    """The names in a term that stand for no constant and are not the index of a sum."""
+    """The names in a term that are neither constants nor the index of a sum."""
     match term:
         case Name(text):
             return set() if text in CONSTANTS else {text}

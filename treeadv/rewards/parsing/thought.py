@@ -1,10 +1,10 @@
-"""What a response says aloud: the text after its thoughts, without the special tokens of chat templates."""
+"""Finds the visible part of a response: the text after its thoughts, without special tokens of chat templates."""
 
 from __future__ import annotations
 
 import re
 
-TAIL = 20_000  # characters from the end of what is said in which an answer is looked for
+TAIL = 20_000  # only this many last characters of the visible part are searched for an answer
 
 _NAMES = "think|thinking|thought|thoughts|reasoning|scratchpad|reflection|inner_monologue|reasoning_start|reasoning_end"
 _CLOSE = re.compile(
@@ -19,10 +19,10 @@ _ANSWER = re.compile(r"<answer>.*</answer>", re.DOTALL | re.IGNORECASE)
 
 
 def spoken(response: str) -> str:
-    """The part of a response that may hold its answer, at most `TAIL` characters of it.
+    """The visible part of a response, at most its last `TAIL` characters.
 
-    What follows the last closed thought counts; a chat template may have opened that thought. Of a thought that never
-    closes only a complete <answer> counts, since the response was cut before it said anything else.
+    The visible part follows the last closed thought; a chat template may have opened that thought. In a thought that
+    never closes only a complete <answer> counts, because the response was cut inside the thought.
     """
     text = response
     if "<" in response or "[" in response or "\u25c1" in response:

@@ -10,7 +10,7 @@ _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:\\text\{)?\s*([ap])
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """Hours, minutes and seconds as written. `half` is "a", "p" or "" where neither a.m. nor p.m. stands."""
+    """Hours, minutes and seconds as written. `half` is "a" for a.m., "p" for p.m., or "" without either."""
 
     hours: int
     minutes: int
@@ -18,7 +18,7 @@ class Time:
     half: str
 
     def same(self, other: Time) -> bool:
-        """Whether both are the same time; one may lack its half of the day."""
+        """Whether both times are equal. One of them may lack a.m. or p.m."""
         if self.half and other.half:
             return self == other
         written = [(t.hours, t.minutes, t.seconds) for t in (self, other)]
@@ -30,7 +30,7 @@ class Time:
 
 
 def time(text: str) -> Time | None:
-    """The time that a text in one notation is, or None."""
+    """The time that a normalised text states, or None."""
     match = _TIME.fullmatch(text.strip())
     if match is None or (match[4] is None) != (match[5] is None):
         return None

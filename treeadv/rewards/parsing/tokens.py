@@ -1,4 +1,4 @@
-"""The lexer: an answer in one notation becomes numbers, letters, commands, signs and words."""
+"""The lexer: splits a normalised answer into numbers, letters, commands, signs and words."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ NUMBER, LETTER, COMMAND, SIGN, WORDS, END = "number", "letter", "command", "sign
 
 
 class Unreadable(Exception):
-    """The text is no answer that the grammar knows."""
+    """The text is outside of the grammar."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token. `begin` and `end` are its place in the text."""
+    """One token. `begin` and `end` are its range in the text."""
 
     kind: str
     text: str
@@ -46,7 +46,7 @@ _LISTING = re.compile(r"\s*,?\s*(and|or)\s*,?\s*", re.IGNORECASE)
 
 
 def tokens(text: str) -> list[Token]:
-    """The tokens of a text, an END after them. Raises `Unreadable` at a character that no token begins with."""
+    """The tokens of a text, followed by an END token. Raises `Unreadable` at a character that begins no token."""
     found: list[Token] = []
     at = 0
     while at < len(text):
@@ -83,7 +83,9 @@ def _read(match: re.Match[str]) -> list[Token]:
 
 
 def _word(word: str, begin: int) -> list[Token]:
-    """A run of letters: the name of a function or a constant, "and", words of four letters or more, else a product of
+    """The tokens of a sequence of letters.
+
+    The sequence is the name of a function or a constant, "and", a word of at least four letters, or else a product of
     letters.
     """
     end = begin + len(word)

@@ -1,10 +1,10 @@
-"""Words that may follow a number without changing it: a closed list, since "2 pi" and "2 thirds" are not 2."""
+"""The list of units: words that may follow a number and do not change its value. "2 pi" and "2 thirds" are not 2."""
 
 from __future__ import annotations
 
 import re
 
-_NAMES = {  # the usual abbreviation: other spellings, plurals aside
+_NAMES = {  # usual abbreviation: other spellings, without plurals
     "nm": "nanometer nanometre", "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre mtr",
     "km": "kilometer kilometre", "in": "inch", "ft": "foot feet", "yd": "yard", "mi": "mile", "acre": "",
     "ha": "hectare",
@@ -25,7 +25,7 @@ _NAMES = {  # the usual abbreviation: other spellings, plurals aside
 UNITS = {spelling: name for name, others in _NAMES.items() for spelling in (name, *others.split())}
 
 MAGNITUDES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-CHANGING = re.compile(  # words that change the number beside them
+CHANGING = re.compile(  # words that change the value of the number beside them
     r"\b(?:pi|sqrt|roots?|log|ln|sin|cos|tan|exp|squared|cubed|factorial|hal(?:f|ves)|quarters?"
     r"|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|(?:hundred|thousand|million|ten)th)s?"
     r"|dozen|hundred|thousand|million|billion|trillion|percent|percentage|pct|plus|minus|divides?"
@@ -45,9 +45,7 @@ _POWER = re.compile(r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z]+)\.?(?:\s*\^\s
 
 
 def unit(text: str) -> str | None:
-    """A unit in its usual abbreviation, such as `m/s` for "meters per second"; None where a word of it is not in the
-    list.
-    """
+    """The usual abbreviation of a unit, such as `m/s` for "meters per second"; None if a word is not in the list."""
     if len(text) > _LONGEST:
         return None
     parts = [_power(part) for part in _PER.split(text.strip(" ~."))]

@@ -1,7 +1,8 @@
-"""A forked child for work that evaluates an answer's text: whatever the text does there ends with the child.
+"""Runs work that executes an answer's text in a forked child. The end of the child ends all effects of the text.
 
-Several scorers of reasoning-gym give the answer to `eval`, or to sympy's parser, which does. The fork has all that the
-worker has loaded, so it costs milliseconds, and it cannot reach the worker: not its memory, its protocol or its files.
+Several scorers of reasoning-gym pass the answer to `eval`, or to sympy's parser, which calls `eval`. The child inherits
+the worker's loaded modules, so a fork takes milliseconds. The child has no access to the worker's memory, protocol or
+files.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import signal
 import sys
 from collections.abc import Callable
 
-LONGEST = 65_536  # bytes of a result that are read
-_RESULT = 3  # the child's one descriptor besides the standard streams, which lead nowhere
+LONGEST = 65_536  # largest size of a result in bytes
+_RESULT = 3  # the child's only descriptor besides the standard streams, which are /dev/null
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ChildDied(Exception):
-    """The child ended without a result. The text says how."""
+    """The child ended without a result. The message is the cause."""
 
 
 def in_child(work: Callable[[], bytes]) -> bytes:
-    """The line that `work` returns in a fork of this process, which is killed when this call ends, however it ends."""
+    """Call `work` in a fork of this process and return its result, one line. The fork is killed in any case."""
     read, write = os.pipe()
     this = os.getpid()
     if not (child := os.fork()):
@@ -39,11 +40,11 @@ def in_child(work: Callable[[], bytes]) -> bytes:
     os.close(write)
     try:
         with os.fdopen(read, "rb") as results:
-            result = results.readline(LONGEST)  # not to its end: a process that the text started may hold it open
+            result = results.readline(LONGEST)  # one line only: a process of the text may keep the pipe open
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # and its children
-        os.kill(child, signal.SIGKILL)  # where it had no time yet to lead its group
+            os.killpg(child, signal.SIGKILL)  # the child and its children
+        os.kill(child, signal.SIGKILL)  # needed if the child has not created its process group yet
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if not result.endswith(b"\n"):
         raise ChildDied(ending(code))
@@ -51,7 +52,7 @@ def in_child(work: Callable[[], bytes]) -> bytes:
 
 
 def ending(code: int) -> str:
-    """How a process with this exit code ended."""
+    """Return a text that says how a process with this exit code ended."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -61,20 +62,20 @@ def ending(code: int) -> str:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, even in the middle of an item."""
+    """Ask the kernel to kill this process at the end of its parent."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call above
+    if os.getppid() != parent:  # the parent ended before the call above
         sys.exit(0)
 
 
 def hide() -> None:
-    """Keep this process's memory and descriptors from others of its user: from its own children above all."""
+    """Hide this process's memory and descriptors from other processes of the same user, such as its children."""
     _libc.prctl(_PR_SET_DUMPABLE, 0)
 
 
 def _confine(parent: int, write: int) -> None:
     os.setsid()
-    # Root too has no capability left.
+    # Drop all capabilities, in case the user is root.
     _libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())
     die_with(parent)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -1,7 +1,7 @@
-"""Messages on the stream between a verifier process and its parent.
+"""Reads and writes messages (frames) on the stream between a verifier process and its parent.
 
-A frame is a line "treeadv ID LENGTH" and LENGTH bytes of JSON. ID is the name of the task that the message answers,
-which only the two ends know: what anything else writes on the stream is no frame of that task."""
+A frame is a line "treeadv ID LENGTH" and LENGTH bytes of JSON. ID is the secret id of the task that the message
+answers. Other output on the stream does not contain this id and is refused."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import json
 from typing import Any, BinaryIO
 
 MAX_LINE = 128  # bytes of the first line
-MAX_BYTES = 1 << 20  # of a reply
-START_ID = "start"  # of the message that a started process sends unasked
+MAX_BYTES = 1 << 20  # largest size of a reply
+START_ID = "start"  # id of the message that a process sends after its start
 _START = b"treeadv"
 
 
 class BadFrame(Exception):
-    """Something else than a message of the task was on the stream. The text says what."""
+    """The stream contains something that is not a message of the task. The message says what."""
 
 
 def write_frame(stream: BinaryIO, task_id: str, message: Any) -> None:
@@ -30,7 +30,9 @@ def frame(task_id: str, message: Any) -> bytes:
 
 
 def read_frame(stream: BinaryIO) -> tuple[str, Any] | None:
-    """The next (id, message); None at the end of the stream. Only the parent writes here, so no limit applies."""
+    """Return the next (id, message), or None at the end of the stream.
+
+    Only the parent writes to this stream, so the size is not limited."""
     line = stream.readline()
     if not line:
         return None
@@ -39,7 +41,9 @@ def read_frame(stream: BinaryIO) -> tuple[str, Any] | None:
 
 
 async def receive_frame(stream: asyncio.StreamReader, task_id: str) -> dict[str, Any]:
-    """The next message, which must be of this task. Raises `BadFrame`, or `asyncio.IncompleteReadError` at the end."""
+    """Return the next message, which must have the id of this task.
+
+    Raises `BadFrame`, or `asyncio.IncompleteReadError` at the end of the stream."""
     try:
         line = await stream.readuntil(b"\n")
     except asyncio.LimitOverrunError as e:
@@ -49,7 +53,7 @@ async def receive_frame(stream: asyncio.StreamReader, task_id: str) -> dict[str,
     if len(line) > MAX_LINE or start != _START or found_id != task_id.encode() or not length.isdigit():
         raise BadFrame("the verifier's process wrote something else than a reply")
     if int(length) > MAX_BYTES:
-        raise BadFrame(f"the reply has {int(length)} bytes; at most {MAX_BYTES} are read")
+        raise BadFrame(f"the reply has {int(length)} bytes; at most {MAX_BYTES} are allowed")
     try:
         message = json.loads(await stream.readexactly(int(length)))
     except ValueError as e:

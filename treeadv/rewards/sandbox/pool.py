@@ -1,8 +1,8 @@
-"""A pool of verifier processes: every answer gets its verdict within its own limit, and none can harm another.
+"""A pool of verifier processes. Every answer gets a verdict within its time limit; no answer affects another answer.
 
-One process holds one item at a time. An overrun costs that process its life and its item a TIMEOUT; a process that dies
-under an item for another reason is replaced and the item tried once more; all other items never notice. A loaded spare
-stands by, so a replacement takes no time."""
+One process judges one item at a time. A process that exceeds the time limit is killed, and its item gets the verdict
+TIMEOUT. A process that dies for another reason is replaced, and its item is tried once more. A loaded spare process
+makes a replacement fast."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from treeadv.rewards.verifiers.registry import screen
 
 __all__ = ["Answer", "Judgement", "PoolBroken", "VerifierPool"]
 
-STORM = 8  # processes in a row that fail to start, or die before they take an item, after which the pool gives up
-BACKOFF = 0.05  # seconds before the second replacement in a row, doubling up to
+STORM = 8  # the pool gives up after this many processes in a row that failed to start or died without an item
+BACKOFF = 0.05  # seconds before the second replacement in a row; each further pause doubles up to MAX_BACKOFF
 MAX_BACKOFF = 2.0
 
 
 class PoolBroken(RuntimeError):
-    """Verifier processes die one after the other; the text holds the last cause."""
+    """Too many verifier processes in a row died. The message has the last cause."""
 
 
 @dataclass(slots=True)
 class _Item:
     task: Task
     result: asyncio.Future[Judgement]
-    lost: str = ""  # how the first process died under it
+    lost: str = ""  # the cause of the first process's death while it judged the item
 
     def settle(self, result: Judgement | BadInput) -> None:
-        if self.result.done():  # its call was cancelled
+        if self.result.done():  # the call of `grade` was cancelled
             return
         if isinstance(result, BadInput):
             self.result.set_exception(result)
@@ -44,17 +44,17 @@ class _Item:
 
 
 def _immediate(outcome: Outcome) -> Judgement:
-    """The judgement of an answer that its screen decided."""
+    """Return the judgement of an answer that `screen` decided."""
     return Judgement(
         verdict=outcome.verdict, reward=outcome.reward, seconds=0.0, detail=outcome.detail, parts=outcome.parts
     )
 
 
 class VerifierPool:
-    """`workers` processes, `timeout` seconds an answer (from when a process takes it), `memory_mb` of address space a
-    process.
+    """Judges answers in `workers` processes.
 
-    Belongs to one event loop. Processes start with the first answer that needs one.
+    An answer has a time limit of `timeout` seconds from the time at which a process takes it. A process has `memory_mb`
+    MB of address space. A pool belongs to one event loop. The first answer that needs a process starts the processes.
     """
 
     def __init__(self, workers: int, timeout: float, memory_mb: int) -> None:
@@ -70,18 +70,18 @@ class VerifierPool:
 
     @property
     def waiting(self) -> int:
-        """Answers that no process has taken yet."""
+        """The number of answers that no process has taken yet."""
         return sum(map(len, self._calls))
 
     @property
     def fault(self) -> str | None:
-        """Why the pool has given up, or None."""
+        """The reason why the pool has given up, or None."""
         return None if self._fault is None else str(self._fault)
 
     async def grade(self, answers: Sequence[Answer]) -> list[Judgement]:
-        """Judgements in the order of the answers. Equal tasks of one call are judged once.
+        """Return the judgements in the order of the answers. Equal tasks of one call are judged once.
 
-        Raises `BadInput` for an unknown or unusable verifier and `PoolBroken` when processes cannot be kept alive.
+        Raises `BadInput` for an unknown or unusable verifier, and `PoolBroken` if too many processes die.
         """
         screened = [screen(a) for a in answers]
         items = {s: _Item(s, asyncio.get_running_loop().create_future()) for s in screened if isinstance(s, Task)}
@@ -96,7 +96,7 @@ class VerifierPool:
         return [items[s].result.result() if isinstance(s, Task) else _immediate(s) for s in screened]
 
     async def close(self) -> None:
-        """End all processes; calls in flight fail with `PoolBroken`."""
+        """End all processes. Calls of `grade` in progress fail with `PoolBroken`."""
         self._fail(PoolBroken("the pool is closed"))
         for slot in self._slots:
             slot.cancel()
@@ -104,7 +104,7 @@ class VerifierPool:
         if self._spare:
             await self._discard(self._spare)
 
-    # The queue of items
+    # ---- the queue of items ------------------------------------------------------------------------------------------
 
     def _put(self, call: deque[_Item], first: bool = False) -> None:
         if self._fault:
@@ -118,7 +118,7 @@ class VerifierPool:
             self._arrived.release()
 
     async def _take(self) -> _Item:
-        """The next item; the calls take turns, so that a large one does not hold up a small one."""
+        """Return the next item. The calls of `grade` take turns, so a large call does not delay a small call."""
         await self._arrived.acquire()
         call = self._calls.popleft()
         item = call.popleft()
@@ -126,15 +126,15 @@ class VerifierPool:
             self._calls.append(call)
         return item
 
-    # The processes
+    # ---- the processes -----------------------------------------------------------------------------------------------
 
     async def _slot(self) -> None:
-        """One place for a process: hand it one item after the other, replace it when it has gone."""
+        """Run one process of the pool: give it one item after another, and replace the process when it has ended."""
         worker = await self._replacement()
         try:
             while True:
                 item = await self._take()
-                if item.result.done():  # its call was cancelled
+                if item.result.done():  # the call of `grade` was cancelled
                     continue
                 if not worker.alive:
                     worker = await self._restart()
@@ -151,14 +151,14 @@ class VerifierPool:
             item.settle(e)
         except WorkerLost as e:
             if isinstance(e, LostUnderItem):
-                self._lost_in_a_row = 0  # it lived until this item: answers that crash their verifier are no storm
+                self._lost_in_a_row = 0  # the process had started: a verifier that crashes on answers does not count
             else:
                 self._count_loss(e)
             if not item.lost:
                 item.lost = str(e)
                 self._put(deque([item]), first=True)
             else:
-                detail = f"its process died twice: {item.lost}, then {e}"[:MAX_DETAIL]
+                detail = f"the verifier process died twice: {item.lost}, then {e}"[:MAX_DETAIL]
                 item.settle(Judgement(verdict=Verdict.CRASH, reward=0.0, seconds=0.0, detail=detail))
         else:
             self._lost_in_a_row = 0
@@ -169,7 +169,7 @@ class VerifierPool:
         return await self._replacement()
 
     async def _replacement(self) -> WorkerProcess:
-        """A process that is ready: the spare that was started ahead. Losses in a row make it wait."""
+        """Return a process that is ready: the spare process. After several losses in a row, wait first."""
         while True:
             if self._lost_in_a_row > 1:
                 await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (self._lost_in_a_row - 2)))
@@ -179,7 +179,7 @@ class VerifierPool:
             except WorkerLost as e:
                 self._count_loss(e)
                 continue
-            except asyncio.CancelledError:  # it may have met a start that had just ended
+            except asyncio.CancelledError:  # the start may have finished just before the cancellation
                 await self._discard(ahead)
                 raise
             self._spare = self._spare or self._start()
@@ -200,17 +200,17 @@ class VerifierPool:
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= STORM:
             raise PoolBroken(
-                f"{self._lost_in_a_row} verifier processes were lost in a row, the last one: {cause}"
+                f"{self._lost_in_a_row} verifier processes in a row were lost; the last cause: {cause}"
             ) from cause
 
-    # The end
+    # ---- the end -----------------------------------------------------------------------------------------------------
 
     def _slot_ended(self, slot: asyncio.Task[None]) -> None:
         if not slot.cancelled() and (fault := slot.exception()):
             self._fail(fault)
 
     def _fail(self, fault: BaseException) -> None:
-        """Nothing can be judged any more: tell every call, those to come included."""
+        """Fail every call of `grade` in progress, and every later call."""
         self._fault = self._fault or fault
         for result in self._open:
             if not result.done():

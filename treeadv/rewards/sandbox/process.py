@@ -1,4 +1,4 @@
-"""One verifier process as its parent sees it: start, judge one task, kill."""
+"""The parent's side of one verifier process: start, judge one task, kill."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from treeadv.rewards.judgement import Judgement, Task, from_message
 from treeadv.rewards.sandbox.child import ending
 from treeadv.rewards.sandbox.frames import START_ID, BadFrame, frame, receive_frame
 
-# What a worker inherits of the environment: credentials are not for code that comes near model text.
+# The environment variables that a worker inherits. Credentials are left out, because a worker processes model text.
 PASSED = (
     "PATH",
     "HOME",
@@ -34,21 +34,21 @@ PASSED = (
     "SSL_CERT_*",
     "*_proxy",
     "*_PROXY",
-    "TREEADV_VERIFIER_*",  # for verifiers of users
+    "TREEADV_VERIFIER_*",  # for users' verifiers
 )
-START_LIMIT = 60.0  # seconds for imports, of the process itself or of the verifier that an item is the first to need
+START_LIMIT = 60.0  # time limit in seconds for imports at the start of the process or of a verifier's first item
 
 
 class WorkerLost(Exception):
-    """The process ended, or never became ready, through no decision of the pool. The text says how."""
+    """The process ended or never became ready, and the pool did not end it. The message says how."""
 
 
 class LostUnderItem(WorkerLost):
-    """The process was ready and had taken the item: what the item made it do ended it."""
+    """The process ended while it judged an item."""
 
 
 class WorkerProcess:
-    """A started process that is ready for tasks, in a session of its own. Holds one task at a time."""
+    """A started process that is ready for tasks, in its own process session. It judges one task at a time."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -60,7 +60,7 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, timeout: float, memory_mb: int) -> WorkerProcess:
-        """A fresh interpreter, not a fork: the caller may hold torch, Ray and threads."""
+        """Start a new interpreter. A fork is not safe, because the caller may have loaded torch, Ray and threads."""
         environment: dict[str, str] = {
             **{name: value for name, value in os.environ.items() if any(fnmatchcase(name, p) for p in PASSED)},
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
@@ -105,10 +105,11 @@ class WorkerProcess:
         return not self._exited.done()
 
     async def judge(self, task: Task, timeout: float) -> Judgement:
-        """The judgement; on an overrun the process is killed. Raises `WorkerLost`, or `BadInput` for an unusable
-        verifier."""
+        """Return the judgement of a task. The process is killed if it exceeds the time limit.
+
+        Raises `WorkerLost`, or `BadInput` for an unusable verifier."""
         task_id = secrets.token_hex(8)
-        with contextlib.suppress(ConnectionError):  # a dead process shows in the reply
+        with contextlib.suppress(ConnectionError):  # reading the reply detects a dead process
             self._to.write(frame(task_id, [task.verifier, task.gold, task.text, task.meta]))
             await self._to.drain()
         reply = await self._ready(task_id)
@@ -128,7 +129,7 @@ class WorkerProcess:
             outcome = from_message(reply.get("outcome"))
         except ValueError as e:
             await self.kill()
-            raise LostUnderItem(f"its reply was refused: {e}") from e
+            raise LostUnderItem(f"the reply was refused: {e}") from e
         if reply.get("replace"):
             await self.kill()
         return Judgement(
@@ -140,12 +141,12 @@ class WorkerProcess:
         )
 
     async def kill(self) -> None:
-        """Kill the process and every process of its session that it left, and wait until it is gone."""
+        """Kill the process and all other processes of its session, and wait for the end of the process."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # before it is reaped, when the number may become another's
+            os.killpg(self._process.pid, signal.SIGKILL)  # before the process is reaped and its id is reused
         await asyncio.shield(self._exited)
         self._process.wait()
-        self._to.close()  # not waited for: a process that left the session may hold the other end open
+        self._to.close()  # without waiting: a process that left the session may keep the other end open
 
     def _note_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -153,7 +154,7 @@ class WorkerProcess:
         self._exited.set_result(None)
 
     async def _ready(self, task_id: str) -> dict[str, Any]:
-        """The next message, after imports."""
+        """Return the next message, which follows the imports."""
         try:
             return await self._reply(task_id, START_LIMIT)
         except TimeoutError:
@@ -161,14 +162,14 @@ class WorkerProcess:
             raise WorkerLost(f"not ready after {START_LIMIT:g} s") from None
 
     async def _reply(self, task_id: str, limit: float) -> dict[str, Any]:
-        """The next message of the task. Raises `TimeoutError`, or `WorkerLost` with the way the process ended."""
+        """Return the next message of the task. Raises `TimeoutError`, or `WorkerLost` with the cause of the end."""
         reading = asyncio.ensure_future(receive_frame(self._from, task_id))
         try:
-            # The end of the process is watched beside the stream, which a child that it left may hold open.
+            # Wait for the end of the process too: a child of the process may keep the stream open.
             waited: list[asyncio.Future[Any]] = [reading, self._exited]
             await asyncio.wait(waited, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done() and self._exited.done():
-                await asyncio.wait([reading], timeout=0.1)  # its last output
+                await asyncio.wait([reading], timeout=0.1)  # read the last output of the process
             if not reading.done() and not self._exited.done():
                 raise TimeoutError
         finally:
@@ -180,7 +181,7 @@ class WorkerProcess:
             raise WorkerLost(str(e)) from e
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             if not self._exited.done() and not reading.cancelled():
-                await self.kill()  # it closed the stream
+                await self.kill()  # the process closed the stream
             await asyncio.shield(self._exited)
             raise WorkerLost(ending(self._process.wait())) from None
         if "fatal" in message:

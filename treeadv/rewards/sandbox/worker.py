@@ -1,9 +1,9 @@
-"""A verifier process: `python -m treeadv.rewards.sandbox.worker SECONDS MEMORY_MB PARENT_PID`. It imports no torch and
-no ray.
+"""A verifier process: `python -m treeadv.rewards.sandbox.worker SECONDS MEMORY_MB PARENT_PID`, without torch and ray.
 
-It speaks frames (`frames.py`) on the standard streams. To a task it answers {"took": true} once its verifier is loaded
-(here the parent's clock starts), then the outcome. It loads the preloaded verifiers before it reports ready, dies with
-its parent, and asks to be replaced when its memory has grown."""
+The process reads and writes frames (`frames.py`) on the standard streams. For a task it sends {"took": true} after
+loading the verifier, and then the outcome. The time limit of the parent starts with {"took": true}. The process loads
+the preloaded verifiers before it reports ready. It ends with its parent. It asks for a replacement when its memory has
+grown."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from treeadv.rewards.sandbox.frames import START_ID, read_frame, write_frame
 from treeadv.rewards.verifiers import registry
 from treeadv.rewards.verifiers.base import Unusable, Verifier
 
-ALARM_SHARE = 0.8  # of the limit: the worker stops itself here, the parent kills at the whole
-# Shares of the memory that the limit leaves to a loaded process.
-GROWN = 0.5  # a process that ever needed more is replaced after the item
-FULL = 0.9  # a negative verdict of a process that ever needed more is not believed
-MAX_REASON = 2000  # characters of the reason why a verifier cannot be used
+ALARM_SHARE = 0.8  # the worker interrupts the verifier at this share of the time limit; the parent kills at the limit
+# Shares of the memory between the size of a loaded process and the memory limit
+GROWN = 0.5  # a process whose peak exceeds this share is replaced after the item
+FULL = 0.9  # a negative verdict of a process whose peak exceeds this share counts as a crash
+MAX_REASON = 2000  # longest reason in characters why a verifier cannot be used
 _PACKAGE = str(Path(__file__).parents[2])
 Reply = Callable[[dict[str, Any]], None]
 
 
 class Alarm(BaseException):
-    """The item's time is over. Not an `Exception`, so that sympy's broad handlers let it pass."""
+    """The time limit of the item has passed. This is no `Exception`, because sympy catches every `Exception`."""
 
 
 def main() -> None:
@@ -47,10 +47,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     signal.signal(signal.SIGALRM, _ring)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then closes the pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C and closes the pool
     tasks, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # whatever a verifier prints goes to the log, not into the protocol
+    os.dup2(2, 1)  # the output of a verifier goes to the log and not into the protocol
     try:
         registry.preload()
     except Exception as e:
@@ -87,7 +87,7 @@ def _serve(task: Task, reply: Reply, memory: Callable[[], float]) -> None:
 
 
 def _judged(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
-    """The outcome, and whether the process is spent (its memory ran out, or has grown)."""
+    """Return the outcome, and whether the process must be replaced because its memory ran out or has grown."""
     try:
         outcome = verifier.judge(task)
     except MemoryError:
@@ -95,14 +95,14 @@ def _judged(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tupl
     except Exception as e:
         outcome = crashed(f"{type(e).__name__}: {e}{_place(e)}")
     used = memory()
-    # sympy's broad handlers swallow a MemoryError
+    # sympy catches a MemoryError and may return a wrong verdict
     if used > FULL and outcome.verdict in (Verdict.WRONG, Verdict.UNPARSED):
         outcome = crashed("memory limit reached")
     return outcome, used > GROWN
 
 
 def _place(error: Exception) -> str:
-    """Where code of the user raised the error: " (FILE:LINE)", or "" where only installed packages did."""
+    """Return " (FILE:LINE)" of the user's code that raised the error, or "" if only installed packages raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
         f
@@ -113,8 +113,10 @@ def _place(error: Exception) -> str:
 
 
 def _in_child(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
-    """The outcome that a child came to; like the pool, once more where it died. The result is checked, for the text of
-    the answer may have written it."""
+    """Return the outcome of a forked child, and whether this process must be replaced.
+
+    A child that dies is tried once more, as in the pool. The result is checked, because the answer's text may have
+    written it."""
 
     def work() -> bytes:
         return json.dumps(to_message(_judged(verifier, task, memory)[0])).encode()
@@ -130,7 +132,7 @@ def _in_child(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tu
             deaths.append(str(e))
         except Exception as e:
             return crashed(f"no result: {type(e).__name__}: {e}"), False
-    return crashed(f"its process died twice: {deaths[0]}, then {deaths[1]}"), False
+    return crashed(f"the verifier process died twice: {deaths[0]}, then {deaths[1]}"), False
 
 
 def _ring(signum: int, frame: Any) -> None:
@@ -138,7 +140,7 @@ def _ring(signum: int, frame: Any) -> None:
 
 
 def _peak_bytes() -> int:
-    """The largest size that this process has had of what RLIMIT_AS limits."""
+    """Return the peak size of this process's address space, which RLIMIT_AS limits."""
     with open("/proc/self/status") as f:
         return next(int(line.split()[1]) << 10 for line in f if line.startswith("VmPeak"))
 

@@ -1,4 +1,4 @@
-"""What a verifier is: its name, and the two halves of its work."""
+"""The base class of verifiers."""
 
 from __future__ import annotations
 
@@ -11,59 +11,61 @@ from treeadv.rewards.judgement import Answer, Outcome, Task
 
 
 class Unusable(Exception):
-    """The verifier itself cannot be used (missing module, unknown family): a fault of the configuration, not of an
-    answer."""
+    """A verifier cannot be used (missing module, unknown family). The configuration is wrong, not an answer."""
 
 
 class Verifier:
     """Compares a response with a gold answer. Subclasses override `screen`, or `load` and `judge`, or all three.
 
-    `screen` runs in the reward actor and must be fast and safe on any text. What it cannot decide it returns as a
-    `Task`. A worker process calls `load` once, then `judge` for each task, under a time limit and a memory limit."""
+    `screen` runs in the reward actor and must be fast and safe on any text. If the text does not decide the outcome,
+    `screen` returns a `Task`. A worker process calls `load` once and then `judge` for each task, under a time limit and
+    a memory limit."""
 
-    usage: ClassVar[str] = ""  # how a configuration names it, for help texts
+    usage: ClassVar[str] = ""  # the name in a configuration, for help texts
     preloaded: ClassVar[bool] = False  # whether a worker calls `load` before it reports ready
     needs_gold: ClassVar[bool] = True  # whether a problem without a gold answer is refused
-    largest_reward: float = 1.0  # no reward is larger, nor smaller than its negative
-    isolated: bool = False  # whether `judge` may evaluate the answer: a worker then judges in a forked child
+    largest_reward: float = 1.0  # largest absolute value of a reward
+    isolated: bool = False  # whether `judge` may execute the answer; a worker then judges in a forked child
 
     def __init__(self, name: str) -> None:
-        """`name` is the whole name of the configuration, with its option. Raises `BadInput` for an option it does not
-        take."""
+        """Check the option. `name` is the name in the configuration, including the option after the colon.
+
+        Raises `BadInput` for an invalid option."""
         self.name = name
         self.check_option(name.partition(":")[2] if ":" in name else None)
 
     def check_option(self, option: str | None) -> None:
-        """Read what follows the colon in the name (None without a colon). A verifier without options accepts only
-        None."""
+        """Read the option: the text after the colon in the name, None without a colon.
+
+        Raises `BadInput` for an invalid option. A verifier without options accepts None only."""
         if option is not None:
             raise BadInput(f"verifier {self.name!r}: {self.usage} takes no option; write {self.usage}")
 
     def meta(self, row: Mapping[str, Any]) -> str:
-        """What a task of this verifier needs of its data line, as text. Raises `BadInput` where the line lacks it."""
+        """Return the data that this verifier needs from a data line, as text. Raises `BadInput` for missing data."""
         meta = row.get("meta")
         return "" if meta is None else meta if isinstance(meta, str) else json.dumps(meta, default=str)
 
     def perfect_response(self, gold: str) -> str | None:
-        """A response that must be verified against `gold`, or None where only the verifier knows the form of a
-        response."""
+        """Return a response that must be verified against `gold`, or None if such a response cannot be constructed."""
         return f"<answer>{gold}</answer>"
 
     def screen(self, answer: Answer) -> Outcome | Task:
-        """Return the outcome where the text alone decides it, else the task for a worker. Linear in the length of the
-        answer."""
+        """Return the outcome if the text alone decides it, else the task for a worker.
+
+        Takes time linear in the length of the answer."""
         return Task(self.name, answer.gold, answer.response, answer.meta)
 
     def load(self) -> None:
-        """Import what `judge` needs. An exception means that the verifier cannot be used."""
+        """Import the modules that `judge` needs. An exception means that the verifier cannot be used."""
 
     def judge(self, task: Task) -> Outcome:
-        """Return the outcome of a task. An exception is a crash of the verifier, never a wrong answer."""
+        """Return the outcome of a task. An exception counts as a crash of the verifier, never as a wrong answer."""
         raise NotImplementedError(f"verifier {self.name!r} decides every answer in `screen`")
 
 
 def columns_of(meta: str) -> dict[str, Any]:
-    """The data line of a task whose `meta` is the whole line as JSON. Any other text is the column `meta`."""
+    """Return the columns of the data line from `meta`, which is the line as JSON. Other text becomes column `meta`."""
     try:
         columns = json.loads(meta) if meta else {}
     except ValueError:

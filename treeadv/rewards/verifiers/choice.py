@@ -1,4 +1,4 @@
-"""The verifier `choice`: one letter of a multiple choice."""
+"""The verifier `choice`: compares the letter of a multiple choice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class Choice(Verifier):
-    """Compares one letter: `(B)`, `B.`, `B: text`, `b` and `option B, not A` are B; an answer that names two letters is
-    wrong."""
+    """Compares one letter: `(B)`, `B.`, `B: text`, `b` and `option B, not A` are B.
+
+    An answer with two letters is wrong."""
 
     usage = "choice"
 
@@ -18,7 +19,7 @@ class Choice(Verifier):
         text = marked_text(answer.response) or last_line(answer.response) or ""
         chosen = letters(text.strip().split("\n")[0])
         if not chosen:
-            return unparsed("no choice found")
+            return unparsed("the response has no letter of a choice")
         if len(chosen) > 1:
             return wrong("several choices")
         return verified() if chosen == {answer.gold.strip(" ().$").upper()} else wrong()

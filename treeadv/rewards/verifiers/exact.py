@@ -1,4 +1,4 @@
-"""The verifier `exact`: the same text."""
+"""The verifier `exact`: compares texts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _STOP = re.compile(r"[.;!](?=\s|$)|\n")
 
 
 class Exact(Verifier):
-    """Compares the marked answer, or the last line, with the gold answer as text, up to spacing and a final stop.
+    """Compares the marked answer, or the last line, with the gold answer, without white space and a final full stop.
 
-    After "the answer is" the text up to any full stop of its line counts, since a gold answer may have full stops of
-    its own.
+    After "the answer is", the answer may end at any full stop of the line, because a gold answer may contain full
+    stops.
     """
 
     usage = "exact"

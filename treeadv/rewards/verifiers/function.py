@@ -1,4 +1,4 @@
-"""The verifier `module:NAME`: a function, or a `Verifier` class, of the user."""
+"""The verifier `module:NAME`: a user's function or `Verifier` class."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from treeadv.rewards.verifiers.base import Verifier, columns_of
 
 
 class UserDefined(Verifier):
-    """Imports what the name says in the worker process only, so that code of the user never runs in the reward actor.
+    """Imports and calls the user's code in worker processes only, never in the reward actor.
 
-    A function is called with the keyword arguments that it names out of `problem`, `response`, `gold` and the columns
-    of the data line; with `**columns` it gets all. It may be async. For what it returns see `outcome_of`."""
+    A function names the keyword arguments that it needs: `problem`, `response`, `gold` and columns of the data line. A
+    function with `**columns` gets all columns. The function may be async. For the result see `outcome_of`."""
 
     usage = "module:NAME"
     largest_reward = math.inf
     _judge: Callable[[Task], Outcome]
 
     def check_option(self, option: str | None) -> None:
-        """Accept any: the registry has checked the form of the name."""
+        """Accept any option: the registry has checked the form of the name."""
 
     def meta(self, row: Mapping[str, Any]) -> str:
         return json.dumps(dict(row), default=str)
 
     def perfect_response(self, gold: str) -> None:
-        """Only the function knows the form of a response."""
+        """Return None: only the user's function defines the form of a response."""
 
     def load(self) -> None:
         module, _, attribute = self.name.partition(":")
@@ -41,7 +41,7 @@ class UserDefined(Verifier):
         elif callable(target):
             self._judge = _call(target)
         else:
-            raise TypeError(f"{attribute} is neither a function nor a subclass of Verifier")
+            raise TypeError(f"{attribute} is not a function and not a subclass of Verifier")
 
     def judge(self, task: Task) -> Outcome:
         return self._judge(task)
@@ -60,10 +60,10 @@ class UserDefined(Verifier):
 
 
 def _call(function: Callable[..., Any]) -> Callable[[Task], Outcome]:
-    """The judgement by a function of the user. Raises `TypeError` if the function cannot be called by keyword."""
+    """Return a judge that calls a user's function. Raises `TypeError` if the function has positional-only arguments."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.POSITIONAL_ONLY for p in parameters):
-        raise TypeError(f"{inspect.signature(function)} has positional-only arguments; they are given by keyword")
+        raise TypeError(f"{inspect.signature(function)} has positional-only arguments; make them keyword arguments")
     everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     needed = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     named = {p.name for p in parameters}
@@ -72,7 +72,7 @@ def _call(function: Callable[..., Any]) -> Callable[[Task], Outcome]:
         columns = {"problem": ""} | columns_of(task.meta) | {"response": task.text, "gold": task.gold}
         if missing := needed - columns.keys():
             raise TypeError(
-                f"the data line has no {', '.join(sorted(missing))} (it has {', '.join(map(str, columns))})"
+                f"the data line has no column {', '.join(sorted(missing))} (columns: {', '.join(map(str, columns))})"
             )
         result = function(**{k: v for k, v in columns.items() if everything or k in named})
         return outcome_of(asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result)

@@ -1,4 +1,4 @@
-"""The verifier `last-digit`: the last character of the answer."""
+"""The verifier `last-digit`: compares the last character of the answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class LastDigit(Verifier):
-    """Compares the last character of the answer, a digit 0 to 9, with the gold digit. Steps before it do not count."""
+    """Compares the last character of the answer, a digit 0 to 9, with the gold digit. Other characters do not count."""
 
     usage = "last-digit"
 

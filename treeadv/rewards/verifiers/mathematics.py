@@ -1,8 +1,8 @@
-"""The verifier `math`: a grammar reads both answers and arithmetic compares them; math-verify is asked about what
-they do not cover.
+"""The verifier `math`: compares mathematical expressions.
 
-response -> final answer (`parsing.extract`) -> limits (`parsing.guards`) -> trees (`parsing.grammar`) -> verdict
-(`parsing.equality`)
+A response becomes a final answer (`parsing.extract`), which must pass limits (`parsing.guards`). A grammar parses the
+answer and the gold answer to terms (`parsing.grammar`). Arithmetic compares the terms (`parsing.equality`). math-verify
+judges answers outside of the grammar.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from treeadv.rewards.verifiers.base import Verifier
 
 _SEVERAL = re.compile(r"[^\d],|,[^\d]|,\d{1,2}(?!\d)|,\d{4,}|\b(?:and|or)\b|;|\\pm|\\\{|^\{")
 _BEYOND = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|partial|gcd|lcm|begin|setminus|cup|cap|det)(?![A-Za-z])")
-_FORMAL = re.compile(  # what math-verify reads to the end; of other text it may read a part and drop the rest
+_FORMAL = re.compile(  # text that math-verify parses completely; of other text math-verify may parse only a part
     r"(?:\\(?:int|iint|iiint|oint|sum|prod|lim|frac|sqrt|to|infty|partial|cdot|times|begin|end|binom|ldots|pi|sin|cos|tan|cot|sec|csc|arcsin|"
     r"arccos|arctan|sinh|cosh|tanh|log|ln|exp|gcd|lcm|max|min|mod|pmod|det|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|"
     r"varphi|chi|psi|omega|le|ge|ne|in|cup|cap|setminus|emptyset|mathbb|pm|lfloor|rfloor|lceil|rceil|overline|vec|hat)(?![A-Za-z])"
@@ -39,8 +39,9 @@ _CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s*\(")
 
 
 class Mathematics(Verifier):
-    """Compares two mathematical expressions, exactly where both are exact. Text that cannot be read to its end is
-    never verified.
+    """Compares two mathematical expressions, exactly if both are exact.
+
+    Text that cannot be parsed completely is never verified.
     """
 
     usage = "math"
@@ -60,13 +61,14 @@ class Mathematics(Verifier):
         return outcome
 
     def load(self) -> None:
-        """Import math-verify and judge two known answers: this shows that it works, and imports what sympy imports
-        late.
+        """Import math-verify and judge two known answers.
+
+        The two answers check the installation and trigger sympy's lazy imports.
         """
         import math_verify
 
         self._parse, self._equal = _parser(), math_verify.verify
-        # It warns that its time-out is off: the worker has its own.
+        # math-verify warns that its time limit is off. The worker has its own time limit.
         logging.getLogger("math_verify").setLevel(logging.ERROR)
         for gold, answer in ((r"\frac{1}{2}", "0.5"), ("(x+1)^2", "x^2+2x+1")):
             if self.judge(Task("math", gold, answer)).verdict is not Verdict.VERIFIED:
@@ -75,7 +77,7 @@ class Mathematics(Verifier):
     def judge(self, task: Task) -> Outcome:
         gold, answer = self._parse(task.gold), self._parse(task.text)
         if all(isinstance(a, str) for a in answer):
-            return unparsed("math-verify reads no mathematics in it")
+            return unparsed("math-verify finds no mathematics in the answer")
         doubts = ["the gold answer has no mathematics"] if all(isinstance(g, str) for g in gold) else []
         for g, a in product(gold, answer):
             try:
@@ -83,13 +85,13 @@ class Mathematics(Verifier):
                     return verified("equal for math-verify")
             except MemoryError:
                 raise
-            except Exception as e:  # sympy cannot compare these two readings; another pair may be equal
+            except Exception as e:  # sympy cannot compare this pair of expressions; another pair may be equal
                 doubts.append(type(e).__name__)
         return wrong("not comparable: " + ", ".join(doubts) if doubts else "not equal for math-verify")
 
 
 def _compared(gold: str, text: str) -> Outcome | Task:
-    """The verdict on the text of an answer, or the task for math-verify."""
+    """Return the outcome for the text of an answer, or the task for math-verify."""
     if same_text(gold, text):
         return verified("same text")
     if reason := refusal(text) or _gold_refusal(gold):
@@ -98,11 +100,11 @@ def _compared(gold: str, text: str) -> Outcome | Task:
         equal = compare(gold, text)
     except Unreadable as e:
         *derivation, last = text.split("\n")
-        if derivation and "begin" not in text:  # a box that holds a derivation
+        if derivation and "begin" not in text:  # the box contains a derivation
             return _compared(gold, last)
-        return _handed_on(gold, text, f"cannot be read: {e}")
+        return _task_for_math_verify(gold, text, f"cannot be read: {e}")
     if equal is None:
-        return _handed_on(gold, text, "cannot be compared")
+        return _task_for_math_verify(gold, text, "cannot be compared")
     return verified("equal") if equal else wrong("not equal")
 
 
@@ -122,17 +124,17 @@ def _gold_refusal(gold: str) -> str | None:
 
 
 def _is_whole(response: str, gold: str) -> bool:
-    """Whether the whole response is the gold answer, as in prose that marks no answer."""
+    """Whether the response as a whole equals the gold answer, for prose without a marked answer."""
     if len(response) > 2 * len(gold) + 20 or "\\boxed" in response or "<answer" in response:
         return False
     said = spoken(response).strip()
     return bool(said) and same_text(gold, said)
 
 
-def _handed_on(gold: str, text: str, reason: str) -> Outcome | Task:
-    """A task for math-verify where both sides are nothing but mathematics that it reads to the end, and one is beyond
-    the grammar.
-    """
+def _task_for_math_verify(gold: str, text: str, reason: str) -> Outcome | Task:
+    """Return a task for math-verify, or UNPARSED with the reason.
+
+    math-verify judges two texts that it can parse completely, if at least one of them is outside of the grammar."""
     sides = notation(repaired(gold) if "begin" not in gold else gold), notation(text)
     if any(_BEYOND.search(s) for s in sides) and all(_FORMAL.fullmatch(s) and not _CALL.search(s) for s in sides):
         return Task("math", *sides)
@@ -140,7 +142,7 @@ def _handed_on(gold: str, text: str, reason: str) -> Outcome | Task:
 
 
 def _parser() -> Callable[[str], list[Any]]:
-    """math-verify's parser of one answer, with a cache: the leaves of a forest share their gold answer."""
+    """Return math-verify's parser of one answer, with a cache: the leaves of a forest share their gold answer."""
     import math_verify
 
     config = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)

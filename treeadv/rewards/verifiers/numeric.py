@@ -1,4 +1,4 @@
-"""The verifier `numeric`: a number within a relative tolerance."""
+"""The verifier `numeric`: compares numbers within a relative tolerance."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class Numeric(Verifier):
-    """Verifies |answer - gold| <= tolerance * |gold|, and for a gold answer of 0 |answer| <= tolerance. Two different
-    units are wrong.
+    """Verifies an answer if |answer - gold| <= tolerance * |gold|; for gold 0 if |answer| <= tolerance.
+
+    An answer with another unit than the gold answer is wrong.
     """
 
     usage = "numeric[:TOLERANCE]"

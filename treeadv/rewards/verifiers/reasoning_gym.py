@@ -1,4 +1,4 @@
-"""The verifier `reasoning-gym`: the family's own scorer."""
+"""The verifier `reasoning-gym`: calls the scorer of a reasoning-gym family."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class ReasoningGym(Verifier):
-    """Scores with the scorer of the family that `meta` names. The tasks of a family carry the name
-    `reasoning-gym:FAMILY`.
+    """Scores answers with the scorer of the family that `meta` names. A task has the verifier `reasoning-gym:FAMILY`.
 
-    Nine scorers evaluate the text of the answer, so every answer is judged in a forked child.
+    Nine scorers execute the text of the answer, so every answer is judged in a forked child.
     """
 
     usage = "reasoning-gym"
@@ -30,11 +29,11 @@ class ReasoningGym(Verifier):
 
     def meta(self, row: Mapping[str, Any]) -> str:
         if not (meta := super().meta(row)):
-            raise BadInput(f"no meta, which verifier {self.usage} needs; set task.verifier=math")
+            raise BadInput(f"the line has no meta, which verifier {self.usage} needs; set task.verifier=math")
         return meta
 
     def perfect_response(self, gold: str) -> None:
-        """Of some families several answers are right, and of some none is given."""
+        """Return None: some families have several right answers, and some families give no answer."""
 
     def screen(self, answer: Answer) -> Outcome | Task:
         try:
@@ -44,7 +43,7 @@ class ReasoningGym(Verifier):
             needed = '{"dataset": NAME, "entry": {"question", "answer", "metadata"}}'
             raise BadInput(f"verifier {self.name!r}: meta must be JSON {needed}") from e
         if self._family not in (None, family):
-            raise BadInput(f"verifier {self.name!r}: meta is of the family {family!r}; write reasoning-gym")
+            raise BadInput(f"verifier {self.name!r}: meta names the family {family!r}; write reasoning-gym")
         number = quantity(gold) is not None
         text = final_answer(answer.response) if number else marked_answer(answer.response) or last_line(answer.response)
         return Task(f"reasoning-gym:{family}", gold, text, answer.meta) if text else unparsed("no answer found")

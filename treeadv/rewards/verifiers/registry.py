@@ -1,5 +1,6 @@
-"""All verifiers by name. A new one is a file beside this one and its entry in `BUILT_IN`; `module:NAME` needs no
-entry."""
+"""The registry of verifiers by name.
+
+A new verifier is a file in this folder and an entry in `BUILT_IN`. A verifier `module:NAME` needs no entry."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.rewards.judgement import Answer, Outcome, Task
 from treeadv.rewards.verifiers.base import Unusable, Verifier
 from treeadv.rewards.verifiers.choice import Choice
@@ -37,13 +38,13 @@ USAGE = ", ".join(v.usage for v in (*BUILT_IN.values(), *BY_FORM.values()))
 
 
 def is_built_in(name: str) -> bool:
-    """Whether the name is of a verifier of this package, which runs no code and asks no host that the name says."""
+    """Whether the name is a verifier of this package: the name refers to no user's code and to no host."""
     return name.partition(":")[0] in BUILT_IN
 
 
 @lru_cache(maxsize=256)
 def find_verifier(name: str) -> Verifier:
-    """The verifier with this name. Raises `BadInput` for an unknown name or a bad option."""
+    """Return the verifier with this name. Raises `BadInput` for an unknown name or an invalid option."""
     if name.startswith(PREFIX):
         return WeightedSum(name, [(find_verifier(term), weight) for term, weight in sum_terms(name)])
     kind = BUILT_IN.get(name.partition(":")[0]) or next(
@@ -55,10 +56,11 @@ def find_verifier(name: str) -> Verifier:
 
 
 def verifier_of(row: Mapping[str, Any], configured: str, place: str) -> Verifier:
-    """The verifier that a data line names under `verifier`, else the configured one. Raises `BadInput` with the place.
+    """Return the verifier of a data line: the verifier under the key `verifier`, or else the configured verifier.
 
-    A data line may name a verifier of this package or one of the configuration. It may not name code or a host: a file
-    of data from elsewhere would then run code here, or send the secrets of a verifier there.
+    A data line may name a verifier of this package or of the configuration. A data line may not name other code or
+    another host: a downloaded data file could then run code on this machine, or send a verifier's secrets to a host.
+    Raises `BadInput` with the place.
     """
     name = row.get("verifier")
     if name is None:
@@ -70,29 +72,47 @@ def verifier_of(row: Mapping[str, Any], configured: str, place: str) -> Verifier
         raise BadInput(f"{place}: {e}") from e
     if not is_built_in(verifier.name) and verifier.name not in (configured, *terms):
         raise BadInput(
-            f"{place}: verifier {verifier.name!r} runs code or asks a host; name it in the configuration too"
+            f"{place}: verifier {verifier.name!r} runs code or calls a host; name the verifier in the configuration too"
         )
     return verifier
 
 
+def meta_of(verifier: Verifier, row: Mapping[str, Any], place: str) -> str:
+    """What a task of `verifier` needs of its data line, as text. Raises `BadInput` with the place."""
+    try:
+        meta = verifier.meta(row)
+        meta.encode()
+    except BadInput as e:
+        raise BadInput(f"{place}: {e}") from e
+    except UnicodeEncodeError as e:
+        raise BadInput(
+            f"{place}: meta holds half of a surrogate pair ({e.object[e.start]!a}); write whole characters"
+        ) from e
+    except (TypeError, ValueError, RecursionError) as e:  # no JSON: a key that is no text, a number that is too long
+        raise BadInput(
+            f"{place}: the columns for verifier {verifier.name!r} cannot be written as JSON: {one_line(e)}"
+        ) from e
+    return meta
+
+
 def screen(answer: Answer) -> Outcome | Task:
-    """The outcome where the text alone decides it, else the task for a worker process."""
+    """Return the outcome if the text alone decides it, else the task for a worker process."""
     return find_verifier(answer.verifier).screen(answer)
 
 
 @lru_cache(maxsize=256)
 def load_verifier(name: str) -> Verifier:
-    """The verifier, ready to judge in this process. Raises `Unusable` with the reason."""
+    """Return the loaded verifier with this name. Raises `Unusable` with the reason if loading fails."""
     try:
         verifier = find_verifier(name)
         verifier.load()
-    except Exception as e:  # whatever a module raises while it is imported
+    except Exception as e:  # the import of a user's module may raise anything
         raise Unusable(f"verifier {name!r}: {type(e).__name__}: {e}") from e
     return verifier
 
 
 def preload() -> None:
-    """Load the verifiers that ask for it."""
+    """Load the verifiers whose `preloaded` is true."""
     for name, kind in BUILT_IN.items():
         if kind.preloaded:
             find_verifier(name).load()

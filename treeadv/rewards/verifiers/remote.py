@@ -1,4 +1,4 @@
-"""The verifier `http(s)://...`: a service that judges over HTTP."""
+"""The verifier `http(s)://...`: calls a service that judges answers over HTTP."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from treeadv.rewards.judgement import Outcome, Task, outcome_of
 from treeadv.rewards.verifiers.base import Verifier, columns_of
 
 AUTHORIZATION = "TREEADV_VERIFIER_AUTHORIZATION"  # the environment variable that holds the header, such as "Bearer ..."
-FIRST_PAUSE = 0.1  # seconds before the first repetition; each pause is twice the one before
-LONGEST = 600.0  # seconds of all tries of one answer, where nothing else limits them
+FIRST_PAUSE = 0.1  # seconds before the first retry; each further pause doubles
+LONGEST = 600.0  # time limit in seconds for all tries of an answer without another limit
 MAX_REPLY = 1 << 20  # bytes
 _SECRET = re.compile(r"\$\{(TREEADV_VERIFIER_\w+)\}")
 
 
 class Remote(Verifier):
-    """Posts {"response", "gold", "meta", "problem", and the columns of the data line} as JSON; for the reply see
+    """Posts `response`, `gold`, `meta`, `problem` and the columns of the data line as JSON; for the reply see
     `outcome_of`.
 
-    A refused connection, a broken one, 429 and 5xx are tried again, with growing pauses, until the time of the answer
-    is over. Redirects are not followed. `${TREEADV_VERIFIER_...}` in the URL stands for that variable of the reward
-    actor's environment, and `TREEADV_VERIFIER_AUTHORIZATION` is sent as the header Authorization, so that no secret is
-    in the configuration."""
+    After a refused or broken connection, a status 429 or 5xx, the request is retried with growing pauses until the time
+    limit of the answer. Redirects are not followed. `${TREEADV_VERIFIER_...}` in the URL is replaced by that variable
+    of the reward actor's environment. `TREEADV_VERIFIER_AUTHORIZATION` is sent as the header Authorization. So the
+    configuration needs no secret."""
 
     usage = "an http(s) URL"
     largest_reward = math.inf
@@ -40,7 +40,7 @@ class Remote(Verifier):
     def check_option(self, option: str | None) -> None:
         parts = urlsplit(self.name)
         if not parts.hostname:
-            raise BadInput(f"verifier {self.name!r}: the URL names no host")
+            raise BadInput(f"verifier {self.name!r}: the URL has no host")
         if "@" in parts.netloc:
             raise BadInput(
                 f"verifier {parts.scheme}://...@{parts.hostname}: set {AUTHORIZATION} instead of a password in the URL"
@@ -50,7 +50,7 @@ class Remote(Verifier):
         return json.dumps(dict(row), default=str)
 
     def perfect_response(self, gold: str) -> None:
-        """Only the service knows the form of a response."""
+        """Return None: only the service defines the form of a response."""
 
     def load(self) -> None:
         self._url = _SECRET.sub(_variable, self.name)
@@ -64,7 +64,7 @@ class Remote(Verifier):
         return outcome_of(json.loads(self._reply(body, time.monotonic() + task.seconds)))
 
     def _reply(self, body: bytes, deadline: float) -> bytes:
-        """The body of the reply. Raises the last fault when no time is left for another try."""
+        """Return the body of the reply. Raises the last error if no time is left for another try."""
         pause = FIRST_PAUSE
         deadline = min(deadline, time.monotonic() + LONGEST)
         while True:
@@ -86,14 +86,14 @@ class Remote(Verifier):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses every redirect: a POST would become a GET, and the header Authorization could reach another host."""
+    """Refuses every redirect: a redirect turns a POST into a GET and may send the secret header to another host."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> NoReturn:
         where = urlsplit(newurl)
         raise urllib.error.HTTPError(
             req.full_url,
             code,
-            f"it redirects to {where.scheme}://{where.hostname}; name that URL as the verifier",
+            f"the service redirects to {where.scheme}://{where.hostname}; name that URL as the verifier",
             headers,
             fp,
         )
@@ -101,7 +101,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _variable(match: re.Match[str]) -> str:
     if match[1] not in os.environ:
-        raise LookupError(f"the environment has no {match[1]}")
+        raise LookupError(f"the environment variable {match[1]} is not set")
     return os.environ[match[1]]
 
 

@@ -1,5 +1,4 @@
-"""The verifier `sum`: several verifiers, their rewards weighted and added. `task.rewards` of the configuration makes
-its name."""
+"""The verifier `sum`: adds the weighted rewards of several verifiers (`task.rewards` of the configuration)."""
 
 from __future__ import annotations
 
@@ -16,24 +15,26 @@ PREFIX = "sum:"
 
 
 def sum_name(terms: Sequence[tuple[str, float]]) -> str:
-    """The name of the weighted sum of verifiers (name, weight)."""
+    """Return the name of the weighted sum of verifiers (name, weight)."""
     return PREFIX + json.dumps([list(term) for term in terms])
 
 
 def sum_terms(name: str) -> list[tuple[str, float]]:
-    """Invert `sum_name`. Raises `BadInput` for any other text."""
+    """Return the terms (name, weight) of a name of `sum_name`. Raises `BadInput` for any other name."""
     try:
         terms = [(str(verifier), float(weight)) for verifier, weight in json.loads(name.removeprefix(PREFIX))]
     except (ValueError, TypeError) as e:
         raise BadInput(f'verifier {name!r}: write sum:[["math", 1.0], ["my_module:brevity", 0.1]]') from e
     if not terms or len({verifier for verifier, _ in terms}) < len(terms):
-        raise BadInput(f"verifier {name!r}: name at least one verifier, and each once")
+        raise BadInput(f"verifier {name!r}: name at least one verifier, and no verifier twice")
     return terms
 
 
 class WeightedSum(Verifier):
-    """Adds weight * reward of each verifier. The verdict and the detail are those of the first. Where one verifier
-    could not judge, the answer is not judged. The reward of each verifier is a named part."""
+    """Adds weight * reward of each verifier.
+
+    Verdict and detail come from the first verifier. If one verifier does not judge the answer, the sum does not judge
+    the answer. The reward of each verifier is a named part."""
 
     usage = "sum:[[NAME, WEIGHT], ...]"
 
@@ -42,7 +43,7 @@ class WeightedSum(Verifier):
         super().__init__(name)
 
     def check_option(self, option: str | None) -> None:
-        """Accept any: `sum_terms` has read the name."""
+        """Accept any option: `sum_terms` has read the name."""
 
     @property
     def isolated(self) -> bool:  # type: ignore[override]

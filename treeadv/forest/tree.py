@@ -7,43 +7,21 @@ subtree is the difference of two prefix sums.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from treeadv.errors import BadForest
+from treeadv.forest.construction import Construction
+from treeadv.forest.faults import find_fault
+from treeadv.forest.flat import FlatRollouts, flatten
+from treeadv.forest.labels import UNJUDGED, Finish, Floats, Ints, Verdict
+from treeadv.forest.prefixes import prefix_order
 
-Ints = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float32]
-
-
-class Finish(IntEnum):
-    """How a leaf ended."""
-
-    STOP = 0  # the model drew a stop token
-    LENGTH = 1  # the token limit of a rollout
-    ABORT = 2  # the engine lost the branch; its parent keeps the arity as drawn
-
-
-class Verdict(IntEnum):
-    """The judgement of a verifier on a leaf. A failure to judge (TIMEOUT, CRASH, ABORTED) is never `WRONG`."""
-
-    UNGRADED = -1
-    VERIFIED = 0
-    WRONG = 1
-    UNPARSED = 2
-    TIMEOUT = 3
-    CRASH = 4
-    REFUSED = 5
-    ABORTED = 6  # the engine lost the branch, so no verifier was asked
-
-
-UNJUDGED = (Verdict.UNGRADED, Verdict.TIMEOUT, Verdict.CRASH, Verdict.ABORTED)
+_FACTS = ("forest_id", "prompt_id", "gold", "verifier", "meta", "tau", "temperature")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +38,15 @@ class Segment:
     subtree: range
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forest:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Forest(Construction):
     """All rollouts of one prompt. S segments, T tokens, L leaves, P prompt tokens.
 
     `logprob` is of the distribution that was sampled (temperature applied). `entropy` is in nats, of the distribution
     that the token was drawn from. `version` is the policy version that drew the token. `reward` is NaN and `verdict`
     UNGRADED until a verifier has judged.
 
-    >>> tree = assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
+    >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> tree.tokens, tree.expanded_tokens, tree.leaves
     (6, 8, 2)
     """
@@ -263,88 +241,55 @@ class Forest:
 
     def check(self) -> Forest:
         """Return the forest if every invariant holds, else raise `BadForest` with the first that does not."""
-        for find in (_length_fault, _span_fault, _order_fault, _fork_fault, _value_fault, _version_fault, _grade_fault):
-            if reason := find(self):
-                raise BadForest(self.forest_id, reason)
+        if reason := find_fault(self):
+            raise BadForest(self.forest_id, reason)
         return self
 
+    # ---- other forms -----------------------------------------------------------------------------
+    def to_flat(self) -> FlatRollouts:
+        """Return the rollouts as padded arrays, one row a leaf; see `FlatRollouts`.
 
-# ---- faults: each function returns the reason why a forest is not sound, or None -----------------
-def _length_fault(f: Forest) -> str | None:
-    S, T, L = len(f.parent), len(f.token), len(f.leaf_segment)
-    needed = {"start": S + 1} | dict.fromkeys(("tree", "arity", "budget"), S)
-    needed |= dict.fromkeys(("logprob", "entropy", "version"), T) | dict.fromkeys(("finish", "reward", "verdict"), L)
-    if f.detail:
-        needed["detail"] = L
-    for name, count in needed.items():
-        if len(getattr(f, name)) != count:
-            return f"{name} has {len(getattr(f, name))} entries, {count} are needed"
-    if S == 0 or L == 0 or len(f.prompt) == 0:
-        return "no segment, no leaf or an empty prompt"
-    return None
+        >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 2], token=range(5), logprob=[-1.0] * 5)
+        >>> tree.to_flat().tokens(pad=9).tolist()
+        [[0, 1, 2, 9], [0, 1, 3, 4]]
+        """
+        return flatten(self)
 
+    def merge_prefixes(self) -> Forest:
+        """Return the graded forest whose tree is that of the equal prefixes of the leaves, in the order of that tree.
+        What was shared stays shared."""
+        flat = self.to_flat()
+        sequences = [self.token[i].tolist() for i in flat.paths]
+        merged = Forest.from_rollouts(
+            self.prompt,
+            sequences,
+            [self.logprob[i].tolist() for i in flat.paths],
+            entropies=[self.entropy[i].tolist() for i in flat.paths],
+            versions=[self.version[i].tolist() for i in flat.paths],
+            finish=[Finish(int(x)) for x in self.finish],
+            **{name: getattr(self, name) for name in _FACTS},
+        )
+        order = prefix_order(sequences)
+        detail = [self.detail[i] for i in order] if self.detail else ()
+        return merged.with_rewards(
+            [float(x) for x in self.reward[order]], [int(x) for x in self.verdict[order]], detail
+        )
 
-def _span_fault(f: Forest) -> str | None:
-    if f.start[0] != 0 or f.start[-1] != len(f.token) or (np.diff(f.start.astype(np.int64)) <= 0).any():
-        return "segments must hold at least one token each and cover the token arrays in order"
-    return None
+    def __eq__(self, other: object) -> bool:
+        """Compare every field, arrays by value; NaN equals NaN."""
+        if not isinstance(other, Forest):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
-
-def _order_fault(f: Forest) -> str | None:
-    S = len(f.parent)
-    if f.parent[0] != -1 or (f.parent >= np.arange(S)).any() or (f.parent < -1).any():
-        return "a parent must stand before its children"
-    if (f.tree != np.cumsum(f.parent == -1) - 1).any():
-        return "tree numbers must count the roots in order"
-    path: list[int] = []  # from a root to the segment before
-    for s, parent in enumerate(f.parent.tolist()):
-        while path and path[-1] != parent:
-            path.pop()
-        if parent != -1 and not path:
-            return "segments must stand in depth-first order"
-        path.append(s)
-    return None
-
-
-def _fork_fault(f: Forest) -> str | None:
-    children = np.bincount(f.parent[f.parent >= 0], minlength=len(f.parent))
-    if (children > f.arity).any() or ((f.arity != 0) & (f.arity < 2)).any():
-        return "arity must be 0 at a leaf, at least 2 at a fork, and not below the children that exist"
-    if not np.array_equal(np.flatnonzero(children == 0), f.leaf_segment):
-        return "leaf_segment must name the segments without children, in order"
-    if (f.budget < 1).any():
-        return "a segment's leaf budget must be at least 1"
-    return None
+    def __repr__(self) -> str:
+        rewards = f"mean reward {float(self.reward.mean()):.3g}" if self.graded else "not graded"
+        return (
+            f"<Forest {self.forest_id or 'without id'}: {self.trees} trees, {self.segments} segments,"
+            f" {self.leaves} leaves, {self.tokens} tokens, sharing {self.sharing:.0%}, {rewards}>"
+        )
 
 
-def _value_fault(f: Forest) -> str | None:
-    wrong = np.flatnonzero(~np.isfinite(f.logprob) | (f.logprob > 0))
-    if len(wrong):
-        return f"log-probability {f.logprob[wrong[0]]} of token {wrong[0]} is not a finite number <= 0"
-    wrong = np.flatnonzero(~np.isfinite(f.entropy) | (f.entropy < 0))
-    if len(wrong):
-        return f"entropy {f.entropy[wrong[0]]} of token {wrong[0]} is not a finite number >= 0"
-    if not 0 < f.temperature < math.inf:
-        return f"temperature {f.temperature} is not a finite number > 0"
-    if (f.token < 0).any() or (f.prompt < 0).any() or (f.version < 0).any():
-        return "token ids and versions must not be negative"
-    return None
-
-
-def _version_fault(f: Forest) -> str | None:
-    first, last = f.start[:-1], f.start[1:] - 1
-    falls = np.diff(f.version) < 0
-    falls[last[:-1]] = False  # from the end of a segment to the next segment is no step along a path
-    falls_at_fork = (f.parent >= 0) & (f.version[first] < f.version[last[np.maximum(f.parent, 0)]])
-    return "the policy version decreases along a path" if falls.any() or falls_at_fork.any() else None
-
-
-def _grade_fault(f: Forest) -> str | None:
-    for name, kind in (("finish", Finish), ("verdict", Verdict)):
-        unknown = np.flatnonzero(~np.isin(getattr(f, name), list(kind)))
-        if len(unknown):
-            return f"{name} {getattr(f, name)[unknown[0]]} of leaf {unknown[0]} has no meaning"
-    graded = f.verdict != Verdict.UNGRADED
-    if graded.any() and not (graded.all() and np.isfinite(f.reward).all()):
-        return "either every leaf is graded with a finite reward, or none is"
-    return None
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return a == b or (a != a and b != b)

@@ -1,0 +1,182 @@
+"""Evaluation while the run trains: a generator answers the held-out problems between its forests.
+
+It keeps the weights of the evaluated step until it has answered, so an evaluation is of one version. The learner does
+not wait for it, and the other generators take new weights and grow its forests meanwhile. One evaluation is made at a
+time. One that cannot start before newer weights are everywhere is skipped, except that of the last step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+import pyarrow as pa
+from ray import ObjectRef
+from ray.actor import ActorProxy
+from ray.exceptions import ObjectLostError, RayTaskError
+
+from actors.driver.in_flight import ForestsInFlight
+from actors.driver.liveness import ACTOR_LOST
+from actors.driver.outcome import EndRequest
+from actors.generator import Generator
+from treeadv.config import Config
+from treeadv.data.tickets import Ticket
+from treeadv.engines.base import EngineGone, EngineLost, PathTooLong
+from treeadv.errors import BadInput, one_line, single_errors
+from treeadv.evaluation.book import EvaluationBook
+from treeadv.evaluation.scores import Result, Score, score
+from treeadv.evaluation.sets import held_out, sets_of, tickets
+from treeadv.storage.run_folder import RunFolder
+from treeadv.visible import visible_logger
+
+if TYPE_CHECKING:
+    from actors.driver.cluster import Cluster
+    from actors.driver.recorder import Recorder
+
+log = visible_logger(__name__)
+
+
+class Lost(Exception):
+    """The generator that answered the problems is lost. The text is the cause."""
+
+
+class Evaluations:
+    """The evaluations of one attempt at a run. `offer` starts one; `run` carries it out."""
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        self._config = config
+        self.book = EvaluationBook(config, folder)
+        self._sets = sets_of(config) if config.eval.every else []
+        self._waiting: tuple[int, int] | None = None  # step and version
+        self._running: int | None = None  # step
+        self._claimed: ActorProxy[Generator] | None = None
+        self._offered = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self.skipped = 0
+
+    @property
+    def steps(self) -> set[int]:
+        """The steps whose checkpoints have to stay: one of them may turn out to be the best."""
+        return {s for s in (self._running, self._waiting and self._waiting[0]) if s is not None}
+
+    def offer(self, cluster: Cluster, step: int, version: int) -> None:
+        """Have the weights after `step` evaluated, if that is due. They are on the generators as `version`: one that
+        is free keeps them from now on."""
+        if not self.book.lacks(step):
+            return
+        if self._waiting:
+            self._skip(self._waiting[0], f"that of step {self._running} still runs")
+        self._waiting = (step, version)
+        self._settled.clear()
+        self._offered.set()
+        if self._running is None:
+            self._claim(cluster)
+
+    async def run(self, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> None:
+        """Carry out what is offered, until cancelled."""
+        self.book.keep_best()
+        while await self._offered.wait():
+            if self._waiting is None:
+                self._offered.clear()
+                self._settled.set()
+                continue
+            (step, version), generator = self._waiting, self._claimed or self._claim(cluster)
+            if generator is None:
+                await self._wait_for_holder(cluster, step, version)
+                continue
+            self._waiting, self._running, self._claimed = None, step, None
+            try:
+                began = time.monotonic()
+                found = await self._ask(cluster, generator, version)
+                record = await asyncio.to_thread(self.book.add, step, version, time.monotonic() - began, found)
+                recorder.show_evaluation(record)
+            except Lost as fault:
+                log.warning("the evaluation of step %d lost its generator (%s)", step, fault)
+                self._waiting = self._waiting or (step, version)
+            finally:
+                self._running = None
+                cluster.weights.release(generator)
+            if self.book.early_end:
+                end_request.end_early()
+
+    async def settled(self, end_request: EndRequest) -> None:
+        """Wait for the evaluations that were offered, or for a requested end."""
+        waits = [asyncio.ensure_future(self._settled.wait()), asyncio.ensure_future(end_request.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    def _claim(self, cluster: Cluster) -> ActorProxy[Generator] | None:
+        """Hold a generator that has the weights of the waiting evaluation."""
+        assert self._waiting is not None
+        self._claimed = cluster.weights.holder(self._waiting[1], cluster.generators)
+        if self._claimed is not None:
+            cluster.weights.hold(self._claimed)
+        return self._claimed
+
+    async def _wait_for_holder(self, cluster: Cluster, step: int, version: int) -> None:
+        """Wait until a generator may have `version`: one is replaced or catches up. Skip the step once the learner has
+        published newer weights: no generator will have those of the step again."""
+        if cluster.weights.version > version:
+            self._waiting = None
+            self._skip(step, "its weights are on no generator any more")
+        else:
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _skip(self, step: int, cause: str) -> None:
+        self.skipped += 1
+        log.warning("step %d is not evaluated: %s; a larger eval.every or fewer eval.samples help", step, cause)
+
+    async def _ask(self, cluster: Cluster, generator: ActorProxy[Generator], version: int) -> Score:
+        """Have a generator that holds `version` answer every problem, as many at a time as its engine has room for
+        besides its forests."""
+        results: dict[str, dict[int, Result]] = defaultdict(dict)
+        asked = iter([(s.name, t) for s in self._sets for t in tickets(s, self._config.run.seed)])
+        try:
+            async with asyncio.TaskGroup() as group:
+                ForestsInFlight(
+                    held_out(self._config),
+                    lambda it: group.create_task(_answer(cluster, generator, version, it, asked, results)),
+                )
+        except* Lost as lost:
+            raise next(single_errors(lost)) from lost
+        found = {s.name: [results[s.name][place] for place in s.places] for s in self._sets}
+        return score(found, self._config.eval.samples)
+
+
+_POLL_SECONDS = 0.5  # between two looks at whether a generator has the weights of a step
+
+
+async def _answer(
+    cluster: Cluster,
+    generator: ActorProxy[Generator],
+    version: int,
+    in_flight: ForestsInFlight,
+    asked: Iterator[tuple[str, Ticket]],
+    results: dict[str, dict[int, Result]],
+) -> None:
+    """Have one problem after another answered and graded, while the engine has rows for them."""
+    for name, ticket in asked:
+        try:
+            forest, room = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.answer.remote(ticket))
+            free = await room
+            _, report = await cluster.grading.grade(forest)
+        except (*ACTOR_LOST, ObjectLostError) as fault:
+            raise Lost(one_line(fault)) from fault
+        except RayTaskError as fault:
+            if isinstance(fault.cause, PathTooLong):
+                raise BadInput(f"eval.data: {fault.cause}; leave it out") from fault
+            if isinstance(fault.cause, EngineGone):
+                cluster.generators.replace(generator, fault.cause)
+            if isinstance(fault.cause, EngineGone | EngineLost):
+                raise Lost(one_line(fault.cause)) from fault
+            raise
+        if set(report.versions) != {version}:
+            raise Lost(f"it drew with versions {report.versions}, not with {version} alone")
+        results[name][ticket.draw] = Result(verdicts=report.verdicts, finishes=report.finishes, lengths=report.lengths)
+        if not in_flight.keeps_loop(free):
+            return

@@ -1,0 +1,76 @@
+"""What can be known of Ray before a run folder exists: a cluster that answers, sockets that have room, GPUs."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+
+import ray
+from ray.exceptions import AuthenticationError
+
+from treeadv.checks import check_devices
+from treeadv.config import Config
+from treeadv.errors import BadInput, one_line
+
+SOCKET_LIMIT = 107  # bytes of the path of a Unix socket
+SESSION = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1"  # the longest that Ray makes
+PATIENCE = 10.0  # seconds that a cluster may take to accept a connection
+_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a copy of ~/.ray/auth_token of the head node"
+
+
+def check_ray(config: Config) -> None:
+    """Join the cluster at RAY_ADDRESS, or check that this machine can start one for `config`. Raises `BadInput`."""
+    hidden = os.environ.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO") != "0"
+    if config.learner.device == "cuda" and not config.learner.gpus and hidden:
+        raise BadInput("learner.device=cuda with learner.gpus=0: Ray hides the GPUs of the learner; set learner.gpus")
+    if os.environ.get("RAY_ADDRESS"):
+        join_cluster()
+    else:
+        check_devices(config)
+        _check_temporary_folder()
+
+
+def join_cluster() -> None:
+    """Join the cluster at RAY_ADDRESS, unless this process has. Raises `BadInput` where it does not answer, or not
+    without a token."""
+    if ray.is_initialized():
+        return
+    address = os.environ["RAY_ADDRESS"]
+    _check_answers(address)
+    try:
+        ray.init(log_to_driver=False)
+    except AuthenticationError as e:
+        raise BadInput(f"RAY_ADDRESS={address}: the cluster asks for a token ({one_line(e)[:80]}...); {_TOKEN}") from e
+    except Exception as e:  # Ray raises ConnectionError, RuntimeError, RaySystemError and more
+        raise BadInput(
+            f"RAY_ADDRESS={address}: cannot be joined ({one_line(e)}); start it by ray start --head, or unset"
+            " RAY_ADDRESS to use this machine alone"
+        ) from e
+
+
+def _check_answers(address: str) -> None:
+    """Raise `BadInput` where nothing accepts a connection at HOST:PORT; Ray itself would try for minutes."""
+    place = re.fullmatch(r"(?:ray://)?\[?(?P<host>[^\]]+?)\]?:(?P<port>\d+)", address)
+    if place is None:
+        if address not in ("auto", "local"):
+            raise BadInput(f"RAY_ADDRESS={address}: write HOST:PORT, ray://HOST:PORT or auto")
+        return
+    try:
+        socket.create_connection((place["host"], int(place["port"])), PATIENCE).close()
+    except (OSError, OverflowError) as e:
+        raise BadInput(
+            f"RAY_ADDRESS={address}: no cluster answers there ({one_line(e)}); unset it to use this machine alone"
+        ) from e
+
+
+def _check_temporary_folder() -> None:
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    if name is None:
+        return
+    length = len(os.fsencode(os.path.join(os.environ[name], SESSION)))
+    if length > SOCKET_LIMIT:
+        raise BadInput(
+            f"{name}={os.environ[name]}: is {length - SOCKET_LIMIT} bytes too long for Ray's sockets;"
+            " set RAY_TMPDIR=/tmp"
+        )

@@ -1,0 +1,142 @@
+"""All that can be known of a run before anything of it is started: names that must exist, files that must be whole,
+devices and ports that must be there, prompts that must have a form. Each fault is one `BadInput`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from treeadv.config import Config
+from treeadv.data.model_folder import check_path, tokenizer_folder
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import problem_source
+from treeadv.engines.registry import check_engine
+from treeadv.errors import BadInput
+from treeadv.evaluation.sets import sets_of, shared_problems
+from treeadv.learning import objective
+from treeadv.replay.selection import selection_rule
+from treeadv.rewards.golds import Gold, check_golds
+from treeadv.rewards.verifiers.registry import find_verifier
+from treeadv.sampling.rules import build_rule
+from treeadv.visible import visible_logger
+
+log = visible_logger("treeadv.checks")
+DRAWS = 8  # of an endless source that are looked at
+PROMPTS = 64  # that are rendered
+
+
+def check_run(config: Config, local: bool = False) -> None:
+    """Check a run of `config`, in this process alone for `local`. Raises `BadInput` for the first fault."""
+    objective.build_objective(config.learner, config.sampling)
+    build_rule(config.sampling.rule, config.sampling.rule_options)
+    selection_rule(config.queue.selection)
+    if "://" in config.run.root:
+        raise BadInput(
+            f"run.root={config.run.root}: is a path on this machine; an object store is named by run.storage"
+        )
+    if config.run.storage and config.queue.fsync == "none":
+        raise BadInput(f"queue.fsync=none would never write to {config.run.storage}; use interval or always")
+    check_engine(config)
+    if local:
+        _check_local(config)
+    for name, gpus in (("generator", config.generator.gpus), ("learner", config.learner.gpus)):
+        if gpus > 1 and gpus != int(gpus):
+            raise BadInput(f"{name}.gpus={gpus:g}: more than one GPU is handed out in whole ones")
+    _check_port(config.metrics.host, config.metrics.port)
+    check_path(config.model.path, config.model.cache)
+    for source in config.task.parts:
+        find_verifier(source.verifier)
+    examples = problem_source(config.task, config.run.seed).examples(DRAWS)
+    check_prompts(examples, config)
+    check_answers(examples, config)
+    if config.eval.every:
+        _check_evaluation(config, examples)
+
+
+def check_prompts(problems: Sequence[Problem], config: Config) -> None:
+    """Render the prompts of some problems, spread over all. `BadInput` where the tokenizer cannot be loaded, where its
+    chat template refuses one, and where none leaves room for an answer. A packaged model that is not unpacked yet is
+    not looked at."""
+    folder = tokenizer_folder(config.model.path, config.model.cache)
+    if folder is None:
+        return
+    from treeadv.data.model_check import longest_path  # loads torch and transformers
+    from treeadv.data.prompts import Prompter
+
+    prompter, room = Prompter(folder, config.task), longest_path(folder) - config.sampling.max_tokens
+    chosen = problems[:: max(1, len(problems) // PROMPTS)]
+    lengths = {problem.id: len(prompter.encode(problem)) for problem in chosen}
+    long = [f"{name} with {length} tokens" for name, length in lengths.items() if length > room]
+    if long:
+        text = (
+            f"{len(long)} of {len(lengths)} prompts leave no room for sampling.max_tokens={config.sampling.max_tokens}"
+            f" in the {longest_path(folder)} tokens of the model, the first is {long[0]}"
+        )
+        if len(long) == len(lengths):
+            raise BadInput(f"{config.task.title}: {text}; lower sampling.max_tokens")
+        log.warning("%s: %s; such prompts are given up", config.task.title, text)
+
+
+def check_answers(problems: Sequence[Problem], config: Config) -> None:
+    """Grade each gold answer against itself; log how many cannot be met. `BadInput` where a verifier fails or where all
+    golds cannot be met."""
+    golds = [Gold(place=p.id, text=p.answer, verifier=p.verifier, meta=p.meta) for p in problems]
+    c = config.reward
+    if unmet := check_golds(golds, c.workers, c.timeout, c.memory_mb):
+        log.warning("%s: %s", config.task.title, unmet)
+
+
+def _check_evaluation(config: Config, trained: Sequence[Problem]) -> None:
+    """Raise `BadInput` for held-out problems that cannot be used; log how many of them are trained on."""
+    sets = sets_of(config)
+    problems = [p for s in sets for p in s.problems]
+    check_prompts(problems, config)
+    check_answers(problems, config)
+    if shared := shared_problems(sets, trained):
+        log.warning("eval.data=%s: %d of its %d problems are trained on too", config.eval.data, shared, len(problems))
+
+
+def check_devices(config: Config) -> None:
+    """Raise `BadInput` where this machine lacks the GPUs that the learners and the generators ask for."""
+    c, g = config.learner, config.generator
+    needed = c.gpus * c.count + g.gpus * g.count
+    asked = [key for key, asks in (
+        ("learner.device=cuda", c.device == "cuda"),
+        ("generator.sglang.device=cuda", g.engine == "sglang" and not g.sglang.url and g.sglang.device == "cuda"),
+    ) if asks]  # fmt: skip
+    if not needed and not asked:
+        return
+    import torch
+
+    available = torch.cuda.device_count()
+    if asked and not available:
+        key = asked[0].partition("=")[0]
+        raise BadInput(f"{asked[0]}: torch {torch.__version__} finds no CUDA device on this machine; set {key}=cpu")
+    if needed > available:
+        raise BadInput(f"generator.gpus and learner.gpus ask for {needed:g} GPUs: this machine has {available}")
+
+
+def _check_local(config: Config) -> None:
+    for role, count in (("generator", config.generator.count), ("learner", config.learner.count)):
+        if count > 1:
+            raise BadInput(f"{role}.count={count}: --local has one {role}; set {role}.count=1 or leave --local out")
+    behind = config.local.staleness * config.learner.updates_per_step
+    if behind > (bound := config.queue.max_staleness):
+        raise BadInput(
+            f"local.staleness={config.local.staleness}: queue.max_staleness={bound} would drop every forest; raise it"
+            " too"
+        )
+    check_devices(config)
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except OSError as e:
+            if isinstance(e, socket.gaierror):
+                raise BadInput(f"metrics.host={host}: no such address ({e.strerror})") from e
+            raise BadInput(
+                f"metrics.port={port}: cannot listen on {host}:{port} ({e.strerror}); choose another, or 0 for any"
+            ) from e

@@ -1,0 +1,71 @@
+"""Finds the columns of a row of data that treeadv needs: those that the configuration names, or those of known forms.
+
+Known without a mapping are treeadv's own form (problem, answer), GSM8K's (question, answer) and verl's (prompt,
+reward_model.ground_truth).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from treeadv.errors import BadInput
+
+NEEDED = ("problem", "answer", "id", "meta", "verifier")
+_KNOWN = {"problem": ("problem", "question", "prompt"), "answer": ("answer", "reward_model.ground_truth")}
+_ABSENT = object()
+
+
+def mapped_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Return the row with the columns that `columns` names added under its keys. All columns of the data stay.
+
+    Raises `BadInput` for a column that the row does not have; `where` names the row.
+    """
+    found = dict(row)
+    for name, path in columns.items():
+        value = _lookup(row, path)
+        if value is _ABSENT:
+            raise BadInput(
+                f"{where}: task.columns: {name} is {path}, which is no column{_hint(path, row)} ({_of(row)})"
+            )
+        found[name] = value
+    for name, paths in _KNOWN.items():
+        if name not in columns:
+            values = [value for path in paths if (value := _lookup(row, path)) is not _ABSENT]
+            found |= {name: values[0]} if values else {}
+    return found
+
+
+def missing_column(name: str, row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> BadInput:
+    """The error for a row without `name`."""
+    if name in columns:
+        return BadInput(f"{where}: no {name}: the column {columns[name]} is empty (task.columns)")
+    wrong = next((key for key in columns if key not in NEEDED and _close(key, (name,))), None)
+    remedy = f"task.columns names {wrong}, did you mean {name}?" if wrong else "name its column in task.columns"
+    return BadInput(f"{where}: no {name}; each needs problem and answer ({_of(row)}); {remedy}")
+
+
+def _lookup(row: Mapping[str, Any], path: str) -> Any:
+    """The column `path`, or the field that a path a.b leads to; `_ABSENT` where there is none."""
+    value: Any = row
+    if path in row:
+        return row[path]
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return _ABSENT
+        value = value[key]
+    return value
+
+
+def _hint(path: str, row: Mapping[str, Any]) -> str:
+    close = _close(path, tuple(map(str, row)))
+    return f", did you mean {close}?" if close else ""
+
+
+def _close(name: str, known: tuple[str, ...]) -> str:
+    return next(iter(difflib.get_close_matches(name, known, n=1)), "")
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    return f"this one has {', '.join(map(str, row)) or 'nothing'}"

@@ -1,0 +1,72 @@
+"""Whether the files of a model folder are whole. Only headers and settings are read, no weights."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from treeadv.errors import BadInput
+from treeadv.jsonl import read_json
+
+_REMEDY = "copy or download the model again"
+_INDEX = "model.safetensors.index.json"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `BadInput` where a file is missing, damaged or cut off."""
+    if "model_type" not in read_object(folder / "config.json"):
+        raise BadInput(f"{folder / 'config.json'}: names no model_type; give the folder of a language model")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise BadInput(f"{folder}: no weights there (*.safetensors); convert other formats with save_pretrained")
+    if (folder / _INDEX).is_file():
+        index = read_object(folder / _INDEX).get("weight_map")
+        if not isinstance(index, dict):
+            raise BadInput(f"{folder / _INDEX}: has no weight_map; {_REMEDY}")
+        for name in sorted(set(map(str, index.values()))):
+            if not (folder / name).is_file():
+                raise BadInput(f"{folder / name}: is missing, but {_INDEX} names it; {_REMEDY}")
+    for path in files:
+        _check_weights(path)
+    stop_ids(folder)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises `BadInput`."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: a JSON object is needed, found {type(value).__name__}; {_REMEDY}")
+    return value
+
+
+def stop_ids(folder: Path) -> frozenset[int]:
+    """Return the token ids that end an answer, from generation_config.json or else config.json. Raises `BadInput`."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if path.is_file() and (ids := read_object(path).get("eos_token_id")) is not None:
+            listed = ids if isinstance(ids, list) else [ids]
+            if not listed or not all(type(i) is int and i >= 0 for i in listed):
+                raise BadInput(f"{path}: eos_token_id must be a token id or a list of them, got {ids!r}")
+            return frozenset(listed)
+    raise BadInput(
+        f"{folder}: neither generation_config.json nor config.json names an eos_token_id; answers would never end"
+    )
+
+
+def _check_weights(path: Path) -> None:
+    """The header of a safetensors file says how long the file must be: 8 bytes, the header, and all tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        start = f.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if 8 + length > size:
+            raise BadInput(f"{path}: is cut off, {size} bytes are there; {_REMEDY}")
+        try:
+            header = json.loads(f.read(length))
+            ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
+            raise BadInput(f"{path}: is no safetensors file (its header cannot be read); {_REMEDY}") from e
+    if size != (whole := 8 + length + max(ends, default=0)):
+        raise BadInput(f"{path}: is {'cut off' if size < whole else 'damaged'}, {size} of {whole} bytes; {_REMEDY}")

@@ -1,0 +1,84 @@
+"""The paths of a configuration. A relative path starts at the folder where the command is started; a run stores
+absolute ones, and finds its data again after it was moved together with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from treeadv.config import Config
+from treeadv.data.model_folder import anywhere
+from treeadv.data.rows import content_hash
+from treeadv.task_config import ENDLESS, TaskConfig
+
+
+def absolute(config: Config) -> Config:
+    """Return the configuration with absolute paths, for a run that may be resumed from another folder."""
+    sglang = config.generator.sglang
+    generator = config.generator.model_copy(
+        update={"sglang": sglang.model_copy(update={"stubs": sglang.stubs and os.path.abspath(sglang.stubs)})}
+    )
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"root": os.path.abspath(config.run.root)}),
+            "model": anywhere(config.model),
+            "task": _with_sources(config.task, _absolute),
+            "generator": generator,
+            "eval": config.eval.model_copy(update={"data": _absolute_eval(config.eval.data)}),
+        }
+    )
+
+
+def with_content(config: Config) -> Config:
+    """Return the configuration with the hash of each file and Hugging Face data set in `task.content`. Raises
+    `BadInput` for one that cannot be read."""
+    named = {s.source: content_hash(s.source) for s in config.task.parts if s.source not in ENDLESS}
+    return config.model_copy(update={"task": config.task.model_copy(update={"content": named})})
+
+
+def moved(config: Config, root: Path) -> Config:
+    """Return the configuration of a run whose folder is now in `root`. A file of data or a model that is gone is taken
+    from where it lies, seen from the run, if it was moved with it. `task.content` tells whether a file is the same."""
+    old = Path(config.run.root)
+
+    def found(path: str) -> str:
+        if not os.path.isabs(path) or os.path.exists(path):
+            return path
+        there = os.path.normpath(root / os.path.relpath(path, old))
+        return there if os.path.exists(there) else path
+
+    model = config.model.model_copy(update={key: found(getattr(config.model, key)) for key in ("path", "cache")})
+    run = config.run.model_copy(update={"root": str(root)})
+    held_out = config.eval.model_copy(update={"data": found(config.eval.data)})
+    task = _with_sources(config.task, found)
+    return config.model_copy(update={"run": run, "model": model, "task": task, "eval": held_out})
+
+
+def same_task(a: TaskConfig, b: TaskConfig) -> bool:
+    """Whether two tasks have the same problems, prompts and verifiers, wherever their files lie."""
+    return _without_places(a) == _without_places(b)
+
+
+def _without_places(task: TaskConfig) -> dict[str, Any]:
+    """The task with the hash of each file in the place of its path, where the hash is known."""
+    named = _with_sources(task, lambda source: task.content.get(source, source))
+    return named.model_dump(exclude={"content"})
+
+
+def _absolute(source: str) -> str:
+    return source if source in ENDLESS or source.startswith("hf:") else os.path.abspath(source)
+
+
+def _absolute_eval(data: str) -> str:
+    return data if data in ("", "held-out") else os.path.abspath(data)
+
+
+def _with_sources(task: TaskConfig, change: Any) -> TaskConfig:
+    return task.model_copy(
+        update={
+            "source": change(task.source),
+            "sources": [s.model_copy(update={"source": change(s.source)}) for s in task.sources],
+            "content": {change(source): digest for source, digest in task.content.items()},
+        }
+    )

@@ -1,0 +1,110 @@
+"""A problem, and how one is made of a row of data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from treeadv.data.columns import mapped_row, missing_column
+from treeadv.data.normalisers import find_normaliser
+from treeadv.errors import BadInput, one_line
+from treeadv.rewards.golds import gold_text, text_of
+from treeadv.rewards.verifiers.registry import meta_of, verifier_of
+from treeadv.task_config import SourceConfig
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One prompt. `problem` is the bare text (the prompt template is not applied), `answer` the gold answer.
+
+    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry":
+    {...}}. `turns` is the whole conversation, where the data gives messages; `problem` is then its last turn.
+    """
+
+    id: str
+    problem: str
+    answer: str
+    verifier: str
+    meta: str
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The text of all turns, up to spacing. Problems with the same key are the same prompt."""
+        return "\n".join(" ".join(text.split()) for text in ([t.content for t in self.turns] or [self.problem]))
+
+
+def problem_of(row: Any, where: str, default_id: str, source: SourceConfig) -> Problem:
+    """The problem of a row of `source` (`TaskConfig.parts`); `where` names the row in errors. Raises `BadInput`.
+
+    A row may name its `verifier`; else it is that of the source.
+    """
+    if not isinstance(row, Mapping):
+        raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
+    row = mapped_row(row, source.columns, where)
+    grader = verifier_of(row, source.verifier, where)
+    if row.get("problem") in (None, "", []):
+        raise missing_column("problem", row, source.columns, where)
+    turns = _turns(row["problem"], where) if isinstance(row["problem"], list) else ()
+    text = turns[-1].content if turns else text_of(row["problem"], "problem", where)
+    row["problem"] = text  # reward functions take the text; the messages stay in their own column
+    gold = ""
+    if row.get("answer") not in (None, ""):
+        gold = gold_text(_normalised(row["answer"], source.normaliser, where), where)
+    elif grader.needs_gold:
+        raise missing_column("answer", row, source.columns, where)
+    given = row.get("id")
+    return Problem(
+        id=default_id if given in (None, "") else text_of(given, "id", where),
+        problem=text,
+        answer=gold,
+        verifier=grader.name,
+        meta=meta_of(grader, row, where),
+        turns=turns,
+    )
+
+
+def _normalised(answer: Any, normaliser: str, where: str) -> Any:
+    if not isinstance(answer, str):
+        return answer
+    try:
+        return find_normaliser(normaliser)(answer)
+    except BadInput as e:
+        raise BadInput(f"{where}: {e}") from e
+    except Exception as e:  # a function of the user
+        raise BadInput(f"{where}: task.normaliser={normaliser} fails: {type(e).__name__}: {one_line(e)}") from e
+
+
+def _turns(messages: Sequence[Any], where: str) -> tuple[Turn, ...]:
+    """The turns of a list of {role, content}. The last one must be of the user."""
+    turns = []
+    for n, message in enumerate(messages, 1):
+        place = f"{where}: message {n}"
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise BadInput(f"{place}: a message is an object with role and content, got {message!r}")
+        if message["role"] not in ROLES:
+            raise BadInput(f"{place}: unknown role {message['role']!r}; use {', '.join(ROLES)}")
+        turns.append(Turn(message["role"], text_of(_joined(message["content"], place), "content", place)))
+    if turns[-1].role != "user":
+        raise BadInput(f"{where}: the last message is of the {turns[-1].role}; a prompt ends with a turn of the user")
+    return tuple(turns)
+
+
+def _joined(content: Any, place: str) -> Any:
+    """The text of a content, which may come in parts {type: text, text: ...}."""
+    if not isinstance(content, list):
+        return content
+    if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
+        raise BadInput(f"{place}: its content has a part that is no text")
+    return "".join(part["text"] for part in content)

@@ -1,0 +1,102 @@
+"""Rows of data with their names in errors: .jsonl and .parquet files, and Hugging Face data sets; and their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import read_jsonl
+from treeadv.task_config import ENDLESS
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of data: `place` names it in errors, `id` is its id unless it has one."""
+
+    value: Any
+    place: str
+    id: str
+
+
+def read_rows(source: str) -> list[Row]:
+    """All rows of a file, or of a Hugging Face data set hf:NAME, in their order. Raises `BadInput`."""
+    if source.startswith("hf:"):
+        return [Row(row, f"{source} row {n}", f"{_hub_name(source)}-{n}") for n, row in enumerate(_hub(source), 1)]
+    path = Path(source)
+    return [Row(value, f"{path}:{n}", f"{path.stem}-{n}") for n, value in _reader(path)(path)]
+
+
+def content_hash(source: str) -> str:
+    """SHA-256 in hexadecimal of the bytes of a file, or of the rows of a Hugging Face data set."""
+    if source.startswith("hf:"):
+        digest = hashlib.sha256()
+        for row in _hub(source):
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+        return digest.hexdigest()
+    path = Path(source)
+    _reader(path)  # the file exists and has a known suffix
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _reader(path: Path) -> Any:
+    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    if path.suffix not in readers:
+        raise BadInput(
+            f"{path}: problems are read from .jsonl or .parquet files, hf:NAME[[:CONFIGURATION]:SPLIT],"
+            f" {' or '.join(ENDLESS)}"
+        )
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file of problems")
+    return readers[path.suffix]
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    return read_jsonl(path, "an object with problem and answer")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as e:
+        raise BadInput(f"{path}: not a Parquet file ({one_line(e)})") from e
+    number = 0
+    for batch in table.to_batches():
+        try:
+            rows = batch.to_pylist()
+        except (pa.ArrowException, ValueError, OverflowError) as e:  # text that is no UTF-8, a date beyond Python's
+            raise BadInput(f"{path}: rows {number + 1} to {number + batch.num_rows}: {one_line(e)}") from e
+        for row in rows:
+            number += 1
+            yield number, row
+
+
+def _hub_name(source: str) -> str:
+    return source.removeprefix("hf:").split(":")[0]
+
+
+def _hub(source: str) -> Iterable[dict[str, Any]]:
+    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT."""
+    name, *rest = source.removeprefix("hf:").split(":")
+    split = rest.pop() if rest else "train"
+    if len(rest) > 1:
+        raise BadInput(f"task.source={source}: write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT")
+    try:
+        import datasets
+    except ImportError as e:
+        raise BadInput(
+            f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file"
+        ) from e
+    try:
+        rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, *rest, split=split or "train")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file; no network
+        raise BadInput(f"task.source={source}: {one_line(e)}") from e
+    return rows

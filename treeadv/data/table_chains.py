@@ -1,0 +1,48 @@
+"""Problems of the task operator-tables, endlessly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection
+
+from treeadv.data.operator_tables import Tables, draw_prompt, solve
+from treeadv.data.problems import Problem
+from treeadv.errors import BadInput
+from treeadv.rewards.verifiers.registry import find_verifier
+from treeadv.task_config import SourceConfig
+
+_TRIES = 1000  # prompts of one draw that may all be held out
+
+
+class TableChains:
+    """Chains of look-ups, each drawn from (seed, draw)."""
+
+    def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
+        """`excluded`: keys of problems (`Problem.key`) that are never drawn."""
+        self._task, self._seed, self._excluded = source.tables, seed, excluded
+        self._tables = Tables.of(source.tables)
+        self._verifier = find_verifier(source.verifier)
+
+    def __getitem__(self, draw: int) -> Problem:
+        if draw < 0:
+            raise IndexError(f"draw {draw}: draws count from 0")
+        rng = random.Random(f"{self._seed}/{draw}")
+        for _ in range(_TRIES):
+            problem = self._problem(draw_prompt(rng, self._task.operations, self._task.operators), draw)
+            if problem.key not in self._excluded:
+                return problem
+        raise BadInput(f"task.held_out leaves no problem: {_TRIES} prompts in a row are held out")
+
+    def examples(self, count: int) -> list[Problem]:
+        """The first `count` draws."""
+        return [self[draw] for draw in range(count)]
+
+    def _problem(self, prompt: str, draw: int) -> Problem:
+        answer = solve(prompt, self._tables)[-1]
+        return Problem(
+            id=f"tables-{self._seed}-{draw}",
+            problem=prompt,
+            answer=answer,
+            verifier=self._verifier.name,
+            meta=self._verifier.meta({"problem": prompt, "answer": answer}),
+        )

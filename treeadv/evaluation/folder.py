@@ -1,0 +1,123 @@
+"""The folder of an evaluation by `treeadv eval`, so that one that was killed goes on.
+
+settings.json    model, sets, prompt, chat template and sampling: what the answers depend on
+answers/SET.jsonl  a line for each finished problem: its prompt as the model saw it, and its answers
+results.json, results.md  the scores; written when every problem is finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from treeadv.errors import BadInput
+from treeadv.evaluation.scores import Result, Score
+from treeadv.evaluation.sets import EvalSet
+from treeadv.evaluation.table import markdown
+from treeadv.forest import Finish, Forest, Verdict
+from treeadv.jsonl import read_jsonl
+from treeadv.storage.disk import fsync, replace_file, writing
+
+
+class EvalFolder:
+    """Keeps each finished problem. Lines of a set stand in the order in which its problems were finished."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Make the folder, or go on in it. Raises `BadInput` where it holds an evaluation with other settings."""
+        self.path = path
+        file = path / "settings.json"
+        if file.is_file():
+            if changed := _changed(json.loads(file.read_text()), json.loads(json.dumps(settings))):
+                raise BadInput(f"{path}: holds an evaluation with another {changed}; choose another --out")
+            return
+        if path.exists() and any(path.iterdir()):
+            raise BadInput(f"{path}: holds other files than an evaluation; choose another --out")
+        with writing(path):
+            (path / "answers").mkdir(parents=True, exist_ok=True)
+        replace_file(file, json.dumps(settings, indent=2) + "\n")
+
+    def results(self, name: str) -> dict[int, Result]:
+        """The results of the finished problems of a set by their place. A line that a kill cut off is removed."""
+        file = self._file(name)
+        if not file.is_file():
+            return {}
+        data = file.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            replace_file(file, whole)
+        return {line["place"]: _result(line) for _, line in read_jsonl(file, "a finished problem")}
+
+    def add(self, name: str, line: Mapping[str, Any]) -> None:
+        """Append a finished problem, durably."""
+        file = self._file(name)
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
+            with file.open("a") as out:
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+            fsync(file.parent)
+
+    def finish(self, score: Score, settings: Mapping[str, Any]) -> None:
+        """Write the results."""
+        replace_file(self.path / "results.json", json.dumps({"settings": settings, **score.to_json()}, indent=2) + "\n")
+        replace_file(self.path / "results.md", markdown(score) + "\n")
+
+    def _file(self, name: str) -> Path:
+        return self.path / "answers" / f"{name}.jsonl"
+
+
+def line_of(forest: Forest, place: int, prompt: str, texts: Sequence[str]) -> dict[str, Any]:
+    """What is kept of a finished problem. `prompt` is the text of the prompt's tokens, `texts` those of the answers."""
+    lengths = forest.lengths[forest.leaf_segment]
+    answers = [
+        {
+            "text": texts[i], "tokens": int(lengths[i]), "finish": Finish(forest.finish[i]).name.lower(),
+            "verdict": Verdict(forest.verdict[i]).name.lower(), "reward": float(forest.reward[i]),
+            "detail": forest.detail[i] if forest.detail else "",
+        }
+        for i in range(forest.leaves)
+    ]  # fmt: skip
+    kept = {"place": place, "id": forest.prompt_id, "gold": forest.gold, "verifier": forest.verifier}
+    return kept | {"prompt": prompt, "prompt_tokens": len(forest.prompt), "answers": answers}
+
+
+def settings_of_sets(sets: Sequence[EvalSet]) -> dict[str, Any]:
+    """What identifies the problems of an evaluation: by set, a digest of what is asked and of the gold answers."""
+    from hashlib import blake2b
+
+    found = {}
+    for s in sets:
+        asked = [(n, p.problem, p.answer, p.verifier, p.meta) for n, p in zip(s.places, s.problems, strict=True)]
+        texts = json.dumps(asked)
+        found[s.name] = {"problems": len(s.problems), "digest": blake2b(texts.encode(), digest_size=16).hexdigest()}
+    return found
+
+
+def _result(line: Mapping[str, Any]) -> Result:
+    answers = line["answers"]
+    return Result(
+        verdicts=tuple(int(Verdict[a["verdict"].upper()]) for a in answers),
+        finishes=tuple(int(Finish[a["finish"].upper()]) for a in answers),
+        lengths=tuple(a["tokens"] for a in answers),
+    )
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first setting that differs, with both values; "" where none does."""
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            if inner := _changed(a, b):
+                return f"{key}.{inner}"
+        elif a != b:
+            return f"{key} ({_short(a)}, now {_short(b)})"
+    return ""
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

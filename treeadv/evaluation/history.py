@@ -1,0 +1,49 @@
+"""The evaluations of a run: which steps are evaluated, which was best, and whether the run may end early.
+
+A record of an evaluation is a line of RUN/evaluations.jsonl: `step`, `version`, `seconds` and the fields of `Score`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from treeadv.config import Config
+
+Record = Mapping[str, Any]
+
+
+def is_due(config: Config, step: int) -> bool:
+    """Whether the weights after `step` are evaluated: those of step 0, of every `eval.every`-th and of the last."""
+    every = config.eval.every
+    return bool(every) and (step % every == 0 or step == config.run.steps)
+
+
+def is_durable(config: Config, step: int) -> bool:
+    """Whether a checkpoint of `step` is written: a step that is evaluated needs one, because it may be the best."""
+    return step % config.run.checkpoint_every == 0 or step == config.run.steps or is_due(config, step)
+
+
+def value(record: Record) -> float:
+    """What evaluations are compared by: the mean over the sets of avg@samples."""
+    return float(record["avg"]["value"])
+
+
+def best(records: Sequence[Record]) -> Record | None:
+    """The evaluation with the highest value, the earliest of equals; None without any."""
+    return max(sorted(records, key=lambda r: r["step"]), key=value, default=None)
+
+
+def early_end(config: Config, records: Sequence[Record]) -> str:
+    """Why the run ends before its last step; "" while it goes on. Evaluations after the last step end nothing."""
+    found, run = best(records), config.run
+    if found is None:
+        return ""
+    if run.stop_at is not None and value(found) >= run.stop_at:
+        return f"the evaluation of step {found['step']} reached run.stop_at={run.stop_at:g} with {value(found):.3f}"
+    later = sum(r["step"] > found["step"] for r in records)
+    if run.patience is not None and later >= run.patience:
+        return (
+            f"run.patience={run.patience} evaluations were not better than {value(found):.3f} of step {found['step']}"
+        )
+    return ""

@@ -1,0 +1,89 @@
+"""The problems of an evaluation: one file is one set, a folder holds several."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from treeadv.config import Config
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import file_problems, held_out_problems
+from treeadv.data.tickets import Ticket
+from treeadv.errors import BadInput
+from treeadv.seeds import derive
+from treeadv.task_config import TaskConfig
+
+HELD_OUT = "held-out"
+SUFFIXES = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSet:
+    """A named set of problems. `places` are the numbers of the problems in their file, counted from 0."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    places: tuple[int, ...]
+
+
+def read_sets(path: Path, task: TaskConfig, limit: int | None = None, subset: int | None = None) -> list[EvalSet]:
+    """The sets of a file, or of the .jsonl and .parquet files of a folder in the order of their names.
+
+    `limit` keeps the first problems of each set. `subset` keeps that many, drawn by the name of the set alone, so that
+    every run and every model is asked the same problems. The path `held-out` stands for the problems that
+    `task.held_out` keeps out of training. Raises `BadInput` for a path without problems.
+    """
+    if str(path) == HELD_OUT:
+        return [_eval_set(HELD_OUT, held_out_problems(task), limit, subset)]
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder of problems")
+    files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise BadInput(f"{path}: the folder holds no .jsonl or .parquet file of problems")
+    names = [f.stem for f in files]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadInput(f"{path}: two files have the name {twice[0]}; a set takes the name of its file, rename one")
+    return [_eval_set(file.stem, file_problems(file, task), limit, subset) for file in files]
+
+
+def _eval_set(name: str, problems: Sequence[Problem], limit: int | None, subset: int | None) -> EvalSet:
+    places = list(range(len(problems)))[:limit]
+    if subset is not None and subset < len(places):
+        places = sorted(random.Random(f"subset/{name}").sample(places, subset))
+    return EvalSet(name=name, problems=tuple(problems[i] for i in places), places=tuple(places))
+
+
+def sets_of(config: Config) -> list[EvalSet]:
+    """The held-out sets that `eval.data` names."""
+    return read_sets(Path(config.eval.data), config.task, subset=config.eval.subset)
+
+
+def independent(config: Config, samples: int) -> Config:
+    """The same configuration with `samples` rollouts a problem that share nothing: leaves of one tree are not
+    independent."""
+    alone = {"rule": "none", "rule_options": {}, "leaves": samples, "trees": samples}
+    return config.model_copy(update={"sampling": config.sampling.model_copy(update=alone)})
+
+
+def held_out(config: Config) -> Config:
+    """The configuration that draws the answers of an evaluation during training."""
+    e = config.eval
+    given = {"temperature": e.temperature, "max_tokens": e.max_tokens}
+    sampling = config.sampling.model_copy(update={k: v for k, v in given.items() if v is not None})
+    return independent(config.model_copy(update={"sampling": sampling}), e.samples)
+
+
+def tickets(eval_set: EvalSet, seed: int) -> Iterator[Ticket]:
+    """One ticket a problem. The seeds depend on set, place in the file and `seed` alone: two models, or two steps of a
+    run, answer with the same random numbers."""
+    for place, problem in zip(eval_set.places, eval_set.problems, strict=True):
+        ticket_seed = derive(seed, "eval", eval_set.name, place)
+        yield Ticket(f"eval-{eval_set.name}-{place}", place, 0, problem, ticket_seed, 0.0)
+
+
+def shared_problems(sets: Sequence[EvalSet], trained: Sequence[Problem]) -> int:
+    """How many of the held-out problems are also trained on, by their text."""
+    texts = {p.problem.strip() for p in trained}
+    return sum(p.problem.strip() in texts for s in sets for p in s.problems)

@@ -1,0 +1,7 @@
+"""The forest: all rollouts of one prompt, every token once."""
+
+from treeadv.forest.flat import FlatRollouts
+from treeadv.forest.labels import UNJUDGED, Finish, Floats, Ints, Verdict
+from treeadv.forest.tree import Forest, Segment
+
+__all__ = ["UNJUDGED", "Finish", "FlatRollouts", "Floats", "Forest", "Ints", "Segment", "Verdict"]

@@ -1,0 +1,63 @@
+"""A forest as flat rollouts: padded arrays with one row a leaf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from treeadv.forest.labels import Ints
+
+if TYPE_CHECKING:
+    from treeadv.forest.tree import Forest
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatRollouts:
+    """The L rollouts of a forest, padded on the right to the longest, of R tokens.
+
+    `index` [L, R] is the place of each token in the token arrays of the forest, -1 where a row has ended. `segment`
+    [L, R] is the segment of the token, -1 likewise. `copies` [S] is in how many rows the tokens of a segment stand.
+    """
+
+    index: Ints
+    segment: Ints
+    copies: Ints
+    token: Ints  # [T] of the forest
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """[L, R] whether there is a token."""
+        return self.index >= 0
+
+    @property
+    def paths(self) -> list[Ints]:
+        """The places of the tokens of each rollout, without padding."""
+        return [row[row >= 0] for row in self.index]
+
+    def tokens(self, pad: int = 0) -> Ints:
+        """[L, R] the token ids; `pad` where a row has ended."""
+        return np.where(self.mask, self.token[self.index], pad).astype(np.int32)
+
+    def spread_tokens(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """[L, R] of `values` [T], one a token of the forest; 0 where a row has ended."""
+        return np.where(self.mask, np.asarray(values, np.float64)[self.index], 0.0)
+
+    def spread_segments(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """[L, R] of `values` [S], one a segment of the forest; 0 where a row has ended."""
+        return np.where(self.mask, np.asarray(values, np.float64)[self.segment], 0.0)
+
+
+def flatten(f: Forest) -> FlatRollouts:
+    """Return the rollouts of a forest; `Forest.to_flat` calls this."""
+    paths = [f.path(int(end)) for end in f.leaf_segment]
+    rows = [np.concatenate([np.arange(f.start[s], f.start[s + 1]) for s in path]) for path in paths]
+    width = max(map(len, rows))
+    index = np.full((f.leaves, width), -1, np.int32)
+    for row, places in zip(index, rows, strict=True):
+        row[: len(places)] = places
+    owner = np.repeat(np.arange(f.segments, dtype=np.int32), f.lengths)
+    segment = np.where(index >= 0, owner[index], -1).astype(np.int32)
+    return FlatRollouts(index=index, segment=segment, copies=f.leaf_count, token=f.token)

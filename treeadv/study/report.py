@@ -1,0 +1,191 @@
+"""The report of a study: report.html, report.md and cells.json, from what its cells left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from treeadv.errors import BadInput
+from treeadv.report.markup import add
+from treeadv.report.page import finish, page, table
+from treeadv.report.progress import clock
+from treeadv.storage.disk import replace_file
+from treeadv.study.analysis import Outcome, Result, Row, common_tokens, compare, read_cells, summarise
+from treeadv.study.curves import STYLE, band, draw
+from treeadv.study.spec import Study, load_study
+
+ROW_HEADS = (
+    "row", "seeds", "test accuracy", "dev accuracy", "dev at equal tokens", "tokens generated", "tokens to target",
+    "sharing", "mixed outcomes", "answer tokens", "wall time",
+)  # fmt: skip
+CLAIM_HEADS = (
+    "claim", "metric", "arm", "against", "difference", "95 % interval", "pairs", "p (t)", "p (Wilcoxon)", "p (Holm)",
+    "verdict",
+)  # fmt: skip
+CURVES = (("accuracy", "accuracy on the development problems"), ("tokens_mean", "tokens of an answer"))
+
+
+def write_reports(home: Path, out: Path) -> list[Path]:
+    """Write the three files into `out`. Raises `BadInput` where `home` is no folder of a study."""
+    if not (home / "study.yaml").is_file():
+        raise BadInput(f"{home}: not the folder of a study (no study.yaml); treeadv study run makes one")
+    study = load_study(home / "study.yaml")
+    cells = read_cells(study, home)
+    sessions = json.loads((home / "machine.json").read_text()) if (home / "machine.json").is_file() else []
+    rows, outcomes = summarise(study, cells), compare(study, cells)
+    out.mkdir(parents=True, exist_ok=True)
+    written = {
+        "report.html": _page(study, cells, rows, outcomes, sessions),
+        "report.md": _markdown(study, cells, rows, outcomes, sessions),
+        "cells.json": json.dumps({"sessions": sessions, "cells": list(cells.values())}) + "\n",
+    }
+    if out.resolve() != home.resolve():
+        written["study.yaml"] = (home / "study.yaml").read_text()
+    for name, text in written.items():
+        replace_file(out / name, text)
+    return [out / name for name in written]
+
+
+def row_cells(study: Study, row: Row) -> list[str]:
+    """The cells of the table of rows."""
+    f, total = row.figures, len(study.seeds)
+    seeds = f"{row.done} of {total}" + (f", {row.failed} failed" if row.failed else "")
+    reach = f"{_count(row.tokens_to_target)} ({row.reached} of {row.done})" if row.done else "-"
+    return [
+        row.name, seeds, _pm(f["test_accuracy"]), _pm(f["dev_accuracy"]), _pm(f["dev_accuracy_at_tokens"]),
+        _count(f["tokens_generated"][0]), reach, _share(f["sharing"][0]), _share(f["mixed_outcomes"][0]),
+        _plain(f["answer_tokens"][0], 1), "-" if math.isnan(f["seconds"][0]) else clock(f["seconds"][0]),
+    ]  # fmt: skip
+
+
+def claim_cells(o: Outcome) -> list[str]:
+    """The cells of the table of claims."""
+    digits = 0 if o.comparison.metric in ("tokens_generated", "tokens_to_target") else 4
+    low, high = (_plain(x, digits) for x in o.interval)
+    return [
+        o.comparison.claim, o.comparison.metric, f"{o.comparison.arm}: {_plain(o.arm_mean, digits)}",
+        f"{o.comparison.against}: {_plain(o.against_mean, digits)}",
+        f"{_plain(o.difference, digits)} +- {_plain(o.spread, digits)}", f"[{low}, {high}]",
+        f"{o.pairs} of {o.seeds}" + (f"; {o.note}" if o.note else ""),
+        _plain(o.p_t, 4), _plain(o.p_wilcoxon, 4), _plain(o.p_holm, 4), o.verdict,
+    ]  # fmt: skip
+
+
+def how(study: Study, cells: dict[tuple[str, int], Result]) -> list[str]:
+    """Sentences that say how to read the tables."""
+    budget = f"{study.budget.steps} steps" if study.budget.steps else f"{study.budget.tokens} generated tokens"
+    at, a, dev = common_tokens(list(cells.values())), study.analysis, study.development
+    return [
+        f"Every run has {budget}; figures are mean +- standard deviation over seeds.",
+        f"Test accuracy is of {study.test.problems} problems x {study.test.samples} samples, looked at once, at the"
+        f" end; dev accuracy is of {dev.problems} x {dev.samples}, every {study.look_every} steps.",
+        f"Dev at equal tokens is read from each curve at {_count(at)} generated tokens, the fewest that a finished run"
+        " has; a comparison reads it at the fewer tokens of its pair.",
+        "Tokens to target is the median of the generated tokens at which the dev curve first reaches"
+        f" {a.target_accuracy:g}; in brackets how many seeds reach it. A row of which half never reach it says never.",
+        f"Claims: {a.test.replace('_', ' ')} on differences by seed, Holm over all {len(a.comparisons)} comparisons,"
+        f" alpha {a.alpha:g}; the interval is a percentile bootstrap of the mean difference.",
+    ]
+
+
+def gaps(cells: dict[tuple[str, int], Result]) -> list[str]:
+    """A line for each cell that has no result."""
+    return [
+        f"{c['row']}, seed {c['seed']}: {c['status']}: {c['reason']}" for c in cells.values() if c["status"] != "done"
+    ]
+
+
+def _markdown(
+    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[Outcome],
+    sessions: Sequence[dict[str, Any]],
+) -> str:  # fmt: skip
+    parts = [
+        f"# Study {study.name}",
+        study.question,
+        "## Rows",
+        _md(ROW_HEADS, [row_cells(study, r) for r in rows]),
+    ]
+    parts += [
+        "## Claims",
+        _md(CLAIM_HEADS, [claim_cells(o) for o in outcomes]),
+        "\n".join(f"- {s}" for s in how(study, cells)),
+    ]
+    if missing := gaps(cells):
+        parts += ["## Cells without a result", "\n".join(f"- {line}" for line in missing)]
+    runs = "\n".join(f"- {s['date']}: `{s['command']}` on {s['cores']} cores of {s['cpu']}" for s in sessions)
+    return "\n\n".join([*parts, "## Runs", runs]) + "\n"
+
+
+def _md(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _page(
+    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[Outcome],
+    sessions: Sequence[dict[str, Any]],
+) -> str:  # fmt: skip
+    root, main = page(f"treeadv study {study.name}")
+    add(main, "style", STYLE)
+    add(main, "h1", f"Study {study.name}")
+    add(main, "p", study.question)
+    add(main, "h2", "Claims")
+    _fill(table(main, CLAIM_HEADS, numeric=(7, 8, 9)), [claim_cells(o) for o in outcomes])
+    add(main, "h2", "Rows")
+    _fill(table(main, ROW_HEADS, numeric=range(2, len(ROW_HEADS))), [row_cells(study, r) for r in rows])
+    for line in how(study, cells):
+        add(main, "p", line, class_="soft")
+    add(main, "h2", "Curves")
+    for key, unit in CURVES:
+        found = [band(name, [cells[name, s] for s in study.seeds], key) for name in study.rows]
+        bands = [b for b in found if b is not None]
+        if bands:
+            main.append(draw(bands, unit))
+    if missing := gaps(cells):
+        add(main, "h2", "Cells without a result")
+        for line in missing:
+            add(main, "p", line)
+    add(main, "h2", "Every cell")
+    body = table(
+        main, ("row", "seed", "test accuracy", "dev accuracy at each look", "tokens", "wall time"), numeric=(1, 2, 4)
+    )
+    _fill(body, [_cell_cells(c) for c in cells.values()])
+    add(main, "h2", "Runs")
+    for s in sessions:
+        add(main, "p", f"{s['date']}: {s['command']}, {s['cores']} cores of {s['cpu']}, Python {s['python']}")
+    return finish(root)
+
+
+def _cell_cells(c: Result) -> list[str]:
+    if c["status"] != "done":
+        return [c["row"], str(c["seed"]), c["status"], c["reason"], "", ""]
+    looks = " ".join(f"{x['accuracy']:.3f}" for x in c["looks"])
+    tokens = _count(c["series"]["tokens_generated"][-1])
+    return [c["row"], str(c["seed"]), f"{c['test']['accuracy']:.4f}", looks, tokens, clock(c["seconds"])]
+
+
+def _fill(body: Element, rows: Sequence[Sequence[str]]) -> None:
+    for cells in rows:
+        row = add(body, "tr")
+        for text in cells:
+            add(row, "td", text)
+
+
+def _pm(value: tuple[float, float]) -> str:
+    return f"{_plain(value[0], 3)} +- {_plain(value[1], 3)}"
+
+
+def _plain(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _count(value: float) -> str:
+    return "never" if math.isinf(value) else _plain(value, 0)
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}"

@@ -1,0 +1,151 @@
+"""Running the cells of a study: one process a cell, several at a time, and again where a study was stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from treeadv.errors import BadInput
+from treeadv.local.warmup import warm_model
+from treeadv.storage.disk import replace_file
+from treeadv.storage.lock import LocalLock
+from treeadv.study.cell import RESULT, cell_process
+from treeadv.study.spec import Cell, Study, load_study
+
+
+def run_study(file: Path, home: Path, jobs: int, cache: Path, retry: bool, command: str) -> int:
+    """Run what is left of a study in the folder `home`, with `retry` the cells that failed too. Returns the number of
+    cells that failed.
+
+    The file is copied into the folder by the first call. Raises `BadInput` where a later call has another file: the
+    analysis is chosen before the runs.
+    """
+    study = load_study(file)
+    home.mkdir(parents=True, exist_ok=True)
+    _freeze(file, home)
+    lock = LocalLock(home)
+    try:
+        model = _model(study, cache)
+        _note_machine(home, command)
+        wanted = ("missing", "failed") if retry else ("missing",)
+        left = [cell for cell in study.cells if status(home, cell) in wanted]
+        for cell in left:
+            (home / "cells" / cell.folder / RESULT).unlink(missing_ok=True)
+        with _terminated_as_interrupted():
+            _run(left, len(study.cells), home, model, jobs)
+    finally:
+        lock.release()
+    return sum(status(home, cell) == "failed" for cell in study.cells)
+
+
+def status(home: Path, cell: Cell) -> str:
+    """`done`, `failed` or `missing`."""
+    path = home / "cells" / cell.folder / RESULT
+    return str(json.loads(path.read_text())["status"]) if path.is_file() else "missing"
+
+
+def _freeze(file: Path, home: Path) -> None:
+    frozen = home / "study.yaml"
+    if not frozen.is_file():
+        replace_file(frozen, file.read_text())
+    elif load_study(frozen) != load_study(file):
+        raise BadInput(
+            f"{file}: {home} holds another study of that name; the file must not change after the first run: choose"
+            " another --dir"
+        )
+
+
+def _model(study: Study, cache: Path) -> Path:
+    """The folder of the warm model, made now if need be; the model of the base where the study warms none up."""
+    if study.warmup is None:
+        return Path(str(study.base.get("model", {}).get("path", "")))
+    warmup = study.warmup
+    with Progress(TextColumn("warm-up of the model"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                  console=Console(stderr=True)) as bar:  # fmt: skip
+        task = bar.add_task("steps", total=warmup.steps)
+        folder = warm_model(warmup, cache, lambda step, _: bar.update(task, completed=step))
+    return folder.resolve()
+
+
+def _note_machine(home: Path, command: str) -> None:
+    """Append to machine.json who runs cells, where and when."""
+    path = home / "machine.json"
+    sessions: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    model = next((x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "unknown")
+    sessions.append({
+        "command": command, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "cpu": model,
+        "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
+        "load": os.getloadavg(),
+    })  # fmt: skip
+    replace_file(path, json.dumps(sessions, indent=2) + "\n")
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+
+
+def _run(cells: list[Cell], total: int, home: Path, model: Path, jobs: int) -> None:
+    """Run cells, `jobs` at a time. On an interrupt each cell ends after its step in hand and keeps a checkpoint."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")  # loads torch once for all cells
+    context.set_forkserver_preload([cell_process.__module__])
+    console, waiting = Console(stderr=True), list(cells)
+    running: dict[ForkServerProcess, tuple[Cell, float]] = {}
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("cells", total=total, completed=total - len(cells))
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    cell = waiting.pop(0)
+                    process = context.Process(target=cell_process, args=(home, cell.folder, model), name=cell.folder)
+                    process.start()
+                    running[process] = (cell, time.monotonic())
+                wait([p.sentinel for p in running])
+                for process in [p for p in running if not p.is_alive()]:
+                    cell, began = running.pop(process)
+                    bar.advance(task)
+                    took = time.monotonic() - began
+                    console.print(f"{cell.folder}: {_ending(home, cell, process.exitcode)} ({took:.0f} s)")
+    except KeyboardInterrupt:
+        console.print("stopping after the steps in hand; the same command goes on")
+        raise
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the study as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ending(home: Path, cell: Cell, code: int | None) -> str:
+    """How a cell ended, in words."""
+    path = home / "cells" / cell.folder / RESULT
+    if path.is_file():
+        result = json.loads(path.read_text())
+        if result["status"] == "done":
+            return f"accuracy {result['test']['accuracy']:.3f} on the test problems"
+        return f"failed: {result['reason']}"
+    return f"ended with code {code} and goes on in the next call (log: {path.parent / 'log'})"

@@ -1,0 +1,170 @@
+"""The file of a study: its arms, its budget, its held-out problems and its analysis."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from treeadv import config as configuration
+from treeadv.config import Config
+from treeadv.errors import BadInput
+from treeadv.local.warmup import Warmup
+
+Positive = Annotated[int, Field(ge=1)]
+Changes = dict[str, Any]  # values of the configuration by dotted key
+Metric = Literal[
+    "test_accuracy", "dev_accuracy", "dev_accuracy_at_tokens", "tokens_to_target", "tokens_generated", "answer_tokens",
+    "mixed_outcomes",
+]  # fmt: skip
+HIGHER_IS_BETTER = {"test_accuracy", "dev_accuracy", "dev_accuracy_at_tokens", "mixed_outcomes"}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Budget(_Part):
+    """What every cell may spend: optimizer updates, or generated tokens. One of the two is set."""
+
+    steps: Positive | None = Field(None, description="optimizer steps")
+    tokens: Positive | None = Field(None, description="generated tokens; a run ends at the first look beyond them")
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("budget: set either steps or tokens")
+        return self
+
+
+class HeldOut(_Part):
+    """Problems that no run trains on: a file, or draws of the task from a seed of its own."""
+
+    source: str | None = None
+    seed: int = 0
+    problems: Positive
+    samples: Positive = 1
+
+
+class Comparison(_Part):
+    """One claim: `arm` is better than `against` by `metric`, seed by seed."""
+
+    claim: str
+    arm: str
+    against: str
+    metric: Metric = "test_accuracy"
+
+
+class Analysis(_Part):
+    """What the report will compute, chosen before the runs."""
+
+    primary: Metric = "test_accuracy"
+    baseline: str = Field(description="the arm that every other one is shown beside")
+    comparisons: tuple[Comparison, ...]
+    test: Literal["paired_t", "wilcoxon"] = "paired_t"
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    target_accuracy: Annotated[float, Field(gt=0, lt=1)] = Field(description="of tokens_to_target")
+
+
+class Study(_Part):
+    """A grid of full runs: every arm with every value of the grid and every seed."""
+
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")
+    question: str
+    base: dict[str, Any] = Field(description="a configuration as in a recipe")
+    warmup: Warmup | None = Field(None, description="the model to make first; else base names one in model.path")
+    arms: dict[str, Changes]
+    grid: dict[str, dict[str, Changes]] = Field(default_factory=dict, description="axis, value, its changes")
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    budget: Budget
+    look_every: Positive = Field(description="optimizer steps between looks at the development problems")
+    development: HeldOut
+    test: HeldOut
+    forests_kept: tuple[int, ...] = Field((), description="steps whose forests are described in the cell")
+    analysis: Analysis
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Study:
+        for c in self.analysis.comparisons:
+            for arm in (c.arm, c.against):
+                if arm not in self.rows:
+                    raise ValueError(f"analysis.comparisons: no row {arm!r}; there are {', '.join(self.rows)}")
+        if self.analysis.baseline not in self.rows:
+            raise ValueError(f"analysis.baseline: no row {self.analysis.baseline!r}; there are {', '.join(self.rows)}")
+        named = self.base.get("task", {}).get("tables", {})
+        if self.warmup and {"seed", "hard"} & named.keys():
+            raise ValueError("base.task.tables: seed and hard are those of warmup.tables; set them there")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: one is named twice")
+        held = (self.development, self.test)
+        if held[0].source == held[1].source and held[0].seed == held[1].seed:
+            raise ValueError("development and test must not be the same problems: give them another seed or source")
+        if {h.seed for h in held if h.source is None} & set(self.seeds):
+            raise ValueError("development.seed and test.seed must not be seeds of runs: they name held-out problems")
+        return self
+
+    @property
+    def rows(self) -> dict[str, Changes]:
+        """Every combination of an arm and values of the grid, by name: `arm` or `arm/value/...`."""
+        rows = dict(self.arms)
+        for values in self.grid.values():
+            rows = {
+                f"{name}/{value}": changes | more for name, changes in rows.items() for value, more in values.items()
+            }
+        return rows
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells in the order of their runs: every row of one seed before the next seed, so that a study that ends
+        early is balanced."""
+        return [Cell(row=row, seed=seed) for seed in self.seeds for row in self.rows]
+
+
+class Cell(_Part):
+    """One run of the grid."""
+
+    row: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"{self.row.replace('/', '--')}--seed-{self.seed}"
+
+
+def load_study(path: Path) -> Study:
+    """Read and check the file of a study, with the configuration of every row. Each fault is one `BadInput` line."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such study (studies: docs/results/*.yaml)")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise BadInput(f"{path}: not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(tree, dict):
+        raise BadInput(f"{path}: a study is a mapping, found {type(tree).__name__}")
+    try:
+        study = Study.model_validate(tree)
+    except ValidationError as e:
+        faults = "; ".join(f"{'.'.join(map(str, x['loc']))}: {x['msg']}".removeprefix(": ") for x in e.errors())
+        raise BadInput(f"{path}: {faults}") from e
+    for cell in study.cells:
+        cell_config(study, cell, path.parent, Path("model"), 1)
+    return study
+
+
+def cell_config(study: Study, cell: Cell, folder: Path, model: Path | None, steps: int) -> Config:
+    """The configuration of a cell whose run lies in `folder`/run and has `steps` steps so far. `model` is the warm
+    model. Raises `BadInput` for a key that does not exist."""
+    fixed: Changes = {
+        "run.root": str(folder), "run.name": "run", "run.seed": cell.seed, "run.steps": steps,
+        "run.checkpoint_every": study.look_every, "run.keep_checkpoints": 10**6,
+    }  # fmt: skip
+    if study.warmup is not None:
+        tables = study.warmup.tables.model_dump() | study.base.get("task", {}).get("tables", {})
+        fixed |= {"model.path": str(model), "task.source": "operator-tables", "task.tables": tables}
+    changes = study.rows[cell.row] | fixed
+    base = json.loads(json.dumps(study.base))
+    return configuration.build(base, [f"{k}={json.dumps(v)}" for k, v in changes.items()], f"row {cell.row}")
