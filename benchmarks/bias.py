@@ -1,36 +1,48 @@
 """`python -m benchmarks.bias`: measures the bias of each choice of fork rule and advantage against the exact gradient.
 
-The policy is a tabular softmax over 3 tokens and 4 steps with random 0/1 rewards, so that its gradient G is known.
-Forests grow by the fork rules of `treeadv.sampling.rules`. `treeadv.learning.objective` computes the estimate g of a
-forest, as in training at ratio 1. It prints one JSON object per line:
+Forests come from the policy of `benchmarks.tabular`, whose gradient G is known. `treeadv.learning.objective` computes
+the estimate g of a forest, as in training at ratio 1. It prints one JSON object per line:
 
-  bias     |E g - c G| / |c G| at the best scale c
-  state    the same with the best scale for each state. This remainder is a wrong comparison of actions (A-bias); the
-           difference to `bias` is only another weighting of the states (S-bias)
-  error    the Monte-Carlo standard error of `bias`
-  noise    the variance of the estimate of one forest over |c G|^2
-  scale    c
-  trees    the mean number of trees per forest, top-up roots included (`surprisal`, `one tree` and `no topup` have none)
+  bias       |E g - c G| / |c G| at the best scale c
+  state      the same with the best scale for each state. This remainder is a wrong comparison of actions (A-bias); the
+             difference to `bias` is only another weighting of the states (S-bias)
+  error      the Monte-Carlo standard error of `bias`
+  noise      the variance of the estimate of one forest over |c G|^2
+  scale      c
+  trees      the mean number of trees per forest, top-up roots included (`surprisal`, `one tree`, `no topup` have none)
+  truncated  the value of learner.truncated, in a world where a token or the limit ends a sequence. There G is the
+             gradient of the expected grade, and own_bias is the bias against the gradient of `own`
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
+from benchmarks.tabular import LEAVES, STEPS, World, grow, lengths, lose, states_of
 from treeadv.config import SamplingConfig
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.forest import Forest
 from treeadv.learning.objective import Objective, evaluate, scales
+from treeadv.learning.truncation import treat_truncated
 from treeadv.presets import PRESETS, AdvantageSpec
-from treeadv.sampling.forking import Forking, split
 
-TOKENS, STEPS, LEAVES = 3, 4, 8
 LOST = 0.19  # share of unjudged leaves in the rows with losses
+PENALTY_TOKENS = 2
+CHUNK = 500  # forests that a process grows at a time
+
+Truncated = Literal["graded", "masked", "penalty"]
+Specs = Mapping[str, AdvantageSpec]
+
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
     # Top-up roots, which do not fork, would hide the effect of forks
@@ -56,120 +68,37 @@ ONE_CHANGE = {
 }
 
 
-@dataclass(frozen=True)
-class World:
-    """The policy at every state (prefix), the reward of every sequence, and the exact gradient. States are numbered in
-    base 3 by length."""
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Forests of one kind, and the estimators that are applied to them. The share `lost` of the leaves is not judged.
+    With `truncated` the world has truncated sequences."""
 
-    prob: np.ndarray  # [states, TOKENS]
-    reward: np.ndarray  # [TOKENS ** STEPS]
-    gradient: np.ndarray  # [states, TOKENS] of the expected reward by the logits
+    rule: str
+    specs: Specs
+    lost: float = 0.0
+    truncated: Truncated | None = None
 
-    @classmethod
-    def random(cls, seed: int) -> World:
-        rng = np.random.default_rng(seed)
-        states = sum(TOKENS**d for d in range(STEPS))
-        logits = rng.normal(0, 1.2, (states, TOKENS))
-        prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        reward = rng.integers(0, 2, TOKENS**STEPS).astype(float)
-        reach = np.zeros(states)
-        reach[0] = 1.0
-        Q = np.zeros((states, TOKENS))
-        for s in range(states):
-            for a in range(TOKENS):
-                if child(s, a) < states:
-                    reach[child(s, a)] = reach[s] * prob[s, a]
-        for s in reversed(range(states)):
-            for a in range(TOKENS):
-                below = child(s, a)
-                Q[s, a] = prob[below] @ Q[below] if below < states else reward[below - states]
-        V = (prob * Q).sum(1, keepdims=True)
-        return cls(prob, reward, reach[:, None] * prob * (Q - V))
+    @property
+    def seed(self) -> int:
+        """A seed of its own, so that the rows of a case do not depend on the other cases."""
+        return zlib.crc32(f"{self.rule} {self.lost} {self.truncated}".encode())
 
 
-def child(state: int, token: int) -> int:
-    """Return the state after `token`. States are in breadth-first order: the children of state s are 3 s + 1 to 3 s +
-    3. Numbers above the last state are sequences."""
-    return TOKENS * state + 1 + token
+@dataclass(kw_only=True)
+class Sums:
+    """Sums of the estimates [states, TOKENS] by estimator, over forests."""
 
+    forests: int = 0
+    trees: int = 0
+    total: dict[str, np.ndarray] = field(default_factory=dict)
+    square: dict[str, float] = field(default_factory=dict)
 
-def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) -> tuple[Forest, np.ndarray]:
-    """Return a graded forest, and the state [T] at which each of its tokens was drawn. Chains fork as in
-    `treeadv.sampling`."""
-    parent: list[int] = []
-    lengths: list[int] = []
-    arity: list[int] = []
-    budgets: list[int] = []
-    tokens: list[int] = []
-    states: list[int] = []
-    ends: list[int] = []
-    entropy = -(world.prob * np.log(world.prob)).sum(1)
-    forking = Forking(s, tau)
-
-    def draw(state: int) -> int:
-        return int(np.searchsorted(np.cumsum(world.prob[state]), rng.random()))
-
-    def chain(up: int, state: int, depth: int, position: int, budget: int, first: int | None) -> None:
-        here, gap = len(parent), 0
-        parent.append(up)
-        lengths.append(0)
-        arity.append(0)
-        budgets.append(budget)
-        while position < STEPS:
-            token = draw(state) if first is None else first
-            seed = int(rng.integers(2**31))
-            if first is None and forking.forks(
-                entropy=float(entropy[state]),
-                logprob=float(np.log(world.prob[state, token])),
-                budget=budget,
-                gap=gap,
-                depth=depth,
-                position=position,
-                seed=seed,
-            ):
-                arity[here] = s.arity
-                for i, part in enumerate(split(budget, s.arity, s.split)):
-                    chain(here, state, depth + 1, position, part, token if i == 0 else draw(state))
-                return
-            first = None
-            tokens.append(token)
-            states.append(state)
-            lengths[here] += 1
-            state, position, gap = child(state, token), position + 1, gap + 1
-        ends.append(state)
-
-    for budget in split(s.leaves, s.roots):
-        chain(-1, 0, 0, 0, budget, None)
-    for _ in range(s.leaves - len(ends) if s.topup else 0):
-        chain(-1, 0, 0, 0, 1, None)
-    T, L, where = len(tokens), len(ends), np.array(states)
-    up = np.array(parent, np.int32)
-    forest = Forest(  # not checked, because the benchmark draws half a million forests
-        forest_id="f",
-        prompt_id="p",
-        gold="",
-        verifier="exact",
-        meta="",
-        rule=s.rule,
-        predictable=True,
-        tau=tau,
-        temperature=1.0,
-        prompt=np.zeros(1, np.int32),
-        parent=up,
-        start=np.cumsum([0, *lengths], dtype=np.int32),
-        tree=(np.cumsum(up == -1) - 1).astype(np.int32),
-        arity=np.array(arity, np.int32),
-        budget=np.array(budgets, np.int32),
-        token=np.array(tokens, np.int32),
-        logprob=np.log(world.prob[where, tokens]).astype(np.float32),
-        entropy=entropy[where].astype(np.float32),
-        version=np.zeros(T, np.int32),
-        leaf_segment=np.flatnonzero(np.array(arity) == 0).astype(np.int32),
-        finish=np.full(L, Finish.LENGTH, np.int8),
-        reward=world.reward[np.array(ends) - len(world.prob)].astype(np.float32),
-        verdict=np.full(L, Verdict.VERIFIED, np.int8),
-    )
-    return forest, where
+    def add(self, other: Sums) -> None:
+        self.forests += other.forests
+        self.trees += other.trees
+        for name, g in other.total.items():
+            self.total[name] = self.total.get(name, 0) + g
+            self.square[name] = self.square.get(name, 0.0) + other.square[name]
 
 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
@@ -186,30 +115,8 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
     return out - weight[:, None] * world.prob
 
 
-def states_of(f: Forest) -> np.ndarray:
-    """Return the state [T] at which each token was drawn."""
-    out = np.zeros(f.tokens, int)
-    after = np.zeros(f.segments, int)
-    for s in range(f.segments):
-        state = int(after[f.parent[s]]) if f.parent[s] >= 0 else 0
-        for t in range(f.start[s], f.start[s + 1]):
-            out[t] = state
-            state = child(state, int(f.token[t]))
-        after[s] = state
-    return out
-
-
-def lose(f: Forest, share: float, rng: np.random.Generator) -> Forest:
-    """Return the forest after random failures: each leaf is unjudged with probability `share`, independent of its
-    text."""
-    verdict = np.where(rng.random(f.leaves) < share, Verdict.CRASH, f.verdict).astype(np.int8)
-    return replace(f, verdict=verdict, reward=np.where(verdict == Verdict.CRASH, 0, f.reward).astype(np.float32))
-
-
-def measure(
-    world: World, rule: str, specs: dict[str, AdvantageSpec], forests: int, seed: int, lost: float = 0.0
-) -> Iterator[dict[str, Any]]:
-    """Yield the figures of each estimator on the same forests, of whose leaves the share `lost` is unjudged.
+def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Sums:
+    """Return the sums over that many forests.
 
     A forest with fewer than two judged leaves is replaced by a new one, as in the replay queue.
     """
@@ -222,24 +129,53 @@ def measure(
         "arity": 2,
         "max_tokens": STEPS,
     }
-    s = SamplingConfig(**{**settings, **RULES[rule]})
-    rng = np.random.default_rng(seed)
-    total = {name: np.zeros_like(world.prob) for name in specs}
-    square = dict.fromkeys(specs, 0.0)
-    trees = 0
+    s = SamplingConfig(**{**settings, **RULES[case.rule]})
+    sums = Sums()
     for _ in range(forests):
         f, states = grow(world, s, s.tau or 0.0, rng)
-        while lost and (f := lose(f, lost, rng)).judged.sum() < 2:
+        while case.lost and (f := lose(f, case.lost, rng)).judged.sum() < 2:
             f, states = grow(world, s, s.tau or 0.0, rng)
-        trees += f.trees
-        for name, spec in specs.items():
+        if case.truncated:
+            f = treat_truncated(f, case.truncated, STEPS, PENALTY_TOKENS)
+        for name, spec in case.specs.items():
             g = estimate(world, f, states, spec)
-            total[name] += g
-            square[name] += float((g**2).sum())
-    for name in specs:
-        mean = total[name] / forests
-        figures = _figures(mean, square[name] / forests, world.gradient, forests)
-        yield {"rule": rule, "estimator": name, "lost": lost, "forests": forests, "trees": trees / forests, **figures}
+            one = Sums(total={name: g}, square={name: float((g**2).sum())})
+            sums.add(one)
+        sums.add(Sums(forests=1, trees=f.trees))
+    return sums
+
+
+def measure(
+    world: World, rule: str, specs: Specs, forests: int, seed: int, lost: float = 0.0
+) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each estimator on the same forests, of whose leaves the share `lost` is unjudged."""
+    case = Case(rule=rule, specs=specs, lost=lost)
+    yield from rows(world, case, draw(world, case, forests, np.random.default_rng(seed)))
+
+
+def rows(world: World, case: Case, sums: Sums) -> Iterator[dict[str, Any]]:
+    """Yield a row for each estimator of a case."""
+    n = sums.forests
+    for name, total in sums.total.items():
+        mean, square = total / n, sums.square[name] / n
+        row = {"rule": case.rule, "estimator": name, "lost": case.lost, "forests": n, "trees": sums.trees / n}
+        row |= _figures(mean, square, world.gradient, n)
+        if case.truncated:
+            own, target = truncation_target(world, case.truncated)
+            row |= {"truncated": case.truncated, "own": own, "own_bias": _figures(mean, square, target, n)["bias"]}
+        yield row
+
+
+def truncation_target(world: World, truncated: Truncated) -> tuple[str, np.ndarray]:
+    """Return what training with `learner.truncated` follows in a world that stops, and its exact gradient."""
+    if truncated == "graded":
+        return "E R", world.gradient
+    if truncated == "penalty":
+        penalty = np.clip((STEPS - PENALTY_TOKENS - lengths()) / PENALTY_TOKENS, -1.0, 0.0)
+        return "E R + penalty", world.expectation(world.reward + penalty)[1]
+    finished = world.stopped(np.arange(len(world.reward))).astype(float)
+    (share, by_share), (value, by_value) = world.expectation(finished), world.expectation(world.reward * finished)
+    return "E R of finished", (by_value - value / share * by_share) / share
 
 
 def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict[str, float]:
@@ -256,15 +192,8 @@ def _figures(mean: np.ndarray, square: float, exact: np.ndarray, n: int) -> dict
     }
 
 
-def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--forests", type=int, default=20_000)
-    p.add_argument("--world", type=int, default=0, help="seed of policy and rewards")
-    p.add_argument("--seed", type=int, default=0)
-    args = p.parse_args(argv)
-    world = World.random(args.world)
+def cases() -> list[Case]:
+    """Return the cases of the tables in docs/method.md, the quick ones first."""
     # All presets have a constant normaliser, so that the results depend only on the weights of the tokens.
     presets = {
         n: p.advantage.model_copy(update={"normaliser": "constant", "ratio": "token"})
@@ -272,19 +201,44 @@ def main(argv: list[str]) -> None:
         if "gspo" not in n
     }
     few = {n: presets[n] for n in ("unbiased", "treeadv")}
-    cases = {
-        "entropy": presets | ONE_CHANGE,
-        "surprisal": few,
-        "random": few,
-        "one tree": few,
-        "no forks": few | {"tempo": presets["tempo"]},
-        "backbone": few | {"bpo": presets["bpo"]},
-        "no topup": few,
-    }
-    for rule, specs in cases.items():
-        for lost in (0.0, LOST) if rule == "entropy" else (0.0,):
-            for row in measure(world, rule, specs, args.forests, args.seed, lost):
-                print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+    more = {"no forks": few | {"tempo": presets["tempo"]}, "backbone": few | {"bpo": presets["bpo"]}}
+    by_rule = [Case(rule=rule, specs=more.get(rule, few)) for rule in RULES if rule != "entropy"]
+    modes: tuple[Truncated, ...] = ("graded", "masked", "penalty")
+    truncated = [Case(rule="entropy", specs={"unbiased": few["unbiased"]}, truncated=mode) for mode in modes]
+    lost = Case(rule="entropy", specs=few, lost=LOST)
+    return [*by_rule, *truncated, lost, Case(rule="entropy", specs=presets | ONE_CHANGE)]
+
+
+def _chunk(world: int, number: int, forests: int, seed: list[int]) -> Sums:
+    case = cases()[number]
+    return draw(World.random(world, stops=case.truncated is not None), case, forests, np.random.default_rng(seed))
+
+
+def main(argv: list[str]) -> None:
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--forests", type=int, default=10_000, help=f"of each case, a multiple of {CHUNK}")
+    p.add_argument("--world", type=int, default=0, help="seed of policy and rewards")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--processes", type=int, default=os.cpu_count(), help="the rows do not depend on it")
+    args = p.parse_args(argv)
+    chunks = -(-args.forests // CHUNK)
+    bar = Progress(console=Console(stderr=True), transient=True)
+    with ProcessPoolExecutor(args.processes) as pool, bar as progress:
+        futures = [
+            [pool.submit(_chunk, args.world, number, CHUNK, [args.seed, case.seed, c]) for c in range(chunks)]
+            for number, case in enumerate(cases())
+        ]
+        shown = progress.add_task("forests", total=chunks * CHUNK * len(futures))
+        for case, parts in zip(cases(), futures, strict=True):
+            sums = Sums()
+            for part in parts:
+                sums.add(part.result())
+                progress.advance(shown, CHUNK)
+            for row in rows(World.random(args.world, stops=case.truncated is not None), case, sums):
+                line = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _watch(
     recoveries: dict[str, list[float]] = {role: [] for role in ("verifier", *ROLES)}
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise RuntimeError(f"the run ended by itself: {process.said()[-3000:]}")
+            raise RuntimeError(f"the run ended by itself: {process.output()[-3000:]}")
         samples.append(_sample(process, run))
         if time.monotonic() >= next_kill and (victims := hosts(process.pid, role := rng.choice(list(recoveries)))):
             members = 1 if role == "verifier" else len(victims)  # a dead spare is replaced only when needed

@@ -27,7 +27,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_run_outlives_its_tests() -> Iterator[None]:
+def end_all_runs() -> Iterator[None]:
     yield
     running.end_all()
 

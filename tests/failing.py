@@ -1,8 +1,14 @@
-"""A verifier of the tests that passes the check at the start and then fails."""
+"""A verifier that passes the check at the start and then fails, and corrections that make updates not finite."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from treeadv.learning.advantage import Array
+from treeadv.learning.correction import Correction, Factor
 
 
 def fails_after_the_first_call(response: str, gold: str) -> float:
@@ -13,3 +19,22 @@ def fails_after_the_first_call(response: str, gold: str) -> float:
     if called:
         raise RuntimeError("broken")
     return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotFinite(Factor):
+    """A factor of a correction that is NaN in the first calls of a process, and then 1."""
+
+    calls: int
+    made: list[None] = field(default_factory=list)
+
+    def __call__(self, log_w: Array) -> Array:
+        self.made.append(None)
+        return np.full_like(log_w, np.nan if len(self.made) <= self.calls else 1.0)
+
+
+def _correction(calls: int) -> Correction:
+    return Correction(factors=(NotFinite(level="token", outside="truncate", bounds=(0.0, 1.0), calls=calls),))
+
+
+NEVER_FINITE, NOT_FINITE_ONCE = _correction(10**9), _correction(1)

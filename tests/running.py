@@ -51,7 +51,7 @@ class Started(subprocess.Popen):
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         super().__init__(command, stdout=self._output, stderr=subprocess.STDOUT, env=environment)
 
-    def said(self, within: float | None = None) -> str:
+    def output(self, within: float | None = None) -> str:
         """Return the output so far. With `within`, wait at most that many seconds for the end of the process first."""
         if within is not None:
             self.wait(within)
@@ -79,10 +79,10 @@ def end_all() -> None:
 
 def finish(process: Started) -> str:
     try:
-        out = process.said(LIMIT)
+        out = process.output(LIMIT)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise AssertionError(f"the run hung; its output: {process.said()[-3000:]}") from None
+        raise AssertionError(f"the run hung; its output: {process.output()[-3000:]}") from None
     assert process.returncode == 0, out[-3000:]
     return out
 
@@ -92,10 +92,10 @@ def wait_for(what: Callable[[], Any], process: Started, seconds: float = 90) -> 
     while time.monotonic() < until:
         if got := what():
             return got
-        assert process.poll() is None, process.said()[-3000:]
+        assert process.poll() is None, process.output()[-3000:]
         time.sleep(0.05)
     process.kill()
-    raise AssertionError(f"the condition did not hold within {seconds} s: {process.said()[-3000:]}")
+    raise AssertionError(f"the condition did not hold within {seconds} s: {process.output()[-3000:]}")
 
 
 def steps(run: Path) -> int:

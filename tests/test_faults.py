@@ -124,12 +124,12 @@ class Run:
     def wait_until_dead(self, process: psutil.Process) -> None:
         wait_for(lambda: not process.is_running(), self._process)
 
-    def said_so_far(self) -> str:
-        return self._process.said()
+    def output_so_far(self) -> str:
+        return self._process.output()
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Wait for the end of the run and return its whole output."""
-        return self._process.said(LIMIT)
+        return self._process.output(LIMIT)
 
     def end(self) -> None:
         """Interrupt the run and check its records: each step is recorded once, and each trained forest belongs to one
@@ -185,9 +185,9 @@ def test_run_survives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Pat
 def test_role_that_keeps_dying_ends_the_run_with_the_cause(tmp_path: Path, tiny_model: Path, victim: str) -> None:
     run = Run(tmp_path, tiny_model, generator__count=1)
     run.arm(at=DRAWING, victim=victim, always=True)
-    said = run.said()
-    last = said.strip().splitlines()[-1]
-    assert said.count("Traceback") == 0, said
+    out = run.output()
+    last = out.strip().splitlines()[-1]
+    assert out.count("Traceback") == 0, out
     assert last.startswith("treeadv: error: generator: died 6 times since the last step; the last cause: "), last
     assert ("the engine failed: RuntimeError('injected')" in last) == (victim == "fails")
     assert "--resume" in last
@@ -201,7 +201,7 @@ def test_hung_role_is_killed_and_the_run_continues(tmp_path: Path, tiny_model: P
     hung.suspend()
     run.wait_until_dead(hung)
     seconds = run.recover(role)
-    assert "gave no heartbeat for 5 s" in run.said_so_far()
+    assert "gave no heartbeat for 5 s" in run.output_so_far()
     run.end()
     assert seconds < WITHIN
 

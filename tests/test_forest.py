@@ -94,7 +94,7 @@ def test_order_that_is_not_depth_first_is_refused(f: Forest, random):
         (lambda f: {"leaf_segment": _with(f.leaf_segment, 0, 2)}, "leaf_segment"),
         (lambda f: {"budget": _with(f.budget, 0, 0)}, "budget"),
         (lambda f: {"reward": _with(f.reward, 0, np.nan)}, "finite reward"),
-        (lambda f: {"verdict": _with(f.verdict, 0, -1)}, "every leaf is graded"),
+        (lambda f: {"verdict": _with(f.verdict, 0, -1)}, "every leaf or no leaf must be graded"),
         (lambda f: {"token": f.token[:-1]}, "start"),
         (lambda f: {"entropy": f.entropy[:-1]}, "entropy has 16 entries, 17 are needed"),
         (lambda f: {"detail": ("x",)}, "detail has 1 entries"),

@@ -39,12 +39,12 @@ def test_hub_model_comes_from_the_cache_or_is_refused(tiny_model: Path, tmp_path
     (kept / "snapshots" / "c0ffee").symlink_to(tiny_model, target_is_directory=True)
     environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
 
-    def said(name: str) -> str:
+    def result(name: str) -> str:
         command = [sys.executable, "-c", HUB, name]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
-    assert said("some/model") == str(kept / "snapshots" / "c0ffee")
-    assert said("some/other").startswith(
+    assert result("some/model") == str(kept / "snapshots" / "c0ffee")
+    assert result("some/other").startswith(
         "model.path=some/other: no such folder, and the hub does not give a model of that name ("
     )
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.running import LIMIT, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
+from treeadv.replay.audit import audit
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -36,7 +37,7 @@ def finished(tmp_path_factory, tiny_model) -> Path:
                 urllib.request.urlopen(f"http://{address}/metrics").read().decode(),
             )
         )
-    (tmp / "said").write_text(finish(process))
+    (tmp / "output").write_text(finish(process))
     (tmp / "seen.json").write_text(json.dumps({r: [(h.decode(), m) for h, m in v] for r, v in seen.items()}))
     return run
 
@@ -122,9 +123,9 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
     run = tmp_path / "run"
     wait_for(lambda: steps(run) >= 1, process)
     process.send_signal(signal.SIGINT)
-    said = finish(process)
+    out = finish(process)
     done = steps(run)
-    assert RunFolder(run).last_checkpoint() == done < 30 and f"treeadv train --resume {run}" in said
+    assert RunFolder(run).last_checkpoint() == done < 30 and f"treeadv train --resume {run}" in out
     sound(run)
     finish(start("--resume", run, f"run.steps={done + 2}"))
     assert steps(run) == done + 2
@@ -146,12 +147,12 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
         ("task.verifier=nobody", "nobody"),
         ("metrics.host=nosuch.invalid", "metrics.host=nosuch.invalid: no such address"),
         ("generator.gpus=1", "generator.gpus=1: the embedded engine runs on the CPU"),
-        ("learner.gpus=1.5", "learner.gpus=1.5: more than one GPU is handed out in whole ones"),
+        ("learner.gpus=1.5", "learner.gpus=1.5: a number of GPUs above 1 must be a whole number"),
     ],
 )
 def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, change, message):
     process = start("--config", recipe(tmp_path, tiny_model), change)
-    out = process.said(60)
+    out = process.output(60)
     assert process.returncode == 2 and message in out and out.startswith("treeadv: error: ") and out.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -165,14 +166,14 @@ def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, change
 )
 def test_missing_gpu_gives_one_line(tmp_path, tiny_model, change, message):
     process = start("--config", recipe(tmp_path, tiny_model), change)
-    out = process.said(90)
+    out = process.output(90)
     assert process.returncode == 2 and "Traceback" not in out, out
     assert out.strip().splitlines()[-1].startswith(f"treeadv: error: {message}"), out
 
 
 def test_unusable_verifier_is_refused_before_the_run_starts(tmp_path, tiny_model):
     process = start("--config", recipe(tmp_path, tiny_model), "task.verifier=no_such_module:judge")
-    out = process.said(90)
+    out = process.output(90)
     assert process.returncode == 2 and "Traceback" not in out, out
     assert "treeadv: error: verifier 'no_such_module:judge': ModuleNotFoundError" in out.strip().splitlines()[-1], out
     assert not (tmp_path / "run").exists()
@@ -182,7 +183,7 @@ def test_verifier_that_fails_later_ends_the_run_with_exit_1(tmp_path, tiny_model
     change = "task.verifier=tests.failing:fails_after_the_first_call"
     calls = tmp_path / "calls"
     process = start("--config", recipe(tmp_path, tiny_model), change, TREEADV_VERIFIER_CALLS=str(calls))
-    out = process.said(120)
+    out = process.output(120)
     assert process.returncode == 1 and "Traceback" not in out, out
     last = out.strip().splitlines()[-1]
     assert last.startswith("treeadv: error: the verifier failed on all of the first "), last
@@ -190,10 +191,35 @@ def test_verifier_that_fails_later_ends_the_run_with_exit_1(tmp_path, tiny_model
     sound(tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_batch_that_is_not_finite_is_dropped_and_replaced(tmp_path, tiny_model):
+    """The correction is NaN for one forest of the first batch; the run takes all its steps on others."""
+    path = recipe(tmp_path, tiny_model, learner__correction="tests.failing:NOT_FINITE_ONCE")
+    said = finish(start("--config", path))
+    assert "dropped as not_finite: batch of version 0" in said, said[-3000:]
+    result = audit(str(tmp_path / "run"))
+    assert result.sound and result.dropped["not_finite"] == 3, result.table()
+    records = RunFolder(tmp_path / "run").records()
+    assert [r["step"] for r in records] == list(range(1, 7)) and records[-1]["version"] <= 6
+    assert result.rows["trained"]["forests"] == 18
+
+
+@pytest.mark.slow
+def test_updates_that_are_never_finite_end_the_run_with_the_cause(tmp_path, tiny_model):
+    path = recipe(tmp_path, tiny_model, learner__correction="tests.failing:NEVER_FINITE")
+    process = start("--config", path, "learner.max_nonfinite=1", "queue.mixed_only=true")
+    out = process.said(LIMIT)
+    last = out.strip().splitlines()[-1]
+    assert process.returncode == 1 and "Traceback" not in out, out[-3000:]
+    assert "the loss of an update is not finite, once more than learner.max_nonfinite allows in a row" in last, last
+    result = audit(str(tmp_path / "run"))
+    assert result.sound and result.dropped["not_finite"] == 3, result.table()  # the second batch stays leased
+
+
 def test_existing_run_folder_is_refused(tmp_path, tiny_model):
     (tmp_path / "run" / "something").mkdir(parents=True)
     process = start("--config", recipe(tmp_path, tiny_model))
-    out = process.said(60)
+    out = process.output(60)
     assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out
 
 
@@ -205,7 +231,7 @@ def test_port_in_use_is_named_in_the_error(tmp_path, tiny_model):
         s.listen()
         port = s.getsockname()[1]
         process = start("--config", recipe(tmp_path, tiny_model), f"metrics.port={port}")
-        out = process.said(60)
+        out = process.output(60)
     assert process.returncode == 2 and f"metrics.port={port}: cannot listen" in out
 
 
@@ -220,7 +246,7 @@ def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
             "--config",
             recipe(tmp_path, tiny_model, run__root=str(small), run__checkpoint_every=1, run__keep_checkpoints=50),
         )
-        out = process.said(LIMIT)
+        out = process.output(LIMIT)
         last = out.strip().splitlines()[-1]
         assert process.returncode == 2 and "no space left" in last.lower() and "--resume" in last, out[-3000:]
         sound(small / "run")

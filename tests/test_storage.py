@@ -232,22 +232,22 @@ def test_bad_storage_gives_one_line_and_creates_no_file(bucket, tmp_path, tiny_m
 
     assert "The specified bucket does not exist" in storage(uri.replace(name, "nosuch").replace("/one", ""))
     assert "write a URI without credentials, such as s3://bucket/runs" in storage("/data/runs")
-    said = storage("s3://key:secret@bucket/runs")
-    assert "write a URI without credentials" in said and "secret" not in said
+    out = storage("s3://key:secret@bucket/runs")
+    assert "write a URI without credentials" in out and "secret" not in out
     assert "not a path or URI of a file system" in storage("s4://bucket/runs")
     assert "queue.fsync=none never writes to s3://" in refused(capsys, "--config", config, "queue.fsync=none")
-    assert "an object store is named by run.storage" in refused(capsys, "--config", config, "run.root=s3://bucket/runs")
-    assert f"{uri}: holds no run (no config.yaml)" in refused(capsys, "--resume", uri)
+    assert "name an object store in run.storage" in refused(capsys, "--config", config, "run.root=s3://bucket/runs")
+    assert f"{uri} holds no run (no config.yaml)" in refused(capsys, "--resume", uri)
     assert not (tmp_path / "one").exists()
 
 
 def test_store_that_does_not_answer_gives_a_one_line_error(bucket, tmp_path, tiny_model, capsys):
     closed = "s3://bucket/runs/one?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1"
-    said = refused(capsys, "--config", of(closed, tmp_path, tiny_model))
+    out = refused(capsys, "--config", of(closed, tmp_path, tiny_model))
     assert (
-        "run.storage: s3://bucket/runs/one" in said
-        and "cannot be written" in said
-        and "check the address and the credentials" in said
+        "run.storage: s3://bucket/runs/one" in out
+        and "cannot be written" in out
+        and "check the address and the credentials" in out
     )
     assert not (tmp_path / "one").exists()
 

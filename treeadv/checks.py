@@ -1,5 +1,4 @@
-"""All that can be known of a run before anything of it is started: names that must exist, files that must be whole,
-devices and ports that must be there, prompts that must have a form. Each fault is one `BadInput`."""
+"""Checks a run before its start: names, files, devices, ports and prompts. Each fault raises one `BadInput`."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ from treeadv.sampling.rules import build_rule
 from treeadv.visible import visible_logger
 
 log = visible_logger("treeadv.checks")
-DRAWS = 8  # of an endless source that are looked at
-PROMPTS = 64  # that are rendered
+DRAWS = 8  # number of draws of an endless source that are checked
+PROMPTS = 64  # number of prompts that are rendered
 
 
 def check_run(config: Config, local: bool = False) -> None:
@@ -32,16 +31,16 @@ def check_run(config: Config, local: bool = False) -> None:
     selection_rule(config.queue.selection)
     if "://" in config.run.root:
         raise BadInput(
-            f"run.root={config.run.root}: is a path on this machine; an object store is named by run.storage"
+            f"run.root={config.run.root} must be a path on this machine; name an object store in run.storage"
         )
     if config.run.storage and config.queue.fsync == "none":
-        raise BadInput(f"queue.fsync=none would never write to {config.run.storage}; use interval or always")
+        raise BadInput(f"queue.fsync=none never writes to {config.run.storage}; use interval or always")
     check_engine(config)
     if local:
         _check_local(config)
     for name, gpus in (("generator", config.generator.gpus), ("learner", config.learner.gpus)):
         if gpus > 1 and gpus != int(gpus):
-            raise BadInput(f"{name}.gpus={gpus:g}: more than one GPU is handed out in whole ones")
+            raise BadInput(f"{name}.gpus={gpus:g}: a number of GPUs above 1 must be a whole number")
     _check_port(config.metrics.host, config.metrics.port)
     check_path(config.model.path, config.model.cache)
     for source in config.task.parts:
@@ -54,9 +53,10 @@ def check_run(config: Config, local: bool = False) -> None:
 
 
 def check_prompts(problems: Sequence[Problem], config: Config) -> None:
-    """Render the prompts of some problems, spread over all. `BadInput` where the tokenizer cannot be loaded, where its
-    chat template refuses one, and where none leaves room for an answer. A packaged model that is not unpacked yet is
-    not looked at."""
+    """Render the prompts of some problems, spread over all problems.
+
+    Raises `BadInput` if the tokenizer cannot be loaded, if its chat template refuses a prompt, or if no prompt leaves
+    room for an answer. A packaged model that is not unpacked yet is not checked."""
     folder = tokenizer_folder(config.model.path, config.model.cache)
     if folder is None:
         return
@@ -74,12 +74,13 @@ def check_prompts(problems: Sequence[Problem], config: Config) -> None:
         )
         if len(long) == len(lengths):
             raise BadInput(f"{config.task.title}: {text}; lower sampling.max_tokens")
-        log.warning("%s: %s; such prompts are given up", config.task.title, text)
+        log.warning("%s: %s; the run skips such prompts", config.task.title, text)
 
 
 def check_answers(problems: Sequence[Problem], config: Config) -> None:
-    """Grade each gold answer against itself; log how many cannot be met. `BadInput` where a verifier fails or where all
-    golds cannot be met."""
+    """Grade each gold answer against itself, and log the number of answers that are not verified.
+
+    Raises `BadInput` if a verifier fails or verifies no gold answer."""
     golds = [Gold(place=p.id, text=p.answer, verifier=p.verifier, meta=p.meta) for p in problems]
     c = config.reward
     if unmet := check_golds(golds, c.workers, c.timeout, c.memory_mb):
@@ -87,7 +88,7 @@ def check_answers(problems: Sequence[Problem], config: Config) -> None:
 
 
 def _check_evaluation(config: Config, trained: Sequence[Problem]) -> None:
-    """Raise `BadInput` for held-out problems that cannot be used; log how many of them are trained on."""
+    """Raise `BadInput` for held-out problems that cannot be used; log how many of them are training problems too."""
     sets = sets_of(config)
     problems = [p for s in sets for p in s.problems]
     check_prompts(problems, config)
@@ -97,7 +98,7 @@ def _check_evaluation(config: Config, trained: Sequence[Problem]) -> None:
 
 
 def check_devices(config: Config) -> None:
-    """Raise `BadInput` where this machine lacks the GPUs that the learners and the generators ask for."""
+    """Raise `BadInput` if this machine lacks the GPUs that learners and generators request."""
     c, g = config.learner, config.generator
     needed = c.gpus * c.count + g.gpus * g.count
     asked = [key for key, asks in (
@@ -119,7 +120,7 @@ def check_devices(config: Config) -> None:
 def _check_local(config: Config) -> None:
     for role, count in (("generator", config.generator.count), ("learner", config.learner.count)):
         if count > 1:
-            raise BadInput(f"{role}.count={count}: --local has one {role}; set {role}.count=1 or leave --local out")
+            raise BadInput(f"{role}.count={count}: --local has one {role}; set {role}.count=1 or omit --local")
     behind = config.local.staleness * config.learner.updates_per_step
     if behind > (bound := config.queue.max_staleness):
         raise BadInput(

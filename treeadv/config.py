@@ -17,7 +17,7 @@ from treeadv.task_config import TaskConfig
 
 
 class RunConfig(Section):
-    """Where a run lives and how long it lasts."""
+    """The name, the place and the length of a run."""
 
     root: str = Field(
         "runs",
@@ -107,7 +107,7 @@ class SamplingConfig(Section):
 
 
 class SGLangConfig(Section):
-    """Used when generator.engine is sglang."""
+    """The settings of the engine sglang (generator.engine=sglang)."""
 
     url: str = Field(
         "",
@@ -142,7 +142,7 @@ class SGLangConfig(Section):
 
 
 class GeneratorConfig(Section):
-    """Actors that grow forests, one engine each."""
+    """The actors that grow forests. Each has one engine."""
 
     count: Positive = Field(1, description="generator actors")
     engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
@@ -160,7 +160,7 @@ class GeneratorConfig(Section):
 
 
 class RewardConfig(Section):
-    """Actors that grade the leaves, each with its own verifier processes."""
+    """The actors that grade the leaves. Each has its own verifier processes."""
 
     count: Positive = Field(1, description="reward actors")
     workers: Positive = Field(1, description="killable processes of one reward actor")
@@ -267,7 +267,7 @@ class LearnerConfig(Section):
 
     @property
     def updates_per_step(self) -> int:
-        """Optimizer updates of one step, where none is skipped."""
+        """Optimizer updates of one step, without skipped updates."""
         return self.updates_per_batch * self.passes_per_batch
 
     @model_validator(mode="after")
@@ -282,8 +282,9 @@ class LearnerConfig(Section):
 
 
 class ScalingConfig(Section):
-    """Setting the number of generators while the run goes on (actors/driver/scaling_policy.py); `treeadv scale` works
-    without it."""
+    """The autoscaler, which changes the number of generators during the run (actors/driver/scaling_policy.py).
+
+    `treeadv scale` works without the autoscaler."""
 
     enabled: bool = Field(False, description="add and remove generators by the share of time that the learner waits")
     min: Positive = Field(1, description="fewest generators")
@@ -306,7 +307,7 @@ class ScalingConfig(Section):
 
 
 class EvalConfig(Section):
-    """Evaluation on held-out problems while the run trains (docs/evaluation.md)."""
+    """The evaluation on held-out problems during the run (docs/evaluation.md)."""
 
     every: Count = Field(
         0, description="steps between evaluations; the first is of step 0, the last of the last step; 0: none"
@@ -324,7 +325,7 @@ class EvalConfig(Section):
 
 
 class LocalConfig(Section):
-    """Used by `treeadv train --local` alone."""
+    """The settings of `treeadv train --local`."""
 
     staleness: Count = Field(
         0, description="draw with the weights of this many steps ago, to study what staleness does"
@@ -332,7 +333,7 @@ class LocalConfig(Section):
 
 
 class MetricsConfig(Section):
-    """Where each role serves /metrics and /healthz."""
+    """The addresses of /metrics and /healthz of each role."""
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for other machines")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -341,7 +342,7 @@ class MetricsConfig(Section):
 
 
 class Config(Section):
-    """The whole run. `treeadv train --help` prints every field with its default."""
+    """The configuration of a run. `treeadv train --help` prints every field with its default."""
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -359,8 +360,9 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _resolve(cls, data: Any) -> Any:
-        """Write out what one key takes from another, so that the recorded configuration is complete: the sampling that
-        the preset is meant for, and the end of the cosine."""
+        """Fill in the fields whose defaults depend on other fields: the sampling of the preset, the end of the cosine.
+
+        The recorded configuration is then complete."""
         if not isinstance(data, dict):
             return data
         learner, sampling, run = ({} if (x := data.get(k)) is None else x for k in ("learner", "sampling", "run"))
@@ -392,8 +394,9 @@ class Config(Section):
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a recipe (a YAML file, or the name of one of the package) and apply `a.b=value` overrides. Every fault is a
-    `BadInput` of one line.
+    """Read a recipe (a YAML file, or the name of a recipe of the package) and apply `a.b=value` overrides.
+
+    Raises `BadInput` with one line for every fault.
 
     >>> _ = Path("recipe.yaml").write_text("task: {source: problems.jsonl}")
     >>> load_config(Path("recipe.yaml"), ["sampling.leaves=4"]).sampling.leaves
@@ -403,7 +406,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise BadInput(f"{path}: not YAML: {' '.join(str(e).split())}") from e
+        raise BadInput(f"{path} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: a configuration is a mapping of sections, found {type(tree).__name__}")
     return build(tree, overrides or [], str(path))
@@ -454,7 +457,7 @@ def _explain(error: Any) -> str:
 
 
 def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """Every dotted key of the configuration, in order."""
+    """Return every dotted key of the configuration, in order."""
     out = []
     for name, info in section.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
@@ -465,7 +468,7 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
 
 
 def describe(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
-    """(key, default, description) of every field, for `treeadv train --help`."""
+    """Return (key, default, description) of every field, for `treeadv train --help`."""
     out = []
     for name, info in section.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):

@@ -1,4 +1,4 @@
-"""The errors a user is meant to read: one line that names the value, the place and the remedy."""
+"""Errors for users. The message is one line that names the value, the place and the remedy."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ class BadInput(Exception):
 
 
 class RunFailed(BadInput):
-    """A part of a run fails again and again; the message names the cause."""
+    """A part of a run fails repeatedly. The message names the cause."""
 
     exit_code = 1
 
 
 class BadForest(ValueError):
-    """A forest breaks an invariant of the forest (docs/architecture.md): it is refused with its id and never
-    trained."""
+    """A forest breaks an invariant (docs/architecture.md). Such a forest is refused with its id and never trained."""
 
     def __init__(self, forest_id: str, reason: str) -> None:
         super().__init__(forest_id, reason)
@@ -32,12 +31,12 @@ class BadForest(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error of a library on one line, or the name of its type if it has none."""
+    """Return the message of a library's error on one line, or the name of its type for an empty message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def single_errors(error: BaseException) -> Iterator[BaseException]:
-    """Yield each error of an exception group and of the groups inside it; an error that is no group yields itself."""
+    """Yield each error of an exception group and of its inner groups. An error that is not a group yields itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from single_errors(inner)

@@ -1,4 +1,4 @@
-"""Extensions by name: an entry of a registry, or `module:Name` for an object of any module on the Python path."""
+"""Loads extensions by name: an entry of a registry, or `module:Name` for an object of a module on the Python path."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"  # module:Name
 
 
 def load_extension(key: str, name: str, registry: Mapping[str, str]) -> object:
-    """Return the object that `name` names. `registry` maps each short name to its `module:Name`, so that nothing is
-    imported unused.
+    """Return the object called `name`. `registry` maps each short name to `module:Name`.
 
-    `key` is the configuration key that holds the name; errors quote it. Raises `BadInput` for an unknown name, a module
-    that cannot be imported, or a module without that object.
+    `key` is the configuration key of the name, for error messages. Raises `BadInput` for an unknown name, a module that
+    cannot be imported, or a module without the object.
     """
     target = registry.get(name, name)
     if not re.fullmatch(PATTERN, target):

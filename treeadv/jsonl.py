@@ -1,4 +1,4 @@
-"""Reading JSON files and JSON Lines: one JSON value a line."""
+"""Reads JSON files and JSON Lines files, which have one JSON value on each line."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from treeadv.errors import BadInput, one_line
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises `BadInput` with the file for one that cannot be read or is no JSON."""
+    """Return the value of a JSON file. Raises `BadInput` if the file cannot be read or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except OSError as e:
         raise BadInput(f"{path}: cannot be read ({e.strerror})") from e
-    except (ValueError, RecursionError) as e:  # also bytes that are no text, and integers of more than 4,300 digits
+    except (ValueError, RecursionError) as e:  # includes bytes that are not text, and integers over 4,300 digits
         raise BadInput(f"{path}: is not JSON ({one_line(e)}); restore the file") from e
 
 
 def read_jsonl(path: Path, holds: str) -> Iterator[tuple[int, Any]]:
     """Yield (line number from 1, value) of each line that is not blank. A byte order mark and CRLF are allowed.
 
-    `holds` says in errors what a line is. Raises `BadInput` with file and line for bytes that are no UTF-8 or no JSON.
+    `holds` describes a line in errors. Raises `BadInput` with file and line for a line that is not UTF-8 or not JSON.
     """
     with path.open("rb") as lines:
         for n, raw in enumerate(lines, 1):

@@ -1,7 +1,7 @@
-"""Opens the run that a user asks for: a new one of a recipe, or a stopped one. Checks all that the user wrote.
+"""Opens a run for a command: a new run of a recipe, or a stopped run. Checks the user's input.
 
-Another driver may be at work on the run. So the run is locked first, and its files stay as they are until its journal
-and its trainer have accepted the checkpoint (`Launch.accept`).
+Another driver may be running the run. So the run is locked first, and its files do not change before its journal and
+its trainer have accepted the checkpoint (`Launch.accept`).
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Launch:
     lock: LocalLock
 
     def accept(self, step: int) -> None:
-        """Change the files of the run, now that its journal and its trainer have accepted the checkpoint of `step`."""
+        """Change the files of the run after its journal and its trainer have accepted the checkpoint of `step`."""
         self.folder.rewind(step)
         self.folder.replace_configuration(self.config, step)
         self.folder.clear_end()
         self.folder.store.push()
 
     def explain(self, causes: Iterable[BaseException], *more: type[BaseException]) -> BadInput | None:
-        """Return the end of the run as one line that says how to go on; None for a cause that no user can mend.
+        """Return the causes of the end of a run as an error of one line with a remedy; None for a defect.
 
-        A user can mend bad input, a bad forest, a step that is not finite, an error of the types `more`, and a full
-        disk. A new run that ends before it is accepted leaves no folder, so that the same command works again.
+        A user can correct bad input, a bad forest, a step that is not finite, an error of the types `more`, and a full
+        disk. A new run that ends before `accept` leaves no folder, so the same command works again.
         """
         from treeadv.learning.report import NonFinite  # loads torch
 
@@ -61,7 +61,7 @@ class Launch:
         cause = next((cause for cause in causes if isinstance(cause, mendable)), None)
         message = one_line(cause) if cause else ""
         path, uri = self.folder.path, self.folder.uri
-        if not message and shutil.disk_usage(path).free < FULL_DISK:  # the error of torch's writer names no cause
+        if not message and shutil.disk_usage(path).free < FULL_DISK:  # torch's writer raises an error without the cause
             message = f"no space left on the disk of {path}: make room, or choose another run.root"
         if not message:
             return None
@@ -80,9 +80,9 @@ def launch(
 ) -> Launch:
     """Open a new run of `recipe`, or the run `resume`: its folder or, with run.storage, its URI.
 
-    `overrides` change the configuration from now on. `resume_or_start` resumes the run that the recipe names if it
-    exists, with the configuration of the recipe. `check` raises `BadInput` for what cannot be run; nothing is loaded
-    or made before it. The files of a run are then as they were.
+    `overrides` change the configuration of the following steps. `resume_or_start` resumes the run that the recipe names
+    if the run exists, with the configuration of the recipe. `check` raises `BadInput` for a configuration that cannot
+    run. Nothing is loaded or created before `check`, so an error leaves the files of a run unchanged.
     """
     if (recipe is None) == (resume is None):
         raise BadInput("give either --config RECIPE.yaml for a new run or --resume RUN for one that was stopped")
@@ -101,7 +101,9 @@ def launch(
 
 
 def read_recipe(recipe: Path, overrides: list[str]) -> Config:
-    """The configuration of a new run: complete, with absolute paths and the hash of its data. Raises `BadInput`."""
+    """Return the complete configuration of a new run, with absolute paths and the hash of its data.
+
+    Raises `BadInput`."""
     config = absolute(configuration.load(recipe, overrides))
     for source in config.task.parts:
         check_content(source.source, config.task)
@@ -109,7 +111,7 @@ def read_recipe(recipe: Path, overrides: list[str]) -> Config:
 
 
 def _resume(uri: str, overrides: list[str], recipe: Config | None, check: Check) -> Launch:
-    """Open the run at `uri` with the configuration of `recipe`, or else with its own and `overrides`."""
+    """Open the run at `uri` with the configuration `recipe`, or else with its stored configuration and `overrides`."""
     path: Path | None = None
     if "://" not in uri:
         path, (folder, stored) = Path(uri), RunFolder.open(Path(uri), [])
@@ -132,7 +134,7 @@ def _resume(uri: str, overrides: list[str], recipe: Config | None, check: Check)
 
 
 def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
-    """Raise `BadInput` for a value that would make it another run."""
+    """Raise `BadInput` if a value differs that a resumed run must not change."""
     values: tuple[tuple[str, object, object], ...] = (
         ("run.seed", stored.run.seed, config.run.seed),
         ("run.name", stored.run.name, config.run.name),
@@ -163,19 +165,21 @@ def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
 
 
 def _what_eval_asks(config: Config) -> dict[str, object]:
-    """What must stay for the evaluations of a run to be comparable: all but how often they are made."""
+    """Return the settings that must not change, so that the evaluations of a run stay comparable.
+
+    Only the interval between evaluations may change."""
     return config.eval.model_dump(exclude={"every"})
 
 
 def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFolder, Config, LocalLock]:
-    """Bring the run at a URI into a folder of this machine: `path`, or that of run.root.
+    """Download the run at a URI into a folder of this machine: `path`, or a folder in run.root.
 
-    The store holds the records of all steps up to its last checkpoint; others in the folder are of steps that will be
-    taken again.
+    The store holds the records of all steps up to its last checkpoint. The run repeats the steps of later records in
+    the folder.
     """
     text = object_store(uri, Path()).pull("config.yaml")
     if not text:
-        raise BadInput(f"{uri}: holds no run (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
+        raise BadInput(f"{uri} holds no run (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
     parent, name = split(uri)
     place = [f"run.storage={json.dumps(parent)}", f"run.name={json.dumps(name)}"]  # the run may have been moved
     stored = configuration.build(yaml.safe_load(text), place, uri)
@@ -188,7 +192,7 @@ def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFol
     try:
         run_path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise BadInput(f"run folder {run_path}: cannot be made ({e.strerror}); choose another run.root") from e
+        raise BadInput(f"run folder {run_path} cannot be created ({e.strerror}); choose another run.root") from e
     lock = LocalLock(run_path)
     try:
         replace_file(run_path / "config.yaml", stored.to_yaml())

@@ -1,4 +1,4 @@
-"""The functions that a library user calls first. Each joins parts of the packages below it; `treeadv` exports them."""
+"""The main functions for library users, exported by `treeadv`. Each combines functions of several packages."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 
 def grow(model: str | Path, problems: Sequence[Mapping[str, str]], *overrides: str) -> list[Forest]:
-    """Grow one graded forest for each problem, a mapping with `problem` and `answer`, with the model of a Hugging Face
-    folder.
+    """Grow one graded forest for each problem with the model of a Hugging Face folder.
 
-    `overrides` set fields of the configuration, such as "sampling.tau=0.5". The same arguments give the same forests.
-    Raises `BadInput` for what cannot be used.
+    A problem is a mapping with `problem` and `answer`. `overrides` set fields of the configuration, such as
+    "sampling.tau=0.5". The same arguments give the same forests. Raises `BadInput` for an invalid argument.
 
     >>> problems = [{"problem": "1+1=", "answer": "2"}]
     >>> small = ("sampling.leaves=4", "sampling.max_tokens=8", "task.verifier=exact", "generator.threads=1")
@@ -47,8 +46,9 @@ def grow(model: str | Path, problems: Sequence[Mapping[str, str]], *overrides: s
 
 
 def redistribute(forest: Forest, preset: str | AdvantageSpec = "treeadv") -> tuple[Array, Array]:
-    """Turn the leaf rewards of a graded forest into (A [S], c [S]): the advantage of each segment's tokens, and how
-    often the loss counts them (docs/method.md). Raises `BadForest` when the forest is not graded.
+    """Return (A [S], c [S]) of a graded forest: the advantage and the loss weight of each segment's tokens.
+
+    docs/method.md defines both. Raises `BadForest` if the forest is not graded.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> graded = tree.with_rewards([1.0, 0.0], [Verdict.VERIFIED, Verdict.WRONG])
@@ -66,8 +66,8 @@ def loss(
 ) -> tuple[float, list[Array]]:
     """The clipped loss of a batch of graded forests, and its derivative by the log-probability of each token.
 
-    `logprobs` holds log pi [T] of each forest's tokens under the policy that learns; the ratio is to the policy that
-    drew them. Multiply each derivative [T] with your model's log-probabilities and backpropagate the sum: that is the
+    `logprobs` holds log pi [T] of each forest's tokens under the current policy. The ratio is to the policy that drew
+    the tokens. Multiply each derivative [T] by your model's log-probabilities and backpropagate the sum to get the
     gradient of the loss.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
@@ -88,7 +88,7 @@ def loss(
 
 
 def pack(forests: Sequence[Forest], limit: int = 4096) -> list[Packed]:
-    """Lay forests out as micro-batches of at most `limit` rows: every token is one row that attends to its ancestors.
+    """Pack forests into micro-batches of at most `limit` rows. Every token is one row that attends to its ancestors.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> (batch,) = pack([tree])
@@ -101,7 +101,7 @@ def pack(forests: Sequence[Forest], limit: int = 4096) -> list[Packed]:
 
 
 def verify(response: str, gold: str, verifier: str = "math", timeout: float = 5.0) -> Judgement:
-    """Judge one response against the gold answer, in another process where the text alone does not decide it.
+    """Judge one response against the gold answer, in another process unless the text alone decides.
 
     `verifier` is a name as in `task.verifier`; `timeout` is in seconds. Raises `BadInput` for an unknown verifier.
 

@@ -116,13 +116,15 @@ TABLE: tuple[Metric, ...] = (
 
 
 class Exporter:
-    """The metrics of one role in a registry of their own, served as /metrics beside /healthz."""
+    """Serves the metrics of one role at /metrics and its health at /healthz."""
 
     def __init__(
         self, role: Role, health: Callable[[], str | None] = lambda: None, refresh: Callable[[], None] = lambda: None
     ) -> None:
-        """`health` returns None when all is well, else the reason, which /healthz answers with 503. `refresh` is called
-        before each answer, in one thread at a time; it sets what is not counted as it happens."""
+        """Create the metrics of a role.
+
+        `health` returns None, or the reason for which /healthz answers 503. `refresh` is called
+        before each answer, in one thread at a time, and sets gauges."""
         self.registry = CollectorRegistry()
         self._health, self._refresh, self._refreshing = health, refresh, threading.Lock()
         self._server: WSGIServer | None = None
@@ -137,7 +139,7 @@ class Exporter:
         self._child(name, labels).set(value)
 
     def observe(self, name: str, value: float, **labels: str) -> None:
-        """Put one observation into a histogram."""
+        """Add one observation to a histogram."""
         self._child(name, labels).observe(value)
 
     def _child(self, name: str, labels: dict[str, str]):
@@ -145,10 +147,10 @@ class Exporter:
         return metric.labels(**labels) if labels else metric
 
     def serve(self, host: str, port: int) -> str:
-        """Answer HTTP in a thread until `close`. Returns host:port where Prometheus finds it.
+        """Answer HTTP requests in a thread until `close`. Returns host:port for Prometheus.
 
-        The port is the first free one from `port` on, so that each actor of a machine gets its own; 0 takes any free
-        one. For a wildcard `host` the result has the address of the machine. Raises `BadInput` if no port is free.
+        The server takes the first free port from `port` on, so each actor of a machine gets a port; 0 takes any free
+        port. For a wildcard `host` the result has the address of the machine. Raises `BadInput` if no port is free.
         """
         metrics = make_wsgi_app(self.registry)
 
@@ -217,7 +219,7 @@ class _SilentHandler(WSGIRequestHandler):
     timeout = CONNECTION_SECONDS
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: a scrape comes every few seconds."""
+        """Log nothing, because a scrape comes every few seconds."""
 
 
 def _listen(host: str, first: int, app: Callable) -> WSGIServer:
@@ -237,8 +239,8 @@ def _own_address() -> str:
     """Return the address of this machine as other machines see it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         try:
-            s.connect(("192.0.2.1", 9))  # no packet is sent: connecting only chooses the route
-        except OSError:  # no route at all
+            s.connect(("192.0.2.1", 9))  # sends no packet: connecting a UDP socket only chooses the route
+        except OSError:  # the machine has no route
             return socket.gethostbyname(socket.gethostname())
         return str(s.getsockname()[0])
 

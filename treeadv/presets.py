@@ -1,7 +1,7 @@
-"""Advantage presets by name: every choice that turns the rewards of a forest into a loss.
+"""Advantage presets by name: the settings that turn the rewards of a forest into a loss.
 
-A new preset is one entry of `PRESETS`, or a `Preset` in any module, which `learner.preset=module:NAME` then names.
-docs/method.md defines each choice and states its bias.
+A new preset is one entry of `PRESETS`, or a `Preset` in any module with the name `learner.preset=module:NAME`.
+docs/method.md defines each setting and states its bias.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SEGMENT_BASELINES = (
 
 
 class AdvantageSpec(BaseModel):
-    """Every choice that turns rewards into a loss, complete. docs/method.md says which choices are biased."""
+    """All settings that turn rewards into a loss. docs/method.md says which settings are biased."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -51,14 +51,14 @@ class AdvantageSpec(BaseModel):
     branch_td: float = 0.0  # adds branch_td * (V(s) - V(parent)) at the first token of a segment (TEMPO)
     scale: Scale = "std_unbiased"
     eps: float = 1e-6
-    leaf_weight: LeafWeight = "uniform"  # of a leaf in mean and standard deviation
+    leaf_weight: LeafWeight = "uniform"  # weight of a leaf in mean and standard deviation
     weight: Weight = "once"
     normaliser: Normaliser = "token_mean"
     ratio: Ratio = "token"
     surrogate: Surrogate = "clip"
     clip: Clip = (0.2, 0.2)  # below and above 1
-    dual_clip: DualClip = 3.0  # the ratio beyond which a negative advantage has no gradient either; 0: none
-    max_prob: Probability = 1.0  # tokens that the behaviour policy drew with more than this are not trained (SPO)
+    dual_clip: DualClip = 3.0  # above this ratio a negative advantage has no gradient; 0: no limit
+    max_prob: Probability = 1.0  # tokens that the behaviour policy drew with a higher probability are not trained (SPO)
 
     @model_validator(mode="after")
     def _coherent(self) -> AdvantageSpec:
@@ -83,7 +83,7 @@ class AdvantageSpec(BaseModel):
 
 
 class AdvantageOverrides(BaseModel):
-    """Fields of the preset to replace; those left unset keep the preset's value."""
+    """Fields of the preset to replace. An unset field keeps the preset's value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -111,14 +111,14 @@ class AdvantageOverrides(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A named choice of all of it, with the rollouts that it is meant for."""
+    """A named set of all settings, with the kind of rollouts that it needs."""
 
     advantage: AdvantageSpec
     flat: bool = False  # meant for independent rollouts: no forks, every leaf is a root
     backbone: bool = False  # meant for trees of which one path forks
 
     def sampling(self, leaves: int) -> dict[str, str | int]:
-        """The fields of the section `sampling` that the preset sets where the configuration does not."""
+        """Return the default values that the preset gives to fields of the section `sampling`."""
         if self.flat:
             return {"rule": "none", "trees": leaves}
         return {"split": "backbone"} if self.backbone else {}
@@ -164,17 +164,17 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name, or the `Preset` that `module:NAME` names. Raises `BadInput` if there is none."""
+    """Return the preset `name`, an entry of `PRESETS` or `module:NAME`. Raises `BadInput` for an unknown name."""
     if name in PRESETS:
         return PRESETS[name]
     found = load_extension("learner.preset", name, {known: known for known in PRESETS})
     if not isinstance(found, Preset):
-        raise BadInput(f"learner.preset={name}: a {type(found).__name__}, not a treeadv.presets.Preset")
+        raise BadInput(f"learner.preset={name} is a {type(found).__name__}, not a treeadv.presets.Preset")
     return found
 
 
 def build_advantage(name: str, overrides: AdvantageOverrides | None = None) -> AdvantageSpec:
-    """The choices of the preset `name` with the fields that `overrides` sets. `BadInput` if they do not go together.
+    """Return the settings of the preset `name` with the fields that `overrides` sets. Raises `BadInput` for a conflict.
 
     >>> build_advantage("treeadv").weight, build_advantage("treeadv_per_leaf").weight
     ('once', 'per_leaf')

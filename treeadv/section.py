@@ -1,4 +1,4 @@
-"""What the sections of the configuration are made of: their base class, and the types of numbers."""
+"""The base class of the sections of the configuration, and the types of numbers in them."""
 
 from __future__ import annotations
 

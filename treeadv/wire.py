@@ -1,4 +1,4 @@
-"""The Arrow schema of a forest, and the way to and from it without copying. One row is one forest."""
+"""The Arrow schema of a forest, and the conversion to and from Arrow without copies. One row is one forest."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SCHEMA = pa.schema(
 
 
 def to_batch(forests: Sequence[Forest]) -> pa.RecordBatch:
-    """Pack forests into one record batch, one row each. Every forest is checked: a bad one raises `BadForest`."""
+    """Return a record batch with one row for each forest. Raises `BadForest` for a forest with a broken invariant."""
     for f in forests:
         f.check()
     return pa.record_batch([_column(n, t, forests) for n, t in _TYPES.items()], schema=SCHEMA)
@@ -75,8 +75,7 @@ def _column(name: str, kind: pa.DataType, forests: Sequence[Forest]) -> pa.Array
 
 
 def from_batch(batch: pa.RecordBatch) -> list[Forest]:
-    """Forests whose arrays are read-only views of the batch's buffers (tested by address). The schema must be this
-    version's."""
+    """Return forests whose arrays are read-only views of the batch's buffers. The schema must have this version."""
     check_schema(batch.schema, "record batch")
     views = [_views(batch.column(n), t) for n, t in _TYPES.items()]
     return [Forest(**dict(zip(_TYPES, row, strict=True))) for row in zip(*views, strict=True)]
@@ -92,21 +91,22 @@ def _views(column: pa.Array, kind: pa.DataType) -> Iterable:
 
 
 def check_schema(schema: pa.Schema, where: str) -> None:
-    """Refuse a schema that this release cannot read, saying which it is and what to do."""
+    """Raise `BadInput` for a schema that this release cannot read. The message names the schema and the remedy."""
     found = (schema.metadata or {}).get(_VERSION_KEY)
     if found is None or not found.isdigit() or len(found) > _VERSION_DIGITS:
-        raise BadInput(f"{where}: not a file of forests (no {_VERSION_KEY.decode()} in its schema)")
+        raise BadInput(f"{where} is not a file of forests (no {_VERSION_KEY.decode()} in its schema)")
     if int(found) > SCHEMA_VERSION:
         raise BadInput(
             f"{where}: forest schema {int(found)} is newer than this release reads ({SCHEMA_VERSION}): upgrade treeadv"
         )
     if not schema.equals(SCHEMA, check_metadata=False):
-        raise BadInput(f"{where}: its columns are not those of forest schema {SCHEMA_VERSION}")
+        raise BadInput(f"{where}: the columns differ from forest schema {SCHEMA_VERSION}")
 
 
 def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
-    """Write forests to an Arrow IPC file of one batch. `model` goes into the metadata: `treeadv show` finds the
-    tokenizer there.
+    """Write forests to an Arrow IPC file of one batch.
+
+    `model` is stored in the metadata; `treeadv show` finds the tokenizer with it.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1, -1], lengths=[2, 1], token=[5, 6, 7], logprob=[-1.0, -0.5, -2.0])
     >>> write_forests(Path("forests.arrow"), [tree])
@@ -119,8 +119,9 @@ def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
 
 
 def read_file(path: Path) -> tuple[list[Forest], str]:
-    """Read the forests of an Arrow IPC file (file or stream format), memory-mapped, and the model in its metadata (""
-    if none). The file may come from anyone: every forest is checked. Raises `BadInput` for what is no such file.
+    """Read an Arrow IPC file (file or stream format), memory-mapped. Returns its forests and the model in its metadata.
+
+    The model is "" if the metadata has no model. Every forest is checked. Raises `BadInput` for another kind of file.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1], lengths=[2], token=[5, 6], logprob=[-1.0, -0.5])
     >>> write_forests(Path("forests.arrow"), [tree], "models/tiny")
@@ -130,7 +131,7 @@ def read_file(path: Path) -> tuple[list[Forest], str]:
     """
     if path.is_dir():
         example = next(path.rglob("*.arrow"), path / "FOREST.arrow")
-        raise BadInput(f"{path}: is a folder; name a file of forests, such as {example}")
+        raise BadInput(f"{path} is a folder; give a file of forests, such as {example}")
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:

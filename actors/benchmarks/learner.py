@@ -67,7 +67,7 @@ def _config(args: argparse.Namespace) -> Config:
 
 def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.Namespace) -> dict[str, Any]:
     flat = [g for f in forests for g in flattened(f)]
-    contestants: dict[str, Callable[[], Any]] = {
+    contestants: dict[str, Callable[[], object]] = {
         "tree": lambda: trainer.gradients(forests, Phases("cpu")),
         "flat": lambda: trainer.gradients(flat, Phases("cpu")),
     }

@@ -28,11 +28,11 @@ import asyncio
 import json
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from math import ceil
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -48,6 +48,9 @@ from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.registry import start_engine
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
+
+if TYPE_CHECKING:
+    from treeadv.engines.sglang.engine import SGLangEngine
 
 ROUNDS = 3  # of each rule with --saturated
 KEYS = ("seconds_per_leaf", "tokens_per_leaf", "model")
@@ -113,7 +116,7 @@ class _Bench:
         )
 
     @asynccontextmanager
-    async def _engine(self, **sglang: Any) -> AsyncIterator[Any]:
+    async def _engine(self, **sglang: Any) -> AsyncIterator[Engine]:
         engine = await start_engine(self._config(**sglang), self.model)
         try:
             yield engine
@@ -179,7 +182,7 @@ class _Bench:
                 **more,
             )
 
-    async def _on_sglang(self, engine: Any, url: str) -> None:
+    async def _on_sglang(self, engine: SGLangEngine, url: str) -> None:
         difference = engine.members[0].difference
         self._print("start", logprob_error=difference.logprob, entropy_error=difference.entropy)
         self._print("direct", **await self._direct(engine))
@@ -190,7 +193,9 @@ class _Bench:
             async with self._engine(url=url, weights=way) as fresh:
                 self._print("weights", by=way, **await self._update(fresh))
 
-    async def _report(self, name: str, engine: Engine, work: Any, url: str, **more: Any) -> dict[str, float]:
+    async def _report(
+        self, name: str, engine: Engine, work: Awaitable[Sequence[Forest | int]], url: str, **more: Any
+    ) -> dict[str, float]:
         before, evicted, started, cpu = engine.stats(), _evicted(url), time.perf_counter(), time.process_time()
         done = await work
         seconds, cpu, after = time.perf_counter() - started, time.process_time() - cpu, engine.stats()
@@ -247,7 +252,7 @@ class _Bench:
             await engine.release(name)
         return drawn
 
-    async def _direct(self, engine: Any) -> dict[str, float]:
+    async def _direct(self, engine: SGLangEngine) -> dict[str, float]:
         client, started = engine.members[0].client, time.perf_counter()
         drawing = {"temperature": 0.7, "max_new_tokens": self.args.max_tokens, "ignore_eos": True}
         prompts = [p.tolist() for p in self.prompts for _ in range(self.args.leaves)]
@@ -256,7 +261,7 @@ class _Bench:
         seconds = time.perf_counter() - started
         return {"tokens_per_second": tokens / seconds, "seconds_per_leaf": seconds / len(asked)}
 
-    async def _update(self, engine: Any) -> dict[str, float]:
+    async def _update(self, engine: SGLangEngine) -> dict[str, float]:
         weights = {
             n: w.astype(np.float32) for f in sorted(self.model.glob("*.safetensors")) for n, w in load_file(f).items()
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import yaml
 
 from deploy import gethelm, getnode
-from tests.deploy.manifests import CHART, Render
+from tests.deploy.manifests import CHART, Helm, Render
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +27,7 @@ def node() -> Path:
 
 
 @pytest.fixture(scope="session")
-def helm(tools: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def helm(tools: Path) -> Helm:
     def call(*args: str, version: str = "helm4") -> subprocess.CompletedProcess[str]:
         return subprocess.run([tools / version, *args], capture_output=True, text=True, timeout=60)
 
@@ -36,7 +35,7 @@ def helm(tools: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def render(helm: Callable[..., subprocess.CompletedProcess[str]]) -> Render:
+def render(helm: Helm) -> Render:
     """A function render(values, version=, kube=) that renders ci/<values>.yaml as release `run1` in namespace `rl`."""
 
     @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ CHART = ROOT / "helm" / "treeadv"
 VALUES = sorted(p.stem for p in (CHART / "ci").glob("*.yaml"))
 HELMS = ("helm3", "helm4")
 Render = Callable[..., list[dict[str, Any]]]
+Helm = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def one(documents: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, Any]:

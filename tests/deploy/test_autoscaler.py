@@ -22,6 +22,7 @@ import ray
 import yaml
 from ray._private.services import get_node_ip_address
 from ray._private.test_utils import wait_for_condition
+from ray.actor import ActorHandle
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
@@ -118,7 +119,7 @@ def nodes() -> Counter[str]:
     return Counter(s.removesuffix("_slot") for s in slots)
 
 
-def soon(what: Callable[[], bool]) -> None:
+def wait_until(what: Callable[[], bool]) -> None:
     wait_for_condition(what, timeout=90, retry_interval_ms=500)
 
 
@@ -128,20 +129,20 @@ class Member:
         return True
 
 
-def member(role: str) -> Any:
+def member(role: str) -> ActorHandle:
     return Member.options(resources={f"{role}_slot": 1}).remote()
 
 
 def test_each_node_group_follows_its_own_actors(scaled: dict[str, str]) -> None:
     assert nodes() == {}
     learner = member("learner")
-    soon(lambda: nodes() == {"learner": 1})
+    wait_until(lambda: nodes() == {"learner": 1})
     generators = [member("generator") for _ in range(3)]
-    soon(lambda: nodes() == {"learner": 1, "generator": 3})
+    wait_until(lambda: nodes() == {"learner": 1, "generator": 3})
     assert ray.get([m.ready.remote() for m in [learner, *generators]], timeout=60) == [True] * 4
     for one in generators[1:]:
         ray.kill(one)
-    soon(lambda: nodes() == {"learner": 1, "generator": 1})
+    wait_until(lambda: nodes() == {"learner": 1, "generator": 1})
     assert ray.get([learner.ready.remote(), generators[0].ready.remote()], timeout=60) == [True, True]
     beyond = member("learner")  # the learner group of the chart has at most one
     assert ray.wait([beyond.ready.remote()], timeout=8)[0] == []
@@ -164,12 +165,12 @@ def test_nodes_follow_a_run_from_one_generator_to_three_and_back(
         try:
             one, three = ({"generator": n, "reward": 1, "learner": 1} for n in (1, 3))
             steps(run, 3, train)
-            soon(lambda: nodes() == one)
+            wait_until(lambda: nodes() == one)
             subprocess.run([TREEADV, "scale", run, "generator=3"], check=True)
-            soon(lambda: nodes() == three)
+            wait_until(lambda: nodes() == three)
             steps(run, 5, train)
             subprocess.run([TREEADV, "scale", run, "generator=1"], check=True)
-            soon(lambda: nodes() == one)
+            wait_until(lambda: nodes() == one)
             steps(run, 5, train)
         finally:
             train.send_signal(signal.SIGINT)

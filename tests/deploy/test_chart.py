@@ -16,7 +16,7 @@ from ray._private import services
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from tests.deploy import kuberay
-from tests.deploy.manifests import CHART, HELMS, VALUES, Render, pod_templates, ray_cluster
+from tests.deploy.manifests import CHART, HELMS, VALUES, Helm, Render, pod_templates, ray_cluster
 
 KUBERNETES = ("1.30.0", "1.34.0", "1.37.0")
 # Custom kinds, which the Kubernetes schemas do not include. A test of this file validates each of them.
@@ -32,7 +32,7 @@ RAY_JOB |= {"activeDeadlineSeconds", "submitterConfig", "submitterPodTemplate", 
 
 @pytest.mark.parametrize("version", HELMS)
 @pytest.mark.parametrize("values", VALUES)
-def test_lint_finds_nothing(helm: Any, values: str, version: str) -> None:
+def test_lint_finds_nothing(helm: Helm, values: str, version: str) -> None:
     out = helm("lint", "--strict", str(CHART), "-f", str(CHART / "ci" / f"{values}.yaml"), version=version)
     assert out.returncode == 0, out.stdout + out.stderr
 
@@ -116,13 +116,13 @@ def test_kuberay_validation_finds_each_planted_fault(render: Render) -> None:
 
 
 @pytest.mark.parametrize("release", ["7b-run", "my.run"])
-def test_release_name_that_kuberay_refuses_fails_the_render(helm: Any, release: str) -> None:
+def test_release_name_that_kuberay_refuses_fails_the_render(helm: Helm, release: str) -> None:
     out = helm("template", release, str(CHART), "--set", "storage.claim.size=1Gi")
     assert out.returncode == 1
     assert f"release name {release}: KubeRay accepts" in out.stderr
 
 
-def test_longest_release_name_gives_a_valid_resource_name(helm: Any) -> None:
+def test_longest_release_name_gives_a_valid_resource_name(helm: Helm) -> None:
     out = helm("template", "r" * 53, str(CHART), "--set", "storage.claim.size=1Gi")
     assert kuberay.faults(ray_kind([d for d in yaml.safe_load_all(out.stdout) if d])) == []
 

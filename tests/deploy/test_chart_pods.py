@@ -12,7 +12,17 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from actors.driver import drain
-from tests.deploy.manifests import CHART, VALUES, Render, one, pod_templates, ray_cluster, run_config, train_config
+from tests.deploy.manifests import (
+    CHART,
+    VALUES,
+    Helm,
+    Render,
+    one,
+    pod_templates,
+    ray_cluster,
+    run_config,
+    train_config,
+)
 from treeadv.storage.run_store import run_store
 
 
@@ -79,7 +89,7 @@ def test_object_store_needs_no_claim(render: Render, tmp_path: Path) -> None:
         assert {v["name"]: v.get("emptyDir") for v in pod["volumes"]}[mount["name"]] == {}
 
 
-def from_values(helm: Any, values: dict[str, Any], base: str) -> list[dict[str, Any]]:
+def from_values(helm: Helm, values: dict[str, Any], base: str) -> list[dict[str, Any]]:
     """Render an example of ci/ with more values."""
     sets = [word for key, value in values.items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
     out = helm("template", "run1", str(CHART), "-n", "rl", "-f", str(CHART / "ci" / f"{base}.yaml"), *sets)
@@ -88,7 +98,7 @@ def from_values(helm: Any, values: dict[str, Any], base: str) -> list[dict[str, 
 
 
 @pytest.mark.parametrize("base", ["minimal", "fleet-hpa", "object-store"])
-def test_secrets_and_identity_reach_only_the_pods_that_use_them(helm: Any, base: str) -> None:
+def test_secrets_and_identity_reach_only_the_pods_that_use_them(helm: Helm, base: str) -> None:
     values = {
         "existingSecrets": ["hub"],
         "storage.existingSecrets": ["store"],
@@ -116,7 +126,7 @@ def test_secrets_and_identity_reach_only_the_pods_that_use_them(helm: Any, base:
 
 
 @pytest.mark.parametrize("base", ["minimal", "fleet-hpa"])
-def test_labels_pull_secrets_and_placement_reach_every_pod(helm: Any, base: str) -> None:
+def test_labels_pull_secrets_and_placement_reach_every_pod(helm: Helm, base: str) -> None:
     place = {
         "nodeSelector": {"pool": "rl"},
         "tolerations": [{"key": "rl", "operator": "Exists"}],

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy import getnode, schema
-from tests.deploy.manifests import CHART, HELMS, ROOT, VALUES, Render, train_config
+from tests.deploy.manifests import CHART, HELMS, ROOT, VALUES, Helm, Render, train_config
 
 FLEET = ["generator.kind=deployment", "config.model.path=/data/models/m"]
 BAD = {
@@ -138,7 +138,7 @@ BAD = {
 
 @pytest.mark.parametrize("version", HELMS)
 @pytest.mark.parametrize("case", BAD)
-def test_bad_value_is_refused_by_name(helm: Any, case: str, version: str) -> None:
+def test_bad_value_is_refused_by_name(helm: Helm, case: str, version: str) -> None:
     changes, message = BAD[case]
     sets = [part for change in ["storage.claim.size=1Gi", *changes] for part in ("--set", change)]
     out = helm("template", "run1", str(CHART), *sets, version=version)
@@ -146,13 +146,13 @@ def test_bad_value_is_refused_by_name(helm: Any, case: str, version: str) -> Non
     assert message in out.stderr
 
 
-def test_old_kubernetes_is_refused(helm: Any) -> None:
+def test_old_kubernetes_is_refused(helm: Helm) -> None:
     out = helm("template", "run1", str(CHART), "--set", "storage.claim.size=1Gi", "--kube-version", "1.29.0")
     assert out.returncode == 1 and "kubeVersion" in out.stderr
 
 
 @pytest.mark.parametrize("values", VALUES)
-def test_notes_print_the_command_to_follow_or_start(helm: Any, values: str) -> None:
+def test_notes_print_the_command_to_follow_or_start(helm: Helm, values: str) -> None:
     out = helm(
         "install", "run1", str(CHART), "-n", "rl", "-f", str(CHART / "ci" / f"{values}.yaml"), "--dry-run=client"
     )
@@ -172,7 +172,7 @@ def documented_installations() -> list[str]:
     return re.findall(r"helm install [^`#\n]+", text.replace("\\\n", " "))
 
 
-def test_each_documented_installation_renders(helm: Any) -> None:
+def test_each_documented_installation_renders(helm: Helm) -> None:
     assert len(documented_installations()) >= 3
     for line in documented_installations():
         words = shlex.split(line.replace("helm/treeadv", str(CHART)).replace("helm install", "helm template"))[1:]
@@ -208,7 +208,7 @@ def test_readme_table_matches_the_values(node: Path, tmp_path: Path) -> None:
     assert again.read_text() == readme.read_text(), "run: python -m deploy.getnode --readme"
 
 
-def test_packaged_chart_renders_the_same(helm: Any, render: Render, tmp_path: Path) -> None:
+def test_packaged_chart_renders_the_same(helm: Helm, render: Render, tmp_path: Path) -> None:
     out = helm("package", str(CHART), "-d", str(tmp_path))
     assert out.returncode == 0, out.stderr
     (package,) = tmp_path.glob("*.tgz")

@@ -59,8 +59,8 @@ def test_learner_on_a_draining_node_moves_to_another(two_nodes: Cluster, tiny_mo
     assert [r["step"] for r in RunFolder(run).records()] == list(range(1, steps(run) + 1))
     assert "Learner" in {a["ActorClassName"] for a in actors().values() if a["State"] == "ALIVE"}
     process.send_signal(signal.SIGTERM)
-    said = process.said(LIMIT)
-    assert process.returncode == 128 + signal.SIGTERM, said
+    out = process.output(LIMIT)
+    assert process.returncode == 128 + signal.SIGTERM, out
     sound(run)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.manifests import CHART, Render, pod_templates, run_config
+from tests.deploy.manifests import CHART, Helm, Render, pod_templates, run_config
 from tests.engines.helpers import STUBS
 from treeadv.config import Config
 from treeadv.engines.sglang.server import arguments, environment, free_port
@@ -46,7 +46,7 @@ def test_fleet_server_has_the_command_line_of_a_generator(render: Render, values
     assert flags(server(render(values))["args"]) == flags(own) | {"--host": "0.0.0.0"}
 
 
-def test_bounded_entropies_need_no_logit_processor(helm: Any) -> None:
+def test_bounded_entropies_need_no_logit_processor(helm: Helm) -> None:
     lower = ("--set", "config.generator.sglang.entropy=lower")
     out = helm(
         "template",
@@ -81,7 +81,7 @@ def test_cpu_fleet_server_has_the_variables_of_a_generator(render: Render, value
     assert ("PYTHONPATH" in given) == (config.generator.sglang.device == "cpu")
 
 
-def on_this_machine(config: Config, url: str, root: Path, model: Path) -> Config:
+def with_local_paths(config: Config, url: str, root: Path, model: Path) -> Config:
     """Return the configuration of the run with the paths of this machine."""
     tree = config.model_dump(mode="json")
     tree["run"]["root"], tree["model"]["path"], tree["generator"]["threads"] = str(root), str(model), 1
@@ -106,7 +106,7 @@ for line in {lines!r}:
 print(parse_router_args({router!r}).selector)
 """
     added = environment(
-        on_this_machine(run_config(render("fleet-hpa"), tmp_path), "", tmp_path, tmp_path).generator.sglang, 1
+        with_local_paths(run_config(render("fleet-hpa"), tmp_path), "", tmp_path, tmp_path).generator.sglang, 1
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | added, timeout=200
@@ -127,7 +127,7 @@ def test_generator_accepts_a_server_started_as_by_the_chart(render: Render, tmp_
     from treeadv.engines.sglang.engine import SGLangEngine
 
     documents, port = render("fleet-hpa"), free_port()
-    config = on_this_machine(run_config(documents, tmp_path), f"http://127.0.0.1:{port}", tmp_path, tiny_model)
+    config = with_local_paths(run_config(documents, tmp_path), f"http://127.0.0.1:{port}", tmp_path, tiny_model)
     container = server(documents)
     overrides = {"--model-path": str(tiny_model), "--port": str(port), "--host": "127.0.0.1"}
     line = [f"{flag}={value}" if value else flag for flag, value in (flags(container["args"]) | overrides).items()]

@@ -18,9 +18,9 @@ class FaultyProxy:
     def __init__(self, target: str) -> None:
         self._target = target
         self.url = ""
-        self.heal()
+        self.reset()
 
-    def heal(self) -> None:
+    def reset(self) -> None:
         """Pass every request through and reset the counts."""
         self._spoil: Spoil | None = None
         self._first, self._every = 0, 1
@@ -31,11 +31,11 @@ class FaultyProxy:
         self.server_info: dict[str, Any] = {}  # replaces fields of the answer to /server_info
         self.dead = False  # whether every connection is closed without an answer
 
-    def spoil_after(self, replies: int, spoil: Spoil) -> None:
+    def change_after(self, replies: int, spoil: Spoil) -> None:
         """Change every reply after the next `replies`."""
         self.replies, self._spoil, self._first, self._every = 0, spoil, replies, 1
 
-    def spoil_every(self, replies: int, spoil: Spoil) -> None:
+    def change_every(self, replies: int, spoil: Spoil) -> None:
         """Change every `replies`-th reply."""
         self.replies, self._spoil, self._first, self._every = 0, spoil, 0, replies
 

@@ -62,7 +62,7 @@ def proxied(
 def healthy_again(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "proxy" in request.fixturenames:
-        request.getfixturevalue("proxy").heal()
+        request.getfixturevalue("proxy").reset()
 
 
 def set_logprob(value: Any) -> Callable[[dict[str, Any]], Any]:
@@ -110,7 +110,7 @@ def test_unusable_reply_ends_the_branch_with_a_reason(
     run: Run, proxy: FaultyProxy, proxied: SGLangEngine, spoil: Callable[[dict[str, Any]], Any], reason: str
 ) -> None:
     """Earlier draws are kept, and no draw of the changed reply is yielded."""
-    proxy.spoil_after(1, spoil)
+    proxy.change_after(1, spoil)
     draws = []
 
     async def collect() -> None:
@@ -124,7 +124,7 @@ def test_unusable_reply_ends_the_branch_with_a_reason(
 
 def test_forest_is_complete_after_refused_replies(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
     """The sampler continues from the kept tokens: no leaf is aborted and every log-prob is finite."""
-    proxy.spoil_every(5, set_logprob(float("nan")))
+    proxy.change_every(5, set_logprob(float("nan")))
     sampling = SamplingConfig(leaves=6, trees=2, rule="fixed", rule_options={"gap": 5}, max_tokens=24, temperature=0.7)
     forest = run(
         grow(

@@ -175,7 +175,7 @@ def test_address_without_http_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lacking", "how", "said"),
+    ("lacking", "how", "message"),
     [
         (set(), ("disk", True), ""),
         ({"/update_weights_from_tensor", "/tokenize", "disable_overlap_schedule"}, ("disk", False), ""),
@@ -196,7 +196,9 @@ def test_address_without_http_is_refused() -> None:
         ({"/server_info"}, ("disk", True), "this server cannot be driven: it lacks /server_info;"),
     ],
 )
-def test_refusal_names_every_feature_that_a_server_lacks(lacking: set[str], how: tuple[str, bool], said: str) -> None:
+def test_refusal_names_every_feature_that_a_server_lacks(
+    lacking: set[str], how: tuple[str, bool], message: str
+) -> None:
     """Features that the configuration does not use may be missing. The release number is not checked."""
     facts = {name: False for name in (*sum(features.FACTS.values(), ()), *features.EXACT) if name not in lacking} | {
         "version": "9.9"
@@ -219,7 +221,7 @@ def test_refusal_names_every_feature_that_a_server_lacks(lacking: set[str], how:
             await client.close()
             await runner.cleanup()
 
-    with pytest.raises(BadInput, match=said) if said else contextlib.nullcontext():
+    with pytest.raises(BadInput, match=message) if message else contextlib.nullcontext():
         asyncio.run(check())
 
 

@@ -320,5 +320,5 @@ OWN = Preset(advantage=AdvantageSpec(weight="sqrt"))
 
 def test_preset_of_another_module_is_found_by_name():
     assert build_advantage("tests.learning.test_advantage:OWN").weight == "sqrt"
-    with pytest.raises(BadInput, match=r"a Forest, not a treeadv.presets.Preset"):
+    with pytest.raises(BadInput, match=r"is a Forest, not a treeadv.presets.Preset"):
         build_advantage("tests.learning.test_advantage:WORKED")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -31,11 +32,24 @@ OTHERS = {
 }
 OTHERS |= {"whole gradients": {"accumulate": "whole"}, "replicas": {"replicas": 2}}
 
+# Several updates a batch. The ratio of a leaf path needs a second pass over forests that are cut.
+SEVERAL = {"updates_per_batch": 3, "passes_per_batch": 2, "preset": "gspo", "advantage": {"clip": (0.01, 0.01)}}
+SEVERAL |= {"correction": "sequence_tis", "adam_eps": 1e-2, "lr": 3e-3, "kl": 0.1}
+
+
+def several_updates(trainer: Trainer) -> tuple[list, dict[str, np.ndarray]]:
+    """Two batches, the second with an update that is not finite: what is reported, and the weights."""
+    bad = dataclasses.replace(FORESTS[0], temperature=1e-39)  # its logits are infinite
+    reports = [trainer.step(FORESTS, 0), trainer.step([bad, *FORESTS[1:]], 6)]
+    told = [(r.version, r.updates, r.nonfinite_forests, r.loss, r.grad_norm, r.clip_ratio, r.ess) for r in reports]
+    return told, weights_of(trainer)
+
+
 TWO_RANKS = """
 import json, sys, tempfile
 import torch, torch.distributed as dist
 from tests.learning import tiny
-from tests.learning.test_ranks import OTHERS
+from tests.learning.test_ranks import OTHERS, SEVERAL, several_updates
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv.learning.report import Phases
 from treeadv.learning import sharding
@@ -60,17 +74,18 @@ adapter = Trainer(tiny.config(lora_rank=2, kl=0.5, **learner), folder, rank, 2)
 adapted = [adapter.step(FORESTS, v).loss for v in (0, 1, 2)]
 adapter.save(out + "/adapter-3")
 merged = weights_of(adapter)
+told, moved = several_updates(Trainer(tiny.config(**{**learner, **SEVERAL}), folder, rank, 2, keep_dir=out))
 def united(parts):
     all_parts = [None, None]
     dist.all_gather_object(all_parts, parts)
     assert not all_parts[0].keys() & all_parts[1].keys()  # each rank holds a share of its own
     return all_parts[0] | all_parts[1]
-whole, again, merged = united(whole), united(again), united(merged)
+whole, again, merged, moved = united(whole), united(again), united(merged), united(moved)
 if rank == 0:
     torch.save({"totals": totals, "grads": grads, "others": others,
                 "losses": [r.loss for r in reports], "norms": [r.grad_norm for r in reports],
                 "weights": whole, "resumed": again, "third": (a.loss, b.loss),
-                "adapted": adapted, "merged": merged}, out + "/result.pt")
+                "adapted": adapted, "merged": merged, "told": told, "moved": moved}, out + "/result.pt")
 dist.destroy_process_group()
 """
 
@@ -84,7 +99,7 @@ def two_ranks(folder: str, out: Path, learner: str = "{}") -> dict:
         for rank in (0, 1)
     ]
     try:
-        assert [r.wait(timeout=120) for r in ranks] == [0, 0]
+        assert [r.wait(timeout=280) for r in ranks] == [0, 0]
     finally:
         for r in ranks:
             r.kill()
@@ -123,6 +138,12 @@ def test_two_ranks_equal_one_and_resume_bitwise(folder, tmp_path):
     resharded = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4), folder)
     resharded.restore(tmp_path / "step-2")
     assert resharded.step(FORESTS, 2).loss == pytest.approx(two["third"][0], rel=1e-5)
+    learner = {"tokens_per_microbatch": limit, **SEVERAL}
+    told, moved = several_updates(Trainer(tiny.config(**learner), folder, keep_dir=tmp_path))
+    assert [t[:3] for t in two["told"]] == [t[:3] for t in told] == [(6, 6, ()), (10, 4, ("f0",))]
+    np.testing.assert_allclose([t[3:] for t in two["told"]], [t[3:] for t in told], rtol=1e-4)
+    assert all(t[5] > 0 for t in told)  # later updates clip
+    assert all(np.abs(two["moved"][name] - w).max() < 1e-6 for name, w in moved.items())
     # the same for an adapter with a KL term to the starting model
     adapter = Trainer(tiny.config(tokens_per_microbatch=limit, lr=1e-4, lora_rank=2, kl=0.5), folder)
     np.testing.assert_allclose(two["adapted"], [adapter.step(FORESTS, v).loss for v in (0, 1, 2)], rtol=1e-4)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.bias import World, measure
+from benchmarks.bias import measure
+from benchmarks.tabular import World
 from tests.strategies import build, forests
 from treeadv import config as configuration
 from treeadv.config import SamplingConfig

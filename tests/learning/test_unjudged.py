@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from benchmarks.bias import LOST, World, measure
+from benchmarks.bias import LOST, measure
+from benchmarks.tabular import World
 from tests.strategies import build, forests
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict

@@ -1,5 +1,5 @@
-"""Measures memory in a separate process: `python -m tests.planning.measure step|activations FOLDER OUT RANK WORLD
-OPTIONS_JSON`.
+"""Measures memory in a separate process: `python -m tests.planning.measure step|traffic|activations FOLDER OUT
+RANK WORLD OPTIONS_JSON`.
 
 glibc must return freed memory at once (`ENVIRONMENT`), so that the resident size is what the process uses.
 """
@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS
+from tests.strategies import build
 from treeadv.learning.loading import chain, load
 from treeadv.learning.trainer import Trainer
 
@@ -113,6 +114,29 @@ def _step(model: str, out: Path, rank: int, world: int, options: dict[str, Any])
     return found | {"losses": losses}
 
 
+def _traffic(model: str, out: Path, rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Bytes of weights and of gradients that a rank receives in one step on flat forests of 2 x 8 tokens."""
+    dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
+    trainer = Trainer(tiny.config(**options["learner"]), model, rank, world)
+    forests = [build([-1, -1], [8, 8], rewards=[0, 1], seed=n, forest_id=f"f{n}") for n in range(options["forests"])]
+    received = {"weights": 0, "gradients": 0}
+    gather, reduce = dist.all_gather_single, dist.reduce_scatter_single
+
+    def gathered(*args: Any, **kwargs: Any) -> Any:
+        received["weights"] += kwargs["input_tensor"].nbytes * (world - 1)
+        return gather(*args, **kwargs)
+
+    def reduced(*args: Any, **kwargs: Any) -> Any:
+        whole = kwargs.get("input_tensor", kwargs.get("input"))
+        received["gradients"] += whole.nbytes * (world - 1) // world
+        return reduce(*args, **kwargs)
+
+    dist.all_gather_single, dist.reduce_scatter_single = gathered, reduced
+    report = trainer.step(forests, 0)
+    dist.destroy_process_group()
+    return received | {"updates": report.updates}
+
+
 def _activations(model: str, out: Path, rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
     """Measure the bytes that a forward pass of `TOKENS` rows keeps."""
     policy = load(model)
@@ -128,6 +152,6 @@ def _activations(model: str, out: Path, rank: int, world: int, options: dict[str
 
 if __name__ == "__main__":
     kind, model, out, rank, world, options = sys.argv[1:]
-    run = {"step": _step, "activations": _activations}[kind]
+    run = {"step": _step, "traffic": _traffic, "activations": _activations}[kind]
     result = run(model, Path(out), int(rank), int(world), json.loads(options))
     (Path(out) / f"rank-{rank}.json").write_text(json.dumps(result))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.learning import tiny
+from tests.learning.tiny import folder
 from tests.planning import measure
 from treeadv.learning.weights import FILE_BYTES
 from treeadv.planning import roles
@@ -37,6 +39,30 @@ def test_peak_of_a_rank_is_within_15_percent_of_the_plan(llama: Path, tmp_path: 
     if world > 1:  # no rank holds a whole model: the pages of the mapped file are page cache
         state = 4 * weights // world
         assert all(r["save"] < state + min(FILE_BYTES, weights) * 1.2 for r in ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"updates_per_batch": 2, "passes_per_batch": 2, "kl": 0.1},
+        {"accumulate": "whole", "preset": "gspo", "updates_per_batch": 2},
+    ],
+)
+def test_bytes_that_a_rank_receives_are_those_of_the_plan(more: dict[str, Any], tmp_path: Path) -> None:
+    """Flat forests that fill their micro-batches, so that the upper bound is reached."""
+    model = Path(folder(tmp_path, "llama"))
+    learner = {"tokens_per_microbatch": 22, "count": 2, "forests_per_step": 8, **more}
+    ranks = measure.measure("traffic", model, tmp_path / "out", 2, {"learner": learner, "forests": 8})
+    config = tiny.config(**learner)
+    sampling = config.sampling.model_copy(update={"leaves": 2, "max_tokens": 8})
+    sizes = model_sizes(model, tokens=22, compute=torch.float32, recompute=False, lora_rank=0)
+    expected = roles.network(config.model_copy(update={"sampling": sampling}), sizes, 22)
+    for rank in ranks:
+        assert rank["updates"] == config.learner.updates_per_step
+        assert rank["weights"] == pytest.approx(expected["gathered weights, a rank"], rel=0.02)
+        assert rank["gradients"] == pytest.approx(expected["reduced gradients, a rank"], rel=0.02)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -206,7 +206,7 @@ def journalled(folder: Path, *records: Record) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: the next step is 3"),
         (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: the next step is 3"),
@@ -220,13 +220,13 @@ def journalled(folder: Path, *records: Record) -> None:
         (Resumed(0, "s"), "the run cannot resume from step 0: only steps 1 to 1 may have a durable checkpoint"),
     ],
 )
-def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, said: str) -> None:
+def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, message: str) -> None:
     """Each step has one lease, and step numbers have no gaps."""
     one_run(tmp_path)
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
     journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 2, 0.0), wrong)
     (fault,) = audit(str(tmp_path)).faults
-    assert "contradicts the records before it" in fault and said in fault
+    assert "contradicts the records before it" in fault and message in fault
 
 
 def test_history_shows_steps_with_two_leases_and_with_none(tmp_path: Path) -> None:

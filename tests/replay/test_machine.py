@@ -126,7 +126,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.of("growing"))
     @rule(data=st.data(), mixed=st.booleans())
-    def deliver_what_is_dropped(self, data: st.DataObject, mixed: bool) -> None:
+    def deliver_dropped_forest(self, data: st.DataObject, mixed: bool) -> None:
         """Admit a forest that is dropped. Without variance its draw is finished; with too few judged leaves its prompt
         is given out again."""
         t = data.draw(st.sampled_from(self.of("growing")))
@@ -227,7 +227,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.step)
     @rule()
-    def ack_of_a_lease_that_never_was(self) -> None:
+    def ack_unknown_lease(self) -> None:
         with pytest.raises(LeaseLost):
             self.store.ack("lease-999999", self.step + 1)
 
@@ -277,25 +277,25 @@ class Machine(RuleBasedStateMachine):
     # ---- death -------------------------------------------------------------------------------------------------------
     @precondition(lambda self: len(self.things) > 3)
     @rule()
-    def the_queue_alone_dies(self) -> None:
+    def restart_queue(self) -> None:
         self.store.close()
         self.waiting = None
         self.store = self.open(None)
 
     @precondition(lambda self: not self.leases)
     @rule(data=st.data())
-    def a_step_is_undone(self, data: st.DataObject) -> None:
+    def undo_step(self, data: st.DataObject) -> None:
         """Undo a step whose weights have drawn the forests of the next step, which random rules alone would do
         rarely."""
         self.grow(4, 0)
         if self.of("ready"):
             self.train()
         self.grow(4, 0)
-        self.the_run_dies_and_resumes(data)
+        self.resume_after_death(data)
 
     @precondition(lambda self: self.step > self.oldest_kept or self.leases)
     @rule(data=st.data())
-    def the_run_dies_and_resumes(self, data: st.DataObject) -> None:
+    def resume_after_death(self, data: st.DataObject) -> None:
         self.committed = data.draw(st.integers(self.oldest_kept, self.step))
         self.store.close()
         self.waiting = None
@@ -333,7 +333,7 @@ class Machine(RuleBasedStateMachine):
             assert got == (len(sizes), sum(f.leaves for f in sizes), sum(f.tokens for f in sizes)), name
 
     @invariant()
-    def no_prompt_is_lost_or_doubled(self) -> None:
+    def every_prompt_is_given_out_once(self) -> None:
         if not hasattr(self, "store"):
             return
         alive = [t.record.draw for t in self.things.values() if t.where != "gone"]

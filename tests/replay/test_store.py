@@ -423,7 +423,7 @@ def test_interrupted_return_to_a_checkpoint_is_repeated(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="commit of step 3: the last acknowledged step is 1"):
             store.commit(3)
         for step in (1, 3):
-            with pytest.raises(ValueError, match="step 2 is next"):
+            with pytest.raises(ValueError, match="the next step is 2"):
                 store.ack(again.lease_id, step)
         store.ack(again.lease_id, 2)
         store.close()

@@ -72,7 +72,7 @@ def test_marked_text_is_the_unchanged_line():
 
 
 @pytest.mark.parametrize(
-    ("response", "said"),
+    ("response", "text"),
     [
         ("<think>a</think>b", "b"), ("a</think>b", "b"), ("<think>a</think>b<think>c</think>d", "d"), ("<think>a", ""),
         ("a<think>b", "a"),
@@ -81,8 +81,8 @@ def test_marked_text_is_the_unchanged_line():
         ("[THINK]a[/THINK]b", "b"), ("2 < 3 and 5 > 4", "2 < 3 and 5 > 4"),
     ],
 )  # fmt: skip
-def test_only_text_after_the_last_thought_is_read(response, said):
-    assert spoken(response) == said
+def test_only_text_after_the_last_thought_is_read(response, text):
+    assert spoken(response) == text
 
 
 def test_only_the_end_of_a_long_response_is_read():

@@ -15,7 +15,7 @@ def check_target(path: Path) -> None:
     if not path.parent.is_dir():
         raise BadInput(f"{path}: its folder does not exist; make {path.parent} first")
     if path.is_dir():
-        raise BadInput(f"{path}: is a folder; name a file")
+        raise BadInput(f"{path} is a folder; give a file")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`treeadv audit` and `treeadv report`: what the files of a run tell."""
+"""`treeadv audit`, `report`, `runs` and `compare`: what the files of runs tell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
 from treeadv.visible import visible
 
@@ -17,6 +18,13 @@ def add(commands: Commands) -> None:
 
     p = add_command(commands, "report", report, "write report.html into a run folder")
     p.add_argument("run_dir", type=Path, metavar="RUN")
+
+    p = add_command(commands, "runs", runs, "list the runs of a folder")
+    p.add_argument("root", type=Path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
+
+    p = add_command(commands, "compare", compare, "show runs side by side: configurations, figures, curves")
+    p.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
+    p.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the curves too")
 
 
 def audit(args: argparse.Namespace) -> int:
@@ -31,4 +39,56 @@ def report(args: argparse.Namespace) -> int:
     from treeadv.report.run import write_report
 
     print(visible(str(write_report(args.run_dir))))
+    return 0
+
+
+def runs(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from treeadv.report.overview import runs_in
+
+    found = runs_in(args.root)
+    if not found:
+        print(f"no runs in {args.root}")
+        return 0
+    made = Table("run", "state", "steps", "reward", "preset", "model", "started", box=None, pad_edge=False)
+    for run in found:
+        config, reward = run.config, run.reward()
+        made.add_row(
+            run.path.name,
+            run.state,
+            f"{run.steps} of {config.run.steps}" if config else "",
+            "-" if reward is None else f"{reward:.3f}",
+            config.learner.preset if config else "",
+            Path(config.model.path).name if config else "",
+            f"{run.started:%Y-%m-%d %H:%M}",
+        )
+    console = Console()
+    console.print(made)
+    for run in found:
+        if run.fault:
+            console.print(run.fault, markup=False)
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from treeadv.report.overview import comparison_page, differences, figure_rows, read_run
+
+    if args.html:
+        check_target(args.html)
+    found = [read_run(path) for path in args.run_dirs]
+    console = Console()
+    for title, rows in (("figure", figure_rows(found)), ("configuration", differences(found))):
+        made = Table(title, *(run.path.name for run in found), box=None, pad_edge=False)
+        for name, values in rows:
+            made.add_row(name, *values)
+        console.print(made)
+        console.print()
+    if args.html:
+        with replaced(args.html) as scratch:
+            scratch.write_text(comparison_page(found), encoding="utf-8")
     return 0

@@ -83,7 +83,7 @@ def _value_fault(f: Forest) -> str | None:
 def _version_fault(f: Forest) -> str | None:
     first, last = f.start[:-1], f.start[1:] - 1
     falls = np.diff(f.version) < 0
-    falls[last[:-1]] = False  # from the end of a segment to the next segment is no step along a path
+    falls[last[:-1]] = False  # the end of a segment and the start of the next segment are not adjacent on a path
     falls_at_fork = (f.parent >= 0) & (f.version[first] < f.version[last[np.maximum(f.parent, 0)]])
     return "the policy version decreases along a path" if falls.any() or falls_at_fork.any() else None
 
@@ -95,5 +95,5 @@ def _grade_fault(f: Forest) -> str | None:
             return f"{name} {getattr(f, name)[unknown[0]]} of leaf {unknown[0]} has no meaning"
     graded = f.verdict != Verdict.UNGRADED
     if graded.any() and not (graded.all() and np.isfinite(f.reward).all()):
-        return "either every leaf is graded with a finite reward, or none is"
+        return "either every leaf or no leaf must be graded with a finite reward"
     return None

@@ -15,8 +15,8 @@ class Finish(IntEnum):
     """How a leaf ended."""
 
     STOP = 0  # the model drew a stop token
-    LENGTH = 1  # the token limit of a rollout
-    ABORT = 2  # the engine lost the branch; its parent keeps the arity as drawn
+    LENGTH = 1  # the rollout reached the token limit
+    ABORT = 2  # the engine lost the branch; the arity of its parent still counts the branch
 
 
 class Verdict(IntEnum):
@@ -29,7 +29,7 @@ class Verdict(IntEnum):
     TIMEOUT = 3
     CRASH = 4
     REFUSED = 5
-    ABORTED = 6  # the engine lost the branch, so no verifier was asked
+    ABORTED = 6  # the engine lost the branch, so no verifier was called
 
 
 UNJUDGED = (Verdict.UNGRADED, Verdict.TIMEOUT, Verdict.CRASH, Verdict.ABORTED)

@@ -42,9 +42,9 @@ class Segment:
 class Forest(Construction):
     """All rollouts of one prompt. S segments, T tokens, L leaves, P prompt tokens.
 
-    `logprob` is of the distribution that was sampled (temperature applied). `entropy` is in nats, of the distribution
-    that the token was drawn from. `version` is the policy version that drew the token. `reward` is NaN and `verdict`
-    UNGRADED until a verifier has judged.
+    `logprob` is the log-probability under the sampled distribution (with temperature). `entropy` is the entropy of this
+    distribution in nats. `version` is the policy version that drew the token. `reward` is NaN and `verdict` is UNGRADED
+    before a verifier judges the leaf.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> tree.tokens, tree.expanded_tokens, tree.leaves
@@ -55,17 +55,17 @@ class Forest(Construction):
     prompt_id: str
     gold: str
     verifier: str
-    meta: str  # JSON for the verifier; "" when it needs none
+    meta: str  # JSON for the verifier; "" if the verifier needs no data
     rule: str  # fork rule, as configured
     predictable: bool  # whether forking on that rule is unbiased (docs/method.md)
-    tau: float  # threshold in nats that was in force; NaN where the rule has none
+    tau: float  # fork threshold in nats; NaN for a rule without a threshold
     temperature: float
     prompt: Ints  # [P]
     parent: Ints  # [S]
     start: Ints  # [S+1] offsets into the token arrays
     tree: Ints  # [S]
-    arity: Ints  # [S] children drawn, also where one was lost
-    budget: Ints  # [S] leaves that the segment may give
+    arity: Ints  # [S] number of children drawn, including lost children
+    budget: Ints  # [S] leaf budget of the segment
     token: Ints  # [T]
     logprob: Floats  # [T]
     entropy: Floats  # [T]
@@ -74,7 +74,7 @@ class Forest(Construction):
     finish: npt.NDArray[np.int8]  # [L]
     reward: Floats  # [L]
     verdict: npt.NDArray[np.int8]  # [L]
-    detail: tuple[str, ...] = ()  # [L] the verifier's reason, "" where it has none; () before grading
+    detail: tuple[str, ...] = ()  # [L] the verifier's reason or ""; () before grading
 
     # ---- sizes -----------------------------------------------------------------------------------
     @property
@@ -101,7 +101,7 @@ class Forest(Construction):
 
     @property
     def sharing(self) -> float:
-        """Share of the flattened tokens that sharing saves: 1 - tokens / expanded_tokens."""
+        """Share of the tokens of the flattened rollouts that the forest saves: 1 - tokens / expanded_tokens."""
         return 1.0 - self.tokens / self.expanded_tokens
 
     # ---- structure, all O(S) ---------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Forest(Construction):
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
-        """[S] the children of each segment; fewer than `arity` where a branch was lost."""
+        """[S] the children of each segment. A segment has fewer children than `arity` if a branch was lost."""
         out: list[list[int]] = [[] for _ in range(self.segments)]
         for s, p in enumerate(self.parent):
             if p >= 0:
@@ -196,7 +196,7 @@ class Forest(Construction):
 
     @cached_property
     def judged(self) -> npt.NDArray[np.bool_]:
-        """[L] whether a verifier judged each leaf. The reward of any other leaf means nothing."""
+        """[L] whether a verifier judged each leaf. The reward of any other leaf has no meaning."""
         return ~np.isin(self.verdict, UNJUDGED)
 
     @cached_property
@@ -207,16 +207,17 @@ class Forest(Construction):
 
     # ---- grading and checking --------------------------------------------------------------------
     def with_rewards(self, reward: Sequence[float], verdict: Sequence[int], detail: Sequence[str] = ()) -> Forest:
-        """Return the same forest, graded. The three sequences have one entry a leaf; `detail` may be empty."""
+        """Return the graded forest. The three sequences have one entry for each leaf; `detail` may be empty."""
         scored = replace(
             self, reward=np.asarray(reward, np.float32), verdict=np.asarray(verdict, np.int8), detail=tuple(detail)
         )
         return scored.check()
 
     def judged_part(self) -> Forest:
-        """The forest without its unjudged leaves and without the segments that lead to no other leaf.
+        """Return the forest without its unjudged leaves and without the segments that have no judged leaf below them.
 
-        Arity stays as drawn, so the flow weights inside a tree do not change. Raises `BadForest` if no leaf was judged.
+        The arity does not change, so the flow weights inside a tree do not change. Raises `BadForest` if no leaf was
+        judged.
         """
         if self.judged.all():
             return self
@@ -240,7 +241,7 @@ class Forest(Construction):
         )
 
     def check(self) -> Forest:
-        """Return the forest if every invariant holds, else raise `BadForest` with the first that does not."""
+        """Return the forest if every invariant holds, else raise `BadForest` with the first broken invariant."""
         if reason := find_fault(self):
             raise BadForest(self.forest_id, reason)
         return self

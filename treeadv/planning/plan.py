@@ -22,6 +22,7 @@ class Plan:
 
     sizes: ModelSizes
     members: tuple[Role, ...]
+    microbatches: int  # of a learner rank, in one pass over a batch
     network: dict[str, int]
     faults: tuple[str, ...]
 
@@ -39,7 +40,8 @@ def make_plan(config: Config, config_json: Path, device: int, host: int) -> Plan
             fault = f"{role.name} needs {role.total / GB:.1f} GB and has {room / GB:.1f} GB"
             helps = _helpful(config, config_json, room) if role is learner else _HELP[role.name]
             faults.append(f"{fault}; {helps}")
-    return Plan(sizes=sizes, members=members, network=roles.network(config, sizes, tokens), faults=tuple(faults))
+    batches, network = roles.microbatches(config, tokens), roles.network(config, sizes, tokens)
+    return Plan(sizes=sizes, members=members, microbatches=batches, network=network, faults=tuple(faults))
 
 
 _HELP = {
@@ -95,7 +97,7 @@ def render(plan: Plan) -> str:
         where = f"{min(role.gpus, 1.0):g} GPU" if role.gpus else "host"
         lines.append(f"{role.name} x {role.count}: {role.total / GB:.1f} GB on {where}")
         lines += [f"  {name:<20} {size / GB:8.2f} GB" for name, size in role.items.items()]
-    lines += ["", "network, at most, in one step:"]
+    lines += ["", f"network, at most, in one step ({plan.microbatches} micro-batches a rank, which gather all layers):"]
     lines += [f"  {name:<36} {size / GB:8.1f} GB" for name, size in plan.network.items()]
     lines += ["", *(f"does not fit: {fault}" for fault in plan.faults)] if plan.faults else ["", "everything fits"]
     return "\n".join(lines)

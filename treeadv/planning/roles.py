@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from treeadv.config import Config
+from treeadv.learning.objective import build_objective
 from treeadv.planning.sizes import ModelSizes, head_bytes
 
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -84,17 +85,35 @@ def object_store(config: Config, sizes: ModelSizes) -> Role:
     return Role(name="object store", count=1, gpus=0, items=items)
 
 
+def microbatches(config: Config, tokens: int) -> int:
+    """Micro-batches of at most `tokens` rows that a rank needs for one pass over a batch whose leaves share nothing."""
+    c = config.learner
+    update = c.forests_per_step * tokens_of_forest(config) / c.updates_per_batch
+    return c.updates_per_batch * max(1, math.ceil(update / (tokens * c.count)))
+
+
+def _forward_passes(config: Config, tokens: int) -> float:
+    """Micro-batches of a step that are carried forward without a backward pass: for the proximal policy of all updates
+    but the first, for the reference, and for path ratios of forests that are cut."""
+    c, objective = config.learner, build_objective(config.learner, config.sampling)
+    passes = (c.updates_per_batch - 1) + (c.updates_per_step if c.kl else 0)
+    if tokens_of_forest(config) > tokens:
+        passes += sum(objective.needs_path(proximal_known=n > 0) for n in range(c.updates_per_step))
+    return passes * microbatches(config, tokens) / c.updates_per_batch
+
+
 def network(config: Config, sizes: ModelSizes, tokens: int) -> dict[str, int]:
     """Bytes that one step sends at most, by purpose: received by one learner rank, or by all generators."""
     c = config.learner
     shards = c.count // c.replicas
     away = (shards - 1) / shards  # the share of a layer that other ranks hold
-    batches = max(1, math.ceil(c.forests_per_step * tokens_of_forest(config) / (tokens * c.count)))
+    trained = c.passes_per_batch * microbatches(config, tokens)
     layers, width = sizes.parameters - sizes.outside, _BYTES[c.dtype]
-    gather = away * (2 * width * layers + 4 * sizes.outside)  # layers once more for the backward pass
-    reductions = 1 if c.accumulate == "whole" else batches
+    forward = away * (width * layers + 4 * sizes.outside)
+    backward = away * width * layers  # embedding and head stay gathered
+    reductions = c.updates_per_step if c.accumulate == "whole" else trained
     return {
-        "gathered weights, a rank": int(batches * gather),
+        "gathered weights, a rank": int(trained * (forward + backward) + _forward_passes(config, tokens) * forward),
         "reduced gradients, a rank": int(reductions * away * 4 * sizes.trained)
         + int(8 * sizes.trained / shards * (c.replicas - 1) / c.replicas) * reductions,
         "gathered for publication, a rank": int(away * 4 * sizes.parameters),

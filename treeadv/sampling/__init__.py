@@ -1,1 +1,1 @@
-"""Growing a forest: when a chain forks, and what follows."""
+"""Grows forests: the fork rules, the decision to fork, and the sampler."""

@@ -10,32 +10,29 @@ from treeadv.sampling.rules import Prefix, build_rule
 
 
 class Forking:
-    """Decides for the chains of a forest where they fork. `tau` is the threshold in nats that holds for the whole
-    forest.
-    """
+    """Decides where the chains of a forest fork. `tau` is the threshold in nats of the forest."""
 
     def __init__(self, sampling: SamplingConfig, tau: float) -> None:
-        """Raises `BadInput` for a rule that does not exist or does not take its options."""
+        """Build the fork rule. Raises `BadInput` for an unknown rule or invalid options."""
         self._sampling = sampling
         self.rule = build_rule(sampling.rule, sampling.rule_options)
         self._tau = tau if self.rule.uses_threshold else None
 
     @property
     def tau(self) -> float:
-        """The threshold to record with the forest: NaN where the rule reads none."""
+        """The threshold to record with the forest; NaN for a rule without a threshold."""
         return math.nan if self._tau is None else self._tau
 
     def possible(self, *, depth: int, position: int) -> bool:
-        """Whether a segment at this `depth` may still fork once its chain has `position` tokens. False stays false
-        along the chain.
+        """Whether a segment at this `depth` may still fork when its chain has `position` tokens.
+
+        If the result is False, it is False for all later positions of the chain.
         """
         s = self._sampling
         return self.rule.ever_fires and depth < s.max_depth and s.max_tokens - position >= s.min_tail
 
     def _allowed(self, *, budget: int, gap: int, depth: int, position: int) -> bool:
-        """Whether the guards allow a fork: leaf budget for every child, a long enough segment, room left, and not too
-        deep.
-        """
+        """Whether the guards allow a fork: leaf budget for every child, minimum gap, minimum tail and maximum depth."""
         s = self._sampling
         return budget >= s.arity and gap >= s.min_gap and self.possible(depth=depth, position=position)
 
@@ -63,8 +60,8 @@ class Forking:
 def split(budget: int, arity: int, how: Literal["even", "backbone"] = "even") -> list[int]:
     """Share the leaf budget of a segment among its `arity` children.
 
-    even: as evenly as it goes; the first children take the rest. backbone: one leaf each, and the rest to the first
-    child, so that only one path of a tree forks.
+    even: the shares differ by at most 1, and the first children have the larger shares. backbone: one leaf for each
+    child, and the rest for the first child, so only one path of a tree forks.
 
     >>> split(7, 2), split(7, 2, "backbone")
     ([4, 3], [6, 1])

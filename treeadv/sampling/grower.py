@@ -1,4 +1,4 @@
-"""Grows the forests that the replay queue's tickets ask for, with one engine."""
+"""Grows the forests of tickets of the replay queue, with one engine."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Grower:
         self._sampling, self._engine, self._stop = config.sampling, engine, stop_ids(model_dir)
 
     def refusal(self, problem: Problem) -> str:
-        """Why the prompt of a problem cannot be used: the chat template refuses it, or it leaves no room for
-        `sampling.max_tokens`; "" when it can."""
+        """Return the reason why the prompt of a problem cannot be used; "" if it can be used.
+
+        The reasons are a refusal of the chat template, and a prompt without room for `sampling.max_tokens`."""
         try:
             length, limit = len(self.prompter.encode(problem)), self._sampling.max_tokens
         except BadInput as e:
@@ -38,7 +39,7 @@ class Grower:
         )
 
     async def grow(self, ticket: Ticket) -> Forest:
-        """The forest of a ticket, not yet graded. Raises `EngineLost` when no branch draws a token."""
+        """Return the ungraded forest of a ticket. Raises `EngineLost` if no branch draws a token."""
         request = GrowRequest(
             forest_id=ticket.forest_id,
             problem=ticket.problem,

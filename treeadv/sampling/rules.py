@@ -24,9 +24,7 @@ from treeadv.seeds import uniform
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """The state of a chain before its next token. `tau` and `logprob` are None for a rule that does not declare that it
-    reads them.
-    """
+    """The state of a chain before its next token. `tau` and `logprob` are None unless the rule declares their use."""
 
     entropy: float  # nats, of the distribution that the next token is drawn from
     gap: int  # tokens of the current segment
@@ -49,11 +47,11 @@ class ForkRule(BaseModel, ABC):
 
     @abstractmethod
     def fires(self, prefix: Prefix) -> bool:
-        """Whether the chain forks at `prefix`. The guards of the configuration hold already (`sampling.forking`)."""
+        """Whether the chain forks at `prefix`. The caller has checked the guards (`sampling.forking`)."""
 
 
 class Entropy(ForkRule):
-    """Forks where the entropy of the next token is above the threshold."""
+    """Forks if the entropy of the next token is above the threshold."""
 
     predictable = True
     uses_threshold = True
@@ -74,8 +72,9 @@ class Never(ForkRule):
 
 
 class Surprisal(ForkRule):
-    """Forks where the surprisal of the drawn token is above the threshold (TreeRL, 2506.11902). Biased: kept for
-    comparison.
+    """Forks if the surprisal of the drawn token is above the threshold (TreeRL, arXiv 2506.11902).
+
+    This rule is biased. It exists for comparisons.
     """
 
     predictable = False
@@ -120,7 +119,7 @@ def build_rule(name: str, options: Mapping[str, Any]) -> ForkRule:
     """Build the rule that `sampling.rule` names with the options of `sampling.rule_options`. Raises `BadInput`."""
     found = load_extension("sampling.rule", name, RULES)
     if not (isinstance(found, type) and issubclass(found, ForkRule)):
-        raise BadInput(f"sampling.rule={name}: it is not a subclass of treeadv.sampling.rules.ForkRule")
+        raise BadInput(f"sampling.rule={name} is not a subclass of treeadv.sampling.rules.ForkRule")
     if not isinstance(getattr(found, "predictable", None), bool):
         raise BadInput(f"sampling.rule={name}: the class must set `predictable` to True or False")
     if found.__abstractmethods__:

@@ -1,8 +1,8 @@
-"""Growing one forest over an engine.
+"""Grows one forest with an engine.
 
-The fork rule is applied from left to right to the stream of an ordinary completion. Where it fires, the chain goes on
-and becomes the first child; fresh requests draw the siblings from the same prefix. No request is aborted and no token
-is generated twice. Every decision depends on the chain's own past only, so a forest does not depend on scheduling.
+The fork rule is applied to each token of an ordinary completion. When the rule fires, the chain continues and becomes
+the first child; new requests draw the siblings from the same prefix. No request is aborted and no token is generated
+twice. Every decision depends only on the earlier tokens of the chain, so a forest does not depend on scheduling.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from treeadv.forest import Finish, Forest
 from treeadv.sampling.forking import Forking, split
 from treeadv.seeds import derive
 
-RETRIES = 3  # a lost branch goes on from the tokens that it has, this many times, before it is recorded as aborted
+RETRIES = 3  # a lost branch is continued from its last token this many times before it is recorded as aborted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowRequest:
-    """One forest to grow: `prompt` [P] int32 is the tokenised prompt of `problem`; `seed` fixes every draw and every
-    fork.
-    """
+    """A request for one forest. `prompt` [P] int32 is the tokenised prompt of `problem`; `seed` fixes every draw."""
 
     forest_id: str
     problem: Problem
@@ -37,7 +35,7 @@ class GrowRequest:
 
 @dataclass(slots=True)
 class _Node:
-    """A segment while it grows. `fresh` are the roots that take over leaf budget that this segment cannot use."""
+    """A growing segment. `fresh` are the roots that get the leaf budget that this segment cannot use."""
 
     budget: int
     depth: int = 0
@@ -50,9 +48,7 @@ class _Node:
 
 @dataclass(slots=True)
 class _Chain:
-    """One request to the engine: it starts in segment `node` after `path`, the tokens after the prompt. `name` gives
-    its seed.
-    """
+    """One request to the engine. It starts in segment `node` after the tokens `path`; its seed depends on `name`."""
 
     node: _Node
     name: str
@@ -63,11 +59,10 @@ class _Chain:
 async def grow(
     engine: Engine, request: GrowRequest, sampling: SamplingConfig, tau: float, stop: frozenset[int]
 ) -> Forest:
-    """Grow the forest of one prompt: `sampling.roots` trees that share `sampling.leaves` leaves. `stop`: token ids that
-    end a leaf.
+    """Grow the forest of one prompt: `sampling.roots` trees with `sampling.leaves` leaves in total.
 
-    Raises `EngineLost` when no branch at all draws a token, and `PathTooLong` before anything is drawn. A branch that
-    is lost alone is recorded as aborted.
+    `stop` are the token ids that end a leaf. Raises `EngineLost` if no branch draws a token, and `PathTooLong` before
+    anything is drawn. A single lost branch is recorded as aborted.
     """
     if len(request.prompt) + sampling.max_tokens > engine.longest:
         raise PathTooLong(
@@ -101,7 +96,7 @@ class _Growth:
         return self._forest(drawn)
 
     async def _follow(self, chain: _Chain, group: asyncio.TaskGroup) -> None:
-        """Follow one chain to its leaf, opening siblings where it forks."""
+        """Follow one chain to its leaf, and start siblings at its forks."""
         if not self._forking.possible(depth=chain.node.depth, position=len(chain.path)):
             self._pass_on(chain, group)
         for attempt in range(RETRIES + 1):
@@ -150,8 +145,9 @@ class _Growth:
         return node.children[0]
 
     def _pass_on(self, chain: _Chain, group: asyncio.TaskGroup) -> None:
-        """Give the leaf budget that the chain cannot use any more to fresh roots, which start at once. Repeating it
-        does nothing.
+        """Give the leaf budget that the chain can no longer use to new roots, which start at once.
+
+        A second call has no effect.
         """
         node = chain.node
         if not self._sampling.topup or node.fresh:
@@ -201,7 +197,7 @@ class _Growth:
 
 
 def _depth_first(root: _Node) -> Iterator[_Node]:
-    """All segments of a tree, a parent before its children."""
+    """Yield all segments of a tree, a parent before its children."""
     stack = [root]
     while stack:
         node = stack.pop()
@@ -210,9 +206,9 @@ def _depth_first(root: _Node) -> Iterator[_Node]:
 
 
 def _euler(root: _Node, first: int) -> Iterator[tuple[_Node, int]]:
-    """Segments of a tree in depth-first order with the numbers of their parents, counted from `first`.
+    """Yield the segments of a tree in depth-first order with the numbers of their parents, counted from `first`.
 
-    A segment without a token is left out: its branch was lost before it drew.
+    A segment without a token is left out, because its branch was lost before the first token.
     """
     stack: list[tuple[_Node, int]] = [(root, -1)]
     number = first

@@ -1,7 +1,7 @@
 """The fork threshold tau in nats: fixed, or a quantile of the entropies of the newest forests.
 
-One threshold serves all generators of a run. It depends on earlier forests only and holds for a whole forest, so a rule
-that reads it stays predictable.
+All generators of a run use one threshold. The threshold of a forest depends on earlier forests only, so a rule that
+reads the threshold stays predictable.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Threshold:
     """tau: `sampling.tau`, or with `sampling.tau_quantile` that quantile over the tokens of the last
     `sampling.tau_window` forests.
 
-    `sampling.tau` holds while those forests have fewer than `sampling.tau_min_tokens` tokens. Memory does not grow with
-    the length of the forests: each is kept as a histogram, so a quantile is the upper edge of its bin.
+    `sampling.tau` is used while these forests have fewer than `sampling.tau_min_tokens` tokens. A forest is stored as a
+    histogram, so the memory does not depend on its length. A quantile is the upper edge of its bin.
     """
 
     def __init__(self, sampling: SamplingConfig) -> None:
@@ -30,7 +30,7 @@ class Threshold:
         self._total = np.zeros(len(EDGES) + 1, np.int64)
 
     def observe(self, entropy: np.ndarray) -> None:
-        """Take in the entropies [T] of a finished forest, in nats."""
+        """Add the entropies [T] of a finished forest, in nats."""
         counts = np.bincount(np.searchsorted(EDGES, entropy), minlength=len(self._total))
         self._window.append(counts)
         self._total += counts
@@ -38,16 +38,16 @@ class Threshold:
             self._total -= self._window.popleft()
 
     def to_state(self) -> np.ndarray:
-        """The histograms [forests, bins] of the window, oldest first."""
+        """Return the histograms [forests, bins] of the window, oldest first."""
         return np.array([*self._window], np.int64).reshape(-1, len(self._total))
 
     def restore(self, state: np.ndarray) -> None:
-        """Continue from what `to_state` gave."""
+        """Restore the histograms of `to_state`."""
         self._window, self._total = deque(state), state.sum(axis=0)
 
     @property
     def tau(self) -> float:
-        """The threshold in nats for a forest that starts now."""
+        """The threshold in nats for the next forest."""
         s, tokens = self._sampling, int(self._total.sum())
         if s.tau_quantile is None or tokens < s.tau_min_tokens:
             return s.tau

@@ -68,6 +68,17 @@ class LocalLock:
             self._handle = None
 
 
+def in_use(run: Path) -> bool:
+    """Return whether a process of this machine holds the lock of a run. Reads the kernel's table of locks, so that a
+    driver which starts at the same time is not refused. False on systems without this table."""
+    lock, locks = run / "replay" / "lock", Path("/proc/locks")
+    if not lock.is_file() or not locks.is_file():
+        return False
+    at = lock.stat()
+    place = f"{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}:{at.st_ino}"
+    return any(place in line.split() for line in locks.read_text().splitlines())
+
+
 class OwnedFolder(Protocol):
     """A folder that records which session opened the run last."""
 

@@ -1,0 +1,149 @@
+"""The runs of a folder, and several runs side by side: what differs in their configurations, figures and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from treeadv.config import Config
+from treeadv.errors import BadInput
+from treeadv.evaluation.history import best, value
+from treeadv.report import chart
+from treeadv.report.chart import SERIES_COLOURS, Chart, Series, number
+from treeadv.report.markup import add
+from treeadv.report.page import finish, page, table
+from treeadv.report.progress import clock
+from treeadv.report.run import CHARTS, MAX_POINTS
+from treeadv.storage.lock import in_use
+from treeadv.storage.run_folder import RunFolder, not_a_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run as its files tell it. `state` is finished, running, stopped, or damaged with the reason in `fault`."""
+
+    path: Path
+    config: Config | None
+    records: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Mapping[str, Any]]
+    state: str
+    fault: str = ""
+
+    @property
+    def steps(self) -> int:
+        """The last recorded step."""
+        return int(self.records[-1]["step"]) if self.records else 0
+
+    @property
+    def started(self) -> datetime:
+        """When the folder was made, as far as the file system tells."""
+        return datetime.fromtimestamp(min(p.stat().st_mtime for p in self.path.iterdir()))
+
+    def reward(self) -> float | None:
+        """Mean reward of the last fifth of the steps; None without a step."""
+        last = self.records[-max(1, len(self.records) // 5) :]
+        return sum(r["reward_mean"] for r in last) / len(last) if last else None
+
+    def figures(self) -> dict[str, str]:
+        """The final figures by name, as text; a dash for one that the run did not record."""
+        if not self.records:
+            return {"steps": "0"}
+        last, found = self.records[-1], best(list(self.evaluations))
+        expanded = last["tokens_expanded"]
+        return {
+            "steps": str(last["step"]),
+            "time": clock(last["elapsed_s"]),
+            "reward, last fifth": f"{self.reward():.3f}",
+            "best evaluation": "-" if found is None else f"{value(found):.3f} at step {found['step']}",
+            "tokens generated": number(last["tokens_generated"]),
+            "tokens trained": number(last["tokens_trained"]),
+            "sharing in training": f"{1 - last['tokens_trained'] / expanded:.0%}" if expanded else "-",
+            "largest staleness": str(max(r["staleness_max"] for r in self.records)),
+        }
+
+
+def read_run(path: Path) -> Run:
+    """Read one run. Raises `BadInput` if the folder is no run; a damaged file makes a damaged run."""
+    if not (path / "config.yaml").is_file():
+        raise not_a_run(path)
+    try:
+        folder, config = RunFolder.open(path, [])
+        records, evaluations = folder.records(), folder.evaluations()
+    except BadInput as e:
+        return Run(path=path, config=None, records=(), evaluations=(), state="damaged", fault=str(e))
+    done = bool(records) and records[-1]["step"] >= config.run.steps
+    state = "running" if in_use(path) else "finished" if done else "stopped"
+    return Run(path=path, config=config, records=records, evaluations=evaluations, state=state)
+
+
+def runs_in(root: Path) -> list[Run]:
+    """Return the runs of a folder, newest first. Raises `BadInput` if the folder does not exist."""
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder; runs lie in run.root, by default runs")
+    found = (read_run(p.parent) for p in root.glob("*/config.yaml"))
+    return sorted(found, key=lambda run: run.started, reverse=True)
+
+
+def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Return (key, value of each run) for every key of the configuration that differs, except for the run's name."""
+    flat = [dict(_flat(run.config.model_dump(mode="json"))) if run.config else {} for run in runs]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    rows = [(key, [str(values.get(key, "-")) for values in flat]) for key in keys if key != "run.name"]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def comparison_page(runs: Sequence[Run]) -> str:
+    """Return a self-contained page: figures, differing keys, and each curve with one line a run.
+
+    Raises `BadInput` for more runs than a chart has colours."""
+    if len(runs) > SERIES_COLOURS:
+        raise BadInput(f"{len(runs)} runs: a page compares at most {SERIES_COLOURS}")
+    names = [run.path.name for run in runs]
+    root, main = page("treeadv: " + ", ".join(names))
+    add(main, "h1", f"{len(runs)} runs")
+    _rows(main, "Figures", names, figure_rows(runs))
+    _rows(main, "Differences of the configurations", names, differences(runs))
+    steps = sorted({r["step"] for run in runs for r in run.records})
+    steps = steps[:: -(-len(steps) // MAX_POINTS)] if steps else []
+    if steps:
+        add(main, "h2", "Curves")
+        grid = add(main, "div", class_="charts")
+        for title, unit, keys in CHARTS:
+            for key, label in keys.items():
+                by_step = [{r["step"]: r.get(key) for r in run.records} for run in runs]
+                series = [Series(name, [v.get(s) for s in steps]) for name, v in zip(names, by_step, strict=True)]
+                if any(v is not None for s in series for v in s.values):
+                    heading = title if len(keys) == 1 else f"{title}: {label}"
+                    grid.append(chart.draw(Chart(heading, unit, series), steps))
+    return finish(root)
+
+
+def figure_rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Return (figure, value of each run) for the final figures."""
+    figures = [run.figures() | {"state": run.state} for run in runs]
+    names = dict.fromkeys(name for f in figures for name in f)
+    return [(name, [f.get(name, "-") for f in figures]) for name in names]
+
+
+def _rows(main: Any, title: str, names: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> None:
+    add(main, "h2", title)
+    if not rows:
+        add(main, "p", "None.")
+        return
+    body = table(main, ["", *names])
+    for key, values in rows:
+        line = add(body, "tr")
+        add(line, "th", key, scope="row")
+        for text in values:
+            add(line, "td", text)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, inner in tree.items():
+        if isinstance(inner, dict) and inner:
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
