@@ -1,6 +1,6 @@
-"""The commands that need no Ray. `actors/cli.py` adds its own to the same parser, so that there is one `treeadv`.
+"""The commands that need no Ray. `actors/cli.py` adds the other commands of `treeadv` to the same parser.
 
-Nothing heavy is imported before a command runs, so `treeadv --help` answers at once.
+Large packages are imported only when a command runs, so `treeadv --help` answers at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from treeadv.cli.parser import Commands, dispatch, new_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the library's commands. The installed `treeadv` (actors.cli) has these and the ones that need Ray."""
+    """Run one of the library's commands. The installed `treeadv` (actors.cli) also has the commands that need Ray."""
     parser, commands = new_parser()
     add_commands(commands)
     return dispatch(parser, argv)

@@ -1,4 +1,4 @@
-"""The parser of the command `treeadv`, and how a command is added to it, called, and answers for bad input."""
+"""The parser of the command `treeadv`: adds commands, calls them, and prints errors for bad input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ else:
 
 
 def new_parser() -> tuple[Parser, Commands]:
-    """The parser of `treeadv`, and the object to which its commands are added."""
+    """Return the parser of `treeadv`, and the object to which commands are added."""
     parser = Parser(prog="treeadv", description="Tree-structured reinforcement learning for reasoning language models.")
     parser.add_argument("--version", action="version", version=f"treeadv {__version__}")
     return parser, parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -42,7 +42,7 @@ def add_command(
 
 
 def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
-    """Parse the arguments, call the command and return its exit code. Bad input is one line on stderr."""
+    """Parse the arguments, call the command and return its exit code. Bad input prints one line on stderr."""
     args = parser.parse_args(argv)
     try:
         return args.call(args)
@@ -57,7 +57,7 @@ def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
 
 
 def positive(text: str) -> int:
-    """The type of an argument that counts from 1."""
+    """Parse an argument that is an integer from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
