@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from treeadv.cli.main import add_commands
 from treeadv.cli.parser import Commands, dispatch, new_parser
 from treeadv.errors import BadInput
+from treeadv.visible import visible
 
 if TYPE_CHECKING:
     from treeadv.config import Config
@@ -110,8 +111,9 @@ def train(args: argparse.Namespace) -> int:
     elif summary["steps"] < config.run.steps:
         console.print(
             f"Stopped before the last step; go on with: treeadv train {'--local ' * args.local}--resume"
-            f" {shlex.quote(folder.uri)}",
+            f" {visible(shlex.quote(folder.uri))}",
             soft_wrap=True,
+            markup=False,
         )
         # Only Ctrl-C asks for the end of the run. After any other signal the exit code says that the run is not
         # finished, so that Kubernetes starts it again.
@@ -174,7 +176,7 @@ def scale(args: argparse.Namespace) -> int:
             f" scaling.min={bounds.min} and scaling.max={bounds.max}"
         )
     folder.request(counts)
-    print(f"asked {args.run_dir} for {', '.join(args.counts)}")
+    print(f"asked {visible(str(args.run_dir))} for {', '.join(args.counts)}")
     return 0
 
 
@@ -199,9 +201,9 @@ def reproduce(args: argparse.Namespace) -> int:
         print(comparison)
         return 0 if comparison.equal else 1
     try:
-        print(reproduce_batch(args.run_dir, args.batch, forests_of_step))
+        print(visible(str(reproduce_batch(args.run_dir, args.batch, forests_of_step))))
     except NonFinite as fault:
-        print(f"treeadv: error: {fault}", file=sys.stderr)
+        print(f"treeadv: error: {visible(str(fault))}", file=sys.stderr)
         return 1
     return 0
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -33,8 +32,9 @@ from treeadv.replay.store import ReplayStore
 from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive
 from treeadv.storage.folder import Action, flush
+from treeadv.visible import visible_logger
 
-log = logging.getLogger("treeadv.replay")
+log = visible_logger("treeadv.replay")
 _TICK = 1.0  # seconds between checks of deadlines
 _FIGURES_EVERY = 10.0  # seconds
 

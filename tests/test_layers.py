@@ -12,8 +12,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The layers from the lowest to the highest. A unit may import units of earlier rows, and no other unit of its own row.
 LAYERS = (
-    ("treeadv", "treeadv.errors", "treeadv.seeds"),
-    ("treeadv.extensions", "treeadv.forest", "treeadv.jsonl", "treeadv.metrics", "treeadv.recipes", "treeadv.section"),
+    ("treeadv", "treeadv.errors", "treeadv.seeds", "treeadv.visible"),
+    (
+        "treeadv.extensions",
+        "treeadv.forest",
+        "treeadv.jsonl",
+        "treeadv.messages",
+        "treeadv.metrics",
+        "treeadv.recipes",
+        "treeadv.section",
+    ),
     ("treeadv.presets", "treeadv.rewards"),
     ("treeadv.task_config", "treeadv.wire"),
     ("treeadv.config",),

@@ -202,7 +202,9 @@ def test_ranks_without_a_shared_disk_checkpoint_through_store(bucket, tmp_path):
     assert [p.wait(timeout=120) for p in ranks] == [0, 0]
     result = torch.load(tmp_path / "result.pt", weights_only=False)
     assert result["losses"][0] == result["losses"][1] and result["left"] == []
-    assert {"__0_0.distcp", "__1_0.distcp"} <= {k.rpartition("/")[2] for k in keys(client, name)}
+    assert {f"shard-0000{n}-model-00001-of-00001.safetensors" for n in (1, 2)} <= {
+        k.rpartition("/")[2] for k in keys(client, name)
+    }
     alone = Trainer(tiny.config(), model)
     with RunFolder(tmp_path / "disk", ObjectRunStore(uri, tmp_path / "disk")).open_checkpoint(1) as folder:
         alone.restore(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Sequence
 
@@ -19,8 +18,9 @@ from treeadv.rewards.golds import Gold, check_golds
 from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.sampling.rules import build_rule
 from treeadv.tracking import check_trackers
+from treeadv.visible import visible_logger
 
-log = logging.getLogger("treeadv.checks")
+log = visible_logger("treeadv.checks")
 DRAWS = 8  # number of draws of an endless source that are checked
 PROMPTS = 64  # number of prompts that are rendered
 

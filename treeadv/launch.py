@@ -7,7 +7,6 @@ its trainer have accepted the checkpoint (`Launch.accept`).
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import shutil
 from collections.abc import Callable, Iterable
@@ -28,8 +27,9 @@ from treeadv.storage.folder import split
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_folder import RunFolder, named_store
 from treeadv.storage.run_store import object_store
+from treeadv.visible import visible_logger
 
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 FULL_DISK = 1 << 20  # a disk with fewer free bytes counts as full
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from socketserver import ThreadingMixIn
+from typing import Any, Literal
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
@@ -30,6 +33,8 @@ class Metric:
 
 
 SPAN = 64  # ports tried from metrics.port on
+CONNECTIONS = 64  # answered at a time
+CONNECTION_SECONDS = 10.0  # that a client may take for its request and our answer
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -119,10 +124,10 @@ class Exporter:
     ) -> None:
         """Create the metrics of a role.
 
-        `health` returns None, or the reason for which /healthz answers 503. `refresh` is called in the server's thread
-        before each answer and sets gauges."""
+        `health` returns None, or the reason for which /healthz answers 503. `refresh` is called
+        before each answer, in one thread at a time, and sets gauges."""
         self.registry = CollectorRegistry()
-        self._health, self._refresh = health, refresh
+        self._health, self._refresh, self._refreshing = health, refresh, threading.Lock()
         self._server: WSGIServer | None = None
         self._by_name = {m.name: _collector(m, self.registry) for m in of_role(role)}
 
@@ -155,7 +160,8 @@ class Exporter:
                 fault = self._health()
                 start_response("503 Service Unavailable" if fault else "200 OK", [("Content-Type", "text/plain")])
                 return [(fault or "ok").encode() + b"\n"]
-            self._refresh()
+            with self._refreshing:
+                self._refresh()
             return metrics(environ, start_response)
 
         self._server = _listen(host, port, app)
@@ -168,7 +174,51 @@ class Exporter:
             self._server.server_close()
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answers each connection in a thread, so that one that sends nothing keeps no other from its answer. The number of
+    connections and the time of each are bounded."""
+
+    daemon_threads = True
+    request_queue_size = CONNECTIONS
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return self._free.acquire(blocking=False)  # one too many is closed unanswered
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # the system has no thread left
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        # The timeout of the socket bounds each read; the timer ends a client that sends a byte now and then.
+        timer = threading.Timer(CONNECTION_SECONDS, _hang_up, [request])
+        timer.daemon = True
+        timer.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            timer.cancel()
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # the client is gone, or was too slow
+            super().handle_error(request, client_address)
+
+
+def _hang_up(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
+
+
 class _SilentHandler(WSGIRequestHandler):
+    timeout = CONNECTION_SECONDS
+
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing, because a scrape comes every few seconds."""
 
@@ -176,7 +226,7 @@ class _SilentHandler(WSGIRequestHandler):
 def _listen(host: str, first: int, app: Callable) -> WSGIServer:
     for port in range(first, first + SPAN) if first else [0]:
         try:
-            return make_server(host, port, app, handler_class=_SilentHandler)
+            return make_server(host, port, app, _Server, _SilentHandler)
         except OSError as e:
             fault = e
             if e.errno != errno.EADDRINUSE:

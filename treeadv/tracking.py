@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import Any, Protocol, cast
 
 from treeadv.errors import BadInput, one_line
 from treeadv.extensions import load_extension
+from treeadv.visible import visible_logger
 
-log = logging.getLogger("treeadv.tracking")
+log = visible_logger("treeadv.tracking")
 TRACKERS = {
     "tensorboard": "treeadv.tracking:TensorBoard",
     "wandb": "treeadv.tracking:WandB",

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadForest, BadInput, one_line
 from treeadv.forest import Forest
+from treeadv.messages import read_messages
 
 SCHEMA_VERSION = 1
 _VERSION_KEY = b"treeadv.schema_version"
+_VERSION_DIGITS = 9
 
 
 def _list(kind: pa.DataType) -> pa.DataType:
@@ -91,7 +93,7 @@ def _views(column: pa.Array, kind: pa.DataType) -> Iterable:
 def check_schema(schema: pa.Schema, where: str) -> None:
     """Raise `BadInput` for a schema that this release cannot read. The message names the schema and the remedy."""
     found = (schema.metadata or {}).get(_VERSION_KEY)
-    if found is None:
+    if found is None or not found.isdigit() or len(found) > _VERSION_DIGITS:
         raise BadInput(f"{where} is not a file of forests (no {_VERSION_KEY.decode()} in its schema)")
     if int(found) > SCHEMA_VERSION:
         raise BadInput(
@@ -119,7 +121,7 @@ def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
 def read_file(path: Path) -> tuple[list[Forest], str]:
     """Read an Arrow IPC file (file or stream format), memory-mapped. Returns its forests and the model in its metadata.
 
-    The model is "" if the metadata has no model. Raises `BadInput` for another kind of file.
+    The model is "" if the metadata has no model. Every forest is checked. Raises `BadInput` for another kind of file.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1], lengths=[2], token=[5, 6], logprob=[-1.0, -0.5])
     >>> write_forests(Path("forests.arrow"), [tree], "models/tiny")
@@ -132,17 +134,14 @@ def read_file(path: Path) -> tuple[list[Forest], str]:
         raise BadInput(f"{path} is a folder; give a file of forests, such as {example}")
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
-    source = pa.memory_map(str(path), "r")
     try:
-        reader = pa.ipc.open_file(source)
-        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    except pa.ArrowInvalid:
-        source.seek(0)
-        try:
-            reader = pa.ipc.open_stream(source)
-            batches = list(reader)
-        except pa.ArrowInvalid as e:
-            raise BadInput(f"{path}: not an Arrow file of forests ({e})") from e
-    check_schema(reader.schema, str(path))
-    model = (reader.schema.metadata or {}).get(b"treeadv.model", b"").decode()
-    return [f for b in batches for f in from_batch(b)], model
+        data = pa.memory_map(str(path), "r").read_buffer()
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{path}: cannot be read ({one_line(e)})") from e
+    schema, batches = read_messages(data, str(path))
+    check_schema(schema, str(path))
+    model = (schema.metadata or {}).get(b"treeadv.model", b"").decode(errors="replace")
+    try:
+        return [f.check() for b in batches for f in from_batch(b)], model
+    except BadForest as e:
+        raise BadInput(f"{path}: {e}") from e

@@ -4,7 +4,6 @@ a node that hosts an actor drains."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 
 from actors.driver.cluster import Cluster
@@ -13,9 +12,10 @@ from actors.driver.nodes import actor_nodes, ask, draining_nodes
 from actors.driver.outcome import EndRequest
 from actors.driver.recorder import Recorder
 from actors.driver.scaling_policy import Observation, ScalingState
+from treeadv.visible import visible_logger
 
 POLL_SECONDS = 1.0
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 async def autoscale(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> None:

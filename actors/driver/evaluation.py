@@ -8,7 +8,6 @@ time. One that cannot start before newer weights are everywhere is skipped, exce
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -31,12 +30,13 @@ from treeadv.evaluation.book import EvaluationBook
 from treeadv.evaluation.scores import Result, Score, score
 from treeadv.evaluation.sets import held_out, sets_of, tickets
 from treeadv.storage.run_folder import RunFolder
+from treeadv.visible import visible_logger
 
 if TYPE_CHECKING:
     from actors.driver.cluster import Cluster
     from actors.driver.recorder import Recorder
 
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 class Lost(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable
 from typing import cast
 
@@ -22,6 +21,7 @@ from ray.exceptions import (
 
 from actors.driver.handles import Handle, kill
 from actors.heartbeat import Heartbeat
+from treeadv.visible import visible_logger
 
 # Ray's memory monitor, a full disk and a dead node end an actor without a RayActorError.
 ACTOR_LOST = (
@@ -37,7 +37,7 @@ STATE_LOST = (*ACTOR_LOST, ObjectLostError)
 PARTS = 4
 INTERVAL_SECONDS = 2.0  # between heartbeats, or a quarter of the timeout where that is less
 
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 class Hung(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
@@ -15,12 +14,13 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import RpcError
 
 from actors.driver.worker_group import RoleFailed
+from treeadv.visible import visible_logger
 
 TIMEOUT_SECONDS = 5  # of a question to the GCS
 WATCH_SECONDS = 2.0  # between questions about the node of the driver
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 def gcs() -> GcsClient:

@@ -56,10 +56,10 @@ class Recorder:
 
     def resume(self) -> None:
         """Continue from the totals of the last record."""
-        records = self.folder.records()
-        self._totals = Totals.of(records[-1] if records else None)
-        if not self.resumed and records:
-            self._elapsed = records[-1]["elapsed_s"]
+        last = self.folder.last_record()
+        self._totals = Totals.of(last)
+        if not self.resumed and last:
+            self._elapsed = last["elapsed_s"]
         self.resumed = True
 
     @contextmanager

@@ -26,9 +26,10 @@ from treeadv.data import model_folder as models
 from treeadv.errors import RunFailed, one_line, single_errors
 from treeadv.launch import Launch
 from treeadv.report.progress import Progress
+from treeadv.visible import visible_logger
 
 START_PATIENCE = 30.0  # seconds before a warning names the actors that are not up
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 class StateLost(Exception):

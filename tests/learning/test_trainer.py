@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AttentionInterface, AutoModelForCausalLM, Gemma2Config, GPT2Config, MambaConfig
 
 from tests.learning import tiny
@@ -335,3 +335,77 @@ def test_checkpoint_of_another_model_is_refused(folder, tmp_path):
         Trainer(tiny.config(), folder).restore(tmp_path / "step-0")
     with pytest.raises(BadInput, match="not a checkpoint of treeadv"):
         other.restore(tmp_path)
+
+
+# ---- checkpoints of strangers ----------------------------------------------------------------------------------------
+class _Payload:
+    """Its unpickling makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+@pytest.fixture
+def saved(folder, tmp_path):
+    trainer = Trainer(tiny.config(), folder)
+    trainer.step(FORESTS, 0)
+    trainer.save(tmp_path / "step-1")
+    return tmp_path / "step-1"
+
+
+def test_checkpoint_has_files_of_safe_formats_only(saved):
+    kinds = {p.suffix for p in saved.rglob("*") if p.is_file()}
+    assert kinds <= {".safetensors", ".json", ".jinja", ".txt"}
+    assert not any(p.name.startswith(".") for p in saved.rglob("*"))
+
+
+def test_restoring_unpickles_nothing(saved, folder, monkeypatch):
+    def refuse(*_args, **_options):
+        raise AssertionError("something was unpickled")
+
+    for name in ("load", "loads", "Unpickler", "_Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    Trainer(tiny.config(), folder).restore(saved)
+
+
+@pytest.mark.parametrize("name", ["rng.pt", ".metadata", "tensors/.metadata"])
+def test_checkpoint_of_an_earlier_release_is_refused_and_runs_no_code(saved, folder, tmp_path, name):
+    mark = tmp_path / "owned"
+    (saved / "trainer" / name).write_bytes(pickle.dumps(_Payload(mark)))
+    with pytest.raises(BadInput, match="a checkpoint of an earlier release, in a format that can run code") as e:
+        Trainer(tiny.config(), folder).restore(saved)
+    assert not mark.exists() and "\n" not in str(e.value)
+
+
+SHARD = "trainer/tensors/shard-00001-model-00001-of-00001.safetensors"
+
+
+@pytest.mark.parametrize(
+    "name", ["trainer/random.safetensors", "trainer/progress.json", SHARD, "model-00001.safetensors"]
+)
+def test_pickle_under_the_name_of_a_safe_file_runs_no_code(saved, folder, tmp_path, name):
+    mark = tmp_path / "owned"
+    assert (saved / name).is_file()
+    (saved / name).write_bytes(pickle.dumps(_Payload(mark)))
+    with pytest.raises(BadInput) as e:
+        Trainer(tiny.config(), folder).restore(saved)
+    assert not mark.exists() and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"version": "x", "steps": 1}', "[" * 100_000])
+def test_progress_without_its_counters_is_refused(saved, folder, content):
+    (saved / "trainer/progress.json").write_text(content)
+    with pytest.raises(BadInput, match=r"progress\.json: not the progress of a trainer"):
+        Trainer(tiny.config(), folder).restore(saved)
+
+
+def test_optimizer_state_of_other_shapes_is_refused(saved, folder):
+    path = next((saved / "trainer/tensors").iterdir())
+    tensors = load_file(path)
+    save_file({n: torch.zeros(3) for n in tensors}, path)
+    with pytest.raises(BadInput, match="cannot be read"):
+        Trainer(tiny.config(), folder).restore(saved)

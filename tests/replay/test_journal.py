@@ -14,7 +14,6 @@ from tests.replay.helpers import batch_for, fill, open_store, reserve, train
 from treeadv import wire
 from treeadv.errors import BadInput
 from treeadv.replay import audit as auditing
-from treeadv.replay import journal
 from treeadv.replay.audit import _step_faults, audit
 from treeadv.replay.history import read_history
 from treeadv.replay.journal import Journal, Reader
@@ -302,9 +301,9 @@ def test_audit_during_deletions_finds_no_fault(
     go_on()
     match moment:
         case "the journal is listed":
-            before(journal, "_current")
+            before(LocalFolder, "sizes")
         case "its parts are read":
-            before(Reader, "_fetch")
+            before(LocalFolder, "open_all")
         case "the payloads are checked":
             before(auditing, "_payloads")
     report = audit(str(tmp_path))

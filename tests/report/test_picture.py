@@ -15,7 +15,7 @@ from treeadv.errors import BadInput
 from treeadv.forest import Forest, Verdict
 from treeadv.learning.advantage import advantages
 from treeadv.presets import PRESETS
-from treeadv.report.picture import Numbers, Vocabulary, elided, picture, signed, visible
+from treeadv.report.picture import Numbers, Vocabulary, drawn_text, elided, picture, signed
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,8 @@ def test_text_that_does_not_fit_is_cut_in_the_middle(count: int, limit: int) -> 
     assert list(tail) == list(range(count - len(tail), count))
 
 
-def test_control_characters_become_visible() -> None:
-    assert visible("a\tb\n\x00\x7f") == "a␉b⏎\n␀␡"
+def test_control_characters_of_drawn_text_become_visible() -> None:
+    assert drawn_text("a\tb\n\x00\x7f") == "a␉b⏎\n␀␡"
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (-0.001, "0"), (0.584, "+0.58"), (-1.0, "\N{MINUS SIGN}1.00")])

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from treeadv import __version__
 from treeadv.errors import BadInput, single_errors
+from treeadv.visible import visible
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"treeadv: error: {message}{_hint(message)} ({self.prog} --help)\n")
+        self.exit(2, f"treeadv: error: {visible(message)}{visible(_hint(message))} ({self.prog} --help)\n")
 
 
 def _hint(message: str) -> str:
@@ -65,7 +66,7 @@ def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
         bad = next((e for e in single_errors(error) if isinstance(e, BadInput)), None)
         if bad is None:
             raise
-        print(f"treeadv: error: {bad}", file=sys.stderr)
+        print(f"treeadv: error: {visible(str(bad))}", file=sys.stderr)
         return bad.exit_code
     except KeyboardInterrupt:
         return 130

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from treeadv.cli.parser import Commands, add_command
 from treeadv.errors import BadInput
+from treeadv.visible import visible
 
 
 def add(commands: Commands) -> None:
@@ -30,5 +31,5 @@ def plan(args: argparse.Namespace) -> int:
     if not file.is_file():
         raise BadInput(f"{file}: no such file; give the model's config.json by --model-config")
     found = make_plan(config, file, int(args.gpu_gb * GB), int(args.host_gb * GB))
-    print(render(found))
+    print(visible(render(found), newline="\n"))
     return 1 if found.faults else 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, Parser, add_command, positive
 from treeadv.errors import BadInput
+from treeadv.visible import visible
 
 if TYPE_CHECKING:
     from treeadv.config import Config
@@ -48,7 +49,7 @@ def generate(args: argparse.Namespace) -> int:
     judged = sum(int(f.judged.sum()) for f in forests)
     reward = sum(float(f.reward[f.judged].sum()) for f in forests) / max(judged, 1)
     print(
-        f"{args.out}: {len(forests)} forests, {leaves} leaves, mean reward {reward:.3f}, "
+        f"{visible(str(args.out))}: {len(forests)} forests, {leaves} leaves, mean reward {reward:.3f}, "
         f"{tokens} tokens instead of {expanded} ({1 - tokens / expanded:.0%} shared)"
     )
     return 0

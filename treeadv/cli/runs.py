@@ -8,6 +8,7 @@ from pathlib import Path
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
+from treeadv.visible import visible
 
 
 def add(commands: Commands) -> None:
@@ -30,14 +31,14 @@ def audit(args: argparse.Namespace) -> int:
     from treeadv.replay.audit import audit as audit_run
 
     result = audit_run(args.run_dir)
-    print(json.dumps(result.to_dict(), indent=2) if args.json else result.table())
+    print(json.dumps(result.to_dict(), indent=2) if args.json else visible(result.table(), newline="\n"))
     return 0 if result.sound else 1
 
 
 def report(args: argparse.Namespace) -> int:
     from treeadv.report.run import write_report
 
-    print(write_report(args.run_dir))
+    print(visible(str(write_report(args.run_dir))))
     return 0
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadInput
+from treeadv.visible import visible
 
 if TYPE_CHECKING:
     from treeadv.report.picture import Picture
@@ -65,12 +66,16 @@ def _pictures(args: argparse.Namespace) -> list[Picture]:
         forests = [forests[args.index]]
     if args.svg and len(forests) > 1:
         raise BadInput(f"--svg {args.svg}: {args.file} holds {len(forests)} forests; choose one with --index N")
-    folder = args.model or (Path(model) if model and (Path(model) / "tokenizer.json").is_file() else None)
+    folder = args.model or (Path(model) if model and _has_tokenizer(Path(model)) else None)
     if folder is None:
-        where = f"in {model}" if model else f"named in {args.file}"
+        where = visible(f"in {model}" if model else f"named in {args.file}")
         print(f"treeadv: no tokenizer {where}; tokens are shown as numbers (--model DIR)", file=sys.stderr)
     vocabulary = Vocabulary(folder) if folder else Numbers()
+    return [picture(f, vocabulary, advantages(f, spec)[0] if f.graded else None) for f in forests]
+
+
+def _has_tokenizer(folder: Path) -> bool:
     try:
-        return [picture(f.check(), vocabulary, advantages(f, spec)[0] if f.graded else None) for f in forests]
-    except BadForest as e:
-        raise BadInput(f"{args.file}: {e}") from e
+        return (folder / "tokenizer.json").is_file()
+    except OSError:  # the file of forests names what cannot be a folder
+        return False

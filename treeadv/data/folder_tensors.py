@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -26,7 +26,7 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 
 Read = Callable[[str, slice], torch.Tensor]  # (name in the folder, rows) -> those rows of the tensor
 
@@ -101,7 +101,10 @@ class FolderReader:
         self._files = ExitStack()
         self._file: dict[str, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            content = self._files.enter_context(safe_open(path, "pt"))
+            try:
+                content = self._files.enter_context(safe_open(path, "pt"))
+            except (SafetensorError, OSError) as e:
+                raise BadInput(f"{path}: cannot be read ({one_line(e)})") from e
             self._file |= dict.fromkeys(content.keys(), content)
         if not self._file:
             raise BadInput(f"{folder}: no weights (*.safetensors); convert other formats with save_pretrained")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import re
 import tempfile
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ from treeadv.config import ModelConfig
 from treeadv.data.model_files import check_folder
 from treeadv.errors import BadInput
 from treeadv.extensions import require
+from treeadv.visible import visible_logger
 
 SMOLLM2 = "smollm2-135m-instruct"
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 def resolve(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeadv.forest.labels import Verdict
+from treeadv.forest.labels import Finish, Verdict
 
 if TYPE_CHECKING:
     from treeadv.forest.tree import Forest
@@ -33,7 +34,7 @@ def _length_fault(f: Forest) -> str | None:
 
 
 def _span_fault(f: Forest) -> str | None:
-    if f.start[0] != 0 or f.start[-1] != len(f.token) or (np.diff(f.start) <= 0).any():
+    if f.start[0] != 0 or f.start[-1] != len(f.token) or (np.diff(f.start.astype(np.int64)) <= 0).any():
         return "segments must hold at least one token each and cover the token arrays in order"
     return None
 
@@ -44,17 +45,14 @@ def _order_fault(f: Forest) -> str | None:
         return "a parent must stand before its children"
     if (f.tree != np.cumsum(f.parent == -1) - 1).any():
         return "tree numbers must count the roots in order"
-    # In depth-first order the segment before s is the parent of s, or is in the subtree of an earlier child of this
-    # parent.
-    if any(f.parent[s] != -1 and not _is_ancestor(f, int(f.parent[s]), s - 1) for s in range(1, S)):
-        return "segments must stand in depth-first order"
+    path: list[int] = []  # from a root to the segment before
+    for s, parent in enumerate(f.parent.tolist()):
+        while path and path[-1] != parent:
+            path.pop()
+        if parent != -1 and not path:
+            return "segments must stand in depth-first order"
+        path.append(s)
     return None
-
-
-def _is_ancestor(f: Forest, ancestor: int, s: int) -> bool:
-    while s > ancestor:
-        s = int(f.parent[s])
-    return s == ancestor
 
 
 def _fork_fault(f: Forest) -> str | None:
@@ -75,6 +73,8 @@ def _value_fault(f: Forest) -> str | None:
     wrong = np.flatnonzero(~np.isfinite(f.entropy) | (f.entropy < 0))
     if len(wrong):
         return f"entropy {f.entropy[wrong[0]]} of token {wrong[0]} is not a finite number >= 0"
+    if not 0 < f.temperature < math.inf:
+        return f"temperature {f.temperature} is not a finite number > 0"
     if (f.token < 0).any() or (f.prompt < 0).any() or (f.version < 0).any():
         return "token ids and versions must not be negative"
     return None
@@ -89,6 +89,10 @@ def _version_fault(f: Forest) -> str | None:
 
 
 def _grade_fault(f: Forest) -> str | None:
+    for name, kind in (("finish", Finish), ("verdict", Verdict)):
+        unknown = np.flatnonzero(~np.isin(getattr(f, name), list(kind)))
+        if len(unknown):
+            return f"{name} {getattr(f, name)[unknown[0]]} of leaf {unknown[0]} has no meaning"
     graded = f.verdict != Verdict.UNGRADED
     if graded.any() and not (graded.all() and np.isfinite(f.reward).all()):
         return "either every leaf or no leaf must be graded with a finite reward"

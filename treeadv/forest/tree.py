@@ -97,7 +97,7 @@ class Forest(Construction):
     @cached_property
     def expanded_tokens(self) -> int:
         """Tokens of the flattened rollouts: the sum over leaves of the length of their path."""
-        return int((self.lengths * self.leaf_count).sum())
+        return int(self.lengths.astype(np.int64) @ self.leaf_count)
 
     @property
     def sharing(self) -> float:

@@ -1,4 +1,7 @@
-"""Files of a checkpoint: a plain Hugging Face model folder and the state of the trainer."""
+"""Files of a checkpoint: a plain Hugging Face model beside the state of the trainer.
+
+All of them are safetensors or JSON, so that a checkpoint of a stranger runs no code when it is read.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.learning import weights
 from treeadv.learning.policy import Policy
 
 Progress = dict[str, int]  # the trainer's counters by name
 _STATE = "trainer"
+_TENSORS = "tensors"  # in the folder of the state: files of torch's distributed checkpoints
+_RANDOM = "random.safetensors"
+_PROGRESS = "progress.json"
+_PICKLED = ("rng.pt", ".metadata")  # files of earlier releases; reading them can run code
 _TRAINABLE = StateDictOptions(ignore_frozen_params=True)
 
 
@@ -41,39 +53,72 @@ class TrainerState:
         rank, world = _rank_and_world()
         weights.write_folder(self.policy, self.source, folder)
         with _without_warning():
-            dcp.save(self._state(), checkpoint_id=folder / _STATE, no_dist=world == 1)
+            writer = HuggingFaceStorageWriter(str(folder / _STATE / _TENSORS), save_distributed=True)
+            dcp.save(self._tensors(self._state()), storage_writer=writer, no_dist=world == 1)
         if rank == 0:
-            torch.save(torch.get_rng_state(), folder / _STATE / "rng.pt")
-            (folder / _STATE / "progress.json").write_text(json.dumps(progress))
+            save_file({"cpu": torch.get_rng_state()}, folder / _STATE / _RANDOM)
+            (folder / _STATE / _PROGRESS).write_text(json.dumps(progress))
 
     def restore(self, folder: Path) -> Progress:
-        """Load weights, optimizer state and random state in place, on any number of ranks, and return the progress.
-
-        Raises `BadInput` if the folder is not a checkpoint or is of another model."""
-        if not (folder / _STATE / "progress.json").is_file():
-            raise BadInput(f"{folder}: not a checkpoint of treeadv (no {_STATE}/progress.json)")
+        """Load weights, optimizer and random state in place, on any number of ranks. Returns the progress as it
+        was written. The optimizer keeps its settings. `BadInput` if the folder is not a checkpoint, is of another
+        model, or is of an earlier release."""
+        progress = _progress(folder / _STATE)
         if not self.policy.adapted:
             weights.read_folder(self.policy, folder)
         _, world = _rank_and_world()
         state = self._state()
-        with _without_warning():
-            dcp.load(state, checkpoint_id=folder / _STATE, no_dist=world == 1)
+        with _without_warning(), _one_line(folder / _STATE):
+            reader = HuggingFaceStorageReader(str(folder / _STATE / _TENSORS))
+            dcp.load(self._tensors(state), storage_reader=reader, no_dist=world == 1)
+            torch.set_rng_state(load_file(folder / _STATE / _RANDOM)["cpu"])
         set_state_dict(
             self.policy, self.optimizer, model_state_dict=state.get("model", {}), optim_state_dict=state["optimizer"],
             options=StateDictOptions(ignore_frozen_params=True, strict=False),
         )  # fmt: skip
-        torch.set_rng_state(torch.load(folder / _STATE / "rng.pt"))
-        progress = json.loads((folder / _STATE / "progress.json").read_text())
         if world > 1:
             dist.barrier()  # The caller may delete its copy of the folder, so every rank reads the folder first
         return progress
 
-    def _state(self) -> dict:
-        """Return the optimizer state by parameter name, and the LoRA adapter if the policy has one.
-
-        The model folder holds the merged weights, from which the adapter cannot be recovered."""
+    def _state(self) -> dict[str, Any]:
+        """Optimizer state by parameter name, and the adapter where one is trained (the merged folder cannot be taken
+        apart)."""
         model, state = get_state_dict(self.policy, self.optimizer, options=_TRAINABLE)
         return {"optimizer": state} | ({"model": model} if self.policy.adapted else {})
+
+    def _tensors(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the tensors of a state, which are loaded in place. The settings of the optimizer are no tensors: they
+        come from the configuration."""
+        return {**state, "optimizer": state["optimizer"]["state"]}
+
+
+def _progress(state: Path) -> Progress:
+    """Return the counters in the folder of a state. Raises `BadInput` if it is none of this release."""
+    if not (state / _PROGRESS).is_file():
+        raise BadInput(f"{state.parent}: not a checkpoint of treeadv (no {_STATE}/{_PROGRESS})")
+    for name in _PICKLED:
+        if (state / name).exists() or (state / _TENSORS / name).exists():
+            raise BadInput(
+                f"{state / name}: a checkpoint of an earlier release, in a format that can run code; resume it with the"
+                " release that wrote it, or start a new run with model.path of this folder"
+            )
+    try:
+        progress = json.loads((state / _PROGRESS).read_bytes())
+        return {name: int(progress[name]) for name in ("version", "steps")}
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise BadInput(f"{state / _PROGRESS}: not the progress of a trainer ({one_line(e)})") from e
+
+
+@contextmanager
+def _one_line(state: Path) -> Iterator[None]:
+    """Turn what the readers of torch and safetensors raise into `BadInput`."""
+    try:
+        yield
+    except CheckpointException as e:
+        cause = next((error for error, _ in e.failures.values()), e)
+        raise BadInput(f"{state}: cannot be read ({one_line(cause)}); resume with the model of the run") from e
+    except (SafetensorError, OSError, KeyError, RuntimeError, TypeError) as e:
+        raise BadInput(f"{state}: cannot be read ({one_line(e)})") from e
 
 
 @contextmanager

@@ -19,10 +19,10 @@ class LocalRecorder:
     """Writes and shows one record for each step."""
 
     def __init__(self, folder: RunFolder, progress: Progress, engine: Engine) -> None:
-        records = folder.records()
+        last = folder.last_record()
         self._folder, self._progress, self._engine = folder, progress, engine
-        self._totals = Totals.of(records[-1] if records else None)
-        self._elapsed = records[-1]["elapsed_s"] if records else 0.0
+        self._totals = Totals.of(last)
+        self._elapsed = last["elapsed_s"] if last else 0.0
         self._started = self._last_record = time.monotonic()
         self._counted = EngineStats()
         self._phases: dict[str, float] = {}

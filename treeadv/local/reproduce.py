@@ -15,7 +15,7 @@ import torch
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data import model_folder as models
-from treeadv.errors import BadInput
+from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Forest
 from treeadv.learning.report import StepReport
 from treeadv.learning.trainer import Trainer
@@ -55,7 +55,7 @@ def reproduce_step(run_dir: Path, step: int, forests_of_step: ForestsOfStep) -> 
     if record is None:
         raise BadInput(f"--step {step}: {run_dir}/metrics.jsonl has no such step (it has {len(folder.records())})")
     trainer = trainer_at(folder, config, step - 1, forests_of_step)
-    report = trainer.step(forests_of_step(str(folder.path), step), trainer.version)
+    report = _step(trainer, forests_of_step(str(folder.path), step))
     return StepComparison(
         step=step,
         recorded={k: record[k] for k in COMPARED},
@@ -77,8 +77,16 @@ def trainer_at(folder: RunFolder, config: Config, step: int, forests_of_step: Fo
         if found:
             trainer.restore(start)
     while trainer.steps < step:
-        trainer.step(forests_of_step(str(folder.path), trainer.steps + 1), trainer.version)
+        _step(trainer, forests_of_step(str(folder.path), trainer.steps + 1))
     return trainer
+
+
+def _step(trainer: Trainer, forests: Sequence[Forest]) -> StepReport:
+    """Take one step. Raises `BadInput` for a forest that does not fit the model: its file may come from anyone."""
+    try:
+        return trainer.step(forests, trainer.version)
+    except BadForest as e:
+        raise BadInput(str(e)) from e
 
 
 def reproduce_batch(run_dir: Path, batch: Path, forests_of_step: ForestsOfStep) -> StepReport:
@@ -96,4 +104,4 @@ def reproduce_batch(run_dir: Path, batch: Path, forests_of_step: ForestsOfStep) 
     if trainer.version != version:
         raise BadInput(f"--batch {batch}: no step of {run_dir} ends with version {version}")
     trainer.config = config.model_copy(update={"learner": config.learner.model_copy(update={"max_nonfinite": 0})})
-    return trainer.step(forests, trainer.version)
+    return _step(trainer, forests)

@@ -97,7 +97,7 @@ class StepForests:
     def restore(self, checkpoint: Path) -> None:
         """Read the fork threshold of a checkpoint. A checkpoint of a run with Ray has no threshold."""
         if (checkpoint / _THRESHOLD).is_file():
-            self._threshold.restore(np.load(checkpoint / _THRESHOLD))
+            self._threshold.restore(np.load(checkpoint / _THRESHOLD, allow_pickle=False))
 
     @property
     def tau(self) -> float:

@@ -7,7 +7,6 @@ stopped and resumed. The exception is a verifier that exceeds its time limit, be
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import threading
@@ -29,8 +28,9 @@ from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
 from treeadv.local.steps import StepForests
 from treeadv.report.progress import Progress
+from treeadv.visible import visible_logger
 
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 def train(run: Launch, progress: Progress) -> dict[str, Any]:

@@ -20,13 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from treeadv.data.operator_tables import CHARACTERS, OPERATORS, Digits, Tables
 from treeadv.seeds import derive
 from treeadv.task_config import TablesConfig
+from treeadv.visible import visible_logger
 
 END, PAD = "$", "_"
 VOCABULARY = (END, PAD, *CHARACTERS)
 _DIGIT, _OPERATOR = VOCABULARY.index("0"), VOCABULARY.index(OPERATORS[0])
 _BAR, _EQUALS, _SEMICOLON = (VOCABULARY.index(c) for c in "|=;")
 _IGNORED = -100  # the target that torch's cross entropy ignores
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 class Warmup(BaseModel):

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from treeadv import wire
 from treeadv.errors import BadForest, BadInput
 from treeadv.replay.history import History, folder_of
-from treeadv.replay.journal import Line, Reader
-from treeadv.replay.ledger import UNITS, LawBroken, LeaseLost, Ledger, State
+from treeadv.replay.journal import Reader
+from treeadv.replay.ledger import UNITS, Ledger, State
 from treeadv.replay.payloads import PayloadReader
 from treeadv.replay.records import Admitted
+from treeadv.replay.recovery import IMPOSSIBLE, impossible, recover
 from treeadv.storage.folder import Folder
 from treeadv.storage.run_folder import named_store
+from treeadv.visible import visible
 
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 
@@ -63,9 +64,8 @@ class AuditReport:
             f"{self.payload_bytes:,} bytes checked, {self.payloads_released:,} deleted after training"
         )
         lines += [f"torn last record (cut off at the next start): {self.torn}"] if self.torn else []
-        return "\n".join(
-            [*lines, *(f"FAULT {f}" for f in self.faults), "sound" if self.sound else f"{len(self.faults)} faults"]
-        )
+        lines += [f"FAULT {visible(fault)}" for fault in self.faults]
+        return "\n".join([*lines, "sound" if self.sound else f"{len(self.faults)} faults"])
 
 
 def audit(run_dir: str | Path) -> AuditReport:
@@ -78,14 +78,14 @@ def audit(run_dir: str | Path) -> AuditReport:
     # Read before the journal: a live run records a step before it writes the checkpoint of that step
     checkpoint = _last_checkpoint(run_dir)
     history, ledger, faults = History(), Ledger(), []
-    reader = Reader(folder.child("journal"))
+    reader = Reader(folder.child("journal"), whole=True)
     try:
-        for line in reader:
-            _step(ledger, history, line)
+        for line in recover(reader, ledger):
+            history.add(line)
     except BadInput as e:
         faults.append(str(e))
-    except (KeyError, ValueError, LeaseLost, LawBroken) as e:
-        faults.append(f"record {reader.seq} contradicts the records before it: {type(e).__name__} {e}")
+    except IMPOSSIBLE as e:
+        faults.append(str(impossible(reader.seq, e)))
     states = history.states()
     rows = _rows(history, states)
     faults += _count_faults(ledger, rows)
@@ -108,11 +108,6 @@ def audit(run_dir: str | Path) -> AuditReport:
 
 def _last_checkpoint(run_dir: str | Path) -> int:
     return max(named_store(run_dir).checkpoints(), default=0)
-
-
-def _step(ledger: Ledger, history: History, line: Line) -> None:
-    ledger.apply(line.record)
-    history.add(line)
 
 
 def _rows(history: History, states: dict[str, str]) -> dict[str, dict[str, int]]:
@@ -198,9 +193,9 @@ def _deleted_since(history: History, folder: Folder, fids: Iterable[str]) -> lis
     """Return the ids of `fids` whose payload the live run deleted or found damaged after `history` was read."""
     now = History()
     try:
-        for line in Reader(folder.child("journal")):
+        for line in Reader(folder.child("journal"), whole=True):
             now.add(line)
-    except (BadInput, KeyError):
+    except (BadInput, *IMPOSSIBLE):
         return []
     files = {fid: a.payload_file for fid in fids if (a := history.attempts[fid].admitted)}
     return [
@@ -211,7 +206,7 @@ def _deleted_since(history: History, folder: Folder, fids: Iterable[str]) -> lis
 
 
 def _check_payload(a: Admitted, reader: PayloadReader) -> None:
-    (forest,) = wire.from_batch(reader.read(a.place))
+    forest = reader.forest(a)
     found = forest.forest_id, forest.leaves, forest.tokens, forest.oldest_version, forest.newest_version
     told = a.forest_id, a.leaves, a.tokens, a.oldest_version, a.newest_version
     if found != told:

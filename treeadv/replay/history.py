@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from treeadv import wire
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.replay.journal import Line, Reader, TornRecord
@@ -18,12 +17,14 @@ from treeadv.replay.records import (
     Committed,
     Dropped,
     Leased,
+    Record,
     Released,
     Reserved,
     Resumed,
     Returned,
     Snapshot,
 )
+from treeadv.replay.recovery import IMPOSSIBLE, impossible, recover
 from treeadv.storage.folder import Folder, open_folder
 from treeadv.storage.run_folder import named_store
 
@@ -154,46 +155,98 @@ def folder_of(run_dir: str | Path) -> Folder:
 
 
 def read_history(run_dir: str | Path) -> History:
-    """Read the whole journal. Raises `BadInput` for a damaged journal or another format."""
-    reader = Reader(folder_of(run_dir).child("journal"))
+    """Read the whole journal. Raises `BadInput` for damage or another format."""
+    reader = Reader(folder_of(run_dir).child("journal"), whole=True)
     history = History()
     for line in reader:
-        history.add(line)
+        try:
+            history.add(line)
+        except IMPOSSIBLE as e:
+            raise impossible(reader.seq, e) from e
     history.torn = reader.torn
     return history
 
 
 def forests(run_dir: str | Path) -> Iterator[Forest]:
-    """Yield every admitted forest whose payload is kept and undamaged, in the order of admission.
+    """Yield every admitted forest whose payload is kept and sound, in the order of admission; views of the mapped
+    files."""
+    replay = folder_of(run_dir)
+    payloads, released, damaged = PayloadReader(replay.child("payloads")), set[str](), set[str]()
+    for line in Reader(replay.child("journal"), whole=True):
+        match line.record:
+            case Released(payload_files=files):
+                released.update(files)
+            case Dropped(forest_id=fid, reason="damaged"):
+                damaged.add(fid)
+    for admitted in _admitted(Reader(replay.child("journal"), whole=True)):
+        if admitted.payload_file not in released and admitted.forest_id not in damaged:
+            yield payloads.forest(admitted)
 
-    The arrays are views of the memory-mapped files."""
-    history = read_history(run_dir)
-    payloads = _payloads(run_dir)
-    for fid in history.admitted:
-        admitted = history.attempts[fid].admitted
-        if admitted and admitted.payload_file not in history.released and not history.attempts[fid].damaged:
-            yield wire.from_batch(payloads.read(admitted.place))[0]
+
+def _admitted(reader: Reader) -> Iterator[Admitted]:
+    """Yield what was admitted, in that order; first the live forests of a snapshot that the journal starts with."""
+    for line in reader:
+        match line.record:
+            case Admitted():
+                yield line.record
+            case Snapshot():
+                before = Ledger()
+                before.apply(line.record)
+                yield from (e.payload for e in sorted(before.live.values(), key=lambda e: e.order) if e.admitted)
+
+
+class RecordedSteps:
+    """The forests of some optimizer steps, found in one pass over the journal, whose memory does not grow with it."""
+
+    def __init__(self, run_dir: str | Path, wanted: Collection[int]) -> None:
+        """Raises `BadInput` for a journal that is damaged or of another format."""
+        self._run_dir = run_dir
+        replay = folder_of(run_dir)
+        self._payloads = PayloadReader(replay.child("payloads"))
+        self._found: dict[int, tuple[Admitted, ...]] = {}
+        self._released: set[str] = set()
+        self._known = range(0)  # the steps on record
+        ledger = Ledger()
+        for line in recover(Reader(replay.child("journal"), whole=True), ledger):
+            self._note(line.record, ledger, wanted)
+
+    def _note(self, record: Record, ledger: Ledger, wanted: Collection[int]) -> None:
+        match record:
+            case Acked(step=step):
+                self._known = range(self._known.start or step, step + 1)
+                done = [ledger.leases[record.lease_id]]
+            case Snapshot():
+                done = [lease for lease in ledger.leases.values() if lease.step is not None]
+                self._known = range(ledger.oldest_kept + 1, ledger.last_step + 1)
+            case Resumed(step=step):
+                self._found = {s: forests for s, forests in self._found.items() if s <= step}
+                self._known = range(self._known.start, step + 1)
+                return
+            case Released(payload_files=files):
+                self._released.update(files)
+                return
+            case _:
+                return
+        for lease in done:
+            if lease.step is not None and lease.step in wanted:
+                self._found[lease.step] = tuple(ledger.live[fid].payload for fid in lease.record.forest_ids)
+
+    def forests(self, step: int) -> list[Forest]:
+        """Return the forests that `step` trained on, in that order. Raises `BadInput` for a step that did not happen
+        or whose payload is gone."""
+        if step not in self._found:
+            known = f"steps {self._known.start} to {self._known.stop - 1}" if self._known else "no step"
+            raise BadInput(f"step {step}: the journal of {self._run_dir} has {known}")
+        for admitted in self._found[step]:
+            if admitted.payload_file in self._released:
+                raise BadInput(
+                    f"step {step}: forest {admitted.forest_id} was deleted after training; train with queue.retain=all"
+                    " to keep payloads"
+                )
+        return [self._payloads.forest(admitted) for admitted in self._found[step]]
 
 
 def forests_of_step(run_dir: str | Path, step: int) -> list[Forest]:
-    """Return the batch of optimizer step `step`, in training order.
-
-    Raises `BadInput` if the run has not taken the step, or if a payload of the step is deleted."""
-    history = read_history(run_dir)
-    if step not in history.steps:
-        known = f"steps {min(history.steps)} to {max(history.steps)}" if history.steps else "no step"
-        raise BadInput(f"step {step}: the journal of {run_dir} has {known}")
-    payloads, out = _payloads(run_dir), []
-    for fid in history.steps[step]:
-        admitted = history.attempts[fid].admitted
-        assert admitted is not None, f"forest {fid} was trained before it was admitted"
-        if admitted.payload_file in history.released:
-            raise BadInput(
-                f"step {step}: forest {fid} was deleted after training; train with queue.retain=all to keep payloads"
-            )
-        out.append(wire.from_batch(payloads.read(admitted.place))[0])
-    return out
-
-
-def _payloads(run_dir: str | Path) -> PayloadReader:
-    return PayloadReader(folder_of(run_dir).child("payloads"))
+    """Return the batch of optimizer step `step`, in its order. For several steps `RecordedSteps` reads
+    the journal once. Raises `BadInput` as that does."""
+    return RecordedSteps(run_dir, (step,)).forests(step)

@@ -2,15 +2,16 @@
 
     {"crc":"1c291ca3","seq":7,"t":1700000000.25,"kind":"acked","lease_id":"lease-000001","step":3}
 
-`crc` is the CRC-32 of everything after the field `crc`. `seq` counts records over all parts without a gap. `t` is the
-time in seconds since 1970. A part `0000000007.snapshot.jsonl` holds the state after record 7, so a start reads no
-earlier part. A writer always starts a new part. In an object store the name of a part contains the writer's session
-(`0000000007-000002-1f2e3d4c.jsonl`). A crash may tear the last record; the next start cuts the torn record off and
-reports it. A damaged record before undamaged records is reported and not repaired.
+`crc` is CRC-32 of everything after its own field, `seq` counts records over all parts without a gap, `t` is seconds
+since 1970. A part `0000000007.snapshot.jsonl` holds the state after the last record of the parts before it, so a start
+reads nothing before it. A writer always starts a new part, in an object store with its session in the name
+(`0000000007-000002-1f2e3d4c.jsonl`). A crash may tear the last record, which is cut off and reported. A damaged record
+before sound ones is named and not repaired.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import zlib
@@ -18,15 +19,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from treeadv.errors import BadInput
 from treeadv.replay.records import FORMAT, Record, Snapshot, from_dict, to_dict
-from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, WholeFile
+from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, TooShort, WholeFile
 from treeadv.storage.sessions import session_in
 
 SUFFIX = ".jsonl"
 SNAPSHOT = ".snapshot.jsonl"
 _REWRITE_BELOW = 1 << 18  # bytes: each flush rewrites the last object until it has this size
 _TRIES = 10
+_BLOCK = 1 << 20  # bytes read at a time
+_OPEN = 64  # parts open at a time in a whole journal
 _HEAD = len('{"crc":"00000000",')
 
 
@@ -73,43 +78,53 @@ class _Part:
 class Reader:
     """Iterates over the lines of a journal. The files are not changed, so the run may continue.
 
-    `torn` is set at the end if the last record is incomplete. In an object store a writer may still write after another
-    session has opened the run. The reader then ignores records of the earlier session whose number is not below the
-    first number of the later session.
+    It starts from the last snapshot; with `whole` from the first record that is kept, and skips the snapshots behind
+    it. `torn` tells afterwards whether the last record was cut short. In an object store a writer may still write after
+    another session has opened the run: where the records of a later session begin, those with that number or a higher
+    one of earlier sessions do not count.
 
     Raises `BadInput` for a damaged record before undamaged records, a gap, or a journal of another format.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, whole: bool = False) -> None:
         self._folder = folder
         for _ in range(_TRIES):  # a snapshot of the live run may replace parts during the read
             self.sizes = folder.sizes(SUFFIX)
-            self.parts = _current(self.sizes)
             try:
-                self._data = self._fetch()
-            except FileNotFoundError:
+                self.parts = self._start(whole)
+                self._opened = folder.open_all(self.parts[:_OPEN] if whole else self.parts)
+            except (FileNotFoundError, TooShort):
                 continue
             now = folder.sizes(SUFFIX)
-            if now.keys() >= set(self.parts) and _current(now)[:1] == self.parts[:1]:
+            if now.keys() >= set(self.parts) and (whole or _current(now)[:1] == self.parts[:1]):
                 break
         else:
             raise BadInput(f"{folder.uri}: the parts were replaced {_TRIES} times during the read; try again")
-        self.size = sum(map(len, self._data))  # bytes
-        self.seq = 0  # number of the last record read
+        self.size = sum(self.sizes[part] for part in self.parts)  # bytes
+        self.seq = 0  # of the last record read
         self.torn: TornRecord | None = None
-        self.ignored = 0  # parts with ignored records
+        self.ignored = 0  # parts with records that do not count
         self._ends = self._session_ends()
 
-    def _fetch(self) -> list[bytes]:
-        return self._folder.read_all(self.parts)
+    def _start(self, whole: bool) -> list[str]:
+        """Return the parts to read. A whole journal begins with its first record or with a snapshot; a deletion that
+        was cut short may have left parts that begin with neither."""
+        every = [p.name for p in sorted(map(_Part.parse, self.sizes))]
+        if whole and every and (every[0].endswith(SNAPSHOT) or self._first(every[0]).get("seq") == 1):
+            return every
+        return _current(self.sizes)
+
+    def _first(self, part: str) -> dict[str, Any]:
+        """Return the first record of a part as JSON, {} if it is not sound."""
+        with self._folder.open_all([part])[0] as file:
+            return _parsed(next(_lines(file, self.sizes[part]), b"").rstrip(b"\n"))
 
     def _session_ends(self) -> dict[str, float]:
         """Return the number of the first ignored record of each session."""
         begins: dict[str, float] = {}
-        for part, data in zip(map(_Part.parse, self.parts), self._data, strict=True):
-            raw = data.partition(b"\n")[0]
-            if part.session not in begins and _is_sound(raw):
-                begins[part.session] = json.loads(raw)["seq"] + part.name.endswith(SNAPSHOT)
+        for part in map(_Part.parse, self.parts):
+            if part.session not in begins and (first := self._first(part.name)):
+                begins[part.session] = first["seq"] + part.name.endswith(SNAPSHOT)
         ends, end = {}, math.inf
         for session in sorted({_Part.parse(p).session for p in self.parts}, reverse=True):
             ends[session] = end
@@ -117,21 +132,27 @@ class Reader:
         return ends
 
     def __iter__(self) -> Iterator[Line]:
-        for index, (part, data) in enumerate(zip(self.parts, self._data, strict=True)):
+        for part, file in self._files():
             end_of_session = self._ends[_Part.parse(part).session]
             start = 0
-            while start < len(data):
-                end = data.find(b"\n", start)
-                raw = data[start : end if end >= 0 else len(data)]
-                if end < 0 or not _is_sound(raw):
-                    self._fault(index, data, start, end)
+            for raw in _lines(file, self.sizes[part]):
+                tree = _parsed(raw[:-1]) if raw.endswith(b"\n") else {}
+                if not tree:
+                    self._fault(part, start, len(raw))
                     return
-                tree = json.loads(raw)
                 if tree["seq"] >= end_of_session:
                     self.ignored += 1
                     break
-                yield self._line(tree, part, start)
-                start = end + 1
+                if not (part.endswith(SNAPSHOT) and 0 < self.seq == tree["seq"]):
+                    yield self._line(tree, part, start)
+                start += len(raw)
+
+    def _files(self) -> Iterator[tuple[str, pa.NativeFile]]:
+        """Yield each part with its open file; a few at a time where they are not open yet."""
+        yield from zip(self.parts, self._opened, strict=False)
+        for at in range(len(self._opened), len(self.parts), _OPEN):
+            names = self.parts[at : at + _OPEN]
+            yield from zip(names, self._folder.open_all(names), strict=True)
 
     def _line(self, tree: dict[str, Any], part: str, offset: int) -> Line:
         del tree["crc"]
@@ -141,8 +162,8 @@ class Reader:
         where = f"{self._folder.uri}/{part} byte {offset}"
         if seq != self.seq + 1:
             raise BadInput(f"{where}: record {seq} follows record {self.seq}; restore the missing part from a backup")
-        if tree["kind"] in ("opened", "snapshot") and tree["format"] != FORMAT:
-            found = f"journal format {tree['format']}, this release reads {FORMAT}"
+        if tree.get("kind") in ("opened", "snapshot") and tree.get("format") != FORMAT:
+            found = f"journal format {tree.get('format')!r:.20}, this release reads {FORMAT}"
             raise BadInput(f"{where}: {found}; use the release of treeadv that wrote the journal")
         try:
             record = from_dict(tree)
@@ -151,20 +172,44 @@ class Reader:
         self.seq = seq
         return Line(seq, t, record)
 
-    def _fault(self, index: int, data: bytes, start: int, end: int) -> None:
-        """Set `torn` for a torn last record. Raises `BadInput` if undamaged records follow the damaged record."""
-        part = self.parts[index]
-        later = [data[end + 1 :]] if end >= 0 else []
-        later += self._data[index + 1 :]
-        if any(_is_sound(raw) for text in later for raw in text.split(b"\n")):
-            raise BadInput(
-                f"{self._folder.uri}/{part}: record {self.seq + 1} at "
-                f"byte {start} is damaged (checksum), records 1 to {self.seq}"
-                " are undamaged; restore the part from a backup, or truncate the part "
-                f"to {start} bytes, delete all later parts and resume from a"
-                " checkpoint of an earlier step"
-            )
-        self.torn = TornRecord(part, start, len(data) - start)
+    def _fault(self, part: str, start: int, length: int) -> None:
+        """Note a torn last record; raise `BadInput` if sound records follow."""
+        later = self.parts[self.parts.index(part) :]
+        for name, file in zip(later, self._folder.open_all(later), strict=True):
+            rest = _lines(file, self.sizes[name], start + length if name == part else 0)
+            if any(_parsed(raw.rstrip(b"\n")) for raw in rest):
+                raise BadInput(
+                    f"{self._folder.uri}/{part}: record {self.seq + 1} at "
+                    f"byte {start} is damaged (checksum), records 1 to {self.seq}"
+                    " are undamaged; restore the part from a backup, or truncate the part "
+                    f"to {start} bytes, delete all later parts and resume from a"
+                    " checkpoint of an earlier step"
+                )
+        self.torn = TornRecord(part, start, self.sizes[part] - start)
+
+
+def _lines(file: pa.NativeFile, end: int, start: int = 0) -> Iterator[bytes]:
+    """Yield the lines of a part between two bytes, with their ends. A block of the file is in memory.
+
+    `end` is the size that the part had when the journal was opened: a live writer may have written more since."""
+    file.seek(min(start, end))
+    with io.BufferedReader(file, _BLOCK) as lines:
+        for line in lines:
+            yield line[: end - start]
+            start += len(line)
+            if start >= end:
+                return
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    """Return the JSON of a line with a right checksum; {} for any other."""
+    if not _is_sound(raw):
+        return {}
+    try:
+        tree = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return tree if type(tree.get("seq")) is int and type(tree.get("t")) in (int, float) else {}
 
 
 def _current(names: Iterable[str]) -> list[str]:
@@ -191,7 +236,9 @@ class Journal:
         self._names = list(reader.sizes)
         self._number = max((_Part.parse(n).number for n in self._names), default=0)
         self.seq = reader.seq
-        self.size = reader.size  # bytes that the next start reads
+        self.size = reader.size  # bytes that a start reads
+        self.base = sum(reader.sizes[part] for part in reader.parts if part.endswith(SNAPSHOT))  # of it, a snapshot
+        self.disk_bytes = sum(reader.sizes.values())  # of all parts
         if reader.torn:
             folder.truncate(reader.torn.part, reader.torn.offset)
         elif reader.parts:
@@ -207,6 +254,7 @@ class Journal:
         self._part.write(line)
         self.seq += 1
         self.size += len(line)
+        self.disk_bytes += len(line)
         self._dirty = True
 
     def pending(self) -> list[Action]:
@@ -220,8 +268,9 @@ class Journal:
             self._part = None
         return [part.pending()]
 
-    def snapshot(self, state: Snapshot, t: float) -> list[Action]:
-        """Return the actions that replace all parts by a snapshot of the state. All records must be durable.
+    def snapshot(self, state: Snapshot, t: float, keep: bool) -> list[Action]:
+        """Return what writes the state, from which later starts go on, and unless `keep` deletes all parts so far. The
+        caller makes all records durable before.
 
         Later records go to a new part, so the caller may write records while the actions run.
         """
@@ -232,9 +281,13 @@ class Journal:
             sealed = [self._part.pending()]
         self._part = None
         name = self._next(SNAPSHOT)
-        self._names = [name]
-        self.size = len(line)
-        return [*sealed, WholeFile(self._folder, name, line), Deletion(self._folder, old, self._check)]
+        self.size = self.base = len(line)
+        written: list[Action] = [*sealed, WholeFile(self._folder, name, line)]
+        if keep:
+            self.disk_bytes += len(line)
+            return written
+        self._names, self.disk_bytes = [name], len(line)
+        return [*written, Deletion(self._folder, old, self._check)]
 
     def close(self) -> None:
         self._closed = True

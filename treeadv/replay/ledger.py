@@ -357,9 +357,9 @@ class Ledger:
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name in _PLAIN:
-            setattr(self, name, state[name])
-        self.lost = Counter(state["lost"])
-        self.totals = Counter({(what, unit): n for what, unit, n in state["totals"]})
+            setattr(self, name, _SCALAR[name].validate_python(state[name]))
+        self.lost = Counter(_LOST.validate_python(state["lost"]))
+        self.totals = Counter({(what, unit): n for what, unit, n in _TOTALS.validate_python(state["totals"])})
         for name, kind in _NESTED.items():
             setattr(self, name, kind.validate_python(state[name]))
 
@@ -385,6 +385,8 @@ class Ledger:
 
 
 _PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed", "oldest_kept", "_orders")
+_SCALAR: dict[str, TypeAdapter[Any]] = {n: TypeAdapter(str if n in ("run", "session") else int) for n in _PLAIN}
+_LOST, _TOTALS = TypeAdapter(dict[str, int]), TypeAdapter(list[tuple[str, str, int]])
 _NESTED: dict[str, TypeAdapter[Any]] = {
     "live": TypeAdapter(dict[str, Entry]),
     "leases": TypeAdapter(dict[str, OpenLease]),

@@ -6,6 +6,7 @@ the session of its writer, so a process that has lost the run overwrites no file
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 
@@ -13,10 +14,13 @@ import pyarrow as pa
 
 from treeadv import wire
 from treeadv.errors import BadInput, one_line
-from treeadv.replay.records import Place
+from treeadv.forest import Forest
+from treeadv.messages import UNREADABLE, read_batch, read_schema
+from treeadv.replay.records import Admitted, Place
 from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, TooShort
 
 SUFFIX = ".arrow"
+_NAME = re.compile(r"\d{10,}(-[\w-]+)?\.arrow")
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # end of an Arrow IPC stream
 
 
@@ -37,6 +41,8 @@ class PayloadReader:
         Raises `DamagedPayload` with file and offset, `BadInput` if the store cannot be read or the schema is newer.
         """
         where = f"{self._folder.uri}/{place.file} byte {place.offset}"
+        if not _NAME.fullmatch(place.file) or place.offset < 0 or place.length < 0:
+            raise DamagedPayload(f"{where}: the journal names no payload file; restore the journal from a backup")
         try:
             self._check_schema(place.file)
             message = self._folder.read(place.file, place.offset, place.length)
@@ -49,7 +55,20 @@ class PayloadReader:
         if zlib.crc32(message) != place.crc:
             fault = f"the payload of {place.length} bytes is damaged (checksum); restore the file from a backup"
             raise DamagedPayload(f"{where}: {fault}")
-        return pa.ipc.read_record_batch(message, wire.SCHEMA)
+        return read_batch(message, wire.SCHEMA, where)
+
+    def forest(self, admitted: Admitted) -> Forest:
+        """Return an admitted forest, every invariant checked.
+
+        Raises as `read`, and `DamagedPayload` where the payload holds anything else."""
+        place = admitted.place
+        forests = wire.from_batch(self.read(place))
+        try:
+            (forest,) = (f.check() for f in forests)
+        except ValueError as e:  # not one forest, or one that is not sound
+            where = f"{self._folder.uri}/{place.file} byte {place.offset}"
+            raise DamagedPayload(f"{where}: the payload is not forest {admitted.forest_id} ({one_line(e)})") from e
+        return forest
 
     def _check_schema(self, file: str) -> None:
         """Check the schema message at the start of a file.
@@ -61,10 +80,11 @@ class PayloadReader:
         header = self._folder.read(file, 0, 8 + length)
         where = f"{self._folder.uri}/{file}"
         try:
-            schema = pa.ipc.read_schema(header)
-        except (OSError, pa.ArrowInvalid) as e:
-            fault = f"the header is damaged ({one_line(e)}); restore the file from a backup"
-            raise DamagedPayload(f"{where}: {fault}") from e
+            schema = read_schema(pa.ipc.read_message(header), where)
+        except (*UNREADABLE, BadInput) as e:
+            raise DamagedPayload(
+                f"{where}: its header is damaged ({one_line(e)}); restore the file from a backup"
+            ) from e
         wire.check_schema(schema, where)
         self._readable.add(file)
 

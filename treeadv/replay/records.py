@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 FORMAT = 4
 
 DropReason = Literal[
@@ -159,6 +161,8 @@ class Snapshot:
 Record = Opened | Reserved | Admitted | Leased | Acked | Returned | Dropped | Committed | Resumed | Released | Snapshot
 _KINDS: dict[str, type] = {k.__name__.lower(): k for k in Record.__args__}  # type: ignore[attr-defined]
 _FIELDS = {k: tuple(f.name for f in fields(k)) for k in _KINDS.values()}
+_NAMES = {k: frozenset(names) for k, names in _FIELDS.items()}
+_CHECKED = {k: TypeAdapter(k).validator.validate_python for k in _KINDS.values()}
 
 
 def to_dict(record: Record) -> dict[str, Any]:
@@ -168,12 +172,22 @@ def to_dict(record: Record) -> dict[str, Any]:
 
 
 def from_dict(tree: dict[str, Any]) -> Record:
-    """Return the record of a dictionary of `to_dict`. Raises ValueError for an unknown kind or unknown fields."""
+    """Invert `to_dict`. Raises ValueError, in one line, for a kind, fields or values that this release does not
+    know."""
     values = dict(tree)
-    kind = _KINDS.get(values.pop("kind", ""))
-    if kind is None or values.keys() != set(_FIELDS[kind]):
+    kind = _KINDS.get(str(values.pop("kind", "")))
+    if kind is None or values.keys() != _NAMES[kind]:
         raise ValueError(f"unknown record {tree.get('kind')!r} with fields {sorted(values)}")
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+    for name, value in values.items():
+        if type(value) is list:
+            values[name] = tuple(value)
+    try:
+        record: Record = _CHECKED[kind](values)
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "record"
+        raise ValueError(f"{tree['kind']} record, {place}: {first['msg']}, not {first['input']!r:.50}") from e
+    return record
 
 
 def forest_id(run: str, draw: int, attempt: int) -> str:

@@ -37,13 +37,16 @@ from treeadv.replay.records import (
     Snapshot,
     forest_id,
 )
+from treeadv.replay.recovery import recover
 from treeadv.replay.selection import choose, selection_rule
 from treeadv.storage.folder import Action, flush, open_folder
+from treeadv.visible import visible_logger
 
 Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
+JOURNAL_BYTES = 1 << 22  # that a start reads at most, beside a snapshot: 20,000 records
 _WARN_EVERY = 50  # forests in a row that were dropped on admission
 _MAX_FAILED_DRAWS = 50  # draws in a row without a prompt
-log = logging.getLogger("treeadv.replay")
+log = visible_logger("treeadv.replay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class ReplayStore:
         if config.fsync == "none" and not self._folder.keeps_unflushed:
             raise BadInput(f"queue.fsync=none never writes to {run_dir}; use interval or always")
         self.fsync_interval = config.fsync_interval or self._folder.flush_seconds
-        self.journal_limit = config.payload_mb << 20
+        self.journal_limit = JOURNAL_BYTES
         self.capacity = (config.max_staleness // versions_per_step + 1) * forests_per_step
         self._waiting: tuple[int, int] | None = None  # forests and version of a lease that waits for ready forests
         self._dropped_in_a_row = 0  # forests in a row that were dropped on admission
@@ -100,8 +103,8 @@ class ReplayStore:
         try:
             reader = Reader(self._journals)
             self.ledger = Ledger()
-            for line in reader:
-                self.ledger.apply(line.record)
+            for _ in recover(reader, self.ledger):
+                pass
             self._payloads = Payloads(payloads, config.payload_mb << 20, config.fsync != "none", session)
             self._payloads.flush_existing(self._needed())  # before the journal flushes the records that refer to them
             self._journal = Journal(self._journals, reader, session, self._lock.check)
@@ -323,24 +326,25 @@ class ReplayStore:
             self._write(Committed(step, oldest))
 
     def compaction(self) -> list[Action]:
-        """Return the actions that reduce the size of the run's files. Returns [] with retain=all.
+        """Return what shortens the next start: a snapshot once the journal has grown by `journal_limit` bytes
+        since the last one. With retain=unacknowledged it replaces the records before it, and payload files
+        that hold only finished forests are deleted.
 
         The actions first make all records durable: the commit must be durable before its payload is deleted. They then
         delete the payload files that hold only finished forests, and replace a journal over `journal_limit` bytes by a
         snapshot.
         """
-        if self._config.retain == "all":
-            return []
-        gone = self._payloads.unneeded(self._needed())
+        keep = self._config.retain == "all"
+        gone = [] if keep else self._payloads.unneeded(self._needed())
         if gone:
             self._write(Released(tuple(gone)))
-        over = self._journal.size > self.journal_limit
+        over = self._journal.size - self._journal.base > self.journal_limit
         if not gone and not over:
             return []
-        deletion = self._payloads.deletion(gone, self._lock.check)
+        deletion = [self._payloads.deletion(gone, self._lock.check)] if gone else []
         pending = self.pending()
-        snapshot = self._journal.snapshot(Snapshot(self.ledger.to_state()), self._clock()) if over else []
-        return [*pending, deletion, *snapshot]
+        snapshot = self._journal.snapshot(Snapshot(self.ledger.to_state()), self._clock(), keep) if over else []
+        return [*pending, *deletion, *snapshot]
 
     def compact(self) -> None:
         flush(self.compaction())
@@ -368,8 +372,8 @@ class ReplayStore:
         return self._journal.seq
 
     def disk_bytes(self) -> int:
-        """Return the size of journal and payload files in bytes."""
-        return self._journal.size + self._payloads.size
+        """Return the bytes of journal and payload files."""
+        return self._journal.disk_bytes + self._payloads.size
 
     def free_bytes(self) -> int | None:
         return self._folder.free_bytes()

@@ -1,8 +1,10 @@
-"""Builds HTML and SVG from elements. The library escapes all text."""
+"""Elements of HTML and SVG, so that nothing is escaped by hand. Text of any origin gives a well-formed document."""
 
 from __future__ import annotations
 
 from xml.etree.ElementTree import Element, SubElement, tostring
+
+from treeadv.visible import visible
 
 SVG = "http://www.w3.org/2000/svg"
 
@@ -22,7 +24,8 @@ def element(tag: str, **attributes: object) -> Element:
 
 
 def html(root: Element) -> str:
-    """Return the text of an HTML document."""
+    """A whole HTML document."""
+    _show(root)
     return "<!doctype html>\n" + tostring(root, encoding="unicode", method="html") + "\n"
 
 
@@ -32,6 +35,7 @@ def svg(root: Element, style: str) -> str:
     sheet = element("style")
     sheet.text = style
     root.insert(0, sheet)
+    _show(root)
     return tostring(root, encoding="unicode", method="xml") + "\n"
 
 
@@ -39,3 +43,11 @@ def _names(attributes: dict[str, object]) -> dict[str, str]:
     return {
         k.rstrip("_").replace("_", "-"): f"{v:.1f}" if isinstance(v, float) else str(v) for k, v in attributes.items()
     }
+
+
+def _show(root: Element) -> None:
+    """Write out the characters that a reader cannot see. XML allows no control character, surrogate or U+FFFE."""
+    for e in root.iter():
+        e.text, e.tail = (visible(text, newline="\n") if text else text for text in (e.text, e.tail))
+        for name, value in e.attrib.items():
+            e.set(name, visible(value))

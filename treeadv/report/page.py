@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
 
 from treeadv.forest import Verdict
 from treeadv.report.markup import add, element, html
-from treeadv.report.picture import Picture, signed
+from treeadv.report.picture import Picture, elided, signed
 from treeadv.report.style import COLOURS, PAGE, SCRIPT, TREE
 from treeadv.report.tree import tree_svg
+
+LEAF_PIECES = 1 << 18  # tokens of all leaves of a forest that a page shows as text
 
 
 def forests_page(title: str, pictures: Sequence[Picture]) -> str:
@@ -65,7 +67,7 @@ def forest_article(p: Picture, heading: str = "") -> Element:
 
 def _leaf_table(parent: Element, p: Picture) -> None:
     body = table(parent, ("Leaf", "Verdict", "Advantage", "Tokens", "Text"), numeric=(0, 2, 3))
-    for leaf, s in enumerate(p.forest.leaf_segment):
+    for (leaf, s), (tokens, text) in zip(enumerate(p.forest.leaf_segment), leaf_texts(p), strict=True):
         row = add(body, "tr")
         add(row, "td", str(leaf), class_="n")
         verdict = Verdict(int(p.forest.verdict[leaf])).name.lower()
@@ -74,13 +76,25 @@ def _leaf_table(parent: Element, p: Picture) -> None:
         if p.forest.detail and p.forest.detail[leaf]:
             add(cell, "div", p.forest.detail[leaf], class_="soft")
         add(row, "td", "" if p.advantage is None else signed(p.advantage[s]), class_="n")
-        tokens = p.forest.leaf_tokens(leaf)
-        add(row, "td", str(len(tokens)), class_="n")
-        add(
-            add(row, "td"),
-            "pre",
-            "".join(piece.replace("⏎", "") for q in p.forest.path(int(s)) for piece in p.pieces[q]),
-        )
+        add(row, "td", str(tokens), class_="n")
+        add(add(row, "td"), "pre", text)
+
+
+def leaf_texts(p: Picture) -> Iterator[tuple[int, str]]:
+    """Yield (tokens, text) of each leaf, from the root to its end. The middle of a text is left out where the texts of
+    all leaves have more than `LEAF_PIECES` tokens together."""
+    limit = max(64, LEAF_PIECES // p.forest.leaves)
+    path: list[str] = []
+    for s, above in enumerate(p.forest.offset):
+        del path[above:]
+        path += p.pieces[s]
+        if p.forest.children[s]:
+            continue
+        head, tail = elided(len(path), limit)
+        left_out = len(path) - len(head) - len(tail)
+        mark = [f"\n… {left_out} tokens left out …\n"] if left_out else []
+        shown = [*path[: len(head)], *mark, *path[len(path) - len(tail) :]]
+        yield len(path), "".join(shown).replace("⏎", "")
 
 
 def table(parent: Element, heads: Sequence[str], numeric: Sequence[int] = ()) -> Element:

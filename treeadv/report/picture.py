@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.forest import UNJUDGED, Finish, Forest, Verdict
+from treeadv.visible import visible
 
 ENTROPY_LEVELS = 6  # number of shades from zero to the top of the scale
 ADVANTAGE_LEVELS = 4  # number of shades on each side of zero
+CONTEXT = 16  # tokens before a text that settle how it begins: no character is cut into so many
+NO_TEXT = "\N{REPLACEMENT CHARACTER}"  # shown for tokens that form no character
 MARKS = {
     Verdict.UNGRADED: "·", Verdict.VERIFIED: "✓", Verdict.WRONG: "✗", Verdict.UNPARSED: "?",
     Verdict.TIMEOUT: "⧖", Verdict.CRASH: "⚠", Verdict.REFUSED: "⊘", Verdict.ABORTED: "⌿",
@@ -28,19 +32,29 @@ class Vocabulary:
 
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise BadInput(f"{path}: no such tokenizer; give the folder of the model with --model DIR")
-        self._tokenizer = Tokenizer.from_file(str(path))
+            raise BadInput(f"{path}: no such tokenizer; name the model that drew the tokens with --model DIR")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as e:  # tokenizers raises no narrower type
+            raise BadInput(f"{path}: not a tokenizer ({one_line(e)})") from e
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """Return the text that each of `tokens` adds after `before`.
-
-        If several tokens form a character, the last token has the character."""
+        """The text that each of `tokens` adds after `before`, whose last `CONTEXT` tokens are enough. Of a character
+        cut into several tokens the last one carries it."""
         from tokenizers.decoders import DecodeStream
 
-        # Decode from the start: a decoder that starts in the middle of a character repeats earlier text.
+        # Stepped from before the tokens: a stream that is opened in the middle of a character repeats what came before.
+        context = list(before[-CONTEXT:])
+        texts: list[str] = []
+        waiting = 0  # tokens since the last text; a stream decodes all of them again at each step
         stream = DecodeStream(skip_special_tokens=False)
-        texts = [stream.step(self._tokenizer, int(t)) or "" for t in (*before, *tokens)]
-        return texts[len(before) :]
+        for t in (*context, *tokens):
+            text = stream.step(self._tokenizer, int(t)) or ""
+            waiting = 0 if text else waiting + 1
+            if waiting == CONTEXT:
+                text, waiting, stream = NO_TEXT, 0, DecodeStream(skip_special_tokens=False)
+            texts.append(text)
+        return texts[len(context) :]
 
     def text(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
@@ -125,23 +139,22 @@ class Picture:
 def picture(forest: Forest, vocabulary: Vocabulary | Numbers, advantage: npt.NDArray[np.floating] | None) -> Picture:
     """Prepare a forest for drawing. `advantage` is [S] or None."""
     pieces = []
-    for s in range(forest.segments):
-        a, b = int(forest.start[s]), int(forest.start[s + 1])
-        above = [forest.token[forest.start[p] : forest.start[p + 1]] for p in forest.path(s)[:-1]]
-        before = np.concatenate([forest.prompt, *above])
-        pieces.append(tuple(visible(p) for p in vocabulary.pieces(before.tolist(), forest.token[a:b].tolist())))
+    path = forest.prompt.tolist()  # prompt and tokens above a segment
+    for above, (a, b) in zip(forest.offset, pairwise(forest.start), strict=True):
+        del path[len(forest.prompt) + above :]
+        tokens = forest.token[a:b].tolist()
+        pieces.append(tuple(map(drawn_text, vocabulary.pieces(path[-CONTEXT:], tokens))))
+        path += tokens
     top = float(np.abs(advantage).max()) if advantage is not None else 0.0
     return Picture(
-        forest, visible(vocabulary.text(forest.prompt.tolist())), tuple(pieces), advantage,
+        forest, drawn_text(vocabulary.text(forest.prompt.tolist())), tuple(pieces), advantage,
         top_entropy=float(np.quantile(forest.entropy, 0.98)), top_advantage=top,
     )  # fmt: skip
 
 
-def visible(text: str) -> str:
-    """Return text for a terminal and XML in which symbols replace control characters, except line breaks."""
-    return "".join(
-        "⏎\n" if c == "\n" else chr(0x2400 + ord(c)) if ord(c) < 32 else "␡" if c == "\x7f" else c for c in text
-    )
+def drawn_text(text: str) -> str:
+    """Text in which a line break shows as a symbol and breaks the line, and nothing else is invisible."""
+    return visible(text, newline="⏎\n")
 
 
 def signed(value: float) -> str:

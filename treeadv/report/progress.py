@@ -14,6 +14,7 @@ from rich.text import Text
 
 from treeadv.report.chart import number
 from treeadv.tracking import Trackers
+from treeadv.visible import visible
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = 48  # number of last steps whose rewards are shown
@@ -122,9 +123,9 @@ def final_table(summary: dict[str, Any], console: Console) -> None:
         title=f"{summary['steps']} steps in {clock(summary['elapsed_s'])}", title_justify="left", show_header=False
     )
     for name, value in summary_rows(summary):
-        table.add_row(name, value)
+        table.add_row(name, Text(visible(value)))
     console.print(table)
-    console.print(f"Run folder: {summary['run']}", highlight=False, soft_wrap=True)
+    console.print(Text(f"Run folder: {visible(summary['run'])}"), soft_wrap=True)
 
 
 def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from array import array
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -84,30 +86,35 @@ def step_record(
 def write_summary(
     folder: RunFolder, final_states: Mapping[str, int] | None, last_step: float = math.inf
 ) -> dict[str, Any]:
-    """Compute the figures of the run up to `last_step` from its records and write them to summary.json.
-
-    `final_states` counts forests by state after the last checkpoint."""
-    records = folder.records(last_step)
-    if not records:
+    """Compute the figures of the run up to `last_step` from its records and write them to summary.json. `final_states`
+    counts forests by state after the last checkpoint."""
+    rewards, staleness, staleness_max = array("d"), 0.0, 0
+    seconds: Counter[str] = Counter()
+    last: dict[str, Any] = {}
+    for last in folder.read_records(last_step):  # a long run has more records than memory
+        rewards.append(last["reward_mean"])
+        staleness += last["staleness_mean"]
+        staleness_max = max(staleness_max, last["staleness_max"])
+        seconds.update(last["seconds"])
+        seconds["generators_busy"] += last["generator_busy_s"]
+    if not last:
         return {"steps": 0}
-    fifth = max(1, len(records) // 5)
-    last = records[-1]
-    phases = {k for r in records for k in r["seconds"]}
+    fifth = max(1, len(rewards) // 5)
+    busy = seconds.pop("generators_busy")
     summary = {
         "steps": last["step"],
         "elapsed_s": last["elapsed_s"],
-        "reward_first_fifth": fmean(r["reward_mean"] for r in records[:fifth]),
-        "reward_last_fifth": fmean(r["reward_mean"] for r in records[-fifth:]),
+        "reward_first_fifth": fmean(rewards[:fifth]),
+        "reward_last_fifth": fmean(rewards[-fifth:]),
         "tokens_generated": last["tokens_generated"],
         "tokens_trained": last["tokens_trained"],
         "tokens_expanded": last["tokens_expanded"],
         "sharing_trained": 1 - last["tokens_trained"] / last["tokens_expanded"],
         # 0 tokens if every generator died before its first report
         "prefix_reuse": last["cached_tokens"] / max(1, last["prompt_tokens"]),
-        "staleness_mean": fmean(r["staleness_mean"] for r in records),
-        "staleness_max": max(r["staleness_max"] for r in records),
-        "seconds": {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in sorted(phases)}
-        | {"generators_busy": sum(r["generator_busy_s"] for r in records)},
+        "staleness_mean": staleness / len(rewards),
+        "staleness_max": staleness_max,
+        "seconds": {**dict(sorted(seconds.items())), "generators_busy": busy},
         "forests": dict(final_states) if final_states else last["forests"],
         "run": str(folder.path),
     }

@@ -14,7 +14,7 @@ from treeadv.evaluation.history import best, value
 from treeadv.forest import Forest
 from treeadv.learning.advantage import advantages
 from treeadv.presets import build_advantage
-from treeadv.replay.history import forests_of_step
+from treeadv.replay.history import RecordedSteps
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
 from treeadv.report.markup import add
@@ -201,9 +201,15 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
     )
     spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
-        add(main, "p", "The model's tokenizer is missing, so tokens are shown as numbers.", class_="soft")
-    early, fault = first_mixed(folder, steps[:MAX_SEARCHED])
-    late, _ = first_mixed(folder, [s for s in steps[: -MAX_SEARCHED - 1 : -1] if early is None or s > early[0]])
+        add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
+    first, last = steps[:MAX_SEARCHED], steps[: -MAX_SEARCHED - 1 : -1]
+    try:
+        recorded = RecordedSteps(str(folder.path), {*first, *last})
+    except BadInput as e:  # no queue in this folder
+        add(main, "p", f"{e}.")
+        return
+    early, fault = first_mixed(recorded, first)
+    late, _ = first_mixed(recorded, [s for s in last if early is None or s > early[0]])
     if early is None and late is None:
         add(main, "p", fault or "In every searched forest all leaves have the same reward: all advantages are 0.")
     for found in (early, late):
@@ -213,16 +219,14 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
             main.append(forest_article(drawn, f"Trained in step {step}: forest {forest.forest_id}"))
 
 
-def first_mixed(folder: RunFolder, steps: Iterable[int]) -> tuple[tuple[int, Forest] | None, str]:
-    """Return ((step, forest), "") for the first of `steps` with a forest of different rewards.
-
-    If the step has several such forests, the forest with the most forks is returned. Without such a step the result is
-    (None, the error of the last step that could not be read)."""
+def first_mixed(recorded: RecordedSteps, steps: Iterable[int]) -> tuple[tuple[int, Forest] | None, str]:
+    """((step, forest), "") for the first of `steps` that trained a forest with different rewards, the one that forks
+    most; else (None, why the last step that could not be read could not)."""
     fault = ""
     for step in steps:
         try:
-            forests = forests_of_step(str(folder.path), step)
-        except BadInput as e:  # the payloads of the step are deleted; another step may have its payloads
+            forests = recorded.forests(step)
+        except BadInput as e:  # payloads that were let go: another step may have its own
             fault = f"{e}."
             continue
         mixed = [f for f in forests if len(set(f.reward[f.judged].tolist())) > 1]

@@ -9,8 +9,10 @@ from rich.tree import Tree
 
 from treeadv.forest import Verdict
 from treeadv.report.picture import ADVANTAGE_LEVELS, ENTROPY_LEVELS, Picture, elided, signed
+from treeadv.visible import visible
 
 TOKENS = 48  # largest number of tokens of a segment; the middle of a longer segment is left out
+DEPTH = 12  # forks above a segment before what is below it is left out: each takes four columns
 
 # Styles of entropy levels, advantage levels and verdicts. They are legible on dark and light terminals, because every
 # style with a background also sets the text colour.
@@ -28,14 +30,18 @@ def forest_tree(p: Picture) -> RenderableType:
     f = p.forest
     prompt = Text(p.prompt.replace("⏎", "").strip())
     root = Tree(Group(Text("prompt", style="bold dim"), prompt, Text("")), guide_style="dim")
-    nodes: list[Tree] = []
+    nodes: dict[int, Tree] = {-1: root}
     leaf_of = {int(s): leaf for leaf, s in enumerate(f.leaf_segment)}
-    for s, parent in enumerate(f.parent):
-        above = root if parent < 0 else nodes[parent]
-        nodes.append(above.add(_segment(p, s, leaf_of.get(s))))
-    facts = [Text(f"forest {f.forest_id}", style="bold"), Text(p.summary(), style="dim")]
+    for s, (parent, depth) in enumerate(zip(f.parent.tolist(), f.depth.tolist(), strict=True)):
+        if depth <= DEPTH:
+            nodes[s] = nodes[parent].add(_segment(p, s, leaf_of.get(s)))
+            if depth == DEPTH and f.children[s]:
+                below = int(f.subtree_end[s]) - s - 1
+                text = f"… {below} segments with {f.leaf_count[s]} leaves left out (--html and --svg show them) …"
+                nodes[s].add(Text(text, style="dim italic"))
+    facts = [Text(visible(f"forest {f.forest_id}"), style="bold"), Text(visible(p.summary()), style="dim")]
     if f.gold:
-        facts.append(Text("gold answer ", style="dim").append(f.gold, style="not dim bold"))
+        facts.append(Text("gold answer ", style="dim").append(visible(f.gold), style="not dim bold"))
     return Group(*facts, Text(""), root, Padding(_legend(p), (1, 0, 0, 0)))
 
 

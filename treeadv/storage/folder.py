@@ -103,8 +103,8 @@ class Folder(Protocol):
         """
         ...
 
-    def read_all(self, names: Sequence[str]) -> list[bytes]:
-        """Return the contents of files, in the order of `names`."""
+    def open_all(self, names: Sequence[str]) -> list[pa.NativeFile]:
+        """Open files to read, in the order of `names`. One that is deleted later stays readable."""
         ...
 
     def write_whole(self, name: str, data: bytes) -> None:

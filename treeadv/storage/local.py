@@ -113,8 +113,8 @@ class LocalFolder:
         with pa.memory_map(str(self.path / name), "r") as file:
             return read_exactly(file, name, offset, length)
 
-    def read_all(self, names: Sequence[str]) -> list[bytes]:
-        return [(self.path / name).read_bytes() for name in names]
+    def open_all(self, names: Sequence[str]) -> list[pa.NativeFile]:
+        return [pa.OSFile(str(self.path / name), "r") for name in names]
 
     def write_whole(self, name: str, data: bytes) -> None:
         replace_file(self.path / name, data)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import logging
 import re
 import shutil
 import tempfile
@@ -33,11 +32,12 @@ from treeadv.storage import manifest
 from treeadv.storage.folder import open_folder
 from treeadv.storage.run_store import BEST, EVALUATION, RECORDS
 from treeadv.storage.sessions import next_session
+from treeadv.visible import visible_logger
 
 COPIED = ("config.yaml", *RECORDS, "summary.json", "report.html")
 _PROBE = "writable"
 _RANK_FILES = "files-"  # prefix of the manifest of one rank
-log = logging.getLogger("treeadv.storage")
+log = visible_logger("treeadv.storage")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -123,9 +123,9 @@ class ObjectFolder:
         with self._fs.open_input_file(f"{self._base}/{name}") as file:
             return read_exactly(file, name, offset, length)
 
-    def read_all(self, names: Sequence[str]) -> list[bytes]:
+    def open_all(self, names: Sequence[str]) -> list[pa.NativeFile]:
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            return list(pool.map(lambda name: self.read(name).to_pybytes(), names))
+            return list(pool.map(lambda name: pa.BufferReader(self.read(name)), names))
 
     def write_whole(self, name: str, data: bytes) -> None:
         with self._fs.open_output_stream(f"{self._base}/{name}") as out:

@@ -16,14 +16,17 @@ import json
 import math
 import os
 import shutil
+from collections import deque
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
-from treeadv.storage.disk import fsync, replace_file, writing
+from treeadv.storage.disk import fsync, replace_file, replacing, writing
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
 
@@ -150,7 +153,16 @@ class RunFolder:
 
     # ---- records -----------------------------------------------------------------------------------------------------
     def records(self, last: float = math.inf) -> list[dict[str, Any]]:
-        """Return the records of the steps up to `last`. An incomplete last line of a killed driver is ignored.
+        """Return the records that `read_records` yields. All of them are in memory."""
+        return list(self.read_records(last))
+
+    def last_record(self) -> dict[str, Any] | None:
+        """Return the record of the last step; None if there is none. Raises as `read_records` does."""
+        newest = deque(self.read_records(), maxlen=1)
+        return newest[0] if newest else None
+
+    def read_records(self, last: float = math.inf) -> Iterator[dict[str, Any]]:
+        """Yield the records of the steps up to `last`. An incomplete last line of a killed driver is ignored.
 
         Raises `BadInput` for a damaged record of these steps. Lines after the record of step `last` are not read.
         """
@@ -159,27 +171,27 @@ class RunFolder:
     def evaluations(self, last: float = math.inf) -> list[dict[str, Any]]:
         """Return the records of the evaluations of the steps up to `last`, in the order of the steps.
 
-        Raises `BadInput` as `records` does."""
-        return self._read("evaluations.jsonl", last)
+        Raises `BadInput` as `read_records` does."""
+        return list(self._read("evaluations.jsonl", last))
 
-    def _read(self, name: str, last: float) -> list[dict[str, Any]]:
+    def _read(self, name: str, last: float) -> Iterator[dict[str, Any]]:
         path = self.path / name
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        records: list[dict[str, Any]] = []
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n") or (records[-1]["step"] if records else -1) >= last:
-                break
-            try:
-                record = json.loads(line)
-                if record["step"] > last:
-                    break
-            except (ValueError, KeyError, TypeError) as e:
-                raise BadInput(
-                    f"{path}: line {number} is damaged ({one_line(e)}): restore the file, or delete the file and"
-                    " lose its records"
-                ) from e
-            records.append(record)
-        return records
+        step = -1
+        with path.open("rb") if path.is_file() else BytesIO() as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n") or step >= last:
+                    return
+                try:
+                    record = json.loads(line)
+                    step = record["step"]
+                    if step > last:
+                        return
+                except (ValueError, KeyError, TypeError, RecursionError) as e:
+                    raise BadInput(
+                        f"{path}: line {number} is damaged ({one_line(e)}): restore the file, or delete the file and"
+                        " lose its records"
+                    ) from e
+                yield record
 
     def rewind(self, step: int) -> None:
         """Remove the records of the steps after `step`. The run takes and evaluates these steps again.
@@ -192,7 +204,8 @@ class RunFolder:
             if kept is not None:
                 replace_file(path, kept)
             if path.is_file() or name == "metrics.jsonl":
-                replace_file(path, "".join(json.dumps(r) + "\n" for r in self._read(name, step)))
+                with replacing(path) as scratch, scratch.open("w") as file:
+                    file.writelines(json.dumps(r) + "\n" for r in self._read(name, step))
 
     def record(self, record: dict[str, Any]) -> None:
         """Append the record of one step."""

@@ -6,7 +6,6 @@ This module has the protocol, the implementation for a folder, and the choice of
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -21,11 +20,12 @@ from treeadv.config import Config
 from treeadv.errors import one_line
 from treeadv.storage import manifest
 from treeadv.storage.disk import fsync, rename_durably, replacing, writing
+from treeadv.visible import visible_logger
 
 RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # files of a run folder with JSON lines in the order of their `step`
 BEST, EVALUATION = "best", "evaluation.json"  # the folder of the best weights, and the evaluation in that folder
 MANIFEST = "files.json"  # the manifest, in the folder of a checkpoint
-log = logging.getLogger("treeadv.storage")
+log = visible_logger("treeadv.storage")
 
 # The implementation for a run with run.storage. Only such a run imports it, because it needs pyarrow.
 OBJECT_STORE = "treeadv.storage.object_run:ObjectRunStore"

@@ -8,7 +8,6 @@ discovery no longer lists is closed.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Generic, TypeVar
 
@@ -16,13 +15,14 @@ from treeadv.engines.base import EngineLost, Weights
 from treeadv.engines.fleet.member import Loaded, Member, Payload, Refused, ServerGone
 from treeadv.engines.fleet.routing import Routes
 from treeadv.errors import BadInput
+from treeadv.visible import visible_logger
 
 ATTEMPTS = 3  # attempts to start a lost server before it is given up
 PAUSE = 1.0  # seconds between attempts
 DISCOVERY_INTERVAL = 5.0  # seconds
 
 M = TypeVar("M", bound=Member)
-log = logging.getLogger(__name__)
+log = visible_logger(__name__)
 
 
 class Fleet(Generic[M, Payload]):
