@@ -1,4 +1,4 @@
-"""A verifier that passes the check at the start and then fails, and corrections that make updates not finite."""
+"""A verifier that passes the check at the start and then fails, and a correction that makes an update not finite."""
 
 from __future__ import annotations
 
@@ -33,8 +33,4 @@ class NotFinite(Factor):
         return np.full_like(log_w, np.nan if len(self.made) <= self.calls else 1.0)
 
 
-def _correction(calls: int) -> Correction:
-    return Correction(factors=(NotFinite(level="token", outside="truncate", bounds=(0.0, 1.0), calls=calls),))
-
-
-NEVER_FINITE, NOT_FINITE_ONCE = _correction(10**9), _correction(1)
+NOT_FINITE_ONCE = Correction(factors=(NotFinite(level="token", outside="truncate", bounds=(0.0, 1.0), calls=1),))

@@ -195,25 +195,12 @@ def test_verifier_that_fails_later_ends_the_run_with_exit_1(tmp_path, tiny_model
 def test_batch_that_is_not_finite_is_dropped_and_replaced(tmp_path, tiny_model):
     """The correction is NaN for one forest of the first batch; the run takes all its steps on others."""
     path = recipe(tmp_path, tiny_model, learner__correction="tests.failing:NOT_FINITE_ONCE")
-    said = finish(start("--config", path))
-    assert "dropped as not_finite: batch of version 0" in said, said[-3000:]
+    finish(start("--config", path))
     result = audit(str(tmp_path / "run"))
     assert result.sound and result.dropped["not_finite"] == 3, result.table()
     records = RunFolder(tmp_path / "run").records()
     assert [r["step"] for r in records] == list(range(1, 7)) and records[-1]["version"] <= 6
     assert result.rows["trained"]["forests"] == 18
-
-
-@pytest.mark.slow
-def test_updates_that_are_never_finite_end_the_run_with_the_cause(tmp_path, tiny_model):
-    path = recipe(tmp_path, tiny_model, learner__correction="tests.failing:NEVER_FINITE")
-    process = start("--config", path, "learner.max_nonfinite=1", "queue.mixed_only=true")
-    out = process.said(LIMIT)
-    last = out.strip().splitlines()[-1]
-    assert process.returncode == 1 and "Traceback" not in out, out[-3000:]
-    assert "the loss of an update is not finite, once more than learner.max_nonfinite allows in a row" in last, last
-    result = audit(str(tmp_path / "run"))
-    assert result.sound and result.dropped["not_finite"] == 3, result.table()  # the second batch stays leased
 
 
 def test_existing_run_folder_is_refused(tmp_path, tiny_model):

@@ -122,14 +122,13 @@ def _traffic(model: str, out: Path, rank: int, world: int, options: dict[str, An
     received = {"weights": 0, "gradients": 0}
     gather, reduce = dist.all_gather_single, dist.reduce_scatter_single
 
-    def gathered(*args: Any, **kwargs: Any) -> Any:
-        received["weights"] += kwargs["input_tensor"].nbytes * (world - 1)
-        return gather(*args, **kwargs)
+    def gathered(output: torch.Tensor, share: torch.Tensor, **how: Any) -> Any:
+        received["weights"] += output.nbytes - share.nbytes
+        return gather(output, share, **how)
 
-    def reduced(*args: Any, **kwargs: Any) -> Any:
-        whole = kwargs.get("input_tensor", kwargs.get("input"))
-        received["gradients"] += whole.nbytes * (world - 1) // world
-        return reduce(*args, **kwargs)
+    def reduced(*, output: torch.Tensor, input: torch.Tensor, **how: Any) -> Any:
+        received["gradients"] += input.nbytes - output.nbytes
+        return reduce(output=output, input=input, **how)
 
     dist.all_gather_single, dist.reduce_scatter_single = gathered, reduced
     report = trainer.step(forests, 0)

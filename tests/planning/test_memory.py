@@ -53,12 +53,12 @@ def test_peak_of_a_rank_is_within_15_percent_of_the_plan(llama: Path, tmp_path: 
 def test_bytes_that_a_rank_receives_are_those_of_the_plan(more: dict[str, Any], tmp_path: Path) -> None:
     """Flat forests that fill their micro-batches, so that the upper bound is reached."""
     model = Path(folder(tmp_path, "llama"))
-    learner = {"tokens_per_microbatch": 22, "count": 2, "forests_per_step": 8, **more}
+    learner = {"tokens_per_microbatch": 20, "count": 2, "forests_per_step": 8, **more}
     ranks = measure.measure("traffic", model, tmp_path / "out", 2, {"learner": learner, "forests": 8})
     config = tiny.config(**learner)
     sampling = config.sampling.model_copy(update={"leaves": 2, "max_tokens": 8})
-    sizes = model_sizes(model, tokens=22, compute=torch.float32, recompute=False, lora_rank=0)
-    expected = roles.network(config.model_copy(update={"sampling": sampling}), sizes, 22)
+    sizes = model_sizes(model, tokens=20, compute=torch.float32, recompute=False, lora_rank=0)
+    expected = roles.network(config.model_copy(update={"sampling": sampling}), sizes, 20)
     for rank in ranks:
         assert rank["updates"] == config.learner.updates_per_step
         assert rank["weights"] == pytest.approx(expected["gathered weights, a rank"], rel=0.02)

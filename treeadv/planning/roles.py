@@ -91,8 +91,8 @@ def microbatches(config: Config, tokens: int) -> int:
     return c.updates_per_batch * max(1, math.ceil(update / (tokens * c.count)))
 
 
-def _forward_passes(config: Config, tokens: int) -> float:
-    """Return the number of forward passes of a step that have no backward pass.
+def _forward_passes(config: Config, tokens: int) -> int:
+    """Return the number of passes over one mini-batch in a step that have no backward pass.
 
     These passes compute the proximal policy of all updates except the first, the reference, and the path ratios of
     forests that are cut."""
@@ -100,7 +100,7 @@ def _forward_passes(config: Config, tokens: int) -> float:
     passes = (c.updates_per_batch - 1) + (c.updates_per_step if c.kl else 0)
     if tokens_of_forest(config) > tokens:
         passes += sum(objective.needs_path(proximal_known=n > 0) for n in range(c.updates_per_step))
-    return passes * microbatches(config, tokens) / c.updates_per_batch
+    return passes
 
 
 def network(config: Config, sizes: ModelSizes, tokens: int) -> dict[str, int]:
@@ -112,11 +112,12 @@ def network(config: Config, sizes: ModelSizes, tokens: int) -> dict[str, int]:
     away = (shards - 1) / shards  # the share of a layer on other ranks
     trained = c.passes_per_batch * microbatches(config, tokens)
     layers, width = sizes.parameters - sizes.outside, _BYTES[c.dtype]
-    forward = away * (width * layers + 4 * sizes.outside)
-    backward = away * width * layers  # embedding and head stay gathered
+    # Embedding and head stay gathered from the forward to the backward pass, and in a pass that goes forward only
+    both, forward = 2 * width * layers + 4 * sizes.outside, width * layers * microbatches(config, tokens)
+    forward_only = _forward_passes(config, tokens) * (forward / c.updates_per_batch + 4 * sizes.outside)
     reductions = c.updates_per_step if c.accumulate == "whole" else trained
     return {
-        "gathered weights, a rank": int(trained * (forward + backward) + _forward_passes(config, tokens) * forward),
+        "gathered weights, a rank": int(away * (trained * both + forward_only)),
         "reduced gradients, a rank": int(reductions * away * 4 * sizes.trained)
         + int(8 * sizes.trained / shards * (c.replicas - 1) / c.replicas) * reductions,
         "gathered for publication, a rank": int(away * 4 * sizes.parameters),
