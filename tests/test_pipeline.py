@@ -205,7 +205,7 @@ def test_batch_that_is_not_finite_is_dropped_and_replaced(tmp_path, tiny_model):
 
 
 @pytest.mark.slow
-def test_updates_that_are_never_finite_end_the_run_with_the_cause(tmp_path, tiny_model):
+def test_updates_never_finite_end_the_run_with_the_cause(tmp_path, tiny_model):
     path = recipe(tmp_path, tiny_model, learner__correction="tests.failing:NEVER_FINITE")
     process = start("--config", path, "learner.max_nonfinite=1", "queue.mixed_only=true")
     out = process.said(LIMIT)

@@ -1,6 +1,6 @@
-"""Finds the columns of a row of data that treeadv needs: those that the configuration names, or those of known forms.
+"""Finds the columns of a row of data: the columns that `task.columns` names, or the columns of a known data set.
 
-Known without a mapping are treeadv's own form (problem, answer), GSM8K's (question, answer) and verl's (prompt,
+Without `task.columns` a row has treeadv's columns (problem, answer), GSM8K's (question, answer) or verl's (prompt,
 reward_model.ground_truth).
 """
 
@@ -18,7 +18,7 @@ _ABSENT = object()
 
 
 def mapped_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
-    """Return the row with the columns that `columns` names added under its keys. All columns of the data stay.
+    """Return the row and, under the keys of `columns`, the columns that `columns` names. All columns stay.
 
     Raises `BadInput` for a column that the row does not have; `where` names the row.
     """
@@ -27,7 +27,7 @@ def mapped_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -
         value = _lookup(row, path)
         if value is _ABSENT:
             raise BadInput(
-                f"{where}: task.columns: {name} is {path}, which is no column{_hint(path, row)} ({_of(row)})"
+                f"{where}: task.columns: {name} is {path}, which is not a column{_hint(path, row)} ({_of(row)})"
             )
         found[name] = value
     for name, paths in _KNOWN.items():
@@ -38,7 +38,7 @@ def mapped_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -
 
 
 def missing_column(name: str, row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> BadInput:
-    """The error for a row without `name`."""
+    """Return the error for a row without the column `name`."""
     if name in columns:
         return BadInput(f"{where}: no {name}: the column {columns[name]} is empty (task.columns)")
     wrong = next((key for key in columns if key not in NEEDED and _close(key, (name,))), None)
@@ -47,7 +47,7 @@ def missing_column(name: str, row: Mapping[str, Any], columns: Mapping[str, str]
 
 
 def _lookup(row: Mapping[str, Any], path: str) -> Any:
-    """The column `path`, or the field that a path a.b leads to; `_ABSENT` where there is none."""
+    """Return the column `path`, or the inner field for a path a.b, or `_ABSENT` if there is none."""
     value: Any = row
     if path in row:
         return row[path]

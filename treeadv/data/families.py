@@ -1,4 +1,4 @@
-"""Problems of reasoning-gym families, endlessly."""
+"""An endless source of problems from families of reasoning-gym."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from treeadv.extensions import require
 from treeadv.rewards.verifiers.registry import find_verifier, meta_of
 from treeadv.task_config import REASONING_GYM, Family, SourceConfig
 
-_TRIES = 1000  # entries of one draw that may all be held out
+_TRIES = 1000  # entries that a draw tries before it fails because all are held out
 
 
 class Families:
-    """reasoning-gym families mixed by weight; the family and its entry are both drawn from (seed, draw)."""
+    """Families mixed by weight. (seed, draw) determines the family and its entry."""
 
     def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
         """`excluded`: keys of problems (`Problem.key`) that are never drawn."""
@@ -31,7 +31,7 @@ class Families:
     def __getitem__(self, draw: int) -> Problem:
         if draw < 0:
             raise IndexError(f"draw {draw}: draws count from 0")
-        # A data set of one entry a draw: some families build all `size` entries at once, so that a long one never ends.
+        # Each draw has its own data set of one entry, because some families build all `size` entries at once.
         rng = random.Random(f"{self._seed}/{draw}")
         for _ in range(_TRIES):
             family = rng.choices(self._families, self._weights)[0]
@@ -41,7 +41,7 @@ class Families:
         raise BadInput(f"task.held_out leaves no problem: {_TRIES} entries of {family.name} in a row are held out")
 
     def examples(self, count: int) -> list[Problem]:
-        """The first `count` draws."""
+        """Return the first `count` draws."""
         return [self[draw] for draw in range(count)]
 
     def _problem(self, family: Family, entry: Any, draw: int) -> Problem:

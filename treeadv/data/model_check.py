@@ -1,8 +1,7 @@
-"""What a model's configuration must promise, for engine and learner alike, and the longest path for which both compute
-it rightly.
+"""Checks whether engine and learner compute a model correctly, and up to which length of a path.
 
-Engine and learner compute attention themselves, over trees. They take every earlier token of a path into account and no
-other term; the learner applies the model's output matrix and nothing after it.
+Engine and learner compute attention over trees themselves: plain attention to all earlier tokens of a path, without any
+other term. The learner applies the model's output matrix and nothing after it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from transformers import AutoConfig, PretrainedConfig
 from treeadv.errors import BadInput, one_line
 
 _SUPPORTED = ("full_attention", "sliding_attention")
-# Terms of attention or of the output that would be left out, with the value that means that a model has none.
+# Terms of attention or output that are not computed, with the value that means that a model has no such term.
 _EXTRA_TERMS = {
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
@@ -29,17 +28,16 @@ _LENGTH_DEPENDENT = (
     "dynamic",
     "longrope",
 )  # rotary frequencies that change once a path is longer than the original context
-# Keywords that models hand to attention and that change nothing: no path is longer than the window (`longest_path`).
+# Keywords of attention that change nothing: no path is longer than the window (`longest_path`).
 _HARMLESS = ("position_ids", "use_cache", "is_causal", "sliding_window", "dropout")
 _REMEDY = "use a model with plain attention (docs/models.md)"
 
 
 def longest_path(folder: str | Path) -> int:
-    """Return the most tokens, prompt and answer together, that a path of the model in `folder` may have.
+    """Return the largest number of tokens that a path (prompt and answer) of the model in `folder` may have.
 
-    It is the model's context, its sliding window, or the length up to which its rotary frequencies are constant,
-    whichever is shortest: up to there a window leaves nothing out. Raises `BadInput` for a model that no path length
-    makes right.
+    It is the smallest of the model's context, its sliding window, and the length up to which its rotary frequencies are
+    constant. Raises `BadInput` for a model that is computed incorrectly at every length.
     """
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -58,9 +56,7 @@ def longest_path(folder: str | Path) -> int:
 
 
 def check_terms(keywords: Mapping[str, Any]) -> None:
-    """Refuse what a model asks of its attention function besides attention to earlier tokens (sinks, soft caps). Raises
-    `BadInput`.
-    """
+    """Raise `BadInput` if a model passes its attention function more than plain attention has (sinks, soft caps)."""
     for name, value in keywords.items():
         if name not in _HARMLESS and (torch.is_tensor(value) or value):
             raise BadInput(f"its attention asks for {name}")

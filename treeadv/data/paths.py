@@ -1,5 +1,8 @@
-"""The paths of a configuration. A relative path starts at the folder where the command is started; a run stores
-absolute ones, and finds its data again after it was moved together with them."""
+"""The paths of a configuration.
+
+A relative path starts at the working folder of the command. A run stores absolute paths. If a run and its data are
+moved together, the run finds its data at the new place.
+"""
 
 from __future__ import annotations
 
@@ -31,22 +34,25 @@ def absolute(config: Config) -> Config:
 
 
 def with_content(config: Config) -> Config:
-    """Return the configuration with the hash of each file and Hugging Face data set in `task.content`. Raises
-    `BadInput` for one that cannot be read."""
+    """Return the configuration with the hash of each file and Hugging Face data set in `task.content`.
+
+    Raises `BadInput` for a file or data set that cannot be read."""
     named = {s.source: content_hash(s.source) for s in config.task.parts if s.source not in ENDLESS}
     return config.model_copy(update={"task": config.task.model_copy(update={"content": named})})
 
 
 def moved(config: Config, root: Path) -> Config:
-    """Return the configuration of a run whose folder is now in `root`. A file of data or a model that is gone is taken
-    from where it lies, seen from the run, if it was moved with it. `task.content` tells whether a file is the same."""
+    """Return the configuration of a run whose folder is now in `root`.
+
+    If a path of data or of a model no longer exists, the path with the same position relative to the run is used.
+    `task.content` tells whether such a file has the same content."""
     old = Path(config.run.root)
 
     def found(path: str) -> str:
         if not os.path.isabs(path) or os.path.exists(path):
             return path
-        there = os.path.normpath(root / os.path.relpath(path, old))
-        return there if os.path.exists(there) else path
+        candidate = os.path.normpath(root / os.path.relpath(path, old))
+        return candidate if os.path.exists(candidate) else path
 
     model = config.model.model_copy(update={key: found(getattr(config.model, key)) for key in ("path", "cache")})
     run = config.run.model_copy(update={"root": str(root)})
@@ -56,12 +62,12 @@ def moved(config: Config, root: Path) -> Config:
 
 
 def same_task(a: TaskConfig, b: TaskConfig) -> bool:
-    """Whether two tasks have the same problems, prompts and verifiers, wherever their files lie."""
+    """Tell whether two tasks have the same problems, prompts and verifiers. The places of the files do not matter."""
     return _without_places(a) == _without_places(b)
 
 
 def _without_places(task: TaskConfig) -> dict[str, Any]:
-    """The task with the hash of each file in the place of its path, where the hash is known."""
+    """Return the fields of a task, with the hash of each file instead of its path if the hash is known."""
     named = _with_sources(task, lambda source: task.content.get(source, source))
     return named.model_dump(exclude={"content"})
 

@@ -1,4 +1,4 @@
-"""Turns a problem into the token ids of its prompt, by the chat template of the model if it has one."""
+"""Turns a problem into the token ids of its prompt, with the chat template of the model if it has one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _OURS = ("messages", "conversation", "add_generation_prompt", "tokenize", "retur
 
 
 class Prompter:
-    """The tokenizer of a model, with the template of the user's turn, the system message and the arguments of the chat
-    template."""
+    """A tokenizer with the prompt template, the system message and the arguments of the chat template."""
 
     def __init__(self, model_dir: str | Path, task: TaskConfig | None = None) -> None:
-        """Without `task` the user's turn is the bare problem. Raises `BadInput` for a tokenizer that cannot be loaded,
-        and for what its chat template does not take."""
+        """Load the tokenizer of `model_dir`. Without `task` the user's turn is the bare problem.
+
+        Raises `BadInput` if the tokenizer cannot be loaded or if its chat template does not use an argument."""
         self._folder = model_dir
         self.tokenizer = load_tokenizer(model_dir)
         self._prompt = task.prompt if task else "{problem}"
@@ -34,7 +34,7 @@ class Prompter:
         self._check_arguments()
 
     def encode(self, problem: Problem) -> np.ndarray:
-        """Return the token ids of the prompt, [P] int32. Raises `BadInput` where the chat template refuses it."""
+        """Return the token ids of the prompt, [P] int32. Raises `BadInput` if the chat template refuses it."""
         turns = self._turns(problem)
         if not self.tokenizer.chat_template:
             if len(turns) > 1:
@@ -47,7 +47,7 @@ class Prompter:
             ids = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_dict=True, **self._args
             )["input_ids"]
-        except Exception as e:  # a template is code of the model, and may raise anything
+        except Exception as e:  # a template is code of the model and may raise any error
             raise BadInput(
                 f"{problem.id}: the chat template of {self._folder} fails on its prompt: {one_line(e)}"
             ) from e
@@ -57,11 +57,11 @@ class Prompter:
         return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
 
     def shown(self, tokens: np.ndarray) -> str:
-        """The text of tokens with the special ones spelled out."""
+        """Return the text of tokens, including special tokens."""
         return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
 
     def _turns(self, problem: Problem) -> tuple[Turn, ...]:
-        """The conversation: the prompt template applied to the last turn, the system message before the first."""
+        """Return the conversation: the system message, the turns, and the prompt template applied to the last turn."""
         turns = problem.turns or (Turn("user", problem.problem),)
         last = Turn("user", self._prompt.replace("{problem}", turns[-1].content))
         system = (Turn("system", self._system),) if self._system and turns[0].role != "system" else ()
@@ -80,7 +80,7 @@ class Prompter:
         try:
             known = set().union(*(meta.find_undeclared_variables(_ENVIRONMENT.parse(text)) for text in texts))
         except jinja2.TemplateError as e:
-            raise BadInput(f"{self._folder}: its chat template is no Jinja template: {one_line(e)}") from e
+            raise BadInput(f"{self._folder}: its chat template is not a Jinja template: {one_line(e)}") from e
         if unknown := [name for name in self._args if name not in known]:
             takes = ", ".join(sorted(known - set(_OURS) - {"raise_exception", "strftime_now"}))
             raise BadInput(
@@ -101,9 +101,9 @@ class _Generation(jinja2.ext.Extension):
 _ENVIRONMENT = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"], autoescape=False)
 
 
-def load_tokenizer(folder: str | Path) -> Any:  # a class of transformers' choosing
-    """The tokenizer of a model folder. Raises `BadInput` where its files are damaged."""
+def load_tokenizer(folder: str | Path) -> Any:  # transformers chooses the class
+    """Load the tokenizer of a model folder. Raises `BadInput` if its files are damaged."""
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except Exception as e:  # transformers and tokenizers raise many types, down to plain Exception
+    except Exception as e:  # transformers and tokenizers raise many types, also plain Exception
         raise BadInput(f"{folder}: its tokenizer cannot be loaded ({one_line(e)}); restore tokenizer.json") from e

@@ -1,4 +1,4 @@
-"""Rows of data with their names in errors: .jsonl and .parquet files, and Hugging Face data sets; and their hash."""
+"""Reads rows of data from .jsonl and .parquet files and Hugging Face data sets, and computes hashes of the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from treeadv.task_config import ENDLESS
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of data: `place` names it in errors, `id` is its id unless it has one."""
+    """One row of data. `place` names the row in errors; `id` is the id of a row that has none of its own."""
 
     value: Any
     place: str
@@ -24,7 +24,7 @@ class Row:
 
 
 def read_rows(source: str) -> list[Row]:
-    """All rows of a file, or of a Hugging Face data set hf:NAME, in their order. Raises `BadInput`."""
+    """Read all rows of a file or of a Hugging Face data set hf:NAME, in their order. Raises `BadInput`."""
     if source.startswith("hf:"):
         return [Row(row, f"{source} row {n}", f"{_hub_name(source)}-{n}") for n, row in enumerate(_hub(source), 1)]
     path = Path(source)
@@ -32,7 +32,7 @@ def read_rows(source: str) -> list[Row]:
 
 
 def content_hash(source: str) -> str:
-    """SHA-256 in hexadecimal of the bytes of a file, or of the rows of a Hugging Face data set."""
+    """Return the SHA-256, in hexadecimal, of the bytes of a file or of the rows of a Hugging Face data set."""
     if source.startswith("hf:"):
         digest = hashlib.sha256()
         for row in _hub(source):
@@ -72,7 +72,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     for batch in table.to_batches():
         try:
             rows = batch.to_pylist()
-        except (pa.ArrowException, ValueError, OverflowError) as e:  # text that is no UTF-8, a date beyond Python's
+        except (pa.ArrowException, ValueError, OverflowError) as e:  # not UTF-8, or a date out of range
             raise BadInput(f"{path}: rows {number + 1} to {number + batch.num_rows}: {one_line(e)}") from e
         for row in rows:
             number += 1
@@ -84,7 +84,7 @@ def _hub_name(source: str) -> str:
 
 
 def _hub(source: str) -> Iterable[dict[str, Any]]:
-    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT."""
+    """Load a Hugging Face data set: hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT."""
     name, *rest = source.removeprefix("hf:").split(":")
     split = rest.pop() if rest else "train"
     if len(rest) > 1:
@@ -97,6 +97,6 @@ def _hub(source: str) -> Iterable[dict[str, Any]]:
         ) from e
     try:
         rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, *rest, split=split or "train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file; no network
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # it does not exist; no network
         raise BadInput(f"task.source={source}: {one_line(e)}") from e
     return rows

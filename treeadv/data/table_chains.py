@@ -1,4 +1,4 @@
-"""Problems of the task operator-tables, endlessly."""
+"""An endless source of problems of the task operator-tables."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from treeadv.errors import BadInput
 from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.task_config import SourceConfig
 
-_TRIES = 1000  # prompts of one draw that may all be held out
+_TRIES = 1000  # prompts that a draw tries before it fails because all are held out
 
 
 class TableChains:
-    """Chains of look-ups, each drawn from (seed, draw)."""
+    """Chains of look-ups. (seed, draw) determines each chain."""
 
     def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
         """`excluded`: keys of problems (`Problem.key`) that are never drawn."""
@@ -34,7 +34,7 @@ class TableChains:
         raise BadInput(f"task.held_out leaves no problem: {_TRIES} prompts in a row are held out")
 
     def examples(self, count: int) -> list[Problem]:
-        """The first `count` draws."""
+        """Return the first `count` draws."""
         return [self[draw] for draw in range(count)]
 
     def _problem(self, prompt: str, draw: int) -> Problem:
