@@ -6,12 +6,13 @@ import importlib.util
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from treeadv.config import ModelConfig
 from treeadv.data.model_files import check_folder
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.extensions import require
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -80,9 +81,8 @@ def _fetched(name: str, files: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
-        cause = str(e).strip().splitlines()[0]
         raise BadInput(
-            f"model.path={name}: no such folder, and the hub does not give a model of that name ({cause})"
+            f"model.path={name}: no such folder, and the hub does not give a model of that name ({one_line(e)})"
         ) from e
 
 
@@ -110,13 +110,23 @@ def _unpack_smollm2(folder: Path) -> None:
     for settings in (model.config, model.generation_config):
         settings.eos_token_id, settings.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
         settings.bos_token_id = tokenizer.bos_token_id
+    with creating_folder(folder) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+
+
+@contextmanager
+def creating_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, and rename it to `folder` if the body raises no error.
+
+    If another process has created the model in `folder` meanwhile, that model stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        whole = Path(scratch) / folder.name
-        model.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
+        scratch = Path(parent) / folder.name
+        scratch.mkdir()
+        yield scratch
         try:
-            whole.rename(folder)
+            scratch.rename(folder)
         except OSError:
-            if not (folder / "config.json").is_file():  # otherwise another process was faster
+            if not (folder / "config.json").is_file():
                 raise
