@@ -63,6 +63,7 @@ def train(args: argparse.Namespace) -> int:
     from treeadv.extensions import require
     from treeadv.launch import launch
     from treeadv.report.progress import Progress, final_table
+    from treeadv.tracking import Trackers
 
     if not args.local:
         require("ray", "treeadv train")
@@ -83,10 +84,12 @@ def train(args: argparse.Namespace) -> int:
         from actors.driver.supervisor import train as train_run
 
     console = Console()
+    trackers = Trackers(config.run.trackers, folder.path, config.model_dump(mode="json"))
     try:
-        with Progress(config.run.steps, console) as progress:
+        with Progress(config.run.steps, console, trackers) as progress:
             summary = train_run(run, progress)
     finally:
+        trackers.close()
         run.lock.release()
     if summary["steps"]:
         from treeadv.report.run import write_report

@@ -18,6 +18,7 @@ from treeadv.replay.selection import selection_rule
 from treeadv.rewards.golds import Gold, check_golds
 from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.sampling.rules import build_rule
+from treeadv.tracking import check_trackers
 
 log = logging.getLogger("treeadv.checks")
 DRAWS = 8  # number of draws of an endless source that are checked
@@ -29,6 +30,7 @@ def check_run(config: Config, local: bool = False) -> None:
     objective.build_objective(config.learner, config.sampling)
     build_rule(config.sampling.rule, config.sampling.rule_options)
     selection_rule(config.queue.selection)
+    check_trackers(config.run.trackers)
     if "://" in config.run.root:
         raise BadInput(
             f"run.root={config.run.root} must be a path on this machine; name an object store in run.storage"
