@@ -115,7 +115,7 @@ def shout(answer: str) -> str:
         ({"prompt": [{"role": "assistant", "content": "x"}], "answer": "1"}, {}, "last message is of the assistant"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, {}, "a part that is not text"),
         ({"problem": "1", "answer": "1", "id": "\ud800"}, {}, r"p\.jsonl:1: id has an unpaired surrogate"),
-        ({"problem": "1", "answer": "1", "meta": "\udfff"}, {}, r"p\.jsonl:1: meta holds half of a surrogate pair"),
+        ({"problem": "1", "answer": "1", "meta": "\udfff"}, {}, r"p\.jsonl:1: meta has an unpaired surrogate"),
         ({"prompt": [{"role": "user", "content": "\ud800"}], "answer": "1"}, {}, "content has an unpaired surrogate"),
     ],
 )  # fmt: skip

@@ -21,7 +21,7 @@ Result = dict[str, Any]  # what cell.json holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ComparisonResult:
     """The numbers of one comparison. `difference` is the mean of arm minus `against` over seeds that have both.
 
     `p` is the p-value of the study's test, `p_holm` the p-value after Holm's correction over all comparisons. Both are
@@ -99,14 +99,14 @@ def common_tokens(cells: Sequence[Result]) -> float:
     return min((c["series"]["tokens_generated"][-1] for c in cells if c["status"] == "done"), default=math.nan)
 
 
-def compare(study: Study, cells: dict[tuple[str, int], Result]) -> list[Outcome]:
+def compare(study: Study, cells: dict[tuple[str, int], Result]) -> list[ComparisonResult]:
     """Return the outcome of each comparison of the study, with Holm's correction over all comparisons."""
     raw = [_paired(study, cells, c) for c in study.analysis.comparisons]
     adjusted = holm([o.p for o in raw])
     return [_judged(study, o, p) for o, p in zip(raw, adjusted, strict=True)]
 
 
-def _paired(study: Study, cells: dict[tuple[str, int], Result], c: Comparison) -> Outcome:
+def _paired(study: Study, cells: dict[tuple[str, int], Result], c: Comparison) -> ComparisonResult:
     pairs = [(cells[c.arm, seed], cells[c.against, seed]) for seed in study.seeds]
     done = [(a, b) for a, b in pairs if a["status"] == b["status"] == "done"]
     values = []
@@ -118,7 +118,7 @@ def _paired(study: Study, cells: dict[tuple[str, int], Result], c: Comparison) -
     note = f"{censored} of {len(values)} pairs never reach the target and are left out" if censored else ""
     difference = np.array([x - y for x, y in finite])
     p_t, p_wilcoxon, interval = _tests(difference)
-    return Outcome(
+    return ComparisonResult(
         comparison=c, pairs=len(finite), seeds=len(study.seeds),
         arm_mean=_mean([x for x, _ in finite]), against_mean=_mean([y for _, y in finite]),
         difference=_mean(difference.tolist()), spread=_std(difference.tolist()), interval=interval,
@@ -157,7 +157,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return out
 
 
-def _judged(study: Study, o: Outcome, p_holm: float) -> Outcome:
+def _judged(study: Study, o: ComparisonResult, p_holm: float) -> ComparisonResult:
     """Return the outcome with its verdict: undecided unless the difference is significant after correction.
 
     A significant difference supports the claim in the claimed direction and refutes it in the other direction."""
@@ -165,7 +165,9 @@ def _judged(study: Study, o: Outcome, p_holm: float) -> Outcome:
     verdict: Verdict = "undecided"
     if p_holm < study.analysis.alpha:
         verdict = "supported" if better else "refuted"
-    return Outcome(**{**{f: getattr(o, f) for f in Outcome.__dataclass_fields__}, "p_holm": p_holm, "verdict": verdict})
+    return ComparisonResult(
+        **{**{f: getattr(o, f) for f in ComparisonResult.__dataclass_fields__}, "p_holm": p_holm, "verdict": verdict}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from treeadv.report.markup import add
 from treeadv.report.page import finish, page, table
 from treeadv.report.progress import clock
 from treeadv.storage.disk import replace_file
-from treeadv.study.analysis import Outcome, Result, Row, common_tokens, compare, read_cells, summarise
+from treeadv.study.analysis import ComparisonResult, Result, Row, common_tokens, compare, read_cells, summarise
 from treeadv.study.curves import STYLE, band, draw
 from treeadv.study.spec import Study, load_study
 
@@ -62,7 +62,7 @@ def row_cells(study: Study, row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def claim_cells(o: Outcome) -> list[str]:
+def claim_cells(o: ComparisonResult) -> list[str]:
     """Return the cells of one line of the table of claims."""
     digits = 0 if o.comparison.metric in ("tokens_generated", "tokens_to_target") else 4
     low, high = (_plain(x, digits) for x in o.interval)
@@ -100,7 +100,7 @@ def gaps(cells: dict[tuple[str, int], Result]) -> list[str]:
 
 
 def _markdown(
-    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[Outcome],
+    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[ComparisonResult],
     sessions: Sequence[dict[str, Any]],
 ) -> str:  # fmt: skip
     parts = [
@@ -126,7 +126,7 @@ def _md(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _page(
-    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[Outcome],
+    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[ComparisonResult],
     sessions: Sequence[dict[str, Any]],
 ) -> str:  # fmt: skip
     root, main = page(f"treeadv study {study.name}")
