@@ -1,6 +1,6 @@
-"""Finds the columns of a row of data: the columns that `task.columns` names, or the columns of a known data set.
+"""Finds the needed columns of a row of data: the columns of the configuration, or the columns of known formats.
 
-Without `task.columns` a row has treeadv's columns (problem, answer), GSM8K's (question, answer) or verl's (prompt,
+The known formats are treeadv's (problem, answer), GSM8K's (question, answer) and verl's (prompt,
 reward_model.ground_truth).
 """
 
@@ -47,7 +47,7 @@ def missing_column(name: str, row: Mapping[str, Any], columns: Mapping[str, str]
 
 
 def _lookup(row: Mapping[str, Any], path: str) -> Any:
-    """Return the column `path`, or the inner field for a path a.b, or `_ABSENT` if there is none."""
+    """Return the column `path`, or the field at a path a.b; `_ABSENT` if the row has no such column."""
     value: Any = row
     if path in row:
         return row[path]

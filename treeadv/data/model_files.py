@@ -15,7 +15,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `BadInput` if a file is missing, damaged or cut off."""
+    """Raise `BadInput` for a missing, damaged or incomplete file."""
     if "model_type" not in read_object(folder / "config.json"):
         raise BadInput(f"{folder / 'config.json'}: names no model_type; give the folder of a language model")
     files = sorted(folder.glob("*.safetensors"))
@@ -34,7 +34,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises `BadInput` if the file holds something else."""
+    """Return the JSON object in a file. Raises `BadInput`."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise BadInput(f"{path}: a JSON object is needed, found {type(value).__name__}; {_REMEDY}")
@@ -56,7 +56,7 @@ def stop_ids(folder: Path) -> frozenset[int]:
 
 
 def _check_weights(path: Path) -> None:
-    """Raise `BadInput` unless a safetensors file has the length that its header states: 8 bytes, header, tensors."""
+    """Check the length of a safetensors file against its header: 8 bytes, the header, and all tensors."""
     size = path.stat().st_size
     with path.open("rb") as f:
         start = f.read(8)

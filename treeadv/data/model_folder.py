@@ -36,7 +36,7 @@ def resolve(
 
 
 def anywhere(model: ModelConfig) -> ModelConfig:
-    """Return `model` with absolute paths, for processes with another working folder.
+    """Return the model with absolute paths, for processes with another working folder.
 
     Each machine must have the folder."""
     path = model.path if model.path == SMOLLM2 or _of_hub(model.path) else str(Path(model.path).resolve())
@@ -128,5 +128,5 @@ def creating_folder(folder: Path) -> Iterator[Path]:
         try:
             scratch.rename(folder)
         except OSError:
-            if not (folder / "config.json").is_file():
+            if not (folder / "config.json").is_file():  # otherwise another process was faster
                 raise

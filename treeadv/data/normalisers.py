@@ -1,4 +1,4 @@
-"""Normalisers (`task.normaliser`) extract the gold answer from the answer column of the data.
+"""Normalisers (`task.normaliser`), which extract the gold answer from the answer column of the data.
 
 A normaliser takes the text of the answer and returns the gold answer. A new normaliser is a function here and an entry
 in `NORMALISERS`; `module:Name` needs no entry.
@@ -22,21 +22,21 @@ NORMALISERS = {
 
 
 def find_normaliser(name: str) -> Normaliser:
-    """Return the normaliser `name`. Raises `BadInput` for an unknown name."""
+    """Return the normaliser with this name. Raises `BadInput` for an unknown name."""
     found = load_extension("task.normaliser", name, NORMALISERS)
     if not callable(found):
-        raise BadInput(f"task.normaliser={name}: is not a function")
+        raise BadInput(f"task.normaliser={name} is not a function")
     return cast(Normaliser, found)
 
 
 def after_hashes(answer: str) -> str:
-    """Return the text after the last ####, as in GSM8K, or the whole text if it has no ####."""
+    """Return the text after the last ####, the mark of GSM8K's answers; the whole text without a mark."""
     _, hashes, result = answer.rpartition("####")
     return result.strip(" \t\r\n") if hashes else answer
 
 
 def last_box(answer: str) -> str:
-    r"""Return the content of the last \boxed{...} of a solution. Raises `BadInput` if there is none."""
+    r"""Return the content of the last \boxed{...} of a solution. Raises `BadInput` for a solution without a box."""
     if not (found := boxed_text(answer)):
         raise BadInput(r"task.normaliser=boxed: the answer has no \boxed{...}")
     return found

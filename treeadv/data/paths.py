@@ -1,8 +1,7 @@
-"""The paths of a configuration.
+"""Resolves the paths of a configuration.
 
-A relative path starts at the working folder of the command. A run stores absolute paths. If a run and its data are
-moved together, the run finds its data at the new place.
-"""
+A relative path starts at the working folder of the command. A run stores absolute paths. If the run was moved together
+with its data, the paths are adjusted."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def absolute(config: Config) -> Config:
 def with_content(config: Config) -> Config:
     """Return the configuration with the hash of each file and Hugging Face data set in `task.content`.
 
-    Raises `BadInput` for a file or data set that cannot be read."""
+    Raises `BadInput` for a source that cannot be read."""
     named = {s.source: content_hash(s.source) for s in config.task.parts if s.source not in ENDLESS}
     return config.model_copy(update={"task": config.task.model_copy(update={"content": named})})
 
@@ -44,8 +43,8 @@ def with_content(config: Config) -> Config:
 def moved(config: Config, root: Path) -> Config:
     """Return the configuration of a run whose folder is now in `root`.
 
-    If a path of data or of a model no longer exists, the path with the same position relative to the run is used.
-    `task.content` tells whether such a file has the same content."""
+    A missing data file or model is searched at its place relative to the run. `task.content` says whether a file has
+    the same content."""
     old = Path(config.run.root)
 
     def found(path: str) -> str:
@@ -62,12 +61,12 @@ def moved(config: Config, root: Path) -> Config:
 
 
 def same_task(a: TaskConfig, b: TaskConfig) -> bool:
-    """Tell whether two tasks have the same problems, prompts and verifiers. The places of the files do not matter."""
+    """Whether two tasks have the same problems, prompts and verifiers, regardless of the paths of their files."""
     return _without_places(a) == _without_places(b)
 
 
 def _without_places(task: TaskConfig) -> dict[str, Any]:
-    """Return the fields of a task, with the hash of each file instead of its path if the hash is known."""
+    """Return the task with the known hash of each file instead of its path."""
     named = _with_sources(task, lambda source: task.content.get(source, source))
     return named.model_dump(exclude={"content"})
 

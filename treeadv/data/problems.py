@@ -1,4 +1,4 @@
-"""Problems, and how a problem is made from a row of data."""
+"""The type of a problem, and its construction from a row of data."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """The text of all turns with single spaces. Problems with equal keys have the same prompt."""
+        """The text of all turns with normalised spacing. Problems with the same key have the same prompt."""
         return "\n".join(" ".join(text.split()) for text in ([t.content for t in self.turns] or [self.problem]))
 
 
 def problem_of(row: Any, where: str, default_id: str, source: SourceConfig) -> Problem:
-    """Return the problem of a row of `source`, one of `TaskConfig.parts`. Raises `BadInput`, with `where` as the row.
+    """Return the problem of a row of `source` (`TaskConfig.parts`). `where` names the row in errors.
 
-    A row may name its `verifier`; otherwise the verifier of the source is used.
+    A row may name its `verifier`; otherwise the verifier of the source is used. Raises `BadInput`.
     """
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
@@ -58,7 +58,7 @@ def problem_of(row: Any, where: str, default_id: str, source: SourceConfig) -> P
         raise missing_column("problem", row, source.columns, where)
     turns = _turns(row["problem"], where) if isinstance(row["problem"], list) else ()
     text = turns[-1].content if turns else text_of(row["problem"], "problem", where)
-    row["problem"] = text  # reward functions get the text; `turns` has the messages
+    row["problem"] = text  # reward functions get the text; the messages keep their column
     gold = ""
     if row.get("answer") not in (None, ""):
         gold = gold_text(_normalised(row["answer"], source.normaliser, where), where)
@@ -82,12 +82,12 @@ def _normalised(answer: Any, normaliser: str, where: str) -> Any:
         return find_normaliser(normaliser)(answer)
     except BadInput as e:
         raise BadInput(f"{where}: {e}") from e
-    except Exception as e:  # a function of the user
+    except Exception as e:  # a user's function may raise anything
         raise BadInput(f"{where}: task.normaliser={normaliser} fails: {type(e).__name__}: {one_line(e)}") from e
 
 
 def _turns(messages: Sequence[Any], where: str) -> tuple[Turn, ...]:
-    """Return the turns of a list of {role, content}. The last turn must be one of the user."""
+    """Return the turns of a list of {role, content}. The role of the last turn must be user."""
     turns = []
     for n, message in enumerate(messages, 1):
         place = f"{where}: message {n}"
@@ -106,5 +106,5 @@ def _joined(content: Any, place: str) -> Any:
     if not isinstance(content, list):
         return content
     if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
-        raise BadInput(f"{place}: its content has a part that is not text")
+        raise BadInput(f"{place}: the content has a part that is not text")
     return "".join(part["text"] for part in content)

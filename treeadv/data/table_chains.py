@@ -15,10 +15,10 @@ _TRIES = 1000  # prompts that a draw tries before it fails because all are held 
 
 
 class TableChains:
-    """Chains of look-ups. (seed, draw) determines each chain."""
+    """Draws chains of look-ups. Each chain depends on (seed, draw) only."""
 
     def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
-        """`excluded`: keys of problems (`Problem.key`) that are never drawn."""
+        """Draw the tables. `excluded` are keys of problems (`Problem.key`) that are never drawn."""
         self._task, self._seed, self._excluded = source.tables, seed, excluded
         self._tables = Tables.of(source.tables)
         self._verifier = find_verifier(source.verifier)

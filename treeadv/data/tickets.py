@@ -1,4 +1,4 @@
-"""Tickets: what a generator gets for a reserved slot of the queue."""
+"""The ticket of a reserved slot, which tells a worker what to grow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from treeadv.data.problems import Problem
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One forest to grow. The forest must have this `forest_id`.
+    """One forest to grow. The forest must have the id `forest_id`.
 
-    `seed` belongs to this attempt only; `tau` is the fork threshold in nats."""
+    `seed` is the seed of this attempt; `tau` is the fork threshold in nats."""
 
     forest_id: str
     draw: int
