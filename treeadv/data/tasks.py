@@ -35,7 +35,7 @@ class ProblemSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class SplitSource:
     """One source of a task. Training draws from `train`, and never draws the problems in `held_out`.
 
     `size` is the number of training problems, None for an endless source.
@@ -65,7 +65,7 @@ def held_out_problems(task: TaskConfig) -> list[Problem]:
     return [problem for part in read_parts(task, 0) for problem in part.held_out]
 
 
-def read_parts(task: TaskConfig, seed: int) -> list[Part]:
+def read_parts(task: TaskConfig, seed: int) -> list[SplitSource]:
     """Read all sources of a task and split each into training and held-out problems.
 
     Problems with the same text are on the same side of the split, also if they are from different sources."""
