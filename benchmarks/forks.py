@@ -1,15 +1,20 @@
-"""`python -m benchmarks.forks`: what a fork of the warm model of operator-tables decides, by the entropy at the fork.
+"""`python -m benchmarks.forks`: measures how much of the reward's variance a fork decides, by the entropy at the fork.
 
-At a prefix h with next-token distribution pi, the value Q(a) of each token a is estimated from continuations. The
-variance of Q under pi is what a fork at h can tell apart; E[Q (1 - Q)] is left to what comes later. Prefixes are the
-places of ordinary rollouts, drawn evenly over bins of entropy. A JSON object a line:
+The model is the pretrained model of the task operator-tables. At a prefix h with next-token distribution pi, the value
+Q(a) of each token a is estimated from continuations. The variance of Q under pi is the part of the reward's variance
+that the next token decides. E[Q (1 - Q)] is the part that later tokens decide. The prefixes are places of independent
+rollouts, the same number for each bin of entropy. The command prints one JSON object a line:
 
-  entropy   bin in nats; `share` of all tokens in it
-  decides   mean of Var_a Q(a), without its sampling error; `error` its standard error over prefixes
-  later     mean of E_a[Q (1 - Q)], the same way; decides / (decides + later) is `share_decided`
-  distinct  probability that two siblings draw different tokens
+  entropy        bin in nats
+  share          share of all tokens that lie in the bin
+  places         number of prefixes
+  decides        mean of Var_a Q(a), corrected for its sampling error
+  error          standard error of `decides` over prefixes
+  later          mean of E_a[Q (1 - Q)], with the same correction
+  share_decided  decides / (decides + later)
+  distinct       probability that two siblings draw different tokens
 
-The last line is of prefixes at random, weighted as rollouts meet them: where a random rule forks.
+The last line has the means over prefixes at random, where a random rule forks.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ SMALLEST = 0.02  # tokens with a lower probability are left out; the rest is sca
 
 @dataclass(frozen=True)
 class Place:
-    """A prefix with its entropy, the tokens that may follow and their probabilities."""
+    """A prefix, its entropy in nats, and the tokens that may follow with their probabilities."""
 
     problem: Problem
     text: str
@@ -61,7 +66,7 @@ def settings(model: Path, operators: int, seed: int) -> Config:
 
 
 def places(forests: list[Forest], problems: list[Problem], model: Path, per_bin: int, seed: int) -> list[Place]:
-    """`per_bin` places of each bin of entropy, or all that there are."""
+    """Choose at random `per_bin` places of each bin of entropy, or all places of a smaller bin."""
     rng = np.random.default_rng(seed)
     all_entropies = np.concatenate([f.entropy for f in forests])
     owner = np.concatenate([np.full(f.tokens, i) for i, f in enumerate(forests)])
@@ -83,7 +88,7 @@ def places(forests: list[Forest], problems: list[Problem], model: Path, per_bin:
 
 
 def measure(config: Config, model: Path, found: list[Place], samples: int) -> list[tuple[float, float, float]]:
-    """(Var_a Q, E_a[Q (1 - Q)], probability of distinct siblings) of each place, without sampling error."""
+    """Return (Var_a Q, E_a[Q (1 - Q)], probability of distinct siblings) by place, corrected for sampling error."""
     asked = [
         Problem(f"{i}-{t}", place.text + VOCABULARY[t], place.problem.answer, place.problem.verifier, "")
         for i, place in enumerate(found)
@@ -106,6 +111,7 @@ def measure(config: Config, model: Path, found: list[Place], samples: int) -> li
 
 
 def row(name: str, share: float, figures: np.ndarray, weight: np.ndarray) -> dict[str, float | str]:
+    """Return one line of the output: means of `figures` [places, 3] with `weight` [places]."""
     mean = weight @ figures / weight.sum()
     spread = np.sqrt((weight**2) @ (figures[:, 0] - mean[0]) ** 2) / weight.sum()
     decided = mean[0] / (mean[0] + mean[1]) if mean[0] + mean[1] > 0 else 0.0
@@ -118,10 +124,10 @@ def main(argv: list[str]) -> None:
     p = argparse.ArgumentParser(
         prog="python -m benchmarks.forks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--models", type=Path, default=Path("models"), help="folder of warm models (default models)")
+    p.add_argument("--models", type=Path, default=Path("models"), help="folder of pretrained models (default models)")
     p.add_argument("--prompts", type=int, default=60)
-    p.add_argument("--places", type=int, default=30, help="prefixes a bin of entropy (default 30)")
-    p.add_argument("--samples", type=int, default=24, help="continuations a token (default 24)")
+    p.add_argument("--places", type=int, default=30, help="prefixes for each bin of entropy (default 30)")
+    p.add_argument("--samples", type=int, default=24, help="continuations for each token (default 24)")
     p.add_argument("--operators", type=int, default=1, help="tables that problems use (default 1)")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args(argv)

@@ -1,13 +1,12 @@
-"""`python -m benchmarks.study_forests DIR`: the forests that the runs of a study were trained on, by row.
+"""`python -m benchmarks.study_forests DIR`: describes the forests that the runs of a study were trained on.
 
-Reads the payload files that the runs of a study keep. A JSON object a row and half of the run: the figures of
-`treeadv.study.forests`, and for the question of bias in the language model
+The command reads the payload files of the runs. It prints one JSON object for each row of the study and each half of
+the runs, with the figures of `treeadv.study.forests` and two figures on the bias of advantages:
 
-  prefix_reward   correlation of a segment's log-probability (from the root on) with the mean reward of its leaves, both
-                  around the mean of their forest: 0 where likely prefixes are no better than unlikely ones
-  own_leaves      share of the squared advantages V(s) - mean of the forest, over tokens, that is there because the mean
-                  holds the segment's own leaves: 1 - 2 <A, A'> / <A, A> + <A', A'> / <A, A> for A' against the leaves
-                  outside only, which has no such bias
+  prefix_reward   correlation of a segment's log-probability per token (from the root) with the mean reward of its
+                  leaves, both minus the mean of their forest; 0 means that likely prefixes get no higher reward
+  own_leaves      <A - A', A - A'> / <A, A> over tokens. A is V(s) minus the mean of the forest, which contains the
+                  segment's own leaves. A' is V(s) minus the mean of the leaves outside the segment, which has no bias
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ OUTSIDE = AdvantageSpec(scale="none", baseline="leave_subtree_out")
 
 
 def bias_figures(forests: Iterable[Forest]) -> dict[str, float | None]:
-    """`prefix_reward` and `own_leaves` over forests with mixed rewards and at least two trees."""
+    """Return `prefix_reward` and `own_leaves` over forests with mixed rewards and two or more trees, or None."""
     likely, good, apart, size = [], [], 0.0, 0.0
     for f in forests:
         if f.trees < 2 or np.ptp(f.reward) == 0:

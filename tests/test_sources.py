@@ -103,8 +103,8 @@ def shout(answer: str) -> str:
     ("row", "more", "message"),
     [
         ({"task": "1", "answer": "1"}, {}, r"p\.jsonl:1: no problem; .*has task, answer\); name its column"),
-        ({"task": "1"}, {"columns": {"problem": "tusk"}}, r"problem is tusk, which is no column, did you mean task\?"),
-        ({"a": {"b": 1}}, {"columns": {"problem": "a.c"}}, r"problem is a\.c, which is no column"),
+        ({"task": "1"}, {"columns": {"problem": "tusk"}}, r"problem is tusk, which is not a column, did you mean task"),
+        ({"a": {"b": 1}}, {"columns": {"problem": "a.c"}}, r"problem is a\.c, which is not a column"),
         ({"q": "1", "sol": "2"}, {"columns": {"problem": "q", "anwser": "sol"}}, "names anwser, did you mean answer"),
         ({"problem": "1", "answer": ""}, {"columns": {"answer": "answer"}}, "the column answer is empty"),
         ({"problem": "1", "answer": "1"}, {"normaliser": "boxed"}, r"p\.jsonl:1: .*has no \\boxed"),
@@ -114,9 +114,9 @@ def shout(answer: str) -> str:
         ({"prompt": [{"role": "bot", "content": "x"}], "answer": "1"}, {}, "unknown role 'bot'"),
         ({"prompt": [{"role": "assistant", "content": "x"}], "answer": "1"}, {}, "last message is of the assistant"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, {}, "a part that is not text"),
-        ({"problem": "1", "answer": "1", "id": "\ud800"}, {}, r"p\.jsonl:1: id holds half of a surrogate pair"),
-        ({"problem": "1", "answer": "1", "meta": "\udfff"}, {}, r"p\.jsonl:1: meta holds half of a surrogate pair"),
-        ({"prompt": [{"role": "user", "content": "\ud800"}], "answer": "1"}, {}, "message 1: content holds half"),
+        ({"problem": "1", "answer": "1", "id": "\ud800"}, {}, r"p\.jsonl:1: id has an unpaired surrogate"),
+        ({"problem": "1", "answer": "1", "meta": "\udfff"}, {}, r"p\.jsonl:1: meta has an unpaired surrogate"),
+        ({"prompt": [{"role": "user", "content": "\ud800"}], "answer": "1"}, {}, "content has an unpaired surrogate"),
     ],
 )  # fmt: skip
 def test_row_that_cannot_be_used_is_named(row: Any, more: Any, message: str, tmp_path: Path) -> None:

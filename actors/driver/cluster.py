@@ -123,8 +123,8 @@ class Cluster:
             await self.queue.flush.remote()
             await asyncio.to_thread(self.folder.store.push)
             await self.learners.checkpoint(step, self._session)
-            keep, held = self.config.run.keep_checkpoints, self.evaluations.steps
-            await asyncio.to_thread(self.folder.store.seal, step, self._session, keep, held)
+            keep, protected = self.config.run.keep_checkpoints, self.evaluations.steps
+            await asyncio.to_thread(self.folder.store.seal, step, self._session, keep, protected)
             await self.queue.commit.remote(step, min(self.folder.checkpoints()))
             self._durable_step = step
             self.evaluations.offer(self, step, self.version)

@@ -1,8 +1,9 @@
 """Evaluation while the run trains: a generator answers the held-out problems between its forests.
 
-It keeps the weights of the evaluated step until it has answered, so an evaluation is of one version. The learner does
-not wait for it, and the other generators take new weights and grow its forests meanwhile. One evaluation is made at a
-time. One that cannot start before newer weights are everywhere is skipped, except that of the last step.
+The generator keeps the weights of the evaluated step until it has answered, so an evaluation has one policy version.
+The learner does not wait for the evaluation. The other generators take new weights and grow forests meanwhile. One
+evaluation runs at a time. An evaluation is skipped if every generator has newer weights before it can start; the
+evaluation of the last step is never skipped.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ log = visible_logger(__name__)
 
 
 class Lost(Exception):
-    """The generator that answered the problems is lost. The text is the cause."""
+    """The generator that answers the problems is lost. The message is the cause."""
 
 
 class Evaluations:
-    """The evaluations of one attempt at a run. `offer` starts one; `run` carries it out."""
+    """The evaluations of one attempt at a run. `offer` requests an evaluation; `run` makes it."""
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self._config = config
@@ -60,16 +61,17 @@ class Evaluations:
 
     @property
     def steps(self) -> set[int]:
-        """The steps whose checkpoints have to stay: one of them may turn out to be the best."""
+        """The steps that are being evaluated or wait for it. Their checkpoints must stay: one may be the best."""
         return {s for s in (self._running, self._waiting and self._waiting[0]) if s is not None}
 
     def offer(self, cluster: Cluster, step: int, version: int) -> None:
-        """Have the weights after `step` evaluated, if that is due. They are on the generators as `version`: one that
-        is free keeps them from now on."""
+        """Request an evaluation of the weights after `step`, if the configuration asks for one.
+
+        `version` is the policy version of these weights. A free generator keeps them from now on."""
         if not self.book.lacks(step):
             return
         if self._waiting:
-            self._skip(self._waiting[0], f"that of step {self._running} still runs")
+            self._skip(self._waiting[0], f"the evaluation of step {self._running} still runs")
         self._waiting = (step, version)
         self._settled.clear()
         self._offered.set()
@@ -77,7 +79,7 @@ class Evaluations:
             self._claim(cluster)
 
     async def run(self, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> None:
-        """Carry out what is offered, until cancelled."""
+        """Make the requested evaluations, until cancelled."""
         self.book.keep_best()
         while await self._offered.wait():
             if self._waiting is None:
@@ -104,14 +106,14 @@ class Evaluations:
                 end_request.end_early()
 
     async def settled(self, end_request: EndRequest) -> None:
-        """Wait for the evaluations that were offered, or for a requested end."""
+        """Wait for all requested evaluations, or for a requested end of the run."""
         waits = [asyncio.ensure_future(self._settled.wait()), asyncio.ensure_future(end_request.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
 
     def _claim(self, cluster: Cluster) -> ActorProxy[Generator] | None:
-        """Hold a generator that has the weights of the waiting evaluation."""
+        """Make a generator keep the weights of the waiting evaluation. Returns None if no generator has them."""
         assert self._waiting is not None
         self._claimed = cluster.weights.holder(self._waiting[1], cluster.generators)
         if self._claimed is not None:
@@ -119,11 +121,12 @@ class Evaluations:
         return self._claimed
 
     async def _wait_for_holder(self, cluster: Cluster, step: int, version: int) -> None:
-        """Wait until a generator may have `version`: one is replaced or catches up. Skip the step once the learner has
-        published newer weights: no generator will have those of the step again."""
+        """Wait for a generator that gets `version`, for example a replacement.
+
+        Skip the step if the learner has published newer weights, because no generator gets `version` any more."""
         if cluster.weights.version > version:
             self._waiting = None
-            self._skip(step, "its weights are on no generator any more")
+            self._skip(step, "no generator has its weights any more")
         else:
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -132,8 +135,9 @@ class Evaluations:
         log.warning("step %d is not evaluated: %s; a larger eval.every or fewer eval.samples help", step, cause)
 
     async def _ask(self, cluster: Cluster, generator: ActorProxy[Generator], version: int) -> Score:
-        """Have a generator that holds `version` answer every problem, as many at a time as its engine has room for
-        besides its forests."""
+        """Let a generator that has `version` answer every problem. Returns the score.
+
+        The generator answers as many problems at a time as its engine has free rows besides its forests."""
         results: dict[str, dict[int, Result]] = defaultdict(dict)
         asked = iter([(s.name, t) for s in self._sets for t in tickets(s, self._config.run.seed)])
         try:
@@ -148,7 +152,7 @@ class Evaluations:
         return score(found, self._config.eval.samples)
 
 
-_POLL_SECONDS = 0.5  # between two looks at whether a generator has the weights of a step
+_POLL_SECONDS = 0.5  # pause between two checks whether a generator has the weights of a step
 
 
 async def _answer(
@@ -159,7 +163,7 @@ async def _answer(
     asked: Iterator[tuple[str, Ticket]],
     results: dict[str, dict[int, Result]],
 ) -> None:
-    """Have one problem after another answered and graded, while the engine has rows for them."""
+    """Let the generator answer one problem after another, and grade the answers, while the engine has free rows."""
     for name, ticket in asked:
         try:
             forest, room = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.answer.remote(ticket))
@@ -176,7 +180,7 @@ async def _answer(
                 raise Lost(one_line(fault.cause)) from fault
             raise
         if set(report.versions) != {version}:
-            raise Lost(f"it drew with versions {report.versions}, not with {version} alone")
+            raise Lost(f"its tokens have versions {report.versions} instead of {version} alone")
         results[name][ticket.draw] = Result(verdicts=report.verdicts, finishes=report.finishes, lengths=report.lengths)
         if not in_flight.keeps_loop(free):
             return

@@ -1,4 +1,4 @@
-"""What can be known of Ray before a run folder exists: a cluster that answers, sockets that have room, GPUs."""
+"""Checks Ray before a run folder is created: whether the cluster answers, the lengths of socket paths, the GPUs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from treeadv.checks import check_devices
 from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
 
-SOCKET_LIMIT = 107  # bytes of the path of a Unix socket
+SOCKET_LIMIT = 107  # bytes; the longest path that the system allows for a Unix socket
 SESSION = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1"  # the longest that Ray makes
 PATIENCE = 10.0  # seconds that a cluster may take to accept a connection
 # The begin of HTTP/2, which Ray speaks, and the type of the first frame of a server (RFC 9113, section 3.4)
@@ -39,8 +39,9 @@ def check_machine(config: Config) -> None:
 
 
 def join_cluster() -> None:
-    """Join the cluster at RAY_ADDRESS, unless this process has. Raises `BadInput` where it does not answer, or not
-    without a token."""
+    """Join the cluster at RAY_ADDRESS, if this process has not joined one.
+
+    Raises `BadInput` if the cluster does not answer or asks for a token."""
     if ray.is_initialized():
         return
     address = os.environ["RAY_ADDRESS"]
@@ -57,7 +58,7 @@ def join_cluster() -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Raise `BadInput` where nothing accepts a connection at HOST:PORT; Ray itself would try for minutes."""
+    """Raise `BadInput` if nothing accepts a connection at HOST:PORT. Ray itself would try for minutes."""
     place = re.fullmatch(r"(?:ray://)?\[?(?P<host>[^\]]+?)\]?:(?P<port>\d+)", address)
     if place is None:
         if address not in ("auto", "local"):
@@ -85,6 +86,6 @@ def _check_temporary_folder() -> None:
     length = len(os.fsencode(os.path.join(os.environ[name], SESSION)))
     if length > SOCKET_LIMIT:
         raise BadInput(
-            f"{name}={os.environ[name]}: is {length - SOCKET_LIMIT} bytes too long for Ray's sockets;"
+            f"{name}={os.environ[name]}: {length - SOCKET_LIMIT} bytes too long for the paths of Ray's sockets;"
             " set RAY_TMPDIR=/tmp"
         )

@@ -22,7 +22,7 @@ def test_configuration_page_has_a_row_for_every_field() -> None:
     assert [key for key, _, _ in describe() if f"| `{key}` |" not in page] == []
 
 
-def test_messages_of_the_troubleshooting_page_are_messages_of_the_code() -> None:
+def test_troubleshooting_page_quotes_messages_of_the_code() -> None:
     root = Path(__file__).parents[2]
     table = (root / "docs" / "troubleshooting.md").read_text().split("## While it runs")[0]
     quoted = re.findall(r"^\| `(.+?)` \|", table, re.M)

@@ -122,7 +122,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, draw: int) -> list[int]:
 
 
 @pytest.mark.parametrize("breaks", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_forests_of_a_skipped_update_are_dropped_and_others_trained(
+def test_skipped_update_drops_its_forests_and_trains_the_others(
     breaks: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of three mini-batches of the third step is not finite. A run that breaks off in the fourth step and resumes

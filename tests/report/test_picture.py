@@ -58,7 +58,7 @@ def test_shades_follow_entropy_and_the_sign_of_the_advantage(forest: Forest) -> 
     assert max(map(abs, levels)) == (4 if np.abs(A).max() > 0 else 0)
 
 
-def test_picture_of_an_ungraded_forest_states_that_it_is_ungraded() -> None:
+def test_picture_of_an_ungraded_forest_says_ungraded() -> None:
     graded = build([-1, 0, 0], [2, 2, 2])
     forest = graded.with_rewards([np.nan] * 2, [Verdict.UNGRADED] * 2)
     p = picture(forest, Numbers(), None)

@@ -18,7 +18,7 @@ _ABSENT = object()
 
 
 def mapped_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
-    """Return the row with the columns that `columns` names added under its keys. All columns of the data stay.
+    """Return the row and, under the keys of `columns`, the columns that `columns` names. All columns stay.
 
     Raises `BadInput` for a column that the row does not have; `where` names the row.
     """
@@ -27,7 +27,7 @@ def mapped_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -
         value = _lookup(row, path)
         if value is _ABSENT:
             raise BadInput(
-                f"{where}: task.columns: {name} is {path}, which is no column{_hint(path, row)} ({_of(row)})"
+                f"{where}: task.columns: {name} is {path}, which is not a column{_hint(path, row)} ({_of(row)})"
             )
         found[name] = value
     for name, paths in _KNOWN.items():

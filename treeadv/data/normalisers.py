@@ -1,7 +1,7 @@
 """Normalisers (`task.normaliser`), which extract the gold answer from the answer column of the data.
 
-A normaliser takes the text of the answer and returns the gold answer. A new one is a function here and its entry in
-`NORMALISERS`; `module:Name` needs no entry.
+A normaliser takes the text of the answer and returns the gold answer. A new normaliser is a function here and an entry
+in `NORMALISERS`; `module:Name` needs no entry.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def moved(config: Config, root: Path) -> Config:
     def found(path: str) -> str:
         if not os.path.isabs(path) or os.path.exists(path):
             return path
-        there = os.path.normpath(root / os.path.relpath(path, old))
-        return there if os.path.exists(there) else path
+        candidate = os.path.normpath(root / os.path.relpath(path, old))
+        return candidate if os.path.exists(candidate) else path
 
     model = config.model.model_copy(update={key: found(getattr(config.model, key)) for key in ("path", "cache")})
     run = config.run.model_copy(update={"root": str(root)})

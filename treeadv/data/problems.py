@@ -28,8 +28,8 @@ class Turn:
 class Problem:
     """One prompt. `problem` is the bare text (the prompt template is not applied), `answer` the gold answer.
 
-    `meta` is JSON for the verifier, "" when it needs none; for `reasoning-gym` it is {"dataset": family, "entry":
-    {...}}. `turns` is the whole conversation, where the data gives messages; `problem` is then its last turn.
+    `meta` is JSON for the verifier, or "" if it needs none; for `reasoning-gym` it is {"dataset": family, "entry":
+    {...}}. `turns` is the whole conversation if the data has messages; `problem` is then the last turn.
     """
 
     id: str

@@ -20,8 +20,7 @@ _OURS = ("messages", "conversation", "add_generation_prompt", "tokenize", "retur
 
 
 class Prompter:
-    """The tokenizer of a model, with the template of the user's turn, the system message and the arguments of the chat
-    template."""
+    """A tokenizer with the prompt template, the system message and the arguments of the chat template."""
 
     def __init__(self, model_dir: str | Path, task: TaskConfig | None = None) -> None:
         """Load the tokenizer. Without `task` the user's turn is the text of the problem.
@@ -85,7 +84,7 @@ class Prompter:
         try:
             known = set().union(*(meta.find_undeclared_variables(_ENVIRONMENT.parse(text)) for text in texts))
         except jinja2.TemplateError as e:
-            raise BadInput(f"{self._folder}: its chat template is no Jinja template: {one_line(e)}") from e
+            raise BadInput(f"{self._folder}: its chat template is not a Jinja template: {one_line(e)}") from e
         if unknown := [name for name in self._args if name not in known]:
             takes = ", ".join(sorted(known - set(_OURS) - {"raise_exception", "strftime_now"}))
             raise BadInput(
@@ -110,5 +109,5 @@ def load_tokenizer(folder: str | Path) -> Any:  # a class of transformers' choos
     """Return the tokenizer of a model folder. Raises `BadInput` for damaged files."""
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except Exception as e:  # transformers and tokenizers raise many types, down to plain Exception
+    except Exception as e:  # transformers and tokenizers raise many types, also plain Exception
         raise BadInput(f"{folder}: its tokenizer cannot be loaded ({one_line(e)}); restore tokenizer.json") from e

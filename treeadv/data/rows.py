@@ -72,7 +72,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     for batch in table.to_batches():
         try:
             rows = batch.to_pylist()
-        except (pa.ArrowException, ValueError, OverflowError) as e:  # text that is no UTF-8, a date beyond Python's
+        except (pa.ArrowException, ValueError, OverflowError) as e:  # not UTF-8, or a date out of range
             raise BadInput(f"{path}: rows {number + 1} to {number + batch.num_rows}: {one_line(e)}") from e
         for row in rows:
             number += 1
@@ -84,7 +84,7 @@ def _hub_name(source: str) -> str:
 
 
 def _hub(source: str) -> Iterable[dict[str, Any]]:
-    """`source` is hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT."""
+    """Load a Hugging Face data set: hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT."""
     name, *rest = source.removeprefix("hf:").split(":")
     split = rest.pop() if rest else "train"
     if len(rest) > 1:
@@ -97,6 +97,6 @@ def _hub(source: str) -> Iterable[dict[str, Any]]:
         ) from e
     try:
         rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, *rest, split=split or "train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such set, split or file; no network
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # it does not exist; no network
         raise BadInput(f"task.source={source}: {one_line(e)}") from e
     return rows

@@ -11,7 +11,7 @@ from treeadv.errors import BadInput
 from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.task_config import SourceConfig
 
-_TRIES = 1000  # prompts of one draw that may all be held out
+_TRIES = 1000  # prompts that a draw tries before it fails because all are held out
 
 
 class TableChains:

@@ -25,7 +25,7 @@ from treeadv.task_config import ENDLESS, OPERATOR_TABLES, REASONING_GYM, SourceC
 
 
 class ProblemSource(Protocol):
-    """An endless sequence of problems, the same for the same seed."""
+    """An endless sequence of problems that depends only on the seed."""
 
     def __getitem__(self, draw: int) -> Problem: ...
 
@@ -35,10 +35,10 @@ class ProblemSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class SplitSource:
     """One source of a task. Training draws from `train`, and never draws the problems in `held_out`.
 
-    `size` is the number of problems to train on, None for an endless source.
+    `size` is the number of training problems, None for an endless source.
     """
 
     config: SourceConfig
@@ -65,7 +65,7 @@ def held_out_problems(task: TaskConfig) -> list[Problem]:
     return [problem for part in read_parts(task, 0) for problem in part.held_out]
 
 
-def read_parts(task: TaskConfig, seed: int) -> list[Part]:
+def read_parts(task: TaskConfig, seed: int) -> list[SplitSource]:
     """Read all sources of a task and split each into training and held-out problems.
 
     Problems with the same text are on the same side of the split, also if they are from different sources."""
@@ -84,13 +84,13 @@ def read_parts(task: TaskConfig, seed: int) -> list[Part]:
     for n, (source, problems) in enumerate(zip(task.parts, read, strict=True)):
         if problems is None:
             endless = _endless(source, seed, keys)
-            parts.append(Part(config=source, train=endless, held_out=drawn[n], size=None))
+            parts.append(SplitSource(config=source, train=endless, held_out=drawn[n], size=None))
             continue
         kept = [p for p in problems if p.key not in keys]
         if not kept:
             raise BadInput(f"task.held_out={task.held_out:g} leaves no problem of {source.source} to train on")
         held_out = [p for p in problems if p.key in keys]
-        parts.append(Part(config=source, train=Shuffled(kept, seed), held_out=held_out, size=len(kept)))
+        parts.append(SplitSource(config=source, train=Shuffled(kept, seed), held_out=held_out, size=len(kept)))
     return parts
 
 

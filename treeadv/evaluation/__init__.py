@@ -1,1 +1,1 @@
-"""How good a model is on held-out problems: sets of problems, results, estimates with intervals, the best step."""
+"""Evaluation on held-out problems: sets of problems, results, estimates with intervals, the best step of a run."""

@@ -1,4 +1,4 @@
-"""The evaluations of one run: records in the run folder, and the best weights kept beside them."""
+"""The evaluations of one run: their records and the best weights, both in the run folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from treeadv.storage.run_folder import RunFolder
 
 
 class EvaluationBook:
-    """Knows what was evaluated. A run that is resumed evaluates its step again unless that is on record."""
+    """Reads and writes the records. A resumed run evaluates its step again if the step has no record."""
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self._config, self._folder = config, folder
@@ -20,15 +20,15 @@ class EvaluationBook:
 
     @property
     def records(self) -> Sequence[dict[str, Any]]:
-        """The evaluations so far, in the order of their steps."""
+        """The records of the evaluations so far, in the order of their steps."""
         return self._records
 
     def lacks(self, step: int) -> bool:
-        """Whether the weights after `step` are to be evaluated and are not on record."""
+        """Tell whether the weights after `step` must be evaluated: an evaluation is due and has no record."""
         return is_due(self._config, step) and all(r["step"] != step for r in self._records)
 
     def add(self, step: int, version: int, seconds: float, score: Score) -> dict[str, Any]:
-        """Write the record of an evaluation and return it. Its weights are kept if they are the best so far."""
+        """Write the record of an evaluation and return it. Keep the weights if they are the best so far."""
         record = {"step": step, "version": version, "seconds": seconds, **score.to_json()}
         self._folder.record_evaluation(record)
         self._records.append(record)
@@ -36,13 +36,14 @@ class EvaluationBook:
         return record
 
     def keep_best(self) -> None:
-        """Bring RUN/best up to date, as far as the checkpoint of the best step still exists. Step 0 has none: the
-        folder of the model holds its weights."""
+        """Copy the checkpoint of the best step to RUN/best, if the checkpoint exists and is not there already.
+
+        Step 0 has no checkpoint; its weights are in the folder of the model."""
         found = best(self._records)
         if found and found["step"] in self._folder.checkpoints() and self._folder.store.best_step() != found["step"]:
             self._folder.store.keep_best(found["step"], found)
 
     @property
     def early_end(self) -> str:
-        """Why the run ends before its last step; "" while it goes on."""
+        """The reason to end the run before its last step; "" if there is none."""
         return early_end(self._config, self._records)

@@ -1,4 +1,4 @@
-"""Estimates from the results of problems, with intervals: the problems are the sample, so they are resampled."""
+"""Estimates with confidence intervals. The problems are the sample, so the bootstrap resamples problems."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _BATCH = 100  # resamples in memory at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A mean over problems with its 95 % interval. None where the problems cannot give one."""
+    """A mean over problems with its 95 % confidence interval, or None if the problems do not allow an interval."""
 
     value: float
     interval: tuple[float, float] | None
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that one of k draws without replacement passes, when c of n samples do: 1 - C(n-c, k) / C(n, k).
+    """Return the probability that one of k draws without replacement passes, if c of n do: 1 - C(n-c, k) / C(n, k).
 
     Unbiased for 1 - (1-p)^k when the samples are independent (Chen et al. 2021, arXiv:2107.03374, equation 1).
     """
@@ -31,16 +31,16 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def powers(n: int) -> list[int]:
-    """1, 2, 4, ... and n: the k of pass@k for n samples."""
+    """Return 1, 2, 4, ... and n: the k of pass@k for n samples."""
     return sorted({1 << i for i in range(n.bit_length()) if 1 << i <= n} | {n})
 
 
 def mean_over(values: Sequence[float]) -> Estimate:
-    """The mean of one value a problem, each in [0, 1], with its interval.
+    """Return the mean of `values`, one value in [0, 1] for each problem, with its interval.
 
-    The interval is a bias-corrected and accelerated bootstrap over the problems. Where all problems give 0, or all give
-    1, a bootstrap has no spread; then the exact binomial interval over the problems is given. Where all give another
-    value, or there is one problem, there is no interval.
+    The interval is a bias-corrected and accelerated bootstrap over the problems. If all values are 0 or all are 1, it
+    is the exact binomial interval, because the bootstrap has no spread. If all values are another number, or if there
+    is one problem, the result has no interval.
     """
     v = np.asarray(values, np.float64)
     return Estimate(value=float(v.mean()), interval=_interval([v]))

@@ -1,8 +1,8 @@
-"""The folder of an evaluation by `treeadv eval`, so that one that was killed goes on.
+"""The folder of an evaluation by `treeadv eval`. A killed evaluation continues from the files in its folder.
 
-settings.json    model, sets, prompt, chat template and sampling: what the answers depend on
-answers/SET.jsonl  a line for each finished problem: its prompt as the model saw it, and its answers
-results.json, results.md  the scores; written when every problem is finished
+settings.json              all that the answers depend on: model, sets, prompt, chat template, sampling
+answers/SET.jsonl          one line for each finished problem: its prompt as the model saw it, and its answers
+results.json, results.md   the scores, written when all problems are finished
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from treeadv.storage.disk import fsync, replace_file, writing
 
 
 class EvalFolder:
-    """Keeps each finished problem. Lines of a set stand in the order in which its problems were finished."""
+    """Stores finished problems. The lines of a set have the order in which its problems were finished."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Make the folder, or go on in it. Raises `BadInput` where it holds an evaluation with other settings."""
+        """Create the folder or open it. Raises `BadInput` for a folder of an evaluation with other settings."""
         self.path = path
         file = path / "settings.json"
         if file.is_file():
@@ -34,13 +34,13 @@ class EvalFolder:
                 raise BadInput(f"{path}: holds an evaluation with another {changed}; choose another --out")
             return
         if path.exists() and any(path.iterdir()):
-            raise BadInput(f"{path}: holds other files than an evaluation; choose another --out")
+            raise BadInput(f"{path}: is not empty and holds no evaluation; choose another --out")
         with writing(path):
             (path / "answers").mkdir(parents=True, exist_ok=True)
         replace_file(file, json.dumps(settings, indent=2) + "\n")
 
     def results(self, name: str) -> dict[int, Result]:
-        """The results of the finished problems of a set by their place. A line that a kill cut off is removed."""
+        """Return the results of the finished problems of a set, by place. Remove an incomplete last line."""
         file = self._file(name)
         if not file.is_file():
             return {}
@@ -51,7 +51,7 @@ class EvalFolder:
         return {line["place"]: _result(line) for _, line in read_jsonl(file, "a finished problem")}
 
     def add(self, name: str, line: Mapping[str, Any]) -> None:
-        """Append a finished problem, durably."""
+        """Append a finished problem and make the line durable."""
         file = self._file(name)
         with writing(file):
             file.parent.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ class EvalFolder:
             fsync(file.parent)
 
     def finish(self, score: Score, settings: Mapping[str, Any]) -> None:
-        """Write the results."""
+        """Write the files of results."""
         replace_file(self.path / "results.json", json.dumps({"settings": settings, **score.to_json()}, indent=2) + "\n")
         replace_file(self.path / "results.md", markdown(score) + "\n")
 
@@ -71,7 +71,7 @@ class EvalFolder:
 
 
 def line_of(forest: Forest, place: int, prompt: str, texts: Sequence[str]) -> dict[str, Any]:
-    """What is kept of a finished problem. `prompt` is the text of the prompt's tokens, `texts` those of the answers."""
+    """Return the line of a finished problem. `prompt` and `texts` are the texts of the prompt and of the answers."""
     lengths = forest.lengths[forest.leaf_segment]
     answers = [
         {
@@ -86,7 +86,7 @@ def line_of(forest: Forest, place: int, prompt: str, texts: Sequence[str]) -> di
 
 
 def settings_of_sets(sets: Sequence[EvalSet]) -> dict[str, Any]:
-    """What identifies the problems of an evaluation: by set, a digest of what is asked and of the gold answers."""
+    """Return the number of problems of each set and a digest of the problems and their gold answers."""
     from hashlib import blake2b
 
     found = {}
@@ -107,7 +107,7 @@ def _result(line: Mapping[str, Any]) -> Result:
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The first setting that differs, with both values; "" where none does."""
+    """Return the first setting that differs, with both values, or "" for equal settings."""
     for key in {**old, **new}:
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

@@ -1,4 +1,4 @@
-"""The evaluations of a run: which steps are evaluated, which was best, and whether the run may end early.
+"""Decisions from the evaluations of a run: which steps are evaluated, which is best, whether the run ends early.
 
 A record of an evaluation is a line of RUN/evaluations.jsonl: `step`, `version`, `seconds` and the fields of `Score`.
 """
@@ -14,28 +14,28 @@ Record = Mapping[str, Any]
 
 
 def is_due(config: Config, step: int) -> bool:
-    """Whether the weights after `step` are evaluated: those of step 0, of every `eval.every`-th and of the last."""
+    """Tell whether the weights after `step` are evaluated: at step 0, every `eval.every` steps and at the last step."""
     every = config.eval.every
     return bool(every) and (step % every == 0 or step == config.run.steps)
 
 
 def is_durable(config: Config, step: int) -> bool:
-    """Whether a checkpoint of `step` is written: a step that is evaluated needs one, because it may be the best."""
+    """Tell whether a checkpoint of `step` is written. An evaluated step needs a checkpoint: it may be the best."""
     return step % config.run.checkpoint_every == 0 or step == config.run.steps or is_due(config, step)
 
 
 def value(record: Record) -> float:
-    """What evaluations are compared by: the mean over the sets of avg@samples."""
+    """Return the number by which evaluations are compared: the mean over the sets of avg@samples."""
     return float(record["avg"]["value"])
 
 
 def best(records: Sequence[Record]) -> Record | None:
-    """The evaluation with the highest value, the earliest of equals; None without any."""
+    """Return the evaluation with the highest value, of equal values the earliest; None if there is no evaluation."""
     return max(sorted(records, key=lambda r: r["step"]), key=value, default=None)
 
 
 def early_end(config: Config, records: Sequence[Record]) -> str:
-    """Why the run ends before its last step; "" while it goes on. Evaluations after the last step end nothing."""
+    """Return the reason to end the run before its last step, or "" if there is none."""
     found, run = best(records), config.run
     if found is None:
         return ""

@@ -1,4 +1,4 @@
-"""From graded answers to the scores of a model: what one problem gave, a set of problems, and several sets."""
+"""Scores of a model from graded answers: the result of one problem, the score of a set, the scores of all sets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from treeadv.forest import Finish, Forest, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The answers to one problem: verdict, finish and number of tokens of each. An answer that the engine lost before
-    its first token is in none of them."""
+    """The answers to one problem: verdict, finish and number of tokens of each.
+
+    An answer that the engine lost before its first token has no entry."""
 
     verdicts: tuple[int, ...]
     finishes: tuple[int, ...]
@@ -23,23 +24,23 @@ class Result:
 
     @property
     def correct(self) -> int:
-        """Answers that a verifier verified, also cut ones."""
+        """The number of answers that a verifier verified, including cut answers."""
         return sum(v == Verdict.VERIFIED for v in self.verdicts)
 
     @property
     def completed(self) -> int:
-        """Answers that ended by themselves."""
+        """The number of answers that the model ended."""
         return sum(f == Finish.STOP for f in self.finishes)
 
     @property
     def completed_correct(self) -> int:
-        """Answers that ended by themselves and were verified."""
+        """The number of answers that the model ended and a verifier verified."""
         pairs = zip(self.verdicts, self.finishes, strict=True)
         return sum(v == Verdict.VERIFIED and f == Finish.STOP for v, f in pairs)
 
 
 def result_of(forest: Forest) -> Result:
-    """The result of a graded forest whose leaves share nothing."""
+    """Return the result of a graded forest whose leaves share no tokens."""
     return Result(
         verdicts=tuple(map(int, forest.verdict)), finishes=tuple(map(int, forest.finish)),
         lengths=tuple(int(n) for n in forest.lengths[forest.leaf_segment]),
@@ -48,11 +49,11 @@ def result_of(forest: Forest) -> Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetScore:
-    """The score of one set. Only VERIFIED counts as correct; what no verifier could decide shows in `verdicts`.
+    """The score of one set. An answer is correct if its verdict is VERIFIED; `verdicts` counts all verdicts.
 
-    `avg` is avg@`samples`, the share of correct answers; `passes` maps k to pass@k. `completed` is the share of the
-    answers that ended by themselves, `completed_correct` the share of those that are correct (None: none ended). `cut`
-    is the share that ran into the token limit.
+    `avg` is avg@`samples`, the share of correct answers; `passes` maps k to pass@k. `completed` is the share of answers
+    that the model ended. `completed_correct` is the share of correct answers among these, None if there are none. `cut`
+    is the share of answers that reached the token limit.
     """
 
     problems: int
@@ -69,20 +70,21 @@ class SetScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """The scores of the sets by name, and the unweighted mean of their avg."""
+    """The scores of all sets by name, and the unweighted mean of their `avg`."""
 
     avg: Estimate
     sets: Mapping[str, SetScore]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as JSON values; the keys of `passes` become text."""
+        """Return the score as JSON values; the keys of `passes` become text."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 
 
 def score(results: Mapping[str, Sequence[Result]], samples: int) -> Score:
-    """The score of the results of each set, in the order of its problems. `samples`: answers asked of each problem; one
-    that is missing counts as a failure, with the verdict `aborted`."""
+    """Return the score of the results of each set. `samples` is the number of answers requested for each problem.
+
+    A missing answer counts as a failure with the verdict `aborted`."""
     sets = {name: _score_set(found, samples) for name, found in results.items()}
     values = [[r.correct / samples for r in found] for found in results.values()]
     return Score(avg=mean_over(values[0]) if len(values) == 1 else mean_of_means(values), sets=sets)

@@ -29,10 +29,10 @@ class EvalSet:
 
 
 def read_sets(path: Path, task: TaskConfig, limit: int | None = None, subset: int | None = None) -> list[EvalSet]:
-    """The sets of a file, or of the .jsonl and .parquet files of a folder in the order of their names.
+    """Read the set of a file, or the sets of the .jsonl and .parquet files of a folder in the order of their names.
 
-    `limit` keeps the first problems of each set. `subset` keeps that many, drawn by the name of the set alone, so that
-    every run and every model is asked the same problems. The path `held-out` stands for the problems that
+    `limit` keeps the first problems of each set. `subset` keeps that many problems, drawn with the name of the set as
+    the seed, so every run and every model gets the same problems. The path `held-out` means the problems that
     `task.held_out` keeps out of training. Raises `BadInput` for a path without problems.
     """
     if str(path) == HELD_OUT:
@@ -56,19 +56,20 @@ def _eval_set(name: str, problems: Sequence[Problem], limit: int | None, subset:
 
 
 def sets_of(config: Config) -> list[EvalSet]:
-    """The held-out sets that `eval.data` names."""
+    """Read the held-out sets that `eval.data` names."""
     return read_sets(Path(config.eval.data), config.task, subset=config.eval.subset)
 
 
 def independent(config: Config, samples: int) -> Config:
-    """The same configuration with `samples` rollouts a problem that share nothing: leaves of one tree are not
-    independent."""
+    """Return `config` with `samples` rollouts for each problem, each in its own tree.
+
+    Leaves of the same tree are not independent."""
     alone = {"rule": "none", "rule_options": {}, "leaves": samples, "trees": samples}
     return config.model_copy(update={"sampling": config.sampling.model_copy(update=alone)})
 
 
 def held_out(config: Config) -> Config:
-    """The configuration that draws the answers of an evaluation during training."""
+    """Return the configuration that draws the answers of an evaluation during training."""
     e = config.eval
     given = {"temperature": e.temperature, "max_tokens": e.max_tokens}
     sampling = config.sampling.model_copy(update={k: v for k, v in given.items() if v is not None})
@@ -76,14 +77,15 @@ def held_out(config: Config) -> Config:
 
 
 def tickets(eval_set: EvalSet, seed: int) -> Iterator[Ticket]:
-    """One ticket a problem. The seeds depend on set, place in the file and `seed` alone: two models, or two steps of a
-    run, answer with the same random numbers."""
+    """Yield one ticket for each problem. Its seed depends only on the set, the place in the file and `seed`.
+
+    So two models, or two steps of a run, answer with the same random numbers."""
     for place, problem in zip(eval_set.places, eval_set.problems, strict=True):
         ticket_seed = derive(seed, "eval", eval_set.name, place)
         yield Ticket(f"eval-{eval_set.name}-{place}", place, 0, problem, ticket_seed, 0.0)
 
 
 def shared_problems(sets: Sequence[EvalSet], trained: Sequence[Problem]) -> int:
-    """How many of the held-out problems are also trained on, by their text."""
+    """Return the number of held-out problems whose text is the text of a training problem."""
     texts = {p.problem.strip() for p in trained}
     return sum(p.problem.strip() in texts for s in sets for p in s.problems)

@@ -7,7 +7,7 @@ from treeadv.evaluation.scores import Score, SetScore
 
 
 def header(score: Score) -> list[str]:
-    """The titles of the columns."""
+    """Return the titles of the columns."""
     samples = _samples(score)
     passes = [f"pass@{k}" for k in _shown(samples)]
     return [
@@ -24,7 +24,7 @@ def header(score: Score) -> list[str]:
 
 
 def rows(score: Score) -> list[list[str]]:
-    """A row a set, then the mean over the sets where there are several."""
+    """Return one row for each set, and a row for the mean over the sets if there are several."""
     found = [_row(name, s) for name, s in score.sets.items()]
     if len(found) > 1:
         problems = sum(s.problems for s in score.sets.values())
@@ -34,7 +34,7 @@ def rows(score: Score) -> list[list[str]]:
 
 
 def markdown(score: Score) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     titles = header(score)
     lines = [titles, ["---"] * len(titles), *rows(score)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -58,5 +58,5 @@ def _samples(score: Score) -> int:
 
 
 def _shown(samples: int) -> list[int]:
-    """The k of pass@k that have a column: pass@1 is avg."""
+    """Return the k of pass@k that have a column. pass@1 has none, because it equals avg."""
     return [samples] if samples > 1 else []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import tempfile
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from treeadv.data.model_folder import creating_folder
 from treeadv.data.operator_tables import CHARACTERS, OPERATORS, Digits, Tables
 from treeadv.seeds import derive
 from treeadv.task_config import TablesConfig
@@ -60,18 +60,11 @@ def warm_model(warmup: Warmup, cache: Path, progress: Callable[[int, float], Non
     folder = cache / warmup.name
     if (folder / "config.json").is_file():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
     model = _train(warmup, progress)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        whole = Path(scratch) / folder.name
-        model.save_pretrained(whole)
-        _tokenizer().save_pretrained(whole)
-        (whole / "warmup.json").write_text(warmup.model_dump_json(indent=2) + "\n")
-        try:
-            whole.rename(folder)
-        except OSError:
-            if not (folder / "config.json").is_file():  # otherwise another process was faster
-                raise
+    with creating_folder(folder) as scratch:
+        model.save_pretrained(scratch)
+        _tokenizer().save_pretrained(scratch)
+        (scratch / "warmup.json").write_text(warmup.model_dump_json(indent=2) + "\n")
     return folder
 
 

@@ -147,7 +147,7 @@ class ObjectRunStore:
             with self._store_errors("written"):
                 self._checkpoints.child(f"step-{step}-{session}").copy_in(Path(scratch))
 
-    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
+    def seal(self, step: int, session: str, keep: int, protected: Collection[int] = ()) -> None:
         """Implement `RunStore.seal`. Raises `BadInput` if another session has opened the run."""
         name = f"step-{step}-{session}"
         with self._store_errors("written"):
@@ -160,7 +160,7 @@ class ObjectRunStore:
             self._replay.check_owner(session)
             self._checkpoints.write_whole(f"{name}.json", json.dumps({"written": time.time(), "files": files}).encode())
             whole = {s: n for s, n in self._sealed_by_step().items() if s <= step and n not in self._damaged}
-            kept = {whole[s] for s in {*sorted(whole)[-keep:], *held} & set(whole)}
+            kept = {whole[s] for s in {*sorted(whole)[-keep:], *protected} & set(whole)}
             found = {path.partition("/")[0].removesuffix(".json") for path in self._checkpoints.tree()}
             for other in map(_Checkpoint.parse, sorted(found - kept)):
                 if other and other.session <= session:

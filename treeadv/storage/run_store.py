@@ -81,10 +81,10 @@ class RunStore(Protocol):
         `write` is called with the folder."""
         ...
 
-    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
+    def seal(self, step: int, session: str, keep: int, protected: Collection[int] = ()) -> None:
         """Seal a checkpoint after all ranks have written their files, and delete old checkpoints.
 
-        Keeps the newest `keep` checkpoints and the checkpoints of the steps `held`. Deletes all others, damaged
+        Keeps the newest `keep` checkpoints and the checkpoints of the steps `protected`. Deletes all others, damaged
         checkpoints, and checkpoints of later steps (from before a resume)."""
         ...
 
@@ -169,7 +169,7 @@ class LocalRunStore:
             scratch.mkdir(parents=True, exist_ok=True)
             write(scratch)
 
-    def seal(self, step: int, session: str, keep: int, held: Collection[int] = ()) -> None:
+    def seal(self, step: int, session: str, keep: int, protected: Collection[int] = ()) -> None:
         scratch, target = self._scratch(step, session), self._checkpoints / f"step-{step}"
         with writing(target):
             (scratch / MANIFEST).unlink(missing_ok=True)
@@ -180,7 +180,7 @@ class LocalRunStore:
         self._checked[step] = (target / MANIFEST).stat().st_mtime_ns
         found = self.checkpoints()
         whole = [s for s in found if s <= step and s not in self._damaged]
-        for other in set(found) - set(whole[-keep:]) - (set(whole) & set(held)):
+        for other in set(found) - set(whole[-keep:]) - (set(whole) & set(protected)):
             shutil.rmtree(self._checkpoints / f"step-{other}")
         for left in self._checkpoints.glob(".step-*"):
             shutil.rmtree(left)

@@ -1,4 +1,4 @@
-"""The analysis of a study as its file has fixed it: figures of each row, and a verdict for each claim."""
+"""The analysis that the file of a study describes: figures of each row, and a verdict for each claim."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Result = dict[str, Any]  # what cell.json holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """The numbers of one comparison. `difference` is arm minus `against`, seed by seed, over the seeds that have both.
+class ComparisonResult:
+    """The numbers of one comparison. `difference` is the mean of arm minus `against` over seeds that have both.
 
-    `p` is that of the study's test, `p_holm` after Holm's correction over all comparisons; NaN where there are too few
-    pairs, or where all differences are equal and the test says nothing.
+    `p` is the p-value of the study's test, `p_holm` the p-value after Holm's correction over all comparisons. Both are
+    NaN if there are fewer than two pairs or if all differences are equal.
     """
 
     comparison: Comparison
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def read_cells(study: Study, home: Path) -> dict[tuple[str, int], Result]:
-    """(row, seed) -> what the cell left; a cell without a file has status `missing`."""
+    """Return the result of each cell by (row, seed). A cell without a result file has the status `missing`."""
     out = {}
     for cell in study.cells:
         path = home / "cells" / cell.folder / "cell.json"
@@ -54,17 +54,18 @@ def read_cells(study: Study, home: Path) -> dict[tuple[str, int], Result]:
 
 
 def _missing(cell: Cell) -> Result:
-    return {"row": cell.row, "seed": cell.seed, "status": "missing", "reason": "it has not been run to its end"}
+    return {"row": cell.row, "seed": cell.seed, "status": "missing", "reason": "the run is not finished"}
 
 
 def curve(result: Result, key: str = "accuracy") -> tuple[list[float], list[float]]:
-    """(generated tokens, `key`) at the looks at the development problems."""
+    """Return (generated tokens, values of `key`), one of each for every evaluation on the development problems."""
     return [x["tokens_generated"] for x in result["looks"]], [x[key] for x in result["looks"]]
 
 
 def tokens_to(result: Result, accuracy: float) -> float:
-    """Generated tokens at which the development curve first reaches `accuracy`, between looks by a straight line;
-    infinite where it never does."""
+    """Return the generated tokens at which the development curve first reaches `accuracy`, or infinity.
+
+    The curve is linear between two evaluations."""
     x, y = curve(result)
     for i, value in enumerate(y):
         if value >= accuracy:
@@ -75,7 +76,7 @@ def tokens_to(result: Result, accuracy: float) -> float:
 
 
 def metric(study: Study, result: Result, name: str, tokens: float) -> float:
-    """One figure of a finished cell. `tokens` is where dev_accuracy_at_tokens is read."""
+    """Return one figure of a finished cell. dev_accuracy_at_tokens is read at `tokens` generated tokens."""
     if name == "test_accuracy":
         return float(result["test"]["accuracy"])
     if name == "dev_accuracy":
@@ -94,18 +95,18 @@ def metric(study: Study, result: Result, name: str, tokens: float) -> float:
 
 
 def common_tokens(cells: Sequence[Result]) -> float:
-    """The generated tokens that every finished cell has reached: where accuracies at equal tokens are read."""
+    """Return the largest number of generated tokens that every finished cell reached; NaN without such a cell."""
     return min((c["series"]["tokens_generated"][-1] for c in cells if c["status"] == "done"), default=math.nan)
 
 
-def compare(study: Study, cells: dict[tuple[str, int], Result]) -> list[Outcome]:
-    """The outcome of every comparison of the study, with Holm's correction over all of them."""
+def compare(study: Study, cells: dict[tuple[str, int], Result]) -> list[ComparisonResult]:
+    """Return the outcome of each comparison of the study, with Holm's correction over all comparisons."""
     raw = [_paired(study, cells, c) for c in study.analysis.comparisons]
     adjusted = holm([o.p for o in raw])
     return [_judged(study, o, p) for o, p in zip(raw, adjusted, strict=True)]
 
 
-def _paired(study: Study, cells: dict[tuple[str, int], Result], c: Comparison) -> Outcome:
+def _paired(study: Study, cells: dict[tuple[str, int], Result], c: Comparison) -> ComparisonResult:
     pairs = [(cells[c.arm, seed], cells[c.against, seed]) for seed in study.seeds]
     done = [(a, b) for a, b in pairs if a["status"] == b["status"] == "done"]
     values = []
@@ -117,7 +118,7 @@ def _paired(study: Study, cells: dict[tuple[str, int], Result], c: Comparison) -
     note = f"{censored} of {len(values)} pairs never reach the target and are left out" if censored else ""
     difference = np.array([x - y for x, y in finite])
     p_t, p_wilcoxon, interval = _tests(difference)
-    return Outcome(
+    return ComparisonResult(
         comparison=c, pairs=len(finite), seeds=len(study.seeds),
         arm_mean=_mean([x for x, _ in finite]), against_mean=_mean([y for _, y in finite]),
         difference=_mean(difference.tolist()), spread=_std(difference.tolist()), interval=interval,
@@ -127,8 +128,9 @@ def _paired(study: Study, cells: dict[tuple[str, int], Result], c: Comparison) -
 
 
 def _tests(difference: np.ndarray) -> tuple[float, float, tuple[float, float]]:
-    """(p of the paired t-test, p of Wilcoxon's signed ranks, 95 % percentile bootstrap of the mean); NaN for fewer than
-    two differences or for equal ones."""
+    """Return (p of the paired t-test, p of Wilcoxon's signed ranks, 95 % percentile bootstrap interval of the mean).
+
+    The p-values are NaN for fewer than two differences and for equal differences."""
     if len(difference) < 2 or np.ptp(difference) == 0:
         value = float(difference.mean()) if len(difference) else math.nan
         return math.nan, math.nan, (value, value)
@@ -145,7 +147,7 @@ def _tests(difference: np.ndarray) -> tuple[float, float, tuple[float, float]]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given; NaN stays NaN and counts as a comparison made."""
+    """Return Holm's adjusted p-values in the order of `p`. NaN stays NaN and counts as a comparison."""
     order = sorted(range(len(p)), key=lambda i: (math.isnan(p[i]), p[i]))
     out, running = [math.nan] * len(p), 0.0
     for rank, i in enumerate(order):
@@ -155,31 +157,34 @@ def holm(p: Sequence[float]) -> list[float]:
     return out
 
 
-def _judged(study: Study, o: Outcome, p_holm: float) -> Outcome:
-    """Supported where the difference is in the claimed direction and significant after correction, refuted where it is
-    significant the other way, else undecided."""
+def _judged(study: Study, o: ComparisonResult, p_holm: float) -> ComparisonResult:
+    """Return the outcome with its verdict: undecided unless the difference is significant after correction.
+
+    A significant difference supports the claim in the claimed direction and refutes it in the other direction."""
     better = o.difference > 0 if o.comparison.metric in HIGHER_IS_BETTER else o.difference < 0
     verdict: Verdict = "undecided"
     if p_holm < study.analysis.alpha:
         verdict = "supported" if better else "refuted"
-    return Outcome(**{**{f: getattr(o, f) for f in Outcome.__dataclass_fields__}, "p_holm": p_holm, "verdict": verdict})
+    return ComparisonResult(
+        **{**{f: getattr(o, f) for f in ComparisonResult.__dataclass_fields__}, "p_holm": p_holm, "verdict": verdict}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What the table shows of one row: (mean, standard deviation) over the finished seeds."""
+    """One row of the table. `figures` has (mean, standard deviation) over the finished seeds."""
 
     name: str
     done: int
     failed: int
     missing: int
     reached: int  # seeds that reach the target accuracy
-    tokens_to_target: float  # median over all finished seeds; infinite where half of them never reach it
+    tokens_to_target: float  # median over all finished seeds; infinite if half of them never reach the target
     figures: dict[str, tuple[float, float]]
 
 
 def summarise(study: Study, cells: dict[tuple[str, int], Result]) -> list[Row]:
-    """The table of the rows, in the order of the file."""
+    """Return the rows of the table in the order of the file."""
     tokens = common_tokens(list(cells.values()))
     rows = []
     for name in study.rows:

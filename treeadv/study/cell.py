@@ -1,6 +1,7 @@
-"""One cell of a study in a process of its own: train, look at the held-out problems, write cell.json.
+"""One cell of a study in its own process: trains, evaluates on the held-out problems, writes cell.json.
 
-A cell that was killed goes on from its last checkpoint and keeps the looks that it has taken.
+A killed cell continues from its last checkpoint and keeps its evaluations. A *look* is one evaluation on the
+development problems.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ _SERIES = ("reward_mean", "tokens_generated", "tokens_trained", "sharing", "zero
 
 
 class Interrupted(Exception):
-    """The cell was asked to end; it goes on from its last checkpoint."""
+    """The cell was interrupted. It can continue from its last checkpoint."""
 
 
 def run_cell(study: Study, cell: Cell, folder: Path, model: Path) -> dict[str, Any]:
-    """Run or finish one cell in `folder` and return what cell.json holds. Raises what ends a run."""
+    """Run one cell in `folder`, or continue it. Returns the content of cell.json. Raises the error that ends a run."""
     folder.mkdir(parents=True, exist_ok=True)
     looks = _read(folder / LOOKS)
     started = time.time()
@@ -60,7 +61,7 @@ def run_cell(study: Study, cell: Cell, folder: Path, model: Path) -> dict[str, A
     for record in records:
         if (step := record["step"]) % study.look_every == 0 or step == last:
             _look(study, config, run.checkpoint(step), step, record["tokens_generated"], looks, folder)
-    # The only time that the test problems are looked at
+    # The test problems are used once, after the last step
     tested = _evaluate(config, run.checkpoint(last), _held_out(study.test, config), study.test.samples, "test")
     result = {
         "row": cell.row, "seed": cell.seed, "status": "done", "date": _now(),
@@ -76,12 +77,12 @@ def run_cell(study: Study, cell: Cell, folder: Path, model: Path) -> dict[str, A
 
 
 def _steps(study: Study, done: int) -> int:
-    """The steps that the run takes before the budget is looked at again."""
+    """Return the step up to which the run trains before the budget is checked again."""
     return study.budget.steps or done + study.look_every
 
 
 def _next_steps(study: Study, folder: Path) -> int | None:
-    """How many steps the run is to have next; None when its budget is spent."""
+    """Return the step up to which the run trains next, or None if its budget is spent."""
     run = folder / "run"
     if not (run / "config.yaml").is_file():
         return _steps(study, 0)
@@ -96,7 +97,7 @@ def _next_steps(study: Study, folder: Path) -> int | None:
 
 
 def _train(config: Config, folder: Path) -> None:
-    """Train up to `run.steps` of the configuration, from the last checkpoint if there is one."""
+    """Train up to `run.steps`, from the last checkpoint if there is one."""
     recipe = folder / "recipe.yaml"
     replace_file(recipe, config.to_yaml())
     run = launch(recipe, None, True, [], check=lambda config: check_run(config, local=True))
@@ -112,7 +113,7 @@ def _train(config: Config, folder: Path) -> None:
 def _look(
     study: Study, config: Config, model: Path, step: int, tokens: float, looks: dict[str, Any], folder: Path
 ) -> None:
-    """Evaluate on the development problems after `step`, unless that was done before."""
+    """Evaluate on the development problems after `step`, if `looks` has no evaluation of this step."""
     if str(step) in looks:
         return
     found = _evaluate(config, model, _held_out(study.development, config), study.development.samples, "development")
@@ -121,7 +122,7 @@ def _look(
 
 
 def _look_at_start(study: Study, config: Config, model: Path, looks: dict[str, Any], folder: Path) -> None:
-    """The look before the first step. Cells that draw alike from one model share it: one of them takes it."""
+    """Evaluate before the first step. Cells with equal model, task and sampling share this evaluation in a file."""
     alone = independent(config, 1)
     drawn = alone.model_dump_json(include={"model": True, "task": True, "sampling": True})
     shared = folder.parent / f"start-{blake2b(drawn.encode(), digest_size=6).hexdigest()}.json"
@@ -132,7 +133,7 @@ def _look_at_start(study: Study, config: Config, model: Path, looks: dict[str, A
 
 
 def _evaluate(config: Config, model: Path, problems: list[Problem], samples: int, name: str) -> dict[str, Any]:
-    """The figures of a model on held-out problems. The draws do not depend on the seed of the run."""
+    """Return the figures of a model on held-out problems. The draws do not depend on the seed of the run."""
     fixed = config.model_copy(update={"run": config.run.model_copy(update={"seed": 0})})
     began = time.time()
     forests = asyncio.run(rollouts(independent(fixed, samples), model, problems, lambda _: None))
@@ -161,12 +162,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def cell_process(home: Path, name: str, model: Path) -> None:
-    """Run the cell whose folder is `name`, in a process of its own that ends with the process of the study.
+    """Run the cell whose folder is `name` in this process, which ends if the process of the study ends.
 
-    What it prints goes to `log` in its folder. A cell that cannot be finished leaves cell.json with status `failed` and
-    the reason; one that is asked to end leaves none. The exit code is 0, 1 or 130.
+    The output goes to `log` in the folder. A failed cell writes cell.json with the status `failed` and the reason. An
+    interrupted cell writes no cell.json. The exit code is 0, 1 (failed) or 130 (interrupted).
     """
-    os.setsid()  # a Ctrl-C at the terminal reaches the study alone, which asks the cells to end
+    os.setsid()  # a Ctrl-C at the terminal reaches only the study, which then interrupts the cells
     folder = home / "cells" / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("ab") as log:
@@ -180,7 +181,7 @@ def cell_process(home: Path, name: str, model: Path) -> None:
         run_cell(study, cell, folder, model)
     except (Interrupted, KeyboardInterrupt):
         sys.exit(130)
-    except Exception as error:  # whatever ends a cell is shown in the report, and the other cells go on
+    except Exception as error:  # the report shows the cause, and the other cells continue
         cause = next(single_errors(error))
         reason = str(cause) if isinstance(cause, BadInput) else f"{type(cause).__name__}: {one_line(cause)}"
         failed = {"row": cell.row, "seed": cell.seed, "status": "failed", "reason": reason, "date": _now()}

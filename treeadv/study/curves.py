@@ -1,4 +1,4 @@
-"""Curves of the rows of a study against generated tokens: the mean over seeds in a band of one standard deviation."""
+"""Draws the curves of a study against generated tokens: the mean over seeds, and a band of one standard deviation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from treeadv.report.markup import add, element
 from treeadv.study.analysis import Result, curve
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 560.0, 300.0, 46.0, 130.0, 12.0, 34.0
-_POINTS = 40  # places where the curves of the seeds are averaged
+_POINTS = 40  # number of points of an averaged curve
 COLOURS = ("#2a6fd6", "#c76a0e", "#16877a", "#9a4cc0", "#b23a58", "#74726a", "#5a8f00", "#0b7fab", "#8a5a00", "#d63384")
 STYLE = """
 svg.band { width: 100%; max-width: 760px; height: auto; font: 11px system-ui, sans-serif; }
@@ -33,7 +33,7 @@ class Band:
 
 
 def band(name: str, cells: Sequence[Result], key: str) -> Band | None:
-    """The band of the finished cells of one row, up to the tokens that all of them reached; None without a cell."""
+    """Return the band of the finished cells of a row, up to the tokens that all of them reached, or None."""
     curves = [curve(c, key) for c in cells if c["status"] == "done"]
     if not curves:
         return None
@@ -44,7 +44,7 @@ def band(name: str, cells: Sequence[Result], key: str) -> Band | None:
 
 
 def draw(bands: Sequence[Band], unit: str) -> Element:
-    """One drawing of several bands with their names beside their ends."""
+    """Draw several bands in one SVG, with the name of each beside it."""
     svg = element("svg", viewBox=f"0 0 {_WIDTH} {_HEIGHT}", class_="band", role="img", aria_label=unit)
     top_x = max(b.x[-1] for b in bands)
     low = min(m - s for b in bands for m, s in zip(b.mean, b.std, strict=True))

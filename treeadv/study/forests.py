@@ -1,4 +1,4 @@
-"""What the forests of a step look like: where they fork, what a fork decides, and what siblings share."""
+"""Describes the forests of a step: where they fork, what the forks decide, and what siblings share."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from treeadv.replay.history import forests_of_step
 
 
 def describe_forests(run: Path, step: int) -> dict[str, Any]:
-    """The figures of the forests that optimizer step `step` of a run was taken on."""
+    """Return the figures of the forests that optimizer step `step` of a run used."""
     return {"step": step, **forest_figures(forests_of_step(str(run), step))}
 
 
 def forest_figures(forests: Sequence[Forest]) -> dict[str, Any]:
-    """Means over forests, forks and trees; None where there is nothing to average over.
+    """Return means over forests, forks and trees. A mean over nothing is None.
 
-    duplicate_siblings: share of later children whose first token an earlier child of the fork drew too.
+    duplicate_siblings: share of later children whose first token equals that of an earlier child of the same fork.
     fork_decides: share of forks whose children differ in mean reward. within_tree: correlation of the rewards of two
-    leaves of one tree given the prompt; effective_leaves follows from it.
+    leaves of the same tree, given the prompt. effective_leaves: the number of independent leaves with the same variance
+    of the mean, computed from within_tree.
     """
     forks = [(f, s) for f in forests for s in range(f.segments) if len(f.children[s]) > 1]
     duplicates, decides, entropies, positions = [], [], [], []
@@ -56,8 +57,11 @@ def forest_figures(forests: Sequence[Forest]) -> dict[str, Any]:
 
 
 def _within_tree(forests: Sequence[Forest]) -> float | None:
-    """(same - other) / (square - other): the mean product of the rewards of two leaves of one tree, of two trees of one
-    prompt, and of a leaf with itself, over the forests that have all of them. Unbiased but for the ratio."""
+    """Return the correlation (same - other) / (square - other) of the rewards of two leaves of the same tree.
+
+    `same` is the mean product of two leaves of the same tree, `other` of two leaves of different trees, `square` of a
+    leaf with itself. Forests that lack one of these pairs are left out. The three means are unbiased; their ratio is
+    not."""
     rows = []
     for f in forests:
         reward, tree = f.reward.astype(float), f.tree[f.leaf_segment]

@@ -1,4 +1,4 @@
-"""The report of a study: report.html, report.md and cells.json, from what its cells left."""
+"""The report of a study: writes report.html, report.md and cells.json from the results of the cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from treeadv.report.markup import add
 from treeadv.report.page import finish, page, table
 from treeadv.report.progress import clock
 from treeadv.storage.disk import replace_file
-from treeadv.study.analysis import Outcome, Result, Row, common_tokens, compare, read_cells, summarise
+from treeadv.study.analysis import ComparisonResult, Result, Row, common_tokens, compare, read_cells, summarise
 from treeadv.study.curves import STYLE, band, draw
 from treeadv.study.spec import Study, load_study
 
@@ -30,7 +30,7 @@ CURVES = (("accuracy", "accuracy on the development problems"), ("tokens_mean", 
 
 
 def write_reports(home: Path, out: Path) -> list[Path]:
-    """Write the three files into `out`. Raises `BadInput` where `home` is no folder of a study."""
+    """Write the files into `out` and return their paths. Raises `BadInput` if `home` is not the folder of a study."""
     if not (home / "study.yaml").is_file():
         raise BadInput(f"{home}: not the folder of a study (no study.yaml); treeadv study run makes one")
     study = load_study(home / "study.yaml")
@@ -51,7 +51,7 @@ def write_reports(home: Path, out: Path) -> list[Path]:
 
 
 def row_cells(study: Study, row: Row) -> list[str]:
-    """The cells of the table of rows."""
+    """Return the cells of one line of the table of rows."""
     f, total = row.figures, len(study.seeds)
     seeds = f"{row.done} of {total}" + (f", {row.failed} failed" if row.failed else "")
     reach = f"{_count(row.tokens_to_target)} ({row.reached} of {row.done})" if row.done else "-"
@@ -62,8 +62,8 @@ def row_cells(study: Study, row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def claim_cells(o: Outcome) -> list[str]:
-    """The cells of the table of claims."""
+def claim_cells(o: ComparisonResult) -> list[str]:
+    """Return the cells of one line of the table of claims."""
     digits = 0 if o.comparison.metric in ("tokens_generated", "tokens_to_target") else 4
     low, high = (_plain(x, digits) for x in o.interval)
     return [
@@ -76,7 +76,7 @@ def claim_cells(o: Outcome) -> list[str]:
 
 
 def how(study: Study, cells: dict[tuple[str, int], Result]) -> list[str]:
-    """Sentences that say how to read the tables."""
+    """Return the sentences that explain the tables."""
     budget = f"{study.budget.steps} steps" if study.budget.steps else f"{study.budget.tokens} generated tokens"
     at, a, dev = common_tokens(list(cells.values())), study.analysis, study.development
     return [
@@ -100,7 +100,7 @@ def gaps(cells: dict[tuple[str, int], Result]) -> list[str]:
 
 
 def _markdown(
-    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[Outcome],
+    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[ComparisonResult],
     sessions: Sequence[dict[str, Any]],
 ) -> str:  # fmt: skip
     parts = [
@@ -126,7 +126,7 @@ def _md(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _page(
-    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[Outcome],
+    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[ComparisonResult],
     sessions: Sequence[dict[str, Any]],
 ) -> str:  # fmt: skip
     root, main = page(f"treeadv study {study.name}")

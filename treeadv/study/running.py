@@ -1,4 +1,4 @@
-"""Running the cells of a study: one process a cell, several at a time, and again where a study was stopped."""
+"""Runs the cells of a study: one process for each cell, several at a time. A stopped study can continue."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ from treeadv.study.spec import Cell, Study, load_study
 
 
 def run_study(file: Path, home: Path, jobs: int, cache: Path, retry: bool, command: str) -> int:
-    """Run what is left of a study in the folder `home`, with `retry` the cells that failed too. Returns the number of
-    cells that failed.
+    """Run the missing cells of a study in the folder `home`, with `retry` also the failed cells.
 
-    The file is copied into the folder by the first call. Raises `BadInput` where a later call has another file: the
-    analysis is chosen before the runs.
+    Returns the number of failed cells. The first call copies the file into the folder. Raises `BadInput` if a later
+    call has a different file, because the analysis is chosen before the runs.
     """
     study = load_study(file)
     home.mkdir(parents=True, exist_ok=True)
@@ -52,7 +51,7 @@ def run_study(file: Path, home: Path, jobs: int, cache: Path, retry: bool, comma
 
 
 def status(home: Path, cell: Cell) -> str:
-    """`done`, `failed` or `missing`."""
+    """Return the status of a cell: `done`, `failed` or `missing`."""
     path = home / "cells" / cell.folder / RESULT
     return str(json.loads(path.read_text())["status"]) if path.is_file() else "missing"
 
@@ -69,7 +68,7 @@ def _freeze(file: Path, home: Path) -> None:
 
 
 def _model(study: Study, cache: Path) -> Path:
-    """The folder of the warm model, made now if need be; the model of the base where the study warms none up."""
+    """Return the folder of the pretrained model, or without `warmup` the model of `base`. Trains a missing model."""
     if study.warmup is None:
         return Path(str(study.base.get("model", {}).get("path", "")))
     warmup = study.warmup
@@ -81,7 +80,7 @@ def _model(study: Study, cache: Path) -> Path:
 
 
 def _note_machine(home: Path, command: str) -> None:
-    """Append to machine.json who runs cells, where and when."""
+    """Append the command, the time and the machine to machine.json."""
     path = home / "machine.json"
     sessions: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
     model = next((x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "unknown")
@@ -98,7 +97,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _run(cells: list[Cell], total: int, home: Path, model: Path, jobs: int) -> None:
-    """Run cells, `jobs` at a time. On an interrupt each cell ends after its step in hand and keeps a checkpoint."""
+    """Run cells, `jobs` at a time. After an interrupt each cell finishes its current step and writes a checkpoint."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")  # loads torch once for all cells
     context.set_forkserver_preload([cell_process.__module__])
@@ -121,7 +120,7 @@ def _run(cells: list[Cell], total: int, home: Path, model: Path, jobs: int) -> N
                     took = time.monotonic() - began
                     console.print(f"{cell.folder}: {_ending(home, cell, process.exitcode)} ({took:.0f} s)")
     except KeyboardInterrupt:
-        console.print("stopping after the steps in hand; the same command goes on")
+        console.print("stopping after the current steps; repeat the command to continue")
         raise
     finally:
         for process in running:
@@ -132,7 +131,7 @@ def _run(cells: list[Cell], total: int, home: Path, model: Path, jobs: int) -> N
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the study as Ctrl-C does."""
+    """Make SIGTERM interrupt the study as Ctrl-C does."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -141,11 +140,11 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _ending(home: Path, cell: Cell, code: int | None) -> str:
-    """How a cell ended, in words."""
+    """Return a phrase that says how a cell ended."""
     path = home / "cells" / cell.folder / RESULT
     if path.is_file():
         result = json.loads(path.read_text())
         if result["status"] == "done":
             return f"accuracy {result['test']['accuracy']:.3f} on the test problems"
         return f"failed: {result['reason']}"
-    return f"ended with code {code} and goes on in the next call (log: {path.parent / 'log'})"
+    return f"ended with code {code}; the next call continues it (log: {path.parent / 'log'})"

@@ -1,4 +1,4 @@
-"""The file of a study: its arms, its budget, its held-out problems and its analysis."""
+"""The file of a study: arms, budget, held-out problems and analysis."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ class _Part(BaseModel):
 
 
 class Budget(_Part):
-    """What every cell may spend: optimizer updates, or generated tokens. One of the two is set."""
+    """The budget of every cell: either optimizer steps or generated tokens."""
 
     steps: Positive | None = Field(None, description="optimizer steps")
-    tokens: Positive | None = Field(None, description="generated tokens; a run ends at the first look beyond them")
+    tokens: Positive | None = Field(
+        None, description="generated tokens; a run ends at its first look beyond this number"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
@@ -41,7 +43,7 @@ class Budget(_Part):
 
 
 class HeldOut(_Part):
-    """Problems that no run trains on: a file, or draws of the task from a seed of its own."""
+    """Problems that no run trains on: those of a file, or draws of the task with a seed that no run has."""
 
     source: str | None = None
     seed: int = 0
@@ -50,7 +52,7 @@ class HeldOut(_Part):
 
 
 class Comparison(_Part):
-    """One claim: `arm` is better than `against` by `metric`, seed by seed."""
+    """One claim: `arm` is better than `against` in `metric`. Runs are paired by seed."""
 
     claim: str
     arm: str
@@ -59,23 +61,25 @@ class Comparison(_Part):
 
 
 class Analysis(_Part):
-    """What the report will compute, chosen before the runs."""
+    """The computations of the report, chosen before the runs."""
 
     primary: Metric = "test_accuracy"
-    baseline: str = Field(description="the arm that every other one is shown beside")
+    baseline: str = Field(description="the row that the others are compared with")
     comparisons: tuple[Comparison, ...]
     test: Literal["paired_t", "wilcoxon"] = "paired_t"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    target_accuracy: Annotated[float, Field(gt=0, lt=1)] = Field(description="of tokens_to_target")
+    target_accuracy: Annotated[float, Field(gt=0, lt=1)] = Field(description="the target of tokens_to_target")
 
 
 class Study(_Part):
-    """A grid of full runs: every arm with every value of the grid and every seed."""
+    """A grid of full runs: each arm with each value of the grid and each seed."""
 
     name: str = Field(pattern=r"^[\w-][\w.-]*$")
     question: str
     base: dict[str, Any] = Field(description="a configuration as in a recipe")
-    warmup: Warmup | None = Field(None, description="the model to make first; else base names one in model.path")
+    warmup: Warmup | None = Field(
+        None, description="the model to train first; without it, base names a model in model.path"
+    )
     arms: dict[str, Changes]
     grid: dict[str, dict[str, Changes]] = Field(default_factory=dict, description="axis, value, its changes")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -83,7 +87,7 @@ class Study(_Part):
     look_every: Positive = Field(description="optimizer steps between looks at the development problems")
     development: HeldOut
     test: HeldOut
-    forests_kept: tuple[int, ...] = Field((), description="steps whose forests are described in the cell")
+    forests_kept: tuple[int, ...] = Field((), description="steps whose forests cell.json describes")
     analysis: Analysis
 
     @model_validator(mode="after")
@@ -108,7 +112,7 @@ class Study(_Part):
 
     @property
     def rows(self) -> dict[str, Changes]:
-        """Every combination of an arm and values of the grid, by name: `arm` or `arm/value/...`."""
+        """The changes of each combination of an arm and values of the grid, by name: `arm` or `arm/value/...`."""
         rows = dict(self.arms)
         for values in self.grid.values():
             rows = {
@@ -118,8 +122,9 @@ class Study(_Part):
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells in the order of their runs: every row of one seed before the next seed, so that a study that ends
-        early is balanced."""
+        """All cells in the order of their runs. All rows of one seed come before the next seed.
+
+        So a study that ends early has equally many runs of each row."""
         return [Cell(row=row, seed=seed) for seed in self.seeds for row in self.rows]
 
 
@@ -131,12 +136,12 @@ class Cell(_Part):
 
     @property
     def folder(self) -> str:
-        """The name of its folder."""
+        """The name of the folder of the cell."""
         return f"{self.row.replace('/', '--')}--seed-{self.seed}"
 
 
 def load_study(path: Path) -> Study:
-    """Read and check the file of a study, with the configuration of every row. Each fault is one `BadInput` line."""
+    """Read the file of a study and check it and the configuration of each cell. Raises `BadInput`."""
     if not path.is_file():
         raise BadInput(f"{path}: no such study (studies: docs/results/*.yaml)")
     try:
@@ -156,8 +161,9 @@ def load_study(path: Path) -> Study:
 
 
 def cell_config(study: Study, cell: Cell, folder: Path, model: Path | None, steps: int) -> Config:
-    """The configuration of a cell whose run lies in `folder`/run and has `steps` steps so far. `model` is the warm
-    model. Raises `BadInput` for a key that does not exist."""
+    """Return the configuration of a cell whose run is in `folder`/run and ends after `steps` steps.
+
+    `model` is the pretrained model. Raises `BadInput` for an unknown key."""
     fixed: Changes = {
         "run.root": str(folder), "run.name": "run", "run.seed": cell.seed, "run.steps": steps,
         "run.checkpoint_every": study.look_every, "run.keep_checkpoints": 10**6,
