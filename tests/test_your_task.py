@@ -53,6 +53,7 @@ def _check_resume_after_a_move(folder: Path, monkeypatch: pytest.MonkeyPatch, ca
     """The run resumes after it was moved with its data, and is refused when the data has another content."""
     moved = folder.rename(folder.with_name(f"{folder.name}-moved"))
     monkeypatch.chdir("/")
+    monkeypatch.syspath_prepend(moved)
     run = launch(None, str(moved / "runs" / "stops"), False, [])
     run.lock.release()
     assert run.config.task.source == str(moved / "stops.jsonl") and run.config.run.root == str(moved / "runs")
