@@ -27,8 +27,7 @@ async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> 
     done, _ = await asyncio.wait([learning, *helpers], return_when=asyncio.FIRST_COMPLETED)
     for task in (learning, *helpers):
         task.cancel()
-    # Waits for the cancelled tasks; faults are raised from `done`
-    await asyncio.gather(learning, *helpers, return_exceptions=True)
+    await asyncio.gather(learning, *helpers, return_exceptions=True)  # faults are raised from `done`
     for task in done:
         task.result()
     return learning.result()
