@@ -27,7 +27,7 @@ async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> 
     done, _ = await asyncio.wait([learning, *helpers], return_when=asyncio.FIRST_COMPLETED)
     for task in (learning, *helpers):
         task.cancel()
-    await asyncio.gather(learning, *helpers, return_exceptions=True)  # waits for their end; `done` raises the faults
+    await asyncio.gather(learning, *helpers, return_exceptions=True)  # faults are raised from `done`
     for task in done:
         task.result()
     return learning.result()
