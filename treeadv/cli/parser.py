@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -16,7 +18,21 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"treeadv: error: {visible(message)} ({self.prog} --help)\n")
+        self.exit(2, f"treeadv: error: {visible(message)}{_hint(message)} ({self.prog} --help)\n")
+
+
+def _hint(message: str) -> str:
+    """What may be meant by a wrong command or option, for the end of a message of argparse."""
+    if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
+        close = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
+        return f", did you mean {close[0]}?" if close else ""
+    if option := re.match(r"unrecognized arguments: --([\w.-]+?)(?:=(\S+)| (\d\S*))?(?: |$)", message):
+        from treeadv.config import similar_keys  # loads pydantic, for this error alone
+
+        keys = similar_keys(option[1].replace("-", "_"))
+        value = option[2] or option[3] or "VALUE"
+        return f"; fields are set without dashes: {' or '.join(f'{key}={value}' for key in keys)}" if keys else ""
+    return ""
 
 
 if TYPE_CHECKING:

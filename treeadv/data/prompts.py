@@ -43,7 +43,10 @@ class Prompter:
                 raise BadInput(
                     f"{problem.id}: the tokenizer of {self._folder} has no chat template for {len(turns)} messages"
                 )
-            return np.asarray(self.tokenizer(turns[0].content)["input_ids"], np.int32)
+            try:
+                return np.asarray(self.tokenizer(turns[0].content)["input_ids"], np.int32)
+            except TypeError as e:  # half of a surrogate pair, which only task.prompt can bring in
+                raise BadInput(f"{problem.id}: its prompt is no text for the tokenizer ({one_line(e)})") from e
         messages = [{"role": t.role, "content": t.content} for t in turns]
         try:
             ids = self.tokenizer.apply_chat_template(

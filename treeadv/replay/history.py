@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
@@ -145,7 +146,7 @@ def _state(attempt: Attempt) -> str:
     return "leased" if attempt.lease else "ready"
 
 
-def folder_of(run_dir: str) -> Folder:
+def folder_of(run_dir: str | Path) -> Folder:
     """Return the replay folder of the run at a path or URI. Raises `BadInput` if the run has no journal."""
     folder = open_folder(named_store(run_dir).uri).child("replay")
     if not folder.child("journal").sizes(".jsonl"):
@@ -153,7 +154,7 @@ def folder_of(run_dir: str) -> Folder:
     return folder
 
 
-def read_history(run_dir: str) -> History:
+def read_history(run_dir: str | Path) -> History:
     """Read the whole journal. Raises `BadInput` for damage or another format."""
     reader = Reader(folder_of(run_dir).child("journal"), whole=True)
     history = History()
@@ -166,7 +167,7 @@ def read_history(run_dir: str) -> History:
     return history
 
 
-def forests(run_dir: str) -> Iterator[Forest]:
+def forests(run_dir: str | Path) -> Iterator[Forest]:
     """Yield every admitted forest whose payload is kept and sound, in the order of admission; views of the mapped
     files."""
     replay = folder_of(run_dir)
@@ -197,7 +198,7 @@ def _admitted(reader: Reader) -> Iterator[Admitted]:
 class RecordedSteps:
     """The forests of some optimizer steps, found in one pass over the journal, whose memory does not grow with it."""
 
-    def __init__(self, run_dir: str, wanted: Collection[int]) -> None:
+    def __init__(self, run_dir: str | Path, wanted: Collection[int]) -> None:
         """Raises `BadInput` for a journal that is damaged or of another format."""
         self._run_dir = run_dir
         replay = folder_of(run_dir)
@@ -245,7 +246,7 @@ class RecordedSteps:
         return [self._payloads.forest(admitted) for admitted in self._found[step]]
 
 
-def forests_of_step(run_dir: str, step: int) -> list[Forest]:
+def forests_of_step(run_dir: str | Path, step: int) -> list[Forest]:
     """Return the batch of optimizer step `step`, in its order. For several steps `RecordedSteps` reads
     the journal once. Raises `BadInput` as that does."""
     return RecordedSteps(run_dir, (step,)).forests(step)
