@@ -22,12 +22,17 @@ BENCHMARKS = ("learner", "learning", "queue", "rollout", "verifier")
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser, commands = new_parser()
+    add_all(commands)
+    return dispatch(parser, argv)
+
+
+def add_all(commands: Commands) -> None:
+    """Add every command, in the order of `treeadv --help`."""
     _add_train(commands)
     add_commands(commands)
     _add_scale(commands)
     _add_reproduce(commands)
     _add_bench(commands)
-    return dispatch(parser, argv)
 
 
 def _add_train(commands: Commands) -> None:
@@ -52,17 +57,21 @@ def _add_train(commands: Commands) -> None:
         "--resume-or-start", action="store_true", help="with --config: resume the run named run.name if it exists"
     )
     p.add_argument("--local", action="store_true", help="train in this process, without Ray, reproducibly")
+    p.add_argument("--dry-run", action="store_true", help="with --config: show data, prompt and memory; start nothing")
     p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set a field of the configuration")
     p.set_defaults(call=train)
 
 
 def train(args: argparse.Namespace) -> int:
+    if args.dry_run:
+        return _dry_run(args)
     from rich.console import Console
 
     from treeadv.checks import check_run
     from treeadv.extensions import require
     from treeadv.launch import launch
     from treeadv.report.progress import Progress, final_table
+    from treeadv.tracking import Trackers
 
     if not args.local:
         require("ray", "treeadv train")
@@ -83,10 +92,12 @@ def train(args: argparse.Namespace) -> int:
         from actors.driver.supervisor import train as train_run
 
     console = Console()
+    trackers = Trackers(config.run.trackers, folder.path, config.model_dump(mode="json"))
     try:
-        with Progress(config.run.steps, console) as progress:
+        with Progress(config.run.steps, console, trackers) as progress:
             summary = train_run(run, progress)
     finally:
+        trackers.close()
         run.lock.release()
     if summary["steps"]:
         from treeadv.report.run import write_report
@@ -106,6 +117,24 @@ def train(args: argparse.Namespace) -> int:
         # finished, so that Kubernetes starts it again.
         return 0 if summary["stopped_by"] == "SIGINT" else 128 + signal.Signals[summary["stopped_by"]]
     return 0
+
+
+def _dry_run(args: argparse.Namespace) -> int:
+    if args.config is None or args.resume:
+        raise BadInput("--dry-run describes a new run: give --config RECIPE, and leave --resume out")
+    from treeadv.checks import check_run
+    from treeadv.cli.dry_run import describe_run
+    from treeadv.launch import read_recipe
+
+    config = read_recipe(args.config, args.overrides)
+    check_run(config, args.local)
+    if not args.local:
+        from actors.driver.start_check import check_machine
+
+        check_machine(config)
+    text, fits = describe_run(config, f"{args.config.stem}-TIME")
+    print(text)
+    return 0 if fits else 1
 
 
 class _HelpWithFields(argparse.Action):

@@ -1,5 +1,8 @@
-"""`python -m benchmarks.soak`: runs the tiny model of the tests for a long time and kills roles at random. Memory,
-files and processes must not grow, and no forest may be lost. It prints one JSON object."""
+"""`python -m benchmarks.soak`: a long run on the tests' tiny model under faults of all kinds in random order.
+
+Every kind strikes once before one strikes again. No forest may be lost or trained twice, steps that are taken again
+must give the same loss, and what the run holds must stay flat. Prints progress, and one JSON object at its end.
+"""
 
 from __future__ import annotations
 
@@ -7,137 +10,237 @@ import argparse
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 import psutil
 
 from tests import tiny
-from tests.running import ROLES, Started, hosts, recipe, start, steps
+from tests.injection import DRAWING, SERVICES, Run
+from tests.running import ROLES, end_all, steps, wait_for
 from treeadv.replay.audit import audit
-from treeadv.storage.run_folder import RunFolder
+from treeadv.replay.history import read_history
+
+HEARTBEAT = 30.0  # seconds
+PATIENCE = 900.0  # seconds after which a run counts as hung
+GIB = 1 << 30
+
+
+class Faults:
+    """The kinds of faults. Each returns the seconds from the fault to the next step of a whole run."""
+
+    def __init__(self, run: Run, rng: random.Random, hoard: int) -> None:
+        """`hoard`: bytes at which a process that fills memory gives up."""
+        self._run, self._rng, self._hoard = run, rng, hoard
+        self.kinds: dict[str, Callable[[], float]] = {
+            **{f"SIGKILL {role}": self._each(self._kill, role) for role in (*ROLES, "verifier")},
+            **{f"SIGSTOP {role}": self._each(self._stop, role) for role in (*ROLES, "verifier")},
+            "SIGKILL driver, resume": self._kill_driver,
+            "SIGSTOP driver, 20 s": lambda: self._pause("driver", 20),
+            "memory monitor": self._fill_memory,
+            "GCS pause, 20 to 50 s": lambda: self._pause("gcs_server", self._rng.uniform(20, 50)),
+            "SIGKILL raylet, resume as printed": self._kill_raylet,
+            "damaged checkpoint, resume": self._damage_checkpoint,
+            "damaged payload, resume": self._damage_payload,
+            "second driver": self._start_second_driver,
+        }
+
+    def _each(self, strike: Callable[[str], float], role: str) -> Callable[[], float]:
+        return lambda: strike(role)
+
+    def _one(self, role: str) -> psutil.Process:
+        """One process of a role, which may be starting after the last fault."""
+        found: list[psutil.Process] = []
+        wait_for(lambda: found.extend(self._run.hosts(role)) or found, self._run.process, PATIENCE)
+        return self._rng.choice(found)
+
+    def _kill(self, role: str) -> float:
+        self._one(role).kill()
+        return self._run.recover(role, PATIENCE)
+
+    def _stop(self, role: str) -> float:
+        """A process that stays stopped is killed: by the driver, or by its pool in case of a verifier."""
+        began = time.monotonic()
+        stopped = self._one(role)
+        stopped.suspend()
+        self._run.wait_until_dead(stopped, PATIENCE)
+        self._run.recover(role, PATIENCE)
+        return time.monotonic() - began
+
+    def _pause(self, role: str, seconds: float) -> float:
+        """A process that goes on after a pause. The time counts from the end of the pause."""
+        self._run.pause(role, seconds)
+        return self._run.recover("Generator", PATIENCE)
+
+    def _fill_memory(self) -> float:
+        began = time.monotonic()
+        self._run.kill_at(DRAWING, "hoards", limit=self._hoard)
+        self._run.recover("Generator", PATIENCE)
+        return time.monotonic() - began
+
+    def _kill_driver(self) -> float:
+        self._run.kill_driver()
+        return self._run.recover("driver", PATIENCE)
+
+    def _kill_raylet(self) -> float:
+        began = time.monotonic()
+        self._run.hosts("raylet")[0].kill()
+        self._run.resume_as_printed(PATIENCE)
+        self._run.recover("Generator", PATIENCE)
+        return time.monotonic() - began
+
+    def _damage_checkpoint(self) -> float:
+        self._run.kill_driver()
+        step = self._run.flip_checkpoint()
+        seconds = self._run.recover("driver", PATIENCE)
+        assert f"step-{step} is passed over" in self._run.output_so_far(), self._run.output_so_far()
+        return seconds
+
+    def _damage_payload(self) -> float:
+        self._run.kill_driver()
+        self._run.flip_payload()
+        return self._run.recover("driver", PATIENCE)
+
+    def _start_second_driver(self) -> float:
+        began = time.monotonic()
+        config = (self._run.run / "config.yaml").read_bytes()
+        refused = self._run.second_driver("--resume", self._run.run)
+        assert refused.returncode == 2 and "in use by process" in refused.stderr, refused.stderr
+        assert (self._run.run / "config.yaml").read_bytes() == config
+        self._run.recover("Generator", PATIENCE)
+        return time.monotonic() - began
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--kill-every", type=float, default=60.0, metavar="SECONDS", help="mean time between kills")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--every", type=float, default=15.0, metavar="SECONDS", help="mean time from a step to a fault")
+    parser.add_argument("--memory", type=float, default=0.6, metavar="SHARE", help="of the machine, for Ray's monitor")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
-        model = tiny.save(Path(folder) / "tiny")
-        process = start(
-            "--config",
-            recipe(
-                Path(folder),
-                model,
-                run__steps=10**6,
-                run__checkpoint_every=5,
-                queue__retain="unacknowledged",
-                queue__payload_mb=1,
-            ),
+        ray = {
+            "RAY_memory_usage_threshold": f"{args.memory:.2f}",
+            "RAY_memory_monitor_refresh_ms": "250",
+        }
+        run = Run(
+            Path(folder),
+            tiny.save(Path(folder) / "tiny"),
+            environment=ray,
+            patience=PATIENCE,
+            run__checkpoint_every=5,
+            run__heartbeat_timeout=HEARTBEAT,
+            reward__timeout=10.0,
+            queue__payload_mb=1,
         )
-        run = Path(folder) / "run"
-        samples, recoveries = _watch(process, run, args.minutes * 60, args.kill_every, rng)
-        process.send_signal(signal.SIGINT)
-        code = process.wait(300)
-        result = audit(str(run))
-        print(
-            json.dumps(
-                {
-                    "minutes": args.minutes,
-                    "steps": steps(run),
-                    "exit_code": code,
-                    "audit_sound": result.sound,
-                    "trained": result.rows["trained"]["forests"],
-                    "kills": {role: len(seconds) for role, seconds in recoveries.items()},
-                    "slowest_recovery_s": {
-                        role: round(max(seconds), 1) for role, seconds in recoveries.items() if seconds
-                    },
-                    **{
-                        k: {
-                            "second_quarter": _mean(samples, k, 0.25, 0.5),
-                            "last_quarter": _mean(samples, k, 0.75, 1.0),
-                        }
-                        for k in samples[0]
-                    },
-                }
-            )
-        )
+        run.interval = 0.5  # reading the records takes time from the run
+        hoard = int(args.memory * psutil.virtual_memory().total) + GIB
+        samples: list[dict[str, float]] = []
+        recoveries: defaultdict[str, list[float]] = defaultdict(list)
+        began, ended_by = time.monotonic(), ""
+        try:
+            soak(run, Faults(run, rng, hoard).kinds, args.minutes * 60, args.every, rng, samples, recoveries)
+            run.interrupt(PATIENCE)
+        except KeyboardInterrupt:
+            run.interrupt(PATIENCE)
+        except Exception as fault:  # the figures so far are printed; the exit code is 1
+            ended_by = f"{type(fault).__name__} {fault}"[-2000:]
+            print(ended_by, file=sys.stderr, flush=True)
+        finally:
+            end_all()
+        minutes = (time.monotonic() - began) / 60
+        print(json.dumps(result(run, samples, recoveries) | {"minutes": round(minutes, 1), "ended_by": ended_by}))
+        sys.exit(bool(ended_by))
 
 
-def _watch(
-    process: Started, run: Path, seconds: float, kill_every: float, rng: random.Random
-) -> tuple[list[dict[str, float]], dict[str, list[float]]]:
-    """Sample every five seconds and kill one role at random times. Returns the samples and the recovery times by
-    role."""
-    end = time.monotonic() + seconds
-    next_kill = time.monotonic() + 60
-    samples: list[dict[str, float]] = []
-    recoveries: dict[str, list[float]] = {role: [] for role in ("verifier", *ROLES)}
+def soak(
+    run: Run,
+    kinds: dict[str, Callable[[], float]],
+    seconds: float,
+    every: float,
+    rng: random.Random,
+    samples: list[dict[str, float]],
+    recoveries: defaultdict[str, list[float]],
+) -> None:
+    """Let one fault after another strike. Appends a sample before each fault and the time of each recovery."""
+    end, order = time.monotonic() + seconds, shuffled(list(kinds), rng)
     while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"the run ended by itself: {process.output()[-3000:]}")
-        samples.append(_sample(process, run))
-        if time.monotonic() >= next_kill and (victims := hosts(process.pid, role := rng.choice(list(recoveries)))):
-            members = 1 if role == "verifier" else len(victims)  # a dead spare is replaced only when needed
-            recoveries[role].append(_kill(rng.choice(victims), role, members, process, run))
-            next_kill = time.monotonic() + rng.expovariate(1 / kill_every)
-            print(
-                f"{(end - time.monotonic()) / 60:.0f} min left, step "
-                f"{steps(run)}: {role} killed, a step of all again after"
-                f" {recoveries[role][-1]:.1f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-        time.sleep(5)
-    return samples, recoveries
+        wait = min(rng.expovariate(1 / every), 4 * every)
+        time.sleep(max(0.0, min(wait, end - time.monotonic())))
+        assert run.process.poll() is None, f"the run ended by itself: {run.output_so_far()}"
+        samples.append(sample(run))
+        kind = next(order)
+        print(f"step {steps(run.run)}: {kind}", file=sys.stderr, flush=True)
+        recovery = kinds[kind]()
+        recoveries[kind].append(recovery)
+        left = max(0.0, end - time.monotonic()) / 60
+        print(
+            f"step {steps(run.run)}: recovered after {recovery:.1f} s; {left:.0f} min left,"
+            f" {samples[-1]['rss_mb']:.0f} MB, {run.repeats.count} steps taken again",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
-def _kill(victim: psutil.Process, role: str, members: int, process: Started, run: Path) -> float:
-    """Kill a role. Returns the seconds until the role has as many members as before and another step is recorded."""
-    began = time.monotonic()
-    victim.kill()
-    victim.wait()
-    done: int | None = None
-    while process.poll() is None and (done is None or _newest(run) <= done):
-        if done is None and len(hosts(process.pid, role)) >= members:
-            done = _newest(run)
-        time.sleep(0.2)
-    return time.monotonic() - began
+def shuffled(kinds: list[str], rng: random.Random) -> Iterator[str]:
+    """Yield all kinds in a random order, again and again."""
+    while True:
+        yield from rng.sample(kinds, len(kinds))
 
 
-def _newest(run: Path) -> int:
-    records = RunFolder(run).records()
-    return records[-1]["step"] if records else 0
-
-
-def _sample(process: Started, run: Path) -> dict[str, float]:
+def sample(run: Run) -> dict[str, float]:
+    """What the processes of the run hold. A shared page counts once for each process."""
     rss = files = count = 0
-    for p in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+    for p in [psutil.Process(run.process.pid), *psutil.Process(run.process.pid).children(recursive=True)]:
         try:
             rss, files, count = rss + p.memory_info().rss, files + p.num_fds(), count + 1
         except psutil.Error:
-            continue  # the process has ended
+            continue  # it ended while we looked
+    parts = {"driver": "driver", "gcs": SERVICES[0], "queue": "ReplayQueue", "learner": "Learner"}
     shm = sum(f.stat().st_blocks * 512 for f in os.scandir("/dev/shm") if f.is_file(follow_symlinks=False))
-    disk = sum(f.stat().st_size for f in (run / "replay").rglob("*") if f.is_file())
     return {
         "rss_mb": rss / 2**20,
+        **{f"{name}_mb": sum(p.memory_info().rss for p in run.hosts(of)) / 2**20 for name, of in parts.items()},
+        "shared_memory_mb": shm / 2**20,
         "open_files": files,
         "processes": count,
-        "shared_memory_mb": shm / 2**20,
-        "replay_mb": disk / 2**20,
     }
 
 
-def _mean(samples: list[dict[str, float]], key: str, a: float, b: float) -> float:
-    part = samples[int(a * len(samples)) : max(int(b * len(samples)), int(a * len(samples)) + 1)]
-    return round(fmean(s[key] for s in part), 1)
+def result(run: Run, samples: list[dict[str, float]], recoveries: dict[str, list[float]]) -> dict[str, object]:
+    report, history = audit(str(run.run)), read_history(str(run.run))
+    times = Counter(forest for forests in history.steps.values() for forest in forests)
+    done, law = steps(run.run), report.rows
+    in_a_state = sum(law[row]["forests"] for row in ("ready", "leased", "trained", "dropped"))
+    return {
+        "steps": done,
+        "steps_taken_again": run.repeats.count,
+        "taken_again_with_another_result": len(run.repeats.different),
+        "forests_trained": law["trained"]["forests"],
+        "forests_lost": max(law["admitted"]["forests"] - in_a_state, run.per_step * done - len(times)),
+        "forests_doubled": sum(n - 1 for n in times.values()),
+        "audit_sound": report.sound,
+        "audit_faults": list(report.faults[:5]),
+        "dropped": report.dropped,
+        "faults": sum(map(len, recoveries.values())),
+        "recovery_s": {
+            kind: {"faults": len(s), "median": round(median(s), 1), "max": round(max(s), 1)}
+            for kind, s in sorted(recoveries.items())
+        },
+        "by_quarter": {key: [mean(samples, key, quarter) for quarter in range(4)] for key in samples[0]},
+    }
+
+
+def mean(samples: list[dict[str, float]], key: str, quarter: int) -> float:
+    n = len(samples)
+    part = samples[quarter * n // 4 : max((quarter + 1) * n // 4, quarter * n // 4 + 1)]
+    return round(fmean(s[key] for s in part), 1) if part else 0.0
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ GENERATORS = Board(
         Panel("Share of the time that the engine decodes", (rate("treeadv_engine_busy_seconds_total", "instance"),)),
         Panel("Entropy and fork threshold", (gauge("treeadv_entropy_nats"), gauge("treeadv_tau_nats"))),
         Panel("Policy version of the engine", (gauge("treeadv_generator_policy_version", "instance"),)),
+        Panel("Policy versions that the last generator is behind", (gauge("treeadv_generator_lag_versions"),)),
         Panel("Duration of a weight update in the engine", quantiles("treeadv_weight_update_seconds")),
     ),
 )

@@ -64,7 +64,8 @@ _started: list[Started] = []
 
 def start(*arguments: str | Path, **environment: str) -> Started:
     command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    # Ray lowers the priority of its workers by 15, so that beside other work an actor takes minutes to start
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", **environment}
     _started.append(Started(command, environment))
     return _started[-1]
 
@@ -77,9 +78,9 @@ def end_all() -> None:
     _started.clear()
 
 
-def finish(process: Started) -> str:
+def finish(process: Started, within: float = LIMIT) -> str:
     try:
-        out = process.output(LIMIT)
+        out = process.output(within)
     except subprocess.TimeoutExpired:
         process.kill()
         raise AssertionError(f"the run hung; its output: {process.output()[-3000:]}") from None

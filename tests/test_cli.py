@@ -305,3 +305,40 @@ def test_verifier_that_cannot_be_loaded_is_bad_input(tiny_model: Path, problems:
     assert run("generate", *args) == 2
     assert "nowhere" in capsys.readouterr().err
     assert not (tmp_path / "o.arrow").exists()
+
+
+# ---- suggestions ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian", "--config", "x.yaml"], "did you mean train?"),
+        (["evl"], "did you mean eval?"),
+        (["train", "--config", "r.yaml", "--steps=5"], "fields are set without dashes: run.steps=5"),
+        (["train", "--config", "r.yaml", "--steps", "5"], "fields are set without dashes: run.steps=VALUE"),
+        (["train", "--config", "r.yaml", "--max-tokens=9"], "sampling.max_tokens=9"),
+        (["train", "--config", "r.yaml", "lr=1e-4"], "unknown key lr, did you mean learner.lr?"),
+        (["train", "--config", "r.yaml", "step=4"], "unknown key step, did you mean run.steps?"),
+        (["train", "--config", "r.yaml", "run.stps=4"], "did you mean run.steps?"),
+        (["train", "--config", "r.yaml", f"run.seed={'1' * 5000}"], "the value is not YAML (Exceeds the limit"),
+        (["train", "--config", "long.yaml"], "long.yaml is not YAML: Exceeds the limit"),
+        (
+            ["train", "--resume", "runs"],
+            "runs is not a run folder (it has no config.yaml); the runs in it, newest first",
+        ),
+        (["train", "--resume", "r.yaml", "--dry-run"], "--dry-run describes a new run: give --config RECIPE"),
+        (["init", "none", "p.jsonl"], "model.path=none: no config.json there"),
+    ],
+)
+def test_wrong_word_gets_a_suggestion_in_one_line(argv: list[str], message: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("task: {source: p.jsonl}\n")
+    (tmp_path / "long.yaml").write_text(f"run: {{seed: {'1' * 5000}}}\n")
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "config.yaml").write_text("task: {source: p.jsonl}\n")
+    try:
+        code = actors.cli.main(argv)
+    except SystemExit as e:
+        code = e.code
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and message in shown[-1] and len(shown[-1]) < 600
+    assert len(shown) == 1

@@ -20,7 +20,7 @@ LAYERS = (
     ("treeadv.data", "treeadv.storage"),
     ("treeadv.engines",),
     ("treeadv.sampling", "treeadv.learning"),
-    ("treeadv.replay", "treeadv.evaluation"),
+    ("treeadv.replay", "treeadv.evaluation", "treeadv.tracking"),
     ("treeadv.checks",),
     ("treeadv.planning", "treeadv.report", "treeadv.launch"),
     ("treeadv.local",),

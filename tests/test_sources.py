@@ -113,7 +113,7 @@ def shout(answer: str) -> str:
         ({"prompt": [{"role": "user"}], "answer": "1"}, {}, "message 1: a message is an object with role and content"),
         ({"prompt": [{"role": "bot", "content": "x"}], "answer": "1"}, {}, "unknown role 'bot'"),
         ({"prompt": [{"role": "assistant", "content": "x"}], "answer": "1"}, {}, "last message is of the assistant"),
-        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, {}, "a part that is no text"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, {}, "a part that is not text"),
         ({"problem": "1", "answer": "1", "id": "\ud800"}, {}, r"p\.jsonl:1: id holds half of a surrogate pair"),
         ({"problem": "1", "answer": "1", "meta": "\udfff"}, {}, r"p\.jsonl:1: meta holds half of a surrogate pair"),
         ({"prompt": [{"role": "user", "content": "\ud800"}], "answer": "1"}, {}, "message 1: content holds half"),
@@ -211,7 +211,7 @@ def test_held_out_problems_of_families_are_never_drawn() -> None:
 
 def test_content_other_than_the_recorded_one_is_refused(tmp_path: Path) -> None:
     path = lines(tmp_path / "p.jsonl", {"problem": "1?", "answer": "1"})
-    with pytest.raises(BadInput, match=r"p\.jsonl: its content has changed \(SHA-256 .*restore it"):
+    with pytest.raises(BadInput, match=r"p\.jsonl: the content has changed \(SHA-256 .*restore it"):
         problem_source(task(path, content={str(path): "0" * 64}), 0)
 
 

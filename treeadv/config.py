@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.presets import AdvantageOverrides, find_preset
 from treeadv.recipes import find_recipe
 from treeadv.section import Beta, Count, Positive, Ratio, Seconds, Section, Share
@@ -41,6 +41,9 @@ class RunConfig(Section):
     )
     patience: Positive | None = Field(
         None, description="end the run after so many evaluations that are not better than the best before them"
+    )
+    trackers: list[str] = Field(
+        default_factory=list, description="experiment trackers that get the figures of every step: tensorboard, wandb"
     )
     heartbeat_timeout: Seconds = Field(
         60.0, description="seconds without a heartbeat after which an actor counts as hung and is killed"
@@ -405,7 +408,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     path = find_recipe(path)
     try:
         tree = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # also no UTF-8, and an integer of 4,301 digits
         raise BadInput(f"{path} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: a configuration is a mapping of sections, found {type(tree).__name__}")
@@ -438,22 +441,36 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise BadInput(f"override {override!r}: {s} is not a section")
     try:
         tree[key] = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise BadInput(f"override {override!r}: the value is not YAML") from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # also an integer of more than 4,300 digits
+        raise BadInput(f"override {_short(override)}: the value is not YAML ({one_line(e)[:100]})") from e
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 def _explain(error: Any) -> str:
     loc = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(loc, known_keys(), n=1, cutoff=0.5)
-        return (
-            f"unknown key {loc}"
-            + (f", did you mean {close[0]}?" if close else "")
-            + " (treeadv train --help lists all)"
-        )
+        close = " or ".join(similar_keys(loc))
+        meant = f", did you mean {close}?" if close else ""
+        return f"unknown key {loc}{meant} (treeadv train --help lists all)"
     message = error["msg"].removeprefix("Value error, ")
     got = "" if error["type"] in ("missing", "value_error") else f", got {error['input']!r}"
     return f"{loc}: {message}{got}" if loc else message
+
+
+def similar_keys(name: str) -> list[str]:
+    """The keys that may be meant by `name`: those whose last part it is, else the nearest one; none, one or several."""
+    keys = known_keys()
+    last = name.rpartition(".")[2]
+    if "." not in name and (exact := [key for key in keys if key.rpartition(".")[2] == last]):
+        return exact
+    if close := difflib.get_close_matches(name, keys, n=1, cutoff=0.5):
+        return close
+    parts = {key.rpartition(".")[2] for key in keys}
+    nearest = difflib.get_close_matches(last, sorted(parts), n=1, cutoff=0.7)
+    return [key for key in keys if nearest and key.rpartition(".")[2] == nearest[0]]
 
 
 def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

@@ -49,7 +49,9 @@ class Launch:
         self.folder.clear_end()
         self.folder.store.push()
 
-    def explain(self, causes: Iterable[BaseException], *more: type[BaseException]) -> BadInput | None:
+    def explain(
+        self, causes: Iterable[BaseException], *more: type[BaseException], local: bool = False
+    ) -> BadInput | None:
         """Return the causes of the end of a run as an error of one line with a remedy; None for a defect.
 
         A user can correct bad input, a bad forest, a step that is not finite, an error of the types `more`, and a full
@@ -66,10 +68,11 @@ class Launch:
         if not message:
             return None
         kind = RunFailed if isinstance(cause, RunFailed) else BadInput
+        resume = f"treeadv train {'--local ' * local}--resume"
         if not self.resumed and not self.folder.accepted and "://" not in uri:
             shutil.rmtree(path)
             return kind(f"{message} (the run has not started; {path} is removed)")
-        return kind(f"{message} (what was done is kept: treeadv train --resume {shlex.quote(uri)})")
+        return kind(f"{message} (what was done is kept: {resume} {shlex.quote(uri)})")
 
 
 Check = Callable[[Config], None]

@@ -44,6 +44,7 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_weight_sync_seconds", "histogram", "driver", "Wall time of bringing one policy version to all generators", buckets=_SECONDS),
     Metric("treeadv_weight_sync_bytes_total", "counter", "driver", "Bytes of weights published"),
     Metric("treeadv_weight_sync_failures_total", "counter", "driver", "Weight updates that a generator died over"),
+    Metric("treeadv_generator_lag_versions", "gauge", "driver", "Policy versions that the last generator is behind, also one that hangs"),
     Metric("treeadv_learner_wait_seconds_total", "counter", "driver", "Time that the learner waited for forests"),
     Metric("treeadv_eval_correct_ratio", "gauge", "driver", "Share of correct answers to the held-out problems of a set in the last evaluation", ("set",)),
     Metric("treeadv_eval_answer_tokens", "gauge", "driver", "Mean tokens of an answer to the held-out problems of a set in the last evaluation", ("set",)),

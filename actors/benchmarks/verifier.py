@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import resource
 import time
@@ -19,8 +20,11 @@ import math_verify
 import numpy as np
 import reasoning_gym
 
+from treeadv.cli.parser import positive
+from treeadv.data.tasks import file_problems
 from treeadv.forest import Verdict
 from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
+from treeadv.task_config import TaskConfig
 
 FAMILIES = ("chain_sum", "gsm_symbolic", "fraction_simplification", "polynomial_multiplication", "decimal_chain_sum")
 RIGHT_SHARES = (0.9, 0.5, 0.1)
@@ -43,8 +47,8 @@ def main(argv: list[str]) -> None:
     )
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--data", type=Path, help="JSONL with the field answer; by default answers are generated")
-    p.add_argument("--answers", type=int, default=1000, help="responses for each mix")
-    p.add_argument("--workers", type=int, default=1)
+    p.add_argument("--answers", type=positive, default=1000, help="responses for each mix")
+    p.add_argument("--workers", type=positive, default=1)
     p.add_argument("--timeout", type=float, default=5.0, help="seconds an answer may take")
     p.add_argument("--hostile", type=float, default=0.01, help="share of hostile answers in the tail measurement")
     p.add_argument("--seed", type=int, default=0)
@@ -59,7 +63,7 @@ def main(argv: list[str]) -> None:
 
 def _golds(data: Path | None, count: int, rng: random.Random) -> list[str]:
     if data is not None:
-        golds = [json.loads(line)["answer"] for line in data.read_text().splitlines() if line.strip()]
+        golds = [p.answer for p in file_problems(data, TaskConfig(source=str(data)))]
     else:
         sets = [reasoning_gym.create_dataset(f, size=count, seed=rng.randrange(2**31)) for f in FAMILIES]
         golds = [str(s[n]["answer"]).strip("$") for n in range(count // len(sets) + 1) for s in sets]
@@ -123,7 +127,8 @@ def _bare(answers: list[Answer]) -> tuple[list[bool], float]:
 def _tail(answers: list[Answer], args: argparse.Namespace, rng: random.Random) -> dict[str, object]:
     """Measure the time of one answer, when a call grades eight answers and a share of the answers is hostile. The time
     starts when a worker takes the answer; it is 0 for an answer that needs no worker."""
-    hostile = set(rng.sample(range(len(answers)), round(args.hostile * len(answers))))
+    count = min(math.ceil(args.hostile * len(answers)), len(answers) - 1)  # one at least is healthy
+    hostile = set(rng.sample(range(len(answers)), count))
     mixed = [
         Answer(f"So it is \\boxed{{{rng.choice(HOSTILE)}}}.", a.gold, "math") if n in hostile else a
         for n, a in enumerate(answers)
@@ -140,7 +145,7 @@ def _tail(answers: list[Answer], args: argparse.Namespace, rng: random.Random) -
         "healthy_p50_ms": round(float(np.percentile(healthy, 50)), 2),
         "healthy_p99_ms": round(float(np.percentile(healthy, 99)), 2),
         "all_p99_ms": round(float(np.percentile([j.seconds * 1000 for j in judged], 99)), 2),
-        "hostile_max_seconds": round(max(j.seconds for j in bad), 2),
+        "hostile_max_seconds": round(max((j.seconds for j in bad), default=0.0), 2),
         "restarts": restarts,
         "answers_per_second": round(len(mixed) / wall, 1),
         "hostile_verdicts": {v.name.lower(): n for v in Verdict if (n := sum(j.verdict is v for j in bad))},

@@ -8,8 +8,8 @@ import logging
 import time
 
 from actors.driver.cluster import Cluster
-from actors.driver.drain import actor_nodes, draining_nodes
 from actors.driver.handles import actor_id
+from actors.driver.nodes import actor_nodes, ask, draining_nodes
 from actors.driver.outcome import EndRequest
 from actors.driver.recorder import Recorder
 from actors.driver.scaling_policy import Observation, ScalingState
@@ -72,10 +72,8 @@ async def _observation(cluster: Cluster, now: float, wait_share: float, stalenes
 async def _leave_draining_nodes(cluster: Cluster, end_request: EndRequest) -> None:
     """Move actors off draining nodes. A generator or reward actor gets a successor at once and finishes its work. A
     learner needs a reshape, which starts it on another node from a checkpoint."""
-    draining = await asyncio.to_thread(draining_nodes)
-    if not draining:
+    if not (draining := await ask(draining_nodes)) or not (nodes := await ask(actor_nodes)):
         return
-    nodes = await asyncio.to_thread(actor_nodes)
     for generator in [g for g in cluster.generators.members if nodes.get(actor_id(g)) in draining]:
         cluster.generators.move(generator)
     for reward in [r for r in cluster.rewards.members if nodes.get(actor_id(r)) in draining]:

@@ -5,7 +5,8 @@
     python -m actors.driver.drain driver --seconds 110
         on the head node: end the run after the current step, with a checkpoint
 
-A worker node only announces that it drains. The driver reads this with `draining_nodes` and moves the actors to other
+A worker node only announces that it drains. The driver reads this with
+`actors.driver.nodes.draining_nodes` and moves the actors to other
 nodes.
 """
 
@@ -20,22 +21,18 @@ from collections.abc import Callable, Iterable
 import psutil
 import ray
 from ray._private.state import actors
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 
+from actors.driver.nodes import gcs
+
 POLL_SECONDS = 1.0
-
-
-def draining_nodes() -> frozenset[str]:
-    """The ids of the nodes that this module or Ray's autoscaler drains. Needs a connection to the Ray cluster."""
-    return frozenset(_gcs().get_draining_nodes(timeout=5))
 
 
 def announce(node: str, seconds: float) -> None:
     """Tell Ray that `node` (hex id) stops in `seconds`, so that Ray places no new actor on it. Raises RuntimeError when
     Ray refuses."""
     deadline = int((time.time() + seconds) * 1000)
-    accepted, why = _gcs().drain_node(
+    accepted, why = gcs().drain_node(
         node, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "the pod is being stopped", deadline
     )
     if not accepted:
@@ -45,11 +42,6 @@ def announce(node: str, seconds: float) -> None:
 def actors_on(node: str) -> list[str]:
     """The classes of the actors that are alive on `node`."""
     return [a["ActorClassName"] for a in actors().values() if a["State"] == "ALIVE" and a["Address"]["NodeID"] == node]
-
-
-def actor_nodes() -> dict[str, str]:
-    """Map the id (hex) of each actor to the id of its node."""
-    return {actor: a["Address"]["NodeID"] for actor, a in actors().items()}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, sleep: Callable[[float], None] = time.sleep) -> bool:
@@ -99,10 +91,6 @@ def main() -> None:
     announce(node, args.seconds)
     if not wait_until(lambda: not actors_on(node), args.seconds):
         raise SystemExit(f"still on this node after {args.seconds:g} s: {', '.join(actors_on(node))}")
-
-
-def _gcs() -> GcsClient:
-    return GcsClient(address=ray.get_runtime_context().gcs_address)
 
 
 if __name__ == "__main__":

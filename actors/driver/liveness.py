@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import cast
 
 from ray.actor import ActorProxy
@@ -33,6 +34,7 @@ ACTOR_LOST = (
     ActorUnschedulableError,
 )
 STATE_LOST = (*ACTOR_LOST, ObjectLostError)
+PARTS = 4
 INTERVAL_SECONDS = 2.0  # between heartbeats, or a quarter of the timeout where that is less
 
 log = logging.getLogger(__name__)
@@ -50,11 +52,22 @@ async def wait_until_lost(handle: Handle, name: str, timeout: float) -> Exceptio
         await actor.beat.remote()
         while True:
             await asyncio.sleep(min(INTERVAL_SECONDS, timeout / 4))
-            await asyncio.wait_for(actor.beat.remote(), timeout)
+            await _answer(actor.beat.remote(), timeout)
     except TimeoutError:
         return Hung(f"{name} gave no heartbeat for {timeout:g} s")
     except ACTOR_LOST as fault:
         return fault
+
+
+async def _answer(beat: Awaitable[None], timeout: float) -> None:
+    """Wait for a heartbeat; raise TimeoutError after `timeout` seconds. They are waited in parts: when this process was
+    stopped for a while, only the part that has run out meanwhile is lost, and not the patience."""
+    answer = asyncio.ensure_future(beat)
+    for _ in range(PARTS):
+        if (await asyncio.wait([answer], timeout=timeout / PARTS))[0]:
+            return await answer
+    answer.cancel()
+    raise TimeoutError
 
 
 async def kill_when_lost(handle: Handle, name: str, timeout: float) -> Exception:

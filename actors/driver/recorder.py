@@ -142,8 +142,8 @@ class Recorder:
         e.add("treeadv_weight_sync_bytes_total", weight_bytes)
 
     def _export_groups(self) -> None:
-        """Export the number of actors of each role that are up, that should be up, and that were replaced. Runs before
-        each scrape."""
+        """Export the number of actors of each role that are up, that should be up, and that were replaced, and
+        the lag of the generators. Runs before each scrape."""
         cluster, e = self._cluster, self._exporter
         if cluster is None:
             return
@@ -154,6 +154,7 @@ class Recorder:
             self._restarts[group.role] = group.restarts
         e.add("treeadv_weight_sync_failures_total", cluster.weights.missed_updates - self._missed_updates)
         self._missed_updates = cluster.weights.missed_updates
+        e.set("treeadv_generator_lag_versions", cluster.weights.lag(cluster.generators))
         if found := best(cluster.evaluations.book.records):
             e.set("treeadv_eval_best_step", found["step"])
         e.add("treeadv_evals_skipped_total", cluster.evaluations.skipped - self._skipped)

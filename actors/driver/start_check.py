@@ -16,17 +16,24 @@ from treeadv.errors import BadInput, one_line
 SOCKET_LIMIT = 107  # bytes of the path of a Unix socket
 SESSION = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1"  # the longest that Ray makes
 PATIENCE = 10.0  # seconds that a cluster may take to accept a connection
+# The begin of HTTP/2, which Ray speaks, and the type of the first frame of a server (RFC 9113, section 3.4)
+_HTTP2, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
 _TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a copy of ~/.ray/auth_token of the head node"
 
 
 def check_ray(config: Config) -> None:
     """Join the cluster at RAY_ADDRESS, or check that this machine can start one for `config`. Raises `BadInput`."""
+    check_machine(config)
+    if os.environ.get("RAY_ADDRESS"):
+        join_cluster()
+
+
+def check_machine(config: Config) -> None:
+    """Raise `BadInput` for what this machine cannot do for a run of `config`. Joins and starts nothing."""
     hidden = os.environ.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO") != "0"
     if config.learner.device == "cuda" and not config.learner.gpus and hidden:
         raise BadInput("learner.device=cuda with learner.gpus=0: Ray hides the GPUs of the learner; set learner.gpus")
-    if os.environ.get("RAY_ADDRESS"):
-        join_cluster()
-    else:
+    if not os.environ.get("RAY_ADDRESS"):
         check_devices(config)
         _check_temporary_folder()
 
@@ -41,11 +48,11 @@ def join_cluster() -> None:
     try:
         ray.init(log_to_driver=False)
     except AuthenticationError as e:
-        raise BadInput(f"RAY_ADDRESS={address}: the cluster asks for a token ({one_line(e)[:80]}...); {_TOKEN}") from e
+        raise BadInput(f"RAY_ADDRESS={address}: the cluster asks for a token ({one_line(e)[:70]}); {_TOKEN}") from e
     except Exception as e:  # Ray raises ConnectionError, RuntimeError, RaySystemError and more
         raise BadInput(
-            f"RAY_ADDRESS={address}: cannot be joined ({one_line(e)}); start it by ray start --head, or unset"
-            " RAY_ADDRESS to use this machine alone"
+            f"RAY_ADDRESS={address}: cannot be joined ({one_line(e)}); if the cluster asks for a token, {_TOKEN};"
+            " to use this machine alone, unset RAY_ADDRESS"
         ) from e
 
 
@@ -57,11 +64,18 @@ def _check_answers(address: str) -> None:
             raise BadInput(f"RAY_ADDRESS={address}: write HOST:PORT, ray://HOST:PORT or auto")
         return
     try:
-        socket.create_connection((place["host"], int(place["port"])), PATIENCE).close()
+        with socket.create_connection((place["host"], int(place["port"])), PATIENCE) as connection:
+            connection.settimeout(PATIENCE)
+            connection.sendall(_HTTP2)
+            answer = connection.recv(4)
     except (OSError, OverflowError) as e:
         raise BadInput(
             f"RAY_ADDRESS={address}: no cluster answers there ({one_line(e)}); unset it to use this machine alone"
         ) from e
+    if answer[3:] != _SETTINGS:
+        raise BadInput(
+            f"RAY_ADDRESS={address}: what answers there is no Ray cluster; unset it to use this machine alone"
+        )
 
 
 def _check_temporary_folder() -> None:

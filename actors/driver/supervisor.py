@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Coroutine
 from typing import Any
 
 import ray
@@ -15,13 +16,14 @@ from ray.exceptions import RayTaskError
 from actors.driver import pipeline
 from actors.driver.cluster import Cluster
 from actors.driver.liveness import STATE_LOST
+from actors.driver.nodes import fail_when_own_node_dies
 from actors.driver.outcome import EndRequest, Outcome
 from actors.driver.recorder import Recorder
 from actors.driver.start_check import join_cluster
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
-from treeadv.errors import single_errors
+from treeadv.errors import RunFailed, one_line, single_errors
 from treeadv.launch import Launch
 from treeadv.report.progress import Progress
 
@@ -62,7 +64,10 @@ def connect(config: Config) -> Config:
                 config.metrics.host,
             )
         return config
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as e:  # Ray raises its own errors, and plain Exception
+        raise RunFailed(f"Ray does not start ({one_line(e)}); is this machine too busy?") from e
     roles = (("generator", config.generator), ("reward", config.reward), ("learner", config.learner))
     return config.model_copy(update={name: role.model_copy(update={"cpus": 0.0, "slot": ""}) for name, role in roles})
 
@@ -81,7 +86,7 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
             folder.rewind(step)
         end_request.clear_reshape()
         try:
-            outcome = await _attempt(run, cluster, recorder, end_request)
+            outcome = await _while_own_node_lives(_attempt(run, cluster, recorder, end_request))
         except StateLost as loss:
             failures = failures + 1 if folder.last_checkpoint() == step else 1
             if failures > RESTARTS:
@@ -96,6 +101,20 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
                 return recorder.summary() | {"stopped_by": signals[0].name if signals else None, "early_end": early}
             learner = config.learner.model_copy(update={"count": cluster.learners.target_count})
             config = config.model_copy(update={"learner": learner})
+
+
+async def _while_own_node_lives(attempt: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Run an attempt, and end it when the node of the driver dies: its calls would wait forever."""
+    running, watching = asyncio.create_task(attempt), asyncio.create_task(fail_when_own_node_dies())
+    try:
+        await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            watching.result()
+        return await running
+    finally:
+        running.cancel()
+        watching.cancel()
+        await asyncio.gather(running, watching, return_exceptions=True)  # waits; faults are raised above
 
 
 async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:

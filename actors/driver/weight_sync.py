@@ -38,9 +38,11 @@ class WeightSync:
         """The current version; 0 before the first publication."""
         return self._current.version if self._current else 0
 
-    def count_behind(self, generators: WorkerGroup[Generator]) -> int:
-        """Return the number of members that do not have the current version."""
-        return sum(not self._is_current(g) for g in generators.members)
+    def lag(self, generators: WorkerGroup[Generator]) -> int:
+        """Return the number of versions that the last member is behind. A hung member does not answer /metrics; its lag
+        is known here."""
+        held = [v for g in generators.members if (v := self._versions.get(g, 0)) != LOST]
+        return self.version - min(held) if held else 0
 
     async def publish(self, publication: Publication, generators: WorkerGroup[Generator]) -> None:
         """Send a version to every generator, also to retired ones that still grow forests. Generators keep drawing

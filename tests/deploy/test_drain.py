@@ -16,6 +16,7 @@ from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
 from actors.driver import drain
+from actors.driver.nodes import draining_nodes
 from tests.running import LIMIT, recipe, sound, start, steps, wait_for
 from treeadv.storage.run_folder import RunFolder
 
@@ -73,10 +74,10 @@ class Resident:
 def test_draining_node_gets_no_new_actor_and_empties(two_nodes: Cluster) -> None:
     actor = Resident.remote()
     node = ray.get(actor.node.remote())
-    assert node not in drain.draining_nodes()
+    assert node not in draining_nodes()
     assert drain.actors_on(node) == ["Resident"]
     drain.announce(node, 60.0)
-    assert node in drain.draining_nodes()
+    assert node in draining_nodes()
     refused = Resident.remote().node.remote()
     assert ray.wait([refused], timeout=3.0)[0] == []
     assert not drain.wait_until(lambda: not drain.actors_on(node), 1.0)

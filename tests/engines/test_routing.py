@@ -14,7 +14,7 @@ trees = st.lists(st.tuples(st.text("xyz", max_size=3), st.text("0123456789", max
 
 
 def place(routes: Routes, wanted: list[tuple[str, str]], servers: list[str]) -> dict[tuple[str, str], str]:
-    return {t: routes.home(*t, servers, servers) for t in wanted}
+    return {t: routes.server_of(*t, servers, servers) for t in wanted}
 
 
 @given(names, trees)
@@ -27,7 +27,7 @@ def test_tree_stays_on_the_server_with_its_prefix(servers: list[str], wanted: li
 def test_no_server_exceeds_the_load_bound(servers: list[str], wanted: list[tuple[str, str]]) -> None:
     routes = Routes(bound=1.25)
     for i, t in enumerate(wanted, start=1):
-        routes.home(*t, servers, servers)
+        routes.server_of(*t, servers, servers)
         assert max(routes.loads().values()) <= math.ceil(1.25 * i / len(servers))
 
 
@@ -52,11 +52,11 @@ def test_released_forest_adds_no_load(servers: list[str], wanted: list[tuple[str
 
 def test_routing_without_load_depends_only_on_the_hash() -> None:
     servers = ["a", "b", "c"]
-    chosen = [Routes().home("f", str(i), servers, servers) for i in range(300)]
-    assert chosen == [Routes().home("f", str(i), servers[::-1], servers[::-1]) for i in range(300)]
+    chosen = [Routes().server_of("f", str(i), servers, servers) for i in range(300)]
+    assert chosen == [Routes().server_of("f", str(i), servers[::-1], servers[::-1]) for i in range(300)]
     assert all(60 < chosen.count(s) < 140 for s in servers)
 
 
 def test_tree_does_not_move_to_a_server_closed_to_new_trees() -> None:
     routes = Routes()
-    assert all(routes.home("f", str(i), ["old", "new"], ["new"]) == "new" for i in range(20))
+    assert all(routes.server_of("f", str(i), ["old", "new"], ["new"]) == "new" for i in range(20))

@@ -263,7 +263,7 @@ class TestOwnedServer:
 
         async def kill_under_way() -> list:
             draws = []
-            with pytest.raises(EngineLost, match=r"failed 4 times|was let go"):
+            with pytest.raises(EngineLost, match=r"failed 4 times|was given up"):
                 async for draw in owned.generate(PROMPT, params(400), "f", "0"):
                     draws.append(draw)
                     if len(draws) == 9:

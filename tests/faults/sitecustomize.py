@@ -4,8 +4,8 @@ PYTHONPATH (driver, Ray workers, verifier processes) imports this file. The prod
 A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS (verifier processes inherit variables with that
 prefix): {"at": a point, "victim": a role, or "" for the process that reaches the point}. The first process that reaches
 the point renames the file to `fired.json` and sends SIGKILL to the victim. The victim "fails" raises an exception at
-the point instead; the victim "hoards" allocates memory there until Ray's memory monitor kills it. With "always" the
-fault applies to every process that reaches the point.
+the point instead; the victim "hoards" allocates memory there, up to "limit" bytes, until Ray's memory monitor kills it.
+With "always" the fault applies to every process that reaches the point.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ POINTS = (  # point in the code -> activity of the process at this point
 )
 
 
-def armed(point: str) -> str | None:
-    """Return the victim of a fault at this point, to one caller only; None when no fault is armed here."""
+def armed(point: str) -> dict | None:
+    """Return the fault that is armed at this point, to one caller only; None when there is none."""
     try:
         fault = json.loads((FOLDER / "armed.json").read_text())
         if fault["at"] != point:
@@ -49,23 +49,24 @@ def armed(point: str) -> str | None:
             (FOLDER / "armed.json").rename(FOLDER / "fired.json")
     except FileNotFoundError:
         return None
-    return fault["victim"]
+    return fault
 
 
-def strike(victim: str) -> None:
+def strike(fault: dict) -> None:
     from tests.running import driver_of, hosts
 
+    victim = fault["victim"]
     if victim == "fails":
         raise RuntimeError("injected")
     if victim == "hoards":
-        hoard()
+        hoard(fault.get("limit", 6 << 30))
     driver = driver_of(os.getpid())
     pid = os.getpid() if not victim else driver if victim == "driver" else hosts(driver, victim)[0].pid
     os.kill(pid, signal.SIGKILL)
 
 
-def hoard(limit: int = 6 << 30) -> None:
-    """Fill memory and wait to be killed."""
+def hoard(limit: int) -> None:
+    """Fill memory up to `limit` bytes and wait to be killed."""
     blocks = []
     while sum(map(len, blocks)) < limit:
         blocks.append(b"x" * (128 << 20))
@@ -99,16 +100,16 @@ def instrument(point: str) -> None:
         if handing_over:
             done = original(*args, **kwargs)
         at_a_verdict = point != "json:dumps" or (isinstance(args[0], dict) and "outcome" in args[0])
-        if at_a_verdict and (victim := armed(point)) is not None:
+        if at_a_verdict and (fault := armed(point)) is not None:
             tear(point, args)
-            strike(victim)
+            strike(fault)
         return done if handing_over else original(*args, **kwargs)
 
     @functools.wraps(original)
     async def awaited(*args, **kwargs):
         done = await original(*args, **kwargs)
-        if (victim := armed(point)) is not None:
-            strike(victim)
+        if (fault := armed(point)) is not None:
+            strike(fault)
         return done
 
     setattr(owner, name, awaited if handing_over and asyncio.iscoroutinefunction(original) else plain)

@@ -103,6 +103,7 @@ def test_changed_file_is_refused_in_the_folder_of_the_first(tmp_path: Path) -> N
 
 # ---- whole studies ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_study_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     """The cell that the kill cut off resumes; the final accuracies and the curves are the same."""
     file = written(tmp_path)
@@ -128,6 +129,7 @@ def test_killed_study_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_failing_cell_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     """A learning rate of 1e30 makes the loss infinite. `--retry` runs the cell again."""
     arms = {"grpo": {"learner.preset": "grpo", "learner.lr": 1e30, "learner.max_nonfinite": 0}, "treeadv": {}}
@@ -141,6 +143,7 @@ def test_failing_cell_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_token_budget_ends_a_run_at_the_first_look_beyond_it(tmp_path: Path) -> None:
     file = written(tmp_path, budget={"tokens": 100}, arms={"grpo": {"learner.preset": "grpo"}, "treeadv": {}})
     warm_model(Warmup.model_validate(WARM), tmp_path / "models")

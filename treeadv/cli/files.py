@@ -1,4 +1,4 @@
-"""Files that a command writes."""
+"""Checks and writes the output files of a command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from treeadv.storage.disk import replacing
 
 
 def check_target(path: Path) -> None:
-    """Raise `BadInput` where no file can have this name."""
+    """Raise `BadInput` if no file can have this path."""
     if not path.parent.is_dir():
         raise BadInput(f"{path}: its folder does not exist; make {path.parent} first")
     if path.is_dir():
@@ -20,7 +20,7 @@ def check_target(path: Path) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a scratch file beside `path`. It replaces `path` when the block ends, and is removed on failure."""
+    """Yield a temporary file in the folder of `path`. It replaces `path` at the end, and is removed after an error."""
     check_target(path)
     with replacing(path) as scratch:
         yield scratch

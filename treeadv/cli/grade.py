@@ -1,4 +1,4 @@
-"""`treeadv grade`: verdicts for a file of answers."""
+"""The command `treeadv grade`, which grades a file of answers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The commands that need no Ray. `actors/cli.py` adds its own to the same parser, so that there is one `treeadv`.
+"""The commands that need no Ray. `actors/cli.py` adds the other commands of `treeadv` to the same parser.
 
-Nothing heavy is imported before a command runs, so `treeadv --help` answers at once.
+Large packages are imported only when a command runs, so `treeadv --help` answers at once.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from treeadv.cli import evaluate, grade, plan, rollouts, runs, show, study
+from treeadv.cli import evaluate, grade, init, plan, rollouts, runs, show, study
 from treeadv.cli.parser import Commands, dispatch, new_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the library's commands. The installed `treeadv` (actors.cli) has these and the ones that need Ray."""
+    """Run one of the library's commands. The installed `treeadv` (actors.cli) also has the commands that need Ray."""
     parser, commands = new_parser()
     add_commands(commands)
     return dispatch(parser, argv)
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_commands(commands: Commands) -> None:
     """Add the library's commands, in the order of `treeadv --help`."""
-    for module in (rollouts, evaluate, grade, show, runs, plan, study):
+    for module in (init, rollouts, evaluate, grade, show, runs, plan, study):
         module.add(commands)
 
 

@@ -1,8 +1,10 @@
-"""The parser of the command `treeadv`, and how a command is added to it, called, and answers for bad input."""
+"""The parser of the command `treeadv`: adds commands, calls them, and prints errors for bad input."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -15,7 +17,21 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"treeadv: error: {message} ({self.prog} --help)\n")
+        self.exit(2, f"treeadv: error: {message}{_hint(message)} ({self.prog} --help)\n")
+
+
+def _hint(message: str) -> str:
+    """What may be meant by a wrong command or option, for the end of a message of argparse."""
+    if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
+        close = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
+        return f", did you mean {close[0]}?" if close else ""
+    if option := re.match(r"unrecognized arguments: --([\w.-]+?)(?:=(\S+)| (\d\S*))?(?: |$)", message):
+        from treeadv.config import similar_keys  # loads pydantic, for this error alone
+
+        keys = similar_keys(option[1].replace("-", "_"))
+        value = option[2] or option[3] or "VALUE"
+        return f"; fields are set without dashes: {' or '.join(f'{key}={value}' for key in keys)}" if keys else ""
+    return ""
 
 
 if TYPE_CHECKING:
@@ -25,7 +41,7 @@ else:
 
 
 def new_parser() -> tuple[Parser, Commands]:
-    """The parser of `treeadv`, and the object to which its commands are added."""
+    """Return the parser of `treeadv`, and the object to which commands are added."""
     parser = Parser(prog="treeadv", description="Tree-structured reinforcement learning for reasoning language models.")
     parser.add_argument("--version", action="version", version=f"treeadv {__version__}")
     return parser, parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -41,7 +57,7 @@ def add_command(
 
 
 def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
-    """Parse the arguments, call the command and return its exit code. Bad input is one line on stderr."""
+    """Parse the arguments, call the command and return its exit code. Bad input prints one line on stderr."""
     args = parser.parse_args(argv)
     try:
         return args.call(args)
@@ -56,7 +72,7 @@ def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
 
 
 def positive(text: str) -> int:
-    """The type of an argument that counts from 1."""
+    """Parse an argument that is an integer from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)

@@ -1,4 +1,4 @@
-"""`treeadv plan`: the memory of each role and the bytes of a step, before a run is started."""
+"""The command `treeadv plan`, which predicts the memory of each role and the bytes of a step."""
 
 from __future__ import annotations
 

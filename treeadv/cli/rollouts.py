@@ -1,4 +1,4 @@
-"""`treeadv generate`: rollouts of a model on a file of problems."""
+"""The command `treeadv generate`, which draws and grades rollouts of a model on a file of problems."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def generate(args: argparse.Namespace) -> int:
 
 
 def configure(args: argparse.Namespace) -> Config:
-    """The configuration that the arguments give. Finds every fault of it before a model is loaded."""
+    """Return the configuration of the arguments. Raises `BadInput` before a model is loaded."""
     from treeadv import config as configuration
     from treeadv.data.model_folder import check_path
     from treeadv.engines.registry import check_engine
@@ -76,7 +76,7 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 def _inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Problem]]:
-    """Configuration, model folder and problems."""
+    """Return configuration, model folder and problems."""
     from treeadv.checks import check_answers, check_prompts
     from treeadv.data.model_folder import resolve
     from treeadv.data.tasks import file_problems

@@ -1,4 +1,4 @@
-"""`treeadv show`: the forests of an Arrow file in the terminal, as a page or as a picture."""
+"""The command `treeadv show`, which draws the forests of an Arrow file in the terminal, as a page or as a picture."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Finds the columns of a row of data that treeadv needs: those that the configuration names, or those of known forms.
+"""Finds the needed columns of a row of data: the columns of the configuration, or the columns of known formats.
 
-Known without a mapping are treeadv's own form (problem, answer), GSM8K's (question, answer) and verl's (prompt,
+The known formats are treeadv's (problem, answer), GSM8K's (question, answer) and verl's (prompt,
 reward_model.ground_truth).
 """
 
@@ -38,7 +38,7 @@ def mapped_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -
 
 
 def missing_column(name: str, row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> BadInput:
-    """The error for a row without `name`."""
+    """Return the error for a row without the column `name`."""
     if name in columns:
         return BadInput(f"{where}: no {name}: the column {columns[name]} is empty (task.columns)")
     wrong = next((key for key in columns if key not in NEEDED and _close(key, (name,))), None)
@@ -47,7 +47,7 @@ def missing_column(name: str, row: Mapping[str, Any], columns: Mapping[str, str]
 
 
 def _lookup(row: Mapping[str, Any], path: str) -> Any:
-    """The column `path`, or the field that a path a.b leads to; `_ABSENT` where there is none."""
+    """Return the column `path`, or the field at a path a.b; `_ABSENT` if the row has no such column."""
     value: Any = row
     if path in row:
         return row[path]

@@ -1,4 +1,4 @@
-"""Problems of reasoning-gym families, endlessly."""
+"""An endless source of problems of reasoning-gym families."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Families:
     """reasoning-gym families mixed by weight; the family and its entry are both drawn from (seed, draw)."""
 
     def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
-        """`excluded`: keys of problems (`Problem.key`) that are never drawn."""
+        """Check the families. `excluded` are keys of problems (`Problem.key`) that are never drawn."""
         self._families = source.families
         self._weights = [f.weight for f in source.families]
         self._verifier = find_verifier(source.verifier)
@@ -31,7 +31,7 @@ class Families:
     def __getitem__(self, draw: int) -> Problem:
         if draw < 0:
             raise IndexError(f"draw {draw}: draws count from 0")
-        # A data set of one entry a draw: some families build all `size` entries at once, so that a long one never ends.
+        # One data set with one entry for each draw: some families build all `size` entries at once.
         rng = random.Random(f"{self._seed}/{draw}")
         for _ in range(_TRIES):
             family = rng.choices(self._families, self._weights)[0]
@@ -41,7 +41,7 @@ class Families:
         raise BadInput(f"task.held_out leaves no problem: {_TRIES} entries of {family.name} in a row are held out")
 
     def examples(self, count: int) -> list[Problem]:
-        """The first `count` draws."""
+        """Return the first `count` draws."""
         return [self[draw] for draw in range(count)]
 
     def _problem(self, family: Family, entry: Any, draw: int) -> Problem:
@@ -76,5 +76,5 @@ def _create(family: Family, seed: int) -> Any:
         raise BadInput(f"task.families: unknown reasoning-gym family {family.name!r}{meant}")
     try:
         return reasoning_gym.create_dataset(family.name, seed=seed, size=1, **family.options)
-    except (TypeError, ValueError, AssertionError) as e:  # what its configuration classes raise
+    except (TypeError, ValueError, AssertionError) as e:  # the errors of the family's configuration classes
         raise BadInput(f"task.families: {family.name} does not take options {family.options}: {one_line(e)}") from e

@@ -1,8 +1,7 @@
-"""What a model's configuration must promise, for engine and learner alike, and the longest path for which both compute
-it rightly.
+"""Checks that engine and learner support a model's configuration, and computes the longest supported path.
 
-Engine and learner compute attention themselves, over trees. They take every earlier token of a path into account and no
-other term; the learner applies the model's output matrix and nothing after it.
+Engine and learner compute attention over trees themselves. A token attends to every earlier token of its path, and
+attention has no other term. The learner applies the model's output matrix and no operation after it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from transformers import AutoConfig, PretrainedConfig
 from treeadv.errors import BadInput, one_line
 
 _SUPPORTED = ("full_attention", "sliding_attention")
-# Terms of attention or of the output that would be left out, with the value that means that a model has none.
+# Unsupported terms of attention or of the output, with the value that means that a model does not use the term.
 _EXTRA_TERMS = {
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
@@ -29,17 +28,16 @@ _LENGTH_DEPENDENT = (
     "dynamic",
     "longrope",
 )  # rotary frequencies that change once a path is longer than the original context
-# Keywords that models hand to attention and that change nothing: no path is longer than the window (`longest_path`).
+# Keywords of attention functions without effect here: no path is longer than the window (`longest_path`).
 _HARMLESS = ("position_ids", "use_cache", "is_causal", "sliding_window", "dropout")
 _REMEDY = "use a model with plain attention (docs/models.md)"
 
 
 def longest_path(folder: str | Path) -> int:
-    """Return the most tokens, prompt and answer together, that a path of the model in `folder` may have.
+    """Return the largest supported number of tokens of a path (prompt and answer) of the model in `folder`.
 
-    It is the model's context, its sliding window, or the length up to which its rotary frequencies are constant,
-    whichever is shortest: up to there a window leaves nothing out. Raises `BadInput` for a model that no path length
-    makes right.
+    It is the minimum of the model's context, its sliding window, and the length up to which its rotary frequencies are
+    constant. A path within the window is not affected by the window. Raises `BadInput` for an unsupported model.
     """
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -52,18 +50,16 @@ def longest_path(folder: str | Path) -> int:
     for term, neutral in _EXTRA_TERMS.items():
         value = getattr(config, term, None)
         if value is not None and value != neutral:
-            raise BadInput(f"{name} has {term}={value}, which is not computed; {_REMEDY}")
+            raise BadInput(f"{name} has {term}={value}, which is not supported; {_REMEDY}")
     limits = [getattr(config, "max_position_embeddings", None), _window(config), *_rotary_limits(config)]
     return min((limit for limit in limits if limit), default=sys.maxsize)
 
 
 def check_terms(keywords: Mapping[str, Any]) -> None:
-    """Refuse what a model asks of its attention function besides attention to earlier tokens (sinks, soft caps). Raises
-    `BadInput`.
-    """
+    """Raise `BadInput` if a model uses unsupported arguments of its attention function (sinks, soft caps)."""
     for name, value in keywords.items():
         if name not in _HARMLESS and (torch.is_tensor(value) or value):
-            raise BadInput(f"its attention asks for {name}")
+            raise BadInput(f"the attention of the model uses {name}, which is not supported")
 
 
 def _window(config: PretrainedConfig) -> int | None:

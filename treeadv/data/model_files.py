@@ -1,4 +1,4 @@
-"""Whether the files of a model folder are whole. Only headers and settings are read, no weights."""
+"""Checks that the files of a model folder are complete. Reads headers and settings, but no weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `BadInput` where a file is missing, damaged or cut off."""
+    """Raise `BadInput` for a missing, damaged or incomplete file."""
     if "model_type" not in read_object(folder / "config.json"):
         raise BadInput(f"{folder / 'config.json'}: names no model_type; give the folder of a language model")
     files = sorted(folder.glob("*.safetensors"))
@@ -34,7 +34,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises `BadInput`."""
+    """Return the JSON object in a file. Raises `BadInput`."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise BadInput(f"{path}: a JSON object is needed, found {type(value).__name__}; {_REMEDY}")
@@ -56,7 +56,7 @@ def stop_ids(folder: Path) -> frozenset[int]:
 
 
 def _check_weights(path: Path) -> None:
-    """The header of a safetensors file says how long the file must be: 8 bytes, the header, and all tensors."""
+    """Check the length of a safetensors file against its header: 8 bytes, the header, and all tensors."""
     size = path.stat().st_size
     with path.open("rb") as f:
         start = f.read(8)

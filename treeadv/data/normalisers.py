@@ -1,4 +1,4 @@
-"""Gold answers out of the answer column of the data: `task.normaliser`.
+"""Normalisers (`task.normaliser`), which extract the gold answer from the answer column of the data.
 
 A normaliser takes the text of the answer and returns the gold answer. A new one is a function here and its entry in
 `NORMALISERS`; `module:Name` needs no entry.
@@ -22,21 +22,21 @@ NORMALISERS = {
 
 
 def find_normaliser(name: str) -> Normaliser:
-    """The normaliser with this name. Raises `BadInput` for an unknown one."""
+    """Return the normaliser with this name. Raises `BadInput` for an unknown name."""
     found = load_extension("task.normaliser", name, NORMALISERS)
     if not callable(found):
-        raise BadInput(f"task.normaliser={name}: is no function")
+        raise BadInput(f"task.normaliser={name} is not a function")
     return cast(Normaliser, found)
 
 
 def after_hashes(answer: str) -> str:
-    """What follows the last ####, where GSM8K's derivations end; the whole text where there is no ####."""
+    """Return the text after the last ####, the mark of GSM8K's answers; the whole text without a mark."""
     _, hashes, result = answer.rpartition("####")
     return result.strip(" \t\r\n") if hashes else answer
 
 
 def last_box(answer: str) -> str:
-    r"""The content of the last \boxed{...} of a solution. Raises `BadInput` where there is none."""
+    r"""Return the content of the last \boxed{...} of a solution. Raises `BadInput` for a solution without a box."""
     if not (found := boxed_text(answer)):
         raise BadInput(r"task.normaliser=boxed: the answer has no \boxed{...}")
     return found

@@ -1,4 +1,4 @@
-"""The task `operator-tables`: chains of look-ups in fixed random tables, for a model made from scratch.
+"""The task `operator-tables`: chains of look-ups in fixed random tables, for a small pretrained model.
 
 A prompt gives a digit and operations, as `7a3c1b9|`. Each operator (a, b, c) is a table of 10 x 10 digits. The answer
 writes each step, `7a3=2;2c1=5;5b9=4`, and its last digit counts. The share `hard` of the entries is hard: the text that
@@ -24,8 +24,9 @@ Digits = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
-    """`right` and `wrong` [3, 10, 10] are the right digit of each entry and one other digit; `hard` marks hard
-    entries."""
+    """The tables. `right` and `wrong` [3, 10, 10] are the right digit and a wrong digit of each entry.
+
+    `hard` marks the hard entries."""
 
     right: Digits
     wrong: Digits
@@ -50,7 +51,7 @@ def draw_prompt(rng: random.Random, operations: int, operators: int = len(OPERAT
 
 
 def solve(prompt: str, tables: Tables) -> str:
-    """The right answer to a prompt with all its steps: `7a3=2;2c1=5`."""
+    """Return the right answer to a prompt with all its steps: `7a3=2;2c1=5`."""
     value, steps = int(prompt[0]), []
     for operator, operand in zip(prompt[1:-1:2], prompt[2:-1:2], strict=True):
         result = int(tables.right[OPERATORS.index(operator), value, int(operand)])

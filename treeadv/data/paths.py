@@ -1,5 +1,7 @@
-"""The paths of a configuration. A relative path starts at the folder where the command is started; a run stores
-absolute ones, and finds its data again after it was moved together with them."""
+"""Resolves the paths of a configuration.
+
+A relative path starts at the working folder of the command. A run stores absolute paths. If the run was moved together
+with its data, the paths are adjusted."""
 
 from __future__ import annotations
 
@@ -31,15 +33,18 @@ def absolute(config: Config) -> Config:
 
 
 def with_content(config: Config) -> Config:
-    """Return the configuration with the hash of each file and Hugging Face data set in `task.content`. Raises
-    `BadInput` for one that cannot be read."""
+    """Return the configuration with the hash of each file and Hugging Face data set in `task.content`.
+
+    Raises `BadInput` for a source that cannot be read."""
     named = {s.source: content_hash(s.source) for s in config.task.parts if s.source not in ENDLESS}
     return config.model_copy(update={"task": config.task.model_copy(update={"content": named})})
 
 
 def moved(config: Config, root: Path) -> Config:
-    """Return the configuration of a run whose folder is now in `root`. A file of data or a model that is gone is taken
-    from where it lies, seen from the run, if it was moved with it. `task.content` tells whether a file is the same."""
+    """Return the configuration of a run whose folder is now in `root`.
+
+    A missing data file or model is searched at its place relative to the run. `task.content` says whether a file has
+    the same content."""
     old = Path(config.run.root)
 
     def found(path: str) -> str:
@@ -56,12 +61,12 @@ def moved(config: Config, root: Path) -> Config:
 
 
 def same_task(a: TaskConfig, b: TaskConfig) -> bool:
-    """Whether two tasks have the same problems, prompts and verifiers, wherever their files lie."""
+    """Whether two tasks have the same problems, prompts and verifiers, regardless of the paths of their files."""
     return _without_places(a) == _without_places(b)
 
 
 def _without_places(task: TaskConfig) -> dict[str, Any]:
-    """The task with the hash of each file in the place of its path, where the hash is known."""
+    """Return the task with the known hash of each file instead of its path."""
     named = _with_sources(task, lambda source: task.content.get(source, source))
     return named.model_dump(exclude={"content"})
 

@@ -1,4 +1,4 @@
-"""A problem, and how one is made of a row of data."""
+"""The type of a problem, and its construction from a row of data."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """The text of all turns, up to spacing. Problems with the same key are the same prompt."""
+        """The text of all turns with normalised spacing. Problems with the same key have the same prompt."""
         return "\n".join(" ".join(text.split()) for text in ([t.content for t in self.turns] or [self.problem]))
 
 
 def problem_of(row: Any, where: str, default_id: str, source: SourceConfig) -> Problem:
-    """The problem of a row of `source` (`TaskConfig.parts`); `where` names the row in errors. Raises `BadInput`.
+    """Return the problem of a row of `source` (`TaskConfig.parts`). `where` names the row in errors.
 
-    A row may name its `verifier`; else it is that of the source.
+    A row may name its `verifier`; otherwise the verifier of the source is used. Raises `BadInput`.
     """
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
@@ -58,7 +58,7 @@ def problem_of(row: Any, where: str, default_id: str, source: SourceConfig) -> P
         raise missing_column("problem", row, source.columns, where)
     turns = _turns(row["problem"], where) if isinstance(row["problem"], list) else ()
     text = turns[-1].content if turns else text_of(row["problem"], "problem", where)
-    row["problem"] = text  # reward functions take the text; the messages stay in their own column
+    row["problem"] = text  # reward functions get the text; the messages keep their column
     gold = ""
     if row.get("answer") not in (None, ""):
         gold = gold_text(_normalised(row["answer"], source.normaliser, where), where)
@@ -82,12 +82,12 @@ def _normalised(answer: Any, normaliser: str, where: str) -> Any:
         return find_normaliser(normaliser)(answer)
     except BadInput as e:
         raise BadInput(f"{where}: {e}") from e
-    except Exception as e:  # a function of the user
+    except Exception as e:  # a user's function may raise anything
         raise BadInput(f"{where}: task.normaliser={normaliser} fails: {type(e).__name__}: {one_line(e)}") from e
 
 
 def _turns(messages: Sequence[Any], where: str) -> tuple[Turn, ...]:
-    """The turns of a list of {role, content}. The last one must be of the user."""
+    """Return the turns of a list of {role, content}. The role of the last turn must be user."""
     turns = []
     for n, message in enumerate(messages, 1):
         place = f"{where}: message {n}"
@@ -102,9 +102,9 @@ def _turns(messages: Sequence[Any], where: str) -> tuple[Turn, ...]:
 
 
 def _joined(content: Any, place: str) -> Any:
-    """The text of a content, which may come in parts {type: text, text: ...}."""
+    """Return the text of a content, which may be a list of parts {type: text, text: ...}."""
     if not isinstance(content, list):
         return content
     if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
-        raise BadInput(f"{place}: its content has a part that is no text")
+        raise BadInput(f"{place}: the content has a part that is not text")
     return "".join(part["text"] for part in content)

@@ -1,4 +1,4 @@
-"""Turns a problem into the token ids of its prompt, by the chat template of the model if it has one."""
+"""Converts a problem to the token ids of its prompt, with the chat template of the model if the model has one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ class Prompter:
     template."""
 
     def __init__(self, model_dir: str | Path, task: TaskConfig | None = None) -> None:
-        """Without `task` the user's turn is the bare problem. Raises `BadInput` for a tokenizer that cannot be loaded,
-        and for what its chat template does not take."""
+        """Load the tokenizer. Without `task` the user's turn is the text of the problem.
+
+        Raises `BadInput` for a tokenizer that cannot be loaded, and for arguments that its chat template does not
+        have."""
         self._folder = model_dir
         self.tokenizer = load_tokenizer(model_dir)
         self._prompt = task.prompt if task else "{problem}"
@@ -34,20 +36,23 @@ class Prompter:
         self._check_arguments()
 
     def encode(self, problem: Problem) -> np.ndarray:
-        """Return the token ids of the prompt, [P] int32. Raises `BadInput` where the chat template refuses it."""
+        """Return the token ids of the prompt, [P] int32. Raises `BadInput` if the chat template refuses the prompt."""
         turns = self._turns(problem)
         if not self.tokenizer.chat_template:
             if len(turns) > 1:
                 raise BadInput(
                     f"{problem.id}: the tokenizer of {self._folder} has no chat template for {len(turns)} messages"
                 )
-            return np.asarray(self.tokenizer(turns[0].content)["input_ids"], np.int32)
+            try:
+                return np.asarray(self.tokenizer(turns[0].content)["input_ids"], np.int32)
+            except TypeError as e:  # half of a surrogate pair, which only task.prompt can bring in
+                raise BadInput(f"{problem.id}: its prompt is no text for the tokenizer ({one_line(e)})") from e
         messages = [{"role": t.role, "content": t.content} for t in turns]
         try:
             ids = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_dict=True, **self._args
             )["input_ids"]
-        except Exception as e:  # a template is code of the model, and may raise anything
+        except Exception as e:  # the template is code of the model and may raise anything
             raise BadInput(
                 f"{problem.id}: the chat template of {self._folder} fails on its prompt: {one_line(e)}"
             ) from e
@@ -57,11 +62,11 @@ class Prompter:
         return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
 
     def shown(self, tokens: np.ndarray) -> str:
-        """The text of tokens with the special ones spelled out."""
+        """Return the text of tokens, including special tokens."""
         return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
 
     def _turns(self, problem: Problem) -> tuple[Turn, ...]:
-        """The conversation: the prompt template applied to the last turn, the system message before the first."""
+        """Return the conversation: the system message, and the turns with the prompt template on the last turn."""
         turns = problem.turns or (Turn("user", problem.problem),)
         last = Turn("user", self._prompt.replace("{problem}", turns[-1].content))
         system = (Turn("system", self._system),) if self._system and turns[0].role != "system" else ()
@@ -102,7 +107,7 @@ _ENVIRONMENT = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontr
 
 
 def load_tokenizer(folder: str | Path) -> Any:  # a class of transformers' choosing
-    """The tokenizer of a model folder. Raises `BadInput` where its files are damaged."""
+    """Return the tokenizer of a model folder. Raises `BadInput` for damaged files."""
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as e:  # transformers and tokenizers raise many types, down to plain Exception

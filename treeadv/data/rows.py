@@ -1,4 +1,4 @@
-"""Rows of data with their names in errors: .jsonl and .parquet files, and Hugging Face data sets; and their hash."""
+"""Reads rows of .jsonl files, .parquet files and Hugging Face data sets, and computes hashes of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from treeadv.task_config import ENDLESS
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of data: `place` names it in errors, `id` is its id unless it has one."""
+    """One row of data. `place` names the row in errors; `id` is the default id of the row."""
 
     value: Any
     place: str
@@ -24,7 +24,7 @@ class Row:
 
 
 def read_rows(source: str) -> list[Row]:
-    """All rows of a file, or of a Hugging Face data set hf:NAME, in their order. Raises `BadInput`."""
+    """Return all rows of a file or of a Hugging Face data set hf:NAME, in order. Raises `BadInput`."""
     if source.startswith("hf:"):
         return [Row(row, f"{source} row {n}", f"{_hub_name(source)}-{n}") for n, row in enumerate(_hub(source), 1)]
     path = Path(source)
@@ -32,7 +32,7 @@ def read_rows(source: str) -> list[Row]:
 
 
 def content_hash(source: str) -> str:
-    """SHA-256 in hexadecimal of the bytes of a file, or of the rows of a Hugging Face data set."""
+    """Return the hexadecimal SHA-256 of the bytes of a file, or of the rows of a Hugging Face data set."""
     if source.startswith("hf:"):
         digest = hashlib.sha256()
         for row in _hub(source):

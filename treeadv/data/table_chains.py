@@ -1,4 +1,4 @@
-"""Problems of the task operator-tables, endlessly."""
+"""An endless source of problems of the task operator-tables."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TRIES = 1000  # prompts of one draw that may all be held out
 
 
 class TableChains:
-    """Chains of look-ups, each drawn from (seed, draw)."""
+    """Draws chains of look-ups. Each chain depends on (seed, draw) only."""
 
     def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
-        """`excluded`: keys of problems (`Problem.key`) that are never drawn."""
+        """Draw the tables. `excluded` are keys of problems (`Problem.key`) that are never drawn."""
         self._task, self._seed, self._excluded = source.tables, seed, excluded
         self._tables = Tables.of(source.tables)
         self._verifier = find_verifier(source.verifier)
@@ -34,7 +34,7 @@ class TableChains:
         raise BadInput(f"task.held_out leaves no problem: {_TRIES} prompts in a row are held out")
 
     def examples(self, count: int) -> list[Problem]:
-        """The first `count` draws."""
+        """Return the first `count` draws."""
         return [self[draw] for draw in range(count)]
 
     def _problem(self, prompt: str, draw: int) -> Problem:

@@ -1,7 +1,7 @@
-"""The problems of a task: its sources read, the held-out problems taken out, the sources mixed by weight.
+"""Provides the problems of a task: reads its sources, removes the held-out problems, mixes the sources by weight.
 
-A source answers `source[draw]` for every draw >= 0 and depends on (seed, draw) alone: a resumed run asks on where it
-stopped.
+A source gives `source[draw]` for every draw >= 0. The problem depends on (seed, draw) only, so a resumed run continues
+with the next draw.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class ProblemSource(Protocol):
     def __getitem__(self, draw: int) -> Problem: ...
 
     def examples(self, count: int) -> Sequence[Problem]:
-        """All problems of a finite source, in the order of its file; `count` draws of an endless one."""
+        """Return all problems of a finite source, in the order of its file, or `count` draws of an endless source."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One source of a task. `train` is drawn from; the problems in `held_out` are never drawn.
+    """One source of a task. Training draws from `train`, and never draws the problems in `held_out`.
 
     `size` is the number of problems to train on, None for an endless source.
     """
@@ -48,23 +48,27 @@ class Part:
 
 
 def problem_source(task: TaskConfig, seed: int) -> ProblemSource:
-    """What `task` trains on. Faults of the task (path, family, option, a line without an answer, content other than
-    `task.content`) are `BadInput` here."""
+    """Return the training problems of `task`.
+
+    Raises `BadInput` for a wrong path, family or option, a line without an answer, or content that differs from
+    `task.content`."""
     parts = read_parts(task, seed)
     return parts[0].train if len(parts) == 1 else Mixture([(p.train, p.config.weight) for p in parts], seed)
 
 
 def held_out_problems(task: TaskConfig) -> list[Problem]:
-    """The problems that `task.held_out` keeps out of training, the same for every `run.seed`. Raises as
-    `problem_source` does, and where the task holds none out."""
+    """Return the held-out problems of `task.held_out`, which do not depend on `run.seed`.
+
+    Raises `BadInput` as `problem_source` does, and if the task has no held-out problems."""
     if not task.held_out:
         raise BadInput("task.held_out=0: the task holds no problem out; set task.held_out to a number or a share")
     return [problem for part in read_parts(task, 0) for problem in part.held_out]
 
 
 def read_parts(task: TaskConfig, seed: int) -> list[Part]:
-    """Read all sources of a task and split each. Problems with the same text are on the same side of the split,
-    whichever source they are of."""
+    """Read all sources of a task and split each into training and held-out problems.
+
+    Problems with the same text are on the same side of the split, also if they are from different sources."""
     for source in task.parts:
         check_content(source.source, task)
     read = [None if s.source in ENDLESS else read_problems(s) for s in task.parts]
@@ -91,7 +95,7 @@ def read_parts(task: TaskConfig, seed: int) -> list[Part]:
 
 
 def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) -> list[int]:
-    """How many problems to hold out of each endless source (0 for the others), and of all files together, last."""
+    """Return the number of held-out problems of each endless source (0 for files), and last of all files together."""
     endless = [0.0 if problems is not None else s.weight for s, problems in zip(task.parts, read, strict=True)]
     distinct = len({p.key for problems in read if problems for p in problems})
     if not task.held_out:
@@ -106,7 +110,7 @@ def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) ->
     weights = sum(s.weight for s in task.parts)
     numbers = [math.floor(total * weight / weights) for weight in endless]
     rest = total - sum(numbers)
-    if not distinct:  # endless sources alone: the first takes what rounding left
+    if not distinct:  # only endless sources: the first source takes the rest of the rounding
         return [numbers[0] + rest, *numbers[1:], 0]
     if rest >= distinct:
         raise BadInput(f"task.held_out={total}: the data has {distinct} distinct problems; hold out fewer")
@@ -114,7 +118,7 @@ def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) ->
 
 
 def _chosen(keys: set[str], count: int, seed: int) -> set[str]:
-    """`count` of the keys, by the hash of (seed, key): whatever the order of the lines."""
+    """Return `count` of the keys, chosen by the hash of (seed, key), so the order of the lines does not matter."""
     return set(sorted(keys, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())[:count])
 
 
@@ -124,7 +128,7 @@ def _endless(source: SourceConfig, seed: int | str, excluded: Collection[str] = 
 
 
 def _distinct(endless: ProblemSource, count: int) -> list[Problem]:
-    """The first `count` draws with different texts."""
+    """Return the first `count` draws with different texts."""
     found: dict[str, Problem] = {}
     for draw in range(100 * count):
         if len(found) == count:
@@ -137,31 +141,31 @@ def _distinct(endless: ProblemSource, count: int) -> list[Problem]:
 
 
 def read_problems(source: SourceConfig) -> list[Problem]:
-    """All problems of a file or of a Hugging Face data set, in its order. Raises `BadInput`."""
+    """Return all problems of a file or of a Hugging Face data set, in order. Raises `BadInput`."""
     rows = read_rows(source.source)
     if not rows:
-        raise BadInput(f"{source.source}: holds no problem")
+        raise BadInput(f"{source.source} has no problem")
     return [problem_of(row.value, row.place, row.id, source) for row in rows]
 
 
 def file_problems(path: Path, task: TaskConfig) -> list[Problem]:
-    """All problems of one file, with columns, normaliser and verifier of `task`."""
+    """Return all problems of one file, with columns, normaliser and verifier of `task`."""
     own = {"columns": task.columns, "normaliser": task.normaliser, "verifier": task.grader}
     return read_problems(SourceConfig.model_validate({"source": str(path), **own}))
 
 
 def check_content(source: str, task: TaskConfig) -> None:
-    """Raise `BadInput` where `task.content` says that `source` had other content."""
+    """Raise `BadInput` if the content of `source` differs from its hash in `task.content`."""
     expected = task.content.get(source)
     if expected and expected != (found := content_hash(source)):
         raise BadInput(
-            f"{source}: its content has changed (SHA-256 {found[:12]}..., task.content says {expected[:12]}...):"
+            f"{source}: the content has changed (SHA-256 {found[:12]}..., task.content says {expected[:12]}...):"
             " restore it, or start a new run"
         )
 
 
 class Shuffled:
-    """A finite list of problems, endlessly: each epoch is a permutation drawn from (seed, epoch)."""
+    """Draws from a finite list of problems. Each epoch is a permutation that depends on (seed, epoch)."""
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
         self.problems = problems
@@ -182,13 +186,13 @@ class Shuffled:
 
 
 class Mixture:
-    """Several sources, each draw from one of them, chosen by weight. A source is drawn from in its own order."""
+    """Draws from several sources, chosen by weight. Each source gives its problems in its own order."""
 
     def __init__(self, sources: Sequence[tuple[ProblemSource, float]], seed: int) -> None:
         self._sources = [source for source, _ in sources]
         self._bounds = list(accumulate(weight for _, weight in sources))
         self._rng = random.Random(f"{seed}/sources")
-        self._places: list[tuple[int, int]] = []  # of each draw so far asked for: source, and draw of that source
+        self._places: list[tuple[int, int]] = []  # (source, draw of that source) of each requested draw
         self._counts = [0] * len(sources)
 
     def __getitem__(self, draw: int) -> Problem:

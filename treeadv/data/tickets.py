@@ -1,4 +1,4 @@
-"""The ticket that a worker gets for a reserved slot."""
+"""The ticket of a reserved slot, which tells a worker what to grow."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from treeadv.data.problems import Problem
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One forest to grow. The forest must have this `forest_id`; `seed` is of this attempt alone; `tau` is the fork
-    threshold in nats."""
+    """One forest to grow. The forest must have the id `forest_id`.
+
+    `seed` is the seed of this attempt; `tau` is the fork threshold in nats."""
 
     forest_id: str
     draw: int

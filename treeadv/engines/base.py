@@ -1,5 +1,4 @@
-"""What a generator asks of an engine (docs/architecture.md). Two engines keep this contract: `embedded` and
-`sglang`."""
+"""The protocol of engines (docs/architecture.md). The engines `embedded` and `sglang` implement it."""
 
 from __future__ import annotations
 
@@ -21,9 +20,9 @@ Weights: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """How one branch is drawn. `seed` fixes its random numbers where the engine promises reproduction.
+    """The parameters of one branch. `seed` fixes the random numbers if the engine supports reproduction.
 
-    `max_tokens` counts from the end of the prefix; `stop` are token ids, the one drawn is part of the branch.
+    `max_tokens` counts from the end of the prefix. `stop` are token ids; a drawn stop token is part of the branch.
     """
 
     max_tokens: int
@@ -34,9 +33,9 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One token. `logprob` is of the distribution sampled, `entropy` in nats of the distribution it was drawn from.
+    """One drawn token. `logprob` is under the sampled distribution; `entropy` is the entropy of it in nats.
 
-    `finish` is set on the last token of a branch; an engine that loses a branch ends its stream with `EngineLost`.
+    `finish` is set on the last token of a branch. An engine that loses a branch raises `EngineLost` instead.
     """
 
     token: int
@@ -47,23 +46,26 @@ class Draw:
 
 
 class EngineLost(Exception):
-    """The engine cannot continue a branch (it died, hung or refused values). The text is the reason; the draws so far
-    stand.
+    """The engine cannot continue a branch (it died, hung or refused values). The message is the reason.
+
+    The tokens that were already drawn stay valid.
     """
 
 
 class PathTooLong(Exception):
-    """A prompt leaves too little of the model's context for an answer. The text names both."""
+    """A prompt leaves too little of the model's context for an answer. The message names both lengths."""
 
 
 class EngineGone(Exception):
-    """The engine can draw nothing any more and has to be made anew. The text is the reason."""
+    """The engine can draw no more tokens and must be replaced. The message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Totals since the start. prompt: prefix tokens that requests came with; cached: of those, found in the cache;
-    decoded: drawn.
+    """Totals since the start, in tokens.
+
+    `prompt` counts the prefix tokens of requests, `cached` the prefix tokens that were in the cache, `decoded` the
+    drawn tokens.
     """
 
     prompt_tokens: int = 0
@@ -71,7 +73,7 @@ class EngineStats:
     decoded_tokens: int = 0
     running: int = 0
     busy_seconds: float = 0.0
-    free: int = 0  # branches that could draw at once besides those that run; negative: how many wait
+    free: int = 0  # free rows for further branches; a negative number counts waiting branches
 
 
 class Engine(Protocol):
@@ -84,30 +86,32 @@ class Engine(Protocol):
 
     @property
     def longest(self) -> int:
-        """The most tokens that a path may have, prompt and answer together."""
+        """The largest number of tokens of a path, prompt and answer together."""
         ...
 
     @property
     def gone(self) -> str:
-        """Why it can draw nothing any more; "" while it can."""
+        """The reason why the engine can draw no more tokens; "" while the engine works."""
         ...
 
     def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
-        """Draw one branch after `prefix` [n] int32. `namespace` names the forest whose prefixes may share keys and
-        values, `tree` the tree in it (requests of one tree belong where its prefix lives). When a token is yielded, the
-        prefix that it ends is in the cache or about to be: a sibling may be requested at once. An engine that shares a
-        prefix only after the request that drew it has ended (SGLang) draws in chunks of its own and yields a chunk when
-        it has ended.
+        """Draw one branch after `prefix` [n] int32.
+
+        `namespace` is the forest whose prefixes may share keys and values. `tree` is the tree in the forest; all
+        requests of a tree go to the server with its prefix. When a token is yielded, the prefix that ends with it is in
+        the cache or will be soon, so the caller may request a sibling at once. SGLang shares a prefix only after the
+        end of the request that drew it; its engine draws in chunks and yields the tokens of finished chunks.
         """
         ...
 
     async def release(self, namespace: str) -> None:
-        """The forest is complete: what is kept for it may go."""
+        """Free the resources of a complete forest."""
         ...
 
     async def update_weights(self, version: int, weights: Weights) -> float:
-        """Pause, load, forget what older weights computed, go on. Returns seconds. A version that goes backwards is
-        refused.
+        """Pause, load the weights, drop the cache of older weights, and continue. Returns the duration in seconds.
+
+        Raises ValueError for a version below the current version.
         """
         ...
 

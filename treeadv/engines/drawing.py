@@ -1,4 +1,4 @@
-"""Drawing a token from logits, with the exact log-probability and entropy of the distribution drawn from."""
+"""Draws tokens from logits, with the exact log-probability and entropy of the sampled distribution."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from treeadv.engines.base import Params
 from treeadv.engines.entropy import entropy
 
-ROWS = 8  # rows at a time: what is computed between logits and token stays in the processor's cache
-BLOCK = 256  # tokens whose probabilities are summed before the search, so that the search sums few tokens up in float64
+ROWS = 8  # rows at a time, so that intermediate results stay in the processor's cache
+BLOCK = 256  # tokens of a block; the search sums blocks first, and single tokens of one block in float64
 
 
 def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[float]) -> list[tuple[int, float, float]]:
-    """Draw one token a row by inverting its cumulative distribution at a uniform number.
+    """Draw one token for each row by inverting its cumulative distribution at a uniform number.
 
-    logits [B, V]; params [B]; coins [B] in [0, 1). Returns (token, log-probability, entropy in nats) a row. Temperature
-    0 takes the largest logit and reports the untempered distribution.
+    logits [B, V]; params [B]; coins [B] in [0, 1). Returns (token, log-probability, entropy in nats) for each row.
+    Temperature 0 takes the largest logit and reports the distribution at temperature 1.
     """
     greedy = torch.tensor([p.temperature == 0 for p in params], dtype=torch.bool)
     temperature = torch.tensor([p.temperature or 1.0 for p in params])
@@ -31,7 +31,7 @@ def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[fl
 
 
 def _draw(logits: torch.Tensor, greedy: torch.Tensor, coins: torch.Tensor) -> list[tuple[int, float, float]]:
-    """`draw_rows` for a few rows, whose logits are divided by the temperature already."""
+    """Implement `draw_rows` for a few rows of logits that are already divided by the temperature."""
     logp = torch.log_softmax(logits, dim=-1)
     prob = logp.exp()
     token = _invert(prob, coins)
@@ -42,8 +42,9 @@ def _draw(logits: torch.Tensor, greedy: torch.Tensor, coins: torch.Tensor) -> li
 
 
 def _invert(prob: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
-    """[B] the token at which the cumulative sum of prob [B, V] passes coins [B] of its total, found by blocks, then
-    inside one.
+    """Return [B]: the token at which the cumulative sum of prob [B, V] passes the share coins [B] of the total.
+
+    The search finds the block first and then the token in the block.
     """
     rows = torch.arange(len(prob))
     blocks = F.pad(prob, (0, -prob.shape[1] % BLOCK)).view(len(prob), -1, BLOCK)
@@ -52,7 +53,7 @@ def _invert(prob: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
     block = torch.searchsorted(upto, target[:, None], right=True)[:, 0]
     inside = blocks[rows, block].double().cumsum(-1)
     below = torch.where(block > 0, upto[rows, block - 1], 0.0)
-    # The two sums round differently: the target stays below the block's own total, so a token with probability
-    # is found.
+    # The two sums round differently. The target is kept below the block's own total, so the search finds a token with
+    # a probability above 0.
     rest = torch.minimum(target - below, inside[:, -1] * (1 - 1e-15))
     return block * BLOCK + torch.searchsorted(inside, rest[:, None], right=True)[:, 0]

@@ -1,9 +1,8 @@
 """The embedded engine: continuous batching over a transformers model, with exact entropies.
 
-All branches that decode are one packed sequence through the model's linear layers; attention goes forest by forest
-(`packing`), and keys and values are shared along prefixes (`prefix_cache`). The random numbers of a branch come from
-its own seed, so what it draws does not depend on the other branches of the batch, up to ties within float rounding of
-the batched matrix products.
+The rows of all decoding branches form one packed sequence in the model's linear layers. Attention is computed for each
+forest (`packing`). Branches share keys and values along prefixes (`prefix_cache`). Each branch has its own seed, so its
+tokens do not depend on the other branches of the batch, except for rounding errors of the batched matrix products.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from treeadv.errors import BadInput
 from treeadv.forest import Finish
 
 ATTENTION = "treeadv_slots"
-CHECKED = 640  # tokens of the longest path of the check at the start
-LIMITS = {"float32": 1e-3, "bfloat16": 0.5}  # nats; of the difference to a plain forward
+CHECKED = 640  # tokens of the longest path of the start-up check
+LIMITS = {"float32": 1e-3, "bfloat16": 0.5}  # largest allowed difference to a plain forward pass, in nats
 transformers_logging.disable_progress_bar()
 
 
@@ -48,7 +47,7 @@ class _Branch:
     prefix_length: int
     rng: np.random.Generator
     out: asyncio.Queue[Draw | BaseException] = field(default_factory=asyncio.Queue)
-    path: TokenPath | None = None  # while it has a row
+    path: TokenPath | None = None  # set while the branch has a row
 
     def finish(self, token: int) -> Finish | None:
         if token in self.params.stop:
@@ -57,10 +56,10 @@ class _Branch:
 
 
 class EmbeddedEngine:
-    """`Engine` on a transformers causal language model on the CPU (Llama, Qwen2, Qwen3 and their like)."""
+    """The `Engine` on a transformers causal language model on the CPU (Llama, Qwen2, Qwen3 and similar models)."""
 
     def __init__(self, model_dir: str | Path, rows: int = 48, dtype: str = "float32", threads: int = 0) -> None:
-        """`rows` branches decode side by side, others wait; `threads` 0 leaves torch's own choice."""
+        """Load the model. At most `rows` branches decode at a time; others wait. `threads` 0 keeps torch's setting."""
         if threads:
             torch.set_num_threads(threads)
         AttentionInterface.register(ATTENTION, attend)
@@ -75,9 +74,9 @@ class EmbeddedEngine:
         self.version = 0
         self.gone = ""
         self._rows = rows
-        self._waiting: list[tuple[int, int, _Branch]] = []  # a heap: branches of older forests first
+        self._waiting: list[tuple[int, int, _Branch]] = []  # a heap with the branches of older forests first
         self._active: list[_Branch] = []
-        self._ages: dict[str, int] = {}  # of the forests, by namespace
+        self._ages: dict[str, int] = {}  # order of arrival of the forests, by namespace
         self._numbers = itertools.count()
         self._caches: dict[str, PrefixCache] = {}
         self._stats = EngineStats()
@@ -87,7 +86,7 @@ class EmbeddedEngine:
 
     @classmethod
     def check(cls, config: Config) -> None:
-        """Raise `BadInput` for what the engine cannot do."""
+        """Raise `BadInput` for a configuration that the engine cannot serve."""
         if gpus := config.generator.gpus:
             raise BadInput(
                 f"generator.gpus={gpus:g}: the embedded engine runs on the CPU; set generator.engine=sglang, or 0"
@@ -138,11 +137,10 @@ class EmbeddedEngine:
     async def update_weights(self, version: int, weights: Weights) -> float:
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")
-        async with self._turn:  # between two steps: nothing is being computed
+        async with self._turn:  # between two steps
             started = time.perf_counter()
             await asyncio.to_thread(self._load, weights)
-            # What older weights computed must not be read again: branches with a row give it back and compute their
-            # path anew.
+            # Keys and values of older weights must not be read again, so branches with a row recompute their path.
             for branch in self._active:
                 branch.path = None
                 self._wait(branch)
@@ -168,14 +166,14 @@ class EmbeddedEngine:
                 async with self._turn:
                     self._admit()
                     started = time.perf_counter()
-                    # Not in a thread: which branches are in a step, and with them the rounding of its sums, must not
-                    # depend on how long the step before it took.
+                    # The step does not run in a thread: the branches of a step, and so its rounding errors, must not
+                    # depend on the duration of the previous step.
                     rows = self._step()
                     self._deliver(rows, time.perf_counter() - started)
                 if not (self._active or self._waiting):
                     self._wake.clear()
                 await asyncio.sleep(0)
-        except Exception as fault:  # raised again in the consumer of each branch, and to whoever awaits the task
+        except Exception as fault:  # raised again in the consumer of each branch, and by an await of the task
             self.gone = f"the engine failed: {fault!r}"
             for branch in [*self._active, *(waiting for _, _, waiting in self._waiting)]:
                 branch.out.put_nowait(fault)
@@ -186,7 +184,7 @@ class EmbeddedEngine:
         heapq.heappush(self._waiting, (age, next(self._numbers), branch))
 
     def _admit(self) -> None:
-        """Give free rows to branches that wait. Those of a forest stand next to each other."""
+        """Give free rows to waiting branches. The branches of a forest get adjacent rows."""
         while self._waiting and len(self._active) < self._rows:
             branch = heapq.heappop(self._waiting)[2]
             cache = self._caches.get(branch.namespace)
@@ -207,7 +205,7 @@ class EmbeddedEngine:
         active = set(self._active)
         ended = set()
         for branch, token, logprob, entropy in drawn:
-            if branch not in active:  # its consumer went away during the step
+            if branch not in active:  # the consumer closed the branch during the step
                 continue
             branch.tokens.append(token)
             finish = branch.finish(token)
@@ -223,11 +221,9 @@ class EmbeddedEngine:
 
     @torch.inference_mode()
     def difference(self) -> float:
-        """Return the largest difference in nats to the model's own attention, over the likeliest tokens after two
-        forked branches.
+        """Return the largest difference in nats to the model's own attention, over likely tokens after two branches.
 
-        The branches are longer than a step of prefill where the model's paths may be, so that what depends on positions
-        shows.
+        If the model allows it, the branches are longer than a prefill step, so the check covers effects of positions.
         """
         length = min(self.longest - 1, CHECKED)
         ids = [(7 * i + 1) % self.model.config.vocab_size for i in range(length + 1)]
@@ -268,7 +264,7 @@ class EmbeddedEngine:
         return [(b, *row) for b, row in zip(drawing, drawn, strict=True)]
 
     def _logits(self, step: Step) -> torch.Tensor:
-        """[len(step.last), V] the logits of the rows to draw from."""
+        """Return the logits [len(step.last), V] of the rows to draw from."""
         return self.model(
             input_ids=torch.tensor([step.tokens]),
             position_ids=torch.tensor([step.positions]),

@@ -6,10 +6,9 @@ import torch
 
 
 def entropy(logp: torch.Tensor, prob: torch.Tensor | None = None) -> torch.Tensor:
-    """Entropy in nats [...] of the distributions with log-probabilities `logp` [..., V]. A token with log-probability
-    -inf adds 0.
+    """Return the entropy in nats [...] of distributions with log-probabilities `logp` [..., V].
 
-    `prob`: exp(logp), where the caller has it already.
+    A token with log-probability -inf adds 0. `prob` is exp(logp), if the caller has computed it.
     """
     prob = logp.exp() if prob is None else prob
     return (-torch.linalg.vecdot(prob, logp.clamp(min=-1e4))).clamp(min=0.0)

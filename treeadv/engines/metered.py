@@ -1,4 +1,4 @@
-"""An engine whose draws are counted apart from those of others that use it."""
+"""A wrapper of an engine that counts the tokens drawn through the wrapper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from treeadv.engines.base import Draw, Engine, EngineStats, Params, Weights
 
 
 class Metered:
-    """Passes every call on to `engine`. `tokens` counts what was drawn through it."""
+    """Forwards every call to `engine`. `tokens` counts the tokens that were drawn through this object."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

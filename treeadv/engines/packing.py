@@ -1,6 +1,4 @@
-"""One step of the embedded engine as a packed sequence: the rows of all branches behind each other, attention forest by
-forest.
-"""
+"""Packs one step of the embedded engine: the rows of all branches form one sequence; attention is by forest."""
 
 from __future__ import annotations
 
@@ -15,39 +13,37 @@ from torch import nn
 from treeadv.data.model_check import check_terms
 from treeadv.engines.prefix_cache import PrefixCache, Reads
 
-PREFILL_ROWS = 512  # rows of a step that compute prefixes; longer prefixes take several steps, beside those who draw
+PREFILL_ROWS = 512  # largest number of prefix rows of a step; a longer prefix takes several steps
 
 
 @dataclass(slots=True, eq=False)
 class TokenPath:
-    """The tokens of one branch, prefix and draws. `slots` are those of the first tokens, which are computed or in this
-    step.
+    """The tokens of one branch: prefix and drawn tokens.
+
+    `slots` are the slots of the first tokens, which are already computed or are computed in this step.
     """
 
-    cache: PrefixCache  # of its forest
+    cache: PrefixCache  # the cache of the forest
     tokens: list[int]
     slots: list[int] = field(default_factory=list)
     reads: Reads = field(default_factory=Reads)
-    found: int = 0  # tokens of the prefix that another branch had computed
+    found: int = 0  # prefix tokens that another branch has computed
 
 
 @dataclass(slots=True)
 class ForestRows:
-    """The rows of one forest: which rows of the packed sequence, where they write keys and values, what each may
-    read."""
+    """The rows of one forest in the packed sequence, the slots that they write, and the slots that each row reads."""
 
     cache: PrefixCache
     rows: slice
-    written: torch.Tensor | None  # rows, counted from rows.start, whose keys and values are new; None: all
-    slots: slice  # where they are written: new slots follow each other
-    mask: torch.Tensor  # [groups * rows, slots in use] additive
+    written: torch.Tensor | None  # rows with new keys and values, counted from rows.start; None: all rows
+    slots: slice  # the new slots, which are adjacent
+    mask: torch.Tensor  # [groups * rows, slots in use] additive mask
 
 
 @dataclass(slots=True)
 class Step:
-    """The packed rows of a step. `drawing` are the numbers of the paths that draw a token, `last` the rows to draw them
-    from.
-    """
+    """The packed rows of a step. `drawing` are the indices of the paths that draw a token, `last` their last rows."""
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -57,8 +53,7 @@ class Step:
 
 
 def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
-    """Pack the next step of `paths`, those of a forest next to each other. `groups`: query heads of a key/value
-    head."""
+    """Pack the next step of `paths`; the paths of a forest are adjacent. `groups` is query heads per key/value head."""
     step = Step()
     room = PREFILL_ROWS
     for _, forest in itertools.groupby(enumerate(paths), key=lambda item: id(item[1].cache)):
@@ -97,10 +92,10 @@ def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
 
 
 def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list[int]:
-    """Give slots to the next tokens of a path. Returns the slots of its rows in this step; none if no room is left for
-    its prefix.
+    """Assign slots to the next tokens of a path. Returns the slots of its rows in this step.
 
-    The rows that have new slots, counted from `offset`, are appended to `written`.
+    The result is empty if the step has no room for the prefix. The rows with new slots, counted from `offset`, are
+    appended to `written`.
     """
     cache = path.cache
     if not path.slots:
@@ -108,7 +103,7 @@ def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list
         path.found = min(len(path.slots), len(path.tokens) - 1)
         path.reads.add(path.slots)
     missing = len(path.tokens) - len(path.slots)
-    if missing == 0:  # all tokens are in the cache: the last one is computed again for its logits, and written nowhere
+    if missing == 0:  # all tokens are cached; the last token is computed again for its logits and not written
         return path.slots[-1:]
     count = 1 if missing == 1 else min(missing, room)
     for token in path.tokens[len(path.slots) : len(path.slots) + count]:
@@ -119,7 +114,7 @@ def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list
 
 
 def _mask(path: TokenPath, added: list[int], used: int) -> torch.Tensor:
-    """[len(added), used] the mask of a path's rows: each reads what the row before it reads, and its own slot."""
+    """Return the mask [len(added), used] of a path's rows. A row reads the slots of the row before and its own slot."""
     if len(added) == 1:
         path.reads.add(added)
         return path.reads.row(used)[None]
@@ -139,10 +134,10 @@ def attend(
     parts: Sequence[ForestRows],
     **more: object,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: query [1, heads, rows, dim], key and value [1, kv heads, rows, dim], rows
-    packed by forest.
+    """Implement transformers' attention interface for rows that are packed by forest.
 
-    The query heads of a key/value head are folded into rows, so that keys and values are never repeated.
+    query is [1, heads, rows, dim], key and value are [1, kv heads, rows, dim]. The query heads of a key/value head are
+    folded into rows, so keys and values are never repeated.
     """
     check_terms(more)
     heads, dim = query.shape[1], query.shape[3]

@@ -1,8 +1,8 @@
-"""Keys and values of one forest, every token once, shared by all its branches.
+"""The keys and values of one forest: every token once, shared by all branches.
 
-A token that was computed has a *slot*. Slots form a trie (slot of the token before, token) -> slot, so a branch finds
-the longest prefix that any branch of the forest has computed, and equal draws of siblings have one slot. A branch reads
-the slots of its own path through a mask. A fork copies nothing.
+Each computed token has a *slot*. Slots form a trie (slot of the previous token, token) -> slot. So a branch finds the
+longest prefix that any branch of the forest has computed, and siblings with equal tokens share slots. A mask selects
+the slots of a branch's path. A fork copies nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ _ROOT = -1
 
 
 class PrefixCache:
-    """Slots of one forest: `keys[layer]` and `values[layer]` are [kv heads, capacity, head dim], grown by doubling."""
+    """The slots of one forest. `keys[layer]` and `values[layer]` are [kv heads, capacity, head dim].
+
+    The capacity doubles when all slots are in use."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, capacity: int = 256) -> None:
         shape = (kv_heads, capacity, head_dim)
@@ -29,7 +31,7 @@ class PrefixCache:
         return self.keys[0].shape[1]
 
     def match(self, tokens: Sequence[int]) -> list[int]:
-        """The slots of the longest prefix of `tokens` that has slots."""
+        """Return the slots of the longest prefix of `tokens` that has slots."""
         path: list[int] = []
         last = _ROOT
         for token in tokens:
@@ -40,8 +42,9 @@ class PrefixCache:
         return path
 
     def add(self, path: list[int], token: int) -> bool:
-        """Append the slot of `token` to `path`. Returns whether the slot is new: siblings that drew the same token
-        share one.
+        """Append the slot of `token` to `path`. Returns whether the slot is new.
+
+        Siblings with the same token share a slot.
         """
         slot = self._slot.setdefault((path[-1] if path else _ROOT, token), self.used)
         path.append(slot)
@@ -51,7 +54,7 @@ class PrefixCache:
         return True
 
     def reserve(self) -> None:
-        """Make room for all slots in use."""
+        """Grow the arrays to hold all slots in use."""
         if self.used <= self.capacity:
             return
         capacity = max(self.used, 2 * self.capacity)
@@ -63,13 +66,13 @@ class PrefixCache:
 
 
 class Reads:
-    """The slots that one branch reads, as a row of an additive attention mask: 0 where it reads, -inf elsewhere."""
+    """The slots that one branch reads, as a row of an additive attention mask: 0 for these slots, else -inf."""
 
     def __init__(self) -> None:
         self._row = torch.full((256,), float("-inf"))
 
     def add(self, slots: list[int]) -> None:
-        """Let the branch read `slots` from now on."""
+        """Add `slots` to the slots that the branch reads."""
         if slots and (last := max(slots)) >= len(self._row):
             grown = torch.full((2 * last,), float("-inf"))
             grown[: len(self._row)] = self._row
@@ -80,7 +83,7 @@ class Reads:
             self._row[torch.tensor(slots, dtype=torch.long)] = 0.0
 
     def row(self, used: int) -> torch.Tensor:
-        """[used] the mask over the first `used` slots."""
+        """Return the mask [used] over the first `used` slots."""
         if used > len(self._row):
             grown = torch.full((2 * used,), float("-inf"))
             grown[: len(self._row)] = self._row

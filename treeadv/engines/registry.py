@@ -1,5 +1,6 @@
-"""Engines by name. `ENGINES` lists those of the package; `generator.engine` also takes `module:Name`
-(docs/extending.md).
+"""The registry of engines. `ENGINES` lists the engines of the package.
+
+`generator.engine` also takes `module:Name` (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ ENGINES = {
 
 
 class EngineClass(Protocol):
-    """What the class of an engine offers besides `Engine`."""
+    """The class methods of an engine's class."""
 
     def check(self, config: Config) -> None:
-        """Raise `BadInput` for a configuration that the engine cannot serve. Called before anything is started."""
+        """Raise `BadInput` for a configuration that the engine cannot serve. The run calls this before it starts."""
         ...
 
     async def create(self, config: Config, model_dir: Path, index: int) -> Engine:
@@ -47,5 +48,5 @@ def _engine_class(config: Config) -> EngineClass:
     found = load_extension("generator.engine", name, ENGINES)
     missing = [method for method in ("check", "create", "generate") if not hasattr(found, method)]
     if missing:
-        raise BadInput(f"generator.engine={name}: it is no engine, it lacks {', '.join(missing)}")
+        raise BadInput(f"generator.engine={name} is not an engine: it lacks {', '.join(missing)}")
     return cast(EngineClass, found)

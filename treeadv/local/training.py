@@ -42,7 +42,7 @@ def train(run: Launch, progress: Progress) -> dict[str, Any]:
         with _signals() as received:
             return asyncio.run(_train(run, progress, received))
     except Exception as error:
-        if bad := run.explain(single_errors(error)):
+        if bad := run.explain(single_errors(error), local=True):
             raise bad from error
         raise
 

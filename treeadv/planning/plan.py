@@ -1,4 +1,4 @@
-"""The plan of a recipe: what each role needs, what does not fit, and which option helps."""
+"""Plans a recipe: the memory of each role, the roles that do not fit, and options that help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GB = 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Roles and network bytes of a step; `faults` has a line for each role that does not fit."""
+    """Roles and network bytes of a step. `faults` has a line for each role that does not fit."""
 
     sizes: ModelSizes
     members: tuple[Role, ...]
@@ -61,7 +61,7 @@ def _sizes(learner: LearnerConfig, config_json: Path) -> ModelSizes:
 
 
 def _helpful(config: Config, config_json: Path, room: float) -> str:
-    """Name the single options of the learner that make it fit, else the option that saves most."""
+    """Return a text with the single options that make the learner fit, or else the option that saves most."""
     tried: list[tuple[int, str]] = []
     for text, change in _options(config.learner):
         learner = config.learner.model_copy(update=change)

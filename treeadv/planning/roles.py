@@ -10,7 +10,7 @@ from treeadv.learning.objective import build_objective
 from treeadv.planning.sizes import ModelSizes, head_bytes
 
 _BYTES = {"float32": 4, "bfloat16": 2}
-_TOKEN_BYTES = 24  # of a token in a forest: id, log-prob, entropy, version and their offsets
+_TOKEN_BYTES = 24  # size of a token in a forest: id, log-prob, entropy, version and their offsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Role:
 
     name: str
     count: int
-    gpus: float  # of one member; 0: it uses memory of the host
+    gpus: float  # GPUs of one member; 0: the member uses memory of the host
     items: dict[str, int]
 
     @property
@@ -28,7 +28,7 @@ class Role:
 
 
 def learner(config: Config, sizes: ModelSizes, tokens: int) -> Role:
-    """One learner rank at the peak of a step; `tokens`: rows of a micro-batch."""
+    """Return one learner rank at the peak of a step. `tokens` is the number of rows of a micro-batch."""
     c = config.learner
     shards = c.count // c.replicas
     half = c.dtype == "bfloat16"
@@ -50,15 +50,14 @@ def learner(config: Config, sizes: ModelSizes, tokens: int) -> Role:
 
 
 def generator(config: Config, sizes: ModelSizes, device: int) -> Role:
-    """One GPU of a generator: the pool that its server reserves of `device` bytes. On the host: what its forests
-    need."""
+    """Return a generator: the pool that its server reserves on a GPU of `device` bytes, or its memory on the host."""
     g = config.generator
     width = _BYTES[g.dtype]
     weights = width * sizes.parameters
     if not g.gpus:
         cache = g.forests * tokens_of_forest(config) * sizes.cache_elements * width
         return Role(name="generator", count=g.count, gpus=0, items={"weights": weights, "keys and values": cache})
-    parts = max(1, math.ceil(g.gpus))  # of tensor parallelism
+    parts = max(1, math.ceil(g.gpus))  # size of tensor parallelism
     pool = int(float(g.sglang.args.get("mem-fraction-static", 0.85)) * device)
     cache = max(cache_of_forest(config, sizes), parts * pool - weights)
     items = {"weights": weights // parts, "keys and values": cache // parts}
@@ -66,17 +65,17 @@ def generator(config: Config, sizes: ModelSizes, device: int) -> Role:
 
 
 def tokens_of_forest(config: Config) -> int:
-    """The most tokens that a forest may have: no leaf shares a token."""
+    """Return the largest number of tokens of a forest, in which leaves share no token."""
     return config.sampling.leaves * config.sampling.max_tokens
 
 
 def cache_of_forest(config: Config, sizes: ModelSizes) -> int:
-    """Bytes of keys and values of the largest forest, which a generator needs at least."""
+    """Return the bytes of keys and values of the largest forest, the least that a generator needs."""
     return tokens_of_forest(config) * sizes.cache_elements * _BYTES[config.generator.dtype]
 
 
 def object_store(config: Config, sizes: ModelSizes) -> Role:
-    """All object stores together: two versions of the weights, and the forests under the staleness bound."""
+    """Return all object stores together: two versions of the weights, and the forests under the staleness bound."""
     forests = (config.queue.max_staleness + 1) * config.learner.forests_per_step
     items = {
         "weights": 2 * _BYTES[config.generator.dtype] * sizes.parameters,
@@ -86,15 +85,17 @@ def object_store(config: Config, sizes: ModelSizes) -> Role:
 
 
 def microbatches(config: Config, tokens: int) -> int:
-    """Micro-batches of at most `tokens` rows that a rank needs for one pass over a batch whose leaves share nothing."""
+    """Return the micro-batches of at most `tokens` rows of a rank for one pass over a batch without shared tokens."""
     c = config.learner
     update = c.forests_per_step * tokens_of_forest(config) / c.updates_per_batch
     return c.updates_per_batch * max(1, math.ceil(update / (tokens * c.count)))
 
 
 def _forward_passes(config: Config, tokens: int) -> int:
-    """Passes over one mini-batch in a step that go forward only: for the proximal policy of all updates but the first,
-    for the reference, and for path ratios of forests that are cut."""
+    """Return the number of passes over one mini-batch in a step that have no backward pass.
+
+    These passes compute the proximal policy of all updates except the first, the reference, and the path ratios of
+    forests that are cut."""
     c, objective = config.learner, build_objective(config.learner, config.sampling)
     passes = (c.updates_per_batch - 1) + (c.updates_per_step if c.kl else 0)
     if tokens_of_forest(config) > tokens:
@@ -103,10 +104,12 @@ def _forward_passes(config: Config, tokens: int) -> int:
 
 
 def network(config: Config, sizes: ModelSizes, tokens: int) -> dict[str, int]:
-    """Bytes that one step sends at most, by purpose: received by one learner rank, or by all generators."""
+    """Return the largest number of bytes that one step sends, by purpose.
+
+    The bytes are received by one learner rank, or by all generators together."""
     c = config.learner
     shards = c.count // c.replicas
-    away = (shards - 1) / shards  # the share of a layer that other ranks hold
+    away = (shards - 1) / shards  # the share of a layer on other ranks
     trained = c.passes_per_batch * microbatches(config, tokens)
     layers, width = sizes.parameters - sizes.outside, _BYTES[c.dtype]
     # Embedding and head stay gathered from the forward to the backward pass, and in a pass that goes forward only

@@ -1,4 +1,4 @@
-"""Sizes of a model, from its config.json alone: nothing is downloaded, and no weight is allocated."""
+"""Computes sizes of a model from its config.json, without a download and without memory for weights."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from treeadv.learning.policy import HEAD_ROWS, Policy
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSizes:
-    """Numbers of parameters, and bytes of activations, of one model under one learner configuration."""
+    """Numbers of parameters and bytes of activations of a model under a learner configuration."""
 
     parameters: int
-    trained: int  # all, or the adapter's
-    layer: int  # of the largest decoder layer
-    outside: int  # embedding, head and last norm
+    trained: int  # trained parameters: all, or those of the adapter
+    layer: int  # parameters of the largest decoder layer
+    outside: int  # parameters of embedding, head and last norm
     cache_elements: int  # keys and values of one token in all layers
     vocabulary: int
     activations: int  # bytes that the forward pass of a micro-batch keeps for the backward pass
-    layer_activations: int  # bytes that one layer keeps, which recomputation holds for one layer at a time
+    layer_activations: int  # bytes that one layer keeps; with recomputation only one layer keeps them at a time
 
 
 def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompute: bool, lora_rank: int) -> ModelSizes:
     """Measure a model on fake tensors, which have shapes but no memory.
 
-    `tokens`: rows of a micro-batch. `recompute`: activations are checkpointed by layer.
+    `tokens` is the number of rows of a micro-batch. With `recompute` activations are recomputed by layer.
     """
     config = AutoConfig.from_pretrained(config_json)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -64,7 +64,7 @@ def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompu
 
 
 def head_bytes(sizes: ModelSizes, tokens: int) -> int:
-    """Bytes of the logits of one slice of rows: logits, their scaled copy, and the gradient of each, in float32."""
+    """Return the bytes of one slice of logits: the logits, their scaled copy, and the gradients of both, in float32."""
     return 4 * 4 * min(tokens, HEAD_ROWS) * sizes.vocabulary
 
 
@@ -102,7 +102,7 @@ def _saved_bytes(policy: Policy, tokens: int, compute: torch.dtype) -> int:
 
 
 def _replace_experts(layers: nn.ModuleList, config: Any) -> None:
-    """Let every row use the first expert: fake tensors have no values to route by, and the bytes are the same."""
+    """Let every row use the first expert. Fake tensors have no values for routing, and the bytes are the same."""
 
     def forward(module: nn.Module) -> Any:
         gate_up, down = (p for p in module.parameters() if p.dim() == 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from treeadv import wire
@@ -67,7 +68,7 @@ class AuditReport:
         )
 
 
-def audit(run_dir: str) -> AuditReport:
+def audit(run_dir: str | Path) -> AuditReport:
     """Check the journal's checksums and order, and the conservation law after each record.
 
     Each trained forest must belong to exactly one step. Each prompt must have exactly one state. Every payload must
@@ -100,12 +101,12 @@ def audit(run_dir: str) -> AuditReport:
     )
     torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
     return AuditReport(
-        run_dir, history.records, len(history.steps), history.committed, rows, dict(sorted(dropped.items())),
+        str(run_dir), history.records, len(history.steps), history.committed, rows, dict(sorted(dropped.items())),
         payloads, released, size, torn, tuple(faults + bad),
     )  # fmt: skip
 
 
-def _last_checkpoint(run_dir: str) -> int:
+def _last_checkpoint(run_dir: str | Path) -> int:
     return max(named_store(run_dir).checkpoints(), default=0)
 
 

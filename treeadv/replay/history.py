@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from treeadv import wire
 from treeadv.errors import BadInput
@@ -144,7 +145,7 @@ def _state(attempt: Attempt) -> str:
     return "leased" if attempt.lease else "ready"
 
 
-def folder_of(run_dir: str) -> Folder:
+def folder_of(run_dir: str | Path) -> Folder:
     """Return the replay folder of the run at a path or URI. Raises `BadInput` if the run has no journal."""
     folder = open_folder(named_store(run_dir).uri).child("replay")
     if not folder.child("journal").sizes(".jsonl"):
@@ -152,7 +153,7 @@ def folder_of(run_dir: str) -> Folder:
     return folder
 
 
-def read_history(run_dir: str) -> History:
+def read_history(run_dir: str | Path) -> History:
     """Read the whole journal. Raises `BadInput` for a damaged journal or another format."""
     reader = Reader(folder_of(run_dir).child("journal"))
     history = History()
@@ -162,7 +163,7 @@ def read_history(run_dir: str) -> History:
     return history
 
 
-def forests(run_dir: str) -> Iterator[Forest]:
+def forests(run_dir: str | Path) -> Iterator[Forest]:
     """Yield every admitted forest whose payload is kept and undamaged, in the order of admission.
 
     The arrays are views of the memory-mapped files."""
@@ -174,7 +175,7 @@ def forests(run_dir: str) -> Iterator[Forest]:
             yield wire.from_batch(payloads.read(admitted.place))[0]
 
 
-def forests_of_step(run_dir: str, step: int) -> list[Forest]:
+def forests_of_step(run_dir: str | Path, step: int) -> list[Forest]:
     """Return the batch of optimizer step `step`, in training order.
 
     Raises `BadInput` if the run has not taken the step, or if a payload of the step is deleted."""
@@ -194,5 +195,5 @@ def forests_of_step(run_dir: str, step: int) -> list[Forest]:
     return out
 
 
-def _payloads(run_dir: str) -> PayloadReader:
+def _payloads(run_dir: str | Path) -> PayloadReader:
     return PayloadReader(folder_of(run_dir).child("payloads"))

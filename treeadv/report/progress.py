@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from treeadv.report.chart import number
+from treeadv.tracking import Trackers
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = 48  # number of last steps whose rewards are shown
@@ -20,12 +21,14 @@ _WINDOW = 10  # number of last steps whose pace gives the ETA
 
 
 class Progress:
-    """Shows a live display on a terminal, and one plain line for each step elsewhere.
+    """Shows a live display on a terminal, and one plain line for each step elsewhere. Passes each record to the
+    trackers of the run.
 
     This is a context manager; call `update` with every record."""
 
-    def __init__(self, total_steps: int, console: Console) -> None:
+    def __init__(self, total_steps: int, console: Console, trackers: Trackers | None = None) -> None:
         self._total = total_steps
+        self._trackers = trackers
         self._console = console
         self._records: deque[dict[str, Any]] = deque(maxlen=_SHOWN)  # bounded, so that a long run needs no more memory
         self._evaluated = ""
@@ -46,6 +49,8 @@ class Progress:
     def update(self, record: dict[str, Any]) -> None:
         """Show one step. `record` is a line of metrics.jsonl."""
         self._records.append(record)
+        if self._trackers:
+            self._trackers.log(record)
         if self._live:
             self._live.update(self._display())
         else:
@@ -58,6 +63,8 @@ class Progress:
 
     def show_evaluation(self, record: Mapping[str, Any]) -> None:
         """Show one evaluation: a line of evaluations.jsonl."""
+        if self._trackers:
+            self._trackers.log(record, "evaluation/")
         value = float(record["avg"]["value"])
         if self._best is None or value > self._best[0]:
             self._best = (value, record["step"])

@@ -1,3 +1,1 @@
-"""Several inference servers behind one engine: which are ready, which of them grows which tree, and who has which
-weights.
-"""
+"""Manages several inference servers of one engine: their readiness, the routing of trees, and their weights."""

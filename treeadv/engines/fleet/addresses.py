@@ -1,4 +1,4 @@
-"""The single servers behind an address. Weights must reach each one, so routers and Services are looked through."""
+"""Finds the single servers behind an address. Weights must reach each server, so routers and Services are resolved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def resolve(key: str, url: str) -> list[str]:
 
 
 async def _workers(key: str, url: str) -> list[str] | None:
-    """The servers of a router; None when this is not one."""
+    """Return the servers of a router; None if `url` is not a router."""
     try:
         async with aiohttp.ClientSession(timeout=PATIENCE) as session, session.get(f"{url}/workers") as reply:
             if reply.status != 200:
@@ -57,7 +57,7 @@ async def _addresses(key: str, url: str) -> list[str]:
 
 
 def own_address(url: str) -> str:
-    """This machine's address as the server at `url` sees it."""
+    """Return this machine's address as seen by the server at `url`."""
     parts = urlsplit(url)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:  # no packet is sent: connecting only chooses the route
         s.connect((parts.hostname, parts.port or 80))

@@ -1,8 +1,8 @@
-"""The servers of one generator: which are ready, which are being brought up again, and which of them grows which tree.
+"""Manages the servers of one generator: their readiness, their recovery, and the routing of trees to them.
 
-A server is ready only while it has the current policy version. A lost server is brought up again, checked, and given
-the current weights before any request. A server that discovery finds later is treated the same way. One that discovery
-no longer names is closed.
+A server is ready only while it has the current policy version. A lost server is restarted, checked, and gets the
+current weights before any request. A server that discovery finds later is treated in the same way. A server that
+discovery no longer lists is closed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from treeadv.engines.fleet.member import Loaded, Member, Payload, Refused, Serve
 from treeadv.engines.fleet.routing import Routes
 from treeadv.errors import BadInput
 
-ATTEMPTS = 3  # to bring up a lost server before it is given up
+ATTEMPTS = 3  # attempts to start a lost server before it is given up
 PAUSE = 1.0  # seconds between attempts
 DISCOVERY_INTERVAL = 5.0  # seconds
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Fleet(Generic[M, Payload]):
-    """Keeps servers ready, routes trees to them, and brings weights to them."""
+    """Keeps servers ready, routes trees to servers, and sends weights to servers."""
 
     def __init__(
         self,
@@ -37,26 +37,28 @@ class Fleet(Generic[M, Payload]):
         prepare: Callable[[Weights], Payload],
         patience: float,
     ) -> None:
-        """`key`: the configuration section that errors name. `find` returns the addresses of the servers as they are
-        now; "" stands for a server that this process starts. `make` builds the member for an address. `prepare` turns
-        weights into what a member loads, and raises `ValueError` for weights of another model. `patience`: seconds that
-        the start waits for a first server, and a request for a ready one.
+        """Keep the functions of the engine.
+
+        `key` is the configuration section for error messages. `find` returns the current addresses of the servers; ""
+        stands for a server that this process starts. `make` builds the member for an address. `prepare` converts
+        weights to the payload of a member, and raises `ValueError` for weights of another model. `patience` is the time
+        in seconds that the start waits for a first server, and a request waits for a ready server.
         """
         self._key, self._make, self._find, self._prepare, self._patience = key, make, find, prepare, patience
         self.members: list[M] = []
         self.version = 0
-        self.gone = ""  # why no server was ready in time for a request
+        self.gone = ""  # the reason why no server was ready in time for a request
         self.updates: list[Loaded] = []
         self._weights: Weights | None = None
         self._updating = asyncio.Lock()
         self._changed = asyncio.Event()  # a server is ready again or was given up
-        self._last_fault = ""  # why the last server was given up
+        self._last_fault = ""  # the reason why the last server was given up
         self._discovers = False
         self._routes = Routes()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Bring up all servers. Raises the first fault of any."""
+        """Start all servers. Raises the first error of a server."""
         addresses = await self._first_addresses()
         self.members = [self._make(a) for a in addresses]
         outcomes = await asyncio.gather(*(m.bring_up() for m in self.members), return_exceptions=True)
@@ -74,7 +76,7 @@ class Fleet(Generic[M, Payload]):
             self._run(self._discover())
 
     async def _first_addresses(self) -> list[str]:
-        """The addresses at the start. Servers that are deployed together with the run may come up after it."""
+        """Return the addresses at the start. Servers that are deployed with the run may start after it."""
         deadline = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
@@ -92,7 +94,7 @@ class Fleet(Generic[M, Payload]):
         self._tasks.add(asyncio.create_task(work))
 
     async def close(self) -> None:
-        """Close all servers. Raises the fault of a background task that failed by a defect."""
+        """Close all servers. Raises the error of a background task with a defect."""
         members = self.members
         for task in self._tasks:
             task.cancel()
@@ -103,16 +105,16 @@ class Fleet(Generic[M, Payload]):
                 raise outcome
 
     # ---- routing -----------------------------------------------------------------------------------------------------
-    async def home(self, forest: str, tree: str) -> M:
-        """The server of a tree. Waits for one that is being brought up. Raises `EngineLost` if none becomes ready."""
+    async def server_of(self, forest: str, tree: str) -> M:
+        """Return the server of a tree; wait until a server is ready. Raises `EngineLost` if no server becomes ready."""
         if not self._ready():
             await self._wait_until_ready()
         ready = {m.url: m for m in self._ready()}
         newest = max(m.version for m in ready.values())  # during an update a tree must not move to older weights
-        return ready[self._routes.home(forest, tree, ready, [u for u, m in ready.items() if m.version == newest])]
+        return ready[self._routes.server_of(forest, tree, ready, [u for u, m in ready.items() if m.version == newest])]
 
     def release(self, forest: str) -> None:
-        """The trees of a complete forest no longer count as load."""
+        """Remove the trees of a complete forest from the load of their servers."""
         self._routes.release(forest)
 
     def _ready(self) -> list[M]:
@@ -134,12 +136,12 @@ class Fleet(Generic[M, Payload]):
         if self.gone:
             raise EngineLost(self.gone)
 
-    # ---- losing and coming back --------------------------------------------------------------------------------------
+    # ---- loss and recovery -------------------------------------------------------------------------------------------
     def lose(self, member: M, reason: str) -> bool:
         """Take a server out of service. Returns whether another one is ready.
 
-        Many requests fail with the server. Only the first counts, so that the others do not lose it again while it
-        comes up.
+        Many requests fail together with the server. Only the first failure counts, so later failures do not interrupt
+        the recovery.
         """
         if member.ready.is_set():
             member.ready.clear()
@@ -148,7 +150,7 @@ class Fleet(Generic[M, Payload]):
         return bool(self._ready())
 
     async def _keep(self, member: M) -> None:
-        """Bring a server up each time it is lost. Give it up after `ATTEMPTS` failures in a row."""
+        """Restart a server each time it is lost. Give the server up after `ATTEMPTS` failures in a row."""
         try:
             while True:
                 await self._wait_until_lost(member)
@@ -156,7 +158,7 @@ class Fleet(Generic[M, Payload]):
                 if not (member.listed and await self._bring_back(member)):
                     return await member.shut()
                 self._changed.set()
-        except Exception as defect:  # raised again in `close`; requests that wait for the server must not wait for ever
+        except Exception as defect:  # raised again in `close`; waiting requests must not wait forever
             member.reason = repr(defect)
             raise
         finally:
@@ -167,9 +169,9 @@ class Fleet(Generic[M, Payload]):
     async def _discover(self) -> None:
         """Follow servers that are added and removed.
 
-        A new server is treated as a lost one, so that it gets weights before requests. A server that is no longer named
-        is about to end, and its trees move to the others. An empty list is ignored: a router that was restarted has
-        one.
+        A new server is treated as a lost server, so it gets weights before requests. A server that is no longer listed
+        will end soon, and its trees move to other servers. An empty list is ignored, because a restarted router has an
+        empty list.
         """
         while True:
             await asyncio.sleep(DISCOVERY_INTERVAL)
@@ -180,10 +182,10 @@ class Fleet(Generic[M, Payload]):
                 continue
             for member in [m for m in self.members if addresses and m.url not in addresses]:
                 member.listed = False
-                self.lose(member, "it is no longer listed")
+                self.lose(member, "discovery no longer lists the server")
             for url in set(addresses) - {m.url for m in self.members}:
                 member = self._make(url)
-                member.reason = "it has just appeared"
+                member.reason = "the server is new"
                 member.lost.set()
                 self.members.append(member)
                 self._run(self._keep(member))
@@ -200,7 +202,7 @@ class Fleet(Generic[M, Payload]):
             lost.cancel()
 
     async def _bring_back(self, member: M) -> bool:
-        """Whether the server is ready again, with the current weights."""
+        """Restart a server and load the current weights. Returns whether the server is ready."""
         for _ in range(ATTEMPTS):
             member.lost.clear()
             try:
@@ -214,20 +216,19 @@ class Fleet(Generic[M, Payload]):
                 return True
             except (BadInput, ServerGone, Refused) as fault:
                 member.reason = str(fault)
-                log.warning("%s did not come back: %s", member.url, fault)
+                log.warning("%s could not be restarted: %s", member.url, fault)
             await asyncio.sleep(PAUSE)
         return False
 
     # ---- weights -----------------------------------------------------------------------------------------------------
     async def update(self, version: int, weights: Weights) -> None:
-        """Bring a version into every ready server. Servers that are not ready, or fail over it, get it when they come
-        back.
+        """Load a version into every ready server. Other servers, and servers that fail, load it during their recovery.
 
-        Raises `ValueError` for a version that goes backwards or for weights of another model.
+        Raises `ValueError` for a version below the current version or for weights of another model.
         """
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")
-        if version == self.version:  # Ray calls at least once: the call was repeated
+        if version == self.version:  # Ray may repeat a call
             return
         async with self._updating:
             payload = await asyncio.to_thread(self._prepare, weights)
@@ -238,6 +239,6 @@ class Fleet(Generic[M, Payload]):
             if isinstance(outcome, Loaded):
                 self.updates.append(outcome)
             elif isinstance(outcome, ServerGone | Refused):
-                self.lose(member, f"it did not take policy version {version}: {outcome}")
+                self.lose(member, f"the server did not load policy version {version}: {outcome}")
             else:
                 raise outcome

@@ -1,8 +1,8 @@
-"""Which server grows which tree: rendezvous hashing with bounded load. Pure; the servers are names.
+"""Assigns trees to servers by rendezvous hashing with bounded load, without I/O.
 
-Rendezvous hashing (Thaler and Ravishankar, 1998): each tree ranks all servers by a hash of the pair and takes the
-first, so that when a server goes only its own trees move. Bounded load (Mirrokni, Thorup and Zadimoghaddam, 2018): a
-server that holds more than `bound` times the mean is passed over for the next in the tree's rank.
+Rendezvous hashing (Thaler and Ravishankar, 1998): a tree ranks all servers by a hash of (tree, server) and takes the
+first. If a server ends, only its own trees move. Bounded load (Mirrokni, Thorup and Zadimoghaddam, 2018): if a server
+has more than `bound` times the mean load, the tree takes the next server of its ranking.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ class Routes:
 
     def __init__(self, bound: float = 1.25) -> None:
         self.bound = bound
-        self._homes: dict[str, dict[str, str]] = {}  # forest -> tree -> server
+        self._servers: dict[str, dict[str, str]] = {}  # forest -> tree -> server
         self._load: dict[str, int] = {}  # server -> trees
 
-    def home(self, forest: str, tree: str, ready: Iterable[str], open_to_new: Iterable[str]) -> str:
-        """The server of a tree: the one that has it while that is `ready`, else the first in its rank, of those
-        `open_to_new`, with room. `open_to_new` is not empty.
+    def server_of(self, forest: str, tree: str, ready: Iterable[str], open_to_new: Iterable[str]) -> str:
+        """Return the server of a tree: its current server if that is `ready`, else a new server.
+
+        The new server is the first in the tree's ranking that is in `open_to_new` and has room. `open_to_new` must not
+        be empty.
         """
-        homes = self._homes.setdefault(forest, {})
+        servers = self._servers.setdefault(forest, {})
         candidates = set(open_to_new)
-        kept = homes.get(tree)
+        kept = servers.get(tree)
         if kept is not None and kept in set(ready):
             return kept
         if kept is not None:
@@ -34,13 +36,13 @@ class Routes:
         most = math.ceil(self.bound * (sum(self._load.get(s, 0) for s in candidates) + 1) / len(candidates))
         ranked = sorted(candidates, key=lambda s: _rank(forest, tree, s))
         chosen = next(s for s in ranked if self._load.get(s, 0) < most)
-        homes[tree] = chosen
+        servers[tree] = chosen
         self._load[chosen] = self._load.get(chosen, 0) + 1
         return chosen
 
     def release(self, forest: str) -> None:
-        """The forest is complete: its trees load their servers no longer."""
-        for server in self._homes.pop(forest, {}).values():
+        """Remove the trees of a complete forest from the load of their servers."""
+        for server in self._servers.pop(forest, {}).values():
             self._drop(server)
 
     def loads(self) -> dict[str, int]:

@@ -11,10 +11,10 @@ import aiohttp
 
 from treeadv.engines.fleet.member import Refused, ServerGone
 
-RETRIES = 3  # of a request that broke off or was answered with 5xx; each waits twice as long as the one before
+RETRIES = 3  # retries of a request after a broken connection or a status 5xx; the waiting time doubles
 FIRST_WAIT = 0.1  # seconds
-# seconds that an idle connection is kept: less than the server's 5, so that it seldom closes one as it is taken up
-# again
+# Seconds that an idle connection is kept. The server closes idle connections after 5 seconds, so the client closes them
+# earlier.
 KEEP = 2.0
 
 
@@ -46,8 +46,8 @@ class Client:
         """
         fault = ""
         for attempt in range(RETRIES + 1):
-            if self._draws.closed:  # its loss was noticed elsewhere, between two tries
-                raise ServerGone(f"{self.url} was let go; {fault}")
+            if self._draws.closed:  # the fleet gave the server up between two tries
+                raise ServerGone(f"{self.url} was given up; {fault}")
             try:
                 status, text = await self._draw(payload | {"rid": uuid.uuid4().hex})
             except (aiohttp.ClientError, OSError) as e:
@@ -101,7 +101,7 @@ class Client:
         return await self._control("POST", path, body or {}, None)
 
     async def offers(self, path: str) -> bool:
-        """Ask the server whether it knows `path`: only an unknown path gives 404."""
+        """Return whether the server knows `path`. Only an unknown path gives 404."""
         try:
             async with self._controls.options(path) as reply:
                 return reply.status != 404

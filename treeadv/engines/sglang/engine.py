@@ -32,20 +32,19 @@ from treeadv.forest import Finish
 
 
 class SGLangEngine:
-    """`Engine` on one server that it starts, or on running servers. `Params.seed` is not honoured (docs/sglang.md)."""
+    """The `Engine` on one started server or on running servers. It ignores `Params.seed` (docs/sglang.md)."""
 
     def __init__(
         self, fleet: Fleet[SGLangMember, dict[str, torch.Tensor]], disk: Disk, chunk: int, longest: int
     ) -> None:
-        """`chunk`: tokens that a request draws; `longest`: tokens of the longest path that the learner computes
-        correctly. See `create`."""
+        """Keep the settings; use `create`. `chunk` is the tokens of a request, `longest` the longest path in tokens."""
         self._fleet, self._disk, self._chunk, self._longest = fleet, disk, chunk, longest
         self._stats = EngineStats()
         self._busy_since = 0.0
 
     @classmethod
     def check(cls, config: Config) -> None:
-        """Raise `BadInput` for what the engine cannot do."""
+        """Raise `BadInput` for a configuration that the engine cannot serve."""
         g = config.generator
         if g.sglang.url and (g.count > 1 or config.scaling.enabled):
             raise BadInput(
@@ -137,13 +136,14 @@ class SGLangEngine:
                 raise EngineLost(f"the server ended the request: {chunk.aborted}")
 
     async def _draw(self, ids: list[int], tokens: int, params: Params, namespace: str, tree: str) -> Chunk:
-        """Draw one chunk on the tree's server or, if that is lost, on another ready server. No part of a lost request
-        was read.
+        """Draw one chunk on the tree's server or, after its loss, on another ready server.
+
+        No token of a lost request was read.
         """
         self._count(running=1)
         try:
             while True:
-                member = await self._fleet.home(namespace, tree)
+                member = await self._fleet.server_of(namespace, tree)
                 try:
                     chunk = await member.draw(ids, tokens, params.temperature, params.stop)
                 except ServerGone as gone:

@@ -11,7 +11,7 @@ from typing import Any
 from treeadv.engines.sglang.client import Client
 from treeadv.errors import BadInput
 
-IDENTITY = "/model_info"  # asked first: it tells when a server is up
+IDENTITY = "/model_info"  # the first call; it shows that the server is up
 SERVER, MODELS = "/server_info", "/v1/models"
 CALLS = (
     IDENTITY,

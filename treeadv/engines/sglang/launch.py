@@ -18,5 +18,5 @@ if __name__ == "__main__":
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() == 1 and os.getpid() != 1:
-        sys.exit("the process that started this server is gone")
+        sys.exit("the process that started this server has ended")
     os.execv(sys.executable, [sys.executable, "-m", "sglang.launch_server", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""One SGLang server of the engine: started or found, checked, updated with weights, and asked for chunks."""
+"""One SGLang server of the engine: starts or finds it, checks it, loads weights and requests chunks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from treeadv.engines.sglang.weights import Broadcast, Disk, SharedMemory, Transp
 from treeadv.errors import BadInput
 
 POLL = 0.2  # seconds between looks at a server that starts
-QUEUE = 2  # requests in flight at a server, as a multiple of those that it decodes at once; others wait here
+QUEUE = 2  # largest number of requests in flight, as a multiple of the requests that the server decodes at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Model:
     vocabulary: int
     architectures: list[str]
     tied: bool
-    shapes: dict[str, list[int]]  # of its tensors, by name
+    shapes: dict[str, list[int]]  # shapes of the tensors by name
 
     @classmethod
     def read(cls, folder: str) -> Model:
@@ -65,9 +65,9 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server can hold, in tokens and requests."""
+    """The capacity of a server in tokens and requests."""
 
-    context: int  # tokens of a prefix with what is drawn after it
+    context: int  # tokens of a prefix together with the drawn tokens
     pool: int  # tokens of keys and values, of all requests together
     running: int  # requests decoded at a time
     ranks: int  # tensor-parallel size
@@ -77,7 +77,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
     """A server at `url`. Without a `url` it starts a server process."""
 
     def __init__(self, config: Config, model: Model, run: str, disk: Disk, url: str = "") -> None:
-        """`run` names the run in the radix cache, `disk` the folder for weights, beside the output of the server."""
+        """Keep the settings. `run` is the name of the run in the radix cache, `disk` the folder for weights."""
         self._config, self._s, self._model, self._run, self._disk = config, config.generator.sglang, model, run, disk
         super().__init__(url)
         self._owned = not url
@@ -97,7 +97,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
             raise ServerGone(f"{self.url} is not up")
         return self._client
 
-    # ---- coming up ---------------------------------------------------------------------------------------------------
+    # ---- start -------------------------------------------------------------------------------------------------------
     async def bring_up(self) -> None:
         """Start or reach the server, and check that it serves the learner's model as version 0.
 
@@ -113,7 +113,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         await self._answering()
         answers = await features.check(self.client, self._s.weights, self._s.entropy == "exact")
         info = answers[features.IDENTITY]
-        await self.client.post("/continue_generation")  # an update that failed leaves its server paused
+        await self.client.post("/continue_generation")  # a failed update leaves the server paused
         self.limits = self._limits(answers[features.SERVER], answers[features.MODELS]["max_model_len"])
         await self._check_tokenizer()
         self._room = asyncio.Semaphore(QUEUE * self.limits.running)
@@ -177,7 +177,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         text, ours = await asyncio.to_thread(probe.tokens_of, self._model.folder, self._model.vocabulary)
         theirs = probe.prompt_tokens(await self.client.generate(probe.echo(text)))[
             -len(ours) :
-        ]  # less the special ones put before it
+        ]  # without the special tokens at the start
         if theirs != ours:
             raise BadInput(
                 f"{self.url}: its tokenizer is not that of {self._model.folder}: "

@@ -20,9 +20,7 @@ from treeadv.errors import BadInput
 
 PROMPT = 12  # tokens of the probe's prefix
 DRAWN = 6  # tokens that it asks for
-HOT = (
-    8.0  # a second temperature: where a model is sure of itself, any other that is sure of the same token looks like it
-)
+HOT = 8.0  # a second temperature: at temperature 1 two models that are sure of the same token look equal
 
 _loading = threading.Lock()  # transformers patches torch while it loads: two loads at once leave tensors uninitialised
 
@@ -70,8 +68,9 @@ def prompt_tokens(body: Any) -> list[int]:
 def compare(
     model_dir: str, dtype: str, ids: list[int], chunks: Sequence[Chunk], temperatures: Sequence[float]
 ) -> ProbeError:
-    """Difference between what the server reported of `chunks`, each drawn after `ids` at its temperature, and a plain
-    forward (CPU).
+    """Return the difference between the values that the server reported for `chunks` and a plain forward pass (CPU).
+
+    Each chunk was drawn after `ids` at its temperature.
     """
     with _loading:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()

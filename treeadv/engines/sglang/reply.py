@@ -26,7 +26,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """n tokens drawn by one request, n >= 0: fewer than asked when a stop token was drawn or the server aborted it."""
+    """The n >= 0 tokens of one request: fewer than requested after a stop token or an abort by the server."""
 
     tokens: list[int]
     logprobs: list[float]
@@ -34,7 +34,7 @@ class Chunk:
     versions: list[int]
     prompt: int  # tokens of the prefix
     cached: int  # of those, found in the radix cache
-    aborted: str  # the server's reason; "" when the request ended by itself
+    aborted: str  # the server's reason for an abort; "" without an abort
 
 
 def read(body: Any, ask: Ask) -> Chunk:
@@ -66,7 +66,7 @@ def read(body: Any, ask: Ask) -> Chunk:
 
 
 def sent_back(body: Any) -> bool:
-    """Whether the server ended the request before its time. Such a reply need not hold all that `read` asks for."""
+    """Whether the server aborted the request. Such a reply may lack fields that `read` needs."""
     try:
         return body["meta_info"]["finish_reason"]["type"] == "abort"
     except (KeyError, TypeError):

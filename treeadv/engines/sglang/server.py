@@ -58,7 +58,7 @@ def arguments(config: GeneratorConfig, model_dir: str, port: int) -> list[str]:
 
 
 def environment(s: SGLangConfig, threads: int) -> dict[str, str]:
-    """Return the variables that the server gets besides ours: the paths of treeadv and, without a GPU, of stand-ins."""
+    """Return further environment variables of the server: the paths of treeadv and, without a GPU, of stand-ins."""
     if importlib.util.find_spec("sglang") is None:
         raise BadInput(
             "generator.engine=sglang: SGLang is not installed here; run `make sglang-cpu`, or give generator.sglang.url"
@@ -119,7 +119,7 @@ class ServerProcess:
         return self.process.returncode is not None
 
     def tail(self) -> str:
-        """The last lines of the server's output."""
+        """Return the last lines of the server's output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL:])
 
     async def stop(self) -> None:

@@ -1,0 +1,238 @@
+"""A real run under fault injection: signals to any of its processes, damage to its files, a second driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tests.running import LIMIT, ROLES, Started, finish, hosts, recipe, sound, start, steps, wait_for
+from treeadv.replay.audit import audit
+from treeadv.replay.history import read_history
+from treeadv.storage.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[1]
+SERVICES = ("gcs_server", "raylet")  # processes of Ray itself
+DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
+
+
+class Run:
+    """Trains `tests.parity`, whose rewards keep their variance, in two generators with small steps."""
+
+    def __init__(
+        self,
+        tmp_path: Path,
+        model: Path,
+        environment: dict[str, str] | None = None,
+        patience: float = 180,
+        **changes: object,
+    ) -> None:
+        """`patience`: seconds that the first steps may take."""
+        self.run, self._faults = tmp_path / "run", tmp_path / "faults"
+        self._faults.mkdir()
+        self._environment = environment or {}
+        settings = {"run__steps": 10**6, "run__checkpoint_every": 2, "learner__lr": 1e-6, **changes}
+        self.process = self._start("--config", recipe(tmp_path, model, **settings))
+        self.per_step = 3  # forests
+        self.interval = 0.05  # seconds between looks at the records
+        self.repeats = Repeats()
+        self._wait(lambda: steps(self.run) >= 2, patience)
+        # A dead spare is replaced when it is needed
+        self._members = {role: len(self.hosts(role)) for role in (*ROLES, "driver", *SERVICES)} | {"verifier": 1}
+
+    def _start(self, *arguments: str | Path) -> Started:
+        path = os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)])
+        self._last_start = arguments
+        return start(*arguments, PYTHONPATH=path, TREEADV_VERIFIER_FAULTS=str(self._faults), **self._environment)
+
+    def _wait(self, what: Callable[[], object], seconds: float) -> None:
+        """Wait until `what` is true. Ray gives its processes 30 s to start; on a busy machine the run is started
+        again."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.process.poll() is None:
+            if what():
+                return
+            time.sleep(self.interval)
+        if self.process.poll() is not None and "Ray does not start" in self.process.output():
+            self.process = self._start(*self._last_start)
+            return self._wait(what, until - time.monotonic())
+        wait_for(what, self.process, 0.1)  # says what is wrong
+
+    def hosts(self, role: str) -> list[psutil.Process]:
+        """The processes of a role, of the driver or of a service of Ray."""
+        driver = psutil.Process(self.process.pid)
+        if role == "driver":
+            return [driver]
+        if role in SERVICES:
+            return [p for p in driver.children(recursive=True) if p.name() == role]
+        return hosts(self.process.pid, role)
+
+    # ---- faults ------------------------------------------------------------------------------------------------------
+    def kill_idle(self, role: str) -> None:
+        """Suspend the role that it waits for until it has nothing to do, then kill it."""
+        waited_for = [p for r in (("Generator",) if role == "Learner" else ("Learner",)) for p in self.hosts(r)]
+        for p in waited_for:
+            p.suspend()
+        time.sleep(1.5)
+        self.hosts(role)[0].kill()
+        for p in waited_for:
+            p.resume()
+
+    def arm(self, **fault: object) -> None:
+        """Let `tests/faults/sitecustomize.py` strike at a point of the code."""
+        (self._faults / "armed").write_text(json.dumps(fault))
+        (self._faults / "armed").rename(self._faults / "armed.json")
+
+    def kill_at(self, point: str, victim: str, **fault: object) -> None:
+        self.arm(at=point, victim=victim, **fault)
+        fired = self._faults / "fired.json"
+        self._wait(fired.exists, 180)
+        fired.unlink()
+
+    def pause(self, role: str, seconds: float) -> None:
+        """SIGSTOP, then SIGCONT to a process that outlives the pause."""
+        (paused, *_) = self.hosts(role)
+        paused.suspend()
+        time.sleep(seconds)
+        paused.resume()
+
+    def kill_driver(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def flip_checkpoint(self) -> int:
+        """Flip a bit in the newest checkpoint and return its step."""
+        step = max(RunFolder(self.run).checkpoints())
+        flip(RunFolder(self.run).checkpoint(step) / "model.safetensors", 1000)
+        return step
+
+    def flip_payload(self) -> str:
+        """Flip a bit in the payload of a forest that waits for its step; return its id. The queue must not run: it may
+        have the payload in memory too."""
+        history = read_history(str(self.run))
+        (fid, *_) = (f for f, state in history.states().items() if state in ("ready", "leased"))
+        admitted = history.attempts[fid].admitted
+        assert admitted is not None
+        flip(self.run / "replay" / "payloads" / admitted.payload_file, admitted.offset + admitted.length // 2)
+        self.repeats.forget()  # a step that is taken again gets another forest in its place
+        return fid
+
+    # ---- recovery ----------------------------------------------------------------------------------------------------
+    def resume(self) -> None:
+        # Its actors end a second or two later, a worker that Ray was just starting up to a minute later
+        self.process.wait(10)
+        self.process = self._start("--resume", self.run)
+
+    def resume_as_printed(self, within: float = LIMIT) -> None:
+        """Wait for the end of the run and run the command that its last line names."""
+        printed = re.search(r"treeadv train (--resume .+?)\)?$", self.process.output(within).strip())
+        assert printed, self.process.output()[-3000:]
+        self.process = self._start(*shlex.split(printed[1]))
+
+    def recover(self, role: str, seconds: float = 180) -> float:
+        """Return the seconds until the role is up and the next step is on record. A driver is started again at once."""
+        began = time.monotonic()
+        if role == "driver":
+            self.resume()
+        done = self.newest_step()
+        up = self._members[role]
+        self._wait(lambda: self.newest_step() > done and len(self.hosts(role)) >= up, seconds)
+        return time.monotonic() - began
+
+    def newest_step(self) -> int:
+        """The newest step on record. A run that goes back to a checkpoint takes it again."""
+        records = RunFolder(self.run).records()
+        self.repeats.add(records)
+        return max((r["step"] for r in records), default=0)
+
+    def wait_until_dead(self, process: psutil.Process, seconds: float = 90) -> None:
+        wait_for(lambda: not process.is_running() or process.status() == "zombie", self.process, seconds)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Hold every process of the run."""
+        driver = psutil.Process(self.process.pid)
+        held = [driver, *driver.children(recursive=True)]
+        for process in held:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in held:
+                process.resume()
+
+    def second_driver(self, *how: str | Path) -> subprocess.CompletedProcess[str]:
+        """Start another driver on the run, with another learning rate. It must be refused."""
+        line = [sys.executable, "-m", "actors.cli", "train", *map(str, how), "learner.lr=0.5"]
+        return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT)
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+    def output_so_far(self) -> str:
+        """Its output up to now, on one line: the display breaks long lines."""
+        return " ".join(self.process.output().split())
+
+    def output(self) -> str:
+        """Its whole output, once it has ended by itself."""
+        return self.process.output(LIMIT)
+
+    def interrupt(self, within: float = LIMIT) -> None:
+        self.process.send_signal(signal.SIGINT)
+        finish(self.process, within)
+
+    def end(self) -> None:
+        """Interrupt the run and check its records: each step once, each trained forest in one step."""
+        self.interrupt()
+        done = steps(self.run)
+        folder = RunFolder(self.run)
+        assert [r["step"] for r in folder.records()] == list(range(1, done + 1)) and folder.last_checkpoint() == done
+        drawn = [r["tokens_generated"] for r in folder.records()]
+        assert drawn == sorted(drawn)
+        sound(self.run)
+        assert audit(str(self.run)).rows["trained"]["forests"] == self.per_step * done
+        with_gradient = [r["step"] for r in folder.records() if r["grad_norm"] > 0]
+        assert len(with_gradient) >= 0.8 * done  # else the faults would hit a run that trains nothing
+        self.repeats.add(folder.records())
+        assert self.repeats.different == []
+
+
+class Repeats:
+    """Compares steps that are taken again after a loss with what they were at first: the same forests, weights and
+    optimizer state give the same loss and gradient."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, dict] = {}
+        self.count = 0  # of steps that were taken again
+        self.different: list[str] = []
+
+    def add(self, records: list[dict]) -> None:
+        """Take in the records of a run that may have gone back to a checkpoint since the last call."""
+        for now in records:
+            before = self._seen.get(now["step"], now)
+            self._seen[now["step"]] = now
+            if now["elapsed_s"] != before["elapsed_s"]:
+                self.count += 1
+                values = [(r["loss"], r["grad_norm"], r["reward_mean"]) for r in (before, now)]
+                if values[0] != values[1]:
+                    self.different.append(f"step {now['step']}: {values[0]} at first, then {values[1]}")
+
+    def forget(self) -> None:
+        self._seen.clear()
+
+
+def flip(path: Path, at: int) -> None:
+    """Flip one bit of a file."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))

@@ -1,0 +1,142 @@
+"""What is known at once is refused at once: damaged model files, devices, temporary folders, clusters that do not
+answer. No run folder is made."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from treeadv.checks import check_devices
+from treeadv.config import Config, build
+from treeadv.data.model_files import check_folder
+from treeadv.errors import BadInput
+from treeadv.replay import history
+from treeadv.replay.audit import audit
+from treeadv.storage.run_folder import RunFolder
+
+
+def config(*overrides: str) -> Config:
+    return build({}, ["task.source=p.jsonl", *overrides], "test")
+
+
+# ---- files of a model ----------------------------------------------------------------------------
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def index_of(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}}))
+
+
+DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: cut(f / "model.safetensors"), r"model\.safetensors: is cut off, \d+ of \d+ bytes"),
+    (lambda f: (f / "model.safetensors").write_bytes(b"\x01"), r"model\.safetensors: is cut off, 1 bytes are there"),
+    (lambda f: (f / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{]"), "is no safetensors file"),
+    (lambda f: (f / "model.safetensors").unlink(), r"no weights there \(\*\.safetensors\)"),
+    (index_of, r"model-2\.safetensors: is missing, but model\.safetensors\.index\.json names it"),
+    (lambda f: (f / "generation_config.json").write_text("{torn"), r"generation_config\.json: is not JSON"),
+    (lambda f: (f / "generation_config.json").write_bytes(b'{"a": "\xff"}'), r"generation_config\.json: is not JSON"),
+    (lambda f: (f / "generation_config.json").write_text("[1]"), "a JSON object is needed, found list"),
+    (lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "x"}'), "eos_token_id must be a token id"),
+    (lambda f: (f / "config.json").write_text(f'{{"a": {"1" * 5000}}}'), r"config\.json: is not JSON \(Exceeds"),
+    (lambda f: (f / "config.json").write_text("{}"), r"config\.json: names no model_type"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_damaged_model_file_is_named_in_one_line(
+    damage: Callable[[Path], object], message: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    check_folder(folder)
+    damage(folder)
+    with pytest.raises(BadInput, match=message) as caught:
+        check_folder(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+# ---- devices, folders, clusters ------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["learner.device=cuda", "learner.gpus=1"], r"learner\.device=cuda: torch .* finds no CUDA device"),
+        (["generator.engine=sglang", "generator.sglang.device=cuda"], r"generator\.sglang\.device=cuda: torch"),
+        (["generator.gpus=0.5"], r"ask for 0\.5 GPUs: this machine has 0"),
+    ],
+)
+def test_cuda_without_a_device_is_refused(overrides: list[str], message: str, monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(BadInput, match=message):
+        check_devices(config(*overrides))
+    check_devices(config())
+
+
+def test_temporary_folder_too_long_for_sockets_is_refused(tmp_path: Path, monkeypatch) -> None:
+    check_machine = pytest.importorskip("actors.driver.start_check").check_machine
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", f"/tmp/{'x' * 80}")
+    with pytest.raises(BadInput, match=r"TMPDIR=/tmp/x+: is \d+ bytes too long for Ray's sockets; set RAY_TMPDIR=/tmp"):
+        check_machine(config())
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    check_machine(config())
+
+
+def test_address_without_a_cluster_is_refused_at_once(monkeypatch) -> None:
+    join_cluster = pytest.importorskip("actors.driver.start_check").join_cluster
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(BadInput, match=rf"RAY_ADDRESS=127\.0\.0\.1:{port}: no cluster answers there"):
+        join_cluster()
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
+    with pytest.raises(BadInput, match="write HOST:PORT, ray://HOST:PORT or auto"):
+        join_cluster()
+
+
+def test_address_of_another_service_is_refused_at_once(monkeypatch) -> None:
+    join_cluster = pytest.importorskip("actors.driver.start_check").join_cluster
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.server_port}")
+        with pytest.raises(BadInput, match="no Ray cluster"):
+            join_cluster()
+        server.shutdown()
+
+
+# ---- run folders ---------------------------------------------------------------------------------
+def test_every_earlier_configuration_is_kept(tmp_path: Path) -> None:
+    folder, first, lock = RunFolder.create(config(f"run.root={tmp_path}", "run.name=run"), "")
+    lock.release()
+    changed = [build(first.model_dump(mode="json"), [f"run.steps={n}"], "test") for n in (50, 60)]
+    folder.replace_configuration(first, 0)
+    for n, new in enumerate((changed[0], changed[0], changed[1])):
+        folder.replace_configuration(new, n)
+    kept = [folder.path / f"config.{n}.yaml" for n in (1, 2)]
+    assert [RunFolder.open(folder.path, [])[1].run.steps, *(_steps(p) for p in kept)] == [60, 40, 50]
+    assert sorted(folder.path.glob("config.*.yaml")) == kept
+
+
+def _steps(path: Path) -> int:
+    from treeadv.config import load
+
+    return load(path).run.steps
+
+
+def test_history_and_audit_take_a_path_and_a_text(tmp_path: Path) -> None:
+    from tests.report.runs import make_run
+    from tests.strategies import build as forest
+
+    run = make_run(tmp_path, [forest([-1, 0, 0], [2, 2, 2])] * 2, [])
+    for path in (run, str(run)):
+        assert len(list(history.forests(path))) == 2 and audit(path).sound

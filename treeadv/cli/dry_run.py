@@ -1,0 +1,97 @@
+"""`treeadv train --dry-run`: what a recipe would run. It reads and checks everything, and starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from treeadv.config import Config
+from treeadv.data.model_folder import SMOLLM2, resolve, tokenizer_folder
+from treeadv.data.problems import Problem
+from treeadv.data.tasks import Part, read_parts
+from treeadv.planning.plan import GB, make_plan, render
+from treeadv.rewards.judgement import Answer, Judgement
+from treeadv.rewards.sandbox.pool import VerifierPool
+from treeadv.rewards.verifiers.registry import find_verifier
+
+ASSUMED_GPU = 80 * GB  # where this machine has none
+NO_ANSWER = "I do not know."
+
+
+def describe_run(config: Config, name: str) -> tuple[str, bool]:
+    """The description of a run of `config` (with absolute paths), and whether its roles fit into memory. `name` is the
+    name of a run that the configuration does not name."""
+    parts = read_parts(config.task, config.run.seed)
+    problem = parts[0].train[0]
+    folder = tokenizer_folder(config.model.path, config.model.cache) or resolve(SMOLLM2, config.model.cache)
+    plan = make_plan(config, folder / "config.json", _gpu_bytes(), _host_bytes())
+    home = config.run.storage or config.run.root
+    c = config
+    lines = [
+        "Nothing is started. This recipe would run:",
+        "",
+        f"run      {home}/{c.run.name or name}",
+        f"steps    {c.run.steps}, each of {c.learner.forests_per_step} forests with {c.sampling.leaves} leaves"
+        f" of at most {c.sampling.max_tokens} tokens",
+        *(f"data     {line}" for line in _data_lines(parts, config)),
+        *_prompt_lines(problem, config, folder),
+        *(f"graded   {line}" for line in _graded_lines(problem, config)),
+        "",
+        f"memory, as treeadv plan predicts it for GPUs of {_gpu_bytes() / GB:.0f} GB and hosts of"
+        f" {_host_bytes() / GB:.0f} GB:",
+        render(plan),
+    ]
+    return "\n".join(lines), not plan.faults
+
+
+def _data_lines(parts: list[Part], config: Config) -> Iterator[str]:
+    total = sum(p.config.weight for p in parts)
+    for part in parts:
+        names = f" {', '.join(f.name for f in part.config.families)}" if part.config.families else ""
+        size = "endless" if part.size is None else f"{part.size} problems"
+        digest = config.task.content.get(part.config.source, "")
+        shown = f", SHA-256 {digest[:12]}..." if digest else ""
+        share = f", {part.config.weight / total:.0%} of the draws" if len(parts) > 1 else ""
+        yield f"{part.config.source}{names}: {size} to train on, {len(part.held_out)} held out{share}{shown}"
+
+
+def _prompt_lines(problem: Problem, config: Config, folder: Path) -> list[str]:
+    from treeadv.data.prompts import Prompter  # loads transformers
+
+    prompter = Prompter(folder, config.task)
+    tokens = prompter.encode(problem)
+    text = prompter.shown(tokens)
+    return [
+        f"prompt   of {problem.id}, {len(tokens)} tokens with the special ones:",
+        *(f"  | {x}" for x in text.split("\n")),
+    ]
+
+
+def _graded_lines(problem: Problem, config: Config) -> Iterator[str]:
+    """The gold answer and no answer at all, as the verifier of the problem judges them."""
+    perfect = find_verifier(problem.verifier).perfect_response(problem.answer)
+    responses = [problem.answer if perfect is None else perfect, NO_ANSWER]
+    yield f"{problem.id} by {problem.verifier}; its gold answer is {problem.answer!r}"
+    for response, judged in zip(responses, asyncio.run(_judge(problem, responses, config)), strict=True):
+        detail = f" ({judged.detail})" if judged.detail else ""
+        yield f"  {response!r}: {judged.verdict.name.lower()}, reward {judged.reward:g}{detail}"
+
+
+async def _judge(problem: Problem, responses: list[str], config: Config) -> list[Judgement]:
+    pool = VerifierPool(1, config.reward.timeout, config.reward.memory_mb)
+    try:
+        return await pool.grade([Answer(r, problem.answer, problem.verifier, problem.meta) for r in responses])
+    finally:
+        await pool.close()
+
+
+def _gpu_bytes() -> int:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else ASSUMED_GPU
+
+
+def _host_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

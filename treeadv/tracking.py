@@ -1,0 +1,169 @@
+"""Experiment trackers: they get the figures of every step under the names of metrics.jsonl.
+
+`run.trackers` lists entries of `TRACKERS` or `module:Name`; a name is a class that takes (folder, config) and has
+`log(step, figures)` and `close()`. A tracker that fails is reported and left out; the run goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from treeadv.errors import BadInput, one_line
+from treeadv.extensions import load_extension
+
+log = logging.getLogger("treeadv.tracking")
+TRACKERS = {
+    "tensorboard": "treeadv.tracking:TensorBoard",
+    "wandb": "treeadv.tracking:WandB",
+}
+
+
+class Tracker(Protocol):
+    """One experiment tracker."""
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Take the figures of a step. A resumed run may log a step again."""
+        ...
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        ...
+
+
+class TrackerClass(Protocol):
+    """What the class of a tracker offers."""
+
+    def check(self) -> None:
+        """Raise `BadInput` if the tracker cannot be used, for example because its package is missing."""
+        ...
+
+    def __call__(self, folder: Path, config: Mapping[str, Any]) -> Tracker: ...
+
+
+class TensorBoard:
+    """Writes event files into the folder `tensorboard` of the run. Read them with `tensorboard --logdir RUN`."""
+
+    @staticmethod
+    def check() -> None:
+        _need("tensorboardX", "tensorboard")
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self._folder, self._writer = folder / "tensorboard", cast(Any, None)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            # The viewer hides what an earlier attempt logged from this step on
+            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandB:
+    """Logs to Weights & Biases. Its own environment variables choose project, entity, and WANDB_MODE=offline, which
+    writes into the run folder. A resumed run continues the same W&B run."""
+
+    @staticmethod
+    def check() -> None:
+        _need("wandb", "wandb")
+        if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not _has_key():
+            raise BadInput("run.trackers=wandb: no API key; set WANDB_API_KEY, or WANDB_MODE=offline")
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "treeadv"),
+            name=folder.name,
+            id=folder.name,
+            resume="allow",
+            dir=str(folder),
+            config=dict(config),
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._run.log({**figures, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Trackers:
+    """The trackers of a run."""
+
+    def __init__(self, names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> None:
+        self._made = {name: tracker for name in names if (tracker := _start(name, folder, config)) is not None}
+
+    def log(self, record: Mapping[str, Any], prefix: str = "") -> None:
+        """Give the numbers of a record to every tracker; `prefix` stands before their names."""
+        figures = {prefix + name: value for name, value in numbers(record) if name != "step"}
+        for name, tracker in list(self._made.items()):
+            try:
+                tracker.log(int(record["step"]), figures)
+            except Exception as e:  # a tracker may raise anything, and the run must go on
+                log.error("the tracker %s failed at step %s and is left out: %s", name, record["step"], one_line(e))
+                del self._made[name]
+
+    def close(self) -> None:
+        """Close every tracker."""
+        for name, tracker in self._made.items():
+            try:
+                tracker.close()
+            except Exception as e:
+                log.error("the tracker %s could not be closed: %s", name, one_line(e))
+
+
+def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield (name, value) for the finite numbers of a record; those of an inner mapping are named outer/inner."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            yield prefix + name, float(value)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise `BadInput` for a tracker that is unknown or cannot be used."""
+    for name in names:
+        _class(name).check()
+
+
+def _class(name: str) -> TrackerClass:
+    return cast(TrackerClass, load_extension("run.trackers", name, TRACKERS))
+
+
+def _start(name: str, folder: Path, config: Mapping[str, Any]) -> Tracker | None:
+    try:
+        return _class(name)(folder, config)
+    except BadInput:
+        raise
+    except Exception as e:
+        log.error("the tracker %s could not be started and is left out: %s", name, one_line(e))
+        return None
+
+
+def _need(module: str, name: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise BadInput(f"run.trackers={name} needs the package {module}: pip install {module}")
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import wandb
+
+    return bool(wandb.api.api_key)
