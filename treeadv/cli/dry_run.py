@@ -10,7 +10,7 @@ from pathlib import Path
 from treeadv.config import Config
 from treeadv.data.model_folder import SMOLLM2, resolve, tokenizer_folder
 from treeadv.data.problems import Problem
-from treeadv.data.tasks import Part, read_parts
+from treeadv.data.tasks import SplitSource, read_parts
 from treeadv.planning.plan import GB, make_plan, render
 from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
@@ -46,7 +46,7 @@ def describe_run(config: Config, name: str) -> tuple[str, bool]:
     return "\n".join(lines), not plan.faults
 
 
-def _data_lines(parts: list[Part], config: Config) -> Iterator[str]:
+def _data_lines(parts: list[SplitSource], config: Config) -> Iterator[str]:
     total = sum(p.config.weight for p in parts)
     for part in parts:
         names = f" {', '.join(f.name for f in part.config.families)}" if part.config.families else ""
