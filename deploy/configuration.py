@@ -20,8 +20,8 @@ from treeadv.sampling.rules import RULES
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 HEAD = """# Configuration
 
-`make generate` writes this page from `treeadv/config.py`; do not edit it. A recipe is a YAML file with these sections.
-The recipes of the project are in `deploy/recipes/`. On the command line a field is `section.key=value`; the value is
+`make generate` writes this page from `treeadv/sections.py` and `task_config.py`; do not edit it. A recipe is a YAML
+file with these sections. The recipes of the project are in `deploy/recipes/`. On the command line a field is `section.key=value`; the value is
 YAML: `treeadv train --config RECIPE.yaml learner.lr=1.0e-5 "sampling.rule_options={gap: 8}"`. An unknown key, a value
 of another type and a value outside its limits are refused before anything starts.
 """

@@ -23,7 +23,7 @@ LAYERS = (
         "treeadv.section",
     ),
     ("treeadv.presets", "treeadv.rewards"),
-    ("treeadv.task_config", "treeadv.wire"),
+    ("treeadv.sections", "treeadv.task_config", "treeadv.wire"),
     ("treeadv.config",),
     ("treeadv.data", "treeadv.storage"),
     ("treeadv.engines",),

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import treeadv
-from treeadv.config import GeneratorConfig, SGLangConfig
 from treeadv.errors import BadInput
+from treeadv.sections import GeneratorConfig, SGLangConfig
 
 GRACE = 1.0  # seconds between the request to end and the kill
 TAIL = 12  # lines of the server's output that an error quotes
