@@ -21,9 +21,10 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 HEAD = """# Configuration
 
 `make generate` writes this page from `treeadv/sections.py` and `task_config.py`; do not edit it. A recipe is a YAML
-file with these sections. The recipes of the project are in `deploy/recipes/`. On the command line a field is `section.key=value`; the value is
-YAML: `treeadv train --config RECIPE.yaml learner.lr=1.0e-5 "sampling.rule_options={gap: 8}"`. An unknown key, a value
-of another type and a value outside its limits are refused before anything starts.
+file with these sections. The recipes of the project are in `deploy/recipes/`. On the command line a field is
+`section.key=value`; the value is YAML: `treeadv train --config RECIPE.yaml learner.lr=1.0e-5
+"sampling.rule_options={gap: 8}"`. An unknown key, a value of another type and a value outside its limits are refused
+before anything starts.
 """
 # Fields whose value is the name of an entry of a registry, or `module:Name` (docs/extending.md)
 REGISTRIES = {
