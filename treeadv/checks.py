@@ -28,7 +28,11 @@ PROMPTS = 64  # number of prompts that are rendered
 def check_run(config: Config, local: bool = False) -> None:
     """Check a run of `config`, in this process alone for `local`. Raises `BadInput` for the first fault."""
     objective.build_objective(config.learner, config.sampling)
-    build_rule(config.sampling.rule, config.sampling.rule_options)
+    if build_rule(config.sampling.rule, config.sampling.rule_options).needs_rewards and not local:
+        raise BadInput(
+            f"sampling.rule_options of rule {config.sampling.rule}: it reads rewards while a forest grows, which a"
+            " generator does not have; train with --local, or choose by=entropy or by=uniform"
+        )
     selection_rule(config.queue.selection)
     check_trackers(config.run.trackers)
     if "://" in config.run.root:

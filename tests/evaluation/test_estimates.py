@@ -58,3 +58,8 @@ def test_mean_of_sets_weighs_each_set_alike() -> None:
     # The variance of the mean of two means, by the textbook; the bootstrap is within a fifth of it.
     error = np.sqrt(large.var(ddof=1) / 400 + small.var(ddof=1) / 20) / 2
     assert both.interval[1] - both.interval[0] == pytest.approx(2 * 1.96 * error, rel=0.2)
+
+
+def test_mean_with_a_set_without_spread_has_no_interval() -> None:
+    assert mean_of_means([[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]).interval is None
+    assert mean_of_means([[0.0, 0.5, 1.0], [0.0, 0.0, 0.5]]).interval is not None

@@ -47,7 +47,11 @@ def mean_over(values: Sequence[float]) -> Estimate:
 
 
 def mean_of_means(sets: Sequence[Sequence[float]]) -> Estimate:
-    """The unweighted mean over sets of the mean over problems. Each set is resampled by itself."""
+    """The unweighted mean over sets of the mean over problems. Each set is resampled by itself.
+
+    A set whose problems all give the same value has no spread to resample, and the interval would be too narrow: then
+    there is none.
+    """
     samples = [np.asarray(s, np.float64) for s in sets]
     return Estimate(value=float(np.mean([s.mean() for s in samples])), interval=_interval(samples))
 
@@ -59,7 +63,7 @@ def _interval(samples: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]
         count = len(samples[0])
         exact = binomtest(int(samples[0].sum()), count).proportion_ci(CONFIDENCE, "exact")
         return float(exact.low), float(exact.high)
-    if any(len(s) < 2 for s in samples) or all(np.ptp(s) == 0 for s in samples):
+    if any(len(s) < 2 or np.ptp(s) == 0 for s in samples):
         return None
 
     def statistic(*parts: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:

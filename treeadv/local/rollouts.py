@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from treeadv.config import Config
 from treeadv.data.tasks import Problem
@@ -13,8 +16,9 @@ from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine
 from treeadv.engines.registry import start_engine
 from treeadv.errors import BadInput
-from treeadv.forest import Forest
+from treeadv.forest import UNJUDGED, Forest
 from treeadv.rewards.grading import grade_forest
+from treeadv.rewards.judgement import Answer
 from treeadv.rewards.sandbox.pool import VerifierPool
 from treeadv.rewards.watch import VerifierWatch, failure_of
 from treeadv.sampling.grower import Grower
@@ -70,9 +74,16 @@ class ForestMaker:
         await self._pool.close()
         await self.engine.close()
 
+    async def _rewards(self, problem: Problem, leaves: Sequence[np.ndarray]) -> list[float]:
+        """The rewards of finished leaves, for a search; NaN where no verifier could judge."""
+        texts = [self._grower.prompter.decode(tokens) for tokens in leaves]
+        answers = [Answer(text, problem.answer, problem.verifier, problem.meta) for text in texts]
+        judged = await self._pool.grade(answers)
+        return [math.nan if j.verdict in UNJUDGED else j.reward for j in judged]
+
     async def _make(self, ticket: Ticket, done: Callable[[Forest], None]) -> Forest:
         async with self._growing:
-            forest = await self._grower.grow(ticket)
+            forest = await self._grower.grow(ticket, partial(self._rewards, ticket.problem))
         graded, _ = await grade_forest(self._pool, forest, self._grower.prompter.decode)
         self._watch.add(map(int, graded.verdict), failure_of(graded))
         done(graded)

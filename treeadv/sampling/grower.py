@@ -13,6 +13,7 @@ from treeadv.engines.base import Engine
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.search import Judge
 
 
 class Grower:
@@ -38,7 +39,7 @@ class Grower:
             f" than the {self._engine.longest} tokens that model and engine allow"
         )
 
-    async def grow(self, ticket: Ticket) -> Forest:
+    async def grow(self, ticket: Ticket, judge: Judge | None = None) -> Forest:
         """Return the ungraded forest of a ticket. Raises `EngineLost` if no branch draws a token."""
         request = GrowRequest(
             forest_id=ticket.forest_id,
@@ -46,4 +47,4 @@ class Grower:
             prompt=self.prompter.encode(ticket.problem),
             seed=ticket.seed,
         )
-        return await grow(self._engine, request, self._sampling, ticket.tau, self._stop)
+        return await grow(self._engine, request, self._sampling, ticket.tau, self._stop, judge)

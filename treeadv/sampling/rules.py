@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,6 +44,11 @@ class ForkRule(BaseModel, ABC):
     predictable: ClassVar[bool]  # whether `fires` depends on the prefix only
     uses_threshold: ClassVar[bool] = False  # whether `fires` reads `Prefix.tau`
     ever_fires: ClassVar[bool] = True  # False: the leaf budget of every tree goes to fresh roots at once
+
+    @property
+    def needs_rewards(self) -> bool:
+        """Whether the rule reads rewards of finished leaves while a forest grows."""
+        return False
 
     @abstractmethod
     def fires(self, prefix: Prefix) -> bool:
@@ -106,12 +111,32 @@ class Random(ForkRule):
         return uniform(prefix.seed, "fork", prefix.position) < self.probability
 
 
+class Search(ForkRule):
+    """Draws whole paths, then forks in rounds where `by` says (`sampling.search`): at any token alike, in proportion to
+    the entropy, or on the way down with the highest upper confidence bounds of the reward. Biased: it reads what comes
+    after the fork.
+    """
+
+    predictable = False
+    by: Literal["uniform", "entropy", "ucb"] = "entropy"
+    width: Annotated[int, Field(ge=1)] = 2  # forks of a round
+    exploration: Annotated[float, Field(ge=0)] = 1.0  # ucb: weight of the uncertainty
+
+    @property
+    def needs_rewards(self) -> bool:
+        return self.by == "ucb"
+
+    def fires(self, prefix: Prefix) -> bool:
+        return False  # no chain forks while it is drawn
+
+
 RULES = {
     "entropy": f"{__name__}:{Entropy.__name__}",
     "none": f"{__name__}:{Never.__name__}",
     "fixed": f"{__name__}:{FixedGap.__name__}",
     "random": f"{__name__}:{Random.__name__}",
     "surprisal": f"{__name__}:{Surprisal.__name__}",
+    "search": f"{__name__}:{Search.__name__}",
 }
 
 

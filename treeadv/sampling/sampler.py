@@ -18,6 +18,8 @@ from treeadv.data.problems import Problem
 from treeadv.engines.base import Draw, Engine, EngineLost, Params, PathTooLong
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.forking import Forking, split
+from treeadv.sampling.rules import Search, build_rule
+from treeadv.sampling.search import Judge, SearchGrowth
 from treeadv.seeds import derive
 
 RETRIES = 3  # a lost branch is continued from its last token this many times before it is recorded as aborted
@@ -57,12 +59,18 @@ class _Chain:
 
 
 async def grow(
-    engine: Engine, request: GrowRequest, sampling: SamplingConfig, tau: float, stop: frozenset[int]
+    engine: Engine,
+    request: GrowRequest,
+    sampling: SamplingConfig,
+    tau: float,
+    stop: frozenset[int],
+    judge: Judge | None = None,
 ) -> Forest:
     """Grow the forest of one prompt: `sampling.roots` trees with `sampling.leaves` leaves in total.
 
-    `stop` are the token ids that end a leaf. Raises `EngineLost` if no branch draws a token, and `PathTooLong` before
-    anything is drawn. A single lost branch is recorded as aborted.
+    `stop` are the token ids that end a leaf. A search asks `judge` for rewards where it reads them. Raises
+    `EngineLost` if no branch draws a token, and `PathTooLong` before anything is drawn. A single lost branch is
+    recorded as aborted.
     """
     if len(request.prompt) + sampling.max_tokens > engine.longest:
         raise PathTooLong(
@@ -70,6 +78,9 @@ async def grow(
             f"with sampling.max_tokens={sampling.max_tokens} its paths "
             f"would be longer than the {engine.longest} tokens that model and engine allow"
         )
+    rule = build_rule(sampling.rule, sampling.rule_options)
+    if isinstance(rule, Search):
+        return await SearchGrowth(engine, request, sampling, rule, stop, RETRIES, judge).run()
     return await _Growth(engine, request, sampling, tau, stop).run()
 
 
