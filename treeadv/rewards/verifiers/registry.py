@@ -86,7 +86,7 @@ def meta_of(verifier: Verifier, row: Mapping[str, Any], place: str) -> str:
         raise BadInput(f"{place}: {e}") from e
     except UnicodeEncodeError as e:
         raise BadInput(
-            f"{place}: meta holds half of a surrogate pair ({e.object[e.start]!a}); write whole characters"
+            f"{place}: meta has an unpaired surrogate ({e.object[e.start]!a}); write complete characters"
         ) from e
     except (TypeError, ValueError, RecursionError) as e:  # no JSON: a key that is no text, a number that is too long
         raise BadInput(
