@@ -169,7 +169,7 @@ def test_error_without_datasets_says_what_to_install(monkeypatch: pytest.MonkeyP
         (['{"problem": "a", "answer": true}'], r"p\.jsonl:1: answer must be text or a number, got True"),
         (["", "{nonsense"], r"p\.jsonl:2: not JSON"),
         (["[1]"], r"p\.jsonl:1: an object with problem and answer is needed, found list"),
-        ([""], "holds no problem"),
+        ([""], "has no problem"),
     ],
 )
 def test_faulty_line_is_named(rows: list[str], message: str, tmp_path: Path) -> None:
