@@ -54,10 +54,12 @@ class Faults:
         return lambda: strike(role)
 
     def _one(self, role: str) -> psutil.Process:
-        """One process of a role, which may be starting after the last fault."""
-        found: list[psutil.Process] = []
-        wait_for(lambda: found.extend(self._run.hosts(role)) or found, self._run.process, PATIENCE)
-        return self._rng.choice(found)
+        """One process of a role that is up: an actor that starts has no heartbeat yet."""
+
+        def up() -> list[psutil.Process]:
+            return [p for p in self._run.hosts(role) if "__init__" not in " ".join(p.cmdline())]
+
+        return self._rng.choice(wait_for(up, self._run.process, PATIENCE))
 
     def _kill(self, role: str) -> float:
         self._one(role).kill()
