@@ -114,9 +114,9 @@ def shout(answer: str) -> str:
         ({"prompt": [{"role": "bot", "content": "x"}], "answer": "1"}, {}, "unknown role 'bot'"),
         ({"prompt": [{"role": "assistant", "content": "x"}], "answer": "1"}, {}, "last message is of the assistant"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, {}, "a part that is not text"),
-        ({"problem": "1", "answer": "1", "id": "\ud800"}, {}, r"p\.jsonl:1: id holds half of a surrogate pair"),
+        ({"problem": "1", "answer": "1", "id": "\ud800"}, {}, r"p\.jsonl:1: id has an unpaired surrogate"),
         ({"problem": "1", "answer": "1", "meta": "\udfff"}, {}, r"p\.jsonl:1: meta holds half of a surrogate pair"),
-        ({"prompt": [{"role": "user", "content": "\ud800"}], "answer": "1"}, {}, "message 1: content holds half"),
+        ({"prompt": [{"role": "user", "content": "\ud800"}], "answer": "1"}, {}, "message 1: content has an"),
     ],
 )  # fmt: skip
 def test_row_that_cannot_be_used_is_named(row: Any, more: Any, message: str, tmp_path: Path) -> None:
