@@ -17,13 +17,13 @@ from treeadv.task_config import ENDLESS, TaskConfig
 
 def absolute(config: Config) -> Config:
     """Return the configuration with absolute paths, for a run that may be resumed from another folder."""
-    sglang = config.generator.sglang
+    sglang, root = config.generator.sglang, config.run.root
     generator = config.generator.model_copy(
         update={"sglang": sglang.model_copy(update={"stubs": sglang.stubs and os.path.abspath(sglang.stubs)})}
     )
     return config.model_copy(
         update={
-            "run": config.run.model_copy(update={"root": os.path.abspath(config.run.root)}),
+            "run": config.run.model_copy(update={"root": root if "://" in root else os.path.abspath(root)}),
             "model": anywhere(config.model),
             "task": _with_sources(config.task, _absolute),
             "generator": generator,
