@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from treeadv.forest import Verdict
-from treeadv.rewards.sandbox.pool import Answer
+from treeadv.rewards.sandbox.pool import Answer, VerifierPool
 
 THRESHOLD = 0.99
 # Cases on which `math` disagrees, and why (docs/rewards.md repeats this table).
@@ -19,6 +21,14 @@ DISAGREEMENTS = {
     "latex2sympy2-478": "S and s are two variables",
     "math-verify-105": r"the gold answer has an unknown command (\zzz)",
 }
+
+
+@pytest.fixture(scope="module")
+def pool(loop: asyncio.Runner) -> Iterator[VerifierPool]:
+    """A pool with the patience for a busy machine: a verdict is wrong here only if its content is wrong."""
+    made = VerifierPool(workers=2, timeout=30.0, memory_mb=1024)
+    yield made
+    loop.run(made.close())
 
 
 def test_agreement_with_the_verdicts_of_public_suites(grade):
