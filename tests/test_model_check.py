@@ -30,7 +30,8 @@ from treeadv.engines.registry import start_engine
 from treeadv.errors import BadInput
 from treeadv.learning import loading
 from treeadv.local.rollouts import rollouts
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.request import GrowRequest
+from treeadv.sampling.sampler import grow
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 64,

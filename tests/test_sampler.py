@@ -18,8 +18,9 @@ from treeadv.engines.base import Draw, EngineLost, Params
 from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.forking import Forking, split
+from treeadv.sampling.request import GrowRequest
 from treeadv.sampling.rules import RULES, ForkRule, Prefix, build_rule
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.sampler import grow
 from treeadv.seeds import derive, uniform
 
 STOP = 9

@@ -20,7 +20,8 @@ from treeadv.checks import check_run
 from treeadv.config import SamplingConfig, parse
 from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.request import GrowRequest
+from treeadv.sampling.sampler import grow
 from treeadv.sampling.search import Judge
 
 

@@ -47,7 +47,8 @@ from treeadv.engines.base import Engine, Params
 from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.registry import start_engine
 from treeadv.forest import Forest
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.request import GrowRequest
+from treeadv.sampling.sampler import grow
 
 if TYPE_CHECKING:
     from treeadv.engines.sglang.engine import SGLangEngine

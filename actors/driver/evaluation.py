@@ -12,16 +12,19 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import Any, Protocol, cast
 
 import pyarrow as pa
 from ray import ObjectRef
 from ray.actor import ActorProxy
 from ray.exceptions import ObjectLostError, RayTaskError
 
+from actors.driver.grading import Grading
 from actors.driver.in_flight import ForestsInFlight
 from actors.driver.liveness import ACTOR_LOST
 from actors.driver.outcome import EndRequest
+from actors.driver.weight_sync import WeightSync
+from actors.driver.worker_group import WorkerGroup
 from actors.generator import Generator
 from treeadv.config import Config
 from treeadv.data.tickets import Ticket
@@ -33,11 +36,21 @@ from treeadv.evaluation.sets import held_out, sets_of, tickets
 from treeadv.storage.run_folder import RunFolder
 from treeadv.visible import visible_logger
 
-if TYPE_CHECKING:
-    from actors.driver.cluster import Cluster
-    from actors.driver.recorder import Recorder
-
 log = visible_logger(__name__)
+
+
+class Actors(Protocol):
+    """What an evaluation uses of the cluster."""
+
+    weights: WeightSync
+    generators: WorkerGroup[Generator]
+    grading: Grading
+
+
+class Display(Protocol):
+    """What shows the record of an evaluation: the recorder of the run."""
+
+    def show_evaluation(self, record: dict[str, Any]) -> None: ...
 
 
 class Lost(Exception):
@@ -64,7 +77,7 @@ class Evaluations:
         """The steps that are being evaluated or wait for it. Their checkpoints must stay: one may be the best."""
         return {s for s in (self._running, self._waiting and self._waiting[0]) if s is not None}
 
-    def offer(self, cluster: Cluster, step: int, version: int) -> None:
+    def offer(self, cluster: Actors, step: int, version: int) -> None:
         """Request an evaluation of the weights after `step`, if the configuration asks for one.
 
         `version` is the policy version of these weights. A free generator keeps them from now on."""
@@ -78,7 +91,7 @@ class Evaluations:
         if self._running is None:
             self._claim(cluster)
 
-    async def run(self, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> None:
+    async def run(self, cluster: Actors, recorder: Display, end_request: EndRequest) -> None:
         """Make the requested evaluations, until cancelled."""
         self.book.keep_best()
         while await self._offered.wait():
@@ -112,7 +125,7 @@ class Evaluations:
         for wait in waits:
             wait.cancel()
 
-    def _claim(self, cluster: Cluster) -> ActorProxy[Generator] | None:
+    def _claim(self, cluster: Actors) -> ActorProxy[Generator] | None:
         """Make a generator keep the weights of the waiting evaluation. Returns None if no generator has them."""
         assert self._waiting is not None
         self._claimed = cluster.weights.holder(self._waiting[1], cluster.generators)
@@ -120,7 +133,7 @@ class Evaluations:
             cluster.weights.hold(self._claimed)
         return self._claimed
 
-    async def _wait_for_holder(self, cluster: Cluster, step: int, version: int) -> None:
+    async def _wait_for_holder(self, cluster: Actors, step: int, version: int) -> None:
         """Wait for a generator that gets `version`, for example a replacement.
 
         Skip the step if the learner has published newer weights, because no generator gets `version` any more."""
@@ -134,7 +147,7 @@ class Evaluations:
         self.skipped += 1
         log.warning("step %d is not evaluated: %s; a larger eval.every or fewer eval.samples help", step, cause)
 
-    async def _ask(self, cluster: Cluster, generator: ActorProxy[Generator], version: int) -> Score:
+    async def _ask(self, cluster: Actors, generator: ActorProxy[Generator], version: int) -> Score:
         """Let a generator that has `version` answer every problem. Returns the score.
 
         The generator answers as many problems at a time as its engine has free rows besides its forests."""
@@ -156,7 +169,7 @@ _POLL_SECONDS = 0.5  # pause between two checks whether a generator has the weig
 
 
 async def _answer(
-    cluster: Cluster,
+    cluster: Actors,
     generator: ActorProxy[Generator],
     version: int,
     in_flight: ForestsInFlight,

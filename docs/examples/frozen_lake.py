@@ -22,7 +22,8 @@ from treeadv.config import SamplingConfig
 from treeadv.data.problems import Problem
 from treeadv.engines.base import Draw, EngineStats, Params, Weights
 from treeadv.forest import Finish, Forest, Verdict
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.request import GrowRequest
+from treeadv.sampling.sampler import grow
 
 START = np.array([0], np.int32)  # the prompt: the lake has one start
 MAP = ["SFF", "FHF", "FFG"]  # from S to G over ice; H is a hole

@@ -13,7 +13,8 @@ from tests.engines.helpers import PROBLEM, PROMPT, Plain, branch, params, weight
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import Engine
 from treeadv.forest import Finish, Forest
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.request import GrowRequest
+from treeadv.sampling.sampler import grow
 
 EXACT = 1e-4  # nats; float32 sums in different orders
 

@@ -17,7 +17,8 @@ from treeadv.engines.drawing import draw_rows
 from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.prefix_cache import PrefixCache
 from treeadv.forest import Finish
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.request import GrowRequest
+from treeadv.sampling.sampler import grow
 
 PROMPTS = [np.array(p, np.int32) for p in ([5, 9, 30, 11], [7, 7, 7], [40, 41, 42, 43, 44, 45, 46, 47, 48])]
 

@@ -37,7 +37,8 @@ from treeadv.engines.sglang.server import free_port
 from treeadv.engines.sglang.weights import FLUSH_TRIES
 from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.request import GrowRequest
+from treeadv.sampling.sampler import grow
 
 pytestmark = [
     pytest.mark.sglang,

@@ -31,7 +31,8 @@ from treeadv.engines.base import EngineLost, PathTooLong
 from treeadv.engines.sglang.engine import SGLangEngine
 from treeadv.errors import BadInput
 from treeadv.forest import Finish
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.request import GrowRequest
+from treeadv.sampling.sampler import grow
 
 pytestmark = [
     pytest.mark.sglang,

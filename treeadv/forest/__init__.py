@@ -2,6 +2,7 @@
 
 from treeadv.forest.flat import FlatRollouts
 from treeadv.forest.labels import UNJUDGED, Finish, Floats, Ints, Verdict
-from treeadv.forest.tree import Forest, Segment
+from treeadv.forest.structure import Segment
+from treeadv.forest.tree import Forest
 
 __all__ = ["UNJUDGED", "Finish", "FlatRollouts", "Floats", "Forest", "Ints", "Segment", "Verdict"]

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from treeadv.forest.labels import Finish, Verdict
-
-if TYPE_CHECKING:
-    from treeadv.forest.tree import Forest
+from treeadv.forest.structure import ForestArrays
 
 
-def find_fault(f: Forest) -> str | None:
+def find_fault(f: ForestArrays) -> str | None:
     """Return the first invariant that does not hold; None for a sound forest."""
     checks = (_length_fault, _span_fault, _order_fault, _fork_fault, _value_fault, _version_fault, _grade_fault)
     return next((reason for check in checks if (reason := check(f))), None)
 
 
-def _length_fault(f: Forest) -> str | None:
+def _length_fault(f: ForestArrays) -> str | None:
     S, T, L = len(f.parent), len(f.token), len(f.leaf_segment)
     needed = {"start": S + 1} | dict.fromkeys(("tree", "arity", "budget"), S)
     needed |= dict.fromkeys(("logprob", "entropy", "version"), T) | dict.fromkeys(("finish", "reward", "verdict"), L)
@@ -33,13 +30,13 @@ def _length_fault(f: Forest) -> str | None:
     return None
 
 
-def _span_fault(f: Forest) -> str | None:
+def _span_fault(f: ForestArrays) -> str | None:
     if f.start[0] != 0 or f.start[-1] != len(f.token) or (np.diff(f.start.astype(np.int64)) <= 0).any():
         return "segments must hold at least one token each and cover the token arrays in order"
     return None
 
 
-def _order_fault(f: Forest) -> str | None:
+def _order_fault(f: ForestArrays) -> str | None:
     S = len(f.parent)
     if f.parent[0] != -1 or (f.parent >= np.arange(S)).any() or (f.parent < -1).any():
         return "a parent must stand before its children"
@@ -55,7 +52,7 @@ def _order_fault(f: Forest) -> str | None:
     return None
 
 
-def _fork_fault(f: Forest) -> str | None:
+def _fork_fault(f: ForestArrays) -> str | None:
     children = np.bincount(f.parent[f.parent >= 0], minlength=len(f.parent))
     if (children > f.arity).any() or ((f.arity != 0) & (f.arity < 2)).any():
         return "arity must be 0 at a leaf, at least 2 at a fork, and not below the children that exist"
@@ -66,7 +63,7 @@ def _fork_fault(f: Forest) -> str | None:
     return None
 
 
-def _value_fault(f: Forest) -> str | None:
+def _value_fault(f: ForestArrays) -> str | None:
     wrong = np.flatnonzero(~np.isfinite(f.logprob) | (f.logprob > 0))
     if len(wrong):
         return f"log-probability {f.logprob[wrong[0]]} of token {wrong[0]} is not a finite number <= 0"
@@ -80,7 +77,7 @@ def _value_fault(f: Forest) -> str | None:
     return None
 
 
-def _version_fault(f: Forest) -> str | None:
+def _version_fault(f: ForestArrays) -> str | None:
     first, last = f.start[:-1], f.start[1:] - 1
     falls = np.diff(f.version) < 0
     falls[last[:-1]] = False  # the end of a segment and the start of the next segment are not adjacent on a path
@@ -88,7 +85,7 @@ def _version_fault(f: Forest) -> str | None:
     return "the policy version decreases along a path" if falls.any() or falls_at_fork.any() else None
 
 
-def _grade_fault(f: Forest) -> str | None:
+def _grade_fault(f: ForestArrays) -> str | None:
     for name, kind in (("finish", Finish), ("verdict", Verdict)):
         unknown = np.flatnonzero(~np.isin(getattr(f, name), list(kind)))
         if len(unknown):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from treeadv.forest.labels import Ints
-
-if TYPE_CHECKING:
-    from treeadv.forest.tree import Forest
+from treeadv.forest.structure import ForestArrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,7 @@ class FlatRollouts:
         return np.where(self.mask, np.asarray(values, np.float64)[self.segment], 0.0)
 
 
-def flatten(f: Forest) -> FlatRollouts:
+def flatten(f: ForestArrays) -> FlatRollouts:
     """Return the rollouts of a forest; `Forest.to_flat` calls this."""
     paths = [f.path(int(end)) for end in f.leaf_segment]
     rows = [np.concatenate([np.arange(f.start[s], f.start[s + 1]) for s in path]) for path in paths]

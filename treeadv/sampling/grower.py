@@ -12,7 +12,8 @@ from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
-from treeadv.sampling.sampler import GrowRequest, grow
+from treeadv.sampling.request import GrowRequest
+from treeadv.sampling.sampler import grow
 from treeadv.sampling.search import Judge
 
 

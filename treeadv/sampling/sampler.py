@@ -14,25 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from treeadv.config import SamplingConfig
-from treeadv.data.problems import Problem
 from treeadv.engines.base import Draw, Engine, EngineLost, Params, PathTooLong
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.forking import Forking, split
+from treeadv.sampling.request import GrowRequest
 from treeadv.sampling.rules import Search, build_rule
 from treeadv.sampling.search import Judge, SearchGrowth
 from treeadv.seeds import derive
 
 RETRIES = 3  # a lost branch is continued from its last token this many times before it is recorded as aborted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrowRequest:
-    """A request for one forest. `prompt` [P] int32 is the tokenised prompt of `problem`; `seed` fixes every draw."""
-
-    forest_id: str
-    problem: Problem
-    prompt: np.ndarray
-    seed: int
 
 
 @dataclass(slots=True)

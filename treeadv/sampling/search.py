@@ -14,7 +14,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,11 +22,9 @@ from treeadv.config import SamplingConfig
 from treeadv.engines.base import Draw, Engine, EngineLost, Params
 from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest
+from treeadv.sampling.request import GrowRequest
 from treeadv.sampling.rules import Search
 from treeadv.seeds import derive, uniform
-
-if TYPE_CHECKING:
-    from treeadv.sampling.sampler import GrowRequest
 
 # Rewards of finished leaves from their tokens; NaN where no verifier could judge.
 Judge: TypeAlias = Callable[[Sequence[np.ndarray]], Awaitable[Sequence[float]]]
