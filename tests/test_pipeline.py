@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.running import LIMIT, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
@@ -135,7 +136,7 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ("model.path=nowhere", "model.path=nowhere: no config.json there"),
+        ("model.path=nowhere", "nowhere: no config.json there"),
         ("task.source=none.jsonl", "none.jsonl"),
         ("learner.preset=treeadvv", "did you mean treeadv?"),
         ("learner.correction=icepopp", "learner.correction=icepopp is unknown, did you mean icepop?"),
@@ -161,7 +162,7 @@ def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, change
     "change, message",
     [
         ("learner.gpus=1", "generator.gpus and learner.gpus ask for 1 GPUs: this machine has 0"),
-        ("learner.device=cuda", "learner.device=cuda: torch finds no CUDA device where the learner runs"),
+        ("learner.device=cuda", f"learner.device=cuda: torch {torch.__version__} finds no CUDA device on this machine"),
     ],
 )
 def test_missing_gpu_gives_one_line(tmp_path, tiny_model, change, message):

@@ -220,7 +220,7 @@ def test_model_with_other_attention_options_is_refused(tmp_path):
         attn_logit_softcapping=50.0,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match=r"Gemma2ForCausalLM has attn_logit_softcapping=50.0, which is not computed"):
+    with pytest.raises(BadInput, match=r"Gemma2ForCausalLM has attn_logit_softcapping=50.0, which is not supported"):
         loading.load(tmp_path)
 
 
