@@ -93,14 +93,17 @@ def test_log_probs_differ_beyond_the_window(tmp_path: Path):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (Gemma2Config(**SHAPE), "attn_logit_softcapping=50.0, which is not computed"),
+        (Gemma2Config(**SHAPE), "attn_logit_softcapping=50.0, which is not supported"),
         (Gemma2Config(**SHAPE, attn_logit_softcapping=None), "final_logit_softcapping=30.0"),
         (CohereConfig(**{k: v for k, v in SHAPE.items() if k != "head_dim"}), "logit_scale=0.0625"),
         (
             Qwen3NextConfig(**SHAPE, num_experts=2),
             "Qwen3Next.* has layers with linear_attention, which cannot attend to a tree",
         ),
-        (GptOssConfig(**SHAPE, num_local_experts=2, num_experts_per_tok=1, sliding_window=128), "asks for s_aux"),
+        (
+            GptOssConfig(**SHAPE, num_local_experts=2, num_experts_per_tok=1, sliding_window=128),
+            "uses s_aux, which is not supported",
+        ),
     ],
 )
 def test_model_with_other_terms_is_refused_by_engine_and_learner(config: PretrainedConfig, reason: str, tmp_path: Path):

@@ -100,7 +100,7 @@ class EmbeddedEngine:
         try:
             error, limit = engine.difference(), LIMITS[g.dtype]
         except BadInput as e:
-            raise BadInput(f"{model_dir}: {e}, which is not computed: use another model (docs/models.md)") from e
+            raise BadInput(f"{model_dir}: {e}: use another model (docs/models.md)") from e
         if error > limit:
             raise BadInput(
                 f"{model_dir}: log-probs differ by {error:.2g} nats from "
