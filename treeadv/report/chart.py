@@ -98,6 +98,8 @@ def _ticks(values: Sequence[float], from_zero: bool) -> list[float]:
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
     size = max(abs(low), abs(high))
+    if size < 1e-300:  # a quarter of the smallest numbers is 0
+        low = high = size = 0.0
     if high - low <= 1e-9 * size:  # all values are equal
         low, high = (low - size / 2, high + size / 2) if size else (0.0, 1.0)
     raw = (high - low) / 4
