@@ -34,7 +34,8 @@ async def evaluate(maker: ForestMaker, sets: Sequence[EvalSet], samples: int, se
 
 
 def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: int) -> dict[str, Any]:
-    """What the answers of a model depend on. `model` is its folder; the weights are named by a digest."""
+    """What the answers of a model depend on. `model` is its folder, of which only the
+    name and a digest of the weights count, so that the folder may move."""
     digest = blake2b(digest_size=16)
     for file in sorted(model.glob("*.safetensors")):
         with file.open("rb") as f:
@@ -43,7 +44,7 @@ def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: i
     task = config.task.model_dump(mode="json", exclude={"source", "sources", "families", "content"})
     generator = config.generator.model_dump(mode="json", include={"engine", "engine_options", "dtype"})
     return {
-        "treeadv": __version__, "model": {"folder": str(model), "weights": digest.hexdigest()},
+        "treeadv": __version__, "model": {"name": model.name, "weights": digest.hexdigest()},
         "sets": settings_of_sets(sets), "samples": samples, "seed": config.run.seed, "task": task,
         "chat_template": Prompter(model).tokenizer.chat_template, "sampling": config.sampling.model_dump(mode="json"),
         "generator": generator,

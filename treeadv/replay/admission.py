@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest
 from treeadv.forest import Floats, Forest
-from treeadv.replay.records import DropReason
+from treeadv.replay.records import Dropped, DropReason
 
 
 def graded_forest(fid: str, batch: pa.RecordBatch) -> Forest:
@@ -56,3 +57,12 @@ def rejection(forest: Forest, config: QueueConfig) -> Rejection | None:
 def advantage_mass(reward: Floats) -> float:
     """Return the sum over leaves of |R - mean R|; 0 if all leaves have the same reward. `reward` is [L]."""
     return float(np.abs(reward - reward.mean(dtype=np.float64)).sum())
+
+
+def drop_message(record: Dropped) -> tuple[int, str]:
+    """Return (level of the log, text) for a forest that is dropped."""
+    level, prompt = (logging.WARNING, "gets another attempt") if record.refill else (logging.ERROR, "is given up")
+    if record.reason in ("no_variance", "no_prompt"):
+        prompt = "gets no other attempt"
+        level = logging.INFO if record.reason == "no_variance" else logging.WARNING
+    return level, f"forest {record.forest_id} dropped as {record.reason}: {record.detail}; its prompt {prompt}"

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from treeadv.errors import BadInput, one_line
-from treeadv.replay.journal import Line, Reader
+from treeadv.replay.journal import Line, Reader, TornRecord
 from treeadv.replay.ledger import LawBroken, LeaseLost, Ledger
 
 IMPOSSIBLE = (KeyError, ValueError, LawBroken, LeaseLost)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The result of opening the queue: records read, duration in seconds, the torn last record that was cut off, and
+    the journal parts with records of a process that had lost the run."""
+
+    records: int
+    seconds: float
+    torn: TornRecord | None
+    ignored: int
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the log says about the opening."""
+        found = [f"the incomplete last record of the journal was cut off: {self.torn}"] if self.torn else []
+        if self.ignored:
+            found.append(f"ignored records of a process that had lost the run, in {self.ignored} journal parts")
+        return found
 
 
 def recover(reader: Reader, ledger: Ledger) -> Iterator[Line]:

@@ -6,10 +6,9 @@ the record that refers to it. So every prefix of the journal is a state of the r
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Literal
 
 import numpy as np
@@ -17,8 +16,8 @@ import pyarrow as pa
 
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
-from treeadv.replay.admission import advantage_mass, graded_forest, rejection
-from treeadv.replay.journal import Journal, Reader, TornRecord
+from treeadv.replay.admission import advantage_mass, drop_message, graded_forest, rejection
+from treeadv.replay.journal import Journal, Reader
 from treeadv.replay.ledger import Ledger, State
 from treeadv.replay.payloads import DamagedPayload, Payloads
 from treeadv.replay.records import (
@@ -37,7 +36,7 @@ from treeadv.replay.records import (
     Snapshot,
     forest_id,
 )
-from treeadv.replay.recovery import recover
+from treeadv.replay.recovery import Opening, recover
 from treeadv.replay.selection import choose, selection_rule
 from treeadv.storage.folder import Action, flush, open_folder
 from treeadv.visible import visible_logger
@@ -47,15 +46,6 @@ JOURNAL_BYTES = 1 << 22  # that a start reads at most, beside a snapshot: 20,000
 _WARN_EVERY = 50  # forests in a row that were dropped on admission
 _MAX_FAILED_DRAWS = 50  # draws in a row without a prompt
 log = visible_logger("treeadv.replay")
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """The result of opening the queue: records read, duration in seconds, and the torn last record that was cut off."""
-
-    records: int
-    seconds: float
-    torn: TornRecord | None
 
 
 class ReplayStore:
@@ -108,17 +98,13 @@ class ReplayStore:
             self._payloads = Payloads(payloads, config.payload_mb << 20, config.fsync != "none", session)
             self._payloads.flush_existing(self._needed())  # before the journal flushes the records that refer to them
             self._journal = Journal(self._journals, reader, session, self._lock.check)
-            self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn)
+            self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn, reader.ignored)
             self._begin(session, step)
         except BaseException:
             self._lock.undo()
             raise
-        if reader.torn:
-            log.warning("%s: the incomplete last record of the journal was cut off: %s", run_dir, reader.torn)
-        if reader.ignored:
-            log.warning(
-                "%s: ignored records of a process that had lost the run, in %d journal parts", run_dir, reader.ignored
-            )
+        for warning in self.opening.warnings:
+            log.warning("%s: %s", run_dir, warning)
 
     def _begin(self, session: str, step: int) -> None:
         if not self.opening.records:
@@ -404,12 +390,8 @@ class ReplayStore:
         return out
 
     def _drop(self, record: Dropped) -> None:
-        level, prompt = (logging.WARNING, "gets another attempt") if record.refill else (logging.ERROR, "is given up")
-        if record.reason in ("no_variance", "no_prompt"):
-            prompt = "gets no other attempt"
-            level = logging.INFO if record.reason == "no_variance" else logging.WARNING
-        fid, reason = record.forest_id, record.reason
-        log.log(level, "forest %s dropped as %s: %s; its prompt %s", fid, reason, record.detail, prompt)
+        level, text = drop_message(record)
+        log.log(level, "%s", text)
         self._write(record)
 
     def _state(self, fid: str) -> State | None:

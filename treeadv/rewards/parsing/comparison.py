@@ -88,7 +88,7 @@ def _other_readings(gold: str, answer: str, expected: Term, found: Term) -> list
         if _SLASH.search(answer) or _SLASH.search(gold):
             pairs += [(expected, read(answer, tight_slash=True)), (read(gold, tight_slash=True), read_gold(answer))]
     except Unreadable:
-        pass
+        return pairs  # a text that has no second reading has only the pairs found so far
     return pairs
 
 
