@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ from treeadv.config import QueueConfig
 from treeadv.errors import BadForest
 from treeadv.forest import Floats, Forest
 from treeadv.replay.records import Dropped, DropReason
+
+Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
 
 
 def graded_forest(fid: str, batch: pa.RecordBatch) -> Forest:

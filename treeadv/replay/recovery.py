@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from treeadv.errors import BadInput, one_line
 from treeadv.replay.journal import Line, Reader, TornRecord
 from treeadv.replay.ledger import LawBroken, LeaseLost, Ledger
+from treeadv.visible import visible_logger
 
+log = visible_logger("treeadv.replay")
 IMPOSSIBLE = (KeyError, ValueError, LawBroken, LeaseLost)
 
 
@@ -22,13 +24,14 @@ class Opening:
     torn: TornRecord | None
     ignored: int
 
-    @property
-    def warnings(self) -> list[str]:
-        """What the log says about the opening."""
-        found = [f"the incomplete last record of the journal was cut off: {self.torn}"] if self.torn else []
+    def warn(self, run: str) -> None:
+        """Log what the opening of `run` cut off or ignored."""
+        if self.torn:
+            log.warning("%s: the incomplete last record of the journal was cut off: %s", run, self.torn)
         if self.ignored:
-            found.append(f"ignored records of a process that had lost the run, in {self.ignored} journal parts")
-        return found
+            log.warning(
+                "%s: ignored records of a process that had lost the run, in %d journal parts", run, self.ignored
+            )
 
 
 def recover(reader: Reader, ledger: Ledger) -> Iterator[Line]:

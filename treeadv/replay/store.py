@@ -9,14 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
-from treeadv.replay.admission import advantage_mass, drop_message, graded_forest, rejection
+from treeadv.replay.admission import Admission, advantage_mass, drop_message, graded_forest, rejection
 from treeadv.replay.journal import Journal, Reader
 from treeadv.replay.ledger import Ledger, State
 from treeadv.replay.payloads import DamagedPayload, Payloads
@@ -41,7 +40,6 @@ from treeadv.replay.selection import choose, selection_rule
 from treeadv.storage.folder import Action, flush, open_folder
 from treeadv.visible import visible_logger
 
-Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
 JOURNAL_BYTES = 1 << 22  # that a start reads at most, beside a snapshot: 20,000 records
 _WARN_EVERY = 50  # forests in a row that were dropped on admission
 _MAX_FAILED_DRAWS = 50  # draws in a row without a prompt
@@ -103,8 +101,7 @@ class ReplayStore:
         except BaseException:
             self._lock.undo()
             raise
-        for warning in self.opening.warnings:
-            log.warning("%s: %s", run_dir, warning)
+        self.opening.warn(run_dir)
 
     def _begin(self, session: str, step: int) -> None:
         if not self.opening.records:
@@ -390,8 +387,7 @@ class ReplayStore:
         return out
 
     def _drop(self, record: Dropped) -> None:
-        level, text = drop_message(record)
-        log.log(level, "%s", text)
+        log.log(*drop_message(record))
         self._write(record)
 
     def _state(self, fid: str) -> State | None:
