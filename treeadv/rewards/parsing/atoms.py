@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from treeadv.rewards.parsing.terms import Call, Group, Name, Number, Relation, Term
@@ -28,7 +29,7 @@ _FUNCTION_VALUE = re.compile(  # `P(2)`, and the left sides of `P(A \cap B) = 1`
 )
 
 
-class Atoms:
+class Atoms(ABC):
     """A reader of atoms over tokens. The grammar builds sums and products of them."""
 
     def __init__(self, found: list[Token], text: str) -> None:
@@ -58,23 +59,23 @@ class Atoms:
             raise Unreadable(f"{text!r} is missing before {self.next.text!r}")
         self.advance()
 
-    def command(self) -> Term:
-        raise NotImplementedError
+    @abstractmethod
+    def command(self) -> Term: ...
 
-    def fraction(self) -> Term:
-        raise NotImplementedError
+    @abstractmethod
+    def fraction(self) -> Term: ...
 
-    def items(self, closing: str | None) -> Term:
-        raise NotImplementedError
+    @abstractmethod
+    def items(self, closing: str | None) -> Term: ...
 
-    def item(self) -> Term:
-        raise NotImplementedError
+    @abstractmethod
+    def item(self) -> Term: ...
 
-    def sum(self) -> Term:
-        raise NotImplementedError
+    @abstractmethod
+    def sum(self) -> Term: ...
 
-    def product(self) -> Term:
-        raise NotImplementedError
+    @abstractmethod
+    def product(self) -> Term: ...
 
     def begins_atom(self, token: Token) -> bool:
         """Whether the token can begin a factor that follows another factor without a sign."""
