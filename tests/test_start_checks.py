@@ -85,7 +85,9 @@ def test_temporary_folder_too_long_for_sockets_is_refused(tmp_path: Path, monkey
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", f"/tmp/{'x' * 80}")
-    with pytest.raises(BadInput, match=r"TMPDIR=/tmp/x+: is \d+ bytes too long for Ray's sockets; set RAY_TMPDIR=/tmp"):
+    with pytest.raises(
+        BadInput, match=r"TMPDIR=/tmp/x+: \d+ bytes too long for the paths of Ray's sockets; set RAY_TMPDIR=/tmp"
+    ):
         check_machine(config())
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     check_machine(config())

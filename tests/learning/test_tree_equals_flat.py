@@ -54,6 +54,10 @@ def current(model: torch.nn.Module, f: Forest) -> np.ndarray:
     return out
 
 
+# The reference has no credit at the branches of merged prefixes; tests/learning/test_rivals.py writes that out (tempo)
+ON_DRAWN_TREES = sorted(name for name, preset in PRESETS.items() if preset.advantage.tree != "merged")
+
+
 def gradient(p: torch.nn.Parameter) -> torch.Tensor:
     """Return the gradient of a parameter; 0 if no forest can change the weights, so that none was computed."""
     return torch.zeros_like(p) if p.grad is None else p.grad
@@ -86,7 +90,7 @@ def check(
 @settings(max_examples=30, deadline=None, phases=NO_SHRINK)
 @given(
     st.lists(forests(max_segments=12), min_size=1, max_size=3),
-    st.sampled_from(sorted(PRESETS)),
+    st.sampled_from(ON_DRAWN_TREES),
     st.sampled_from([12, 30, 1000]),
 )
 def test_loss_and_gradients_of_random_forests_in_float32(family, batch, preset, limit):
@@ -97,7 +101,7 @@ def test_loss_and_gradients_of_random_forests_in_float32(family, batch, preset, 
 @settings(max_examples=20, deadline=None, phases=NO_SHRINK)
 @given(
     st.lists(forests(max_segments=12), min_size=1, max_size=2),
-    st.sampled_from(sorted(PRESETS)),
+    st.sampled_from(ON_DRAWN_TREES),
     st.sampled_from([12, 1000]),
 )
 def test_loss_and_gradients_of_random_forests_in_float64(family, batch, preset, limit):

@@ -100,7 +100,9 @@ def test_run_resumes_after_the_file_size_limit_ended_it(
     )  # fmt: skip
     assert limited.returncode == 2 and "Traceback" not in limited.stderr, limited.stderr
     last = limited.stderr.strip().splitlines()[-1]
-    assert "cannot be written (File too large)" in last and "what was done is kept: treeadv train --resume" in last
+    assert (
+        "cannot be written (File too large)" in last and "what was done is kept: treeadv train --local --resume" in last
+    )
     assert audit(str(tmp_path / "run")).sound
     assert train("--resume", tmp_path / "run", "run.steps=3") == 0
     assert [r["step"] for r in records(tmp_path / "run")] == [1, 2, 3]

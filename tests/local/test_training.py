@@ -243,4 +243,4 @@ def test_verifier_that_fails_later_ends_the_run_with_exit_1(tiny_model: Path, tm
         assert train("--config", recipe) == 1
     shown = capsys.readouterr().err
     assert "the verifier failed on all of the first" in shown and "RuntimeError: broken" in shown
-    assert "tests/failing.py:" in shown and "treeadv train --resume" in shown
+    assert "tests/failing.py:" in shown and "treeadv train --local --resume" in shown

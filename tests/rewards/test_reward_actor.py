@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -26,8 +27,8 @@ def model_dir(tmp_path):
     tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="or"))
     tokenizer.add_special_tokens(["<|end|>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    (tmp_path / "model.safetensors").touch()  # no test reads this file
+    (tmp_path / "config.json").write_text(f'{{"model_type": "llama", "eos_token_id": {len(WORDS)}}}')
+    save_file({}, tmp_path / "model.safetensors")  # no test reads a weight
     return str(tmp_path)
 
 
