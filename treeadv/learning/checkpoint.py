@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.tensor import DTensor
 
 from treeadv.errors import BadInput, one_line
 from treeadv.learning import weights
@@ -28,6 +29,7 @@ from treeadv.learning.policy import Policy
 
 Progress = dict[str, int]  # the trainer's counters by name
 _STATE = "trainer"
+_FILE_BYTES = 1 << 26  # of a rank; saving needs up to twice as much memory beside the state
 _TENSORS = "tensors"  # in the folder of the state: files of torch's distributed checkpoints
 _RANDOM = "random.safetensors"
 _PROGRESS = "progress.json"
@@ -52,9 +54,12 @@ class TrainerState:
         different machines."""
         rank, world = _rank_and_world()
         weights.write_folder(self.policy, self.source, folder)
+        tensors = self._tensors(self._state())
         with _without_warning():
-            writer = HuggingFaceStorageWriter(str(folder / _STATE / _TENSORS), save_distributed=True)
-            dcp.save(self._tensors(self._state()), storage_writer=writer, no_dist=world == 1)
+            # The writer copies a file before it writes it, so a checkpoint of one file would double the state
+            place, files = str(folder / _STATE / _TENSORS), _files(tensors)
+            writer = HuggingFaceStorageWriter(place, files, save_distributed=True)
+            dcp.save(tensors, storage_writer=writer, no_dist=world == 1)
         if rank == 0:
             save_file({"cpu": torch.get_rng_state()}, folder / _STATE / _RANDOM)
             (folder / _STATE / _PROGRESS).write_text(json.dumps(progress))
@@ -90,6 +95,28 @@ class TrainerState:
         """Return the tensors of a state, which are loaded in place. The settings of the optimizer are no tensors: they
         come from the configuration."""
         return {**state, "optimizer": state["optimizer"]["state"]}
+
+
+def _files(tensors: dict[str, Any]) -> dict[str, int]:
+    """Return the number of the file, from 1, of each tensor of a nested state: at most `_FILE_BYTES` a file and rank,
+    except for a larger tensor."""
+    files: dict[str, int] = {}
+    number, size = 1, 0
+    for name, tensor in _named_tensors(tensors):
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if size and size + local.nbytes > _FILE_BYTES:
+            number, size = number + 1, 0
+        files[name], size = number, size + local.nbytes
+    return files
+
+
+def _named_tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) of a nested state; the keys are joined by dots, as torch's checkpoints join them."""
+    for key, value in state.items():
+        if isinstance(value, dict):
+            yield from _named_tensors(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _progress(state: Path) -> Progress:
