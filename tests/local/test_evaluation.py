@@ -136,7 +136,7 @@ def test_killed_eval_goes_on_to_the_same_answers(tiny_model: Path, held_out: Pat
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(eval_command(tiny_model, held_out, whole)) == 0
     process = subprocess.Popen([sys.executable, "-m", "treeadv.cli.main", *eval_command(tiny_model, held_out, cut)])
-    while not any((cut / "answers").glob("*.jsonl")):
+    while not any(f.read_text().count("\n") for f in (cut / "answers").glob("*.jsonl")):
         assert process.poll() is None
         time.sleep(0.002)
     process.kill()
