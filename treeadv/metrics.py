@@ -59,7 +59,7 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_eval_seconds", "histogram", "driver", "Wall time of one evaluation", buckets=_SECONDS),
     Metric("treeadv_evals_skipped_total", "counter", "driver", "Evaluations that were due and not made"),
     Metric("treeadv_actors", "gauge", "driver", "Actors alive", ("role",)),
-    Metric("treeadv_actors_wanted", "gauge", "driver", "Actors that the configuration or the autoscaler asks for", ("role",)),
+    Metric("treeadv_actors_target", "gauge", "driver", "Actors that the configuration or the autoscaler asks for", ("role",)),
     Metric("treeadv_actor_restarts_total", "counter", "driver", "Actors replaced after they died", ("role",)),
     Metric("treeadv_generated_tokens_total", "counter", "generator", "Tokens drawn"),
     Metric("treeadv_generated_leaves_total", "counter", "generator", "Leaves finished", ("finish",)),

@@ -146,11 +146,11 @@ def _evaluate(config: Config, model: Path, problems: list[Problem], samples: int
     }  # fmt: skip
 
 
-def _held_out(held: HeldOut, config: Config) -> list[Problem]:
-    if held.source is not None:
-        return [p for s in read_sets(Path(held.source), config.task, limit=held.problems) for p in s.problems]
-    source = problem_source(config.task, held.seed)
-    return [source[draw] for draw in range(held.problems)]
+def _held_out(spec: HeldOut, config: Config) -> list[Problem]:
+    if spec.source is not None:
+        return [p for s in read_sets(Path(spec.source), config.task, limit=spec.problems) for p in s.problems]
+    source = problem_source(config.task, spec.seed)
+    return [source[draw] for draw in range(spec.problems)]
 
 
 def _now() -> str:
