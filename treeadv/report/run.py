@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -19,8 +19,9 @@ from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
 from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
-from treeadv.report.picture import Numbers, Vocabulary, picture
+from treeadv.report.picture import Numbers, picture
 from treeadv.report.progress import clock, summary_rows
+from treeadv.report.vocabulary import run_vocabulary
 from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 
@@ -199,7 +200,7 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
         "All rollouts of one prompt. Hover a token for its probability, entropy and policy version.",
         class_="soft",
     )
-    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
+    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), run_vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
         add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
     first, last = steps[:MAX_SEARCHED], steps[: -MAX_SEARCHED - 1 : -1]
@@ -233,19 +234,6 @@ def first_mixed(recorded: RecordedSteps, steps: Iterable[int]) -> tuple[tuple[in
         if mixed:
             return (step, max(mixed, key=lambda f: f.segments)), ""
     return None, fault
-
-
-def _vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
-    for place in _model_folders(folder, config):
-        if (place / "tokenizer.json").is_file():
-            return Vocabulary(place)
-    return Numbers()
-
-
-def _model_folders(folder: RunFolder, config: Config) -> Iterator[Path]:
-    yield from (folder.checkpoint(step) for step in reversed(folder.checkpoints()))
-    yield Path(config.model.path)
-    yield Path(config.model.cache) / config.model.path
 
 
 def _steps(main: Element, records: Sequence[dict[str, Any]]) -> None:
