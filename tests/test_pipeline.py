@@ -14,6 +14,7 @@ import torch
 from tests.running import LIMIT, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
 from treeadv.replay.audit import audit
+from treeadv.report.record_fields import faults
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -47,6 +48,7 @@ def test_finished_run_leaves_a_complete_folder(finished):
     summary = json.loads((finished / "summary.json").read_text())
     records = RunFolder(finished).records()
     assert [r["step"] for r in records] == list(range(1, 9)) and summary["steps"] == 8
+    assert [fault for r in records for fault in faults(r)] == []
     assert load(finished / "config.yaml").run.steps == 8
     assert summary["forests"]["trained"] == 8 * 3 and summary["forests"]["leased"] == 0
     assert (
