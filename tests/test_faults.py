@@ -121,6 +121,17 @@ def test_hung_role_is_killed_and_the_run_continues(tmp_path: Path, tiny_model: P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("role", ROLES)
+def test_role_stopped_in_its_constructor_is_replaced(tmp_path: Path, tiny_model: Path, role: str) -> None:
+    run = Run(tmp_path, tiny_model, run__start_timeout=20.0)
+    stopped = run.stop_in_constructor(role)
+    run.recover(role)
+    assert not stopped.is_running()
+    assert "did not start within 20 s (run.start_timeout): it is " in run.output_so_far()
+    run.end()
+
+
+@pytest.mark.slow
 def test_generator_killed_by_the_memory_monitor_is_replaced(tmp_path: Path, tiny_model: Path) -> None:
     """Ray then raises OutOfMemoryError, which is no RayActorError."""
     threshold = psutil.virtual_memory().percent / 100 + 0.12
@@ -175,7 +186,7 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, ti
     run.kill_driver()
     step = run.flip_checkpoint()
     run.recover("driver")
-    assert f"step-{step} is passed over: model.safetensors is damaged" in run.output_so_far()
+    assert f"step-{step} is ignored: model.safetensors" in run.output_so_far()
     run.end()
     assert run.repeats.count > 0
 
