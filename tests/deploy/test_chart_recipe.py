@@ -1,4 +1,4 @@
-"""The chart takes a plain recipe, checks it, and says which of its fields it replaces; own files and additions to pods."""
+"""The chart checks a plain recipe and names the fields that it replaces; own files and additions reach the pods."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_plain_recipe_becomes_the_configuration(helm: Helm, tmp_path: Path, name
 
 
 def test_config_overrides_the_recipe_and_notes_name_the_replaced(helm: Helm, tmp_path: Path) -> None:
-    """Values of `config` hold over the recipe; a list replaces a list. The fields that the chart sets hold over both."""
+    """Values of `config` hold over the recipe; a list replaces a list. The chart's own fields hold over both."""
     recipe = tmp_path / "my.yaml"
     families = "[{name: chain_sum}, {name: products}]"
     recipe.write_text(

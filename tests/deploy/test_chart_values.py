@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy import getnode, schema
-from tests.deploy.manifests import CHART, HELMS, ROOT, VALUES, Helm, Render, sets, train_config
+from tests.deploy.manifests import CHART, ROOT, VALUES, Helm, Render, sets, train_config
 
 FLEET = ["generator.kind=deployment", "config.model.path=/data/models/m"]
 BAD = {
@@ -156,7 +156,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("version", HELMS)
+@pytest.mark.parametrize("version", [pytest.param("helm3", marks=pytest.mark.slow), "helm4"])
 @pytest.mark.parametrize("case", BAD)
 def test_bad_value_is_refused_by_name(helm: Helm, case: str, version: str) -> None:
     changes, message = BAD[case]
