@@ -173,7 +173,10 @@ class Catalogue:
             except BadInput:
                 return
             decode = self.source.vocabulary.text
-            texts = [decode(forest.prompt.tolist()), *(decode(forest.leaf_tokens(n)) for n in range(forest.leaves))]
+            texts = [
+                decode(forest.prompt.tolist()),
+                *(decode(forest.leaf_tokens(n).tolist()) for n in range(forest.leaves)),
+            ]
             whole = "\0".join(texts).casefold()
             with self._lock:
                 self._texts[key] = whole
