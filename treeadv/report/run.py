@@ -18,7 +18,7 @@ from treeadv.replay.history import RecordedSteps
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
 from treeadv.report.curves import CHARTS, add_curves
-from treeadv.report.health import advice, alarms
+from treeadv.report.health import advice, alarms, sentence
 from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, picture
@@ -101,8 +101,8 @@ def _health(main: Element, records: Sequence[dict[str, Any]], config: Config, lo
     body = table(card, ("Last steps", "What helps"))
     for finding in found:
         row = add(body, "tr")
-        add(row, "td", f"{finding.what}.", class_="badge wrong" if wrong else "")
-        add(row, "td", f"{finding.remedy}.")
+        add(row, "td", sentence(finding.what), class_="badge wrong" if wrong else "")
+        add(row, "td", sentence(finding.remedy))
 
 
 def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
