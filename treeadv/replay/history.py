@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,6 +182,15 @@ def forests(run_dir: str | Path) -> Iterator[Forest]:
     for admitted in _admitted(Reader(replay.child("journal"), whole=True)):
         if admitted.payload_file not in released and admitted.forest_id not in damaged:
             yield payloads.forest(admitted)
+
+
+def last_forest(run_dir: str | Path) -> Forest | None:
+    """Return the forest that was admitted last; None without one. Reads the journal from its last snapshot on.
+
+    Raises `BadInput` if the run has no journal, or the payload of that forest cannot be read."""
+    replay = folder_of(run_dir)
+    last = deque(_admitted(Reader(replay.child("journal"))), maxlen=1)
+    return PayloadReader(replay.child("payloads")).forest(last[0]) if last else None
 
 
 def _admitted(reader: Reader) -> Iterator[Admitted]:

@@ -74,9 +74,14 @@ def read_run(path: Path) -> Run:
         records, evaluations = folder.records(), folder.evaluations()
     except BadInput as e:
         return Run(path=path, config=None, records=(), evaluations=(), state="damaged", fault=str(e))
-    done = bool(records) and records[-1]["step"] >= config.run.steps
-    state = "running" if in_use(path) else "finished" if done else "stopped"
+    state = run_state(path, config, records[-1]["step"] if records else 0)
     return Run(path=path, config=config, records=records, evaluations=evaluations, state=state)
+
+
+def run_state(path: Path, config: Config, step: int) -> str:
+    """Return running, finished or stopped; `step` is the last recorded step. A run that another machine drives is not
+    seen to be running."""
+    return "running" if in_use(path) else "finished" if step >= config.run.steps else "stopped"
 
 
 def runs_in(root: Path) -> list[Run]:

@@ -18,7 +18,7 @@ from treeadv.replay.history import RecordedSteps
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
 from treeadv.report.curves import CHARTS, add_curves
-from treeadv.report.health import advice, alarms
+from treeadv.report.health import advice, alarms, sentence
 from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, Vocabulary, picture
@@ -100,8 +100,8 @@ def _health(main: Element, records: Sequence[dict[str, Any]], config: Config, lo
     body = table(card, ("Last steps", "What helps"))
     for finding in found:
         row = add(body, "tr")
-        add(row, "td", f"{finding.what}.", class_="badge wrong" if wrong else "")
-        add(row, "td", f"{finding.remedy}.")
+        add(row, "td", sentence(finding.what), class_="badge wrong" if wrong else "")
+        add(row, "td", sentence(finding.remedy))
 
 
 def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
@@ -168,7 +168,7 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
         "All rollouts of one prompt. Hover a token for its probability, entropy and policy version.",
         class_="soft",
     )
-    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
+    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), run_vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
         add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
     first, last = steps[:MAX_SEARCHED], steps[: -MAX_SEARCHED - 1 : -1]
@@ -204,7 +204,8 @@ def first_mixed(recorded: RecordedSteps, steps: Iterable[int]) -> tuple[tuple[in
     return None, fault
 
 
-def _vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
+def run_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
+    """Return the texts of the tokens of a run, from a checkpoint or the model; `Numbers` without a tokenizer."""
     for place in _model_folders(folder, config):
         if (place / "tokenizer.json").is_file():
             return Vocabulary(place)
