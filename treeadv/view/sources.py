@@ -216,5 +216,5 @@ def open_source(path: Path, model: Path | None = None, preset: str | None = None
             raise BadInput(f"--preset {preset}: {path} is a run, whose own preset is shown; leave it out")
         return RunSource(path, model)
     if not path.exists():
-        raise BadInput(f"{path}: no such run folder or file of forests")
+        raise BadInput(f"{path}: no such file or run folder")
     return FileSource(path, model, preset or "treeadv")
