@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -17,6 +17,7 @@ from treeadv.presets import build_advantage
 from treeadv.replay.history import RecordedSteps
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
+from treeadv.report.digest import Digest, digest, evenly
 from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, Vocabulary, picture
@@ -24,7 +25,6 @@ from treeadv.report.progress import clock, summary_rows
 from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 
-MAX_POINTS = 400  # largest number of steps drawn; of a longer run every n-th step is drawn
 MAX_SEARCHED = 30  # number of first and last steps that are searched for a forest with different rewards
 
 # (title, unit, {key of a record: label}). "seconds" gives one curve for each phase.
@@ -57,7 +57,7 @@ def write_report(path: Path) -> Path:
 
 def run_page(folder: RunFolder, config: Config) -> str:
     """Return the page. The page names the figures that the run did not record."""
-    records = folder.records()
+    records = digest(folder, MAX_SEARCHED)
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
     what = (
@@ -65,25 +65,25 @@ def run_page(folder: RunFolder, config: Config) -> str:
         f" {config.sampling.rule}"
     )
     add(main, "p", what, class_="soft")
-    if not records:
+    if not records.count:
         add(main, "p", "The run has completed no step.")
         return finish(root)
     _tiles(main, records, config)
-    _curves(main, records)
+    shown = evenly(folder, records.last["step"], records.last["step"])
+    _curves(main, records, shown)
     _evaluations(main, folder.evaluations())
     _happenings(main, folder, records)
-    _forests(main, folder, config, [r["step"] for r in records])
-    _steps(main, records)
+    _forests(main, folder, config, records)
+    _steps(main, records.count, shown)
     details = add(main, "details")
     add(details, "summary", "Configuration")
     add(details, "pre", config.to_yaml(), class_="text")
     return finish(root)
 
 
-def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> None:
-    fifth = max(1, len(records) // 5)
-    first, final = (sum(r["reward_mean"] for r in part) / fifth for part in (records[:fifth], records[-fifth:]))
-    last = records[-1]
+def _tiles(main: Element, records: Digest, config: Config) -> None:
+    first, final = records.reward()
+    last = records.last
     trained, expanded = last["tokens_trained"], last["tokens_expanded"]
     tiles = add(main, "dl", class_="tiles")
     figures = (
@@ -93,7 +93,7 @@ def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> 
         ("Tokens trained", number(trained), f"instead of {number(expanded)}: {1 - trained / expanded:.0%} shared"),
         (
             "Staleness",
-            f"≤ {max(r['staleness_max'] for r in records)}",
+            f"≤ {records.staleness}",
             f"versions; the bound is {config.queue.max_staleness}",
         ),
     )
@@ -103,12 +103,11 @@ def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> 
         add(add(tile, "dd", shown), "small", note)
 
 
-def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
-    shown = records[:: -(-len(records) // MAX_POINTS)]
+def _curves(main: Element, records: Digest, shown: Sequence[dict[str, Any]]) -> None:
     steps = [r["step"] for r in shown]
     add(main, "h2", "Curves")
-    if len(shown) < len(records):
-        add(main, "p", f"The curves show {len(shown)} of {len(records)} steps, at even distances.", class_="soft")
+    if len(shown) < records.count:
+        add(main, "p", f"The curves show {len(shown)} of {records.count} steps, at even distances.", class_="soft")
     grid = add(main, "div", class_="charts")
     missing = []
     for title, unit, keys in CHARTS:
@@ -117,7 +116,7 @@ def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
         if known:
             series = [Series(label, [r.get(k) for r in shown]) for k, label in known.items()]
             grid.append(chart.draw(Chart(title, unit, series), steps))
-    phases = _phases(records)
+    phases = _phases(records.seconds)
     series = [Series(p.replace("_", " "), [r.get("seconds", {}).get(p) for r in shown]) for p in phases]
     if series:
         grid.append(chart.draw(Chart(*PHASES, series), steps))
@@ -157,29 +156,21 @@ def _of_set(record: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def _phases(records: Sequence[dict[str, Any]]) -> list[str]:
+def _phases(total: Mapping[str, float]) -> list[str]:
     """Return the longest phases, at most one for each colour of the chart, without phases below 1 % of the time."""
-    total: dict[str, float] = {}
-    for r in records:
-        for phase, seconds in r.get("seconds", {}).items():
-            total[phase] = total.get(phase, 0.0) + seconds
     longest = sorted(total, key=lambda p: -total[p])[: chart.SERIES_COLOURS]
     return [p for p in longest if total[p] >= 0.01 * total[longest[0]]]
 
 
-def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, Any]]) -> None:
+def _happenings(main: Element, folder: RunFolder, records: Digest) -> None:
     add(main, "h2", "What happened")
     card = add(main, "div", class_="card")
     body = table(card, ("Figure", "Value"))
     summary = folder.path / "summary.json"
     rows = list(summary_rows(json.loads(summary.read_text()))) if summary.is_file() else []
-    verdicts: dict[str, int] = {}
-    for r in records:
-        for name, count in r.get("verdicts", {}).items():
-            verdicts[name] = verdicts.get(name, 0) + count
-    if verdicts:
+    if verdicts := records.verdicts:
         rows.append(("verdicts of the leaves trained", ", ".join(f"{name} {n:,}" for name, n in verdicts.items())))
-    if dropped := records[-1].get("dropped") if records else None:
+    if dropped := records.last.get("dropped"):
         rows.append(("forests dropped", ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())))
     rows.append(("checkpoints", ", ".join(f"step-{step}" for step in folder.checkpoints()) or "none"))
     for name, shown in rows:
@@ -190,7 +181,7 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
         add(card, "p", "The run has no summary.json: the run has not ended, or its driver was killed.", class_="soft")
 
 
-def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[int]) -> None:
+def _forests(main: Element, folder: RunFolder, config: Config, records: Digest) -> None:
     """Draw an early and a late forest with different rewards. Without such a forest, write the reason."""
     add(main, "h2", "An early and a late forest")
     add(
@@ -202,7 +193,7 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
     spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
         add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
-    first, last = steps[:MAX_SEARCHED], steps[: -MAX_SEARCHED - 1 : -1]
+    first, last = records.first_steps, records.last_steps
     try:
         recorded = RecordedSteps(str(folder.path), {*first, *last})
     except BadInput as e:  # no queue in this folder
@@ -248,12 +239,13 @@ def _model_folders(folder: RunFolder, config: Config) -> Iterator[Path]:
     yield Path(config.model.cache) / config.model.path
 
 
-def _steps(main: Element, records: Sequence[dict[str, Any]]) -> None:
-    keys = ["step", "elapsed_s", *(k for _, _, shown in CHARTS for k in shown if any(k in r for r in records))]
+def _steps(main: Element, count: int, shown: Sequence[dict[str, Any]]) -> None:
+    keys = ["step", "elapsed_s", *(k for _, _, drawn in CHARTS for k in drawn if any(k in r for r in shown))]
     details = add(main, "details")
-    add(details, "summary", f"All {len(records)} steps as a table")
+    of = f"All {count} steps" if len(shown) == count else f"{len(shown)} of {count} steps (all: metrics.jsonl)"
+    add(details, "summary", f"{of} as a table")
     body = table(details, [k.replace("_", " ") for k in keys], numeric=range(len(keys)))
-    for r in records:
+    for r in shown:
         row = add(body, "tr")
         for k in keys:
             add(row, "td", "" if r.get(k) is None else number(r[k]), class_="n")
