@@ -72,6 +72,8 @@ def test_run_survives_a_hung_and_two_killed_roles(tmp_path: Path, tiny_model: Pa
     run.kill_at(LEASING, "")
     run.recover("ReplayQueue")
     assert "gave no heartbeat for 5 s" in run.output_so_far()
+    for role in ("reward", "generator"):  # the series of the alert TreeadvActorsRestarting
+        assert run.exported("treeadv_actor_restarts_total", role=role) >= 1
     run.end()
 
 
@@ -88,6 +90,7 @@ def test_run_survives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Pat
             run.kill_at(*first)
         run.kill_at(point, victim)
         seconds[state] = run.recover(role)
+    assert role != "Learner" or run.exported("treeadv_resumes_total") > 3  # the alert TreeadvActorsRestarting fires
     run.end()
     assert max(seconds.values()) < WITHIN, seconds
     assert run.repeats.count > 0 or role not in ("Learner", "driver")  # they go back to a checkpoint

@@ -15,6 +15,7 @@ from actors.cli import main
 from tests.running import LIMIT, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
 from treeadv.replay.audit import audit
+from treeadv.report.record_fields import faults
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -48,6 +49,7 @@ def test_finished_run_leaves_a_complete_folder(finished):
     summary = json.loads((finished / "summary.json").read_text())
     records = RunFolder(finished).records()
     assert [r["step"] for r in records] == list(range(1, 9)) and summary["steps"] == 8
+    assert [fault for r in records for fault in faults(r)] == []
     assert load(finished / "config.yaml").run.steps == 8
     assert summary["forests"]["trained"] == 8 * 3 and summary["forests"]["leased"] == 0
     assert (
@@ -240,7 +242,7 @@ def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
         assert process.returncode == 2 and "no space left" in last.lower() and "--resume" in last, out[-3000:]
         sound(small / "run")
     finally:
-        subprocess.run(["umount", small], check=True)
+        subprocess.run(["umount", "--lazy", small], check=True)  # a run that hung still uses it
 
 
 @pytest.mark.slow

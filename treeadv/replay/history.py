@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,6 +214,15 @@ def forests(run_dir: str | Path) -> Iterator[Forest]:
     for admitted in admitted_forests(Reader(replay.child("journal"), whole=True)):
         if admitted.payload_file not in released and admitted.forest_id not in damaged:
             yield payloads.forest(admitted)
+
+
+def last_forest(run_dir: str | Path) -> Forest | None:
+    """Return the forest that was admitted last; None without one. Reads the journal from its last snapshot on.
+
+    Raises `BadInput` if the run has no journal, or the payload of that forest cannot be read."""
+    replay = folder_of(run_dir)
+    last = deque(admitted_forests(Reader(replay.child("journal"))), maxlen=1)
+    return PayloadReader(replay.child("payloads")).forest(last[0]) if last else None
 
 
 def admitted_forests(reader: Reader, until: float = math.inf) -> Iterator[Admitted]:

@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from treeadv.report.curves import MAX_POINTS
+from treeadv.report.health import WINDOW
 from treeadv.storage.run_folder import RunFolder
-
-MAX_POINTS = 400  # largest number of steps drawn; of a longer run every n-th step is drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
-    """Totals of the records of a run, and its first and last steps."""
+    """Totals of the records of a run, its first and last steps, and its last records."""
 
     count: int
     last: Mapping[str, Any]  # the last record; {} if there is none
     rewards: Sequence[float]  # the mean reward of each step
     staleness: int  # the largest
-    seconds: Mapping[str, float]  # by phase
     verdicts: Mapping[str, int]
     first_steps: Sequence[int]
     last_steps: Sequence[int]  # the last one first
+    tail: Sequence[dict[str, Any]]  # the last records
 
     def reward(self) -> tuple[float, float]:
         """The mean reward of the first and of the last fifth of the steps."""
@@ -38,22 +38,22 @@ def digest(folder: RunFolder, ends: int = 0) -> Digest:
 
     Raises `BadInput` for a damaged record."""
     rewards, staleness = array("d"), 0
-    seconds: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()
     first_steps: list[int] = []
     last_steps: deque[int] = deque(maxlen=ends)
+    tail: deque[dict[str, Any]] = deque(maxlen=WINDOW + 1)
     last: dict[str, Any] = {}
     for last in folder.read_records():
         rewards.append(last["reward_mean"])
         staleness = max(staleness, last["staleness_max"])
-        seconds.update(last.get("seconds", {}))
         verdicts.update(last.get("verdicts", {}))
         if len(first_steps) < ends:
             first_steps.append(last["step"])
         last_steps.appendleft(last["step"])
+        tail.append(last)
     return Digest(
-        count=len(rewards), last=last, rewards=rewards, staleness=staleness, seconds=seconds, verdicts=verdicts,
-        first_steps=first_steps, last_steps=tuple(last_steps),
+        count=len(rewards), last=last, rewards=rewards, staleness=staleness, verdicts=verdicts,
+        first_steps=first_steps, last_steps=tuple(last_steps), tail=tuple(tail),
     )  # fmt: skip
 
 

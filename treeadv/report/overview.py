@@ -13,11 +13,11 @@ from treeadv.errors import BadInput
 from treeadv.evaluation.history import best, value
 from treeadv.report import chart
 from treeadv.report.chart import SERIES_COLOURS, Chart, Series, number
+from treeadv.report.curves import CHARTS
 from treeadv.report.digest import Digest, digest, evenly
 from treeadv.report.markup import add
 from treeadv.report.page import finish, page, table
 from treeadv.report.progress import clock
-from treeadv.report.run import CHARTS
 from treeadv.storage.lock import in_use
 from treeadv.storage.run_folder import RunFolder, not_a_run
 
@@ -74,9 +74,14 @@ def read_run(path: Path) -> Run:
         records, evaluations = digest(folder), folder.evaluations()
     except BadInput as e:
         return Run(path=path, config=None, records=None, evaluations=(), state="damaged", fault=str(e))
-    done = records.last.get("step", 0) >= config.run.steps
-    state = "running" if in_use(path) else "finished" if done else "stopped"
+    state = run_state(path, config, records.last.get("step", 0))
     return Run(path=path, config=config, records=records, evaluations=evaluations, state=state)
+
+
+def run_state(path: Path, config: Config, step: int) -> str:
+    """Return running, finished or stopped; `step` is the last recorded step. A run that another machine drives is not
+    seen to be running."""
+    return "running" if in_use(path) else "finished" if step >= config.run.steps else "stopped"
 
 
 def runs_in(root: Path) -> list[Run]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -17,32 +17,18 @@ from treeadv.presets import build_advantage
 from treeadv.replay.history import RecordedSteps
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
+from treeadv.report.curves import CHARTS, add_curves
 from treeadv.report.digest import Digest, digest, evenly
+from treeadv.report.health import advice, alarms, sentence
 from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
-from treeadv.report.picture import Numbers, Vocabulary, picture
+from treeadv.report.picture import Numbers, picture
 from treeadv.report.progress import clock, summary_rows
+from treeadv.report.vocabulary import run_vocabulary
 from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 
 MAX_SEARCHED = 30  # number of first and last steps that are searched for a forest with different rewards
-
-# (title, unit, {key of a record: label}). "seconds" gives one curve for each phase.
-CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
-    ("Mean reward", "over the leaves trained", {"reward_mean": "reward"}),
-    ("Sharing", "share of the flattened tokens not computed", {"sharing": "sharing"}),
-    ("Staleness", "policy versions", {"staleness_mean": "mean", "staleness_max": "max"}),
-    ("Decoding", "tokens/s", {"decode_tokens_per_s": "tokens/s"}),
-    ("Prefix reuse", "share of prefix tokens found in the cache", {"prefix_reuse": "share"}),
-    ("Entropy and fork threshold", "nats", {"entropy_mean": "mean entropy", "tau": "tau"}),
-    ("Behaviour against learner", "KL (k3), nats", {"mismatch_kl": "KL"}),
-    ("Gradient norm", "before clipping", {"grad_norm": "norm"}),
-    ("Loss", "", {"loss": "loss"}),
-    ("Corrected tokens", "share", {"clip_ratio": "clipped", "mask_ratio": "masked"}),
-    ("Effective sample size", "share of the tokens", {"ess": "ESS"}),
-    ("Forests without variance", "share: all leaves have the same reward", {"zero_variance": "share"}),
-)
-PHASES = ("Time of a step", "seconds by phase")
 
 
 def write_report(path: Path) -> Path:
@@ -68,9 +54,11 @@ def run_page(folder: RunFolder, config: Config) -> str:
     if not records.count:
         add(main, "p", "The run has completed no step.")
         return finish(root)
-    _tiles(main, records, config)
     shown = evenly(folder, records.last["step"], records.last["step"])
-    _curves(main, records, shown)
+    recent = [*(r for r in shown if r["step"] < records.tail[0]["step"]), *records.tail]
+    _health(main, recent, config, local=not (folder.path / "targets.json").is_file())
+    _tiles(main, records, config)
+    add_curves(main, shown, records.count)
     _evaluations(main, folder.evaluations())
     _happenings(main, folder, records)
     _forests(main, folder, config, records)
@@ -103,25 +91,20 @@ def _tiles(main: Element, records: Digest, config: Config) -> None:
         add(add(tile, "dd", shown), "small", note)
 
 
-def _curves(main: Element, records: Digest, shown: Sequence[dict[str, Any]]) -> None:
-    steps = [r["step"] for r in shown]
-    add(main, "h2", "Curves")
-    if len(shown) < records.count:
-        add(main, "p", f"The curves show {len(shown)} of {records.count} steps, at even distances.", class_="soft")
-    grid = add(main, "div", class_="charts")
-    missing = []
-    for title, unit, keys in CHARTS:
-        known = {k: label for k, label in keys.items() if any(r.get(k) is not None for r in shown)}
-        missing += [k for k in keys if k not in known]
-        if known:
-            series = [Series(label, [r.get(k) for r in shown]) for k, label in known.items()]
-            grid.append(chart.draw(Chart(title, unit, series), steps))
-    phases = _phases(records.seconds)
-    series = [Series(p.replace("_", " "), [r.get("seconds", {}).get(p) for r in shown]) for p in phases]
-    if series:
-        grid.append(chart.draw(Chart(*PHASES, series), steps))
-    if missing:
-        add(main, "p", f"Not recorded by this run: {', '.join(missing)}.", class_="soft")
+def _health(main: Element, records: Sequence[dict[str, Any]], config: Config, local: bool) -> None:
+    """List what is wrong with the run; where nothing is, what is idle and which option changes that."""
+    wrong = alarms(records)
+    found = wrong or advice(records, config, local)
+    card = add(main, "div", class_="card", style="margin-top:20px")
+    if not found:
+        add(card, "h3", "No alarm, and nothing idle to mend.")
+        return
+    add(card, "h3", f"Alarms: {len(wrong)}" if wrong else "No alarm. What could be better:")
+    body = table(card, ("Last steps", "What helps"))
+    for finding in found:
+        row = add(body, "tr")
+        add(row, "td", sentence(finding.what), class_="badge wrong" if wrong else "")
+        add(row, "td", sentence(finding.remedy))
 
 
 def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
@@ -156,12 +139,6 @@ def _of_set(record: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def _phases(total: Mapping[str, float]) -> list[str]:
-    """Return the longest phases, at most one for each colour of the chart, without phases below 1 % of the time."""
-    longest = sorted(total, key=lambda p: -total[p])[: chart.SERIES_COLOURS]
-    return [p for p in longest if total[p] >= 0.01 * total[longest[0]]]
-
-
 def _happenings(main: Element, folder: RunFolder, records: Digest) -> None:
     add(main, "h2", "What happened")
     card = add(main, "div", class_="card")
@@ -190,7 +167,7 @@ def _forests(main: Element, folder: RunFolder, config: Config, records: Digest) 
         "All rollouts of one prompt. Hover a token for its probability, entropy and policy version.",
         class_="soft",
     )
-    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
+    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), run_vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
         add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
     first, last = records.first_steps, records.last_steps
@@ -224,19 +201,6 @@ def first_mixed(recorded: RecordedSteps, steps: Iterable[int]) -> tuple[tuple[in
         if mixed:
             return (step, max(mixed, key=lambda f: f.segments)), ""
     return None, fault
-
-
-def _vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
-    for place in _model_folders(folder, config):
-        if (place / "tokenizer.json").is_file():
-            return Vocabulary(place)
-    return Numbers()
-
-
-def _model_folders(folder: RunFolder, config: Config) -> Iterator[Path]:
-    yield from (folder.checkpoint(step) for step in reversed(folder.checkpoints()))
-    yield Path(config.model.path)
-    yield Path(config.model.cache) / config.model.path
 
 
 def _steps(main: Element, count: int, shown: Sequence[dict[str, Any]]) -> None:
