@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -21,8 +21,9 @@ from treeadv.report.curves import CHARTS, add_curves
 from treeadv.report.health import advice, alarms, sentence
 from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
-from treeadv.report.picture import Numbers, Vocabulary, picture
+from treeadv.report.picture import Numbers, picture
 from treeadv.report.progress import clock, summary_rows
+from treeadv.report.vocabulary import run_vocabulary
 from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 
@@ -202,20 +203,6 @@ def first_mixed(recorded: RecordedSteps, steps: Iterable[int]) -> tuple[tuple[in
         if mixed:
             return (step, max(mixed, key=lambda f: f.segments)), ""
     return None, fault
-
-
-def run_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
-    """Return the texts of the tokens of a run, from a checkpoint or the model; `Numbers` without a tokenizer."""
-    for place in _model_folders(folder, config):
-        if (place / "tokenizer.json").is_file():
-            return Vocabulary(place)
-    return Numbers()
-
-
-def _model_folders(folder: RunFolder, config: Config) -> Iterator[Path]:
-    yield from (folder.checkpoint(step) for step in reversed(folder.checkpoints()))
-    yield Path(config.model.path)
-    yield Path(config.model.cache) / config.model.path
 
 
 def _steps(main: Element, records: Sequence[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from treeadv.presets import build_advantage
 from treeadv.replay.history import last_forest
 from treeadv.report.overview import run_state
 from treeadv.report.picture import Picture, picture
-from treeadv.report.run import run_vocabulary
+from treeadv.report.vocabulary import run_vocabulary
 from treeadv.storage.run_folder import RunFolder
 
 KEPT = 400  # last records in memory
