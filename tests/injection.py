@@ -135,7 +135,8 @@ class Run:
         damaged already, so the newest one must be undamaged."""
         step = max(RunFolder(self.run).checkpoints())
         assert step == RunFolder(self.run).last_checkpoint()
-        flip(RunFolder(self.run).checkpoint(step) / "model.safetensors", 1000)
+        files = RunFolder(self.run).checkpoint(step).rglob("*.safetensors")
+        flip(max(files, key=lambda f: f.stat().st_size), 1000)
         return step
 
     def flip_payload(self) -> str:
