@@ -47,18 +47,18 @@ def show(args: argparse.Namespace) -> int:
     for target in filter(None, (args.html, args.svg)):
         check_target(target)
     source = open_source(args.path, args.model, args.preset)
-    if isinstance(source.vocabulary, Numbers):
-        model = source.about()["model"]
-        where = visible(f"of the model {model}" if model else f"named in {args.path}")
-        print(f"treeadv: no tokenizer {where}; tokens are shown as numbers (--model DIR)", file=sys.stderr)
     rows, fault = source.rows()
     if fault:
         print(f"treeadv: {fault}", file=sys.stderr)
     is_run = isinstance(source, RunSource)
     if is_run and args.step is None:
         return _list(args, source, rows)
-    forests = [source.forest(row.key) for row in (_of_step(args, rows) if is_run else _of_file(args, rows))]
-    pictures = _pictures(args, source, forests)
+    chosen = _of_step(args, rows) if is_run else _of_file(args, rows)
+    pictures = _pictures(args, source, [source.forest(row.key) for row in chosen])
+    if isinstance(source.vocabulary, Numbers):
+        model = source.about()["model"]
+        where = visible(f"of the model {model}" if model else f"named in {args.path}")
+        print(f"treeadv: no tokenizer {where}; tokens are shown as numbers (--model DIR)", file=sys.stderr)
     if args.svg:
         with replaced(args.svg) as scratch:
             scratch.write_text(standalone(pictures[0]), encoding="utf-8")
