@@ -117,6 +117,15 @@ REWARDS = Board(
         Panel("Answers waiting", (gauge("treeadv_reward_waiting_answers", over="sum"),)),
         Panel("Verifier processes replaced", (rate("treeadv_reward_worker_restarts_total"),)),
         Panel("Named parts of the reward", (gauge("treeadv_reward_part_mean", "part"),)),
+        Panel("Leaves trained by verdict", (rate("treeadv_trained_verdicts_total", "verdict"),)),
+        Panel("Mean reward by task family", (gauge("treeadv_family_reward_mean", "family"),)),
+        Panel("Tokens of an answer", (gauge("treeadv_answer_tokens"),)),
+        Panel("Tokens of an answer by verdict", (gauge("treeadv_verdict_answer_tokens", "verdict"),)),
+        Panel("Answers cut at the limit", (gauge("treeadv_truncated_ratio"),)),
+        Panel(
+            "Forests with mixed outcomes, and without variance",
+            (gauge("treeadv_mixed_ratio"), gauge("treeadv_zero_variance_ratio")),
+        ),
     ),
 )
 LEARNER = Board(

@@ -23,6 +23,12 @@ from treeadv.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ("gcs_server", "raylet")  # processes of Ray itself
+CONSTRUCTORS = {
+    "Generator": "actors.generator:Generator.__init__",
+    "RewardActor": "actors.reward:RewardActor.__init__",
+    "ReplayQueue": "actors.replay_queue:ReplayQueue.__init__",
+    "Learner": "actors.learner:Learner.__init__",
+}
 DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
 
 
@@ -95,6 +101,9 @@ class Run:
 
     def kill_at(self, point: str, victim: str, **fault: object) -> None:
         self.arm(at=point, victim=victim, **fault)
+        self.wait_until_fired()
+
+    def wait_until_fired(self) -> None:
         fired = self._faults / "fired.json"
         self._wait(fired.exists, 180)
         fired.unlink()
@@ -106,13 +115,24 @@ class Run:
         time.sleep(seconds)
         paused.resume()
 
+    def stop_in_constructor(self, role: str) -> psutil.Process:
+        """Kill an actor of `role` and stop its successor in the constructor. Returns the stopped process."""
+        before = self.hosts(role)
+        self.arm(at=CONSTRUCTORS[role], victim="stops")
+        before[0].kill()
+        self.wait_until_fired()
+        (stopped,) = (p for p in self.hosts(role) if p not in before and p.status() == psutil.STATUS_STOPPED)
+        return stopped
+
     def kill_driver(self) -> None:
         self.process.kill()
         self.process.wait(10)
 
     def flip_checkpoint(self) -> int:
-        """Flip a bit in the newest checkpoint and return its step."""
+        """Flip a bit in the newest checkpoint and return its step. Another flip would repair a checkpoint that is
+        damaged already, so the newest one must be undamaged."""
         step = max(RunFolder(self.run).checkpoints())
+        assert step == RunFolder(self.run).last_checkpoint()
         flip(RunFolder(self.run).checkpoint(step) / "model.safetensors", 1000)
         return step
 

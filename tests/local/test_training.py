@@ -22,6 +22,8 @@ from treeadv.learning.gradient import GradientPass, Update
 from treeadv.learning.objective import Sums
 from treeadv.learning.report import Phases
 from treeadv.replay.audit import audit
+from treeadv.report.record_fields import faults
+from treeadv.storage.run_folder import RunFolder
 
 STEPS = 5
 
@@ -60,7 +62,7 @@ def records(run: Path) -> list[dict]:
     """Return the records of metrics.jsonl without times and without engine totals, because a resumed run draws some
     tokens again."""
     timed = ("elapsed_s", "seconds", "decode_tokens_per_s", "generator_busy_s", "prefix_reuse", "mfu")
-    totals = ("tokens_generated", "prompt_tokens", "cached_tokens", "forests", "dropped")
+    totals = ("tokens_generated", "prompt_tokens", "cached_tokens", "forests", "admitted", "dropped", "dropped_tokens")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in (*timed, *totals)} for line in lines]
 
@@ -81,6 +83,7 @@ def test_run_folder_has_the_files_of_a_run_with_ray(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["forests"]["trained"] == 3 * STEPS
     assert {r["staleness_max"] for r in records(finished)} == {0}
+    assert [fault for r in RunFolder(finished).records() for fault in faults(r)] == []
 
 
 def test_batch_without_a_finite_update_is_replaced(

@@ -20,6 +20,7 @@ from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
 from treeadv.learning import sharding, weights
 from treeadv.learning.advantage import Array
+from treeadv.learning.answers import answer_figures
 from treeadv.learning.checkpoint import TrainerState
 from treeadv.learning.flops import utilisation
 from treeadv.learning.gradient import GradientPass, Update
@@ -233,6 +234,7 @@ class Trainer:
             verdicts=dict(Counter(Verdict(v).name.lower() for f in forests for v in f.verdict)),
             entropy_mean=float(np.mean(np.concatenate([f.entropy for f in forests]))),
             zero_variance=float(np.mean([np.ptp(f.reward[f.judged]) == 0 for f in forests])),
+            answers=answer_figures(forests),
             seconds=seconds,
             mfu=self._utilisation(updates, taken, seconds),
         )

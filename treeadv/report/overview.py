@@ -13,10 +13,10 @@ from treeadv.errors import BadInput
 from treeadv.evaluation.history import best, value
 from treeadv.report import chart
 from treeadv.report.chart import SERIES_COLOURS, Chart, Series, number
+from treeadv.report.curves import CHARTS, thinned
 from treeadv.report.markup import add
 from treeadv.report.page import finish, page, table
 from treeadv.report.progress import clock
-from treeadv.report.run import CHARTS, MAX_POINTS
 from treeadv.storage.lock import in_use
 from treeadv.storage.run_folder import RunFolder, not_a_run
 
@@ -106,8 +106,7 @@ def comparison_page(runs: Sequence[Run]) -> str:
     add(main, "h1", f"{len(runs)} runs")
     _rows(main, "Figures", names, figure_rows(runs))
     _rows(main, "Differences of the configurations", names, differences(runs))
-    steps = sorted({r["step"] for run in runs for r in run.records})
-    steps = steps[:: -(-len(steps) // MAX_POINTS)] if steps else []
+    steps = thinned(sorted({r["step"] for run in runs for r in run.records}))
     if steps:
         add(main, "h2", "Curves")
         grid = add(main, "div", class_="charts")

@@ -17,6 +17,8 @@ from treeadv.presets import build_advantage
 from treeadv.replay.history import RecordedSteps
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
+from treeadv.report.curves import CHARTS, add_curves
+from treeadv.report.health import advice, alarms
 from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, Vocabulary, picture
@@ -24,25 +26,7 @@ from treeadv.report.progress import clock, summary_rows
 from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 
-MAX_POINTS = 400  # largest number of steps drawn; of a longer run every n-th step is drawn
 MAX_SEARCHED = 30  # number of first and last steps that are searched for a forest with different rewards
-
-# (title, unit, {key of a record: label}). "seconds" gives one curve for each phase.
-CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
-    ("Mean reward", "over the leaves trained", {"reward_mean": "reward"}),
-    ("Sharing", "share of the flattened tokens not computed", {"sharing": "sharing"}),
-    ("Staleness", "policy versions", {"staleness_mean": "mean", "staleness_max": "max"}),
-    ("Decoding", "tokens/s", {"decode_tokens_per_s": "tokens/s"}),
-    ("Prefix reuse", "share of prefix tokens found in the cache", {"prefix_reuse": "share"}),
-    ("Entropy and fork threshold", "nats", {"entropy_mean": "mean entropy", "tau": "tau"}),
-    ("Behaviour against learner", "KL (k3), nats", {"mismatch_kl": "KL"}),
-    ("Gradient norm", "before clipping", {"grad_norm": "norm"}),
-    ("Loss", "", {"loss": "loss"}),
-    ("Corrected tokens", "share", {"clip_ratio": "clipped", "mask_ratio": "masked"}),
-    ("Effective sample size", "share of the tokens", {"ess": "ESS"}),
-    ("Forests without variance", "share: all leaves have the same reward", {"zero_variance": "share"}),
-)
-PHASES = ("Time of a step", "seconds by phase")
 
 
 def write_report(path: Path) -> Path:
@@ -68,8 +52,9 @@ def run_page(folder: RunFolder, config: Config) -> str:
     if not records:
         add(main, "p", "The run has completed no step.")
         return finish(root)
+    _health(main, records, config, local=not (folder.path / "targets.json").is_file())
     _tiles(main, records, config)
-    _curves(main, records)
+    add_curves(main, records)
     _evaluations(main, folder.evaluations())
     _happenings(main, folder, records)
     _forests(main, folder, config, [r["step"] for r in records])
@@ -103,26 +88,20 @@ def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> 
         add(add(tile, "dd", shown), "small", note)
 
 
-def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
-    shown = records[:: -(-len(records) // MAX_POINTS)]
-    steps = [r["step"] for r in shown]
-    add(main, "h2", "Curves")
-    if len(shown) < len(records):
-        add(main, "p", f"The curves show {len(shown)} of {len(records)} steps, at even distances.", class_="soft")
-    grid = add(main, "div", class_="charts")
-    missing = []
-    for title, unit, keys in CHARTS:
-        known = {k: label for k, label in keys.items() if any(r.get(k) is not None for r in shown)}
-        missing += [k for k in keys if k not in known]
-        if known:
-            series = [Series(label, [r.get(k) for r in shown]) for k, label in known.items()]
-            grid.append(chart.draw(Chart(title, unit, series), steps))
-    phases = _phases(records)
-    series = [Series(p.replace("_", " "), [r.get("seconds", {}).get(p) for r in shown]) for p in phases]
-    if series:
-        grid.append(chart.draw(Chart(*PHASES, series), steps))
-    if missing:
-        add(main, "p", f"Not recorded by this run: {', '.join(missing)}.", class_="soft")
+def _health(main: Element, records: Sequence[dict[str, Any]], config: Config, local: bool) -> None:
+    """List what is wrong with the run; where nothing is, what is idle and which option changes that."""
+    wrong = alarms(records)
+    found = wrong or advice(records, config, local)
+    card = add(main, "div", class_="card", style="margin-top:20px")
+    if not found:
+        add(card, "h3", "No alarm, and nothing idle to mend.")
+        return
+    add(card, "h3", f"Alarms: {len(wrong)}" if wrong else "No alarm. What could be better:")
+    body = table(card, ("Last steps", "What helps"))
+    for finding in found:
+        row = add(body, "tr")
+        add(row, "td", f"{finding.what}.", class_="badge wrong" if wrong else "")
+        add(row, "td", f"{finding.remedy}.")
 
 
 def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
@@ -155,16 +134,6 @@ def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
 def _of_set(record: dict[str, Any], name: str) -> dict[str, Any]:
     found: dict[str, Any] = record["sets"][name]
     return found
-
-
-def _phases(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the longest phases, at most one for each colour of the chart, without phases below 1 % of the time."""
-    total: dict[str, float] = {}
-    for r in records:
-        for phase, seconds in r.get("seconds", {}).items():
-            total[phase] = total.get(phase, 0.0) + seconds
-    longest = sorted(total, key=lambda p: -total[p])[: chart.SERIES_COLOURS]
-    return [p for p in longest if total[p] >= 0.01 * total[longest[0]]]
 
 
 def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, Any]]) -> None:
