@@ -207,7 +207,6 @@ def test_batch_that_is_not_finite_is_dropped_and_replaced(tmp_path, tiny_model):
     assert result.rows["trained"]["forests"] == 18
 
 
-<<<<<<< HEAD
 @pytest.mark.slow
 def test_run_that_is_never_finite_ends_and_drops_every_batch(tmp_path, tiny_model):
     """Three batches have no finite update: two are replaced, the third ends the run. The cause is in the last line, and
@@ -228,10 +227,7 @@ def test_run_that_is_never_finite_ends_and_drops_every_batch(tmp_path, tiny_mode
     assert steps(tmp_path / "run") == 6 and result.rows["trained"]["forests"] == 18
 
 
-def test_existing_run_folder_is_refused(tmp_path, tiny_model):
-=======
 def test_existing_run_folder_is_refused(tmp_path, tiny_model, capsys):
->>>>>>> main
     (tmp_path / "run" / "something").mkdir(parents=True)
     code = main(["train", "--config", str(recipe(tmp_path, tiny_model))])
     out = capsys.readouterr().err
