@@ -100,6 +100,18 @@ def test_second_update_after_an_idle_one_has_ratio_1(folder):
     assert (report.updates, report.idle_updates, report.clip_ratio) == (1, 1, 0.0)
 
 
+@pytest.mark.parametrize("correction", ["none", "tis", "sequence_tis", "decoupled", "geometric_mask"])
+def test_gspo_clips_nothing_while_the_weights_stand_still(folder, correction):
+    """In bfloat16, with cut forests: every later pass computes the log-probs of the proximal policy to the bit, however
+    far the engine's log-probs are."""
+    config = tiny.config(
+        preset="treeadv_gspo", correction=correction, dtype="bfloat16", lr=1e-12, updates_per_batch=2,
+        passes_per_batch=2, tokens_per_microbatch=16,
+    )  # fmt: skip
+    report = Trainer(config, folder).step(FORESTS, 0)
+    assert report.updates == 4 and report.mismatch_kl > 0.01 and report.clip_ratio == 0
+
+
 @given(st.integers(1, 20), st.integers(1, 8), st.integers(0, 9))
 def test_minibatches_hold_every_forest_once_in_equal_shares(forests, updates, version):
     plan = minibatches(forests, updates, 7, version)
