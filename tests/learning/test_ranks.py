@@ -165,7 +165,7 @@ def test_updates_of_a_batch_on_two_ranks_equal_one(two, folder, tmp_path):
     np.testing.assert_allclose([t[3:] for t in told], [t[3:] for t in want], rtol=1e-4)
     assert all(t[5] > 0 for t in told)  # later updates clip
     for ours, theirs in ((middle, one_middle), (whole, one_whole)):
-        assert all(np.abs(ours[name] - w).max() < 2e-6 for name, w in theirs.items())
+        assert all(np.abs(ours[name] - w).max() < 1e-6 for name, w in theirs.items())
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=20), st.integers(1, 4))
@@ -209,6 +209,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_killed_and_resumed_run_ends_bitwise_as_an_unbroken_one(folder, tmp_path):
     """SIGKILL comes at moments spread over steps and checkpoint writes. The run resumes from the files on the disk."""
