@@ -38,7 +38,7 @@ def page() -> str:
     sections = [HEAD]
     for role, title in ROLES.items():
         rows = [_row(m) for m in TABLE if m.role == role]
-        head = [f"## {title}\n", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+        head = [f"## {title}\n", "| metric | type | unit | labels | meaning |", "| --- | --- | --- | --- | --- |"]
         sections.append("\n".join([*head, *rows]) + "\n")
     return "\n".join([*sections, _records()])
 
@@ -51,7 +51,7 @@ def _records() -> str:
 
 def _row(m: Metric) -> str:
     buckets = f" Buckets: {', '.join(f'{b:g}' for b in m.buckets)}." if m.buckets else ""
-    return f"| `{m.name}` | {m.kind} | {', '.join(m.labels)} | {m.help}.{buckets} |"
+    return f"| `{m.name}` | {m.kind} | {m.measures} | {', '.join(m.labels)} | {m.help}.{buckets} |"
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.running import LIMIT, ROLES, Started, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.replay.audit import audit
@@ -133,7 +135,8 @@ class Run:
         damaged already, so the newest one must be undamaged."""
         step = max(RunFolder(self.run).checkpoints())
         assert step == RunFolder(self.run).last_checkpoint()
-        flip(RunFolder(self.run).checkpoint(step) / "model.safetensors", 1000)
+        files = RunFolder(self.run).checkpoint(step).rglob("*.safetensors")
+        flip(max(files, key=lambda f: f.stat().st_size), 1000)
         return step
 
     def flip_payload(self) -> str:
@@ -168,6 +171,16 @@ class Run:
         up = self._members[role]
         self._wait(lambda: self.newest_step() > done and len(self.hosts(role)) >= up, seconds)
         return time.monotonic() - began
+
+    def exported(self, name: str, **labels: str) -> float:
+        """Return a value that the driver exports now."""
+        targets = json.loads((self.run / "targets.json").read_text())
+        (address,) = (t["targets"][0] for t in targets if t["labels"]["role"] == "driver")
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
+            families = text_string_to_metric_families(page.read().decode())
+        return next(
+            s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()
+        )
 
     def newest_step(self) -> int:
         """The newest step on record. A run that goes back to a checkpoint takes it again."""

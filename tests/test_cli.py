@@ -212,7 +212,7 @@ GENERATE = ("generate", "--model", "M", "--data", "problems.jsonl", "--out", "o.
 MISTAKES: list[tuple[Sequence[str], str]] = [
     ([], "the following arguments are required: COMMAND (treeadv --help)"),
     (["shows"], "invalid choice: 'shows'"),
-    (["show"], "the following arguments are required: FOREST.arrow (treeadv show --help)"),
+    (["show"], "the following arguments are required: PATH (treeadv show --help)"),
     (["show", "none.arrow"], "none.arrow: no such file"),
     (["show", "problems.jsonl"], "problems.jsonl: not an Arrow file of forests"),
     (["show", "two.arrow", "--index", "2"], "--index 2: two.arrow holds 2 forests, counted from 0"),

@@ -54,6 +54,10 @@ class Recorder:
         self._exporter.set("treeadv_run_steps", cluster.config.run.steps)
         cluster.targets.add("driver", "driver", self._address)
 
+    def count_loss(self) -> None:
+        """Count a resume from the last checkpoint, because the queue or a learner died."""
+        self._exporter.add("treeadv_resumes_total")
+
     def resume(self) -> None:
         """Continue from the totals of the last record."""
         last = self.folder.last_record()

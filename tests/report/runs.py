@@ -46,7 +46,8 @@ def record(step: int, **more: Any) -> dict[str, Any]:
 def make_run(root: Path, forests: Sequence[Forest], records: Sequence[dict[str, Any]]) -> Path:
     """Create a run that trained one of `forests` in each step. A step with None has only a record of metrics."""
     tree = {**CONFIG, "run": {**CONFIG["run"], "root": str(root)}}
-    folder, _, _ = RunFolder.create(configuration.parse(tree, "test"), "demo")
+    folder, _, lock = RunFolder.create(configuration.parse(tree, "test"), "demo")
+    lock.release()
     store = ReplayStore(str(folder.path), QueueConfig(), 1, 0, "test", 0)
     for step, forest in enumerate(forests, 1):
         ticket = store.reserve("w", "", lambda _draw, id=forest.prompt_id: id)

@@ -90,6 +90,7 @@ def test_run_without_a_step_has_a_report(tmp_path: Path) -> None:
 def test_report_of_a_long_run_states_that_it_is_thinned(tmp_path: Path) -> None:
     html = report(make_run(tmp_path, [], [record(s) for s in range(1, 1002)]))
     assert "The curves show 334 of 1001 steps, at even distances." in html
+    assert "334 of 1001 steps (all: metrics.jsonl) as a table" in html
 
 
 def test_tokens_are_text_with_a_tokenizer_and_numbers_without(

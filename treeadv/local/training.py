@@ -28,7 +28,7 @@ from treeadv.local.recorder import LocalRecorder
 from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
 from treeadv.local.steps import StepForests
-from treeadv.report.progress import Progress
+from treeadv.report.progress import Progress, first_forests
 from treeadv.visible import visible_logger
 
 log = visible_logger(__name__)
@@ -53,6 +53,7 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
     model = resolve(config.model.path, config.model.cache)
     first = folder.last_checkpoint()
     async with AsyncExitStack() as stack:
+        progress.say(f"loading {model.name} into the engine ({config.generator.engine})")
         maker = await ForestMaker.start(config, model)
         stack.push_async_callback(maker.close)
         steps = StepForests(config, folder, maker, first)
@@ -60,6 +61,7 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
         evaluation = await LocalEvaluation.start(config, folder, maker, model)
         stack.push_async_callback(evaluation.close)
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
+        progress.say(f"loading {model.name} into the learner ({config.learner.device})")
         trainer = Trainer(config, str(model), keep_dir=folder.path)
         serving = Serving(config, trainer, maker.engine)
         if first:
@@ -70,6 +72,7 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
         run.accept(first)
         evaluation.book.keep_best()
         recorder = LocalRecorder(folder, progress, maker.engine)
+        progress.say(first_forests(config, first))
         await _learn(config, trainer, serving, steps, evaluation, recorder, signals)
         ended = {"stopped_by": signals[0].name if signals else None, "early_end": evaluation.book.early_end}
         return recorder.summary(steps.states()) | ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from treeadv.report import chart
@@ -13,7 +13,6 @@ from treeadv.report.markup import add
 
 MAX_POINTS = 400  # largest number of steps drawn; of a longer run every n-th step is drawn
 Record = Mapping[str, Any]
-_T = TypeVar("_T")
 
 # (title, unit, {key of a record: label})
 CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
@@ -60,13 +59,14 @@ OBJECT_CHARTS = (
 )
 
 
-def add_curves(main: Element, records: Sequence[Record]) -> None:
-    """Append the section with every curve that the run recorded; name what it did not record."""
-    shown = thinned(records)
+def add_curves(main: Element, shown: Sequence[Record], count: int) -> None:
+    """Append the section with every curve that the run recorded; name what it did not record.
+
+    `shown` are the records to draw, of `count` records at even distances."""
     steps = [r["step"] for r in shown]
     add(main, "h2", "Curves")
-    if len(shown) < len(records):
-        add(main, "p", f"The curves show {len(shown)} of {len(records)} steps, at even distances.", class_="soft")
+    if len(shown) < count:
+        add(main, "p", f"The curves show {len(shown)} of {count} steps, at even distances.", class_="soft")
     grid = add(main, "div", class_="charts")
     missing = []
     for title, unit, keys in CHARTS:
@@ -76,22 +76,17 @@ def add_curves(main: Element, records: Sequence[Record]) -> None:
             series = [Series(label, [r.get(k) for r in shown]) for k, label in known.items()]
             grid.append(chart.draw(Chart(title, unit, series), steps))
     for spec in OBJECT_CHARTS:
-        if not any(spec.key in r for r in records):
+        if not any(spec.key in r for r in shown):
             missing.append(spec.key)
-        elif series := _object_series(spec, records, shown):
+        elif series := _object_series(spec, shown):
             grid.append(chart.draw(Chart(spec.title, spec.unit, series), steps))
     if missing:
         add(main, "p", f"Not recorded by this run: {', '.join(missing)}.", class_="soft")
 
 
-def thinned(items: Sequence[_T]) -> Sequence[_T]:
-    """Return at most MAX_POINTS of the items, at even distances."""
-    return items[:: -(-len(items) // MAX_POINTS)] if items else items
-
-
-def _object_series(spec: ObjectChart, records: Sequence[Record], shown: Sequence[Record]) -> list[Series]:
+def _object_series(spec: ObjectChart, shown: Sequence[Record]) -> list[Series]:
     total: dict[str, float] = {}
-    for r in records:
+    for r in shown:
         for name, amount in r.get(spec.key, {}).items():
             total[name] = total.get(name, 0.0) + amount
     largest = sorted(total, key=lambda name: -total[name])[: chart.SERIES_COLOURS]

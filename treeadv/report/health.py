@@ -23,6 +23,14 @@ class Finding:
     what: str
     remedy: str
 
+    @property
+    def text(self) -> str:
+        return f"{sentence(self.what)} {sentence(self.remedy)}"
+
+
+def sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
 
 def alarms(records: Sequence[Record]) -> list[Finding]:
     """Return what is wrong with the run, the worst first. `records` are all records, or the last ones of a long run."""
