@@ -67,6 +67,7 @@ def train(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args)
     from rich.console import Console
+    from rich.text import Text
 
     from treeadv.checks import check_run
     from treeadv.extensions import require
@@ -86,13 +87,14 @@ def train(args: argparse.Namespace) -> int:
 
     run = launch(args.config, args.resume, args.resume_or_start, args.overrides, check)
     folder, config = run.folder, run.config
+    console = Console()
+    console.print(Text(f"run folder: {visible(str(folder.path))}"), soft_wrap=True)
     # These imports load torch and Ray, so they come after all checks
     if args.local:
         from treeadv.local.training import train as train_run
     else:
         from actors.driver.supervisor import train as train_run
 
-    console = Console()
     trackers = Trackers(config.run.trackers, folder.path, config.model_dump(mode="json"))
     try:
         with Progress(config.run.steps, console, trackers) as progress:

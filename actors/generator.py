@@ -30,7 +30,6 @@ class Generator(Heartbeat):
 
     def __init__(self, config: Config, index: int, port: int) -> None:
         self._config, self._index = config, index
-        self._model_dir = resolve(config.model.path, config.model.cache)
         self._tau = config.sampling.tau  # fork threshold of the newest forest, in nats
         self._exporter = Exporter("generator", refresh=self._count_engine)
         self._address = self._exporter.serve(config.metrics.host, port)
@@ -43,11 +42,13 @@ class Generator(Heartbeat):
     @ray.method
     async def start(self) -> str:
         """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
-        self._engine = await start_engine(self._config, self._model_dir, self._index)
-        self._grower = Grower(self._config, self._model_dir, self._engine)
+        # Not in the constructor, which has a deadline: the hub may send the model for a long time
+        model = await asyncio.to_thread(resolve, self._config.model.path, self._config.model.cache)
+        self._engine = await start_engine(self._config, model, self._index)
+        self._grower = Grower(self._config, model, self._engine)
         if self._config.eval.every:
             self._metered = Metered(self._engine)
-            self._answerer = Grower(held_out(self._config), self._model_dir, self._metered)
+            self._answerer = Grower(held_out(self._config), model, self._metered)
         self._exporter.set("treeadv_generator_policy_version", self.engine.version)
         return self._address
 

@@ -161,8 +161,18 @@ class Learner(Heartbeat):
             "mismatch_kl_nats": report.mismatch_kl,
             "effective_sample_ratio": report.ess,
             "learner_tokens_per_second": report.tokens / sum(report.seconds.values()),
+            "answer_tokens": report.answers.answer_tokens,
+            "truncated_ratio": report.answers.truncated,
+            "mixed_ratio": report.answers.mixed,
+            "zero_variance_ratio": report.zero_variance,
         }
         if report.mfu is not None:
             gauges["learner_mfu_ratio"] = report.mfu
         for name, value in gauges.items():
             e.set(f"treeadv_{name}", value)
+        for verdict, leaves in report.verdicts.items():
+            e.add("treeadv_trained_verdicts_total", leaves, verdict=verdict)
+        for verdict, tokens in report.answers.answer_tokens_by_verdict.items():
+            e.set("treeadv_verdict_answer_tokens", tokens, verdict=verdict)
+        for family, reward in report.answers.reward_by_family.items():
+            e.set("treeadv_family_reward_mean", reward, family=family)

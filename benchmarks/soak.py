@@ -25,8 +25,9 @@ from tests.injection import DRAWING, SERVICES, Run
 from tests.running import ROLES, end_all, steps, wait_for
 from treeadv.replay.audit import audit
 from treeadv.replay.history import read_history
+from treeadv.storage.run_folder import RunFolder
 
-HEARTBEAT = 30.0  # seconds
+HEARTBEAT, START = 30.0, 60.0  # seconds: run.heartbeat_timeout and run.start_timeout
 PATIENCE = 900.0  # seconds after which a run counts as hung
 GIB = 1 << 30
 
@@ -40,6 +41,7 @@ class Faults:
         self.kinds: dict[str, Callable[[], float]] = {
             **{f"SIGKILL {role}": self._each(self._kill, role) for role in (*ROLES, "verifier")},
             **{f"SIGSTOP {role}": self._each(self._stop, role) for role in (*ROLES, "verifier")},
+            "SIGSTOP in a constructor": self._stop_in_constructor,
             "SIGKILL driver, resume": self._kill_driver,
             "SIGSTOP driver, 20 s": lambda: self._pause("driver", 20),
             "memory monitor": self._fill_memory,
@@ -54,12 +56,7 @@ class Faults:
         return lambda: strike(role)
 
     def _one(self, role: str) -> psutil.Process:
-        """One process of a role that is up: an actor that starts has no heartbeat yet."""
-
-        def up() -> list[psutil.Process]:
-            return [p for p in self._run.hosts(role) if "__init__" not in " ".join(p.cmdline())]
-
-        return self._rng.choice(wait_for(up, self._run.process, PATIENCE))
+        return self._rng.choice(wait_for(lambda: self._run.hosts(role), self._run.process, PATIENCE))
 
     def _kill(self, role: str) -> float:
         self._one(role).kill()
@@ -70,6 +67,14 @@ class Faults:
         began = time.monotonic()
         stopped = self._one(role)
         stopped.suspend()
+        self._run.wait_until_dead(stopped, PATIENCE)
+        self._run.recover(role, PATIENCE)
+        return time.monotonic() - began
+
+    def _stop_in_constructor(self) -> float:
+        role = self._rng.choice(ROLES)
+        began = time.monotonic()
+        stopped = self._run.stop_in_constructor(role)
         self._run.wait_until_dead(stopped, PATIENCE)
         self._run.recover(role, PATIENCE)
         return time.monotonic() - began
@@ -97,10 +102,18 @@ class Faults:
         return time.monotonic() - began
 
     def _damage_checkpoint(self) -> float:
+        """Damage the newest of two undamaged checkpoints."""
+        folder = RunFolder(self._run.run)
+
+        def two() -> bool:
+            found = folder.checkpoints()
+            return len(found) > 1 and folder.last_checkpoint() == found[-1]
+
+        wait_for(two, self._run.process, PATIENCE)
         self._run.kill_driver()
         step = self._run.flip_checkpoint()
         seconds = self._run.recover("driver", PATIENCE)
-        assert f"step-{step} is passed over" in self._run.output_so_far(), self._run.output_so_far()
+        assert f"step-{step} is ignored" in self._run.output_so_far(), self._run.output_so_far()
         return seconds
 
     def _damage_payload(self) -> float:
@@ -123,6 +136,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=15.0, metavar="SECONDS", help="mean time from a step to a fault")
     parser.add_argument("--memory", type=float, default=0.6, metavar="SHARE", help="of the machine, for Ray's monitor")
+    parser.add_argument("--kinds", default="", metavar="TEXT", help="only the kinds of faults whose names contain TEXT")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
@@ -138,6 +152,7 @@ def main() -> None:
             patience=PATIENCE,
             run__checkpoint_every=5,
             run__heartbeat_timeout=HEARTBEAT,
+            run__start_timeout=START,
             reward__timeout=10.0,
             queue__payload_mb=1,
         )
@@ -147,7 +162,8 @@ def main() -> None:
         recoveries: defaultdict[str, list[float]] = defaultdict(list)
         began, ended_by = time.monotonic(), ""
         try:
-            soak(run, Faults(run, rng, hoard).kinds, args.minutes * 60, args.every, rng, samples, recoveries)
+            kinds = {name: fault for name, fault in Faults(run, rng, hoard).kinds.items() if args.kinds in name}
+            soak(run, kinds, args.minutes * 60, args.every, rng, samples, recoveries)
             run.interrupt(PATIENCE)
         except KeyboardInterrupt:
             run.interrupt(PATIENCE)

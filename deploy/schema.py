@@ -1,6 +1,7 @@
-"""Write the fields of the typed configuration into the chart's values.schema.json.
+"""Write the schemas of the chart: values.schema.json, and files/config.schema.json for a recipe.
 
-Helm then refuses unknown keys and values of the wrong type. Run it after each change of treeadv/config.py:
+Helm itself checks the values, and refuses unknown keys and values of the wrong type. A recipe is text for Helm, so a
+template of the chart checks it (templates/_recipe.tpl). Run it after each change of treeadv/config.py:
 
     python -m deploy.schema             # `make generate` runs it, and a test compares the result
 """
@@ -17,10 +18,12 @@ from treeadv.extensions import PATTERN
 from treeadv.presets import PRESETS
 from treeadv.sampling.rules import RULES
 
-SCHEMA = Path(__file__).resolve().parents[1] / "helm" / "treeadv" / "values.schema.json"
+CHART = Path(__file__).resolve().parents[1] / "helm" / "treeadv"
+SCHEMA = CHART / "values.schema.json"
+RECIPE = CHART / "files" / "config.schema.json"
 
-# Fields that the chart sets from other values (templates/_config.tpl). The schema refuses them, because two values
-# could disagree.
+# Fields that the chart sets from other values (templates/_config.tpl). The schema refuses them in `config`, because two
+# values could disagree. A recipe may have them; the chart replaces them, and its notes say so.
 DERIVED = {
     "RunConfig": ("root", "name", "storage"),
     "ModelConfig": ("cache",),
@@ -32,30 +35,131 @@ DERIVED = {
     "MetricsConfig": ("host", "port"),
 }
 
+# Additions to pods. Kubernetes checks their other fields, and the tests do so with its strict schemas.
+_NAMED = {"type": "object", "required": ["name"], "properties": {"name": {"$ref": "#/$defs/text"}}}
+ADDITIONS: dict[str, Any] = {
+    "extraEnv": {
+        "type": "array",
+        "items": _NAMED
+        | {
+            "properties": {
+                "name": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+                "value": {"type": "string"},
+                "valueFrom": {"type": "object"},
+            },
+            "additionalProperties": False,
+        },
+    },
+    "extraEnvFrom": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {
+                "prefix": {"type": "string"},
+                "configMapRef": {"$ref": "#/$defs/reference"},
+                "secretRef": {"$ref": "#/$defs/reference"},
+            },
+            "additionalProperties": False,
+        },
+    },
+    "extraVolumes": {"type": "array", "items": _NAMED},
+    "extraVolumeMounts": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["name", "mountPath"],
+            "properties": {"name": {"$ref": "#/$defs/text"}, "mountPath": {"type": "string", "pattern": "^/."}},
+        },
+    },
+    "initContainers": {"type": "array", "items": _NAMED},
+}
+# A group of pods has these too, and a runtime class (`gvisor`, `nvidia`, ...).
+GROUP = ADDITIONS | {"runtimeClassName": {"type": "string"}}
+REFERENCE = _NAMED | {"properties": _NAMED["properties"] | {"optional": {"type": "boolean"}}}
+# A GPU, or a MIG partition of one such as nvidia.com/mig-1g.10gb.
+GPU_RESOURCE = {"type": "string", "pattern": r"/([a-z0-9.-]*gpu|mig-[a-z0-9.+]+)$"}
+FILES = {  # own code and small data, which a ConfigMap holds
+    "type": "object",
+    "propertyNames": {"pattern": r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"},
+    "additionalProperties": {"type": "string"},
+}
+
 
 def generated(text: str) -> str:
-    """Return the schema file `text` with current definitions of the configuration."""
+    """Return the schema of the values: `text` with current definitions of the configuration and of additions."""
     schema = json.loads(text)
-    config = Config.model_json_schema()
-    sections: dict[str, Any] = config.pop("$defs")
+    own = {k: v for k, v in schema["$defs"].items() if not k[0].isupper()}  # names of classes are capitalised
+    own |= {"reference": REFERENCE, "gpuResource": GPU_RESOURCE}
+    own |= {name: part for name, part in GROUP.items() if name != "runtimeClassName"}
+    values, fleet = schema["properties"], schema["properties"]["generator"]["properties"]["fleet"]
+    _add(schema, ADDITIONS)
+    for group in (values["head"], values["workerDefaults"], fleet):
+        _add(group, GROUP)
+    own["worker"]["properties"] |= _references(GROUP)
+    strings = {"$ref": "#/$defs/strings"}
+    more = {"recipe": {"type": "string"}, "files": FILES, "rayLabels": strings, "rayAnnotations": strings}
+    _add(schema, more)
+    config, sections = _configuration()
     for name, fields in DERIVED.items():
         for field in fields:
             del sections[name]["properties"][field]
-    sections["LearnerConfig"]["properties"]["preset"]["anyOf"] = [{"enum": list(PRESETS)}, {"pattern": f"^{PATTERN}$"}]
-    sections["SamplingConfig"]["properties"]["rule"]["anyOf"] = [{"enum": list(RULES)}, {"pattern": f"^{PATTERN}$"}]
-    sections["GeneratorConfig"]["properties"]["engine"]["anyOf"] = [
-        {"enum": list(ENGINES)},
-        {"pattern": f"^{PATTERN}$"},
-    ]
-    sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
-    sections["TaskConfig"] |= {
-        "if": {"properties": {"source": {"const": "reasoning-gym"}, "sources": {"maxItems": 0}}},
-        "then": {"required": ["families"], "properties": {"families": {"minItems": 1}}},
-    }
-    own = {k: v for k, v in schema["$defs"].items() if not k[0].isupper()}  # names of classes are capitalised
+    for section in (config, sections["TaskConfig"]):  # the recipe may hold what is required
+        section.pop("required", None)
     schema["$defs"] = own | {"Config": config} | dict(sorted(sections.items()))
     return json.dumps(schema, indent=1) + "\n"
 
 
-if __name__ == "__main__":
+def recipe() -> str:
+    """Return the schema of a whole configuration, without texts and defaults, in the keywords of _recipe.tpl."""
+    config, sections = _configuration()
+    return json.dumps(_bare(config | {"$defs": dict(sorted(sections.items()))}), separators=(",", ":")) + "\n"
+
+
+def _configuration() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schema of the configuration and the definitions of its sections."""
+    config = Config.model_json_schema()
+    sections: dict[str, Any] = config.pop("$defs")
+    for section, field, known in (
+        ("LearnerConfig", "preset", PRESETS),
+        ("SamplingConfig", "rule", RULES),
+        ("GeneratorConfig", "engine", ENGINES),
+    ):
+        sections[section]["properties"][field]["anyOf"] = [{"enum": list(known)}, {"pattern": f"^{PATTERN}$"}]
+    sections["TaskConfig"]["properties"]["prompt"]["pattern"] = r"\{problem\}"
+    sections["TaskConfig"] |= {
+        "if": {
+            "required": ["source"],
+            "properties": {"source": {"const": "reasoning-gym"}, "sources": {"maxItems": 0}},
+        },
+        "then": {"required": ["families"], "properties": {"families": {"minItems": 1}}},
+    }
+    return config, sections
+
+
+def _add(part: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add properties to an object, all of them required: Helm deletes a default whose value is null."""
+    part["properties"] |= _references(more)
+    part["required"] = list(dict.fromkeys([*part["required"], *more]))
+
+
+def _references(more: dict[str, Any]) -> dict[str, Any]:
+    return {name: part if "items" not in part else {"$ref": f"#/$defs/{name}"} for name, part in more.items()}
+
+
+def _bare(part: Any, names: bool = False) -> Any:
+    """Return a schema without titles, descriptions and defaults. `names`: whether the keys are names of fields."""
+    if isinstance(part, list):
+        return [_bare(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    drop = () if names else ("title", "description", "default")
+    return {k: _bare(v, not names and k in ("properties", "$defs")) for k, v in part.items() if k not in drop}
+
+
+def main() -> None:
     SCHEMA.write_text(generated(SCHEMA.read_text()))
+    RECIPE.write_text(recipe())
+
+
+if __name__ == "__main__":
+    main()

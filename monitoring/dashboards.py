@@ -12,11 +12,14 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import GridPos, VariableRefresh
 
+from monitoring.events import EVENTS, Annotation, links
 from monitoring.panels import SOURCE, Panel, gauge, panel, quantiles, rate, ratio
+from treeadv.replay.ledger import UNITS
 
 PROGRESS = ("treeadv_policy_version", "treeadv_run_steps")
 TRAINED = ("treeadv_trained_tokens_total", "treeadv_trained_expanded_tokens_total")
 REUSED = ("treeadv_engine_cached_tokens_total", "treeadv_engine_prompt_tokens_total")
+LAW_ERROR = tuple(gauge("treeadv_queue_law_error", over="max", unit=u) for u in UNITS)
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 
 
@@ -35,7 +38,7 @@ OVERVIEW = Board(
     (
         Panel("Policy version, now and at the end", tuple(gauge(name, over="max") for name in PROGRESS), big=True),
         Panel("Mean reward, last step", (gauge("treeadv_reward_mean"),), big=True),
-        Panel("Law error (must be 0)", (gauge("treeadv_queue_law_error", "unit", over="max"),), big=True),
+        Panel("Law error (must be 0)", LAW_ERROR, big=True),
         Panel("Non-finite updates", (rate("treeadv_nonfinite_updates_total"),), big=True),
         Panel("Mean reward", (gauge("treeadv_reward_mean"),)),
         Panel("Steps per second", (rate("treeadv_steps_total"),)),
@@ -57,6 +60,7 @@ OVERVIEW = Board(
             "Actors", (gauge("treeadv_actors", "role", over="max"), gauge("treeadv_actors_target", "role", over="max"))
         ),
         Panel("Actors replaced", (rate("treeadv_actor_restarts_total", "role"),)),
+        Panel("Resumes from a checkpoint", (rate("treeadv_resumes_total"),)),
         Panel("Duration of weight synchronization", quantiles("treeadv_weight_sync_seconds")),
         Panel("Bytes of weights published", (rate("treeadv_weight_sync_bytes_total"),)),
         Panel("Failed weight updates", (rate("treeadv_weight_sync_failures_total"),)),
@@ -95,10 +99,10 @@ QUEUE = Board(
     "treeadv: replay queue",
     (
         Panel("Forests by state", (gauge("treeadv_queue_forests", "state", over="max"),)),
-        Panel("Law error", (gauge("treeadv_queue_law_error", "unit", over="max"),)),
-        Panel("Admitted", (rate("treeadv_queue_admitted_total", "unit"),)),
-        Panel("Trained and durable", (rate("treeadv_queue_trained_total", "unit"),)),
-        Panel("Dropped", (rate("treeadv_queue_dropped_total", "reason", "unit"),)),
+        Panel("Law error", LAW_ERROR),
+        Panel("Admitted", tuple(rate("treeadv_queue_admitted_total", unit=u) for u in UNITS)),
+        Panel("Trained and durable", tuple(rate("treeadv_queue_trained_total", unit=u) for u in UNITS)),
+        Panel("Dropped", tuple(rate("treeadv_queue_dropped_total", "reason", unit=u) for u in UNITS)),
         Panel("Free slots under the staleness bound", (gauge("treeadv_queue_slots_free", over="max"),)),
         Panel("Staleness of trained forests", quantiles("treeadv_staleness_versions")),
         Panel("Journal records", (rate("treeadv_queue_journal_records_total"),)),
@@ -117,6 +121,15 @@ REWARDS = Board(
         Panel("Answers waiting", (gauge("treeadv_reward_waiting_answers", over="sum"),)),
         Panel("Verifier processes replaced", (rate("treeadv_reward_worker_restarts_total"),)),
         Panel("Named parts of the reward", (gauge("treeadv_reward_part_mean", "part"),)),
+        Panel("Leaves trained by verdict", (rate("treeadv_trained_verdicts_total", "verdict"),)),
+        Panel("Mean reward by task family", (gauge("treeadv_family_reward_mean", "family"),)),
+        Panel("Tokens of an answer", (gauge("treeadv_answer_tokens"),)),
+        Panel("Tokens of an answer by verdict", (gauge("treeadv_verdict_answer_tokens", "verdict"),)),
+        Panel("Answers cut at the limit", (gauge("treeadv_truncated_ratio"),)),
+        Panel(
+            "Forests with mixed outcomes, and without variance",
+            (gauge("treeadv_mixed_ratio"), gauge("treeadv_zero_variance_ratio")),
+        ),
     ),
 )
 LEARNER = Board(
@@ -170,6 +183,10 @@ def rendered(board: Board) -> str:
     build = build.with_variable(
         runs.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).multi(True).include_all(True).all_value(".*")
     )
+    for event in EVENTS:
+        build = build.annotation(Annotation(event))
+    for link in links():
+        build = build.link(link)
     x = y = row_height = 0
     for number, spec in enumerate(board.panels, 1):
         width, height = (6, 4) if spec.big else (12, 8)

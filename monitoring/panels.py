@@ -10,17 +10,18 @@ from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, TooltipDisplayMode
-from grafana_foundation_sdk.models.dashboard import DataSourceRef, GridPos
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, DynamicConfigValue, GridPos
 
-from treeadv.metrics import TABLE, Metric
+from treeadv.metrics import BY_LABEL, TABLE, Metric
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 RUN = 'run=~"$run"'
 WINDOW = "$__rate_interval"
 
 _BY_NAME = {m.name: m for m in TABLE}
-# Grafana's unit for the unit at the end of a metric name. A rate of seconds is a share of the time.
-_UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit", "nats": "suffix: nats", "second": "cps"}
+# Grafana's names of units; other units are a suffix, and tokens have one with k, M, G. A rate of seconds is a share of
+# the time.
+_UNITS = {"1": "short", "seconds": "s", "bytes": "bytes", "ratio": "percentunit"}
 _RATES = {"seconds": "percentunit", "bytes": "Bps"}
 
 
@@ -36,36 +37,40 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A panel; its `queries` have one unit, and `big` shows the last value as a number."""
+    """A panel. Queries with another unit than the first have their own axis; `big` shows the last value as a number."""
 
     title: str
     queries: tuple[Query, ...]
     big: bool = False
 
 
-def rate(name: str, *by: str) -> Query:
-    """Return the increase per second of a counter, summed over the instances of a run."""
-    metric = _metric(name, "counter", by)
-    base = name.removesuffix("_total").rsplit("_", 1)[-1]
-    return Query(
-        f"sum by ({_by(by)}) (rate({name}{{{RUN}}}[{WINDOW}]))",
-        _legend(metric, by),
-        _RATES.get(base, "cps"),
-        metric.help,
-    )
+def unit_of(measured: str, each_second: bool = False) -> str:
+    """Return Grafana's name of a unit of treeadv.metrics.UNITS, or of this unit a second."""
+    known, name = (_RATES, f"{measured}/s") if each_second else (_UNITS, measured)
+    return known.get(measured) or f"{'si' if measured.startswith('tokens') else 'suffix'}: {name}"
 
 
-def gauge(name: str, *by: str, over: str = "avg") -> Query:
-    """Return a gauge, aggregated with `over` over the instances of a run."""
-    metric = _metric(name, "gauge", by)
-    unit = _UNITS.get(name.rsplit("_", 1)[-1], "short")
-    return Query(f"{over} by ({_by(by)}) ({name}{{{RUN}}})", _legend(metric, by), unit, metric.help)
+def rate(name: str, *by: str, unit: str = "") -> Query:
+    """Return the increase per second of a counter, summed over the instances of a run. `unit` selects the series of a
+    metric whose label `unit` says what it counts."""
+    metric = _metric(name, "counter", by, unit)
+    selected = f'{RUN}, unit="{unit}"' if unit else RUN
+    expression = f"sum by ({_by(by)}) (rate({name}{{{selected}}}[{WINDOW}]))"
+    return Query(expression, _legend(metric, by, unit), unit_of(unit or metric.measures, each_second=True), metric.help)
+
+
+def gauge(name: str, *by: str, over: str = "avg", unit: str = "") -> Query:
+    """Return a gauge, aggregated with `over` over the instances of a run; `unit` as in `rate`."""
+    metric = _metric(name, "gauge", by, unit)
+    selected = f'{RUN}, unit="{unit}"' if unit else RUN
+    expression = f"{over} by ({_by(by)}) ({name}{{{selected}}})"
+    return Query(expression, _legend(metric, by, unit), unit_of(unit or metric.measures), metric.help)
 
 
 def quantiles(name: str, *by: str) -> tuple[Query, ...]:
     """Return median and 95th percentile of a histogram."""
     metric = _metric(name, "histogram", by)
-    unit = _UNITS.get(name.rsplit("_", 1)[-1], "short")
+    unit = unit_of(metric.measures)
     inner = f"sum by ({_by(by, 'le')}) (rate({name}_bucket{{{RUN}}}[{WINDOW}]))"
     legend = "".join(f"{{{{{label}}}}} " for label in by)
     return tuple(
@@ -84,13 +89,15 @@ def ratio(part: str, whole: str, legend: str, text: str, rest: bool = False) -> 
 
 def panel(spec: Panel, number: int, at: GridPos) -> stat.Panel | timeseries.Panel:
     """Return the builder of a panel with its id and its place on the grid."""
-    (unit,) = {q.unit for q in spec.queries}
+    unit = spec.queries[0].unit
     build: stat.Panel | timeseries.Panel = stat.Panel() if spec.big else _lines()
     build = build.id(number).title(spec.title).unit(unit).datasource(SOURCE).grid_pos(at)
     build = build.description("\n".join(dict.fromkeys(f"{q.help}." for q in spec.queries)))
     for ref, query in zip("ABCDEFGH", spec.queries, strict=False):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(ref).datasource(SOURCE)
         build = build.with_target(target.instant() if spec.big else target.range())
+        if query.unit != unit:
+            build = build.override_by_query(ref, [DynamicConfigValue(id_val="unit", value=query.unit)])
     return build
 
 
@@ -104,8 +111,10 @@ def _lines() -> timeseries.Panel:
     return timeseries.Panel().legend(legend).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
 
 
-def _metric(name: str, kind: str, by: tuple[str, ...]) -> Metric:
+def _metric(name: str, kind: str, by: tuple[str, ...], unit: str = "") -> Metric:
     metric = _BY_NAME[name]
+    if (metric.measures == BY_LABEL) != bool(unit):
+        raise ValueError(f"{name} measures {metric.measures}: its label unit is to be selected in this case only")
     unknown = set(by) - {*metric.labels, "instance"}
     if metric.kind != kind or unknown:
         raise ValueError(f"{name} is a {metric.kind} with labels {metric.labels}, not a {kind} with {sorted(unknown)}")
@@ -116,6 +125,6 @@ def _by(by: tuple[str, ...], *more: str) -> str:
     return ", ".join(("run", *by, *more))
 
 
-def _legend(metric: Metric, by: tuple[str, ...]) -> str:
+def _legend(metric: Metric, by: tuple[str, ...], unit: str = "") -> str:
     short = metric.name.removeprefix("treeadv_").removesuffix("_total").replace("_", " ")
-    return " ".join(("{{run}}", *(f"{{{{{label}}}}}" for label in by), short))
+    return " ".join(("{{run}}", *(f"{{{{{label}}}}}" for label in by), *([unit] if unit else []), short))

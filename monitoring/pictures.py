@@ -23,7 +23,7 @@ from monitoring.panels import Panel
 
 COLUMNS = 4
 WINDOW = "1m"  # replaces Grafana's $__rate_interval
-UNITS = {"percentunit": "share", "cps": "per second", "Bps": "bytes per second", "s": "seconds", "short": ""}
+UNITS = {"percentunit": "share", "Bps": "bytes/s", "s": "seconds", "short": ""}
 
 
 def draw(board: Board, address: str, start: float, end: float) -> Figure:
@@ -46,10 +46,15 @@ def _panel(axes: Axes, panel: Panel, address: str, start: float, end: float) -> 
             times, values = zip(*((t - start, float(v)) for t, v in series["values"]), strict=True)
             axes.plot([t / 60 for t in times], values, label=_legend(query.legend, series["metric"]), linewidth=1.2)
     axes.set_title(panel.title, fontsize=9)
-    axes.set_ylabel(UNITS.get(panel.queries[0].unit, panel.queries[0].unit.removeprefix("suffix: ")), fontsize=7)
+    axes.set_ylabel(_unit(panel.queries[0].unit), fontsize=7)
     axes.tick_params(labelsize=7)
     if axes.lines:
         axes.legend(fontsize=6)
+
+
+def _unit(name: str) -> str:
+    """Return a unit of Grafana as text."""
+    return UNITS.get(name, name.removeprefix("suffix: ").removeprefix("si: "))
 
 
 def _range(address: str, expression: str, start: float, end: float) -> list[dict[str, Any]]:

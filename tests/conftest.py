@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tests import running
 settings.register_profile("treeadv", deadline=None)  # other load of the machine can make an example slow
 settings.load_profile("treeadv")
 _names = (f"bucket-{n}" for n in itertools.count())
+# A shell starts background jobs with SIGINT ignored, which the runs that tests interrupt would inherit
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.running import LIMIT, ROLES, Started, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.replay.audit import audit
@@ -23,6 +25,12 @@ from treeadv.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ("gcs_server", "raylet")  # processes of Ray itself
+CONSTRUCTORS = {
+    "Generator": "actors.generator:Generator.__init__",
+    "RewardActor": "actors.reward:RewardActor.__init__",
+    "ReplayQueue": "actors.replay_queue:ReplayQueue.__init__",
+    "Learner": "actors.learner:Learner.__init__",
+}
 DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
 
 
@@ -95,6 +103,9 @@ class Run:
 
     def kill_at(self, point: str, victim: str, **fault: object) -> None:
         self.arm(at=point, victim=victim, **fault)
+        self.wait_until_fired()
+
+    def wait_until_fired(self) -> None:
         fired = self._faults / "fired.json"
         self._wait(fired.exists, 180)
         fired.unlink()
@@ -106,14 +117,26 @@ class Run:
         time.sleep(seconds)
         paused.resume()
 
+    def stop_in_constructor(self, role: str) -> psutil.Process:
+        """Kill an actor of `role` and stop its successor in the constructor. Returns the stopped process."""
+        before = self.hosts(role)
+        self.arm(at=CONSTRUCTORS[role], victim="stops")
+        before[0].kill()
+        self.wait_until_fired()
+        (stopped,) = (p for p in self.hosts(role) if p not in before and p.status() == psutil.STATUS_STOPPED)
+        return stopped
+
     def kill_driver(self) -> None:
         self.process.kill()
         self.process.wait(10)
 
     def flip_checkpoint(self) -> int:
-        """Flip a bit in the newest checkpoint and return its step."""
+        """Flip a bit in the newest checkpoint and return its step. Another flip would repair a checkpoint that is
+        damaged already, so the newest one must be undamaged."""
         step = max(RunFolder(self.run).checkpoints())
-        flip(RunFolder(self.run).checkpoint(step) / "model.safetensors", 1000)
+        assert step == RunFolder(self.run).last_checkpoint()
+        files = RunFolder(self.run).checkpoint(step).rglob("*.safetensors")
+        flip(max(files, key=lambda f: f.stat().st_size), 1000)
         return step
 
     def flip_payload(self) -> str:
@@ -148,6 +171,16 @@ class Run:
         up = self._members[role]
         self._wait(lambda: self.newest_step() > done and len(self.hosts(role)) >= up, seconds)
         return time.monotonic() - began
+
+    def exported(self, name: str, **labels: str) -> float:
+        """Return a value that the driver exports now."""
+        targets = json.loads((self.run / "targets.json").read_text())
+        (address,) = (t["targets"][0] for t in targets if t["labels"]["role"] == "driver")
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
+            families = text_string_to_metric_families(page.read().decode())
+        return next(
+            s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()
+        )
 
     def newest_step(self) -> int:
         """The newest step on record. A run that goes back to a checkpoint takes it again."""

@@ -31,7 +31,7 @@ LAYERS = (
     ("treeadv.replay", "treeadv.evaluation", "treeadv.tracking"),
     ("treeadv.checks",),
     ("treeadv.planning", "treeadv.report", "treeadv.launch"),
-    ("treeadv.local",),
+    ("treeadv.local", "treeadv.view"),
     ("treeadv.adapters", "treeadv.library", "treeadv.study"),
     ("treeadv.cli",),
     ("actors",),

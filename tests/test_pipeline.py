@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from actors.cli import main
 from tests.running import LIMIT, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
 from treeadv.replay.audit import audit
+from treeadv.report.record_fields import faults
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -47,6 +49,7 @@ def test_finished_run_leaves_a_complete_folder(finished):
     summary = json.loads((finished / "summary.json").read_text())
     records = RunFolder(finished).records()
     assert [r["step"] for r in records] == list(range(1, 9)) and summary["steps"] == 8
+    assert [fault for r in records for fault in faults(r)] == []
     assert load(finished / "config.yaml").run.steps == 8
     assert summary["forests"]["trained"] == 8 * 3 and summary["forests"]["leased"] == 0
     assert (
@@ -151,10 +154,10 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
         ("learner.gpus=1.5", "learner.gpus=1.5: a number of GPUs above 1 must be a whole number"),
     ],
 )
-def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, change, message):
-    process = start("--config", recipe(tmp_path, tiny_model), change)
-    out = process.output(60)
-    assert process.returncode == 2 and message in out and out.startswith("treeadv: error: ") and out.count("\n") == 1
+def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, capsys, change, message):
+    code = main(["train", "--config", str(recipe(tmp_path, tiny_model)), change])
+    out = capsys.readouterr().err
+    assert code == 2 and message in out and out.startswith("treeadv: error: ") and out.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -172,10 +175,10 @@ def test_missing_gpu_gives_one_line(tmp_path, tiny_model, change, message):
     assert out.strip().splitlines()[-1].startswith(f"treeadv: error: {message}"), out
 
 
-def test_unusable_verifier_is_refused_before_the_run_starts(tmp_path, tiny_model):
-    process = start("--config", recipe(tmp_path, tiny_model), "task.verifier=no_such_module:judge")
-    out = process.output(90)
-    assert process.returncode == 2 and "Traceback" not in out, out
+def test_unusable_verifier_is_refused_before_the_run_starts(tmp_path, tiny_model, capsys):
+    code = main(["train", "--config", str(recipe(tmp_path, tiny_model)), "task.verifier=no_such_module:judge"])
+    out = capsys.readouterr().err
+    assert code == 2 and "Traceback" not in out, out
     assert "treeadv: error: verifier 'no_such_module:judge': ModuleNotFoundError" in out.strip().splitlines()[-1], out
     assert not (tmp_path / "run").exists()
 
@@ -204,23 +207,43 @@ def test_batch_that_is_not_finite_is_dropped_and_replaced(tmp_path, tiny_model):
     assert result.rows["trained"]["forests"] == 18
 
 
-def test_existing_run_folder_is_refused(tmp_path, tiny_model):
+@pytest.mark.slow
+def test_run_that_is_never_finite_ends_and_drops_every_batch(tmp_path, tiny_model):
+    """Three batches have no finite update: two are replaced, the third ends the run. The cause is in the last line, and
+    a run that resumes without the cause takes all its steps on other forests."""
+    options = {"learner__correction": "tests.failing:NEVER_FINITE", "learner__max_nonfinite": 2}
+    # With KL every batch is an update, also one of equal rewards
+    process = start("--config", recipe(tmp_path, tiny_model, learner__kl=0.1, **options))
+    out = process.output(LIMIT)
+    last = out.strip().splitlines()[-1]
+    assert process.returncode == 2 and "Traceback" not in out, out
+    assert last.startswith("treeadv: error: batch of version 0: the loss of an update is not finite; "), last
+    assert "learner.max_nonfinite" in last and f"--resume {tmp_path / 'run'}" in last, last
+    result = audit(str(tmp_path / "run"))
+    assert result.sound and result.dropped["not_finite"] == 9 and steps(tmp_path / "run") == 0, result.table()
+    finish(start("--resume", tmp_path / "run", "learner.correction=tis"))
+    result = audit(str(tmp_path / "run"))
+    assert result.sound and result.dropped["not_finite"] == 9, result.table()
+    assert steps(tmp_path / "run") == 6 and result.rows["trained"]["forests"] == 18
+
+
+def test_existing_run_folder_is_refused(tmp_path, tiny_model, capsys):
     (tmp_path / "run" / "something").mkdir(parents=True)
-    process = start("--config", recipe(tmp_path, tiny_model))
-    out = process.output(60)
-    assert process.returncode == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out
+    code = main(["train", "--config", str(recipe(tmp_path, tiny_model))])
+    out = capsys.readouterr().err
+    assert code == 2 and f"run folder {tmp_path / 'run'} exists" in out and "--resume" in out
 
 
-def test_port_in_use_is_named_in_the_error(tmp_path, tiny_model):
+def test_port_in_use_is_named_in_the_error(tmp_path, tiny_model, capsys):
     import socket
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         s.listen()
         port = s.getsockname()[1]
-        process = start("--config", recipe(tmp_path, tiny_model), f"metrics.port={port}")
-        out = process.output(60)
-    assert process.returncode == 2 and f"metrics.port={port}: cannot listen" in out
+        code = main(["train", "--config", str(recipe(tmp_path, tiny_model)), f"metrics.port={port}"])
+    out = capsys.readouterr().err
+    assert code == 2 and f"metrics.port={port}: cannot listen" in out
 
 
 def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
@@ -239,7 +262,7 @@ def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
         assert process.returncode == 2 and "no space left" in last.lower() and "--resume" in last, out[-3000:]
         sound(small / "run")
     finally:
-        subprocess.run(["umount", small], check=True)
+        subprocess.run(["umount", "--lazy", small], check=True)  # a run that hung still uses it
 
 
 @pytest.mark.slow

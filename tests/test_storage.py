@@ -35,6 +35,7 @@ def recorded(uri: str) -> list[int]:
     return [json.loads(line)["step"] for line in ObjectRunStore(uri, Path()).pull("metrics.jsonl").splitlines()]
 
 
+@pytest.mark.slow
 def test_run_in_a_bucket_survives_the_death_of_its_queue(bucket, tmp_path, tiny_model):
     name, client, uri = bucket
     process = start("--config", of(uri, tmp_path, tiny_model, run__steps=5, generator__count=1))
@@ -61,6 +62,7 @@ def test_run_in_a_bucket_survives_the_death_of_its_queue(bucket, tmp_path, tiny_
         assert report.sound and report.steps == report.committed_step == 5, report.table()
 
 
+@pytest.mark.slow
 def test_run_of_a_lost_machine_resumes_elsewhere_exactly_once(bucket, tmp_path, tiny_model):
     _, _, uri = bucket
     process = start("--config", of(uri, tmp_path, tiny_model, generator__count=1))

@@ -11,6 +11,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from actors.driver import worker_group
+from actors.driver.liveness import Deadlines
 from actors.driver.targets import Targets
 from actors.driver.worker_group import RESTARTS, RoleFailed, WorkerGroup
 from treeadv.storage.run_folder import RunFolder
@@ -29,7 +30,7 @@ async def close_nothing(members: list[str]) -> None:
     pass
 
 
-async def never_lost(member: str, name: str, timeout: float) -> Exception:
+async def never_lost(member: str, name: str, deadlines: Deadlines) -> Exception:
     return await asyncio.get_running_loop().create_future()
 
 
@@ -41,8 +42,9 @@ class FakeRole:
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.targets = Targets(RunFolder(folder))
+        deadlines = Deadlines(start=300.0, heartbeat=60.0)
         self.group: WorkerGroup = WorkerGroup(
-            "generator", lambda number: f"member {number}", self.prepare, self.targets, 60.0
+            "generator", lambda number: f"member {number}", self.prepare, self.targets, deadlines
         )
 
     async def prepare(self, member: str) -> str:

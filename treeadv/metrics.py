@@ -22,7 +22,8 @@ Role = Literal["driver", "generator", "reward", "queue", "learner"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row of the table. `name` has the prefix, the base unit and, for a counter, `_total`."""
+    """One row of the table. `name` has the prefix, the base unit and, for a counter, `_total`. `unit` says the unit where
+    the name does not end with it; 1 stands for a plain number."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -30,8 +31,25 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    unit: str = ""
+
+    @property
+    def measures(self) -> str:
+        """The unit of a value: one of UNITS, or `X/s`. Raises ValueError if neither name nor `unit` says it."""
+        words = self.name.removesuffix("_total").split("_")
+        if words[-2:] == ["per", "second"]:
+            return f"{words[-3]}/s"
+        if (found := self.unit or words[-1]) not in UNITS:
+            raise ValueError(f"{self.name} ends with no unit of {sorted(UNITS)}; give one")
+        return found
 
 
+# What a metric may count or measure. BY_LABEL: the label `unit` of a series says it.
+BY_LABEL = "label unit"
+UNITS = frozenset(
+    {"1", "seconds", "bytes", "ratio", "nats", "tokens", "forests", "leaves", "forks", "steps", "updates", "versions"}
+    | {"records", "branches", "answers", "restarts", "resumes", "failures", "actors", "evaluations", BY_LABEL}
+)
 SPAN = 64  # ports tried from metrics.port on
 CONNECTIONS = 64  # answered at a time
 CONNECTION_SECONDS = 10.0  # that a client may take for its request and our answer
@@ -42,10 +60,10 @@ _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # fmt: off
 TABLE: tuple[Metric, ...] = (
     Metric("treeadv_steps_total", "counter", "driver", "Optimizer steps completed by this run since it started or resumed"),
-    Metric("treeadv_policy_version", "gauge", "driver", "Policy version of the learner"),
-    Metric("treeadv_run_steps", "gauge", "driver", "Policy version at which the run will have taken all its steps"),
+    Metric("treeadv_policy_version", "gauge", "driver", "Policy version of the learner", unit="versions"),
+    Metric("treeadv_run_steps", "gauge", "driver", "Policy version at which the run will have taken all its steps", unit="versions"),
     Metric("treeadv_step_seconds", "histogram", "driver", "Wall time of one step, from lease to published weights", buckets=_SECONDS),
-    Metric("treeadv_reward_mean", "gauge", "driver", "Mean reward over the leaves of the last step"),
+    Metric("treeadv_reward_mean", "gauge", "driver", "Mean reward over the leaves of the last step", unit="1"),
     Metric("treeadv_weight_sync_seconds", "histogram", "driver", "Wall time of bringing one policy version to all generators", buckets=_SECONDS),
     Metric("treeadv_weight_sync_bytes_total", "counter", "driver", "Bytes of weights published"),
     Metric("treeadv_weight_sync_failures_total", "counter", "driver", "Weight updates that a generator died over"),
@@ -54,18 +72,19 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_eval_correct_ratio", "gauge", "driver", "Share of correct answers to the held-out problems of a set in the last evaluation", ("set",)),
     Metric("treeadv_eval_answer_tokens", "gauge", "driver", "Mean tokens of an answer to the held-out problems of a set in the last evaluation", ("set",)),
     Metric("treeadv_eval_cut_ratio", "gauge", "driver", "Share of the answers to the held-out problems of a set that ran into the token limit", ("set",)),
-    Metric("treeadv_eval_last_step", "gauge", "driver", "Step whose weights were evaluated last"),
-    Metric("treeadv_eval_best_step", "gauge", "driver", "Step whose weights had the best evaluation"),
+    Metric("treeadv_eval_last_step", "gauge", "driver", "Step whose weights were evaluated last", unit="steps"),
+    Metric("treeadv_eval_best_step", "gauge", "driver", "Step whose weights had the best evaluation", unit="steps"),
     Metric("treeadv_eval_seconds", "histogram", "driver", "Wall time of one evaluation", buckets=_SECONDS),
-    Metric("treeadv_evals_skipped_total", "counter", "driver", "Evaluations that were due and not made"),
+    Metric("treeadv_evals_skipped_total", "counter", "driver", "Evaluations that were due and not made", unit="evaluations"),
     Metric("treeadv_actors", "gauge", "driver", "Actors alive", ("role",)),
-    Metric("treeadv_actors_target", "gauge", "driver", "Actors that the configuration or the autoscaler asks for", ("role",)),
+    Metric("treeadv_actors_target", "gauge", "driver", "Actors that the configuration or the autoscaler asks for", ("role",), unit="actors"),
     Metric("treeadv_actor_restarts_total", "counter", "driver", "Actors replaced after they died", ("role",)),
+    Metric("treeadv_resumes_total", "counter", "driver", "Times that the run resumed from its last checkpoint because the queue or a learner died"),
     Metric("treeadv_generated_tokens_total", "counter", "generator", "Tokens drawn"),
     Metric("treeadv_generated_leaves_total", "counter", "generator", "Leaves finished", ("finish",)),
     Metric("treeadv_generated_forests_total", "counter", "generator", "Forests finished"),
     Metric("treeadv_forks_total", "counter", "generator", "Forks opened"),
-    Metric("treeadv_branches_failed_total", "counter", "generator", "Branches lost and grown again or recorded as aborted"),
+    Metric("treeadv_branches_failed_total", "counter", "generator", "Branches lost and grown again or recorded as aborted", unit="branches"),
     Metric("treeadv_engine_prompt_tokens_total", "counter", "generator", "Prefix tokens sent to the engine with requests"),
     Metric("treeadv_engine_cached_tokens_total", "counter", "generator", "Of those, tokens whose keys and values were in the cache"),
     Metric("treeadv_engine_running_branches", "gauge", "generator", "Branches being decoded"),
@@ -74,19 +93,19 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_forest_sharing_ratio", "histogram", "generator", "Share of the flattened tokens that a forest did not need", buckets=_SHARES),
     Metric("treeadv_entropy_nats", "gauge", "generator", "Mean entropy of the tokens drawn in the last forest"),
     Metric("treeadv_tau_nats", "gauge", "generator", "Fork threshold in force"),
-    Metric("treeadv_generator_policy_version", "gauge", "generator", "Policy version that the engine holds"),
+    Metric("treeadv_generator_policy_version", "gauge", "generator", "Policy version that the engine holds", unit="versions"),
     Metric("treeadv_weight_update_seconds", "histogram", "generator", "Wall time of one weight update in the engine, pause to resume", buckets=_SECONDS),
-    Metric("treeadv_rewards_total", "counter", "reward", "Answers graded", ("verdict",)),
-    Metric("treeadv_reward_part_mean", "gauge", "reward", "Mean of a named part of the reward over the answers of the last forest", ("part",)),
+    Metric("treeadv_rewards_total", "counter", "reward", "Answers graded", ("verdict",), unit="answers"),
+    Metric("treeadv_reward_part_mean", "gauge", "reward", "Mean of a named part of the reward over the answers of the last forest", ("part",), unit="1"),
     Metric("treeadv_reward_seconds", "histogram", "reward", "Time of grading one answer, from when a worker takes it", buckets=_SECONDS),
     Metric("treeadv_reward_waiting_answers", "gauge", "reward", "Answers waiting for a worker"),
     Metric("treeadv_reward_worker_restarts_total", "counter", "reward", "Verifier processes killed or lost, and replaced"),
     Metric("treeadv_queue_forests", "gauge", "queue", "Forests in each state", ("state",)),
-    Metric("treeadv_queue_admitted_total", "counter", "queue", "Forests admitted in this run, over restarts", ("unit",)),
-    Metric("treeadv_queue_trained_total", "counter", "queue", "Forests whose step is in a durable checkpoint", ("unit",)),
-    Metric("treeadv_queue_dropped_total", "counter", "queue", "Forests dropped", ("reason", "unit")),
-    Metric("treeadv_queue_law_error", "gauge", "queue", "admitted - ready - leased - trained - dropped; anything but 0 is a defect", ("unit",)),
-    Metric("treeadv_queue_slots_free", "gauge", "queue", "Forests that may still be admitted before the staleness bound holds the generators back"),
+    Metric("treeadv_queue_admitted_total", "counter", "queue", "Forests admitted in this run, over restarts", ("unit",), unit=BY_LABEL),
+    Metric("treeadv_queue_trained_total", "counter", "queue", "Forests whose step is in a durable checkpoint", ("unit",), unit=BY_LABEL),
+    Metric("treeadv_queue_dropped_total", "counter", "queue", "Forests dropped", ("reason", "unit"), unit=BY_LABEL),
+    Metric("treeadv_queue_law_error", "gauge", "queue", "admitted - ready - leased - trained - dropped; anything but 0 is a defect", ("unit",), unit=BY_LABEL),
+    Metric("treeadv_queue_slots_free", "gauge", "queue", "Forests that may still be admitted before the staleness bound holds the generators back", unit="forests"),
     Metric("treeadv_queue_disk_bytes", "gauge", "queue", "Bytes of journal and payload files"),
     Metric("treeadv_queue_disk_free_bytes", "gauge", "queue", "Bytes free on the file system of the queue; infinite in an object store"),
     Metric("treeadv_queue_journal_records_total", "counter", "queue", "Records appended to the journal"),
@@ -96,9 +115,16 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_trained_leaves_total", "counter", "learner", "Leaves trained"),
     Metric("treeadv_learner_phase_seconds", "histogram", "learner", "Wall time of a phase of a step", ("phase",), _SECONDS),
     Metric("treeadv_staleness_versions", "histogram", "learner", "Learner version minus oldest token version of each trained forest", buckets=_VERSIONS),
-    Metric("treeadv_loss", "gauge", "learner", "Loss of the last step"),
-    Metric("treeadv_grad_norm", "gauge", "learner", "Gradient norm before clipping"),
-    Metric("treeadv_learning_rate", "gauge", "learner", "Learning rate of the last step"),
+    Metric("treeadv_answer_tokens", "gauge", "learner", "Mean tokens of an answer in the last step"),
+    Metric("treeadv_verdict_answer_tokens", "gauge", "learner", "Mean tokens of an answer with a verdict, in the last step that had one", ("verdict",)),
+    Metric("treeadv_truncated_ratio", "gauge", "learner", "Share of the answers of the last step that reached the token limit"),
+    Metric("treeadv_mixed_ratio", "gauge", "learner", "Share of the forests of the last step with verified and other answers"),
+    Metric("treeadv_zero_variance_ratio", "gauge", "learner", "Share of the forests of the last step whose leaves all have the same reward"),
+    Metric("treeadv_family_reward_mean", "gauge", "learner", "Mean reward of a task family, in the last step that had it", ("family",), unit="1"),
+    Metric("treeadv_trained_verdicts_total", "counter", "learner", "Leaves trained by verdict", ("verdict",), unit="leaves"),
+    Metric("treeadv_loss", "gauge", "learner", "Loss of the last step", unit="1"),
+    Metric("treeadv_grad_norm", "gauge", "learner", "Gradient norm before clipping", unit="1"),
+    Metric("treeadv_learning_rate", "gauge", "learner", "Learning rate of the last step", unit="1"),
     Metric("treeadv_clip_ratio", "gauge", "learner", "Share of tokens whose ratio was clipped"),
     Metric("treeadv_mask_ratio", "gauge", "learner", "Share of tokens masked by the correction"),
     Metric("treeadv_mismatch_kl_nats", "gauge", "learner", "KL (k3) between the behaviour policy and the learner's"),
@@ -108,8 +134,8 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_updates_total", "counter", "learner", "Optimizer updates taken"),
     Metric("treeadv_nonfinite_updates_total", "counter", "learner", "Optimizer updates skipped because loss or gradient was not finite"),
     Metric("treeadv_idle_updates_total", "counter", "learner", "Optimizer updates skipped because no forest could change the weights"),
-    Metric("treeadv_clipped_gradients_total", "counter", "learner", "Optimizer updates whose gradient norm was above learner.clip_grad"),
-    Metric("treeadv_forests_without_gradient_total", "counter", "learner", "Forests not packed because all their advantages are 0"),
+    Metric("treeadv_clipped_gradients_total", "counter", "learner", "Optimizer updates whose gradient norm was above learner.clip_grad", unit="updates"),
+    Metric("treeadv_forests_without_gradient_total", "counter", "learner", "Forests not packed because all their advantages are 0", unit="forests"),
     Metric("treeadv_publication_lag_updates", "histogram", "learner", "Updates between the arrival of a batch and the first update on each forest", buckets=_VERSIONS),
     Metric("treeadv_checkpoint_seconds", "histogram", "learner", "Wall time of writing one checkpoint", buckets=_SECONDS),
 )

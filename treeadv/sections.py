@@ -42,6 +42,9 @@ class RunConfig(Section):
     heartbeat_timeout: Seconds = Field(
         60.0, description="seconds without a heartbeat after which an actor counts as hung and is killed"
     )
+    start_timeout: Seconds = Field(
+        300.0, description="seconds from the process of an actor to its first heartbeat; then it counts as hung"
+    )
 
 
 class ModelConfig(Section):

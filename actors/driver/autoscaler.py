@@ -7,8 +7,9 @@ import asyncio
 import time
 
 from actors.driver.cluster import Cluster
+from actors.driver.gcs import ask
 from actors.driver.handles import actor_id
-from actors.driver.nodes import actor_nodes, ask, draining_nodes
+from actors.driver.nodes import actor_nodes, draining_nodes
 from actors.driver.outcome import EndRequest
 from actors.driver.recorder import Recorder
 from actors.driver.scaling_policy import Observation, ScalingState

@@ -18,7 +18,7 @@ from actors.driver.evaluation import Evaluations
 from actors.driver.grading import Grading
 from actors.driver.handles import actor_class, close
 from actors.driver.learner_group import LearnerGroup
-from actors.driver.liveness import restart_when_hung
+from actors.driver.liveness import Deadlines, restart_when_hung
 from actors.driver.outcome import EndRequest
 from actors.driver.targets import Targets
 from actors.driver.weight_sync import WeightSync
@@ -27,7 +27,7 @@ from actors.generator import Generator
 from actors.replay_queue import Lease, ReplayQueue
 from actors.reward import RewardActor
 from treeadv.config import Config
-from treeadv.learning.report import StepReport
+from treeadv.learning.report import NonFinite, StepReport
 from treeadv.metrics import Role
 from treeadv.storage.run_folder import RunFolder
 
@@ -49,11 +49,11 @@ class Cluster:
         self.learners = LearnerGroup(config, folder, self.targets)
         self.weights = WeightSync()
         self.evaluations = Evaluations(config, folder)
-        timeout = config.run.heartbeat_timeout
+        deadlines = Deadlines.of(config.run)
         self.generators = WorkerGroup(
-            "generator", self._create_generator, self._prepare_generator, self.targets, timeout
+            "generator", self._create_generator, self._prepare_generator, self.targets, deadlines
         )
-        self.rewards = WorkerGroup("reward", self._create_reward, self._prepare_reward, self.targets, timeout)
+        self.rewards = WorkerGroup("reward", self._create_reward, self._prepare_reward, self.targets, deadlines)
         self.grading = Grading(self.rewards)
         self.failures = FailureLimit()
         self._session = folder.store.next_session()
@@ -64,7 +64,7 @@ class Cluster:
     async def start(self) -> None:
         """Start every actor. The caller has to call `end` afterwards, also when `start` fails."""
         self.queue = self._create_queue()
-        hung = restart_when_hung(self.queue, "queue", self.config.run.heartbeat_timeout)
+        hung = restart_when_hung(self.queue, "queue", Deadlines.of(self.config.run))
         self._queue_watch = asyncio.create_task(hung)
         self.targets.add("queue", "queue", await self.queue.address.remote())
         await asyncio.gather(self._start_learners(), self.rewards.start(self.config.reward.count))
@@ -104,8 +104,16 @@ class Cluster:
             leasing.cancel()
 
     async def train(self, lease: Lease) -> StepReport:
-        """Take the optimizer updates of a lease. A completed step resets the count of deaths of each worker group."""
-        report = await self.learners.step(lease.refs, self.version)
+        """Take the optimizer updates of a lease. A completed step resets the count of deaths of each worker group.
+
+        After too many updates that are not finite the run ends, and the queue drops the forests of the lease: a resumed
+        run would lease the same forests again."""
+        try:
+            report = await self.learners.step(lease.refs, self.version)
+        except NonFinite:
+            await self.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {self.version}")
+            await self.queue.flush.remote()
+            raise
         self.version = report.version
         self.generators.reset_deaths()
         self.rewards.reset_deaths()

@@ -23,7 +23,7 @@ import ray
 from ray._private.state import actors
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 
-from actors.driver.nodes import gcs
+from actors.driver.gcs import gcs
 
 POLL_SECONDS = 1.0
 

@@ -12,7 +12,7 @@ from ray import ObjectRef
 from ray.actor import ActorProxy
 
 from actors.driver.handles import actor_class, actor_id, close, kill
-from actors.driver.liveness import kill_when_lost
+from actors.driver.liveness import Deadlines, kill_when_lost
 from actors.driver.targets import Targets
 from actors.learner import Learner
 from treeadv.config import Config
@@ -95,6 +95,6 @@ class LearnerGroup:
 
     async def _watch(self, member: ActorProxy[Learner], name: str) -> None:
         """Kill every rank once one is lost, because the others would wait for it in a collective operation."""
-        await kill_when_lost(member, name, self._config.run.heartbeat_timeout)
+        await kill_when_lost(member, name, Deadlines.of(self._config.run))
         for other in self._members:
             kill(other)

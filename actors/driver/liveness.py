@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import cast
+from dataclasses import dataclass
+from typing import Self, cast
 
 from ray.actor import ActorProxy
 from ray.exceptions import (
@@ -19,8 +20,10 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from actors.driver.gcs import has_process
 from actors.driver.handles import Handle, kill
 from actors.heartbeat import Heartbeat
+from treeadv.config import RunConfig
 from treeadv.visible import visible_logger
 
 # Ray's memory monitor, a full disk and a dead node end an actor without a RayActorError.
@@ -41,22 +44,47 @@ log = visible_logger(__name__)
 
 
 class Hung(Exception):
-    """An actor gave no heartbeat within the timeout."""
+    """An actor missed a deadline."""
 
 
-async def wait_until_lost(handle: Handle, name: str, timeout: float) -> Exception:
-    """Wait until an actor dies or gives no heartbeat for `timeout` seconds, and return the cause. An actor that has not
-    started yet has no deadline, because it may wait for resources of the cluster."""
-    actor = cast(ActorProxy[Heartbeat], handle)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """The seconds after which an actor counts as hung."""
+
+    start: float  # from its process to its first heartbeat
+    heartbeat: float
+
+    @classmethod
+    def of(cls, run: RunConfig) -> Self:
+        return cls(start=run.start_timeout, heartbeat=run.heartbeat_timeout)
+
+
+async def wait_until_lost(handle: Handle, name: str, deadlines: Deadlines) -> Exception:
+    """Wait until an actor dies or misses a deadline, and return the cause. An actor without a process has no deadline,
+    because it waits for resources of the cluster."""
+    actor, timeout = cast(ActorProxy[Heartbeat], handle), deadlines.heartbeat
     try:
-        await actor.beat.remote()
+        await _start(handle, name, actor.beat.remote(), deadlines.start)
         while True:
             await asyncio.sleep(min(INTERVAL_SECONDS, timeout / 4))
-            await _answer(actor.beat.remote(), timeout)
-    except TimeoutError:
-        return Hung(f"{name} gave no heartbeat for {timeout:g} s")
-    except ACTOR_LOST as fault:
+            try:
+                await _answer(actor.beat.remote(), timeout)
+            except TimeoutError:
+                return Hung(f"{name} gave no heartbeat for {timeout:g} s")
+    except (Hung, *ACTOR_LOST) as fault:
         return fault
+
+
+async def _start(handle: Handle, name: str, beat: Awaitable[None], timeout: float) -> None:
+    """Wait for the first heartbeat. Raise `Hung` when the actor has a process for `timeout` seconds and gives none.
+    Only times at which Ray says so count: not a pause of Ray or of this process."""
+    first, look, waited = asyncio.ensure_future(beat), min(INTERVAL_SECONDS, timeout / PARTS), 0.0
+    while not (await asyncio.wait([first], timeout=look))[0]:
+        waited += look if await has_process(handle) else 0.0
+        if waited >= timeout:
+            first.cancel()
+            raise Hung(f"{name} did not start within {timeout:g} s (run.start_timeout)")
+    await first
 
 
 async def _answer(beat: Awaitable[None], timeout: float) -> None:
@@ -70,19 +98,19 @@ async def _answer(beat: Awaitable[None], timeout: float) -> None:
     raise TimeoutError
 
 
-async def kill_when_lost(handle: Handle, name: str, timeout: float) -> Exception:
+async def kill_when_lost(handle: Handle, name: str, deadlines: Deadlines) -> Exception:
     """Wait until an actor is lost, kill its process, and return the cause. Calls in progress fail."""
-    cause = await wait_until_lost(handle, name, timeout)
+    cause = await wait_until_lost(handle, name, deadlines)
     if isinstance(cause, Hung):
         log.warning("%s: it is killed", cause)
     kill(handle)
     return cause
 
 
-async def restart_when_hung(handle: Handle, name: str, timeout: float) -> None:
+async def restart_when_hung(handle: Handle, name: str, deadlines: Deadlines) -> None:
     """Kill an actor each time that it hangs; Ray restarts it and repeats its calls. Returns when Ray no longer restarts
     it."""
-    while not isinstance(cause := await wait_until_lost(handle, name, timeout), ActorDiedError):
+    while not isinstance(cause := await wait_until_lost(handle, name, deadlines), ActorDiedError):
         if isinstance(cause, Hung):
             log.warning("%s: it is restarted", cause)
             kill(handle, restart=True)

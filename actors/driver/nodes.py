@@ -1,36 +1,17 @@
-"""What Ray's control service (GCS) knows of the nodes. It may not answer for a while: then nothing new is known."""
+"""The nodes of the cluster, as Ray's control service (GCS) knows them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import lru_cache
-from typing import TypeVar
 
 import ray
 from ray import NodeID
 from ray._private.state import actors
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.exceptions import RpcError
 
+from actors.driver.gcs import TIMEOUT_SECONDS, ask, gcs
 from actors.driver.worker_group import RoleFailed
-from treeadv.visible import visible_logger
 
-TIMEOUT_SECONDS = 5  # of a question to the GCS
 WATCH_SECONDS = 2.0  # between questions about the node of the driver
-
-T = TypeVar("T")
-log = visible_logger(__name__)
-
-
-def gcs() -> GcsClient:
-    """A client of the GCS. Needs a connected driver."""
-    return _client(ray.get_runtime_context().gcs_address)
-
-
-@lru_cache(maxsize=1)
-def _client(address: str) -> GcsClient:
-    return GcsClient(address=address)
 
 
 def draining_nodes() -> frozenset[str]:
@@ -47,15 +28,6 @@ def own_node_lives() -> bool:
     """Whether the node of this process is alive, by the GCS. A dead or stopped node counts as dead after 15 to 30 s."""
     (alive,) = gcs().check_alive([NodeID.from_hex(ray.get_runtime_context().get_node_id())], timeout=TIMEOUT_SECONDS)
     return bool(alive)
-
-
-async def ask(question: Callable[[], T]) -> T | None:
-    """Return the answer of the GCS, or None when it gives none within TIMEOUT_SECONDS."""
-    try:
-        return await asyncio.to_thread(question)
-    except RpcError as fault:
-        log.debug("the GCS does not answer: %s", fault)
-        return None
 
 
 async def fail_when_own_node_dies() -> None:

@@ -54,6 +54,10 @@ class Recorder:
         self._exporter.set("treeadv_run_steps", cluster.config.run.steps)
         cluster.targets.add("driver", "driver", self._address)
 
+    def count_loss(self) -> None:
+        """Count a resume from the last checkpoint, because the queue or a learner died."""
+        self._exporter.add("treeadv_resumes_total")
+
     def resume(self) -> None:
         """Continue from the totals of the last record."""
         last = self.folder.last_record()
@@ -88,8 +92,7 @@ class Recorder:
         self._totals.add(drawn, report)
         record = step_record(
             step=step, elapsed=self._elapsed + now - self._started, duration=now - self._last_record, report=report,
-            totals=self._totals, drawn=drawn, states=counts["states"], phases=self._phases,
-            dropped={reason: n["forests"] for reason, n in counts["dropped"].items()},
+            totals=self._totals, drawn=drawn, counts=counts, phases=self._phases,
         )  # fmt: skip
         self._export_step(record, now - self._last_record, cluster.weights.size)
         self.folder.record(record)

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,7 +26,7 @@ from treeadv.config import Config
 from treeadv.data import model_folder as models
 from treeadv.errors import RunFailed, one_line, single_errors
 from treeadv.launch import Launch
-from treeadv.report.progress import Progress
+from treeadv.report.progress import Progress, first_forests
 from treeadv.visible import visible_logger
 
 START_PATIENCE = 30.0  # seconds before a warning names the actors that are not up
@@ -94,6 +95,7 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
                 raise RoleFailed(
                     f"the queue or a learner died {failures} times since step {step}; the last cause: {loss}"
                 ) from loss
+            recorder.count_loss()
             log.warning("lost a role that holds the state of the run (%s); resuming from the last checkpoint", loss)
             await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
         else:
@@ -122,8 +124,10 @@ async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_reques
     """Run until the end. Raises `StateLost` when the caller has to resume from the last checkpoint."""
     outcome, loss = AttemptOutcome.INTERRUPTED, None
     recorder.follow(cluster)
+    recorder.progress.say(f"starting actors, which load {Path(cluster.config.model.path).name}: {cluster.missing()}")
     try:
         if await _start(cluster, end_request):
+            recorder.progress.say(first_forests(cluster.config, cluster.first_step))
             if not recorder.resumed:
                 await asyncio.to_thread(run.accept, cluster.first_step)
             recorder.resume()

@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeVar
 from ray.actor import ActorProxy
 
 from actors.driver.handles import close, kill
-from actors.driver.liveness import ACTOR_LOST, kill_when_lost
+from actors.driver.liveness import ACTOR_LOST, Deadlines, Hung, kill_when_lost
 from actors.driver.targets import Targets
 
 RESTARTS = 5  # replacements of a member without an optimizer step between them; one more fails the run
@@ -34,18 +34,17 @@ class WorkerGroup(Generic[R]):
         create: Callable[[int], ActorProxy[R]],
         prepare: Callable[[ActorProxy[R]], Awaitable[str]],
         targets: Targets,
-        heartbeat_timeout: float,
+        deadlines: Deadlines,
     ) -> None:
         """`create(number)` creates an actor. `await prepare(actor)` makes it ready to serve and returns the address of
-        its /metrics, which is added to `targets`. A member without a heartbeat for `heartbeat_timeout` seconds is
-        replaced."""
+        its /metrics, which is added to `targets`. A member that misses one of `deadlines` is replaced."""
         self.role, self._create, self._prepare, self._targets = role, create, prepare, targets
         self.members: list[ActorProxy[R]] = []
         self.names: dict[ActorProxy[R], str] = {}
         self.restarts = 0
         self._deaths: dict[ActorProxy[R], int] = {}  # deaths of a member and its predecessors since the last step
-        self._heartbeat_timeout = heartbeat_timeout
-        self._watches: dict[ActorProxy[R], asyncio.Task[None]] = {}
+        self._deadlines = deadlines
+        self._watches: dict[ActorProxy[R], asyncio.Task[Exception]] = {}
         self._numbers = itertools.count()
         self._joins: list[asyncio.Task[None]] = []
         self._ready: asyncio.Queue[ActorProxy[R]] = asyncio.Queue()
@@ -65,7 +64,7 @@ class WorkerGroup(Generic[R]):
 
     async def start(self, count: int) -> None:
         """Start the first `count` members and wait for them."""
-        self._joins = [asyncio.create_task(self._join(), name=f"start {self.role}") for _ in range(count)]
+        self._joins = [asyncio.create_task(self._add(), name=f"start {self.role}") for _ in range(count)]
         await asyncio.gather(*self._joins)
         self._joins = []
 
@@ -139,17 +138,22 @@ class WorkerGroup(Generic[R]):
         try:
             address = await self._prepare(member)
             self._targets.add(self.role, name, address)
-        except BaseException:
-            self._watches.pop(member).cancel()
+        except BaseException as fault:
+            watch = self._watches.pop(member)
+            watch.cancel()
             kill(member)
+            if isinstance(fault, ACTOR_LOST) and watch.done() and isinstance(cause := watch.result(), Hung):
+                raise cause from fault  # Ray says only that the driver killed it
             raise
         self.names[member] = name
         self._deaths[member] = deaths
         self.members.append(member)
         self._ready.put_nowait(member)
 
-    async def _watch(self, member: ActorProxy[R], name: str) -> None:
-        self.replace(member, await kill_when_lost(member, name, self._heartbeat_timeout))
+    async def _watch(self, member: ActorProxy[R], name: str) -> Exception:
+        cause = await kill_when_lost(member, name, self._deadlines)
+        self.replace(member, cause)
+        return cause
 
     async def _start_successor(self, deaths: int, cause: Exception) -> None:
         """Start the successor of a dead member. Retry when the successor dies during its start."""
@@ -163,13 +167,13 @@ class WorkerGroup(Generic[R]):
             await asyncio.sleep(BACKOFF * 2 ** (deaths - 1))
             try:
                 return await self._join(deaths)
-            except ACTOR_LOST as fault:
+            except (Hung, *ACTOR_LOST) as fault:
                 cause = fault
 
     async def _add(self) -> None:
         try:
             await self._join()
-        except ACTOR_LOST as fault:
+        except (Hung, *ACTOR_LOST) as fault:
             await self._start_successor(0, fault)
 
     def _forget(self, member: ActorProxy[R]) -> None:

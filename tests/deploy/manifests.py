@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,20 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "treeadv"
 VALUES = sorted(p.stem for p in (CHART / "ci").glob("*.yaml"))
 HELMS = ("helm3", "helm4")
+# The fewest values that render: storage and a task.
+FEWEST = {
+    "storage.claim.size": "1Gi",
+    "config.task.source": "reasoning-gym",
+    "config.task.families[0].name": "chain_sum",
+}
 Render = Callable[..., list[dict[str, Any]]]
 Helm = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def sets(values: Iterable[str]) -> list[str]:
+    """Return `--set` for the fewest values that render and for `values`, which are a.b=value."""
+    fewest = [f"{key}={value}" for key, value in FEWEST.items()]
+    return [word for value in (*fewest, *values) for word in ("--set", value)]
 
 
 def one(documents: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, Any]:

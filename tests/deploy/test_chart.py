@@ -16,7 +16,7 @@ from ray._private import services
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from tests.deploy import kuberay
-from tests.deploy.manifests import CHART, HELMS, VALUES, Helm, Render, pod_templates, ray_cluster
+from tests.deploy.manifests import CHART, HELMS, VALUES, Helm, Render, pod_templates, ray_cluster, sets
 
 KUBERNETES = ("1.30.0", "1.34.0", "1.37.0")
 # Custom kinds, which the Kubernetes schemas do not include. A test of this file validates each of them.
@@ -117,13 +117,13 @@ def test_kuberay_validation_finds_each_planted_fault(render: Render) -> None:
 
 @pytest.mark.parametrize("release", ["7b-run", "my.run"])
 def test_release_name_that_kuberay_refuses_fails_the_render(helm: Helm, release: str) -> None:
-    out = helm("template", release, str(CHART), "--set", "storage.claim.size=1Gi")
+    out = helm("template", release, str(CHART), *sets([]))
     assert out.returncode == 1
     assert f"release name {release}: KubeRay accepts" in out.stderr
 
 
 def test_longest_release_name_gives_a_valid_resource_name(helm: Helm) -> None:
-    out = helm("template", "r" * 53, str(CHART), "--set", "storage.claim.size=1Gi")
+    out = helm("template", "r" * 53, str(CHART), *sets([]))
     assert kuberay.faults(ray_kind([d for d in yaml.safe_load_all(out.stdout) if d])) == []
 
 
@@ -140,7 +140,8 @@ def test_ray_autoscaler_parses_bounds_slots_and_gpus(render: Render, values: str
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         slots = {k: v for k, v in types[name]["resources"].items() if k.endswith("_slot")}
         assert list(slots) == [f"{role}_slot"]
-        assert types[name]["resources"].get("GPU", 0) == int(limits.get("nvidia.com/gpu", 0))
+        gpus = sum(int(n) for resource, n in limits.items() if resource.startswith("nvidia.com/"))  # whole ones and MIG
+        assert types[name]["resources"].get("GPU", 0) == gpus
         assert (types[name]["min_workers"], types[name]["max_workers"]) == (group["minReplicas"], group["maxReplicas"])
         assert types[name].get("idle_timeout_s") == group.get("idleTimeoutSeconds")
 

@@ -31,6 +31,7 @@ def two_nodes() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_learner_on_a_draining_node_moves_to_another(two_nodes: Cluster, tiny_model: Path, tmp_path: Path) -> None:
     two_nodes.add_node(num_cpus=0, resources={"learner_slot": 1})
     two_nodes.add_node(num_cpus=0, resources={"learner_slot": 1})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitoring import dashboards
+from monitoring import dashboards, events
 from tests.deploy import servers
 from tests.deploy.test_monitoring import concrete, rules
 from treeadv.metrics import TABLE
@@ -33,6 +33,7 @@ QUIET = OF_FAULTS | {
     "treeadv_branches_failed_total",
     "treeadv_reward_worker_restarts_total",
     "treeadv_nonfinite_updates_total",
+    "treeadv_resumes_total",
 }
 
 
@@ -120,6 +121,11 @@ def test_every_panel_returns_numbers(watched: tuple[Path, str], board: dashboard
             if not series or all(isnan(float(s["value"][1])) for s in series):
                 silent.append((panel.title, q.expr))
     assert silent == []
+
+
+def test_events_of_a_healthy_run_are_its_checkpoints(watched: tuple[Path, str]) -> None:
+    window = {e.name: concrete(e.expr).replace("[1m]", "[10m]") for e in events.EVENTS}
+    assert {name for name, expression in window.items() if servers.query(watched[1], expression)} == {"Checkpoints"}
 
 
 def test_every_recording_rule_has_a_value_and_no_alert_fires(watched: tuple[Path, str]) -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from pathlib import Path
 from typing import Any, get_args
@@ -17,11 +18,15 @@ import promql_parser
 import pytest
 import yaml
 
-from monitoring import dashboards, local, pictures, reference
+from monitoring import dashboards, events, local, pictures, reference
 from monitoring.panels import gauge, rate
 from tests.deploy.manifests import CHART, ROOT
 from treeadv.errors import BadInput
-from treeadv.metrics import TABLE, Exporter, Role
+from treeadv.forest import Verdict
+from treeadv.metrics import BY_LABEL, TABLE, Exporter, Metric, Role
+from treeadv.metrics import UNITS as UNITS_OF_METRICS
+from treeadv.replay.ledger import UNITS
+from treeadv.replay.records import DropReason
 
 RULES = CHART / "files" / "rules" / "treeadv.yml"
 UNIT_TESTS = ROOT / "tests" / "deploy" / "rules_test.yml"
@@ -84,9 +89,122 @@ def test_every_alert_has_a_unit_test_and_a_runbook_section() -> None:
     names = [r["alert"] for r in rules("alert")]
     assert fired == set(names)
     assert headings == names
+    anchors = {
+        re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
+    }  # as GitHub makes them
     for rule in rules("alert"):
         assert rule["labels"]["severity"] in ("critical", "warning")
-        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+        page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert page == events.RUNBOOK
+        assert anchor in anchors
+
+
+def test_runbook_address_is_a_page_of_the_repository() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    place = events.RUNBOOK.removeprefix(f"{project['urls']['Repository']}/blob/main/")
+    assert (ROOT / place).is_file()
+
+
+def matchers(expression: str) -> list[tuple[str, str]]:
+    """Return the label matchers (label, value) of a PromQL expression."""
+    return re.findall(r'(\w+)="([^"]*)"', expression)
+
+
+def test_rules_select_only_label_values_that_the_code_sets() -> None:
+    """An alert on a value that no series has would never fire."""
+    known = {
+        "reason": set(get_args(DropReason)),
+        "unit": set(UNITS),
+        "role": set(get_args(Role)),
+        "verdict": {v.name.lower() for v in Verdict},
+    }
+    found = [pair for rule in rules("expr") for pair in matchers(rule["expr"])]
+    assert {label for label, _ in found} == set(known)
+    assert all(value in known[label] for label, value in found)
+
+
+# Grafana's names of the units of the table: of a value, and of the rate of a counter.
+SHOWN = {"1": "short", "seconds": "s", "bytes": "bytes", "ratio": "percentunit", "tokens": "si: tokens"}
+SHOWN |= {"tokens/s": "si: tokens/s"}
+SHOWN_RATE = {"seconds": "percentunit", "bytes": "Bps", "tokens": "si: tokens/s"}
+
+
+def expected_unit(expression: str) -> str:
+    """Return the unit of a query, from the table of metrics and the functions of the expression."""
+    names = [n.removesuffix("_bucket") for n in selectors(expression)]
+    if len(names) == 2:
+        return "percentunit"  # a quotient
+    (metric,) = (m for m in TABLE if m.name == names[0])
+    measured = metric.measures
+    if measured == BY_LABEL:
+        (measured,) = (value for label, value in matchers(expression) if label == "unit")
+    if "rate(" in expression and "histogram_quantile" not in expression:
+        return SHOWN_RATE.get(measured, f"suffix: {measured}/s")
+    return SHOWN.get(measured, f"suffix: {measured}")
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_query_shows_the_unit_of_its_metric(name: str) -> None:
+    for p in BOARDS[name]["panels"]:
+        settings = p["fieldConfig"]
+        own = {o["matcher"]["options"]: o["properties"][0]["value"] for o in settings.get("overrides", [])}
+        for target in p["targets"]:
+            shown = own.get(target["refId"], settings["defaults"]["unit"])
+            assert shown == expected_unit(concrete(target["expr"])), (p["title"], target["expr"])
+            assert shown != "cps"
+
+
+def test_every_metric_says_what_it_measures() -> None:
+    assert {m.measures for m in TABLE} <= UNITS_OF_METRICS | {"tokens/s"}
+    with pytest.raises(ValueError, match="treeadv_things_done_total ends with no unit"):
+        _ = Metric("treeadv_things_done_total", "counter", "driver", "Things done").measures
+
+
+def test_boards_link_to_each_other_and_to_the_runbook() -> None:
+    for board in BOARDS.values():
+        boards, runbook = board["links"]
+        assert (boards["type"], boards["includeVars"], boards["keepTime"]) == ("dashboards", True, True)
+        assert set(boards["tags"]) <= set(board["tags"])
+        assert (runbook["type"], runbook["url"]) == ("link", events.RUNBOOK)
+
+
+EVENT_SERIES = {  # of a run: minutes 0 to 9, with the event between minutes 4 and 5
+    "Checkpoints": ('treeadv_checkpoint_seconds_count{run="a"}', "3x4 4x5"),
+    "Restarts": ('treeadv_actor_restarts_total{run="a", role="reward"}', "0x4 1x5"),
+    "Resumes": ('treeadv_resumes_total{run="a"}', "0x4 1x5"),
+    "Scaling": ('treeadv_actors_target{run="a", role="generator"}', "2x4 3x5"),
+}
+
+
+@needs_prometheus
+def test_every_event_is_marked_when_it_happens_and_only_then(tmp_path: Path) -> None:
+    assert set(EVENT_SERIES) == {e.name for e in events.EVENTS}
+    checks = []
+    for event in events.EVENTS:
+        series, values = EVENT_SERIES[event.name]
+        labels = [f'role="{role}"' for label, role in matchers(series) if label == "role"]
+        expression = event.expr.replace("$__rate_interval", "2m").replace("$run", ".*").removesuffix(" > 0")
+        found = [{"labels": f"{{{', '.join(['run=' + chr(34) + 'a' + chr(34), *labels])}}}", "value": 1}]
+        asks = [
+            # `ceil` makes 1 of any value, because `increase` extrapolates to the ends of the window.
+            {"expr": f"ceil({expression} / 10) > 0", "eval_time": f"{minute}m", "exp_samples": found if at else []}
+            for minute, at in ((3, False), (5, True), (9, False))
+        ]
+        checks.append(
+            {"interval": "1m", "input_series": [{"series": series, "values": values}], "promql_expr_test": asks}
+        )
+    file = tmp_path / "events.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": checks}))
+    out = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0, out.stdout + out.stderr
+
+
+def test_every_board_marks_every_event() -> None:
+    for board in BOARDS.values():
+        assert [(a["name"], a["expr"]) for a in board["annotations"]["list"]] == [
+            (e.name, e.expr) for e in events.EVENTS
+        ]
+    assert set().union(*(selectors(concrete(e.expr)) for e in events.EVENTS)) <= SERIES
 
 
 @needs_prometheus
@@ -161,6 +279,8 @@ def _cells(grid: dict[str, int]) -> itertools.product[tuple[int, int]]:
 
 
 def test_wrong_kind_or_label_of_a_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match="its label unit is to be selected"):
+        rate("treeadv_queue_admitted_total")
     with pytest.raises(ValueError, match="is a gauge"):
         rate("treeadv_loss")
     with pytest.raises(ValueError, match="verdict"):

@@ -45,6 +45,8 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)"),
 ]
 UNLIKELY = 1e-4  # p-value below which two distributions differ; the tests make about ten such comparisons
+# The fast leg checks chunks of several tokens; a chunk of one token, or of a whole branch, is a rarer setting.
+CHUNKS = [pytest.param(1, marks=pytest.mark.slow), 8, pytest.param(64, marks=pytest.mark.slow)]
 
 
 class Make:
@@ -85,7 +87,7 @@ def test_later_chunks_find_all_but_one_token_in_the_cache(run: Run, make: Make) 
     assert after.cached_tokens - before.cached_tokens == sum(p - 1 for p in prefixes[1:])
 
 
-@pytest.mark.parametrize("chunk", [1, 8, 64])
+@pytest.mark.parametrize("chunk", CHUNKS)
 def test_tokens_follow_the_distribution_for_any_chunk(run: Run, make: Make, tiny_model: Path, chunk: int) -> None:
     """The test compares the second and third token of 400 branches with their exact distribution, at a temperature at
     which many tokens are likely."""
@@ -130,7 +132,7 @@ def shape(forest: Forest) -> tuple[int, int]:
     return int(forest.start[1]), forest.leaves
 
 
-@pytest.mark.parametrize("chunk", [1, 8, 64])
+@pytest.mark.parametrize("chunk", CHUNKS)
 def test_forest_distribution_equals_embedded_for_any_chunk(
     run: Run, make: Make, embedded_shapes: Counter, chunk: int
 ) -> None:
@@ -225,7 +227,13 @@ def two_ranks(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize(
-    "ranks", [1, pytest.param(2, marks=pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores"))]
+    "ranks",
+    [
+        1,
+        pytest.param(
+            2, marks=[pytest.mark.slow, pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")]
+        ),
+    ],
 )
 @pytest.mark.parametrize("way", ["disk", "tensor", "distributed"])
 def test_every_method_of_loading_gives_the_new_weights(
@@ -327,6 +335,7 @@ def router(tmp_path: Path) -> Iterator[Router]:
     made.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("sglang_router") is None, reason="sglang-router is not installed (make sglang-cpu)"
 )

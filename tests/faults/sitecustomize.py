@@ -4,7 +4,8 @@ PYTHONPATH (driver, Ray workers, verifier processes) imports this file. The prod
 A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS (verifier processes inherit variables with that
 prefix): {"at": a point, "victim": a role, or "" for the process that reaches the point}. The first process that reaches
 the point renames the file to `fired.json` and sends SIGKILL to the victim. The victim "fails" raises an exception at
-the point instead; the victim "hoards" allocates memory there, up to "limit" bytes, until Ray's memory monitor kills it.
+the point instead; the victim "stops" gets SIGSTOP there; the victim "hoards" allocates memory there, up to "limit"
+bytes, until Ray's memory monitor kills it.
 With "always" the fault applies to every process that reaches the point.
 """
 
@@ -20,6 +21,8 @@ from pathlib import Path
 
 FOLDER = Path(os.environ["TREEADV_VERIFIER_FAULTS"])
 POINTS = (  # point in the code -> activity of the process at this point
+    *("actors.generator:Generator.__init__", "actors.reward:RewardActor.__init__"),  # a process becomes an actor
+    *("actors.replay_queue:ReplayQueue.__init__", "actors.learner:Learner.__init__"),
     "treeadv.engines.embedded:EmbeddedEngine._step",  # drawing tokens
     "treeadv.engines.embedded:EmbeddedEngine._load",  # loading new weights
     "actors.generator:Generator._count",  # a forest is grown and not yet returned
@@ -60,6 +63,9 @@ def strike(fault: dict) -> None:
         raise RuntimeError("injected")
     if victim == "hoards":
         hoard(fault.get("limit", 6 << 30))
+    if victim == "stops":
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
     driver = driver_of(os.getpid())
     pid = os.getpid() if not victim else driver if victim == "driver" else hosts(driver, victim)[0].pid
     os.kill(pid, signal.SIGKILL)

@@ -22,6 +22,8 @@ from treeadv.learning.gradient import GradientPass, Update
 from treeadv.learning.objective import Sums
 from treeadv.learning.report import Phases
 from treeadv.replay.audit import audit
+from treeadv.report.record_fields import faults
+from treeadv.storage.run_folder import RunFolder
 
 STEPS = 5
 
@@ -60,7 +62,7 @@ def records(run: Path) -> list[dict]:
     """Return the records of metrics.jsonl without times and without engine totals, because a resumed run draws some
     tokens again."""
     timed = ("elapsed_s", "seconds", "decode_tokens_per_s", "generator_busy_s", "prefix_reuse", "mfu")
-    totals = ("tokens_generated", "prompt_tokens", "cached_tokens", "forests", "dropped")
+    totals = ("tokens_generated", "prompt_tokens", "cached_tokens", "forests", "admitted", "dropped", "dropped_tokens")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in (*timed, *totals)} for line in lines]
 
@@ -81,6 +83,7 @@ def test_run_folder_has_the_files_of_a_run_with_ray(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["forests"]["trained"] == 3 * STEPS
     assert {r["staleness_max"] for r in records(finished)} == {0}
+    assert [fault for r in RunFolder(finished).records() for fault in faults(r)] == []
 
 
 def test_batch_without_a_finite_update_is_replaced(
@@ -103,6 +106,29 @@ def test_batch_without_a_finite_update_is_replaced(
     assert [r["step"] for r in records(run)] == list(range(1, STEPS + 1))
     assert json.loads((run / "summary.json").read_text())["forests"]["trained"] == 3 * STEPS
     assert len(list(run.glob("nonfinite-version-*.arrow"))) == 1
+
+
+def test_run_that_is_never_finite_ends_and_resumes_on_others(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One batch is replaced, the next one ends the run. Both are dropped, so the resumed run does not lease them."""
+    accumulate = GradientPass.accumulate
+
+    def never_finite(self: GradientPass, update: Update, clock: Phases) -> Sums:
+        return dataclasses.replace(accumulate(self, update, clock), loss=math.nan)
+
+    options = "learner.max_nonfinite=1", "learner.kl=0.1"  # with KL every batch is an update
+    with monkeypatch.context() as broken:
+        broken.setattr(GradientPass, "accumulate", never_finite)
+        assert train("--config", local_recipe(tmp_path, tiny_model, "never", *options)) == 2
+    assert "the loss of an update is not finite" in capsys.readouterr().err.strip().splitlines()[-1]
+    run = tmp_path / "never"
+    result = audit(str(run))
+    assert result.sound and result.dropped == {"not_finite": 6}, result.table()
+    assert train("--resume", run) == 0
+    result = audit(str(run))
+    assert result.sound and result.dropped == {"not_finite": 6}, result.table()
+    assert result.rows["trained"]["forests"] == 3 * STEPS
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, draw: int) -> list[int]:

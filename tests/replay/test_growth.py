@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.replay.helpers import fill, open_store, train
-from treeadv.replay.audit import audit
-from treeadv.replay.history import RecordedSteps
-from treeadv.replay.journal import Reader
+from treeadv.replay.audit import _step_faults, audit
+from treeadv.replay.finished import Finished, NumberSet
+from treeadv.replay.history import History, RecordedSteps
+from treeadv.replay.journal import Line, Reader
+from treeadv.replay.records import Committed
 from treeadv.storage.folder import open_folder
 
 STEPS = 12
@@ -95,9 +99,96 @@ print(max(seen[quarter : 2 * quarter]), max(seen[-quarter:]), read, rss() - befo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_million_forests_leave_memory_flat(tmp_path: Path) -> None:
+    """Takes 8 minutes on a quiet machine."""
     arguments = [sys.executable, "-c", MILLION, str(tmp_path), "1000000"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     second, last, seconds, recorded = map(float, done.stdout.split())
     assert last - second < 30, done.stdout  # MB
     assert seconds < 10 and recorded < 60, done.stdout
+
+
+def test_audit_keeps_only_what_a_resume_could_change(compacted: tuple) -> None:
+    folder, _, _ = compacted
+    history = History(finished=Finished())
+    for line in Reader(open_folder(str(folder)).child("replay").child("journal"), whole=True):
+        history.add(line)
+        assert len(history.attempts) <= 6 and len(history.steps) <= 2 and len(history._leases) <= 2
+    assert not history.attempts and history.finished is not None and not history.finished.faults
+
+
+@given(numbers=st.lists(st.integers(0, 40)))
+def test_set_of_numbers_equals_a_set(numbers: list[int]) -> None:
+    found, seen = NumberSet(), set[int]()
+    for n in numbers:
+        assert found.add(n) == (n not in seen)
+        seen.add(n)
+        assert [k for k in range(42) if k in found] == sorted(seen)
+
+
+def test_forest_of_a_finished_step_in_a_later_step_is_a_fault(compacted: tuple) -> None:
+    """The history finds it without the ledger."""
+    folder, _, steps = compacted
+    history = History(finished=Finished())
+    for line in Reader(open_folder(str(folder)).child("replay").child("journal"), whole=True):
+        history.add(line)
+    again = steps[STEPS - 1]
+    history.steps[STEPS + 1] = list(again)
+    assert _step_faults(history, {}) == [f"forest {fid} was finished before its last step" for fid in again]
+    history.add(Line(history.seq + 1, 0.0, Committed(STEPS + 1, STEPS + 1)))
+    assert history.finished is not None
+    assert history.finished.faults == [f"forest {fid} of step {STEPS + 1} was finished before" for fid in again]
+
+
+# A folder with a journal of many forests, or with a record for each of many steps
+GROWTH = """
+import json, resource, sys
+from pathlib import Path
+from tests.replay.helpers import batch_for, open_store, reserve, train
+from tests.report.runs import CONFIG, record
+from treeadv import config
+from treeadv.replay.audit import audit
+from treeadv.report.overview import comparison_page, read_run
+from treeadv.report.run import write_report
+from treeadv.storage.run_folder import RunFolder
+
+folder, what, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+run, _, _ = RunFolder.create(config.parse({**CONFIG, "run": {"root": folder, "name": what + str(count)}}, "test"), "x")
+if what == "audit":
+    store = open_store(run.path, per_step=64, max_staleness=10**7, fsync="none")
+    for n in range(count):
+        ticket = reserve(store)
+        store.admit(ticket.forest_id, batch_for(ticket))
+        if n % 64 == 63:
+            train(store, 64, (n + 1) // 64)
+            store.commit((n + 1) // 64)
+    store.close()
+else:
+    with (run.path / "metrics.jsonl").open("w") as file:
+        file.writelines(json.dumps(record(step)) + "\\n" for step in range(1, count + 1))
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # MB
+before = peak()
+if what == "audit":
+    report = audit(run.path)
+    assert report.sound and report.payloads == count and report.records > 2 * count, report.table()
+else:
+    write_report(run.path)
+    assert len(comparison_page([read_run(run.path)])) < 1 << 22
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("what", "count"), [("audit", 1 << 16), ("report", 100_000)])
+def test_memory_of_audit_and_report_does_not_grow_with_the_run(tmp_path: Path, what: str, count: int) -> None:
+    """A journal of 133,000 records, or 100,000 records of steps."""
+    grown = []
+    for n in (count // 16, count):
+        arguments = [sys.executable, "-c", GROWTH, str(tmp_path), what, str(n)]
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        grown.append(int(done.stdout))
+    assert grown[1] - grown[0] < 16, grown  # MB

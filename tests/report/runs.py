@@ -31,6 +31,10 @@ def record(step: int, **more: Any) -> dict[str, Any]:
         "forests": {"ready": 2, "leased": 1, "trained": step},
         "tokens_generated": 500 * step, "tokens_trained": 400 * step,
         "tokens_expanded": 520 * step, "leaves": 8, "sharing": 0.25 - 0.1 * share,
+        "answer_tokens": 20.0 + step, "answer_tokens_by_verdict": {"verified": 18.0 + step, "wrong": 22.0 + step},
+        "truncated": 0.05, "mixed": 1 - share, "reward_by_family": {"chain_sum": 0.3, "gcd": 0.1 + share},
+        "admitted": step + 3, "law_error": 0, "dropped": {"stale": 1}, "dropped_tokens": {"stale": 90},
+        "generator_busy_s": 9.0,
         "staleness_mean": 0.8, "staleness_max": 1 + step % 2, "entropy_mean": 1.9 - share, "tau": 1.2 - 0.5 * share,
         "loss": -0.01 * share, "grad_norm": 1.5 + 0.2 * (step % 3), "lr": 2e-5,
         "clip_ratio": 0.01, "mask_ratio": 0.0, "mismatch_kl": 0.0004 * step, "ess": 0.97, "zero_variance": share,
@@ -42,7 +46,8 @@ def record(step: int, **more: Any) -> dict[str, Any]:
 def make_run(root: Path, forests: Sequence[Forest], records: Sequence[dict[str, Any]]) -> Path:
     """Create a run that trained one of `forests` in each step. A step with None has only a record of metrics."""
     tree = {**CONFIG, "run": {**CONFIG["run"], "root": str(root)}}
-    folder, _, _ = RunFolder.create(configuration.parse(tree, "test"), "demo")
+    folder, _, lock = RunFolder.create(configuration.parse(tree, "test"), "demo")
+    lock.release()
     store = ReplayStore(str(folder.path), QueueConfig(), 1, 0, "test", 0)
     for step, forest in enumerate(forests, 1):
         ticket = store.reserve("w", "", lambda _draw, id=forest.prompt_id: id)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.report.runs import record, summary
-from treeadv.report.progress import Progress, clock, final_table, spark
+from treeadv.report.progress import STATES, Progress, clock, final_table, spark
 
 
 def run(records: list[dict[str, Any]], total: int = 40, **options: Any) -> str:
@@ -29,8 +29,8 @@ def test_display_keeps_a_bounded_number_of_records() -> None:
 
 def test_progress_without_a_terminal_has_one_line_per_step() -> None:
     lines = run([record(1), record(2)]).splitlines()
-    assert lines[0] == "starting a run of 40 steps: the model is loaded"
-    assert lines[1:] == [
+    assert lines[:2] == ["starting a run of 40 steps", f"forests: {STATES}"]
+    assert lines[2:] == [
         "step 1/40  reward 0.25  forests ready 2 leased 1 trained 1  tokens/s 81  shared 24%  staleness 0.8 (max 2)"
         "  ETA after the next step",
         "step 2/40  reward 0.30  forests ready 2 leased 1 trained 2  tokens/s 82  "
@@ -81,7 +81,35 @@ def test_final_table_has_the_figures_and_the_folder() -> None:
         "1:15",
     ):
         assert part in text
-    assert text.splitlines()[-1] == "Run folder: runs/demo"
+    assert text.splitlines()[-5:] == [
+        "Run folder: runs/demo",
+        "Report: runs/demo/report.html",
+        "Last step on the screen: treeadv watch runs/demo",
+        "Check of its forests: treeadv audit runs/demo",
+        "Beside another run: treeadv compare runs/demo OTHER_RUN --html compare.html",
+    ]
+
+
+def test_command_in_the_final_table_quotes_the_folder() -> None:
+    out = io.StringIO()
+    final_table(summary([record(1)]) | {"run": "my runs/[a]"}, Console(file=out, width=60))
+    assert "treeadv audit 'my runs/[a]'" in out.getvalue()
+
+
+def test_start_says_what_happens_until_the_first_step() -> None:
+    def texts(**options: Any) -> str:
+        out = io.StringIO()
+        with Progress(9, Console(file=out, width=200, **options)) as progress:
+            progress.say("loading x[1] into the engine")
+            progress.update(record(1))
+            progress.say("starting actors again")
+        return out.getvalue()
+
+    plain = texts().splitlines()
+    assert plain[1] == "loading x[1] into the engine" and plain[-1] == "starting actors again"
+    live = texts(force_terminal=True)
+    assert "leased: in a step that no checkpoint holds yet" in live
+    assert "starting actors again" not in live  # the figures stay on the screen
 
 
 def test_run_without_a_step_has_no_figures() -> None:

@@ -60,7 +60,7 @@ def test_every_curve_ends_at_its_last_value(tmp_path: Path) -> None:
 
 def test_keys_that_a_run_did_not_record_are_named(tmp_path: Path) -> None:
     r = {k: v for k, v in record(1).items() if k not in ("entropy_mean", "verdicts", "seconds", "ess")}
-    assert "Not recorded by this run: entropy_mean, ess." in report(make_run(tmp_path, [], [r]))
+    assert "Not recorded by this run: entropy_mean, ess, verdicts, seconds." in report(make_run(tmp_path, [], [r]))
 
 
 def test_report_shows_the_summary_or_states_its_absence(tmp_path: Path) -> None:
@@ -90,6 +90,7 @@ def test_run_without_a_step_has_a_report(tmp_path: Path) -> None:
 def test_report_of_a_long_run_states_that_it_is_thinned(tmp_path: Path) -> None:
     html = report(make_run(tmp_path, [], [record(s) for s in range(1, 1002)]))
     assert "The curves show 334 of 1001 steps, at even distances." in html
+    assert "334 of 1001 steps (all: metrics.jsonl) as a table" in html
 
 
 def test_tokens_are_text_with_a_tokenizer_and_numbers_without(

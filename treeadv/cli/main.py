@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from treeadv.cli import evaluate, grade, init, plan, rollouts, runs, show, study
+from treeadv.cli import evaluate, grade, init, plan, rollouts, runs, show, study, view, watch
 from treeadv.cli.parser import Commands, dispatch, new_parser
 
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_commands(commands: Commands) -> None:
     """Add the library's commands, in the order of `treeadv --help`."""
-    for module in (init, rollouts, evaluate, grade, show, runs, plan, study):
+    for module in (init, rollouts, evaluate, grade, show, view, runs, watch, plan, study):
         module.add(commands)
 
 

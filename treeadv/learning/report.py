@@ -10,6 +10,8 @@ from time import perf_counter
 
 import torch
 
+from treeadv.learning.answers import AnswerFigures
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
@@ -44,6 +46,7 @@ class StepReport:
     verdicts: dict[str, int]  # leaves by verdict
     entropy_mean: float  # nats, over the tokens of the forests
     zero_variance: float  # share of forests whose leaves all have the same reward
+    answers: AnswerFigures
     seconds: dict[str, float]
     mfu: float | None
 

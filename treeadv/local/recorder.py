@@ -61,8 +61,7 @@ class LocalRecorder:
         self._totals.add(drawn, report)
         record = step_record(
             step=step, elapsed=self._elapsed + now - self._started, duration=now - self._last_record, report=report,
-            totals=self._totals, drawn=drawn, states=counts["states"], phases=self._phases,
-            dropped={reason: n["forests"] for reason, n in counts["dropped"].items()},
+            totals=self._totals, drawn=drawn, counts=counts, phases=self._phases,
         )  # fmt: skip
         self._folder.record(record)
         self._progress.update(record)

@@ -51,9 +51,10 @@ class StepComparison:
 def reproduce_step(run_dir: Path, step: int, forests_of_step: ForestsOfStep) -> StepComparison:
     """Repeat step `step` (from 1). Raises `BadInput` if the record or the forests of the step do not exist."""
     folder, config = RunFolder.open(run_dir, [])
-    record = next((r for r in folder.records() if r["step"] == step), None)
+    record = next((r for r in folder.read_records(step) if r["step"] == step), None)
     if record is None:
-        raise BadInput(f"--step {step}: {run_dir}/metrics.jsonl has no such step (it has {len(folder.records())})")
+        known = (folder.last_record() or {"step": 0})["step"]
+        raise BadInput(f"--step {step}: {run_dir}/metrics.jsonl has no such step (it has {known})")
     trainer = trainer_at(folder, config, step - 1, forests_of_step)
     report = _step(trainer, forests_of_step(str(folder.path), step))
     return StepComparison(
@@ -99,7 +100,7 @@ def reproduce_batch(run_dir: Path, batch: Path, forests_of_step: ForestsOfStep) 
         raise BadInput(f"--batch {batch} is not a batch that a learner kept (nonfinite-version-V.arrow)")
     forests, _ = wire.read_file(batch)
     version = int(name[1])
-    step = max((r["step"] for r in folder.records() if r["version"] <= version), default=0)
+    step = max((r["step"] for r in folder.read_records() if r["version"] <= version), default=0)
     trainer = trainer_at(folder, config, step, forests_of_step)
     if trainer.version != version:
         raise BadInput(f"--batch {batch}: no step of {run_dir} ends with version {version}")

@@ -21,13 +21,14 @@ from treeadv.data.model_folder import resolve
 from treeadv.errors import single_errors
 from treeadv.evaluation.history import is_durable
 from treeadv.launch import Launch
+from treeadv.learning.report import NonFinite
 from treeadv.learning.trainer import Trainer
 from treeadv.local.evaluation import LocalEvaluation
 from treeadv.local.recorder import LocalRecorder
 from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
 from treeadv.local.steps import StepForests
-from treeadv.report.progress import Progress
+from treeadv.report.progress import Progress, first_forests
 from treeadv.visible import visible_logger
 
 log = visible_logger(__name__)
@@ -52,6 +53,7 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
     model = resolve(config.model.path, config.model.cache)
     first = folder.last_checkpoint()
     async with AsyncExitStack() as stack:
+        progress.say(f"loading {model.name} into the engine ({config.generator.engine})")
         maker = await ForestMaker.start(config, model)
         stack.push_async_callback(maker.close)
         steps = StepForests(config, folder, maker, first)
@@ -59,6 +61,7 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
         evaluation = await LocalEvaluation.start(config, folder, maker, model)
         stack.push_async_callback(evaluation.close)
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
+        progress.say(f"loading {model.name} into the learner ({config.learner.device})")
         trainer = Trainer(config, str(model), keep_dir=folder.path)
         serving = Serving(config, trainer, maker.engine)
         if first:
@@ -69,6 +72,7 @@ async def _train(run: Launch, progress: Progress, signals: list[signal.Signals])
         run.accept(first)
         evaluation.book.keep_best()
         recorder = LocalRecorder(folder, progress, maker.engine)
+        progress.say(first_forests(config, first))
         await _learn(config, trainer, serving, steps, evaluation, recorder, signals)
         ended = {"stopped_by": signals[0].name if signals else None, "early_end": evaluation.book.early_end}
         return recorder.summary(steps.states()) | ended
@@ -96,7 +100,11 @@ async def _learn(
             return
         with recorder.phase("wait"):
             forests = await steps.forests(trainer.version)
-        report = trainer.step(forests, trainer.version)
+        try:
+            report = trainer.step(forests, trainer.version)
+        except NonFinite as fault:  # the run ends: a resumed run must not take the same forests again
+            steps.discard(f"batch of version {fault.version}")
+            raise
         if report.void:  # the batch does not count as a step, so another batch replaces it
             steps.discard(f"batch of version {report.version}")
             continue

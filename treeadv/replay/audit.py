@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from treeadv.errors import BadForest, BadInput
-from treeadv.replay.history import History, folder_of
+from treeadv.replay.finished import Finished, lease_faults
+from treeadv.replay.history import History, admitted_forests, folder_of
 from treeadv.replay.journal import Reader
 from treeadv.replay.ledger import UNITS, Ledger, State
 from treeadv.replay.payloads import PayloadReader
-from treeadv.replay.records import Admitted
+from treeadv.replay.records import Admitted, Dropped, Released, Snapshot
 from treeadv.replay.recovery import IMPOSSIBLE, impossible, recover
 from treeadv.storage.folder import Folder
 from treeadv.storage.run_folder import named_store
@@ -72,12 +73,13 @@ def audit(run_dir: str | Path) -> AuditReport:
     """Check the journal's checksums and order, and the conservation law after each record.
 
     Each trained forest must belong to exactly one step. Each prompt must have exactly one state. Every payload must
-    exist, be undamaged and match its record. The journal must contain the step of every checkpoint. Raises `BadInput`
-    if the run has no journal."""
+    exist, be undamaged and match its record. The journal must contain the step of every checkpoint. Memory does not
+    grow with the run: it holds what a resume could still change. Raises `BadInput` if the run has no journal."""
     folder = folder_of(run_dir)
     # Read before the journal: a live run records a step before it writes the checkpoint of that step
     checkpoint = _last_checkpoint(run_dir)
-    history, ledger, faults = History(), Ledger(), []
+    finished = Finished()
+    history, ledger, faults = History(finished=finished), Ledger(), []
     reader = Reader(folder.child("journal"), whole=True)
     try:
         for line in recover(reader, ledger):
@@ -87,22 +89,23 @@ def audit(run_dir: str | Path) -> AuditReport:
     except IMPOSSIBLE as e:
         faults.append(str(impossible(reader.seq, e)))
     states = history.states()
-    rows = _rows(history, states)
+    rows = _rows(history, finished, states)
     faults += _count_faults(ledger, rows)
-    faults += _step_faults(history, states) + _draw_faults(history, states, ledger)
+    faults += finished.faults + _step_faults(history, states) + _draw_faults(history, finished, states, ledger)
     if checkpoint > (known := max(history.steps, default=history.committed)):
         faults.append(
             f"the run has a checkpoint of step {checkpoint}, but the journal ends with step {known}: records are lost"
         )
     payloads, released, size, bad = _payloads(history, folder)
-    dropped = history.before.lost + Counter(f.dropped.reason for f in history.attempts.values() if f.dropped)
+    dropped = history.before.lost + finished.dropped
+    dropped.update(f.dropped.reason for f in history.attempts.values() if f.dropped)
     dropped.update(
         {what: n for (what, unit), n in history.before.totals.items() if unit == "forests" and what not in _ROWS}
     )
     torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
     return AuditReport(
-        str(run_dir), history.records, len(history.steps), history.committed, rows, dict(sorted(dropped.items())),
-        payloads, released, size, torn, tuple(faults + bad),
+        str(run_dir), history.records, finished.steps + len(history.steps), history.committed, rows,
+        dict(sorted(dropped.items())), payloads, released, size, torn, tuple(faults + bad),
     )  # fmt: skip
 
 
@@ -110,19 +113,19 @@ def _last_checkpoint(run_dir: str | Path) -> int:
     return max(named_store(run_dir).checkpoints(), default=0)
 
 
-def _rows(history: History, states: dict[str, str]) -> dict[str, dict[str, int]]:
+def _rows(history: History, finished: Finished, states: dict[str, str]) -> dict[str, dict[str, int]]:
     """Count the admitted forests by state. The totals of a snapshot count the forests that were finished before it."""
-    finished = {name: {u: history.before.totals[name, u] for u in UNITS} for name in ("trained", "dropped")}
+    totals = Counter({(s, u): history.before.totals[s, u] for s in ("trained", "dropped") for u in UNITS})
     for entry in history.before.in_state(State.TRAINED):  # not finished: a resume may go back before the step
         for unit, n in zip(UNITS, (1, entry.payload.leaves, entry.payload.tokens), strict=True):
-            finished["trained"][unit] -= n
-    rows = {name: dict(finished.get(name, dict.fromkeys(UNITS, 0))) for name in _ROWS}
-    rows["admitted"] = {u: finished["trained"][u] + finished["dropped"][u] for u in UNITS}
-    for fid in history.admitted:
-        a = history.attempts[fid].admitted
-        for unit, n in zip(UNITS, (1, a.leaves, a.tokens) if a else (0, 0, 0), strict=True):
-            rows["admitted"][unit] += n
-            rows[states[fid]][unit] += n
+            totals["trained", unit] -= n
+    totals.update(finished.totals)
+    for fid, attempt in history.attempts.items():
+        if a := attempt.admitted:
+            for unit, n in zip(UNITS, (1, a.leaves, a.tokens), strict=True):
+                totals[states[fid], unit] += n
+    rows = {name: {u: totals[name, u] for u in UNITS} for name in _ROWS}
+    rows["admitted"] = {u: sum(n for (_, unit), n in totals.items() if unit == u) for u in UNITS}
     return rows
 
 
@@ -144,65 +147,69 @@ def _step_faults(history: History, states: dict[str, str]) -> list[str]:
     times = Counter(fid for fids in history.steps.values() for fid in fids)
     out = [f"forest {fid} occurs {n} times in the optimizer steps" for fid, n in times.items() if n > 1]
     out += [f"no step trained forest {fid}" for fid, s in states.items() if s == "trained" and fid not in times]
-    out += [f"step {step} has {n} leases" for step, n in Counter(history.acks).items() if n > 1]
-    first = history.before.oldest_kept + 1
-    gaps = sorted(set(range(first, max(history.acks, default=0) + 1)) - set(history.acks))
-    out += [f"step {step} has no lease, but a later step has one" for step in gaps]
-    return out
+    again = (fid for fid in times if fid not in history.attempts and fid not in history.skipped)
+    out += [f"forest {fid} was finished before its last step" for fid in again]
+    before = history.finished.last_step if history.finished else history.before.oldest_kept
+    return out + lease_faults(history.acks, before, max(history.acks, default=0))
 
 
-def _draw_faults(history: History, states: dict[str, str], ledger: Ledger) -> list[str]:
+def _draw_faults(history: History, finished: Finished, states: dict[str, str], ledger: Ledger) -> list[str]:
     """Check that every draw has exactly one state: live, trained, given up, waiting for a retry, or finished before
     the snapshot."""
-    finished = history.before.next_draw
+    first = history.before.next_draw
     places: Counter[int] = Counter(a.draw for a in ledger.again)
     for fid, attempt in history.attempts.items():
         gone = states[fid] == "reissued" or (attempt.dropped is not None and attempt.dropped.refill)
         places[attempt.reserved.draw] += not gone
-    wrong = [d for d in range(ledger.next_draw) if places[d] > 1 or (places[d] == 0 and d >= finished)]
-    return [f"draw {d} has {places[d]} states instead of 1" for d in wrong]
+    counts = ((d, places[d] + (d in finished.draws)) for d in range(ledger.next_draw))
+    return [f"draw {d} has {n} states instead of 1" for d, n in counts if n > 1 or (n == 0 and d >= first)]
 
 
 def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str]]:
+    """Check the payloads of the records in `history`, in a second pass over the journal."""
     reader = PayloadReader(folder.child("payloads"))
     read = released = size = 0
-    faults = {}
-    for fid in history.admitted:
-        a = history.attempts[fid].admitted
-        assert a is not None
+    faults: dict[Admitted, str] = {}
+    for a in admitted_forests(Reader(folder.child("journal"), whole=True), history.seq) if history.seq else ():
         if a.payload_file in history.released:
             released += 1
             continue
-        if history.attempts[fid].damaged:
+        if a.forest_id in history.damaged:
             continue  # the journal records the loss, and the prompt has another attempt
         try:
             _check_payload(a, reader)
         except (BadInput, BadForest) as e:
-            faults[fid] = str(e)
+            faults[a] = str(e)
         read, size = read + 1, size + a.length
-    gone = _deleted_since(history, folder, faults) if faults else []
+    gone = _deleted_since(folder, faults) if faults else set()
     return (
         read - len(gone),
         released + len(gone),
         size,
-        [f"forest {fid}: {e}" for fid, e in faults.items() if fid not in gone],
+        [f"forest {a.forest_id}: {e}" for a, e in faults.items() if a.forest_id not in gone],
     )
 
 
-def _deleted_since(history: History, folder: Folder, fids: Iterable[str]) -> list[str]:
-    """Return the ids of `fids` whose payload the live run deleted or found damaged after `history` was read."""
-    now = History()
+def _deleted_since(folder: Folder, faulty: Collection[Admitted]) -> set[str]:
+    """Return the ids of `faulty` whose payload the live run deleted or found damaged since the journal was read."""
+    missing, released, damaged = {a.forest_id for a in faulty}, set[str](), set[str]()
     try:
         for line in Reader(folder.child("journal"), whole=True):
-            now.add(line)
+            match line.record:
+                case Admitted(forest_id=fid):
+                    missing.discard(fid)
+                case Snapshot():  # it has the live forests; the others were finished
+                    before = Ledger()
+                    before.apply(line.record)
+                    missing.difference_update(before.live)
+                case Released(payload_files=files):
+                    released.update(files)
+                case Dropped(forest_id=fid, reason="damaged"):
+                    damaged.add(fid)
     except (BadInput, *IMPOSSIBLE):
-        return []
-    files = {fid: a.payload_file for fid in fids if (a := history.attempts[fid].admitted)}
-    return [
-        fid for fid in fids
-        # A forest that is not in `now` was finished before a new snapshot
-        if fid not in now.attempts or files[fid] in now.released or now.attempts[fid].damaged
-    ]  # fmt: skip
+        return set()
+    gone = {a.forest_id for a in faulty if a.payload_file in released}
+    return gone | {a.forest_id for a in faulty} & (missing | damaged)
 
 
 def _check_payload(a: Admitted, reader: PayloadReader) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
+from treeadv.replay.finished import Finished, NumberSet
 from treeadv.replay.journal import Line, Reader, TornRecord
 from treeadv.replay.ledger import Ledger
 from treeadv.replay.payloads import PayloadReader
@@ -54,30 +57,36 @@ class History:
     The forests of a step include the forests that the step skipped.
 
     The history is built from the records and does not use the ledger, except for a snapshot. So the audit can compare
-    history and ledger."""
+    history and ledger. With `finished` only its totals remain of attempts and steps that no later record can change."""
 
     attempts: dict[str, Attempt] = field(default_factory=dict)
-    admitted: list[str] = field(default_factory=list)
     steps: dict[int, list[str]] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)  # payload files that the queue deleted after training
     skipped: set[str] = field(default_factory=set)  # forests that their step did not train
     acks: list[int] = field(default_factory=list)  # the step of each acknowledged lease, in the order of the journal
     committed: int = 0
     records: int = 0
+    seq: int = 0  # number of the last record
     torn: TornRecord | None = None
+    finished: Finished | None = None
+    damaged: set[str] = field(default_factory=set)  # forests whose payload could not be read
     before: Ledger = field(default_factory=Ledger)  # the state of the snapshot that the journal starts with
     _leases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _dropped: list[str] = field(default_factory=list)  # dropped and not in `finished`
 
     def add(self, line: Line) -> None:
         self.records += 1
+        self.seq = line.seq
         match line.record:
             case Reserved(forest_id=fid):
                 self.attempts[fid] = Attempt(line.record, line.t)
             case Admitted(forest_id=fid):
                 self.attempts[fid].admitted, self.attempts[fid].admitted_at = line.record, line.t
-                self.admitted.append(fid)
             case Dropped(forest_id=fid):
                 self.attempts[fid].dropped = line.record
+                self._dropped.append(fid)
+                if line.record.reason == "damaged":
+                    self.damaged.add(fid)
             case Leased(lease_id=lease, forest_ids=fids):
                 self._leases[lease] = fids
                 self._set_lease(fids, lease)
@@ -88,8 +97,10 @@ class History:
                 self._set_lease(self._leases[lease], lease)
                 self.steps.setdefault(step, []).extend(self._leases[lease])
                 self.acks.append(step)
-            case Committed(step=step):
+            case Committed(step=step, oldest_kept=oldest_kept):
                 self.committed = step
+                if self.finished is not None:
+                    self._finish(self.finished, oldest_kept)
             case Released(payload_files=files):
                 self.released.update(files)
             case Resumed(step=step):
@@ -103,8 +114,9 @@ class History:
         self.committed = self.before.committed
         for fid, entry in self.before.live.items():
             self.attempts[fid] = Attempt(entry.reserved, line.t, entry.admitted, line.t if entry.admitted else None)
-        admitted = [e for e in self.before.live.values() if e.admitted]
-        self.admitted = [e.reserved.forest_id for e in sorted(admitted, key=lambda e: e.order)]
+        if self.finished is not None:
+            self.finished.draws = NumberSet(self.before.next_draw)
+            self.finished.last_step = self.before.oldest_kept
         self._leases = {i: r.forest_ids for i, r in self.before.lapsed.items()}
         for lease_id, lease in self.before.leases.items():
             self._leases[lease_id] = lease.record.forest_ids
@@ -130,6 +142,27 @@ class History:
                 attempt.lease = None
             if attempt.admitted is None and attempt.dropped is None:
                 attempt.reissued = True
+        if self.finished is not None:
+            self.attempts = {fid: attempt for fid, attempt in self.attempts.items() if not attempt.reissued}
+
+    def _finish(self, finished: Finished, oldest_kept: int) -> None:
+        """Move the steps up to `oldest_kept`, before which no resume goes back, and dropped attempts to `finished`."""
+        for step in sorted(s for s in self.steps if s <= oldest_kept):
+            for fid in self.steps.pop(step):
+                if fid in self.skipped:
+                    self.skipped.remove(fid)  # its drop is on record
+                elif attempt := self.attempts.pop(fid, None):
+                    finished.add("trained", attempt.reserved, attempt.admitted, attempt.dropped)
+                else:
+                    finished.faults.append(f"forest {fid} of step {step} was finished before")
+        if done := [s for s in self.acks if s <= oldest_kept]:
+            finished.end_steps(done, oldest_kept)
+            self.acks = self.acks[len(done) :]
+        for fid in self._dropped:
+            if attempt := self.attempts.pop(fid, None):
+                finished.add("dropped", attempt.reserved, attempt.admitted, attempt.dropped)
+        self._dropped.clear()
+        self._leases = {i: f for i, f in self._leases.items() if not self.attempts.keys().isdisjoint(f)}
 
     def states(self) -> dict[str, str]:
         """Return the state of every attempt: a state of the ledger, or "reissued" if a resume cancelled the attempt."""
@@ -178,14 +211,26 @@ def forests(run_dir: str | Path) -> Iterator[Forest]:
                 released.update(files)
             case Dropped(forest_id=fid, reason="damaged"):
                 damaged.add(fid)
-    for admitted in _admitted(Reader(replay.child("journal"), whole=True)):
+    for admitted in admitted_forests(Reader(replay.child("journal"), whole=True)):
         if admitted.payload_file not in released and admitted.forest_id not in damaged:
             yield payloads.forest(admitted)
 
 
-def _admitted(reader: Reader) -> Iterator[Admitted]:
-    """Yield what was admitted, in that order; first the live forests of a snapshot that the journal starts with."""
+def last_forest(run_dir: str | Path) -> Forest | None:
+    """Return the forest that was admitted last; None without one. Reads the journal from its last snapshot on.
+
+    Raises `BadInput` if the run has no journal, or the payload of that forest cannot be read."""
+    replay = folder_of(run_dir)
+    last = deque(admitted_forests(Reader(replay.child("journal"))), maxlen=1)
+    return PayloadReader(replay.child("payloads")).forest(last[0]) if last else None
+
+
+def admitted_forests(reader: Reader, until: float = math.inf) -> Iterator[Admitted]:
+    """Yield what the records up to number `until` admitted, in that order; first the live forests of a snapshot that
+    the journal starts with. Later records are not read."""
     for line in reader:
+        if line.seq > until:
+            return
         match line.record:
             case Admitted():
                 yield line.record
@@ -193,6 +238,8 @@ def _admitted(reader: Reader) -> Iterator[Admitted]:
                 before = Ledger()
                 before.apply(line.record)
                 yield from (e.payload for e in sorted(before.live.values(), key=lambda e: e.order) if e.admitted)
+        if line.seq == until:
+            return
 
 
 class RecordedSteps:

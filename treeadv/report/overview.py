@@ -13,10 +13,11 @@ from treeadv.errors import BadInput
 from treeadv.evaluation.history import best, value
 from treeadv.report import chart
 from treeadv.report.chart import SERIES_COLOURS, Chart, Series, number
+from treeadv.report.curves import CHARTS
+from treeadv.report.digest import Digest, digest, evenly
 from treeadv.report.markup import add
 from treeadv.report.page import finish, page, table
 from treeadv.report.progress import clock
-from treeadv.report.run import CHARTS, MAX_POINTS
 from treeadv.storage.lock import in_use
 from treeadv.storage.run_folder import RunFolder, not_a_run
 
@@ -27,7 +28,7 @@ class Run:
 
     path: Path
     config: Config | None
-    records: Sequence[Mapping[str, Any]]
+    records: Digest | None
     evaluations: Sequence[Mapping[str, Any]]
     state: str
     fault: str = ""
@@ -35,7 +36,7 @@ class Run:
     @property
     def steps(self) -> int:
         """The last recorded step."""
-        return int(self.records[-1]["step"]) if self.records else 0
+        return int(self.records.last["step"]) if self.records and self.records.count else 0
 
     @property
     def started(self) -> datetime:
@@ -44,14 +45,13 @@ class Run:
 
     def reward(self) -> float | None:
         """Mean reward of the last fifth of the steps; None without a step."""
-        last = self.records[-max(1, len(self.records) // 5) :]
-        return sum(r["reward_mean"] for r in last) / len(last) if last else None
+        return self.records.reward()[1] if self.records and self.records.count else None
 
     def figures(self) -> dict[str, str]:
         """The final figures by name, as text; a dash for one that the run did not record."""
-        if not self.records:
+        if not self.records or not self.records.count:
             return {"steps": "0"}
-        last, found = self.records[-1], best(list(self.evaluations))
+        last, found = self.records.last, best(list(self.evaluations))
         expanded = last["tokens_expanded"]
         return {
             "steps": str(last["step"]),
@@ -61,7 +61,7 @@ class Run:
             "tokens generated": number(last["tokens_generated"]),
             "tokens trained": number(last["tokens_trained"]),
             "sharing in training": f"{1 - last['tokens_trained'] / expanded:.0%}" if expanded else "-",
-            "largest staleness": str(max(r["staleness_max"] for r in self.records)),
+            "largest staleness": str(self.records.staleness),
         }
 
 
@@ -71,12 +71,17 @@ def read_run(path: Path) -> Run:
         raise not_a_run(path)
     try:
         folder, config = RunFolder.open(path, [])
-        records, evaluations = folder.records(), folder.evaluations()
+        records, evaluations = digest(folder), folder.evaluations()
     except BadInput as e:
-        return Run(path=path, config=None, records=(), evaluations=(), state="damaged", fault=str(e))
-    done = bool(records) and records[-1]["step"] >= config.run.steps
-    state = "running" if in_use(path) else "finished" if done else "stopped"
+        return Run(path=path, config=None, records=None, evaluations=(), state="damaged", fault=str(e))
+    state = run_state(path, config, records.last.get("step", 0))
     return Run(path=path, config=config, records=records, evaluations=evaluations, state=state)
+
+
+def run_state(path: Path, config: Config, step: int) -> str:
+    """Return running, finished or stopped; `step` is the last recorded step. A run that another machine drives is not
+    seen to be running."""
+    return "running" if in_use(path) else "finished" if step >= config.run.steps else "stopped"
 
 
 def runs_in(root: Path) -> list[Run]:
@@ -106,14 +111,15 @@ def comparison_page(runs: Sequence[Run]) -> str:
     add(main, "h1", f"{len(runs)} runs")
     _rows(main, "Figures", names, figure_rows(runs))
     _rows(main, "Differences of the configurations", names, differences(runs))
-    steps = sorted({r["step"] for run in runs for r in run.records})
-    steps = steps[:: -(-len(steps) // MAX_POINTS)] if steps else []
+    longest = max(run.steps for run in runs)
+    drawn = [evenly(RunFolder(run.path), run.steps, longest) if run.steps else [] for run in runs]
+    steps = sorted({r["step"] for records in drawn for r in records})
     if steps:
         add(main, "h2", "Curves")
         grid = add(main, "div", class_="charts")
         for title, unit, keys in CHARTS:
             for key, label in keys.items():
-                by_step = [{r["step"]: r.get(key) for r in run.records} for run in runs]
+                by_step = [{r["step"]: r.get(key) for r in records} for records in drawn]
                 series = [Series(name, [v.get(s) for s in steps]) for name, v in zip(names, by_step, strict=True)]
                 if any(v is not None for s in series for v in s.values):
                     heading = title if len(keys) == 1 else f"{title}: {label}"

@@ -59,6 +59,10 @@ class Vocabulary:
     def text(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
 
+    def response(self, tokens: Sequence[int]) -> str:
+        """Return the text without special tokens, as verifiers get it."""
+        return self._tokenizer.decode([int(t) for t in tokens], skip_special_tokens=True)
+
 
 class Numbers:
     """Shows token ids as numbers, for models without a vocabulary."""

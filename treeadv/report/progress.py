@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -12,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from treeadv.config import Config
 from treeadv.report.chart import number
 from treeadv.tracking import Trackers
 from treeadv.visible import visible
@@ -19,6 +22,10 @@ from treeadv.visible import visible
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = 48  # number of last steps whose rewards are shown
 _WINDOW = 10  # number of last steps whose pace gives the ETA
+STATES = (
+    "reserved: a slot is given; ready: graded, waits; leased: in a step that no checkpoint holds yet; trained: its step"
+    " is in a checkpoint"
+)
 
 
 class Progress:
@@ -34,6 +41,7 @@ class Progress:
         self._records: deque[dict[str, Any]] = deque(maxlen=_SHOWN)  # bounded, so that a long run needs no more memory
         self._evaluated = ""
         self._best: tuple[float, int] | None = None  # value and step of the best evaluation shown
+        self._said = f"starting a run of {total_steps} steps"
         self._live = Live(self._starting(), console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
@@ -58,8 +66,10 @@ class Progress:
             cells = [
                 f"step {record['step']}/{self._total}",
                 *(f"{k} {v}" for k, v in self._facts()),
-                f"ETA {self._eta()}",
+                f"ETA {time_left(list(self._records), self._total)}",
             ]
+            if len(self._records) == 1:
+                self._console.print(f"forests: {STATES}", highlight=False, soft_wrap=True)
             self._console.print("  ".join(cells), highlight=False, soft_wrap=True)
 
     def show_evaluation(self, record: Mapping[str, Any]) -> None:
@@ -75,22 +85,30 @@ class Progress:
         elif self._records:
             self._live.update(self._display())
 
+    def say(self, what: str) -> None:
+        """Say what happens before the first step. Later the figures of the steps stand in its place."""
+        self._said = what
+        if not self._live:
+            self._console.print(self._starting(), soft_wrap=True)
+        elif not self._records:
+            self._live.update(self._starting())
+
     def _starting(self) -> Text:
-        return Text(f"starting a run of {self._total} steps: the model is loaded", style="dim")
+        return Text(visible(self._said), style="dim")
 
     def _display(self) -> RenderableType:
         record = self._records[-1]
         bar = Table.grid(padding=(0, 2))
         bar.add_row(
             Text(f"step {record['step']}/{self._total}", style="bold"),
-            ProgressBar(self._total, record["step"], width=40), f"ETA {self._eta()}",
+            ProgressBar(self._total, record["step"], width=40), f"ETA {time_left(list(self._records), self._total)}",
         )  # fmt: skip
         facts = Table.grid(padding=(0, 2))
         for name, value in self._facts():
             facts.add_row(Text(name, style="dim"), value)
         rewards = [r["reward_mean"] for r in self._records]
         facts.add_row(Text(f"reward of {len(rewards)} steps", style="dim"), Text(spark(rewards), style="green"))
-        return Group(bar, facts)
+        return Group(bar, facts, Text(STATES, style="dim"))
 
     def _facts(self) -> list[tuple[str, str]]:
         r = self._records[-1]
@@ -103,15 +121,26 @@ class Progress:
             ("staleness", f"{r['staleness_mean']:.1f} (max {r['staleness_max']})"),
         ]
 
-    def _eta(self) -> str:
-        """Return the remaining time at the pace of the last steps.
 
-        The first step after a start does not count, because it includes the start-up."""
-        recent = list(self._records)[-_WINDOW - 1 :]
-        if len(recent) < 2:
-            return "after the next step" if self._records[-1]["step"] < self._total else "0:00"
-        pace = (recent[-1]["elapsed_s"] - recent[0]["elapsed_s"]) / (len(recent) - 1)
-        return clock(pace * (self._total - recent[-1]["step"]))
+def first_forests(config: Config, step: int) -> str:
+    """Return what a run does until the first step after `step`, which ends its start."""
+    sampling, count = config.sampling, config.learner.forests_per_step
+    begun = f"going on from step {step}" if step else "everything is loaded"
+    return (
+        f"{begun}; growing {count} forests of {sampling.leaves} leaves, at most {sampling.max_tokens} tokens each, for"
+        f" step {step + 1} of {config.run.steps}"
+    )
+
+
+def time_left(records: Sequence[Mapping[str, Any]], total: int) -> str:
+    """Return the remaining time at the pace of the last of these records, which must not be empty.
+
+    The first step after a start does not count, because it includes the start-up."""
+    recent = records[-_WINDOW - 1 :]
+    if len(recent) < 2:
+        return "after the next step" if records[-1]["step"] < total else "0:00"
+    pace = (recent[-1]["elapsed_s"] - recent[0]["elapsed_s"]) / (len(recent) - 1)
+    return clock(pace * (total - recent[-1]["step"]))
 
 
 def final_table(summary: dict[str, Any], console: Console) -> None:
@@ -125,7 +154,15 @@ def final_table(summary: dict[str, Any], console: Console) -> None:
     for name, value in summary_rows(summary):
         table.add_row(name, Text(visible(value)))
     console.print(table)
-    console.print(Text(f"Run folder: {visible(summary['run'])}"), soft_wrap=True)
+    run = visible(shlex.quote(summary["run"]))
+    for name, text in (
+        ("Run folder", visible(summary["run"])),
+        ("Report", visible(str(Path(summary["run"]) / "report.html"))),
+        ("Last step on the screen", f"treeadv watch {run}"),
+        ("Check of its forests", f"treeadv audit {run}"),
+        ("Beside another run", f"treeadv compare {run} OTHER_RUN --html compare.html"),
+    ):
+        console.print(Text(f"{name}: {text}"), soft_wrap=True)
 
 
 def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:

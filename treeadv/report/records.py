@@ -24,6 +24,7 @@ _NOT_COPIED = (
     "tokens",
     "expanded_tokens",
     "nonfinite_batch",
+    "answers",
 )  # fields of `StepReport` that the record renames or leaves out
 
 
@@ -59,19 +60,23 @@ def step_record(
     report: StepReport,
     totals: Totals,
     drawn: Mapping[str, float],
-    states: Mapping[str, int],
-    dropped: Mapping[str, int],
+    counts: Mapping[str, Any],
     phases: Mapping[str, float],
 ) -> dict[str, Any]:
     """Return the record of one step.
 
-    `drawn` holds the engines' counts since the last record, with `busy_seconds` and `tau`. `states` counts forests by
-    state, `dropped` by reason. `duration` is the time since the last record, `elapsed` the time since the start of the
-    run."""
+    `drawn` holds the engines' counts since the last record, with `busy_seconds` and `tau`. `counts` holds the figures
+    of the queue (`treeadv.replay.figures.figures`). `duration` is the time since the last record, `elapsed` the time
+    since the start of the run."""
     learner = {name: value for name, value in asdict(report).items() if name not in _NOT_COPIED}
     record = {
         "step": step, "elapsed_s": elapsed, **learner, **totals.counts,
-        "forests": dict(states), "dropped": dict(dropped), "sharing": 1 - report.tokens / report.expanded_tokens,
+        **asdict(report.answers),
+        "forests": dict(counts["states"]), "admitted": counts["admitted"]["forests"],
+        "law_error": sum(abs(error) for error in counts["law_error"].values()),
+        "dropped": {reason: n["forests"] for reason, n in counts["dropped"].items()},
+        "dropped_tokens": {reason: n["tokens"] for reason, n in counts["dropped"].items()},
+        "sharing": 1 - report.tokens / report.expanded_tokens,
         "staleness_mean": fmean(report.staleness), "staleness_max": max(report.staleness),
         "publication_lag_mean": fmean(report.publication_lag), "publication_lag_max": max(report.publication_lag),
         "tau": drawn["tau"], "decode_tokens_per_s": drawn["tokens_generated"] / duration,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -17,32 +17,18 @@ from treeadv.presets import build_advantage
 from treeadv.replay.history import RecordedSteps
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series, number
+from treeadv.report.curves import CHARTS, add_curves
+from treeadv.report.digest import Digest, digest, evenly
+from treeadv.report.health import advice, alarms, sentence
 from treeadv.report.markup import add
 from treeadv.report.page import finish, forest_article, page, table
-from treeadv.report.picture import Numbers, Vocabulary, picture
+from treeadv.report.picture import Numbers, picture
 from treeadv.report.progress import clock, summary_rows
+from treeadv.report.vocabulary import run_vocabulary
 from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 
-MAX_POINTS = 400  # largest number of steps drawn; of a longer run every n-th step is drawn
 MAX_SEARCHED = 30  # number of first and last steps that are searched for a forest with different rewards
-
-# (title, unit, {key of a record: label}). "seconds" gives one curve for each phase.
-CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
-    ("Mean reward", "over the leaves trained", {"reward_mean": "reward"}),
-    ("Sharing", "share of the flattened tokens not computed", {"sharing": "sharing"}),
-    ("Staleness", "policy versions", {"staleness_mean": "mean", "staleness_max": "max"}),
-    ("Decoding", "tokens/s", {"decode_tokens_per_s": "tokens/s"}),
-    ("Prefix reuse", "share of prefix tokens found in the cache", {"prefix_reuse": "share"}),
-    ("Entropy and fork threshold", "nats", {"entropy_mean": "mean entropy", "tau": "tau"}),
-    ("Behaviour against learner", "KL (k3), nats", {"mismatch_kl": "KL"}),
-    ("Gradient norm", "before clipping", {"grad_norm": "norm"}),
-    ("Loss", "", {"loss": "loss"}),
-    ("Corrected tokens", "share", {"clip_ratio": "clipped", "mask_ratio": "masked"}),
-    ("Effective sample size", "share of the tokens", {"ess": "ESS"}),
-    ("Forests without variance", "share: all leaves have the same reward", {"zero_variance": "share"}),
-)
-PHASES = ("Time of a step", "seconds by phase")
 
 
 def write_report(path: Path) -> Path:
@@ -57,7 +43,7 @@ def write_report(path: Path) -> Path:
 
 def run_page(folder: RunFolder, config: Config) -> str:
     """Return the page. The page names the figures that the run did not record."""
-    records = folder.records()
+    records = digest(folder, MAX_SEARCHED)
     root, main = page(f"treeadv run {folder.path.name}")
     add(main, "h1", f"Run {folder.path.name}")
     what = (
@@ -65,25 +51,27 @@ def run_page(folder: RunFolder, config: Config) -> str:
         f" {config.sampling.rule}"
     )
     add(main, "p", what, class_="soft")
-    if not records:
+    if not records.count:
         add(main, "p", "The run has completed no step.")
         return finish(root)
+    shown = evenly(folder, records.last["step"], records.last["step"])
+    recent = [*(r for r in shown if r["step"] < records.tail[0]["step"]), *records.tail]
+    _health(main, recent, config, local=not (folder.path / "targets.json").is_file())
     _tiles(main, records, config)
-    _curves(main, records)
+    add_curves(main, shown, records.count)
     _evaluations(main, folder.evaluations())
     _happenings(main, folder, records)
-    _forests(main, folder, config, [r["step"] for r in records])
-    _steps(main, records)
+    _forests(main, folder, config, records)
+    _steps(main, records.count, shown)
     details = add(main, "details")
     add(details, "summary", "Configuration")
     add(details, "pre", config.to_yaml(), class_="text")
     return finish(root)
 
 
-def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> None:
-    fifth = max(1, len(records) // 5)
-    first, final = (sum(r["reward_mean"] for r in part) / fifth for part in (records[:fifth], records[-fifth:]))
-    last = records[-1]
+def _tiles(main: Element, records: Digest, config: Config) -> None:
+    first, final = records.reward()
+    last = records.last
     trained, expanded = last["tokens_trained"], last["tokens_expanded"]
     tiles = add(main, "dl", class_="tiles")
     figures = (
@@ -93,7 +81,7 @@ def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> 
         ("Tokens trained", number(trained), f"instead of {number(expanded)}: {1 - trained / expanded:.0%} shared"),
         (
             "Staleness",
-            f"≤ {max(r['staleness_max'] for r in records)}",
+            f"≤ {records.staleness}",
             f"versions; the bound is {config.queue.max_staleness}",
         ),
     )
@@ -103,26 +91,20 @@ def _tiles(main: Element, records: Sequence[dict[str, Any]], config: Config) -> 
         add(add(tile, "dd", shown), "small", note)
 
 
-def _curves(main: Element, records: Sequence[dict[str, Any]]) -> None:
-    shown = records[:: -(-len(records) // MAX_POINTS)]
-    steps = [r["step"] for r in shown]
-    add(main, "h2", "Curves")
-    if len(shown) < len(records):
-        add(main, "p", f"The curves show {len(shown)} of {len(records)} steps, at even distances.", class_="soft")
-    grid = add(main, "div", class_="charts")
-    missing = []
-    for title, unit, keys in CHARTS:
-        known = {k: label for k, label in keys.items() if any(r.get(k) is not None for r in shown)}
-        missing += [k for k in keys if k not in known]
-        if known:
-            series = [Series(label, [r.get(k) for r in shown]) for k, label in known.items()]
-            grid.append(chart.draw(Chart(title, unit, series), steps))
-    phases = _phases(records)
-    series = [Series(p.replace("_", " "), [r.get("seconds", {}).get(p) for r in shown]) for p in phases]
-    if series:
-        grid.append(chart.draw(Chart(*PHASES, series), steps))
-    if missing:
-        add(main, "p", f"Not recorded by this run: {', '.join(missing)}.", class_="soft")
+def _health(main: Element, records: Sequence[dict[str, Any]], config: Config, local: bool) -> None:
+    """List what is wrong with the run; where nothing is, what is idle and which option changes that."""
+    wrong = alarms(records)
+    found = wrong or advice(records, config, local)
+    card = add(main, "div", class_="card", style="margin-top:20px")
+    if not found:
+        add(card, "h3", "No alarm, and nothing idle to mend.")
+        return
+    add(card, "h3", f"Alarms: {len(wrong)}" if wrong else "No alarm. What could be better:")
+    body = table(card, ("Last steps", "What helps"))
+    for finding in found:
+        row = add(body, "tr")
+        add(row, "td", sentence(finding.what), class_="badge wrong" if wrong else "")
+        add(row, "td", sentence(finding.remedy))
 
 
 def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
@@ -157,29 +139,15 @@ def _of_set(record: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def _phases(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the longest phases, at most one for each colour of the chart, without phases below 1 % of the time."""
-    total: dict[str, float] = {}
-    for r in records:
-        for phase, seconds in r.get("seconds", {}).items():
-            total[phase] = total.get(phase, 0.0) + seconds
-    longest = sorted(total, key=lambda p: -total[p])[: chart.SERIES_COLOURS]
-    return [p for p in longest if total[p] >= 0.01 * total[longest[0]]]
-
-
-def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, Any]]) -> None:
+def _happenings(main: Element, folder: RunFolder, records: Digest) -> None:
     add(main, "h2", "What happened")
     card = add(main, "div", class_="card")
     body = table(card, ("Figure", "Value"))
     summary = folder.path / "summary.json"
     rows = list(summary_rows(json.loads(summary.read_text()))) if summary.is_file() else []
-    verdicts: dict[str, int] = {}
-    for r in records:
-        for name, count in r.get("verdicts", {}).items():
-            verdicts[name] = verdicts.get(name, 0) + count
-    if verdicts:
+    if verdicts := records.verdicts:
         rows.append(("verdicts of the leaves trained", ", ".join(f"{name} {n:,}" for name, n in verdicts.items())))
-    if dropped := records[-1].get("dropped") if records else None:
+    if dropped := records.last.get("dropped"):
         rows.append(("forests dropped", ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())))
     rows.append(("checkpoints", ", ".join(f"step-{step}" for step in folder.checkpoints()) or "none"))
     for name, shown in rows:
@@ -190,7 +158,7 @@ def _happenings(main: Element, folder: RunFolder, records: Sequence[dict[str, An
         add(card, "p", "The run has no summary.json: the run has not ended, or its driver was killed.", class_="soft")
 
 
-def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[int]) -> None:
+def _forests(main: Element, folder: RunFolder, config: Config, records: Digest) -> None:
     """Draw an early and a late forest with different rewards. Without such a forest, write the reason."""
     add(main, "h2", "An early and a late forest")
     add(
@@ -199,10 +167,10 @@ def _forests(main: Element, folder: RunFolder, config: Config, steps: Sequence[i
         "All rollouts of one prompt. Hover a token for its probability, entropy and policy version.",
         class_="soft",
     )
-    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), _vocabulary(folder, config)
+    spec, vocabulary = build_advantage(config.learner.preset, config.learner.advantage), run_vocabulary(folder, config)
     if isinstance(vocabulary, Numbers):
         add(main, "p", "The model's tokenizer is not at hand, so tokens are shown as numbers.", class_="soft")
-    first, last = steps[:MAX_SEARCHED], steps[: -MAX_SEARCHED - 1 : -1]
+    first, last = records.first_steps, records.last_steps
     try:
         recorded = RecordedSteps(str(folder.path), {*first, *last})
     except BadInput as e:  # no queue in this folder
@@ -235,25 +203,13 @@ def first_mixed(recorded: RecordedSteps, steps: Iterable[int]) -> tuple[tuple[in
     return None, fault
 
 
-def _vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
-    for place in _model_folders(folder, config):
-        if (place / "tokenizer.json").is_file():
-            return Vocabulary(place)
-    return Numbers()
-
-
-def _model_folders(folder: RunFolder, config: Config) -> Iterator[Path]:
-    yield from (folder.checkpoint(step) for step in reversed(folder.checkpoints()))
-    yield Path(config.model.path)
-    yield Path(config.model.cache) / config.model.path
-
-
-def _steps(main: Element, records: Sequence[dict[str, Any]]) -> None:
-    keys = ["step", "elapsed_s", *(k for _, _, shown in CHARTS for k in shown if any(k in r for r in records))]
+def _steps(main: Element, count: int, shown: Sequence[dict[str, Any]]) -> None:
+    keys = ["step", "elapsed_s", *(k for _, _, drawn in CHARTS for k in drawn if any(k in r for r in shown))]
     details = add(main, "details")
-    add(details, "summary", f"All {len(records)} steps as a table")
+    of = f"All {count} steps" if len(shown) == count else f"{len(shown)} of {count} steps (all: metrics.jsonl)"
+    add(details, "summary", f"{of} as a table")
     body = table(details, [k.replace("_", " ") for k in keys], numeric=range(len(keys)))
-    for r in records:
+    for r in shown:
         row = add(body, "tr")
         for k in keys:
             add(row, "td", "" if r.get(k) is None else number(r[k]), class_="n")

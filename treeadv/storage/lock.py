@@ -69,14 +69,20 @@ class LocalLock:
 
 
 def in_use(run: Path) -> bool:
-    """Return whether a process of this machine holds the lock of a run. Reads the kernel's table of locks, so that a
-    driver which starts at the same time is not refused. False on systems without this table."""
-    lock, locks = run / "replay" / "lock", Path("/proc/locks")
-    if not lock.is_file() or not locks.is_file():
+    """Return whether a process of this machine holds a lock of a run: its driver, or its queue. Reads the kernel's
+    table of locks, so that a driver which starts at the same time is not refused. False on systems without this
+    table."""
+    table = Path("/proc/locks")
+    if not table.is_file():
         return False
+    held = {word for line in table.read_text().splitlines() for word in line.split()}
+    return any(_place(lock) in held for lock in (run / "lock", run / "replay" / "lock") if lock.is_file())
+
+
+def _place(lock: Path) -> str:
+    """Return device and inode of a file, as the kernel's table writes them."""
     at = lock.stat()
-    place = f"{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}:{at.st_ino}"
-    return any(place in line.split() for line in locks.read_text().splitlines())
+    return f"{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}:{at.st_ino}"
 
 
 class OwnedFolder(Protocol):

@@ -62,7 +62,7 @@ def run_cell(study: Study, cell: Cell, folder: Path, model: Path) -> dict[str, A
         if (step := record["step"]) % study.look_every == 0 or step == last:
             _look(study, config, run.checkpoint(step), step, record["tokens_generated"], looks, folder)
     # The test problems are used once, after the last step
-    tested = _evaluate(config, run.checkpoint(last), _held_out(study.test, config), study.test.samples, "test")
+    tested = evaluate(config, run.checkpoint(last), held_out(study.test, config), study.test.samples, "test")
     result = {
         "row": cell.row, "seed": cell.seed, "status": "done", "date": _now(),
         "steps": last, "test": tested, "looks": [looks[k] for k in sorted(looks, key=int)],
@@ -116,7 +116,7 @@ def _look(
     """Evaluate on the development problems after `step`, if `looks` has no evaluation of this step."""
     if str(step) in looks:
         return
-    found = _evaluate(config, model, _held_out(study.development, config), study.development.samples, "development")
+    found = evaluate(config, model, held_out(study.development, config), study.development.samples, "development")
     looks[str(step)] = {"step": step, "tokens_generated": tokens, **found}
     replace_file(folder / LOOKS, json.dumps(looks))
 
@@ -132,8 +132,8 @@ def _look_at_start(study: Study, config: Config, model: Path, looks: dict[str, A
     replace_file(shared, json.dumps(looks["0"]))
 
 
-def _evaluate(config: Config, model: Path, problems: list[Problem], samples: int, name: str) -> dict[str, Any]:
-    """Return the figures of a model on held-out problems. The draws do not depend on the seed of the run."""
+def evaluate(config: Config, model: Path, problems: list[Problem], samples: int, name: str) -> dict[str, Any]:
+    """Return the figures of a model folder on held-out problems. The draws do not depend on the seed of the run."""
     fixed = config.model_copy(update={"run": config.run.model_copy(update={"seed": 0})})
     began = time.time()
     forests = asyncio.run(rollouts(independent(fixed, samples), model, problems, lambda _: None))
@@ -146,7 +146,8 @@ def _evaluate(config: Config, model: Path, problems: list[Problem], samples: int
     }  # fmt: skip
 
 
-def _held_out(spec: HeldOut, config: Config) -> list[Problem]:
+def held_out(spec: HeldOut, config: Config) -> list[Problem]:
+    """Return the problems of an evaluation, in their order."""
     if spec.source is not None:
         return [p for s in read_sets(Path(spec.source), config.task, limit=spec.problems) for p in s.problems]
     source = problem_source(config.task, spec.seed)

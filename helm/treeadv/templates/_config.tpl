@@ -17,8 +17,13 @@ Call with (dict "groups" ... "role" ...). */}}
 {{- toYaml $sum }}
 {{- end }}
 
-{{/* Configuration of the run: values.config and the fields that other values determine (deploy/schema.py lists the same fields). */}}
+{{/* Configuration of the run: the recipe, values.config over it, and over both the fields that other values determine. */}}
 {{- define "treeadv.config" -}}
+{{- toYaml (mergeOverwrite (include "treeadv.given" . | fromYaml) (include "treeadv.derived" . | fromYaml)) }}
+{{- end }}
+
+{{/* The fields that other values determine (deploy/schema.py lists the same fields). */}}
+{{- define "treeadv.derived" -}}
 {{- $groups := include "treeadv.groups" . | fromYaml }}
 {{- $generator := include "treeadv.role" (dict "groups" $groups "role" "generator") | fromYaml }}
 {{- $reward := include "treeadv.role" (dict "groups" $groups "role" "reward") | fromYaml }}
@@ -41,7 +46,7 @@ Call with (dict "groups" ... "role" ...). */}}
     "min" (max 1 (int $generator.min)) "max" (int $generator.max))
   "metrics" (dict "host" "0.0.0.0" "port" (int .Values.monitoring.port)) }}
 {{- if eq .Values.generator.kind "deployment" }}{{ $_ := set $derived.generator "engine" "sglang" }}{{ end }}
-{{- toYaml (mergeOverwrite (deepCopy .Values.config) $derived) }}
+{{- toYaml $derived }}
 {{- end }}
 
 {{/* Arguments of a server of the fleet, as YAML. They equal the arguments that a generator gives to a server that it starts

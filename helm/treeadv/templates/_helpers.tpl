@@ -44,13 +44,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* Metadata of every pod. Call with (dict "root" $ "role" ...). */}}
 {{- define "treeadv.podMetadata" -}}
-labels:
-  {{- include "treeadv.selector" .root | nindent 2 }}
-  treeadv/role: {{ .role }}
-  {{- with .root.Values.podLabels }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- $labels := printf "%s\ntreeadv/role: %s" (include "treeadv.selector" .root) .role }}
+{{- $content := print (include "treeadv.config" .root) (toJson .root.Values.files) }}
+{{- $annotations := printf "treeadv/config: %s" (sha256sum $content | trunc 16 | quote) }}
+labels: {{- include "treeadv.joined" (dict "own" $labels "more" .root.Values.podLabels "at" "podLabels") | nindent 2 }}
 annotations:
-  treeadv/config: {{ include "treeadv.config" .root | sha256sum | trunc 16 | quote }}
-  {{- with .root.Values.podAnnotations }}{{ toYaml . | nindent 2 }}{{ end }}
+  {{- include "treeadv.joined" (dict "own" $annotations "more" .root.Values.podAnnotations "at" "podAnnotations") | nindent 2 }}
 {{- end }}
 
 {{/* Security, pull secrets and placement of every pod. Call with (dict "root" $ "group" ...); "group" holds the placement. */}}
@@ -94,16 +93,13 @@ serviceAccountName: {{ include "treeadv.serviceAccount" .root }}
 automountServiceAccountToken: {{ and (eq .role "head") .root.Values.autoscaling.enabled }}
 {{- end }}
 
-{{/* Secrets whose keys become environment variables of a pod. Call with (dict "root" $ "role" ... "group" ...). */}}
+{{/* Secrets whose keys become environment variables of a pod, as a YAML list. Call with (dict "root" $ "role" ... "group" ...). */}}
 {{- define "treeadv.secrets" -}}
 {{- $names := .group.existingSecrets | default list }}
 {{- if ne .role "reward" }}{{ $names = concat $names .root.Values.existingSecrets }}{{ end }}
 {{- if has .role (list "head" "learner") }}{{ $names = concat $names .root.Values.storage.existingSecrets }}{{ end }}
-{{- with uniq $names }}
-envFrom:
-  {{- range . }}
-  - secretRef: {name: {{ . }}}
-  {{- end }}
+{{- range uniq $names }}
+- secretRef: {name: {{ . }}}
 {{- end }}
 {{- end }}
 

@@ -20,6 +20,9 @@
 {{- end }}
 {{- end }}
 {{- include "treeadv.validateStorage" . }}
+{{- include "treeadv.validateConfig" . }}
+{{- include "treeadv.validateFiles" . }}
+{{- include "treeadv.validateQueue" . }}
 {{- include "treeadv.validateFleet" . }}
 {{- end }}
 
@@ -73,6 +76,10 @@
 {{- fail (printf (print "%s.gpu=%d, but another %s group has no GPU: all actors of a role request the same resources; "
   "set gpu in all groups of the role or in none") .at $gpu .group.role) }}
 {{- end }}
+{{- if and (hasPrefix "mig-" (base .group.gpuResource)) (gt $gpu $slots) }}
+{{- fail (printf "%s.gpu=%d with gpuResource=%s: a process uses one MIG partition; set slots=%d, or gpu=%d"
+  .at $gpu .group.gpuResource $gpu $slots) }}
+{{- end }}
 {{- if and (mod $gpu $slots) (mod $slots $gpu) }}
 {{- fail (printf (print "%s.gpu=%d cannot be divided among slots=%d: Ray gives an actor whole GPUs or a fraction of one; "
   "make one number a multiple of the other") .at $gpu $slots) }}
@@ -116,9 +123,10 @@
 
 {{/* Checks that the run's configuration suits servers that run in other pods. */}}
 {{- define "treeadv.validateFleetRun" -}}
-{{- $generator := .Values.config.generator | default dict }}
+{{- $given := include "treeadv.given" . | fromYaml }}
+{{- $generator := $given.generator | default dict }}
 {{- $sglang := $generator.sglang | default dict }}
-{{- $path := (.Values.config.model | default dict).path | default "smollm2-135m-instruct" }}
+{{- $path := ($given.model | default dict).path | default "smollm2-135m-instruct" }}
 {{- if .Values.storage.uri }}
 {{- fail (printf "generator.kind=deployment with storage.uri=%s: the servers load weights from a volume; set storage.claim"
   .Values.storage.uri) }}

@@ -56,6 +56,11 @@ class Verifier:
         Takes time linear in the length of the answer."""
         return Task(self.name, answer.gold, answer.response, answer.meta)
 
+    def read_part(self, answer: Answer) -> str | None:
+        """Return the part of the response that decides the outcome, "" if the response has none; None if the whole
+        response may decide it. `treeadv view` shows the part."""
+        return None
+
     def load(self) -> None:
         """Import the modules that `judge` needs. An exception means that the verifier cannot be used."""
 

@@ -15,9 +15,12 @@ class Choice(Verifier):
 
     usage = "choice"
 
-    def screen(self, answer: Answer) -> Outcome:
+    def read_part(self, answer: Answer) -> str:
         text = marked_text(answer.response) or last_line(answer.response) or ""
-        chosen = letters(text.strip().split("\n")[0])
+        return text.strip().split("\n")[0]
+
+    def screen(self, answer: Answer) -> Outcome:
+        chosen = letters(self.read_part(answer))
         if not chosen:
             return unparsed("the response has no letter of a choice")
         if len(chosen) > 1:

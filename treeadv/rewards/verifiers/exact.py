@@ -20,10 +20,12 @@ class Exact(Verifier):
 
     usage = "exact"
 
+    def read_part(self, answer: Answer) -> str:
+        return marked_text(answer.response) or last_line(answer.response) or ""
+
     def screen(self, answer: Answer) -> Outcome:
-        marked = marked_text(answer.response)
-        text = marked or last_line(answer.response)
-        if text is None:
+        text = self.read_part(answer)
+        if not text:
             return unparsed("no answer found")
         texts = [text, *(text[: m.start()] for m in _STOP.finditer(text)), marked_answer(answer.response) or text]
         return verified() if _plain(answer.gold) in filter(None, map(_plain, texts)) else wrong()

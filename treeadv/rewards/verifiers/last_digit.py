@@ -14,8 +14,11 @@ class LastDigit(Verifier):
     def perfect_response(self, gold: str) -> str | None:
         return gold
 
+    def read_part(self, answer: Answer) -> str:
+        return answer.response.rstrip()[-1:]
+
     def screen(self, answer: Answer) -> Outcome:
-        last = answer.response.rstrip()[-1:]
+        last = self.read_part(answer)
         if not (last.isascii() and last.isdigit()):
             return unparsed("the answer does not end in a digit")
         return verified() if last == answer.gold.strip() else wrong()

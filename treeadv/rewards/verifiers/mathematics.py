@@ -50,11 +50,14 @@ class Mathematics(Verifier):
     def perfect_response(self, gold: str) -> str:
         return f"\\boxed{{{gold}}}"
 
+    def read_part(self, answer: Answer) -> str:
+        return final_answer(answer.response, several=_SEVERAL.search(clean(answer.gold)) is not None) or ""
+
     def screen(self, answer: Answer) -> Outcome | Task:
         gold = clean(answer.gold)
         if _is_whole(answer.response, gold):
             return verified("same text")
-        text = final_answer(answer.response, several=_SEVERAL.search(gold) is not None)
+        text = self.read_part(answer)
         outcome = _compared(gold, text) if text else unparsed("no answer found")
         if isinstance(outcome, Outcome) and outcome.verdict is Verdict.UNPARSED and _chooses(answer.response, gold):
             return verified("same choice")

@@ -28,12 +28,15 @@ class Numeric(Verifier):
         if not 0 <= self._tolerance < 1:
             raise BadInput(f"verifier {self.name!r}: the tolerance must be a number in [0, 1), such as numeric:1e-6")
 
+    def read_part(self, answer: Answer) -> str:
+        return final_answer(answer.response) or ""
+
     def screen(self, answer: Answer) -> Outcome:
         gold = _gold(answer.gold)
         if gold is None:
             return refused("the gold answer is not a number")
-        text = final_answer(answer.response)
-        if text is None:
+        text = self.read_part(answer)
+        if not text:
             return unparsed("no answer found")
         found = quantity(text)
         if found is None:

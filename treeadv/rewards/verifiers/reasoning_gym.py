@@ -35,7 +35,19 @@ class ReasoningGym(Verifier):
     def perfect_response(self, gold: str) -> None:
         """Return None: some families have several right answers, and some families give no answer."""
 
+    def read_part(self, answer: Answer) -> str:
+        _, gold = self._entry(answer)
+        response = answer.response
+        number = quantity(gold) is not None
+        return (final_answer(response) if number else marked_answer(response) or last_line(response)) or ""
+
     def screen(self, answer: Answer) -> Outcome | Task:
+        family, gold = self._entry(answer)
+        text = self.read_part(answer)
+        return Task(f"reasoning-gym:{family}", gold, text, answer.meta) if text else unparsed("no answer found")
+
+    def _entry(self, answer: Answer) -> tuple[str, str]:
+        """Return family and gold answer of the meta. Raises `BadInput` for another meta."""
         try:
             meta = json.loads(answer.meta)
             family, gold = meta["dataset"], str(meta["entry"]["answer"])
@@ -44,9 +56,7 @@ class ReasoningGym(Verifier):
             raise BadInput(f"verifier {self.name!r}: meta must be JSON {needed}") from e
         if self._family not in (None, family):
             raise BadInput(f"verifier {self.name!r}: meta names the family {family!r}; write reasoning-gym")
-        number = quantity(gold) is not None
-        text = final_answer(answer.response) if number else marked_answer(answer.response) or last_line(answer.response)
-        return Task(f"reasoning-gym:{family}", gold, text, answer.meta) if text else unparsed("no answer found")
+        return family, gold
 
     def load(self) -> None:
         from reasoning_gym.factory import DATASETS, get_score_answer_fn

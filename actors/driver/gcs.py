@@ -1,0 +1,53 @@
+"""Questions to Ray's control service (GCS). It may not answer for a while: then nothing new is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import TypeVar
+
+import ray
+from ray import ActorID
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import RpcError
+
+from actors.driver.handles import Handle, actor_id
+from treeadv.visible import visible_logger
+
+TIMEOUT_SECONDS = 5  # of a question
+
+T = TypeVar("T")
+log = visible_logger(__name__)
+
+
+def gcs() -> GcsClient:
+    """A client of the GCS. Needs a connected driver."""
+    return _client(ray.get_runtime_context().gcs_address)
+
+
+@lru_cache(maxsize=1)
+def _client(address: str) -> GcsClient:
+    return GcsClient(address=address)
+
+
+async def ask(question: Callable[[], T]) -> T | None:
+    """Return the answer to a question that blocks, or None when the GCS gives none within TIMEOUT_SECONDS."""
+    return await answer(asyncio.to_thread(question))
+
+
+async def answer(question: Awaitable[T]) -> T | None:
+    """Return the answer, or None when the GCS gives none within TIMEOUT_SECONDS."""
+    try:
+        return await question
+    except RpcError as fault:
+        log.debug("the GCS does not answer: %s", fault)
+        return None
+
+
+async def has_process(handle: Handle) -> bool | None:
+    """Whether an actor has a process, which runs its constructor or its methods. Without one it waits for resources of
+    the cluster. None when the GCS does not answer."""
+    key = ActorID.from_hex(actor_id(handle))
+    found = await answer(gcs().async_get_all_actor_info(actor_id=key, timeout=TIMEOUT_SECONDS))
+    return None if found is None else key in found and found[key].address.port > 0

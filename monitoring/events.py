@@ -1,0 +1,76 @@
+"""Mark events of a run on the dashboards, and link the dashboards with each other and with the runbook.
+
+An event is a point at which a series of the run changed: a checkpoint, a replaced actor, a resume, another number of
+wanted actors. Prometheus needs no other source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grafana_foundation_sdk.builders.dashboard import DashboardLink
+from grafana_foundation_sdk.models.dashboard import AnnotationQuery, DashboardLinkType
+
+from monitoring.panels import RUN, SOURCE, WINDOW
+
+RUNBOOK = "https://github.com/treeadv/treeadv/blob/main/docs/runbook.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A kind of event: `expr` has a value while the event is in the window."""
+
+    name: str
+    expr: str
+    text: str
+    colour: str
+
+
+EVENTS = (
+    Event(
+        name="Checkpoints",
+        expr=f"sum by (run) (increase(treeadv_checkpoint_seconds_count{{{RUN}}}[{WINDOW}])) > 0",
+        text="{{run}}: checkpoint",
+        colour="green",
+    ),
+    Event(
+        name="Restarts",
+        expr=f"sum by (run, role) (increase(treeadv_actor_restarts_total{{{RUN}}}[{WINDOW}])) > 0",
+        text="{{run}}: {{role}} replaced",
+        colour="red",
+    ),
+    Event(
+        name="Resumes",
+        expr=f"sum by (run) (increase(treeadv_resumes_total{{{RUN}}}[{WINDOW}])) > 0",
+        text="{{run}}: resumed from the last checkpoint",
+        colour="dark-red",
+    ),
+    Event(
+        name="Scaling",
+        expr=f"sum by (run, role) (changes(treeadv_actors_target{{{RUN}}}[{WINDOW}])) > 0",
+        text="{{run}}: another number of {{role}} actors",
+        colour="blue",
+    ),
+)
+
+
+class Annotation(AnnotationQuery):
+    """An annotation of the data source Prometheus, whose fields the SDK does not have."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(name=event.name, datasource=SOURCE, icon_color=event.colour, expr=event.expr)
+        self._more: dict[str, object] = {"titleFormat": event.name, "textFormat": event.text, "tagKeys": "run,role"}
+
+    def to_json(self) -> dict[str, object]:
+        return super().to_json() | self._more
+
+    def build(self) -> Annotation:
+        """Return itself: the dashboard takes builders."""
+        return self
+
+
+def links() -> list[DashboardLink]:
+    """Return the links of every board: the other boards, with the same run and time, and the runbook."""
+    boards = DashboardLink("Boards").type(DashboardLinkType.DASHBOARDS).tags(["treeadv"]).as_dropdown(False)
+    runbook = DashboardLink("Runbook").type(DashboardLinkType.LINK).url(RUNBOOK).target_blank(True).icon("doc")
+    return [boards.include_vars(True).keep_time(True), runbook.tooltip("A section for each alert")]

@@ -1,0 +1,91 @@
+"""An actor whose constructor hangs is lost after its deadline; one that waits for resources has no deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from actors.driver.handles import Handle, actor_class
+from actors.driver.liveness import Deadlines, Hung, restart_when_hung, wait_until_lost
+from actors.heartbeat import Heartbeat
+
+
+class Role(Heartbeat):
+    """Its first `bad` processes stop in the constructor."""
+
+    def __init__(self, log: str, bad: int) -> None:
+        with open(log, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        if len(Path(log).read_text().split()) <= bad:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def here() -> Iterator[None]:
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def role(log: Path, bad: int, **options: object) -> Handle:
+    log.touch()
+    return actor_class(Role, **options).remote(str(log), bad)
+
+
+def pids(log: Path) -> list[int]:
+    return [int(line) for line in log.read_text().split()]
+
+
+async def wait_for_beat(handle: Handle, seconds: float) -> None:
+    await asyncio.wait_for(asyncio.ensure_future(handle.beat.remote()), seconds)
+
+
+def test_stopped_constructor_is_lost_after_the_deadline(tmp_path: Path) -> None:
+    async def scenario() -> Exception:
+        stopped = role(tmp_path / "log", 1)
+        try:
+            return await asyncio.wait_for(wait_until_lost(stopped, "x-1", Deadlines(start=2.0, heartbeat=60.0)), 60)
+        finally:
+            ray.kill(stopped)
+
+    cause = asyncio.run(scenario())
+    assert isinstance(cause, Hung) and str(cause) == "x-1 did not start within 2 s (run.start_timeout)"
+
+
+@pytest.mark.slow
+def test_actor_stopped_in_its_constructor_is_restarted(tmp_path: Path) -> None:
+    """Ray keeps the calls of a restarted actor, such as the queue."""
+    log = tmp_path / "log"
+
+    async def scenario() -> None:
+        actor = role(log, 1, max_restarts=5, max_task_retries=-1)
+        # A busy machine may take seconds to start a process, which then serves
+        watch = asyncio.create_task(restart_when_hung(actor, "queue", Deadlines(start=20.0, heartbeat=60.0)))
+        await wait_for_beat(actor, 100)
+        watch.cancel()
+        ray.kill(actor)
+
+    asyncio.run(scenario())
+    stopped, _ = pids(log)
+    assert not psutil.pid_exists(stopped)
+
+
+def test_actor_without_resources_has_no_deadline(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        waiting = role(tmp_path / "log", 0, num_cpus=2)
+        lost = asyncio.create_task(wait_until_lost(waiting, "x-1", Deadlines(start=0.5, heartbeat=60.0)))
+        began = time.monotonic()
+        await asyncio.wait([lost], timeout=3.0)
+        assert not lost.done() and time.monotonic() - began >= 3.0
+        lost.cancel()
+        ray.kill(waiting)
+
+    asyncio.run(scenario())

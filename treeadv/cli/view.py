@@ -1,0 +1,87 @@
+"""The command `treeadv view`: a web page over the forests of a run, on this machine or as a folder to share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treeadv.cli.parser import Commands, add_command
+from treeadv.errors import BadInput
+from treeadv.visible import visible
+
+if TYPE_CHECKING:
+    from treeadv.view.catalogue import Catalogue
+
+PORT = 8642
+
+
+def add(commands: Commands) -> None:
+    text = "show the forests of a run, also of a running one, as a web page on this machine"
+    p = add_command(commands, "view", view, text)
+    p.add_argument("path", type=Path, metavar="RUN", help="the folder of a run, or an Arrow file of forests")
+    p.add_argument("--port", type=_port, default=PORT, metavar="N", help=f"default {PORT}; 0 for any free one")
+    p.add_argument("--bundle", type=Path, metavar="DIR", help="write the page and its data into a folder instead")
+    p.add_argument("--steps", type=_steps, metavar="A-B", help="with --bundle: only the forests of these steps")
+    p.add_argument("--model", type=Path, metavar="DIR", help="folder with the tokenizer (default: the run's model)")
+    p.add_argument("--preset", help="advantages to show for a file of forests (default treeadv)")
+
+
+def view(args: argparse.Namespace) -> int:
+    from treeadv.view.catalogue import Catalogue
+    from treeadv.view.sources import open_source
+
+    if args.steps and not args.bundle:
+        raise BadInput("--steps goes with --bundle; on the page, filter by step")
+    source = open_source(args.path, args.model, args.preset)
+    if not source.about()["text"]:
+        print("treeadv: no tokenizer at hand; tokens are shown as numbers (--model DIR)", file=sys.stderr)
+    catalogue = Catalogue(source)
+    return _bundle(catalogue, args.bundle, args.steps) if args.bundle else _serve(catalogue, args.port)
+
+
+def _serve(catalogue: Catalogue, port: int) -> int:
+    from treeadv.view.server import Server
+
+    with Server(catalogue, port) as server:
+        catalogue.start()
+        print(f"{server.address}  (Ctrl-C ends)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            catalogue.stop()
+    return 0
+
+
+def _bundle(catalogue: Catalogue, target: Path, steps: tuple[int, int] | None) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from treeadv.view.bundle import write_bundle
+
+    def chosen(row: dict[str, Any]) -> bool:
+        return steps is None or (row["step"] is not None and steps[0] <= row["step"] <= steps[1])
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("forests", total=None)
+        shown: Callable[[int, int], None] = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+        forests, size = write_bundle(catalogue, target, chosen, shown)
+    print(visible(f"{target / 'index.html'}: {forests} forests, {size / 1e6:.1f} MB with data"))
+    return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give 0 to 65535")
+    return int(text)
+
+
+def _steps(text: str) -> tuple[int, int]:
+    """Parse `A-B` or `A`, steps counted from 1."""
+    match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of steps: write 3-7, or 5")
+    return int(match[1]), int(match[2] or match[1])

@@ -1,0 +1,127 @@
+"""Reads a run from its files again and again, while it runs or after it has ended. No file is changed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from treeadv.config import Config
+from treeadv.errors import BadInput, one_line
+from treeadv.forest import Forest
+from treeadv.learning.advantage import advantages
+from treeadv.presets import build_advantage
+from treeadv.replay.history import last_forest
+from treeadv.report.overview import run_state
+from treeadv.report.picture import Picture, picture
+from treeadv.report.vocabulary import run_vocabulary
+from treeadv.storage.run_folder import RunFolder
+
+KEPT = 400  # last records in memory
+
+
+class Tail:
+    """The records of a file of JSON lines that grows. Each is read once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file, self._offset, self._lines = path, 0, 0, 0
+
+    def read(self) -> tuple[bool, list[dict[str, Any]]]:
+        """Return (whether the file was replaced or cut since the last call, the new records). A last line without its
+        end is left for the next call. Raises `BadInput` for a damaged line."""
+        if not self._path.is_file():
+            return False, []
+        with self._path.open("rb") as file:
+            at = self._path.stat()
+            fresh = at.st_ino != self._file or at.st_size < self._offset
+            if fresh:
+                self._file, self._offset, self._lines = at.st_ino, 0, 0
+            file.seek(self._offset)
+            return fresh, list(self._parsed(file.readlines()))
+
+    def _parsed(self, lines: list[bytes]) -> Iterator[dict[str, Any]]:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                return
+            self._offset, self._lines = self._offset + len(line), self._lines + 1
+            try:
+                record = json.loads(line)
+                record["step"] + 0
+            except (ValueError, KeyError, TypeError, RecursionError) as e:
+                raise BadInput(f"{self._path}: line {self._lines} is damaged ({one_line(e)})") from e
+            yield record
+
+
+class RunView:
+    """A run as its files tell it at the last `refresh`."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `BadInput` if `path` is no run, and lists the runs in it."""
+        self.folder, self.config = RunFolder.open(path, [])
+        self.path = path
+        self.records: deque[Mapping[str, Any]] = deque(maxlen=KEPT)
+        self.evaluations: list[Mapping[str, Any]] = []
+        self.actors: Counter[str] = Counter()  # by role; empty in a run in one process
+        self.state = "stopped"  # running, finished or stopped
+        self.ended = False  # whether the run wrote the summary of its end
+        self.forest: Picture | None = None  # the forest that was admitted last
+        self.fault = ""  # why something cannot be shown
+        self._steps, self._evaluated = Tail(path / "metrics.jsonl"), Tail(path / "evaluations.jsonl")
+        self._vocabulary = run_vocabulary(self.folder, self.config)
+        self.refresh()
+
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """The record of the last step; empty without one."""
+        return self.records[-1] if self.records else {}
+
+    @property
+    def local(self) -> bool:
+        """Whether the run is in one process."""
+        return not (self.path / "targets.json").is_file()
+
+    def refresh(self) -> None:
+        """Read what is new."""
+        faults = []
+        grown = False
+        for tail, records in ((self._steps, self.records), (self._evaluated, self.evaluations)):
+            try:
+                fresh, new = tail.read()
+            except BadInput as e:
+                faults.append(str(e))
+                continue
+            if fresh:
+                records.clear()
+            records.extend(new)
+            grown |= bool(new)
+        self.state = run_state(self.path, self.config, self.last.get("step", 0))
+        self.ended = (self.path / "summary.json").is_file()
+        self.actors = self._up()
+        if grown or self.forest is None:
+            try:
+                self.forest = self._picture(last_forest(self.path))
+            except BadInput as e:
+                faults.append(str(e))
+        self.fault = "; ".join(faults)
+
+    def _up(self) -> Counter[str]:
+        path = self.path / "targets.json"
+        if self.state != "running" or not path.is_file():
+            return Counter()
+        return Counter(target["labels"]["role"] for target in json.loads(path.read_text()))
+
+    def _picture(self, forest: Forest | None) -> Picture | None:
+        if forest is None:
+            return None
+        learner = self.config.learner
+        judged = forest.graded and bool(forest.judged.any())
+        found = advantages(forest, build_advantage(learner.preset, learner.advantage))[0] if judged else None
+        return picture(forest, self._vocabulary, found)
+
+
+def wanted(config: Config) -> dict[str, int]:
+    """Return the number of actors that a configuration asks for, by role."""
+    counted = {"generator": config.generator.count, "reward": config.reward.count, "learner": config.learner.count}
+    return {"driver": 1, **counted, "queue": 1}

@@ -1,0 +1,95 @@
+"""One forest as JSON for the page: texts of segments, and numbers of tokens as base64 of little-endian arrays."""
+
+from __future__ import annotations
+
+import base64
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from treeadv.forest import Finish, Forest, Verdict
+from treeadv.learning.advantage import advantages
+from treeadv.presets import AdvantageSpec
+from treeadv.report.picture import Numbers, Vocabulary, drawn_text
+from treeadv.view.reading import part_read
+from treeadv.visible import visible
+
+MILLI_MAX = 65_535  # the largest thousandth of a nat that two bytes hold
+
+
+def forest_json(f: Forest, vocabulary: Vocabulary | Numbers, spec: AdvantageSpec) -> dict[str, Any]:
+    """Return everything that the page shows of a forest.
+
+    `text` [S] is the text of each segment, `size` [T] (uint16) the length of each token's part of it in UTF-16 units.
+    `surprise` is -log p and `entropy` the entropy of each token, [T] uint16, in thousandths of a nat. `id` [T] is
+    uint32. `version` lists runs [version, tokens]. `advantage` [S] is None for a forest that is not graded."""
+    advantage, weight = advantages(f, spec) if f.graded else (None, None)
+    texts, sizes = _texts(f, vocabulary)
+    return {
+        "forest_id": visible(f.forest_id),
+        "prompt_id": visible(f.prompt_id),
+        "prompt": visible(vocabulary.text(f.prompt.tolist()), newline="\n"),
+        "prompt_tokens": len(f.prompt),
+        "gold": visible(f.gold, newline="\n"),
+        "verifier": visible(f.verifier),
+        "meta": visible(f.meta, newline="\n"),
+        "rule": visible(f.rule),
+        "predictable": f.predictable,
+        "tau": _number(f.tau),
+        "temperature": _number(f.temperature),
+        "parent": f.parent.tolist(),
+        "tree": f.tree.tolist(),
+        "arity": f.arity.tolist(),
+        "length": f.lengths.tolist(),
+        "advantage": None if advantage is None else [_number(x) for x in advantage],
+        "weight": None if weight is None else [_number(x) for x in weight],
+        "text": texts,
+        "size": _packed(np.array(sizes), "<u2"),
+        "id": _packed(f.token, "<u4"),
+        "surprise": _milli(-f.logprob.astype(np.float64)),
+        "entropy": _milli(f.entropy.astype(np.float64)),
+        "version": [[int(v), len(list(same))] for v, same in groupby(f.version.tolist())],
+        "mismatch": None,  # payload files hold the engine's log-probabilities, not those of the learner
+        "top_entropy": float(np.quantile(f.entropy, 0.98)),
+        "expanded_tokens": f.expanded_tokens,
+        "leaves": [_leaf(f, n, vocabulary) for n in range(f.leaves)],
+    }
+
+
+def _texts(f: Forest, vocabulary: Vocabulary | Numbers) -> tuple[list[str], list[int]]:
+    texts, sizes = [], []
+    path = f.prompt.tolist()  # prompt and tokens above a segment: a character may be cut by a fork
+    for above, (a, b) in zip(f.offset, pairwise(f.start), strict=True):
+        del path[len(f.prompt) + above :]
+        tokens = f.token[a:b].tolist()
+        pieces = [drawn_text(piece) for piece in vocabulary.pieces(path, tokens)]
+        texts.append("".join(pieces))
+        sizes += [len(piece) if piece.isascii() else len(piece.encode("utf-16-le")) // 2 for piece in pieces]
+        path += tokens
+    return texts, sizes
+
+
+def _leaf(f: Forest, leaf: int, vocabulary: Vocabulary | Numbers) -> dict[str, Any]:
+    return {
+        "segment": int(f.leaf_segment[leaf]),
+        "verdict": Verdict(int(f.verdict[leaf])).name.lower(),
+        "reward": _number(f.reward[leaf]),
+        "finish": Finish(int(f.finish[leaf])).name.lower(),
+        "detail": visible(f.detail[leaf], newline="\n") if f.detail else "",
+        "read": part_read(f, leaf, vocabulary),
+    }
+
+
+def _number(value: float) -> float | None:
+    """Return a number as JSON has it: None for NaN and infinities."""
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def _milli(values: npt.NDArray[np.float64]) -> str:
+    return _packed(np.clip(np.rint(np.nan_to_num(values) * 1000), 0, MILLI_MAX), "<u2")
+
+
+def _packed(values: npt.NDArray[Any], kind: str) -> str:
+    return base64.b64encode(values.astype(kind).tobytes()).decode("ascii")

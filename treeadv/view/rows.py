@@ -1,0 +1,97 @@
+"""What the list of forests shows of each forest: facts from the journal, and facts from the forest itself."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from treeadv.forest import Finish, Forest, Verdict
+from treeadv.report.picture import Numbers, Vocabulary
+from treeadv.visible import visible
+
+MAX_PROMPT = 4000  # characters of a prompt in the list; of a longer one the middle is left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One attempt at a prompt, as the journal tells it. `key` is unique in its source.
+
+    `state` is a state of the ledger, "reissued", or "file" for a forest of a file. `step` and `place` are the optimizer
+    step that took the forest and its position there, from 0; None before that. `reward` is the mean over the leaves.
+    `note` says why the forest was dropped, or why it cannot be shown."""
+
+    key: str
+    forest_id: str
+    draw: int
+    attempt: int
+    state: str
+    step: int | None = None
+    place: int | None = None
+    leaves: int | None = None
+    tokens: int | None = None
+    versions: tuple[int, int] | None = None  # oldest and newest
+    reward: float | None = None
+    note: str = ""
+    readable: bool = False  # whether the forest is stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the list shows of a forest beyond its row. `fault` says why the forest cannot be read; then nothing else
+    holds. Lengths are tokens of a leaf from the root to its end."""
+
+    prompt_key: str = ""
+    prompt: str = ""
+    gold: str = ""
+    verdicts: dict[str, int] | None = None  # leaves by verdict
+    rewards: tuple[float, float] | None = None  # smallest and largest of the judged leaves
+    longest: int = 0
+    shortest: int = 0
+    cut: int = 0  # leaves that reached the token limit
+    trees: int = 0
+    sharing: float = 0.0
+    entropy: float = 0.0  # mean over the tokens, nats
+    fault: str = ""
+
+
+def facts_of(forest: Forest, vocabulary: Vocabulary | Numbers) -> Facts:
+    """Return what the list shows of a forest."""
+    ends = (forest.offset + forest.lengths)[forest.leaf_segment]
+    judged = forest.reward[forest.judged]
+    verdicts = Counter(Verdict(int(v)).name.lower() for v in forest.verdict)
+    prompt = visible(vocabulary.text(forest.prompt.tolist()), newline="\n")
+    return Facts(
+        prompt_key=prompt_key(forest),
+        prompt=_middle_out(prompt),
+        gold=visible(forest.gold),
+        verdicts=dict(sorted(verdicts.items(), key=lambda item: Verdict[item[0].upper()])),
+        rewards=(float(judged.min()), float(judged.max())) if len(judged) else None,
+        longest=int(ends.max()),
+        shortest=int(ends.min()),
+        cut=int((forest.finish == Finish.LENGTH).sum()),
+        trees=forest.trees,
+        sharing=forest.sharing,
+        entropy=float(forest.entropy.mean()),
+    )
+
+
+def prompt_key(forest: Forest) -> str:
+    """Return a short name of the prompt's tokens: forests with equal keys have the same prompt."""
+    return f"{zlib.crc32(forest.prompt.tobytes()):08x}"
+
+
+def to_json(row: Row, facts: Facts | None) -> dict[str, Any]:
+    """Return the row with its facts, without the prompt: many rows share one."""
+    out = asdict(row)
+    if facts is not None:
+        out["facts"] = {k: v for k, v in asdict(facts).items() if k != "prompt"}
+    return out
+
+
+def _middle_out(text: str) -> str:
+    if len(text) <= MAX_PROMPT:
+        return text
+    half = MAX_PROMPT // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
