@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,4 +34,5 @@ class NotFinite(Factor):
         return np.full_like(log_w, np.nan if len(self.made) <= self.calls else 1.0)
 
 
+NEVER_FINITE = Correction(factors=(NotFinite(level="token", outside="truncate", bounds=(0.0, 1.0), calls=sys.maxsize),))
 NOT_FINITE_ONCE = Correction(factors=(NotFinite(level="token", outside="truncate", bounds=(0.0, 1.0), calls=1),))

@@ -212,7 +212,7 @@ GENERATE = ("generate", "--model", "M", "--data", "problems.jsonl", "--out", "o.
 MISTAKES: list[tuple[Sequence[str], str]] = [
     ([], "the following arguments are required: COMMAND (treeadv --help)"),
     (["shows"], "invalid choice: 'shows'"),
-    (["show"], "the following arguments are required: FOREST.arrow (treeadv show --help)"),
+    (["show"], "the following arguments are required: PATH (treeadv show --help)"),
     (["show", "none.arrow"], "none.arrow: no such file"),
     (["show", "problems.jsonl"], "problems.jsonl: not an Arrow file of forests"),
     (["show", "two.arrow", "--index", "2"], "--index 2: two.arrow holds 2 forests, counted from 0"),
@@ -251,7 +251,8 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "run.name=../out"], "run.name: String should match pattern"),
     ([*GENERATE, "--model", "hollow"], "hollow: no weights there"),
     ([*GENERATE, "--model", "nameless"], "nameless/config.json: names no model_type"),
-    (["show", "hollow"], "hollow is a folder; give a file of forests, such as hollow/FOREST.arrow"),
+    (["show", "hollow"], "hollow is not a run folder (it has no config.yaml)"),
+    (["show", "."], ". is a folder and no run; give a file of forests, such as two.arrow"),
     (["audit", "."], "has no journal under replay/journal"),
     (["report", "."], ". is not a run folder"),
 ]

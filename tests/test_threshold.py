@@ -43,8 +43,8 @@ def test_tau_is_the_quantile_of_the_window_to_one_bin(forests: list[list[float]]
 
 
 def test_one_tiny_forest_a_version_does_not_move_tau():
-    """The only forest of a policy version has 30 tokens with high entropies. It must not set tau for the next
-    version."""
+    """Each version has one forest of 30 tokens with high entropies, alone or with three others. It must not set tau for
+    the next version, so every later forest still finds tokens to fork at."""
     rng = np.random.default_rng(0)
     t = quantile(0.8)
     for _ in range(64):
@@ -52,6 +52,21 @@ def test_one_tiny_forest_a_version_does_not_move_tau():
     before = t.tau
     t.observe(np.full(30, 2.0))
     assert t.tau == pytest.approx(before, rel=0.03)
+    for _ in range(12):
+        others = [rng.gamma(1.0, 0.2, 200) for _ in range(3)]
+        for entropy in others:
+            assert 0.1 < np.mean(entropy > t.tau) < 0.3
+            t.observe(entropy)
+        t.observe(np.full(30, 2.0))
+    assert t.tau == pytest.approx(before, rel=0.2)
+
+
+def test_tiny_forests_alone_do_not_set_tau():
+    """At the start of a run every version has one forest of 30 tokens: sampling.tau holds for 33 of them."""
+    t = quantile(0.5)
+    for _ in range(33):
+        assert t.tau == 1.0
+        t.observe(np.full(30, 2.0))
 
 
 def test_tau_follows_the_policy_once_the_window_has_passed():

@@ -27,7 +27,7 @@ from actors.generator import Generator
 from actors.replay_queue import Lease, ReplayQueue
 from actors.reward import RewardActor
 from treeadv.config import Config
-from treeadv.learning.report import StepReport
+from treeadv.learning.report import NonFinite, StepReport
 from treeadv.metrics import Role
 from treeadv.storage.run_folder import RunFolder
 
@@ -104,8 +104,16 @@ class Cluster:
             leasing.cancel()
 
     async def train(self, lease: Lease) -> StepReport:
-        """Take the optimizer updates of a lease. A completed step resets the count of deaths of each worker group."""
-        report = await self.learners.step(lease.refs, self.version)
+        """Take the optimizer updates of a lease. A completed step resets the count of deaths of each worker group.
+
+        After too many updates that are not finite the run ends, and the queue drops the forests of the lease: a resumed
+        run would lease the same forests again."""
+        try:
+            report = await self.learners.step(lease.refs, self.version)
+        except NonFinite:
+            await self.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {self.version}")
+            await self.queue.flush.remote()
+            raise
         self.version = report.version
         self.generators.reset_deaths()
         self.rewards.reset_deaths()

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.learning import flat
@@ -43,6 +43,7 @@ def behaviour(f: Forest) -> np.ndarray:
 
 
 # ---- corrections -----------------------------------------------------------------------------------------------------
+@settings(max_examples=50)
 @given(st.sampled_from(PRESET_NAMES), forests(losses=True))
 def test_every_correction_is_the_identity_at_equal_policies(preset, f):
     plain = losses(f, objective(preset, "none"), behaviour(f))
@@ -54,6 +55,7 @@ def test_every_correction_is_the_identity_at_equal_policies(preset, f):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "bypass"])
+@settings(max_examples=30)
 @given(f=forests(losses=True), seed=st.integers(0, 99), spread=st.sampled_from([0.002, 0.1, 2.0]))
 def test_weights_equal_those_of_the_flattened_leaves(name, f, seed, spread):
     """The weight of a shared token is the mean of the weights of its copies in the flattened leaves."""
@@ -98,11 +100,19 @@ def test_extreme_mismatch_stays_finite(name, preset, f, seed):
 
 
 @pytest.mark.parametrize("correction", NAMES)
-def test_one_extreme_engine_log_prob_does_not_dominate_a_step(correction):
-    """The engine reports log-prob -30 for a token of a bad leaf that is likely for the learner."""
-    f = dataclasses.replace(ONE_TOKEN_EACH, logprob=np.array([-1.0, -30.0], np.float32))
-    result = losses(f, objective("treeadv", correction), np.array([-1.0, -0.5]))
-    assert abs(result.loss[1]) <= 5 * abs(result.loss[0]) and abs(result.slope[1]) <= 5 * abs(result.slope[0])
+@pytest.mark.parametrize("shape", ["shared token", "separate leaves"])
+def test_one_extreme_engine_log_prob_does_not_dominate_a_step(correction, shape):
+    """The engine reports log-prob -30 for one token, of a good, a bad or several leaves, that is likely for the
+    learner."""
+    whole = ONE_TOKEN_EACH if shape == "separate leaves" else build([-1, 0, 0, -1], [1, 1, 1, 1], rewards=[1, 0, 0.5])
+    for preset in PRESET_NAMES:
+        for token in range(whole.tokens):
+            extreme = np.arange(whole.tokens) == token
+            f = dataclasses.replace(whole, logprob=np.where(extreme, -30.0, -1.0).astype(np.float32))
+            logp = np.where(extreme, -0.5, -1.0)
+            plain, result = losses(f, objective(preset, "none"), logp), losses(f, objective(preset, correction), logp)
+            assert np.abs(result.loss).max() <= 5 * np.abs(plain.loss).max() + 1e-12, (preset, token)
+            assert np.abs(result.slope).max() <= 5 * np.abs(plain.slope).max() + 1e-12, (preset, token)
 
 
 @given(forests(), st.integers(0, 99))

@@ -52,11 +52,16 @@ def test_loaded_model_equals_from_pretrained(family: str, tmp_path: Path) -> Non
         torch.testing.assert_close(load(folder).model(input_ids=IDS).logits, theirs(IDS).logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("lora_rank", [0, 2])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_checkpoint_keeps_names_and_logits(family: str, lora_rank: int, tmp_path: Path) -> None:
-    folder = tiny.folder(tmp_path, family)
-    trainer = trained(folder, lora_rank=lora_rank)
+@pytest.fixture(scope="module", params=[(family, rank) for family in FAMILIES for rank in (0, 2)], ids=str)
+def learner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Trainer]:
+    """A model folder of each family, and its trainer after a step: of all weights, and of an adapter."""
+    family, rank = request.param
+    folder = tiny.folder(tmp_path_factory.mktemp("model"), family)
+    return folder, trained(folder, lora_rank=rank)
+
+
+def test_checkpoint_keeps_names_and_logits(learner: tuple[str, Trainer], tmp_path: Path) -> None:
+    folder, trainer = learner
     trainer.save(tmp_path / "step-1")
     assert names_in(tmp_path / "step-1") == names_in(folder)
     read = AutoModelForCausalLM.from_pretrained(tmp_path / "step-1").eval()
@@ -68,11 +73,8 @@ def test_checkpoint_keeps_names_and_logits(family: str, lora_rank: int, tmp_path
     assert (start - ours).abs().max() > 1e-2  # the step changed the weights
 
 
-@pytest.mark.parametrize("lora_rank", [0, 2])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_published_weights_give_the_log_probs_of_the_learner(family: str, lora_rank: int, tmp_path: Path) -> None:
-    folder = tiny.folder(tmp_path, family)
-    trainer = trained(folder, lora_rank=lora_rank)
+def test_published_weights_give_the_log_probs_of_the_learner(learner: tuple[str, Trainer]) -> None:
+    folder, trainer = learner
     published = weights_of(trainer)
     assert published.keys() == names_in(folder)
 

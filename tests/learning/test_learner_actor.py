@@ -132,21 +132,21 @@ def test_nonfinite_step_is_counted_and_fails_health(learner, tmp_path):
     assert e.value.code == 503 and b"is not finite" in e.value.read()
 
 
-@pytest.mark.parametrize("kind", [NonFinite, BadForest])
-def test_step_errors_keep_their_type_through_ray(tmp_path, kind):
+def test_step_errors_keep_their_type_through_ray(tmp_path):
     """The error keeps its text and, for a step that is not finite, the path of the kept batch."""
     config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, lr=1e30, max_nonfinite=0)  # weights overflow
     actor = actor_class(Learner).remote(config, str(tmp_path), 0, 1)
     ray.get(actor.join.remote(""))
     ray.get(actor.step.remote(batches(FORESTS), 0))
-    change = {} if kind is NonFinite else {"verdict": np.full(4, -1, np.int8)}
-    with pytest.raises(ray.exceptions.RayTaskError) as e:
-        ray.get(actor.step.remote(batches([dataclasses.replace(FORESTS[0], **change)]), 1))
-    assert isinstance(e.value, kind) and type(e.value.cause) is kind
-    if kind is NonFinite:
-        assert e.value.cause.batch.is_file() and "treeadv reproduce RUN --batch" in str(e.value.cause)
-    else:
-        assert str(e.value.cause) == "forest f0: not graded"
+    bad = dataclasses.replace(FORESTS[0], verdict=np.full(4, -1, np.int8))
+    for forest, kind in ((bad, BadForest), (FORESTS[0], NonFinite)):
+        with pytest.raises(ray.exceptions.RayTaskError) as e:
+            ray.get(actor.step.remote(batches([forest]), 1))
+        assert isinstance(e.value, kind) and type(e.value.cause) is kind
+        if kind is NonFinite:
+            assert e.value.cause.batch.is_file() and "treeadv reproduce RUN --batch" in str(e.value.cause)
+        else:
+            assert str(e.value.cause) == "forest f0: not graded"
 
 
 def test_learner_with_a_store_starts_on_another_disk(tmp_path):

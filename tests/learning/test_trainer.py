@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AttentionInterface, AutoModelForCausalLM, Gemma2Config, GPT2Config, MambaConfig
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    MambaConfig,
+    MixtralConfig,
+)
 
 from tests.learning import tiny
 from tests.strategies import build
@@ -102,6 +109,16 @@ def test_recomputation_and_bfloat16_take_the_same_step(folder, learner):
     tolerance = 1e-6 if "checkpoint_activations" in learner else 3e-2
     assert report.grad_norm == pytest.approx(exact.grad_norm, rel=tolerance)
     assert all(p.dtype == torch.float32 for p in other.policy.parameters())
+
+
+def test_recomputation_adds_no_noise_of_the_training_mode(tmp_path, monkeypatch):
+    """In training mode Mixtral multiplies the input of its routers by noise."""
+    noisy = MixtralConfig(**{**tiny.EXPERTS["mixtral"].to_dict(), "router_jitter_noise": 0.9})
+    monkeypatch.setitem(tiny.EXPERTS, "mixtral", noisy)
+    folder = tiny.folder(tmp_path, "mixtral")
+    plain, recomputing = (Trainer(tiny.config(checkpoint_activations=on), folder) for on in (False, True))
+    a, b = plain.step(FORESTS, 0), recomputing.step(FORESTS, 0)
+    assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-6) and a.loss == pytest.approx(b.loss, rel=1e-6)
 
 
 def test_gradients_are_clipped_to_the_configured_norm(folder):

@@ -108,6 +108,29 @@ def test_batch_without_a_finite_update_is_replaced(
     assert len(list(run.glob("nonfinite-version-*.arrow"))) == 1
 
 
+def test_run_that_is_never_finite_ends_and_resumes_on_others(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One batch is replaced, the next one ends the run. Both are dropped, so the resumed run does not lease them."""
+    accumulate = GradientPass.accumulate
+
+    def never_finite(self: GradientPass, update: Update, clock: Phases) -> Sums:
+        return dataclasses.replace(accumulate(self, update, clock), loss=math.nan)
+
+    options = "learner.max_nonfinite=1", "learner.kl=0.1"  # with KL every batch is an update
+    with monkeypatch.context() as broken:
+        broken.setattr(GradientPass, "accumulate", never_finite)
+        assert train("--config", local_recipe(tmp_path, tiny_model, "never", *options)) == 2
+    assert "the loss of an update is not finite" in capsys.readouterr().err.strip().splitlines()[-1]
+    run = tmp_path / "never"
+    result = audit(str(run))
+    assert result.sound and result.dropped == {"not_finite": 6}, result.table()
+    assert train("--resume", run) == 0
+    result = audit(str(run))
+    assert result.sound and result.dropped == {"not_finite": 6}, result.table()
+    assert result.rows["trained"]["forests"] == 3 * STEPS
+
+
 def poison(monkeypatch: pytest.MonkeyPatch, draw: int) -> list[int]:
     """Make the loss of each first attempt at a draw NaN. Returns the mini-batches taken, which the caller may limit."""
     accumulate, left = GradientPass.accumulate, [sys.maxsize]

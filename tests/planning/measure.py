@@ -141,8 +141,7 @@ def _activations(model: str, out: Path, rank: int, world: int, options: dict[str
     """Measure the bytes that a forward pass of `TOKENS` rows keeps."""
     policy = load(model)
     if options["recompute"]:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        policy.train()
+        policy.recompute_activations()
     ids = torch.arange(TOKENS + 1).numpy() % 2048
     policy(chain(ids[:17], 1)).sum().backward()
     with torch.no_grad():  # kernels allocate their workspaces at the first call of this size

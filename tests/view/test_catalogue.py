@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.view.runs import digest, run_of, tree
+from tests.view.runs import digest, forests, run_of, tree
+from treeadv.config import QueueConfig
 from treeadv.errors import BadInput
 from treeadv.replay.history import read_history
+from treeadv.replay.store import ReplayStore
 from treeadv.storage.lock import LocalLock
 from treeadv.view.catalogue import Catalogue
 from treeadv.view.sources import open_source
-from treeadv.wire import write_file
+from treeadv.wire import to_batch, write_file
 
 
 def rows(catalogue: Catalogue) -> list[dict]:
@@ -115,6 +118,30 @@ def test_run_without_a_journal_says_so(run: Path, tmp_path: Path) -> None:
     assert "has no journal" in catalogue.about()["fault"] and rows(catalogue) == []
 
 
+def test_forests_appear_while_the_queue_writes(run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "config.yaml", tmp_path)
+    store = ReplayStore(str(tmp_path), QueueConfig(), 1, 0, "test", 0)
+    catalogue = Catalogue(open_source(tmp_path))
+    for step, forest in enumerate(forests(), 1):
+        ticket = store.reserve("w", "", lambda _draw, id=forest.prompt_id: id)
+        assert ticket is not None
+        catalogue.refresh()
+        assert catalogue.row(ticket.forest_id).state == "reserved"
+        store.admit(ticket.forest_id, to_batch([replace(forest, forest_id=ticket.forest_id)]))
+        catalogue.refresh()
+        assert catalogue.row(ticket.forest_id).state == "ready"
+        assert catalogue.forest(ticket.forest_id).gold == forest.gold
+        lease = store.lease(1, step - 1)
+        assert lease is not None
+        store.ack(lease.lease_id, step)
+        store.commit(step)
+        catalogue.refresh()
+        row = catalogue.row(ticket.forest_id)
+        assert (row.state, row.step) == ("trained", step)
+    store.close()
+
+
+@pytest.mark.slow
 def test_forests_of_a_killed_writer_appear_while_it_writes(run: Path, tmp_path: Path) -> None:
     live = tmp_path / "live"
     live.mkdir()

@@ -95,7 +95,7 @@ def test_taken_port_is_named(server: Server, catalogue: Catalogue) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["none"], "none: no such run folder or file of forests"),
+        (["none"], "none: no such file or run folder"),
         (["RUN", "--preset", "grpo"], "is a run, whose own preset is shown"),
         (["RUN", "--steps", "1-2"], "--steps goes with --bundle"),
         (["RUN", "--steps", "one"], "'one' is no range of steps"),

@@ -1,9 +1,10 @@
-"""The command `treeadv show`, which draws the forests of an Arrow file in the terminal, as a page or as a picture."""
+"""The command `treeadv show`: the forests of a run or of a file in the terminal, as a page or as a picture."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,69 +14,137 @@ from treeadv.errors import BadInput
 from treeadv.visible import visible
 
 if TYPE_CHECKING:
+    from treeadv.forest import Forest
     from treeadv.report.picture import Picture
+    from treeadv.view.rows import Row
+    from treeadv.view.sources import Source
+
+LISTED = 40  # last forests of a run that the list shows
 
 
 def add(commands: Commands) -> None:
-    text = "draw the forests of an Arrow file in the terminal, as a page or as a picture"
+    text = "draw forests of a run or of an Arrow file in the terminal, as a page or as a picture"
     p = add_command(commands, "show", show, text)
-    p.add_argument("file", type=Path, metavar="FOREST.arrow")
-    p.add_argument("--index", type=int, metavar="N", help="only the N-th forest, counted from 0")
+    p.add_argument("path", type=Path, metavar="PATH", help="the folder of a run, or an Arrow file of forests")
+    p.add_argument("--step", type=int, metavar="N", help="of a run: the forests of this step; without it a list")
+    p.add_argument("--index", type=int, metavar="N", help="only the N-th forest of the step or file, counted from 0")
+    p.add_argument("--leaf", type=int, metavar="N", help="the whole text of one leaf, with what the verifier read")
+    p.add_argument("--full", action="store_true", help="every token of every segment")
     p.add_argument("--html", type=Path, metavar="FILE.html", help="write one self-contained page instead")
     p.add_argument("--svg", type=Path, metavar="FILE.svg", help="write a picture of one forest instead")
     p.add_argument(
-        "--model", type=Path, metavar="DIR", help="folder with the tokenizer (default: the model named in the file)"
+        "--model", type=Path, metavar="DIR", help="folder with the tokenizer (default: the model of the run or file)"
     )
-    p.add_argument("--preset", default="treeadv", help="advantages to show (default treeadv)")
+    p.add_argument("--preset", help="advantages to show for a file (default treeadv)")
 
 
 def show(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from treeadv.report.page import forests_page
-    from treeadv.report.terminal import forest_tree
+    from treeadv.report.picture import Numbers
     from treeadv.report.tree import standalone
+    from treeadv.view.sources import RunSource, open_source
 
     for target in filter(None, (args.html, args.svg)):
         check_target(target)
-    pictures = _pictures(args)
+    source = open_source(args.path, args.model, args.preset)
+    rows, fault = source.rows()
+    if fault:
+        print(f"treeadv: {fault}", file=sys.stderr)
+    is_run = isinstance(source, RunSource)
+    if is_run and args.step is None:
+        return _list(args, source, rows)
+    chosen = _of_step(args, rows) if is_run else _of_file(args, rows)
+    pictures = _pictures(args, source, [source.forest(row.key) for row in chosen])
+    if isinstance(source.vocabulary, Numbers):
+        model = source.about()["model"]
+        where = visible(f"of the model {model}" if model else f"named in {args.path}")
+        print(f"treeadv: no tokenizer {where}; tokens are shown as numbers (--model DIR)", file=sys.stderr)
     if args.svg:
         with replaced(args.svg) as scratch:
             scratch.write_text(standalone(pictures[0]), encoding="utf-8")
     if args.html:
         with replaced(args.html) as scratch:
-            scratch.write_text(forests_page(args.file.name, pictures), encoding="utf-8")
+            scratch.write_text(forests_page(args.path.name, pictures), encoding="utf-8")
     if not (args.html or args.svg):
-        console = Console()
-        for picture in pictures:
-            console.print(forest_tree(picture))
+        _print(args, source, pictures)
     return 0
 
 
-def _pictures(args: argparse.Namespace) -> list[Picture]:
-    from treeadv.learning.advantage import advantages
-    from treeadv.presets import build_advantage
-    from treeadv.report.picture import Numbers, Vocabulary, picture
-    from treeadv.wire import read_file
+def _of_step(args: argparse.Namespace, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the step, or the one that --index chooses."""
+    last = max((row.step for row in rows if row.step is not None), default=0)
+    found = sorted((row for row in rows if row.step == args.step), key=lambda row: row.place or 0)
+    if not found:
+        raise BadInput(f"--step {args.step}: the journal of {args.path} has steps up to {last}")
+    return _indexed(args, found, f"step {args.step} of {args.path}")
 
-    spec = build_advantage(args.preset)
-    forests, model = read_file(args.file)
+
+def _of_file(args: argparse.Namespace, rows: Sequence[Row]) -> list[Row]:
+    if args.step is not None:
+        raise BadInput(f"--step {args.step}: {args.path} is a file of forests without steps; leave it out")
+    return _indexed(args, rows, str(args.path))
+
+
+def _indexed(args: argparse.Namespace, rows: Sequence[Row], where: str) -> list[Row]:
     if args.index is not None:
-        if not 0 <= args.index < len(forests):
-            raise BadInput(f"--index {args.index}: {args.file} holds {len(forests)} forests, counted from 0")
-        forests = [forests[args.index]]
-    if args.svg and len(forests) > 1:
-        raise BadInput(f"--svg {args.svg}: {args.file} holds {len(forests)} forests; choose one with --index N")
-    folder = args.model or (Path(model) if model and _has_tokenizer(Path(model)) else None)
-    if folder is None:
-        where = visible(f"in {model}" if model else f"named in {args.file}")
-        print(f"treeadv: no tokenizer {where}; tokens are shown as numbers (--model DIR)", file=sys.stderr)
-    vocabulary = Vocabulary(folder) if folder else Numbers()
-    return [picture(f, vocabulary, advantages(f, spec)[0] if f.graded else None) for f in forests]
+        if not 0 <= args.index < len(rows):
+            raise BadInput(f"--index {args.index}: {where} holds {len(rows)} forests, counted from 0")
+        return [rows[args.index]]
+    for option in ("svg", "leaf"):
+        value = getattr(args, option)
+        if value is not None and len(rows) > 1:
+            raise BadInput(f"--{option} {value}: {where} holds {len(rows)} forests; choose one with --index N")
+    return list(rows)
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    try:
-        return (folder / "tokenizer.json").is_file()
-    except OSError:  # the file of forests names what cannot be a folder
-        return False
+def _pictures(args: argparse.Namespace, source: Source, forests: Sequence[Forest]) -> list[Picture]:
+    from treeadv.learning.advantage import advantages
+    from treeadv.report.picture import picture
+
+    if args.leaf is not None and not 0 <= args.leaf < forests[0].leaves:
+        raise BadInput(f"--leaf {args.leaf}: the forest has {forests[0].leaves} leaves, counted from 0")
+    return [picture(f, source.vocabulary, advantages(f, source.advantage)[0] if f.graded else None) for f in forests]
+
+
+def _print(args: argparse.Namespace, source: Source, pictures: Sequence[Picture]) -> None:
+    from rich.console import Console
+
+    from treeadv.report.terminal import TOKENS, forest_tree, leaf_text
+    from treeadv.view.reading import part_read
+
+    console = Console()
+    for p in pictures:
+        if args.leaf is not None:
+            console.print(leaf_text(p, args.leaf, part_read(p.forest, args.leaf, source.vocabulary)))
+        else:
+            console.print(forest_tree(p, sys.maxsize if args.full else TOKENS))
+
+
+def _list(args: argparse.Namespace, source: Source, rows: Sequence[Row]) -> int:
+    """List the last forests of a run by step and index."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from treeadv.view.rows import facts_of
+
+    for option in ("index", "leaf", "svg", "html"):
+        if getattr(args, option) is not None:
+            raise BadInput(f"--{option}: {args.path} is a run; choose a step with --step N")
+    trained = sorted((row for row in rows if row.step is not None), key=lambda row: (row.step or 0, row.place or 0))
+    made = Table("step", "index", "reward", "verdicts", "longest leaf", "prompt ends with", box=None, pad_edge=False)
+    for row in trained[-LISTED:]:
+        cells = [str(row.step), str(row.place), "-" if row.reward is None else f"{row.reward:.2f}"]
+        try:
+            if not row.readable:
+                raise BadInput(row.note)
+            facts = facts_of(source.forest(row.key), source.vocabulary)
+            verdicts = ", ".join(f"{n} {name}" for name, n in (facts.verdicts or {}).items())
+            cells += [verdicts, f"{facts.longest:,} tokens", " ".join(facts.prompt.split())[-50:]]
+        except BadInput as e:
+            cells += ["", "", visible(str(e))]
+        made.add_row(*cells)
+    console = Console()
+    console.print(made)
+    left_out = f"the last {LISTED} of " if len(trained) > LISTED else ""
+    console.print(f"{left_out}{len(trained)} forests; treeadv show {args.path} --step N draws a step", style="dim")
+    return 0

@@ -1,13 +1,14 @@
 """Mixtures of experts in the dtype of autocast, for Hugging Face models as they are.
 
-PyTorch's autocast leaves grouped products alone. Without this, one rank would multiply experts in float32 while several
-ranks multiply the weights that they gather in bfloat16."""
+PyTorch's autocast leaves grouped products alone. Without this, one rank would multiply experts, and add their adapters,
+in float32, while several ranks do so with the weights that they gather in bfloat16."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch.nn.utils.parametrize import is_parametrized
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 NAME = "treeadv"
@@ -35,8 +36,22 @@ class _Cast:
         self._module, self._dtype = module, dtype
 
     def __getattr__(self, name: str) -> Any:
+        if is_parametrized(self._module, name):
+            return self._adapted(name)
         value = getattr(self._module, name)
         return value.to(self._dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+
+    def _adapted(self, name: str) -> torch.Tensor:
+        """Return the parameter `name` plus its LoRA adapter.
+
+        peft adds them in the dtype of the parameter, which is float32 on one rank and bfloat16 on several. Here all
+        ranks round both first, so that they multiply equal weights."""
+        parameter = self._module.parametrizations[name]  # type: ignore[index,union-attr]
+        weight = parameter.original.to(self._dtype)  # type: ignore[union-attr]
+        for adapter in parameter:  # type: ignore[union-attr]
+            lhs, rhs = adapter.lhs.to(self._dtype), adapter.rhs.to(self._dtype)
+            weight = torch.baddbmm(weight, lhs, rhs, alpha=adapter.scaling)
+        return weight
 
 
 ALL_EXPERTS_FUNCTIONS.register(NAME, _experts)

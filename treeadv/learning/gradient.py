@@ -13,7 +13,7 @@ from treeadv.forest import Forest
 from treeadv.learning import packing, sharding
 from treeadv.learning.advantage import Array
 from treeadv.learning.objective import Objective, Sums, changes_nothing, evaluate, scales
-from treeadv.learning.packing import Packed, Piece
+from treeadv.learning.packing import Packed
 from treeadv.learning.policy import Policy
 from treeadv.learning.report import Phases
 
@@ -22,7 +22,8 @@ from treeadv.learning.report import Phases
 class Update:
     """One optimizer update: the forests that can change the weights, and this rank's micro-batches.
 
-    `scale` is 1/Z by forest. `cut` holds the micro-batches of the forests that were cut into several pieces.
+    `scale` is 1/Z by forest. `cut` holds those of the micro-batches that have a piece of a cut forest, as they are: in
+    another packing kernels may round differently, and a ratio of leaf paths (GSPO) would clip that noise.
     `proximal` is log pi of the policy when the batch arrived, by forest of this rank; None before it is computed."""
 
     forests: list[Forest]
@@ -118,23 +119,24 @@ class GradientPass:
         return Sums.of_array(total.cpu().numpy())
 
     def _pack(self, forests: Sequence[Forest]) -> tuple[list[Packed], list[Packed]]:
-        """Return this rank's micro-batches, and the micro-batches of its forests that are cut into several pieces.
+        """Return this rank's micro-batches, and those of them that have a piece of a cut forest.
 
         All ranks run the same number of micro-batches, because all ranks gather a sharded layer together. A rank with
         fewer micro-batches adds micro-batches without targets."""
         parts = packing.pieces(forests, self.limit)
         rows = [sum(p.tokens for p in parts if p.forest == n) for n in range(len(forests))]
-        batches: list[list[list[Piece]]] = []
-        cut: list[list[list[Piece]]] = []
-        for share in packing.balance(rows, self.world):
-            own = [p for p in parts if p.forest in set(share)]
-            batches.append(packing.group(own, self.limit))
-            cut.append(packing.group([p for p in own if not p.whole(forests)], self.limit))
-        return self._of_rank(forests, batches), self._of_rank(forests, cut)
+        groups = [
+            packing.group([p for p in parts if p.forest in set(share)], self.limit)
+            for share in packing.balance(rows, self.world)
+        ]
+        cut = [[any(not p.whole(forests) for p in group) for group in of_rank] for of_rank in groups]
+        batches = [packing.pack(forests, group) for group in groups[self.rank]]
+        again = [packed for packed, is_cut in zip(batches, cut[self.rank], strict=True) if is_cut]
 
-    def _of_rank(self, forests: Sequence[Forest], batches: list[list[list[Piece]]]) -> list[Packed]:
-        own = [packing.pack(forests, batch) for batch in batches[self.rank]]
-        return own + [packing.filler(forests) for _ in range(max(map(len, batches)) - len(own))]
+        def filled(own: list[Packed], most: int) -> list[Packed]:
+            return own + [packing.filler(forests) for _ in range(most - len(own))]
+
+        return filled(batches, max(map(len, groups))), filled(again, max(map(sum, cut)))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.policy.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treeadv.errors import BadInput
 from treeadv.learning import attention
@@ -52,6 +53,20 @@ class Policy(nn.Module):
             if getattr(module, "parameter_name", None) == "weight":  # a router
                 self.model.set_submodule(name, module.get_base_layer())
         self.adapted = True
+
+    def recompute_activations(self) -> None:
+        """Compute the activations of a layer again in the backward pass instead of keeping them.
+
+        Transformers does so for a layer in training mode. All other modules stay in evaluation mode, because some
+        models add noise in training mode: to the input of a router, for example. Raises `BadInput` for a model whose
+        layers cannot be recomputed."""
+        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if not layers or not self.model.supports_gradient_checkpointing:
+            name = type(self.model).__name__
+            raise BadInput(f"learner.checkpoint_activations=true: {name} cannot recompute its layers; leave it out")
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in layers:
+            layer.training = True
 
     def forward(self, packed: Packed) -> torch.Tensor:
         """Return [T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature.

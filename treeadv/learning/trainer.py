@@ -65,7 +65,7 @@ class Trainer:
         start = base if c.lora_rank else model_dir
         self.policy = load(start, c.device, _DTYPES[c.dtype], mesh, c.lora_rank, derive(config.run.seed, "lora"))
         if c.checkpoint_activations:
-            self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.policy.recompute_activations()
         self.reference = load(base, c.device, _DTYPES[c.dtype], mesh).requires_grad_(False) if c.kl else None
         for model in filter(None, (self.policy, self.reference)):
             model.float32_head = c.float32_head
@@ -111,7 +111,7 @@ class Trainer:
         gradients = self._gradient_pass()
         with clock("pack"):
             update = gradients.prepare([self._trained_forest(f) for f in forests])
-        self._clear_gradients()
+        self.optimizer.zero_grad()
         return gradients.accumulate(update, clock)
 
     def log_probs(self, forests: Sequence[Forest]) -> dict[int, Array]:
@@ -124,11 +124,6 @@ class Trainer:
             dtype=_DTYPES[self.config.learner.dtype], rank=self.rank, world=self.world,
             accumulate_sharded=self.config.learner.accumulate == "sharded",
         )  # fmt: skip
-
-    def _clear_gradients(self) -> None:
-        self.optimizer.zero_grad()
-        # Transformers recomputes activations in this mode only
-        self.policy.train(self.config.learner.checkpoint_activations)
 
     def _trained_forest(self, f: Forest) -> Forest:
         """Return the forest to train on: the judged leaves, after the treatment of truncated leaves.
@@ -164,7 +159,7 @@ class Trainer:
         clock: Phases,
     ) -> None:
         """Take one optimizer update, or skip the update if its loss or gradient is not finite."""
-        self._clear_gradients()
+        self.optimizer.zero_grad()
         sums = gradients.accumulate(update, clock)
         with clock("optimizer"):
             norm = float(sharding.full(torch.nn.utils.clip_grad_norm_(self._trained, self.config.learner.clip_grad)))

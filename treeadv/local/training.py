@@ -21,6 +21,7 @@ from treeadv.data.model_folder import resolve
 from treeadv.errors import single_errors
 from treeadv.evaluation.history import is_durable
 from treeadv.launch import Launch
+from treeadv.learning.report import NonFinite
 from treeadv.learning.trainer import Trainer
 from treeadv.local.evaluation import LocalEvaluation
 from treeadv.local.recorder import LocalRecorder
@@ -99,7 +100,11 @@ async def _learn(
             return
         with recorder.phase("wait"):
             forests = await steps.forests(trainer.version)
-        report = trainer.step(forests, trainer.version)
+        try:
+            report = trainer.step(forests, trainer.version)
+        except NonFinite as fault:  # the run ends: a resumed run must not take the same forests again
+            steps.discard(f"batch of version {fault.version}")
+            raise
         if report.void:  # the batch does not count as a step, so another batch replaces it
             steps.discard(f"batch of version {report.version}")
             continue

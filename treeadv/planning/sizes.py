@@ -47,8 +47,7 @@ def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompu
         plain = _saved_bytes(policy, tokens, compute)
         kept = plain
         if recompute:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.train()
+            policy.recompute_activations()
             kept = _saved_bytes(policy, tokens, compute)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return ModelSizes(

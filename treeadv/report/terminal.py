@@ -25,8 +25,10 @@ _ADVANTAGE = {
 _VERDICT = {Verdict.VERIFIED: "bold green", Verdict.WRONG: "bold red", Verdict.UNGRADED: "dim"}
 
 
-def forest_tree(p: Picture) -> RenderableType:
-    """Return the `rich` tree of a forest. Long lines wrap below their branch."""
+def forest_tree(p: Picture, tokens: int = TOKENS) -> RenderableType:
+    """Return the `rich` tree of a forest. Long lines wrap below their branch.
+
+    Of a segment with more than `tokens` tokens the middle is left out."""
     f = p.forest
     prompt = Text(p.prompt.replace("⏎", "").strip())
     root = Tree(Group(Text("prompt", style="bold dim"), prompt, Text("")), guide_style="dim")
@@ -34,7 +36,7 @@ def forest_tree(p: Picture) -> RenderableType:
     leaf_of = {int(s): leaf for leaf, s in enumerate(f.leaf_segment)}
     for s, (parent, depth) in enumerate(zip(f.parent.tolist(), f.depth.tolist(), strict=True)):
         if depth <= DEPTH:
-            nodes[s] = nodes[parent].add(_segment(p, s, leaf_of.get(s)))
+            nodes[s] = nodes[parent].add(_segment(p, s, leaf_of.get(s), tokens))
             if depth == DEPTH and f.children[s]:
                 below = int(f.subtree_end[s]) - s - 1
                 text = f"… {below} segments with {f.leaf_count[s]} leaves left out (--html and --svg show them) …"
@@ -45,21 +47,47 @@ def forest_tree(p: Picture) -> RenderableType:
     return Group(*facts, Text(""), root, Padding(_legend(p), (1, 0, 0, 0)))
 
 
-def _segment(p: Picture, s: int, leaf: int | None) -> Text:
+def _segment(p: Picture, s: int, leaf: int | None, tokens: int) -> Text:
     line = Text()
     if p.advantage is not None:
         line.append(f" {signed(p.advantage[s])} ", style=_ADVANTAGE[p.advantage_level(s)]).append(" ")
     first = int(p.forest.start[s])
     pieces = [piece.replace("\n", "") for piece in p.pieces[s]]
-    head, tail = elided(len(pieces), TOKENS)
+    head, tail = elided(len(pieces), tokens)
     for i in (*head, *tail):
         if tail and i == tail.start:
-            line.append(f" … {len(pieces) - len(head) - len(tail)} tokens left out … ", style="dim italic")
+            line.append(
+                f" … {len(pieces) - len(head) - len(tail)} tokens left out (--full shows them) … ", style="dim italic"
+            )
         line.append(pieces[i], style=_ENTROPY[p.entropy_level(first + i)])
     if leaf is not None:
         verdict = Verdict(int(p.forest.verdict[leaf]))
         line.append("  ").append(p.leaf_note(leaf), style=_VERDICT.get(verdict, "bold yellow"))
     return line
+
+
+def leaf_text(p: Picture, leaf: int, read: str | None) -> RenderableType:
+    """Return prompt and whole text of one leaf, its verdict and the reason. `read` is the part that the verifier
+    compared, None if that is not known."""
+    f, last = p.forest, int(p.forest.leaf_segment[leaf])
+    line = Text()
+    for s in f.path(last):
+        for i, piece in enumerate(p.pieces[s]):
+            line.append(piece.replace("⏎", ""), style=_ENTROPY[p.entropy_level(int(f.start[s]) + i)])
+    verdict = Verdict(int(f.verdict[leaf]))
+    facts = [("verdict", p.leaf_note(leaf), _VERDICT.get(verdict, "bold yellow"))]
+    if f.detail and f.detail[leaf]:
+        facts.append(("reason", visible(f.detail[leaf]), ""))
+    if read is not None:
+        facts.append(("it read", read or "nothing", ""))
+    facts += [("gold answer", visible(f.gold), "")] * bool(f.gold)
+    if p.advantage is not None:
+        facts.append(("advantage", signed(p.advantage[last]), _ADVANTAGE[p.advantage_level(last)]))
+    lines = [Text(f"{name:<12}", style="dim").append(shown, style=style or "not dim") for name, shown, style in facts]
+    prompt = Text(p.prompt.replace("⏎", "").strip(), style="dim")
+    return Group(
+        Text(visible(f"forest {f.forest_id}, leaf {leaf}"), style="bold"), Text(""), prompt, line, Text(""), *lines
+    )
 
 
 def _legend(p: Picture) -> Text:

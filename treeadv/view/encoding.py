@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning.advantage import advantages
 from treeadv.presets import AdvantageSpec
 from treeadv.report.picture import Numbers, Vocabulary, drawn_text
-from treeadv.rewards.judgement import Answer
-from treeadv.rewards.verifiers.registry import find_verifier, is_built_in
+from treeadv.view.reading import part_read
 from treeadv.visible import visible
 
 MILLI_MAX = 65_535  # the largest thousandth of a nat that two bytes hold
@@ -80,21 +78,8 @@ def _leaf(f: Forest, leaf: int, vocabulary: Vocabulary | Numbers) -> dict[str, A
         "reward": _number(f.reward[leaf]),
         "finish": Finish(int(f.finish[leaf])).name.lower(),
         "detail": visible(f.detail[leaf], newline="\n") if f.detail else "",
-        "read": _read_part(f, leaf, vocabulary),
+        "read": part_read(f, leaf, vocabulary),
     }
-
-
-def _read_part(f: Forest, leaf: int, vocabulary: Vocabulary | Numbers) -> str | None:
-    """Return the part of the leaf's text that a verifier of this package compares; None for another verifier, whose
-    code does not run here, and for one that reads the whole text."""
-    if isinstance(vocabulary, Numbers) or not is_built_in(f.verifier) or f.finish[leaf] == Finish.ABORT:
-        return None
-    response = vocabulary.response(f.leaf_tokens(leaf).tolist())
-    try:
-        part = find_verifier(f.verifier).read_part(Answer(response, f.gold, f.verifier, f.meta))
-    except BadInput:  # an option or meta that no verifier of this release accepts
-        return None
-    return None if part is None else visible(part, newline="\n")
 
 
 def _number(value: float) -> float | None:

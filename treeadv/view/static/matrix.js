@@ -2,7 +2,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { html } from "view/html.js";
 
-const HEIGHT = 84, MAX_CELL = 16;
+const HEIGHT = 84, MAX_WIDTH = 30, MAX_CELL = 16;
 
 export function Matrix({ rows, chosen, selected, onPick, onTip }) {
   const canvas = useRef();
@@ -19,7 +19,7 @@ export function Matrix({ rows, chosen, selected, onPick, onTip }) {
   const deep = Math.max(1, ...trained.map((row) => row.place + 1));
   const rewards = trained.map((row) => row.reward ?? 0);
   const low = Math.min(0, ...rewards), high = Math.max(...rewards, low + 1e-9);
-  const w = Math.min(MAX_CELL, width / last), h = Math.min(MAX_CELL, HEIGHT / deep);
+  const w = Math.min(MAX_WIDTH, width / last), h = Math.min(MAX_CELL, HEIGHT / deep);
   const place = (row) => [(row.step - 1) * w, row.place * h];
   const paint = () => {
     if (!width || !canvas.current) return;

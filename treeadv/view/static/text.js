@@ -85,7 +85,7 @@ function Chunk({ forest, s, a, b, colour, token }) {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       observer.disconnect();
       if (!element.current.childElementCount) fill();
-    }, { rootMargin: `${NEAR} 0px` });
+    }, { root: element.current.closest("main"), rootMargin: `${NEAR} 0px` });
     observer.observe(element.current);
     return () => observer.disconnect();
   }, []);
