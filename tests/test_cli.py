@@ -251,7 +251,8 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "run.name=../out"], "run.name: String should match pattern"),
     ([*GENERATE, "--model", "hollow"], "hollow: no weights there"),
     ([*GENERATE, "--model", "nameless"], "nameless/config.json: names no model_type"),
-    (["show", "hollow"], "hollow is a folder; give a file of forests, such as hollow/FOREST.arrow"),
+    (["show", "hollow"], "hollow is not a run folder (it has no config.yaml)"),
+    (["show", "."], ". is a folder and no run; give a file of forests, such as two.arrow"),
     (["audit", "."], "has no journal under replay/journal"),
     (["report", "."], ". is not a run folder"),
 ]

@@ -79,6 +79,8 @@ def test_click_opens_a_forest_and_the_link_opens_it_again(page: Page, browser: B
     page.locator(".segment").first.wait_for()
     page.locator("[data-colour=probability]").click()
     page.locator("tr[data-leaf='1']").click()
+    assert page.locator(".where").inner_text() == "all 24 tokens"
+    page.get_by_label("width of a token").select_option("tokens")
     page.get_by_label("zoom in").click()
     text = page.locator(".segment .body").all_inner_texts()
     assert text == ["three ", "<answer>7</answer>"]
@@ -88,7 +90,7 @@ def test_click_opens_a_forest_and_the_link_opens_it_again(page: Page, browser: B
     assert other.locator(".segment .body").all_inner_texts() == text
     assert other.locator("[data-colour=probability]").get_attribute("aria-checked") == "true"
     assert other.locator("tr.on").get_attribute("data-leaf") == "1"
-    assert other.locator(".where").inner_text() == page.locator(".where").inner_text() != "tokens 0 to 25 of 25"
+    assert other.locator(".where").inner_text() == page.locator(".where").inner_text() == "tokens 6 to 18 of 24"
     other.close()
     page.go_back()
     page.get_by_text("Choose a forest").wait_for()
@@ -203,6 +205,16 @@ def test_bundle_opens_from_files(page: Page, run: Path, tmp_path: Path) -> None:
     page.get_by_text("Step 4 · 0", exact=True).click()
     page.locator(".segment").first.wait_for()
     assert page.locator(".segment .body").first.inner_text() == "the <b>owl</b> & "
+
+
+def test_bundle_of_the_documents_opens(page: Page) -> None:
+    page.goto((Path(__file__).parents[2] / "docs/examples/laptop-run/index.html").as_uri())
+    page.get_by_label("smallest step").fill("9")
+    page.get_by_label("largest step").fill("9")
+    wait_for_steps(page, [9] * 6)
+    page.get_by_text("Step 9 · 4", exact=True).click()
+    page.locator(".segment").first.wait_for()
+    assert "1 + 4 =" in page.locator(".question").inner_text()
 
 
 def test_sixteen_leaves_of_8000_tokens_are_all_reachable(page: Page, tiny_model: Path, tmp_path: Path) -> None:

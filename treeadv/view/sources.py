@@ -212,6 +212,8 @@ def open_source(path: Path, model: Path | None = None, preset: str | None = None
 
     `preset` holds for a file; a run has its own. Raises `BadInput`."""
     if path.is_dir():
+        if not (path / "config.yaml").is_file() and (files := sorted(path.glob("*.arrow"))):
+            raise BadInput(f"{path} is a folder and no run; give a file of forests, such as {files[0]}")
         if preset is not None:
             raise BadInput(f"--preset {preset}: {path} is a run, whose own preset is shown; leave it out")
         return RunSource(path, model)

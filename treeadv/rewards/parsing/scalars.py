@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
 from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, Value, exact, log10, numeric
 from treeadv.rewards.parsing.terms import Call, Name, Term, is_rounded, variables, walk
+from treeadv.seeds import generator
 
 TOLERANCE = Fraction(1, 10**6)  # largest difference between a decimal and the number that it approximates
 MAX_SIZE = 5000  # largest number of digits of a computed value
@@ -165,7 +164,7 @@ def points(names: tuple[str, ...], whole: bool) -> tuple[dict[str, Fraction], ..
 
 
 def _value(kind: str, name: str, n: int) -> Fraction:
-    rng: Any = random.Random(f"{name}:{n}")
+    rng = generator(name, n)
     if kind == "whole":
         return Fraction(rng.randrange(2, 9))
     size = Fraction(rng.randrange(1009, 1009 * 4), 1009)

@@ -46,10 +46,12 @@ export const QUANTITIES = {
 
 export const quantityOf = (name) => QUANTITIES[name] ?? QUANTITIES.entropy;
 
+const OPAQUE = { gold: 0.9, violet: 0.62, green: 0.72, red: 0.72, blue: 0.72 }; // at the end of the scale: text stays legible
+
 // The tint and the opacity of a share; opacities in steps, so that equal tokens look equal.
 export function tintOf(quantity, share) {
-  const tint = quantity.signed ? (share < 0 ? "red" : "blue") : quantity.tint;
-  return [tint ?? "gold", Math.round(Math.abs(share) * 12) / 12 * (quantity.signed ? 0.72 : 0.9)];
+  const tint = quantity.signed ? (share < 0 ? "red" : "blue") : (quantity.tint ?? "gold");
+  return [tint, (Math.round(Math.abs(share) * 12) / 12) * OPAQUE[tint]];
 }
 
 export function css(quantity, share) {
