@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from treeadv.data.tasks import problem_source
 from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput, one_line
 from treeadv.forest import Forest
+from treeadv.jsonl import JsonMapping
 from treeadv.learning.trainer import Trainer
 from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
@@ -104,7 +104,7 @@ class StepForests:
         """Return the fork threshold in nats for the next step."""
         return self._threshold.tau
 
-    def counts(self) -> Mapping[str, Any]:
+    def counts(self) -> JsonMapping:
         """See `treeadv.replay.figures.figures`."""
         return figures(self._store)
 

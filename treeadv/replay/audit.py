@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from treeadv.errors import BadForest, BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.replay.finished import Finished, lease_faults
 from treeadv.replay.history import History, admitted_forests, folder_of
 from treeadv.replay.journal import Reader
@@ -48,7 +48,7 @@ class AuditReport:
     def sound(self) -> bool:
         return not self.faults
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the report as JSON-able values."""
         return {"sound": self.sound, **{name: getattr(self, name) for name in self.__slots__}}
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from treeadv.jsonl import JsonObject
 from treeadv.replay.records import (
     Acked,
     Admitted,
@@ -346,7 +347,7 @@ class Ledger:
         self.committed = self.last_step = record.step
 
     # ---- snapshots ---------------------------------------------------------------------------------------------------
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> JsonObject:
         """Return the state as JSON-able values for a `Snapshot`."""
         return {
             **{name: getattr(self, name) for name in _PLAIN},
@@ -355,7 +356,7 @@ class Ledger:
             **{name: kind.dump_python(getattr(self, name), mode="json") for name, kind in _NESTED.items()},
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: JsonObject) -> None:
         for name in _PLAIN:
             setattr(self, name, _SCALAR[name].validate_python(state[name]))
         self.lost = Counter(_LOST.validate_python(state["lost"]))

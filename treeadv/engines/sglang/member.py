@@ -6,7 +6,6 @@ import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,6 +21,7 @@ from treeadv.engines.sglang.reply import Ask, Chunk, read, sent_back
 from treeadv.engines.sglang.server import ServerProcess
 from treeadv.engines.sglang.weights import Broadcast, Disk, SharedMemory, Transport, flush, update
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 
 POLL = 0.2  # seconds between looks at a server that starts
 QUEUE = 2  # largest number of requests in flight, as a multiple of the requests that the server decodes at a time
@@ -139,7 +139,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
                     raise ServerGone(f"{self.url} does not answer: {not_yet}") from not_yet
             await asyncio.sleep(POLL)
 
-    def _limits(self, info: dict[str, Any], context: int) -> Limits:
+    def _limits(self, info: JsonObject, context: int) -> Limits:
         if self._s.entropy == "exact" and not (
             info["enable_custom_logit_processor"] and info["disable_overlap_schedule"]
         ):
@@ -225,7 +225,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
                 if self._loads == loads or not sent_back(body):
                     return read(body, ask)
 
-    def _payload(self, ids: list[int], ask: Ask, temperature: float, stop: frozenset[int]) -> dict[str, Any]:
+    def _payload(self, ids: list[int], ask: Ask, temperature: float, stop: frozenset[int]) -> JsonObject:
         drawing = {
             "temperature": temperature,
             "max_new_tokens": ask.tokens,

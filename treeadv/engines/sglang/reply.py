@@ -8,6 +8,7 @@ from typing import Any
 
 from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang.entropy import KEY, from_top
+from treeadv.jsonl import JsonObject
 
 ROUNDING = 1e-4  # a log-probability above 0 or an entropy below 0 by less than this is float rounding, and set to 0
 
@@ -73,7 +74,7 @@ def sent_back(body: Any) -> bool:
         return False
 
 
-def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
+def _entropies(meta: JsonObject, ask: Ask, n: int) -> list[float]:
     if n == 0:
         return []
     if ask.entropy == "exact":
@@ -87,7 +88,7 @@ def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
     return [max(0.0, v) for v in values]
 
 
-def _versions(meta: dict[str, Any], ask: Ask, n: int) -> list[int]:
+def _versions(meta: JsonObject, ask: Ask, n: int) -> list[int]:
     """Return the policy version of each token: from the server's spans or, without spans, the version at the start of
     the request.
 
