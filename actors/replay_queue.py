@@ -39,7 +39,7 @@ _TICK = 1.0  # seconds between checks of deadlines
 _FIGURES_EVERY = 10.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """The forests of one step. `refs[i]` refers to a record batch that holds only the forest `forest_ids[i]`."""
 
@@ -220,7 +220,9 @@ class ReplayQueue(Heartbeat):
                     break
                 await self._ready.wait()
         await self._make_durable()
-        return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
+        return Lease(
+            lease_id=record.lease_id, forest_ids=record.forest_ids, refs=tuple(self._ref(f) for f in record.forest_ids)
+        )
 
     @ray.method
     async def ack(self, lease_id: str, step: int, skipped: Sequence[str]) -> None:

@@ -224,9 +224,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._free.release()
             raise
 
-    def process_request_thread(
-        self, request: _Request, client_address: object
-    ) -> None:
+    def process_request_thread(self, request: _Request, client_address: object) -> None:
         # The timeout of the socket bounds each read; the timer ends a client that sends a byte now and then.
         timer = threading.Timer(CONNECTION_SECONDS, _hang_up, [request])
         timer.daemon = True

@@ -23,7 +23,7 @@ from treeadv.visible import visible
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
     """The result of an audit.
 
@@ -104,8 +104,9 @@ def audit(run_dir: str | Path) -> AuditReport:
     )
     torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
     return AuditReport(
-        str(run_dir), history.records, finished.steps + len(history.steps), history.committed, rows,
-        dict(sorted(dropped.items())), payloads, released, size, torn, tuple(faults + bad),
+        run_dir=str(run_dir), records=history.records, steps=finished.steps + len(history.steps),
+        committed_step=history.committed, rows=rows, dropped=dict(sorted(dropped.items())), payloads=payloads,
+        payloads_released=released, payload_bytes=size, torn=torn, faults=tuple(faults + bad),
     )  # fmt: skip
 
 

@@ -282,12 +282,12 @@ class Journal:
         self._part = None
         name = self._next(SNAPSHOT)
         self.size = self.base = len(line)
-        written: list[Action] = [*sealed, WholeFile(self._folder, name, line)]
+        written: list[Action] = [*sealed, WholeFile(folder=self._folder, name=name, data=line)]
         if keep:
             self.disk_bytes += len(line)
             return written
         self._names, self.disk_bytes = [name], len(line)
-        return [*written, Deletion(self._folder, old, self._check)]
+        return [*written, Deletion(folder=self._folder, names=old, check=self._check)]
 
     def close(self) -> None:
         self._closed = True

@@ -64,7 +64,7 @@ class LeaseLost(RuntimeError):
     The run must resume from the last checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A live forest.
 
@@ -84,7 +84,7 @@ class Entry:
         return self.admitted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLease:
     """A lease that is not finished.
 
@@ -232,7 +232,7 @@ class Ledger:
             del self.again[0]
         else:
             self.next_draw += 1
-        self.live[record.forest_id] = Entry(record)
+        self.live[record.forest_id] = Entry(reserved=record)
 
     def _admit(self, record: Admitted) -> None:
         entry = self.live[record.forest_id]
@@ -258,7 +258,7 @@ class Ledger:
             self._move(fid, State.LEASED)
         taken = set(record.forest_ids)
         self.lapsed = {i: r for i, r in self.lapsed.items() if taken.isdisjoint(r.forest_ids)}
-        self.leases[record.lease_id] = OpenLease(record)
+        self.leases[record.lease_id] = OpenLease(record=record)
         self.leases_made += 1
 
     def _ack(self, record: Acked) -> None:
@@ -268,7 +268,7 @@ class Ledger:
             lapsed = self.lapsed.pop(record.lease_id)
             for fid in lapsed.forest_ids:
                 self._move(fid, State.LEASED)
-            self.leases[record.lease_id] = OpenLease(lapsed)
+            self.leases[record.lease_id] = OpenLease(record=lapsed)
         lease = self.leases[record.lease_id]
         if not set(record.skipped) <= set(lease.record.forest_ids):
             raise ValueError(f"step {record.step} skipped a forest that lease {record.lease_id} does not have")

@@ -52,7 +52,7 @@ class Place:
     crc: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
     """A graded forest was written to a payload file.
 
