@@ -207,6 +207,16 @@ def test_bundle_opens_from_files(page: Page, run: Path, tmp_path: Path) -> None:
     assert page.locator(".segment .body").first.inner_text() == "the <b>owl</b> & "
 
 
+def test_bundle_of_the_documents_opens(page: Page) -> None:
+    page.goto((Path(__file__).parents[2] / "docs/examples/laptop-run/index.html").as_uri())
+    page.get_by_label("smallest step").fill("9")
+    page.get_by_label("largest step").fill("9")
+    wait_for_steps(page, [9] * 6)
+    page.get_by_text("Step 9 · 4", exact=True).click()
+    page.locator(".segment").first.wait_for()
+    assert "1 + 4 =" in page.locator(".question").inner_text()
+
+
 def test_sixteen_leaves_of_8000_tokens_are_all_reachable(page: Page, tiny_model: Path, tmp_path: Path) -> None:
     text, depth = [2 + n % 95 for n in range(8000)], 4
     sequences = [
