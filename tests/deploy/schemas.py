@@ -1,6 +1,6 @@
 """Validate manifests with the strict schemas of Kubernetes that the package kubernetes-validate contains.
 
-Its own function reads all definitions of a version again for each document, which takes a second; here they are read once.
+Its own function reads all definitions of a version for each document, which takes a second. Here they are read once.
 """
 
 from __future__ import annotations
