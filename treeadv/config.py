@@ -151,7 +151,8 @@ def _explain(error: Any) -> str:
 
 
 def similar_keys(name: str) -> list[str]:
-    """The keys that may be meant by `name`: those whose last part it is, else the nearest one; none, one or several."""
+    """Return the keys that may be meant by `name`: those whose last part it is, else the nearest one; none, one or
+    several."""
     keys = known_keys()
     last = name.rpartition(".")[2]
     if "." not in name and (exact := [key for key in keys if key.rpartition(".")[2] == last]):
