@@ -57,7 +57,7 @@ OVERVIEW = Board(
         Panel("Duration of a step", quantiles("treeadv_step_seconds")),
         Panel("Share of the time that the learner waits", (rate("treeadv_learner_wait_seconds_total"),)),
         Panel(
-            "Actors", (gauge("treeadv_actors", "role", over="max"), gauge("treeadv_actors_wanted", "role", over="max"))
+            "Actors", (gauge("treeadv_actors", "role", over="max"), gauge("treeadv_actors_target", "role", over="max"))
         ),
         Panel("Actors replaced", (rate("treeadv_actor_restarts_total", "role"),)),
         Panel("Resumes from a checkpoint", (rate("treeadv_resumes_total"),)),

@@ -47,7 +47,7 @@ EVENTS = (
     ),
     Event(
         name="Scaling",
-        expr=f"sum by (run, role) (changes(treeadv_actors_wanted{{{RUN}}}[{WINDOW}])) > 0",
+        expr=f"sum by (run, role) (changes(treeadv_actors_target{{{RUN}}}[{WINDOW}])) > 0",
         text="{{run}}: another number of {{role}} actors",
         colour="blue",
     ),

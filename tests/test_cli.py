@@ -75,7 +75,7 @@ def test_every_benchmark_accepts_json(name: str, capsys) -> None:
     assert capsys.readouterr().err.splitlines()[-1].endswith("unrecognized arguments: --no-such-option")
 
 
-@pytest.mark.parametrize("argv", [["show", "x"], ["grade", "x.jsonl"], ["audit", "x"], ["report", "x"]])
+@pytest.mark.parametrize("argv", [["view", "x"], ["grade", "x.jsonl"], ["audit", "x"], ["report", "x"]])
 def test_commands_that_need_no_model_import_no_torch(argv: list[str]) -> None:
     code = (
         f"import sys; from treeadv.cli.main import main; main({argv!r}); print({{'torch', 'ray'}} & set(sys.modules))"
@@ -251,7 +251,8 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "run.name=../out"], "run.name: String should match pattern"),
     ([*GENERATE, "--model", "hollow"], "hollow: no weights there"),
     ([*GENERATE, "--model", "nameless"], "nameless/config.json: names no model_type"),
-    (["show", "hollow"], "hollow is a folder; give a file of forests, such as hollow/FOREST.arrow"),
+    (["show", "hollow"], "hollow is not a run folder (it has no config.yaml)"),
+    (["show", "."], ". is a folder and no run; give a file of forests, such as two.arrow"),
     (["audit", "."], "has no journal under replay/journal"),
     (["report", "."], ". is not a run folder"),
 ]

@@ -38,6 +38,11 @@ def test_gold_is_the_digit_at_the_end_of_the_chain(seed: int, draw: int, operati
     assert screen(Answer(solution, problem.answer, problem.verifier)).verdict is Verdict.VERIFIED
 
 
+def test_draws_of_the_published_study_stay_the_same() -> None:
+    test_problems = problem_source(TaskConfig.model_validate({"source": "operator-tables"}), 1_000_003)
+    assert [test_problems[i].problem for i in range(2)] == ["0b8a8a6a0c0|", "2a7a9b7b9b8|"]
+
+
 def test_problem_depends_only_on_seed_and_draw() -> None:
     forward = [problem_source(task(), 3)[i] for i in range(20)]
     source = problem_source(task(), 3)

@@ -20,11 +20,11 @@ def read_json(path: Path) -> Any:
         raise BadInput(f"{path}: is not JSON ({one_line(e)}); restore the file") from e
 
 
-def read_jsonl(path: Path, holds: str) -> Iterator[tuple[int, Any]]:
+def read_jsonl(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
     """Yield (line number from 1, value) of each line that is not blank. A byte order mark and CRLF are allowed.
 
-    `holds` describes a line in errors. Raises `BadInput` with file and line for a line that is not UTF-8 or not JSON.
-    """
+    `expected` describes a line in errors. Raises `BadInput` with file and line for a line that is not UTF-8 or not
+    JSON."""
     with path.open("rb") as lines:
         for n, raw in enumerate(lines, 1):
             try:
@@ -34,4 +34,4 @@ def read_jsonl(path: Path, holds: str) -> Iterator[tuple[int, Any]]:
             except UnicodeDecodeError as e:
                 raise BadInput(f"{path}:{n}: not UTF-8 text ({e.reason} at byte {e.start} of the line)") from e
             except (ValueError, RecursionError) as e:
-                raise BadInput(f"{path}:{n}: not JSON ({e}); a line is {holds}") from e
+                raise BadInput(f"{path}:{n}: not JSON ({e}); a line is {expected}") from e

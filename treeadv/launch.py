@@ -70,8 +70,9 @@ class Launch:
         kind = RunFailed if isinstance(cause, RunFailed) else BadInput
         resume = f"treeadv train {'--local ' * local}--resume"
         if not self.resumed and not self.folder.accepted and "://" not in uri:
-            shutil.rmtree(path)
-            return kind(f"{message} (the run has not started; {path} is removed)")
+            shutil.rmtree(path, ignore_errors=True)
+            after = f"delete {path} when the disk is repaired" if path.exists() else f"{path} is removed"
+            return kind(f"{message} (the run has not started; {after})")
         return kind(f"{message} (what was done is kept: {resume} {shlex.quote(uri)})")
 
 

@@ -77,7 +77,7 @@ TABLE: tuple[Metric, ...] = (
     Metric("treeadv_eval_seconds", "histogram", "driver", "Wall time of one evaluation", buckets=_SECONDS),
     Metric("treeadv_evals_skipped_total", "counter", "driver", "Evaluations that were due and not made", unit="evaluations"),
     Metric("treeadv_actors", "gauge", "driver", "Actors alive", ("role",)),
-    Metric("treeadv_actors_wanted", "gauge", "driver", "Actors that the configuration or the autoscaler asks for", ("role",), unit="actors"),
+    Metric("treeadv_actors_target", "gauge", "driver", "Actors that the configuration or the autoscaler asks for", ("role",), unit="actors"),
     Metric("treeadv_actor_restarts_total", "counter", "driver", "Actors replaced after they died", ("role",)),
     Metric("treeadv_resumes_total", "counter", "driver", "Times that the run resumed from its last checkpoint because the queue or a learner died"),
     Metric("treeadv_generated_tokens_total", "counter", "generator", "Tokens drawn"),

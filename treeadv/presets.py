@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
 from treeadv.extensions import load_extension
+from treeadv.section import NonNegative, Section
 
 Credit = Literal["segment", "leaf"]
-Value = Literal["leaf_mean", "child_mean"]
+SegmentValue = Literal["leaf_mean", "child_mean"]
 Baseline = Literal[
     "forest_mean", "leaf_loo", "leave_subtree_out", "sibling_loo", "parent_fork", "segment_mean", "prefix_groups",
     "forest_and_tree", "none",
@@ -23,13 +24,12 @@ Baseline = Literal[
 Tree = Literal["drawn", "merged"]
 Scale = Literal["std_unbiased", "std_pop", "whiten", "none"]
 LeafWeight = Literal["uniform", "flow"]
-Weight = Literal["once", "per_leaf", "sqrt", "flow"]
-Normaliser = Literal["token_mean", "sequence_mean", "constant"]
+TokenWeight = Literal["once", "per_leaf", "sqrt", "flow"]
+LossNormaliser = Literal["token_mean", "sequence_mean", "constant"]
 Ratio = Literal["token", "leaf_path"]
 Surrogate = Literal["clip", "cispo"]
 Probability = Annotated[float, Field(gt=0, le=1)]
-DualClip = Annotated[float, Field(ge=0)]
-Clip = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+Clip = tuple[NonNegative, NonNegative]
 
 _LEAF_BASELINES = ("forest_mean", "leaf_loo", "prefix_groups", "forest_and_tree", "none")
 _SEGMENT_BASELINES = (
@@ -37,27 +37,25 @@ _SEGMENT_BASELINES = (
 )  # fmt: skip
 
 
-class AdvantageSpec(BaseModel):
+class AdvantageSpec(Section):
     """All settings that turn rewards into a loss. docs/method.md says which settings are biased."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     tree: Tree = "drawn"  # merged: the tree is made after drawing, of the equal prefixes of the leaves (TEMPO)
     # segment: one advantage a segment, shared by its leaves. leaf: each leaf keeps its own, also on shared tokens.
     credit: Credit = "segment"
-    value: Value = "leaf_mean"
+    value: SegmentValue = "leaf_mean"
     baseline: Baseline = "forest_mean"
     local: float = 0.0  # adds local * (A(s) - A(parent)), the step over the fork (TreeRL)
     branch_td: float = 0.0  # adds branch_td * (V(s) - V(parent)) at the first token of a segment (TEMPO)
     scale: Scale = "std_unbiased"
     eps: float = 1e-6
     leaf_weight: LeafWeight = "uniform"  # weight of a leaf in mean and standard deviation
-    weight: Weight = "once"
-    normaliser: Normaliser = "token_mean"
+    weight: TokenWeight = "once"
+    normaliser: LossNormaliser = "token_mean"
     ratio: Ratio = "token"
     surrogate: Surrogate = "clip"
     clip: Clip = (0.2, 0.2)  # below and above 1
-    dual_clip: DualClip = 3.0  # above this ratio a negative advantage has no gradient; 0: no limit
+    dual_clip: NonNegative = 3.0  # above this ratio a negative advantage has no gradient; 0: no limit
     max_prob: Probability = 1.0  # tokens that the behaviour policy drew with a higher probability are not trained (SPO)
 
     @model_validator(mode="after")
@@ -82,26 +80,26 @@ class AdvantageSpec(BaseModel):
         return self
 
 
-class AdvantageOverrides(BaseModel):
+class AdvantageOverrides(Section):
     """Fields of the preset to replace. An unset field keeps the preset's value."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     tree: Tree | None = Field(None, description="the tree as drawn, or made of the equal prefixes of the leaves")
     credit: Credit | None = Field(None, description="one advantage a segment, or each leaf its own")
-    value: Value | None = Field(None, description="value of a segment: mean over its leaves or over its children")
+    value: SegmentValue | None = Field(
+        None, description="value of a segment: mean over its leaves or over its children"
+    )
     baseline: Baseline | None = Field(None, description="what the value is compared with")
     local: float | None = Field(None, description="weight of the step from the parent's advantage (TreeRL)")
     branch_td: float | None = Field(None, description="weight of V(s) - V(parent) at a segment's first token (TEMPO)")
     scale: Scale | None = Field(None, description="what the advantage is divided by")
     eps: float | None = Field(None, description="added to the standard deviation")
     leaf_weight: LeafWeight | None = Field(None, description="weight of a leaf in mean and standard deviation")
-    weight: Weight | None = Field(None, description="how often the loss counts a token")
-    normaliser: Normaliser | None = Field(None, description="what the sum over tokens is divided by")
+    weight: TokenWeight | None = Field(None, description="how often the loss counts a token")
+    normaliser: LossNormaliser | None = Field(None, description="what the sum over tokens is divided by")
     ratio: Ratio | None = Field(None, description="ratio of the token, or of the leaf's path (GSPO)")
     surrogate: Surrogate | None = Field(None, description="PPO's clipped objective, or CISPO's clipped weight")
     clip: Clip | None = Field(None, description="how far the ratio may go below and above 1")
-    dual_clip: DualClip | None = Field(
+    dual_clip: NonNegative | None = Field(
         None, description="ratio above which negative advantages are clipped too; 0: none"
     )
     max_prob: Probability | None = Field(

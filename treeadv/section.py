@@ -10,12 +10,13 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Ratio = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """One section of the configuration. It is frozen, and an unknown key is an error."""
+    """Options with types and limits. An unknown key is an error. Sections of the configuration, options of fork rules,
+    presets and the file of a study are subclasses."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

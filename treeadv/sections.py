@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from treeadv.presets import AdvantageOverrides
-from treeadv.section import Beta, Count, Positive, Ratio, Seconds, Section, Share
+from treeadv.section import Beta, Count, NonNegative, Positive, PositiveFloat, Seconds, Section, Share
 
 
 class RunConfig(Section):
@@ -69,7 +69,7 @@ class SamplingConfig(Section):
     rule_options: dict[str, Any] = Field(
         default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed"
     )
-    tau: Annotated[float, Field(ge=0)] = Field(1.0, description="threshold in nats")
+    tau: NonNegative = Field(1.0, description="threshold in nats")
     tau_quantile: Share | None = Field(
         None, description="tau as this quantile of the entropies of the newest forests of all generators"
     )
@@ -84,9 +84,7 @@ class SamplingConfig(Section):
     min_tail: Positive = Field(4, description="room left after a fork, in tokens")
     topup: bool = Field(True, description="give leaf budget that no fork used to fresh roots")
     max_tokens: Positive = Field(64, description="tokens of a rollout")
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        0.7, description="divides the logits, in the engine and in the learner"
-    )
+    temperature: PositiveFloat = Field(0.7, description="divides the logits, in the engine and in the learner")
     top_p: float = Field(1.0, description="must be 1: the learner computes log-probs of the whole distribution")
 
     @property
@@ -120,7 +118,7 @@ class SGLangConfig(Section):
     )
     timeout: Seconds = Field(120.0, description="seconds without a token after which a request counts as hung")
     start_timeout: Seconds = Field(600.0, description="seconds that a server may take to start, and to take weights")
-    max_logprob_error: Annotated[float, Field(gt=0)] = Field(
+    max_logprob_error: PositiveFloat = Field(
         0.05, description="refuse to start above this difference to a plain forward"
     )
     entropy: Literal["exact", "truncated", "lower", "upper"] = Field(
@@ -153,8 +151,8 @@ class GeneratorConfig(Section):
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="embedded: of the weights and the computation")
     threads: Count = Field(0, description="torch threads; 0: the machine's cores")
-    cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs that Ray reserves for one generator")
-    gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs that Ray reserves for one generator")
+    cpus: NonNegative = Field(1.0, description="CPUs that Ray reserves for one generator")
+    gpus: NonNegative = Field(0.0, description="GPUs that Ray reserves for one generator")
     slot: str = Field("", description="custom Ray resource to ask one of, e.g. generator_slot; empty: none")
     sglang: SGLangConfig = SGLangConfig()
 
@@ -166,7 +164,7 @@ class RewardConfig(Section):
     workers: Positive = Field(1, description="killable processes of one reward actor")
     timeout: Seconds = Field(5.0, description="seconds that one answer may take, from when a worker takes it")
     memory_mb: Positive = Field(1024, description="address space of one worker")
-    cpus: Annotated[float, Field(ge=0)] = Field(0.5, description="CPUs that Ray reserves for one reward actor")
+    cpus: NonNegative = Field(0.5, description="CPUs that Ray reserves for one reward actor")
     slot: str = Field("", description="custom Ray resource to ask one of; empty: none")
 
 
@@ -210,10 +208,10 @@ class LearnerConfig(Section):
         "tis",
         description="weight for what another policy drew: an entry of learning.correction.CORRECTIONS or module:NAME",
     )
-    correction_bounds: tuple[Ratio, Ratio] | None = Field(
+    correction_bounds: tuple[NonNegative, NonNegative] | None = Field(
         None, description="below and above 1, where the correction truncates or masks; unset: those of the correction"
     )
-    kl: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL to the starting model")
+    kl: NonNegative = Field(0.0, description="weight of the KL to the starting model")
     kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="see docs/method.md for the gradient of each")
     truncated: Literal["graded", "masked", "penalty"] = Field(
         "graded", description="a leaf cut at the token limit keeps its grade, weighs 0, or pays DAPO's soft penalty"
@@ -226,20 +224,23 @@ class LearnerConfig(Section):
         description="updates in a row that may be skipped for a loss or "
         "gradient that is not finite; one more ends the run",
     )
+    keep_log_probs: bool = Field(
+        False,
+        description="keep the learner's log-probability of every trained token in log_probs/ of the run's folder, on "
+        "the machine of each rank, for treeadv view; not for presets that merge trees",
+    )
     float32_head: bool = Field(False, description="compute logits in float32 whatever the dtype of the computation")
-    lr: Annotated[float, Field(gt=0)] = Field(2e-5, description="learning rate of AdamW after the warm-up")
+    lr: PositiveFloat = Field(2e-5, description="learning rate of AdamW after the warm-up")
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="decay of AdamW's two moments")
-    adam_eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="added to the root of AdamW's second moment")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of matrices; norms and biases do not decay")
+    adam_eps: PositiveFloat = Field(1e-8, description="added to the root of AdamW's second moment")
+    weight_decay: NonNegative = Field(0.0, description="of matrices; norms and biases do not decay")
     warmup_steps: Count = Field(0, description="steps in which the learning rate grows from 0 to lr")
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the warm-up")
     decay_steps: Positive | None = Field(
         None,
         description="schedule=cosine: the step whose end has learning rate 0; unset: run.steps at the begin of the run",
     )
-    clip_grad: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="largest norm of the gradient; longer ones are scaled"
-    )
+    clip_grad: PositiveFloat = Field(1.0, description="largest norm of the gradient; longer ones are scaled")
     tokens_per_microbatch: Positive = Field(
         4096, description="a forest over this is cut at segments, its ancestors recomputed"
     )
@@ -261,8 +262,8 @@ class LearnerConfig(Section):
         description="gradients between micro-batches; whole: one reduction a step, but a whole gradient on each rank",
     )
     threads: Count = Field(0, description="torch threads; 0: the machine's cores")
-    cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs that Ray reserves for one rank")
-    gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs that Ray reserves for one rank")
+    cpus: NonNegative = Field(1.0, description="CPUs that Ray reserves for one rank")
+    gpus: NonNegative = Field(0.0, description="GPUs that Ray reserves for one rank")
     slot: str = Field("", description="custom Ray resource to ask one of; empty: none")
 
     @property
@@ -320,7 +321,7 @@ class EvalConfig(Section):
         None, description="problems of each set, drawn once by the name of the set; unset: all"
     )
     samples: Positive = Field(4, description="independent answers to each problem")
-    temperature: Annotated[float, Field(gt=0)] | None = Field(None, description="unset: sampling.temperature")
+    temperature: PositiveFloat | None = Field(None, description="unset: sampling.temperature")
     max_tokens: Positive | None = Field(None, description="of an answer; unset: sampling.max_tokens")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from hashlib import blake2b
 
 
@@ -14,3 +15,10 @@ def derive(*names: str | int) -> int:
 def uniform(*names: str | int) -> float:
     """Return a number in [0, 1) for names."""
     return (derive(*names) >> 10) / (1 << 53)
+
+
+def generator(*names: str | int) -> random.Random:
+    """Return a new generator for names. Equal names give equal draws on every machine.
+
+    The draws of the published studies (docs/results) come from this form of the seed, so it must not change."""
+    return random.Random("/".join(map(str, names)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from treeadv.rewards.verifiers.registry import USAGE
 from treeadv.rewards.verifiers.weighted import sum_name
-from treeadv.section import Positive, Section, Share, Weight
+from treeadv.section import NonNegative, Positive, PositiveFloat, Section, Share
 
 REASONING_GYM, OPERATOR_TABLES = "reasoning-gym", "operator-tables"
 ENDLESS = (REASONING_GYM, OPERATOR_TABLES)  # sources that draw their problems, from no file
@@ -19,7 +19,7 @@ class Family(Section):
     """One reasoning-gym family and its share of the mix."""
 
     name: str
-    weight: Weight = 1.0
+    weight: PositiveFloat = 1.0
     options: dict[str, Any] = Field(default_factory=dict, description="passed to reasoning_gym.create_dataset")
 
 
@@ -44,7 +44,7 @@ class SourceConfig(Section):
 
     source: str = Field(description=_SOURCE)
     tables: TablesConfig = TablesConfig()
-    weight: Weight = Field(1.0, description="share of the draws, relative to the other sources")
+    weight: PositiveFloat = Field(1.0, description="share of the draws, relative to the other sources")
     families: list[Family] = Field(default_factory=list, description="for reasoning-gym: the mix of families")
     columns: dict[str, str] = Field(default_factory=dict, description="as task.columns; empty: task.columns")
     normaliser: str = Field("", description="as task.normaliser; empty: task.normaliser")
@@ -86,7 +86,7 @@ class TaskConfig(Section):
     template_args: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the chat template, such as {enable_thinking: false}"
     )
-    held_out: Annotated[float, Field(ge=0)] = Field(
+    held_out: NonNegative = Field(
         0.0, description="problems that are never trained on: a number of them, or below 1 a share"
     )
     held_out_seed: int = Field(0, description="chooses the held-out problems; run.seed does not")

@@ -73,10 +73,10 @@ def example(leaves: int, tokens: int) -> Forest:
 
     def grow(up: int, n: int) -> None:
         parent.append(up)
-        here = len(parent) - 1
+        segment = len(parent) - 1
         if n > 1:
-            grow(here, n // 2)
-            grow(here, n - n // 2)
+            grow(segment, n // 2)
+            grow(segment, n - n // 2)
 
     grow(-1, leaves // 2)
     grow(-1, leaves - leaves // 2)

@@ -101,7 +101,7 @@ class Evaluations:
                 continue
             (step, version), generator = self._waiting, self._claimed or self._claim(cluster)
             if generator is None:
-                await self._wait_for_holder(cluster, step, version)
+                await self._wait_for_member(cluster, step, version)
                 continue
             self._waiting, self._running, self._claimed = None, step, None
             try:
@@ -114,7 +114,7 @@ class Evaluations:
                 self._waiting = self._waiting or (step, version)
             finally:
                 self._running = None
-                cluster.weights.release(generator)
+                cluster.weights.unpin(generator)
             if self.book.early_end:
                 end_request.end_early()
 
@@ -128,12 +128,12 @@ class Evaluations:
     def _claim(self, cluster: Actors) -> ActorProxy[Generator] | None:
         """Make a generator keep the weights of the waiting evaluation. Returns None if no generator has them."""
         assert self._waiting is not None
-        self._claimed = cluster.weights.holder(self._waiting[1], cluster.generators)
+        self._claimed = cluster.weights.member_with(self._waiting[1], cluster.generators)
         if self._claimed is not None:
-            cluster.weights.hold(self._claimed)
+            cluster.weights.pin(self._claimed)
         return self._claimed
 
-    async def _wait_for_holder(self, cluster: Actors, step: int, version: int) -> None:
+    async def _wait_for_member(self, cluster: Actors, step: int, version: int) -> None:
         """Wait for a generator that gets `version`, for example a replacement.
 
         Skip the step if the learner has published newer weights, because no generator gets `version` any more."""

@@ -6,7 +6,7 @@ import asyncio
 from enum import Enum
 
 
-class Outcome(Enum):
+class AttemptOutcome(Enum):
     FINISHED = "finished"  # the last step was taken
     INTERRUPTED = "interrupted"  # a signal asked for the end
     EARLY = "early"  # an evaluation met run.stop_at or run.patience
@@ -22,13 +22,13 @@ class EndRequest:
         self._interrupted = self._early = False
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> AttemptOutcome | None:
         """How the run has to end; None while it has to continue."""
         if self._interrupted:
-            return Outcome.INTERRUPTED
+            return AttemptOutcome.INTERRUPTED
         if self._early:
-            return Outcome.EARLY
-        return Outcome.RESHAPE if self._requested.is_set() else None
+            return AttemptOutcome.EARLY
+        return AttemptOutcome.RESHAPE if self._requested.is_set() else None
 
     def interrupt(self) -> None:
         self._interrupted = True

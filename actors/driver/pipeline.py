@@ -13,13 +13,13 @@ from actors.driver.autoscaler import autoscale
 from actors.driver.cluster import Cluster
 from actors.driver.forests import grow_and_grade, reserve_ticket
 from actors.driver.in_flight import ForestsInFlight
-from actors.driver.outcome import EndRequest, Outcome
+from actors.driver.outcome import AttemptOutcome, EndRequest
 from actors.driver.recorder import Recorder
 from actors.generator import Generator
 from treeadv.evaluation.history import is_durable
 
 
-async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
+async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> AttemptOutcome:
     """Generate and learn side by side until the last step or a requested end."""
     learning = asyncio.create_task(learn(cluster, recorder, end_request))
     evaluating = cluster.evaluations.run(cluster, recorder, end_request)
@@ -56,7 +56,7 @@ async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: Fo
                 return
 
 
-async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
+async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> AttemptOutcome:
     """Lease ready forests, update the policy, publish its weights, acknowledge the lease, write checkpoints."""
     config, step = cluster.config, cluster.first_step
     while step < config.run.steps and not end_request.outcome:
@@ -77,4 +77,4 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)
     await cluster.evaluations.settled(end_request)
-    return end_request.outcome if end_request.outcome and step < config.run.steps else Outcome.FINISHED
+    return end_request.outcome if end_request.outcome and step < config.run.steps else AttemptOutcome.FINISHED

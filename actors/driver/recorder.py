@@ -152,7 +152,7 @@ class Recorder:
             return
         for group in (cluster.generators, cluster.rewards):
             e.set("treeadv_actors", len(group.members), role=group.role)
-            e.set("treeadv_actors_wanted", group.target_count, role=group.role)
+            e.set("treeadv_actors_target", group.target_count, role=group.role)
             e.add("treeadv_actor_restarts_total", group.restarts - self._restarts.get(group.role, 0), role=group.role)
             self._restarts[group.role] = group.restarts
         e.add("treeadv_weight_sync_failures_total", cluster.weights.missed_updates - self._missed_updates)
@@ -163,7 +163,7 @@ class Recorder:
         e.add("treeadv_evals_skipped_total", cluster.evaluations.skipped - self._skipped)
         self._skipped = cluster.evaluations.skipped
         e.set("treeadv_actors", cluster.targets.count()["learner"], role="learner")
-        e.set("treeadv_actors_wanted", cluster.learners.target_count, role="learner")
+        e.set("treeadv_actors_target", cluster.learners.target_count, role="learner")
 
     def summary(self) -> dict[str, Any]:
         """Compute the figures of the whole run from its records and write them to summary.json."""

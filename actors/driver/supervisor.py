@@ -18,7 +18,7 @@ from actors.driver import pipeline
 from actors.driver.cluster import Cluster
 from actors.driver.liveness import STATE_LOST
 from actors.driver.nodes import fail_when_own_node_dies
-from actors.driver.outcome import EndRequest, Outcome
+from actors.driver.outcome import AttemptOutcome, EndRequest
 from actors.driver.recorder import Recorder
 from actors.driver.start_check import join_cluster
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
@@ -99,14 +99,14 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[st
             log.warning("lost a role that holds the state of the run (%s); resuming from the last checkpoint", loss)
             await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
         else:
-            if outcome is not Outcome.RESHAPE:
+            if outcome is not AttemptOutcome.RESHAPE:
                 early = cluster.evaluations.book.early_end
                 return recorder.summary() | {"stopped_by": signals[0].name if signals else None, "early_end": early}
             learner = config.learner.model_copy(update={"count": cluster.learners.target_count})
             config = config.model_copy(update={"learner": learner})
 
 
-async def _while_own_node_lives(attempt: Coroutine[Any, Any, Outcome]) -> Outcome:
+async def _while_own_node_lives(attempt: Coroutine[Any, Any, AttemptOutcome]) -> AttemptOutcome:
     """Run an attempt, and end it when the node of the driver dies: its calls would wait forever."""
     running, watching = asyncio.create_task(attempt), asyncio.create_task(fail_when_own_node_dies())
     try:
@@ -120,9 +120,9 @@ async def _while_own_node_lives(attempt: Coroutine[Any, Any, Outcome]) -> Outcom
         await asyncio.gather(running, watching, return_exceptions=True)  # waits; faults are raised above
 
 
-async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> Outcome:
+async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> AttemptOutcome:
     """Run until the end. Raises `StateLost` when the caller has to resume from the last checkpoint."""
-    outcome, loss = Outcome.INTERRUPTED, None
+    outcome, loss = AttemptOutcome.INTERRUPTED, None
     recorder.follow(cluster)
     recorder.progress.say(f"starting actors, which load {Path(cluster.config.model.path).name}: {cluster.missing()}")
     try:

@@ -13,19 +13,19 @@ from actors.driver.worker_group import WorkerGroup
 from actors.generator import Generator
 
 PATIENCE_SECONDS = 10.0  # time that a publication waits for all generators; later it waits for one
-HELD_POLL_SECONDS = 0.1  # time between two checks whether a held generator was released
+PINNED_POLL_SECONDS = 0.1  # time between two checks whether a pinned generator was unpinned
 LOST = -1  # the version of a lost generator
 
 
 class WeightSync:
     """Updates the weights of generators. A generator starts a new forest only with the current version. A generator
-    that is held keeps its version until it is released: it answers held-out problems."""
+    that is pinned keeps its version until it is unpinned: it answers held-out problems."""
 
     def __init__(self) -> None:
         self._current: Publication | None = None
         self._versions: dict[ActorProxy[Generator], int] = {}
         self._updates: dict[ActorProxy[Generator], asyncio.Task[None]] = {}
-        self._held: set[ActorProxy[Generator]] = set()
+        self._pinned: set[ActorProxy[Generator]] = set()
         self.missed_updates = 0  # updates during which a generator was lost
 
     @property
@@ -39,18 +39,18 @@ class WeightSync:
         return self._current.version if self._current else 0
 
     def lag(self, generators: WorkerGroup[Generator]) -> int:
-        """Return the number of versions that the last member is behind. A hung member does not answer /metrics; its lag
-        is known here."""
-        held = [v for g in generators.members if (v := self._versions.get(g, 0)) != LOST]
-        return self.version - min(held) if held else 0
+        """Return the number of versions that the last member is behind. The count includes a hung member, which does
+        not answer /metrics."""
+        versions = [v for g in generators.members if (v := self._versions.get(g, 0)) != LOST]
+        return self.version - min(versions) if versions else 0
 
     async def publish(self, publication: Publication, generators: WorkerGroup[Generator]) -> None:
         """Send a version to every generator, also to retired ones that still grow forests. Generators keep drawing
         meanwhile. Returns when all have the version, or after PATIENCE_SECONDS once one of them has it. Does not wait
-        for a held generator."""
+        for a pinned generator."""
         self._current = publication
         self._versions = {g: v for g, v in self._versions.items() if g in generators.names}
-        updates = {self._update(g) for g in generators.names if g not in self._held}
+        updates = {self._update(g) for g in generators.names if g not in self._pinned}
         deadline = time.monotonic() + PATIENCE_SECONDS
         while updates and not (time.monotonic() >= deadline and any(map(self._is_current, generators.members))):
             timeout = max(0.0, deadline - time.monotonic()) or None
@@ -60,32 +60,32 @@ class WeightSync:
 
     async def wait_until_current(self, generator: ActorProxy[Generator]) -> None:
         """Wait until a generator has the current version or is lost."""
-        while generator in self._held and not self._is_current(generator):
-            await asyncio.sleep(HELD_POLL_SECONDS)
+        while generator in self._pinned and not self._is_current(generator):
+            await asyncio.sleep(PINNED_POLL_SECONDS)
         if not self._is_current(generator):
             await asyncio.shield(self._update(generator))
 
-    def holder(self, version: int, generators: WorkerGroup[Generator]) -> ActorProxy[Generator] | None:
-        """A member that holds `version` and is not held; None without one."""
-        free = (g for g in generators.members if g not in self._held and g not in self._updates)
+    def member_with(self, version: int, generators: WorkerGroup[Generator]) -> ActorProxy[Generator] | None:
+        """Return a member that has `version` and is not pinned; None without one."""
+        free = (g for g in generators.members if g not in self._pinned and g not in self._updates)
         return next((g for g in free if self._versions.get(g, 0) == version), None)
 
-    def hold(self, generator: ActorProxy[Generator]) -> None:
-        """Keep the version of a generator until `release`."""
-        self._held.add(generator)
+    def pin(self, generator: ActorProxy[Generator]) -> None:
+        """Keep the version of a generator until `unpin`."""
+        self._pinned.add(generator)
 
-    def release(self, generator: ActorProxy[Generator]) -> None:
-        """Bring a held generator to the current version, in the background."""
-        self._held.discard(generator)
+    def unpin(self, generator: ActorProxy[Generator]) -> None:
+        """Bring a pinned generator to the current version, in the background."""
+        self._pinned.discard(generator)
         if not self._is_current(generator):
             self._update(generator)
 
     def stand_in(self, generator: ActorProxy[Generator], generators: WorkerGroup[Generator]) -> ActorProxy[Generator]:
-        """The member that grows the forests of `generator`: another one while it is held with an older version, so that
-        no slot of the queue waits for the end of an evaluation; itself otherwise, and where there is no other."""
-        if generator not in self._held or self._is_current(generator):
+        """Return the member that grows the forests of `generator`. While it is pinned to an older version, this is
+        another member, if there is one, so no slot of the queue waits for the end of an evaluation."""
+        if generator not in self._pinned or self._is_current(generator):
             return generator
-        return next((g for g in generators.members if g not in self._held), generator)
+        return next((g for g in generators.members if g not in self._pinned), generator)
 
     def end(self) -> None:
         for update in self._updates.values():

@@ -81,6 +81,15 @@ def test_plain_recipe_becomes_the_configuration(helm: Helm, tmp_path: Path, name
     assert ours.generator.sglang.args == plain.generator.sglang.args
 
 
+def test_pods_of_a_size_hold_the_actors_of_its_recipe(helm: Helm, tmp_path: Path) -> None:
+    size = CHART / "sizes" / "qwen3-8b.yaml"
+    _, documents = installed(helm, RECIPES / "qwen3-8b.yaml", "-f", str(size), *STORAGE)
+    plain, ours = load(RECIPES / "qwen3-8b.yaml"), run_config(documents, tmp_path)
+    for role in ("generator", "learner", "reward"):
+        wanted, got = getattr(plain, role), getattr(ours, role)
+        assert (got.count, getattr(got, "gpus", 0)) == (wanted.count, getattr(wanted, "gpus", 0))
+
+
 def test_config_overrides_the_recipe_and_notes_name_the_replaced(helm: Helm, tmp_path: Path) -> None:
     """Values of `config` hold over the recipe; a list replaces a list. The chart's own fields hold over both."""
     recipe = tmp_path / "my.yaml"

@@ -186,13 +186,13 @@ def test_notes_print_the_command_to_follow_or_start(helm: Helm, values: str) -> 
 
 
 def documented_installations() -> list[str]:
-    """Return every `helm install` line of the documents."""
+    """Return every installation of the chart in the documents."""
     text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/kubernetes.md"))
-    return re.findall(r"helm install [^`#\n]+", text.replace("\\\n", " "))
+    return re.findall(r"helm install \S+ helm/treeadv[^`#\n]+", text.replace("\\\n", " "))
 
 
 def test_each_documented_installation_renders(helm: Helm) -> None:
-    assert len(documented_installations()) >= 3
+    assert len(documented_installations()) >= 4
     for line in documented_installations():
         line = line.replace("helm/treeadv", str(CHART)).replace("=deploy/", f"={ROOT}/deploy/")
         words = shlex.split(line.replace("helm install", "helm template"))[1:]

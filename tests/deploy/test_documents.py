@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from deploy import configuration
 from treeadv.config import describe
@@ -29,3 +34,19 @@ def test_troubleshooting_page_quotes_messages_of_the_code() -> None:
     source = "\n".join(f.read_text() for name in ("treeadv", "actors") for f in (root / name).rglob("*.py"))
     assert len(quoted) > 5
     assert [text for text in quoted if text not in source] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_sizes_of_models_are_the_output_of_their_commands() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "kubernetes.md").read_text()
+    rows = re.findall(r"^\| .* \| (\d+) x (.*?) GB \| (\d+) x (.*?) GB \| `treeadv (plan .*?)` \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for *sizes, command in rows:
+        line = [sys.executable, "-m", "treeadv.cli.main", *shlex.split(command)]
+        said = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=600).stdout
+        found = [
+            re.search(rf"^{role} x (\d+): (\S+) GB on 1 GPU$", said, re.MULTILINE) for role in ("learner", "generator")
+        ]
+        assert [part for match in found if match for part in match.groups()] == sizes

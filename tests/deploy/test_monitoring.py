@@ -172,7 +172,7 @@ EVENT_SERIES = {  # of a run: minutes 0 to 9, with the event between minutes 4 a
     "Checkpoints": ('treeadv_checkpoint_seconds_count{run="a"}', "3x4 4x5"),
     "Restarts": ('treeadv_actor_restarts_total{run="a", role="reward"}', "0x4 1x5"),
     "Resumes": ('treeadv_resumes_total{run="a"}', "0x4 1x5"),
-    "Scaling": ('treeadv_actors_wanted{run="a", role="generator"}', "2x4 3x5"),
+    "Scaling": ('treeadv_actors_target{run="a", role="generator"}', "2x4 3x5"),
 }
 
 

@@ -179,7 +179,7 @@ def test_every_fork_of_a_forest_finds_its_prefix_in_the_cache(run: Run, make: Ma
     assert stats.cached_tokens >= 0.99 * (sum(requests[2:]) - len(requests[2:]))
 
 
-def test_hundreds_of_forests_grow_within_the_limit_of_a_server(run: Run, make: Make) -> None:
+def test_more_forests_than_a_server_has_room_for_all_grow(run: Run, make: Make) -> None:
     engine = make(chunk=4)
     (member,) = engine.members
     under_way, most = 0, 0
@@ -195,7 +195,7 @@ def test_hundreds_of_forests_grow_within_the_limit_of_a_server(run: Run, make: M
             under_way -= 1
 
     member.client.generate = counted  # type: ignore[method-assign]
-    prompts = np.random.default_rng(7).integers(2, 97, (300, 24)).astype(np.int32)
+    prompts = np.random.default_rng(7).integers(2, 97, (80, 24)).astype(np.int32)
     sampling = SamplingConfig(
         leaves=4, trees=2, rule="fixed", rule_options={"gap": 4}, max_tokens=12, temperature=1.0, min_tail=1
     )
@@ -208,7 +208,7 @@ def test_hundreds_of_forests_grow_within_the_limit_of_a_server(run: Run, make: M
         return await asyncio.gather(*(grow(engine, r, sampling, 1.0, frozenset()) for r in requests))
 
     grown = run(all_at_once())
-    assert [f.forest_id for f in grown] == [f"many-{i}" for i in range(300)]
+    assert [f.forest_id for f in grown] == [f"many-{i}" for i in range(80)]
     assert all(f.leaves == 4 and (f.finish == Finish.LENGTH).all() for f in grown)
     assert all(len(f.leaf_tokens(i)) == 12 for f in grown for i in range(4))
     assert member.limits is not None

@@ -288,6 +288,7 @@ class TestOwnedServer:
         assert alive == []
 
 
+@pytest.mark.slow
 def test_server_ends_when_its_parent_process_is_killed(tiny_model: Path, tmp_path: Path) -> None:
     script = f"""
 import asyncio, time

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import random
 from collections.abc import Collection
 from typing import Any
 
@@ -11,6 +10,7 @@ from treeadv.data.problems import Problem
 from treeadv.errors import BadInput, one_line
 from treeadv.extensions import require
 from treeadv.rewards.verifiers.registry import find_verifier, meta_of
+from treeadv.seeds import generator
 from treeadv.task_config import REASONING_GYM, Family, SourceConfig
 
 _TRIES = 1000  # entries that a draw tries before it fails because all are held out
@@ -32,7 +32,7 @@ class Families:
         if draw < 0:
             raise IndexError(f"draw {draw}: draws count from 0")
         # One data set with one entry for each draw: some families build all `size` entries at once.
-        rng = random.Random(f"{self._seed}/{draw}")
+        rng = generator(self._seed, draw)
         for _ in range(_TRIES):
             family = rng.choices(self._families, self._weights)[0]
             problem = self._problem(family, _create(family, rng.getrandbits(31))[0], draw)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection
 
 from treeadv.data.operator_tables import Tables, draw_prompt, solve
 from treeadv.data.problems import Problem
 from treeadv.errors import BadInput
 from treeadv.rewards.verifiers.registry import find_verifier
+from treeadv.seeds import generator
 from treeadv.task_config import SourceConfig
 
 _TRIES = 1000  # prompts that a draw tries before it fails because all are held out
@@ -26,7 +26,7 @@ class TableChains:
     def __getitem__(self, draw: int) -> Problem:
         if draw < 0:
             raise IndexError(f"draw {draw}: draws count from 0")
-        rng = random.Random(f"{self._seed}/{draw}")
+        rng = generator(self._seed, draw)
         for _ in range(_TRIES):
             problem = self._problem(draw_prompt(rng, self._task.operations, self._task.operators), draw)
             if problem.key not in self._excluded:

@@ -6,9 +6,7 @@ with the next draw.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import random
 from bisect import bisect
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from treeadv.data.problems import Problem, problem_of
 from treeadv.data.rows import content_hash, read_rows
 from treeadv.data.table_chains import TableChains
 from treeadv.errors import BadInput
+from treeadv.seeds import derive, generator
 from treeadv.task_config import ENDLESS, OPERATOR_TABLES, REASONING_GYM, SourceConfig, TaskConfig
 
 
@@ -119,7 +118,7 @@ def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) ->
 
 def _chosen(keys: set[str], count: int, seed: int) -> set[str]:
     """Return `count` of the keys, chosen by the hash of (seed, key), so the order of the lines does not matter."""
-    return set(sorted(keys, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())[:count])
+    return set(sorted(keys, key=lambda key: derive(seed, key))[:count])
 
 
 def _endless(source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> ProblemSource:
@@ -177,7 +176,7 @@ class Shuffled:
         epoch, place = divmod(_checked(draw), len(self.problems))
         if epoch != self._epoch:
             everything = range(len(self.problems))
-            self._order = random.Random(f"{self._seed}/{epoch}").sample(everything, len(everything))
+            self._order = generator(self._seed, epoch).sample(everything, len(everything))
             self._epoch = epoch
         return self.problems[self._order[place]]
 
@@ -191,7 +190,7 @@ class Mixture:
     def __init__(self, sources: Sequence[tuple[ProblemSource, float]], seed: int) -> None:
         self._sources = [source for source, _ in sources]
         self._bounds = list(accumulate(weight for _, weight in sources))
-        self._rng = random.Random(f"{seed}/sources")
+        self._rng = generator(seed, "sources")
         self._places: list[tuple[int, int]] = []  # (source, draw of that source) of each requested draw
         self._counts = [0] * len(sources)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from treeadv.config import Config
 
-Record = Mapping[str, Any]
+EvaluationRecord = Mapping[str, Any]
 
 
 def is_due(config: Config, step: int) -> bool:
@@ -24,17 +24,17 @@ def is_durable(config: Config, step: int) -> bool:
     return step % config.run.checkpoint_every == 0 or step == config.run.steps or is_due(config, step)
 
 
-def value(record: Record) -> float:
+def value(record: EvaluationRecord) -> float:
     """Return the number by which evaluations are compared: the mean over the sets of avg@samples."""
     return float(record["avg"]["value"])
 
 
-def best(records: Sequence[Record]) -> Record | None:
+def best(records: Sequence[EvaluationRecord]) -> EvaluationRecord | None:
     """Return the evaluation with the highest value, of equal values the earliest; None if there is no evaluation."""
     return max(sorted(records, key=lambda r: r["step"]), key=value, default=None)
 
 
-def early_end(config: Config, records: Sequence[Record]) -> str:
+def early_end(config: Config, records: Sequence[EvaluationRecord]) -> str:
     """Return the reason to end the run before its last step, or "" if there is none."""
     found, run = best(records), config.run
     if found is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from treeadv.data.problems import Problem
 from treeadv.data.tasks import file_problems, held_out_problems
 from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
-from treeadv.seeds import derive
+from treeadv.seeds import derive, generator
 from treeadv.task_config import TaskConfig
 
 HELD_OUT = "held-out"
@@ -51,7 +50,7 @@ def read_sets(path: Path, task: TaskConfig, limit: int | None = None, subset: in
 def _eval_set(name: str, problems: Sequence[Problem], limit: int | None, subset: int | None) -> EvalSet:
     places = list(range(len(problems)))[:limit]
     if subset is not None and subset < len(places):
-        places = sorted(random.Random(f"subset/{name}").sample(places, subset))
+        places = sorted(generator("subset", name).sample(places, subset))
     return EvalSet(name=name, problems=tuple(problems[i] for i in places), places=tuple(places))
 
 

@@ -17,6 +17,7 @@ from treeadv.forest.construction import Construction
 from treeadv.forest.faults import find_fault
 from treeadv.forest.flat import FlatRollouts, flatten
 from treeadv.forest.labels import Finish
+from treeadv.forest.notebook import notebook_html
 from treeadv.forest.prefixes import prefix_order
 from treeadv.forest.structure import ForestArrays
 
@@ -119,6 +120,10 @@ class Forest(ForestArrays, Construction):
             f"<Forest {self.forest_id or 'without id'}: {self.trees} trees, {self.segments} segments,"
             f" {self.leaves} leaves, {self.tokens} tokens, sharing {self.sharing:.0%}, {rewards}>"
         )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: facts and foldable trees."""
+        return notebook_html(self)
 
 
 def _equal(a: object, b: object) -> bool:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from treeadv.data.model_folder import creating_folder
 from treeadv.data.operator_tables import CHARACTERS, OPERATORS, Digits, Tables
+from treeadv.section import Positive, PositiveFloat, Section, Share
 from treeadv.seeds import derive
 from treeadv.task_config import TablesConfig
 from treeadv.visible import visible_logger
@@ -30,20 +31,18 @@ _IGNORED = -100  # the target that torch's cross entropy ignores
 log = visible_logger(__name__)
 
 
-class Warmup(BaseModel):
+class Warmup(Section):
     """The configuration of the model and of its pretraining text. The folder's name is a hash of all fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     tables: TablesConfig = TablesConfig()
-    right_easy: Annotated[float, Field(ge=0, le=1)] = 0.95  # share of right digits at the easy entries
-    right_hard: Annotated[float, Field(ge=0, le=1)] = 0.3
-    steps: Annotated[int, Field(ge=1)] = 1500
-    batch: Annotated[int, Field(ge=1)] = 128
-    lr: Annotated[float, Field(gt=0)] = 2e-3
+    right_easy: Share = 0.95  # share of right digits at the easy entries
+    right_hard: Share = 0.3
+    steps: Positive = 1500
+    batch: Positive = 128
+    lr: PositiveFloat = 2e-3
     width: Annotated[int, Field(ge=4)] = 96
-    layers: Annotated[int, Field(ge=1)] = 3
-    heads: Annotated[int, Field(ge=1)] = 4
+    layers: Positive = 3
+    heads: Positive = 4
     seed: int = 0
 
     @property

@@ -32,7 +32,7 @@ def make_plan(config: Config, config_json: Path, device: int, host: int) -> Plan
     sizes = _sizes(config.learner, config_json)
     tokens = config.learner.tokens_per_microbatch
     learner, generator = roles.learner(config, sizes, tokens), roles.generator(config, sizes, device)
-    members = (learner, generator, roles.object_store(config, sizes))
+    members = (learner, generator, roles.object_store_role(config, sizes))
     faults = []
     for role in members:
         room = device * min(role.gpus, 1.0) if role.gpus else host

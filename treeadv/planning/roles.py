@@ -74,7 +74,7 @@ def cache_of_forest(config: Config, sizes: ModelSizes) -> int:
     return tokens_of_forest(config) * sizes.cache_elements * _BYTES[config.generator.dtype]
 
 
-def object_store(config: Config, sizes: ModelSizes) -> Role:
+def object_store_role(config: Config, sizes: ModelSizes) -> Role:
     """Return all object stores together: two versions of the weights, and the forests under the staleness bound."""
     forests = (config.queue.max_staleness + 1) * config.learner.forests_per_step
     items = {

@@ -245,7 +245,7 @@ def admitted_forests(reader: Reader, until: float = math.inf) -> Iterator[Admitt
 class RecordedSteps:
     """The forests of some optimizer steps, found in one pass over the journal, whose memory does not grow with it."""
 
-    def __init__(self, run_dir: str | Path, wanted: Collection[int]) -> None:
+    def __init__(self, run_dir: str | Path, steps: Collection[int]) -> None:
         """Raises `BadInput` for a journal that is damaged or of another format."""
         self._run_dir = run_dir
         replay = folder_of(run_dir)
@@ -255,9 +255,9 @@ class RecordedSteps:
         self._known = range(0)  # the steps on record
         ledger = Ledger()
         for line in recover(Reader(replay.child("journal"), whole=True), ledger):
-            self._note(line.record, ledger, wanted)
+            self._note(line.record, ledger, steps)
 
-    def _note(self, record: Record, ledger: Ledger, wanted: Collection[int]) -> None:
+    def _note(self, record: Record, ledger: Ledger, steps: Collection[int]) -> None:
         match record:
             case Acked(step=step):
                 self._known = range(self._known.start or step, step + 1)
@@ -275,7 +275,7 @@ class RecordedSteps:
             case _:
                 return
         for lease in done:
-            if lease.step is not None and lease.step in wanted:
+            if lease.step is not None and lease.step in steps:
                 self._found[lease.step] = tuple(ledger.live[fid].payload for fid in lease.record.forest_ids)
 
     def forests(self, step: int) -> list[Forest]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from treeadv.extensions import load_extension
 from treeadv.replay.ledger import Entry
+from treeadv.seeds import derive
 
 # Orders the ready forests, given in the order of admission. The seeds are the run's seed and the number of the lease.
 Rule: TypeAlias = Callable[[Sequence[Entry], tuple[int, int]], list[Entry]]
@@ -47,7 +48,7 @@ def priority(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
 
     Sorts by u^(1/mass) with u uniform, largest first (Efraimidis and Spirakis 2006).
     """
-    uniform = np.random.default_rng(seed).random(len(ready))
+    uniform = np.random.default_rng(derive(*seed)).random(len(ready))
     masses = [e.payload.mass for e in ready]
     keys = [math.log(1.0 - u) / mass if mass > 0 else -math.inf for u, mass in zip(uniform, masses, strict=True)]
     return [ready[i] for i in sorted(range(len(ready)), key=lambda i: -keys[i])]

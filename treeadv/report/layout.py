@@ -20,7 +20,7 @@ _GAP_X, _GAP_Y, _GAP_TREE, _TOP = 46.0, 12.0, 26.0, 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TextRun:
     """The part of one token on one line of a box.
 
     `token` is the index in the segment; None for text that is not a token."""
@@ -38,7 +38,7 @@ class Run:
 class Box:
     """A box with its lines of text. The upper left corner is (x, y)."""
 
-    lines: Sequence[Sequence[Run]]
+    lines: Sequence[Sequence[TextRun]]
     x: float
     y: float
     width: float
@@ -99,13 +99,13 @@ def _stacked(need: Sequence[float], children: Sequence[int]) -> float:
     return sum(need[c] for c in children) + _GAP_Y * max(0, len(children) - 1)
 
 
-def _height(lines: Sequence[Sequence[Run]]) -> float:
+def _height(lines: Sequence[Sequence[TextRun]]) -> float:
     return HEAD + len(lines) * LINE + PAD / 2
 
 
-def _token_lines(pieces: Sequence[str]) -> list[list[Run]]:
+def _token_lines(pieces: Sequence[str]) -> list[list[TextRun]]:
     """Break a segment's tokens into lines of at most COLUMNS cells. The middle of more than LINES lines is left out."""
-    lines: list[list[Run]] = [[]]
+    lines: list[list[TextRun]] = [[]]
     column = 0
     for i, piece in enumerate(pieces):
         for n, part in enumerate(piece.split("\n")):
@@ -113,16 +113,16 @@ def _token_lines(pieces: Sequence[str]) -> list[list[Run]]:
                 if (n and not m) or column + cell_len(text) > COLUMNS:
                     lines.append([])
                     column = 0
-                lines[-1].append(Run(text, i, column))
+                lines[-1].append(TextRun(text, i, column))
                 column += cell_len(text)
             if n and not part:
                 column = COLUMNS  # the token ends with a line break, so the next token starts a line
-    lines = [line for line in lines if line] or [[Run(" ", 0, 0)]]
+    lines = [line for line in lines if line] or [[TextRun(" ", 0, 0)]]
     head, tail = elided(len(lines), LINES)
     if not tail:
         return lines
     shown = {run.token for i in (*head, *tail) for run in lines[i]}
-    mark = Run(f"… {len(pieces) - len(shown)} tokens left out …", None, 0)
+    mark = TextRun(f"… {len(pieces) - len(shown)} tokens left out …", None, 0)
     return [*(lines[i] for i in head), [mark], *(lines[i] for i in tail)]
 
 
@@ -134,9 +134,10 @@ def _cut(text: str) -> Iterator[str]:
         yield from chop_cells(text, COLUMNS)
 
 
-def _text_lines(text: str) -> list[list[Run]]:
+def _text_lines(text: str) -> list[list[TextRun]]:
     rows = [row for line in text.splitlines() for row in textwrap.wrap(line, PROMPT_COLUMNS)] or [" "]
     head, tail = elided(len(rows), PROMPT_LINES)
     return [
-        [Run(row, None, 0)] for row in [*(rows[i] for i in head), *(["…"] if tail else []), *(rows[i] for i in tail)]
+        [TextRun(row, None, 0)]
+        for row in [*(rows[i] for i in head), *(["…"] if tail else []), *(rows[i] for i in tail)]
     ]

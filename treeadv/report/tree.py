@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 from rich.cells import cell_len
 
 from treeadv.forest import Verdict
-from treeadv.report.layout import CHAR, HEAD, LINE, PAD, Box, Run, layout
+from treeadv.report.layout import CHAR, HEAD, LINE, PAD, Box, TextRun, layout
 from treeadv.report.markup import add, element, svg
 from treeadv.report.picture import ADVANTAGE_LEVELS, ENTROPY_LEVELS, Picture, signed
 from treeadv.report.style import COLOURS, TREE
@@ -92,7 +92,7 @@ def _draw_segment(root: Element, p: Picture, s: int, box: Box) -> None:
             _draw_run(tokens[run.token], run, box.x + PAD, box.baseline(n))
 
 
-def _draw_run(token: Element, run: Run, left: float, baseline: float) -> None:
+def _draw_run(token: Element, run: TextRun, left: float, baseline: float) -> None:
     x = left + run.column * CHAR
     add(token, "rect", x=x + 0.4, y=baseline - 13, width=run.width - 0.8, height=LINE - 1.5, rx=2.5)
     add(token, "text", run.text, x=x, y=baseline, textLength=run.width)

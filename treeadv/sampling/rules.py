@@ -13,12 +13,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from treeadv.errors import BadInput
 from treeadv.extensions import load_extension
+from treeadv.section import NonNegative, Positive, Section, Share
 from treeadv.seeds import uniform
 
 
@@ -36,10 +37,8 @@ class Prefix:
     logprob: float | None  # of the token drawn at this prefix; set for a rule that is not `predictable`
 
 
-class ForkRule(BaseModel, ABC):
+class ForkRule(Section, ABC):
     """A fork rule. Its fields are its options, set by `sampling.rule_options`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     predictable: ClassVar[bool]  # whether `fires` depends on the prefix only
     uses_threshold: ClassVar[bool] = False  # whether `fires` reads `Prefix.tau`
@@ -52,7 +51,7 @@ class ForkRule(BaseModel, ABC):
 
     @abstractmethod
     def fires(self, prefix: Prefix) -> bool:
-        """Whether the chain forks at `prefix`. The caller has checked the guards (`sampling.forking`)."""
+        """Return whether the chain forks at `prefix`. The caller has checked the guards (`sampling.forking`)."""
 
 
 class Entropy(ForkRule):
@@ -95,7 +94,7 @@ class FixedGap(ForkRule):
     """Forks every `gap` tokens."""
 
     predictable = True
-    gap: Annotated[int, Field(ge=1)] = 8
+    gap: Positive = 8
 
     def fires(self, prefix: Prefix) -> bool:
         return prefix.gap >= self.gap
@@ -105,7 +104,7 @@ class Random(ForkRule):
     """Forks at each token with probability `probability`, drawn from the chain's seed."""
 
     predictable = True
-    probability: Annotated[float, Field(ge=0, le=1)] = 0.1
+    probability: Share = 0.1
 
     def fires(self, prefix: Prefix) -> bool:
         return uniform(prefix.seed, "fork", prefix.position) < self.probability
@@ -119,8 +118,8 @@ class Search(ForkRule):
 
     predictable = False
     by: Literal["uniform", "entropy", "ucb"] = "entropy"
-    width: Annotated[int, Field(ge=1)] = 2  # forks of a round
-    exploration: Annotated[float, Field(ge=0)] = 1.0  # ucb: weight of the uncertainty
+    width: Positive = 2  # forks of a round
+    exploration: NonNegative = 1.0  # ucb: weight of the uncertainty
 
     @property
     def needs_rewards(self) -> bool:

@@ -31,43 +31,43 @@ Judge: TypeAlias = Callable[[Sequence[np.ndarray]], Awaitable[Sequence[float]]]
 
 
 @dataclass(slots=True, eq=False)
-class Segment:
+class GrowingSegment:
     """A segment while the search goes on. A leaf has a `finish` once it is drawn; `reward` is NaN until it is known."""
 
     tree: str
-    above: Segment | None = None
+    above: GrowingSegment | None = None
     draws: list[Draw] = field(default_factory=list)
-    children: list[Segment] = field(default_factory=list)
+    children: list[GrowingSegment] = field(default_factory=list)
     finish: Finish | None = None
     reward: float = math.nan
 
-    def subtree(self) -> Iterator[Segment]:
-        """This segment and all below it, depth first."""
+    def subtree(self) -> Iterator[GrowingSegment]:
+        """Return this segment and all below it, depth first."""
         yield self
         for child in self.children:
             yield from child.subtree()
 
-    def leaves(self) -> list[Segment]:
+    def leaves(self) -> list[GrowingSegment]:
         return [s for s in self.subtree() if not s.children]
 
-    def ancestors(self) -> list[Segment]:
-        """The segments above this one, from the root."""
+    def ancestors(self) -> list[GrowingSegment]:
+        """Return the segments above this one, from the root."""
         return [*self.above.ancestors(), self.above] if self.above else []
 
     def height(self) -> int:
-        """The forks on the longest way down."""
+        """Return the forks on the longest way down."""
         return 1 + max(c.height() for c in self.children) if self.children else 0
 
     def path(self) -> list[int]:
-        """The tokens from the root to the end of this segment."""
+        """Return the tokens from the root to the end of this segment."""
         return [d.token for s in (*self.ancestors(), self) for d in s.draws]
 
-    def fork(self, at: int) -> Segment:
+    def fork(self, at: int) -> GrowingSegment:
         """Split this segment before its token `at` and return the new second child, which has no token yet."""
-        tail = Segment(self.tree, self, self.draws[at:], self.children, self.finish, self.reward)
+        tail = GrowingSegment(self.tree, self, self.draws[at:], self.children, self.finish, self.reward)
         for child in tail.children:
             child.above = tail
-        sibling = Segment(self.tree, self)
+        sibling = GrowingSegment(self.tree, self)
         self.draws, self.children = self.draws[:at], [tail, sibling]
         self.finish, self.reward = None, math.nan
         return sibling
@@ -84,7 +84,7 @@ class SearchGrowth:
             raise BadInput("sampling.rule_options: by=ucb needs rewards while a forest grows; none are known here")
         self._engine, self._request, self._sampling, self._rule = engine, request, sampling, rule
         self._stop, self._retries, self._judge = stop, retries, judge
-        self._roots: list[Segment] = []
+        self._roots: list[GrowingSegment] = []
         self._drawn = 0  # branches so far
         self._losses: list[str] = []
 
@@ -103,11 +103,11 @@ class SearchGrowth:
             raise EngineLost(self._losses[-1])
         return self._forest(roots)
 
-    def _new_root(self) -> Segment:
-        self._roots.append(Segment(str(len(self._roots))))
+    def _new_root(self) -> GrowingSegment:
+        self._roots.append(GrowingSegment(str(len(self._roots))))
         return self._roots[-1]
 
-    async def _round(self, leaves: Sequence[Segment]) -> None:
+    async def _round(self, leaves: Sequence[GrowingSegment]) -> None:
         """Draw the branches of a round to their ends, and learn their rewards where the search reads them."""
         async with asyncio.TaskGroup() as group:
             for leaf in leaves:
@@ -119,7 +119,7 @@ class SearchGrowth:
             for leaf, reward in zip(ended, rewards, strict=True):
                 leaf.reward = reward
 
-    async def _draw(self, leaf: Segment, number: int) -> None:
+    async def _draw(self, leaf: GrowingSegment, number: int) -> None:
         s, request = self._sampling, self._request
         for attempt in range(self._retries + 1):
             path = leaf.path()
@@ -135,9 +135,9 @@ class SearchGrowth:
                 self._losses.append(f"branch {number} after {len(leaf.path())} tokens: {lost}")
         leaf.finish = Finish.ABORT
 
-    def _choose(self, count: int) -> list[Segment]:
+    def _choose(self, count: int) -> list[GrowingSegment]:
         """Fork up to `count` times and return the new leaves."""
-        chosen: list[Segment] = []
+        chosen: list[GrowingSegment] = []
         for _ in range(count):
             places = [(s, at) for root in self._roots for s in root.subtree() for at in self._allowed(s)]
             if self._rule.by == "ucb" and places:
@@ -153,8 +153,8 @@ class SearchGrowth:
             chosen.append(segment.fork(position))
         return chosen
 
-    def _allowed(self, segment: Segment) -> Iterator[int]:
-        """The tokens of a segment before which the guards of the configuration allow a fork."""
+    def _allowed(self, segment: GrowingSegment) -> Iterator[int]:
+        """Return the tokens of a segment before which the guards of the configuration allow a fork."""
         s, above = self._sampling, segment.ancestors()
         if len(above) + segment.height() >= s.max_depth:
             return
@@ -165,8 +165,8 @@ class SearchGrowth:
                 yield at
 
     def _descend(self, open_: set[int]) -> set[int]:
-        """The segments of one way down, by id: at each fork the child with the highest bound, of those `open_`, below
-        which a fork is allowed."""
+        """Return the segments of one way down, by id: at each fork the child with the highest bound, of those `open_`,
+        below which a fork is allowed."""
         path: set[int] = set()
         level = [root for root in self._roots if id(root) in open_]
         while level:
@@ -176,14 +176,15 @@ class SearchGrowth:
             level = [child for child in best.children if id(child) in open_]
         return path
 
-    def _bound(self, total: int, segment: Segment) -> float:
-        """Mean reward of the leaves below, plus what grows while a segment has few of the `total` leaves beside it."""
+    def _bound(self, total: int, segment: GrowingSegment) -> float:
+        """Return mean reward of the leaves below, plus what grows while a segment has few of the `total` leaves beside
+        it."""
         leaves = segment.leaves()
         known = [leaf.reward for leaf in leaves if not math.isnan(leaf.reward)]
         mean = sum(known) / len(known) if known else 0.0
         return mean + self._rule.exploration * math.sqrt(math.log(total) / len(leaves))
 
-    def _forest(self, roots: Sequence[Segment]) -> Forest:
+    def _forest(self, roots: Sequence[GrowingSegment]) -> Forest:
         segments = [s for root in roots for s in root.subtree() if s.draws]
         index = {id(s): n for n, s in enumerate(segments)}
         draws, problem = [d for s in segments for d in s.draws], self._request.problem

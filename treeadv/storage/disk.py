@@ -20,14 +20,27 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+_REMEDY = "stored data is not lost: free space or repair the disk, then resume the run"
+
+
+@contextmanager
+def deleting(path: Path) -> Iterator[None]:
+    """Turn an error of a deletion, other than FileNotFoundError, into `BadInput` with one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise BadInput(f"{e.filename or path}: cannot be deleted ({e.strerror or e}); {_REMEDY}") from e
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an error of the disk (full, over a quota or a size limit, not permitted) into `BadInput` with one line."""
     try:
         yield
     except OSError as e:
-        remedy = "stored data is not lost: free space or repair the disk, then resume the run"
-        raise BadInput(f"{path}: cannot be written ({e.strerror or e}); {remedy}") from e
+        raise BadInput(f"{path}: cannot be written ({e.strerror or e}); {_REMEDY}") from e
 
 
 def rename_durably(scratch: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from treeadv.storage.disk import fsync, replace_file, writing
+from treeadv.storage.disk import deleting, fsync, replace_file, writing
 from treeadv.storage.folder import Action, Bytes, join, read_exactly
 from treeadv.storage.lock import LocalLock, Owner
 
@@ -128,10 +128,11 @@ class LocalFolder:
         fsync(self.path / name)
 
     def delete(self, name: str) -> None:
-        (self.path / name).unlink()
+        with deleting(self.path / name):
+            (self.path / name).unlink()
 
     def delete_tree(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), deleting(self.path):
             shutil.rmtree(self.path)
 
     def copy_in(self, source: Path) -> None:

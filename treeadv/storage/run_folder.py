@@ -26,7 +26,7 @@ from typing import Any
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
-from treeadv.storage.disk import fsync, replace_file, replacing, writing
+from treeadv.storage.disk import deleting, fsync, replace_file, replacing, writing
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
 
@@ -68,7 +68,7 @@ class RunFolder:
         try:
             folder.store.push()
         except BadInput:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # the error says what is wrong with the disk
             lock.release()
             raise
         return folder, config, lock
@@ -130,7 +130,8 @@ class RunFolder:
     def clear_end(self) -> None:
         """Delete the summary of the run's last end, and all requests to the driver."""
         self.take_request()
-        (self.path / "summary.json").unlink(missing_ok=True)
+        with deleting(self.path / "summary.json"):
+            (self.path / "summary.json").unlink(missing_ok=True)
 
     def request(self, counts: dict[str, int]) -> None:
         """Request other numbers of actors, by role, from the driver. Raises `BadInput` if the run has ended."""
@@ -146,9 +147,10 @@ class RunFolder:
         """Return the numbers that were requested since the last call, by role."""
         counts = {}
         for path in self.path.glob("scale-*.json"):
-            taken = path.rename(path.with_name(f".{path.name}"))  # a later request is a new file
-            counts[path.stem.removeprefix("scale-")] = json.loads(taken.read_text())
-            taken.unlink()
+            with deleting(path):
+                taken = path.rename(path.with_name(f".{path.name}"))  # a later request is a new file
+                counts[path.stem.removeprefix("scale-")] = json.loads(taken.read_text())
+                taken.unlink()
         return counts
 
     # ---- records -----------------------------------------------------------------------------------------------------
@@ -226,7 +228,7 @@ class RunFolder:
 
 
 def not_a_run(path: Path) -> BadInput:
-    """The error for a folder that is no run. It lists the runs inside."""
+    """Return the error for a folder that is no run. It lists the runs inside."""
     runs = sorted(path.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
     if not runs:
         return BadInput(f"{path} is not a run folder (it has no config.yaml)")

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from treeadv.config import Config
 from treeadv.errors import one_line
 from treeadv.storage import manifest
-from treeadv.storage.disk import fsync, rename_durably, replacing, writing
+from treeadv.storage.disk import deleting, fsync, rename_durably, replacing, writing
 from treeadv.visible import visible_logger
 
 RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # files of a run folder with JSON lines in the order of their `step`
@@ -45,7 +45,7 @@ class RunStore(Protocol):
         ...
 
     def holds_run(self) -> bool:
-        """Whether a run of this name exists."""
+        """Return whether a run of this name exists."""
         ...
 
     def next_session(self) -> str:
@@ -180,17 +180,18 @@ class LocalRunStore:
         self._checked[step] = (target / MANIFEST).stat().st_mtime_ns
         found = self.checkpoints()
         whole = [s for s in found if s <= step and s not in self._damaged]
-        for other in set(found) - set(whole[-keep:]) - (set(whole) & set(protected)):
-            shutil.rmtree(self._checkpoints / f"step-{other}")
-        for left in self._checkpoints.glob(".step-*"):
-            shutil.rmtree(left)
+        with deleting(self._checkpoints):
+            for other in set(found) - set(whole[-keep:]) - (set(whole) & set(protected)):
+                shutil.rmtree(self._checkpoints / f"step-{other}")
+            for left in self._checkpoints.glob(".step-*"):
+                shutil.rmtree(left)
 
     def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
         with replacing(self._path / BEST) as scratch:
             scratch.mkdir()
             for file in (self._checkpoints / f"step-{step}").iterdir():
                 if file.is_file() and file.name != MANIFEST:  # only the trainer needs the folders
-                    os.link(file, scratch / file.name)
+                    _link(file, scratch / file.name)
             (scratch / EVALUATION).write_text(json.dumps(record, indent=2))
 
     def best_step(self) -> int | None:
@@ -202,6 +203,14 @@ class LocalRunStore:
 
     def _scratch(self, step: int, session: str) -> Path:
         return self._checkpoints / f".step-{step}-{session}"
+
+
+def _link(file: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 def run_store(config: Config, path: Path) -> RunStore:

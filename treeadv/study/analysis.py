@@ -16,7 +16,7 @@ from treeadv.errors import BadInput
 from treeadv.study.spec import HIGHER_IS_BETTER, Cell, Comparison, Study
 
 BOOTSTRAPS = 10_000
-Verdict = Literal["supported", "refuted", "undecided"]
+ClaimVerdict = Literal["supported", "refuted", "undecided"]
 Result = dict[str, Any]  # what cell.json holds
 
 
@@ -40,7 +40,7 @@ class ComparisonResult:
     p_wilcoxon: float
     p: float
     p_holm: float
-    verdict: Verdict
+    verdict: ClaimVerdict
     note: str
 
 
@@ -162,7 +162,7 @@ def _judged(study: Study, o: ComparisonResult, p_holm: float) -> ComparisonResul
 
     A significant difference supports the claim in the claimed direction and refutes it in the other direction."""
     better = o.difference > 0 if o.comparison.metric in HIGHER_IS_BETTER else o.difference < 0
-    verdict: Verdict = "undecided"
+    verdict: ClaimVerdict = "undecided"
     if p_holm < study.analysis.alpha:
         verdict = "supported" if better else "refuted"
     return ComparisonResult(
@@ -171,7 +171,7 @@ def _judged(study: Study, o: ComparisonResult, p_holm: float) -> ComparisonResul
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class RowSummary:
     """One row of the table. `figures` has (mean, standard deviation) over the finished seeds."""
 
     name: str
@@ -183,7 +183,7 @@ class Row:
     figures: dict[str, tuple[float, float]]
 
 
-def summarise(study: Study, cells: dict[tuple[str, int], Result]) -> list[Row]:
+def summarise(study: Study, cells: dict[tuple[str, int], Result]) -> list[RowSummary]:
     """Return the rows of the table in the order of the file."""
     tokens = common_tokens(list(cells.values()))
     rows = []
@@ -196,7 +196,7 @@ def summarise(study: Study, cells: dict[tuple[str, int], Result]) -> list[Row]:
         values = {n: [metric(study, c, n, tokens) for c in done] for n in names}
         values["sharing"] = [fmean(c["series"]["sharing"]) for c in done]
         values["seconds"] = [c["seconds"] for c in done]
-        rows.append(Row(
+        rows.append(RowSummary(
             name=name, done=len(done), failed=sum(c["status"] == "failed" for c in mine),
             missing=sum(c["status"] == "missing" for c in mine), reached=sum(math.isfinite(x) for x in reach),
             tokens_to_target=median(reach) if reach else math.nan,

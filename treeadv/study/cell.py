@@ -146,12 +146,12 @@ def evaluate(config: Config, model: Path, problems: list[Problem], samples: int,
     }  # fmt: skip
 
 
-def held_out(held: HeldOut, config: Config) -> list[Problem]:
+def held_out(spec: HeldOut, config: Config) -> list[Problem]:
     """Return the problems of an evaluation, in their order."""
-    if held.source is not None:
-        return [p for s in read_sets(Path(held.source), config.task, limit=held.problems) for p in s.problems]
-    source = problem_source(config.task, held.seed)
-    return [source[draw] for draw in range(held.problems)]
+    if spec.source is not None:
+        return [p for s in read_sets(Path(spec.source), config.task, limit=spec.problems) for p in s.problems]
+    source = problem_source(config.task, spec.seed)
+    return [source[draw] for draw in range(spec.problems)]
 
 
 def _now() -> str:

@@ -14,7 +14,7 @@ from treeadv.report.markup import add
 from treeadv.report.page import finish, page, table
 from treeadv.report.progress import clock
 from treeadv.storage.disk import replace_file
-from treeadv.study.analysis import ComparisonResult, Result, Row, common_tokens, compare, read_cells, summarise
+from treeadv.study.analysis import ComparisonResult, Result, RowSummary, common_tokens, compare, read_cells, summarise
 from treeadv.study.curves import STYLE, band, draw
 from treeadv.study.spec import Study, load_study
 
@@ -50,7 +50,7 @@ def write_reports(home: Path, out: Path) -> list[Path]:
     return [out / name for name in written]
 
 
-def row_cells(study: Study, row: Row) -> list[str]:
+def row_cells(study: Study, row: RowSummary) -> list[str]:
     """Return the cells of one line of the table of rows."""
     f, total = row.figures, len(study.seeds)
     seeds = f"{row.done} of {total}" + (f", {row.failed} failed" if row.failed else "")
@@ -93,15 +93,15 @@ def how(study: Study, cells: dict[tuple[str, int], Result]) -> list[str]:
 
 
 def gaps(cells: dict[tuple[str, int], Result]) -> list[str]:
-    """A line for each cell that has no result."""
+    """Return a line for each cell that has no result."""
     return [
         f"{c['row']}, seed {c['seed']}: {c['status']}: {c['reason']}" for c in cells.values() if c["status"] != "done"
     ]
 
 
 def _markdown(
-    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[ComparisonResult],
-    sessions: Sequence[dict[str, Any]],
+    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[RowSummary],
+    outcomes: Sequence[ComparisonResult], sessions: Sequence[dict[str, Any]],
 ) -> str:  # fmt: skip
     parts = [
         f"# Study {study.name}",
@@ -126,8 +126,8 @@ def _md(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _page(
-    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[Row], outcomes: Sequence[ComparisonResult],
-    sessions: Sequence[dict[str, Any]],
+    study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[RowSummary],
+    outcomes: Sequence[ComparisonResult], sessions: Sequence[dict[str, Any]],
 ) -> str:  # fmt: skip
     root, main = page(f"treeadv study {study.name}")
     add(main, "style", STYLE)

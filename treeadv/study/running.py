@@ -39,8 +39,8 @@ def run_study(file: Path, home: Path, jobs: int, cache: Path, retry: bool, comma
     try:
         model = _model(study, cache)
         _note_machine(home, command)
-        wanted = ("missing", "failed") if retry else ("missing",)
-        left = [cell for cell in study.cells if status(home, cell) in wanted]
+        statuses = ("missing", "failed") if retry else ("missing",)
+        left = [cell for cell in study.cells if status(home, cell) in statuses]
         for cell in left:
             (home / "cells" / cell.folder / RESULT).unlink(missing_ok=True)
         with _terminated_as_interrupted():

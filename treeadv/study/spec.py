@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput
 from treeadv.local.warmup import Warmup
+from treeadv.section import Positive, Section
 
-Positive = Annotated[int, Field(ge=1)]
 Changes = dict[str, Any]  # values of the configuration by dotted key
 Metric = Literal[
     "test_accuracy", "dev_accuracy", "dev_accuracy_at_tokens", "tokens_to_target", "tokens_generated", "answer_tokens",
@@ -23,11 +23,7 @@ Metric = Literal[
 HIGHER_IS_BETTER = {"test_accuracy", "dev_accuracy", "dev_accuracy_at_tokens", "mixed_outcomes"}
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Budget(_Part):
+class Budget(Section):
     """The budget of every cell: either optimizer steps or generated tokens."""
 
     steps: Positive | None = Field(None, description="optimizer steps")
@@ -42,7 +38,7 @@ class Budget(_Part):
         return self
 
 
-class HeldOut(_Part):
+class HeldOut(Section):
     """Problems that no run trains on: those of a file, or draws of the task with a seed that no run has."""
 
     source: str | None = None
@@ -51,7 +47,7 @@ class HeldOut(_Part):
     samples: Positive = 1
 
 
-class Comparison(_Part):
+class Comparison(Section):
     """One claim: `arm` is better than `against` in `metric`. Runs are paired by seed."""
 
     claim: str
@@ -60,7 +56,7 @@ class Comparison(_Part):
     metric: Metric = "test_accuracy"
 
 
-class Analysis(_Part):
+class Analysis(Section):
     """The computations of the report, chosen before the runs."""
 
     primary: Metric = "test_accuracy"
@@ -71,7 +67,7 @@ class Analysis(_Part):
     target_accuracy: Annotated[float, Field(gt=0, lt=1)] = Field(description="the target of tokens_to_target")
 
 
-class Study(_Part):
+class Study(Section):
     """A grid of full runs: each arm with each value of the grid and each seed."""
 
     name: str = Field(pattern=r"^[\w-][\w.-]*$")
@@ -103,10 +99,9 @@ class Study(_Part):
             raise ValueError("base.task.tables: seed and hard are those of warmup.tables; set them there")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one is named twice")
-        held = (self.development, self.test)
-        if held[0].source == held[1].source and held[0].seed == held[1].seed:
+        if (self.development.source, self.development.seed) == (self.test.source, self.test.seed):
             raise ValueError("development and test must not be the same problems: give them another seed or source")
-        if {h.seed for h in held if h.source is None} & set(self.seeds):
+        if {x.seed for x in (self.development, self.test) if x.source is None} & set(self.seeds):
             raise ValueError("development.seed and test.seed must not be seeds of runs: they name held-out problems")
         return self
 
@@ -128,7 +123,7 @@ class Study(_Part):
         return [Cell(row=row, seed=seed) for seed in self.seeds for row in self.rows]
 
 
-class Cell(_Part):
+class Cell(Section):
     """One run of the grid."""
 
     row: str

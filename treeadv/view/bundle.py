@@ -7,14 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadInput
 from treeadv.storage.disk import replace_file
 from treeadv.view.catalogue import Catalogue
-from treeadv.view.encoding import forest_json
+from treeadv.view.encoding import encode_row
 from treeadv.view.pages import bundled_page
 from treeadv.visible import visible
 
 DATA = "data"  # the folder of the forests, beside index.html
+PART = 1 << 18  # characters from which a file of forests is closed
 
 
 def write_bundle(
@@ -37,32 +38,60 @@ def write_bundle(
         (target / DATA).mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise BadInput(f"--bundle {target}: cannot be made ({e.strerror}); choose another folder") from e
-    size = written = 0
+    parts = _Parts(target)
     for n, row in enumerate(rows):
         if row["readable"] and not row["facts"]["fault"]:
-            row["file"] = f"{DATA}/forest-{n}.js"
-            size += _write(target / row["file"], row["key"], _forest(catalogue, row["key"]))
-            written += 1
+            row["file"] = parts.add(row["key"], _forest(catalogue, row["key"]))
         if shown:
             shown(n + 1, len(rows))
+    written = sum("file" in row for row in rows)
     run = {**about, "state": "bundle", "was": about["state"], "rows": len(rows), "read": written, "readable": written}
-    size += _write(target / DATA / "run.js", "", {"run": run, "rows": rows, "prompts": prompts})
+    parts.close()
+    parts.write("run", [_call("", {"run": run, "rows": rows, "prompts": prompts})])
     page = bundled_page(f"{about['name']} · treeadv")
     replace_file(target / "index.html", page)
-    return written, size + len(page.encode())
+    return written, parts.size + len(page.encode())
+
+
+class _Parts:
+    """Scripts with the forests of a bundle, several small forests in one file."""
+
+    def __init__(self, target: Path) -> None:
+        self.size = 0  # bytes written
+        self._target, self._number = target, 0
+        self._calls: list[str] = []
+        self._length = 0
+
+    def add(self, key: str, value: Any) -> str:
+        """Add a forest. Returns the path of its file in the bundle."""
+        name = f"part-{self._number}"
+        self._calls.append(_call(key, value))
+        self._length += len(self._calls[-1])
+        if self._length >= PART:
+            self.close()
+        return f"{DATA}/{name}.js"
+
+    def close(self) -> None:
+        """Write what has not been written."""
+        if self._calls:
+            self.write(f"part-{self._number}", self._calls)
+        self._number += 1
+        self._calls, self._length = [], 0
+
+    def write(self, name: str, calls: list[str]) -> None:
+        data = "".join(calls).encode()
+        replace_file(self._target / DATA / f"{name}.js", data)
+        self.size += len(data)
 
 
 def _forest(catalogue: Catalogue, key: str) -> dict[str, Any]:
-    source = catalogue.source
     try:
-        return forest_json(catalogue.forest(key), source.vocabulary, source.advantage)
-    except (BadForest, BadInput) as e:  # the payload was let go, or damaged, while the bundle was written
+        return encode_row(catalogue.source, key)
+    except BadInput as e:  # the payload was let go, or damaged, while the bundle was written
         return {"error": visible(str(e))}
 
 
-def _write(path: Path, key: str, value: Any) -> int:
-    """Write a script that gives `value` to the page. Returns its bytes."""
-    name, body = json.dumps(key), json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    script = f"treeadvData({name},{body})\n"
-    path.write_text(script, encoding="utf-8")
-    return len(script.encode())
+def _call(key: str, value: Any) -> str:
+    """Return the line of a script that gives `value` to the page."""
+    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return f"treeadvData({json.dumps(key)},{body})\n"

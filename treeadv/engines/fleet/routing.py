@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from hashlib import blake2b
+
+from treeadv.seeds import derive
 
 
 class Routes:
@@ -34,7 +35,7 @@ class Routes:
         if kept is not None:
             self._drop(kept)
         most = math.ceil(self.bound * (sum(self._load.get(s, 0) for s in candidates) + 1) / len(candidates))
-        ranked = sorted(candidates, key=lambda s: _rank(forest, tree, s))
+        ranked = sorted(candidates, key=lambda s: derive(forest, tree, s))
         chosen = next(s for s in ranked if self._load.get(s, 0) < most)
         servers[tree] = chosen
         self._load[chosen] = self._load.get(chosen, 0) + 1
@@ -50,7 +51,3 @@ class Routes:
 
     def _drop(self, server: str) -> None:
         self._load[server] -= 1
-
-
-def _rank(forest: str, tree: str, server: str) -> bytes:
-    return blake2b(f"{forest}\x1f{tree}\x1f{server}".encode(), digest_size=8).digest()

@@ -23,7 +23,7 @@ from treeadv.engines.sglang.server import free_port
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class UpdateGroup:
     name: str
     handle: Any
 
@@ -31,7 +31,7 @@ class Group:
         dist.destroy_process_group(self.handle)
 
 
-async def join(client: Client, address: str, world: int, backend: str, timeout: float) -> Group:
+async def join(client: Client, address: str, world: int, backend: str, timeout: float) -> UpdateGroup:
     """Make the group: this process has rank 0, the server the ranks from 1. `timeout` is in seconds."""
     name, port = f"treeadv-{uuid.uuid4().hex[:8]}", free_port()
     told = client.post(
@@ -51,7 +51,7 @@ async def join(client: Client, address: str, world: int, backend: str, timeout: 
     return group
 
 
-def _make(url: str, name: str, world: int, backend: str, timeout: float) -> Group:
+def _make(url: str, name: str, world: int, backend: str, timeout: float) -> UpdateGroup:
     limit = timedelta(seconds=timeout)
     try:
         store, rank, world = next(c10d.rendezvous(url, 0, world, timeout=limit))
@@ -68,10 +68,10 @@ def _make(url: str, name: str, world: int, backend: str, timeout: float) -> Grou
     except RuntimeError as e:
         raise Refused(f"the process group for weights could not be made: {e}") from e
     c10d._world.pg_group_ranks[handle] = {i: i for i in range(world)}
-    return Group(name, handle)
+    return UpdateGroup(name, handle)
 
 
-def broadcast(group: Group, tensors: list[torch.Tensor], device: str) -> None:
+def broadcast(group: UpdateGroup, tensors: list[torch.Tensor], device: str) -> None:
     """Send every tensor from rank 0, in order. Raises `Refused` if the other ranks do not receive them in time."""
     try:
         for tensor in tensors:

@@ -13,7 +13,7 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "i
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Interval:
     """An interval, or a point if both ends are equal."""
 
     low: Value
@@ -25,12 +25,12 @@ class Piece:
         return bool(self.low > self.high or (self.low == self.high and not (self.low_closed and self.high_closed)))
 
 
-RealSet = tuple[Piece, ...]
-_REALS = (Piece(-_INFINITE, False, _INFINITE, False),)
+RealSet = tuple[Interval, ...]
+_REALS = (Interval(-_INFINITE, False, _INFINITE, False),)
 
 
 def same_set(gold: Term, answer: Term) -> bool | None:
-    """Whether two terms are the same set of real numbers; None if one term is not a set of real numbers."""
+    """Return whether two terms are the same set of real numbers; None if one term is not a set of real numbers."""
     ours, theirs = real_set(gold), real_set(answer)
     if ours is None or theirs is None:
         return None
@@ -52,7 +52,7 @@ def _same_end(x: Value, y: Value, rounded: bool) -> bool:
 
 
 def real_set(term: Term) -> RealSet | None:
-    """The set that an interval, a finite set, an inequality or a union of them describes, or None."""
+    """Return the set that an interval, a finite set, an inequality or a union of them describes, or None."""
     match term:
         case Group("(" | "[" as left, ")" | "]" as right, (low, high)):
             return _interval(low, left == "[", high, right == "]")
@@ -76,7 +76,7 @@ def real_set(term: Term) -> RealSet | None:
 
 
 def _operand(term: Term) -> RealSet | None:
-    """A side of a union: a set, or a number as the set with this element."""
+    """Return a side of a union: a set, or a number as the set with this element."""
     found = real_set(term)
     return _points((term,)) if found is None else found
 
@@ -101,20 +101,19 @@ def _interval(low: Term, low_closed: bool, high: Term, high_closed: bool) -> Rea
     ends = _end(low), _end(high)
     if ends[0] is None or ends[1] is None:
         return None
-    piece = Piece(ends[0], low_closed and ends[0] != -_INFINITE, ends[1], high_closed and ends[1] != _INFINITE)
+    piece = Interval(ends[0], low_closed and ends[0] != -_INFINITE, ends[1], high_closed and ends[1] != _INFINITE)
     return None if piece.is_empty() else (piece,)
 
 
 def _points(items: tuple[Term, ...]) -> RealSet | None:
     values = [_end(i) for i in items]
-    found = [Piece(v, True, v, True) for v in values if v is not None and abs(v) != _INFINITE]
+    found = [Interval(v, True, v, True) for v in values if v is not None and abs(v) != _INFINITE]
     return _union(tuple(found)) if len(found) == len(items) else None
 
 
 def _combined(sets: list[RealSet | None]) -> RealSet | None:
-    """The solutions of several inequalities: the intersection ("x > 1, x < 2"), or the union if the intersection is
-    empty ("x < 1 or x > 2").
-    """
+    """Return the solutions of several inequalities: the intersection ("x > 1, x < 2"), or the union if the intersection
+    is empty ("x < 1 or x > 2")."""
     known = [s for s in sets if s is not None]
     if len(known) != len(sets):
         return None
@@ -142,7 +141,7 @@ def _solutions(relation: Relation) -> RealSet | None:
 
 
 def _one_sided(middle: Term, sign: str, end: Value | None) -> RealSet | None:
-    """The solutions of `middle sign end`.
+    """Return the solutions of `middle sign end`.
 
     The middle is a variable, an unknown function of a variable, or the absolute value of a variable.
     """
@@ -164,14 +163,14 @@ def _one_sided(middle: Term, sign: str, end: Value | None) -> RealSet | None:
 
 def _ray(sign: str, end: Value) -> RealSet:
     if sign == "!=":
-        return _complement((Piece(end, True, end, True),))
+        return _complement((Interval(end, True, end, True),))
     if sign in ("<", "<="):
-        return (Piece(-_INFINITE, False, end, sign == "<="),)
-    return (Piece(end, sign == ">=", _INFINITE, False),)
+        return (Interval(-_INFINITE, False, end, sign == "<="),)
+    return (Interval(end, sign == ">=", _INFINITE, False),)
 
 
 def _union(pieces: RealSet) -> RealSet:
-    merged: list[Piece] = []
+    merged: list[Interval] = []
     for piece in sorted(pieces, key=lambda p: (p.low, not p.low_closed)):
         if piece.is_empty():
             continue
@@ -179,27 +178,27 @@ def _union(pieces: RealSet) -> RealSet:
         if last and (piece.low < last.high or (piece.low == last.high and (piece.low_closed or last.high_closed))):
             further = (piece.high, piece.high_closed) > (last.high, last.high_closed)
             high, closed = (piece.high, piece.high_closed) if further else (last.high, last.high_closed)
-            merged[-1] = Piece(last.low, last.low_closed, high, closed)
+            merged[-1] = Interval(last.low, last.low_closed, high, closed)
         else:
             merged.append(piece)
     return tuple(merged)
 
 
 def _complement(pieces: RealSet) -> RealSet:
-    gaps: list[Piece] = []
+    gaps: list[Interval] = []
     low, closed = -_INFINITE, False
     for piece in pieces:
-        gaps.append(Piece(low, closed, piece.low, not piece.low_closed and piece.low != -_INFINITE))
+        gaps.append(Interval(low, closed, piece.low, not piece.low_closed and piece.low != -_INFINITE))
         low, closed = piece.high, not piece.high_closed
-    gaps.append(Piece(low, closed and low != _INFINITE, _INFINITE, False))
+    gaps.append(Interval(low, closed and low != _INFINITE, _INFINITE, False))
     return _union(tuple(gaps))
 
 
 def _intersection(left: RealSet, right: RealSet) -> RealSet:
-    found: list[Piece] = []
+    found: list[Interval] = []
     for a in left:
         for b in right:
             low, low_closed = max((a.low, not a.low_closed), (b.low, not b.low_closed))
             high, high_closed = min((a.high, a.high_closed), (b.high, b.high_closed))
-            found.append(Piece(low, not low_closed, high, high_closed))
+            found.append(Interval(low, not low_closed, high, high_closed))
     return _union(tuple(found))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
 from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, Value, exact, log10, numeric
 from treeadv.rewards.parsing.terms import Call, Name, Term, is_rounded, variables, walk
+from treeadv.seeds import generator
 
 TOLERANCE = Fraction(1, 10**6)  # largest difference between a decimal and the number that it approximates
 MAX_SIZE = 5000  # largest number of digits of a computed value
@@ -22,7 +21,7 @@ _OPAQUE = frozenset({"reals", "integers", "naturals", "rationals", "complexes", 
 
 
 def same_rational(gold: Fraction, answer: Fraction, gold_rounded: bool, answer_rounded: bool) -> bool:
-    """Whether two rational numbers are equal.
+    """Return whether two rational numbers are equal.
 
     Numbers without a decimal must be equal exactly. A whole number equals only itself. A decimal may differ by a
     relative 1e-6 and by at most 1e-6.
@@ -37,14 +36,15 @@ def same_rational(gold: Fraction, answer: Fraction, gold_rounded: bool, answer_r
 
 
 def near(x: Value, y: Value, rounded: bool) -> bool:
-    """Whether two values of mpmath are equal up to rounding errors. `rounded` allows the tolerance of a decimal."""
+    """Return whether two values of mpmath are equal up to rounding errors. `rounded` allows the tolerance of a
+    decimal."""
     largest = max(abs(x), abs(y))
     difference = abs(x - y)
     return bool(difference <= largest * _EXACT or (rounded and difference <= 1.000001e-6 * min(1, largest)))
 
 
 def same_scalar(gold: Term, answer: Term) -> bool | None:
-    """Whether two expressions are equal for all values of their variables; None if the values cannot decide."""
+    """Return whether two expressions are equal for all values of their variables; None if the values cannot decide."""
     if gold == answer:
         return True
     try:
@@ -67,7 +67,7 @@ def same_scalar(gold: Term, answer: Term) -> bool | None:
 
 
 def _structural(gold: Term, answer: Term) -> bool | None:
-    """Compares terms without a numeric value by structure: bases, infinities, named sets, dots."""
+    """Compare terms without a numeric value by structure: bases, infinities, named sets, dots."""
     bases = [t for t in (gold, answer) if isinstance(t, Call) and t.function.startswith("base ")]
     if bases:
         digits = [t.arguments[0] if isinstance(t, Call) and t in bases else t for t in (gold, answer)]
@@ -82,7 +82,7 @@ def _structural(gold: Term, answer: Term) -> bool | None:
 
 
 def _infinite(term: Term) -> int:
-    """1 or -1 for an infinite term, else 0."""
+    """Return 1 or -1 for an infinite term, else 0."""
     match term:
         case Name("infty"):
             return 1
@@ -135,7 +135,7 @@ def _same_at_points(gold: Term, answer: Term, rounded: bool, log_base: int | Non
 
 
 def _same_exactly(gold: Term, answer: Term, point: dict[str, Fraction], rounded: bool) -> bool | None:
-    """Whether both sides have the same value at a point; None unless both values are rational."""
+    """Return whether both sides have the same value at a point; None unless both values are rational."""
     x, y = exact(gold, point), exact(answer, point)
     if x is None or y is None:
         return None
@@ -143,7 +143,7 @@ def _same_exactly(gold: Term, answer: Term, point: dict[str, Fraction], rounded:
 
 
 def _needs_whole(term: Term) -> bool:
-    """Whether equality at whole numbers matters: rounding, counting, and powers of negative numbers."""
+    """Return whether equality at whole numbers matters: rounding, counting, and powers of negative numbers."""
     if not isinstance(term, Call):
         return False
     return term.function in _WHOLE or (
@@ -153,7 +153,8 @@ def _needs_whole(term: Term) -> bool:
 
 @lru_cache(maxsize=512)
 def points(names: tuple[str, ...], whole: bool) -> tuple[dict[str, Fraction], ...]:
-    """Points (values of the variables): positive, negative, mixed signs, whole numbers, and large ones with `whole`.
+    """Return points (values of the variables): positive, negative, mixed signs, whole numbers, and large ones with
+    `whole`.
 
     Equal names give equal points.
     """
@@ -165,7 +166,7 @@ def points(names: tuple[str, ...], whole: bool) -> tuple[dict[str, Fraction], ..
 
 
 def _value(kind: str, name: str, n: int) -> Fraction:
-    rng: Any = random.Random(f"{name}:{n}")
+    rng = generator(name, n)
     if kind == "whole":
         return Fraction(rng.randrange(2, 9))
     size = Fraction(rng.randrange(1009, 1009 * 4), 1009)

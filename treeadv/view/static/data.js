@@ -91,9 +91,10 @@ class FromServer extends Rows {
 
 class FromBundle extends Rows {
   async start() {
-    const { run, rows, prompts } = await script("data/run.js", "");
-    this.about = run;
-    this.add(rows, prompts);
+    const { run, rows, prompts, error } = await script("data/run.js", "");
+    this.error = error ?? "";
+    this.about = run ?? null;
+    this.add(rows ?? [], prompts ?? {});
     this.changed();
   }
 
@@ -128,23 +129,24 @@ async function ask(address, signal) {
   return value;
 }
 
-// A bundle's script calls treeadvData(key, value).
-const waiting = new Map();
-globalThis.treeadvData = (key, value) => waiting.get(key)?.(value);
+// A file of a bundle calls treeadvData(key, value) for each forest in it. The last few files stay in memory.
+const parts = new Map();
+globalThis.treeadvData = (key, value) => parts.get(document.currentScript.getAttribute("src")).values.set(key, value);
 
 function script(file, key) {
-  return new Promise((resolve) => {
+  if (!parts.has(file)) {
     const element = document.createElement("script");
-    const end = (value) => {
-      waiting.delete(key);
-      element.remove();
-      resolve(value);
-    };
-    waiting.set(key, end);
-    element.onerror = () => end({ error: `${file} is missing: keep the bundle's folder together.` });
+    const part = { values: new Map() };
+    part.ready = new Promise((resolve) => (element.onload = element.onerror = resolve));
+    parts.set(file, part);
+    if (parts.size > KEPT) parts.delete(parts.keys().next().value);
     element.src = file;
     document.head.append(element);
-  });
+    part.ready.then(() => element.remove());
+  }
+  const part = parts.get(file);
+  const missing = { error: `${file} is missing or not whole: keep the bundle's folder together.` };
+  return part.ready.then(() => part.values.get(key) ?? missing);
 }
 
 export function openData(mode) {

@@ -60,8 +60,25 @@ export function differences(prompts) {
   let head = 0, tail = 0;
   while (head < shortest && same((text) => text[head])) head++;
   while (tail < shortest - head && same((text) => text[text.length - 1 - tail])) tail++;
-  const words = texts[0];
-  while (head > 0 && !/\s/.test(words[head - 1])) head--;
-  while (tail > 0 && !/\s/.test(words[words.length - tail])) tail--;
+  const inWord = (text, at) => at > 0 && at < text.length && /\w\w/.test(text[at - 1] + text[at]);
+  while (head > 0 && texts.some((text) => inWord(text, head))) head--;
+  while (tail > 0 && texts.some((text) => inWord(text, text.length - tail))) tail--;
   return new Map([...prompts].map(([key, text]) => [key, text.slice(head, text.length - tail).trim()]));
+}
+
+// The prompts for one line: each begins with the sentence in which it differs from most of the prompts like it.
+export function excerpts(prompts) {
+  const texts = [...differences(prompts)].sort((a, b) => (a[1] < b[1] ? -1 : 1));
+  const near = Math.max(1, Math.round(texts.length / 20));
+  const shared = (a, b) => {
+    let n = 0;
+    while (n < a.length && a[n] === b[n]) n++;
+    return n;
+  };
+  return new Map(texts.map(([key, text], n) => {
+    const others = [texts[n - near], texts[n + near]].filter(Boolean);
+    const head = Math.max(0, ...others.map((other) => shared(text, other[1])));
+    const sentence = Math.max(...[": ", ". ", "? ", "! ", "\n"].map((end) => text.lastIndexOf(end, head - 1)));
+    return [key, sentence > 0 ? `… ${text.slice(sentence + 1).trim()}` : text];
+  }));
 }

@@ -2,7 +2,7 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { html } from "view/html.js";
 import { css, quantityOf, QUANTITIES } from "view/colours.js";
-import { isLeaf, pieceOf } from "view/layout.js";
+import { axisOf, isLeaf, pieceOf, usualAxis } from "view/layout.js";
 import { nameOf } from "view/list.js";
 import { Map as ForestMap } from "view/map.js";
 import { formatSet, parseSet } from "view/state.js";
@@ -53,7 +53,8 @@ function Body({ data, row, forest, params, prompts, set, onPick, onTip }) {
   const leaf = params.leaf in forest.leaves ? +params.leaf : -1;
   const segment = params.seg in forest.parent ? +params.seg : -1;
   const token = /^\d+$/.test(params.token) && +params.token < forest.tokens ? +params.token : -1;
-  const range = useMemo(() => parseSpan(params.x, forest.longest), [params.x, forest]);
+  const usual = usualAxis(forest), by = ["text", "tokens"].includes(params.by) ? params.by : usual;
+  const range = useMemo(() => parseSpan(params.x, axisOf(forest, by).longest), [params.x, by, forest]);
   const onFold = (s) => {
     const next = new Set(folded);
     next.has(s) ? next.delete(s) : next.add(s);
@@ -79,7 +80,7 @@ function Body({ data, row, forest, params, prompts, set, onPick, onTip }) {
       })}</span>
       <${Legend} forest=${forest} colour=${colour} />
     </div>
-    <${ForestMap} forest=${forest} colour=${colour} folded=${folded} range=${range} leaf=${leaf} segment=${segment} token=${token}
+    <${ForestMap} forest=${forest} by=${by} onAxis=${(name) => set({ by: name === usual ? "" : name, x: "" })} colour=${colour} folded=${folded} range=${range} leaf=${leaf} segment=${segment} token=${token}
       onRange=${(r) => set({ x: r ? `${r[0].toFixed(1)}..${r[1].toFixed(1)}` : "" })} onPick=${pick} onFold=${onFold} onTip=${tip} />
     <h2>Leaves</h2>
     <${Leaves} forest=${forest} leaf=${leaf} onPick=${pick} />
@@ -134,6 +135,6 @@ export function describe(forest, t) {
     `probability ${p < 0.001 ? p.toExponential(1) : p.toFixed(3)} · entropy ${(forest.entropy[t] / 1000).toFixed(2)} nats`,
     `version ${forest.version[t]} · token ${forest.offset[s] + t - forest.start[s]} after the prompt`,
   ];
-  if (forest.mismatch) lines.push(`learner − engine ${forest.mismatch[t].toFixed(3)} nats`);
+  if (forest.mismatch) lines.push(Number.isNaN(forest.mismatch[t]) ? "not computed by the learner" : `learner − engine ${forest.mismatch[t].toFixed(4)} nats`);
   return lines.join("\n");
 }

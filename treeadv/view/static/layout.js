@@ -47,6 +47,7 @@ export function decodeForest(raw, key) {
     ...raw, key, segments: S, tokens: size.length, start, depth, offset, end, children, leafOf, leafBegin, leafEnd,
     size, surprise, entropy, id, charStart, segmentOf, version, leafTokens, mismatch,
     longest: Math.max(...leafTokens),
+    top_mismatch: mismatch ? mismatch.reduce((most, x) => Math.max(most, Math.abs(x) || 0), 0) : 0,
     top_advantage: raw.advantage ? Math.max(0, ...raw.advantage.map(Math.abs)) : 0,
     oldest: version.reduce((a, b) => Math.min(a, b), Infinity),
     newest: version.reduce((a, b) => Math.max(a, b), -Infinity),
@@ -90,4 +91,46 @@ export function verdictsBelow(forest, segment) {
     counts.set(verdict, (counts.get(verdict) ?? 0) + 1);
   }
   return counts;
+}
+
+const TEXT_PATH = 135; // characters of a path up to which the map gives tokens the width of their text
+const axes = new WeakMap();
+
+export const usualAxis = (forest) => (axisOf(forest, "text").longest <= TEXT_PATH ? "text" : "tokens");
+
+// Where segments and tokens lie from left to right. By tokens, each token is 1 wide; by text, as wide as its characters.
+// Returns {begin [S], length [S], at [T]: place of a token in its segment, longest: the end of the longest path,
+// find(s, place): the token of segment s at a place in it}.
+export function axisOf(forest, name) {
+  const known = axes.get(forest) ?? axes.set(forest, {}).get(forest);
+  return (known[name] ??= makeAxis(forest, name === "text"));
+}
+
+function makeAxis(forest, byText) {
+  const { segments: S, start, parent } = forest;
+  const begin = new Float64Array(S), length = new Float64Array(S), at = new Float64Array(forest.tokens);
+  for (let s = 0; s < S; s++) {
+    begin[s] = parent[s] < 0 ? 0 : begin[parent[s]] + length[parent[s]];
+    for (let t = start[s]; t < start[s + 1]; t++) {
+      at[t] = length[s];
+      length[s] += byText ? forest.size[t] + 0.9 : 1;
+    }
+  }
+  const find = (s, place) => {
+    if (!byText) return start[s] + Math.min(forest.length[s] - 1, Math.max(0, Math.floor(place)));
+    let low = start[s], high = start[s + 1] - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (at[middle] <= place) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  };
+  const longest = forest.leaves.reduce((most, { segment: s }) => Math.max(most, begin[s] + length[s]), 0);
+  return { begin, length, at, find, longest, byText };
+}
+
+export function endOfToken(forest, axis, t) {
+  const s = forest.segmentOf[t];
+  return t + 1 < forest.start[s + 1] ? axis.at[t + 1] : axis.length[s];
 }

@@ -3,13 +3,13 @@ import { render } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { html } from "view/html.js";
 import { openData } from "view/data.js";
-import { chooser, differences, sorted } from "view/filters.js";
+import { chooser, differences, excerpts, sorted } from "view/filters.js";
 import { ForestPage } from "view/forest.js";
 import { List } from "view/list.js";
 import { update, useParams } from "view/state.js";
 
 const SEARCH_PAUSE = 250; // milliseconds after the last key
-const OF_A_FOREST = { leaf: "", seg: "", token: "", fold: "", x: "" };
+const OF_A_FOREST = { leaf: "", seg: "", token: "", fold: "", x: "", by: "" };
 
 function App({ data }) {
   const params = useParams();
@@ -17,7 +17,8 @@ function App({ data }) {
   const search = useSearch(data, params.q, revision);
   const [tip, setTip] = useState(null);
   const rows = useMemo(() => [...data.rows.values()], [revision]);
-  const prompts = useMemo(() => differences(data.prompts), [data.prompts.size, revision]);
+  const prompts = useMemo(() => differences(data.prompts), [data.prompts.size]);
+  const lines = useMemo(() => excerpts(data.prompts), [data.prompts.size]);
   const chosen = useMemo(
     () => sorted(rows.filter(chooser(params, search.found)), params.sort),
     [rows, search.found, params.q, params.verdict, params.reward, params.step, params.length, params.prompt, params.state, params.mixed, params.sort]);
@@ -34,7 +35,7 @@ function App({ data }) {
   if (!data.about) return html`<p class="empty">${data.error || "Reading the run…"}</p>`;
   return html`<div class="app ${row ? "reading" : ""}">
     <${Bar} about=${data.about} error=${data.error} />
-    <${List} data=${data} params=${params} rows=${rows} chosen=${chosen} prompts=${prompts} search=${search} selected=${params.f}
+    <${List} data=${data} params=${params} rows=${rows} chosen=${chosen} prompts=${lines} search=${search} selected=${params.f}
       set=${update} onPick=${pick} onTip=${onTip} />
     ${row
       ? html`<${ForestPage} data=${data} row=${row} params=${params} prompts=${prompts} neighbours=${neighbours} set=${update} onPick=${pick} onTip=${onTip} />`

@@ -3,19 +3,20 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { html } from "view/html.js";
 import { Below } from "view/badges.js";
 import { css, QUANTITIES, quantityOf, sumsOf, tintOf } from "view/colours.js";
-import { isLeaf, layoutRows, pieceOf } from "view/layout.js";
+import { axisOf, endOfToken, isLeaf, layoutRows, pieceOf } from "view/layout.js";
 
 const MIN_TOKENS = 8; // the closest zoom
-const AXIS = 22; // pixels of the axis above the rows
+const AXIS = { text: 4, tokens: 22 }; // pixels above the rows
 const TREE_GAP = 10; // pixels between trees
-const TEXT_WIDTH = 15; // pixels of a token from which its text is drawn
+const TEXT_WIDTH = 15; // pixels of a token from which its text is drawn, by tokens
+const CHARACTER = 4.5; // pixels of a character from which text is drawn, by text
 
 const rowHeight = (rows) => (rows <= 8 ? 32 : rows <= 20 ? 26 : rows <= 48 ? 20 : 16);
 
 // Where the rows are: pixels from the top, by row, with a gap above each tree but the first.
-function tops(forest, rows, height) {
+function tops(forest, rows, height, above) {
   const out = [];
-  let y = AXIS;
+  let y = above;
   rows.forEach(({ segment }, n) => {
     if (n && forest.tree[segment] !== forest.tree[rows[n - 1].segment]) y += TREE_GAP;
     out.push(y);
@@ -25,15 +26,16 @@ function tops(forest, rows, height) {
   return out;
 }
 
-export function Map({ forest, colour, folded, range, leaf, segment, token, onRange, onPick, onFold, onTip }) {
+export function Map({ forest, by, colour, folded, range, leaf, segment, token, onRange, onAxis, onPick, onFold, onTip }) {
   const canvas = useRef(), frame = useRef(), drag = useRef(null);
   const [width, setWidth] = useState(0);
   const [hover, setHover] = useState(-1);
   const theme = useTheme();
   const { rows, span } = layoutRows(forest, folded);
   const height = rowHeight(rows.length);
-  const top = tops(forest, rows, height);
-  const [from, to] = range ?? [0, forest.longest];
+  const top = tops(forest, rows, height, AXIS[by]);
+  const axis = axisOf(forest, by), { longest } = axis;
+  const [from, to] = range ?? [0, longest];
 
   useLayoutEffect(() => {
     const measure = () => setWidth(frame.current.clientWidth);
@@ -51,16 +53,16 @@ export function Map({ forest, colour, folded, range, leaf, segment, token, onRan
   };
 
   useLayoutEffect(() => {
-    if (width) draw(canvas.current, { forest, colour, folded, span, box, x, from, to, width, height: top.at(-1), hover, leaf, segment, token });
+    if (width) draw(canvas.current, { forest, axis, colour, folded, span, box, x, from, to, width, height: top.at(-1), hover, leaf, segment, token });
   });
 
   const zoom = (factor, at = (from + to) / 2) => {
-    const length = Math.min(forest.longest, Math.max(MIN_TOKENS, (to - from) * factor));
+    const length = Math.min(longest, Math.max(MIN_TOKENS, (to - from) * factor));
     move(at - (at - from) * (length / (to - from)), length);
   };
   const move = (begin, length = to - from) => {
-    const low = Math.max(0, Math.min(begin, forest.longest - length));
-    onRange(length >= forest.longest ? null : [low, low + length]);
+    const low = Math.max(0, Math.min(begin, longest - length));
+    onRange(length >= longest ? null : [low, low + length]);
   };
 
   // Passive listeners of the framework cannot keep the page from scrolling or zooming.
@@ -81,8 +83,8 @@ export function Map({ forest, colour, folded, range, leaf, segment, token, onRan
     const at = from + event.offsetX / scale;
     for (const [s] of span) {
       const [y0, y1] = box(s);
-      const begin = forest.offset[s], inside = at >= begin && at < begin + forest.length[s];
-      if (inside && event.offsetY >= y0 && event.offsetY < y1) return [s, forest.start[s] + Math.floor(at - begin)];
+      const begin = axis.begin[s], inside = at >= begin && at < begin + axis.length[s];
+      if (inside && event.offsetY >= y0 && event.offsetY < y1) return [s, axis.find(s, at - begin)];
     }
     return null;
   };
@@ -118,7 +120,10 @@ export function Map({ forest, colour, folded, range, leaf, segment, token, onRan
       <button onClick=${() => zoom(0.5)} title="Zoom in (+, or Ctrl and the wheel)" aria-label="zoom in">+</button>
       <button onClick=${() => zoom(2)} title="Zoom out (−)" aria-label="zoom out" disabled=${!range}>−</button>
       <button onClick=${() => onRange(null)} title="Show all tokens (0)" disabled=${!range}>All</button>
-      <span class="soft where">tokens ${Math.round(from)} to ${Math.round(to)} of ${forest.longest}</span>
+      <span class="soft where">${axis.byText ? (range ? "a part of" : "all") : `tokens ${Math.round(from)} to ${Math.round(to)} of`} ${forest.longest.toLocaleString("en")}${axis.byText ? " tokens" : ""}</span>
+      <span class="grow"></span>
+      <label class="soft by">width by <select value=${by} aria-label="width of a token" onChange=${(e) => onAxis(e.target.value)}>
+        <option value="text">text</option><option value="tokens">tokens</option></select></label>
     </div>
     <div class="mapbody">
       <div class="mapframe" ref=${frame}>
@@ -140,10 +145,10 @@ export function Map({ forest, colour, folded, range, leaf, segment, token, onRan
   </section>`;
 
   function fit(s) {
-    const margin = Math.max(4, forest.length[s] * 0.05);
-    const length = Math.max(MIN_TOKENS, forest.length[s] + 2 * margin);
-    if (length >= forest.longest) onRange(null);
-    else move(forest.offset[s] - margin, length);
+    const margin = Math.max(4, axis.length[s] * 0.05);
+    const length = Math.max(MIN_TOKENS, axis.length[s] + 2 * margin);
+    if (length >= longest) onRange(null);
+    else move(axis.begin[s] - margin, length);
   }
 }
 
@@ -165,7 +170,7 @@ function useTheme() {
 }
 
 function draw(canvas, view) {
-  const { forest, colour, folded, span, box, x, from, to, width, height, hover, leaf, segment, token } = view;
+  const { forest, axis, colour, folded, span, box, x, from, to, width, height, hover, leaf, segment, token } = view;
   const ratio = devicePixelRatio || 1;
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
     canvas.width = Math.round(width * ratio);
@@ -182,7 +187,7 @@ function draw(canvas, view) {
   const g = canvas.getContext("2d");
   g.setTransform(ratio, 0, 0, ratio, 0, 0);
   g.clearRect(0, 0, width, height);
-  drawAxis(g, { from, to, x, width, height, soft, line });
+  if (!axis.byText) drawTicks(g, { from, to, x, width, height, soft, line });
 
   const quantity = quantityOf(colour), total = sumsOf(forest, colour), scale = x(1) - x(0);
   const selected = new Set();
@@ -190,64 +195,60 @@ function draw(canvas, view) {
   g.font = `11.5px ${name("mono")}`;
   g.textBaseline = "middle";
   for (const [s] of span) {
-    const begin = forest.offset[s], finish = begin + forest.length[s];
+    const begin = axis.begin[s], finish = begin + axis.length[s];
     const x0 = Math.max(-2, x(begin)), x1 = Math.min(width + 2, x(finish));
     const [y0, y1] = box(s), h = y1 - y0;
-    if (folded.has(s) && !isLeaf(forest, s)) drawFolded(g, forest, s, x, (y0 + y1) / 2, soft, width);
+    if (folded.has(s) && !isLeaf(forest, s)) drawFolded(g, forest, axis, s, x, (y0 + y1) / 2, soft, width);
     if (x1 <= 0 || x0 >= width) continue;
-    const faint = leaf >= 0 && !selected.has(s);
-    g.globalAlpha = faint ? 0.35 : 1;
+    g.globalAlpha = leaf >= 0 && !selected.has(s) ? 0.35 : 1;
     const bar = new Path2D();
     bar.roundRect(x0 + 0.5, y0 + 1, Math.max(1, x1 - x0 - 1.5), h - 2, Math.min(4, h / 4, Math.max(0.1, (x1 - x0) / 3)));
     g.save();
     g.clip(bar);
     g.fillStyle = cell;
     g.fill(bar);
-    const first = Math.max(0, Math.floor(from - begin)), last = Math.min(forest.length[s], Math.ceil(to - begin));
-    const t0 = forest.start[s];
-    if (scale >= 1) {
-      for (let t = t0 + first; t < t0 + last; t++) {
+    const first = axis.find(s, Math.max(0, from - begin)), last = axis.find(s, Math.min(axis.length[s] - 1e-9, to - begin)) + 1;
+    const left = (t) => x(begin + axis.at[t]), right = (t) => x(begin + endOfToken(forest, axis, t));
+    if (scale * (to - from) > last - first) {
+      for (let t = first; t < last; t++) {
         const paint = fill(quantity, quantity.of(forest, t));
-        const left = x(begin + t - t0);
-        if (paint) {
-          g.fillStyle = paint;
-          g.fillRect(left, y0, scale > 5 ? scale - 1 : scale, h);
-        }
+        const wide = right(t) - left(t);
+        if (!paint) continue;
+        g.fillStyle = paint;
+        g.fillRect(left(t), y0, wide > 5 ? wide - 1 : wide, h);
       }
     } else {
       for (let pixel = Math.max(0, Math.floor(x0)); pixel < Math.min(width, x1); pixel++) {
-        const a = Math.max(first, Math.min(last - 1, Math.floor(from + pixel / scale - begin)));
-        const b = Math.max(a + 1, Math.min(last, Math.floor(from + (pixel + 1) / scale - begin)));
-        const paint = fill(quantity, (total[t0 + b] - total[t0 + a]) / (b - a));
-        if (paint) {
-          g.fillStyle = paint;
-          g.fillRect(pixel, y0, 1, h);
-        }
+        const a = axis.find(s, from + pixel / scale - begin), b = Math.max(a + 1, axis.find(s, from + (pixel + 1) / scale - begin));
+        const paint = fill(quantity, (total[b] - total[a]) / (b - a));
+        if (!paint) continue;
+        g.fillStyle = paint;
+        g.fillRect(pixel, y0, 1, h);
       }
     }
     if (forest.advantage) {
       g.fillStyle = fill(QUANTITIES.advantage, forest.advantage[s] / (forest.top_advantage || 1)) || line;
       g.fillRect(x0, y0 + 1, x1 - x0, Math.min(4, h / 5));
     }
-    if (scale >= TEXT_WIDTH) {
+    if (scale >= (axis.byText ? CHARACTER : TEXT_WIDTH)) {
       g.fillStyle = ink;
-      for (let t = t0 + first; t < t0 + last; t++) drawPiece(g, pieceOf(forest, t), x(begin + t - t0), (y0 + y1) / 2 + 1, scale);
+      for (let t = first; t < last; t++) drawPiece(g, pieceOf(forest, t), left(t), (y0 + y1) / 2 + 1, right(t) - left(t));
     }
     g.restore();
     const lit = s === hover || s === segment;
     g.lineWidth = lit ? 1.5 : 1;
     g.strokeStyle = lit ? focus : line;
     g.stroke(bar);
-    if (token >= t0 && token < t0 + forest.length[s]) {
+    if (token >= forest.start[s] && token < forest.start[s + 1]) {
       g.lineWidth = 2;
       g.strokeStyle = ink;
-      g.strokeRect(x(begin + token - t0), y0 + 1, Math.max(3, scale - 1), h - 2);
+      g.strokeRect(left(token), y0 + 1, Math.max(3, right(token) - left(token) - 1), h - 2);
     }
   }
   g.globalAlpha = 1;
 }
 
-function drawAxis(g, { from, to, x, width, height, soft, line }) {
+function drawTicks(g, { from, to, x, width, height, soft, line }) {
   const rough = ((to - from) / width) * 90;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = Math.max(1, power * ([1, 2, 5, 10].find((n) => n * power >= rough) ?? 10));
@@ -269,10 +270,10 @@ function drawAxis(g, { from, to, x, width, height, soft, line }) {
 }
 
 // What a folded segment hides: a dashed line as long as the longest path below.
-function drawFolded(g, forest, s, x, y, colour, width) {
+function drawFolded(g, forest, axis, s, x, y, colour, width) {
   let end = 0;
-  for (let k = s; k < forest.end[s]; k++) end = Math.max(end, forest.offset[k] + forest.length[k]);
-  const a = Math.max(0, x(forest.offset[s] + forest.length[s])), b = Math.min(width, x(end));
+  for (let k = s; k < forest.end[s]; k++) end = Math.max(end, axis.begin[k] + axis.length[k]);
+  const a = Math.max(0, x(axis.begin[s] + axis.length[s])), b = Math.min(width, x(end));
   if (b <= a) return;
   g.strokeStyle = colour;
   g.lineWidth = 2;
@@ -287,6 +288,7 @@ function drawFolded(g, forest, s, x, y, colour, width) {
 function drawPiece(g, piece, left, y, width) {
   let text = piece.replace("\n", "");
   if (!text.trim()) return;
-  while (text.length > 1 && g.measureText(text).width > width - 3) text = text.slice(0, -1);
-  g.fillText(text, left + 1.5, y);
+  // A little too wide is set narrower; much too wide is cut
+  while (text.length > 1 && g.measureText(text).width > (width - 2) * 1.35) text = text.slice(0, -1);
+  g.fillText(text, left + 1.5, y, width - 2);
 }

@@ -15,7 +15,7 @@ export function Leaves({ forest, leaf, onPick }) {
           <td class="n"><button class="link" aria-pressed=${n === leaf}>${n}</button></td>
           <td><${Verdict} leaf=${one} /></td>
           ${reads && html`<td>${one.read === null ? html`<span class="soft">all</span>` : one.read === "" ? html`<span class="soft">nothing</span>` : html`<code>${one.read}</code>`}</td>`}
-          <td>${one.detail || html`<span class="soft">${MEANING[one.verdict]}</span>`}</td>
+          <td class="why">${one.detail || html`<span class="soft">${MEANING[one.verdict]}</span>`}</td>
           <td class="n"><${Advantage} forest=${forest} segment=${one.segment} /></td>
           <td class="n">${forest.leafTokens[n].toLocaleString("en")}</td>
         </tr>`)}</tbody>
