@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 RECIPE ?= deploy/recipes/laptop.yaml
 
-.PHONY: train test test-slow lint generate docs dist bench sglang-cpu sglang-release monitoring clean
+.PHONY: train test test-slow lint generate docs dist bench bench-check sglang-cpu sglang-release monitoring clean
 
 train: .venv/installed
 	.venv/bin/treeadv train --config $(RECIPE) $(ARGS)
@@ -45,6 +45,10 @@ dist: .venv/installed-dev
 
 bench: .venv/installed-dev
 	for b in queue verifier learner rollout learning; do .venv/bin/treeadv bench $$b --json || exit 1; done
+
+# compare ratios of the benchmarks with benchmarks/baselines.json; `make test-slow` does it too
+bench-check: .venv/installed-dev
+	$(PY) -m benchmarks.check $(NAMES)
 
 # start Prometheus on the newest run, or on RUN=folder
 monitoring: .venv/installed

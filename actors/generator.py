@@ -70,8 +70,8 @@ class Generator(Heartbeat):
 
     @ray.method(num_returns=2)
     async def answer(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
-        """Independent answers to a held-out problem, returned as `grow` returns a forest. They count for no metric of
-        forests."""
+        """Return independent answers to a held-out problem, returned as `grow` returns a forest. They count for no
+        metric of forests."""
         if self._answerer is None:
             raise RuntimeError(_NOT_STARTED)
         return to_batch([await self._drawn(self._answerer, ticket)]), self.engine.stats().free

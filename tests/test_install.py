@@ -65,6 +65,10 @@ def test_built_package_runs_from_another_folder(tmp_path: Path, kind: str) -> No
     subprocess.run([sys.executable, "-m", "pip", "install", *options, str(built)], check=True)
     assert {p.name for p in place.iterdir()} - {"bin"} == {"treeadv", "actors", "treeadv-0.1.0.dist-info"}
     assert (place / "treeadv" / "py.typed").is_file()
+    static = place / "treeadv" / "view" / "static"
+    assert {"style.css", "main.js", "vendor/preact.js", "vendor/LICENSE-preact", "vendor/LICENSE-htm"} <= {
+        str(p.relative_to(static)) for p in static.rglob("*")
+    }
     code = (
         "import treeadv\n"
         f"assert treeadv.__file__.startswith({str(place)!r})\n"

@@ -9,7 +9,7 @@ from treeadv.config import Config
 from treeadv.data.model_folder import check_path, tokenizer_folder
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
-from treeadv.engines.registry import check_engine
+from treeadv.engines.registry import check_engine, cuda_option
 from treeadv.errors import BadInput
 from treeadv.evaluation.sets import sets_of, shared_problems
 from treeadv.learning import objective
@@ -107,10 +107,7 @@ def check_devices(config: Config) -> None:
     """Raise `BadInput` if this machine lacks the GPUs that learners and generators request."""
     c, g = config.learner, config.generator
     needed = c.gpus * c.count + g.gpus * g.count
-    asked = [key for key, asks in (
-        ("learner.device=cuda", c.device == "cuda"),
-        ("generator.sglang.device=cuda", g.engine == "sglang" and not g.sglang.url and g.sglang.device == "cuda"),
-    ) if asks]  # fmt: skip
+    asked = [option for option in ("learner.device=cuda" if c.device == "cuda" else "", cuda_option(config)) if option]
     if not needed and not asked:
         return
     import torch

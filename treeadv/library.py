@@ -64,7 +64,7 @@ def redistribute(forest: Forest, preset: str | AdvantageSpec = "treeadv") -> tup
 def loss(
     forests: Sequence[Forest], logprobs: Sequence[npt.ArrayLike], preset: str | AdvantageSpec = "treeadv"
 ) -> tuple[float, list[Array]]:
-    """The clipped loss of a batch of graded forests, and its derivative by the log-probability of each token.
+    """Return the clipped loss of a batch of graded forests, and its derivative by the log-probability of each token.
 
     `logprobs` holds log pi [T] of each forest's tokens under the current policy. The ratio is to the policy that drew
     the tokens. Multiply each derivative [T] by your model's log-probabilities and backpropagate the sum to get the

@@ -104,7 +104,7 @@ def _check_sizes(metadata: pa.Buffer, body: pa.Buffer, where: str) -> None:
 
 
 def _spans(meta: memoryview, at: int) -> np.ndarray:
-    """[n, 2] offset and length of each buffer."""
+    """Return the offset and length of each buffer [n, 2]."""
     if not at:
         return np.zeros((0, 2), np.int64)
     vector = _table(meta, at)

@@ -1,7 +1,7 @@
 """Experiment trackers: they get the figures of every step under the names of metrics.jsonl.
 
-`run.trackers` lists entries of `TRACKERS` or `module:Name`; a name is a class that takes (folder, config) and has
-`log(step, figures)` and `close()`. A tracker that fails is reported and left out; the run goes on.
+`run.trackers` lists entries of `TRACKERS` or `module:Name`. The name is of a class with the methods of `TrackerClass`,
+whose objects have the methods of `Tracker`. If a tracker fails, the log names it and the run continues without it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tracker(Protocol):
 
 
 class TrackerClass(Protocol):
-    """What the class of a tracker offers."""
+    """The class of a tracker. A call with (folder of the run, configuration as a mapping) starts the tracker."""
 
     def check(self) -> None:
         """Raise `BadInput` if the tracker cannot be used, for example because its package is missing."""
@@ -59,7 +59,7 @@ class TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            # The viewer hides what an earlier attempt logged from this step on
+            # The viewer then hides the figures that an earlier attempt logged for this and later steps
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
@@ -141,7 +141,10 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def _class(name: str) -> TrackerClass:
-    return cast(TrackerClass, load_extension("run.trackers", name, TRACKERS))
+    found = load_extension("run.trackers", name, TRACKERS)
+    if missing := [method for method in ("check", "log", "close") if not hasattr(found, method)]:
+        raise BadInput(f"run.trackers={name} is not a tracker: it lacks {', '.join(missing)}")
+    return cast(TrackerClass, found)
 
 
 def _start(name: str, folder: Path, config: Mapping[str, Any]) -> Tracker | None:

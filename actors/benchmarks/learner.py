@@ -109,7 +109,7 @@ def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.N
 
 
 def _trl(folder: str, forests: list[Forest], dtype: str) -> Callable[[], None]:
-    """TRL's step on all leaves as one padded batch."""
+    """Measure TRL's step on all leaves as one padded batch."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

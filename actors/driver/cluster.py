@@ -138,8 +138,8 @@ class Cluster:
             self.evaluations.offer(self, step, self.version)
 
     async def drawer(self, generator: ActorProxy[Generator]) -> ActorProxy[Generator]:
-        """The generator that grows a forest for `generator`: itself, unless it answers held-out problems. Waits until
-        it holds the current weights."""
+        """Return the generator that grows a forest for `generator`: itself, unless it answers held-out problems. Waits
+        until it holds the current weights."""
         found = self.weights.stand_in(generator, self.generators)
         await self.weights.wait_until_current(found)
         return found

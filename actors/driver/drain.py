@@ -40,7 +40,7 @@ def announce(node: str, seconds: float) -> None:
 
 
 def actors_on(node: str) -> list[str]:
-    """The classes of the actors that are alive on `node`."""
+    """Return the classes of the actors that are alive on `node`."""
     return [a["ActorClassName"] for a in actors().values() if a["State"] == "ALIVE" and a["Address"]["NodeID"] == node]
 
 

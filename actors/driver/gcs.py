@@ -22,7 +22,7 @@ log = visible_logger(__name__)
 
 
 def gcs() -> GcsClient:
-    """A client of the GCS. Needs a connected driver."""
+    """Return a client of the GCS. Needs a connected driver."""
     return _client(ray.get_runtime_context().gcs_address)
 
 
@@ -46,8 +46,8 @@ async def answer(question: Awaitable[T]) -> T | None:
 
 
 async def has_process(handle: Handle) -> bool | None:
-    """Whether an actor has a process, which runs its constructor or its methods. Without one it waits for resources of
-    the cluster. None when the GCS does not answer."""
+    """Return whether an actor has a process, which runs its constructor or its methods. Without one it waits for
+    resources of the cluster. None when the GCS does not answer."""
     key = ActorID.from_hex(actor_id(handle))
     found = await answer(gcs().async_get_all_actor_info(actor_id=key, timeout=TIMEOUT_SECONDS))
     return None if found is None else key in found and found[key].address.port > 0

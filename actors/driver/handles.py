@@ -22,7 +22,8 @@ Handle = ActorProxy[Any]
 def actor_class(
     role: type[R], resources: GeneratorConfig | LearnerConfig | RewardConfig | None = None, **options: Any
 ) -> ActorClass[R]:
-    """The Ray actor class of a role. `resources` is its section of the configuration, `options` are Ray's own."""
+    """Return the Ray actor class of a role. `resources` is its section of the configuration, `options` are Ray's
+    own."""
     # With task events Ray would keep records of up to 100,000 calls in memory.
     asked: dict[str, Any] = {"num_cpus": 0, "concurrency_groups": {GROUP: 1}, "enable_task_events": False, **options}
     if resources is not None:
@@ -33,7 +34,7 @@ def actor_class(
 
 
 def actor_id(handle: Handle) -> str:
-    """The id (hex) by which Ray's state lists name the actor."""
+    """Return the id (hex) by which Ray's state lists name the actor."""
     return cast(ActorHandle, handle)._actor_id.hex()
 
 

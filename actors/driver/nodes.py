@@ -15,7 +15,7 @@ WATCH_SECONDS = 2.0  # between questions about the node of the driver
 
 
 def draining_nodes() -> frozenset[str]:
-    """The ids of the nodes that are told to leave, by `actors.driver.drain` or by Ray's autoscaler."""
+    """Return the ids of the nodes that are told to leave, by `actors.driver.drain` or by Ray's autoscaler."""
     return frozenset(gcs().get_draining_nodes(timeout=TIMEOUT_SECONDS))
 
 
@@ -25,7 +25,8 @@ def actor_nodes() -> dict[str, str]:
 
 
 def own_node_lives() -> bool:
-    """Whether the node of this process is alive, by the GCS. A dead or stopped node counts as dead after 15 to 30 s."""
+    """Return whether the node of this process is alive, by the GCS. A dead or stopped node counts as dead after 15 to
+    30 s."""
     (alive,) = gcs().check_alive([NodeID.from_hex(ray.get_runtime_context().get_node_id())], timeout=TIMEOUT_SECONDS)
     return bool(alive)
 

@@ -25,7 +25,7 @@ class Targets:
         self._write()
 
     def count(self) -> Counter[Role]:
-        """The number of actors that are up, by role."""
+        """Return the number of actors that are up, by role."""
         return Counter(role for role, _ in self._entries.values())
 
     def _write(self) -> None:

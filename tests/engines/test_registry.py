@@ -23,7 +23,7 @@ def configured(*overrides: str) -> Config:
         ("generator.engine=sglan", "generator.engine=sglan is unknown, did you mean sglang"),
         ("generator.engine=no_such_module:Engine", "module no_such_module cannot be imported"),
         ("generator.engine=treeadv.config:Engine", "module treeadv.config has no Engine"),
-        ("generator.engine=treeadv.config:Config", "is not an engine: it lacks check, create, generate"),
+        ("generator.engine=treeadv.config:Config", "is not an engine: it lacks check, cuda_option, create, generate"),
         ("generator.gpus=1", "generator.gpus=1: the embedded engine runs on the CPU"),
     ],
 )

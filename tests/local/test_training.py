@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -26,6 +27,7 @@ from treeadv.learning.report import Phases
 from treeadv.replay.audit import audit
 from treeadv.report.record_fields import faults
 from treeadv.storage.run_folder import RunFolder
+from treeadv.view.sources import open_source
 
 STEPS = 5
 
@@ -72,7 +74,7 @@ def records(run: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("local")
-    assert train("--config", local_recipe(tmp_path, tiny_model, "whole")) == 0
+    assert train("--config", local_recipe(tmp_path, tiny_model, "whole", "learner.keep_log_probs=true")) == 0
     return tmp_path / "whole"
 
 
@@ -86,6 +88,22 @@ def test_run_folder_has_the_files_of_a_run_with_ray(finished: Path) -> None:
     assert summary["forests"]["trained"] == 3 * STEPS
     assert {r["staleness_max"] for r in records(finished)} == {0}
     assert [fault for r in RunFolder(finished).records() for fault in faults(r)] == []
+
+
+def test_kept_log_probs_give_the_mismatch_of_the_records(finished: Path) -> None:
+    """The record of a step has KL(engine || learner) over the tokens trained, estimated by exp(d) - 1 - d."""
+    source = open_source(finished)
+    rows = source.rows()[0]
+    for record in records(finished):
+        mismatch = []
+        for row in rows:
+            if row.step == record["step"] and (learner := source.learner_log_probs(row.key)) is not None:
+                forest = source.forest(row.key)
+                assert np.isfinite(learner).all() and len(learner) == forest.tokens
+                mismatch.append(learner.astype(float) - forest.logprob)
+        assert len(mismatch) == 3 - record["forests_without_gradient"]
+        d = np.concatenate(mismatch or [np.zeros(1)])
+        assert np.mean(np.exp(d) - 1 - d) == pytest.approx(record["mismatch_kl"], rel=1e-2, abs=1e-9)
 
 
 def test_batch_without_a_finite_update_is_replaced(

@@ -21,8 +21,8 @@ NO_ANSWER = "I do not know."
 
 
 def describe_run(config: Config, name: str) -> tuple[str, bool]:
-    """The description of a run of `config` (with absolute paths), and whether its roles fit into memory. `name` is the
-    name of a run that the configuration does not name."""
+    """Return the description of a run of `config` (with absolute paths), and whether its roles fit into memory. `name`
+    is the name of a run that the configuration does not name."""
     parts = read_parts(config.task, config.run.seed)
     problem = parts[0].train[0]
     folder = tokenizer_folder(config.model.path, config.model.cache) or resolve(SMOLLM2, config.model.cache)
@@ -70,7 +70,7 @@ def _prompt_lines(problem: Problem, config: Config, folder: Path) -> list[str]:
 
 
 def _graded_lines(problem: Problem, config: Config) -> Iterator[str]:
-    """The gold answer and no answer at all, as the verifier of the problem judges them."""
+    """Return the gold answer and no answer at all, as the verifier of the problem judges them."""
     perfect = find_verifier(problem.verifier).perfect_response(problem.answer)
     responses = [problem.answer if perfect is None else perfect, NO_ANSWER]
     yield f"{problem.id} by {problem.verifier}; its gold answer is {problem.answer!r}"

@@ -114,7 +114,7 @@ def _recipe(args: argparse.Namespace, config: Config, problems: Sequence[Problem
 
 
 def _verifier(problems: Sequence[Problem], config: Config) -> tuple[str, str]:
-    """The verifier that the gold answers can be met with, and why it is taken."""
+    """Return the verifier that the gold answers can be met with, and why it is taken."""
     from treeadv.rewards.golds import Gold, check_golds
 
     sample = problems[:: max(1, len(problems) // SAMPLE)]
@@ -132,7 +132,7 @@ def _verifier(problems: Sequence[Problem], config: Config) -> tuple[str, str]:
 
 
 def _tokens(problems: Sequence[Problem], config: Config, device: str) -> int:
-    """Tokens of an answer: as many as usual on this device, or half of what the model has beside a prompt."""
+    """Return the tokens of an answer: the usual number on this device, at most half of the room beside a prompt."""
     from treeadv.data.model_check import longest_path
     from treeadv.data.model_folder import SMOLLM2, resolve, tokenizer_folder
     from treeadv.data.prompts import Prompter

@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _hint(message: str) -> str:
-    """What may be meant by a wrong command or option, for the end of a message of argparse."""
+    """Return a suggestion for a wrong command or option, for the end of a message of argparse."""
     if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
         close = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
         return f", did you mean {close[0]}?" if close else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,11 @@ from treeadv.visible import visible
 if TYPE_CHECKING:
     from treeadv.forest import Forest
     from treeadv.report.picture import Picture
-    from treeadv.view.rows import Row
+    from treeadv.view.rows import Facts, Row
     from treeadv.view.sources import Source
 
 LISTED = 40  # last forests of a run that the list shows
+EXCERPT = 40  # last characters of a prompt in the list
 
 
 def add(commands: Commands) -> None:
@@ -124,27 +126,51 @@ def _list(args: argparse.Namespace, source: Source, rows: Sequence[Row]) -> int:
     """List the last forests of a run by step and index."""
     from rich.console import Console
     from rich.table import Table
-
-    from treeadv.view.rows import facts_of
+    from rich.text import Text
 
     for option in ("index", "leaf", "svg", "html"):
         if getattr(args, option) is not None:
             raise BadInput(f"--{option}: {args.path} is a run; choose a step with --step N")
     trained = sorted((row for row in rows if row.step is not None), key=lambda row: (row.step or 0, row.place or 0))
-    made = Table("step", "index", "reward", "verdicts", "longest leaf", "prompt ends with", box=None, pad_edge=False)
-    for row in trained[-LISTED:]:
+    facts = [_facts(source, row) for row in trained[-LISTED:]]
+    prompts = iter(_differing([f.prompt for f in facts if not f.fault]))
+    made = Table(box=None, pad_edge=False)
+    for name in ("step", "index", "reward", "verdicts", "longest leaf"):
+        made.add_column(name, no_wrap=True)
+    made.add_column("prompt")
+    for row, f in zip(trained[-LISTED:], facts, strict=True):
         cells = [str(row.step), str(row.place), "-" if row.reward is None else f"{row.reward:.2f}"]
-        try:
-            if not row.readable:
-                raise BadInput(row.note)
-            facts = facts_of(source.forest(row.key), source.vocabulary)
-            verdicts = ", ".join(f"{n} {name}" for name, n in (facts.verdicts or {}).items())
-            cells += [verdicts, f"{facts.longest:,} tokens", " ".join(facts.prompt.split())[-50:]]
-        except BadInput as e:
-            cells += ["", "", visible(str(e))]
-        made.add_row(*cells)
+        verdicts = ", ".join(f"{n} {name}" for name, n in (f.verdicts or {}).items())
+        cells += ["", "", f.fault] if f.fault else [verdicts, f"{f.longest:,} tokens", next(prompts)]
+        made.add_row(*map(Text, cells))
     console = Console()
     console.print(made)
     left_out = f"the last {LISTED} of " if len(trained) > LISTED else ""
     console.print(f"{left_out}{len(trained)} forests; treeadv show {args.path} --step N draws a step", style="dim")
     return 0
+
+
+def _facts(source: Source, row: Row) -> Facts:
+    from treeadv.view.rows import Facts, facts_of
+
+    if not row.readable:
+        return Facts(fault=row.note)
+    try:
+        return facts_of(source.forest(row.key), source.vocabulary)
+    except BadInput as e:
+        return Facts(fault=visible(str(e)))
+
+
+def _differing(prompts: Sequence[str]) -> list[str]:
+    """Return the prompts on one line each, without the words that all begin and end with."""
+    texts = [" ".join(prompt.split()) for prompt in prompts]
+    if len(set(texts)) < 2:
+        return [_last(text) for text in texts]
+    head = commonprefix(texts).rfind(" ") + 1  # noqa: RUF071 - of texts, not of paths
+    ends = [text[head:][::-1] for text in texts]
+    tail = commonprefix(ends).rfind(" ") + 1  # noqa: RUF071 - as above
+    return [_last(end[tail:][::-1]) for end in ends]
+
+
+def _last(text: str) -> str:
+    return text if len(text) <= EXCERPT else f"… {text[-EXCERPT:]}"

@@ -61,7 +61,8 @@ def moved(config: Config, root: Path) -> Config:
 
 
 def same_task(a: TaskConfig, b: TaskConfig) -> bool:
-    """Whether two tasks have the same problems, prompts and verifiers, regardless of the paths of their files."""
+    """Return whether two tasks have the same problems, prompts and verifiers, regardless of the paths of their
+    files."""
     return _without_places(a) == _without_places(b)
 
 

@@ -93,6 +93,11 @@ class EmbeddedEngine:
             )
 
     @classmethod
+    def cuda_option(cls, config: Config) -> str:
+        """Return "": the engine runs on the CPU."""
+        return ""
+
+    @classmethod
     async def create(cls, config: Config, model_dir: Path, index: int) -> EmbeddedEngine:
         """Load the model of `model_dir` as policy version 0."""
         g = config.generator

@@ -26,6 +26,10 @@ class EngineClass(Protocol):
         """Raise `BadInput` for a configuration that the engine cannot serve. The run calls this before it starts."""
         ...
 
+    def cuda_option(self, config: Config) -> str:
+        """Return the option that makes the engine use a CUDA device of this machine, as `key=value`; "" without one."""
+        ...
+
     async def create(self, config: Config, model_dir: Path, index: int) -> Engine:
         """Start the engine with the model of `model_dir` as policy version 0. `index` numbers the engines of a run."""
         ...
@@ -34,6 +38,11 @@ class EngineClass(Protocol):
 def check_engine(config: Config) -> None:
     """Raise `BadInput` if `generator.engine` is unknown or cannot serve the configuration."""
     _engine_class(config).check(config)
+
+
+def cuda_option(config: Config) -> str:
+    """Return the option that makes the configured engine use a CUDA device of this machine; "" without one."""
+    return _engine_class(config).cuda_option(config)
 
 
 async def start_engine(config: Config, model_dir: Path, index: int = 0) -> Engine:
@@ -46,7 +55,7 @@ async def start_engine(config: Config, model_dir: Path, index: int = 0) -> Engin
 def _engine_class(config: Config) -> EngineClass:
     name = config.generator.engine
     found = load_extension("generator.engine", name, ENGINES)
-    missing = [method for method in ("check", "create", "generate") if not hasattr(found, method)]
+    missing = [method for method in ("check", "cuda_option", "create", "generate") if not hasattr(found, method)]
     if missing:
         raise BadInput(f"generator.engine={name} is not an engine: it lacks {', '.join(missing)}")
     return cast(EngineClass, found)

@@ -47,7 +47,7 @@ def mean_over(values: Sequence[float]) -> Estimate:
 
 
 def mean_of_means(sets: Sequence[Sequence[float]]) -> Estimate:
-    """The unweighted mean over sets of the mean over problems. Each set is resampled by itself.
+    """Return the unweighted mean over sets of the mean over problems. Each set is resampled by itself.
 
     A set whose problems all give the same value has no spread to resample, and the interval would be too narrow: then
     there is none.

@@ -181,13 +181,13 @@ def group_by_prompt(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> l
 
 
 def _oldest(versions: Sequence[Sequence[int]], spans: list[tuple[int, int, int]], below: list[list[int]]) -> list[int]:
-    """[T] the oldest version of each merged token, over the sequences that share it."""
+    """Return the oldest version of each merged token [T], over the sequences that share it."""
     shared = zip(below, spans, strict=True)
     return [min(versions[i][t] for i in members) for members, (_, a, b) in shared for t in range(a, b)]
 
 
 def _leaves_below(parent: Ints) -> Ints:
-    """[S] the number of leaves below each segment; 1 for a leaf."""
+    """Return the number of leaves below each segment [S]; 1 for a leaf."""
     inner = set(parent.tolist())
     out = np.array([int(s not in inner) for s in range(len(parent))], np.int32)
     for s in range(len(parent) - 1, 0, -1):

@@ -35,15 +35,15 @@ class FlatRollouts:
         return [row[row >= 0] for row in self.index]
 
     def tokens(self, pad: int = 0) -> Ints:
-        """[L, R] the token ids; `pad` where a row has ended."""
+        """Return the token ids [L, R]; `pad` where a row has ended."""
         return np.where(self.mask, self.token[self.index], pad).astype(np.int32)
 
     def spread_tokens(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """[L, R] of `values` [T], one a token of the forest; 0 where a row has ended."""
+        """Return [L, R] with the entries of `values` [T], one a token of the forest; 0 where a row has ended."""
         return np.where(self.mask, np.asarray(values, np.float64)[self.index], 0.0)
 
     def spread_segments(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """[L, R] of `values` [S], one a segment of the forest; 0 where a row has ended."""
+        """Return [L, R] with the entries of `values` [S], one a segment of the forest; 0 where a row has ended."""
         return np.where(self.mask, np.asarray(values, np.float64)[self.segment], 0.0)
 
 

@@ -17,8 +17,8 @@ def prefix_order(sequences: list[list[int]]) -> list[int]:
 def prefix_tree(
     sequences: list[list[int]],
 ) -> tuple[list[int], list[tuple[int, int, int]], list[int], list[list[int]]]:
-    """(parent [S], spans [S], order [L], members [S]): segment s holds the tokens a to b of sequence i for spans[s] =
-    (i, a, b); its members are the sequences that share it."""
+    """Return (parent [S], spans [S], order [L], members [S]): segment s holds the tokens a to b of sequence i for
+    spans[s] = (i, a, b); its members are the sequences that share it."""
     parent: list[int] = []
     spans: list[tuple[int, int, int]] = []
     order: list[int] = []
@@ -41,7 +41,7 @@ def prefix_tree(
 
 
 def _groups(sequences: list[list[int]], members: Iterable[int], at: int) -> list[list[int]]:
-    """The members by their token at position `at`; one whose last token that is stands alone."""
+    """Return the members by their token at position `at`; one whose last token that is stands alone."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i in members:
         alone = i if len(sequences[i]) == at + 1 else -1

@@ -149,14 +149,14 @@ class ForestArrays:
         )
 
     def path(self, s: int) -> list[int]:
-        """Segments from the root to `s`, both included."""
+        """Return the segments from the root to `s`, both included."""
         out = [s]
         while (s := int(self.parent[s])) >= 0:
             out.append(s)
         return out[::-1]
 
     def leaf_tokens(self, leaf: int) -> Ints:
-        """The generated tokens of one leaf, from the root to its end."""
+        """Return the generated tokens of one leaf, from the root to its end."""
         path = self.path(int(self.leaf_segment[leaf]))
         return np.concatenate([self.token[self.start[s] : self.start[s + 1]] for s in path])
 

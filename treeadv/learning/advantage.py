@@ -227,7 +227,7 @@ def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
 
 
 def _all_equal(f: Forest, spec: AdvantageSpec) -> bool:
-    """Whether every advantage is 0 because all rewards are equal.
+    """Return whether every advantage is 0 because all rewards are equal.
 
     The caller then returns exact zeros: AdamW would turn a rounding error into a full step."""
     alone = {"leaf_loo": f.leaves == 1, "sibling_loo": f.trees == 1 or np.sum((f.budget > 1) & (f.parent < 0)) == 1}

@@ -86,8 +86,8 @@ class TrainerState:
         return progress
 
     def _state(self) -> dict[str, Any]:
-        """Optimizer state by parameter name, and the adapter where one is trained (the merged folder cannot be taken
-        apart)."""
+        """Return the optimizer state by parameter name, and the adapter where one is trained (the merged folder cannot
+        be taken apart)."""
         model, state = get_state_dict(self.policy, self.optimizer, options=_TRAINABLE)
         return {"optimizer": state} | ({"model": model} if self.policy.adapted else {})
 

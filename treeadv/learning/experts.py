@@ -21,7 +21,8 @@ def choose(model: Any) -> None:
 
 
 def _experts(module: torch.nn.Module, hidden: torch.Tensor, *routing: torch.Tensor) -> torch.Tensor:
-    """hidden [N, H] and the routing of each row -> [N, H], with products in the dtype of autocast if it is on."""
+    """Map `hidden` [N, H] with the routing of each row to [N, H], with products in the dtype of autocast if it is
+    on."""
     device = hidden.device.type
     if not torch.is_autocast_enabled(device):
         return grouped_mm_experts_forward(module, hidden, *routing)

@@ -41,7 +41,7 @@ class Objective:
     room: int = 1
 
     def needs_path(self, proximal_known: bool) -> bool:
-        """Whether the loss of a token depends on log pi of other tokens on its paths.
+        """Return whether the loss of a token depends on log pi of other tokens on its paths.
 
         If not, a forest that is cut into several micro-batches needs one forward pass only. `proximal_known` says that
         an earlier pass has computed pi_proximal of all tokens."""
@@ -78,7 +78,7 @@ def trained_tokens(f: Forest, spec: AdvantageSpec) -> Array:
 
 
 def changes_nothing(f: Forest, o: Objective) -> bool:
-    """Whether the slope of a forest is 0 at every token under any policy.
+    """Return whether the slope of a forest is 0 at every token under any policy.
 
     That is so if no leaf is judged, or if every advantage is 0 and the loss has no KL term."""
     if o.kl:

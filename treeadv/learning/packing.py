@@ -30,7 +30,7 @@ class Piece:
     tokens: int  # upper bound of the piece's rows in a micro-batch: prompt, context and segments
 
     def whole(self, forests: Sequence[Forest]) -> bool:
-        """Whether the piece contains every segment of its forest."""
+        """Return whether the piece contains every segment of its forest."""
         return self.first == 0 and self.last == forests[self.forest].segments
 
 

@@ -34,8 +34,8 @@ async def evaluate(maker: ForestMaker, sets: Sequence[EvalSet], samples: int, se
 
 
 def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: int) -> dict[str, Any]:
-    """What the answers of a model depend on. `model` is its folder, of which only the
-    name and a digest of the weights count, so that the folder may move."""
+    """Return the settings on which the answers of a model depend. `model` is its folder, of which only the name and a
+    digest of the weights count, so that the folder may move."""
     digest = blake2b(digest_size=16)
     for file in sorted(model.glob("*.safetensors")):
         with file.open("rb") as f:

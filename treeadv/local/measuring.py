@@ -18,8 +18,8 @@ _LINES = 20  # of progress, where the output is no terminal
 
 
 async def measure(config: Config, model: Path, sets: Sequence[EvalSet], samples: int, folder: EvalFolder) -> Score:
-    """The score of a model, drawn by `config.sampling` from `config.run.seed`. Problems that the folder holds are not
-    asked again; each other one is kept when it is graded. Raises `BadInput` when a prompt is too long."""
+    """Return the score of a model, drawn by `config.sampling` from `config.run.seed`. Problems that the folder holds
+    are not asked again; each other one is kept when it is graded. Raises `BadInput` when a prompt is too long."""
     results = {s.name: folder.results(s.name) for s in sets}
     asked = {t.forest_id: (s.name, t) for s in sets for t in tickets(s, config.run.seed)}
     missing = {key: (name, t) for key, (name, t) in asked.items() if t.draw not in results[name]}

@@ -45,7 +45,7 @@ class ForestMaker:
         return cls(config, model_dir, await start_engine(config, model_dir))
 
     def drawing(self, config: Config, model_dir: Path) -> ForestMaker:
-        """Another maker with the same engine and pool, which draws as `config` says. It need not be closed."""
+        """Return another maker with the same engine and pool, which draws as `config` says. It need not be closed."""
         return ForestMaker(config, model_dir, self.engine, self._pool)
 
     async def make(self, tickets: Sequence[Ticket], done: Callable[[Forest], None] = lambda _: None) -> list[Forest]:
@@ -75,7 +75,7 @@ class ForestMaker:
         await self.engine.close()
 
     async def _rewards(self, problem: Problem, leaves: Sequence[np.ndarray]) -> list[float]:
-        """The rewards of finished leaves, for a search; NaN where no verifier could judge."""
+        """Return the rewards of finished leaves, for a search; NaN where no verifier could judge."""
         texts = [self._grower.prompter.decode(tokens) for tokens in leaves]
         answers = [Answer(text, problem.answer, problem.verifier, problem.meta) for text in texts]
         judged = await self._pool.grade(answers)

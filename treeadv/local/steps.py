@@ -67,7 +67,7 @@ class StepForests:
         return forests
 
     def acknowledge(self, step: int, skipped: Sequence[str]) -> None:
-        """Optimizer step `step` is done with its forests. It did not train those `skipped`."""
+        """Record that optimizer step `step` has trained its forests, except those `skipped`."""
         assert self._lease is not None, "a step has forests"
         self._store.ack(self._lease.lease_id, step, skipped)
         if self._config.queue.fsync != "none":

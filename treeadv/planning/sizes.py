@@ -79,7 +79,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _saved_bytes(policy: Policy, tokens: int, compute: torch.dtype) -> int:
-    """Bytes of the tensors that autograd saves in a forward pass, each storage once, without the weights."""
+    """Return the bytes of tensors that autograd saves in a forward pass, each storage once, without the weights."""
     half = compute == torch.bfloat16
     if half:  # as the ranks gather them: a copy that autocast makes of a float32 weight is counted elsewhere
         for p in policy.model.get_decoder().layers.parameters():

@@ -135,7 +135,7 @@ class Ledger:
         return [e for e in self.live.values() if e.state is state]
 
     def known(self, fid: str) -> bool:
-        """Whether this run has reserved the forest id. A known id that is not live is finished."""
+        """Return whether this run has reserved the forest id. A known id that is not live is finished."""
         parts = fid.rsplit("-", 2)
         return len(parts) == 3 and parts[0] == self.run and parts[1].isdecimal() and int(parts[1]) < self.next_draw
 

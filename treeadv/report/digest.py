@@ -28,7 +28,7 @@ class Digest:
     tail: Sequence[dict[str, Any]]  # the last records
 
     def reward(self) -> tuple[float, float]:
-        """The mean reward of the first and of the last fifth of the steps."""
+        """Return the mean reward of the first and of the last fifth of the steps."""
         fifth = max(1, self.count // 5)
         return fmean(self.rewards[:fifth]), fmean(self.rewards[-fifth:])
 

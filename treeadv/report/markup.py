@@ -24,7 +24,7 @@ def element(tag: str, **attributes: object) -> Element:
 
 
 def html(root: Element) -> str:
-    """A whole HTML document."""
+    """Return a whole HTML document."""
     _show(root)
     return "<!doctype html>\n" + tostring(root, encoding="unicode", method="html") + "\n"
 

@@ -44,11 +44,11 @@ class Run:
         return datetime.fromtimestamp(min(p.stat().st_mtime for p in self.path.iterdir()))
 
     def reward(self) -> float | None:
-        """Mean reward of the last fifth of the steps; None without a step."""
+        """Return mean reward of the last fifth of the steps; None without a step."""
         return self.records.reward()[1] if self.records and self.records.count else None
 
     def figures(self) -> dict[str, str]:
-        """The final figures by name, as text; a dash for one that the run did not record."""
+        """Return the final figures by name, as text; a dash for one that the run did not record."""
         if not self.records or not self.records.count:
             return {"steps": "0"}
         last, found = self.records.last, best(list(self.evaluations))

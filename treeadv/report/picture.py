@@ -39,8 +39,8 @@ class Vocabulary:
             raise BadInput(f"{path}: not a tokenizer ({one_line(e)})") from e
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """The text that each of `tokens` adds after `before`, whose last `CONTEXT` tokens are enough. Of a character
-        cut into several tokens the last one carries it."""
+        """Return the text that each of `tokens` adds after `before`, whose last `CONTEXT` tokens are enough. Of a
+        character cut into several tokens the last one carries it."""
         from tokenizers.decoders import DecodeStream
 
         # Stepped from before the tokens: a stream that is opened in the middle of a character repeats what came before.
@@ -157,7 +157,7 @@ def picture(forest: Forest, vocabulary: Vocabulary | Numbers, advantage: npt.NDA
 
 
 def drawn_text(text: str) -> str:
-    """Text in which a line break shows as a symbol and breaks the line, and nothing else is invisible."""
+    """Return text in which a line break shows as a symbol and breaks the line, and nothing else is invisible."""
     return visible(text, newline="⏎\n")
 
 

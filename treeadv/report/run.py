@@ -188,8 +188,8 @@ def _forests(main: Element, folder: RunFolder, config: Config, records: Digest) 
 
 
 def first_mixed(recorded: RecordedSteps, steps: Iterable[int]) -> tuple[tuple[int, Forest] | None, str]:
-    """((step, forest), "") for the first of `steps` that trained a forest with different rewards, the one that forks
-    most; else (None, why the last step that could not be read could not)."""
+    """Return ((step, forest), "") for the first of `steps` that trained a forest with different rewards, the one that
+    forks most; else (None, why the last step that could not be read could not)."""
     fault = ""
     for step in steps:
         try:

@@ -24,7 +24,7 @@ class Forking:
         return math.nan if self._tau is None else self._tau
 
     def possible(self, *, depth: int, position: int) -> bool:
-        """Whether a segment at this `depth` may still fork when its chain has `position` tokens.
+        """Return whether a segment at this `depth` may still fork when its chain has `position` tokens.
 
         If the result is False, it is False for all later positions of the chain.
         """
@@ -32,14 +32,15 @@ class Forking:
         return self.rule.ever_fires and depth < s.max_depth and s.max_tokens - position >= s.min_tail
 
     def _allowed(self, *, budget: int, gap: int, depth: int, position: int) -> bool:
-        """Whether the guards allow a fork: leaf budget for every child, minimum gap, minimum tail and maximum depth."""
+        """Return whether the guards allow a fork: leaf budget for every child, minimum gap, minimum tail and maximum
+        depth."""
         s = self._sampling
         return budget >= s.arity and gap >= s.min_gap and self.possible(depth=depth, position=position)
 
     def forks(
         self, *, entropy: float, logprob: float, budget: int, gap: int, depth: int, position: int, seed: int
     ) -> bool:
-        """Whether the chain forks before the token with this `entropy` and `logprob`. See `Prefix` for the
+        """Return whether the chain forks before the token with this `entropy` and `logprob`. See `Prefix` for the
         arguments."""
         if not self._allowed(budget=budget, gap=gap, depth=depth, position=position):
             return False

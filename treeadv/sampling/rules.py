@@ -51,7 +51,7 @@ class ForkRule(Section, ABC):
 
     @abstractmethod
     def fires(self, prefix: Prefix) -> bool:
-        """Whether the chain forks at `prefix`. The caller has checked the guards (`sampling.forking`)."""
+        """Return whether the chain forks at `prefix`. The caller has checked the guards (`sampling.forking`)."""
 
 
 class Entropy(ForkRule):

@@ -42,7 +42,7 @@ class GrowingSegment:
     reward: float = math.nan
 
     def subtree(self) -> Iterator[GrowingSegment]:
-        """This segment and all below it, depth first."""
+        """Return this segment and all below it, depth first."""
         yield self
         for child in self.children:
             yield from child.subtree()
@@ -51,15 +51,15 @@ class GrowingSegment:
         return [s for s in self.subtree() if not s.children]
 
     def ancestors(self) -> list[GrowingSegment]:
-        """The segments above this one, from the root."""
+        """Return the segments above this one, from the root."""
         return [*self.above.ancestors(), self.above] if self.above else []
 
     def height(self) -> int:
-        """The forks on the longest way down."""
+        """Return the forks on the longest way down."""
         return 1 + max(c.height() for c in self.children) if self.children else 0
 
     def path(self) -> list[int]:
-        """The tokens from the root to the end of this segment."""
+        """Return the tokens from the root to the end of this segment."""
         return [d.token for s in (*self.ancestors(), self) for d in s.draws]
 
     def fork(self, at: int) -> GrowingSegment:
@@ -154,7 +154,7 @@ class SearchGrowth:
         return chosen
 
     def _allowed(self, segment: GrowingSegment) -> Iterator[int]:
-        """The tokens of a segment before which the guards of the configuration allow a fork."""
+        """Return the tokens of a segment before which the guards of the configuration allow a fork."""
         s, above = self._sampling, segment.ancestors()
         if len(above) + segment.height() >= s.max_depth:
             return
@@ -165,8 +165,8 @@ class SearchGrowth:
                 yield at
 
     def _descend(self, open_: set[int]) -> set[int]:
-        """The segments of one way down, by id: at each fork the child with the highest bound, of those `open_`, below
-        which a fork is allowed."""
+        """Return the segments of one way down, by id: at each fork the child with the highest bound, of those `open_`,
+        below which a fork is allowed."""
         path: set[int] = set()
         level = [root for root in self._roots if id(root) in open_]
         while level:
@@ -177,7 +177,8 @@ class SearchGrowth:
         return path
 
     def _bound(self, total: int, segment: GrowingSegment) -> float:
-        """Mean reward of the leaves below, plus what grows while a segment has few of the `total` leaves beside it."""
+        """Return mean reward of the leaves below, plus what grows while a segment has few of the `total` leaves beside
+        it."""
         leaves = segment.leaves()
         known = [leaf.reward for leaf in leaves if not math.isnan(leaf.reward)]
         mean = sum(known) / len(known) if known else 0.0

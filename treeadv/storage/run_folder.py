@@ -228,7 +228,7 @@ class RunFolder:
 
 
 def not_a_run(path: Path) -> BadInput:
-    """The error for a folder that is no run. It lists the runs inside."""
+    """Return the error for a folder that is no run. It lists the runs inside."""
     runs = sorted(path.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
     if not runs:
         return BadInput(f"{path} is not a run folder (it has no config.yaml)")

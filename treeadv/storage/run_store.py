@@ -45,7 +45,7 @@ class RunStore(Protocol):
         ...
 
     def holds_run(self) -> bool:
-        """Whether a run of this name exists."""
+        """Return whether a run of this name exists."""
         ...
 
     def next_session(self) -> str:

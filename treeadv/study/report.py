@@ -93,7 +93,7 @@ def how(study: Study, cells: dict[tuple[str, int], Result]) -> list[str]:
 
 
 def gaps(cells: dict[tuple[str, int], Result]) -> list[str]:
-    """A line for each cell that has no result."""
+    """Return a line for each cell that has no result."""
     return [
         f"{c['row']}, seed {c['seed']}: {c['status']}: {c['reason']}" for c in cells.values() if c["status"] != "done"
     ]

@@ -58,6 +58,12 @@ class SGLangEngine:
             )
 
     @classmethod
+    def cuda_option(cls, config: Config) -> str:
+        """Return the option by which a server that this engine starts uses a CUDA device; "" without one."""
+        s = config.generator.sglang
+        return "generator.sglang.device=cuda" if not s.url and s.device == "cuda" else ""
+
+    @classmethod
     async def create(cls, config: Config, model_dir: Path, index: int) -> SGLangEngine:
         """Return the engine of generator number `index` when its servers serve the model in `model_dir` as version 0.
 

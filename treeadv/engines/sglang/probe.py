@@ -34,7 +34,7 @@ class ProbeError:
 
 
 def prefix(vocabulary: int) -> list[int]:
-    """Token ids spread over the whole vocabulary, always the same."""
+    """Return token ids spread over the whole vocabulary, always the same."""
     return [*np.random.default_rng(0).integers(0, vocabulary, PROMPT - 1).tolist(), vocabulary - 1]
 
 

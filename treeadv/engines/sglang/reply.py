@@ -66,7 +66,7 @@ def read(body: Any, ask: Ask) -> Chunk:
 
 
 def sent_back(body: Any) -> bool:
-    """Whether the server aborted the request. Such a reply may lack fields that `read` needs."""
+    """Return whether the server aborted the request. Such a reply may lack fields that `read` needs."""
     try:
         return body["meta_info"]["finish_reason"]["type"] == "abort"
     except (KeyError, TypeError):

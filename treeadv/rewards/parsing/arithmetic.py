@@ -29,7 +29,7 @@ class Unknown(Exception):
 
 
 def exact(term: Term, point: Mapping[str, Fraction] | None = None) -> Fraction | None:
-    """The value of a term that is rational by its form, or None. Raises `Undefined` at a division by zero.
+    """Return the value of a term that is rational by its form, or None. Raises `Undefined` at a division by zero.
 
     `point` gives variables rational values.
     """
@@ -69,7 +69,7 @@ def _bits(value: Fraction) -> int:
 
 
 def _range(first: Fraction | None, last: Fraction | None) -> range | None:
-    """The whole numbers of an index; None if a limit is not a whole number or the limits are too far apart."""
+    """Return the whole numbers of an index; None if a limit is not a whole number or the limits are too far apart."""
     if first is None or last is None or first.denominator != 1 or last.denominator != 1 or last - first > MAX_TERMS:
         return None
     return range(int(first), int(last) + 1)
@@ -147,7 +147,7 @@ def numeric(
     log_base: int | None = None,
     digits: int = DIGITS,
 ) -> Value:
-    """The value of a term to 40 digits, or to `digits`. `point` gives the variables their values.
+    """Return the value of a term to 40 digits, or to `digits`. `point` gives the variables their values.
 
     Unless `imaginary`, a value outside the real numbers raises `Undefined`. `log_base` is the base of `\\log`, None
     for e.
@@ -157,7 +157,7 @@ def numeric(
 
 
 def log10(value: Value) -> Value:
-    """The common logarithm of a positive number of mpmath, of any size."""
+    """Return the common logarithm of a positive number of mpmath, of any size."""
     return _CONTEXT.log10(value)
 
 
@@ -221,7 +221,7 @@ class _Evaluation:
             raise Unknown from e
 
     def _applied(self, function: str, arguments: tuple[Term, ...]) -> Value:
-        """The value of an unknown function: an arbitrary number that depends only on its name and arguments."""
+        """Return the value of an unknown function: an arbitrary number that depends only on its name and arguments."""
         shift = sum(ord(c) * 31**n for n, c in enumerate(function)) % 1009
         total = _CONTEXT.mpf(shift) / 1009 + 1
         for n, argument in enumerate(arguments):

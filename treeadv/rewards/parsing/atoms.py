@@ -78,7 +78,7 @@ class Atoms(ABC):
     def product(self) -> Term: ...
 
     def begins_atom(self, token: Token) -> bool:
-        """Whether the token can begin a factor that follows another factor without a sign."""
+        """Return whether the token can begin a factor that follows another factor without a sign."""
         return (
             token.text in GREEK or token.text in PLAIN_FUNCTIONS or token.text in ACCENTS
             or token.text in ("frac", "sqrt", "cbrt", "binom", "pi", "infty", "lfloor", "lceil", "begin", "angle",
@@ -86,7 +86,7 @@ class Atoms(ABC):
         )  # fmt: skip
 
     def power(self) -> Term:
-        """An atom with its exponents, factorials and degree signs."""
+        """Return an atom with its exponents, factorials and degree signs."""
         found = self.atom()
         while True:
             if self.next.text in ("^", "**") and self.next.kind == SIGN:
@@ -167,11 +167,11 @@ class Atoms(ABC):
         return Number(value, rounded)
 
     def is_mixed(self) -> bool:
-        """Whether the next tokens are a mixed number: `1\\frac{1}{2}`."""
+        """Return whether the next tokens are a mixed number: `1\\frac{1}{2}`."""
         return self.next.text.isdigit() and self.peek(1).text == "frac"
 
     def is_mixed_tail(self) -> bool:
-        """Whether the next tokens are a proper fraction, such as the 1/2 of `1 1/2`."""
+        """Return whether the next tokens are a proper fraction, such as the 1/2 of `1 1/2`."""
         numerator, slash, denominator = self.next.text, self.peek(1).text, self.peek(2).text
         return slash == "/" and numerator.isdigit() and denominator.isdigit() and 0 < int(numerator) < int(denominator)
 
@@ -226,7 +226,7 @@ class Atoms(ABC):
         return Name(f"{name.text}_{{{self.raw_group()}}}")
 
     def raw_group(self) -> str:
-        """The text of a group in braces, or of one token, without spaces."""
+        """Return the text of a group in braces, or of one token, without spaces."""
         if self.next.text != "{":
             token = self.advance()
             if token.kind == END or token.kind == SIGN:
@@ -287,7 +287,7 @@ _BASES = {
 
 
 def _proper(fraction: Term) -> Fraction | None:
-    """The value of a fraction of two whole numbers between 0 and 1, else None."""
+    """Return the value of a fraction of two whole numbers between 0 and 1, else None."""
     match fraction:
         case Call("/", (Number(above, False), Number(below, False))) if (
             0 < above < below and above.denominator == below.denominator == 1

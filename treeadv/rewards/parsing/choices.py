@@ -21,7 +21,7 @@ _FURTHER = re.compile(r"\s*(?:,|and|or|/|&)\s*(?:option\s+)?\(?([A-Z])\b\)?")
 
 
 def letters(line: str) -> set[str]:
-    """The capital letters that a line chooses.
+    """Return the capital letters that a line chooses.
 
     If the line begins with a letter, only that letter counts, even if the line explains other letters."""
     text = _DENIED.sub(" ", _STYLE.sub(" ", line)).strip(" .")

@@ -58,7 +58,7 @@ class Commands(Atoms):
         return Call("/" if command == "frac" else "binom", (above, below))
 
     def _argument(self) -> Term:
-        """A group in braces, or one character: the 1 and the 2 of `\\frac12`."""
+        """Return a group in braces, or one character: the 1 and the 2 of `\\frac12`."""
         token = self.next
         if token.kind == NUMBER and len(token.text) > 1 and token.text.isdigit():
             self.tokens[self.at] = Token(NUMBER, token.text[1:], token.begin + 1, token.end)

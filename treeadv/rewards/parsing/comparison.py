@@ -22,7 +22,7 @@ _SLASH = re.compile(r"/\s*\d+\s*(?:[A-Za-z(]|\\(?!cdot|times|text|cup|le|ge|in\b
 
 
 def stated(gold: str) -> str:
-    """The answer in a gold answer that is a sentence: the content of its box, or the text after "is".
+    """Return the answer in a gold answer that is a sentence: the content of its box, or the text after "is".
 
     Any other gold answer is returned unchanged.
     """
@@ -34,7 +34,7 @@ def stated(gold: str) -> str:
 
 
 def compare(gold: str, answer: str) -> bool | None:
-    """Whether an answer equals the gold answer; None if the rules cannot decide.
+    """Return whether an answer equals the gold answer; None if the rules cannot decide.
 
     Raises `Unreadable` if one of the texts cannot be parsed.
     """
@@ -60,12 +60,12 @@ def compare(gold: str, answer: str) -> bool | None:
 
 @lru_cache(maxsize=4096)
 def read_gold(text: str) -> Term:
-    """The tree of a text, cached: the leaves of a forest share the gold answer and often have equal answers."""
+    """Return the tree of a text, cached: the leaves of a forest share the gold answer and often have equal answers."""
     return read(text)
 
 
 def same_text(gold: str, answer: str) -> bool:
-    """Whether two texts are equal apart from spacing, styling, dollar signs and a final full stop."""
+    """Return whether two texts are equal apart from spacing, styling, dollar signs and a final full stop."""
     return _bare(gold) == _bare(answer)
 
 
@@ -76,7 +76,7 @@ def _bare(text: str) -> str:
 
 
 def _other_readings(gold: str, answer: str, expected: Term, found: Term) -> list[tuple[Term, Term]]:
-    """Other pairs of trees, for a notation with two meanings."""
+    """Return other pairs of trees, for a notation with two meanings."""
     pairs: list[tuple[Term, Term]] = []
     try:
         if isinstance(expected, Group) and has_thousands(notation(answer)):

@@ -34,7 +34,7 @@ _SET_CALLS = frozenset({"cup", "cap", "setminus"})
 
 
 def same(gold: Term, answer: Term) -> bool | None:
-    """Whether the answer equals the gold answer."""
+    """Return whether the answer equals the gold answer."""
     gold, answer = _spread(gold), _spread(answer)
     if gold == answer:
         return True
@@ -50,7 +50,7 @@ def same(gold: Term, answer: Term) -> bool | None:
 
 
 def _spread(term: Term) -> Term:
-    """The list of the two values of a term with a plus-minus sign."""
+    """Return the list of the two values of a term with a plus-minus sign."""
     match term:
         case Group(left, right, items) if left in ("", "{"):
             spread = [_spread(i) for i in items]
@@ -74,7 +74,7 @@ def _has_sign(term: Term) -> bool:
 
 
 def _signed(term: Term, negative: bool) -> Term:
-    """The term with + for each plus-minus sign, or with - for each."""
+    """Return the term with + for each plus-minus sign, or with - for each."""
     if not isinstance(term, Call):
         return term
     arguments = tuple(_signed(a, negative) for a in term.arguments)
@@ -110,7 +110,7 @@ def _same_relation(gold: Term, answer: Term) -> bool | None:
 
 
 def assigned(relation: Relation) -> tuple[Term, Term] | None:
-    """The name and the value of `x = 3`, `3 = x`, `x = 1 + 2 = 3` or `x \\in S`, else None."""
+    """Return the name and the value of `x = 3`, `3 = x`, `x = 1 + 2 = 3` or `x \\in S`, else None."""
     first, last = relation.sides[0], relation.sides[-1]
     if set(relation.signs) == {"="} or relation.signs == ("in",):
         if _is_name(first):
@@ -121,7 +121,7 @@ def assigned(relation: Relation) -> tuple[Term, Term] | None:
 
 
 def _is_name(term: Term) -> bool:
-    """Whether a term names a value: `x`, `f(x)`, `|AB|`, `AB`, `AB/CD`, `A:B`, `(p, q)`, `cos C`."""
+    """Return whether a term names a value: `x`, `f(x)`, `|AB|`, `AB`, `AB/CD`, `A:B`, `(p, q)`, `cos C`."""
     match term:
         case Name(text):
             return bool(variables(term)) or " " in text
@@ -138,19 +138,20 @@ def _is_name(term: Term) -> bool:
 
 
 def _is_unknown(term: Term) -> bool:
-    """Whether a term is a variable to solve for, by its letter: `|x| = 3` and `xy = 3` are equations to solve."""
+    """Return whether a term is a variable to solve for, by its letter: `|x| = 3` and `xy = 3` are equations to
+    solve."""
     return isinstance(term, Name) and term.text in ("x", "y", "z", "x'", "y'", "z'")
 
 
 def _is_summand(term: Term) -> bool:
-    """Whether a term is a name in a requested sum: the m of `m + n`, the AB of `AB + CD`."""
+    """Return whether a term is a name in a requested sum: the m of `m + n`, the AB of `AB + CD`."""
     if isinstance(term, Name):
         return not _is_unknown(term)
     return _is_name(term) and all(map(str.isupper, variables(term)))
 
 
 def stated_value(relation: Relation) -> Term | None:
-    """The value that an equation states: 7 for `x = 7`, `3 + 4 = 7` and `m + n = 7`.
+    """Return the value that an equation states: 7 for `x = 7`, `3 + 4 = 7` and `m + n = 7`.
 
     `x + y = 7` and `2 + 2 = 5` state no value.
     """
@@ -167,7 +168,7 @@ def stated_value(relation: Relation) -> Term | None:
 
 
 def _proportional(gold: Relation, answer: Relation) -> bool | None:
-    """Whether two equations or inequalities differ only by a factor or by exchanged sides."""
+    """Return whether two equations or inequalities differ only by a factor or by exchanged sides."""
     if len(gold.sides) != 2 or len(answer.sides) != 2:
         return False if len(gold.sides) != len(answer.sides) else _same_sides(gold, answer)
     if variables(gold) != variables(answer):
@@ -243,7 +244,7 @@ def _in_order(gold: Group, answer: Group) -> bool | None:
 
 
 def _same_items(gold: Group, answer: Group) -> bool | None:
-    """Compares lists and sets in any order. A repeated item counts, except in braces and for tuples."""
+    """Compare lists and sets in any order. A repeated item counts, except in braces and for tuples."""
     ours, theirs = _values(gold), _values(answer)
     if gold.left == answer.left == "{" or all(isinstance(i, Group) for i in (*ours, *theirs)):
         ours, theirs = list(dict.fromkeys(ours)), list(dict.fromkeys(theirs))
@@ -261,7 +262,7 @@ def _same_items(gold: Group, answer: Group) -> bool | None:
 
 
 def _values(group: Group) -> list[Term]:
-    """The items of a list. In `n = 1, 2, 3` the name n applies to all values."""
+    """Return the items of a list. In `n = 1, 2, 3` the name n applies to all values."""
     items = list(group.items)
     first = items[0] if items else None
     if (
@@ -314,7 +315,7 @@ def _same_matrix(gold: Term, answer: Term) -> bool | None:
 
 
 def _same_measure(gold: Term, answer: Term) -> bool | None:
-    """Compares measures. One unit may be missing. A percentage equals its hundredth if the other side has no sign."""
+    """Compare measures. One unit may be missing. A percentage equals its hundredth if the other side has no sign."""
     units = [t.unit if isinstance(t, Measure) else None for t in (gold, answer)]
     ours, theirs = (t.value if isinstance(t, Measure) else t for t in (gold, answer))
     if None not in units:
@@ -340,7 +341,7 @@ def _same_value(gold: Term, answer: Term) -> bool | None:
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    """False if one verdict is False, else None if one verdict is None, else True."""
+    """Return False if one verdict is False, else None if one verdict is None, else True."""
     unknown = False
     for verdict in verdicts:
         if verdict is False:

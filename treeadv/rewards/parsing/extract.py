@@ -34,7 +34,7 @@ _MARKDOWN = ' \t\r\n*_`:"'
 
 
 def final_answer(response: str, several: bool = False) -> str | None:
-    """The final answer of a response: the marked answer, or else the last formula or number, or else None.
+    """Return the final answer of a response: the marked answer, or else the last formula or number, or else None.
 
     `several` says that the gold answer has several parts. Adjacent boxes that are joined only by commas, "and" or "or"
     are then one answer. Otherwise the last box counts.
@@ -47,7 +47,7 @@ def final_answer(response: str, several: bool = False) -> str | None:
 
 
 def marked_answer(response: str, several: bool = False) -> str | None:
-    """The marked answer of a response, or None.
+    """Return the marked answer of a response, or None.
 
     The mark is the last box or <answer> tag, or else the last "answer is", "Answer:" or "####".
     """
@@ -58,27 +58,26 @@ def marked_answer(response: str, several: bool = False) -> str | None:
 
 
 def marked_text(response: str) -> str | None:
-    """The text where the response marks its answer, as it stands: the content of a box or tag, or the line after
-    "answer is".
-    """
+    """Return the text where the response marks its answer, as it stands: the content of a box or tag, or the line after
+    "answer is"."""
     marked, _ = _marked(spoken(response), False)
     return None if marked is None else marked.strip()
 
 
 def boxed_text(text: str) -> str | None:
-    """The content of the last box that is not empty, as it stands; None where there is none."""
+    """Return the content of the last box that is not empty, as it stands; None where there is none."""
     filled = [text[begin:end] for begin, end in _boxes(text) if not _BLANK.fullmatch(text[begin:end])]
     return filled[-1].strip() if filled else None
 
 
 def last_line(response: str) -> str | None:
-    """The last line that is not blank: the whole answer of a response that is prose, not mathematics."""
+    """Return the last line that is not blank: the whole answer of a response that is prose, not mathematics."""
     lines = [line for line in spoken(response).splitlines() if line.strip()]
     return lines[-1].strip() if lines else None
 
 
 def clean(answer: str) -> str:
-    """An answer without dollar signs around it and a full stop after it."""
+    """Return an answer without dollar signs around it and a full stop after it."""
     text = answer.strip()
     if len(text) > 1 and text[0] == text[-1] == "$" and text.count("$") <= 4:
         text = text.strip("$").strip()
@@ -86,7 +85,7 @@ def clean(answer: str) -> str:
 
 
 def _marked(text: str, several: bool) -> tuple[str | None, bool]:
-    """The marked text, and whether it is a sentence out of which the answer must still be read."""
+    """Return the marked text, and whether it is a sentence out of which the answer must still be read."""
     boxes = _boxes(text)
     filled = [b for b in boxes if not _BLANK.fullmatch(text[b[0] : b[1]])]
     tag = _tagged(text)
@@ -112,14 +111,14 @@ def _marked(text: str, several: bool) -> tuple[str | None, bool]:
 
 
 def _concluded(after: str) -> str | None:
-    """The sentence after "The final answer is" that follows the last box, if the sentence states a value."""
+    """Return the sentence after "The final answer is" that follows the last box, if the sentence states a value."""
     phrases = list(_CONCLUDED.finditer(after))
     rest = after[phrases[-1].end() :] if phrases else ""
     return characters(rest) if re.match(r"[\s*]*(?:\$|\\\(|-?\d)", rest) else None
 
 
 def _is_cut(text: str) -> bool:
-    """Whether the last box or <answer> tag is open at the end of the text."""
+    """Return whether the last box or <answer> tag is open at the end of the text."""
     boxes = list(_BOX.finditer(text))
     last = boxes[-1] if boxes else None
     if last is not None and last["bare"] is None and _closing(text, last.end()) is None:
@@ -129,7 +128,7 @@ def _is_cut(text: str) -> bool:
 
 
 def _closing(text: str, brace: int) -> int | None:
-    """The index of the brace that closes the brace at index `brace`."""
+    """Return the index of the brace that closes the brace at index `brace`."""
     depth = 0
     for match in _BRACES.finditer(text, brace):
         depth += (match[0] == "{") - (match[0] == "}")
@@ -139,7 +138,7 @@ def _closing(text: str, brace: int) -> int | None:
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:
-    """(begin, end) of the content of every outermost box with balanced braces, in order.
+    """Return (begin, end) of the content of every outermost box with balanced braces, in order.
 
     Takes one pass, also for a text with unclosed braces.
     """
@@ -158,7 +157,7 @@ def _boxes(text: str) -> list[tuple[int, int]]:
 
 
 def _side_by_side(text: str, boxes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The last boxes that are joined only by commas, "and" or "or"."""
+    """Return the last boxes that are joined only by commas, "and" or "or"."""
     first = len(boxes) - 1
     while first and _JOINT.fullmatch(text[boxes[first - 1][1] + 1 : text.rindex("\\", 0, boxes[first][0])]):
         first -= 1
@@ -166,7 +165,7 @@ def _side_by_side(text: str, boxes: list[tuple[int, int]]) -> list[tuple[int, in
 
 
 def _tagged(text: str) -> tuple[int, int] | None:
-    """(begin, end) of the content of the last complete <answer> tag."""
+    """Return (begin, end) of the content of the last complete <answer> tag."""
     tags = list(_TAG.finditer(text))
     for opening, closing in reversed(list(itertools.pairwise(tags))):
         if not opening[1] and closing[1] and text[opening.end() : closing.start()].strip():
@@ -175,7 +174,7 @@ def _tagged(text: str) -> tuple[int, int] | None:
 
 
 def _bold(text: str) -> str | None:
-    """The last bold text, if it is a value and no value follows it."""
+    """Return the last bold text, if it is a value and no value follows it."""
     bold = list(_BOLD.finditer(text))
     if not bold:
         return None

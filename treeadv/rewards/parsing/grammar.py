@@ -39,7 +39,7 @@ _CONCLUDES = re.compile(r"\\(?:implies|Rightarrow|Longrightarrow|therefore|iff|L
 
 
 def read(text: str, *, thousands: bool = True, letter_units: bool = False, tight_slash: bool = False) -> Term:
-    """The tree of an answer. Raises `Unreadable` if a part of the text is outside of the grammar.
+    """Return the tree of an answer. Raises `Unreadable` if a part of the text is outside of the grammar.
 
     `thousands` reads `2,500` as a number, else as a list. `letter_units` reads the m of `5 m` as a unit, else as a
     variable.
@@ -63,7 +63,7 @@ def read(text: str, *, thousands: bool = True, letter_units: bool = False, tight
 
 
 def _without_braces(text: str) -> str:
-    """The text without a pair of braces around the complete text."""
+    """Return the text without a pair of braces around the complete text."""
     while text.startswith("{") and text.endswith("}"):
         depth = 0
         for at, c in enumerate(text):
@@ -75,7 +75,7 @@ def _without_braces(text: str) -> str:
 
 
 def has_thousands(text: str) -> bool:
-    """Whether the text may be read as a number with thousands separators or as a list."""
+    """Return whether the text may be read as a number with thousands separators or as a list."""
     return _THOUSANDS.search(text) is not None
 
 
@@ -96,7 +96,7 @@ def _words(text: str) -> Words | None:
 
 
 def _without_thousands(text: str) -> str:
-    """`1,234` becomes `1234`, except between brackets, where the commas separate items."""
+    """Write `1,234` as `1234`, except between brackets, where the commas separate items."""
     if "," not in text:
         return text
     depth, begin, pieces = 0, 0, []
@@ -121,7 +121,7 @@ class _Reader(Commands):
             raise Unreadable(f"{self.next.text!r} after the answer")
 
     def items(self, closing: str | None) -> Term:
-        """Items up to a closing bracket or the end. Several make a list; `a,b;c,d` makes a list of tuples."""
+        """Return items up to a closing bracket or the end. Several make a list; `a,b;c,d` makes a list of tuples."""
         groups: list[list[Term]] = [[]]
         separators = 0
         while not self._at_close(closing):
@@ -180,7 +180,7 @@ class _Reader(Commands):
         return sign
 
     def _side(self) -> Term:
-        """A set expression or a ratio, with its unit."""
+        """Return a set expression or a ratio, with its unit."""
         if self.next.kind == WORDS and self.peek(1).text == "=":
             return Name(self.advance().text)
         left = self._measured()
@@ -198,7 +198,7 @@ class _Reader(Commands):
                 return left
 
     def _is_union(self) -> bool:
-        """Whether the next token is the letter U between two brackets."""
+        """Return whether the next token is the letter U between two brackets."""
         return (
             self.next.text == "U" and self.peek(-1).text in (")", "]", r"\}") and self.peek(1).text in ("(", "[", r"\{")
         )
@@ -229,7 +229,7 @@ class _Reader(Commands):
         return value
 
     def _multiplied(self, value: Term) -> Term:
-        """The value times the magnitude that follows: `3 million`, `2 hundred thousand`."""
+        """Return the value times the magnitude that follows: `3 million`, `2 hundred thousand`."""
         while self.next.kind == WORDS and (
             magnitude := MAGNITUDES.get(self.next.text.split()[0].lower() if self.next.text else "")
         ):
@@ -248,7 +248,7 @@ class _Reader(Commands):
         return value
 
     def _unit(self, value: Term) -> tuple[str, bool] | None:
-        """The unit that follows a value, and whether the unit is in the list."""
+        """Return the unit that follows a value, and whether the unit is in the list."""
         if self.next.kind == END or self.next.text in (",", ";", "and", "or", "="):
             return None
         begin = self.at
@@ -335,14 +335,14 @@ class _Reader(Commands):
                 return _joined("*", factors)
 
     def _factor(self) -> Term:
-        """A factor after a multiplication sign. The factor may begin with a plus or minus sign."""
+        """Return a factor after a multiplication sign. The factor may begin with a plus or minus sign."""
         if self.take(SIGN, "-"):
             return Call("neg", (self._factor(),))
         self.take(SIGN, "+")
         return self.power()
 
     def _denominator(self) -> Term:
-        """The denominator: in `1/2x` the 2x if `tight_slash`, else the 2."""
+        """Return the denominator: in `1/2x` the 2x if `tight_slash`, else the 2."""
         found = self._factor()
         while self._tight_slash and self._begins_factor(found):
             found = Call("*", (found, self.power()))
@@ -364,7 +364,7 @@ class _Reader(Commands):
         return token.kind == SIGN and (token.text in ("(", "[", "{", r"\{") or (token.text == "|" and not self.bars))
 
     def _starts_unit(self, left: Term) -> bool:
-        """Whether the letters from here to the end of the item are a unit after a number."""
+        """Return whether the letters from here to the end of the item are a unit after a number."""
         if variables(left) or self.peek(-1).kind == LETTER:
             return False
         mark = self.at
@@ -374,10 +374,10 @@ class _Reader(Commands):
 
 
 def _joined(operator: str, terms: list[Term]) -> Term:
-    """One term, or the sum or product of several."""
+    """Return one term, or the sum or product of several."""
     return terms[0] if len(terms) == 1 else Call(operator, tuple(terms))
 
 
 def _unbraced(factor: Term) -> Term:
-    """A factor without surrounding braces: `\\{1+2\\}\\{3-4\\}` is a product."""
+    """Return a factor without surrounding braces: `\\{1+2\\}\\{3-4\\}` is a product."""
     return factor.items[0] if isinstance(factor, Group) and factor.left == "{" and len(factor.items) == 1 else factor

@@ -30,7 +30,7 @@ _SCIENTIFIC = re.compile(r"(?<![A-Za-z\\{])\d+(?:\.\d*)?[eE]([-+]?\d+)")
 
 
 def refusal(answer: str) -> str | None:
-    """The reason why an answer (or gold answer) must not be given to sympy, or None."""
+    """Return the reason why an answer (or gold answer) must not be given to sympy, or None."""
     if len(answer) > MAX_LENGTH:
         return f"longer than {MAX_LENGTH} characters"
     if _CONTROL.search(answer):
@@ -53,7 +53,7 @@ def _nesting(text: str) -> int:
 
 
 def _growth(text: str) -> str | None:
-    """The reason why the value of an answer is too large for the length of its text, or None."""
+    """Return the reason why the value of an answer is too large for the length of its text, or None."""
     if any(third or _power_over(base, exponent) for base, exponent, third in _TOWER.findall(text)):
         return "tower of exponents"
     if any(len(e) > 6 or int(e) > MAX_EXPONENT for e in _EXPONENT.findall(text)):
@@ -70,5 +70,5 @@ def _growth(text: str) -> str | None:
 
 
 def _power_over(base: str, exponent: str) -> bool:
-    """Whether base^exponent is more than MAX_EXPONENT."""
+    """Return whether base^exponent is more than MAX_EXPONENT."""
     return len(base) > 6 or len(exponent) > 2 or int(base) ** int(exponent) > MAX_EXPONENT

@@ -94,7 +94,8 @@ _LABEL = re.compile(
 
 
 def characters(text: str) -> str:
-    """The text with ASCII or LaTeX instead of Unicode: full-width forms, superscripts, roots, Greek letters, signs."""
+    """Return the text with ASCII or LaTeX instead of Unicode: full-width forms, superscripts, roots, Greek letters,
+    signs."""
     if text.isascii():
         return text
     text = _ROOT.sub(r"\1{\2}", text).translate(_TABLE)
@@ -113,7 +114,7 @@ def _vulgar(match: re.Match[str]) -> str:
 
 
 def repaired(gold: str) -> str:
-    """The text of an answer with single backslashes; some data sets escape backslashes twice.
+    """Return the text of an answer with single backslashes; some data sets escape backslashes twice.
 
     `\\\\\\\\frac` becomes `\\\\frac`.
     """
@@ -121,12 +122,13 @@ def repaired(gold: str) -> str:
 
 
 def joined(text: str) -> str:
-    """The text without separators of thousands other than a plain comma: 12\\,345 and 12 345 become 12345."""
+    """Return the text without separators of thousands other than a plain comma: 12\\,345 and 12 345 become 12345."""
     return _GROUPED.sub(lambda m: _NO_DIGIT.sub("", m[1]), text)
 
 
 def notation(text: str) -> str:
-    """The answer in the notation that the lexer reads: no styling, no spacing commands, one name for each command."""
+    """Return the answer in the notation that the lexer reads: no styling, no spacing commands, one name for each
+    command."""
     text = joined(characters(text))
     if not text.isascii():
         text = _LISTING.sub(lambda m: r"\text{or}" if m[0] in "\u6216" else r"\text{and}", text)
@@ -144,7 +146,7 @@ def notation(text: str) -> str:
 
 
 def _text(match: re.Match[str]) -> str:
-    """A word set in roman type: the name of a function, a single letter, or words."""
+    """Return a word set in roman type: the name of a function, a single letter, or words."""
     words = match[1].strip()
     if words in _FUNCTIONS:
         return f"\\{words} "
@@ -161,7 +163,8 @@ def _renamed(match: re.Match[str]) -> str:
 
 
 def _undollared(text: str) -> str:
-    """The text without dollar signs around formulas. A dollar sign beside a number is a currency and becomes `\\$`."""
+    """Return the text without dollar signs around formulas. A dollar sign beside a number is a currency and becomes
+    `\\$`."""
     bare = [i for i, c in enumerate(text) if c == "$" and (i == 0 or text[i - 1] != "\\")]
     if not bare:
         return text

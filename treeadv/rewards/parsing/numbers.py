@@ -23,14 +23,14 @@ class Quantity:
     unit: str | None = None
 
     def values(self, other: Quantity) -> tuple[Fraction, ...]:
-        """The possible values of this number in a comparison with `other`.
+        """Return the possible values of this number in a comparison with `other`.
 
         A percentage may also be its hundredth if `other` has no percent sign."""
         return (self.value, self.value / 100) if self.unit == "%" and other.unit != "%" else (self.value,)
 
 
 def quantity(text: str) -> Quantity | None:
-    """The number that a text states, with its unit; None if the text is not a constant number."""
+    """Return the number that a text states, with its unit; None if the text is not a constant number."""
     if refusal(text):
         return None
     try:

@@ -69,12 +69,12 @@ _PROSE = re.compile(r"(?<![\\A-Za-z])(?!and\b|or\b)[A-Za-z]{3,}")
 
 
 def sentence(text: str) -> str:
-    """The first sentence of a text."""
+    """Return the first sentence of a text."""
     return _STOP.split(text, maxsplit=1)[0]
 
 
 def answer_in(text: str) -> str | None:
-    """The answer in a text that follows "the answer is".
+    """Return the answer in a text that follows "the answer is".
 
     The answer is the first formulas of the text, a leading number with its unit, or the words of the text.
     """
@@ -104,7 +104,7 @@ def answer_in(text: str) -> str | None:
 
 
 def last_value(text: str) -> str | None:
-    """The last formula or number of a text without a marked answer."""
+    """Return the last formula or number of a text without a marked answer."""
     text = characters(text)
     formulas = [m for m in FORMULA.finditer(text) if _is_formula(m)]
     hidden = FORMULA.sub(lambda m: " " * len(m[0]) if _is_formula(m) else m[0], text)
@@ -117,7 +117,7 @@ def last_value(text: str) -> str | None:
 
 
 def _is_formula(match: re.Match[str]) -> bool:
-    """Whether the text between two dollar signs is mathematics and not prose between two prices."""
+    """Return whether the text between two dollar signs is mathematics and not prose between two prices."""
     content = _content(match)
     words = re.findall(
         r"(?<![\\A-Za-z{])[A-Za-z]{4,}",
@@ -131,7 +131,8 @@ def _content(match: re.Match[str]) -> str:
 
 
 def _leading_formulas(text: str) -> str | None:
-    """The formulas at the begin of a text: the first formula, and the formulas joined by commas, "and" or "or"."""
+    """Return the formulas at the begin of a text: the first formula, and the formulas joined by commas, "and" or
+    "or"."""
     lead = re.match(r"[\s:*\"]*", text)
     first = FORMULA.match(text, lead.end() if lead else 0)
     if first is None or not _is_formula(first):
@@ -141,7 +142,7 @@ def _leading_formulas(text: str) -> str | None:
 
 
 def _stated_formulas(stated: str) -> str | None:
-    """The first formula after the last "is", "are", "be" or "equals" of a sentence, or else the last formula."""
+    """Return the first formula after the last "is", "are", "be" or "equals" of a sentence, or else the last formula."""
     formulas = [m for m in FORMULA.finditer(stated) if _is_formula(m)]
     hidden = FORMULA.sub(lambda m: "\x00" * len(m[0]), stated)
     verbs = list(re.finditer(r"\b(?:is|are|be|equals|equal to|:)\s*", hidden))
@@ -158,7 +159,7 @@ def _stated_formulas(stated: str) -> str | None:
 
 
 def _in_context(text: str, formulas: list[re.Match[str]], index: int) -> str | None:
-    """A formula with the formulas joined to it and with its unit.
+    """Return a formula with the formulas joined to it and with its unit.
 
     None if the surrounding words negate, bound or change the formula."""
     first = last = index
@@ -180,7 +181,7 @@ def _in_context(text: str, formulas: list[re.Match[str]], index: int) -> str | N
 
 
 def _with_context(text: str, match: re.Match[str]) -> str | None:
-    """A number or a plain expression with its sign, currency and unit.
+    """Return a number or a plain expression with its sign, currency and unit.
 
     None if the surrounding words negate, bound or change the value.
     """
@@ -208,19 +209,19 @@ def _with_context(text: str, match: re.Match[str]) -> str | None:
 
 
 def _is_doubtful(before: str) -> bool:
-    """Whether the words before a value negate or bound the value, or name a part or a function of the value."""
+    """Return whether the words before a value negate or bound the value, or name a part or a function of the value."""
     return any(pattern.search(before) for pattern in (_DOUBT, _JOINED, _BOUND))
 
 
 def _is_changed(after: str, unit_name: str) -> bool:
-    """Whether the words after a value and its unit negate or change the value."""
+    """Return whether the words after a value and its unit negate or change the value."""
     return any(pattern.match(after) for pattern in (_PART, _DENIED, _GLUED_AFTER)) or (
         not unit_name and _CHANGED.match(after) is not None
     )
 
 
 def _unit_after(after: str) -> tuple[str, str]:
-    """The unit at the begin of a text, as LaTeX text ("" without a unit), and the text after the unit."""
+    """Return the unit at the begin of a text, as LaTeX text ("" without a unit), and the text after the unit."""
     match = _UNIT.match(after)
     if match is None:
         return "", after
@@ -233,5 +234,5 @@ def _unit_after(after: str) -> tuple[str, str]:
 
 
 def _as_text(name: str) -> str:
-    """A unit as LaTeX text. Braces inside the unit are removed."""
+    """Return a unit as LaTeX text. Braces inside the unit are removed."""
     return rf"\text{{ {name.replace('{', '').replace('}', '')}}}"

@@ -30,7 +30,7 @@ _REALS = (Interval(-_INFINITE, False, _INFINITE, False),)
 
 
 def same_set(gold: Term, answer: Term) -> bool | None:
-    """Whether two terms are the same set of real numbers; None if one term is not a set of real numbers."""
+    """Return whether two terms are the same set of real numbers; None if one term is not a set of real numbers."""
     ours, theirs = real_set(gold), real_set(answer)
     if ours is None or theirs is None:
         return None
@@ -52,7 +52,7 @@ def _same_end(x: Value, y: Value, rounded: bool) -> bool:
 
 
 def real_set(term: Term) -> RealSet | None:
-    """The set that an interval, a finite set, an inequality or a union of them describes, or None."""
+    """Return the set that an interval, a finite set, an inequality or a union of them describes, or None."""
     match term:
         case Group("(" | "[" as left, ")" | "]" as right, (low, high)):
             return _interval(low, left == "[", high, right == "]")
@@ -76,7 +76,7 @@ def real_set(term: Term) -> RealSet | None:
 
 
 def _operand(term: Term) -> RealSet | None:
-    """A side of a union: a set, or a number as the set with this element."""
+    """Return a side of a union: a set, or a number as the set with this element."""
     found = real_set(term)
     return _points((term,)) if found is None else found
 
@@ -112,9 +112,8 @@ def _points(items: tuple[Term, ...]) -> RealSet | None:
 
 
 def _combined(sets: list[RealSet | None]) -> RealSet | None:
-    """The solutions of several inequalities: the intersection ("x > 1, x < 2"), or the union if the intersection is
-    empty ("x < 1 or x > 2").
-    """
+    """Return the solutions of several inequalities: the intersection ("x > 1, x < 2"), or the union if the intersection
+    is empty ("x < 1 or x > 2")."""
     known = [s for s in sets if s is not None]
     if len(known) != len(sets):
         return None
@@ -142,7 +141,7 @@ def _solutions(relation: Relation) -> RealSet | None:
 
 
 def _one_sided(middle: Term, sign: str, end: Value | None) -> RealSet | None:
-    """The solutions of `middle sign end`.
+    """Return the solutions of `middle sign end`.
 
     The middle is a variable, an unknown function of a variable, or the absolute value of a variable.
     """

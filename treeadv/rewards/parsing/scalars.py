@@ -21,7 +21,7 @@ _OPAQUE = frozenset({"reals", "integers", "naturals", "rationals", "complexes", 
 
 
 def same_rational(gold: Fraction, answer: Fraction, gold_rounded: bool, answer_rounded: bool) -> bool:
-    """Whether two rational numbers are equal.
+    """Return whether two rational numbers are equal.
 
     Numbers without a decimal must be equal exactly. A whole number equals only itself. A decimal may differ by a
     relative 1e-6 and by at most 1e-6.
@@ -36,14 +36,15 @@ def same_rational(gold: Fraction, answer: Fraction, gold_rounded: bool, answer_r
 
 
 def near(x: Value, y: Value, rounded: bool) -> bool:
-    """Whether two values of mpmath are equal up to rounding errors. `rounded` allows the tolerance of a decimal."""
+    """Return whether two values of mpmath are equal up to rounding errors. `rounded` allows the tolerance of a
+    decimal."""
     largest = max(abs(x), abs(y))
     difference = abs(x - y)
     return bool(difference <= largest * _EXACT or (rounded and difference <= 1.000001e-6 * min(1, largest)))
 
 
 def same_scalar(gold: Term, answer: Term) -> bool | None:
-    """Whether two expressions are equal for all values of their variables; None if the values cannot decide."""
+    """Return whether two expressions are equal for all values of their variables; None if the values cannot decide."""
     if gold == answer:
         return True
     try:
@@ -66,7 +67,7 @@ def same_scalar(gold: Term, answer: Term) -> bool | None:
 
 
 def _structural(gold: Term, answer: Term) -> bool | None:
-    """Compares terms without a numeric value by structure: bases, infinities, named sets, dots."""
+    """Compare terms without a numeric value by structure: bases, infinities, named sets, dots."""
     bases = [t for t in (gold, answer) if isinstance(t, Call) and t.function.startswith("base ")]
     if bases:
         digits = [t.arguments[0] if isinstance(t, Call) and t in bases else t for t in (gold, answer)]
@@ -81,7 +82,7 @@ def _structural(gold: Term, answer: Term) -> bool | None:
 
 
 def _infinite(term: Term) -> int:
-    """1 or -1 for an infinite term, else 0."""
+    """Return 1 or -1 for an infinite term, else 0."""
     match term:
         case Name("infty"):
             return 1
@@ -134,7 +135,7 @@ def _same_at_points(gold: Term, answer: Term, rounded: bool, log_base: int | Non
 
 
 def _same_exactly(gold: Term, answer: Term, point: dict[str, Fraction], rounded: bool) -> bool | None:
-    """Whether both sides have the same value at a point; None unless both values are rational."""
+    """Return whether both sides have the same value at a point; None unless both values are rational."""
     x, y = exact(gold, point), exact(answer, point)
     if x is None or y is None:
         return None
@@ -142,7 +143,7 @@ def _same_exactly(gold: Term, answer: Term, point: dict[str, Fraction], rounded:
 
 
 def _needs_whole(term: Term) -> bool:
-    """Whether equality at whole numbers matters: rounding, counting, and powers of negative numbers."""
+    """Return whether equality at whole numbers matters: rounding, counting, and powers of negative numbers."""
     if not isinstance(term, Call):
         return False
     return term.function in _WHOLE or (
@@ -152,7 +153,8 @@ def _needs_whole(term: Term) -> bool:
 
 @lru_cache(maxsize=512)
 def points(names: tuple[str, ...], whole: bool) -> tuple[dict[str, Fraction], ...]:
-    """Points (values of the variables): positive, negative, mixed signs, whole numbers, and large ones with `whole`.
+    """Return points (values of the variables): positive, negative, mixed signs, whole numbers, and large ones with
+    `whole`.
 
     Equal names give equal points.
     """

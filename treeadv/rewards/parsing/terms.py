@@ -81,7 +81,7 @@ CONSTANTS = frozenset({"pi", "e", "i", "infty"})
 
 
 def parts(term: Term) -> tuple[Term, ...]:
-    """The child terms of a term."""
+    """Return the child terms of a term."""
     match term:
         case Call(arguments=found) | Group(items=found) | Relation(sides=found):
             return found
@@ -101,7 +101,7 @@ def walk(term: Term) -> Iterator[Term]:
 
 
 def variables(term: Term) -> set[str]:
-    """The names in a term that are neither constants nor the index of a sum."""
+    """Return the names in a term that are neither constants nor the index of a sum."""
     match term:
         case Name(text):
             return set() if text in CONSTANTS else {text}
@@ -112,5 +112,5 @@ def variables(term: Term) -> set[str]:
 
 
 def is_rounded(term: Term) -> bool:
-    """Whether a number of the term is written as a decimal."""
+    """Return whether a number of the term is written as a decimal."""
     return any(isinstance(t, Number) and t.rounded for t in walk(term))

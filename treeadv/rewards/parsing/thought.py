@@ -19,7 +19,7 @@ _ANSWER = re.compile(r"<answer>.*</answer>", re.DOTALL | re.IGNORECASE)
 
 
 def spoken(response: str) -> str:
-    """The visible part of a response, at most its last `TAIL` characters.
+    """Return the visible part of a response, at most its last `TAIL` characters.
 
     The visible part follows the last closed thought; a chat template may have opened that thought. In a thought that
     never closes only a complete <answer> counts, because the response was cut inside the thought.

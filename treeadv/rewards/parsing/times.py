@@ -18,7 +18,7 @@ class Time:
     half: str
 
     def same(self, other: Time) -> bool:
-        """Whether both times are equal. One of them may lack a.m. or p.m."""
+        """Return whether both times are equal. One of them may lack a.m. or p.m."""
         if self.half and other.half:
             return self == other
         written = [(t.hours, t.minutes, t.seconds) for t in (self, other)]
@@ -30,7 +30,7 @@ class Time:
 
 
 def time(text: str) -> Time | None:
-    """The time that a normalised text states, or None."""
+    """Return the time that a normalised text states, or None."""
     match = _TIME.fullmatch(text.strip())
     if match is None or (match[4] is None) != (match[5] is None):
         return None

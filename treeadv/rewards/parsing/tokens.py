@@ -46,7 +46,8 @@ _LISTING = re.compile(r"\s*,?\s*(and|or)\s*,?\s*", re.IGNORECASE)
 
 
 def tokens(text: str) -> list[Token]:
-    """The tokens of a text, followed by an END token. Raises `Unreadable` at a character that begins no token."""
+    """Return the tokens of a text, followed by an END token. Raises `Unreadable` at a character that begins no
+    token."""
     found: list[Token] = []
     at = 0
     while at < len(text):
@@ -83,7 +84,7 @@ def _read(match: re.Match[str]) -> list[Token]:
 
 
 def _word(word: str, begin: int) -> list[Token]:
-    """The tokens of a sequence of letters.
+    """Return the tokens of a sequence of letters.
 
     The sequence is the name of a function or a constant, "and", a word of at least four letters, or else a product of
     letters.

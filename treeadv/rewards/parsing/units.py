@@ -45,7 +45,8 @@ _POWER = re.compile(r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z]+)\.?(?:\s*\^\s
 
 
 def unit(text: str) -> str | None:
-    """The usual abbreviation of a unit, such as `m/s` for "meters per second"; None if a word is not in the list."""
+    """Return the usual abbreviation of a unit, such as `m/s` for "meters per second"; None if a word is not in the
+    list."""
     if len(text) > _LONGEST:
         return None
     parts = [_power(part) for part in _PER.split(text.strip(" ~."))]

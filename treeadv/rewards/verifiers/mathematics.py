@@ -112,7 +112,7 @@ def _compared(gold: str, text: str) -> Outcome | Task:
 
 
 def _chooses(response: str, gold: str) -> bool:
-    """Whether the gold answer is the letter of a multiple choice and the response chooses it in prose."""
+    """Return whether the gold answer is the letter of a multiple choice and the response chooses it in prose."""
     if not _LETTER.fullmatch(gold) or "\\boxed" in response or "<answer" in response:
         return False
     marked = marked_text(response)
@@ -127,7 +127,7 @@ def _gold_refusal(gold: str) -> str | None:
 
 
 def _is_whole(response: str, gold: str) -> bool:
-    """Whether the response as a whole equals the gold answer, for prose without a marked answer."""
+    """Return whether the response as a whole equals the gold answer, for prose without a marked answer."""
     if len(response) > 2 * len(gold) + 20 or "\\boxed" in response or "<answer" in response:
         return False
     said = spoken(response).strip()

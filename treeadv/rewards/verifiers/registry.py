@@ -38,7 +38,7 @@ USAGE = ", ".join(v.usage for v in (*BUILT_IN.values(), *BY_FORM.values()))
 
 
 def is_built_in(name: str) -> bool:
-    """Whether the name is a verifier of this package: the name refers to no user's code and to no host."""
+    """Return whether the name is a verifier of this package: the name refers to no user's code and to no host."""
     return name.partition(":")[0] in BUILT_IN
 
 
@@ -78,7 +78,7 @@ def verifier_of(row: Mapping[str, Any], configured: str, place: str) -> Verifier
 
 
 def meta_of(verifier: Verifier, row: Mapping[str, Any], place: str) -> str:
-    """What a task of `verifier` needs of its data line, as text. Raises `BadInput` with the place."""
+    """Return the columns of a data line that a task of `verifier` needs, as text. Raises `BadInput` with the place."""
     try:
         meta = verifier.meta(row)
         meta.encode()

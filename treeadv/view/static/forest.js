@@ -135,6 +135,6 @@ export function describe(forest, t) {
     `probability ${p < 0.001 ? p.toExponential(1) : p.toFixed(3)} · entropy ${(forest.entropy[t] / 1000).toFixed(2)} nats`,
     `version ${forest.version[t]} · token ${forest.offset[s] + t - forest.start[s]} after the prompt`,
   ];
-  if (forest.mismatch) lines.push(`learner − engine ${forest.mismatch[t].toFixed(3)} nats`);
+  if (forest.mismatch) lines.push(Number.isNaN(forest.mismatch[t]) ? "not computed by the learner" : `learner − engine ${forest.mismatch[t].toFixed(4)} nats`);
   return lines.join("\n");
 }

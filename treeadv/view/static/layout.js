@@ -47,6 +47,7 @@ export function decodeForest(raw, key) {
     ...raw, key, segments: S, tokens: size.length, start, depth, offset, end, children, leafOf, leafBegin, leafEnd,
     size, surprise, entropy, id, charStart, segmentOf, version, leafTokens, mismatch,
     longest: Math.max(...leafTokens),
+    top_mismatch: mismatch ? mismatch.reduce((most, x) => Math.max(most, Math.abs(x) || 0), 0) : 0,
     top_advantage: raw.advantage ? Math.max(0, ...raw.advantage.map(Math.abs)) : 0,
     oldest: version.reduce((a, b) => Math.min(a, b), Infinity),
     newest: version.reduce((a, b) => Math.max(a, b), -Infinity),

@@ -32,7 +32,7 @@ export function Matrix({ rows, chosen, selected, onPick, onTip }) {
     g.scale(ratio, ratio);
     for (const row of trained) {
       const [x, y] = place(row), share = ((row.reward ?? 0) - low) / (high - low);
-      g.globalAlpha = chosen.has(row.key) ? 1 : 0.18;
+      g.globalAlpha = chosen.has(row.key) ? 1 : 0.13;
       g.fillStyle = row.reward === null ? name("line") : `color-mix(in oklab, rgb(${name("blue")}) ${Math.round(share * 100)}%, ${name("empty")})`;
       const gap = w > 4 ? 1 : 0;
       g.fillRect(x, y, Math.max(1, w - gap), Math.max(1, h - (h > 4 ? 1 : 0)));
@@ -58,5 +58,5 @@ export function Matrix({ rows, chosen, selected, onPick, onTip }) {
       onClick=${(e) => { const row = hit(e); if (row) onPick(row.key); }}
       onPointerMove=${(e) => { const row = hit(e); onTip(row && `step ${row.step}, forest ${row.place}: mean reward ${row.reward === null ? "none" : +row.reward.toFixed(3)}`, e); }}
       onPointerLeave=${() => onTip("")}></canvas>
-    <div class="scale soft"><span>step 1</span><span class="bar"><i>${+low.toFixed(2)}</i><b class="reward"></b><i>${+high.toFixed(2)}</i> mean reward</span><span>step ${last}</span></div></div>`;
+    <div class="scale soft" style=${{ maxWidth: `${Math.max(280, w * last)}px` }}><span>step 1</span><span class="bar"><i>${+low.toFixed(2)}</i><b class="reward"></b><i>${+high.toFixed(2)}</i> mean reward</span><span>step ${last}</span></div></div>`;
 }
