@@ -118,9 +118,8 @@ class ReplayStore:
         if not low <= step <= high:
             found = f"the checkpoint is of step {step}" if step else "there is no undamaged checkpoint"
             raise BadInput(
-                f"{self._folder.uri}: {found}, but the journal can resume from"
-                f" steps {low} to {high} only; from another step the run would lose forests or train forests twice."
-                " Restore a checkpoint of these steps from a backup, or start a new run"
+                f"{self._folder.uri}: {found}, but the journal can resume from steps {low} to {high} only; another step"
+                " would lose or repeat forests. Restore a checkpoint of these steps from a backup, or start a new run"
             )
         self.commit(step, low)
         self._write(Resumed(step, session))  # the last write: a process that dies earlier repeats all of them
