@@ -129,6 +129,26 @@ def test_step_resets_the_deaths_of_starting_successors(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_step_resets_the_deaths_of_one_that_cannot_start(tmp_path: Path) -> None:
+    """The other member goes on meanwhile; with one step after each death the run never ends for that."""
+
+    async def scenario() -> None:
+        role = FakeRole(tmp_path)
+        await role.group.start(2)
+        role.deaths = 4 * RESTARTS
+        role.group.replace(role.group.members[0], RayActorError())
+        left = role.deaths
+        while len(role.group.members) < 2:
+            await asyncio.sleep(0.0005)
+            role.group.check()
+            if role.deaths < left:
+                left = role.deaths
+                role.group.reset_deaths()
+        assert role.group.restarts == 4 * RESTARTS + 1
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
 def test_simultaneous_deaths_count_once_for_each_member(tmp_path: Path) -> None:
     """The death of a node ends all members on it."""
 
