@@ -230,6 +230,11 @@ class LearnerConfig(Section):
         description="updates in a row that may be skipped for a loss or "
         "gradient that is not finite; one more ends the run",
     )
+    keep_log_probs: bool = Field(
+        False,
+        description="keep the learner's log-probability of every trained token in log_probs/ of the run's folder, on "
+        "the machine of each rank, for treeadv view; not for presets that merge trees",
+    )
     float32_head: bool = Field(False, description="compute logits in float32 whatever the dtype of the computation")
     lr: PositiveFloat = Field(2e-5, description="learning rate of AdamW after the warm-up")
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="decay of AdamW's two moments")
