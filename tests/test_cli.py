@@ -75,7 +75,7 @@ def test_every_benchmark_accepts_json(name: str, capsys) -> None:
     assert capsys.readouterr().err.splitlines()[-1].endswith("unrecognized arguments: --no-such-option")
 
 
-@pytest.mark.parametrize("argv", [["show", "x"], ["grade", "x.jsonl"], ["audit", "x"], ["report", "x"]])
+@pytest.mark.parametrize("argv", [["view", "x"], ["grade", "x.jsonl"], ["audit", "x"], ["report", "x"]])
 def test_commands_that_need_no_model_import_no_torch(argv: list[str]) -> None:
     code = (
         f"import sys; from treeadv.cli.main import main; main({argv!r}); print({{'torch', 'ray'}} & set(sys.modules))"

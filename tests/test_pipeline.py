@@ -209,20 +209,21 @@ def test_batch_that_is_not_finite_is_dropped_and_replaced(tmp_path, tiny_model):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 def test_run_that_is_never_finite_ends_and_drops_every_batch(tmp_path, tiny_model):
     """Three batches have no finite update: two are replaced, the third ends the run. The cause is in the last line, and
     a run that resumes without the cause takes all its steps on other forests."""
     options = {"learner__correction": "tests.failing:NEVER_FINITE", "learner__max_nonfinite": 2}
     # With KL every batch is an update, also one of equal rewards
     process = start("--config", recipe(tmp_path, tiny_model, learner__kl=0.1, **options))
-    out = process.output(LIMIT)
+    out = process.output(2 * LIMIT)
     last = out.strip().splitlines()[-1]
     assert process.returncode == 2 and "Traceback" not in out, out
     assert last.startswith("treeadv: error: batch of version 0: the loss of an update is not finite; "), last
     assert "learner.max_nonfinite" in last and f"--resume {tmp_path / 'run'}" in last, last
     result = audit(str(tmp_path / "run"))
     assert result.sound and result.dropped["not_finite"] == 9 and steps(tmp_path / "run") == 0, result.table()
-    finish(start("--resume", tmp_path / "run", "learner.correction=tis"))
+    finish(start("--resume", tmp_path / "run", "learner.correction=tis"), 2 * LIMIT)
     result = audit(str(tmp_path / "run"))
     assert result.sound and result.dropped["not_finite"] == 9, result.table()
     assert steps(tmp_path / "run") == 6 and result.rows["trained"]["forests"] == 18

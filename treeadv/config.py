@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
-from treeadv.presets import find_preset
+from treeadv.presets import build_advantage, find_preset
 from treeadv.recipes import find_recipe
 from treeadv.section import Section
 from treeadv.sections import (
@@ -71,6 +71,11 @@ class Config(Section):
         for key in ("stop_at", "patience"):
             if (given := getattr(self.run, key)) is not None and not self.eval.every:
                 raise ValueError(f"run.{key}={given:g} needs evaluations: set eval.every and eval.data")
+        if c.keep_log_probs and build_advantage(c.preset, c.advantage).tree == "merged":
+            raise ValueError(
+                f"learner.keep_log_probs: learner.preset={c.preset} merges trees, so its tokens are not those of the"
+                " recorded forests; leave it out"
+            )
         if c.schedule == "cosine" and c.decay_steps is not None and last > c.decay_steps:
             raise ValueError(
                 f"run.steps={last} is beyond learner.decay_steps={c.decay_steps}, where the cosine has reached 0: set"

@@ -138,6 +138,12 @@ class SGLangConfig(Section):
         default_factory=dict, description="further server arguments; true is a bare flag, false takes one away"
     )
 
+    @model_validator(mode="after")
+    def _once(self) -> SGLangConfig:
+        if twice := next((n for n in self.args if "_" in n and n.replace("_", "-") in self.args), ""):
+            raise ValueError(f"args has {twice} and {twice.replace('_', '-')}, which are one argument; remove one")
+        return self
+
 
 class GeneratorConfig(Section):
     """The actors that grow forests. Each has one engine."""
@@ -223,6 +229,11 @@ class LearnerConfig(Section):
         3,
         description="updates in a row that may be skipped for a loss or "
         "gradient that is not finite; one more ends the run",
+    )
+    keep_log_probs: bool = Field(
+        False,
+        description="keep the learner's log-probability of every trained token in log_probs/ of the run's folder, on "
+        "the machine of each rank, for treeadv view; not for presets that merge trees",
     )
     float32_head: bool = Field(False, description="compute logits in float32 whatever the dtype of the computation")
     lr: PositiveFloat = Field(2e-5, description="learning rate of AdamW after the warm-up")

@@ -15,7 +15,6 @@ from treeadv.config import Config, load
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "treeadv"
 VALUES = sorted(p.stem for p in (CHART / "ci").glob("*.yaml"))
-HELMS = ("helm3", "helm4")
 # The fewest values that render: storage and a task.
 FEWEST = {
     "storage.claim.size": "1Gi",

@@ -37,14 +37,15 @@ def test_troubleshooting_page_quotes_messages_of_the_code() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_sizes_of_models_are_the_output_of_their_commands() -> None:
     root = Path(__file__).parents[2]
     page = (root / "docs" / "kubernetes.md").read_text()
     rows = re.findall(r"^\| .* \| (\d+) x (.*?) GB \| (\d+) x (.*?) GB \| `treeadv (plan .*?)` \|$", page, re.MULTILINE)
-    assert len(rows) == 2
+    assert len(rows) == 4
     for *sizes, command in rows:
         line = [sys.executable, "-m", "treeadv.cli.main", *shlex.split(command)]
-        said = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=280).stdout
+        said = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=600).stdout
         found = [
             re.search(rf"^{role} x (\d+): (\S+) GB on 1 GPU$", said, re.MULTILINE) for role in ("learner", "generator")
         ]

@@ -141,6 +141,11 @@ def test_user_arguments_override_default_server_arguments() -> None:
     assert "--disable-cuda-graph" not in gpu
 
 
+def test_argument_in_two_spellings_is_refused() -> None:
+    with pytest.raises(BadInput, match="args has max_total_tokens and max-total-tokens, which are one argument"):
+        configure(args={"max_total_tokens": 900, "max-total-tokens": 800})
+
+
 def test_discovery_lists_servers_behind_a_router() -> None:
     async def workers(_: web.Request) -> web.Response:
         return web.json_response(

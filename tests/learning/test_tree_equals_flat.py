@@ -87,7 +87,7 @@ def check(
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@settings(max_examples=30, deadline=None, phases=NO_SHRINK)
+@settings(max_examples=15, deadline=None, phases=NO_SHRINK)
 @given(
     st.lists(forests(max_segments=12), min_size=1, max_size=3),
     st.sampled_from(ON_DRAWN_TREES),
@@ -98,7 +98,7 @@ def test_loss_and_gradients_of_random_forests_in_float32(family, batch, preset, 
 
 
 @pytest.mark.parametrize("family", ["smollm", "qwen3"])
-@settings(max_examples=20, deadline=None, phases=NO_SHRINK)
+@settings(max_examples=10, deadline=None, phases=NO_SHRINK)
 @given(
     st.lists(forests(max_segments=12), min_size=1, max_size=2),
     st.sampled_from(ON_DRAWN_TREES),

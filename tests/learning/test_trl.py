@@ -57,7 +57,7 @@ def as_batch(f: Forest, own: np.ndarray, reference: np.ndarray) -> dict[str, tor
 
 
 @pytest.mark.parametrize("case", CASES)
-@settings(max_examples=10, deadline=None, phases=NO_SHRINK)
+@settings(max_examples=5, deadline=None, phases=NO_SHRINK)
 @given(f=forests(max_segments=10), kl=st.sampled_from([0.0, 0.3]))
 def test_loss_and_gradients_equal_those_of_trl(case, f, kl):
     name, changes, loss_type, level = CASES[case]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.view.runs import run_of
+from tests.view.runs import STEP_KEPT, keep_log_probs, run_of
 from treeadv.view.catalogue import Catalogue
 from treeadv.view.server import Server
 from treeadv.view.sources import open_source
@@ -13,7 +13,9 @@ from treeadv.view.sources import open_source
 
 @pytest.fixture(scope="package")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_of(tmp_path_factory.mktemp("view"), tiny_model)
+    path = run_of(tmp_path_factory.mktemp("view"), tiny_model)
+    keep_log_probs(path, STEP_KEPT, 0.25)
+    return path
 
 
 @pytest.fixture

@@ -12,7 +12,10 @@ import yaml
 from tests.report.runs import make_run, record
 from tests.tiny import CHARACTERS
 from treeadv.forest import Finish, Forest, Verdict
+from treeadv.learning.kept import write_log_probs
+from treeadv.replay.history import forests_of_step
 
+STEP_KEPT = 2  # the step of which the run of the tests keeps log-probabilities
 FIRST = 2  # id of the first character
 SHARED = ("2+2: think", ["ing <answer>4</answer>", "ing <answer>5</answer>", " no more"])
 
@@ -68,6 +71,15 @@ def run_of(root: Path, model: Path, made: Sequence[Forest] | None = None) -> Pat
     config["run"]["steps"] = len(chosen)
     file.write_text(yaml.safe_dump(config))
     return path
+
+
+def keep_log_probs(run: Path, step: int, mismatch: float) -> None:
+    """Keep log-probabilities of the learner for a step: those of the engine plus `mismatch`, none for token 0."""
+    kept = {}
+    for forest in forests_of_step(run, step):
+        kept[forest.forest_id] = forest.logprob + np.float32(mismatch)
+        kept[forest.forest_id][0] = np.nan
+    write_log_probs(run, step, 0, kept)
 
 
 def digest(folder: Path) -> dict[str, tuple[str, int]]:

@@ -168,6 +168,17 @@ def test_leaves_say_what_the_verifier_read_and_why(page: Page, address: str) -> 
     assert "unparsed" in second and "no answer found" in second and "cut" in second
 
 
+def test_mismatch_is_a_colour_where_the_run_kept_it(page: Page, address: str) -> None:
+    page.goto(address)
+    page.get_by_text("Step 1 · 0", exact=True).click()
+    page.locator("[data-colour=mismatch][disabled]").wait_for()
+    page.get_by_text("Step 2 · 0", exact=True).click()
+    page.locator("[data-colour=mismatch]:not([disabled])").click()
+    assert page.locator(".legend").inner_text().split()[:2] == ["\N{MINUS SIGN}0.25", "+0.25"]
+    colours = [span.evaluate("span => span.style.backgroundColor") for span in page.locator(".chunk span").all()[:2]]
+    assert colours[0] == "transparent" and "--blue" in colours[1]
+
+
 def test_tokens_show_their_numbers_and_can_be_linked(page: Page, address: str) -> None:
     page.goto(address)
     page.get_by_text("Step 4 · 0", exact=True).click()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 from hypothesis import given, settings
 
 from tests.strategies import forests as any_forest
-from tests.view.runs import forests, tree
+from tests.view.runs import STEP_KEPT, forests, tree
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.learning.advantage import advantages
+from treeadv.learning.kept import write_log_probs
 from treeadv.presets import build_advantage
 from treeadv.report.picture import Numbers, Vocabulary
-from treeadv.view.encoding import forest_json
+from treeadv.view.encoding import encode_row, forest_json
+from treeadv.view.sources import open_source
 
 SPEC = build_advantage("treeadv")
 
@@ -78,3 +82,25 @@ def test_verifier_that_is_not_of_this_package_does_not_run(tiny_model: Path, ver
 
     leaves = forest_json(replace(forests()[0], verifier=verifier), Vocabulary(tiny_model), SPEC)["leaves"]
     assert [leaf["read"] for leaf in leaves] == [None] * 3
+
+
+def test_mismatch_is_the_learner_minus_the_engine_where_it_is_kept(run: Path) -> None:
+    source = open_source(run)
+    of = {row.step: row.key for row in source.rows()[0]}
+    mismatch = unpacked(encode_row(source, of[STEP_KEPT])["mismatch"], "<f4")
+    assert np.isnan(mismatch[0]) and np.allclose(mismatch[1:], 0.25, atol=1e-6)
+    assert encode_row(source, of[1])["mismatch"] is None
+
+
+@pytest.mark.parametrize("damage", ["other length", "cut"])
+def test_damaged_log_probs_are_named(run: Path, tmp_path: Path, damage: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    source = open_source(copy)
+    key = next(row.key for row in source.rows()[0] if row.step == 1)
+    write_log_probs(copy, 1, 0, {key: np.zeros(3, np.float32)})
+    if damage == "cut":
+        (kept,) = (copy / "log_probs").glob("step-1.*")
+        kept.write_bytes(kept.read_bytes()[:-40])
+    with pytest.raises(BadInput, match="log_probs/"):
+        encode_row(source, key)

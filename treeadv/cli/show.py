@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from treeadv.view.sources import Source
 
 LISTED = 40  # last forests of a run that the list shows
-EXCERPT = 56  # last characters of a prompt in the list
+EXCERPT = 40  # last characters of a prompt in the list
 
 
 def add(commands: Commands) -> None:

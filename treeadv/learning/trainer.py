@@ -24,6 +24,7 @@ from treeadv.learning.answers import answer_figures
 from treeadv.learning.checkpoint import TrainerState
 from treeadv.learning.flops import utilisation
 from treeadv.learning.gradient import GradientPass, Update
+from treeadv.learning.kept import write_log_probs
 from treeadv.learning.loading import load
 from treeadv.learning.minibatches import minibatches, trained_in
 from treeadv.learning.objective import Objective, Sums, build_objective
@@ -104,6 +105,8 @@ class Trainer:
                     self._update_weights(gradients, update, number, taken, forests, clock)
         report = self._report(forests, plan, updates, taken, version, clock.seconds)
         self.steps += not report.void
+        if c.keep_log_probs and not report.void:
+            self._keep_log_probs(forests, updates)
         return report
 
     def gradients(self, forests: Sequence[Forest], clock: Phases) -> Sums:
@@ -129,10 +132,28 @@ class Trainer:
         """Return the forest to train on: the judged leaves, after the treatment of truncated leaves.
 
         The preset may ask for the tree of merged prefixes."""
-        c = self.config.learner
-        treated = treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
+        treated = self._treated(f)
         treated = treated.judged_part() if treated.judged.any() else treated
         return treated.merge_prefixes() if self.objective.spec.tree == "merged" else treated
+
+    def _treated(self, f: Forest) -> Forest:
+        c = self.config.learner
+        return treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
+
+    def _keep_log_probs(self, forests: Sequence[Forest], updates: Sequence[Update]) -> None:
+        """Write log pi, of the policy when the batch arrived, of the tokens of the forests as they were drawn."""
+        drawn = {f.forest_id: f for f in forests}
+        kept = {}
+        for update in updates:
+            for n, values in (update.proximal or {}).items():
+                treated = self._treated(drawn[update.forests[n].forest_id])
+                trained = np.ones(treated.tokens, bool)
+                if treated.judged.any():
+                    trained = np.repeat(treated.judged_below, treated.lengths)
+                log_prob = np.full(treated.tokens, np.nan, np.float32)
+                log_prob[trained] = values
+                kept[treated.forest_id] = log_prob
+        write_log_probs(self.keep_dir, self.steps, self.rank, kept)
 
     def _check_forest(self, f: Forest) -> None:
         top = max(int(f.token.max()), int(f.prompt.max()))

@@ -71,6 +71,8 @@ def trainer_at(folder: RunFolder, config: Config, step: int, forests_of_step: Fo
     The trainer starts from the newest checkpoint up to that step and repeats the steps after the checkpoint."""
     # The same setting as the learner, because the order of sums depends on it
     torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
+    quiet = {"keep_log_probs": False}  # the repetition keeps nothing
+    config = config.model_copy(update={"learner": config.learner.model_copy(update=quiet)})
     base = models.resolve(config.model.path, config.model.cache)
     found = [at for at in folder.checkpoints() if at <= step]
     with folder.open_checkpoint(found[-1]) if found else nullcontext(base) as start:

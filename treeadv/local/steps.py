@@ -18,7 +18,7 @@ from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
 from treeadv.replay.figures import figures
 from treeadv.replay.ledger import State
-from treeadv.replay.records import Leased, Reserved
+from treeadv.replay.records import DropReason, Leased, Reserved
 from treeadv.replay.store import ReplayStore
 from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive
@@ -73,10 +73,10 @@ class StepForests:
         if self._config.queue.fsync != "none":
             self._store.sync()
 
-    def discard(self, detail: str) -> None:
-        """Drop the forests of a step without a finite update."""
+    def discard(self, reason: DropReason, detail: str) -> None:
+        """Drop the forests of a step that the learner cannot train."""
         assert self._lease is not None, "a step has forests"
-        self._store.discard(self._lease.lease_id, "not_finite", detail)
+        self._store.discard(self._lease.lease_id, reason, detail)
 
     def checkpoint(self, step: int, trainer: Trainer, serving: Serving) -> None:
         """Make `step` durable, then record that its forests are trained."""
@@ -90,7 +90,7 @@ class StepForests:
         self._folder.store.write_checkpoint(step, self._session, write_files)
         self._store.check_owner()
         self._folder.store.seal(step, self._session, self._config.run.keep_checkpoints)
-        self._store.commit(step)
+        self._store.commit(step, min(self._folder.checkpoints()))
         self._store.sync()
         self._store.compact()
 

@@ -17,7 +17,7 @@ import torch
 
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
-from treeadv.errors import single_errors
+from treeadv.errors import BadForest, one_line, single_errors
 from treeadv.evaluation.history import is_durable
 from treeadv.jsonl import JsonObject
 from treeadv.launch import Launch
@@ -102,11 +102,11 @@ async def _learn(
             forests = await steps.forests(trainer.version)
         try:
             report = trainer.step(forests, trainer.version)
-        except NonFinite as fault:  # the run ends: a resumed run must not take the same forests again
-            steps.discard(f"batch of version {fault.version}")
+        except (NonFinite, BadForest) as fault:  # the run ends: a resumed run must not take the same forests again
+            steps.discard("not_finite" if isinstance(fault, NonFinite) else "invalid", one_line(fault))
             raise
         if report.void:  # the batch does not count as a step, so another batch replaces it
-            steps.discard(f"batch of version {report.version}")
+            steps.discard("not_finite", f"batch of version {report.version}")
             continue
         serving.keep_weights()
         steps.acknowledge(trainer.steps, report.nonfinite_forests)

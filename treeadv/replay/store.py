@@ -115,10 +115,10 @@ class ReplayStore:
             return
         low, high = self.ledger.oldest_kept, self.ledger.last_step
         if not low <= step <= high:
+            found = f"the checkpoint is of step {step}" if step else "there is no undamaged checkpoint"
             raise BadInput(
-                f"{self._folder.uri}: the checkpoint is of step {step}, but the journal can resume from steps"
-                f" {low} to {high} only; from another step the run would lose forests or train forests twice."
-                " Resume from a checkpoint of these steps"
+                f"{self._folder.uri}: {found}, but the journal can resume from steps {low} to {high} only; another step"
+                " would lose or repeat forests. Restore a checkpoint of these steps from a backup, or start a new run"
             )
         self.commit(step, low)
         self._write(Resumed(step, session))  # the last write: a process that dies earlier repeats all of them

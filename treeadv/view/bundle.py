@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadInput
 from treeadv.storage.disk import replace_file
 from treeadv.view.catalogue import Catalogue
-from treeadv.view.encoding import forest_json
+from treeadv.view.encoding import encode_row
 from treeadv.view.pages import bundled_page
 from treeadv.visible import visible
 
@@ -85,10 +85,9 @@ class _Parts:
 
 
 def _forest(catalogue: Catalogue, key: str) -> dict[str, Any]:
-    source = catalogue.source
     try:
-        return forest_json(catalogue.forest(key), source.vocabulary, source.advantage)
-    except (BadForest, BadInput) as e:  # the payload was let go, or damaged, while the bundle was written
+        return encode_row(catalogue.source, key)
+    except BadInput as e:  # the payload was let go, or damaged, while the bundle was written
         return {"error": visible(str(e))}
 
 

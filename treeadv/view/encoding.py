@@ -9,22 +9,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from treeadv.forest import Finish, Forest, Verdict
+from treeadv.errors import BadForest, BadInput
+from treeadv.forest import Finish, Floats, Forest, Verdict
 from treeadv.learning.advantage import advantages
 from treeadv.presets import AdvantageSpec
 from treeadv.report.picture import Numbers, Vocabulary, drawn_text
 from treeadv.view.reading import part_read
+from treeadv.view.sources import Source
 from treeadv.visible import visible
 
 MILLI_MAX = 65_535  # the largest thousandth of a nat that two bytes hold
 
 
-def forest_json(f: Forest, vocabulary: Vocabulary | Numbers, spec: AdvantageSpec) -> dict[str, Any]:
-    """Return everything that the page shows of a forest.
+def encode_row(source: Source, key: str) -> dict[str, Any]:
+    """Return the forest of a row of `source`. Raises `BadInput` for a forest that cannot be read."""
+    try:
+        return forest_json(source.forest(key), source.vocabulary, source.advantage, source.learner_log_probs(key))
+    except BadForest as e:
+        raise BadInput(str(e)) from e
+
+
+def forest_json(
+    f: Forest, vocabulary: Vocabulary | Numbers, spec: AdvantageSpec, learner: Floats | None = None
+) -> dict[str, Any]:
+    """Return everything that the page shows of a forest. `learner` [T] is log pi of the learner, if it was kept.
 
     `text` [S] is the text of each segment, `size` [T] (uint16) the length of each token's part of it in UTF-16 units.
     `surprise` is -log p and `entropy` the entropy of each token, [T] uint16, in thousandths of a nat. `id` [T] is
-    uint32. `version` lists runs [version, tokens]. `advantage` [S] is None for a forest that is not graded."""
+    uint32. `version` lists runs [version, tokens]. `mismatch` [T] float32 is log pi of the learner minus that of the
+    engine. `advantage` [S] is None for a forest that is not graded.
+
+    Raises `BadForest` if `learner` has another length."""
+    if learner is not None and len(learner) != f.tokens:
+        raise BadForest(f.forest_id, f"log_probs/ has {len(learner)} tokens of it, the payload {f.tokens}")
     advantage, weight = advantages(f, spec) if f.graded else (None, None)
     texts, sizes = _texts(f, vocabulary)
     return {
@@ -51,7 +68,7 @@ def forest_json(f: Forest, vocabulary: Vocabulary | Numbers, spec: AdvantageSpec
         "surprise": _milli(-f.logprob.astype(np.float64)),
         "entropy": _milli(f.entropy.astype(np.float64)),
         "version": [[int(v), len(list(same))] for v, same in groupby(f.version.tolist())],
-        "mismatch": None,  # payload files hold the engine's log-probabilities, not those of the learner
+        "mismatch": None if learner is None else _packed(learner - f.logprob, "<f4"),
         "top_entropy": float(np.quantile(f.entropy, 0.98)),
         "expanded_tokens": f.expanded_tokens,
         "leaves": [_leaf(f, n, vocabulary) for n in range(f.leaves)],

@@ -15,9 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadInput
 from treeadv.view.catalogue import Catalogue
-from treeadv.view.encoding import forest_json
+from treeadv.view.encoding import encode_row
 from treeadv.view.pages import STATIC, TYPES, served_page, static
 from treeadv.visible import visible
 
@@ -33,20 +33,12 @@ class Api:
     """Answers the paths below /api with JSON-able values."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
         self.paths: Mapping[str, Callable[[Query], dict[str, Any]]] = {
             "/api/run": lambda _: catalogue.about(),
             "/api/forests": lambda q: catalogue.changes(_count(q, "since", 0), _count(q, "limit", ROWS, ROWS)),
-            "/api/forest": lambda q: self._forest(q.get("key", "")),
+            "/api/forest": lambda q: encode_row(catalogue.source, catalogue.row(q.get("key", "")).key),
             "/api/search": lambda q: catalogue.search(q.get("text", "")[:MAX_TEXT], _count(q, "after", 0)),
         }
-
-    def _forest(self, key: str) -> dict[str, Any]:
-        forest, source = self._catalogue.forest(key), self._catalogue.source
-        try:
-            return forest_json(forest, source.vocabulary, source.advantage)
-        except BadForest as e:
-            raise BadInput(str(e)) from e
 
 
 def _count(query: Query, name: str, default: int, limit: int = 2**53) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from treeadv.errors import BadInput
-from treeadv.forest import Forest
+from treeadv.forest import Floats, Forest
+from treeadv.learning.kept import read_log_probs
 from treeadv.presets import AdvantageSpec, build_advantage
 from treeadv.replay.history import Attempt, History, folder_of
 from treeadv.replay.journal import Reader
@@ -46,6 +47,12 @@ class Source(Protocol):
         """Return the forest of a row. Raises `BadInput` for a forest that cannot be read."""
         ...
 
+    def learner_log_probs(self, key: str) -> Floats | None:
+        """Return the learner's log pi [T] of a forest, NaN where it was not computed; None if it was not kept.
+
+        Raises `BadInput` for a damaged file."""
+        ...
+
 
 class RunSource:
     """The folder of a run, which may be running, ended or broken off."""
@@ -59,6 +66,7 @@ class RunSource:
         learner = self._config.learner
         self.advantage = build_advantage(learner.preset, learner.advantage)
         self._history = History()
+        self._steps: dict[str, int] = {}  # the step that took a forest
         self._payloads: PayloadReader | None = None
 
     def stamp(self) -> Hashable:
@@ -99,7 +107,7 @@ class RunSource:
         states = history.states()
         places = {fid: (step, n) for step, fids in history.steps.items() for n, fid in enumerate(fids)}
         rows = [_row(attempt, states[fid], places.get(fid), history) for fid, attempt in history.attempts.items()]
-        self._history = history
+        self._history, self._steps = history, {fid: step for fid, (step, _) in places.items()}
         return rows, visible(fault)
 
     def forest(self, key: str) -> Forest:
@@ -107,6 +115,10 @@ class RunSource:
         if attempt is None or attempt.admitted is None or self._payloads is None:
             raise BadInput(f"{key}: the journal of {self._path} has no such graded forest")
         return self._payloads.forest(attempt.admitted)
+
+    def learner_log_probs(self, key: str) -> Floats | None:
+        step = self._steps.get(key)
+        return None if step is None else read_log_probs(self._path, step, key)
 
     def _replay(self) -> Folder | None:
         try:
@@ -197,6 +209,9 @@ class FileSource:
         if not key.isdecimal() or int(key) >= len(self._forests):
             raise BadInput(f"{key}: {self._path} has {len(self._forests)} forests, counted from 0")
         return self._forests[int(key)]
+
+    def learner_log_probs(self, key: str) -> None:
+        """Return None: a file of forests has the log-probabilities of their engine only."""
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 // What the colour behind a token may show, as shares of a scale: 0 to 1, or -1 to 1 around zero.
 
 const clip = (x, low, high) => Math.max(low, Math.min(high, x));
+const small = (x) => `${+x.toPrecision(2)}`;
 const number = (x) => (Math.abs(x) >= 100 ? x.toFixed(0) : x.toFixed(2)).replace("-", "−");
 
 export const QUANTITIES = {
@@ -36,17 +37,19 @@ export const QUANTITIES = {
   mismatch: {
     label: "Mismatch",
     signed: true,
-    of: (f, t) => clip((f.mismatch?.[t] ?? 0) / 0.5, -1, 1),
-    ends: () => ["−0.5", "+0.5 nats"],
-    missing: (f) => (f.mismatch ? "" : "The run did not record the learner's probabilities."),
-    says: "Log-probability of the learner minus that of the engine.",
+    of: (f, t) => clip((f.mismatch?.[t] || 0) / (f.top_mismatch || 1), -1, 1), // NaN where the learner did not compute
+    ends: (f) => [`−${small(f.top_mismatch)}`, `+${small(f.top_mismatch)} nats`],
+    missing: (f) =>
+      f.mismatch ? "" : "The learner's probabilities of this forest are not kept: learner.keep_log_probs keeps them.",
+    says: "Log-probability of the learner when the batch arrived, minus that of the engine.",
   },
   none: { label: "None", of: () => 0, ends: () => ["", ""], says: "" },
 };
 
 export const quantityOf = (name) => QUANTITIES[name] ?? QUANTITIES.entropy;
 
-const OPAQUE = { gold: 0.9, violet: 0.62, green: 0.72, red: 0.72, blue: 0.72 }; // at the end of the scale: text stays legible
+// Opacity of a tint at the end of its scale: text on it stays legible.
+const OPAQUE = { gold: 0.9, violet: 0.62, green: 0.72, red: 0.72, blue: 0.72 };
 
 // The tint and the opacity of a share; opacities in steps, so that equal tokens look equal.
 export function tintOf(quantity, share) {

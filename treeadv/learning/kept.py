@@ -1,0 +1,54 @@
+"""The learner's log-probabilities of the trained tokens, kept beside a run (`learner.keep_log_probs`).
+
+`log_probs/step-N.rank-R.arrow` has a row for each forest of the step that rank R packed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from treeadv.errors import BadInput, one_line
+from treeadv.forest import Floats
+from treeadv.messages import read_messages
+
+FOLDER = "log_probs"
+_SCHEMA = pa.schema(
+    [
+        pa.field("forest_id", pa.string(), nullable=False),
+        pa.field("log_prob", pa.list_(pa.field("item", pa.float32(), nullable=False)), nullable=False),
+    ]
+)
+
+
+def write_log_probs(run: Path, step: int, rank: int, kept: Mapping[str, Floats]) -> None:
+    """Write log pi [T] of forests by id; NaN for a token that was not trained. A file of an earlier try is replaced."""
+    (run / FOLDER).mkdir(exist_ok=True)
+    target = run / FOLDER / f"step-{step}.rank-{rank}.arrow"
+    scratch = target.with_name(f".{target.name}")
+    columns = [pa.array(list(kept), pa.string()), pa.array(list(kept.values()), _SCHEMA.field("log_prob").type)]
+    with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+    os.replace(scratch, target)
+
+
+def read_log_probs(run: Path, step: int, forest_id: str) -> Floats | None:
+    """Return log pi [T] of a forest, as `write_log_probs` got it; None if the step kept none.
+
+    Raises `BadInput` for a damaged file."""
+    for path in sorted((run / FOLDER).glob(f"step-{step}.rank-*.arrow")):
+        try:
+            data = pa.memory_map(str(path), "r").read_buffer()
+        except (OSError, ValueError) as e:
+            raise BadInput(f"{path}: cannot be read ({one_line(e)})") from e
+        schema, batches = read_messages(data, str(path))
+        if not schema.equals(_SCHEMA):
+            raise BadInput(f"{path}: not a file of log-probabilities")
+        for batch in batches:
+            for name, values in zip(batch.column(0).to_pylist(), batch.column(1), strict=True):
+                if name == forest_id:
+                    return np.asarray(values.values.to_numpy(), np.float32)
+    return None
