@@ -27,7 +27,7 @@ from treeadv.replay.audit import audit
 from treeadv.replay.history import read_history
 from treeadv.storage.run_folder import RunFolder
 
-HEARTBEAT, START = 30.0, 60.0  # seconds: run.heartbeat_timeout and run.start_timeout
+HEARTBEAT, START = 30.0, 150.0  # seconds: run.heartbeat_timeout and run.start_timeout
 PATIENCE = 900.0  # seconds after which a run counts as hung
 GIB = 1 << 30
 

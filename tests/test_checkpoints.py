@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -192,3 +194,59 @@ def test_file_over_the_size_limit_gives_a_one_line_error(tmp_path: Path, size_li
     assert LocalRunStore(tmp_path).newest_valid() == 1
     assert audit(str(tmp_path)).rows["ready"]["forests"] == 2
     assert [r["step"] for r in folder.records()] == [1]
+
+
+@pytest.fixture
+def immutable() -> Iterator[Callable[[Path], None]]:
+    """Make a file or folder immutable until the end of the test: changes fail with EPERM, also those of root."""
+    made: list[Path] = []
+
+    def make(path: Path) -> None:
+        if subprocess.run(["chattr", "+i", path], capture_output=True).returncode:
+            pytest.skip("this user or file system has no immutable files")
+        made.append(path)
+
+    yield make
+    for path in made:
+        subprocess.run(["chattr", "-i", path], check=True)
+
+
+def test_old_checkpoint_that_cannot_be_deleted_is_named(tmp_path: Path, immutable: Callable[[Path], None]) -> None:
+    """The new checkpoint is complete."""
+    save(LocalRunStore(tmp_path), 1, 2)
+    immutable(tmp_path / "checkpoints" / "step-1" / "trainer")
+    with pytest.raises(BadInput, match=r"cannot be deleted \(Operation not permitted\); stored data is not lost"):
+        save(LocalRunStore(tmp_path), 3)
+    assert LocalRunStore(tmp_path).newest_valid() == 3
+
+
+def test_immutable_run_gives_a_one_line_error(tmp_path: Path, immutable: Callable[[Path], None]) -> None:
+    folder, replay = RunFolder(tmp_path), queue(tmp_path, "one", 0)
+    fill(replay, 2)
+    folder.record({"step": 1})
+    save(LocalRunStore(tmp_path), 1)
+    folder.write("summary.json", {})
+    replay.close()
+    for path in (tmp_path / "metrics.jsonl", tmp_path / "checkpoints", tmp_path):
+        immutable(path)
+    for action, wrong in (
+        (lambda: folder.record({"step": 2}), r"metrics.jsonl: cannot be written"),
+        (lambda: save(LocalRunStore(tmp_path), 2), r"step-2-session: cannot be written"),
+        (lambda: folder.write("targets.json", []), r"targets.json: cannot be written"),
+        (folder.clear_end, r"summary.json: cannot be deleted"),
+    ):
+        with pytest.raises(BadInput, match=wrong + r" \(Operation not permitted\); stored data is not lost"):
+            action()
+    assert LocalRunStore(tmp_path).newest_valid() == 1
+    assert [r["step"] for r in folder.records()] == [1]
+
+
+def test_best_weights_are_copied_where_there_are_no_hard_links(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = LocalRunStore(tmp_path)
+    save(store, 1)
+    store.keep_best(1, {"step": 1})
+    assert (tmp_path / "best" / "model.safetensors").read_text() == "weights of step 1" and store.best_step() == 1

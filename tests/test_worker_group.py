@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from actors.driver import worker_group
-from actors.driver.liveness import Deadlines
+from actors.driver.liveness import Deadlines, Hung
 from actors.driver.targets import Targets
 from actors.driver.worker_group import RESTARTS, RoleFailed, WorkerGroup
 from treeadv.storage.run_folder import RunFolder
@@ -48,6 +48,7 @@ class FakeRole:
         )
 
     async def prepare(self, member: str) -> str:
+        await asyncio.sleep(0)
         await self.may_start.wait()
         if self.deaths:
             self.deaths -= 1
@@ -128,6 +129,26 @@ def test_step_resets_the_deaths_of_starting_successors(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_step_resets_the_deaths_of_one_that_cannot_start(tmp_path: Path) -> None:
+    """The other member goes on meanwhile; with one step after each death the run never ends for that."""
+
+    async def scenario() -> None:
+        role = FakeRole(tmp_path)
+        await role.group.start(2)
+        role.deaths = 4 * RESTARTS
+        role.group.replace(role.group.members[0], RayActorError())
+        left = role.deaths
+        while len(role.group.members) < 2:
+            await asyncio.sleep(0.0005)
+            role.group.check()
+            if role.deaths < left:
+                left = role.deaths
+                role.group.reset_deaths()
+        assert role.group.restarts == 4 * RESTARTS + 1
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
 def test_simultaneous_deaths_count_once_for_each_member(tmp_path: Path) -> None:
     """The death of a node ends all members on it."""
 
@@ -172,4 +193,20 @@ def test_member_that_keeps_dying_fails_its_role(tmp_path: Path) -> None:
     with pytest.raises(
         RoleFailed, match=f"generator: died {RESTARTS + 1} times since the last step; the last cause: The actor "
     ):
+        asyncio.run(scenario())
+
+
+def test_member_that_hangs_in_its_start_is_named_as_the_cause(tmp_path: Path, monkeypatch) -> None:
+    """Ray then says only that the driver killed it."""
+
+    async def killed(member: str, name: str, deadlines: Deadlines) -> Exception:
+        return Hung(f"{name} did not start within {deadlines.start:g} s")
+
+    async def scenario() -> None:
+        role = FakeRole(tmp_path)
+        role.deaths = 10**6
+        await role.group.start(1)
+
+    monkeypatch.setattr(worker_group, "kill_when_lost", killed)
+    with pytest.raises(RoleFailed, match=rf"the last cause: generator-{RESTARTS} did not start within 300 s"):
         asyncio.run(scenario())

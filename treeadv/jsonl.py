@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from treeadv.errors import BadInput, one_line
+
+JsonObject: TypeAlias = dict[str, Any]  # an object of JSON values
+JsonMapping: TypeAlias = Mapping[str, Any]  # the same, not changed by its reader
 
 
 def read_json(path: Path) -> Any:

@@ -79,23 +79,27 @@ async def _start(handle: Handle, name: str, beat: Awaitable[None], timeout: floa
     """Wait for the first heartbeat. Raise `Hung` when the actor has a process for `timeout` seconds and gives none.
     Only times at which Ray says so count: not a pause of Ray or of this process."""
     first, look, waited = asyncio.ensure_future(beat), min(INTERVAL_SECONDS, timeout / PARTS), 0.0
-    while not (await asyncio.wait([first], timeout=look))[0]:
-        waited += look if await has_process(handle) else 0.0
-        if waited >= timeout:
-            first.cancel()
-            raise Hung(f"{name} did not start within {timeout:g} s (run.start_timeout)")
-    await first
+    try:
+        while not (await asyncio.wait([first], timeout=look))[0]:
+            waited += look if await has_process(handle) else 0.0
+            if waited >= timeout:
+                raise Hung(f"{name} did not start within {timeout:g} s (run.start_timeout)")
+        await first
+    finally:
+        first.cancel()  # nobody would read the error of an actor that is killed later
 
 
 async def _answer(beat: Awaitable[None], timeout: float) -> None:
     """Wait for a heartbeat; raise TimeoutError after `timeout` seconds. They are waited in parts: when this process was
     stopped for a while, only the part that has run out meanwhile is lost, and not the patience."""
     answer = asyncio.ensure_future(beat)
-    for _ in range(PARTS):
-        if (await asyncio.wait([answer], timeout=timeout / PARTS))[0]:
-            return await answer
-    answer.cancel()
-    raise TimeoutError
+    try:
+        for _ in range(PARTS):
+            if (await asyncio.wait([answer], timeout=timeout / PARTS))[0]:
+                return await answer
+        raise TimeoutError
+    finally:
+        answer.cancel()
 
 
 async def kill_when_lost(handle: Handle, name: str, deadlines: Deadlines) -> Exception:

@@ -43,6 +43,7 @@ class WorkerGroup(Generic[R]):
         self.names: dict[ActorProxy[R], str] = {}
         self.restarts = 0
         self._deaths: dict[ActorProxy[R], int] = {}  # deaths of a member and its predecessors since the last step
+        self._steps = 0  # calls of `reset_deaths`
         self._deadlines = deadlines
         self._watches: dict[ActorProxy[R], asyncio.Task[Exception]] = {}
         self._numbers = itertools.count()
@@ -113,6 +114,7 @@ class WorkerGroup(Generic[R]):
     def reset_deaths(self) -> None:
         """Set the counts of deaths to 0. The driver calls this after each step."""
         self._deaths = dict.fromkeys(self._deaths, 0)
+        self._steps += 1
 
     async def dismiss(self, member: ActorProxy[R]) -> None:
         """End a retired member that has no work. A dead member is ignored."""
@@ -156,8 +158,12 @@ class WorkerGroup(Generic[R]):
         return cause
 
     async def _start_successor(self, deaths: int, cause: Exception) -> None:
-        """Start the successor of a dead member. Retry when the successor dies during its start."""
+        """Start the successor of a dead member. Retry when the successor dies during its start; steps that the other
+        members allow meanwhile reset the count of deaths."""
+        steps = self._steps
         while True:
+            if steps < self._steps:
+                deaths, steps = 0, self._steps
             self.restarts += 1
             deaths += 1
             if deaths > RESTARTS:

@@ -37,6 +37,7 @@ def test_learner_benchmark_prints_a_line_for_each_case(tmp_path, capsys):
         assert r["ratio_to_bound"] == pytest.approx(r["tree_s"] / r["flat_s"] / r["bound"])
 
 
+@pytest.mark.slow
 def test_gpu_script_checks_times_and_learns_on_cpu(capsys):
     assert gpu.main(["--device", "cpu", "--rounds", "1", "--learning-steps", "20"]) == 0
     check, step, learning = lines(capsys)

@@ -75,7 +75,7 @@ def test_bpo_preset_brings_the_backbone_split() -> None:
     assert SamplingConfig().split == "even"
 
 
-@pytest.mark.parametrize("forests", [1000, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("forests", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_bpo_hits_the_exact_gradient(forests: int) -> None:
     """Sibling leave-one-out on flow weights has no bias, with even and with backbone splits."""
     rows = [row for rule in ("entropy", "backbone") for row in measure(World.random(0), rule, {"b": BPO}, forests, 1)]

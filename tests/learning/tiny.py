@@ -57,7 +57,8 @@ _MOE: dict[str, Any] = _SHAPE | {
 EXPERTS: dict[str, PretrainedConfig] = {
     "qwen3_moe": Qwen3MoeConfig(**_MOE, num_experts=4, moe_intermediate_size=8, head_dim=8),
     "mixtral": MixtralConfig(**_MOE, num_local_experts=4),
-    "olmoe": OlmoeConfig(**_MOE, num_experts=4),
+    # SGLang's OLMoE has as many heads of keys as of queries, like the published models
+    "olmoe": OlmoeConfig(**{**_MOE, "num_key_value_heads": 4}, num_experts=4),
     "glm4_moe": Glm4MoeConfig(
         **_MOE, n_routed_experts=4, n_shared_experts=1, moe_intermediate_size=8, head_dim=8, first_k_dense_replace=1
     ),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,14 @@ import pytest
 import yaml
 
 from actors.cli import main
+from tests.injection import flip
 from tests.running import recipe
+from treeadv.errors import BadForest
+from treeadv.forest import Forest
 from treeadv.learning.gradient import GradientPass, Update
 from treeadv.learning.objective import Sums
 from treeadv.learning.report import Phases
+from treeadv.learning.trainer import Trainer
 from treeadv.replay.audit import audit
 from treeadv.report.record_fields import faults
 from treeadv.storage.run_folder import RunFolder
@@ -149,6 +154,22 @@ def test_run_that_is_never_finite_ends_and_resumes_on_others(
     assert result.rows["trained"]["forests"] == 3 * STEPS
 
 
+def test_refused_forest_ends_the_run_and_is_not_leased_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Trainer, forest: Forest) -> None:
+        raise BadForest(forest.forest_id, "token 99 is outside of the model's vocabulary")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Trainer, "_check_forest", refuse)
+        assert train("--config", local_recipe(tmp_path, tiny_model, "refused")) == 2
+    assert "token 99 is outside" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert audit(str(tmp_path / "refused")).dropped == {"invalid": 3}
+    assert train("--resume", tmp_path / "refused") == 0
+    result = audit(str(tmp_path / "refused"))
+    assert result.sound and result.dropped == {"invalid": 3}, result.table()
+
+
 def poison(monkeypatch: pytest.MonkeyPatch, draw: int) -> list[int]:
     """Make the loss of each first attempt at a draw NaN. Returns the mini-batches taken, which the caller may limit."""
     accumulate, left = GradientPass.accumulate, [sys.maxsize]
@@ -232,6 +253,32 @@ def test_killed_run_resumes_to_equal_weights(
     assert records(tmp_path / "killed") == records(whole)
     result = audit(str(tmp_path / "killed"))
     assert result.sound, result.table()
+
+
+@pytest.mark.parametrize("damaged", [(5,), (5, 4)])
+def test_run_with_damaged_checkpoints_resumes_to_equal_weights(
+    damaged: tuple[int, ...], finished: Path, tmp_path: Path, caplog
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "copy")
+    for step in damaged:
+        flip(max((run / "checkpoints" / f"step-{step}").rglob("*.safetensors"), key=lambda f: f.stat().st_size), 900)
+    assert train("--resume", run) == 0
+    assert [f"step-{step} is ignored" in caplog.text for step in (5, 4, 2)] == [step in damaged for step in (5, 4, 2)]
+    assert weights(run) == weights(finished) and records(run) == records(finished)
+    assert audit(str(run)).sound
+
+
+def test_run_without_an_undamaged_checkpoint_names_the_remedy(finished: Path, tmp_path: Path, capsys) -> None:
+    run = shutil.copytree(finished, tmp_path / "copy")
+    before = records(run)
+    shutil.move(run / "checkpoints", tmp_path / "backup")
+    assert train("--resume", run) == 2
+    shown = capsys.readouterr().err
+    assert "Restore a checkpoint of these steps from a backup, or start a new run" in shown and shown.count("\n") == 1
+    assert records(run) == before
+    shutil.move(tmp_path / "backup", run / "checkpoints")
+    assert train("--resume", run, "run.steps=6") == 0
+    assert [r["step"] for r in records(run)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_staleness_serves_older_weights(tiny_model: Path, tmp_path: Path) -> None:

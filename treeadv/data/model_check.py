@@ -7,14 +7,13 @@ attention has no other term. The learner applies the model's output matrix and n
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import JsonMapping
 
 _SUPPORTED = ("full_attention", "sliding_attention")
 # Unsupported terms of attention or of the output, with the value that means that a model does not use the term.
@@ -62,7 +61,7 @@ def longest_path(folder: str | Path) -> int:
     return min((limit for limit in limits if limit), default=sys.maxsize)
 
 
-def check_terms(keywords: Mapping[str, Any]) -> None:
+def check_terms(keywords: JsonMapping) -> None:
     """Raise `BadInput` if a model uses unsupported arguments of its attention function (sinks, soft caps)."""
     for name, value in keywords.items():
         if name not in _HARMLESS and (torch.is_tensor(value) or value):
