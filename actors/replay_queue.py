@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -22,6 +21,7 @@ from treeadv.config import Config
 from treeadv.data.tasks import problem_source
 from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.metrics import Exporter
 from treeadv.replay.draws import Draws, FailedDraw
 from treeadv.replay.figures import figures
@@ -39,7 +39,7 @@ _TICK = 1.0  # seconds between checks of deadlines
 _FIGURES_EVERY = 10.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """The forests of one step. `refs[i]` refers to a record batch that holds only the forest `forest_ids[i]`."""
 
@@ -57,7 +57,7 @@ class _QueueMetrics:
         for unit in UNITS:  # an alert sees the first drop only as the increase of a series that exists
             self._count("treeadv_queue_dropped_total", 0, reason="stale", unit=unit)
 
-    def update(self, f: dict[str, Any]) -> None:
+    def update(self, f: JsonObject) -> None:
         for state, n in f["states"].items():
             self._exporter.set("treeadv_queue_forests", n, state=state)
         for unit in UNITS:
@@ -220,7 +220,9 @@ class ReplayQueue(Heartbeat):
                     break
                 await self._ready.wait()
         await self._make_durable()
-        return Lease(record.lease_id, record.forest_ids, tuple(self._ref(f) for f in record.forest_ids))
+        return Lease(
+            lease_id=record.lease_id, forest_ids=record.forest_ids, refs=tuple(self._ref(f) for f in record.forest_ids)
+        )
 
     @ray.method
     async def ack(self, lease_id: str, step: int, skipped: Sequence[str]) -> None:
@@ -270,7 +272,7 @@ class ReplayQueue(Heartbeat):
 
     # ---- calls of the driver -----------------------------------------------------------------------------------------
     @ray.method
-    async def counts(self) -> dict[str, Any]:
+    async def counts(self) -> JsonObject:
         """Return the figures of the queue (`treeadv.replay.figures.figures`)."""
         self._check()
         now = figures(self._store)

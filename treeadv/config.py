@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import JsonObject
 from treeadv.presets import build_advantage, find_preset
 from treeadv.recipes import find_recipe
 from treeadv.section import Section
@@ -105,14 +106,14 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     return build(tree, overrides or [], str(path))
 
 
-def build(tree: dict[str, Any], overrides: list[str], where: str) -> Config:
+def build(tree: JsonObject, overrides: list[str], where: str) -> Config:
     """Apply overrides to a configuration tree and validate it; `where` names its origin in errors."""
     for override in overrides:
         _apply(tree, override)
     return parse(tree, where)
 
 
-def parse(tree: dict[str, Any], where: str) -> Config:
+def parse(tree: JsonObject, where: str) -> Config:
     """Validate a configuration tree; `where` names its origin in errors."""
     try:
         return Config.model_validate(tree)
@@ -120,7 +121,7 @@ def parse(tree: dict[str, Any], where: str) -> Config:
         raise BadInput(f"{where}: " + "; ".join(_explain(err) for err in e.errors())) from e
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: JsonObject, override: str) -> None:
     path, eq, text = override.partition("=")
     if not eq:
         raise BadInput(f"override {override!r}: write section.key=value")

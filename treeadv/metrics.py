@@ -200,6 +200,9 @@ class Exporter:
             self._server.server_close()
 
 
+_Request = socket.socket | tuple[bytes, socket.socket]  # as the base class types it
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     """Answers each connection in a thread, so that one that sends nothing keeps no other from its answer. The number of
     connections and the time of each are bounded."""
@@ -211,17 +214,17 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(*args)
         self._free = threading.BoundedSemaphore(CONNECTIONS)
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
+    def verify_request(self, request: _Request, client_address: object) -> bool:
         return self._free.acquire(blocking=False)  # one too many is closed unanswered
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def process_request(self, request: _Request, client_address: object) -> None:
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # the system has no thread left
             self._free.release()
             raise
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def process_request_thread(self, request: _Request, client_address: object) -> None:
         # The timeout of the socket bounds each read; the timer ends a client that sends a byte now and then.
         timer = threading.Timer(CONNECTION_SECONDS, _hang_up, [request])
         timer.daemon = True
@@ -232,7 +235,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             timer.cancel()
             self._free.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: _Request, client_address: object) -> None:
         if not isinstance(sys.exception(), OSError):  # the client is gone, or was too slow
             super().handle_error(request, client_address)
 

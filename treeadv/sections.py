@@ -138,6 +138,12 @@ class SGLangConfig(Section):
         default_factory=dict, description="further server arguments; true is a bare flag, false takes one away"
     )
 
+    @model_validator(mode="after")
+    def _once(self) -> SGLangConfig:
+        if twice := next((n for n in self.args if "_" in n and n.replace("_", "-") in self.args), ""):
+            raise ValueError(f"args has {twice} and {twice.replace('_', '-')}, which are one argument; remove one")
+        return self
+
 
 class GeneratorConfig(Section):
     """The actors that grow forests. Each has one engine."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 
 from treeadv.errors import BadInput, one_line
 from treeadv.extensions import load_extension
+from treeadv.jsonl import JsonMapping
 from treeadv.visible import visible_logger
 
 log = visible_logger("treeadv.tracking")
@@ -42,7 +43,7 @@ class TrackerClass(Protocol):
         """Raise `BadInput` if the tracker cannot be used, for example because its package is missing."""
         ...
 
-    def __call__(self, folder: Path, config: Mapping[str, Any]) -> Tracker: ...
+    def __call__(self, folder: Path, config: JsonMapping) -> Tracker: ...
 
 
 class TensorBoard:
@@ -52,7 +53,7 @@ class TensorBoard:
     def check() -> None:
         _need("tensorboardX", "tensorboard")
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: JsonMapping) -> None:
         self._folder, self._writer = folder / "tensorboard", cast(Any, None)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
@@ -80,7 +81,7 @@ class WandB:
         if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not _has_key():
             raise BadInput("run.trackers=wandb: no API key; set WANDB_API_KEY, or WANDB_MODE=offline")
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: JsonMapping) -> None:
         import wandb
 
         self._run = wandb.init(
@@ -103,10 +104,10 @@ class WandB:
 class Trackers:
     """The trackers of a run."""
 
-    def __init__(self, names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, names: Sequence[str], folder: Path, config: JsonMapping) -> None:
         self._made = {name: tracker for name in names if (tracker := _start(name, folder, config)) is not None}
 
-    def log(self, record: Mapping[str, Any], prefix: str = "") -> None:
+    def log(self, record: JsonMapping, prefix: str = "") -> None:
         """Give the numbers of a record to every tracker; `prefix` stands before their names."""
         figures = {prefix + name: value for name, value in numbers(record) if name != "step"}
         for name, tracker in list(self._made.items()):
@@ -125,7 +126,7 @@ class Trackers:
                 log.error("the tracker %s could not be closed: %s", name, one_line(e))
 
 
-def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def numbers(record: JsonMapping, prefix: str = "") -> Iterator[tuple[str, float]]:
     """Yield (name, value) for the finite numbers of a record; those of an inner mapping are named outer/inner."""
     for name, value in record.items():
         if isinstance(value, Mapping):
@@ -147,7 +148,7 @@ def _class(name: str) -> TrackerClass:
     return cast(TrackerClass, found)
 
 
-def _start(name: str, folder: Path, config: Mapping[str, Any]) -> Tracker | None:
+def _start(name: str, folder: Path, config: JsonMapping) -> Tracker | None:
     try:
         return _class(name)(folder, config)
     except BadInput:

@@ -27,8 +27,10 @@ from actors.generator import Generator
 from actors.replay_queue import Lease, ReplayQueue
 from actors.reward import RewardActor
 from treeadv.config import Config
+from treeadv.errors import BadForest, one_line
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.metrics import Role
+from treeadv.replay.records import DropReason
 from treeadv.storage.run_folder import RunFolder
 
 # The number of calls that an actor may have in progress. A call that waits (for a slot, for forests, for a verdict)
@@ -106,12 +108,13 @@ class Cluster:
     async def train(self, lease: Lease) -> StepReport:
         """Take the optimizer updates of a lease. A completed step resets the count of deaths of each worker group.
 
-        After too many updates that are not finite the run ends, and the queue drops the forests of the lease: a resumed
-        run would lease the same forests again."""
+        Too many updates that are not finite end the run, and so does a forest that the learner refuses. The queue then
+        drops the forests of the lease: a resumed run would lease the same forests again."""
         try:
             report = await self.learners.step(lease.refs, self.version)
-        except NonFinite:
-            await self.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {self.version}")
+        except (NonFinite, BadForest) as fault:
+            reason: DropReason = "not_finite" if isinstance(fault, NonFinite) else "invalid"
+            await self.queue.discard.remote(lease.lease_id, reason, one_line(fault))
             await self.queue.flush.remote()
             raise
         self.version = report.version

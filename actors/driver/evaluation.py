@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import pyarrow as pa
 from ray import ObjectRef
@@ -33,6 +33,7 @@ from treeadv.errors import BadInput, one_line, single_errors
 from treeadv.evaluation.book import EvaluationBook
 from treeadv.evaluation.scores import Result, Score, score
 from treeadv.evaluation.sets import held_out, sets_of, tickets
+from treeadv.jsonl import JsonObject
 from treeadv.storage.run_folder import RunFolder
 from treeadv.visible import visible_logger
 
@@ -50,7 +51,7 @@ class Actors(Protocol):
 class Display(Protocol):
     """What shows the record of an evaluation: the recorder of the run."""
 
-    def show_evaluation(self, record: dict[str, Any]) -> None: ...
+    def show_evaluation(self, record: JsonObject) -> None: ...
 
 
 class Lost(Exception):

@@ -8,11 +8,11 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from actors.driver.cluster import Cluster
 from actors.driver.liveness import ACTOR_LOST
 from treeadv.evaluation.history import best
+from treeadv.jsonl import JsonObject
 from treeadv.learning.report import StepReport
 from treeadv.metrics import Exporter
 from treeadv.report.progress import Progress
@@ -99,7 +99,7 @@ class Recorder:
         self.progress.update(record)
         self._phases, self._last_record, self.staleness = {}, now, record["staleness_max"]
 
-    def show_evaluation(self, record: dict[str, Any]) -> None:
+    def show_evaluation(self, record: JsonObject) -> None:
         """Show the record of an evaluation and export it."""
         self.progress.show_evaluation(record)
         e = self._exporter
@@ -134,7 +134,7 @@ class Recorder:
         sums["tau"] /= max(answered, 1)
         return sums
 
-    def _export_step(self, record: dict[str, Any], seconds: float, weight_bytes: int) -> None:
+    def _export_step(self, record: JsonObject, seconds: float, weight_bytes: int) -> None:
         e = self._exporter
         e.add("treeadv_steps_total")
         e.set("treeadv_policy_version", record["version"])
@@ -165,7 +165,7 @@ class Recorder:
         e.set("treeadv_actors", cluster.targets.count()["learner"], role="learner")
         e.set("treeadv_actors_target", cluster.learners.target_count, role="learner")
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """Compute the figures of the whole run from its records and write them to summary.json."""
         last = math.inf if self.resumed else self.folder.last_checkpoint()
         return write_summary(self.folder, self._final_states, last)

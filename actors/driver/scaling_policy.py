@@ -33,7 +33,7 @@ class Observation:
     bound: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingState:
     """`target` is the number of generators to run and changed last at time `changed`. `direction` says whether
     observations ask for more (+1), fewer (-1) or neither (0), and is the same since time `since`."""
@@ -46,7 +46,7 @@ class ScalingState:
     @classmethod
     def start(cls, count: int, now: float, options: ScalingConfig) -> ScalingState:
         """Return the state of a run that starts with `count` generators. The first change comes after `cooldown`."""
-        return cls(within_bounds(count, options), 0, now, now)
+        return cls(target=within_bounds(count, options), direction=0, since=now, changed=now)
 
     def observe(self, seen: Observation, options: ScalingConfig) -> ScalingState:
         """Return the next state. The caller starts or retires generators until their number is its `target`."""
@@ -54,19 +54,19 @@ class ScalingState:
         since = self.since if direction == self.direction else seen.now
         bounded = within_bounds(self.target, options)
         if bounded != self.target:  # the bounds changed during the run; they apply at once
-            return ScalingState(bounded, direction, since, seen.now)
+            return ScalingState(target=bounded, direction=direction, since=since, changed=seen.now)
         # A node may take minutes to start, and a generator minutes to finish its work
         arrived = seen.count == self.target
         lasted = seen.now - since >= options.min_duration and seen.now - self.changed >= options.cooldown
         moved = within_bounds(self.target + direction, options)
         if arrived and lasted and moved != self.target:
-            return ScalingState(moved, direction, seen.now, seen.now)
+            return ScalingState(target=moved, direction=direction, since=seen.now, changed=seen.now)
         return replace(self, direction=direction, since=since)
 
     def set_target(self, count: int, now: float, options: ScalingConfig) -> ScalingState:
         """Return the state after a request for `count` generators (`treeadv scale generator=N`). The bounds apply, and
         `cooldown` starts anew."""
-        return ScalingState(within_bounds(count, options), 0, now, now)
+        return ScalingState(target=within_bounds(count, options), direction=0, since=now, changed=now)
 
 
 def direction_of(seen: Observation, options: ScalingConfig) -> int:

@@ -25,6 +25,7 @@ from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
 from treeadv.config import Config
 from treeadv.data import model_folder as models
 from treeadv.errors import RunFailed, one_line, single_errors
+from treeadv.jsonl import JsonObject
 from treeadv.launch import Launch
 from treeadv.report.progress import Progress, first_forests
 from treeadv.visible import visible_logger
@@ -37,7 +38,7 @@ class StateLost(Exception):
     """The queue or a learner died, or an object that they need is lost. The run resumes from its last checkpoint."""
 
 
-def train(run: Launch, progress: Progress) -> dict[str, Any]:
+def train(run: Launch, progress: Progress) -> JsonObject:
     """Train until the last step or an interrupt. Returns the summary, which is also in summary.json; `stopped_by` names
     the signal that ended the run. The first Ctrl-C ends the run after the current step."""
     try:
@@ -74,7 +75,7 @@ def connect(config: Config) -> Config:
     return config.model_copy(update={name: role.model_copy(update={"cpus": 0.0, "slot": ""}) for name, role in roles})
 
 
-async def _supervise(run: Launch, config: Config, progress: Progress) -> dict[str, Any]:
+async def _supervise(run: Launch, config: Config, progress: Progress) -> JsonObject:
     folder, end_request = run.folder, EndRequest()
     signals = _handle_signals(end_request)
     config = config.model_copy(update={"model": models.anywhere(config.model)})

@@ -149,6 +149,10 @@ BAD = {
         [*FLEET, "generator.fleet.autoscaling.kind=keda", "generator.fleet.autoscaling.prometheus=http://p"],
         "set monitoring.podMonitor.enabled=true",
     ),
+    "an argument of the servers in two spellings": (
+        [*FLEET, "config.generator.sglang.args.max_total_tokens=9", "config.generator.sglang.args.max-total-tokens=8"],
+        "generator.sglang.args has max_total_tokens and max-total-tokens, which are one argument",
+    ),
     "drainSeconds equal to graceSeconds": (
         [*FLEET, "generator.fleet.drainSeconds=300"],
         "must be less than graceSeconds=300",

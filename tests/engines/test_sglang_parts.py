@@ -99,7 +99,10 @@ def test_tokens_without_spans_have_the_starting_version() -> None:
 def test_token_outside_of_the_vocabulary_is_refused() -> None:
     meta = {"finish_reason": {"type": "length"}, "output_token_logprobs": [[-1.0, 9, None]], KEY: [0.1]}
     with pytest.raises(Refused, match="outside of the vocabulary of 9"):
-        read({"output_ids": [9], "meta_info": meta | {"prompt_tokens": 3, "cached_tokens": 0}}, Ask(2, "exact", 9, 0))
+        read(
+            {"output_ids": [9], "meta_info": meta | {"prompt_tokens": 3, "cached_tokens": 0}},
+            Ask(tokens=2, entropy="exact", vocabulary=9, version=0),
+        )
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,11 @@ def test_user_arguments_override_default_server_arguments() -> None:
     gpu = arguments(configure(device="cuda").generator, "MODEL", 7)
     assert "torch_native" not in gpu
     assert "--disable-cuda-graph" not in gpu
+
+
+def test_argument_in_two_spellings_is_refused() -> None:
+    with pytest.raises(BadInput, match="args has max_total_tokens and max-total-tokens, which are one argument"):
+        configure(args={"max_total_tokens": 900, "max-total-tokens": 800})
 
 
 def test_discovery_lists_servers_behind_a_router() -> None:

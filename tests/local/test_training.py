@@ -21,9 +21,12 @@ import yaml
 from actors.cli import main
 from tests.injection import flip
 from tests.running import recipe
+from treeadv.errors import BadForest
+from treeadv.forest import Forest
 from treeadv.learning.gradient import GradientPass, Update
 from treeadv.learning.objective import Sums
 from treeadv.learning.report import Phases
+from treeadv.learning.trainer import Trainer
 from treeadv.replay.audit import audit
 from treeadv.report.record_fields import faults
 from treeadv.storage.run_folder import RunFolder
@@ -149,6 +152,22 @@ def test_run_that_is_never_finite_ends_and_resumes_on_others(
     result = audit(str(run))
     assert result.sound and result.dropped == {"not_finite": 6}, result.table()
     assert result.rows["trained"]["forests"] == 3 * STEPS
+
+
+def test_refused_forest_ends_the_run_and_is_not_leased_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Trainer, forest: Forest) -> None:
+        raise BadForest(forest.forest_id, "token 99 is outside of the model's vocabulary")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Trainer, "_check_forest", refuse)
+        assert train("--config", local_recipe(tmp_path, tiny_model, "refused")) == 2
+    assert "token 99 is outside" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert audit(str(tmp_path / "refused")).dropped == {"invalid": 3}
+    assert train("--resume", tmp_path / "refused") == 0
+    result = audit(str(tmp_path / "refused"))
+    assert result.sound and result.dropped == {"invalid": 3}, result.table()
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, draw: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -289,7 +289,10 @@ def test_audit_finds_versions_that_differ_from_the_payload(tmp_path: Path) -> No
     reserved = reserve(store)
     place = store._payloads.append(batch_for(reserved, version=50))
     forest = forest_for(reserved, version=50)
-    store._write(Admitted(reserved.forest_id, forest.leaves, forest.tokens, 0, 0, 0.5, 1.0, *astuple(place)))
+    store._write(Admitted(
+        forest_id=reserved.forest_id, leaves=forest.leaves, tokens=forest.tokens, oldest_version=0, newest_version=0,
+        reward=0.5, mass=1.0, payload_file=place.file, offset=place.offset, length=place.length, payload_crc=place.crc,
+    ))  # fmt: skip
     store.close()
     (fault,) = audit(str(tmp_path)).faults
     assert "50" in fault
@@ -540,8 +543,20 @@ def test_disk_use_is_bounded_without_retained_payloads(tmp_path: Path) -> None:
 
 def entry(order: int, mass: float, version: int = 0) -> Entry:
     fid = f"r0-{order:06d}-0"
-    admitted = Admitted(fid, 3, 9, version, version, 0.5, mass, "s", 0, 0, 0)
-    return Entry(Reserved(fid, order, 0, 0, "w", "", "p"), State.READY, admitted, order)
+    admitted = Admitted(
+        forest_id=fid,
+        leaves=3,
+        tokens=9,
+        oldest_version=version,
+        newest_version=version,
+        reward=0.5,
+        mass=mass,
+        payload_file="s",
+        offset=0,
+        length=0,
+        payload_crc=0,
+    )
+    return Entry(reserved=Reserved(fid, order, 0, 0, "w", "", "p"), state=State.READY, admitted=admitted, order=order)
 
 
 def test_each_selection_orders_forests_as_documented() -> None:

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonMapping, JsonObject
 
 NEEDED = ("problem", "answer", "id", "meta", "verifier")
 _KNOWN = {"problem": ("problem", "question", "prompt"), "answer": ("answer", "reward_model.ground_truth")}
 _ABSENT = object()
 
 
-def mapped_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+def mapped_row(row: JsonMapping, columns: Mapping[str, str], where: str) -> JsonObject:
     """Return the row and, under the keys of `columns`, the columns that `columns` names. All columns stay.
 
     Raises `BadInput` for a column that the row does not have; `where` names the row.
@@ -37,7 +38,7 @@ def mapped_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -
     return found
 
 
-def missing_column(name: str, row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> BadInput:
+def missing_column(name: str, row: JsonMapping, columns: Mapping[str, str], where: str) -> BadInput:
     """Return the error for a row without the column `name`."""
     if name in columns:
         return BadInput(f"{where}: no {name}: the column {columns[name]} is empty (task.columns)")
@@ -46,7 +47,7 @@ def missing_column(name: str, row: Mapping[str, Any], columns: Mapping[str, str]
     return BadInput(f"{where}: no {name}; each needs problem and answer ({_of(row)}); {remedy}")
 
 
-def _lookup(row: Mapping[str, Any], path: str) -> Any:
+def _lookup(row: JsonMapping, path: str) -> Any:
     """Return the column `path`, or the field at a path a.b; `_ABSENT` if the row has no such column."""
     value: Any = row
     if path in row:
@@ -58,7 +59,7 @@ def _lookup(row: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _hint(path: str, row: Mapping[str, Any]) -> str:
+def _hint(path: str, row: JsonMapping) -> str:
     close = _close(path, tuple(map(str, row)))
     return f", did you mean {close}?" if close else ""
 
@@ -67,5 +68,5 @@ def _close(name: str, known: tuple[str, ...]) -> str:
     return next(iter(difflib.get_close_matches(name, known, n=1)), "")
 
 
-def _of(row: Mapping[str, Any]) -> str:
+def _of(row: JsonMapping) -> str:
     return f"this one has {', '.join(map(str, row)) or 'nothing'}"

@@ -27,6 +27,7 @@ from transformers.core_model_loading import (
 )
 
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import JsonObject
 
 Read = Callable[[str, slice], torch.Tensor]  # (name in the folder, rows) -> those rows of the tensor
 
@@ -99,7 +100,7 @@ class FolderReader:
     def __init__(self, folder: Path) -> None:
         """Open every safetensors file of `folder`. `BadInput` if it has none."""
         self._files = ExitStack()
-        self._file: dict[str, Any] = {}
+        self._file: JsonObject = {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 content = self._files.enter_context(safe_open(path, "pt"))

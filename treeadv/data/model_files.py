@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Any
 
 from treeadv.errors import BadInput
-from treeadv.jsonl import read_json
+from treeadv.jsonl import JsonObject, read_json
 
 _REMEDY = "copy or download the model again"
 _INDEX = "model.safetensors.index.json"
@@ -33,7 +32,7 @@ def check_folder(folder: Path) -> None:
     stop_ids(folder)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> JsonObject:
     """Return the JSON object in a file. Raises `BadInput`."""
     value = read_json(path)
     if not isinstance(value, dict):

@@ -6,12 +6,13 @@ with its data, the paths are adjusted."""
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from treeadv.config import Config
 from treeadv.data.model_folder import anywhere
 from treeadv.data.rows import content_hash
+from treeadv.jsonl import JsonObject
 from treeadv.task_config import ENDLESS, TaskConfig
 
 
@@ -66,7 +67,7 @@ def same_task(a: TaskConfig, b: TaskConfig) -> bool:
     return _without_places(a) == _without_places(b)
 
 
-def _without_places(task: TaskConfig) -> dict[str, Any]:
+def _without_places(task: TaskConfig) -> JsonObject:
     """Return the task with the known hash of each file instead of its path."""
     named = _with_sources(task, lambda source: task.content.get(source, source))
     return named.model_dump(exclude={"content"})
@@ -80,7 +81,7 @@ def _absolute_eval(data: str) -> str:
     return data if data in ("", "held-out") else os.path.abspath(data)
 
 
-def _with_sources(task: TaskConfig, change: Any) -> TaskConfig:
+def _with_sources(task: TaskConfig, change: Callable[[str], str]) -> TaskConfig:
     return task.model_copy(
         update={
             "source": change(task.source),

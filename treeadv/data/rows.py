@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from treeadv.errors import BadInput, one_line
-from treeadv.jsonl import read_jsonl
+from treeadv.jsonl import JsonObject, read_jsonl
 from treeadv.task_config import ENDLESS
 
 
@@ -83,7 +83,7 @@ def _hub_name(source: str) -> str:
     return source.removeprefix("hf:").split(":")[0]
 
 
-def _hub(source: str) -> Iterable[dict[str, Any]]:
+def _hub(source: str) -> Iterable[JsonObject]:
     """Load a Hugging Face data set: hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIGURATION:SPLIT."""
     name, *rest = source.removeprefix("hf:").split(":")
     split = rest.pop() if rest else "train"
@@ -96,7 +96,7 @@ def _hub(source: str) -> Iterable[dict[str, Any]]:
             f"task.source={source}: datasets is not installed (pip install datasets); or give a .jsonl file"
         ) from e
     try:
-        rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, *rest, split=split or "train")
+        rows: Iterable[JsonObject] = datasets.load_dataset(name, *rest, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # it does not exist; no network
         raise BadInput(f"task.source={source}: {one_line(e)}") from e
     return rows

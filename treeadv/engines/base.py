@@ -60,7 +60,7 @@ class EngineGone(Exception):
     """The engine can draw no more tokens and must be replaced. The message is the reason."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
     """Totals since the start, in tokens.
 

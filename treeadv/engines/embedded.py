@@ -195,7 +195,7 @@ class EmbeddedEngine:
             cache = self._caches.get(branch.namespace)
             if cache is None:
                 cache = self._caches[branch.namespace] = PrefixCache(*self._shape)
-            branch.path = TokenPath(cache, branch.tokens)
+            branch.path = TokenPath(cache=cache, tokens=branch.tokens)
             self._active.append(branch)
         self._active.sort(key=lambda b: self._ages[b.namespace])
 
@@ -234,7 +234,7 @@ class EmbeddedEngine:
         ids = [(7 * i + 1) % self.model.config.vocab_size for i in range(length + 1)]
         branches = [ids[:length], [*ids[: length // 2], *ids[length // 2 + 1 :]]]
         cache = PrefixCache(*self._shape)
-        paths = [TokenPath(cache, tokens) for tokens in branches]
+        paths = [TokenPath(cache=cache, tokens=tokens) for tokens in branches]
         ours: dict[int, torch.Tensor] = {}
         while len(ours) < len(paths):
             step = pack(paths, self._groups, self.model.dtype)

@@ -16,7 +16,7 @@ from treeadv.engines.prefix_cache import PrefixCache, Reads
 PREFILL_ROWS = 512  # largest number of prefix rows of a step; a longer prefix takes several steps
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class TokenPath:
     """The tokens of one branch: prefix and drawn tokens.
 
@@ -30,7 +30,7 @@ class TokenPath:
     found: int = 0  # prefix tokens that another branch has computed
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class ForestRows:
     """The rows of one forest in the packed sequence, the slots that they write, and the slots that each row reads."""
 
@@ -41,7 +41,7 @@ class ForestRows:
     mask: torch.Tensor  # [groups * rows, slots in use] additive mask
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Step:
     """The packed rows of a step. `drawing` are the indices of the paths that draw a token, `last` their last rows."""
 
@@ -81,11 +81,11 @@ def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
             whole = len(written) == len(step.tokens) - first
             step.parts.append(
                 ForestRows(
-                    cache,
-                    slice(first, len(step.tokens)),
-                    None if whole else torch.tensor(written, dtype=torch.long),
-                    slice(used, cache.used),
-                    mask,
+                    cache=cache,
+                    rows=slice(first, len(step.tokens)),
+                    written=None if whole else torch.tensor(written, dtype=torch.long),
+                    slots=slice(used, cache.used),
+                    mask=mask,
                 )
             )
     return step

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from treeadv.config import Config
 from treeadv.evaluation.history import best, early_end, is_due
 from treeadv.evaluation.scores import Score
+from treeadv.jsonl import JsonObject
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -19,7 +19,7 @@ class EvaluationBook:
         self._records = folder.evaluations(folder.last_checkpoint())
 
     @property
-    def records(self) -> Sequence[dict[str, Any]]:
+    def records(self) -> Sequence[JsonObject]:
         """The records of the evaluations so far, in the order of their steps."""
         return self._records
 
@@ -27,7 +27,7 @@ class EvaluationBook:
         """Tell whether the weights after `step` must be evaluated: an evaluation is due and has no record."""
         return is_due(self._config, step) and all(r["step"] != step for r in self._records)
 
-    def add(self, step: int, version: int, seconds: float, score: Score) -> dict[str, Any]:
+    def add(self, step: int, version: int, seconds: float, score: Score) -> JsonObject:
         """Write the record of an evaluation and return it. Keep the weights if they are the best so far."""
         record = {"step": step, "version": version, "seconds": seconds, **score.to_json()}
         self._folder.record_evaluation(record)

@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.evaluation.scores import Result, Score
 from treeadv.evaluation.sets import EvalSet
 from treeadv.evaluation.table import markdown
 from treeadv.forest import Finish, Forest, Verdict
-from treeadv.jsonl import read_jsonl
+from treeadv.jsonl import JsonMapping, JsonObject, read_jsonl
 from treeadv.storage.disk import fsync, replace_file, writing
 
 
 class EvalFolder:
     """Stores finished problems. The lines of a set have the order in which its problems were finished."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: JsonMapping) -> None:
         """Create the folder or open it. Raises `BadInput` for a folder of an evaluation with other settings."""
         self.path = path
         file = path / "settings.json"
@@ -50,7 +49,7 @@ class EvalFolder:
             replace_file(file, whole)
         return {line["place"]: _result(line) for _, line in read_jsonl(file, "a finished problem")}
 
-    def add(self, name: str, line: Mapping[str, Any]) -> None:
+    def add(self, name: str, line: JsonMapping) -> None:
         """Append a finished problem and make the line durable."""
         file = self._file(name)
         with writing(file):
@@ -61,7 +60,7 @@ class EvalFolder:
                 os.fsync(out.fileno())
             fsync(file.parent)
 
-    def finish(self, score: Score, settings: Mapping[str, Any]) -> None:
+    def finish(self, score: Score, settings: JsonMapping) -> None:
         """Write the files of results."""
         replace_file(self.path / "results.json", json.dumps({"settings": settings, **score.to_json()}, indent=2) + "\n")
         replace_file(self.path / "results.md", markdown(score) + "\n")
@@ -70,7 +69,7 @@ class EvalFolder:
         return self.path / "answers" / f"{name}.jsonl"
 
 
-def line_of(forest: Forest, place: int, prompt: str, texts: Sequence[str]) -> dict[str, Any]:
+def line_of(forest: Forest, place: int, prompt: str, texts: Sequence[str]) -> JsonObject:
     """Return the line of a finished problem. `prompt` and `texts` are the texts of the prompt and of the answers."""
     lengths = forest.lengths[forest.leaf_segment]
     answers = [
@@ -85,7 +84,7 @@ def line_of(forest: Forest, place: int, prompt: str, texts: Sequence[str]) -> di
     return kept | {"prompt": prompt, "prompt_tokens": len(forest.prompt), "answers": answers}
 
 
-def settings_of_sets(sets: Sequence[EvalSet]) -> dict[str, Any]:
+def settings_of_sets(sets: Sequence[EvalSet]) -> JsonObject:
     """Return the number of problems of each set and a digest of the problems and their gold answers."""
     from hashlib import blake2b
 
@@ -97,7 +96,7 @@ def settings_of_sets(sets: Sequence[EvalSet]) -> dict[str, Any]:
     return found
 
 
-def _result(line: Mapping[str, Any]) -> Result:
+def _result(line: JsonMapping) -> Result:
     answers = line["answers"]
     return Result(
         verdicts=tuple(int(Verdict[a["verdict"].upper()]) for a in answers),
@@ -106,7 +105,7 @@ def _result(line: Mapping[str, Any]) -> Result:
     )
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def _changed(old: JsonMapping, new: JsonMapping) -> str:
     """Return the first setting that differs, with both values, or "" for equal settings."""
     for key in {**old, **new}:
         a, b = old.get(key), new.get(key)

@@ -5,12 +5,12 @@ A record of an evaluation is a line of RUN/evaluations.jsonl: `step`, `version`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from treeadv.config import Config
+from treeadv.jsonl import JsonMapping
 
-EvaluationRecord = Mapping[str, Any]
+EvaluationRecord = JsonMapping
 
 
 def is_due(config: Config, step: int) -> bool:

@@ -6,10 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from treeadv.evaluation.estimates import Estimate, mean_of_means, mean_over, pass_at_k, powers
 from treeadv.forest import Finish, Forest, Verdict
+from treeadv.jsonl import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +75,9 @@ class Score:
     avg: Estimate
     sets: Mapping[str, SetScore]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the score as JSON values; the keys of `passes` become text."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        values: JsonObject = json.loads(json.dumps(asdict(self)))
         return values
 
 

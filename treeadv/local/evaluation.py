@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from treeadv import __version__
 from treeadv.config import Config
@@ -18,6 +17,7 @@ from treeadv.evaluation.book import EvaluationBook
 from treeadv.evaluation.folder import settings_of_sets
 from treeadv.evaluation.scores import Score, result_of, score
 from treeadv.evaluation.sets import EvalSet, held_out, sets_of, tickets
+from treeadv.jsonl import JsonObject
 from treeadv.learning.trainer import Trainer
 from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
@@ -33,7 +33,7 @@ async def evaluate(maker: ForestMaker, sets: Sequence[EvalSet], samples: int, se
     return score({s.name: [next(results) for _ in s.problems] for s in sets}, samples)
 
 
-def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: int) -> dict[str, Any]:
+def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: int) -> JsonObject:
     """Return the settings on which the answers of a model depend. `model` is its folder, of which only the name and a
     digest of the weights count, so that the folder may move."""
     digest = blake2b(digest_size=16)
@@ -77,7 +77,7 @@ class LocalEvaluation:
     def book(self) -> EvaluationBook:
         return self._book
 
-    async def run(self, trainer: Trainer, serving: Serving, signals: Sequence[signal.Signals]) -> dict[str, Any] | None:
+    async def run(self, trainer: Trainer, serving: Serving, signals: Sequence[signal.Signals]) -> JsonObject | None:
         """Evaluate the weights of the trainer and return the record. None when a signal came first: then a resumed run
         evaluates them."""
         began = time.monotonic()

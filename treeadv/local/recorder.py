@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from treeadv.engines.base import Engine, EngineStats
+from treeadv.jsonl import JsonMapping, JsonObject
 from treeadv.learning.report import StepReport
 from treeadv.local.steps import StepForests
 from treeadv.report.progress import Progress
@@ -43,7 +43,7 @@ class LocalRecorder:
         self._counted = self._engine.stats()
         self._last_record += time.monotonic() - began
 
-    def show_evaluation(self, record: Mapping[str, Any] | None) -> None:
+    def show_evaluation(self, record: JsonMapping | None) -> None:
         """Show the record of an evaluation; None was cut off."""
         if record is not None:
             self._progress.show_evaluation(record)
@@ -67,6 +67,6 @@ class LocalRecorder:
         self._progress.update(record)
         self._phases, self._last_record, self._counted = {}, now, stats
 
-    def summary(self, final_states: Mapping[str, int]) -> dict[str, Any]:
+    def summary(self, final_states: Mapping[str, int]) -> JsonObject:
         """Write summary.json. `final_states` counts forests by state."""
         return write_summary(self._folder, final_states)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,12 +12,13 @@ from treeadv.data.tasks import problem_source
 from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput, one_line
 from treeadv.forest import Forest
+from treeadv.jsonl import JsonMapping
 from treeadv.learning.trainer import Trainer
 from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
 from treeadv.replay.figures import figures
 from treeadv.replay.ledger import State
-from treeadv.replay.records import Leased, Reserved
+from treeadv.replay.records import DropReason, Leased, Reserved
 from treeadv.replay.store import ReplayStore
 from treeadv.sampling.threshold import Threshold
 from treeadv.seeds import derive
@@ -73,10 +73,10 @@ class StepForests:
         if self._config.queue.fsync != "none":
             self._store.sync()
 
-    def discard(self, detail: str) -> None:
-        """Drop the forests of a step without a finite update."""
+    def discard(self, reason: DropReason, detail: str) -> None:
+        """Drop the forests of a step that the learner cannot train."""
         assert self._lease is not None, "a step has forests"
-        self._store.discard(self._lease.lease_id, "not_finite", detail)
+        self._store.discard(self._lease.lease_id, reason, detail)
 
     def checkpoint(self, step: int, trainer: Trainer, serving: Serving) -> None:
         """Make `step` durable, then record that its forests are trained."""
@@ -104,7 +104,7 @@ class StepForests:
         """Return the fork threshold in nats for the next step."""
         return self._threshold.tau
 
-    def counts(self) -> Mapping[str, Any]:
+    def counts(self) -> JsonMapping:
         """See `treeadv.replay.figures.figures`."""
         return figures(self._store)
 

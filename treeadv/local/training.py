@@ -12,14 +12,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any
 
 import torch
 
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
-from treeadv.errors import single_errors
+from treeadv.errors import BadForest, one_line, single_errors
 from treeadv.evaluation.history import is_durable
+from treeadv.jsonl import JsonObject
 from treeadv.launch import Launch
 from treeadv.learning.report import NonFinite
 from treeadv.learning.trainer import Trainer
@@ -34,7 +34,7 @@ from treeadv.visible import visible_logger
 log = visible_logger(__name__)
 
 
-def train(run: Launch, progress: Progress) -> dict[str, Any]:
+def train(run: Launch, progress: Progress) -> JsonObject:
     """Train until the last step or an interrupt, and return the written summary.
 
     The field `stopped_by` of the summary names the signal that ended the run. The first Ctrl-C ends the run after the
@@ -48,7 +48,7 @@ def train(run: Launch, progress: Progress) -> dict[str, Any]:
         raise
 
 
-async def _train(run: Launch, progress: Progress, signals: list[signal.Signals]) -> dict[str, Any]:
+async def _train(run: Launch, progress: Progress, signals: list[signal.Signals]) -> JsonObject:
     config, folder = run.config, run.folder
     model = resolve(config.model.path, config.model.cache)
     first = folder.last_checkpoint()
@@ -102,11 +102,11 @@ async def _learn(
             forests = await steps.forests(trainer.version)
         try:
             report = trainer.step(forests, trainer.version)
-        except NonFinite as fault:  # the run ends: a resumed run must not take the same forests again
-            steps.discard(f"batch of version {fault.version}")
+        except (NonFinite, BadForest) as fault:  # the run ends: a resumed run must not take the same forests again
+            steps.discard("not_finite" if isinstance(fault, NonFinite) else "invalid", one_line(fault))
             raise
         if report.void:  # the batch does not count as a step, so another batch replaces it
-            steps.discard(f"batch of version {report.version}")
+            steps.discard("not_finite", f"batch of version {report.version}")
             continue
         serving.keep_weights()
         steps.acknowledge(trainer.steps, report.nonfinite_forests)

@@ -13,7 +13,7 @@ from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest
 from treeadv.forest import Floats, Forest
-from treeadv.replay.records import Dropped, DropReason
+from treeadv.replay.records import Admitted, Dropped, DropReason, Place
 
 Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
 
@@ -33,7 +33,7 @@ def graded_forest(fid: str, batch: pa.RecordBatch) -> Forest:
     return forest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
     """The reason why the queue drops a valid forest instead of storing the forest."""
 
@@ -50,16 +50,27 @@ def rejection(forest: Forest, config: QueueConfig) -> Rejection | None:
     """
     judged = int(forest.judged.sum())
     if judged < min(2, forest.leaves):
-        return Rejection("too_few_judged", f"{judged} of {forest.leaves} leaves were judged")
+        return Rejection(reason="too_few_judged", detail=f"{judged} of {forest.leaves} leaves were judged")
     reward = forest.reward[forest.judged]
     if config.mixed_only and reward.min() == reward.max():
-        return Rejection("no_variance", f"all {judged} judged leaves have reward {reward[0]:g}")
+        return Rejection(reason="no_variance", detail=f"all {judged} judged leaves have reward {reward[0]:g}")
     return None
 
 
 def advantage_mass(reward: Floats) -> float:
     """Return the sum over leaves of |R - mean R|; 0 if all leaves have the same reward. `reward` is [L]."""
     return float(np.abs(reward - reward.mean(dtype=np.float64)).sum())
+
+
+def admission_record(forest: Forest, place: Place) -> Admitted:
+    """Return the record of a stored forest. Its reward is the mean over the judged leaves."""
+    judged = forest.reward[forest.judged]
+    return Admitted(
+        forest_id=forest.forest_id, leaves=forest.leaves, tokens=forest.tokens, oldest_version=forest.oldest_version,
+        newest_version=forest.newest_version, reward=float(judged.mean(dtype=np.float64)),
+        mass=advantage_mass(judged), payload_file=place.file, offset=place.offset, length=place.length,
+        payload_crc=place.crc,
+    )  # fmt: skip
 
 
 def drop_message(record: Dropped) -> tuple[int, str]:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from treeadv.errors import BadForest, BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.replay.finished import Finished, lease_faults
 from treeadv.replay.history import History, admitted_forests, folder_of
 from treeadv.replay.journal import Reader
@@ -23,7 +23,7 @@ from treeadv.visible import visible
 _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
     """The result of an audit.
 
@@ -48,7 +48,7 @@ class AuditReport:
     def sound(self) -> bool:
         return not self.faults
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the report as JSON-able values."""
         return {"sound": self.sound, **{name: getattr(self, name) for name in self.__slots__}}
 
@@ -104,8 +104,9 @@ def audit(run_dir: str | Path) -> AuditReport:
     )
     torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
     return AuditReport(
-        str(run_dir), history.records, finished.steps + len(history.steps), history.committed, rows,
-        dict(sorted(dropped.items())), payloads, released, size, torn, tuple(faults + bad),
+        run_dir=str(run_dir), records=history.records, steps=finished.steps + len(history.steps),
+        committed_step=history.committed, rows=rows, dropped=dict(sorted(dropped.items())), payloads=payloads,
+        payloads_released=released, payload_bytes=size, torn=torn, faults=tuple(faults + bad),
     )  # fmt: skip
 
 

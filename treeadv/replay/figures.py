@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from treeadv.jsonl import JsonObject
 from treeadv.replay.ledger import UNITS, State
 from treeadv.replay.store import ReplayStore
 
 _ADMITTED = (State.READY, State.LEASED, State.TRAINED, State.DROPPED)
 
 
-def figures(store: ReplayStore) -> dict[str, Any]:
+def figures(store: ReplayStore) -> JsonObject:
     """Return the figures as JSON-able values.
 
     `states` holds forests by state. `admitted`, `ready`, `leased` and `trained` hold numbers by unit. `dropped` holds

@@ -32,7 +32,7 @@ from treeadv.storage.folder import Folder, open_folder
 from treeadv.storage.run_folder import named_store
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Attempt:
     """One attempt at one prompt. Times are in seconds since 1970."""
 
@@ -79,7 +79,7 @@ class History:
         self.seq = line.seq
         match line.record:
             case Reserved(forest_id=fid):
-                self.attempts[fid] = Attempt(line.record, line.t)
+                self.attempts[fid] = Attempt(reserved=line.record, reserved_at=line.t)
             case Admitted(forest_id=fid):
                 self.attempts[fid].admitted, self.attempts[fid].admitted_at = line.record, line.t
             case Dropped(forest_id=fid):
@@ -113,7 +113,12 @@ class History:
         self.before.apply(line.record)
         self.committed = self.before.committed
         for fid, entry in self.before.live.items():
-            self.attempts[fid] = Attempt(entry.reserved, line.t, entry.admitted, line.t if entry.admitted else None)
+            self.attempts[fid] = Attempt(
+                reserved=entry.reserved,
+                reserved_at=line.t,
+                admitted=entry.admitted,
+                admitted_at=line.t if entry.admitted else None,
+            )
         if self.finished is not None:
             self.finished.draws = NumberSet(self.before.next_draw)
             self.finished.last_step = self.before.oldest_kept

@@ -17,11 +17,11 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.replay.records import FORMAT, Record, Snapshot, from_dict, to_dict
 from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, TooShort, WholeFile
 from treeadv.storage.sessions import session_in
@@ -114,7 +114,7 @@ class Reader:
             return every
         return _current(self.sizes)
 
-    def _first(self, part: str) -> dict[str, Any]:
+    def _first(self, part: str) -> JsonObject:
         """Return the first record of a part as JSON, {} if it is not sound."""
         with self._folder.open_all([part])[0] as file:
             return _parsed(next(_lines(file, self.sizes[part]), b"").rstrip(b"\n"))
@@ -154,7 +154,7 @@ class Reader:
             names = self.parts[at : at + _OPEN]
             yield from zip(names, self._folder.open_all(names), strict=True)
 
-    def _line(self, tree: dict[str, Any], part: str, offset: int) -> Line:
+    def _line(self, tree: JsonObject, part: str, offset: int) -> Line:
         del tree["crc"]
         seq, t = tree.pop("seq"), tree.pop("t")
         if part.endswith(SNAPSHOT):
@@ -201,7 +201,7 @@ def _lines(file: pa.NativeFile, end: int, start: int = 0) -> Iterator[bytes]:
                 return
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def _parsed(raw: bytes) -> JsonObject:
     """Return the JSON of a line with a right checksum; {} for any other."""
     if not _is_sound(raw):
         return {}
@@ -282,12 +282,12 @@ class Journal:
         self._part = None
         name = self._next(SNAPSHOT)
         self.size = self.base = len(line)
-        written: list[Action] = [*sealed, WholeFile(self._folder, name, line)]
+        written: list[Action] = [*sealed, WholeFile(folder=self._folder, name=name, data=line)]
         if keep:
             self.disk_bytes += len(line)
             return written
         self._names, self.disk_bytes = [name], len(line)
-        return [*written, Deletion(self._folder, old, self._check)]
+        return [*written, Deletion(folder=self._folder, names=old, check=self._check)]
 
     def close(self) -> None:
         self._closed = True

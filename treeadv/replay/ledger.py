@@ -25,6 +25,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from treeadv.jsonl import JsonObject
 from treeadv.replay.records import (
     Acked,
     Admitted,
@@ -63,7 +64,7 @@ class LeaseLost(RuntimeError):
     The run must resume from the last checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A live forest.
 
@@ -83,7 +84,7 @@ class Entry:
         return self.admitted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLease:
     """A lease that is not finished.
 
@@ -231,7 +232,7 @@ class Ledger:
             del self.again[0]
         else:
             self.next_draw += 1
-        self.live[record.forest_id] = Entry(record)
+        self.live[record.forest_id] = Entry(reserved=record)
 
     def _admit(self, record: Admitted) -> None:
         entry = self.live[record.forest_id]
@@ -257,7 +258,7 @@ class Ledger:
             self._move(fid, State.LEASED)
         taken = set(record.forest_ids)
         self.lapsed = {i: r for i, r in self.lapsed.items() if taken.isdisjoint(r.forest_ids)}
-        self.leases[record.lease_id] = OpenLease(record)
+        self.leases[record.lease_id] = OpenLease(record=record)
         self.leases_made += 1
 
     def _ack(self, record: Acked) -> None:
@@ -267,7 +268,7 @@ class Ledger:
             lapsed = self.lapsed.pop(record.lease_id)
             for fid in lapsed.forest_ids:
                 self._move(fid, State.LEASED)
-            self.leases[record.lease_id] = OpenLease(lapsed)
+            self.leases[record.lease_id] = OpenLease(record=lapsed)
         lease = self.leases[record.lease_id]
         if not set(record.skipped) <= set(lease.record.forest_ids):
             raise ValueError(f"step {record.step} skipped a forest that lease {record.lease_id} does not have")
@@ -346,7 +347,7 @@ class Ledger:
         self.committed = self.last_step = record.step
 
     # ---- snapshots ---------------------------------------------------------------------------------------------------
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> JsonObject:
         """Return the state as JSON-able values for a `Snapshot`."""
         return {
             **{name: getattr(self, name) for name in _PLAIN},
@@ -355,7 +356,7 @@ class Ledger:
             **{name: kind.dump_python(getattr(self, name), mode="json") for name, kind in _NESTED.items()},
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: JsonObject) -> None:
         for name in _PLAIN:
             setattr(self, name, _SCALAR[name].validate_python(state[name]))
         self.lost = Counter(_LOST.validate_python(state["lost"]))

@@ -150,7 +150,7 @@ class Payloads(PayloadReader):
         """Return the action that deletes files. `check` runs before each deletion."""
         for name in names:
             del self._sizes[name]
-        return Deletion(self._folder, tuple(names), check)
+        return Deletion(folder=self._folder, names=tuple(names), check=check)
 
     @property
     def size(self) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
+
+from treeadv.jsonl import JsonObject
 
 FORMAT = 4
 
@@ -50,7 +52,7 @@ class Place:
     crc: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
     """A graded forest was written to a payload file.
 
@@ -154,7 +156,7 @@ class Released:
 class Snapshot:
     """The complete state, which replaces all earlier records. `ledger` is the result of `Ledger.to_state`."""
 
-    ledger: dict[str, Any]
+    ledger: JsonObject
     format: int = FORMAT
 
 
@@ -165,13 +167,13 @@ _NAMES = {k: frozenset(names) for k, names in _FIELDS.items()}
 _CHECKED = {k: TypeAdapter(k).validator.validate_python for k in _KINDS.values()}
 
 
-def to_dict(record: Record) -> dict[str, Any]:
+def to_dict(record: Record) -> JsonObject:
     """Return the record as JSON-able values. `kind` is the lower-case name of the record's type."""
     kind = type(record)
     return {"kind": kind.__name__.lower(), **{n: getattr(record, n) for n in _FIELDS[kind]}}
 
 
-def from_dict(tree: dict[str, Any]) -> Record:
+def from_dict(tree: JsonObject) -> Record:
     """Invert `to_dict`. Raises ValueError, in one line, for a kind, fields or values that this release does not
     know."""
     values = dict(tree)

@@ -14,7 +14,7 @@ log = visible_logger("treeadv.replay")
 IMPOSSIBLE = (KeyError, ValueError, LawBroken, LeaseLost)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
     """The result of opening the queue: records read, duration in seconds, the torn last record that was cut off, and
     the journal parts with records of a process that had lost the run."""

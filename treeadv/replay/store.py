@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
 
-import numpy as np
 import pyarrow as pa
 
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
-from treeadv.replay.admission import Admission, advantage_mass, drop_message, graded_forest, rejection
+from treeadv.replay.admission import Admission, admission_record, drop_message, graded_forest, rejection
 from treeadv.replay.journal import Journal, Reader
 from treeadv.replay.ledger import Ledger, State
 from treeadv.replay.payloads import DamagedPayload, Payloads
 from treeadv.replay.records import (
     Acked,
-    Admitted,
     Committed,
     Dropped,
     DropReason,
@@ -96,7 +93,9 @@ class ReplayStore:
             self._payloads = Payloads(payloads, config.payload_mb << 20, config.fsync != "none", session)
             self._payloads.flush_existing(self._needed())  # before the journal flushes the records that refer to them
             self._journal = Journal(self._journals, reader, session, self._lock.check)
-            self.opening = Opening(reader.seq, time.perf_counter() - began, reader.torn, reader.ignored)
+            self.opening = Opening(
+                records=reader.seq, seconds=time.perf_counter() - began, torn=reader.torn, ignored=reader.ignored
+            )
             self._begin(session, step)
         except BaseException:
             self._lock.undo()
@@ -212,10 +211,7 @@ class ReplayStore:
             return "dropped"
         self._dropped_in_a_row = 0
         place = self._payloads.append(batch)
-        judged = forest.reward[forest.judged]
-        reward, mass = float(judged.mean(dtype=np.float64)), advantage_mass(judged)
-        versions = forest.oldest_version, forest.newest_version
-        self._write(Admitted(fid, forest.leaves, forest.tokens, *versions, reward, mass, *astuple(place)))
+        self._write(admission_record(forest, place))
         return "admitted"
 
     # ---- calls of the learner ----------------------------------------------------------------------------------------

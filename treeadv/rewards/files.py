@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.forest import UNJUDGED
-from treeadv.jsonl import read_jsonl
+from treeadv.jsonl import JsonObject, read_jsonl
 from treeadv.rewards.golds import gold_text
 from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
 from treeadv.rewards.verifiers.registry import find_verifier, meta_of, verifier_of
@@ -68,7 +67,7 @@ def grade_file(
     )
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(path: Path) -> Iterator[tuple[int, JsonObject]]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file; give a file of JSON lines with answer and response")
     empty = True
@@ -83,7 +82,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise BadInput(f"{path} has no line to grade")
 
 
-def _answer(record: dict[str, Any], configured: str, place: str) -> Answer:
+def _answer(record: JsonObject, configured: str, place: str) -> Answer:
     response = record.get("response")
     if not isinstance(response, str):
         raise BadInput(f"{place}: the line has no text under 'response'")
@@ -105,7 +104,7 @@ async def _grade(answers: list[Answer], workers: int, timeout: float) -> list[Ju
         await pool.close()
 
 
-def _write(out: Path, records: list[dict[str, Any]], judgements: list[Judgement]) -> None:
+def _write(out: Path, records: list[JsonObject], judgements: list[Judgement]) -> None:
     with out.open("w") as f:
         for record, j in zip(records, judgements, strict=True):
             verdict = {

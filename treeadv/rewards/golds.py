@@ -7,7 +7,6 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
@@ -42,7 +41,7 @@ class Unmet:
         return f"no response can match {self.count} of {self.total} gold answers: {'; '.join(self.examples)}{more}"
 
 
-def text_of(value: Any, key: str, place: str) -> str:
+def text_of(value: object, key: str, place: str) -> str:
     """Return the text of a column of a data line. A finite number is converted to text.
 
     Raises `BadInput` with the place for any other value, for blank text, and for control characters. A control
@@ -63,7 +62,7 @@ def text_of(value: Any, key: str, place: str) -> str:
     return text
 
 
-def gold_text(value: Any, place: str) -> str:
+def gold_text(value: object, place: str) -> str:
     """Return the text of a gold answer. Raises `BadInput` as `text_of` does, and for names of missing values (nan)."""
     text = text_of(value, "answer", place)
     if text.strip().lower() in _NO_VALUES:

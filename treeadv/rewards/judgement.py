@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import SupportsFloat, cast
 
 from treeadv.forest import UNJUDGED, Verdict
+from treeadv.jsonl import JsonObject
 
 MAX_DETAIL = 300  # longest detail in characters; the rest is cut off
 MAX_PARTS = 16  # largest number of named parts of a reward
@@ -96,14 +97,14 @@ def scored(score: float, detail: str = "") -> Outcome:
     return Outcome(Verdict.VERIFIED if score >= 1.0 else Verdict.WRONG, score, detail)
 
 
-def share(score: Any) -> float:
+def share(score: float) -> float:
     """Return a score in [0, 1]. Raises `ValueError` for any other value: the text of the answer caused that value."""
     if not 0.0 <= (value := float(score)) <= 1.0:
         raise ValueError(f"the score {value!r} is not in [0, 1]")
     return value
 
 
-def outcome_of(result: Any) -> Outcome:
+def outcome_of(result: object) -> Outcome:
     """Return the outcome for the result of a user's function or service: a number, a bool, or a mapping with `reward`.
 
     A mapping may have a `verdict` (upper or lower case) and a `detail`. Without a verdict a reward of 1 or more is
@@ -127,13 +128,13 @@ def outcome_of(result: Any) -> Outcome:
     return Outcome(verdict, 0.0 if verdict in UNJUDGED else outcome.reward, outcome.detail, parts)
 
 
-def to_message(outcome: Outcome) -> dict[str, Any]:
+def to_message(outcome: Outcome) -> JsonObject:
     """Return the outcome as JSON-able values."""
     detail = outcome.detail[:MAX_DETAIL].encode("utf-8", "replace").decode()
     return {"verdict": outcome.verdict.name, "reward": outcome.reward, "detail": detail, "parts": dict(outcome.parts)}
 
 
-def from_message(message: Any) -> Outcome:
+def from_message(message: object) -> Outcome:
     """Return the outcome of a message of `to_message`. Raises `ValueError` for any other message."""
     if not isinstance(message, dict) or message.keys() != {"verdict", "reward", "detail", "parts"}:
         raise ValueError("the reply is not an outcome")
@@ -142,9 +143,9 @@ def from_message(message: Any) -> Outcome:
     return Outcome(outcome.verdict, outcome.reward, detail, outcome.parts)
 
 
-def _number(what: str, value: Any) -> float:
+def _number(what: str, value: object) -> float:
     try:
-        number = float(value) if not isinstance(value, str | bytes) else math.nan
+        number = float(cast(SupportsFloat, value)) if not isinstance(value, str | bytes) else math.nan
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
@@ -152,6 +153,6 @@ def _number(what: str, value: Any) -> float:
     return number
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."

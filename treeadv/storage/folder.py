@@ -167,7 +167,7 @@ def open_folder(uri: str) -> Folder:
     return implementation(uri)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:
     """Deletes files and skips missing files. `check` runs before each deletion and may raise."""
 
@@ -182,7 +182,7 @@ class Deletion:
                 self.folder.delete(name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WholeFile:
     """Writes a file in one piece."""
 

@@ -20,14 +20,14 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import JsonMapping
 from treeadv.storage import manifest
 from treeadv.storage.folder import open_folder
 from treeadv.storage.run_store import BEST, EVALUATION, RECORDS
@@ -166,7 +166,7 @@ class ObjectRunStore:
                 if other and other.session <= session:
                     self._delete(other.name, session)
 
-    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+    def keep_best(self, step: int, record: JsonMapping) -> None:
         with self._store_errors("written"):
             source = f"checkpoints/{self._sealed_by_step()[step]}"
             files = [name for name in self._folder.child(source).tree() if "/" not in name]

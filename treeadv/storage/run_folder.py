@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import JsonObject
 from treeadv.storage.disk import deleting, fsync, replace_file, replacing, writing
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
@@ -154,29 +154,29 @@ class RunFolder:
         return counts
 
     # ---- records -----------------------------------------------------------------------------------------------------
-    def records(self, last: float = math.inf) -> list[dict[str, Any]]:
+    def records(self, last: float = math.inf) -> list[JsonObject]:
         """Return the records that `read_records` yields. All of them are in memory."""
         return list(self.read_records(last))
 
-    def last_record(self) -> dict[str, Any] | None:
+    def last_record(self) -> JsonObject | None:
         """Return the record of the last step; None if there is none. Raises as `read_records` does."""
         newest = deque(self.read_records(), maxlen=1)
         return newest[0] if newest else None
 
-    def read_records(self, last: float = math.inf) -> Iterator[dict[str, Any]]:
+    def read_records(self, last: float = math.inf) -> Iterator[JsonObject]:
         """Yield the records of the steps up to `last`. An incomplete last line of a killed driver is ignored.
 
         Raises `BadInput` for a damaged record of these steps. Lines after the record of step `last` are not read.
         """
         return self._read("metrics.jsonl", last)
 
-    def evaluations(self, last: float = math.inf) -> list[dict[str, Any]]:
+    def evaluations(self, last: float = math.inf) -> list[JsonObject]:
         """Return the records of the evaluations of the steps up to `last`, in the order of the steps.
 
         Raises `BadInput` as `read_records` does."""
         return list(self._read("evaluations.jsonl", last))
 
-    def _read(self, name: str, last: float) -> Iterator[dict[str, Any]]:
+    def _read(self, name: str, last: float) -> Iterator[JsonObject]:
         path = self.path / name
         step = -1
         with path.open("rb") if path.is_file() else BytesIO() as lines:
@@ -209,20 +209,20 @@ class RunFolder:
                 with replacing(path) as scratch, scratch.open("w") as file:
                     file.writelines(json.dumps(r) + "\n" for r in self._read(name, step))
 
-    def record(self, record: dict[str, Any]) -> None:
+    def record(self, record: JsonObject) -> None:
         """Append the record of one step."""
         self._append("metrics.jsonl", record)
 
-    def record_evaluation(self, record: dict[str, Any]) -> None:
+    def record_evaluation(self, record: JsonObject) -> None:
         """Append the record of one evaluation."""
         self._append("evaluations.jsonl", record)
 
-    def _append(self, name: str, record: dict[str, Any]) -> None:
+    def _append(self, name: str, record: JsonObject) -> None:
         path = self.path / name
         with writing(path), path.open("a") as f:
             f.write(json.dumps(record) + "\n")
 
-    def write(self, name: str, value: Any) -> None:
+    def write(self, name: str, value: object) -> None:
         """Replace the JSON file `name` of the run folder atomically."""
         replace_file(self.path / name, json.dumps(value, indent=2) + "\n")
 

@@ -10,14 +10,15 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from treeadv.config import Config
 from treeadv.errors import one_line
+from treeadv.jsonl import JsonMapping
 from treeadv.storage import manifest
 from treeadv.storage.disk import deleting, fsync, rename_durably, replacing, writing
 from treeadv.visible import visible_logger
@@ -88,7 +89,7 @@ class RunStore(Protocol):
         checkpoints, and checkpoints of later steps (from before a resume)."""
         ...
 
-    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+    def keep_best(self, step: int, record: JsonMapping) -> None:
         """Copy the weights of a checkpoint to the folder BEST, in place of the previous best weights.
 
         `record` is the evaluation of the step. It is written into the folder last."""
@@ -186,7 +187,7 @@ class LocalRunStore:
             for left in self._checkpoints.glob(".step-*"):
                 shutil.rmtree(left)
 
-    def keep_best(self, step: int, record: Mapping[str, Any]) -> None:
+    def keep_best(self, step: int, record: JsonMapping) -> None:
         with replacing(self._path / BEST) as scratch:
             scratch.mkdir()
             for file in (self._checkpoints / f"step-{step}").iterdir():

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.study.spec import HIGHER_IS_BETTER, Cell, Comparison, Study
 
 BOOTSTRAPS = 10_000
 ClaimVerdict = Literal["supported", "refuted", "undecided"]
-Result = dict[str, Any]  # what cell.json holds
+Result = JsonObject  # what cell.json holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,6 @@ import threading
 import time
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -29,6 +28,7 @@ from treeadv.data.tasks import problem_source
 from treeadv.errors import BadInput, one_line, single_errors
 from treeadv.evaluation.scores import result_of, score
 from treeadv.evaluation.sets import independent, read_sets
+from treeadv.jsonl import JsonObject
 from treeadv.launch import launch
 from treeadv.local.rollouts import rollouts
 from treeadv.local.training import train
@@ -47,7 +47,7 @@ class Interrupted(Exception):
     """The cell was interrupted. It can continue from its last checkpoint."""
 
 
-def run_cell(study: Study, cell: Cell, folder: Path, model: Path) -> dict[str, Any]:
+def run_cell(study: Study, cell: Cell, folder: Path, model: Path) -> JsonObject:
     """Run one cell in `folder`, or continue it. Returns the content of cell.json. Raises the error that ends a run."""
     folder.mkdir(parents=True, exist_ok=True)
     looks = _read(folder / LOOKS)
@@ -110,9 +110,7 @@ def _train(config: Config, folder: Path) -> None:
         raise Interrupted(summary["stopped_by"])
 
 
-def _look(
-    study: Study, config: Config, model: Path, step: int, tokens: float, looks: dict[str, Any], folder: Path
-) -> None:
+def _look(study: Study, config: Config, model: Path, step: int, tokens: float, looks: JsonObject, folder: Path) -> None:
     """Evaluate on the development problems after `step`, if `looks` has no evaluation of this step."""
     if str(step) in looks:
         return
@@ -121,7 +119,7 @@ def _look(
     replace_file(folder / LOOKS, json.dumps(looks))
 
 
-def _look_at_start(study: Study, config: Config, model: Path, looks: dict[str, Any], folder: Path) -> None:
+def _look_at_start(study: Study, config: Config, model: Path, looks: JsonObject, folder: Path) -> None:
     """Evaluate before the first step. Cells with equal model, task and sampling share this evaluation in a file."""
     alone = independent(config, 1)
     drawn = alone.model_dump_json(include={"model": True, "task": True, "sampling": True})
@@ -132,7 +130,7 @@ def _look_at_start(study: Study, config: Config, model: Path, looks: dict[str, A
     replace_file(shared, json.dumps(looks["0"]))
 
 
-def evaluate(config: Config, model: Path, problems: list[Problem], samples: int, name: str) -> dict[str, Any]:
+def evaluate(config: Config, model: Path, problems: list[Problem], samples: int, name: str) -> JsonObject:
     """Return the figures of a model folder on held-out problems. The draws do not depend on the seed of the run."""
     fixed = config.model_copy(update={"run": config.run.model_copy(update={"seed": 0})})
     began = time.time()
@@ -158,7 +156,7 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonObject:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 

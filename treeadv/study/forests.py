@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from treeadv.forest import Forest
+from treeadv.jsonl import JsonObject
 from treeadv.replay.history import forests_of_step
 
 
-def describe_forests(run: Path, step: int) -> dict[str, Any]:
+def describe_forests(run: Path, step: int) -> JsonObject:
     """Return the figures of the forests that optimizer step `step` of a run used."""
     return {"step": step, **forest_figures(forests_of_step(str(run), step))}
 
 
-def forest_figures(forests: Sequence[Forest]) -> dict[str, Any]:
+def forest_figures(forests: Sequence[Forest]) -> JsonObject:
     """Return means over forests, forks and trees. A mean over nothing is None.
 
     duplicate_siblings: share of later children whose first token equals that of an earlier child of the same fork.

@@ -6,10 +6,10 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element
 
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.report.markup import add
 from treeadv.report.page import finish, page, table
 from treeadv.report.progress import clock
@@ -101,7 +101,7 @@ def gaps(cells: dict[tuple[str, int], Result]) -> list[str]:
 
 def _markdown(
     study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[RowSummary],
-    outcomes: Sequence[ComparisonResult], sessions: Sequence[dict[str, Any]],
+    outcomes: Sequence[ComparisonResult], sessions: Sequence[JsonObject],
 ) -> str:  # fmt: skip
     parts = [
         f"# Study {study.name}",
@@ -127,7 +127,7 @@ def _md(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def _page(
     study: Study, cells: dict[tuple[str, int], Result], rows: Sequence[RowSummary],
-    outcomes: Sequence[ComparisonResult], sessions: Sequence[dict[str, Any]],
+    outcomes: Sequence[ComparisonResult], sessions: Sequence[JsonObject],
 ) -> str:  # fmt: skip
     root, main = page(f"treeadv study {study.name}")
     add(main, "style", STYLE)

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.local.warmup import warm_model
 from treeadv.storage.disk import replace_file
 from treeadv.storage.lock import LocalLock
@@ -82,7 +82,7 @@ def _model(study: Study, cache: Path) -> Path:
 def _note_machine(home: Path, command: str) -> None:
     """Append the command, the time and the machine to machine.json."""
     path = home / "machine.json"
-    sessions: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    sessions: list[JsonObject] = json.loads(path.read_text()) if path.is_file() else []
     model = next((x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "unknown")
     sessions.append({
         "command": command, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "cpu": model,

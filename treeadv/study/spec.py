@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -12,10 +12,11 @@ from pydantic import Field, ValidationError, model_validator
 from treeadv import config as configuration
 from treeadv.config import Config
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.local.warmup import Warmup
 from treeadv.section import Positive, Section
 
-Changes = dict[str, Any]  # values of the configuration by dotted key
+Changes = JsonObject  # values of the configuration by dotted key
 Metric = Literal[
     "test_accuracy", "dev_accuracy", "dev_accuracy_at_tokens", "tokens_to_target", "tokens_generated", "answer_tokens",
     "mixed_outcomes",
@@ -72,7 +73,7 @@ class Study(Section):
 
     name: str = Field(pattern=r"^[\w-][\w.-]*$")
     question: str
-    base: dict[str, Any] = Field(description="a configuration as in a recipe")
+    base: JsonObject = Field(description="a configuration as in a recipe")
     warmup: Warmup | None = Field(
         None, description="the model to train first; without it, base names a model in model.path"
     )

@@ -20,8 +20,8 @@ MODULES: Mapping[str, str] = {  # bare name: file
     **{
         f"view/{name}.js": f"{name}.js"
         for name in (
-            "badges", "colours", "data", "filters", "forest", "html", "layout", "list", "main", "map", "matrix",
-            "state", "text", "verdict",
+            "badges", "colours", "data", "drawing", "filters", "forest", "html", "layout", "list", "main", "map",
+            "matrix", "state", "text", "verdict",
         )
     },
 }  # fmt: skip

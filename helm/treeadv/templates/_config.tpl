@@ -65,6 +65,9 @@ Call with (dict "groups" ... "role" ...). */}}
 {{- $all = merge $all (dict "enable-custom-logit-processor" true "disable-overlap-schedule" true) }}
 {{- end }}
 {{- range $name, $value := $sglang.args }}
+{{- if and (contains "_" $name) (hasKey $sglang.args (replace "_" "-" $name)) }}
+{{- fail (printf "generator.sglang.args has %s and %s, which are one argument; remove one" $name (replace "_" "-" $name)) }}
+{{- end }}
 {{- $_ := set $all (replace "_" "-" $name) $value }}
 {{- end }}
 {{- range $name, $value := $all }}

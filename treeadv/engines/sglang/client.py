@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from treeadv.engines.fleet.member import Refused, ServerGone
+from treeadv.jsonl import JsonObject
 
 RETRIES = 3  # retries of a request after a broken connection or a status 5xx; the waiting time doubles
 FIRST_WAIT = 0.1  # seconds
@@ -38,7 +39,7 @@ class Client:
         await self._controls.close()
 
     # ---- drawing -----------------------------------------------------------------------------------------------------
-    async def generate(self, payload: dict[str, Any]) -> Any:
+    async def generate(self, payload: JsonObject) -> Any:
         """Return the JSON body of a reply to native /generate.
 
         A retry is a new request with a new id, and only the returned reply is read, so no retry duplicates a branch.
@@ -61,7 +62,7 @@ class Client:
             await asyncio.sleep(FIRST_WAIT * 2**attempt)
         raise ServerGone(f"{self.url} failed {RETRIES + 1} times, at last with {fault}")
 
-    async def _draw(self, payload: dict[str, Any]) -> tuple[int, str]:
+    async def _draw(self, payload: JsonObject) -> tuple[int, str]:
         try:
             async with asyncio.timeout(None if self._stopped else self._timeout) as clock:
                 self._clocks.add(clock)
@@ -96,7 +97,7 @@ class Client:
         """Return the JSON answer to GET. Raises `ServerGone` or `Refused`."""
         return await self._control("GET", path, None, timeout)
 
-    async def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    async def post(self, path: str, body: JsonObject | None = None) -> Any:
         """Return the answer to a control call. Raises `Refused` if its status or `success` flag reports a failure."""
         return await self._control("POST", path, body or {}, None)
 

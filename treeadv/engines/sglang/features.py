@@ -6,10 +6,9 @@ quotes the number for information only.
 
 from __future__ import annotations
 
-from typing import Any
-
 from treeadv.engines.sglang.client import Client
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 
 IDENTITY = "/model_info"  # the first call; it shows that the server is up
 SERVER, MODELS = "/server_info", "/v1/models"
@@ -38,13 +37,13 @@ FACTS = {
 EXACT = ("enable_custom_logit_processor", "disable_overlap_schedule")  # of SERVER
 
 
-async def check(client: Client, weights: str, exact: bool) -> dict[str, dict[str, Any]]:
+async def check(client: Client, weights: str, exact: bool) -> dict[str, JsonObject]:
     """Return the server's answers to `IDENTITY`, `SERVER` and `MODELS` (for its one model).
 
     `weights` is the transport of weights; `exact` says whether entropies come from a logit processor. Raises `BadInput`
     with the names of all missing calls and fields."""
     missing = [path for path in (*CALLS, *OF_TRANSPORT[weights]) if not await client.offers(path)]
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[str, JsonObject] = {}
     for path, facts in FACTS.items():
         if path not in missing:
             answer = await client.get(path)
@@ -56,7 +55,7 @@ async def check(client: Client, weights: str, exact: bool) -> dict[str, dict[str
     return answers
 
 
-def unsupported(url: str, missing: list[str], release: Any = None) -> BadInput:
+def unsupported(url: str, missing: list[str], release: object = None) -> BadInput:
     which = f"SGLang {release}" if release else "this server"
     return BadInput(
         f"{url}: {which} cannot be driven: it lacks {', '.join(missing)}; docs/sglang.md lists the releases that can"

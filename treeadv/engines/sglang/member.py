@@ -6,7 +6,6 @@ import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,12 +21,13 @@ from treeadv.engines.sglang.reply import Ask, Chunk, read, sent_back
 from treeadv.engines.sglang.server import ServerProcess
 from treeadv.engines.sglang.weights import Broadcast, Disk, SharedMemory, Transport, flush, update
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 
 POLL = 0.2  # seconds between looks at a server that starts
 QUEUE = 2  # largest number of requests in flight, as a multiple of the requests that the server decodes at a time
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """The properties of the learner's model that a server must share."""
 
@@ -45,11 +45,11 @@ class Model:
             with safe_open(file, "np") as tensors:
                 shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
         return cls(
-            folder,
-            settings["vocab_size"],
-            settings["architectures"],
-            settings.get("tie_word_embeddings", False),
-            shapes,
+            folder=folder,
+            vocabulary=settings["vocab_size"],
+            architectures=settings["architectures"],
+            tied=settings.get("tie_word_embeddings", False),
+            shapes=shapes,
         )
 
     def check(self, weights: Weights) -> None:
@@ -63,7 +63,7 @@ class Model:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The capacity of a server in tokens and requests."""
 
@@ -139,7 +139,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
                     raise ServerGone(f"{self.url} does not answer: {not_yet}") from not_yet
             await asyncio.sleep(POLL)
 
-    def _limits(self, info: dict[str, Any], context: int) -> Limits:
+    def _limits(self, info: JsonObject, context: int) -> Limits:
         if self._s.entropy == "exact" and not (
             info["enable_custom_logit_processor"] and info["disable_overlap_schedule"]
         ):
@@ -153,7 +153,12 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
                 f"{self.url}: runs dp_size={info['dp_size']} copies of "
                 "the model; start a server a copy and name all in the url"
             )
-        return Limits(context, info["max_total_num_tokens"], info["max_running_requests"], info["tp_size"])
+        return Limits(
+            context=context,
+            pool=info["max_total_num_tokens"],
+            running=info["max_running_requests"],
+            ranks=info["tp_size"],
+        )
 
     def _choose_transport(self, ranks: int) -> Transport:
         if self._s.weights == "disk":
@@ -220,12 +225,14 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
                     self._settled.wait()
                 )  # a request that starts during an update would get the previous version as its label
                 loads = self._loads
-                ask = Ask(tokens, self._s.entropy, self._model.vocabulary, self.version)
+                ask = Ask(
+                    tokens=tokens, entropy=self._s.entropy, vocabulary=self._model.vocabulary, version=self.version
+                )
                 body = await self.client.generate(self._payload(ids, ask, temperature, stop))
                 if self._loads == loads or not sent_back(body):
                     return read(body, ask)
 
-    def _payload(self, ids: list[int], ask: Ask, temperature: float, stop: frozenset[int]) -> dict[str, Any]:
+    def _payload(self, ids: list[int], ask: Ask, temperature: float, stop: frozenset[int]) -> JsonObject:
         drawing = {
             "temperature": temperature,
             "max_new_tokens": ask.tokens,

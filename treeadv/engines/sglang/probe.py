@@ -17,6 +17,7 @@ from treeadv.engines.entropy import entropy
 from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang.reply import Chunk
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 
 PROMPT = 12  # tokens of the probe's prefix
 DRAWN = 6  # tokens that it asks for
@@ -49,7 +50,7 @@ def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
     return text, [i if i < vocabulary - 1 else 0 for i in ids]  # SGLang lists the vocabulary's last id as 0
 
 
-def echo(text: str) -> dict[str, Any]:
+def echo(text: str) -> JsonObject:
     """Return a request whose reply lists the tokens of the prompt.
 
     In some releases /tokenize fails for a tokenizer without a maximum length.
@@ -89,7 +90,7 @@ def _difference(model: Any, ids: list[int], chunk: Chunk, temperature: float) ->
     )
 
 
-def check_model(url: str, info: dict[str, Any], architectures: list[str], model_dir: str) -> None:
+def check_model(url: str, info: JsonObject, architectures: list[str], model_dir: str) -> None:
     """Refuse a server of another architecture."""
     found = info.get("architectures")
     if found is not None and list(found) != list(architectures):

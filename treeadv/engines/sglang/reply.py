@@ -8,11 +8,12 @@ from typing import Any
 
 from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang.entropy import KEY, from_top
+from treeadv.jsonl import JsonObject
 
 ROUNDING = 1e-4  # a log-probability above 0 or an entropy below 0 by less than this is float rounding, and set to 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """The parameters of a request. `entropy`: exact, or a mode of `from_top`; `version`: policy version at its
     start.
@@ -24,7 +25,7 @@ class Ask:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """The n >= 0 tokens of one request: fewer than requested after a stop token or an abort by the server."""
 
@@ -53,13 +54,13 @@ def read(body: Any, ask: Ask) -> Chunk:
         if any(not 0 <= t < ask.vocabulary for t in tokens):
             raise Refused(f"a token outside of the vocabulary of {ask.vocabulary}")
         return Chunk(
-            tokens,
-            logprobs,
-            _entropies(meta, ask, len(tokens)),
-            _versions(meta, ask, len(tokens)),
-            int(meta["prompt_tokens"]),
-            int(meta["cached_tokens"]),
-            aborted,
+            tokens=tokens,
+            logprobs=logprobs,
+            entropies=_entropies(meta, ask, len(tokens)),
+            versions=_versions(meta, ask, len(tokens)),
+            prompt=int(meta["prompt_tokens"]),
+            cached=int(meta["cached_tokens"]),
+            aborted=aborted,
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
         raise Refused(f"malformed reply ({type(fault).__name__}: {fault})") from fault
@@ -73,7 +74,7 @@ def sent_back(body: Any) -> bool:
         return False
 
 
-def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
+def _entropies(meta: JsonObject, ask: Ask, n: int) -> list[float]:
     if n == 0:
         return []
     if ask.entropy == "exact":
@@ -87,7 +88,7 @@ def _entropies(meta: dict[str, Any], ask: Ask, n: int) -> list[float]:
     return [max(0.0, v) for v in values]
 
 
-def _versions(meta: dict[str, Any], ask: Ask, n: int) -> list[int]:
+def _versions(meta: JsonObject, ask: Ask, n: int) -> list[int]:
     """Return the policy version of each token: from the server's spans or, without spans, the version at the start of
     the request.
 

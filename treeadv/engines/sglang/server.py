@@ -11,16 +11,16 @@ import socket
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import treeadv
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.sections import GeneratorConfig, SGLangConfig
 
 GRACE = 1.0  # seconds between the request to end and the kill
 TAIL = 12  # lines of the server's output that an error quotes
 
-_COMMON: dict[str, Any] = {
+_COMMON: JsonObject = {
     "host": "127.0.0.1",
     "weight-version": "0",
     "log-level": "warning",
@@ -29,7 +29,7 @@ _COMMON: dict[str, Any] = {
 }
 # Without a GPU: SGLang's torch fallbacks, a pool of fixed size (the default is a share of all memory), and sleep while
 # idle (the default polls).
-_CPU: dict[str, Any] = {
+_CPU: JsonObject = {
     "sleep-on-idle": True,
     "attention-backend": "torch_native",
     "grammar-backend": "none",
@@ -39,7 +39,7 @@ _CPU: dict[str, Any] = {
     "mem-fraction-static": 0.5,
 }
 # The entropy tap reads the logits of the next draw; with the overlap schedule its values would belong to other tokens.
-_EXACT: dict[str, Any] = {"enable-custom-logit-processor": True, "disable-overlap-schedule": True}
+_EXACT: JsonObject = {"enable-custom-logit-processor": True, "disable-overlap-schedule": True}
 
 
 def arguments(config: GeneratorConfig, model_dir: str, port: int) -> list[str]:

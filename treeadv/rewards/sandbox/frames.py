@@ -9,6 +9,8 @@ import asyncio
 import json
 from typing import Any, BinaryIO
 
+from treeadv.jsonl import JsonObject
+
 MAX_LINE = 128  # bytes of the first line
 MAX_BYTES = 1 << 20  # largest size of a reply
 START_ID = "start"  # id of the message that a process sends after its start
@@ -19,12 +21,12 @@ class BadFrame(Exception):
     """The stream contains something that is not a message of the task. The message says what."""
 
 
-def write_frame(stream: BinaryIO, task_id: str, message: Any) -> None:
+def write_frame(stream: BinaryIO, task_id: str, message: object) -> None:
     stream.write(frame(task_id, message))
     stream.flush()
 
 
-def frame(task_id: str, message: Any) -> bytes:
+def frame(task_id: str, message: object) -> bytes:
     body = json.dumps(message).encode()
     return b"%s %s %d\n" % (_START, task_id.encode(), len(body)) + body
 
@@ -40,7 +42,7 @@ def read_frame(stream: BinaryIO) -> tuple[str, Any] | None:
     return task_id.decode(), json.loads(stream.read(int(length)))
 
 
-async def receive_frame(stream: asyncio.StreamReader, task_id: str) -> dict[str, Any]:
+async def receive_frame(stream: asyncio.StreamReader, task_id: str) -> JsonObject:
     """Return the next message, which must have the id of this task.
 
     Raises `BadFrame`, or `asyncio.IncompleteReadError` at the end of the stream."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
+from treeadv.jsonl import JsonObject
 from treeadv.rewards.judgement import Judgement, Task, from_message
 from treeadv.rewards.sandbox.child import ending
 from treeadv.rewards.sandbox.frames import START_ID, BadFrame, frame, receive_frame
@@ -153,7 +154,7 @@ class WorkerProcess:
         os.close(self._pidfd)
         self._exited.set_result(None)
 
-    async def _ready(self, task_id: str) -> dict[str, Any]:
+    async def _ready(self, task_id: str) -> JsonObject:
         """Return the next message, which follows the imports."""
         try:
             return await self._reply(task_id, START_LIMIT)
@@ -161,7 +162,7 @@ class WorkerProcess:
             await self.kill()
             raise WorkerLost(f"not ready after {START_LIMIT:g} s") from None
 
-    async def _reply(self, task_id: str, limit: float) -> dict[str, Any]:
+    async def _reply(self, task_id: str, limit: float) -> JsonObject:
         """Return the next message of the task. Raises `TimeoutError`, or `WorkerLost` with the cause of the end."""
         reading = asyncio.ensure_future(receive_frame(self._from, task_id))
         try:

@@ -17,9 +17,10 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from treeadv.forest import Verdict
+from treeadv.jsonl import JsonObject
 from treeadv.rewards.judgement import Outcome, Task, crashed, from_message, to_message
 from treeadv.rewards.sandbox.child import ChildDied, die_with, hide, in_child
 from treeadv.rewards.sandbox.frames import START_ID, read_frame, write_frame
@@ -32,7 +33,7 @@ GROWN = 0.5  # a process whose peak exceeds this share is replaced after the ite
 FULL = 0.9  # a negative verdict of a process whose peak exceeds this share counts as a crash
 MAX_REASON = 2000  # longest reason in characters why a verifier cannot be used
 _PACKAGE = str(Path(__file__).parents[2])
-Reply = Callable[[dict[str, Any]], None]
+Reply = Callable[[JsonObject], None]
 
 
 class Alarm(BaseException):
@@ -135,7 +136,7 @@ def _in_child(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tu
     return crashed(f"the verifier process died twice: {deaths[0]}, then {deaths[1]}"), False
 
 
-def _ring(signum: int, frame: Any) -> None:
+def _ring(signum: int, frame: FrameType | None) -> None:
     raise Alarm
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonMapping, JsonObject
 from treeadv.rewards.judgement import Answer, Outcome, Task
 
 
@@ -41,7 +41,7 @@ class Verifier:
         if option is not None:
             raise BadInput(f"verifier {self.name!r}: {self.usage} takes no option; write {self.usage}")
 
-    def meta(self, row: Mapping[str, Any]) -> str:
+    def meta(self, row: JsonMapping) -> str:
         """Return the data that this verifier needs from a data line, as text. Raises `BadInput` for missing data."""
         meta = row.get("meta")
         return "" if meta is None else meta if isinstance(meta, str) else json.dumps(meta, default=str)
@@ -69,7 +69,7 @@ class Verifier:
         raise NotImplementedError(f"verifier {self.name!r} decides every answer in `screen`")
 
 
-def columns_of(meta: str) -> dict[str, Any]:
+def columns_of(meta: str) -> JsonObject:
     """Return the columns of the data line from `meta`, which is the line as JSON. Other text becomes column `meta`."""
     try:
         columns = json.loads(meta) if meta else {}

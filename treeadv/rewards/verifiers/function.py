@@ -7,9 +7,10 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from treeadv.jsonl import JsonMapping
 from treeadv.rewards.judgement import Answer, Outcome, Task, outcome_of
 from treeadv.rewards.verifiers.base import Verifier, columns_of
 
@@ -27,7 +28,7 @@ class UserDefined(Verifier):
     def check_option(self, option: str | None) -> None:
         """Accept any option: the registry has checked the form of the name."""
 
-    def meta(self, row: Mapping[str, Any]) -> str:
+    def meta(self, row: JsonMapping) -> str:
         return json.dumps(dict(row), default=str)
 
     def perfect_response(self, gold: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonMapping
 from treeadv.rewards.judgement import Answer, Outcome, Task, scored, share, unparsed
 from treeadv.rewards.parsing.extract import final_answer, last_line, marked_answer
 from treeadv.rewards.parsing.numbers import quantity
@@ -27,7 +28,7 @@ class ReasoningGym(Verifier):
     def check_option(self, option: str | None) -> None:
         self._family = option
 
-    def meta(self, row: Mapping[str, Any]) -> str:
+    def meta(self, row: JsonMapping) -> str:
         if not (meta := super().meta(row)):
             raise BadInput(f"the line has no meta, which verifier {self.usage} needs; set task.verifier=math")
         return meta

@@ -5,11 +5,10 @@ A new verifier is a file in this folder and an entry in `BUILT_IN`. A verifier `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import JsonMapping
 from treeadv.rewards.judgement import Answer, Outcome, Task
 from treeadv.rewards.verifiers.base import Unusable, Verifier
 from treeadv.rewards.verifiers.choice import Choice
@@ -55,7 +54,7 @@ def find_verifier(name: str) -> Verifier:
     return kind(name)
 
 
-def verifier_of(row: Mapping[str, Any], configured: str, place: str) -> Verifier:
+def verifier_of(row: JsonMapping, configured: str, place: str) -> Verifier:
     """Return the verifier of a data line: the verifier under the key `verifier`, or else the configured verifier.
 
     A data line may name a verifier of this package or of the configuration. A data line may not name other code or
@@ -77,7 +76,7 @@ def verifier_of(row: Mapping[str, Any], configured: str, place: str) -> Verifier
     return verifier
 
 
-def meta_of(verifier: Verifier, row: Mapping[str, Any], place: str) -> str:
+def meta_of(verifier: Verifier, row: JsonMapping, place: str) -> str:
     """Return the columns of a data line that a task of `verifier` needs, as text. Raises `BadInput` with the place."""
     try:
         meta = verifier.meta(row)

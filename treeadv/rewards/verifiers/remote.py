@@ -9,12 +9,12 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonMapping
 from treeadv.rewards.judgement import Outcome, Task, outcome_of
 from treeadv.rewards.verifiers.base import Verifier, columns_of
 
@@ -46,7 +46,7 @@ class Remote(Verifier):
                 f"verifier {parts.scheme}://...@{parts.hostname}: set {AUTHORIZATION} instead of a password in the URL"
             )
 
-    def meta(self, row: Mapping[str, Any]) -> str:
+    def meta(self, row: JsonMapping) -> str:
         return json.dumps(dict(row), default=str)
 
     def perfect_response(self, gold: str) -> None:

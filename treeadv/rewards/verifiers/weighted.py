@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from treeadv.errors import BadInput
 from treeadv.forest import UNJUDGED
+from treeadv.jsonl import JsonMapping
 from treeadv.rewards.judgement import Answer, Outcome, Task
 from treeadv.rewards.verifiers.base import Verifier
 
@@ -57,7 +57,7 @@ class WeightedSum(Verifier):
     def needs_gold(self) -> bool:  # type: ignore[override]
         return any(v.needs_gold for v, _ in self._terms)
 
-    def meta(self, row: Mapping[str, Any]) -> str:
+    def meta(self, row: JsonMapping) -> str:
         return json.dumps([v.meta(row) for v, _ in self._terms])
 
     def perfect_response(self, gold: str) -> str | None:

@@ -4,7 +4,14 @@ import { css, QUANTITIES, signed } from "view/colours.js";
 import { verdictsBelow } from "view/layout.js";
 
 export const MARKS = {
-  verified: "✓", wrong: "✗", unparsed: "?", timeout: "⧖", crash: "⚠", refused: "⊘", aborted: "⌿", ungraded: "·",
+  verified: "✓",
+  wrong: "✗",
+  unparsed: "?",
+  timeout: "⧖",
+  crash: "⚠",
+  refused: "⊘",
+  aborted: "⌿",
+  ungraded: "·",
 };
 export const MEANING = {
   verified: "the answer is right",
@@ -33,8 +40,11 @@ export function Verdict({ leaf, short }) {
 }
 
 export function Counts({ counts }) {
-  return html`<span class="counts">${[...counts].map(([verdict, n]) =>
-    html`<span class="badge ${verdict}" title="${n} ${verdict}"><b>${MARKS[verdict]}</b>${" "}<span class="num">${n}</span></span>`)}</span>`;
+  return html`<span class="counts">${[...counts].map(
+    ([verdict, n]) =>
+      html`<span class="badge ${verdict}" title="${n} ${verdict}"><b>${MARKS[verdict]}</b>${" "}<span class="num"
+        >${n}</span></span>`,
+  )}</span>`;
 }
 
 export function Below({ forest, segment, short }) {
@@ -47,6 +57,7 @@ export function Advantage({ forest, segment }) {
   if (!forest.advantage) return null;
   const value = forest.advantage[segment];
   const share = value / (forest.top_advantage || 1);
-  return html`<span class="adv" title="advantage of the segment" style=${{ background: css(QUANTITIES.advantage, share) || "" }}>
+  const background = css(QUANTITIES.advantage, share) || "";
+  return html`<span class="adv" title="advantage of the segment" style=${{ background }}>
     ${signed(value)}</span>`;
 }

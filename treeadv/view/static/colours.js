@@ -39,7 +39,8 @@ export const QUANTITIES = {
     signed: true,
     of: (f, t) => clip((f.mismatch?.[t] || 0) / (f.top_mismatch || 1), -1, 1), // NaN where the learner did not compute
     ends: (f) => [`−${small(f.top_mismatch)}`, `+${small(f.top_mismatch)} nats`],
-    missing: (f) => (f.mismatch ? "" : "The learner's probabilities of this forest are not kept: learner.keep_log_probs keeps them."),
+    missing: (f) =>
+      f.mismatch ? "" : "The learner's probabilities of this forest are not kept: learner.keep_log_probs keeps them.",
     says: "Log-probability of the learner when the batch arrived, minus that of the engine.",
   },
   none: { label: "None", of: () => 0, ends: () => ["", ""], says: "" },
@@ -47,7 +48,8 @@ export const QUANTITIES = {
 
 export const quantityOf = (name) => QUANTITIES[name] ?? QUANTITIES.entropy;
 
-const OPAQUE = { gold: 0.9, violet: 0.62, green: 0.72, red: 0.72, blue: 0.72 }; // at the end of the scale: text stays legible
+// Opacity of a tint at the end of its scale: text on it stays legible.
+const OPAQUE = { gold: 0.9, violet: 0.62, green: 0.72, red: 0.72, blue: 0.72 };
 
 // The tint and the opacity of a share; opacities in steps, so that equal tokens look equal.
 export function tintOf(quantity, share) {

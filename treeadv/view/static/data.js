@@ -81,7 +81,7 @@ class FromServer extends Rows {
 
   // Calls found(keys, done share) as the search goes on, until `signal` ends it.
   async search(text, found, signal) {
-    for (let after = 0; after !== null; ) {
+    for (let after = 0; after !== null;) {
       const part = await ask(`/api/search?after=${after}&text=${encodeURIComponent(text)}`, signal);
       after = part.next;
       found(part.found, after === null ? 1 : after / part.of);
@@ -109,8 +109,10 @@ class FromBundle extends Rows {
     for (const [n, row] of rows.entries()) {
       const raw = await this.load(row.key);
       if (signal.aborted) return;
-      found(!raw.error && textsOf(raw).some((part) => part.toLowerCase().includes(needle)) ? [row.key] : [],
-        (n + 1) / rows.length);
+      found(
+        !raw.error && textsOf(raw).some((part) => part.toLowerCase().includes(needle)) ? [row.key] : [],
+        (n + 1) / rows.length,
+      );
     }
     if (!rows.length) found([], 1);
   }

@@ -27,7 +27,9 @@ const overlaps = (low, high, range) => high >= range[0] && low <= range[1];
 // searched text, null without a search.
 export function chooser(params, found) {
   const verdicts = (params.verdict ?? "").split(",").filter(Boolean);
-  const reward = parseRange(params.reward), step = parseRange(params.step), length = parseRange(params.length);
+  const reward = parseRange(params.reward),
+    step = parseRange(params.step),
+    length = parseRange(params.length);
   return (row) => {
     const facts = row.facts;
     if (found && !found.has(row.key)) return false;
@@ -48,7 +50,8 @@ export function sorted(rows, sort) {
   const order = (a, b) => a.draw - b.draw || a.attempt - b.attempt;
   const compare = (a, b) => (a === b ? 0 : a < b ? -1 : 1);
   return [...rows].sort(
-    (a, b) => sign * compare(value(a), value(b)) || compare(a.place ?? 0, b.place ?? 0) || order(a, b));
+    (a, b) => sign * compare(value(a), value(b)) || compare(a.place ?? 0, b.place ?? 0) || order(a, b),
+  );
 }
 
 // The part in which the prompts differ: a Map of key to text, without the words that all begin and end with.
@@ -57,7 +60,8 @@ export function differences(prompts) {
   if (texts.length < 2) return new Map([...prompts].map(([key, text]) => [key, text.trim()]));
   const shortest = Math.min(...texts.map((text) => text.length));
   const same = (at) => texts.every((text) => at(text) === at(texts[0]));
-  let head = 0, tail = 0;
+  let head = 0,
+    tail = 0;
   while (head < shortest && same((text) => text[head])) head++;
   while (tail < shortest - head && same((text) => text[text.length - 1 - tail])) tail++;
   const inWord = (text, at) => at > 0 && at < text.length && /\w\w/.test(text[at - 1] + text[at]);
@@ -75,10 +79,12 @@ export function excerpts(prompts) {
     while (n < a.length && a[n] === b[n]) n++;
     return n;
   };
-  return new Map(texts.map(([key, text], n) => {
-    const others = [texts[n - near], texts[n + near]].filter(Boolean);
-    const head = Math.max(0, ...others.map((other) => shared(text, other[1])));
-    const sentence = Math.max(...[": ", ". ", "? ", "! ", "\n"].map((end) => text.lastIndexOf(end, head - 1)));
-    return [key, sentence > 0 ? `… ${text.slice(sentence + 1).trim()}` : text];
-  }));
+  return new Map(
+    texts.map(([key, text], n) => {
+      const others = [texts[n - near], texts[n + near]].filter(Boolean);
+      const head = Math.max(0, ...others.map((other) => shared(text, other[1])));
+      const sentence = Math.max(...[": ", ". ", "? ", "! ", "\n"].map((end) => text.lastIndexOf(end, head - 1)));
+      return [key, sentence > 0 ? `… ${text.slice(sentence + 1).trim()}` : text];
+    }),
+  );
 }

@@ -4,7 +4,7 @@ import { html } from "view/html.js";
 import { css, quantityOf, QUANTITIES } from "view/colours.js";
 import { axisOf, isLeaf, pieceOf, usualAxis } from "view/layout.js";
 import { nameOf } from "view/list.js";
-import { Map as ForestMap } from "view/map.js";
+import { ForestMap } from "view/map.js";
 import { formatSet, parseSet } from "view/state.js";
 import { Text } from "view/text.js";
 import { Leaves } from "view/verdict.js";
@@ -15,7 +15,10 @@ export function ForestPage({ data, row, params, prompts, neighbours, set, onPick
   useEffect(() => {
     let current = true;
     setError("");
-    data.forest(row.key).then((found) => current && setForest(found), (fault) => current && setError(fault.message));
+    data.forest(row.key).then(
+      (found) => current && setForest(found),
+      (fault) => current && setError(fault.message),
+    );
     return () => (current = false);
   }, [row.key]);
   const ready = forest && forest.key === row.key;
@@ -23,7 +26,8 @@ export function ForestPage({ data, row, params, prompts, neighbours, set, onPick
     <${Head} row=${row} forest=${ready ? forest : null} neighbours=${neighbours} onPick=${onPick} set=${set} />
     ${error && html`<p class="fault" role="alert">${error}</p>`}
     ${!error && !ready && html`<p class="soft loading">Reading the forest…</p>`}
-    ${ready && html`<${Body} data=${data} row=${row} forest=${forest} params=${params} prompts=${prompts} set=${set} onPick=${onPick} onTip=${onTip} />`}
+    ${ready && html`<${Body} data=${data} row=${row} forest=${forest} params=${params} prompts=${prompts}
+      set=${set} onPick=${onPick} onTip=${onTip} />`}
   </main>`;
 }
 
@@ -32,16 +36,24 @@ function Head({ row, forest, neighbours, onPick, set }) {
   const facts = forest && [
     `${forest.leaves.length} leaves in ${forest.tree.at(-1) + 1} trees`,
     `${forest.tokens.toLocaleString("en")} tokens instead of ${forest.expanded_tokens.toLocaleString("en")}`,
-    `forks by ${forest.rule}${forest.tau === null ? "" : ` above ${forest.tau.toFixed(2)} nats`}${forest.predictable ? "" : " (biased)"}`,
-    forest.oldest === forest.newest ? `policy version ${forest.newest}` : `policy versions ${forest.oldest} to ${forest.newest}`,
+    `forks by ${forest.rule}` +
+      (forest.tau === null ? "" : ` above ${forest.tau.toFixed(2)} nats`) +
+      (forest.predictable ? "" : " (biased)"),
+    forest.oldest === forest.newest
+      ? `policy version ${forest.newest}`
+      : `policy versions ${forest.oldest} to ${forest.newest}`,
   ];
   return html`<header class="foresthead">
     <button class="back" onClick=${() => set({ f: "" }, true)}>‹ All forests</button>
     <h1>${nameOf(row)}</h1>
     <span class="soft id">${row.forest_id}</span>
     <span class="grow"></span>
-    <span class="steps"><button disabled=${!before} onClick=${() => onPick(before)} title="Forest before (k)" aria-label="forest before">‹</button>
-    <button disabled=${!after} onClick=${() => onPick(after)} title="Next forest (j)" aria-label="next forest">›</button></span>
+    <span class="steps">
+      <button disabled=${!before} onClick=${() => onPick(before)} title="Forest before (k)"
+        aria-label="forest before">‹</button>
+      <button disabled=${!after} onClick=${() => onPick(after)} title="Next forest (j)"
+        aria-label="next forest">›</button>
+    </span>
     ${facts && html`<p class="facts soft">${facts.map((fact) => html`<span>${fact}</span>`)}</p>`}
     ${row.note && html`<p class="note">${row.note}</p>`}
   </header>`;
@@ -53,7 +65,8 @@ function Body({ data, row, forest, params, prompts, set, onPick, onTip }) {
   const leaf = params.leaf in forest.leaves ? +params.leaf : -1;
   const segment = params.seg in forest.parent ? +params.seg : -1;
   const token = /^\d+$/.test(params.token) && +params.token < forest.tokens ? +params.token : -1;
-  const usual = usualAxis(forest), by = ["text", "tokens"].includes(params.by) ? params.by : usual;
+  const usual = usualAxis(forest),
+    by = ["text", "tokens"].includes(params.by) ? params.by : usual;
   const range = useMemo(() => parseSpan(params.x, axisOf(forest, by).longest), [params.x, by, forest]);
   const onFold = (s) => {
     const next = new Set(folded);
@@ -73,15 +86,21 @@ function Body({ data, row, forest, params, prompts, set, onPick, onTip }) {
   return html`
     <${Prompt} data=${data} row=${row} forest=${forest} prompts=${prompts} set=${set} onPick=${onPick} />
     <div class="tools">
-      <span class="segmented" role="radiogroup" aria-label="colour of the tokens">${Object.entries(QUANTITIES).map(([name, quantity]) => {
-        const missing = quantity.missing?.(forest) ?? "";
-        return html`<button role="radio" aria-checked=${name === colour} disabled=${!!missing} title=${missing || quantity.says}
-          data-colour=${name} onClick=${() => set({ colour: name === "entropy" ? "" : name })}>${quantity.label}</button>`;
-      })}</span>
+      <span class="segmented" role="radiogroup" aria-label="colour of the tokens">${Object.entries(QUANTITIES).map(
+        ([name, quantity]) => {
+          const missing = quantity.missing?.(forest) ?? "";
+          return html`<button role="radio" aria-checked=${name === colour} disabled=${!!missing} data-colour=${name}
+            title=${missing || quantity.says}
+            onClick=${() => set({ colour: name === "entropy" ? "" : name })}>${quantity.label}</button>`;
+        },
+      )}</span>
       <${Legend} forest=${forest} colour=${colour} />
     </div>
-    <${ForestMap} forest=${forest} by=${by} onAxis=${(name) => set({ by: name === usual ? "" : name, x: "" })} colour=${colour} folded=${folded} range=${range} leaf=${leaf} segment=${segment} token=${token}
-      onRange=${(r) => set({ x: r ? `${r[0].toFixed(1)}..${r[1].toFixed(1)}` : "" })} onPick=${pick} onFold=${onFold} onTip=${tip} />
+    <${ForestMap} forest=${forest} by=${by} colour=${colour} folded=${folded} range=${range} leaf=${leaf}
+      segment=${segment} token=${token}
+      onAxis=${(name) => set({ by: name === usual ? "" : name, x: "" })}
+      onRange=${(r) => set({ x: r ? `${r[0].toFixed(1)}..${r[1].toFixed(1)}` : "" })}
+      onPick=${pick} onFold=${onFold} onTip=${tip} />
     <h2>Leaves</h2>
     <${Leaves} forest=${forest} leaf=${leaf} onPick=${pick} />
     <div class="texthead"><h2>${leaf < 0 ? "Text" : `Text of leaf ${leaf}`}</h2>
@@ -90,9 +109,16 @@ function Body({ data, row, forest, params, prompts, set, onPick, onTip }) {
       <button onClick=${() => set({ fold: formatSet(new Set(forest.parent.keys())) })}>Fold all</button>
       <button onClick=${() => set({ fold: "" })} disabled=${!folded.size}>Unfold all</button></div>
     <div onPointerMove=${hoverText} onPointerLeave=${() => onTip("")}
-      onClick=${(e) => e.target.token !== undefined && set({ token: e.target.token, seg: forest.segmentOf[e.target.token] })}>
-      <${Text} forest=${forest} colour=${colour} folded=${folded} only=${leaf} segment=${segment} token=${token} onFold=${onFold} onPick=${pick} />
+      onClick=${({ target }) =>
+        target.token !== undefined && set({ token: target.token, seg: forest.segmentOf[target.token] })}>
+      <${Text} forest=${forest} colour=${colour} folded=${folded} only=${leaf} segment=${segment} token=${token}
+        onFold=${onFold} onPick=${pick} />
     </div>`;
+}
+
+function shade(reward) {
+  const share = Math.round(Math.max(0, Math.min(1, reward ?? 0)) * 100);
+  return `color-mix(in oklab, rgb(var(--blue)) ${share}%, var(--empty))`;
 }
 
 // The prompt, and the forests of the same prompt in the order of the steps.
@@ -102,12 +128,16 @@ function Prompt({ data, row, forest, prompts, set, onPick }) {
   same.sort((a, b) => (a.step ?? Infinity) - (b.step ?? Infinity) || a.draw - b.draw);
   return html`<section class="prompt">
     <p class="question">${(key && prompts.get(key)) || forest.prompt}</p>
-    <details><summary>The whole prompt, ${forest.prompt_tokens} tokens, as the model read it</summary><pre>${forest.prompt}</pre></details>
-    ${same.length > 1 && html`<div class="same"><span class="soft">This prompt, ${same.length} times:</span>
-      ${same.map((other) => html`<button key=${other.key} class="chip ${other.key === row.key ? "on" : ""}" onClick=${() => onPick(other.key)}
-        title=${other.forest_id}><i style=${{ background: `color-mix(in oklab, rgb(var(--blue)) ${Math.round(Math.max(0, Math.min(1, other.reward ?? 0)) * 100)}%, var(--empty))` }}></i>
-        ${nameOf(other)}${other.reward === null ? "" : html` <span class="num">${other.reward.toFixed(2)}</span>`}</button>`)}
-      <button class="link" onClick=${() => set({ prompt: key })}>list only these</button></div>`}
+    <details><summary>The whole prompt, ${forest.prompt_tokens} tokens, as the model read it</summary>
+      <pre>${forest.prompt}</pre></details>
+    ${
+      same.length > 1 &&
+      html`<div class="same"><span class="soft">This prompt, ${same.length} times:</span>
+      ${same.map((other) => html`<button key=${other.key} class="chip ${other.key === row.key ? "on" : ""}"
+        title=${other.forest_id} onClick=${() => onPick(other.key)}><i style=${{ background: shade(other.reward) }}></i>
+        ${nameOf(other)}${" "}<span class="num">${other.reward?.toFixed(2) ?? ""}</span></button>`)}
+      <button class="link" onClick=${() => set({ prompt: key })}>list only these</button></div>`
+    }
   </section>`;
 }
 
@@ -117,9 +147,13 @@ function Legend({ forest, colour }) {
   const [low, high] = quantity.ends(forest);
   const shares = quantity.signed ? [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1] : [0, 0.2, 0.4, 0.6, 0.8, 1];
   return html`<span class="legend" title=${quantity.says}><span class="num">${low}</span>
-    <span class="swatches">${shares.map((share) => html`<i style=${{ background: css(quantity, share) }}></i>`)}</span><span class="num">${high}</span>
-    ${forest.advantage && html`<span class="soft stripe"><i style=${{ background: css(QUANTITIES.advantage, 1) }}></i><i style=${{ background: css(QUANTITIES.advantage, -1) }}></i> top edge of a segment: its advantage</span>`}</span>`;
+    <span class="swatches">${shares.map((share) => swatch(quantity, share))}</span><span class="num">${high}</span>
+    ${forest.advantage && html`<span class="soft stripe">
+      ${[1, -1].map((share) => swatch(QUANTITIES.advantage, share))} top edge of a segment: its advantage
+    </span>`}</span>`;
 }
+
+const swatch = (quantity, share) => html`<i style=${{ background: css(quantity, share) }}></i>`;
 
 function parseSpan(text, longest) {
   const match = /^([\d.]+)\.\.([\d.]+)$/.exec(text ?? "");
@@ -132,9 +166,15 @@ export function describe(forest, t) {
   const s = forest.segmentOf[t];
   const lines = [
     `${JSON.stringify(pieceOf(forest, t).replace("⏎\n", "\n"))}   id ${forest.id[t]}`,
-    `probability ${p < 0.001 ? p.toExponential(1) : p.toFixed(3)} · entropy ${(forest.entropy[t] / 1000).toFixed(2)} nats`,
+    `probability ${p < 0.001 ? p.toExponential(1) : p.toFixed(3)}` +
+      ` · entropy ${(forest.entropy[t] / 1000).toFixed(2)} nats`,
     `version ${forest.version[t]} · token ${forest.offset[s] + t - forest.start[s]} after the prompt`,
   ];
-  if (forest.mismatch) lines.push(Number.isNaN(forest.mismatch[t]) ? "not computed by the learner" : `learner − engine ${forest.mismatch[t].toFixed(4)} nats`);
+  if (forest.mismatch)
+    lines.push(
+      Number.isNaN(forest.mismatch[t])
+        ? "not computed by the learner"
+        : `learner − engine ${forest.mismatch[t].toFixed(4)} nats`,
+    );
   return lines.join("\n");
 }

@@ -7,7 +7,9 @@ export function decodeForest(raw, key) {
   const S = raw.parent.length;
   const start = new Uint32Array(S + 1);
   raw.length.forEach((n, s) => (start[s + 1] = start[s] + n));
-  const depth = new Uint16Array(S), offset = new Uint32Array(S), end = new Uint32Array(S);
+  const depth = new Uint16Array(S),
+    offset = new Uint32Array(S),
+    end = new Uint32Array(S);
   const children = Array.from({ length: S }, () => []);
   for (let s = 0; s < S; s++) {
     const p = raw.parent[s];
@@ -18,7 +20,8 @@ export function decodeForest(raw, key) {
   }
   for (let s = S - 1; s >= 0; s--) end[s] = children[s].length ? end[children[s].at(-1)] : s + 1;
   const leafOf = new Map(raw.leaves.map((leaf, n) => [leaf.segment, n]));
-  const leafBegin = new Uint32Array(S), leafEnd = new Uint32Array(S);
+  const leafBegin = new Uint32Array(S),
+    leafEnd = new Uint32Array(S);
   let seen = 0;
   const before = new Uint32Array(S + 1);
   for (let s = 0; s < S; s++) {
@@ -30,9 +33,12 @@ export function decodeForest(raw, key) {
     leafBegin[s] = before[s];
     leafEnd[s] = before[end[s]];
   }
-  const size = new Uint16Array(bytes(raw.size)), surprise = new Uint16Array(bytes(raw.surprise));
-  const entropy = new Uint16Array(bytes(raw.entropy)), id = new Uint32Array(bytes(raw.id));
-  const charStart = new Uint32Array(size.length), segmentOf = new Uint32Array(size.length);
+  const size = new Uint16Array(bytes(raw.size)),
+    surprise = new Uint16Array(bytes(raw.surprise));
+  const entropy = new Uint16Array(bytes(raw.entropy)),
+    id = new Uint32Array(bytes(raw.id));
+  const charStart = new Uint32Array(size.length),
+    segmentOf = new Uint32Array(size.length);
   for (let s = 0; s < S; s++)
     for (let t = start[s], at = 0; t < start[s + 1]; at += size[t++]) {
       charStart[t] = at;
@@ -44,8 +50,27 @@ export function decodeForest(raw, key) {
   const leafTokens = raw.leaves.map(({ segment }) => offset[segment] + raw.length[segment]);
   const mismatch = raw.mismatch ? new Float32Array(bytes(raw.mismatch)) : null;
   return {
-    ...raw, key, segments: S, tokens: size.length, start, depth, offset, end, children, leafOf, leafBegin, leafEnd,
-    size, surprise, entropy, id, charStart, segmentOf, version, leafTokens, mismatch,
+    ...raw,
+    key,
+    segments: S,
+    tokens: size.length,
+    start,
+    depth,
+    offset,
+    end,
+    children,
+    leafOf,
+    leafBegin,
+    leafEnd,
+    size,
+    surprise,
+    entropy,
+    id,
+    charStart,
+    segmentOf,
+    version,
+    leafTokens,
+    mismatch,
     longest: Math.max(...leafTokens),
     top_mismatch: mismatch ? mismatch.reduce((most, x) => Math.max(most, Math.abs(x) || 0), 0) : 0,
     top_advantage: raw.advantage ? Math.max(0, ...raw.advantage.map(Math.abs)) : 0,
@@ -70,7 +95,8 @@ export const isLeaf = (forest, segment) => forest.leafOf.has(segment);
 // The rows of the map. A leaf takes one row, and so does a folded segment with all that is below it.
 // Returns {rows: [{segment, leaf}], span: Map of segment to [first row, end row)}; leaf is -1 for a folded fork.
 export function layoutRows(forest, folded) {
-  const rows = [], span = new Map();
+  const rows = [],
+    span = new Map();
   const place = (s) => {
     const first = rows.length;
     const leaf = forest.leafOf.get(s) ?? -1;
@@ -98,7 +124,8 @@ const axes = new WeakMap();
 
 export const usualAxis = (forest) => (axisOf(forest, "text").longest <= TEXT_PATH ? "text" : "tokens");
 
-// Where segments and tokens lie from left to right. By tokens, each token is 1 wide; by text, as wide as its characters.
+// Where segments and tokens lie from left to right. By tokens, each token is 1 wide; by text, it is as wide as its
+// characters.
 // Returns {begin [S], length [S], at [T]: place of a token in its segment, longest: the end of the longest path,
 // find(s, place): the token of segment s at a place in it}.
 export function axisOf(forest, name) {
@@ -108,7 +135,9 @@ export function axisOf(forest, name) {
 
 function makeAxis(forest, byText) {
   const { segments: S, start, parent } = forest;
-  const begin = new Float64Array(S), length = new Float64Array(S), at = new Float64Array(forest.tokens);
+  const begin = new Float64Array(S),
+    length = new Float64Array(S),
+    at = new Float64Array(forest.tokens);
   for (let s = 0; s < S; s++) {
     begin[s] = parent[s] < 0 ? 0 : begin[parent[s]] + length[parent[s]];
     for (let t = start[s]; t < start[s + 1]; t++) {
@@ -118,7 +147,8 @@ function makeAxis(forest, byText) {
   }
   const find = (s, place) => {
     if (!byText) return start[s] + Math.min(forest.length[s] - 1, Math.max(0, Math.floor(place)));
-    let low = start[s], high = start[s + 1] - 1;
+    let low = start[s],
+      high = start[s + 1] - 1;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
       if (at[middle] <= place) low = middle;

@@ -21,7 +21,20 @@ function App({ data }) {
   const lines = useMemo(() => excerpts(data.prompts), [data.prompts.size]);
   const chosen = useMemo(
     () => sorted(rows.filter(chooser(params, search.found)), params.sort),
-    [rows, search.found, params.q, params.verdict, params.reward, params.step, params.length, params.prompt, params.state, params.mixed, params.sort]);
+    [
+      rows,
+      search.found,
+      params.q,
+      params.verdict,
+      params.reward,
+      params.step,
+      params.length,
+      params.prompt,
+      params.state,
+      params.mixed,
+      params.sort,
+    ],
+  );
   const row = data.rows.get(params.f);
   const readable = useMemo(() => chosen.filter((one) => one.readable), [chosen]);
   const at = readable.findIndex((one) => one.key === params.f);
@@ -35,13 +48,22 @@ function App({ data }) {
   if (!data.about) return html`<p class="empty">${data.error || "Reading the run…"}</p>`;
   return html`<div class="app ${row ? "reading" : ""}">
     <${Bar} about=${data.about} error=${data.error} />
-    <${List} data=${data} params=${params} rows=${rows} chosen=${chosen} prompts=${lines} search=${search} selected=${params.f}
+    <${List} data=${data} params=${params} rows=${rows} chosen=${chosen} prompts=${lines} search=${search}
+      selected=${params.f}
       set=${update} onPick=${pick} onTip=${onTip} />
-    ${row
-      ? html`<${ForestPage} data=${data} row=${row} params=${params} prompts=${prompts} neighbours=${neighbours} set=${update} onPick=${pick} onTip=${onTip} />`
-      : html`<main class="forest"><div class="empty soft">${params.f ? `The run has no forest ${params.f}.` : rows.length ? "Choose a forest: click a cell or a row, or press j." : "The run has drawn no forest yet."}</div></main>`}
+    ${
+      row
+        ? html`<${ForestPage} data=${data} row=${row} params=${params} prompts=${prompts} neighbours=${neighbours}
+            set=${update} onPick=${pick} onTip=${onTip} />`
+        : html`<main class="forest"><div class="empty soft">${nothing(params.f, rows)}</div></main>`
+    }
     <${Tip} tip=${tip} />
   </div>`;
+}
+
+function nothing(key, rows) {
+  if (key) return `The run has no forest ${key}.`;
+  return rows.length ? "Choose a forest: click a cell or a row, or press j." : "The run has drawn no forest yet.";
 }
 
 function Bar({ about, error }) {
@@ -49,7 +71,8 @@ function Bar({ about, error }) {
   const state = about.state === "bundle" ? about.was : about.state;
   return html`<header class="bar">
     <span class="brand"><${Mark} /> ${about.name}</span>
-    ${state !== "file" && html`<span class="state ${state}">${state}${about.steps ? ` · step ${about.step} of ${about.steps}` : ""}</span>`}
+    ${state !== "file" && html`<span class="state ${state}">
+      ${state}${about.steps ? ` · step ${about.step} of ${about.steps}` : ""}</span>`}
     <span class="soft what">${facts.join(" · ")}</span>
     <span class="grow"></span>
     ${(about.fault || error) && html`<span class="fault" role="alert">${error || about.fault}</span>`}
@@ -57,8 +80,13 @@ function Bar({ about, error }) {
   </header>`;
 }
 
-const Mark = () => html`<svg viewBox="0 0 32 24" width="26" height="20" aria-hidden="true"><g fill="none" stroke-width="3" stroke-linecap="round">
-  <path d="M3 12h7" stroke="rgb(var(--gold))" /><path d="M10 12c6 0 4-8 11-8h8M10 12h19" stroke="rgb(var(--blue))" /><path d="M10 12c6 0 4 8 11 8h8" stroke="rgb(var(--red))" /></g></svg>`;
+const Mark =
+  () => html`<svg viewBox="0 0 32 24" width="26" height="20" aria-hidden="true">
+    <g fill="none" stroke-width="3" stroke-linecap="round">
+      <path d="M3 12h7" stroke="rgb(var(--gold))" />
+      <path d="M10 12c6 0 4-8 11-8h8M10 12h19" stroke="rgb(var(--blue))" />
+      <path d="M10 12c6 0 4 8 11 8h8" stroke="rgb(var(--red))" />
+    </g></svg>`;
 
 function Tip({ tip }) {
   const element = useRef();
@@ -90,12 +118,18 @@ function useSearch(data, text, revision) {
     const found = new Set();
     const timer = setTimeout(() => {
       set({ found: new Set(), share: 0 });
-      data.search(text, (keys, share) => {
-        keys.forEach((key) => found.add(key));
-        if (!control.signal.aborted) set({ found: new Set(found), share });
-      }, control.signal).catch((error) => {
-        if (error.name !== "AbortError") set({ found, share: 1 });
-      });
+      data
+        .search(
+          text,
+          (keys, share) => {
+            keys.forEach((key) => found.add(key));
+            if (!control.signal.aborted) set({ found: new Set(found), share });
+          },
+          control.signal,
+        )
+        .catch((error) => {
+          if (error.name !== "AbortError") set({ found, share: 1 });
+        });
     }, SEARCH_PAUSE);
     return () => {
       clearTimeout(timer);
@@ -108,7 +142,8 @@ function useSearch(data, text, revision) {
 function useKeys(keys) {
   useEffect(() => {
     const press = (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || /INPUT|SELECT|TEXTAREA/.test(event.target.tagName)) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || /INPUT|SELECT|TEXTAREA/.test(event.target.tagName))
+        return;
       keys[event.key]?.();
     };
     addEventListener("keydown", press);
@@ -126,7 +161,9 @@ const stored = (name) => {
 
 function turnTheme() {
   const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const dark = root.dataset.theme
+    ? root.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
   try {
     localStorage.setItem("theme", root.dataset.theme);

@@ -2,7 +2,9 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { html } from "view/html.js";
 
-const HEIGHT = 84, MAX_WIDTH = 30, MAX_CELL = 16;
+const HEIGHT = 84,
+  MAX_WIDTH = 30,
+  MAX_CELL = 16;
 
 export function Matrix({ rows, chosen, selected, onPick, onTip }) {
   const canvas = useRef();
@@ -18,22 +20,30 @@ export function Matrix({ rows, chosen, selected, onPick, onTip }) {
   const last = Math.max(1, ...trained.map((row) => row.step));
   const deep = Math.max(1, ...trained.map((row) => row.place + 1));
   const rewards = trained.map((row) => row.reward ?? 0);
-  const low = Math.min(0, ...rewards), high = Math.max(...rewards, low + 1e-9);
-  const w = Math.min(MAX_WIDTH, width / last), h = Math.min(MAX_CELL, HEIGHT / deep);
+  const low = Math.min(0, ...rewards),
+    high = Math.max(...rewards, low + 1e-9);
+  const w = Math.min(MAX_WIDTH, width / last),
+    h = Math.min(MAX_CELL, HEIGHT / deep);
   const place = (row) => [(row.step - 1) * w, row.place * h];
   const paint = () => {
     if (!width || !canvas.current) return;
-    const ratio = devicePixelRatio || 1, tall = h * deep;
+    const ratio = devicePixelRatio || 1,
+      tall = h * deep;
     canvas.current.width = Math.round(width * ratio);
     canvas.current.height = Math.round(tall * ratio);
     canvas.current.style.height = `${tall}px`;
-    const style = getComputedStyle(canvas.current), g = canvas.current.getContext("2d");
+    const style = getComputedStyle(canvas.current),
+      g = canvas.current.getContext("2d");
     const name = (variable) => style.getPropertyValue(`--${variable}`).trim();
     g.scale(ratio, ratio);
     for (const row of trained) {
-      const [x, y] = place(row), share = ((row.reward ?? 0) - low) / (high - low);
+      const [x, y] = place(row),
+        share = ((row.reward ?? 0) - low) / (high - low);
       g.globalAlpha = chosen.has(row.key) ? 1 : 0.13;
-      g.fillStyle = row.reward === null ? name("line") : `color-mix(in oklab, rgb(${name("blue")}) ${Math.round(share * 100)}%, ${name("empty")})`;
+      g.fillStyle =
+        row.reward === null
+          ? name("line")
+          : `color-mix(in oklab, rgb(${name("blue")}) ${Math.round(share * 100)}%, ${name("empty")})`;
       const gap = w > 4 ? 1 : 0;
       g.fillRect(x, y, Math.max(1, w - gap), Math.max(1, h - (h > 4 ? 1 : 0)));
       if (row.key === selected) {
@@ -50,13 +60,26 @@ export function Matrix({ rows, chosen, selected, onPick, onTip }) {
     observer.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
     return () => observer.disconnect();
   });
-  const hit = (event) => trained.find((row) => {
-    const [x, y] = place(row);
-    return event.offsetX >= x && event.offsetX < x + w && event.offsetY >= y && event.offsetY < y + h;
-  });
+  const hit = (event) =>
+    trained.find((row) => {
+      const [x, y] = place(row);
+      return event.offsetX >= x && event.offsetX < x + w && event.offsetY >= y && event.offsetY < y + h;
+    });
   return html`<div class="matrix"><canvas ref=${canvas} role="img" aria-label="mean reward of each forest by step"
-      onClick=${(e) => { const row = hit(e); if (row) onPick(row.key); }}
-      onPointerMove=${(e) => { const row = hit(e); onTip(row && `step ${row.step}, forest ${row.place}: mean reward ${row.reward === null ? "none" : +row.reward.toFixed(3)}`, e); }}
+      onClick=${(e) => {
+        const row = hit(e);
+        if (row) onPick(row.key);
+      }}
+      onPointerMove=${(e) => {
+        const row = hit(e);
+        onTip(
+          row &&
+            `step ${row.step}, forest ${row.place}: mean reward ${row.reward?.toFixed(3) ?? "none"}`,
+          e,
+        );
+      }}
       onPointerLeave=${() => onTip("")}></canvas>
-    <div class="scale soft" style=${{ maxWidth: `${Math.max(280, w * last)}px` }}><span>step 1</span><span class="bar"><i>${+low.toFixed(2)}</i><b class="reward"></b><i>${+high.toFixed(2)}</i> mean reward</span><span>step ${last}</span></div></div>`;
+    <div class="scale soft" style=${{ maxWidth: `${Math.max(280, w * last)}px` }}><span>step 1</span>
+      <span class="bar"><i>${+low.toFixed(2)}</i><b class="reward"></b><i>${+high.toFixed(2)}</i> mean reward</span>
+      <span>step ${last}</span></div></div>`;
 }

@@ -16,9 +16,12 @@ export function Text({ forest, colour, folded, only, segment, token, onFold, onP
     if (!path || path.has(s)) shown.push(s);
     if (folded.has(s)) s = forest.end[s] - 1;
   }
-  return html`<section class="text" aria-label="Text of the forest">${shown.map((s) => html`
-    <${Segment} key=${`${forest.key}/${s}`} forest=${forest} s=${s} colour=${colour} folded=${folded.has(s)} lit=${s === segment}
-      token=${token >= forest.start[s] && token < forest.start[s + 1] ? token : -1} flat=${path !== null} onFold=${onFold} onPick=${onPick} />`)}
+  return html`<section class="text" aria-label="Text of the forest">${shown.map(
+    (s) => html`
+    <${Segment} key=${`${forest.key}/${s}`} forest=${forest} s=${s} colour=${colour} folded=${folded.has(s)}
+      lit=${s === segment} token=${forest.segmentOf[token] === s ? token : -1} flat=${path !== null}
+      onFold=${onFold} onPick=${onPick} />`,
+  )}
   </section>`;
 }
 
@@ -28,6 +31,12 @@ function Segment({ forest, s, colour, folded, lit, token, flat, onFold, onPick }
   const below = forest.end[s] - s - 1;
   const lost = forest.arity[s] - forest.children[s].length;
   const root = forest.parent[s] < 0;
+  const facts = [
+    `${forest.length[s]} tokens`,
+    !leaf && `${forest.leafEnd[s] - forest.leafBegin[s]} leaves below`,
+    lost > 0 && !leaf && `${lost} lost`,
+    folded && below > 0 && `${below} segments folded`,
+  ];
   useEffect(() => {
     if (lit && token < 0) element.current.scrollIntoView({ block: "nearest" });
   }, [lit]);
@@ -39,18 +48,24 @@ function Segment({ forest, s, colour, folded, lit, token, flat, onFold, onPick }
       ${root && html`<b class="treename">Tree ${forest.tree[s] + 1}</b>`}
       <${Advantage} forest=${forest} segment=${s} />
       <${Below} forest=${forest} segment=${s} />
-      <span class="soft">${forest.length[s]} tokens${leaf ? "" : ` · ${forest.leafEnd[s] - forest.leafBegin[s]} leaves below`}${lost > 0 ? ` · ${lost} lost` : ""}${folded && below ? ` · ${below} segments folded` : ""}</span>
+      <span class="soft">${facts.filter(Boolean).join(" · ")}</span>
     </header>
-    ${folded
-      ? html`<div class="first">${forest.text[s].slice(0, 200).replaceAll("⏎\n", "⏎ ")}</div>`
-      : html`<div class="body">${chunks(forest, s).map(([a, b]) => html`
-          <${Chunk} key=${a} forest=${forest} s=${s} a=${a} b=${b} colour=${colour} token=${token >= a && token < b ? token : -1} />`)}</div>`}
+    ${
+      folded
+        ? html`<div class="first">${forest.text[s].slice(0, 200).replaceAll("⏎\n", "⏎ ")}</div>`
+        : html`<div class="body">${chunks(forest, s).map(
+            ([a, b]) => html`
+          <${Chunk} key=${a} forest=${forest} s=${s} a=${a} b=${b} colour=${colour}
+            token=${token >= a && token < b ? token : -1} />`,
+          )}</div>`
+    }
   </div>`;
 }
 
 function chunks(forest, s) {
   const out = [];
-  for (let a = forest.start[s]; a < forest.start[s + 1]; a += CHUNK) out.push([a, Math.min(a + CHUNK, forest.start[s + 1])]);
+  for (let a = forest.start[s]; a < forest.start[s + 1]; a += CHUNK)
+    out.push([a, Math.min(a + CHUNK, forest.start[s + 1])]);
   return out;
 }
 
@@ -61,7 +76,8 @@ function Chunk({ forest, s, a, b, colour, token }) {
   const lines = text.split("\n").reduce((n, line) => n + Math.max(1, Math.ceil(line.length / 110)), 0);
   const paint = () => {
     const quantity = quantityOf(colour);
-    for (const span of element.current.children) span.style.backgroundColor = css(quantity, quantity.of(forest, span.token));
+    for (const span of element.current.children)
+      span.style.backgroundColor = css(quantity, quantity.of(forest, span.token));
   };
   useLayoutEffect(() => {
     const fill = () => {
@@ -81,11 +97,14 @@ function Chunk({ forest, s, a, b, colour, token }) {
       fill();
       return;
     }
-    const observer = new IntersectionObserver((entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      observer.disconnect();
-      if (!element.current.childElementCount) fill();
-    }, { root: element.current.closest("main"), rootMargin: `${NEAR} 0px` });
+    const observer = new IntersectionObserver(
+      (entries) => {
+        if (!entries.some((entry) => entry.isIntersecting)) return;
+        observer.disconnect();
+        if (!element.current.childElementCount) fill();
+      },
+      { root: element.current.closest("main"), rootMargin: `${NEAR} 0px` },
+    );
     observer.observe(element.current);
     return () => observer.disconnect();
   }, []);
