@@ -45,9 +45,27 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "generation_config.json").write_bytes(b'{"a": "\xff"}'), r"generation_config\.json: is not JSON"),
     (lambda f: (f / "generation_config.json").write_text("[1]"), "a JSON object is needed, found list"),
     (lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "x"}'), "eos_token_id must be a token id"),
-    (lambda f: (f / "config.json").write_text(f'{{"a": {"1" * 5000}}}'), r"config\.json: is not JSON \(Exceeds"),
+    (
+        lambda f: (f / "config.json").write_text(f'{{"a": {"1" * 5000}}}'),
+        "an integer has more than 4300 digits",
+    ),
     (lambda f: (f / "config.json").write_text("{}"), r"config\.json: names no model_type"),
 ]
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "a"}, {"num_attention_heads": 0}, {"hidden_size": -8}])
+def test_configuration_that_fits_no_model_is_named_by_the_plan(
+    change: dict[str, object], tiny_model: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from treeadv.planning.sizes import model_sizes
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads((tiny_model / "config.json").read_text()) | change))
+    with pytest.raises(BadInput, match=r"config\.json") as caught:
+        model_sizes(path, tokens=8, compute=torch.float32, recompute=False, lora_rank=0)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)

@@ -20,7 +20,7 @@ def read_json(path: Path) -> Any:
     except OSError as e:
         raise BadInput(f"{path}: cannot be read ({e.strerror})") from e
     except (ValueError, RecursionError) as e:  # includes bytes that are not text, and integers over 4,300 digits
-        raise BadInput(f"{path}: is not JSON ({one_line(e)}); restore the file") from e
+        raise BadInput(f"{path}: is not JSON ({reason(e)}); restore the file") from e
 
 
 def read_jsonl(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
@@ -37,4 +37,11 @@ def read_jsonl(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
             except UnicodeDecodeError as e:
                 raise BadInput(f"{path}:{n}: not UTF-8 text ({e.reason} at byte {e.start} of the line)") from e
             except (ValueError, RecursionError) as e:
-                raise BadInput(f"{path}:{n}: not JSON ({e}); a line is {expected}") from e
+                raise BadInput(f"{path}:{n}: not JSON ({reason(e)}); a line is {expected}") from e
+
+
+def reason(error: Exception) -> str:
+    """Return why a text is not JSON, in one line."""
+    if type(error) is ValueError:  # more than 4,300 digits: Python names a function of its own as the remedy
+        return "an integer has more than 4300 digits: write it as a text"
+    return one_line(error)

@@ -32,16 +32,23 @@ _HARMLESS = ("position_ids", "use_cache", "is_causal", "sliding_window", "dropou
 _REMEDY = "use a model with plain attention (docs/models.md)"
 
 
+def model_config(place: str | Path) -> PretrainedConfig:
+    """Return the configuration of a model: its folder, or its config.json. Raises `BadInput`."""
+    try:
+        found: PretrainedConfig = AutoConfig.from_pretrained(place)
+    except Exception as e:  # an unknown model_type, a field of the wrong type: transformers raises many types
+        file = Path(place) if Path(place).is_file() else Path(place) / "config.json"
+        raise BadInput(f"{file}: cannot be used: {one_line(e)}") from e
+    return found
+
+
 def longest_path(folder: str | Path) -> int:
     """Return the largest supported number of tokens of a path (prompt and answer) of the model in `folder`.
 
     It is the minimum of the model's context, its sliding window, and the length up to which its rotary frequencies are
     constant. A path within the window is not affected by the window. Raises `BadInput` for an unsupported model.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except Exception as e:  # an unknown model_type, a field of the wrong type: transformers raises many types
-        raise BadInput(f"{folder}: its config.json cannot be used: {one_line(e)}") from e
+    config = model_config(folder)
     name = f"{folder}: {(config.architectures or [type(config).__name__])[0]}"
     kinds = sorted(set(getattr(config, "layer_types", None) or []) - set(_SUPPORTED))
     if kinds:

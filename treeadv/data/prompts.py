@@ -11,6 +11,7 @@ from jinja2 import meta
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from treeadv.data.model_check import model_config
 from treeadv.data.problems import Problem, Turn
 from treeadv.errors import BadInput, one_line
 from treeadv.task_config import TaskConfig
@@ -110,4 +111,9 @@ def load_tokenizer(folder: str | Path) -> Any:  # a class of transformers' choos
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as e:  # transformers and tokenizers raise many types, also plain Exception
-        raise BadInput(f"{folder}: its tokenizer cannot be loaded ({one_line(e)}); restore tokenizer.json") from e
+        if (Path(folder) / "config.json").is_file():
+            model_config(folder)  # which transformers reads first
+        raise BadInput(
+            f"{folder}: its tokenizer cannot be loaded ({one_line(e)}); restore tokenizer.json and"
+            " tokenizer_config.json"
+        ) from e

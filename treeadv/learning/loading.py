@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.overrides import TorchFunctionMode
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from treeadv.data.folder_tensors import FolderReader, FolderTensors, stored_tensors
-from treeadv.data.model_check import longest_path
+from treeadv.data.model_check import longest_path, model_config
 from treeadv.errors import BadInput
 from treeadv.learning import attention, experts, sharding
 from treeadv.learning.packing import Block, Packed
@@ -42,7 +42,7 @@ def load(
     are frozen and a LoRA adapter is trained; `seed` draws its initial weights. Raises `BadInput` for a model that
     cannot attend to a tree."""
     folder = Path(folder)
-    config = AutoConfig.from_pretrained(folder)
+    config = model_config(folder)
     name = (config.architectures or [type(config).__name__])[0]
     model = _build(folder, config, name)
     with FolderReader(folder) as reader:

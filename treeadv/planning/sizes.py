@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
+from treeadv.data.model_check import model_config
+from treeadv.errors import BadInput, one_line
 from treeadv.learning import attention
 from treeadv.learning.loading import chain, parameters_on_meta
 from treeadv.learning.policy import HEAD_ROWS, Policy
@@ -36,9 +38,14 @@ def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompu
 
     `tokens` is the number of rows of a micro-batch. With `recompute` activations are recomputed by layer.
     """
-    config = AutoConfig.from_pretrained(config_json)
+    config: Any = model_config(config_json)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
+        try:
+            model: Any = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation=attention.NAME
+            )
+        except Exception as e:  # sizes that fit no model: the classes of transformers raise many types
+            raise BadInput(f"{config_json}: no model can be built of it: {one_line(e)}") from e
         policy = Policy(model, torch.device("cpu"))
         layers = model.get_decoder().layers
         total, in_layers = _count(model), _count(layers)
