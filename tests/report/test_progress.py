@@ -81,9 +81,10 @@ def test_final_table_has_the_figures_and_the_folder() -> None:
         "1:15",
     ):
         assert part in text
-    assert text.splitlines()[-5:] == [
+    assert text.splitlines()[-6:] == [
         "Run folder: runs/demo",
         "Report: runs/demo/report.html",
+        "Every forest in the browser: treeadv view runs/demo",
         "Last step on the screen: treeadv watch runs/demo",
         "Check of its forests: treeadv audit runs/demo",
         "Beside another run: treeadv compare runs/demo OTHER_RUN --html compare.html",

@@ -158,6 +158,7 @@ def final_table(summary: dict[str, Any], console: Console) -> None:
     for name, text in (
         ("Run folder", visible(summary["run"])),
         ("Report", visible(str(Path(summary["run"]) / "report.html"))),
+        ("Every forest in the browser", f"treeadv view {run}"),
         ("Last step on the screen", f"treeadv watch {run}"),
         ("Check of its forests", f"treeadv audit {run}"),
         ("Beside another run", f"treeadv compare {run} OTHER_RUN --html compare.html"),
