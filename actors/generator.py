@@ -72,9 +72,7 @@ class Generator(Heartbeat):
     async def answer(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
         """Return independent answers to a held-out problem, returned as `grow` returns a forest. They count for no
         metric of forests."""
-        if self._answerer is None:
-            raise RuntimeError(_NOT_STARTED)
-        return to_batch([await self._drawn(self._answerer, ticket)]), self.engine.stats().free
+        return to_batch([await self._answers(ticket)]), self.engine.stats().free
 
     @ray.method
     async def update_weights(self, version: int, buckets: list[ObjectRef[Weights]]) -> float:
@@ -112,6 +110,11 @@ class Generator(Heartbeat):
         if self._engine is None:
             raise RuntimeError(_NOT_STARTED)
         return self._engine
+
+    async def _answers(self, ticket: Ticket) -> Forest:
+        if self._answerer is None:
+            raise RuntimeError(_NOT_STARTED)
+        return await self._drawn(self._answerer, ticket)
 
     async def _drawn(self, grower: Grower, ticket: Ticket) -> Forest:
         try:

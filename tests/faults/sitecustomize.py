@@ -26,7 +26,7 @@ POINTS = (  # point in the code -> activity of the process at this point
     "treeadv.engines.embedded:EmbeddedEngine._step",  # drawing tokens
     "treeadv.engines.embedded:EmbeddedEngine._load",  # loading new weights
     "actors.generator:Generator._count",  # a forest is grown and not yet returned
-    "actors.generator:Generator.answer",  # about to answer a held-out problem
+    "actors.generator:Generator._answers",  # about to answer a held-out problem
     "tests.parity:has_even_sum",  # a verifier process judges an answer
     # A verifier process writes a verdict. It runs as __main__, whose own functions cannot be patched here.
     "json:dumps",
