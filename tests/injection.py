@@ -123,8 +123,11 @@ class Run:
         self.arm(at=CONSTRUCTORS[role], victim="stops")
         before[0].kill()
         self.wait_until_fired()
-        (stopped,) = (p for p in self.hosts(role) if p not in before and p.status() == psutil.STATUS_STOPPED)
-        return stopped
+
+        def stopped() -> list[psutil.Process]:
+            return [p for p in self.hosts(role) if p not in before and p.status() == psutil.STATUS_STOPPED]
+
+        return wait_for(stopped, self.process)[0]  # the signal comes shortly after the note that it is sent
 
     def kill_driver(self) -> None:
         self.process.kill()
@@ -147,7 +150,7 @@ class Run:
         admitted = history.attempts[fid].admitted
         assert admitted is not None
         flip(self.run / "replay" / "payloads" / admitted.payload_file, admitted.offset + admitted.length // 2)
-        self.repeats.forget()  # a step that is taken again gets another forest in its place
+        self.repeats.forget(RunFolder(self.run).records())  # a step taken again gets another forest in its place
         return fid
 
     # ---- recovery ----------------------------------------------------------------------------------------------------
@@ -246,10 +249,13 @@ class Repeats:
         self._seen: dict[int, dict] = {}
         self.count = 0  # of steps that were taken again
         self.different: list[str] = []
+        self._void: set[tuple[int, float]] = set()
 
     def add(self, records: list[dict]) -> None:
         """Take in the records of a run that may have gone back to a checkpoint since the last call."""
         for now in records:
+            if (now["step"], now["elapsed_s"]) in self._void:
+                continue
             before = self._seen.get(now["step"], now)
             self._seen[now["step"]] = now
             if now["elapsed_s"] != before["elapsed_s"]:
@@ -258,8 +264,10 @@ class Repeats:
                 if values[0] != values[1]:
                     self.different.append(f"step {now['step']}: {values[0]} at first, then {values[1]}")
 
-    def forget(self) -> None:
+    def forget(self, records: list[dict]) -> None:
+        """Compare with none of the records so far. They are in the file until the next driver goes back."""
         self._seen.clear()
+        self._void = {(r["step"], r["elapsed_s"]) for r in records}
 
 
 def flip(path: Path, at: int) -> None:
