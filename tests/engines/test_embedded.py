@@ -281,6 +281,15 @@ def test_draw_inverts_the_cumulative_distribution():
         )  # a number may be on the edge of two tokens
 
 
+@pytest.mark.parametrize("fault", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_without_a_distribution_are_named(fault: float, temperature: float):
+    logits = torch.zeros(9, 300)
+    logits[8, 299] = fault
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        draw_rows(logits, [params(temperature=temperature)] * 9, [0.5] * 9)
+
+
 @pytest.mark.parametrize("coin", [0.0, 0.5, 1 - 2**-53])
 def test_draw_never_takes_a_token_without_probability(coin):
     logits = torch.full((1, 700), float("-inf"))

@@ -18,7 +18,8 @@ def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[fl
     """Draw one token for each row by inverting its cumulative distribution at a uniform number.
 
     logits [B, V]; params [B]; coins [B] in [0, 1). Returns (token, log-probability, entropy in nats) for each row.
-    Temperature 0 takes the largest logit and reports the distribution at temperature 1.
+    Temperature 0 takes the largest logit and reports the distribution at temperature 1. Raises `FloatingPointError` for
+    logits that define no distribution (NaN, infinity), which is what diverged weights compute.
     """
     greedy = torch.tensor([p.temperature == 0 for p in params], dtype=torch.bool)
     temperature = torch.tensor([p.temperature or 1.0 for p in params])
@@ -49,6 +50,8 @@ def _invert(prob: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
     rows = torch.arange(len(prob))
     blocks = F.pad(prob, (0, -prob.shape[1] % BLOCK)).view(len(prob), -1, BLOCK)
     upto = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+    if not torch.isfinite(upto[:, -1]).all():
+        raise FloatingPointError("the logits are not finite: the weights have diverged; lower learner.lr")
     target = torch.minimum(coins, torch.tensor(1 - 1e-15, dtype=torch.float64)) * upto[:, -1]
     block = torch.searchsorted(upto, target[:, None], right=True)[:, 0]
     inside = blocks[rows, block].double().cumsum(-1)
