@@ -26,6 +26,7 @@ class Event:
     colour: str
 
 
+_TARGET = f"treeadv_actors_target{{{RUN}}}[{WINDOW}]"
 EVENTS = (
     Event(
         name="Checkpoints",
@@ -47,7 +48,8 @@ EVENTS = (
     ),
     Event(
         name="Scaling",
-        expr=f"sum by (run, role) (changes(treeadv_actors_target{{{RUN}}}[{WINDOW}])) > 0",
+        # The number rises from 0 when the run starts, which is no scaling.
+        expr=f"sum by (run, role) (changes({_TARGET}) and min_over_time({_TARGET}) > 0) > 0",
         text="{{run}}: another number of {{role}} actors",
         colour="blue",
     ),

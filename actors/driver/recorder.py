@@ -138,6 +138,10 @@ class Recorder:
         e = self._exporter
         e.add("treeadv_steps_total")
         e.set("treeadv_policy_version", record["version"])
+        # A step whose updates were all skipped leaves the version as it is. The difference is the number of steps left.
+        if self._cluster is not None:
+            left = self._cluster.config.run.steps - record["step"]
+            e.set("treeadv_run_steps", record["version"] + left)
         e.observe("treeadv_step_seconds", seconds)
         e.set("treeadv_reward_mean", record["reward_mean"])
         e.add("treeadv_learner_wait_seconds_total", record["seconds"]["wait"])
