@@ -1,4 +1,4 @@
-"""Defines the command `treeadv`: the commands of the library, and the commands that need Ray or the benchmarks."""
+"""The command `treeadv`: the commands of the library, and the commands that need Ray or the benchmarks."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def train(args: argparse.Namespace) -> int:
     def check(config: Config) -> None:
         check_run(config, args.local)
         if not args.local:
-            from actors.driver.start_check import check_ray  # loads Ray, so only after the other checks
+            from actors.driver.start_check import check_ray  # this import loads Ray, so it comes after the other checks
 
             check_ray(config)
 
@@ -89,7 +89,7 @@ def train(args: argparse.Namespace) -> int:
     folder, config = run.folder, run.config
     console = Console()
     console.print(Text(f"run folder: {visible(str(folder.path))}"), soft_wrap=True)
-    # These imports load torch and Ray, so they come after all checks
+    # These imports load torch and Ray, so they come after all checks.
     if args.local:
         from treeadv.local.training import train as train_run
     else:
@@ -142,7 +142,8 @@ def _dry_run(args: argparse.Namespace) -> int:
 
 
 class _HelpWithFields(argparse.Action):
-    """Prints the help and all fields of the configuration. Imports the configuration only when it is called."""
+    """An argparse action that prints the help and all fields of the configuration. It imports the configuration only
+    when it is called."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from treeadv.config import describe

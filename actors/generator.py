@@ -1,4 +1,4 @@
-"""The generator role: owns an engine and grows several forests at a time."""
+"""The generator role. A generator owns an engine and grows several forests at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NOT_STARTED = "a generator has to start before it can serve"
 
 
 class Generator(Heartbeat):
-    """A Ray actor (asyncio). `grow` and `update_weights` need a call of `start` before them."""
+    """A Ray actor with asyncio methods. `start` must be called before `grow` and `update_weights`."""
 
     def __init__(self, config: Config, index: int, port: int) -> None:
         self._config, self._index = config, index
@@ -37,12 +37,12 @@ class Generator(Heartbeat):
         self._engine: Engine | None = None
         self._grower: Grower | None = None
         self._answerer: Grower | None = None  # for held-out problems
-        self._metered: Metered | None = None  # its draws
+        self._metered: Metered | None = None  # counts the tokens of the answers to held-out problems
 
     @ray.method
     async def start(self) -> str:
         """Load the engine with the base model, which is policy version 0. Returns the address of /metrics."""
-        # Not in the constructor, which has a deadline: the hub may send the model for a long time
+        # The constructor does not load the model, because it has a deadline and a download from the hub may take long.
         model = await asyncio.to_thread(resolve, self._config.model.path, self._config.model.cache)
         self._engine = await start_engine(self._config, model, self._index)
         self._grower = Grower(self._config, model, self._engine)
@@ -58,8 +58,7 @@ class Generator(Heartbeat):
 
         Returns a record batch of one row, and the number of branches that the engine has room for (`EngineStats.free`).
 
-        Ray makes two objects of the result: the caller waits for the small one and passes on a reference to the other.
-        """
+        Ray makes two objects of the result: the caller waits for the number and passes on a reference to the batch."""
         started = time.perf_counter()
         self._tau = ticket.tau
         if self._grower is None:
@@ -70,16 +69,16 @@ class Generator(Heartbeat):
 
     @ray.method(num_returns=2)
     async def answer(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
-        """Return independent answers to a held-out problem, returned as `grow` returns a forest. They count for no
-        metric of forests."""
+        """Draw independent answers to a held-out problem.
+
+        Returns the same two values as `grow`. No metric of forests counts these answers."""
         return to_batch([await self._answers(ticket)]), self.engine.stats().free
 
     @ray.method
     async def update_weights(self, version: int, buckets: list[ObjectRef[Weights]]) -> float:
-        """Load a policy version while branches are drawn. Returns the seconds that this took.
+        """Load a policy version while the engine draws branches. Returns the duration of the update in seconds.
 
-        `buckets` are references to mappings of name to array, which together are the model.
-        """
+        `buckets` are references to mappings of name to array. Together they hold all weights of the model."""
         weights = {name: value for bucket in await asyncio.gather(*buckets) for name, value in bucket.items()}
         seconds = await self.engine.update_weights(version, weights)
         self._exporter.set("treeadv_generator_policy_version", version)
@@ -88,8 +87,8 @@ class Generator(Heartbeat):
 
     @ray.method
     async def stats(self) -> dict[str, float]:
-        """Return totals since the start, for the driver's record of a step. Tokens of answers to held-out problems do
-        not count as generated."""
+        """Return totals since the start, for the driver's record of a step. The generated tokens exclude the answers to
+        held-out problems."""
         s = self.engine.stats()
         return {
             "tokens_generated": s.decoded_tokens - (self._metered.tokens if self._metered else 0),
@@ -137,7 +136,7 @@ class Generator(Heartbeat):
         e.observe("treeadv_forest_sharing_ratio", forest.sharing)
 
     def _count_engine(self) -> None:
-        """Export the counters of the engine. Runs before each scrape."""
+        """Export the counters of the engine. The exporter calls this method before each scrape."""
         if self._engine is None:
             return
         e, s, before = self._exporter, self._engine.stats(), self._counted

@@ -1,4 +1,4 @@
-"""The learner role: one rank of the trainer. It is a plain class, from which the driver creates Ray actors."""
+"""The learner role: one rank of the trainer. The role is a plain class; the driver creates Ray actors from it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ BUCKET_BYTES = 256 << 20  # largest size of weights that are sent as one object
 
 
 class Learner(Heartbeat):
-    """One rank. The driver calls `rendezvous` on rank 0. On all ranks it then calls `join`, `restore` when it resumes,
-    `step`, `publish` and `checkpoint`."""
+    """One rank of the trainer.
+
+    The driver calls `rendezvous` on rank 0. It then calls `join` on all ranks, and `restore` if the run resumes. During
+    training it calls `step`, `publish` and `checkpoint` on all ranks."""
 
     def __init__(self, config: Config, run_dir: str, rank: int, world: int, port: int = 0) -> None:
-        """`port` serves /metrics and /healthz (0: any free port)."""
+        """Open the folder of the run and serve /metrics and /healthz at `port` (0: any free port)."""
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         self.config, self.rank, self.world = config, rank, world
         self.folder = RunFolder.of(Path(run_dir), config)
-        self.folder.path.mkdir(parents=True, exist_ok=True)  # with run.storage only the driver's machine has it
+        self.folder.path.mkdir(parents=True, exist_ok=True)  # with run.storage only the driver's machine has the folder
         self._trainer: Trainer | None = None
         self._store: dist.TCPStore | None = None
         self._fault: str | None = None
@@ -50,7 +52,8 @@ class Learner(Heartbeat):
 
     @ray.method
     def rendezvous(self) -> str:
-        """Open the store for the rendezvous of the ranks and return its host:port. Only rank 0 calls this."""
+        """Open the store for the rendezvous of the ranks and return its host:port. The driver calls this method on rank
+        0 only."""
         host = ray.util.get_node_ip_address() if ray.is_initialized() else socket.gethostbyname(socket.gethostname())
         self._store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
         return f"{host}:{self._store.port}"
@@ -79,8 +82,9 @@ class Learner(Heartbeat):
 
     @ray.method
     def step(self, batches: list[ObjectRef[pa.RecordBatch]], version: int) -> StepReport:
-        """Take the optimizer updates of one step. `batches` are references to record batches; their order is the order
-        of the forests."""
+        """Take the optimizer updates of one step.
+
+        `batches` are references to record batches. Their order is the order of the forests in the step."""
         forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
         try:
             report = self.trainer.step(forests, version)
@@ -96,8 +100,9 @@ class Learner(Heartbeat):
 
     @ray.method
     def publish(self) -> tuple[list[ObjectRef[Weights]], int]:
-        """Gather the weights and put this rank's share into the object store. Returns references to the share and its
-        size in bytes."""
+        """Gather the weights and put this rank's share into the object store.
+
+        Returns references to the share and its size in bytes."""
         refs: list[ObjectRef[Weights]] = []
         size = 0
         for bucket in self.trainer.buckets(BUCKET_BYTES):
@@ -107,10 +112,9 @@ class Learner(Heartbeat):
 
     @ray.method
     def checkpoint(self, step: int, session: str) -> None:
-        """Write this rank's files of the checkpoint of `step`. All ranks call it.
+        """Write this rank's files of the checkpoint of `step`. The driver calls this method on all ranks.
 
-        The checkpoint is valid once the driver, which started `session`, has sealed it.
-        """
+        The checkpoint is valid once the driver, which started `session`, has sealed it."""
         began = time.perf_counter()
         self.folder.store.write_checkpoint(step, session, self.trainer.write_files)
         self._exporter.observe("treeadv_checkpoint_seconds", time.perf_counter() - began)
@@ -129,8 +133,7 @@ class Learner(Heartbeat):
             dist.destroy_process_group()
 
     def _keep(self, batch: Path) -> None:
-        """Copy a batch whose update is not finite to the store of the run, because the local disk may be lost with the
-        pod."""
+        """Copy a batch with a non-finite update to the store of the run. The local disk may be lost with the pod."""
         if self.rank == 0:
             self.folder.store.keep(batch)
 
@@ -139,7 +142,7 @@ class Learner(Heartbeat):
         for phase, seconds in report.seconds.items():
             e.observe("treeadv_learner_phase_seconds", seconds, phase=phase)
         if self.rank:
-            return  # the other values of the report cover all ranks
+            return  # the values below cover all ranks, so only rank 0 exports them
         e.add("treeadv_trained_tokens_total", report.tokens)
         e.add("treeadv_trained_expanded_tokens_total", report.expanded_tokens)
         e.add("treeadv_trained_leaves_total", report.leaves)

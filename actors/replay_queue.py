@@ -1,7 +1,7 @@
-"""The replay queue role. It adds waiting, group commit and object references to `treeadv.replay.store`.  The queue
-passes on references and reads a payload only to check and write it. On the node of the queue the payload is a view of
-Ray's object store, and writing makes one copy of it (an Arrow message).
-"""
+"""The replay queue role. It adds waiting, group commit and object references to `treeadv.replay.store`.
+
+The queue passes on references. It reads a payload only to check and to write it. On the node of the queue the payload
+is a view of Ray's object store, and a write makes one copy of it (an Arrow message)."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Lease:
 
 
 class _QueueMetrics:
-    """Exports the figures of the queue. Counters continue after a restart, because they come from the journal."""
+    """Exports the figures of the queue. Counters continue after a restart, because the journal holds them."""
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
         self._counted: dict[tuple[str, ...], float] = {}
-        for unit in UNITS:  # an alert sees the first drop only as the increase of a series that exists
+        for unit in UNITS:  # the series exists from the start, because an alert needs an increase to see the first drop
             self._count("treeadv_queue_dropped_total", 0, reason="stale", unit=unit)
 
     def update(self, f: JsonObject) -> None:
@@ -73,7 +73,7 @@ class _QueueMetrics:
         free = f["disk_free_bytes"]
         self._exporter.set(
             "treeadv_queue_disk_free_bytes", math.inf if free is None else free
-        )  # 0 would mean a full disk
+        )  # inf stands for a store without a limit; 0 would mean a full disk
 
     def _count(self, name: str, total: float, **labels: str) -> None:
         key = (name, *labels.values())
@@ -82,15 +82,15 @@ class _QueueMetrics:
 
 
 class ReplayQueue(Heartbeat):
-    """The queue of a run. Every method may be called again with the same ids: a repeated call changes nothing."""
+    """The queue of a run. A repeated call of a method with the same ids changes nothing."""
 
     def __init__(self, config: Config, run_dir: str, session: str, step: int, port: int) -> None:
         """Open `run_dir`/replay for a `session` of the run that resumes from the checkpoint of `step` (see
         `ReplayStore`).
 
-        An actor that Ray restarts runs this again. The journal says whether an earlier process of the session has
-        returned to the checkpoint. Ray's count of restarts does not say this, because a process may die in this method.
-        """
+        Ray runs this method again when it restarts the actor. The journal says whether an earlier process of the
+        session has returned to the checkpoint. Ray's count of restarts does not say this, because a process may die in
+        this method."""
         self._config = config
         self._draws = Draws(problem_source(config.task, config.run.seed))
         self._refs: dict[str, ObjectRef[pa.RecordBatch]] = {}
@@ -111,11 +111,11 @@ class ReplayQueue(Heartbeat):
             updates = config.learner.updates_per_step
             self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates)
             self._restore_threshold()
-        except BadInput as fault:  # the first call raises it; here Ray would report the death of the actor
+        except BadInput as fault:  # the first call raises it; raised here, Ray would report a dead actor
             self._note_fault(fault)
 
     def _restore_threshold(self) -> None:
-        """Add the entropies of the ready forests to the threshold, which is empty after a restart."""
+        """Add the entropies of the ready forests to the threshold. A restarted queue has an empty threshold."""
         for entry in self._store.ledger.in_state(State.READY):
             with contextlib.suppress(DamagedPayload):  # `lease` drops a damaged forest
                 batch = self._store.payload(entry.reserved.forest_id)
@@ -148,8 +148,9 @@ class ReplayQueue(Heartbeat):
         return Ticket(record.forest_id, record.draw, record.attempt, problem, seed, self._threshold.tau)
 
     async def _try_reserve(self, worker: str, request: str) -> Reserved | None:
-        """Reserve the next draw. Returns None after a wait for a slot, and when another worker took the draw or the
-        draw has no prompt."""
+        """Reserve the next draw.
+
+        Returns None after a wait for a slot, or if another worker took the draw, or if the draw has no prompt."""
         draw = self._store.next_draw
         problem = await self._draws.problem(draw)
         async with self._room:
@@ -165,15 +166,15 @@ class ReplayQueue(Heartbeat):
 
     @ray.method
     async def fail(self, forest_id: str, reason: str) -> None:
-        """Record that a worker cannot deliver a forest. The prompt is given out again, at most `queue.attempts`
-        times."""
+        """Record that a worker cannot deliver a forest. The queue gives out the prompt again until `queue.attempts`
+        attempts have failed."""
         self._check()
         self._store.fail(forest_id, reason)
         await self._notify(self._room)
 
     async def forget(self, worker: str) -> int:
-        """Record the death of a worker. Its reservations are given out again. The forests that it delivered are served
-        from disk, because its objects are lost."""
+        """Record the death of a worker. The queue gives out its reservations again. It serves the forests that the
+        worker delivered from disk, because the objects of the worker are lost."""
         self._check()
         for entry in self._store.ledger.live.values():
             if entry.reserved.worker == worker:
@@ -184,10 +185,11 @@ class ReplayQueue(Heartbeat):
 
     @ray.method
     async def admit(self, forest_id: str, refs: list[ObjectRef[pa.RecordBatch]]) -> str:
-        """Admit one graded forest. `refs` is a list of one reference, because Ray resolves a reference outside a list.
+        """Admit one graded forest. `refs` is a list of one reference, because Ray resolves a reference that is not in a
+        list.
 
-        Returns the result of `ReplayStore.admit`, or "lost" when the object is lost and the prompt is given out again.
-        """
+        Returns the result of `ReplayStore.admit`, or "lost" if the object is lost and the queue gives out the prompt
+        again."""
         self._check()
         (ref,) = refs
         try:
@@ -207,8 +209,8 @@ class ReplayQueue(Heartbeat):
     # ---- calls of the learner ----------------------------------------------------------------------------------------
     @ray.method
     async def lease(self, n: int, version: int) -> Lease:
-        """Wait for `n` forests within the staleness bound of policy `version`. Returns the open lease of that version
-        if there is one."""
+        """Wait for `n` forests within the staleness bound of policy `version` and lease them. If that version has an
+        open lease, return the open lease."""
         async with self._ready:
             while True:
                 self._check()
@@ -226,18 +228,17 @@ class ReplayQueue(Heartbeat):
 
     @ray.method
     async def ack(self, lease_id: str, step: int, skipped: Sequence[str]) -> None:
-        """Record that `step` has used this lease but for the forests `skipped`, and free its slots.
+        """Record that `step` has used this lease except the forests `skipped`, and free its slots.
 
-        Raises `LeaseLost` if the lease expired and another lease has its forests. The step is then invalid.
-        """
+        Raises `LeaseLost` if the lease expired and another lease has its forests. The step is then invalid."""
         self._check()
         self._store.ack(lease_id, step, skipped)
         self._release_refs()
         await self._notify(self._room)
 
     async def nack(self, lease_id: str) -> None:
-        """Return the forests of a lease to the queue. Their next lease is served from disk, because their objects may
-        be lost."""
+        """Return the forests of a lease to the queue. The queue serves their next lease from disk, because their
+        objects may be lost."""
         self._check()
         lease = self._store.ledger.leases.get(lease_id)
         for forest_id in lease.record.forest_ids if lease else ():
@@ -255,8 +256,10 @@ class ReplayQueue(Heartbeat):
 
     @ray.method
     async def commit(self, step: int, oldest_kept: int) -> None:
-        """Record that a checkpoint holds all steps up to `step`, so that their forests are trained. `oldest_kept` is
-        the step of the oldest checkpoint of the run. The record is durable on return, unless queue.fsync is none."""
+        """Record that a checkpoint holds all steps up to `step`, so the forests of these steps are trained.
+
+        `oldest_kept` is the step of the oldest checkpoint of the run. The record is durable on return, unless
+        queue.fsync is none."""
         self._check()
         self._store.commit(step, oldest_kept)
         await self._make_durable(at_once=True)
@@ -280,7 +283,8 @@ class ReplayQueue(Heartbeat):
         return now
 
     async def stop(self) -> None:
-        """End reservations: waiting and later calls of `reserve` return None. Growing forests may still be admitted."""
+        """End reservations: waiting and later calls of `reserve` return None. The queue may still admit forests that
+        grow now."""
         self._stopped = True
         await self._notify(self._room)
 
@@ -302,7 +306,7 @@ class ReplayQueue(Heartbeat):
             self._store.close()
         self._exporter.close()
         async with self._ready:
-            self._ready.notify_all()  # a waiting lease raises that the queue is closed
+            self._ready.notify_all()  # a waiting lease then raises an error, because the queue is closed
 
     # ---- internal ----------------------------------------------------------------------------------------------------
     def _check(self) -> None:
@@ -311,7 +315,7 @@ class ReplayQueue(Heartbeat):
             raise RuntimeError("the replay queue is closed")
         if self._fault:
             raise (BadInput if self._is_bad_input else RuntimeError)(f"the replay queue has failed: {self._fault}")
-        if self._ticking is None:  # `__init__` has no event loop
+        if self._ticking is None:  # the task starts here, because `__init__` runs without an event loop
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     def _note_fault(self, fault: Exception) -> None:
@@ -351,12 +355,11 @@ class ReplayQueue(Heartbeat):
             await self._flush()
 
     async def _flush(self, what: Callable[[], list[Action]] | None = None) -> None:
-        """Write pending records (group commit).
+        """Write pending records (group commit). A call that waits for the lock finds its records flushed by the
+        previous call.
 
-        A call that waits for the lock finds its records flushed by the previous call.
-
-        The lock is held until the write has ended, even if the caller is cancelled, because `close` must not close
-        files that a thread still writes."""
+        The lock is held until the write has ended, even if the caller is cancelled. Otherwise `close` could close files
+        that a thread still writes."""
         await asyncio.shield(self._flush_now(what or self._store.pending))
 
     async def _flush_now(self, what: Callable[[], list[Action]]) -> None:

@@ -1,4 +1,5 @@
-"""The reward role: grades the leaves of forests. It is a plain class, from which the driver creates Ray actors."""
+"""The reward role: it grades the leaves of forests. The role is a plain class; the driver creates Ray actors from
+it."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ from treeadv.rewards.watch import failure_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradeReport:
-    """The results of all leaves of a batch. `failure` is the detail of a leaf on which the verifier failed, "" if
-    none."""
+    """The results of all leaves of a batch. `failure` is the detail of a leaf on which the verifier failed; "" if there
+    is no such leaf."""
 
     verdicts: tuple[int, ...]
     finishes: tuple[int, ...]
@@ -37,16 +38,18 @@ class GradeReport:
 
 
 class RewardActor(Heartbeat):
-    """Decodes leaves, has them judged in processes that can be killed, and returns graded forests."""
+    """A Ray actor that decodes leaves, judges them in processes that can be killed, and returns graded forests."""
 
     def __init__(self, config: Config, index: int, port: int = 0) -> None:
-        """`index` is the number of this actor within its role. `port` serves /metrics and /healthz (0: any free
-        port)."""
+        """Load the tokenizer and start the verifier processes.
+
+        `index` is the number of this actor within its role. The actor serves /metrics and /healthz at `port` (0: any
+        free port)."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self.index = index
         folder = resolve(
             config.model.path, config.model.cache, ["tokenizer.json"]
-        )  # from the hub this downloads no weights
+        )  # a download from the hub fetches no weights
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
         self._exporter = Exporter("reward", health=lambda: self._pool.fault)
@@ -57,8 +60,8 @@ class RewardActor(Heartbeat):
     async def grade(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, GradeReport]:
         """Return the forests with the reward, verdict and detail of every leaf, and a report of the verdicts.
 
-        A leaf that the engine lost is ABORTED. Ray makes two objects of the result: the caller waits for the small one
-        and passes on a reference to the other."""
+        A leaf that the engine lost gets the verdict ABORTED. Ray makes two objects of the result: the caller waits for
+        the report and passes on a reference to the forests."""
         graded = [await self._graded(f) for f in wire.from_batch(batch)]
         failures = [failure for f in graded if (failure := failure_of(f))]
         report = GradeReport(
@@ -81,8 +84,8 @@ class RewardActor(Heartbeat):
         self._exporter.close()
 
     async def _graded(self, forest: Forest) -> Forest:
-        """Grade a forest and export metrics: verdict and time of every answer, queue length and restarts of the
-        pool."""
+        """Grade a forest and export metrics: verdict and time of every answer, and the queue length and the restarts of
+        the pool."""
         grading = asyncio.ensure_future(grade_forest(self._pool, forest, self._decode))
         await asyncio.sleep(0)  # lets the task put its answers into the pool's queue
         self._exporter.set("treeadv_reward_waiting_answers", self._pool.waiting)

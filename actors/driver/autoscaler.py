@@ -1,5 +1,5 @@
-"""Changes the number of actors during a run: on a request of `treeadv scale`, when one role waits for another, and when
-a node that hosts an actor drains."""
+"""Changes the number of actors during a run. Three events cause a change: a request of `treeadv scale`, a role that
+waits for another role, and a node that hosts an actor and drains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ log = visible_logger(__name__)
 
 
 async def autoscale(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> None:
-    """Set the number of generators and reward actors until cancelled. A change of the learners requests a reshape."""
+    """Adjust the number of generators and reward actors until cancelled. A change of the number of learners requests a
+    reshape."""
     options = cluster.config.scaling
     state = ScalingState.start(cluster.config.generator.count, time.monotonic(), options)
     observed, waited = time.monotonic(), recorder.waited_seconds
@@ -71,8 +72,10 @@ async def _observation(cluster: Cluster, now: float, wait_share: float, stalenes
 
 
 async def _leave_draining_nodes(cluster: Cluster, end_request: EndRequest) -> None:
-    """Move actors off draining nodes. A generator or reward actor gets a successor at once and finishes its work. A
-    learner needs a reshape, which starts it on another node from a checkpoint."""
+    """Move actors off draining nodes.
+
+    A generator or reward actor gets a successor at once and finishes its work. A learner needs a reshape, which starts
+    the learner on another node from a checkpoint."""
     if not (draining := await ask(draining_nodes)) or not (nodes := await ask(actor_nodes)):
         return
     for generator in [g for g in cluster.generators.members if nodes.get(actor_id(g)) in draining]:

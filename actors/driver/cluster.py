@@ -1,9 +1,8 @@
-"""Owns the actors of a run, which start and end together.
+"""The actors of a run. They start and end together.
 
 The driver owns every actor, so an actor ends with the driver. Generators and reward actors form worker groups, whose
 members are added, replaced and retired. The queue and the learners hold the state of the run. Ray restarts a dead queue
-from its journal. When a learner dies, the run resumes from its last checkpoint (`actors.driver.supervisor`).
-"""
+from its journal. If a learner dies, the run resumes from its last checkpoint (`actors.driver.supervisor`)."""
 
 from __future__ import annotations
 
@@ -44,7 +43,8 @@ class Cluster:
     queue: ActorProxy[ReplayQueue]
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
-        """Prepare an attempt that resumes from the last checkpoint of the run, or starts at step 0 without one."""
+        """Prepare an attempt. It resumes from the last checkpoint of the run, or starts at step 0 if the run has no
+        checkpoint."""
         self.config, self.folder = config, folder
         self.first_step = folder.last_checkpoint()
         self.targets = Targets(folder)
@@ -60,11 +60,11 @@ class Cluster:
         self.failures = FailureLimit()
         self._session = folder.store.next_session()
         self._durable_step = self.first_step
-        self.version = 0  # of the learners' weights: the number of optimizer updates
+        self.version = 0  # the version of the learners' weights, which is the number of optimizer updates
         self._queue_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start every actor. The caller has to call `end` afterwards, also when `start` fails."""
+        """Start every actor. The caller must call `end` afterwards, even if `start` fails."""
         self.queue = self._create_queue()
         hung = restart_when_hung(self.queue, "queue", Deadlines.of(self.config.run))
         self._queue_watch = asyncio.create_task(hung)
@@ -95,21 +95,21 @@ class Cluster:
         return f"{', '.join(missing)} (in the cluster: {', '.join(f'{v:g} {k}' for k, v in sorted(shown.items()))})"
 
     async def lease(self, end_request: EndRequest) -> Lease | None:
-        """Wait for the next batch of ready forests. Returns None when an end was requested first."""
+        """Wait for the next batch of ready forests. Returns None if an end of the run is requested first."""
         leasing = asyncio.ensure_future(self.queue.lease.remote(self.config.learner.forests_per_step, self.version))
         ending = asyncio.ensure_future(end_request.wait())
         try:
             await asyncio.wait([leasing, ending], return_when=asyncio.FIRST_COMPLETED)
             return await leasing if leasing.done() else None
-        finally:  # no task would read an error that the queue raises later
+        finally:  # cancelled, because no task would read an error that the queue raises later
             ending.cancel()
             leasing.cancel()
 
     async def train(self, lease: Lease) -> StepReport:
         """Take the optimizer updates of a lease. A completed step resets the count of deaths of each worker group.
 
-        Too many updates that are not finite end the run, and so does a forest that the learner refuses. The queue then
-        drops the forests of the lease: a resumed run would lease the same forests again."""
+        The run ends after too many non-finite updates, and after a forest that the learner refuses. The queue then
+        drops the forests of the lease, because a resumed run would lease the same forests again."""
         try:
             report = await self.learners.step(lease.refs, self.version)
         except (NonFinite, BadForest) as fault:
@@ -127,9 +127,11 @@ class Cluster:
         await self.weights.publish(await self.learners.publish(self.version), self.generators)
 
     async def checkpoint(self, step: int) -> None:
-        """Write the checkpoint of `step`, then tell the queue that the forests of all steps up to `step` are trained,
-        and start the evaluation of `step` if it is due. The journal and the records are written first, because a run
-        cannot resume from a checkpoint whose steps they lack."""
+        """Write the checkpoint of `step`.
+
+        Then tell the queue that the forests of all steps up to `step` are trained, and start the evaluation of `step`
+        if it is due. The journal and the records are written first: a run cannot resume from a checkpoint if they lack
+        one of its steps."""
         if step > self._durable_step:
             await self.queue.flush.remote()
             await asyncio.to_thread(self.folder.store.push)
@@ -141,8 +143,8 @@ class Cluster:
             self.evaluations.offer(self, step, self.version)
 
     async def drawer(self, generator: ActorProxy[Generator]) -> ActorProxy[Generator]:
-        """Return the generator that grows a forest for `generator`: itself, unless it answers held-out problems. Waits
-        until it holds the current weights."""
+        """Return the generator that grows a forest for `generator`. It is `generator` itself, unless that answers
+        held-out problems. Waits until the returned generator holds the current weights."""
         found = self.weights.stand_in(generator, self.generators)
         await self.weights.wait_until_current(found)
         return found
@@ -154,7 +156,7 @@ class Cluster:
 
     def _create_queue(self) -> ActorProxy[ReplayQueue]:
         # Ray repeats the pending calls on a restarted queue, so the methods are idempotent. With an object store a dead
-        # queue loses the records that it has not written; the run then resumes from its last checkpoint instead.
+        # queue loses the records that it has not written. The run then resumes from its last checkpoint.
         options: dict[str, Any] = {}
         if self.folder.store.keeps_unflushed:
             options |= {"max_restarts": RESTARTS, "max_task_retries": -1}

@@ -1,10 +1,9 @@
-"""Evaluation while the run trains: a generator answers the held-out problems between its forests.
+"""Evaluation during training: a generator answers the held-out problems between its forests.
 
 The generator keeps the weights of the evaluated step until it has answered, so an evaluation has one policy version.
 The learner does not wait for the evaluation. The other generators take new weights and grow forests meanwhile. One
-evaluation runs at a time. An evaluation is skipped if every generator has newer weights before it can start; the
-evaluation of the last step is never skipped.
-"""
+evaluation runs at a time. The driver skips an evaluation if every generator has newer weights before the evaluation can
+start. It never skips the evaluation of the last step."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ log = visible_logger(__name__)
 
 
 class Actors(Protocol):
-    """What an evaluation uses of the cluster."""
+    """The part of the cluster that an evaluation uses."""
 
     weights: WeightSync
     generators: WorkerGroup[Generator]
@@ -49,7 +48,7 @@ class Actors(Protocol):
 
 
 class Display(Protocol):
-    """What shows the record of an evaluation: the recorder of the run."""
+    """An object that shows the record of an evaluation. In a run it is the recorder."""
 
     def show_evaluation(self, record: JsonObject) -> None: ...
 
@@ -59,13 +58,13 @@ class Lost(Exception):
 
 
 class Evaluations:
-    """The evaluations of one attempt at a run. `offer` requests an evaluation; `run` makes it."""
+    """The evaluations of one attempt at a run. `offer` requests an evaluation, and `run` carries it out."""
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self._config = config
         self.book = EvaluationBook(config, folder)
         self._sets = sets_of(config) if config.eval.every else []
-        self._waiting: tuple[int, int] | None = None  # step and version
+        self._waiting: tuple[int, int] | None = None  # step and version of the evaluation that waits
         self._running: int | None = None  # step
         self._claimed: ActorProxy[Generator] | None = None
         self._offered = asyncio.Event()
@@ -75,13 +74,14 @@ class Evaluations:
 
     @property
     def steps(self) -> set[int]:
-        """The steps that are being evaluated or wait for it. Their checkpoints must stay: one may be the best."""
+        """Return the steps whose evaluation runs or waits. Their checkpoints must stay, because one of them may become
+        the best."""
         return {s for s in (self._running, self._waiting and self._waiting[0]) if s is not None}
 
     def offer(self, cluster: Actors, step: int, version: int) -> None:
         """Request an evaluation of the weights after `step`, if the configuration asks for one.
 
-        `version` is the policy version of these weights. A free generator keeps them from now on."""
+        `version` is the policy version of these weights. A generator that is free keeps these weights from now on."""
         if not self.book.lacks(step):
             return
         if self._waiting:
@@ -93,7 +93,7 @@ class Evaluations:
             self._claim(cluster)
 
     async def run(self, cluster: Actors, recorder: Display, end_request: EndRequest) -> None:
-        """Make the requested evaluations, until cancelled."""
+        """Carry out the requested evaluations until cancelled."""
         self.book.keep_best()
         while await self._offered.wait():
             if self._waiting is None:
@@ -120,7 +120,7 @@ class Evaluations:
                 end_request.end_early()
 
     async def settled(self, end_request: EndRequest) -> None:
-        """Wait for all requested evaluations, or for a requested end of the run."""
+        """Wait until all requested evaluations have ended, or until an end of the run is requested."""
         waits = [asyncio.ensure_future(self._settled.wait()), asyncio.ensure_future(end_request.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -137,7 +137,7 @@ class Evaluations:
     async def _wait_for_member(self, cluster: Actors, step: int, version: int) -> None:
         """Wait for a generator that gets `version`, for example a replacement.
 
-        Skip the step if the learner has published newer weights, because no generator gets `version` any more."""
+        Skip the step if the learner has published newer weights, because then no generator gets `version`."""
         if cluster.weights.version > version:
             self._waiting = None
             self._skip(step, "no generator has its weights any more")
@@ -151,7 +151,7 @@ class Evaluations:
     async def _ask(self, cluster: Actors, generator: ActorProxy[Generator], version: int) -> Score:
         """Let a generator that has `version` answer every problem. Returns the score.
 
-        The generator answers as many problems at a time as its engine has free rows besides its forests."""
+        The generator answers as many problems at a time as its engine has rows that its forests leave free."""
         results: dict[str, dict[int, Result]] = defaultdict(dict)
         asked = iter([(s.name, t) for s in self._sets for t in tickets(s, self._config.run.seed)])
         try:
@@ -166,7 +166,7 @@ class Evaluations:
         return score(found, self._config.eval.samples)
 
 
-_POLL_SECONDS = 0.5  # pause between two checks whether a generator has the weights of a step
+_POLL_SECONDS = 0.5  # seconds between two checks whether a generator has the weights of a step
 
 
 async def _answer(
@@ -177,7 +177,7 @@ async def _answer(
     asked: Iterator[tuple[str, Ticket]],
     results: dict[str, dict[int, Result]],
 ) -> None:
-    """Let the generator answer one problem after another, and grade the answers, while the engine has free rows."""
+    """Let the generator answer one problem after another and grade the answers, as long as the engine has free rows."""
     for name, ticket in asked:
         try:
             forest, room = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.answer.remote(ticket))

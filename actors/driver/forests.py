@@ -1,4 +1,4 @@
-"""Has one forest grown by a generator and graded by a reward actor, and handles the failures of both."""
+"""Grows one forest on a generator, grades it on a reward actor, and handles the failures of both."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class GrownForest:
 async def reserve_ticket(
     cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight
 ) -> Ticket | None:
-    """Wait for a slot within the staleness bound and return its ticket. Returns None when the generator is lost or
-    retired, or when the run takes no more forests."""
+    """Wait for a slot within the staleness bound and return its ticket.
+
+    Returns None if the generator is lost or retired, or if the run takes no more forests."""
     if generator not in cluster.generators.members:
         return None
     in_flight.reserving += 1
@@ -41,8 +42,10 @@ async def reserve_ticket(
 
 
 async def grow_and_grade(cluster: Cluster, generator: ActorProxy[Generator], ticket: Ticket) -> GrownForest | None:
-    """Return the graded forest of a ticket. When growing or grading fails, return None; the queue then gives out the
-    prompt again. A generator that died, or whose engine is gone, is replaced."""
+    """Return the graded forest of a ticket.
+
+    Returns None if the generator or the reward actor fails; the queue then gives out the prompt again. A generator that
+    has died or has lost its engine is replaced."""
     try:
         forest, room = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[int]], generator.grow.remote(ticket))
         free = await room

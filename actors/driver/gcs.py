@@ -1,4 +1,4 @@
-"""Questions to Ray's control service (GCS). It may not answer for a while: then nothing new is known."""
+"""Questions to Ray's control service (GCS). The GCS may not answer for a while; the caller then learns nothing new."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ray.exceptions import RpcError
 from actors.driver.handles import Handle, actor_id
 from treeadv.visible import visible_logger
 
-TIMEOUT_SECONDS = 5  # of a question
+TIMEOUT_SECONDS = 5  # time limit of a question
 
 T = TypeVar("T")
 log = visible_logger(__name__)
 
 
 def gcs() -> GcsClient:
-    """Return a client of the GCS. Needs a connected driver."""
+    """Return a client of the GCS. This process must be a driver that is connected to Ray."""
     return _client(ray.get_runtime_context().gcs_address)
 
 
@@ -32,12 +32,13 @@ def _client(address: str) -> GcsClient:
 
 
 async def ask(question: Callable[[], T]) -> T | None:
-    """Return the answer to a question that blocks, or None when the GCS gives none within TIMEOUT_SECONDS."""
+    """Call `question`, which blocks, in a thread and return its answer. Returns None if the GCS does not answer within
+    TIMEOUT_SECONDS."""
     return await answer(asyncio.to_thread(question))
 
 
 async def answer(question: Awaitable[T]) -> T | None:
-    """Return the answer, or None when the GCS gives none within TIMEOUT_SECONDS."""
+    """Return the answer, or None if the GCS does not answer within TIMEOUT_SECONDS."""
     try:
         return await question
     except RpcError as fault:
@@ -46,8 +47,9 @@ async def answer(question: Awaitable[T]) -> T | None:
 
 
 async def has_process(handle: Handle) -> bool | None:
-    """Return whether an actor has a process, which runs its constructor or its methods. Without one it waits for
-    resources of the cluster. None when the GCS does not answer."""
+    """Return whether an actor has a process, which runs its constructor or its methods.
+
+    An actor without a process waits for resources of the cluster. Returns None if the GCS does not answer."""
     key = ActorID.from_hex(actor_id(handle))
     found = await answer(gcs().async_get_all_actor_info(actor_id=key, timeout=TIMEOUT_SECONDS))
     return None if found is None else key in found and found[key].address.port > 0

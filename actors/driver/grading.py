@@ -19,7 +19,7 @@ from treeadv.rewards.watch import VerifierWatch
 
 
 class Grading:
-    """Has forests graded by a group of reward actors and replaces those that fail."""
+    """Sends forests to a group of reward actors and replaces the actors that fail."""
 
     def __init__(self, rewards: WorkerGroup[RewardActor]) -> None:
         self._rewards = rewards
@@ -27,9 +27,10 @@ class Grading:
         self._watch = VerifierWatch()
 
     async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> tuple[ObjectRef[pa.RecordBatch], GradeReport]:
-        """Return a reference to the graded forest, and the results of its leaves. A reward actor that dies, or whose
-        verifier processes die, is replaced, and another actor grades the forest. Raises `RunFailed` when the verifier
-        keeps failing."""
+        """Return a reference to the graded forest, and the results of its leaves.
+
+        A reward actor is replaced if it dies or its verifier processes die; another actor then grades the forest.
+        Raises `RunFailed` if the verifier keeps failing."""
         while True:
             while not self._rewards.members:
                 await asyncio.sleep(BACKOFF)

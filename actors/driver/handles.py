@@ -1,4 +1,4 @@
-"""Typed handles of Ray actors. `ActorProxy[Role]` lets an editor follow a call from the driver to the method of the
+"""Typed handles of Ray actors. With `ActorProxy[Role]` an editor can follow a call from the driver to the method of the
 role."""
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ Handle = ActorProxy[Any]
 def actor_class(
     role: type[R], resources: GeneratorConfig | LearnerConfig | RewardConfig | None = None, **options: Any
 ) -> ActorClass[R]:
-    """Return the Ray actor class of a role. `resources` is its section of the configuration, `options` are Ray's
-    own."""
+    """Return the Ray actor class of a role.
+
+    `resources` is the section of the role in the configuration. `options` are options of Ray."""
     # With task events Ray would keep records of up to 100,000 calls in memory.
     asked: dict[str, Any] = {"num_cpus": 0, "concurrency_groups": {GROUP: 1}, "enable_task_events": False, **options}
     if resources is not None:
@@ -34,7 +35,7 @@ def actor_class(
 
 
 def actor_id(handle: Handle) -> str:
-    """Return the id (hex) by which Ray's state lists name the actor."""
+    """Return the id (hex) that names the actor in Ray's lists of state."""
     return cast(ActorHandle, handle)._actor_id.hex()
 
 

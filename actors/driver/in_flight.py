@@ -10,13 +10,13 @@ from treeadv.config import Config
 class ForestsInFlight:
     """Starts and ends loops that grow forests, according to the free rows of one engine.
 
-    A forest uses one row for each tree at its start and one row for each leaf at its end. A fixed number of forests
-    therefore either leaves rows free at first or lets branches wait later. When a forest ends, its loop continues,
-    starts another loop beside it, or ends.
-    """
+    A forest uses one row for each tree at its start and one row for each leaf at its end. With a fixed number of
+    forests, rows would be free at first or branches would wait later. When a forest ends, its loop continues, starts
+    one more loop, or ends."""
 
     def __init__(self, config: Config, start: Callable[[ForestsInFlight], object]) -> None:
-        """`start` starts one more loop, which reserves, grows and admits one forest after another."""
+        """Start `generator.forests` loops. A call of `start` starts one loop, which reserves, grows and admits one
+        forest after another."""
         self._roots, self._leaves, self._start = config.sampling.roots, config.sampling.leaves, start
         self.loops = 0
         self.reserving = 0  # loops that wait for a slot of the queue
@@ -24,10 +24,10 @@ class ForestsInFlight:
             self._add()
 
     def keeps_loop(self, free: int) -> bool:
-        """Return whether the loop whose forest has ended continues. May start another loop.
+        """Return whether the loop whose forest has ended continues. May start one more loop.
 
-        `free`: number of further branches that the engine could draw now; negative if branches wait for a row.
-        """
+        `free` is the number of further branches that the engine could draw now. It is negative if branches wait for a
+        row."""
         if free >= self._roots and not self.reserving:
             self._add()
         elif free < -self._leaves and self.loops > 1:

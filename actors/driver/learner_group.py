@@ -1,4 +1,4 @@
-"""Holds the learners of a run. All ranks start, step, publish and checkpoint together."""
+"""The learners of a run. All ranks start, step, publish and checkpoint together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Publication:
 
 
 class LearnerGroup:
-    """The learner ranks of one attempt at a run. When a rank dies, the run resumes from its last checkpoint with a new
+    """The learner ranks of one attempt at a run. If a rank dies, the run resumes from its last checkpoint with a new
     group."""
 
     def __init__(self, config: Config, folder: RunFolder, targets: Targets) -> None:
@@ -41,8 +41,9 @@ class LearnerGroup:
         self._count = self.target_count = config.learner.count
 
     async def start(self, step: int) -> int:
-        """Start every rank with the base model, or with the checkpoint of `step` if `step` is not 0. Returns the
-        version of the weights."""
+        """Start every rank with the base model, or with the checkpoint of `step` if `step` is not 0.
+
+        Returns the version of the weights."""
         role = actor_class(Learner, self._config.learner)
         run_dir, port = str(self._folder.path.resolve()), self._config.metrics.port
         self._members = [role.remote(self._config, run_dir, rank, self._count, port) for rank in range(self._count)]
@@ -73,12 +74,14 @@ class LearnerGroup:
         await asyncio.gather(*(m.checkpoint.remote(step, session) for m in self._members))
 
     def request_count(self, count: int) -> bool:
-        """Set the number of learners of the next attempt. Returns whether it differs from the current number."""
+        """Set the number of learners of the next attempt. Returns whether this number differs from the current
+        number."""
         self.target_count = count
         return count != self._count
 
     def missing_resources(self, count: int) -> str:
-        """Name the resources that `count` learners need and the cluster does not have free; "" when they fit."""
+        """Return the resources that `count` learners need and that the cluster does not have free; "" if the learners
+        fit."""
         c = self._config.learner
         free, each = ray.available_resources(), {"CPU": c.cpus, "GPU": c.gpus} | ({c.slot: 1.0} if c.slot else {})
         short = [k for k, v in each.items() if v * (count - self._count) > free.get(k, 0.0)]
@@ -94,7 +97,7 @@ class LearnerGroup:
         self._members, self._watches = [], []
 
     async def _watch(self, member: ActorProxy[Learner], name: str) -> None:
-        """Kill every rank once one is lost, because the others would wait for it in a collective operation."""
+        """Kill every rank when `member` is lost, because the others would wait for it in a collective operation."""
         await kill_when_lost(member, name, Deadlines.of(self._config.run))
         for other in self._members:
             kill(other)

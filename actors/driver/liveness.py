@@ -1,4 +1,5 @@
-"""Detects actors that are lost. A hung actor is killed, so that its callers see the same errors as after a crash."""
+"""Detects lost actors. The driver kills an actor that hangs, so the callers of the actor see the same errors as after a
+crash."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from actors.heartbeat import Heartbeat
 from treeadv.config import RunConfig
 from treeadv.visible import visible_logger
 
-# Ray's memory monitor, a full disk and a dead node end an actor without a RayActorError.
+# The list is long, because Ray's memory monitor, a full disk and a dead node end an actor without a RayActorError.
 ACTOR_LOST = (
     RayActorError,
     OutOfMemoryError,
@@ -38,7 +39,7 @@ ACTOR_LOST = (
 )
 STATE_LOST = (*ACTOR_LOST, ObjectLostError)
 PARTS = 4
-INTERVAL_SECONDS = 2.0  # between heartbeats, or a quarter of the timeout where that is less
+INTERVAL_SECONDS = 2.0  # between heartbeats; a quarter of the timeout if that is less
 
 log = visible_logger(__name__)
 
@@ -49,9 +50,9 @@ class Hung(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """The seconds after which an actor counts as hung."""
+    """The numbers of seconds after which an actor counts as hung."""
 
-    start: float  # from its process to its first heartbeat
+    start: float  # from the start of its process to its first heartbeat
     heartbeat: float
 
     @classmethod
@@ -60,8 +61,9 @@ class Deadlines:
 
 
 async def wait_until_lost(handle: Handle, name: str, deadlines: Deadlines) -> Exception:
-    """Wait until an actor dies or misses a deadline, and return the cause. An actor without a process has no deadline,
-    because it waits for resources of the cluster."""
+    """Wait until an actor dies or misses a deadline, and return the cause.
+
+    An actor without a process has no deadline, because it waits for resources of the cluster."""
     actor, timeout = cast(ActorProxy[Heartbeat], handle), deadlines.heartbeat
     try:
         await _start(handle, name, actor.beat.remote(), deadlines.start)
@@ -76,8 +78,10 @@ async def wait_until_lost(handle: Handle, name: str, deadlines: Deadlines) -> Ex
 
 
 async def _start(handle: Handle, name: str, beat: Awaitable[None], timeout: float) -> None:
-    """Wait for the first heartbeat. Raise `Hung` when the actor has a process for `timeout` seconds and gives none.
-    Only times at which Ray says so count: not a pause of Ray or of this process."""
+    """Wait for the first heartbeat. Raises `Hung` if the actor has had a process for `timeout` seconds and has given no
+    heartbeat.
+
+    Time counts only while Ray reports the process. A pause of Ray or of this process therefore does not count."""
     first, look, waited = asyncio.ensure_future(beat), min(INTERVAL_SECONDS, timeout / PARTS), 0.0
     try:
         while not (await asyncio.wait([first], timeout=look))[0]:
@@ -86,12 +90,14 @@ async def _start(handle: Handle, name: str, beat: Awaitable[None], timeout: floa
                 raise Hung(f"{name} did not start within {timeout:g} s (run.start_timeout)")
         await first
     finally:
-        first.cancel()  # nobody would read the error of an actor that is killed later
+        first.cancel()  # cancelled, because no task would read the error of an actor that is killed later
 
 
 async def _answer(beat: Awaitable[None], timeout: float) -> None:
-    """Wait for a heartbeat; raise TimeoutError after `timeout` seconds. They are waited in parts: when this process was
-    stopped for a while, only the part that has run out meanwhile is lost, and not the patience."""
+    """Wait for a heartbeat. Raises TimeoutError after `timeout` seconds.
+
+    The wait has `PARTS` parts of equal length. If the system stops this process for a while, only the current part ends
+    early, and the actor keeps the rest of its time."""
     answer = asyncio.ensure_future(beat)
     try:
         for _ in range(PARTS):
@@ -103,7 +109,7 @@ async def _answer(beat: Awaitable[None], timeout: float) -> None:
 
 
 async def kill_when_lost(handle: Handle, name: str, deadlines: Deadlines) -> Exception:
-    """Wait until an actor is lost, kill its process, and return the cause. Calls in progress fail."""
+    """Wait until an actor is lost, kill its process, and return the cause. The calls in progress fail."""
     cause = await wait_until_lost(handle, name, deadlines)
     if isinstance(cause, Hung):
         log.warning("%s: it is killed", cause)
@@ -112,8 +118,8 @@ async def kill_when_lost(handle: Handle, name: str, deadlines: Deadlines) -> Exc
 
 
 async def restart_when_hung(handle: Handle, name: str, deadlines: Deadlines) -> None:
-    """Kill an actor each time that it hangs; Ray restarts it and repeats its calls. Returns when Ray no longer restarts
-    it."""
+    """Kill an actor each time that it hangs. Ray then restarts it and repeats its calls. Returns when Ray no longer
+    restarts the actor."""
     while not isinstance(cause := await wait_until_lost(handle, name, deadlines), ActorDiedError):
         if isinstance(cause, Hung):
             log.warning("%s: it is restarted", cause)

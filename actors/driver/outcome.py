@@ -1,4 +1,4 @@
-"""Defines how an attempt at a run ends, and the request to end it before its last step."""
+"""The ways in which an attempt at a run ends, and the request to end the attempt before its last step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ class AttemptOutcome(Enum):
 
 
 class EndRequest:
-    """Asks the learner loop to end after the current step, with a checkpoint. An interrupt has priority over an early
-    end, and an early end over a reshape."""
+    """A request that the learner loop ends after the current step, with a checkpoint.
+
+    An interrupt has priority over an early end, and an early end has priority over a reshape."""
 
     def __init__(self) -> None:
         self._requested = asyncio.Event()
@@ -23,7 +24,7 @@ class EndRequest:
 
     @property
     def outcome(self) -> AttemptOutcome | None:
-        """How the run has to end; None while it has to continue."""
+        """Return how the attempt has to end; None while it has to continue."""
         if self._interrupted:
             return AttemptOutcome.INTERRUPTED
         if self._early:
@@ -42,7 +43,7 @@ class EndRequest:
         self._requested.set()
 
     def clear_reshape(self) -> None:
-        """Clear a reshape, which the next attempt carries out. Keep an interrupt and an early end."""
+        """Clear a reshape, because the next attempt carries it out. An interrupt and an early end stay."""
         if not self._interrupted and not self._early:
             self._requested.clear()
 

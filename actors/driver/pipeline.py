@@ -1,7 +1,6 @@
-"""Runs the training algorithm: forests go from generators to learners, weights go from learners to generators.
+"""The training algorithm: forests go from generators to learners, and weights go from learners to generators.
 
-Only references pass through the driver: tokens stay where they were drawn until a learner reads them.
-"""
+Only references pass through the driver. Tokens stay on the machine that drew them until a learner reads them."""
 
 from __future__ import annotations
 
@@ -20,14 +19,14 @@ from treeadv.evaluation.history import is_durable
 
 
 async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> AttemptOutcome:
-    """Generate and learn side by side until the last step or a requested end."""
+    """Generate and learn at the same time until the last step or a requested end."""
     learning = asyncio.create_task(learn(cluster, recorder, end_request))
     evaluating = cluster.evaluations.run(cluster, recorder, end_request)
     helpers = [*map(asyncio.create_task, (generate(cluster), autoscale(cluster, recorder, end_request), evaluating))]
     done, _ = await asyncio.wait([learning, *helpers], return_when=asyncio.FIRST_COMPLETED)
     for task in (learning, *helpers):
         task.cancel()
-    await asyncio.gather(learning, *helpers, return_exceptions=True)  # faults are raised from `done`
+    await asyncio.gather(learning, *helpers, return_exceptions=True)  # the loop below raises the faults
     for task in done:
         task.result()
     return learning.result()
@@ -41,14 +40,14 @@ async def generate(cluster: Cluster) -> None:
 
 
 async def use(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
-    """Grow as many forests at a time as fill the rows of the generator's engine."""
+    """Grow as many forests at a time on a generator as fill the rows of its engine."""
     async with asyncio.TaskGroup() as group:
         ForestsInFlight(cluster.config, lambda it: group.create_task(grow(cluster, generator, it)))
     await cluster.generators.dismiss(generator)
 
 
 async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> None:
-    """Grow, grade and admit one forest after another, while the engine has free rows."""
+    """Grow, grade and admit one forest after another, as long as the engine has free rows."""
     while ticket := await reserve_ticket(cluster, generator, in_flight):
         if grown := await grow_and_grade(cluster, await cluster.drawer(generator), ticket):
             await cluster.queue.admit.remote(ticket.forest_id, [grown.forest])
@@ -57,22 +56,22 @@ async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: Fo
 
 
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> AttemptOutcome:
-    """Lease ready forests, update the policy, publish its weights, acknowledge the lease, write checkpoints."""
+    """Repeat: lease ready forests, update the policy, publish its weights, acknowledge the lease, write checkpoints."""
     config, step = cluster.config, cluster.first_step
     while step < config.run.steps and not end_request.outcome:
         with recorder.phase("wait"):
             lease = await cluster.lease(end_request)
         if lease:
             report = await cluster.train(lease)
-            if report.void:  # every update was skipped: lease another batch
+            if report.void:  # every update was skipped, so another batch replaces this one
                 await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
                 continue
             step += 1
             with recorder.phase("publish"):
                 await cluster.publish()
-            # After publishing: new forests use these weights
+            # The ack frees slots. It follows the publication, so forests in these slots use the new weights.
             await cluster.queue.ack.remote(lease.lease_id, step, report.nonfinite_forests)
-            await recorder.record(cluster, step, report)  # before the checkpoint: its steps have records
+            await recorder.record(cluster, step, report)  # first: a checkpoint needs the record of its step
         if lease is None or end_request.outcome or is_durable(config, step):
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)

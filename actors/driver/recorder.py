@@ -1,5 +1,5 @@
-"""Reports on a run: writes metrics.jsonl, serves the /metrics of the driver, updates the display, writes the
-summary."""
+"""Reports on a run: it writes metrics.jsonl and the summary, serves the /metrics of the driver, and updates the
+display."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ STATS_SECONDS = 5.0  # time that a generator may take to report its totals
 
 
 class Recorder:
-    """Writes one record per step. Times are seconds of wall clock; token counts are totals of the run."""
+    """The reporter of a run. It writes one record for each step. Times are seconds of wall clock. Token counts are
+    totals of the run."""
 
     def __init__(self, folder: RunFolder, progress: Progress) -> None:
         self.folder, self.progress = folder, progress
@@ -35,14 +36,14 @@ class Recorder:
         self._address = ""
         self._cluster: Cluster | None = None
         self._final_states: dict[str, int] | None = None
-        self._waited = 0.0  # seconds of complete waits
+        self._waited = 0.0  # seconds of the waits that have ended
         self._wait_began: float | None = None
-        self._restarts: dict[str, int] = {}  # role -> restarts of this cluster that were exported
-        self._missed_updates = self._skipped = 0  # missed updates and skipped evaluations that were exported
+        self._restarts: dict[str, int] = {}  # role -> restarts of this cluster that are already exported
+        self._missed_updates = self._skipped = 0  # missed updates and skipped evaluations that are already exported
         self._phases: dict[str, float] = {}
-        self._reported: dict[str, dict[str, float]] = {}  # generator -> its totals at the last record
+        self._reported: dict[str, dict[str, float]] = {}  # generator -> totals at the last record
         self._totals = Totals()
-        self.resumed = False  # whether the run was accepted; its records then end at the checkpoint
+        self.resumed = False  # whether the run was accepted; the records then end at the checkpoint
         self._elapsed = 0.0  # seconds that earlier drivers spent on the run
         self._started = self._last_record = time.monotonic()
 
@@ -55,11 +56,11 @@ class Recorder:
         cluster.targets.add("driver", "driver", self._address)
 
     def count_loss(self) -> None:
-        """Count a resume from the last checkpoint, because the queue or a learner died."""
+        """Count one resume from the last checkpoint. The cause is the death of the queue or of a learner."""
         self._exporter.add("treeadv_resumes_total")
 
     def resume(self) -> None:
-        """Continue from the totals of the last record."""
+        """Continue from the totals in the last record."""
         last = self.folder.last_record()
         self._totals = Totals.of(last)
         if not self.resumed and last:
@@ -82,7 +83,7 @@ class Recorder:
 
     @property
     def waited_seconds(self) -> float:
-        """The time that the learner has waited for forests so far, including a wait that still lasts."""
+        """Return the seconds that the learner has waited for forests so far. A wait that still lasts is included."""
         return self._waited + (time.monotonic() - self._wait_began if self._wait_began is not None else 0.0)
 
     async def record(self, cluster: Cluster, step: int, report: StepReport) -> None:
@@ -111,12 +112,13 @@ class Recorder:
         e.observe("treeadv_eval_seconds", record["seconds"])
 
     async def note_final_states(self, cluster: Cluster) -> None:
-        """Keep the final states of the forests for the summary. The last checkpoint changes them after the last
+        """Keep the final states of the forests for the summary. The last checkpoint changes the states after the last
         record."""
         self._final_states = (await cluster.queue.counts.remote())["states"]
 
     async def _drawn(self, cluster: Cluster) -> dict[str, float]:
-        """Sum what all generators drew since the last record. A dead or hung generator adds nothing."""
+        """Return the sums over all generators of what they drew since the last record. A dead or hung generator adds
+        nothing."""
         members = list(cluster.generators.names.items())
         waits = (asyncio.wait_for(m.stats.remote(), STATS_SECONDS) for m, _ in members)
         answers = await asyncio.gather(*waits, return_exceptions=True)
@@ -149,8 +151,8 @@ class Recorder:
         e.add("treeadv_weight_sync_bytes_total", weight_bytes)
 
     def _export_groups(self) -> None:
-        """Export the number of actors of each role that are up, that should be up, and that were replaced, and
-        the lag of the generators. Runs before each scrape."""
+        """Export the number of actors of each role that are up, that should be up, and that were replaced, and the lag
+        of the generators. The exporter calls this method before each scrape."""
         cluster, e = self._cluster, self._exporter
         if cluster is None:
             return

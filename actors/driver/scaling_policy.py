@@ -1,10 +1,12 @@
-"""Computes the number of generators of a run. It is a pure state machine: the caller passes observations and times.
-The learner waits when `wait_share` is high and fewer forests are ready than a step takes. Then there are too few
-generators, except when the staleness bound holds them back (`slots_free` is 0): additional generators would wait too.
-The generators wait when no slot is free or staleness is at its bound. If they wait and the learner does not, there are
-too many generators. The number changes when the same reason has lasted `min_duration` seconds. Each change is by one,
-and `cooldown` seconds pass before the next, so that noise and the delay of a starting node cause no oscillation.
-"""
+"""Computes the number of generators of a run. The module is a pure state machine: the caller passes observations and
+times.
+
+The learner waits if `wait_share` is high and fewer forests are ready than a step takes. The run then has too few
+generators, unless the staleness bound holds them back (`slots_free` is 0): additional generators would wait too. The
+generators wait if no slot is free or staleness is at its bound. If the generators wait and the learner does not, the
+run has too many generators. The number changes when the same reason has lasted `min_duration` seconds. Each change is
+by one, and `cooldown` seconds pass before the next change. So noise and the delay of a starting node cause no
+oscillation."""
 
 from __future__ import annotations
 
@@ -35,8 +37,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingState:
-    """`target` is the number of generators to run and changed last at time `changed`. `direction` says whether
-    observations ask for more (+1), fewer (-1) or neither (0), and is the same since time `since`."""
+    """The decision of the autoscaler.
+
+    `target` is the number of generators to run; it changed last at time `changed`. `direction` says whether
+    observations ask for more (+1), fewer (-1) or neither (0). It has been the same since time `since`."""
 
     target: int
     direction: int
@@ -53,9 +57,9 @@ class ScalingState:
         direction = direction_of(seen, options)
         since = self.since if direction == self.direction else seen.now
         bounded = within_bounds(self.target, options)
-        if bounded != self.target:  # the bounds changed during the run; they apply at once
+        if bounded != self.target:  # the bounds changed during the run, and they apply at once
             return ScalingState(target=bounded, direction=direction, since=since, changed=seen.now)
-        # A node may take minutes to start, and a generator minutes to finish its work
+        # The last change must be complete: a node may take minutes to start, and a generator minutes to finish work.
         arrived = seen.count == self.target
         lasted = seen.now - since >= options.min_duration and seen.now - self.changed >= options.cooldown
         moved = within_bounds(self.target + direction, options)
@@ -65,7 +69,7 @@ class ScalingState:
 
     def set_target(self, count: int, now: float, options: ScalingConfig) -> ScalingState:
         """Return the state after a request for `count` generators (`treeadv scale generator=N`). The bounds apply, and
-        `cooldown` starts anew."""
+        a new `cooldown` starts."""
         return ScalingState(target=within_bounds(count, options), direction=0, since=now, changed=now)
 
 

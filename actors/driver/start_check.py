@@ -1,4 +1,4 @@
-"""Checks Ray before a run folder is created: whether the cluster answers, the lengths of socket paths, the GPUs."""
+"""Checks Ray before a run folder is created: whether the cluster answers, the lengths of socket paths, and the GPUs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
 
 SOCKET_LIMIT = 107  # bytes; the longest path that the system allows for a Unix socket
-SESSION = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1"  # the longest that Ray makes
+SESSION = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1"  # the longest path that Ray makes
 PATIENCE = 10.0  # seconds that a cluster may take to accept a connection
-# The begin of HTTP/2, which Ray speaks, and the type of the first frame of a server (RFC 9113, section 3.4)
+# The first bytes of an HTTP/2 client, and the type of the first frame of a server (RFC 9113, 3.4). Ray uses HTTP/2.
 _HTTP2, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
 _TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a copy of ~/.ray/auth_token of the head node"
 
@@ -29,7 +29,7 @@ def check_ray(config: Config) -> None:
 
 
 def check_machine(config: Config) -> None:
-    """Raise `BadInput` for what this machine cannot do for a run of `config`. Joins and starts nothing."""
+    """Raise `BadInput` if this machine cannot run `config`. This function joins and starts no cluster."""
     hidden = os.environ.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO") != "0"
     if config.learner.device == "cuda" and not config.learner.gpus and hidden:
         raise BadInput("learner.device=cuda with learner.gpus=0: Ray hides the GPUs of the learner; set learner.gpus")
@@ -39,7 +39,7 @@ def check_machine(config: Config) -> None:
 
 
 def join_cluster() -> None:
-    """Join the cluster at RAY_ADDRESS, if this process has not joined one.
+    """Join the cluster at RAY_ADDRESS, unless this process has already joined a cluster.
 
     Raises `BadInput` if the cluster does not answer or asks for a token."""
     if ray.is_initialized():
@@ -50,7 +50,7 @@ def join_cluster() -> None:
         ray.init(log_to_driver=False)
     except AuthenticationError as e:
         raise BadInput(f"RAY_ADDRESS={address}: the cluster asks for a token ({one_line(e)[:70]}); {_TOKEN}") from e
-    except Exception as e:  # Ray raises ConnectionError, RuntimeError, RaySystemError and more
+    except Exception as e:  # Ray raises ConnectionError, RuntimeError, RaySystemError and other types
         raise BadInput(
             f"RAY_ADDRESS={address}: cannot be joined ({one_line(e)}); if the cluster asks for a token, {_TOKEN};"
             " to use this machine alone, unset RAY_ADDRESS"
@@ -58,7 +58,7 @@ def join_cluster() -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Raise `BadInput` if nothing accepts a connection at HOST:PORT. Ray itself would try for minutes."""
+    """Raise `BadInput` if no server accepts a connection at HOST:PORT. Ray itself would try for minutes."""
     place = re.fullmatch(r"(?:ray://)?\[?(?P<host>[^\]]+?)\]?:(?P<port>\d+)", address)
     if place is None:
         if address not in ("auto", "local"):

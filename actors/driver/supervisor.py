@@ -1,4 +1,4 @@
-"""Runs a training session: connects to Ray, starts the actors, and resumes from the last checkpoint when the queue or a
+"""Runs a training session: connects to Ray, starts the actors, and resumes from the last checkpoint if the queue or a
 learner dies."""
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ log = visible_logger(__name__)
 
 
 class StateLost(Exception):
-    """The queue or a learner died, or an object that they need is lost. The run resumes from its last checkpoint."""
+    """The queue or a learner died, or an object that they need is lost. The run must resume from its last
+    checkpoint."""
 
 
 def train(run: Launch, progress: Progress) -> JsonObject:
-    """Train until the last step or an interrupt. Returns the summary, which is also in summary.json; `stopped_by` names
-    the signal that ended the run. The first Ctrl-C ends the run after the current step."""
+    """Train until the last step or an interrupt. Returns the summary, which summary.json also holds.
+
+    The field `stopped_by` names the signal that ended the run. The first Ctrl-C ends the run after the current step."""
     try:
         return asyncio.run(_supervise(run, connect(run.config), progress))
     except Exception as error:
@@ -53,11 +55,12 @@ def train(run: Launch, progress: Progress) -> JsonObject:
 
 
 def connect(config: Config) -> Config:
-    """Connect to the cluster at RAY_ADDRESS, or start one on this machine. Returns the configuration to use. On one
-    machine Ray schedules by GPUs only, so the configured counts, or those of `treeadv scale`, decide the number of
-    actors."""
-    # `grow` and `grade` have two returns. One is awaited and raises the error; Ray would print the error of the other
-    # as unhandled.
+    """Connect to the cluster at RAY_ADDRESS, or start a cluster on this machine. Returns the configuration to use.
+
+    On one machine Ray schedules by GPUs only. The number of actors then depends on the configured counts or on the
+    counts of `treeadv scale`."""
+    # `grow` and `grade` have two returns. The driver awaits only one of them, which raises the error. Without this
+    # setting Ray would print the error of the other return as unhandled.
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
         join_cluster()
@@ -108,7 +111,8 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> JsonObj
 
 
 async def _while_own_node_lives(attempt: Coroutine[Any, Any, AttemptOutcome]) -> AttemptOutcome:
-    """Run an attempt, and end it when the node of the driver dies: its calls would wait forever."""
+    """Run an attempt, and end it if the node of the driver dies. The calls of the attempt would otherwise wait
+    forever."""
     running, watching = asyncio.create_task(attempt), asyncio.create_task(fail_when_own_node_dies())
     try:
         await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
@@ -118,11 +122,11 @@ async def _while_own_node_lives(attempt: Coroutine[Any, Any, AttemptOutcome]) ->
     finally:
         running.cancel()
         watching.cancel()
-        await asyncio.gather(running, watching, return_exceptions=True)  # waits; faults are raised above
+        await asyncio.gather(running, watching, return_exceptions=True)  # only waits; faults are raised above
 
 
 async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> AttemptOutcome:
-    """Run until the end. Raises `StateLost` when the caller has to resume from the last checkpoint."""
+    """Run one attempt until its end. Raises `StateLost` if the caller has to resume from the last checkpoint."""
     outcome, loss = AttemptOutcome.INTERRUPTED, None
     recorder.follow(cluster)
     recorder.progress.say(f"starting actors, which load {Path(cluster.config.model.path).name}: {cluster.missing()}")
@@ -133,7 +137,7 @@ async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_reques
                 await asyncio.to_thread(run.accept, cluster.first_step)
             recorder.resume()
             recorder.healthy = True
-            if cluster.evaluations.book.early_end:  # a run that has ended early and was resumed as it is
+            if cluster.evaluations.book.early_end:  # the run has ended early before and was resumed without a change
                 end_request.end_early()
             outcome = await pipeline.run(cluster, recorder, end_request)
             await recorder.note_final_states(cluster)
@@ -150,8 +154,9 @@ async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_reques
 
 
 async def _start(cluster: Cluster, end_request: EndRequest) -> bool:
-    """Start the actors. Every START_PATIENCE seconds a warning names the missing ones. Returns False when an end was
-    requested first."""
+    """Start the actors. Every START_PATIENCE seconds a warning names the missing actors.
+
+    Returns False if an end of the run is requested first."""
     starting, ending = asyncio.create_task(cluster.start()), asyncio.create_task(end_request.wait())
     try:
         while not (await asyncio.wait([starting, ending], timeout=START_PATIENCE, return_when=asyncio.FIRST_COMPLETED))[
@@ -162,13 +167,14 @@ async def _start(cluster: Cluster, end_request: EndRequest) -> bool:
     finally:
         starting.cancel()
         ending.cancel()
-        # Waits for the cancelled tasks; faults are raised above
+        # This line only waits for the cancelled tasks; the faults are raised above.
         await asyncio.gather(starting, ending, return_exceptions=True)
 
 
 def _handle_signals(end_request: EndRequest) -> list[signal.Signals]:
-    """Handle signals: the first requests an orderly end, the second raises KeyboardInterrupt. Returns the list to which
-    received signals are appended."""
+    """Handle signals: the first signal requests an orderly end, and the second signal raises KeyboardInterrupt.
+
+    Returns the list to which received signals are appended."""
     received: list[signal.Signals] = []
 
     def handle(number: signal.Signals) -> None:
@@ -179,6 +185,6 @@ def _handle_signals(end_request: EndRequest) -> list[signal.Signals]:
         log.warning("stopping after this step, with a checkpoint (interrupt again to stop at once)")
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup sets SIGHUP to be ignored
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup makes a process ignore SIGHUP
             asyncio.get_running_loop().add_signal_handler(number, handle, number)
     return received

@@ -1,4 +1,4 @@
-"""Writes the address of every /metrics of a run to targets.json, from which Prometheus discovers them."""
+"""Writes the address of every /metrics of a run to targets.json. Prometheus discovers the addresses in this file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from treeadv.storage.run_folder import RunFolder
 
 
 class Targets:
-    """Knows the actors that are up. Once the queue is up, each change rewrites targets.json in Prometheus' file_sd
-    form."""
+    """The actors that are up, with their addresses. Once the queue is up, each change rewrites targets.json in
+    Prometheus' file_sd form."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""Sends each policy version of the learners to the generators, and knows which generator has which version."""
+"""Sends each policy version of the learners to the generators, and records the version of each generator."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from actors.driver.liveness import ACTOR_LOST
 from actors.driver.worker_group import WorkerGroup
 from actors.generator import Generator
 
-PATIENCE_SECONDS = 10.0  # time that a publication waits for all generators; later it waits for one
+PATIENCE_SECONDS = 10.0  # time that a publication waits for all generators; after it one updated generator is enough
 PINNED_POLL_SECONDS = 0.1  # time between two checks whether a pinned generator was unpinned
 LOST = -1  # the version of a lost generator
 
 
 class WeightSync:
-    """Updates the weights of generators. A generator starts a new forest only with the current version. A generator
-    that is pinned keeps its version until it is unpinned: it answers held-out problems."""
+    """Updates the weights of generators.
+
+    A generator starts a new forest only with the current version. A pinned generator keeps its version until it is
+    unpinned, because it answers held-out problems."""
 
     def __init__(self) -> None:
         self._current: Publication | None = None
@@ -30,24 +32,26 @@ class WeightSync:
 
     @property
     def size(self) -> int:
-        """Bytes of the current version."""
+        """Return the size of the current version in bytes."""
         return self._current.size if self._current else 0
 
     @property
     def version(self) -> int:
-        """The current version; 0 before the first publication."""
+        """Return the current version; 0 before the first publication."""
         return self._current.version if self._current else 0
 
     def lag(self, generators: WorkerGroup[Generator]) -> int:
-        """Return the number of versions that the last member is behind. The count includes a hung member, which does
-        not answer /metrics."""
+        """Return by how many versions the slowest member is behind. The count includes a hung member, which does not
+        answer /metrics."""
         versions = [v for g in generators.members if (v := self._versions.get(g, 0)) != LOST]
         return self.version - min(versions) if versions else 0
 
     async def publish(self, publication: Publication, generators: WorkerGroup[Generator]) -> None:
-        """Send a version to every generator, also to retired ones that still grow forests. Generators keep drawing
-        meanwhile. Returns when all have the version, or after PATIENCE_SECONDS once one of them has it. Does not wait
-        for a pinned generator."""
+        """Send a version to every generator. Retired generators that still grow forests also get the version.
+
+        Generators continue to draw during the update. Returns when all generators have the version. After
+        PATIENCE_SECONDS it returns as soon as one generator has the version. It does not wait for a pinned generator.
+        """
         self._current = publication
         self._versions = {g: v for g, v in self._versions.items() if g in generators.names}
         updates = {self._update(g) for g in generators.names if g not in self._pinned}
@@ -66,7 +70,7 @@ class WeightSync:
             await asyncio.shield(self._update(generator))
 
     def member_with(self, version: int, generators: WorkerGroup[Generator]) -> ActorProxy[Generator] | None:
-        """Return a member that has `version` and is not pinned; None without one."""
+        """Return a member that has `version` and is not pinned; None if there is no such member."""
         free = (g for g in generators.members if g not in self._pinned and g not in self._updates)
         return next((g for g in free if self._versions.get(g, 0) == version), None)
 
@@ -75,14 +79,16 @@ class WeightSync:
         self._pinned.add(generator)
 
     def unpin(self, generator: ActorProxy[Generator]) -> None:
-        """Bring a pinned generator to the current version, in the background."""
+        """Unpin a generator and bring it to the current version in the background."""
         self._pinned.discard(generator)
         if not self._is_current(generator):
             self._update(generator)
 
     def stand_in(self, generator: ActorProxy[Generator], generators: WorkerGroup[Generator]) -> ActorProxy[Generator]:
-        """Return the member that grows the forests of `generator`. While it is pinned to an older version, this is
-        another member, if there is one, so no slot of the queue waits for the end of an evaluation."""
+        """Return the member that grows the forests of `generator`.
+
+        While `generator` is pinned to an older version, this is another member if there is one. So no slot of the queue
+        waits for the end of an evaluation."""
         if generator not in self._pinned or self._is_current(generator):
             return generator
         return next((g for g in generators.members if g not in self._pinned), generator)
@@ -95,7 +101,7 @@ class WeightSync:
         return self._current is None or self._versions.get(generator) == self._current.version
 
     def _update(self, generator: ActorProxy[Generator]) -> asyncio.Task[None]:
-        """Return the task that updates a generator; each generator has at most one such task at a time."""
+        """Return the task that updates a generator. Each generator has at most one such task at a time."""
         task = self._updates.get(generator)
         if task is None or task.done():
             task = self._updates[generator] = asyncio.create_task(self._catch_up(generator))
@@ -103,13 +109,13 @@ class WeightSync:
         return task
 
     async def _catch_up(self, generator: ActorProxy[Generator]) -> None:
-        """Send the current version to a generator, then newer ones that were published meanwhile."""
+        """Send the current version to a generator. Then send newer versions that were published meanwhile."""
         while not self._is_current(generator):
             assert self._current is not None
             taken = self._current
             try:
                 await generator.update_weights.remote(taken.version, list(taken.buckets))
-            except ACTOR_LOST:  # its group replaces it; the successor starts with the current version
+            except ACTOR_LOST:  # its group replaces the generator, and the successor starts with the current version
                 self.missed_updates += self._versions.get(generator) != LOST
                 self._versions[generator] = LOST
                 return

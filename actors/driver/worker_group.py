@@ -1,4 +1,5 @@
-"""Manages the actors of a role that holds no state of the run: replaces dead ones, adds and retires others."""
+"""Manages the actors of a role that holds no state of the run. It replaces dead actors, adds actors and retires
+actors."""
 
 from __future__ import annotations
 
@@ -13,20 +14,22 @@ from actors.driver.handles import close, kill
 from actors.driver.liveness import ACTOR_LOST, Deadlines, Hung, kill_when_lost
 from actors.driver.targets import Targets
 
-RESTARTS = 5  # replacements of a member without an optimizer step between them; one more fails the run
-BACKOFF = 0.5  # seconds before the first replacement; doubles with each
-MAX_FAILED_FORESTS = 20  # in a row
+RESTARTS = 5  # replacements of a member without an optimizer step between them; one more replacement fails the run
+BACKOFF = 0.5  # seconds before the first replacement; the time doubles with each replacement
+MAX_FAILED_FORESTS = 20  # failed forests in a row
 
 R = TypeVar("R")
 
 
 class RoleFailed(Exception):
-    """A role keeps dying or delivers nothing. The text names the role and the last cause."""
+    """A role keeps dying or delivers nothing. The message names the role and the last cause."""
 
 
 class WorkerGroup(Generic[R]):
-    """The actors of one role. `members` are those that take new work. `names` also has the retired ones, which finish
-    their work before they are dismissed."""
+    """The actors of one role.
+
+    `members` are the actors that take new work. `names` also contains the retired actors, which finish their work
+    before they are dismissed."""
 
     def __init__(
         self,
@@ -36,8 +39,10 @@ class WorkerGroup(Generic[R]):
         targets: Targets,
         deadlines: Deadlines,
     ) -> None:
-        """`create(number)` creates an actor. `await prepare(actor)` makes it ready to serve and returns the address of
-        its /metrics, which is added to `targets`. A member that misses one of `deadlines` is replaced."""
+        """Create an empty group.
+
+        `create(number)` creates an actor. `await prepare(actor)` makes it ready to serve and returns the address of its
+        /metrics, which is added to `targets`. A member that misses one of `deadlines` is replaced."""
         self.role, self._create, self._prepare, self._targets = role, create, prepare, targets
         self.members: list[ActorProxy[R]] = []
         self.names: dict[ActorProxy[R], str] = {}
@@ -52,7 +57,7 @@ class WorkerGroup(Generic[R]):
 
     @property
     def target_count(self) -> int:
-        """The number of members and of actors that are starting, replacements included."""
+        """Return the number of members and of actors that are starting. Replacements are included."""
         return len(self.members) + len(self._starting())
 
     def _starting(self) -> list[asyncio.Task[None]]:
@@ -64,14 +69,15 @@ class WorkerGroup(Generic[R]):
             yield await self._ready.get()
 
     async def start(self, count: int) -> None:
-        """Start the first `count` members and wait for them."""
+        """Start the first `count` members and wait until they are ready."""
         self._joins = [asyncio.create_task(self._add(), name=f"start {self.role}") for _ in range(count)]
         await asyncio.gather(*self._joins)
         self._joins = []
 
     def scale(self, count: int) -> None:
-        """Start actors, or retire the newest members, until there are `count`. Returns at once. `check` raises the
-        error of an actor that cannot start."""
+        """Start actors, or retire the newest members, until the group has `count` actors. Returns at once.
+
+        `check` raises the error of an actor that cannot start."""
         while self.target_count < count:
             self._joins.append(asyncio.create_task(self._add(), name=f"start {self.role}"))
         while self.target_count > count:
@@ -92,8 +98,9 @@ class WorkerGroup(Generic[R]):
         self.scale(count)
 
     def replace(self, member: ActorProxy[R], cause: Exception) -> None:
-        """Start a new actor for a member that died or cannot work. Returns at once; `check` raises the error of a
-        failed start. A member that was already replaced or retired is ignored."""
+        """Start a new actor for a member that died or cannot work. Returns at once.
+
+        `check` raises the error of a failed start. A member that was already replaced or retired is ignored."""
         if member not in self.members:
             return
         self.members.remove(member)
@@ -103,7 +110,7 @@ class WorkerGroup(Generic[R]):
         self._joins.append(asyncio.create_task(self._start_successor(deaths, cause), name=f"replace {self.role}"))
 
     def check(self) -> None:
-        """Raise the error of an actor that could not start. `end` discards further errors of this kind."""
+        """Raise the error of an actor that could not start. `end` discards later errors of this kind."""
         starting = self._starting()
         for task in [t for t in self._joins if t not in starting]:
             self._joins.remove(task)
@@ -131,7 +138,7 @@ class WorkerGroup(Generic[R]):
         self.members, self.names, self._joins, self._watches = [], {}, [], {}
 
     async def _join(self, deaths: int = 0) -> None:
-        """Start one member, which may wait for resources of the cluster. `deaths` counts the deaths of its
+        """Start one member, which may wait for resources of the cluster. `deaths` is the number of deaths of its
         predecessors."""
         number = next(self._numbers)
         member = self._create(number)
@@ -145,7 +152,7 @@ class WorkerGroup(Generic[R]):
             watch.cancel()
             kill(member)
             if isinstance(fault, ACTOR_LOST) and watch.done() and isinstance(cause := watch.result(), Hung):
-                raise cause from fault  # Ray says only that the driver killed it
+                raise cause from fault  # Ray's error says only that the driver killed the actor
             raise
         self.names[member] = name
         self._deaths[member] = deaths
@@ -158,8 +165,9 @@ class WorkerGroup(Generic[R]):
         return cause
 
     async def _start_successor(self, deaths: int, cause: Exception) -> None:
-        """Start the successor of a dead member. Retry when the successor dies during its start; steps that the other
-        members allow meanwhile reset the count of deaths."""
+        """Start the successor of a dead member, and retry if the successor dies during its start.
+
+        The other members may complete steps meanwhile. Each such step resets the count of deaths."""
         steps = self._steps
         while True:
             if steps < self._steps:
@@ -189,15 +197,16 @@ class WorkerGroup(Generic[R]):
 
 
 class FailureLimit:
-    """Counts the forests in a row that could not be grown or graded."""
+    """A counter of forests that fail in a row. A forest fails if it cannot be grown or graded."""
 
     def __init__(self) -> None:
         self._failures = 0
 
     def count(self, cause: str, growing: int) -> None:
-        """Count one more failure. Raises `RoleFailed` at the limit, which is the larger of `MAX_FAILED_FORESTS` and
-        five times `growing`, the number of forests that grow at a time. So many failures do not come from the
-        prompts."""
+        """Count one more failure. Raises `RoleFailed` at the limit.
+
+        The limit is the larger of `MAX_FAILED_FORESTS` and five times `growing`, the number of forests that grow at a
+        time. The prompts cannot be the cause of so many failures in a row."""
         self._failures += 1
         if self._failures >= max(MAX_FAILED_FORESTS, 5 * growing):
             raise RoleFailed(f"no forest comes through: {self._failures} in a row failed, the last with {cause}")
