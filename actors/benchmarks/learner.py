@@ -75,7 +75,7 @@ def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.N
         contestants["trl"] = _trl(folder, forests, args.dtype)
     seconds = {name: float("inf") for name in contestants}
     cpu, memory = dict(seconds), dict.fromkeys(contestants, 0.0)
-    for turn in range(args.rounds + 1):  # the first round is a warm-up
+    for turn in range(args.rounds + 1):  # the first round is a warm-up and is not measured
         for name, run in contestants.items():
             with _peak_memory() as peak:
                 wall, used = time.perf_counter(), time.process_time()
@@ -109,7 +109,7 @@ def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.N
 
 
 def _trl(folder: str, forests: list[Forest], dtype: str) -> Callable[[], None]:
-    """Measure TRL's step on all leaves as one padded batch."""
+    """Return a function that computes TRL's step on all leaves as one padded batch."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -142,8 +142,9 @@ def _optimizer_seconds(trainer: Trainer) -> float:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[float]]:
-    """Measure the peak of resident memory during the block, in megabytes above the memory before it. Memory that was
-    freed earlier is returned to the system first."""
+    """Measure the peak of resident memory during the block, in megabytes above the memory at its start.
+
+    The function first returns freed memory to the system."""
     ctypes.CDLL(None).malloc_trim(0)
     before, peak, done = _resident(), [0.0], threading.Event()
 

@@ -110,7 +110,7 @@ def rate(seconds: float, forests: int, size: int) -> dict[str, float | int]:
 
 
 def use(forest: Forest) -> None:
-    """Read every token array once, which is the least that a consumer does."""
+    """Read every token array once. A consumer does at least this."""
     for array in (forest.token, forest.logprob, forest.entropy, forest.version):
         array.sum()
 
@@ -231,8 +231,9 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
 
 
 def recovery(records: int) -> dict[str, float | int]:
-    """Measure the seconds to open a folder whose journal has about `records` records. The forests are small and, except
-    the last ones, trained."""
+    """Measure the seconds to open a folder whose journal has about `records` records.
+
+    The forests are small. All except the last ones are trained."""
     with tempfile.TemporaryDirectory() as folder:
         config = QueueConfig(fsync="none", max_staleness=0)
         queue = ReplayStore(folder, config, 16, 0, "bench", 0)

@@ -53,7 +53,7 @@ from treeadv.sampling.sampler import grow
 if TYPE_CHECKING:
     from treeadv.engines.sglang.engine import SGLangEngine
 
-ROUNDS = 3  # of each rule with --saturated
+ROUNDS = 3  # rounds of each rule with --saturated
 KEYS = ("seconds_per_leaf", "tokens_per_leaf", "model")
 FAMILIES = [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}}]
 
@@ -154,8 +154,8 @@ class _Bench:
                 )
 
     async def _saturated(self) -> None:
-        """Measure forests and flat rollouts in turn for several rounds, so that other load of the machine affects
-        both."""
+        """Measure forests and flat rollouts in turn for several rounds. Other load of the machine then affects both
+        in the same way."""
         running = {"max-running-requests": self.args.saturated} if self.args.engine == "sglang" else {}
         async with self._engine(**({"args": running} if running else {})) as engine:
             url = engine.members[0].url if self.args.engine == "sglang" else ""
@@ -225,7 +225,7 @@ class _Bench:
             for i, p in enumerate(self.prompts)
         ]
         sampling = self._sampling(rule)
-        # With --saturated as many forests as fill the rows: a forest uses one row for each tree at its start and one
+        # With --saturated the forests fill all rows. A forest uses one row for each tree at its start and one row
         # for each leaf at its end.
         in_flight = (
             ceil(2 * self.args.saturated / (sampling.roots + sampling.leaves)) + 1
@@ -291,7 +291,7 @@ class _Bench:
 
 
 class _ModelTime:
-    """Sums the seconds that an embedded engine spends in its model."""
+    """The sum of the seconds that an embedded engine spends in its model."""
 
     def __init__(self, engine: EmbeddedEngine) -> None:
         self.seconds, forward = 0.0, engine.model.forward
@@ -307,8 +307,10 @@ class _ModelTime:
 
 
 def _sharing(forests: list[Forest]) -> dict[str, float]:
-    """Return the share of flattened tokens that were not drawn, and its estimate f (1 - M/G). Of G leaves, G - M start
-    at a fork; f is the mean relative position of these forks."""
+    """Return the share of flattened tokens that were not drawn, and the estimate f (1 - M/G) of this share.
+
+    G is the number of leaves and M the number of trees, so G - M leaves start at a fork. f is the mean relative
+    position of these forks."""
     tokens, expanded = sum(f.tokens for f in forests), sum(f.expanded_tokens for f in forests)
     leaves, trees = sum(f.leaves for f in forests), sum(f.trees for f in forests)
     # A fork of n children starts n - 1 leaves; the first child continues the chain.
@@ -318,8 +320,8 @@ def _sharing(forests: list[Forest]) -> dict[str, float]:
 
 
 def _evicted(url: str) -> float:
-    """Return the number of tokens that the server at `url` has evicted from its cache since it started; 0 without a
-    server."""
+    """Return the number of tokens that the server at `url` has evicted from its cache since its start; 0 if `url` is
+    empty."""
     if not url:
         return 0.0
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:

@@ -6,12 +6,13 @@ import numpy as np
 
 from treeadv.forest import Forest, Verdict
 
-ARITY = 4  # leaves of a tree: a root segment with one fork at its end
+ARITY = 4  # leaves of a tree; a tree is a root segment with one fork at its end
 
 
 def synthetic_forest(leaves: int, length: int, sharing: float, prompt: int, vocab: int, seed: int = 0) -> Forest:
-    """Build a forest of G `leaves` of `length` tokens in G/4 trees. The length of the root segments gives the sharing
-    ratio 1 - tokens / expanded tokens = `sharing`."""
+    """Build a forest of `leaves` leaves of `length` tokens each, with `ARITY` leaves in a tree.
+
+    The length of the root segments gives the forest the sharing ratio 1 - tokens / expanded tokens = `sharing`."""
     trunk = round(length * sharing / (1 - 1 / ARITY))
     if not 0 < trunk < length or leaves % ARITY:
         raise ValueError(f"no synthetic forest of {leaves} leaves of {length} tokens has sharing {sharing}")
@@ -21,10 +22,11 @@ def synthetic_forest(leaves: int, length: int, sharing: float, prompt: int, voca
 
 
 def flattened(f: Forest) -> list[Forest]:
-    """Return one forest of one leaf for each leaf of `f`, with the same prompt length, for the cost without sharing.
+    """Return one forest for each leaf of `f`: a single leaf with the same prompt length. They show the cost without
+    sharing.
 
-    The tokens are random, but their number is that of the leaf, so a step costs the same as on the leaf itself.
-    """
+    The tokens are random, but each forest has as many tokens as its leaf. A step on it costs the same as on the leaf
+    itself."""
     rng = np.random.default_rng(1)
     top = int(max(f.prompt.max(), f.token.max())) + 1
     return [_forest([-1], [len(f.leaf_tokens(i))], len(f.prompt), top, rng) for i in range(f.leaves)]

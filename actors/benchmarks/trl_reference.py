@@ -1,6 +1,8 @@
-"""Computes TRL's GRPO and GSPO loss on sequences, without a TRL trainer. It is the reference of the tests and of the
-learner's benchmark.  `GRPOTrainer._compute_loss` is called unchanged, with an object that holds only the settings that
-it reads."""
+"""Computes TRL's GRPO and GSPO loss on sequences without a TRL trainer. The tests and the benchmark of the learner use
+it as a reference.
+
+The module calls the unchanged `GRPOTrainer._compute_loss` with an object that holds only the settings that this
+method reads."""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ def loss(
     autocast: torch.dtype | None = None,
     delta: float | None = None,
 ) -> torch.Tensor:
-    """Return the loss of a batch as TRL's trainer computes it for one accumulation window in one process.
+    """Return the loss of a batch as TRL's trainer computes it in one process for one window of gradient accumulation.
 
-    `batch`: prompt_ids, prompt_mask [B, P], completion_ids, completion_mask [B, T], advantages [B],
-    old_per_token_logps [B, T], and ref_per_token_logps [B, T] where beta > 0. `loss_type` grpo (mean over
-    sequences), bnpo (over tokens) or dr_grpo (constant); `level` token (GRPO) or sequence (GSPO). `delta` is TRL's
-    dual clip."""
+    `batch` holds prompt_ids, prompt_mask [B, P], completion_ids, completion_mask [B, T], advantages [B],
+    old_per_token_logps [B, T], and ref_per_token_logps [B, T] if beta > 0. `loss_type` is grpo (mean over
+    sequences), bnpo (mean over tokens) or dr_grpo (a constant denominator). `level` is token (GRPO) or sequence
+    (GSPO). `delta` is the bound of TRL's dual clip."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     accelerator = SimpleNamespace(

@@ -101,7 +101,8 @@ def _mix(answers: list[Answer], right: float, args: argparse.Namespace) -> dict[
 
 
 async def _ours(answers: list[Answer], args: argparse.Namespace) -> tuple[list[Judgement], float]:
-    """Return the judgements, and the CPU seconds of this process and its workers after all of them have loaded."""
+    """Return the judgements, and the CPU seconds of this process and its workers. The measurement starts after all
+    workers have loaded."""
     pool = VerifierPool(args.workers, args.timeout, 1024)
     try:
         await pool.grade(
@@ -125,9 +126,10 @@ def _bare(answers: list[Answer]) -> tuple[list[bool], float]:
 
 
 def _tail(answers: list[Answer], args: argparse.Namespace, rng: random.Random) -> dict[str, object]:
-    """Measure the time of one answer, when a call grades eight answers and a share of the answers is hostile. The time
-    starts when a worker takes the answer; it is 0 for an answer that needs no worker."""
-    count = min(math.ceil(args.hostile * len(answers)), len(answers) - 1)  # one at least is healthy
+    """Measure the time of one answer in calls that grade eight answers, a share of which is hostile.
+
+    The time starts when a worker takes the answer. It is 0 for an answer that needs no worker."""
+    count = min(math.ceil(args.hostile * len(answers)), len(answers) - 1)  # at least one answer is not hostile
     hostile = set(rng.sample(range(len(answers)), count))
     mixed = [
         Answer(f"So it is \\boxed{{{rng.choice(HOSTILE)}}}.", a.gold, "math") if n in hostile else a
@@ -153,7 +155,8 @@ def _tail(answers: list[Answer], args: argparse.Namespace, rng: random.Random) -
 
 
 def _forked(args: argparse.Namespace) -> dict[str, object]:
-    """Measure the time of one answer to a trivial scorer of reasoning-gym, which is the cost of judging in a fork."""
+    """Measure the time of one answer to a trivial scorer of reasoning-gym. This time is the cost of judging in a
+    forked process."""
     meta = json.dumps(
         {"dataset": "chain_sum", "entry": reasoning_gym.create_dataset("chain_sum", size=1, seed=args.seed)[0]}
     )
@@ -183,7 +186,7 @@ async def _timed(answers: list[Answer], args: argparse.Namespace) -> tuple[list[
 
 
 def _cpu_seconds() -> float:
-    """Return the CPU time of this process, of its ended children and of its living children."""
+    """Return the CPU time of this process, of its ended children and of its living children, in seconds."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     children = [c for f in Path("/proc/self/task").glob("*/children") for c in f.read_text().split()]
     ticks = sum(int(t) for c in children for t in Path(f"/proc/{c}/stat").read_text().rsplit(")", 1)[1].split()[11:13])

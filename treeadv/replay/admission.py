@@ -35,19 +35,18 @@ def graded_forest(fid: str, batch: pa.RecordBatch) -> Forest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """The reason why the queue drops a valid forest instead of storing the forest."""
+    """The reason for which the queue drops a valid forest and does not store it."""
 
     reason: DropReason
     detail: str
 
 
 def rejection(forest: Forest, config: QueueConfig) -> Rejection | None:
-    """Return why the queue drops a graded forest on admission; None if the queue stores the forest.
+    """Return the reason for which the queue drops a graded forest on admission; None if the queue stores the forest.
 
     The queue drops a forest with fewer than two judged leaves, because such a forest gives no advantage. With
     `queue.mixed_only` the queue also drops a forest whose judged leaves all have the same reward (dynamic sampling,
-    DAPO, arXiv:2503.14476).
-    """
+    DAPO, arXiv:2503.14476)."""
     judged = int(forest.judged.sum())
     if judged < min(2, forest.leaves):
         return Rejection(reason="too_few_judged", detail=f"{judged} of {forest.leaves} leaves were judged")
@@ -58,12 +57,12 @@ def rejection(forest: Forest, config: QueueConfig) -> Rejection | None:
 
 
 def advantage_mass(reward: Floats) -> float:
-    """Return the sum over leaves of |R - mean R|; 0 if all leaves have the same reward. `reward` is [L]."""
+    """Return the sum over leaves of |R - mean R|. It is 0 if all leaves have the same reward. `reward` is [L]."""
     return float(np.abs(reward - reward.mean(dtype=np.float64)).sum())
 
 
 def admission_record(forest: Forest, place: Place) -> Admitted:
-    """Return the record of a stored forest. Its reward is the mean over the judged leaves."""
+    """Return the record of a stored forest. The reward in the record is the mean over the judged leaves."""
     judged = forest.reward[forest.judged]
     return Admitted(
         forest_id=forest.forest_id, leaves=forest.leaves, tokens=forest.tokens, oldest_version=forest.oldest_version,
@@ -74,7 +73,7 @@ def admission_record(forest: Forest, place: Place) -> Admitted:
 
 
 def drop_message(record: Dropped) -> tuple[int, str]:
-    """Return (level of the log, text) for a forest that is dropped."""
+    """Return the log level and the text of the message about a dropped forest."""
     level, prompt = (logging.WARNING, "gets another attempt") if record.refill else (logging.ERROR, "is given up")
     if record.reason in ("no_variance", "no_prompt"):
         prompt = "gets no other attempt"

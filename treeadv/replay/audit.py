@@ -1,4 +1,4 @@
-"""Checks the files of a run: no forest is lost and no forest is trained twice."""
+"""Checks the files of a run. In a sound run no forest is lost and no forest is trained twice."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ _ROWS = ("admitted", "ready", "leased", "trained", "dropped")
 class AuditReport:
     """The result of an audit.
 
-    `rows` holds the numbers of forests, leaves and tokens of each state. `dropped` holds the number of forests by drop
-    reason, including forests that were never admitted. `faults` holds one line for each fault; a run without faults is
-    sound. A torn last record is no fault: the next start cuts it off.
-    """
+    `rows` holds the numbers of forests, leaves and tokens of each state. `dropped` holds the number of forests by
+    drop reason, including forests that were never admitted. `faults` holds one line for each fault; a run without
+    faults is sound. A torn last record is not a fault, because the next start cuts it off."""
 
     run_dir: str
     records: int
@@ -49,11 +48,12 @@ class AuditReport:
         return not self.faults
 
     def to_dict(self) -> JsonObject:
-        """Return the report as JSON-able values."""
+        """Return the report as values that JSON can represent."""
         return {"sound": self.sound, **{name: getattr(self, name) for name in self.__slots__}}
 
     def table(self) -> str:
-        """Return the report as text: the conservation law, the numbers of checked items, and the faults."""
+        """Return the report as text: the counts of the conservation law, the numbers of checked items, and the
+        faults."""
         lines = [f"{'':10}" + "".join(f"{u:>14}" for u in UNITS)]
         lines += [f"{name:10}" + "".join(f"{self.rows[name][u]:>14,}" for u in UNITS) for name in _ROWS]
         error = {u: self.rows["admitted"][u] - sum(self.rows[r][u] for r in _ROWS[1:]) for u in UNITS}
@@ -70,13 +70,14 @@ class AuditReport:
 
 
 def audit(run_dir: str | Path) -> AuditReport:
-    """Check the journal's checksums and order, and the conservation law after each record.
+    """Check the checksums and the order of the journal, and check the conservation law after each record.
 
     Each trained forest must belong to exactly one step. Each prompt must have exactly one state. Every payload must
-    exist, be undamaged and match its record. The journal must contain the step of every checkpoint. Memory does not
-    grow with the run: it holds what a resume could still change. Raises `BadInput` if the run has no journal."""
+    exist, be undamaged and match its record. The journal must contain the step of every checkpoint. The memory of
+    the audit does not grow with the run, because it holds only what a resume could still change. Raises `BadInput`
+    if the run has no journal."""
     folder = folder_of(run_dir)
-    # Read before the journal: a live run records a step before it writes the checkpoint of that step
+    # The checkpoint is read before the journal, because a live run records a step before it writes its checkpoint.
     checkpoint = _last_checkpoint(run_dir)
     finished = Finished()
     history, ledger, faults = History(finished=finished), Ledger(), []
@@ -115,9 +116,10 @@ def _last_checkpoint(run_dir: str | Path) -> int:
 
 
 def _rows(history: History, finished: Finished, states: dict[str, str]) -> dict[str, dict[str, int]]:
-    """Count the admitted forests by state. The totals of a snapshot count the forests that were finished before it."""
+    """Count the admitted forests by state. Totals of a snapshot count the forests that had finished before the
+    snapshot."""
     totals = Counter({(s, u): history.before.totals[s, u] for s in ("trained", "dropped") for u in UNITS})
-    for entry in history.before.in_state(State.TRAINED):  # not finished: a resume may go back before the step
+    for entry in history.before.in_state(State.TRAINED):  # not finished, because a resume may go back before its step
         for unit, n in zip(UNITS, (1, entry.payload.leaves, entry.payload.tokens), strict=True):
             totals["trained", unit] -= n
     totals.update(finished.totals)
@@ -131,7 +133,8 @@ def _rows(history: History, finished: Finished, states: dict[str, str]) -> dict[
 
 
 def _count_faults(ledger: Ledger, rows: dict[str, dict[str, int]]) -> list[str]:
-    """Check the conservation law on the counts of the history, and compare these counts with those of the ledger."""
+    """Check the conservation law on the counts of the history, and compare these counts with the counts of the
+    ledger."""
     out = []
     for unit in UNITS:
         error = rows["admitted"][unit] - sum(rows[r][unit] for r in _ROWS[1:])
@@ -167,7 +170,7 @@ def _draw_faults(history: History, finished: Finished, states: dict[str, str], l
 
 
 def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str]]:
-    """Check the payloads of the records in `history`, in a second pass over the journal."""
+    """Check the payloads of the records in `history`. This is a second pass over the journal."""
     reader = PayloadReader(folder.child("payloads"))
     read = released = size = 0
     faults: dict[Admitted, str] = {}
@@ -176,7 +179,7 @@ def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str
             released += 1
             continue
         if a.forest_id in history.damaged:
-            continue  # the journal records the loss, and the prompt has another attempt
+            continue  # the journal already records the loss, and the prompt has another attempt
         try:
             _check_payload(a, reader)
         except (BadInput, BadForest) as e:
@@ -192,14 +195,15 @@ def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str
 
 
 def _deleted_since(folder: Folder, faulty: Collection[Admitted]) -> set[str]:
-    """Return the ids of `faulty` whose payload the live run deleted or found damaged since the journal was read."""
+    """Return the ids of those `faulty` forests whose payload the live run has deleted or found damaged since the
+    journal was read."""
     missing, released, damaged = {a.forest_id for a in faulty}, set[str](), set[str]()
     try:
         for line in Reader(folder.child("journal"), whole=True):
             match line.record:
                 case Admitted(forest_id=fid):
                     missing.discard(fid)
-                case Snapshot():  # it has the live forests; the others were finished
+                case Snapshot():  # a snapshot holds the live forests, so all other forests were finished
                     before = Ledger()
                     before.apply(line.record)
                     missing.difference_update(before.live)

@@ -1,4 +1,4 @@
-"""Draws problems in a thread beside the event loop of the queue."""
+"""Draws problems in a thread, so the event loop of the queue does not wait."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from treeadv.data.problems import Problem
 from treeadv.data.tasks import ProblemSource
 from treeadv.errors import one_line
 
-_KEPT = 64  # draws whose problem is cached
+_KEPT = 64  # number of draws whose problem is cached
 
 
 @dataclass(frozen=True, slots=True)
 class FailedDraw:
-    """A draw for which the source has no problem, with the reason."""
+    """A draw for which the source has no problem. `detail` is the reason."""
 
     detail: str
 
 
 class Draws:
-    """Returns the problem of a draw. One thread calls the source, so a slow source does not block the event loop."""
+    """A cached source of problems by draw. One thread calls the source, so a slow source does not block the event
+    loop."""
 
     def __init__(self, source: ProblemSource) -> None:
         self._source = source
@@ -44,5 +45,5 @@ class Draws:
     def _ask(self, draw: int) -> Problem | FailedDraw:
         try:
             return self._source[draw]
-        except Exception as e:  # the source is a library's or a user's code: any error fails this draw only
+        except Exception as e:  # the source is code of a library or a user; any error of it fails only this draw
             return FailedDraw(f"{type(e).__name__}: {one_line(e)}")

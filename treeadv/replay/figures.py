@@ -1,4 +1,4 @@
-"""The figures of the queue, for the queue's `counts` method and the metrics exporter."""
+"""The figures of the queue. The queue's method `counts` and the metrics exporter use them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _ADMITTED = (State.READY, State.LEASED, State.TRAINED, State.DROPPED)
 
 
 def figures(store: ReplayStore) -> JsonObject:
-    """Return the figures as JSON-able values.
+    """Return the figures as values that JSON can represent.
 
-    `states` holds forests by state. `admitted`, `ready`, `leased` and `trained` hold numbers by unit. `dropped` holds
-    numbers by reason and unit; a forest that was not admitted counts as a forest without leaves and tokens. `law_error`
-    holds the error of the conservation law by unit; anything but 0 is a defect."""
+    `states` holds forests by state. `admitted`, `ready`, `leased` and `trained` hold numbers by unit. `dropped`
+    holds numbers by reason and unit; a forest that was not admitted counts as a forest without leaves and tokens.
+    `law_error` holds the error of the conservation law by unit. Any value but 0 is a defect."""
     ledger, totals = store.ledger, store.ledger.totals
     reasons = sorted(({what for what, _ in totals} - {"admitted", *_ADMITTED}) | set(ledger.lost))
     states = {str(s): totals[s, "forests"] for s in _ADMITTED}

@@ -1,5 +1,5 @@
-"""What a reader of a journal keeps of attempts that no later record can change: totals, whose size does not grow with
-the run."""
+"""Totals of the attempts that no later record can change. A reader of a journal keeps only these totals, so its
+memory does not grow with the run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from treeadv.replay.records import Admitted, Dropped, Reserved
 
 
 class NumberSet:
-    """A set of numbers that fills up from `start` on. It stores only the numbers behind the first gap."""
+    """A set of numbers that fills up from `start`. It stores only the numbers after the first gap one by one."""
 
     def __init__(self, start: int = 0) -> None:
-        self._start = self._end = start  # every number between the two is in the set
+        self._start = self._end = start  # the set contains every number from _start to _end - 1
         self._others: set[int] = set()
 
     def __contains__(self, n: int) -> bool:
         return self._start <= n < self._end or n in self._others
 
     def add(self, n: int) -> bool:
-        """Add a number. Returns False if it was in the set."""
+        """Add a number. Returns False if the set already contains the number."""
         if n in self:
             return False
         self._others.add(n)
@@ -68,7 +68,7 @@ class Finished:
 
 
 def lease_faults(acks: Sequence[int], before: int, last: int) -> list[str]:
-    """Return a message for each of the steps `before` + 1 to `last` without exactly one lease."""
+    """Return one message for each of the steps `before` + 1 to `last` that does not have exactly one lease."""
     found = Counter(acks)
     out = [f"step {step} has {n} leases" for step, n in found.items() if n > 1]
     gaps = [step for step in range(before + 1, last + 1) if step not in found]

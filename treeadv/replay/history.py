@@ -1,4 +1,4 @@
-"""Reads the history of every forest from the files of a run. The files are not changed, so the run may continue."""
+"""Reads the history of every forest from the files of a run. It does not change the files, so the run may continue."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Attempt:
 
     @property
     def damaged(self) -> bool:
-        """Whether the forest was dropped because its payload could not be read."""
+        """Return whether the forest was dropped because its payload could not be read."""
         return self.dropped is not None and self.dropped.reason == "damaged"
 
 
@@ -56,8 +56,9 @@ class History:
 
     The forests of a step include the forests that the step skipped.
 
-    The history is built from the records and does not use the ledger, except for a snapshot. So the audit can compare
-    history and ledger. With `finished` only its totals remain of attempts and steps that no later record can change."""
+    The history is built from the records and does not use the ledger, except for a snapshot. So the audit can
+    compare history and ledger. If `finished` is set, it takes the attempts and steps that no later record can
+    change, and keeps only their totals."""
 
     attempts: dict[str, Attempt] = field(default_factory=dict)
     steps: dict[int, list[str]] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class History:
     damaged: set[str] = field(default_factory=set)  # forests whose payload could not be read
     before: Ledger = field(default_factory=Ledger)  # the state of the snapshot that the journal starts with
     _leases: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _dropped: list[str] = field(default_factory=list)  # dropped and not in `finished`
+    _dropped: list[str] = field(default_factory=list)  # ids of dropped forests that are not in `finished`
 
     def add(self, line: Line) -> None:
         self.records += 1
@@ -109,7 +110,8 @@ class History:
                 self._start_from(line)
 
     def _start_from(self, line: Line) -> None:
-        """Read the live forests of a snapshot. A snapshot has only totals of the finished forests, in `before`."""
+        """Read the live forests of a snapshot. The snapshot holds only totals of the finished forests; `before`
+        keeps these totals."""
         self.before.apply(line.record)
         self.committed = self.before.committed
         for fid, entry in self.before.live.items():
@@ -151,11 +153,12 @@ class History:
             self.attempts = {fid: attempt for fid, attempt in self.attempts.items() if not attempt.reissued}
 
     def _finish(self, finished: Finished, oldest_kept: int) -> None:
-        """Move the steps up to `oldest_kept`, before which no resume goes back, and dropped attempts to `finished`."""
+        """Move dropped attempts and the steps up to `oldest_kept` to `finished`. No resume goes back before
+        `oldest_kept`."""
         for step in sorted(s for s in self.steps if s <= oldest_kept):
             for fid in self.steps.pop(step):
                 if fid in self.skipped:
-                    self.skipped.remove(fid)  # its drop is on record
+                    self.skipped.remove(fid)  # the journal has a record of its drop
                 elif attempt := self.attempts.pop(fid, None):
                     finished.add("trained", attempt.reserved, attempt.admitted, attempt.dropped)
                 else:
@@ -206,8 +209,8 @@ def read_history(run_dir: str | Path) -> History:
 
 
 def forests(run_dir: str | Path) -> Iterator[Forest]:
-    """Yield every admitted forest whose payload is kept and sound, in the order of admission; views of the mapped
-    files."""
+    """Yield every admitted forest whose payload is kept and undamaged, in the order of admission. On a local disk
+    the arrays are views of the mapped files."""
     replay = folder_of(run_dir)
     payloads, released, damaged = PayloadReader(replay.child("payloads")), set[str](), set[str]()
     for line in Reader(replay.child("journal"), whole=True):
@@ -222,17 +225,19 @@ def forests(run_dir: str | Path) -> Iterator[Forest]:
 
 
 def last_forest(run_dir: str | Path) -> Forest | None:
-    """Return the forest that was admitted last; None without one. Reads the journal from its last snapshot on.
+    """Return the forest that was admitted last; None if no forest was admitted. Reads the journal from its last
+    snapshot on.
 
-    Raises `BadInput` if the run has no journal, or the payload of that forest cannot be read."""
+    Raises `BadInput` if the run has no journal, or if the payload of that forest cannot be read."""
     replay = folder_of(run_dir)
     last = deque(admitted_forests(Reader(replay.child("journal"))), maxlen=1)
     return PayloadReader(replay.child("payloads")).forest(last[0]) if last else None
 
 
 def admitted_forests(reader: Reader, until: float = math.inf) -> Iterator[Admitted]:
-    """Yield what the records up to number `until` admitted, in that order; first the live forests of a snapshot that
-    the journal starts with. Later records are not read."""
+    """Yield the forests that the records up to number `until` admitted, in the order of admission.
+
+    If the journal starts with a snapshot, the live forests of the snapshot come first. Later records are not read."""
     for line in reader:
         if line.seq > until:
             return
@@ -248,10 +253,11 @@ def admitted_forests(reader: Reader, until: float = math.inf) -> Iterator[Admitt
 
 
 class RecordedSteps:
-    """The forests of some optimizer steps, found in one pass over the journal, whose memory does not grow with it."""
+    """The forests of some optimizer steps. One pass over the journal finds them, in memory that does not grow with
+    the journal."""
 
     def __init__(self, run_dir: str | Path, steps: Collection[int]) -> None:
-        """Raises `BadInput` for a journal that is damaged or of another format."""
+        """Find the forests of `steps`. Raises `BadInput` for a journal that is damaged or of another format."""
         self._run_dir = run_dir
         replay = folder_of(run_dir)
         self._payloads = PayloadReader(replay.child("payloads"))
@@ -284,8 +290,9 @@ class RecordedSteps:
                 self._found[lease.step] = tuple(ledger.live[fid].payload for fid in lease.record.forest_ids)
 
     def forests(self, step: int) -> list[Forest]:
-        """Return the forests that `step` trained on, in that order. Raises `BadInput` for a step that did not happen
-        or whose payload is gone."""
+        """Return the forests that `step` trained on, in training order.
+
+        Raises `BadInput` if the step did not happen or one of its payloads is gone."""
         if step not in self._found:
             known = f"steps {self._known.start} to {self._known.stop - 1}" if self._known else "no step"
             raise BadInput(f"step {step}: the journal of {self._run_dir} has {known}")
@@ -299,6 +306,8 @@ class RecordedSteps:
 
 
 def forests_of_step(run_dir: str | Path, step: int) -> list[Forest]:
-    """Return the batch of optimizer step `step`, in its order. For several steps `RecordedSteps` reads
-    the journal once. Raises `BadInput` as that does."""
+    """Return the batch of optimizer step `step` in training order.
+
+    For several steps use `RecordedSteps`, which reads the journal once. Raises `BadInput` as `RecordedSteps.forests`
+    does."""
     return RecordedSteps(run_dir, (step,)).forests(step)

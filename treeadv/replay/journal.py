@@ -2,11 +2,11 @@
 
     {"crc":"1c291ca3","seq":7,"t":1700000000.25,"kind":"acked","lease_id":"lease-000001","step":3}
 
-`crc` is CRC-32 of everything after its own field, `seq` counts records over all parts without a gap, `t` is seconds
-since 1970. A part `0000000007.snapshot.jsonl` holds the state after the last record of the parts before it, so a start
-reads nothing before it. A writer always starts a new part, in an object store with its session in the name
-(`0000000007-000002-1f2e3d4c.jsonl`). A crash may tear the last record, which is cut off and reported. A damaged record
-before sound ones is named and not repaired.
+`crc` is the CRC-32 of all bytes of the line after its own field. `seq` counts the records over all parts without a gap.
+`t` is the time in seconds since 1970. A part `0000000007.snapshot.jsonl` holds the state after the last record of the
+parts before it, so a start reads no earlier part. A writer always starts a new part. In an object store the name of the
+part contains the session of the writer (`0000000007-000002-1f2e3d4c.jsonl`). A crash may tear the last record; the next
+start cuts it off and reports it. A damaged record before undamaged records is reported and not repaired.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from treeadv.storage.sessions import session_in
 
 SUFFIX = ".jsonl"
 SNAPSHOT = ".snapshot.jsonl"
-_REWRITE_BELOW = 1 << 18  # bytes: each flush rewrites the last object until it has this size
+_REWRITE_BELOW = 1 << 18  # bytes; each flush rewrites the last object until the object has this size
 _TRIES = 10
-_BLOCK = 1 << 20  # bytes read at a time
-_OPEN = 64  # parts open at a time in a whole journal
+_BLOCK = 1 << 20  # bytes that are read at a time
+_OPEN = 64  # number of parts that are open at a time when a whole journal is read
 _HEAD = len('{"crc":"00000000",')
 
 
@@ -64,7 +64,7 @@ def _is_sound(raw: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Part:
-    """The name of a part, parsed. Parts sort in the order of their records."""
+    """The parsed name of a part. Parts sort in the order of their records."""
 
     session: str  # "" on a local disk; sessions sort in the order of their starts
     number: int
@@ -76,19 +76,18 @@ class _Part:
 
 
 class Reader:
-    """Iterates over the lines of a journal. The files are not changed, so the run may continue.
+    """An iterator over the lines of a journal. It does not change the files, so the run may continue.
 
-    It starts from the last snapshot; with `whole` from the first record that is kept, and skips the snapshots behind
-    it. `torn` tells afterwards whether the last record was cut short. In an object store a writer may still write after
-    another session has opened the run: where the records of a later session begin, those with that number or a higher
-    one of earlier sessions do not count.
+    The reader starts from the last snapshot. With `whole` it starts from the first kept record and skips all later
+    snapshots. After the iteration `torn` describes a last record that was cut short. In an object store a writer may
+    continue to write after another session has opened the run. The reader ignores these records: from the first record
+    of a session on, records of earlier sessions with the same or a higher number do not count.
 
-    Raises `BadInput` for a damaged record before undamaged records, a gap, or a journal of another format.
-    """
+    Raises `BadInput` for a damaged record before undamaged records, a gap, or a journal of another format."""
 
     def __init__(self, folder: Folder, whole: bool = False) -> None:
         self._folder = folder
-        for _ in range(_TRIES):  # a snapshot of the live run may replace parts during the read
+        for _ in range(_TRIES):  # repeated, because a snapshot of the live run may replace parts during the read
             self.sizes = folder.sizes(SUFFIX)
             try:
                 self.parts = self._start(whole)
@@ -101,21 +100,23 @@ class Reader:
         else:
             raise BadInput(f"{folder.uri}: the parts were replaced {_TRIES} times during the read; try again")
         self.size = sum(self.sizes[part] for part in self.parts)  # bytes
-        self.seq = 0  # of the last record read
+        self.seq = 0  # number of the last record that was read
         self.torn: TornRecord | None = None
-        self.ignored = 0  # parts with records that do not count
+        self.ignored = 0  # number of parts with records that do not count
         self._ends = self._session_ends()
 
     def _start(self, whole: bool) -> list[str]:
-        """Return the parts to read. A whole journal begins with its first record or with a snapshot; a deletion that
-        was cut short may have left parts that begin with neither."""
+        """Return the names of the parts to read.
+
+        A whole journal begins with its first record or with a snapshot. An interrupted deletion may have left parts
+        that begin with neither; the reader then starts from the last snapshot."""
         every = [p.name for p in sorted(map(_Part.parse, self.sizes))]
         if whole and every and (every[0].endswith(SNAPSHOT) or self._first(every[0]).get("seq") == 1):
             return every
         return _current(self.sizes)
 
     def _first(self, part: str) -> JsonObject:
-        """Return the first record of a part as JSON, {} if it is not sound."""
+        """Return the first record of a part as JSON; {} if the record is damaged."""
         with self._folder.open_all([part])[0] as file:
             return _parsed(next(_lines(file, self.sizes[part]), b"").rstrip(b"\n"))
 
@@ -148,7 +149,7 @@ class Reader:
                 start += len(raw)
 
     def _files(self) -> Iterator[tuple[str, pa.NativeFile]]:
-        """Yield each part with its open file; a few at a time where they are not open yet."""
+        """Yield each part with its open file. The parts of a whole journal are opened a few at a time."""
         yield from zip(self.parts, self._opened, strict=False)
         for at in range(len(self._opened), len(self.parts), _OPEN):
             names = self.parts[at : at + _OPEN]
@@ -173,7 +174,7 @@ class Reader:
         return Line(seq, t, record)
 
     def _fault(self, part: str, start: int, length: int) -> None:
-        """Note a torn last record; raise `BadInput` if sound records follow."""
+        """Note a torn last record. Raises `BadInput` if undamaged records follow."""
         later = self.parts[self.parts.index(part) :]
         for name, file in zip(later, self._folder.open_all(later), strict=True):
             rest = _lines(file, self.sizes[name], start + length if name == part else 0)
@@ -189,9 +190,9 @@ class Reader:
 
 
 def _lines(file: pa.NativeFile, end: int, start: int = 0) -> Iterator[bytes]:
-    """Yield the lines of a part between two bytes, with their ends. A block of the file is in memory.
+    """Yield the lines between two bytes of a part, with their line ends. Only one block of the file is in memory.
 
-    `end` is the size that the part had when the journal was opened: a live writer may have written more since."""
+    `end` is the size that the part had when the journal was opened. A live writer may have written more bytes since."""
     file.seek(min(start, end))
     with io.BufferedReader(file, _BLOCK) as lines:
         for line in lines:
@@ -202,7 +203,7 @@ def _lines(file: pa.NativeFile, end: int, start: int = 0) -> Iterator[bytes]:
 
 
 def _parsed(raw: bytes) -> JsonObject:
-    """Return the JSON of a line with a right checksum; {} for any other."""
+    """Return the JSON of a line with a correct checksum; {} for any other line."""
     if not _is_sound(raw):
         return {}
     try:
@@ -220,7 +221,7 @@ def _current(names: Iterable[str]) -> list[str]:
 
 
 class Journal:
-    """Appends records. A record is durable when the actions of a later call of `pending` have run."""
+    """The writer of a journal. A record is durable when the actions of a later call of `pending` have run."""
 
     def __init__(self, folder: Folder, reader: Reader, session: str, check: Action) -> None:
         """Continue after the last record that `reader` has read. `reader` must be at its end.
@@ -236,9 +237,9 @@ class Journal:
         self._names = list(reader.sizes)
         self._number = max((_Part.parse(n).number for n in self._names), default=0)
         self.seq = reader.seq
-        self.size = reader.size  # bytes that a start reads
-        self.base = sum(reader.sizes[part] for part in reader.parts if part.endswith(SNAPSHOT))  # of it, a snapshot
-        self.disk_bytes = sum(reader.sizes.values())  # of all parts
+        self.size = reader.size  # number of bytes that a start reads
+        self.base = sum(reader.sizes[part] for part in reader.parts if part.endswith(SNAPSHOT))  # of these, a snapshot
+        self.disk_bytes = sum(reader.sizes.values())  # bytes of all parts
         if reader.torn:
             folder.truncate(reader.torn.part, reader.torn.offset)
         elif reader.parts:
@@ -269,11 +270,11 @@ class Journal:
         return [part.pending()]
 
     def snapshot(self, state: Snapshot, t: float, keep: bool) -> list[Action]:
-        """Return what writes the state, from which later starts go on, and unless `keep` deletes all parts so far. The
-        caller makes all records durable before.
+        """Return the actions that write `state` as a snapshot, from which later starts continue.
 
-        Later records go to a new part, so the caller may write records while the actions run.
-        """
+        Unless `keep` is true, the actions also delete all earlier parts. The caller must make all records durable
+        before it runs the actions. Later records go to a new part, so the caller may write records while the actions
+        run."""
         old, line = tuple(self._names), encode(Line(self.seq, t, state))
         sealed: list[Action] = []
         if self._part is not None:

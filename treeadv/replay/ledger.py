@@ -1,14 +1,14 @@
-"""The states of forests as a pure state machine: it applies records, reads no clock and does no I/O.
+"""The states of forests as a pure state machine. It applies records, reads no clock and does no I/O.
 
     reserved -> ready -> leased -> trained
         \\__________\\______________> dropped(reason)
 
 A forest holds one slot from `reserved` until the learner acknowledges its lease, or until it is dropped.
 
-A worker grows and grades a forest in state `reserved`. A forest stays `leased` until its step is durable (`Committed`);
-the ack only frees the slots. The queue drops a forest that its step did not train (its update was not finite) just
-before the step becomes durable. So a step that is undone is taken again with all its forests. A resume from an older
-checkpoint makes the trained forests of later steps ready again.
+A forest is `reserved` while workers grow and grade it. A forest stays `leased` until its step is durable (`Committed`);
+the ack only frees the slots. A step does not train a forest whose update is not finite. The queue drops such a forest
+just before the step becomes durable. So a step that is undone is taken again with all its forests. A resume from an
+older checkpoint makes the trained forests of later steps ready again.
 After every record the conservation law holds for forests, leaves and tokens:
 
     admitted = ready + leased + trained + dropped
@@ -42,7 +42,7 @@ from treeadv.replay.records import (
 )
 
 UNITS = ("forests", "leaves", "tokens")
-_FAILURES = ("failed", "invalid", "too_few_judged", "not_finite")  # drop reasons that the prompt may cause
+_FAILURES = ("failed", "invalid", "too_few_judged", "not_finite")  # drop reasons whose cause may be the prompt
 _FINAL = ("no_variance", "no_prompt")  # drop reasons that would likely recur in another attempt at the prompt
 
 
@@ -55,11 +55,12 @@ class State(StrEnum):
 
 
 class LawBroken(AssertionError):
-    """The conservation law does not hold: a defect of the queue lost or duplicated forests. The run must stop."""
+    """The conservation law does not hold, because a defect of the queue lost or duplicated forests. The run must
+    stop."""
 
 
 class LeaseLost(RuntimeError):
-    """The lease ended and another lease holds its forests, so a step with this lease is void.
+    """The lease ended and another lease holds its forests. A step with the ended lease is void.
 
     The run must resume from the last checkpoint."""
 
@@ -68,8 +69,8 @@ class LeaseLost(RuntimeError):
 class Entry:
     """A live forest.
 
-    `order` is the position of the forest among the admitted forests. `turn` is the position among the forests that were
-    leased before a resume; the queue leases these forests first."""
+    `order` is the position of the forest among the admitted forests. `turn` is its position among the forests that
+    were leased before a resume, or None. The queue leases the forests with a `turn` first."""
 
     reserved: Reserved
     state: State = State.RESERVED
@@ -79,7 +80,7 @@ class Entry:
 
     @property
     def payload(self) -> Admitted:
-        """The record of the admission. Raises AssertionError for a reserved forest, which has no payload."""
+        """Return the record of the admission. Raises AssertionError for a reserved forest, which has no payload."""
         assert self.admitted is not None, f"forest {self.reserved.forest_id} is reserved and not admitted"
         return self.admitted
 
@@ -88,7 +89,8 @@ class Entry:
 class OpenLease:
     """A lease that is not finished.
 
-    `step` is the acknowledged step; None before the ack. `skipped` are forests that the step did not train."""
+    `step` is the step that the ack named; it is None before the ack. `skipped` are the forests that the step did not
+    train."""
 
     record: Leased
     step: int | None = None
@@ -97,7 +99,7 @@ class OpenLease:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The next attempt at a draw. `failures` counts the failed attempts before."""
+    """The next attempt at a draw. `failures` is the number of earlier attempts that failed."""
 
     draw: int
     attempt: int
@@ -105,10 +107,9 @@ class Retry:
 
 
 class Ledger:
-    """Holds every forest that is not finished, and the totals of all forests.
+    """The state of every forest that is not finished, and the totals of all forests.
 
-    A trained forest is finished when no checkpoint of an earlier step is kept.
-    """
+    A trained forest is finished when the run keeps no checkpoint of an earlier step."""
 
     def __init__(self) -> None:
         self.run = ""
@@ -118,18 +119,18 @@ class Ledger:
         self.again: list[Retry] = []
         self.next_draw = 0
         self.leases_made = 0
-        self.last_step = 0  # last step acknowledged
+        self.last_step = 0  # last acknowledged step
         self.committed = 0  # largest durable step
         self.oldest_kept = 0  # oldest step that the run may resume from
-        self.totals: Counter[tuple[str, str]] = Counter()  # by (state or drop reason, unit)
-        self.lost: Counter[str] = Counter()  # reservations that ended without a forest, by reason
+        self.totals: Counter[tuple[str, str]] = Counter()  # keys are (state or drop reason, unit)
+        self.lost: Counter[str] = Counter()  # number of reservations that ended without a forest, by reason
         self.lapsed: dict[str, Leased] = {}  # expired leases whose forests no other lease has taken
         self._orders = 0
 
     # ---- queries -----------------------------------------------------------------------------------------------------
     @property
     def slots_used(self) -> int:
-        """Number of slots in use: the live forests without those whose lease is acknowledged."""
+        """Return the number of slots in use. Every live forest uses a slot until its lease is acknowledged."""
         return len(self.live) - sum(len(x.record.forest_ids) for x in self.leases.values() if x.step is not None)
 
     def in_state(self, state: State) -> list[Entry]:
@@ -141,25 +142,27 @@ class Ledger:
         return len(parts) == 3 and parts[0] == self.run and parts[1].isdecimal() and int(parts[1]) < self.next_draw
 
     def next_ticket(self) -> Retry:
-        """Return the draw and attempt of the next reservation: the first waiting retry, or else a new draw."""
+        """Return the draw and the attempt of the next reservation: the first waiting retry, or a new draw if no
+        retry waits."""
         return self.again[0] if self.again else Retry(self.next_draw, 0, 0)
 
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
         """Return the record that drops a live forest. `Dropped.refill` says whether the prompt gets another attempt.
 
-        After a reason that the prompt does not cause (stale, damaged) the prompt gets another attempt. After a failure
-        the prompt gets another attempt until `attempts` attempts of the draw have failed. A prompt without variance and
+        If the prompt did not cause the reason (stale, damaged), the prompt gets another attempt. After a failure the
+        prompt gets another attempt until `attempts` attempts of the draw have failed. A prompt without variance and
         a draw without a prompt get no other attempt."""
         failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
         return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)
 
     def skipped(self, step: int) -> list[tuple[str, int]]:
-        """Return (forest, step) for each leased forest that its step did not train, for the steps up to `step`."""
+        """Return (forest, step) for each leased forest that its step did not train. Only the steps up to `step`
+        count."""
         done = self._acked_after(self.committed, step)
         return [(fid, lease.step) for lease in done for fid in lease.skipped if lease.step is not None]
 
     def leasable(self, version: int) -> list[Entry]:
-        """Return the ready forests without a token newer than `version`. Newer tokens exist only after a resume."""
+        """Return the ready forests that have no token newer than `version`. Newer tokens exist only after a resume."""
         return [e for e in self.in_state(State.READY) if e.payload.newest_version <= version]
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
@@ -170,12 +173,13 @@ class Ledger:
         ]
 
     def expired(self, now: float) -> list[Returned]:
-        """Return the records that end the open leases without an ack whose deadline has passed."""
+        """Return the records that end the expired leases: open leases without an ack whose deadline has passed."""
         over = [x for x in self.leases.values() if x.step is None and x.record.deadline <= now]
         return [Returned(x.record.lease_id, "expired") for x in over]
 
     def can_ack(self, lease_id: str, step: int) -> bool:
-        """Return True for a new ack, False for a repeated ack. Raises `LeaseLost` if another lease has the forests."""
+        """Return True for a new ack and False for a repeated ack. Raises `LeaseLost` if another lease has the
+        forests."""
         open_lease = self.leases.get(lease_id)
         if (open_lease is not None and open_lease.step is None) or lease_id in self.lapsed:
             if step != self.last_step + 1:
@@ -188,13 +192,14 @@ class Ledger:
         )
 
     def law_error(self) -> dict[str, int]:
-        """Return admitted - ready - leased - trained - dropped by unit. Anything but 0 is a defect."""
+        """Return admitted - ready - leased - trained - dropped by unit. Any value but 0 is a defect."""
         t = self.totals
         return {u: t["admitted", u] - t["ready", u] - t["leased", u] - t["trained", u] - t["dropped", u] for u in UNITS}
 
     # ---- transitions -------------------------------------------------------------------------------------------------
     def apply(self, record: Record) -> None:
-        """Apply one record. Raises KeyError or ValueError for an illegal transition, `LawBroken` for a defect."""
+        """Apply one record. Raises KeyError or ValueError for an illegal transition, and `LawBroken` for a defect of
+        the queue."""
         match record:
             case Opened(run=run, session=session):
                 self.run, self.session = run, session
@@ -264,7 +269,7 @@ class Ledger:
     def _ack(self, record: Acked) -> None:
         if not self.can_ack(record.lease_id, record.step):
             raise ValueError(f"lease {record.lease_id} is already acknowledged for step {record.step}")
-        if record.lease_id in self.lapsed:  # the ack is late, but no other lease has the forests
+        if record.lease_id in self.lapsed:  # the ack is late but valid, because no other lease has the forests
             lapsed = self.lapsed.pop(record.lease_id)
             for fid in lapsed.forest_ids:
                 self._move(fid, State.LEASED)
@@ -329,7 +334,7 @@ class Ledger:
             raise ValueError(f"the run cannot resume from step {record.step}: {wrong}")
         self.session = record.session
         undone = [x for x in self.leases.values() if x.step is None or x.step > record.step]
-        undone.sort(key=lambda x: (x.step is None, x.step or 0))  # stable: leases without an ack keep their order
+        undone.sort(key=lambda x: (x.step is None, x.step or 0))  # leases without an ack keep their order
         first = [fid for lease in undone for fid in lease.record.forest_ids]
         later = sorted((e for e in self.in_state(State.READY) if e.turn is not None), key=lambda e: e.turn or 0)
         for turn, fid in enumerate([*first, *(e.reserved.forest_id for e in later)]):
@@ -348,7 +353,7 @@ class Ledger:
 
     # ---- snapshots ---------------------------------------------------------------------------------------------------
     def to_state(self) -> JsonObject:
-        """Return the state as JSON-able values for a `Snapshot`."""
+        """Return the state for a `Snapshot`, as values that JSON can represent."""
         return {
             **{name: getattr(self, name) for name in _PLAIN},
             "lost": dict(self.lost),

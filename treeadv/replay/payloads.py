@@ -1,8 +1,7 @@
 """Payload files: Arrow IPC stream files `0000000001.arrow` with one record batch for each forest.
 
-File, offset and length address a forest. In an object store each flush makes one file. The name of the file contains
-the session of its writer, so a process that has lost the run overwrites no file of the new owner.
-"""
+File, offset and length address a forest. In an object store each flush creates one file. The name of the file
+contains the session of its writer. So a process that has lost the run cannot overwrite a file of the new owner."""
 
 from __future__ import annotations
 
@@ -33,13 +32,13 @@ class PayloadReader:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._readable: set[str] = set()  # files with a checked schema
+        self._readable: set[str] = set()  # files whose schema was checked
 
     def read(self, place: Place) -> pa.RecordBatch:
         """Return the forest at `place` after a check of its checksum.
 
-        Raises `DamagedPayload` with file and offset, `BadInput` if the store cannot be read or the schema is newer.
-        """
+        Raises `DamagedPayload` with file and offset. Raises `BadInput` if the store cannot be read or the schema is
+        newer."""
         where = f"{self._folder.uri}/{place.file} byte {place.offset}"
         if not _NAME.fullmatch(place.file) or place.offset < 0 or place.length < 0:
             raise DamagedPayload(f"{where}: the journal names no payload file; restore the journal from a backup")
@@ -58,14 +57,14 @@ class PayloadReader:
         return read_batch(message, wire.SCHEMA, where)
 
     def forest(self, admitted: Admitted) -> Forest:
-        """Return an admitted forest, every invariant checked.
+        """Return an admitted forest after a check of every invariant.
 
-        Raises as `read`, and `DamagedPayload` where the payload holds anything else."""
+        Raises the errors of `read`. Raises `DamagedPayload` if the payload holds anything but this forest."""
         place = admitted.place
         forests = wire.from_batch(self.read(place))
         try:
             (forest,) = (f.check() for f in forests)
-        except ValueError as e:  # not one forest, or one that is not sound
+        except ValueError as e:  # the batch does not hold exactly one forest, or the forest breaks an invariant
             where = f"{self._folder.uri}/{place.file} byte {place.offset}"
             raise DamagedPayload(f"{where}: the payload is not forest {admitted.forest_id} ({one_line(e)})") from e
         return forest
@@ -73,7 +72,7 @@ class PayloadReader:
     def _check_schema(self, file: str) -> None:
         """Check the schema message at the start of a file.
 
-        The message starts with a marker and the length of its metadata, 4 bytes each."""
+        The message starts with a marker of 4 bytes and the length of its metadata in 4 bytes."""
         if file in self._readable:
             return
         length = int.from_bytes(memoryview(self._folder.read(file, 4, 4)), "little")
@@ -90,18 +89,17 @@ class PayloadReader:
 
 
 class Payloads(PayloadReader):
-    """Appends forests to payload files and reads them."""
+    """The writer and reader of payload files."""
 
     def __init__(self, folder: Folder, file_bytes: int, durable: bool, session: str) -> None:
-        """Start a new file. A file that has reached `file_bytes` is sealed. Without `durable` nothing is flushed.
+        """Start a new file. A file that has reached `file_bytes` is sealed. If `durable` is false, nothing is flushed.
 
-        Nothing is appended to files of an earlier process, because their last message may be torn.
-        """
+        Files of an earlier process stay as they are, because their last message may be torn."""
         super().__init__(folder)
         self._limit = file_bytes
         self._durable = durable
         self._file: AppendFile | None = None
-        self._sealed: list[AppendFile] = []  # not flushed yet
+        self._sealed: list[AppendFile] = []  # sealed files that are not flushed yet
         self._dirty = False
         self._closed = False
         self._tail = f"{folder.writer_tag(session)}{SUFFIX}"
@@ -109,12 +107,12 @@ class Payloads(PayloadReader):
         self._number = max((int(n.removesuffix(SUFFIX).partition("-")[0]) for n in self._sizes), default=0)
 
     def flush_existing(self, needed: set[str]) -> None:
-        """Flush the `needed` files, which an earlier process may not have flushed."""
+        """Flush the files `needed`, because an earlier process may not have flushed them."""
         for name in needed & self._sizes.keys():
             self._folder.sync(name)
 
     def append(self, batch: pa.RecordBatch) -> Place:
-        """Write one forest. Raises `BadInput` if the write fails; stored forests are unchanged."""
+        """Write one forest. Raises `BadInput` if the write fails; the stored forests are then unchanged."""
         if self._closed:
             raise RuntimeError(f"{self._folder.uri}: the payload files are closed; another process may own the run now")
         if self._file is None:
@@ -142,7 +140,7 @@ class Payloads(PayloadReader):
         return [file.pending() for file in files]
 
     def unneeded(self, needed: set[str]) -> list[str]:
-        """Return the files that are not needed and not open for writing."""
+        """Return the files that are not in `needed` and not open for writing."""
         open_file = self._file.name if self._file else None
         return [n for n in self._sizes if n not in needed and n != open_file]
 
@@ -154,7 +152,7 @@ class Payloads(PayloadReader):
 
     @property
     def size(self) -> int:
-        """The size of all payload files in bytes."""
+        """Return the size of all payload files in bytes."""
         return sum(self._sizes.values())
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""The records of the journal and their JSON. A record states one transition; applying a record makes no decision."""
+"""The records of the journal and their JSON form. A record states one transition. Applying a record makes no
+decision."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ DropReason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The first record of a journal. `run` is the prefix of every forest id of the run; for `session` see `Resumed`."""
+    """The first record of a journal. `run` is the prefix of every forest id of the run. `Resumed` explains
+    `session`."""
 
     run: str
     session: str
@@ -27,11 +29,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A worker got a prompt, and the forest takes a slot.
+    """A worker got a prompt, and its forest takes a slot.
 
-    `request` is the id that the worker gives to the call, or "". `failures` counts the failed earlier attempts of this
-    draw.
-    """
+    `request` is the id that the worker gives to the call, or "" for none. `failures` is the number of failed earlier
+    attempts of this draw."""
 
     forest_id: str
     draw: int
@@ -56,8 +57,8 @@ class Place:
 class Admitted:
     """A graded forest was written to a payload file.
 
-    `reward` is the mean R over leaves, `mass` the sum of |R - mean R| over leaves. The last four fields are its
-    `place`."""
+    `reward` is the mean R over the leaves. `mass` is the sum of |R - mean R| over the leaves. The last four fields
+    are the `place` of the payload."""
 
     forest_id: str
     leaves: int
@@ -80,8 +81,8 @@ class Admitted:
 class Leased:
     """The learner at policy `version` leased forests, in this order.
 
-    No token of the forests is newer than `version` or more than `max_staleness` versions older. `deadline` is in
-    seconds of the queue's clock."""
+    Every token of the forests is at most as new as `version` and at most `max_staleness` versions older. `deadline`
+    is in seconds of the queue's clock."""
 
     lease_id: str
     forest_ids: tuple[str, ...]
@@ -94,8 +95,8 @@ class Leased:
 class Acked:
     """The learner has taken the optimizer step of the lease, and the slots of the lease are free.
 
-    The forests stay leased until the step is durable. Then the forests in `skipped`, whose update was not finite, are
-    dropped."""
+    The forests stay leased until the step is durable. The queue then drops the forests in `skipped`, whose update
+    was not finite."""
 
     lease_id: str
     step: int
@@ -112,10 +113,9 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """The queue dropped a forest: it is not trained, and its slot is free.
+    """The queue dropped a forest. The forest is not trained, and its slot is free.
 
-    With `refill` the prompt gets another attempt of the same draw; otherwise the draw is finished.
-    """
+    With `refill` the prompt gets another attempt of the same draw. Otherwise the draw is finished."""
 
     forest_id: str
     reason: DropReason
@@ -127,7 +127,7 @@ class Dropped:
 class Committed:
     """A durable checkpoint contains every step up to `step`.
 
-    The run may resume from any step since `oldest_kept`, the step of the oldest kept checkpoint."""
+    The run may resume from any step since `oldest_kept`, which is the step of the oldest kept checkpoint."""
 
     step: int
     oldest_kept: int
@@ -137,9 +137,9 @@ class Committed:
 class Resumed:
     """The run resumes from the checkpoint of `step`.
 
-    Forests that were leased after this step are ready again, in the order of their leases. Reserved prompts get another
-    attempt. `session` is the id of the start of the run that resumed. A queue that is opened again in the same session
-    does not resume again."""
+    Forests that were leased after this step are ready again, in the order of their leases. Reserved prompts get
+    another attempt. `session` is the id of the start of the run that resumed. If the queue is opened again in the
+    same session, it does not resume again."""
 
     step: int
     session: str
@@ -147,14 +147,14 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The queue deletes payload files, because they hold only finished forests."""
+    """The queue deletes payload files that hold only finished forests."""
 
     payload_files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The complete state, which replaces all earlier records. `ledger` is the result of `Ledger.to_state`."""
+    """The complete state. It replaces all earlier records. `ledger` is the result of `Ledger.to_state`."""
 
     ledger: JsonObject
     format: int = FORMAT
@@ -168,14 +168,15 @@ _CHECKED = {k: TypeAdapter(k).validator.validate_python for k in _KINDS.values()
 
 
 def to_dict(record: Record) -> JsonObject:
-    """Return the record as JSON-able values. `kind` is the lower-case name of the record's type."""
+    """Return the record as values that JSON can represent. `kind` is the lower-case name of the record's type."""
     kind = type(record)
     return {"kind": kind.__name__.lower(), **{n: getattr(record, n) for n in _FIELDS[kind]}}
 
 
 def from_dict(tree: JsonObject) -> Record:
-    """Invert `to_dict`. Raises ValueError, in one line, for a kind, fields or values that this release does not
-    know."""
+    """Return the record that `to_dict` has turned into `tree`.
+
+    Raises ValueError, in one line, for a kind, fields or values that this release does not know."""
     values = dict(tree)
     kind = _KINDS.get(str(values.pop("kind", "")))
     if kind is None or values.keys() != _NAMES[kind]:

@@ -1,4 +1,5 @@
-"""Applies a journal to a ledger, record by record: how the queue starts again, and how readers follow a run."""
+"""Applies a journal to a ledger, record by record. The queue starts again in this way, and readers follow a run in
+this way."""
 
 from __future__ import annotations
 
@@ -16,8 +17,10 @@ IMPOSSIBLE = (KeyError, ValueError, LawBroken, LeaseLost)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """The result of opening the queue: records read, duration in seconds, the torn last record that was cut off, and
-    the journal parts with records of a process that had lost the run."""
+    """The result of opening the queue.
+
+    It holds the number of records, the duration in seconds, the torn last record that was cut off, and the number of
+    journal parts with records of a process that had lost the run."""
 
     records: int
     seconds: float
@@ -25,7 +28,7 @@ class Opening:
     ignored: int
 
     def warn(self, run: str) -> None:
-        """Log what the opening of `run` cut off or ignored."""
+        """Log what the queue cut off or ignored when it opened `run`."""
         if self.torn:
             log.warning("%s: the incomplete last record of the journal was cut off: %s", run, self.torn)
         if self.ignored:
@@ -35,10 +38,9 @@ class Opening:
 
 
 def recover(reader: Reader, ledger: Ledger) -> Iterator[Line]:
-    """Apply each record to the ledger, then yield it.
+    """Apply each record to the ledger, then yield the record.
 
-    Raises `BadInput` for a record that contradicts the records before it: no queue has written it there.
-    """
+    Raises `BadInput` for a record that contradicts the records before it, because no queue writes such a record."""
     for line in reader:
         try:
             ledger.apply(line.record)

@@ -12,7 +12,7 @@ from treeadv.extensions import load_extension
 from treeadv.replay.ledger import Entry
 from treeadv.seeds import derive
 
-# Orders the ready forests, given in the order of admission. The seeds are the run's seed and the number of the lease.
+# A rule gets the ready forests in the order of admission, with the run's seed and the number of the lease as seeds.
 Rule: TypeAlias = Callable[[Sequence[Entry], tuple[int, int]], list[Entry]]
 
 RULES = {name: f"{__name__}:{name}" for name in ("fifo", "freshest", "priority")}
@@ -26,28 +26,27 @@ def selection_rule(name: str) -> Rule:
 def choose(ready: Sequence[Entry], n: int, rule: Rule, seed: tuple[int, int]) -> list[Entry]:
     """Return `n` of the ready forests in training order, or all of them if fewer than `n` are ready.
 
-    Forests that were leased before a resume stand first, in the order of those leases. `rule` orders the other forests.
-    """
+    Forests that were leased before a resume come first, in the order of those leases. `rule` orders the other
+    forests."""
     first = sorted((e for e in ready if e.turn is not None), key=lambda e: e.turn or 0)
     rest = sorted((e for e in ready if e.turn is None), key=lambda e: e.order)
     return (first + rule(rest, seed))[:n]
 
 
 def fifo(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
-    """Keep the order of admission."""
+    """Return the forests in the order of admission."""
     return list(ready)
 
 
 def freshest(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
-    """Sort by the version of the oldest token, newest first."""
+    """Sort the forests by the version of their oldest token, newest first."""
     return sorted(ready, key=lambda e: -e.payload.oldest_version)
 
 
 def priority(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:
-    """Draw without replacement, in proportion to the advantage mass.
+    """Draw the forests without replacement, in proportion to their advantage mass.
 
-    Sorts by u^(1/mass) with u uniform, largest first (Efraimidis and Spirakis 2006).
-    """
+    The draw sorts by u^(1/mass) with u uniform, largest first (Efraimidis and Spirakis 2006)."""
     uniform = np.random.default_rng(derive(*seed)).random(len(ready))
     masses = [e.payload.mass for e in ready]
     keys = [math.log(1.0 - u) / mass if mass > 0 else -math.inf for u, mass in zip(uniform, masses, strict=True)]

@@ -1,8 +1,8 @@
-"""The replay queue on its files. Each method asks the ledger, writes the payload, writes the record and applies it.
+"""The replay queue on its files. Each method asks the ledger, writes the payload, writes the record and applies the
+record.
 
-The folder `replay` of a run holds `lock`, `journal/*.jsonl` and `payloads/*.arrow`. The queue writes a payload before
-the record that refers to it. So every prefix of the journal is a state of the run from which the run can resume.
-"""
+The folder `replay` of a run holds `lock`, `journal/*.jsonl` and `payloads/*.arrow`. The queue writes a payload
+before the record that refers to it. So the run can resume from the state that any prefix of the journal describes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from treeadv.replay.selection import choose, selection_rule
 from treeadv.storage.folder import Action, flush, open_folder
 from treeadv.visible import visible_logger
 
-JOURNAL_BYTES = 1 << 22  # that a start reads at most, beside a snapshot: 20,000 records
+JOURNAL_BYTES = 1 << 22  # largest size that a start reads besides a snapshot: about 20,000 records
 _WARN_EVERY = 50  # forests in a row that were dropped on admission
 _MAX_FAILED_DRAWS = 50  # draws in a row without a prompt
 log = visible_logger("treeadv.replay")
@@ -62,13 +62,12 @@ class ReplayStore:
     ) -> None:
         """Open or create the folder `replay` of `run_dir` (a path or a URI) and read its journal.
 
-        `session` is the id of this start of the run; `step` is the step of the checkpoint to resume from, 0 for none.
+        `session` is the id of this start of the run. `step` is the step of the checkpoint to resume from; 0 for none.
         The first opening in a session resumes from `step`: forests that were leased later are ready again in the same
-        order, and reserved prompts get another attempt. A second opening in the session (after the death of the queue
-        alone) changes nothing. `versions_per_step` is the number of optimizer updates of a step.
+        order, and reserved prompts get another attempt. A second opening in the session happens after the death of the
+        queue alone, and changes nothing. `versions_per_step` is the number of optimizer updates of a step.
 
-        Raises `BadInput` for a folder in use, damage, another format, or a checkpoint that contradicts the journal.
-        """
+        Raises `BadInput` for a folder in use, damage, another format, or a checkpoint that contradicts the journal."""
         began = time.perf_counter()
         self._config, self._seed, self._clock = config, seed, clock
         self._select = selection_rule(config.selection)
@@ -121,15 +120,15 @@ class ReplayStore:
                 " would lose or repeat forests. Restore a checkpoint of these steps from a backup, or start a new run"
             )
         self.commit(step, low)
-        self._write(Resumed(step, session))  # the last write: a process that dies earlier repeats all of them
+        self._write(Resumed(step, session))  # this write is the last, so a process that died earlier repeats all writes
 
     # ---- calls of workers --------------------------------------------------------------------------------------------
     @property
     def free_slots(self) -> int:
-        """The number of forests that can be reserved now.
+        """Return the number of forests that can be reserved now.
 
-        After a resume, forests of later steps may take all slots. A waiting lease then gets the slots that it lacks
-        beyond the capacity."""
+        After a resume, forests of later steps may take all slots. A waiting lease then gets the slots that it lacks,
+        even beyond the capacity."""
         lacking = 0
         if self._waiting is not None:
             n, version = self._waiting
@@ -137,10 +136,10 @@ class ReplayStore:
         return max(0, lacking, self.capacity - self.ledger.slots_used)
 
     def reserve(self, worker: str, request: str, prompt_id: Callable[[int], str]) -> Reserved | None:
-        """Reserve a slot for the next draw, whose prompt is `prompt_id(draw)`. Returns None if no slot is free.
+        """Reserve a slot for the next draw. The prompt of the draw is `prompt_id(draw)`. Returns None if no slot is
+        free.
 
-        A repeated `request` (not "") gets the first answer again while that forest is reserved.
-        """
+        A repeated `request` (not "") gets the first answer again while that forest is reserved."""
         for e in self.ledger.in_state(State.RESERVED) if request else ():
             if (e.reserved.worker, e.reserved.request) == (worker, request):
                 return e.reserved
@@ -151,7 +150,7 @@ class ReplayStore:
 
     @property
     def next_draw(self) -> int:
-        """The draw of the next reservation."""
+        """Return the draw of the next reservation."""
         return self.ledger.next_ticket().draw
 
     def skip_draw(self, detail: str) -> None:
@@ -178,7 +177,7 @@ class ReplayStore:
     def fail(self, fid: str, reason: str) -> None:
         """Drop a reserved forest that its worker cannot deliver.
 
-        The prompt gets another attempt, or is given up after `queue.attempts` failures."""
+        The prompt gets another attempt until `queue.attempts` attempts have failed."""
         if self._state(fid) is State.RESERVED:
             self._drop(self.ledger.drop(fid, "failed", reason, self._config.attempts))
 
@@ -190,11 +189,11 @@ class ReplayStore:
         return len(lost)
 
     def admit(self, fid: str, batch: pa.RecordBatch) -> Admission:
-        """Store one graded forest.
+        """Store one graded forest and return the outcome.
 
         `repeat`: the forest was admitted before. `late`: another attempt has the draw, or the draw is finished.
-        `refused`: the forest breaks an invariant; it is dropped as invalid and its prompt gets another attempt.
-        `dropped`: the forest is valid but gives no advantage (see `rejection`)."""
+        `refused`: the forest breaks an invariant; the queue drops it as invalid, and its prompt gets another
+        attempt. `dropped`: the forest is valid but gives no advantage (see `rejection`)."""
         state = self._state(fid)
         if state is not State.RESERVED:
             return "repeat" if state else "late"
@@ -218,11 +217,11 @@ class ReplayStore:
     def lease(self, n: int, version: int, fetch: Callable[[str], object] | None = None) -> Leased | None:
         """Lease `n` ready forests to the learner at policy `version`. Returns None if fewer forests are ready.
 
-        A forest with a token newer than `version` stays ready; such a forest exists only after a resume. Forests over
-        the staleness bound are dropped first, and their prompts get another attempt. A repeated call for a version with
-        an open lease returns that lease. `fetch` (default: `payload`) is called with each id before the lease is made.
-        A forest whose `fetch` raises `DamagedPayload` is dropped like a stale forest, so no later lease contains it.
-        """
+        A forest with a token newer than `version` stays ready. Such a forest exists only after a resume. Forests
+        over the staleness bound are dropped first, and their prompts get another attempt. If `version` has an open
+        lease, a repeated call returns that lease. `fetch` (default: `payload`) is called with each id before the
+        lease is made. A forest whose `fetch` raises `DamagedPayload` is dropped like a stale forest, so no later
+        lease contains it."""
         fetch = fetch or self.payload
         for open_lease in self.ledger.leases.values():
             if open_lease.step is None and open_lease.record.version == version:
@@ -254,15 +253,15 @@ class ReplayStore:
         return lease
 
     def ack(self, lease_id: str, step: int, skipped: Sequence[str] = ()) -> None:
-        """Record that optimizer step `step` used the lease, and free its slots.
+        """Record that optimizer step `step` used the lease, and free the slots of the lease.
 
-        `skipped` are the forests whose update was not finite; they are dropped when the step is durable. Raises
+        `skipped` are the forests whose update was not finite. The queue drops them when the step is durable. Raises
         `LeaseLost` if another lease has the forests."""
         if self.ledger.can_ack(lease_id, step):
             self._write(Acked(lease_id, step, tuple(skipped)))
 
     def nack(self, lease_id: str) -> None:
-        """End an unused lease; its forests are ready again. Does nothing for a lease that ended or is acknowledged."""
+        """End an unused lease. Its forests are ready again. Does nothing if the lease has ended or is acknowledged."""
         lease = self.ledger.leases.get(lease_id)
         if lease is not None and lease.step is None:
             self._write(Returned(lease_id, "nack"))
@@ -270,9 +269,8 @@ class ReplayStore:
     def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
         """Drop the forests of a lease that the learner cannot train.
 
-        Does nothing for a lease that ended or is acknowledged. The reason decides whether the prompts get another
-        attempt (see `Ledger.drop`).
-        """
+        Does nothing if the lease has ended or is acknowledged. The reason decides whether the prompts get another
+        attempt (see `Ledger.drop`)."""
         lease = self.ledger.leases.get(lease_id)
         if lease is None or lease.step is not None:
             return
@@ -292,7 +290,7 @@ class ReplayStore:
     def commit(self, step: int, oldest_kept: int | None = None) -> None:
         """Record that a durable checkpoint contains all steps up to `step`.
 
-        The forests of these steps are trained. The forests that the steps skipped are dropped.
+        The forests of these steps become trained. The forests that the steps skipped are dropped.
 
         The run can later resume from `oldest_kept`, the step of the oldest kept checkpoint (default: `step`)."""
         if step > self.ledger.last_step:
@@ -305,14 +303,12 @@ class ReplayStore:
             self._write(Committed(step, oldest))
 
     def compaction(self) -> list[Action]:
-        """Return what shortens the next start: a snapshot once the journal has grown by `journal_limit` bytes
-        since the last one. With retain=unacknowledged it replaces the records before it, and payload files
-        that hold only finished forests are deleted.
+        """Return the actions that shorten the next start and free disk space; [] if nothing is due.
 
-        The actions first make all records durable: the commit must be durable before its payload is deleted. They then
-        delete the payload files that hold only finished forests, and replace a journal over `journal_limit` bytes by a
-        snapshot.
-        """
+        The actions first make all records durable, because a commit must be durable before a payload of its forests
+        is deleted. Unless queue.retain is all, they then delete the payload files that hold only finished forests.
+        If the journal has grown by more than `journal_limit` bytes since the last snapshot, they write a snapshot.
+        Unless queue.retain is all, the snapshot replaces the records before it."""
         keep = self._config.retain == "all"
         gone = [] if keep else self._payloads.unneeded(self._needed())
         if gone:
@@ -329,7 +325,7 @@ class ReplayStore:
         flush(self.compaction())
 
     def payload(self, fid: str) -> pa.RecordBatch:
-        """Return a stored forest. Raises `DamagedPayload`, or KeyError if the forest is not live."""
+        """Return a stored forest. Raises `DamagedPayload`. Raises KeyError if the forest is not live."""
         return self._payloads.read(self.ledger.live[fid].payload.place)
 
     # ---- durability --------------------------------------------------------------------------------------------------
@@ -347,18 +343,18 @@ class ReplayStore:
 
     @property
     def records(self) -> int:
-        """The number of journal records since the start of the run."""
+        """Return the number of journal records since the start of the run."""
         return self._journal.seq
 
     def disk_bytes(self) -> int:
-        """Return the bytes of journal and payload files."""
+        """Return the size of the journal and of the payload files in bytes."""
         return self._journal.disk_bytes + self._payloads.size
 
     def free_bytes(self) -> int | None:
         return self._folder.free_bytes()
 
     def close(self) -> None:
-        """Make all records durable (unless fsync is none) and release the folder."""
+        """Make all records durable, unless queue.fsync is none, and release the folder."""
         if self._config.fsync != "none":
             self.sync()
         self._payloads.close()
