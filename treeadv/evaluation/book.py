@@ -12,7 +12,7 @@ from treeadv.storage.run_folder import RunFolder
 
 
 class EvaluationBook:
-    """Reads and writes the records. A resumed run evaluates its step again if the step has no record."""
+    """The reader and writer of the records. A resumed run evaluates its step again if the step has no record."""
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self._config, self._folder = config, folder
@@ -20,11 +20,12 @@ class EvaluationBook:
 
     @property
     def records(self) -> Sequence[JsonObject]:
-        """The records of the evaluations so far, in the order of their steps."""
+        """Return the records of the evaluations so far, in the order of their steps."""
         return self._records
 
     def lacks(self, step: int) -> bool:
-        """Tell whether the weights after `step` must be evaluated: an evaluation is due and has no record."""
+        """Return whether the weights after `step` must be evaluated: an evaluation of the step is due and has no
+        record."""
         return is_due(self._config, step) and all(r["step"] != step for r in self._records)
 
     def add(self, step: int, version: int, seconds: float, score: Score) -> JsonObject:
@@ -36,14 +37,14 @@ class EvaluationBook:
         return record
 
     def keep_best(self) -> None:
-        """Copy the checkpoint of the best step to RUN/best, if the checkpoint exists and is not there already.
+        """Copy the checkpoint of the best step to RUN/best, if the checkpoint exists and RUN/best holds another step.
 
-        Step 0 has no checkpoint; its weights are in the folder of the model."""
+        Step 0 has no checkpoint. Its weights are in the folder of the model."""
         found = best(self._records)
         if found and found["step"] in self._folder.checkpoints() and self._folder.store.best_step() != found["step"]:
             self._folder.store.keep_best(found["step"], found)
 
     @property
     def early_end(self) -> str:
-        """The reason to end the run before its last step; "" if there is none."""
+        """Return the reason to end the run before its last step; "" if there is none."""
         return early_end(self._config, self._records)

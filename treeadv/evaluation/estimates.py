@@ -1,4 +1,4 @@
-"""Estimates with confidence intervals. The problems are the sample, so the bootstrap resamples problems."""
+"""Estimates with confidence intervals. The problems are the sample, so the bootstrap resamples the problems."""
 
 from __future__ import annotations
 
@@ -11,47 +11,46 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-_BATCH = 100  # resamples in memory at a time
+_BATCH = 100  # number of resamples that are in memory at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A mean over problems with its 95 % confidence interval, or None if the problems do not allow an interval."""
+    """A mean over problems with its 95 % confidence interval. The interval is None if the problems do not allow an
+    interval."""
 
     value: float
     interval: tuple[float, float] | None
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Return the probability that one of k draws without replacement passes, if c of n do: 1 - C(n-c, k) / C(n, k).
+    """Return the probability that at least one of k draws without replacement passes, if c of n samples pass.
 
-    Unbiased for 1 - (1-p)^k when the samples are independent (Chen et al. 2021, arXiv:2107.03374, equation 1).
-    """
+    The value is 1 - C(n-c, k) / C(n, k). It is an unbiased estimate of 1 - (1-p)^k if the samples are independent
+    (Chen et al. 2021, arXiv:2107.03374, equation 1)."""
     return 1.0 - comb(n - c, k) / comb(n, k)
 
 
 def powers(n: int) -> list[int]:
-    """Return 1, 2, 4, ... and n: the k of pass@k for n samples."""
+    """Return 1, 2, 4, ... and n. These are the k of pass@k for n samples."""
     return sorted({1 << i for i in range(n.bit_length()) if 1 << i <= n} | {n})
 
 
 def mean_over(values: Sequence[float]) -> Estimate:
     """Return the mean of `values`, one value in [0, 1] for each problem, with its interval.
 
-    The interval is a bias-corrected and accelerated bootstrap over the problems. If all values are 0 or all are 1, it
-    is the exact binomial interval, because the bootstrap has no spread. If all values are another number, or if there
-    is one problem, the result has no interval.
-    """
+    The interval is a bias-corrected and accelerated bootstrap over the problems. If all values are 0 or all are 1,
+    the bootstrap has no spread, so the interval is the exact binomial interval. If all values are another number, or
+    if there is only one problem, the result has no interval."""
     v = np.asarray(values, np.float64)
     return Estimate(value=float(v.mean()), interval=_interval([v]))
 
 
 def mean_of_means(sets: Sequence[Sequence[float]]) -> Estimate:
-    """Return the unweighted mean over sets of the mean over problems. Each set is resampled by itself.
+    """Return the unweighted mean over sets of the mean over problems. The bootstrap resamples each set separately.
 
-    A set whose problems all give the same value has no spread to resample, and the interval would be too narrow: then
-    there is none.
-    """
+    The result has no interval if all problems of a set give the same value. Such a set has no spread to resample,
+    and the interval would be too narrow."""
     samples = [np.asarray(s, np.float64) for s in sets]
     return Estimate(value=float(np.mean([s.mean() for s in samples])), interval=_interval(samples))
 

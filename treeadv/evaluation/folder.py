@@ -22,10 +22,11 @@ from treeadv.storage.disk import fsync, replace_file, writing
 
 
 class EvalFolder:
-    """Stores finished problems. The lines of a set have the order in which its problems were finished."""
+    """The stored results of finished problems. The lines of a set are in the order in which its problems were
+    finished."""
 
     def __init__(self, path: Path, settings: JsonMapping) -> None:
-        """Create the folder or open it. Raises `BadInput` for a folder of an evaluation with other settings."""
+        """Create the folder or open it. Raises `BadInput` for a folder that holds an evaluation with other settings."""
         self.path = path
         file = path / "settings.json"
         if file.is_file():
@@ -39,7 +40,8 @@ class EvalFolder:
         replace_file(file, json.dumps(settings, indent=2) + "\n")
 
     def results(self, name: str) -> dict[int, Result]:
-        """Return the results of the finished problems of a set, by place. Remove an incomplete last line."""
+        """Return the results of the finished problems of a set, by place. An incomplete last line is removed from
+        the file."""
         file = self._file(name)
         if not file.is_file():
             return {}
@@ -61,7 +63,7 @@ class EvalFolder:
             fsync(file.parent)
 
     def finish(self, score: Score, settings: JsonMapping) -> None:
-        """Write the files of results."""
+        """Write results.json and results.md."""
         replace_file(self.path / "results.json", json.dumps({"settings": settings, **score.to_json()}, indent=2) + "\n")
         replace_file(self.path / "results.md", markdown(score) + "\n")
 
@@ -70,7 +72,8 @@ class EvalFolder:
 
 
 def line_of(forest: Forest, place: int, prompt: str, texts: Sequence[str]) -> JsonObject:
-    """Return the line of a finished problem. `prompt` and `texts` are the texts of the prompt and of the answers."""
+    """Return the line of a finished problem. `prompt` is the text of the prompt, and `texts` are the texts of the
+    answers."""
     lengths = forest.lengths[forest.leaf_segment]
     answers = [
         {
@@ -106,7 +109,7 @@ def _result(line: JsonMapping) -> Result:
 
 
 def _changed(old: JsonMapping, new: JsonMapping) -> str:
-    """Return the first setting that differs, with both values, or "" for equal settings."""
+    """Return the first setting that differs, with both values; "" if the settings are equal."""
     for key in {**old, **new}:
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

@@ -1,7 +1,8 @@
-"""Decisions from the evaluations of a run: which steps are evaluated, which is best, whether the run ends early.
+"""Decisions from the evaluations of a run: which steps are evaluated, which step is best, and whether the run ends
+early.
 
-A record of an evaluation is a line of RUN/evaluations.jsonl: `step`, `version`, `seconds` and the fields of `Score`.
-"""
+A record of an evaluation is a line of RUN/evaluations.jsonl. It has the fields `step`, `version` and `seconds` and
+the fields of `Score`."""
 
 from __future__ import annotations
 
@@ -14,28 +15,31 @@ EvaluationRecord = JsonMapping
 
 
 def is_due(config: Config, step: int) -> bool:
-    """Tell whether the weights after `step` are evaluated: at step 0, every `eval.every` steps and at the last step."""
+    """Return whether the weights after `step` are evaluated: at step 0, every `eval.every` steps and at the last
+    step."""
     every = config.eval.every
     return bool(every) and (step % every == 0 or step == config.run.steps)
 
 
 def is_durable(config: Config, step: int) -> bool:
-    """Tell whether a checkpoint of `step` is written. An evaluated step needs a checkpoint: it may be the best."""
+    """Return whether a checkpoint of `step` is written. An evaluated step needs a checkpoint, because it may be the
+    best step."""
     return step % config.run.checkpoint_every == 0 or step == config.run.steps or is_due(config, step)
 
 
 def value(record: EvaluationRecord) -> float:
-    """Return the number by which evaluations are compared: the mean over the sets of avg@samples."""
+    """Return the number that compares evaluations: the mean over the sets of avg@samples."""
     return float(record["avg"]["value"])
 
 
 def best(records: Sequence[EvaluationRecord]) -> EvaluationRecord | None:
-    """Return the evaluation with the highest value, of equal values the earliest; None if there is no evaluation."""
+    """Return the evaluation with the highest value; None if there is no evaluation. Among equal values the earliest
+    counts."""
     return max(sorted(records, key=lambda r: r["step"]), key=value, default=None)
 
 
 def early_end(config: Config, records: Sequence[EvaluationRecord]) -> str:
-    """Return the reason to end the run before its last step, or "" if there is none."""
+    """Return the reason to end the run before its last step; "" if there is none."""
     found, run = best(records), config.run
     if found is None:
         return ""

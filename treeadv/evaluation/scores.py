@@ -14,7 +14,7 @@ from treeadv.jsonl import JsonObject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The answers to one problem: verdict, finish and number of tokens of each.
+    """The answers to one problem. The fields hold the verdict, the finish and the number of tokens of each answer.
 
     An answer that the engine lost before its first token has no entry."""
 
@@ -24,17 +24,17 @@ class Result:
 
     @property
     def correct(self) -> int:
-        """The number of answers that a verifier verified, including cut answers."""
+        """Return the number of answers that a verifier verified, including cut answers."""
         return sum(v == Verdict.VERIFIED for v in self.verdicts)
 
     @property
     def completed(self) -> int:
-        """The number of answers that the model ended."""
+        """Return the number of answers that the model ended."""
         return sum(f == Finish.STOP for f in self.finishes)
 
     @property
     def completed_correct(self) -> int:
-        """The number of answers that the model ended and a verifier verified."""
+        """Return the number of answers that the model ended and a verifier verified."""
         pairs = zip(self.verdicts, self.finishes, strict=True)
         return sum(v == Verdict.VERIFIED and f == Finish.STOP for v, f in pairs)
 
@@ -49,12 +49,11 @@ def result_of(forest: Forest) -> Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetScore:
-    """The score of one set. An answer is correct if its verdict is VERIFIED; `verdicts` counts all verdicts.
+    """The score of one set. An answer is correct if its verdict is VERIFIED. `verdicts` counts all verdicts.
 
-    `avg` is avg@`samples`, the share of correct answers; `passes` maps k to pass@k. `completed` is the share of answers
-    that the model ended. `completed_correct` is the share of correct answers among these, None if there are none. `cut`
-    is the share of answers that reached the token limit.
-    """
+    `avg` is avg@`samples`, the share of correct answers. `passes` maps k to pass@k. `completed` is the share of
+    answers that the model ended. `completed_correct` is the share of correct answers among these answers; it is None
+    if there are none. `cut` is the share of answers that reached the token limit."""
 
     problems: int
     samples: int
@@ -64,7 +63,7 @@ class SetScore:
     completed_correct: float | None
     cut: float
     tokens: int
-    tokens_mean: float  # of an answer
+    tokens_mean: float  # mean number of tokens of an answer
     verdicts: Mapping[str, int]
 
 
@@ -76,13 +75,14 @@ class Score:
     sets: Mapping[str, SetScore]
 
     def to_json(self) -> JsonObject:
-        """Return the score as JSON values; the keys of `passes` become text."""
+        """Return the score as JSON values. The keys of `passes` become strings."""
         values: JsonObject = json.loads(json.dumps(asdict(self)))
         return values
 
 
 def score(results: Mapping[str, Sequence[Result]], samples: int) -> Score:
-    """Return the score of the results of each set. `samples` is the number of answers requested for each problem.
+    """Return the score of the results of each set. `samples` is the number of answers that were requested for each
+    problem.
 
     A missing answer counts as a failure with the verdict `aborted`."""
     sets = {name: _score_set(found, samples) for name, found in results.items()}

@@ -1,4 +1,4 @@
-"""The problems of an evaluation: one file is one set, a folder holds several."""
+"""The problems of an evaluation. One file is one set, and a folder of files holds several sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = (".jsonl", ".parquet")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalSet:
-    """A named set of problems. `places` are the numbers of the problems in their file, counted from 0."""
+    """A named set of problems. `places` are the positions of the problems in their file, counted from 0."""
 
     name: str
     problems: tuple[Problem, ...]
@@ -30,10 +30,9 @@ class EvalSet:
 def read_sets(path: Path, task: TaskConfig, limit: int | None = None, subset: int | None = None) -> list[EvalSet]:
     """Read the set of a file, or the sets of the .jsonl and .parquet files of a folder in the order of their names.
 
-    `limit` keeps the first problems of each set. `subset` keeps that many problems, drawn with the name of the set as
-    the seed, so every run and every model gets the same problems. The path `held-out` means the problems that
-    `task.held_out` keeps out of training. Raises `BadInput` for a path without problems.
-    """
+    `limit` keeps the first problems of each set. `subset` keeps this number of problems. They are drawn with the
+    name of the set as the seed, so every run and every model gets the same problems. The path `held-out` means the
+    problems that `task.held_out` keeps out of training. Raises `BadInput` for a path without problems."""
     if str(path) == HELD_OUT:
         return [_eval_set(HELD_OUT, held_out_problems(task), limit, subset)]
     if not path.exists():
@@ -62,7 +61,7 @@ def sets_of(config: Config) -> list[EvalSet]:
 def independent(config: Config, samples: int) -> Config:
     """Return `config` with `samples` rollouts for each problem, each in its own tree.
 
-    Leaves of the same tree are not independent."""
+    Leaves of the same tree are not independent of each other."""
     alone = {"rule": "none", "rule_options": {}, "leaves": samples, "trees": samples}
     return config.model_copy(update={"sampling": config.sampling.model_copy(update=alone)})
 
@@ -76,7 +75,8 @@ def held_out(config: Config) -> Config:
 
 
 def tickets(eval_set: EvalSet, seed: int) -> Iterator[Ticket]:
-    """Yield one ticket for each problem. Its seed depends only on the set, the place in the file and `seed`.
+    """Yield one ticket for each problem. The seed of a ticket depends only on the set, the place in the file and
+    `seed`.
 
     So two models, or two steps of a run, answer with the same random numbers."""
     for place, problem in zip(eval_set.places, eval_set.problems, strict=True):
@@ -85,6 +85,6 @@ def tickets(eval_set: EvalSet, seed: int) -> Iterator[Ticket]:
 
 
 def shared_problems(sets: Sequence[EvalSet], trained: Sequence[Problem]) -> int:
-    """Return the number of held-out problems whose text is the text of a training problem."""
+    """Return the number of held-out problems that have the text of a training problem."""
     texts = {p.problem.strip() for p in trained}
     return sum(p.problem.strip() in texts for s in sets for p in s.problems)

@@ -58,5 +58,5 @@ def _samples(score: Score) -> int:
 
 
 def _shown(samples: int) -> list[int]:
-    """Return the k of pass@k that have a column. pass@1 has none, because it equals avg."""
+    """Return the k of pass@k that have a column. pass@1 has no column, because it equals avg."""
     return [samples] if samples > 1 else []

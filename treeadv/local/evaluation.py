@@ -1,4 +1,4 @@
-"""Evaluation in this process: answers drawn by the engine that is at hand, graded, and counted."""
+"""Evaluation in this process: an engine of this process draws answers, and the process grades and counts them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
 from treeadv.storage.run_folder import RunFolder
 
-_POLL_SECONDS = 0.2  # between two looks at the signals
+_POLL_SECONDS = 0.2  # between two checks for signals
 
 
 async def evaluate(maker: ForestMaker, sets: Sequence[EvalSet], samples: int, seed: int) -> Score:
-    """Draw and grade `samples` answers to every problem, as many at a time as fill the engine."""
+    """Draw and grade `samples` answers to every problem. As many problems as fill the engine are answered at a time."""
     made = await maker.make([t for s in sets for t in tickets(s, seed)])
     results = map(result_of, made)
     return score({s.name: [next(results) for _ in s.problems] for s in sets}, samples)
 
 
 def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: int) -> JsonObject:
-    """Return the settings on which the answers of a model depend. `model` is its folder, of which only the name and a
-    digest of the weights count, so that the folder may move."""
+    """Return the settings on which the answers of a model depend.
+
+    `model` is the folder of the model. Only its name and a digest of the weights count, so the folder may move."""
     digest = blake2b(digest_size=16)
     for file in sorted(model.glob("*.safetensors")):
         with file.open("rb") as f:
@@ -52,10 +53,9 @@ def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: i
 
 
 class LocalEvaluation:
-    """Evaluates the newest weights of a run in one process, between two steps.
+    """The evaluation of the newest weights of a run in one process, between two steps.
 
-    With `local.staleness` the engine of the run holds older weights, so an engine of its own draws the answers.
-    """
+    With `local.staleness` the engine of the run holds older weights, so a second engine draws the answers."""
 
     def __init__(self, config: Config, book: EvaluationBook, maker: ForestMaker, own_engine: Engine | None) -> None:
         self._config, self._book, self._maker, self._own_engine = config, book, maker, own_engine
@@ -64,7 +64,7 @@ class LocalEvaluation:
 
     @classmethod
     async def start(cls, config: Config, folder: RunFolder, maker: ForestMaker, model_dir: Path) -> LocalEvaluation:
-        """Share the engine of `maker`, or start another one where that holds older weights."""
+        """Share the engine of `maker`, or start a second engine if the engine of `maker` holds older weights."""
         book = EvaluationBook(config, folder)
         if not config.eval.every:
             return cls(config, book, maker, None)
@@ -78,8 +78,9 @@ class LocalEvaluation:
         return self._book
 
     async def run(self, trainer: Trainer, serving: Serving, signals: Sequence[signal.Signals]) -> JsonObject | None:
-        """Evaluate the weights of the trainer and return the record. None when a signal came first: then a resumed run
-        evaluates them."""
+        """Evaluate the weights of the trainer and return the record.
+
+        Returns None if a signal arrives first. A resumed run then evaluates the weights."""
         began = time.monotonic()
         if self._own_engine:
             await serving.hand_newest(self._own_engine)

@@ -1,4 +1,4 @@
-"""The evaluation of one model, problem by problem, into a folder."""
+"""The evaluation of one model, whose results are stored in a folder problem by problem."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from treeadv.evaluation.sets import EvalSet, tickets
 from treeadv.forest import Forest
 from treeadv.local.rollouts import ForestMaker
 
-_LINES = 20  # of progress, where the output is no terminal
+_LINES = 20  # lines of progress if the output is not a terminal
 
 
 async def measure(config: Config, model: Path, sets: Sequence[EvalSet], samples: int, folder: EvalFolder) -> Score:
-    """Return the score of a model, drawn by `config.sampling` from `config.run.seed`. Problems that the folder holds
-    are not asked again; each other one is kept when it is graded. Raises `BadInput` when a prompt is too long."""
+    """Return the score of a model. `config.sampling` and `config.run.seed` define the draws.
+
+    Problems whose results are in the folder are not answered again. Every other problem is stored as soon as it is
+    graded. Raises `BadInput` if a prompt is too long."""
     results = {s.name: folder.results(s.name) for s in sets}
     asked = {t.forest_id: (s.name, t) for s in sets for t in tickets(s, config.run.seed)}
     missing = {key: (name, t) for key, (name, t) in asked.items() if t.draw not in results[name]}
@@ -46,7 +48,9 @@ async def measure(config: Config, model: Path, sets: Sequence[EvalSet], samples:
 
 @contextmanager
 def _progress(total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """Yield what counts one more problem, given its tokens. A bar on a terminal, some lines elsewhere."""
+    """Yield a function that counts one more problem, given the number of its tokens.
+
+    The progress is a bar on a terminal and a few lines on any other output."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

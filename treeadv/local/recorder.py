@@ -16,7 +16,7 @@ from treeadv.storage.run_folder import RunFolder
 
 
 class LocalRecorder:
-    """Writes and shows one record for each step."""
+    """The reporter of a run in one process. It writes and shows one record for each step."""
 
     def __init__(self, folder: RunFolder, progress: Progress, engine: Engine) -> None:
         last = folder.last_record()
@@ -36,7 +36,7 @@ class LocalRecorder:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Time an evaluation. What the engine draws in it counts for no step."""
+        """Measure the duration of an evaluation. What the engine draws during an evaluation counts for no step."""
         began = time.monotonic()
         with self.phase("evaluate"):
             yield
@@ -44,7 +44,7 @@ class LocalRecorder:
         self._last_record += time.monotonic() - began
 
     def show_evaluation(self, record: JsonMapping | None) -> None:
-        """Show the record of an evaluation; None was cut off."""
+        """Show the record of an evaluation. `record` is None for an interrupted evaluation, which is not shown."""
         if record is not None:
             self._progress.show_evaluation(record)
 
@@ -68,5 +68,5 @@ class LocalRecorder:
         self._phases, self._last_record, self._counted = {}, now, stats
 
     def summary(self, final_states: Mapping[str, int]) -> JsonObject:
-        """Write summary.json. `final_states` counts forests by state."""
+        """Write summary.json and return its content. `final_states` counts forests by state."""
         return write_summary(self._folder, final_states)

@@ -21,7 +21,7 @@ from treeadv.learning.report import StepReport
 from treeadv.learning.trainer import Trainer
 from treeadv.storage.run_folder import RunFolder
 
-ForestsOfStep = Callable[[str, int], Sequence[Forest]]  # (run folder, step) -> its forests in training order
+ForestsOfStep = Callable[[str, int], Sequence[Forest]]  # (run folder, step) -> forests of the step in training order
 COMPARED = ("loss", "grad_norm")
 
 
@@ -49,7 +49,7 @@ class StepComparison:
 
 
 def reproduce_step(run_dir: Path, step: int, forests_of_step: ForestsOfStep) -> StepComparison:
-    """Repeat step `step` (from 1). Raises `BadInput` if the record or the forests of the step do not exist."""
+    """Repeat step `step`, counted from 1. Raises `BadInput` if the record or the forests of the step do not exist."""
     folder, config = RunFolder.open(run_dir, [])
     record = next((r for r in folder.read_records(step) if r["step"] == step), None)
     if record is None:
@@ -69,9 +69,9 @@ def trainer_at(folder: RunFolder, config: Config, step: int, forests_of_step: Fo
     """Return a trainer with the weights after `step`.
 
     The trainer starts from the newest checkpoint up to that step and repeats the steps after the checkpoint."""
-    # The same setting as the learner, because the order of sums depends on it
+    # The setting is that of the learner, because the order of sums depends on the number of threads.
     torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
-    quiet = {"keep_log_probs": False}  # the repetition keeps nothing
+    quiet = {"keep_log_probs": False}  # the repetition stores no files
     config = config.model_copy(update={"learner": config.learner.model_copy(update=quiet)})
     base = models.resolve(config.model.path, config.model.cache)
     found = [at for at in folder.checkpoints() if at <= step]
@@ -85,7 +85,8 @@ def trainer_at(folder: RunFolder, config: Config, step: int, forests_of_step: Fo
 
 
 def _step(trainer: Trainer, forests: Sequence[Forest]) -> StepReport:
-    """Take one step. Raises `BadInput` for a forest that does not fit the model: its file may come from anyone."""
+    """Take one step. Raises `BadInput` for a forest that does not fit the model, because anyone may have written its
+    file."""
     try:
         return trainer.step(forests, trainer.version)
     except BadForest as e:
@@ -93,9 +94,9 @@ def _step(trainer: Trainer, forests: Sequence[Forest]) -> StepReport:
 
 
 def reproduce_batch(run_dir: Path, batch: Path, forests_of_step: ForestsOfStep) -> StepReport:
-    """Train on a batch that the learner kept, with the weights of its version.
+    """Train on a batch that the learner kept, with the weights of the batch's version.
 
-    Raises `NonFinite` if an update is not finite again."""
+    Raises `NonFinite` if an update is again not finite."""
     folder, config = RunFolder.open(run_dir, [])
     name = re.fullmatch(r"nonfinite-version-(\d+)\.arrow", batch.name)
     if name is None:

@@ -1,4 +1,4 @@
-"""Grows and grades forests in this process, for generation, evaluation and local training."""
+"""Grows and grades forests in this process. Generation, evaluation and local training use it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from treeadv.seeds import derive
 
 
 class ForestMaker:
-    """Grows and grades forests with one engine and one pool of verifier processes."""
+    """A maker of graded forests with one engine and one pool of verifier processes."""
 
     def __init__(self, config: Config, model_dir: Path, engine: Engine, pool: VerifierPool | None = None) -> None:
-        """Without `pool` it has one of its own."""
+        """Use `engine` and `pool`. If `pool` is None, the maker starts its own pool."""
         reward = config.reward
         self.engine = engine
         self._grower = Grower(config, model_dir, engine)
@@ -45,29 +45,29 @@ class ForestMaker:
         return cls(config, model_dir, await start_engine(config, model_dir))
 
     def drawing(self, config: Config, model_dir: Path) -> ForestMaker:
-        """Return another maker with the same engine and pool, which draws as `config` says. It need not be closed."""
+        """Return another maker with the same engine and pool that draws as `config` says. It need not be closed."""
         return ForestMaker(config, model_dir, self.engine, self._pool)
 
     async def make(self, tickets: Sequence[Ticket], done: Callable[[Forest], None] = lambda _: None) -> list[Forest]:
         """Return the graded forests of the tickets, in the order of the tickets. `done` is called with each forest.
 
         At least `generator.forests` forests grow at a time, or as many as fill the engine. With the embedded engine
-        equal tickets give bitwise equal forests: a forest starts when another forest has grown, and does not wait for
-        verdicts, whose duration varies.
-        """
+        equal tickets give bitwise equal forests. A forest therefore starts when another forest has grown; it does
+        not wait for verdicts, whose duration varies."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._make(ticket, done)) for ticket in tickets]
         return [t.result() for t in tasks]
 
     def check_lengths(self, problems: Sequence[Problem]) -> None:
-        """Raise `BadInput` for problems whose prompts cannot be used with this model and engine."""
+        """Raise `BadInput` if this model and this engine cannot use the prompt of a problem."""
         if refused := [reason for p in problems if (reason := self.refusal(p))]:
             raise BadInput(
                 f"{len(refused)} of {len(problems)} prompts cannot be used; the first: {refused[0]}; remove them"
             )
 
     def refusal(self, problem: Problem) -> str:
-        """Return the reason why model or engine cannot use the prompt of a problem; "" if they can."""
+        """Return the reason for which the model or the engine cannot use the prompt of a problem; "" if both can use
+        it."""
         return self._grower.refusal(problem)
 
     async def close(self) -> None:
@@ -75,7 +75,7 @@ class ForestMaker:
         await self.engine.close()
 
     async def _rewards(self, problem: Problem, leaves: Sequence[np.ndarray]) -> list[float]:
-        """Return the rewards of finished leaves, for a search; NaN where no verifier could judge."""
+        """Return the rewards of finished leaves for a search. The reward is NaN if no verifier could judge the leaf."""
         texts = [self._grower.prompter.decode(tokens) for tokens in leaves]
         answers = [Answer(text, problem.answer, problem.verifier, problem.meta) for text in texts]
         judged = await self._pool.grade(answers)

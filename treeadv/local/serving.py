@@ -1,4 +1,4 @@
-"""Serves the weights of `local.staleness` versions ago to the engine."""
+"""Gives the engine weights that are `local.staleness` versions old."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FOLDER, _PREFIX = "local", "weights-"
 
 
 class Serving:
-    """Keeps the newest `local.staleness` + 1 versions of the weights and gives the oldest of them to the engine."""
+    """The newest `local.staleness` + 1 versions of the weights. The engine gets the oldest of them."""
 
     def __init__(self, config: Config, trainer: Trainer, engine: Engine) -> None:
         self._trainer, self._engine = trainer, engine
@@ -32,13 +32,13 @@ class Serving:
         self._window.append((self._trainer.version, next(self._trainer.buckets(sys.maxsize))))
 
     async def hand_over(self) -> None:
-        """Update the engine to the oldest kept version."""
+        """Update the engine to the oldest kept version, unless the engine already has it."""
         version, weights = self._window[0]
         if self._engine.version < version:
             await self._engine.update_weights(version, weights)
 
     async def hand_newest(self, engine: Engine) -> None:
-        """Bring an engine, which is not the run's, to the newest version."""
+        """Bring `engine` to the newest version. `engine` is not the engine of the run."""
         version, weights = self._window[-1]
         if engine.version < version:
             await engine.update_weights(version, weights)
@@ -51,7 +51,7 @@ class Serving:
             save_file(tensors, checkpoint / _FOLDER / f"{_PREFIX}{version}.safetensors")
 
     def restore(self, checkpoint: Path) -> None:
-        """Read the older versions of a checkpoint that the trainer has restored.
+        """Read the older versions from a checkpoint that the trainer has restored.
 
         A checkpoint of a run with Ray has no older versions."""
         self._window.clear()

@@ -30,9 +30,10 @@ _THRESHOLD = "local/threshold.npy"
 
 
 class StepForests:
-    """Provides the forests of each step of a local run.
+    """The source of the forests of each step of a local run.
 
-    The run has the same files as a run with Ray, with the same guarantees: journal, payload files and checkpoints."""
+    A local run has the same files as a run with Ray, with the same guarantees: journal, payload files and
+    checkpoints."""
 
     def __init__(self, config: Config, folder: RunFolder, maker: ForestMaker, first_step: int) -> None:
         """Open the queue. `first_step` is the step of the checkpoint to resume from; 0 for a new run."""
@@ -46,7 +47,7 @@ class StepForests:
             versions_per_step=config.learner.updates_per_step,
         )  # fmt: skip
         self._lease: Leased | None = None
-        self._failures = 0  # failed forests in a row
+        self._failures = 0  # number of failed forests in a row
 
     async def forests(self, version: int) -> list[Forest]:
         """Return the forests of the step that starts from `version`, in the order of their draws.
@@ -95,17 +96,17 @@ class StepForests:
         self._store.compact()
 
     def restore(self, checkpoint: Path) -> None:
-        """Read the fork threshold of a checkpoint. A checkpoint of a run with Ray has no threshold."""
+        """Read the fork threshold from a checkpoint. A checkpoint of a run with Ray has no threshold."""
         if (checkpoint / _THRESHOLD).is_file():
             self._threshold.restore(np.load(checkpoint / _THRESHOLD, allow_pickle=False))
 
     @property
     def tau(self) -> float:
-        """Return the fork threshold in nats for the next step."""
+        """Return the fork threshold of the next step, in nats."""
         return self._threshold.tau
 
     def counts(self) -> JsonMapping:
-        """See `treeadv.replay.figures.figures`."""
+        """Return the figures of the queue (`treeadv.replay.figures.figures`)."""
         return figures(self._store)
 
     def states(self) -> dict[str, int]:
@@ -116,7 +117,8 @@ class StepForests:
         self._store.close()
 
     def _tickets(self, count: int) -> list[Ticket]:
-        """Return tickets for the missing forests of a step of `count` forests. A prompt that is too long fails."""
+        """Return tickets for the missing forests of a step of `count` forests. A prompt that is too long counts as
+        failed."""
         tickets = []
         for _ in range(count - len(self._store.ledger.in_state(State.READY))):
             record = self._reserve()
@@ -134,7 +136,7 @@ class StepForests:
         while problem is None:
             try:
                 problem = self._problems[self._store.next_draw]
-            except Exception as e:  # the source is a library's or a user's code: any error fails this draw only
+            except Exception as e:  # the source is code of a library or a user; any error of it fails only this draw
                 self._store.skip_draw(f"{type(e).__name__}: {one_line(e)}")
         return self._store.reserve("local", "", lambda _: problem.id)
 
@@ -144,7 +146,7 @@ class StepForests:
             raise BadInput(f"{self._failures} forests in a row failed; the last reason: {reason}")
 
     def _ticket(self, record: Reserved) -> Ticket:
-        # The seed depends on failures and not on attempts, so a forest that a kill interrupted is drawn again equally.
+        # The seed depends on failures and not on attempts, so the run draws an interrupted forest again without change.
         seed = derive(self._config.run.seed, record.draw, record.failures)
         problem = self._problems[record.draw]
         return Ticket(record.forest_id, record.draw, record.attempt, problem, seed, self.tau)

@@ -1,8 +1,7 @@
-"""Trains in one process, without Ray: the loop of `treeadv train --local`.
+"""Trains in one process without Ray. This module contains the loop of `treeadv train --local`.
 
-On a CPU with the embedded engine two runs of one configuration end with bitwise equal weights, also if one run is
-stopped and resumed. The exception is a verifier that exceeds its time limit, because that depends on the machine.
-"""
+On a CPU with the embedded engine two runs of one configuration end with bitwise equal weights, even if one run is
+stopped and resumed. The exception is a verifier that exceeds its time limit, because this depends on the machine."""
 
 from __future__ import annotations
 
@@ -35,10 +34,10 @@ log = visible_logger(__name__)
 
 
 def train(run: Launch, progress: Progress) -> JsonObject:
-    """Train until the last step or an interrupt, and return the written summary.
+    """Train until the last step or an interrupt. Returns the summary, which summary.json also holds.
 
-    The field `stopped_by` of the summary names the signal that ended the run. The first Ctrl-C ends the run after the
-    current step, the second at once."""
+    The field `stopped_by` of the summary names the signal that ended the run. The first Ctrl-C ends the run after
+    the current step. The second Ctrl-C ends it at once."""
     try:
         with _signals() as received:
             return asyncio.run(_train(run, progress, received))
@@ -102,10 +101,10 @@ async def _learn(
             forests = await steps.forests(trainer.version)
         try:
             report = trainer.step(forests, trainer.version)
-        except (NonFinite, BadForest) as fault:  # the run ends: a resumed run must not take the same forests again
+        except (NonFinite, BadForest) as fault:  # the run ends, and a resumed run must not take the same forests again
             steps.discard("not_finite" if isinstance(fault, NonFinite) else "invalid", one_line(fault))
             raise
-        if report.void:  # the batch does not count as a step, so another batch replaces it
+        if report.void:  # the batch does not count as a step, so another batch replaces this one
             steps.discard("not_finite", f"batch of version {report.version}")
             continue
         serving.keep_weights()
@@ -118,7 +117,7 @@ async def _learn(
 
 @contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
-    """Collect signals that request the end of the run. The second signal raises KeyboardInterrupt."""
+    """Collect the signals that request the end of the run. The second signal raises KeyboardInterrupt."""
     received: list[signal.Signals] = []
 
     def handle(number: int, _frame: object) -> None:

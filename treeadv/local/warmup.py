@@ -27,15 +27,16 @@ END, PAD = "$", "_"
 VOCABULARY = (END, PAD, *CHARACTERS)
 _DIGIT, _OPERATOR = VOCABULARY.index("0"), VOCABULARY.index(OPERATORS[0])
 _BAR, _EQUALS, _SEMICOLON = (VOCABULARY.index(c) for c in "|=;")
-_IGNORED = -100  # the target that torch's cross entropy ignores
+_IGNORED = -100  # torch's cross entropy ignores this target
 log = visible_logger(__name__)
 
 
 class Warmup(Section):
-    """The configuration of the model and of its pretraining text. The folder's name is a hash of all fields."""
+    """The configuration of the model and of its pretraining text. The name of the model's folder is a hash of all
+    fields."""
 
     tables: TablesConfig = TablesConfig()
-    right_easy: Share = 0.95  # share of right digits at the easy entries
+    right_easy: Share = 0.95  # share of right digits at easy entries
     right_hard: Share = 0.3
     steps: Positive = 1500
     batch: Positive = 128
@@ -47,15 +48,15 @@ class Warmup(Section):
 
     @property
     def name(self) -> str:
-        """The name of the model's folder: a hash of all fields."""
+        """Return the name of the model's folder, which contains a hash of all fields."""
         return f"tables-{blake2b(self.model_dump_json().encode(), digest_size=6).hexdigest()}"
 
 
 def warm_model(warmup: Warmup, cache: Path, progress: Callable[[int, float], None] = lambda *_: None) -> Path:
     """Return the folder of the pretrained model in `cache`, and create the model if it does not exist.
 
-    `progress` is called with (step, loss). If another process creates the same model, the first finished model is used.
-    """
+    `progress` is called with (step, loss). If another process creates the same model, the model that is finished
+    first is used."""
     folder = cache / warmup.name
     if (folder / "config.json").is_file():
         return folder

@@ -238,7 +238,7 @@ class Journal:
         self._number = max((_Part.parse(n).number for n in self._names), default=0)
         self.seq = reader.seq
         self.size = reader.size  # number of bytes that a start reads
-        self.base = sum(reader.sizes[part] for part in reader.parts if part.endswith(SNAPSHOT))  # of these, a snapshot
+        self.base = sum(reader.sizes[part] for part in reader.parts if part.endswith(SNAPSHOT))  # bytes of snapshots
         self.disk_bytes = sum(reader.sizes.values())  # bytes of all parts
         if reader.torn:
             folder.truncate(reader.torn.part, reader.torn.offset)

@@ -12,7 +12,8 @@ from treeadv.errors import BadInput
 
 
 def fsync(path: Path) -> None:
-    """Make the bytes of a file or the entries of a folder durable, also those that another process wrote."""
+    """Make the bytes of a file or the entries of a folder durable. This includes bytes and entries that another
+    process wrote."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -25,7 +26,7 @@ _REMEDY = "stored data is not lost: free space or repair the disk, then resume t
 
 @contextmanager
 def deleting(path: Path) -> Iterator[None]:
-    """Turn an error of a deletion, other than FileNotFoundError, into `BadInput` with one line."""
+    """Turn an error of a deletion into a `BadInput` of one line. FileNotFoundError stays as it is."""
     try:
         yield
     except FileNotFoundError:
@@ -36,7 +37,8 @@ def deleting(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the disk (full, over a quota or a size limit, not permitted) into `BadInput` with one line."""
+    """Turn an error of the disk into a `BadInput` of one line. Examples are a full disk, a quota and a missing
+    permission."""
     try:
         yield
     except OSError as e:
@@ -46,8 +48,7 @@ def writing(path: Path) -> Iterator[None]:
 def rename_durably(scratch: Path, target: Path) -> None:
     """Rename a file or folder to `target` in the same folder. After a crash `target` is complete or does not exist.
 
-    An existing folder `target` is deleted first; an existing file is replaced.
-    """
+    If `target` is a folder, it is deleted first. If `target` is a file, it is replaced."""
     for path in [*scratch.rglob("*"), scratch]:
         fsync(path)
     if target.is_dir():
@@ -58,10 +59,9 @@ def rename_durably(scratch: Path, target: Path) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `target`. Rename the path to `target` if the body raises no error.
+    """Yield a temporary path in the folder of `target`, and rename it to `target` if the body raises no error.
 
-    Raises `BadInput` if a write fails; the old `target` is then unchanged.
-    """
+    Raises `BadInput` if a write fails; the old `target` is then unchanged."""
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with writing(target):
@@ -74,7 +74,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def replace_file(target: Path, data: str | bytes) -> None:
-    """Replace the content of a file. After a crash the file has the old or the new content.
+    """Replace the content of a file. After a crash the file has the old content or the new content.
 
     Raises `BadInput` if a write fails."""
     with replacing(target) as scratch:

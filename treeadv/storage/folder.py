@@ -1,4 +1,4 @@
-"""The protocol of a folder for the files of a run, and the choice of the implementation by the folder's URI."""
+"""The protocol of a folder that stores files of a run, and the choice of its implementation by the folder's URI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from treeadv.storage.lock import Lock, Owner
 Bytes: TypeAlias = bytes | pa.Buffer
 Action: TypeAlias = Callable[[], object]  # one step of a flush: an fsync, an upload, a check or a deletion
 
-# The implementation by the scheme of the URI; "*" stands for every other scheme that pyarrow knows.
+# The keys are schemes of a URI, and the values are implementations. "*" is every other scheme that pyarrow knows.
 FOLDERS = {
     "": "treeadv.storage.local:LocalFolder",
     "file": "treeadv.storage.local:LocalFolder",
@@ -26,7 +26,7 @@ FOLDERS = {
 
 
 class TooShort(OSError):
-    """A file ends before the requested bytes."""
+    """The requested bytes go beyond the end of the file."""
 
 
 class AppendFile(Protocol):
@@ -37,7 +37,7 @@ class AppendFile(Protocol):
 
     @property
     def ends_with_flush(self) -> bool:
-        """Whether the file must be sealed at the next flush. Later bytes then go to a new file."""
+        """Return whether the file must be sealed at the next flush. Later bytes then go to a new file."""
         ...
 
     def write(self, data: Bytes) -> None:
@@ -58,11 +58,10 @@ class AppendFile(Protocol):
 
 
 class Folder(Protocol):
-    """A folder of files, on a disk or in an object store.
+    """A folder of files on a disk or in an object store.
 
-    `flush_seconds` is the recommended interval between flushes. `keeps_unflushed` says whether bytes that were written
-    and not flushed outlive the process.
-    """
+    `flush_seconds` is the recommended interval between flushes. `keeps_unflushed` says whether bytes that were
+    written and not flushed outlive the process."""
 
     uri: str
     flush_seconds: float
@@ -73,38 +72,38 @@ class Folder(Protocol):
         ...
 
     def make(self) -> None:
-        """Create the folder and its parents durably. An object store needs no folders."""
+        """Create the folder and its parents durably. In an object store this does nothing, because it needs no
+        folders."""
         ...
 
     def writer_tag(self, session: str) -> str:
-        """Return the suffix of the file names of one writer. Two writers of an object store have different suffixes."""
+        """Return the suffix of the file names of one writer. In an object store two writers have different suffixes."""
         ...
 
     def create(self, name: str, rewrite_below: int = 0) -> AppendFile:
         """Create an append-only file.
 
-        In an object store each flush rewrites the object while the object has less than `rewrite_below` bytes."""
+        In an object store each flush rewrites the object as long as the object has less than `rewrite_below` bytes."""
         ...
 
     def sizes(self, suffix: str) -> dict[str, int]:
-        """Return the size in bytes of each file whose name ends with `suffix`, by name, sorted.
+        """Return the sorted mapping from name to size in bytes of each file whose name ends with `suffix`.
 
         The result is {} if the folder does not exist."""
         ...
 
     def tree(self) -> dict[str, int]:
-        """Return the size in bytes of every file at any depth, by its path inside the folder."""
+        """Return the size in bytes of every file at any depth, by the path of the file inside the folder."""
         ...
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
-        """Return bytes of a file, including bytes that this object has written and not flushed.
+        """Return bytes of a file. They include bytes that this object has written and not flushed.
 
-        Raises FileNotFoundError or `TooShort` if the bytes do not exist, another OSError if the read fails.
-        """
+        Raises FileNotFoundError or `TooShort` if the bytes do not exist. Raises another OSError if the read fails."""
         ...
 
     def open_all(self, names: Sequence[str]) -> list[pa.NativeFile]:
-        """Open files to read, in the order of `names`. One that is deleted later stays readable."""
+        """Open files for reading, in the order of `names`. An open file stays readable if it is deleted later."""
         ...
 
     def write_whole(self, name: str, data: bytes) -> None:
@@ -136,11 +135,11 @@ class Folder(Protocol):
         ...
 
     def copy_file(self, source: str, target: str) -> None:
-        """Copy one file; the names are paths below this folder."""
+        """Copy one file. `source` and `target` are paths inside this folder."""
         ...
 
     def free_bytes(self) -> int | None:
-        """Return the free bytes of the disk; None for a medium without a limit."""
+        """Return the number of free bytes on the disk; None for a store without a limit."""
         ...
 
     def lock(self, session: str, step: int) -> Lock:
@@ -148,19 +147,19 @@ class Folder(Protocol):
         ...
 
     def owner(self) -> Owner:
-        """Return the session that opened the run last. A local lock does not record the session."""
+        """Return the session that opened the run last. A local lock does not record a session."""
         ...
 
     def check_owner(self, session: str) -> None:
-        """Raise `BadInput` if another session has opened the run later. A local lock makes that impossible."""
+        """Raise `BadInput` if another session has opened the run later. A local lock makes this impossible."""
         ...
 
 
 def open_folder(uri: str) -> Folder:
-    """Return the folder at a local path or a URI. The scheme is a key of `FOLDERS`, or `module:Name` of a class.
+    """Return the folder at a local path or a URI. The scheme of the URI is a key of `FOLDERS`, or `module:Name` of a
+    class.
 
-    Raises `BadInput` for a URI without an implementation.
-    """
+    Raises `BadInput` for a URI without an implementation."""
     scheme = uri.partition("://")[0] if "://" in uri else ""
     name = scheme if ":" in scheme else FOLDERS.get(scheme, FOLDERS["*"])
     implementation = cast(Callable[[str], Folder], load_extension("run.storage", name, {}))
@@ -169,7 +168,8 @@ def open_folder(uri: str) -> Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:
-    """Deletes files and skips missing files. `check` runs before each deletion and may raise."""
+    """An action that deletes files and skips missing files. `check` runs before each deletion and may raise an
+    error."""
 
     folder: Folder
     names: tuple[str, ...]
@@ -184,7 +184,7 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeFile:
-    """Writes a file in one piece."""
+    """An action that writes a file in one piece."""
 
     folder: Folder
     name: str
@@ -195,19 +195,20 @@ class WholeFile:
 
 
 def flush(actions: Sequence[Action]) -> None:
-    """Run actions in order. A file becomes durable after the files that it refers to."""
+    """Run actions in order. The order makes a file durable after the files that it refers to."""
     for action in actions:
         action()
 
 
 def join(uri: str, name: str) -> str:
-    """Return the path or URI of `name` in a folder. The query of a URI (the options of the store) stays at the end."""
+    """Return the path or URI of `name` in a folder. The query of a URI holds the options of the store and stays at
+    the end."""
     base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{query}"
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Return the parent folder and the last name of a URI. This is the inverse of `join`."""
+    """Return the parent folder and the last name of a URI. This function is the inverse of `join`."""
     base, mark, query = uri.partition("?")
     parent, _, name = base.rstrip("/").rpartition("/")
     if not parent or not name:
@@ -216,7 +217,8 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def read_exactly(file: pa.NativeFile, name: str, offset: int, length: int | None) -> pa.Buffer:
-    """Return `length` bytes of an open file from `offset`, or the rest of the file. Raises `TooShort`."""
+    """Return `length` bytes of an open file from `offset`, or the rest of the file if `length` is None. Raises
+    `TooShort`."""
     size = file.size()
     count = size - offset if length is None else length
     if count == 0:

@@ -55,7 +55,7 @@ class LocalFile:
 
     def sync(self) -> None:
         """Make the written bytes durable, and close a sealed file."""
-        sealed = self._sealed  # read before the fsync: bytes may be written and the file sealed during the fsync
+        sealed = self._sealed  # read before the fsync, because a thread may seal the file during the fsync
         with self._lock:
             if self._handle is not None:
                 with writing(self._path):

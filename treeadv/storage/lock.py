@@ -1,4 +1,4 @@
-"""The lock of a run, in its folder `replay`. Only the process that holds the lock writes the run."""
+"""The lock of a run, in the run's folder `replay`. Only the process that holds the lock writes the run."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from treeadv.storage.disk import writing
 
 
 class Owner(NamedTuple):
-    """The session that opened a run last, and the step of the checkpoint from which that session resumed.
+    """The session that opened a run last, and the step of the checkpoint from which this session resumed.
 
-    The value is ("", inf) for a lock that does not record the session.
-    """
+    The value is ("", inf) for a lock that does not record a session."""
 
     session: str
     step: float
 
 
 class Lock(Protocol):
-    """Allows only one process to write a run."""
+    """A lock that allows only one process to write a run."""
 
     def check(self) -> None:
         """Raise `BadInput` if another process has locked the run later."""
         ...
 
     def undo(self) -> None:
-        """Restore the previous owner's lock after a failure to open the run."""
+        """Restore the lock of the previous owner after the run could not be opened."""
         ...
 
     def release(self) -> None:
@@ -40,7 +39,7 @@ class Lock(Protocol):
 
 
 class LocalLock:
-    """A file lock. The kernel releases the lock at the end of the process, also after a kill."""
+    """A file lock. The kernel releases the lock when the process ends, even after a kill."""
 
     def __init__(self, folder: Path) -> None:
         """Take the lock. Raises `BadInput` if another process holds the lock."""
@@ -69,9 +68,10 @@ class LocalLock:
 
 
 def in_use(run: Path) -> bool:
-    """Return whether a process of this machine holds a lock of a run: its driver, or its queue. Reads the kernel's
-    table of locks, so that a driver which starts at the same time is not refused. False on systems without this
-    table."""
+    """Return whether a process of this machine holds a lock of a run. The run's driver and its queue each hold a lock.
+
+    The function reads the kernel's table of locks and takes no lock. So it does not disturb a driver that starts at
+    the same time. The result is False on a system without this table."""
     table = Path("/proc/locks")
     if not table.is_file():
         return False
@@ -80,13 +80,13 @@ def in_use(run: Path) -> bool:
 
 
 def _place(lock: Path) -> str:
-    """Return device and inode of a file, as the kernel's table writes them."""
+    """Return the device and the inode of a file in the form of the kernel's table."""
     at = lock.stat()
     return f"{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}:{at.st_ino}"
 
 
 class OwnedFolder(Protocol):
-    """A folder that records which session opened the run last."""
+    """A folder that records the session that opened the run last."""
 
     uri: str
 
@@ -102,11 +102,11 @@ class StoredLock(OwnedFolder, Protocol):
 
 
 class ObjectLock:
-    """A lock in an object store: an object that names the session that opened the run last.
+    """A lock in an object store. It is an object that names the session that opened the run last.
 
-    An object store cannot release a lock at the end of a process. So the last process that opens a run owns the run.
-    The previous owner (a driver that seemed dead, a pod in its grace period) calls `check` before each write and stops.
-    """
+    An object store cannot release a lock when a process ends. So the last process that opens a run owns the run. The
+    previous owner may still run, for example a driver that seemed dead or a pod in its grace period. It calls
+    `check` before each write and stops."""
 
     def __init__(self, folder: StoredLock, session: str, step: int) -> None:
         """Write the lock. Raises `BadInput` if a later session has opened the run."""
@@ -130,7 +130,7 @@ class ObjectLock:
 
 
 def parse_lock(text: bytes) -> Owner:
-    """Return the owner from the bytes of a lock object."""
+    """Return the owner that the bytes of a lock object name."""
     match = re.fullmatch(rb"(\d{6}-\w+) (\d+)", text)
     return Owner(match[1].decode(), int(match[2])) if match else Owner("", math.inf)
 

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: its files with their sizes and checksums."""
+"""The manifest of a checkpoint: the names of its files with their sizes and checksums."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHUNK = 1 << 22
 
 
 class FileInfo(TypedDict):
-    """Size in bytes and CRC-32 of a file."""
+    """The size in bytes and the CRC-32 of a file."""
 
     size: int
     crc: int
@@ -21,13 +21,14 @@ Manifest = dict[str, FileInfo]
 
 
 def describe(folder: Path) -> Manifest:
-    """Return the manifest of all files in a folder, by path inside the folder. Reads every file."""
+    """Return the manifest of all files in a folder, by path inside the folder. The function reads every file."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): FileInfo(size=p.stat().st_size, crc=_checksum(p)) for p in files}
 
 
 def size_fault(sizes: Mapping[str, int], manifest: Manifest) -> str:
-    """Return a message about a file of the manifest that is missing or has another size; "" if no file is."""
+    """Return a message about a file of the manifest that is missing or has another size; "" if there is no such
+    file."""
     for name, info in manifest.items():
         if name not in sizes:
             return f"{name} is missing"
@@ -37,9 +38,10 @@ def size_fault(sizes: Mapping[str, int], manifest: Manifest) -> str:
 
 
 def fault(folder: Path, manifest: Manifest) -> str:
-    """Return a message about a file of the manifest that is missing or damaged in a folder; "" if no file is.
+    """Return a message about a file of the manifest that is missing or damaged in a folder; "" if there is no such
+    file.
 
-    Reads every file."""
+    The function reads every file."""
     sizes = {name: (folder / name).stat().st_size for name in manifest if (folder / name).is_file()}
     if found := size_fault(sizes, manifest):
         return found

@@ -36,13 +36,13 @@ from treeadv.visible import visible_logger
 
 COPIED = ("config.yaml", *RECORDS, "summary.json", "report.html")
 _PROBE = "writable"
-_RANK_FILES = "files-"  # prefix of the manifest of one rank
+_RANK_FILES = "files-"  # prefix of the file name of one rank's manifest
 log = visible_logger("treeadv.storage")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Checkpoint:
-    """The name of a checkpoint's folder in the store, parsed."""
+    """The parsed name of a checkpoint's folder in the store."""
 
     step: int
     session: str
@@ -50,16 +50,17 @@ class _Checkpoint:
 
     @classmethod
     def parse(cls, name: str) -> _Checkpoint | None:
-        """Parse the name of a checkpoint's folder or seal. Returns None for another name."""
+        """Parse the name of a checkpoint's folder or seal. Returns None for any other name."""
         match = re.fullmatch(r"step-(\d+)-(.+?)(\.json)?", name)
         return cls(int(match[1]), match[2], name.removesuffix(".json")) if match else None
 
 
 class ObjectRunStore:
-    """Stores one run at a URI. An error of the store raises `BadInput` with the URI and the store's message."""
+    """The store of one run at a URI. An error of the store becomes a `BadInput` with the URI and the store's
+    message."""
 
     def __init__(self, uri: str, path: Path) -> None:
-        """Connect to the store. `uri` is {run.storage}/{run.name}, `path` the run folder on this machine."""
+        """Connect to the store. `uri` is {run.storage}/{run.name}, and `path` is the run folder on this machine."""
         if "://" not in uri or urlsplit(uri).password:
             raise BadInput(
                 f"run.storage={urlsplit(uri)._replace(netloc='...').geturl()}: write a URI without credentials, such"
@@ -85,7 +86,7 @@ class ObjectRunStore:
             return "config.yaml" in self._folder.sizes("config.yaml")
 
     def pull(self, name: str) -> str | None:
-        """Return the text of a copied file; "" if the store has no copy."""
+        """Return the text of the store's copy of a file; "" if the store has no copy."""
         with self._store_errors("read"):
             try:
                 return self._folder.read(name).to_pybytes().decode()
@@ -110,26 +111,25 @@ class ObjectRunStore:
         return sorted(self._sealed_by_step())
 
     def _sealed_by_step(self) -> dict[int, str]:
-        """Return the names of the sealed checkpoints of this run by step.
+        """Return the name of each sealed checkpoint of this run, by step.
 
-        A checkpoint of an earlier session counts only up to the step from which the current owner resumed.
-        """
+        A checkpoint of an earlier session counts only up to the step from which the current owner resumed."""
         with self._store_errors("read"):
             owner = self._replay.owner()
             return {c.step: c.name for c in self._sealed() if c.session == owner.session or c.step <= owner.step}
 
     def _sealed(self) -> list[_Checkpoint]:
-        """Return the sealed checkpoints sorted by step and session."""
+        """Return the sealed checkpoints, sorted by step and session."""
         return sorted(c for c in map(_Checkpoint.parse, self._checkpoints.sizes(".json")) if c)
 
     def newest_valid(self) -> int:
-        """Implement `RunStore.newest_valid`. Only sizes are checked; `local_copy` checks the checksums."""
+        """Implement `RunStore.newest_valid`. This method checks only sizes; `local_copy` checks the checksums."""
         for step, name in sorted(self._sealed_by_step().items(), reverse=True):
             with self._store_errors("read"):
                 seal = self._checkpoints.read(f"{name}.json").to_pybytes()
                 try:
                     fault = manifest.size_fault(self._checkpoints.child(name).tree(), json.loads(seal)["files"])
-                except (ValueError, TypeError, KeyError, AttributeError) as e:  # the seal holds no manifest
+                except (ValueError, TypeError, KeyError, AttributeError) as e:  # the seal does not hold a manifest
                     fault = f"the seal cannot be read ({one_line(e)})"
             if not fault:
                 return step
@@ -138,7 +138,7 @@ class ObjectRunStore:
         return 0
 
     def write_checkpoint(self, step: int, session: str, write: Callable[[Path], None]) -> None:
-        """Upload the files of one rank. The ranks need no shared disk."""
+        """Upload the files of one rank. The ranks do not need a shared disk."""
         self._path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".upload-", dir=self._path) as scratch:
             write(Path(scratch))
@@ -181,23 +181,23 @@ class ObjectRunStore:
         return int(json.loads(text)["step"]) if text else None
 
     def _delete(self, name: str, session: str) -> None:
-        """Delete a checkpoint, or the files of an unfinished checkpoint."""
+        """Delete a checkpoint, or the files of a checkpoint that is not finished."""
         self._replay.check_owner(session)
         with contextlib.suppress(FileNotFoundError):
-            self._checkpoints.delete(f"{name}.json")  # first, so that a partly deleted checkpoint does not count
+            self._checkpoints.delete(f"{name}.json")  # the seal first: a checkpoint without it does not count
         self._checkpoints.child(name).delete_tree()
 
     @contextmanager
     def local_copy(self, step: int) -> Iterator[Path]:
-        """Implement `RunStore.local_copy`. The local copy is deleted at the end."""
+        """Implement `RunStore.local_copy`. The local copy is deleted when the context ends."""
         folder = self._path / "checkpoints" / f"step-{step}"
         self._fetch(step, folder)
         yield folder
         folder.with_suffix(".json").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)  # other ranks of this machine delete it too
+        shutil.rmtree(folder, ignore_errors=True)  # other ranks of this machine delete the copy too
 
     def _fetch(self, step: int, folder: Path) -> None:
-        """Download a checkpoint, unless another rank of this machine has downloaded it."""
+        """Download a checkpoint, unless another rank of this machine has already downloaded it."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (folder.parent / "lock").open("w") as lock, self._store_errors("read"):
             fcntl.flock(lock, fcntl.LOCK_EX)

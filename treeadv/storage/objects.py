@@ -1,7 +1,6 @@
 """A folder in an object store that pyarrow knows (s3://, gs://, ...).
 
-An object store cannot append. An append-only file stays in memory and is uploaded as one object.
-"""
+An object store cannot append to an object. So an append-only file stays in memory and is uploaded as one object."""
 
 from __future__ import annotations
 
@@ -21,7 +20,8 @@ _PARALLEL_READS = 16
 
 
 class ObjectFile:
-    """An append-only file that is uploaded at the next flush after `seal`, and at each flush while it is small."""
+    """An append-only file in memory. It is uploaded at each flush while it is small, and at the next flush after
+    `seal`."""
 
     def __init__(self, folder: ObjectFolder, name: str, rewrite_below: int) -> None:
         self.name = name
@@ -29,7 +29,7 @@ class ObjectFile:
         self._folder = folder
         self._rewrite_below = rewrite_below
         self._sealed = False
-        self._uploaded = 0  # bytes uploaded
+        self._uploaded = 0  # number of uploaded bytes
         self._chunks: list[Bytes] = []
 
     @property
@@ -46,7 +46,7 @@ class ObjectFile:
         self._sealed = True
 
     def pending(self) -> Action:
-        """Return an action that uploads the bytes written before this call."""
+        """Return an action that uploads the bytes that were written before this call."""
         data, sealed = self.unflushed(), self._sealed
         self._chunks = [data]
         return lambda: self._upload(data, sealed)
@@ -68,9 +68,9 @@ class ObjectFile:
 
 
 class ObjectFolder:
-    """A folder at a URI. A file exists after its upload. The folder itself need not be created."""
+    """A folder at a URI. A file exists once it is uploaded. The folder itself need not be created."""
 
-    flush_seconds = 10.0  # each flush uploads two objects
+    flush_seconds = 10.0  # the interval is long, because each flush uploads two objects
     keeps_unflushed = False
 
     def __init__(self, uri: str) -> None:
@@ -83,7 +83,8 @@ class ObjectFolder:
         self._open_files: dict[str, ObjectFile] = {}
 
     def connect(self, uri: str) -> tuple[pafs.FileSystem, str]:
-        """Return the file system of a URI and the path in it. A subclass for another store overrides this method."""
+        """Return the file system of a URI and the path in this file system. A subclass for another store overrides
+        this method."""
         found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
         return found
 
@@ -104,7 +105,7 @@ class ObjectFolder:
         return file
 
     def forget(self, name: str) -> None:
-        """Drop the bytes of a file from memory. Later reads go to the store."""
+        """Drop the bytes of a file from memory. Later reads get the file from the store."""
         self._open_files.pop(name, None)
 
     def sizes(self, suffix: str) -> dict[str, int]:

@@ -30,29 +30,28 @@ from treeadv.storage.disk import deleting, fsync, replace_file, replacing, writi
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
 
-_LISTED = 8  # runs that an error lists
+_LISTED = 8  # number of runs that an error lists
 
 
 class RunFolder:
-    """A run: its folder on this machine and its store."""
+    """A run: its folder on this machine, and its store."""
 
     def __init__(self, path: Path, store: RunStore | None = None) -> None:
-        """Open the folder at `path`. Without `store` the folder itself stores the run."""
+        """Open the folder at `path`. If `store` is None, the folder itself stores the run."""
         self.path = path
         self.store: RunStore = store or LocalRunStore(path)
 
     @classmethod
     def of(cls, path: Path, config: Config) -> RunFolder:
-        """Return the folder at `path` of the run that `config` describes."""
+        """Return the folder of the run that `config` describes. The folder is at `path`."""
         return cls(path, run_store(config, path))
 
     @classmethod
     def create(cls, config: Config, name: str) -> tuple[RunFolder, Config, LocalLock]:
         """Create and lock the folder of a new run. The name of the run is run.name, or `name` if run.name is empty.
 
-        Returns the folder, the configuration with the name, and the lock of this process. After an error no folder
-        remains. Raises `BadInput` if the run exists.
-        """
+        Returns the folder, the configuration with the name, and the lock of this process. No folder remains after an
+        error. Raises `BadInput` if the run exists."""
         config = config.model_copy(update={"run": config.run.model_copy(update={"name": config.run.name or name})})
         path = Path(config.run.root) / config.run.name
         folder = cls.of(path, config)
@@ -75,7 +74,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, overrides: list[str]) -> tuple[RunFolder, Config]:
-        """Return an existing run and its configuration, with `overrides` for the following steps."""
+        """Return an existing run and its configuration. `overrides` change the configuration of the following steps."""
         if not (path / "config.yaml").is_file():
             raise not_a_run(path)
         config = configuration.load(path / "config.yaml", overrides)
@@ -83,12 +82,12 @@ class RunFolder:
 
     @property
     def uri(self) -> str:
-        """The path or URI of the run, for the queue, `treeadv audit` and --resume."""
+        """Return the path or URI of the run. The queue, `treeadv audit` and --resume use it."""
         return self.store.uri
 
     @property
     def accepted(self) -> bool:
-        """Whether journal and trainer of a driver have accepted the run (`rewind` was called)."""
+        """Return whether a driver's journal and trainer have accepted the run. Then `rewind` was called."""
         return (self.path / "metrics.jsonl").is_file()
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
@@ -97,7 +96,8 @@ class RunFolder:
         return self.store.checkpoints()
 
     def last_checkpoint(self) -> int:
-        """Return the step of the newest valid checkpoint, from which a resume starts; 0 if the run has none."""
+        """Return the step of the newest valid checkpoint, from which a resume starts; 0 if the run has no valid
+        checkpoint."""
         return self.store.newest_valid()
 
     def checkpoint(self, step: int) -> Path:
@@ -110,8 +110,9 @@ class RunFolder:
 
     # ---- configuration -----------------------------------------------------------------------------------------------
     def replace_configuration(self, config: Config, step: int) -> None:
-        """Make `config` the configuration of the run from `step` on. Another one that the run had is kept as
-        config.N.yaml, N counting from 1."""
+        """Make `config` the configuration of the run from `step` on.
+
+        A different earlier configuration is kept as config.N.yaml. N counts from 1."""
         path, text = self.path / "config.yaml", config.to_yaml()
         before = path.read_text() if path.is_file() else text
         if before != text:
@@ -128,7 +129,7 @@ class RunFolder:
 
     # ---- requests to the driver --------------------------------------------------------------------------------------
     def clear_end(self) -> None:
-        """Delete the summary of the run's last end, and all requests to the driver."""
+        """Delete the summary that the last end of the run left, and all requests to the driver."""
         self.take_request()
         with deleting(self.path / "summary.json"):
             (self.path / "summary.json").unlink(missing_ok=True)
@@ -144,36 +145,35 @@ class RunFolder:
             self.write(f"scale-{role}.json", count)
 
     def take_request(self) -> dict[str, int]:
-        """Return the numbers that were requested since the last call, by role."""
+        """Return the numbers of actors that were requested since the last call, by role."""
         counts = {}
         for path in self.path.glob("scale-*.json"):
             with deleting(path):
-                taken = path.rename(path.with_name(f".{path.name}"))  # a later request is a new file
+                taken = path.rename(path.with_name(f".{path.name}"))  # renamed first, so a later request is a new file
                 counts[path.stem.removeprefix("scale-")] = json.loads(taken.read_text())
                 taken.unlink()
         return counts
 
     # ---- records -----------------------------------------------------------------------------------------------------
     def records(self, last: float = math.inf) -> list[JsonObject]:
-        """Return the records that `read_records` yields. All of them are in memory."""
+        """Return the records that `read_records` yields as a list. All records are then in memory."""
         return list(self.read_records(last))
 
     def last_record(self) -> JsonObject | None:
-        """Return the record of the last step; None if there is none. Raises as `read_records` does."""
+        """Return the record of the last step; None if there is no record. Raises the errors of `read_records`."""
         newest = deque(self.read_records(), maxlen=1)
         return newest[0] if newest else None
 
     def read_records(self, last: float = math.inf) -> Iterator[JsonObject]:
-        """Yield the records of the steps up to `last`. An incomplete last line of a killed driver is ignored.
+        """Yield the records of the steps up to `last`. An incomplete last line that a killed driver left is ignored.
 
-        Raises `BadInput` for a damaged record of these steps. Lines after the record of step `last` are not read.
-        """
+        Raises `BadInput` for a damaged record of these steps. Lines after the record of step `last` are not read."""
         return self._read("metrics.jsonl", last)
 
     def evaluations(self, last: float = math.inf) -> list[JsonObject]:
         """Return the records of the evaluations of the steps up to `last`, in the order of the steps.
 
-        Raises `BadInput` as `read_records` does."""
+        Raises `BadInput` for a damaged record."""
         return list(self._read("evaluations.jsonl", last))
 
     def _read(self, name: str, last: float) -> Iterator[JsonObject]:
@@ -198,8 +198,8 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Remove the records of the steps after `step`. The run takes and evaluates these steps again.
 
-        A copy in the store replaces the file first: another driver may have continued the run without this folder.
-        """
+        If the store has a copy of a file, the copy first replaces the file, because another driver may have
+        continued the run without this folder."""
         for name in RECORDS:
             path = self.path / name
             kept = self.store.pull(name)
@@ -228,7 +228,7 @@ class RunFolder:
 
 
 def not_a_run(path: Path) -> BadInput:
-    """Return the error for a folder that is no run. It lists the runs inside."""
+    """Return the error for a folder that is not a run. The message lists the runs inside the folder."""
     runs = sorted(path.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
     if not runs:
         return BadInput(f"{path} is not a run folder (it has no config.yaml)")
@@ -238,7 +238,8 @@ def not_a_run(path: Path) -> BadInput:
 
 
 def named_store(run: str | Path) -> RunStore:
-    """Return the store of a run, given its folder or URI. A folder that holds no configuration is taken for a run's."""
+    """Return the store of a run, given its folder or its URI. A folder without a configuration counts as the folder
+    of a run."""
     if "://" in str(run):
         return object_store(str(run), Path())
     path = Path(run)
@@ -246,7 +247,7 @@ def named_store(run: str | Path) -> RunStore:
 
 
 def _make_complete(path: Path, config: Config) -> LocalLock:
-    """Create a run folder with its configuration and lock it. Raises `BadInput` and leaves no folder if that fails."""
+    """Create a run folder with its configuration and lock it. If that fails, raise `BadInput` and leave no folder."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""The store of a run: the run's folder or an object store. It holds the queue, the checkpoints and the records.
+"""The store of a run. It is the folder of the run or an object store, and it holds the queue, the checkpoints and the
+records.
 
-This module has the protocol, the implementation for a folder, and the choice of the implementation.
-"""
+This module contains the protocol, the implementation for a folder, and the choice of the implementation."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from treeadv.storage import manifest
 from treeadv.storage.disk import deleting, fsync, rename_durably, replacing, writing
 from treeadv.visible import visible_logger
 
-RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # files of a run folder with JSON lines in the order of their `step`
-BEST, EVALUATION = "best", "evaluation.json"  # the folder of the best weights, and the evaluation in that folder
-MANIFEST = "files.json"  # the manifest, in the folder of a checkpoint
+RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # files of JSON lines in a run folder, in the order of `step`
+BEST, EVALUATION = "best", "evaluation.json"  # the folder of the best weights, and the file of their evaluation
+MANIFEST = "files.json"  # the name of the manifest in the folder of a checkpoint
 log = visible_logger("treeadv.storage")
 
-# The implementation for a run with run.storage. Only such a run imports it, because it needs pyarrow.
+# The implementation for a run with run.storage. Only such a run imports this module, because it needs pyarrow.
 OBJECT_STORE = "treeadv.storage.object_run:ObjectRunStore"
 
 
 class RunStore(Protocol):
-    """Stores one run.
+    """The store of one run.
 
-    `uri` is the path or URI of the run, for the queue, `treeadv audit` and --resume. `keeps_unflushed` says whether
-    bytes that the queue has written and not flushed outlive its process."""
+    `uri` is the path or URI of the run; the queue, `treeadv audit` and --resume use it. `keeps_unflushed` says
+    whether bytes that the queue has written and not flushed outlive the queue's process."""
 
     uri: str
     keeps_unflushed: bool
 
     def check(self) -> None:
-        """Raise `BadInput` unless files can be created and deleted."""
+        """Raise `BadInput` unless files can be created and deleted in the store."""
         ...
 
     def holds_run(self) -> bool:
@@ -58,15 +58,15 @@ class RunStore(Protocol):
         ...
 
     def pull(self, name: str) -> str | None:
-        """Return the store's copy of a record file; None if the run folder is the store."""
+        """Return the store's copy of a file of records; None if the run folder is the store."""
         ...
 
     def keep(self, path: Path) -> None:
-        """Store one more file of the run folder. The file then survives the loss of its machine."""
+        """Store one more file of the run folder. The file then survives the loss of the machine that wrote it."""
         ...
 
     def checkpoints(self) -> list[int]:
-        """Return the steps of the sealed checkpoints, oldest first. Their files may be damaged."""
+        """Return the steps of the sealed checkpoints, oldest first. The files of these checkpoints may be damaged."""
         ...
 
     def newest_valid(self) -> int:
@@ -77,22 +77,23 @@ class RunStore(Protocol):
         ...
 
     def write_checkpoint(self, step: int, session: str, write: Callable[[Path], None]) -> None:
-        """Store the files that `write` writes into a folder. Each learner rank calls this method once.
+        """Store the files of one learner rank. Each rank calls this method once.
 
-        `write` is called with the folder."""
+        The method calls `write` with a folder, and `write` writes the files into this folder."""
         ...
 
     def seal(self, step: int, session: str, keep: int, protected: Collection[int] = ()) -> None:
         """Seal a checkpoint after all ranks have written their files, and delete old checkpoints.
 
-        Keeps the newest `keep` checkpoints and the checkpoints of the steps `protected`. Deletes all others, damaged
-        checkpoints, and checkpoints of later steps (from before a resume)."""
+        The method keeps the newest `keep` checkpoints and the checkpoints of the steps `protected`. It deletes all
+        other checkpoints, damaged checkpoints, and checkpoints of later steps, which an attempt before a resume
+        wrote."""
         ...
 
     def keep_best(self, step: int, record: JsonMapping) -> None:
-        """Copy the weights of a checkpoint to the folder BEST, in place of the previous best weights.
+        """Copy the weights of a checkpoint to the folder BEST. They replace the previous best weights.
 
-        `record` is the evaluation of the step. It is written into the folder last."""
+        `record` is the evaluation of the step. The method writes it into the folder last."""
         ...
 
     def best_step(self) -> int | None:
@@ -107,7 +108,7 @@ class RunStore(Protocol):
 
 
 class LocalRunStore:
-    """Stores a run in its folder. The folder must be on a disk that all roles can access."""
+    """The store of a run in the run's folder. The folder must be on a disk that all roles can access."""
 
     keeps_unflushed = True
 
@@ -115,7 +116,7 @@ class LocalRunStore:
         self._path = path
         self._checkpoints = path / "checkpoints"
         self._damaged: set[int] = set()
-        self._checked: dict[int, int] = {}  # modification time of the manifest, by step of the undamaged checkpoints
+        self._checked: dict[int, int] = {}  # modification time of the manifest, by step of an undamaged checkpoint
         self.uri = str(path)
 
     def check(self) -> None:
@@ -158,7 +159,7 @@ class LocalRunStore:
             if self._checked.get(step) == written:
                 return ""
             fault = manifest.fault(folder, json.loads((folder / MANIFEST).read_text()))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:  # the file is no manifest
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:  # the file does not hold a manifest
             return f"{MANIFEST} cannot be read ({one_line(e)})"
         if not fault:
             self._checked[step] = written
@@ -191,7 +192,7 @@ class LocalRunStore:
         with replacing(self._path / BEST) as scratch:
             scratch.mkdir()
             for file in (self._checkpoints / f"step-{step}").iterdir():
-                if file.is_file() and file.name != MANIFEST:  # only the trainer needs the folders
+                if file.is_file() and file.name != MANIFEST:  # folders are skipped, because only the trainer needs them
                     _link(file, scratch / file.name)
             (scratch / EVALUATION).write_text(json.dumps(record, indent=2))
 
@@ -207,7 +208,7 @@ class LocalRunStore:
 
 
 def _link(file: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no hard links."""
+    """Give a file a second name. Copy the file if the file system has no hard links."""
     try:
         os.link(file, target)
     except OSError:
@@ -215,7 +216,7 @@ def _link(file: Path, target: Path) -> None:
 
 
 def run_store(config: Config, path: Path) -> RunStore:
-    """Return the store of the run with the local folder `path`."""
+    """Return the store of the run that `config` describes. `path` is the local folder of the run."""
     if not config.run.storage:
         return LocalRunStore(path)
     from treeadv.storage.folder import join
@@ -224,7 +225,7 @@ def run_store(config: Config, path: Path) -> RunStore:
 
 
 def object_store(uri: str, path: Path) -> RunStore:
-    """Return the store of the run at `uri` with the local folder `path`."""
+    """Return the store of the run at `uri`. `path` is the local folder of the run."""
     module, _, name = OBJECT_STORE.partition(":")
     store: RunStore = getattr(import_module(module), name)(uri, path)
     return store

@@ -1,4 +1,4 @@
-"""Names the sessions of a run in an object store. Each start of the run is a session."""
+"""The names of a run's sessions in an object store. Each start of the run is a session."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def next_session(replay: Folder, known: Iterable[str] = ()) -> str:
 
 
 def session_in(name: str) -> str:
-    """Return the session in a file name such as `0000000007-000002-1f2e3d4c.jsonl`; "" for a file of a local disk."""
+    """Return the session in a file name such as `0000000007-000002-1f2e3d4c.jsonl`; "" for a file on a local disk."""
     return name.partition(".")[0].partition("-")[2]
