@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PLACES = {  # name -> where it is defined
+_PLACES = {  # name -> module and name of its definition
     "BadForest": "treeadv.errors:BadForest",
     "BadInput": "treeadv.errors:BadInput",
     "Finish": "treeadv.forest:Finish",

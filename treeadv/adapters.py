@@ -1,8 +1,7 @@
-"""Advantages of TreeAdv for flat rollouts, in the layouts of other trainers.
+"""Advantages of TreeAdv for flat rollouts, in the data layouts of other trainers.
 
-A row is one rollout, as in `Forest.from_dicts`: `prompt_ids`, `completion_ids`, `logprobs` and `reward`. Rows of one
-prompt form one forest by their equal prefixes.
-"""
+A row is one rollout, as in `Forest.from_dicts`, with `prompt_ids`, `completion_ids`, `logprobs` and `reward`. The
+rows of one prompt form one forest, whose tree follows from equal prefixes."""
 
 from __future__ import annotations
 
@@ -24,10 +23,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def token_advantages(forest: Forest, preset: str | AdvantageSpec = "treeadv") -> npt.NDArray[np.float64]:
-    """Return [L, R] the advantage of each token of each flat rollout of a graded forest; R is the longest rollout.
+    """Return [L, R] the advantage of each token of each flat rollout of a graded forest. R is the length of the longest
+    rollout.
 
-    A token that K rollouts share stands in K rows. The loss of the preset counts it c times, so each copy has the
-    advantage A c / K (docs/method.md): a flat trainer that adds the tokens up takes the gradient of the tree.
+    A token that K rollouts share is in K rows. The loss of the preset counts this token c times. So each copy has the
+    advantage A c / K (docs/method.md), and the sum over the tokens in a flat trainer gives the gradient of the tree.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[1, 1, 2], token=[5] * 4, logprob=[-1.0] * 4)
     >>> token_advantages(tree.with_rewards([1.0, 0.0], [Verdict.VERIFIED, Verdict.WRONG])).round(2).tolist()
@@ -42,8 +42,10 @@ def token_advantages(forest: Forest, preset: str | AdvantageSpec = "treeadv") ->
 
 
 def rollout_advantages(rows: Rows, preset: str | AdvantageSpec = "treeadv") -> npt.NDArray[np.float64]:
-    """Return [B, T] the advantage of each token of each row, in the order of the rows; T is the longest completion and
-    the rest of a row is 0. Raises `ValueError` for a row without one of its keys, so also for one without a reward.
+    """Return [B, T] the advantage of each token of each row, in the order of the rows. T is the length of the longest
+    completion, and the rest of a row is 0.
+
+    Raises `ValueError` for a row without one of its keys. The reward is one of these keys.
 
     >>> drawn = {"prompt_ids": [1], "logprobs": [-1.0, -0.7]}
     >>> rows = [drawn | {"completion_ids": [5, k], "reward": k % 2} for k in (6, 7)]
@@ -60,8 +62,10 @@ def rollout_advantages(rows: Rows, preset: str | AdvantageSpec = "treeadv") -> n
 
 
 def trl_batch(rows: Rows, preset: str | AdvantageSpec = "treeadv", pad: int = 0) -> dict[str, Tensor]:
-    """Return the inputs of the loss of TRL's `GRPOTrainer`: `prompt_ids` and `prompt_mask` [B, P], padded on the left;
-    `completion_ids`, `completion_mask`, `old_per_token_logps` and `advantages` [B, T], padded on the right.
+    """Return the inputs of the loss of TRL's `GRPOTrainer`.
+
+    `prompt_ids` and `prompt_mask` are [B, P], padded on the left. `completion_ids`, `completion_mask`,
+    `old_per_token_logps` and `advantages` are [B, T], padded on the right.
 
     >>> row = {"prompt_ids": [1], "completion_ids": [5], "logprobs": [-1.0]}
     >>> batch = trl_batch([row | {"reward": 1.0}, row | {"reward": 0.0}])
@@ -84,9 +88,11 @@ def trl_batch(rows: Rows, preset: str | AdvantageSpec = "treeadv", pad: int = 0)
 
 
 def verl_batch(rows: Rows, preset: str | AdvantageSpec = "treeadv", pad: int = 0) -> dict[str, Tensor]:
-    """Return the tensors that verl's `DataProto` has when the actor is updated: `prompts` [B, P], `responses`,
-    `response_mask`, `old_log_probs`, `advantages` and `returns` [B, T], `input_ids`, `attention_mask` and
-    `position_ids` [B, P + T]. Make the batch of them: `DataProto.from_dict(tensors=verl_batch(rows))`.
+    """Return the tensors that verl's `DataProto` has when verl updates the actor.
+
+    They are `prompts` [B, P], `responses`, `response_mask`, `old_log_probs`, `advantages` and `returns` [B, T], and
+    `input_ids`, `attention_mask` and `position_ids` [B, P + T]. `DataProto.from_dict(tensors=verl_batch(rows))` makes a
+    batch of them.
 
     >>> row = {"prompt_ids": [1, 2], "completion_ids": [5], "logprobs": [-1.0]}
     >>> batch = verl_batch([row | {"reward": 1.0}, row | {"reward": 0.0}])
@@ -113,7 +119,7 @@ def verl_batch(rows: Rows, preset: str | AdvantageSpec = "treeadv", pad: int = 0
 def _padded(
     rows: Sequence[Sequence[float]], pad: float, left: bool = False
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Return (values, mask), both [B, longest row]."""
+    """Return (values, mask), both [B, length of the longest row]."""
     width = max(map(len, rows))
     values, mask = np.full((len(rows), width), pad), np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):

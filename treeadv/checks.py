@@ -1,4 +1,4 @@
-"""Checks a run before its start: names, files, devices, ports and prompts. Each fault raises one `BadInput`."""
+"""Checks a run before its start: names, files, devices, ports and prompts. The first fault raises a `BadInput`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from treeadv.tracking import check_trackers
 from treeadv.visible import visible_logger
 
 log = visible_logger("treeadv.checks")
-DRAWS = 8  # number of draws of an endless source that are checked
+DRAWS = 8  # number of checked draws of an endless source
 PROMPTS = 64  # number of prompts that are rendered
 
 
 def check_run(config: Config, local: bool = False) -> None:
-    """Check a run of `config`, in this process alone for `local`. Raises `BadInput` for the first fault."""
+    """Check a run of `config`. Raises `BadInput` for the first fault. `local` means that the run uses this process
+    alone."""
     objective.build_objective(config.learner, config.sampling)
     if build_rule(config.sampling.rule, config.sampling.rule_options).needs_rewards and not local:
         raise BadInput(
@@ -59,10 +60,11 @@ def check_run(config: Config, local: bool = False) -> None:
 
 
 def check_prompts(problems: Sequence[Problem], config: Config) -> None:
-    """Render the prompts of some problems, spread over all problems.
+    """Render the prompts of a sample of the problems.
 
-    Raises `BadInput` if the tokenizer cannot be loaded, if its chat template refuses a prompt, or if no prompt leaves
-    room for an answer. A packaged model that is not unpacked yet is not checked."""
+    The sample is spread over all problems. Raises `BadInput` if the tokenizer cannot be loaded, if its chat template
+    refuses a prompt, or if no prompt leaves room for an answer. A packaged model that is not unpacked yet is not
+    checked."""
     folder = tokenizer_folder(config.model.path, config.model.cache)
     if folder is None:
         return
@@ -84,7 +86,7 @@ def check_prompts(problems: Sequence[Problem], config: Config) -> None:
 
 
 def check_answers(problems: Sequence[Problem], config: Config) -> None:
-    """Grade each gold answer against itself, and log the number of answers that are not verified.
+    """Grade each gold answer against itself, and log the number of gold answers that are not verified.
 
     Raises `BadInput` if a verifier fails or verifies no gold answer."""
     golds = [Gold(place=p.id, text=p.answer, verifier=p.verifier, meta=p.meta) for p in problems]
@@ -94,7 +96,8 @@ def check_answers(problems: Sequence[Problem], config: Config) -> None:
 
 
 def _check_evaluation(config: Config, trained: Sequence[Problem]) -> None:
-    """Raise `BadInput` for held-out problems that cannot be used; log how many of them are training problems too."""
+    """Raise `BadInput` for held-out problems that cannot be used. Log the number of held-out problems that are also
+    trained on."""
     sets = sets_of(config)
     problems = [p for s in sets for p in s.problems]
     check_prompts(problems, config)

@@ -49,7 +49,8 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _resolve(cls, data: Any) -> Any:
-        """Fill in the fields whose defaults depend on other fields: the sampling of the preset, the end of the cosine.
+        """Fill in the fields whose defaults depend on other fields: the sampling of the preset, and the end of the
+        cosine.
 
         The recorded configuration is then complete."""
         if not isinstance(data, dict):
@@ -88,9 +89,10 @@ class Config(Section):
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a recipe (a YAML file, or the name of a recipe of the package) and apply `a.b=value` overrides.
+    """Read a recipe and apply overrides of the form `a.b=value`. A recipe is a YAML file, or the name of a recipe of
+    the package.
 
-    Raises `BadInput` with one line for every fault.
+    Raises a `BadInput` of one line for every fault.
 
     >>> _ = Path("recipe.yaml").write_text("task: {source: problems.jsonl}")
     >>> load_config(Path("recipe.yaml"), ["sampling.leaves=4"]).sampling.leaves
@@ -99,7 +101,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     path = find_recipe(path)
     try:
         tree = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as e:  # also no UTF-8, and an integer of 4,301 digits
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # includes text that is not UTF-8, and long integers
         raise BadInput(f"{path} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: a configuration is a mapping of sections, found {type(tree).__name__}")
@@ -107,14 +109,14 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def build(tree: JsonObject, overrides: list[str], where: str) -> Config:
-    """Apply overrides to a configuration tree and validate it; `where` names its origin in errors."""
+    """Apply overrides to a configuration tree and validate the tree. `where` names the origin of the tree in errors."""
     for override in overrides:
         _apply(tree, override)
     return parse(tree, where)
 
 
 def parse(tree: JsonObject, where: str) -> Config:
-    """Validate a configuration tree; `where` names its origin in errors."""
+    """Validate a configuration tree. `where` names the origin of the tree in errors."""
     try:
         return Config.model_validate(tree)
     except ValidationError as e:
@@ -132,7 +134,7 @@ def _apply(tree: JsonObject, override: str) -> None:
             raise BadInput(f"override {override!r}: {s} is not a section")
     try:
         tree[key] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as e:  # also an integer of more than 4,300 digits
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # includes an integer of more than 4,300 digits
         raise BadInput(f"override {_short(override)}: the value is not YAML ({one_line(e)[:100]})") from e
 
 
@@ -152,8 +154,9 @@ def _explain(error: Any) -> str:
 
 
 def similar_keys(name: str) -> list[str]:
-    """Return the keys that may be meant by `name`: those whose last part it is, else the nearest one; none, one or
-    several."""
+    """Return the keys that `name` may mean. There may be none, one or several.
+
+    These are the keys whose last part is `name`, or else the keys with the most similar spelling."""
     keys = known_keys()
     last = name.rpartition(".")[2]
     if "." not in name and (exact := [key for key in keys if key.rpartition(".")[2] == last]):
@@ -166,7 +169,7 @@ def similar_keys(name: str) -> list[str]:
 
 
 def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """Return every dotted key of the configuration, in order."""
+    """Return every dotted key of the configuration, in the order of the fields."""
     out = []
     for name, info in section.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):

@@ -16,9 +16,8 @@ PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"  # module:Name
 def load_extension(key: str, name: str, registry: Mapping[str, str]) -> object:
     """Return the object called `name`. `registry` maps each short name to `module:Name`.
 
-    `key` is the configuration key of the name, for error messages. Raises `BadInput` for an unknown name, a module that
-    cannot be imported, or a module without the object.
-    """
+    `key` is the configuration key that holds the name; error messages contain it. Raises `BadInput` for an unknown
+    name, a module that cannot be imported, or a module without the object."""
     target = registry.get(name, name)
     if not re.fullmatch(PATTERN, target):
         close = difflib.get_close_matches(name, registry, n=1)
@@ -35,6 +34,6 @@ def load_extension(key: str, name: str, registry: Mapping[str, str]) -> object:
 
 
 def require(module: str, purpose: str) -> None:
-    """Raise `BadInput` unless the package `module`, which only `purpose` needs, is installed."""
+    """Raise `BadInput` unless the package `module` is installed. Only `purpose` needs the package."""
     if importlib.util.find_spec(module) is None:
         raise BadInput(f"{purpose} needs the package {module}: pip install 'treeadv[train]'")

@@ -1,4 +1,4 @@
-"""Reads JSON files and JSON Lines files, which have one JSON value on each line."""
+"""Reads JSON files, and JSON Lines files with one JSON value on each line."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 from treeadv.errors import BadInput, one_line
 
 JsonObject: TypeAlias = dict[str, Any]  # an object of JSON values
-JsonMapping: TypeAlias = Mapping[str, Any]  # the same, not changed by its reader
+JsonMapping: TypeAlias = Mapping[str, Any]  # an object of JSON values that its reader does not change
 
 
 def read_json(path: Path) -> Any:
-    """Return the value of a JSON file. Raises `BadInput` if the file cannot be read or is not JSON."""
+    """Return the value in a JSON file. Raises `BadInput` if the file cannot be read or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except OSError as e:
@@ -24,10 +24,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
-    """Yield (line number from 1, value) of each line that is not blank. A byte order mark and CRLF are allowed.
+    """Yield (line number from 1, value) of each line that is not blank. The file may have a byte order mark and CRLF.
 
-    `expected` describes a line in errors. Raises `BadInput` with file and line for a line that is not UTF-8 or not
-    JSON."""
+    `expected` describes a line in error messages. Raises `BadInput` with file and line for a line that is not UTF-8
+    or not JSON."""
     with path.open("rb") as lines:
         for n, raw in enumerate(lines, 1):
             try:
@@ -41,7 +41,7 @@ def read_jsonl(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
 
 
 def reason(error: Exception) -> str:
-    """Return why a text is not JSON, in one line."""
-    if type(error) is ValueError:  # more than 4,300 digits: Python names a function of its own as the remedy
+    """Return the reason why a text is not JSON, on one line."""
+    if type(error) is ValueError:  # more than 4,300 digits; Python's message names a remedy in Python code
         return "an integer has more than 4300 digits: write it as a text"
     return one_line(error)

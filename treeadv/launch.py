@@ -1,8 +1,7 @@
 """Opens a run for a command: a new run of a recipe, or a stopped run. Checks the user's input.
 
-Another driver may be running the run. So the run is locked first, and its files do not change before its journal and
-its trainer have accepted the checkpoint (`Launch.accept`).
-"""
+Another driver may be running the run. So this module locks the run first. The files of the run do not change before
+its journal and its trainer have accepted the checkpoint (`Launch.accept`)."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ FULL_DISK = 1 << 20  # a disk with fewer free bytes counts as full
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """A run that this process may drive while it holds `lock`."""
+    """A run that this process may drive as long as it holds `lock`."""
 
     folder: RunFolder
     config: Config
@@ -43,7 +42,8 @@ class Launch:
     lock: LocalLock
 
     def accept(self, step: int) -> None:
-        """Change the files of the run after its journal and its trainer have accepted the checkpoint of `step`."""
+        """Change the files of the run. The journal and the trainer must have accepted the checkpoint of `step`
+        before the call."""
         self.folder.rewind(step)
         self.folder.replace_configuration(self.config, step)
         self.folder.clear_end()
@@ -52,18 +52,17 @@ class Launch:
     def explain(
         self, causes: Iterable[BaseException], *more: type[BaseException], local: bool = False
     ) -> BadInput | None:
-        """Return the causes of the end of a run as an error of one line with a remedy; None for a defect.
+        """Return the causes of the end of a run as an error of one line with a remedy; None if the cause is a defect.
 
-        A user can correct bad input, a bad forest, a step that is not finite, an error of the types `more`, and a full
-        disk. A new run that ends before `accept` leaves no folder, so the same command works again.
-        """
-        from treeadv.learning.report import NonFinite  # loads torch
+        A user can correct bad input, a bad forest, a step that is not finite, an error of the types `more`, and a
+        full disk. A new run that ends before `accept` leaves no folder, so the user can repeat the same command."""
+        from treeadv.learning.report import NonFinite  # imported here, because it loads torch
 
         mendable = (BadInput, BadForest, NonFinite, *more)
         cause = next((cause for cause in causes if isinstance(cause, mendable)), None)
         message = one_line(cause) if cause else ""
         path, uri = self.folder.path, self.folder.uri
-        if not message and shutil.disk_usage(path).free < FULL_DISK:  # torch's writer raises an error without the cause
+        if not message and shutil.disk_usage(path).free < FULL_DISK:  # torch's error does not say it
             message = f"no space left on the disk of {path}: make room, or choose another run.root"
         if not message:
             return None
@@ -82,12 +81,11 @@ Check = Callable[[Config], None]
 def launch(
     recipe: Path | None, resume: str | None, resume_or_start: bool, overrides: list[str], check: Check = check_run
 ) -> Launch:
-    """Open a new run of `recipe`, or the run `resume`: its folder or, with run.storage, its URI.
+    """Open a new run of `recipe`, or the run `resume`. `resume` is the folder of the run or, with run.storage, its URI.
 
-    `overrides` change the configuration of the following steps. `resume_or_start` resumes the run that the recipe names
-    if the run exists, with the configuration of the recipe. `check` raises `BadInput` for a configuration that cannot
-    run. Nothing is loaded or created before `check`, so an error leaves the files of a run unchanged.
-    """
+    `overrides` change the configuration of the following steps. With `resume_or_start`, if the run that the recipe
+    names exists, it is resumed with the configuration of the recipe. `check` raises `BadInput` for a configuration
+    that cannot run. Nothing is loaded or created before `check`, so an error leaves the files of a run unchanged."""
     if (recipe is None) == (resume is None):
         raise BadInput("give either --config RECIPE.yaml for a new run or --resume RUN for one that was stopped")
     if resume is not None:
@@ -107,7 +105,7 @@ def launch(
 def read_recipe(recipe: Path, overrides: list[str]) -> Config:
     """Return the complete configuration of a new run, with absolute paths and the hash of its data.
 
-    Raises `BadInput`."""
+    Raises `BadInput` if the recipe or its data cannot be used."""
     config = absolute(configuration.load(recipe, overrides))
     for source in config.task.parts:
         check_content(source.source, config.task)
@@ -115,7 +113,8 @@ def read_recipe(recipe: Path, overrides: list[str]) -> Config:
 
 
 def _resume(uri: str, overrides: list[str], recipe: Config | None, check: Check) -> Launch:
-    """Open the run at `uri` with the configuration `recipe`, or else with its stored configuration and `overrides`."""
+    """Open the run at `uri`. Its configuration is `recipe`, or its stored configuration with `overrides` if `recipe`
+    is None."""
     path: Path | None = None
     if "://" not in uri:
         path, (folder, stored) = Path(uri), RunFolder.open(Path(uri), [])
@@ -138,7 +137,7 @@ def _resume(uri: str, overrides: list[str], recipe: Config | None, check: Check)
 
 
 def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
-    """Raise `BadInput` if a value differs that a resumed run must not change."""
+    """Raise `BadInput` if `config` changes a value that a resumed run must not change."""
     values: tuple[tuple[str, object, object], ...] = (
         ("run.seed", stored.run.seed, config.run.seed),
         ("run.name", stored.run.name, config.run.name),
@@ -169,18 +168,17 @@ def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
 
 
 def _what_eval_asks(config: Config) -> dict[str, object]:
-    """Return the settings that must not change, so that the evaluations of a run stay comparable.
+    """Return the settings that must not change, because the evaluations of a run must stay comparable.
 
     Only the interval between evaluations may change."""
     return config.eval.model_dump(exclude={"every"})
 
 
 def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFolder, Config, LocalLock]:
-    """Download the run at a URI into a folder of this machine: `path`, or a folder in run.root.
+    """Download the run at a URI into a folder of this machine. The folder is `path`, or a folder in run.root.
 
-    The store holds the records of all steps up to its last checkpoint. The run repeats the steps of later records in
-    the folder.
-    """
+    The store holds the records of all steps up to its last checkpoint. If the folder holds records of later steps,
+    the run repeats these steps."""
     text = object_store(uri, Path()).pull("config.yaml")
     if not text:
         raise BadInput(f"{uri} holds no run (no config.yaml); name the run as {{run.storage}}/{{run.name}}")

@@ -1,4 +1,4 @@
-"""The main functions for library users, exported by `treeadv`. Each combines functions of several packages."""
+"""The main functions for users of the library. `treeadv` exports them. Each combines functions of several packages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def grow(model: str | Path, problems: Sequence[Mapping[str, str]], *overrides: s
 
 
 def redistribute(forest: Forest, preset: str | AdvantageSpec = "treeadv") -> tuple[Array, Array]:
-    """Return (A [S], c [S]) of a graded forest: the advantage and the loss weight of each segment's tokens.
+    """Return (A [S], c [S]) of a graded forest. A is the advantage and c the loss weight of the tokens of each segment.
 
     docs/method.md defines both. Raises `BadForest` if the forest is not graded.
 
@@ -64,11 +64,12 @@ def redistribute(forest: Forest, preset: str | AdvantageSpec = "treeadv") -> tup
 def loss(
     forests: Sequence[Forest], logprobs: Sequence[npt.ArrayLike], preset: str | AdvantageSpec = "treeadv"
 ) -> tuple[float, list[Array]]:
-    """Return the clipped loss of a batch of graded forests, and its derivative by the log-probability of each token.
+    """Return the clipped loss of a batch of graded forests, and its derivative with respect to the log-probability of
+    each token.
 
-    `logprobs` holds log pi [T] of each forest's tokens under the current policy. The ratio is to the policy that drew
-    the tokens. Multiply each derivative [T] by your model's log-probabilities and backpropagate the sum to get the
-    gradient of the loss.
+    `logprobs` holds log pi [T] of each forest's tokens under the current policy. The denominator of the ratio is the
+    policy that drew the tokens. To get the gradient of the loss, multiply each derivative [T] by your model's
+    log-probabilities and backpropagate the sum.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> graded = tree.with_rewards([1.0, 0.0], [Verdict.VERIFIED, Verdict.WRONG])
@@ -88,7 +89,7 @@ def loss(
 
 
 def pack(forests: Sequence[Forest], limit: int = 4096) -> list[Packed]:
-    """Pack forests into micro-batches of at most `limit` rows. Every token is one row that attends to its ancestors.
+    """Pack forests into micro-batches of at most `limit` rows. Every token is one row and attends to its ancestors.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
     >>> (batch,) = pack([tree])
@@ -101,9 +102,9 @@ def pack(forests: Sequence[Forest], limit: int = 4096) -> list[Packed]:
 
 
 def verify(response: str, gold: str, verifier: str = "math", timeout: float = 5.0) -> Judgement:
-    """Judge one response against the gold answer, in another process unless the text alone decides.
+    """Judge one response against the gold answer. Another process judges it, unless the text alone decides the verdict.
 
-    `verifier` is a name as in `task.verifier`; `timeout` is in seconds. Raises `BadInput` for an unknown verifier.
+    `verifier` is a name as in `task.verifier`. `timeout` is in seconds. Raises `BadInput` for an unknown verifier.
 
     >>> verify("The answer is 1/2.", "0.5").verdict.name
     'VERIFIED'

@@ -1,9 +1,9 @@
-"""Arrow IPC messages that others wrote: sizes are checked before anything is decompressed, content before it is used.
+"""Reads Arrow IPC messages from other writers. It checks sizes before it decompresses, and content before it returns
+it.
 
-Arrow verifies the flatbuffer of a message, but it believes the size that a compressed buffer declares, and it checks no
-offset inside an array. The layout of a message is that of the Arrow columnar format, section "Serialization and
-Interprocess Communication".
-"""
+Arrow verifies the flatbuffer of a message. But Arrow trusts the size that a compressed buffer declares, and it
+checks no offset inside an array. The Arrow columnar format defines the layout of a message in the section
+"Serialization and Interprocess Communication"."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from treeadv.errors import BadInput, one_line
 
-MAX_EXPANDED = 1 << 26  # bytes that a compressed message of any size may expand to
-MAX_RATIO = 16  # above that size: expanded bytes for each stored byte
+MAX_EXPANDED = 1 << 26  # number of bytes to which a compressed message of any size may expand
+MAX_RATIO = 16  # above that size, largest number of expanded bytes for each stored byte
 _MAGIC = b"ARROW1"
 _HEADER, _BUFFERS, _COMPRESSION = 2, 2, 3  # field numbers in the tables Message and RecordBatch of Arrow's Message.fbs
 _NOT_COMPRESSED = -1
@@ -24,13 +24,13 @@ UNREADABLE = (pa.ArrowException, OSError, EOFError, struct.error)
 
 
 def read_messages(data: pa.Buffer, where: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Return the schema of an Arrow IPC file or stream and its record batches, which are views of `data` where it is
-    not compressed.
+    """Return the schema of an Arrow IPC file or stream and its record batches. Batches without compression are views of
+    `data`.
 
-    Raises `BadInput` with `where` for anything else, for dictionaries, and for a message that `read_batch` refuses.
-    """
+    Raises `BadInput` with `where` for any other content, for dictionaries, and for a message that `read_batch`
+    refuses."""
     start = data.slice(0, len(_MAGIC)).to_pybytes() == _MAGIC
-    if start:  # the file format is the stream format between two marks
+    if start:  # a file is a stream between two marks
         if data.size < 20 or data.slice(data.size - len(_MAGIC)).to_pybytes() != _MAGIC:
             raise BadInput(f"{where}: not an Arrow file of forests (its end is missing)")
         data = data.slice(8)
@@ -43,8 +43,10 @@ def read_messages(data: pa.Buffer, where: str) -> tuple[pa.Schema, Iterator[pa.R
 
 
 def read_schema(message: pa.ipc.Message, where: str) -> pa.Schema:
-    """Return the schema in a message. Raises `BadInput` with `where` for a message of another type, which Arrow would
-    read as a schema all the same and then crash."""
+    """Return the schema in a message.
+
+    Raises `BadInput` with `where` for a message of another type. Arrow would read such a message as a schema and
+    then crash."""
     if message.type != "schema":
         raise BadInput(f"{where}: not an Arrow file of forests (it begins with a message of type {message.type})")
     return pa.ipc.read_schema(message)
@@ -64,11 +66,10 @@ def _batches(reader: pa.ipc.MessageReader, schema: pa.Schema, where: str) -> Ite
 
 
 def read_batch(message: pa.ipc.Message | pa.Buffer, schema: pa.Schema, where: str) -> pa.RecordBatch:
-    """Return the record batch of one message, with every offset, text and length checked.
+    """Return the record batch of one message after a check of every offset, text and length.
 
-    Raises `BadInput` with `where` for a message that is no record batch of `schema`, has overlapping buffers or a
-    missing value, or expands too far (`MAX_EXPANDED`, `MAX_RATIO`).
-    """
+    Raises `BadInput` with `where` if the message is not a record batch of `schema`, has overlapping buffers or a
+    missing value, or expands too far (`MAX_EXPANDED`, `MAX_RATIO`)."""
     try:
         if isinstance(message, pa.Buffer):
             message = pa.ipc.read_message(message)
@@ -86,7 +87,7 @@ def read_batch(message: pa.ipc.Message | pa.Buffer, schema: pa.Schema, where: st
 
 
 def _check_sizes(metadata: pa.Buffer, body: pa.Buffer, where: str) -> None:
-    """Check what the buffers of a record batch take, stored and expanded, against the size of the message's body."""
+    """Check the sizes of the buffers of a record batch, stored and expanded, against the size of the message's body."""
     meta = memoryview(metadata)
     table = _table(meta, _field(meta, _table(meta, 0), _HEADER))
     spans = _spans(meta, _field(meta, table, _BUFFERS))
@@ -104,7 +105,7 @@ def _check_sizes(metadata: pa.Buffer, body: pa.Buffer, where: str) -> None:
 
 
 def _spans(meta: memoryview, at: int) -> np.ndarray:
-    """Return the offset and length of each buffer [n, 2]."""
+    """Return the offset and the length of each buffer, as an array [n, 2]."""
     if not at:
         return np.zeros((0, 2), np.int64)
     vector = _table(meta, at)
@@ -120,7 +121,7 @@ def _table(meta: memoryview, at: int) -> int:
 
 
 def _field(meta: memoryview, table: int, number: int) -> int:
-    """Return the position of a field of a flatbuffer table, 0 where the table does not have it."""
+    """Return the position of a field of a flatbuffer table; 0 if the table does not have the field."""
     vtable = table - struct.unpack_from("<i", meta, table)[0]
     if 4 + 2 * number >= struct.unpack_from("<H", meta, vtable)[0]:
         return 0

@@ -1,4 +1,5 @@
-"""The one table of metrics. The exporters, docs/metrics.md, the dashboards, the alerts and the tests all read it."""
+"""The table of all metrics. The exporters, docs/metrics.md, the dashboards, the alerts and the tests read this
+table."""
 
 from __future__ import annotations
 
@@ -22,8 +23,10 @@ Role = Literal["driver", "generator", "reward", "queue", "learner"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row of the table. `name` has the prefix, the base unit and, for a counter, `_total`. `unit` says the unit where
-    the name does not end with it; 1 stands for a plain number."""
+    """One row of the table.
+
+    `name` has the prefix, the base unit and, for a counter, `_total`. `unit` is the unit if the name does not end
+    with it; 1 stands for a number without a unit."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -35,7 +38,8 @@ class Metric:
 
     @property
     def measures(self) -> str:
-        """The unit of a value: one of UNITS, or `X/s`. Raises ValueError if neither name nor `unit` says it."""
+        """Return the unit of a value: one of UNITS, or `X/s`. Raises ValueError if neither the name nor `unit`
+        contains the unit."""
         words = self.name.removesuffix("_total").split("_")
         if words[-2:] == ["per", "second"]:
             return f"{words[-3]}/s"
@@ -44,15 +48,15 @@ class Metric:
         return found
 
 
-# What a metric may count or measure. BY_LABEL: the label `unit` of a series says it.
+# The units of metrics. BY_LABEL means that the label `unit` of a series holds the unit.
 BY_LABEL = "label unit"
 UNITS = frozenset(
     {"1", "seconds", "bytes", "ratio", "nats", "tokens", "forests", "leaves", "forks", "steps", "updates", "versions"}
     | {"records", "branches", "answers", "restarts", "resumes", "failures", "actors", "evaluations", BY_LABEL}
 )
-SPAN = 64  # ports tried from metrics.port on
-CONNECTIONS = 64  # answered at a time
-CONNECTION_SECONDS = 10.0  # that a client may take for its request and our answer
+SPAN = 64  # number of ports that are tried, from metrics.port on
+CONNECTIONS = 64  # number of connections that are answered at a time
+CONNECTION_SECONDS = 10.0  # time limit of a request together with its answer
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -143,15 +147,15 @@ TABLE: tuple[Metric, ...] = (
 
 
 class Exporter:
-    """Serves the metrics of one role at /metrics and its health at /healthz."""
+    """The server of one role's metrics at /metrics and of the role's health at /healthz."""
 
     def __init__(
         self, role: Role, health: Callable[[], str | None] = lambda: None, refresh: Callable[[], None] = lambda: None
     ) -> None:
         """Create the metrics of a role.
 
-        `health` returns None, or the reason for which /healthz answers 503. `refresh` is called
-        before each answer, in one thread at a time, and sets gauges."""
+        `health` returns None, or the reason for which /healthz answers 503. `refresh` sets gauges. It is called
+        before each answer, in one thread at a time."""
         self.registry = CollectorRegistry()
         self._health, self._refresh, self._refreshing = health, refresh, threading.Lock()
         self._server: WSGIServer | None = None
@@ -176,9 +180,9 @@ class Exporter:
     def serve(self, host: str, port: int) -> str:
         """Answer HTTP requests in a thread until `close`. Returns host:port for Prometheus.
 
-        The server takes the first free port from `port` on, so each actor of a machine gets a port; 0 takes any free
-        port. For a wildcard `host` the result has the address of the machine. Raises `BadInput` if no port is free.
-        """
+        The server takes the first free port from `port` on, so each actor of a machine gets a port. If `port` is 0,
+        the server takes any free port. For a wildcard `host` the result has the address of the machine. Raises
+        `BadInput` if no port is free."""
         metrics = make_wsgi_app(self.registry)
 
         def app(environ, start_response):
@@ -200,12 +204,14 @@ class Exporter:
             self._server.server_close()
 
 
-_Request = socket.socket | tuple[bytes, socket.socket]  # as the base class types it
+_Request = socket.socket | tuple[bytes, socket.socket]  # the type in the base class
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Answers each connection in a thread, so that one that sends nothing keeps no other from its answer. The number of
-    connections and the time of each are bounded."""
+    """An HTTP server with one thread for each connection. So a silent client does not delay the answers to other
+    clients.
+
+    The number of connections and the time of each connection are bounded."""
 
     daemon_threads = True
     request_queue_size = CONNECTIONS
@@ -215,7 +221,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._free = threading.BoundedSemaphore(CONNECTIONS)
 
     def verify_request(self, request: _Request, client_address: object) -> bool:
-        return self._free.acquire(blocking=False)  # one too many is closed unanswered
+        return self._free.acquire(blocking=False)  # above the limit a connection is closed without an answer
 
     def process_request(self, request: _Request, client_address: object) -> None:
         try:
@@ -225,7 +231,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request_thread(self, request: _Request, client_address: object) -> None:
-        # The timeout of the socket bounds each read; the timer ends a client that sends a byte now and then.
+        # The timeout of the socket bounds each read. The timer also ends a client that sends single bytes with pauses.
         timer = threading.Timer(CONNECTION_SECONDS, _hang_up, [request])
         timer.daemon = True
         timer.start()
@@ -236,7 +242,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._free.release()
 
     def handle_error(self, request: _Request, client_address: object) -> None:
-        if not isinstance(sys.exception(), OSError):  # the client is gone, or was too slow
+        if not isinstance(sys.exception(), OSError):  # an OSError means a client that left or was too slow
             super().handle_error(request, client_address)
 
 
@@ -266,10 +272,10 @@ def _listen(host: str, first: int, app: Callable) -> WSGIServer:
 
 
 def _own_address() -> str:
-    """Return the address of this machine as other machines see it."""
+    """Return the address under which other machines reach this machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         try:
-            s.connect(("192.0.2.1", 9))  # sends no packet: connecting a UDP socket only chooses the route
+            s.connect(("192.0.2.1", 9))  # sends no packet, because connecting a UDP socket only chooses the route
         except OSError:  # the machine has no route
             return socket.gethostbyname(socket.gethostname())
         return str(s.getsockname()[0])

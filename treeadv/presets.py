@@ -1,8 +1,7 @@
-"""Advantage presets by name: the settings that turn the rewards of a forest into a loss.
+"""Advantage presets by name. A preset is the settings that turn the rewards of a forest into a loss.
 
 A new preset is one entry of `PRESETS`, or a `Preset` in any module with the name `learner.preset=module:NAME`.
-docs/method.md defines each setting and states its bias.
-"""
+docs/method.md defines each setting and states its bias."""
 
 from __future__ import annotations
 
@@ -40,22 +39,22 @@ _SEGMENT_BASELINES = (
 class AdvantageSpec(Section):
     """All settings that turn rewards into a loss. docs/method.md says which settings are biased."""
 
-    tree: Tree = "drawn"  # merged: the tree is made after drawing, of the equal prefixes of the leaves (TEMPO)
-    # segment: one advantage a segment, shared by its leaves. leaf: each leaf keeps its own, also on shared tokens.
+    tree: Tree = "drawn"  # merged: the tree is built after drawing, from equal prefixes of the leaves (TEMPO)
+    # segment: the leaves of a segment share one advantage. leaf: each leaf keeps its own, also on shared tokens.
     credit: Credit = "segment"
     value: SegmentValue = "leaf_mean"
     baseline: Baseline = "forest_mean"
-    local: float = 0.0  # adds local * (A(s) - A(parent)), the step over the fork (TreeRL)
+    local: float = 0.0  # adds local * (A(s) - A(parent)), the change at the fork (TreeRL)
     branch_td: float = 0.0  # adds branch_td * (V(s) - V(parent)) at the first token of a segment (TEMPO)
     scale: Scale = "std_unbiased"
     eps: float = 1e-6
-    leaf_weight: LeafWeight = "uniform"  # weight of a leaf in mean and standard deviation
+    leaf_weight: LeafWeight = "uniform"  # weight of a leaf in the mean and the standard deviation
     weight: TokenWeight = "once"
     normaliser: LossNormaliser = "token_mean"
     ratio: Ratio = "token"
     surrogate: Surrogate = "clip"
-    clip: Clip = (0.2, 0.2)  # below and above 1
-    dual_clip: NonNegative = 3.0  # above this ratio a negative advantage has no gradient; 0: no limit
+    clip: Clip = (0.2, 0.2)  # distance of the bounds of the ratio below and above 1
+    dual_clip: NonNegative = 3.0  # above this ratio a negative advantage has no gradient; 0 means no limit
     max_prob: Probability = 1.0  # tokens that the behaviour policy drew with a higher probability are not trained (SPO)
 
     @model_validator(mode="after")
@@ -109,14 +108,14 @@ class AdvantageOverrides(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A named set of all settings, with the kind of rollouts that it needs."""
+    """A named set of all settings, with the kind of rollouts that the settings need."""
 
     advantage: AdvantageSpec
-    flat: bool = False  # meant for independent rollouts: no forks, every leaf is a root
-    backbone: bool = False  # meant for trees of which one path forks
+    flat: bool = False  # for independent rollouts, in which every leaf is a root
+    backbone: bool = False  # for trees in which only one path forks
 
     def sampling(self, leaves: int) -> dict[str, str | int]:
-        """Return the default values that the preset gives to fields of the section `sampling`."""
+        """Return the values that become the defaults of fields of the section `sampling` with this preset."""
         if self.flat:
             return {"rule": "none", "trees": leaves}
         return {"split": "backbone"} if self.backbone else {}
@@ -162,7 +161,8 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset `name`, an entry of `PRESETS` or `module:NAME`. Raises `BadInput` for an unknown name."""
+    """Return the preset `name`. The name is an entry of `PRESETS` or `module:NAME`. Raises `BadInput` for an unknown
+    name."""
     if name in PRESETS:
         return PRESETS[name]
     found = load_extension("learner.preset", name, {known: known for known in PRESETS})
@@ -172,7 +172,9 @@ def find_preset(name: str) -> Preset:
 
 
 def build_advantage(name: str, overrides: AdvantageOverrides | None = None) -> AdvantageSpec:
-    """Return the settings of the preset `name` with the fields that `overrides` sets. Raises `BadInput` for a conflict.
+    """Return the settings of the preset `name`. The fields that `overrides` sets replace fields of the preset.
+
+    Raises `BadInput` for settings that contradict each other.
 
     >>> build_advantage("treeadv").weight, build_advantage("treeadv_per_leaf").weight
     ('once', 'per_leaf')

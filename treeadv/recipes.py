@@ -1,4 +1,4 @@
-"""Finds recipes: files, and the recipes of the package by name."""
+"""Finds recipes: files of the user, and the recipes of the package by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "deplo
 
 
 def find_recipe(path: Path) -> Path:
-    """Return the file `path`, or the recipe of the package that has this name, such as `laptop`. Raises `BadInput`."""
+    """Return the file `path`, or the file of the package's recipe with the name `path`, such as `laptop`.
+
+    Raises `BadInput` if neither exists."""
     if path.is_file():
         return path
     recipes = {file.stem: file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))}

@@ -11,7 +11,7 @@ from treeadv.rewards.verifiers.weighted import sum_name
 from treeadv.section import NonNegative, Positive, PositiveFloat, Section, Share
 
 REASONING_GYM, OPERATOR_TABLES = "reasoning-gym", "operator-tables"
-ENDLESS = (REASONING_GYM, OPERATOR_TABLES)  # sources that draw their problems, from no file
+ENDLESS = (REASONING_GYM, OPERATOR_TABLES)  # sources that generate their problems and read no file
 _SOURCE = "reasoning-gym, operator-tables, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]"
 
 
@@ -52,7 +52,7 @@ class SourceConfig(Section):
 
     @property
     def names(self) -> list[str]:
-        """The families of reasoning-gym; none for another source."""
+        """Return the names of the families of reasoning-gym; an empty list for another source."""
         return [f.name for f in self.families] if self.source == REASONING_GYM else []
 
     @model_validator(mode="after")
@@ -101,12 +101,12 @@ class TaskConfig(Section):
 
     @property
     def grader(self) -> str:
-        """The name of the verifier of a problem that names none."""
+        """Return the name of the verifier for problems that name no verifier."""
         return sum_name([(r.name, r.weight) for r in self.rewards]) if self.rewards else self.verifier
 
     @property
     def parts(self) -> list[SourceConfig]:
-        """The sources, complete: one or several."""
+        """Return the sources, one or several, with all fields filled in."""
         if not self.sources:
             own = {key: getattr(self, key) for key in ("source", "tables", "families", "columns", "normaliser")}
             return [SourceConfig(**own, verifier=self.grader)]
@@ -123,14 +123,14 @@ class TaskConfig(Section):
 
     @property
     def title(self) -> str:
-        """The families or else the sources, for headings."""
+        """Return the families, or else the sources, as text for headings."""
         names = [name for s in self.parts for name in (s.names or [s.source])]
         return ", ".join(dict.fromkeys(names))
 
     @model_validator(mode="before")
     @classmethod
     def _grade_tables(cls, data: Any) -> Any:
-        """Set the verifier of operator-tables where the configuration names none."""
+        """Set the verifier of operator-tables if the configuration names no verifier."""
         if isinstance(data, dict) and data.get("source") == OPERATOR_TABLES and not data.get("rewards"):
             return {"verifier": "last-digit"} | data
         return data

@@ -1,8 +1,8 @@
-"""Experiment trackers: they get the figures of every step under the names of metrics.jsonl.
+"""Experiment trackers. They get the figures of every step under the names of metrics.jsonl.
 
-`run.trackers` lists entries of `TRACKERS` or `module:Name`. The name is of a class with the methods of `TrackerClass`,
-whose objects have the methods of `Tracker`. If a tracker fails, the log names it and the run continues without it.
-"""
+`run.trackers` lists entries of `TRACKERS` or `module:Name`. Such a name belongs to a class with the methods of
+`TrackerClass`, whose objects have the methods of `Tracker`. If a tracker fails, the log names the tracker and the
+run continues without it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TRACKERS = {
 
 
 class Tracker(Protocol):
-    """One experiment tracker."""
+    """One running experiment tracker."""
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Take the figures of a step. A resumed run may log a step again."""
+        """Record the figures of a step. A resumed run may log a step again."""
         ...
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write the figures that are still in memory."""
         ...
 
 
@@ -47,7 +47,8 @@ class TrackerClass(Protocol):
 
 
 class TensorBoard:
-    """Writes event files into the folder `tensorboard` of the run. Read them with `tensorboard --logdir RUN`."""
+    """A tracker that writes event files into the folder `tensorboard` of the run. `tensorboard --logdir RUN` shows
+    them."""
 
     @staticmethod
     def check() -> None:
@@ -60,7 +61,7 @@ class TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            # The viewer then hides the figures that an earlier attempt logged for this and later steps
+            # With purge_step the viewer hides the figures that an earlier attempt logged for this step and later steps.
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
@@ -72,8 +73,10 @@ class TensorBoard:
 
 
 class WandB:
-    """Logs to Weights & Biases. Its own environment variables choose project, entity, and WANDB_MODE=offline, which
-    writes into the run folder. A resumed run continues the same W&B run."""
+    """A tracker that logs to Weights & Biases.
+
+    The environment variables of W&B choose the project and the entity. With WANDB_MODE=offline W&B writes into the
+    run folder. A resumed run continues the same W&B run."""
 
     @staticmethod
     def check() -> None:
@@ -102,18 +105,18 @@ class WandB:
 
 
 class Trackers:
-    """The trackers of a run."""
+    """All trackers of a run."""
 
     def __init__(self, names: Sequence[str], folder: Path, config: JsonMapping) -> None:
         self._made = {name: tracker for name in names if (tracker := _start(name, folder, config)) is not None}
 
     def log(self, record: JsonMapping, prefix: str = "") -> None:
-        """Give the numbers of a record to every tracker; `prefix` stands before their names."""
+        """Give the numbers of a record to every tracker. `prefix` precedes their names."""
         figures = {prefix + name: value for name, value in numbers(record) if name != "step"}
         for name, tracker in list(self._made.items()):
             try:
                 tracker.log(int(record["step"]), figures)
-            except Exception as e:  # a tracker may raise anything, and the run must go on
+            except Exception as e:  # a tracker may raise any error, and the run must continue
                 log.error("the tracker %s failed at step %s and is left out: %s", name, record["step"], one_line(e))
                 del self._made[name]
 
@@ -127,7 +130,8 @@ class Trackers:
 
 
 def numbers(record: JsonMapping, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield (name, value) for the finite numbers of a record; those of an inner mapping are named outer/inner."""
+    """Yield (name, value) for each finite number of a record. The name of a number in an inner mapping is
+    outer/inner."""
     for name, value in record.items():
         if isinstance(value, Mapping):
             yield from numbers(value, f"{prefix}{name}/")
@@ -136,7 +140,7 @@ def numbers(record: JsonMapping, prefix: str = "") -> Iterator[tuple[str, float]
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise `BadInput` for a tracker that is unknown or cannot be used."""
+    """Raise `BadInput` for a tracker that is unknown or that cannot be used."""
     for name in names:
         _class(name).check()
 

@@ -1,8 +1,8 @@
-"""Makes text from elsewhere fit for a terminal, a log and XML: what a reader cannot see is written out.
+"""Makes text from other sources safe for a terminal, a log and XML. It replaces invisible characters by visible ones.
 
-Such text is whatever a file, a model, a user's function or another machine gave: ids, answers, golds, rules, messages
-of errors. It may hold terminal escapes, marks that turn the order of the text around, or halves of surrogate pairs.
-"""
+Such text comes from a file, a model, a user's function or another machine. Examples are ids, answers, gold answers,
+rules and error messages. The text may hold terminal escapes, marks that reverse the order of the text, or halves of
+surrogate pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DELETE = 0x7F
 
 
 class _Table(dict[int, str]):
-    """What `str.translate` writes for each character; filled as characters are met."""
+    """The replacement of each character for `str.translate`. An entry is added when its character first occurs."""
 
     def __init__(self, newline: str) -> None:
         super().__init__({ord("\n"): newline})
@@ -38,9 +38,9 @@ _TABLES: dict[str, _Table] = {}
 
 
 def visible(text: str, newline: str = "⏎") -> str:
-    r"""Return the text with each character that is not printable as a symbol or an escape; spaces stay.
+    r"""Return the text with a symbol or an escape in place of each character that is not printable. Spaces stay.
 
-    A line break becomes `newline`: a symbol where one line is needed, "\n" where lines stay.
+    A line break becomes `newline`: a symbol if the text must be one line, "\n" if the lines must stay.
 
     >>> visible("a\x1b[31m\u202eb\n")
     'a␛[31m\\u202eb⏎'
@@ -65,7 +65,7 @@ _FILTER = _Filter()
 
 
 def visible_logger(name: str) -> logging.Logger:
-    """Return the logger of that name, which writes messages and tracebacks as `visible` does."""
+    """Return the logger of that name after adding a filter that writes messages and tracebacks as `visible` does."""
     logger = logging.getLogger(name)
-    logger.addFilter(_FILTER)  # once, however often it is added
+    logger.addFilter(_FILTER)  # repeated calls add the filter only once
     return logger

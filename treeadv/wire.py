@@ -1,4 +1,4 @@
-"""The Arrow schema of a forest, and the conversion to and from Arrow without copies. One row is one forest."""
+"""The Arrow schema of a forest, and the conversion to and from Arrow without copies. One row holds one forest."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SCHEMA = pa.schema(
 
 
 def to_batch(forests: Sequence[Forest]) -> pa.RecordBatch:
-    """Return a record batch with one row for each forest. Raises `BadForest` for a forest with a broken invariant."""
+    """Return a record batch with one row for each forest. Raises `BadForest` for a forest that breaks an invariant."""
     for f in forests:
         f.check()
     return pa.record_batch([_column(n, t, forests) for n, t in _TYPES.items()], schema=SCHEMA)
@@ -75,7 +75,8 @@ def _column(name: str, kind: pa.DataType, forests: Sequence[Forest]) -> pa.Array
 
 
 def from_batch(batch: pa.RecordBatch) -> list[Forest]:
-    """Return forests whose arrays are read-only views of the batch's buffers. The schema must have this version."""
+    """Return forests whose arrays are read-only views of the batch's buffers. The batch must have this version of
+    the schema."""
     check_schema(batch.schema, "record batch")
     views = [_views(batch.column(n), t) for n, t in _TYPES.items()]
     return [Forest(**dict(zip(_TYPES, row, strict=True))) for row in zip(*views, strict=True)]
@@ -106,7 +107,7 @@ def check_schema(schema: pa.Schema, where: str) -> None:
 def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
     """Write forests to an Arrow IPC file of one batch.
 
-    `model` is stored in the metadata; `treeadv show` finds the tokenizer with it.
+    The metadata stores `model`. `treeadv show` uses it to find the tokenizer.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1, -1], lengths=[2, 1], token=[5, 6, 7], logprob=[-1.0, -0.5, -2.0])
     >>> write_forests(Path("forests.arrow"), [tree])
@@ -119,9 +120,9 @@ def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
 
 
 def read_file(path: Path) -> tuple[list[Forest], str]:
-    """Read an Arrow IPC file (file or stream format), memory-mapped. Returns its forests and the model in its metadata.
+    """Read a memory-mapped Arrow IPC file in file or stream format. Returns its forests and the model in its metadata.
 
-    The model is "" if the metadata has no model. Every forest is checked. Raises `BadInput` for another kind of file.
+    The model is "" if the metadata holds no model. Every forest is checked. Raises `BadInput` for another kind of file.
 
     >>> tree = Forest.assemble(prompt=[1], parent=[-1], lengths=[2], token=[5, 6], logprob=[-1.0, -0.5])
     >>> write_forests(Path("forests.arrow"), [tree], "models/tiny")
