@@ -49,7 +49,7 @@ class Lease:
 
 
 class _QueueMetrics:
-    """Exports the figures of the queue. Counters continue after a restart, because the journal holds them."""
+    """The exporter of the figures of the queue. Counters continue after a restart, because the journal holds them."""
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
@@ -111,7 +111,7 @@ class ReplayQueue(Heartbeat):
             updates = config.learner.updates_per_step
             self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates)
             self._restore_threshold()
-        except BadInput as fault:  # the first call raises it; raised here, Ray would report a dead actor
+        except BadInput as fault:  # the first call raises it; an error here would look like a dead actor
             self._note_fault(fault)
 
     def _restore_threshold(self) -> None:

@@ -1,4 +1,5 @@
-"""Checks a run before its start: names, files, devices, ports and prompts. The first fault raises a `BadInput`."""
+"""The checks of a run before its start: names, files, devices, ports and prompts. The first fault raises a
+`BadInput`."""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ def check_prompts(problems: Sequence[Problem], config: Config) -> None:
     folder = tokenizer_folder(config.model.path, config.model.cache)
     if folder is None:
         return
-    from treeadv.data.model_check import longest_path  # loads torch and transformers
+    from treeadv.data.model_check import longest_path  # imported here, because it loads torch
     from treeadv.data.prompts import Prompter
 
     prompter, room = Prompter(folder, config.task), longest_path(folder) - config.sampling.max_tokens

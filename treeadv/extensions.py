@@ -1,4 +1,5 @@
-"""Loads extensions by name: an entry of a registry, or `module:Name` for an object of a module on the Python path."""
+"""The loader of extensions by name. A name is an entry of a registry, or `module:Name` for an object of a module on
+the Python path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads JSON files, and JSON Lines files with one JSON value on each line."""
+"""Readers of JSON files, and of JSON Lines files with one JSON value on each line."""
 
 from __future__ import annotations
 

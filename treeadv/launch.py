@@ -1,4 +1,4 @@
-"""Opens a run for a command: a new run of a recipe, or a stopped run. Checks the user's input.
+"""The opening of a run for a command: a new run of a recipe, or a stopped run. The module also checks the user's input.
 
 Another driver may be running the run. So this module locks the run first. The files of the run do not change before
 its journal and its trainer have accepted the checkpoint (`Launch.accept`)."""
@@ -54,15 +54,16 @@ class Launch:
     ) -> BadInput | None:
         """Return the causes of the end of a run as an error of one line with a remedy; None if the cause is a defect.
 
-        A user can correct bad input, a bad forest, a step that is not finite, an error of the types `more`, and a
-        full disk. A new run that ends before `accept` leaves no folder, so the user can repeat the same command."""
+        A user can correct bad input, a bad forest, a step with a non-finite update, an error of the types `more`,
+        and a full disk. A new run that ends before `accept` leaves no folder, so the user can repeat the same
+        command."""
         from treeadv.learning.report import NonFinite  # imported here, because it loads torch
 
         mendable = (BadInput, BadForest, NonFinite, *more)
         cause = next((cause for cause in causes if isinstance(cause, mendable)), None)
         message = one_line(cause) if cause else ""
         path, uri = self.folder.path, self.folder.uri
-        if not message and shutil.disk_usage(path).free < FULL_DISK:  # torch's error does not say it
+        if not message and shutil.disk_usage(path).free < FULL_DISK:  # torch's error does not name the full disk
             message = f"no space left on the disk of {path}: make room, or choose another run.root"
         if not message:
             return None

@@ -1,5 +1,5 @@
-"""Reads Arrow IPC messages from other writers. It checks sizes before it decompresses, and content before it returns
-it.
+"""A reader of Arrow IPC messages from other writers. It checks sizes before it decompresses, and content before it
+returns it.
 
 Arrow verifies the flatbuffer of a message. But Arrow trusts the size that a compressed buffer declares, and it
 checks no offset inside an array. The Arrow columnar format defines the layout of a message in the section

@@ -1,4 +1,4 @@
-"""Advantage presets by name. A preset is the settings that turn the rewards of a forest into a loss.
+"""Advantage presets by name. A preset holds the settings that turn the rewards of a forest into a loss.
 
 A new preset is one entry of `PRESETS`, or a `Preset` in any module with the name `learner.preset=module:NAME`.
 docs/method.md defines each setting and states its bias."""

@@ -1,4 +1,4 @@
-"""Finds recipes: files of the user, and the recipes of the package by name."""
+"""The search for a recipe. A recipe is a file of the user, or a recipe of the package by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Derives random numbers from names, so the numbers do not depend on the order of events."""
+"""Random numbers that depend only on names. So they do not depend on the order of events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Makes text from other sources safe for a terminal, a log and XML. It replaces invisible characters by visible ones.
+"""Text from other sources in a form that is safe for a terminal, a log and XML. Visible characters replace invisible
+ones.
 
 Such text comes from a file, a model, a user's function or another machine. Examples are ids, answers, gold answers,
 rules and error messages. The text may hold terminal escapes, marks that reverse the order of the text, or halves of

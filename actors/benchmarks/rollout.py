@@ -130,7 +130,7 @@ class _Bench:
             return await self._saturated()
         async with self._engine() as engine:
             url = engine.members[0].url if self.args.engine == "sglang" else ""
-            await self._forests(engine, "none")  # warm
+            await self._forests(engine, "none")  # warms up the engine
             forest = await self._report("forest", engine, self._forests(engine, "entropy"), url)
             flat = await self._report("flat", engine, self._forests(engine, "none"), url)
             raw = await self._report("raw", engine, self._raw(engine), url)
@@ -160,7 +160,7 @@ class _Bench:
         async with self._engine(**({"args": running} if running else {})) as engine:
             url = engine.members[0].url if self.args.engine == "sglang" else ""
             model = _ModelTime(engine) if self.args.engine == "embedded" else None
-            await self._forests(engine, "none")  # warm
+            await self._forests(engine, "none")  # warms up the engine
             figures: dict[str, list[dict[str, float]]] = {"entropy": [], "none": []}
             for _ in range(ROUNDS):
                 for rule, found in figures.items():

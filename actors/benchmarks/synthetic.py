@@ -1,4 +1,4 @@
-"""Builds synthetic forests with a given sharing ratio, and the same leaves as forests without forks."""
+"""Synthetic forests with a given sharing ratio, and the same leaves as forests without forks."""
 
 from __future__ import annotations
 

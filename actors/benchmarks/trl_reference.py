@@ -1,5 +1,5 @@
-"""Computes TRL's GRPO and GSPO loss on sequences without a TRL trainer. The tests and the benchmark of the learner use
-it as a reference.
+"""TRL's GRPO and GSPO loss on sequences without a TRL trainer. The tests and the benchmark of the learner use it as a
+reference.
 
 The module calls the unchanged `GRPOTrainer._compute_loss` with an object that holds only the settings that this
 method reads."""

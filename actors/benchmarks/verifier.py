@@ -108,7 +108,7 @@ async def _ours(answers: list[Answer], args: argparse.Namespace) -> tuple[list[J
         await pool.grade(
             [Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math") for n in range(20)]
         )
-        await asyncio.sleep(3)  # until the spare process has loaded
+        await asyncio.sleep(3)  # waits until the spare process has loaded
         began = _cpu_seconds()
         judged = await pool.grade(answers)
         return judged, _cpu_seconds() - began

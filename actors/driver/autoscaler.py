@@ -1,5 +1,7 @@
-"""Changes the number of actors during a run. Three events cause a change: a request of `treeadv scale`, a role that
-waits for another role, and a node that hosts an actor and drains."""
+"""The autoscaler, which changes the number of actors during a run.
+
+Three events cause a change: a request of `treeadv scale`, a role that waits for another role, and a node that hosts
+an actor and drains."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ UNBOUNDED = 1_000_000
 
 
 class Cluster:
-    """Owns the actors of one attempt at a run, from `start` to `end`."""
+    """The actors of one attempt at a run, from `start` to `end`. The cluster owns these actors."""
 
     queue: ActorProxy[ReplayQueue]
 

@@ -1,9 +1,9 @@
-"""Evaluation during training: a generator answers the held-out problems between its forests.
+"""The evaluation during training: a generator answers the held-out problems between its forests.
 
 The generator keeps the weights of the evaluated step until it has answered, so an evaluation has one policy version.
 The learner does not wait for the evaluation. The other generators take new weights and grow forests meanwhile. One
-evaluation runs at a time. The driver skips an evaluation if every generator has newer weights before the evaluation can
-start. It never skips the evaluation of the last step."""
+evaluation runs at a time. The driver skips an evaluation if every generator has newer weights before the evaluation
+can start. It never skips the evaluation of the last step."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Evaluations:
         self.book = EvaluationBook(config, folder)
         self._sets = sets_of(config) if config.eval.every else []
         self._waiting: tuple[int, int] | None = None  # step and version of the evaluation that waits
-        self._running: int | None = None  # step
+        self._running: int | None = None  # step of the evaluation that runs
         self._claimed: ActorProxy[Generator] | None = None
         self._offered = asyncio.Event()
         self._settled = asyncio.Event()

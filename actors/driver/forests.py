@@ -1,4 +1,5 @@
-"""Grows one forest on a generator, grades it on a reward actor, and handles the failures of both."""
+"""The path of one forest: a generator grows it, and a reward actor grades it. The module handles the failures of
+both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends each forest to the reward actor with the fewest pending forests."""
+"""The distribution of forests to reward actors. Each forest goes to the actor with the fewest pending forests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from treeadv.rewards.watch import VerifierWatch
 
 
 class Grading:
-    """Sends forests to a group of reward actors and replaces the actors that fail."""
+    """The sender of forests to a group of reward actors. It replaces the actors that fail."""
 
     def __init__(self, rewards: WorkerGroup[RewardActor]) -> None:
         self._rewards = rewards

@@ -1,4 +1,5 @@
-"""Decides how many forests one generator grows at a time, so that they fill the rows of its engine."""
+"""The number of forests that one generator grows at a time. The forests should fill the rows of the generator's
+engine."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from treeadv.config import Config
 
 
 class ForestsInFlight:
-    """Starts and ends loops that grow forests, according to the free rows of one engine.
+    """The loops that grow forests on one generator. The free rows of its engine decide when a loop starts or ends.
 
     A forest uses one row for each tree at its start and one row for each leaf at its end. With a fixed number of
     forests, rows would be free at first or branches would wait later. When a forest ends, its loop continues, starts

@@ -1,4 +1,4 @@
-"""Detects lost actors. The driver kills an actor that hangs, so the callers of the actor see the same errors as after a
+"""The detection of lost actors. The driver kills an actor that hangs, so its callers see the same errors as after a
 crash."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from actors.heartbeat import Heartbeat
 from treeadv.config import RunConfig
 from treeadv.visible import visible_logger
 
-# The list is long, because Ray's memory monitor, a full disk and a dead node end an actor without a RayActorError.
+# Ray's memory monitor, a full disk and a dead node end an actor without a RayActorError.
 ACTOR_LOST = (
     RayActorError,
     OutOfMemoryError,

@@ -71,7 +71,7 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
                 await cluster.publish()
             # The ack frees slots. It follows the publication, so forests in these slots use the new weights.
             await cluster.queue.ack.remote(lease.lease_id, step, report.nonfinite_forests)
-            await recorder.record(cluster, step, report)  # first: a checkpoint needs the record of its step
+            await recorder.record(cluster, step, report)  # the checkpoint below needs this record
         if lease is None or end_request.outcome or is_durable(config, step):
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)

@@ -1,5 +1,5 @@
-"""Reports on a run: it writes metrics.jsonl and the summary, serves the /metrics of the driver, and updates the
-display."""
+"""The reports on a run. The recorder writes metrics.jsonl and the summary, serves the /metrics of the driver, and
+updates the display."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Computes the number of generators of a run. The module is a pure state machine: the caller passes observations and
+"""The policy for the number of generators of a run. It is a pure state machine: the caller passes observations and
 times.
 
 The learner waits if `wait_share` is high and fewer forests are ready than a step takes. The run then has too few
 generators, unless the staleness bound holds them back (`slots_free` is 0): additional generators would wait too. The
 generators wait if no slot is free or staleness is at its bound. If the generators wait and the learner does not, the
-run has too many generators. The number changes when the same reason has lasted `min_duration` seconds. Each change is
-by one, and `cooldown` seconds pass before the next change. So noise and the delay of a starting node cause no
+run has too many generators. The number changes when the same reason has lasted `min_duration` seconds. Each change
+is by one, and `cooldown` seconds pass before the next change. So noise and the delay of a starting node cause no
 oscillation."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Checks Ray before a run folder is created: whether the cluster answers, the lengths of socket paths, and the GPUs."""
+"""The checks of Ray before a run folder is created. They cover the answer of the cluster, the lengths of socket
+paths, and the GPUs."""
 
 from __future__ import annotations
 

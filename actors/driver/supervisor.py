@@ -1,5 +1,5 @@
-"""Runs a training session: connects to Ray, starts the actors, and resumes from the last checkpoint if the queue or a
-learner dies."""
+"""The supervisor of a training session. It connects to Ray, starts the actors, and resumes from the last checkpoint
+if the queue or a learner dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Writes the address of every /metrics of a run to targets.json. Prometheus discovers the addresses in this file."""
+"""The file targets.json with the address of every /metrics of a run. Prometheus discovers the addresses in this
+file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Sends each policy version of the learners to the generators, and records the version of each generator."""
+"""The transfer of each policy version from the learners to the generators. The module records the version of each
+generator."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ LOST = -1  # the version of a lost generator
 
 
 class WeightSync:
-    """Updates the weights of generators.
+    """The sender of weights to the generators.
 
     A generator starts a new forest only with the current version. A pinned generator keeps its version until it is
     unpinned, because it answers held-out problems."""

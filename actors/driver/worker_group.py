@@ -1,5 +1,5 @@
-"""Manages the actors of a role that holds no state of the run. It replaces dead actors, adds actors and retires
-actors."""
+"""A group of actors of a role that holds no state of the run. The group replaces dead actors, adds actors and
+retires actors."""
 
 from __future__ import annotations
 

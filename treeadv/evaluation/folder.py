@@ -1,8 +1,8 @@
 """The folder of an evaluation by `treeadv eval`. A killed evaluation continues from the files in its folder.
 
-settings.json              all that the answers depend on: model, sets, prompt, chat template, sampling
+settings.json              all settings on which the answers depend: model, sets, prompt, chat template, sampling
 answers/SET.jsonl          one line for each finished problem: its prompt as the model saw it, and its answers
-results.json, results.md   the scores, written when all problems are finished
+results.json, results.md   the scores, which are written when all problems are finished
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes the records of a run in one process."""
+"""The records of a run in one process."""
 
 from __future__ import annotations
 

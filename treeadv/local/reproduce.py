@@ -1,4 +1,5 @@
-"""Repeats one step of a run from an earlier checkpoint and the recorded forests, and compares the numbers."""
+"""The repetition of one step of a run. It starts from an earlier checkpoint and the recorded forests, and compares
+the numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grows and grades forests in this process. Generation, evaluation and local training use it."""
+"""A maker of graded forests in this process. Generation, evaluation and local training use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gives the engine weights that are `local.staleness` versions old."""
+"""The weights for the engine of a local run. They are `local.staleness` versions old."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Provides the forests of each step, in the order of the draws, and records them in the replay queue."""
+"""The forests of each step of a local run, in the order of the draws. The replay queue records these forests."""
 
 from __future__ import annotations
 

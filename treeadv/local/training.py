@@ -1,4 +1,4 @@
-"""Trains in one process without Ray. This module contains the loop of `treeadv train --local`.
+"""The loop of `treeadv train --local`, which trains in one process without Ray.
 
 On a CPU with the embedded engine two runs of one configuration end with bitwise equal weights, even if one run is
 stopped and resumed. The exception is a verifier that exceeds its time limit, because this depends on the machine."""

@@ -1,4 +1,4 @@
-"""Checks and measures a graded forest before the queue stores the forest."""
+"""The check and the measures of a graded forest before the queue stores the forest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks the files of a run. In a sound run no forest is lost and no forest is trained twice."""
+"""The audit of the files of a run. In a sound run no forest is lost and no forest is trained twice."""
 
 from __future__ import annotations
 

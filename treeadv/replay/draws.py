@@ -1,4 +1,4 @@
-"""Draws problems in a thread, so the event loop of the queue does not wait."""
+"""A source of problems that draws in a thread, so the event loop of the queue does not wait."""
 
 from __future__ import annotations
 

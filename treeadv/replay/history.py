@@ -1,4 +1,4 @@
-"""Reads the history of every forest from the files of a run. It does not change the files, so the run may continue."""
+"""The history of every forest, read from the files of a run. The files do not change, so the run may continue."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ class RecordedSteps:
         self._payloads = PayloadReader(replay.child("payloads"))
         self._found: dict[int, tuple[Admitted, ...]] = {}
         self._released: set[str] = set()
-        self._known = range(0)  # the steps on record
+        self._known = range(0)  # the steps in the journal
         ledger = Ledger()
         for line in recover(Reader(replay.child("journal"), whole=True), ledger):
             self._note(line.record, ledger, steps)

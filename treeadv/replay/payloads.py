@@ -28,7 +28,7 @@ class DamagedPayload(BadInput):
 
 
 class PayloadReader:
-    """Reads forests from payload files. On a local disk the arrays are views of the memory-mapped file."""
+    """A reader of forests in payload files. On a local disk the arrays are views of the memory-mapped file."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder

@@ -1,5 +1,5 @@
-"""Applies a journal to a ledger, record by record. The queue starts again in this way, and readers follow a run in
-this way."""
+"""The application of a journal to a ledger, record by record. The queue starts again in this way, and readers follow
+a run in this way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selects the ready forests of a lease: the rules of `queue.selection`."""
+"""The rules of `queue.selection`. A rule selects the ready forests of a lease."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class ReplayStore:
             for _ in recover(reader, self.ledger):
                 pass
             self._payloads = Payloads(payloads, config.payload_mb << 20, config.fsync != "none", session)
-            self._payloads.flush_existing(self._needed())  # before the journal flushes the records that refer to them
+            self._payloads.flush_existing(self._needed())  # runs before the journal flushes the records about them
             self._journal = Journal(self._journals, reader, session, self._lock.check)
             self.opening = Opening(
                 records=reader.seq, seconds=time.perf_counter() - began, torn=reader.torn, ignored=reader.ignored

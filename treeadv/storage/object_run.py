@@ -1,13 +1,13 @@
-"""The store of a run in an object store (run.storage). The run then needs no persistent disk.
+"""The store of a run in an object store. With this store (run.storage) a run needs no persistent disk.
 
-    replay/                          journal and payload files, written by the queue
+    replay/                          the journal and payload files, which the queue writes
     checkpoints/step-N-SESSION/      the files of a checkpoint; SESSION names the start of the run that wrote it
     checkpoints/step-N-SESSION.json  the seal: sizes and checksums of these files, written last
     best/                            the weights of the best evaluated step, and its evaluation, written last
     config.yaml, metrics.jsonl, evaluations.jsonl, summary.json, report.html  copies of the files of the run folder
 
-An object store cannot rename a folder, so files without a seal are no checkpoint. The files of the run folder are
-copied before each checkpoint and at the end of the run.
+An object store cannot rename a folder, so files without a seal do not count as a checkpoint. The driver copies the
+files of the run folder before each checkpoint and at the end of the run.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class ObjectRunStore:
         """Delete a checkpoint, or the files of a checkpoint that is not finished."""
         self._replay.check_owner(session)
         with contextlib.suppress(FileNotFoundError):
-            self._checkpoints.delete(f"{name}.json")  # the seal first: a checkpoint without it does not count
+            self._checkpoints.delete(f"{name}.json")  # a checkpoint without a seal does not count
         self._checkpoints.child(name).delete_tree()
 
     @contextmanager

@@ -1,13 +1,17 @@
 """The folder of a run on this machine.
 
-    config.yaml     resolved configuration          config.N.yaml the ones before a resume changed it
-    summary.json    final figures
-    metrics.jsonl   one record an optimizer step    report.html   curves and trees
-    evaluations.jsonl  one record an evaluation     best/         Hugging Face folder of the best step
-    replay/         journal and payload files       checkpoints/step-N  Hugging Face folder and trainer state
-    targets.json    addresses of /metrics, in the form of Prometheus' file_sd
+    config.yaml          the complete configuration
+    config.N.yaml        earlier configurations, which a resume has changed
+    metrics.jsonl        one record for each optimizer step
+    evaluations.jsonl    one record for each evaluation
+    summary.json         the final figures
+    report.html          curves and trees
+    targets.json         the addresses of /metrics, in the form of Prometheus' file_sd
+    replay/              the journal and payload files of the queue
+    checkpoints/step-N/  a Hugging Face folder and the state of the trainer
+    best/                a Hugging Face folder of the best step
 
-With run.storage an object store keeps the run (`treeadv.storage.object_run`), and any machine can create this folder
+With run.storage an object store holds the run (`treeadv.storage.object_run`). Any machine can then create this folder
 from the store."""
 
 from __future__ import annotations
