@@ -167,7 +167,8 @@ class WorkerGroup(Generic[R]):
     async def _start_successor(self, deaths: int, cause: Exception) -> None:
         """Start the successor of a dead member, and retry if the successor dies during its start.
 
-        The other members may complete steps meanwhile. Each such step resets the count of deaths."""
+        The run may take optimizer steps with the other members during this time. Each such step resets the count of
+        deaths."""
         steps = self._steps
         while True:
             if steps < self._steps:
