@@ -24,7 +24,7 @@ def watched(run: Path) -> dict[str, bytes]:
     return {str(p.relative_to(run)): p.read_bytes() for p in paths}
 
 
-@pytest.mark.parametrize("local", [["--local"], []])
+@pytest.mark.parametrize("local", [["--local"], pytest.param([], marks=pytest.mark.slow)])
 def test_second_driver_leaves_the_live_run_unchanged(tiny_model: Path, tmp_path: Path, local: list[str]) -> None:
     path = local_recipe(tmp_path, tiny_model, "live", "run.steps=500", "run.checkpoint_every=400")
     run = tmp_path / "live"
@@ -62,7 +62,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-@pytest.mark.parametrize("pages", [0, 1, 2, 3])
+@pytest.mark.parametrize("pages", [0, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_same_command_starts_after_a_full_disk(
     pages: int, small_disk: Path, tiny_model: Path, tmp_path: Path, capsys
 ) -> None:
@@ -87,7 +87,7 @@ def test_resume_ignores_a_damaged_record_after_the_checkpoint(tiny_model: Path, 
     assert [r["step"] for r in records(tmp_path / "run")] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("checkpoint_every", [1, 400])
+@pytest.mark.parametrize("checkpoint_every", [1, pytest.param(400, marks=pytest.mark.slow)])
 def test_run_resumes_after_the_file_size_limit_ended_it(
     tiny_model: Path, tmp_path: Path, checkpoint_every: int
 ) -> None:

@@ -228,9 +228,9 @@ def test_two_runs_with_one_seed_end_in_equal_weights(finished: Path, tiny_model:
 @pytest.mark.parametrize(
     ("after", "options"),
     [
-        (1, ()),
         (3, ()),
-        (3, ("local.staleness=2", "generator.dtype=bfloat16")),
+        pytest.param(1, (), marks=pytest.mark.slow),
+        pytest.param(3, ("local.staleness=2", "generator.dtype=bfloat16"), marks=pytest.mark.slow),
         (4, ("local.staleness=1", "sampling.tau_quantile=0.9", "sampling.tau_min_tokens=10", "sampling.tau_window=4")),
     ],
 )
@@ -255,7 +255,7 @@ def test_killed_run_resumes_to_equal_weights(
     assert result.sound, result.table()
 
 
-@pytest.mark.parametrize("damaged", [(5,), (5, 4)])
+@pytest.mark.parametrize("damaged", [(5,), pytest.param((5, 4), marks=pytest.mark.slow)])
 def test_run_with_damaged_checkpoints_resumes_to_equal_weights(
     damaged: tuple[int, ...], finished: Path, tmp_path: Path, caplog
 ) -> None:

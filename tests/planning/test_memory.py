@@ -27,7 +27,7 @@ def planned(model: Path, world: int, dtype: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("world", "dtype"), [(1, "bfloat16"), (2, "bfloat16"), pytest.param(4, "bfloat16", marks=pytest.mark.slow)]
+    ("world", "dtype"), [(1, "bfloat16"), *(pytest.param(n, "bfloat16", marks=pytest.mark.slow) for n in (2, 4))]
 )
 def test_peak_of_a_rank_is_within_15_percent_of_the_plan(llama: Path, tmp_path: Path, world: int, dtype: str) -> None:
     ranks = measure.measure("step", llama, tmp_path / "out", world, {"dtype": dtype})
@@ -66,7 +66,9 @@ def test_bytes_that_a_rank_receives_are_those_of_the_plan(more: dict[str, Any], 
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("family", measure.MODELS)
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f == "llama" else pytest.mark.slow) for f in measure.MODELS]
+)
 def test_activations_are_within_15_percent_of_the_plan(family: str, recompute: bool, tmp_path: Path) -> None:
     model = measure.folder(tmp_path, family)
     (found,) = measure.measure("activations", model, tmp_path / "out", 1, {"recompute": recompute})
