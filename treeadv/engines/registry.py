@@ -20,7 +20,7 @@ ENGINES = {
 
 
 class EngineClass(Protocol):
-    """The class methods of an engine's class."""
+    """The class methods that the class of an engine must have."""
 
     def check(self, config: Config) -> None:
         """Raise `BadInput` for a configuration that the engine cannot serve. The run calls this before it starts."""
