@@ -114,7 +114,7 @@ def _recipe(args: argparse.Namespace, config: Config, problems: Sequence[Problem
 
 
 def _verifier(problems: Sequence[Problem], config: Config) -> tuple[str, str]:
-    """Return a verifier that accepts the gold answers, and the reason for the choice."""
+    """Return a verifier for the gold answers, and the reason for the choice."""
     from treeadv.rewards.golds import Gold, check_golds
 
     sample = problems[:: max(1, len(problems) // SAMPLE)]

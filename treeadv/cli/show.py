@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from treeadv.view.rows import Facts, Row
     from treeadv.view.sources import Source
 
-LISTED = 40  # number of forests, the last of a run, that the list shows
-EXCERPT = 40  # number of characters, the last of a prompt, in the list
+LISTED = 40  # the list shows this many of the last forests of a run
+EXCERPT = 40  # the list shows this many of the last characters of a prompt
 
 
 def add(commands: Commands) -> None:

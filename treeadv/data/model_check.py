@@ -77,7 +77,7 @@ def _window(config: PretrainedConfig) -> int | None:
 
 def _rotary_limits(config: PretrainedConfig) -> list[int | None]:
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]  # one, or one for each kind of layer
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]  # one dict, or one per layer type
     return [
         kind.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
         for kind in kinds

@@ -114,7 +114,7 @@ def load_tokenizer(folder: str | Path) -> Any:  # transformers chooses the class
         return AutoTokenizer.from_pretrained(folder)
     except Exception as e:  # transformers and tokenizers raise many types, even Exception
         if (Path(folder) / "config.json").is_file():
-            model_config(folder)  # a damaged config.json has its own error
+            model_config(folder)  # raises a more precise error for a damaged config.json
         raise BadInput(
             f"{folder}: its tokenizer cannot be loaded ({one_line(e)}); restore tokenizer.json and"
             " tokenizer_config.json"

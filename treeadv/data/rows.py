@@ -16,7 +16,7 @@ from treeadv.task_config import ENDLESS
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of data. `place` names the row in errors; `id` is the default id of the row."""
+    """One row of data. `place` names the row in errors. `id` is the default id of the row."""
 
     value: Any
     place: str

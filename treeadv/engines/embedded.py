@@ -1,4 +1,4 @@
-"""The embedded engine: continuous batching over a transformers model, with exact entropies.
+"""The embedded engine. It uses continuous batching on a transformers model and computes exact entropies.
 
 The rows of all decoding branches form one packed sequence in the model's linear layers. Attention is computed for each
 forest (`packing`). Branches share keys and values along prefixes (`prefix_cache`). Each branch has its own seed, so its

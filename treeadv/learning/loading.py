@@ -88,7 +88,7 @@ def _build(folder: Path, config: Any, name: str) -> Any:
     experts.choose(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # because dropout would add noise to the ratio to the behaviour policy
+            module.p = 0.0  # dropout would add noise to the ratio to the behaviour policy
     return model
 
 

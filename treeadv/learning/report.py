@@ -36,7 +36,7 @@ class StepReport:
     mismatch_kl: float  # nats a token: KL(behaviour policy || proximal policy)
     ess: float  # effective sample size divided by the number of tokens
     reference_kl: float  # nats a token, by the estimator of the loss; 0 without a KL term
-    staleness: list[int]  # by forest: version when the batch arrived, minus the version of the oldest token
+    staleness: list[int]  # by forest: version at the arrival of the batch minus the oldest version of a token
     # By forest: number of updates between the arrival of the batch and the first update that trains on the forest.
     publication_lag: list[int]
     tokens: int

@@ -61,7 +61,7 @@ def _sizes(learner: LearnerConfig, config_json: Path) -> ModelSizes:
 
 
 def _helpful(config: Config, config_json: Path, room: float) -> str:
-    """Return a text with the options of which each alone makes the learner fit, or else the option that saves most."""
+    """Return a text that lists each option that makes the learner fit, or else the option that saves most."""
     tried: list[tuple[int, str]] = []
     for text, change in _options(config.learner):
         learner = config.learner.model_copy(update=change)

@@ -42,7 +42,7 @@ class Prefix:
 class ForkRule(Section, ABC):
     """A fork rule. Its fields are its options, which `sampling.rule_options` sets."""
 
-    predictable: ClassVar[bool]  # whether `fires` depends on the prefix only
+    predictable: ClassVar[bool]  # whether `fires` depends only on the prefix
     uses_threshold: ClassVar[bool] = False  # whether `fires` reads `Prefix.tau`
     ever_fires: ClassVar[bool] = True  # if False, the leaf budget of every tree goes to new roots at once
 

@@ -1,4 +1,4 @@
-"""The fork threshold tau in nats: fixed, or a quantile of the entropies of the newest forests.
+"""The fork threshold tau in nats. It is fixed, or it is a quantile of the entropies of the newest forests.
 
 All generators of a run use one threshold. The threshold of a forest depends on earlier forests only, so a rule that
 reads the threshold stays predictable.

@@ -60,9 +60,7 @@ def _missing(cell: Cell) -> Result:
 
 
 def curve(result: Result, key: str = "accuracy") -> tuple[list[float], list[float]]:
-    """Return (generated tokens, values of `key`). Both have one entry for each evaluation on the development
-    problems.
-    """
+    """Return (generated tokens, values of `key`), with one entry for each evaluation on the development problems."""
     return [x["tokens_generated"] for x in result["looks"]], [x[key] for x in result["looks"]]
 
 
@@ -99,9 +97,7 @@ def metric(study: Study, result: Result, name: str, tokens: float) -> float:
 
 
 def common_tokens(cells: Sequence[Result]) -> float:
-    """Return the largest number of generated tokens that every finished cell reached, or NaN without a finished
-    cell.
-    """
+    """Return the largest number of generated tokens that every finished cell reached, or NaN if none is finished."""
     return min((c["series"]["tokens_generated"][-1] for c in cells if c["status"] == "done"), default=math.nan)
 
 

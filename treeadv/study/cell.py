@@ -120,9 +120,7 @@ def _look(study: Study, config: Config, model: Path, step: int, tokens: float, l
 
 
 def _look_at_start(study: Study, config: Config, model: Path, looks: JsonObject, folder: Path) -> None:
-    """Evaluate before the first step. Cells with the same model, task and sampling share this evaluation through a
-    file.
-    """
+    """Evaluate before the first step. Cells with equal model, task and sampling share this evaluation in a file."""
     alone = independent(config, 1)
     drawn = alone.model_dump_json(include={"model": True, "task": True, "sampling": True})
     shared = folder.parent / f"start-{blake2b(drawn.encode(), digest_size=6).hexdigest()}.json"

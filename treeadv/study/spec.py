@@ -69,7 +69,7 @@ class Analysis(Section):
 
 
 class Study(Section):
-    """A grid of full runs: each arm with each value of the grid and each seed."""
+    """A grid of full runs. There is a run for each arm, each combination of values of the grid, and each seed."""
 
     name: str = Field(pattern=r"^[\w-][\w.-]*$")
     question: str

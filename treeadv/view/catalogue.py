@@ -1,6 +1,4 @@
-"""The rows of a source, which a thread keeps current. Changes have numbers, so that a page asks only for new
-changes.
-"""
+"""The rows of a source, which a thread keeps current. Changes have numbers, so a page can ask only for new ones."""
 
 from __future__ import annotations
 
@@ -24,7 +22,9 @@ _UNREAD = object()
 
 
 class Catalogue:
-    """All rows of a source, with the facts of the forests that have been read so far. Many threads may use it."""
+    """All rows of a source, with the facts of the forests that have been read so far. Many threads may use it at
+    once.
+    """
 
     def __init__(self, source: Source) -> None:
         """Read the rows. The forests are read later, by `start` or `read_all`."""
@@ -101,9 +101,7 @@ class Catalogue:
 
     # ---- answers -----------------------------------------------------------------------------------------------------
     def about(self) -> dict[str, Any]:
-        """Return the facts of the page's head, the number of the last change and the number of forests that were
-        read.
-        """
+        """Return the facts of the page's head, the number of the last change and the number of forests read."""
         about = self.source.about()
         with self._lock:
             faults = [text for text in (about["fault"], self.fault) if text]
@@ -118,7 +116,7 @@ class Catalogue:
             }
 
     def changes(self, since: int, limit: int) -> dict[str, Any]:
-        """Return up to `limit` rows that changed after change number `since`, with their prompts. The oldest change is
+        """Return up to `limit` rows that changed after change number `since`, with their prompts, the oldest change
         first.
 
         `serial` is the number of the last change among these rows. `last` is the number of the last change of all rows.

@@ -51,8 +51,8 @@ def _count(query: Query, name: str, default: int, limit: int = 2**53) -> int:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The handler of one connection. It refuses a request for another host name, which a page of another site may have
-    sent.
+    """The handler of one connection. It refuses a request for another host name, because another site may have sent
+    it.
     """
 
     server: Server

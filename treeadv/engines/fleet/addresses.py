@@ -32,7 +32,7 @@ async def resolve(key: str, url: str) -> list[str]:
 
 
 async def _workers(key: str, url: str) -> list[str] | None:
-    """Return the servers of a router; None if `url` is not a router."""
+    """Return the servers of a router, or None if `url` is not a router."""
     try:
         async with aiohttp.ClientSession(timeout=PATIENCE) as session, session.get(f"{url}/workers") as reply:
             if reply.status != 200:

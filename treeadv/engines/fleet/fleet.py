@@ -1,4 +1,4 @@
-"""Manages the servers of one generator: their readiness, their recovery, and the routing of trees to them.
+"""Manages the servers of one generator. This covers their readiness, their recovery, and the routing of trees to them.
 
 A server is ready only while it has the current policy version. A lost server is restarted, checked, and gets the
 current weights before any request. A server that discovery finds later gets the same treatment. A server that discovery
@@ -39,8 +39,8 @@ class Fleet(Generic[M, Payload]):
     ) -> None:
         """Keep the functions of the engine.
 
-        `key` is the configuration section for error messages. `find` returns the current addresses of the servers; ""
-        stands for a server that this process starts. `make` builds the member for an address. `prepare` converts
+        `key` is the configuration section for error messages. `find` returns the current addresses of the servers. The
+        address "" means a server that this process starts. `make` builds the member for an address. `prepare` converts
         weights to the payload of a member, and raises `ValueError` for weights of another model. `patience` is a time
         in seconds. The start waits that long for a first server, and a request waits that long for a ready server.
         """
@@ -108,7 +108,9 @@ class Fleet(Generic[M, Payload]):
 
     # ---- routing -----------------------------------------------------------------------------------------------------
     async def server_of(self, forest: str, tree: str) -> M:
-        """Return the server of a tree; wait until a server is ready. Raises `EngineLost` if no server becomes ready."""
+        """Return the server of a tree. Waits until a server is ready. Raises `EngineLost` if no server becomes
+        ready.
+        """
         if not self._ready():
             await self._wait_until_ready()
         ready = {m.url: m for m in self._ready()}

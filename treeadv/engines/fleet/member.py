@@ -30,7 +30,7 @@ class Loaded:
 
 
 class Member(ABC, Generic[Payload]):
-    """A server and its state in the fleet. An empty `url` stands for a server that this process starts."""
+    """A server and its state in the fleet. An empty `url` means a server that this process starts."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -1,4 +1,4 @@
-"""The HTTP client of one SGLang server: requests with a time limit and bounded retries, and checked control calls."""
+"""The HTTP client of one SGLang server. Requests have a time limit and bounded retries. Control calls are checked."""
 
 from __future__ import annotations
 

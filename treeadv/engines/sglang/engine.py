@@ -62,7 +62,7 @@ class SGLangEngine:
 
     @classmethod
     def cuda_option(cls, config: Config) -> str:
-        """Return the option that makes a server of this engine use a CUDA device, or "" if no option does so."""
+        """Return the option that makes a server of this engine use a CUDA device, or "" without such an option."""
         s = config.generator.sglang
         return "generator.sglang.device=cuda" if not s.url and s.device == "cuda" else ""
 

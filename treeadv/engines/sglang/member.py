@@ -1,4 +1,4 @@
-"""One SGLang server of the engine: starts or finds it, checks it, loads weights and requests chunks."""
+"""Manages one SGLang server of the engine. Starts or finds the server, checks it, loads weights and requests chunks."""
 
 from __future__ import annotations
 

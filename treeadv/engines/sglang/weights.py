@@ -1,4 +1,4 @@
-"""The update of a running SGLang server to a policy version: pause, load, flush, continue.
+"""Updates a running SGLang server to a policy version. The steps are pause, load, flush and continue.
 
 There are three transports: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this
 machine) and `distributed` (a broadcast from this process; NCCL on GPU, gloo on CPU). The pause retracts open requests.
@@ -189,7 +189,9 @@ class Broadcast:
     The first update makes the group."""
 
     def __init__(self, ranks: int, device: str, address: str, timeout: float) -> None:
-        """`address` is this machine's address as the server sees it; `timeout` bounds every collective, in seconds."""
+        """Keep the settings.
+
+        `address` is the address of this machine for the server. `timeout` bounds every collective, in seconds."""
         self._world, self._device, self._address, self._timeout = ranks + 1, device, address, timeout
         self._group: Any = None
 
