@@ -1,5 +1,6 @@
-"""The command `treeadv train --dry-run`. It reads and checks a recipe and says what the recipe runs. It starts
-nothing.
+"""The command `treeadv train --dry-run`.
+
+It reads and checks a recipe and says what the recipe runs. It starts nothing.
 """
 
 from __future__ import annotations

@@ -63,8 +63,9 @@ class FolderTensors:
         model._weight_conversions = [r for r in rules if r.was_used()]  # type: ignore[assignment]
 
     def tensor(self, name: str, read: Read, rows: slice = slice(None)) -> torch.Tensor:
-        """Return rows of the parameter `name`. `read` reads them, and reads only these rows of the folder if
-        possible.
+        """Return rows of the parameter `name`.
+
+        `read` reads them, and reads only these rows of the folder if possible.
         """
         sources = self._sources[name]
         pattern = sources[0][1]
@@ -85,8 +86,9 @@ class FolderTensors:
 
 
 def stored_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, tensor) of every parameter and of every buffer that a folder stores. Tied parameters are yielded
-    once.
+    """Yield (name, tensor) of every parameter and of every buffer that a folder stores.
+
+    Tied parameters are yielded once.
     """
     yield from model.named_parameters()
     for prefix, module in model.named_modules():

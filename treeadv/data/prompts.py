@@ -66,8 +66,9 @@ class Prompter:
         return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
 
     def _turns(self, problem: Problem) -> tuple[Turn, ...]:
-        """Return the conversation: the system message and the turns. The prompt template is applied to the last
-        turn.
+        """Return the conversation: the system message and the turns.
+
+        The prompt template is applied to the last turn.
         """
         turns = problem.turns or (Turn("user", problem.problem),)
         last = Turn("user", self._prompt.replace("{problem}", turns[-1].content))

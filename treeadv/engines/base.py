@@ -56,8 +56,9 @@ class EngineLost(Exception):
 
 
 class PathTooLong(Exception):
-    """The error of a prompt that leaves too little of the model's context for an answer. The message names both
-    lengths.
+    """The error of a prompt that leaves too little of the model's context for an answer.
+
+    The message names both lengths.
     """
 
 

@@ -1,5 +1,6 @@
-"""Packs one step of the embedded engine. The rows of all branches form one sequence. Attention is computed by
-forest.
+"""Packs one step of the embedded engine.
+
+The rows of all branches form one sequence. Attention is computed by forest.
 """
 
 from __future__ import annotations
@@ -122,8 +123,9 @@ def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list
 
 
 def _mask(path: TokenPath, added: list[int], used: int) -> torch.Tensor:
-    """Return the mask [len(added), used] of a path's rows. A row reads its own slot and the slots that the row before
-    it reads.
+    """Return the mask [len(added), used] of a path's rows.
+
+    A row reads its own slot and the slots that the row before it reads.
     """
     if len(added) == 1:
         path.reads.add(added)

@@ -66,8 +66,9 @@ class PrefixCache:
 
 
 class Reads:
-    """The slots that one branch reads, as a row of an additive attention mask. The row is 0 at these slots, else
-    -inf.
+    """The slots that one branch reads, as a row of an additive attention mask.
+
+    The row is 0 at these slots, else -inf.
     """
 
     def __init__(self) -> None:

@@ -238,8 +238,9 @@ def _all_equal(f: Forest, spec: AdvantageSpec) -> bool:
 
 
 def _standardise(x: Array, group: npt.NDArray[np.integer], spec: AdvantageSpec) -> Array:
-    """Return (x - mean) / (std + eps) with the mean and std of the group of each entry. A group of one entry gives
-    0.
+    """Return (x - mean) / (std + eps) with the mean and std of the group of each entry.
+
+    A group of one entry gives 0.
     """
     n = np.bincount(group)
     centred = x - (np.bincount(group, x) / n)[group]

@@ -39,8 +39,9 @@ class TreeBlocks:
 
 
 def sdpa_blocks(packed: Packed) -> TreeBlocks:
-    """Return the parts of a micro-batch. Each prompt is a part, and the trees of its forest follow it, one part
-    each.
+    """Return the parts of a micro-batch.
+
+    Each prompt is a part, and the trees of its forest follow it, one part each.
     """
     end = torch.from_numpy(packed.end)
     part = {b.query: i for i, b in enumerate(packed.blocks)}

@@ -65,11 +65,10 @@ class TrainerState:
             (folder / _STATE / _PROGRESS).write_text(json.dumps(progress))
 
     def restore(self, folder: Path) -> Progress:
-        """Load weights, optimizer and random state in place, on any number of ranks. Returns the progress as it was
-        written.
+        """Load weights, optimizer and random state in place, on any number of ranks.
 
-        The optimizer keeps its settings. Raises `BadInput` if the folder is not a checkpoint, belongs to another model,
-        or belongs to an earlier release."""
+        Returns the progress as it was written. The optimizer keeps its settings. Raises `BadInput` if the folder is not
+        a checkpoint, belongs to another model, or belongs to an earlier release."""
         progress = _progress(folder / _STATE)
         if not self.policy.adapted:
             weights.read_folder(self.policy, folder)

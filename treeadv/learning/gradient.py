@@ -1,5 +1,6 @@
-"""Computes the gradient of an optimizer update. Packs forests into micro-batches and runs forward and backward
-passes.
+"""Computes the gradient of an optimizer update.
+
+Packs forests into micro-batches and runs forward and backward passes.
 """
 
 from __future__ import annotations

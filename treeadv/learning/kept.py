@@ -25,8 +25,9 @@ _SCHEMA = pa.schema(
 
 
 def write_log_probs(run: Path, step: int, rank: int, kept: Mapping[str, Floats]) -> None:
-    """Write log pi [T] of forests by id, with NaN for a token that was not trained. Replaces a file of an earlier
-    attempt.
+    """Write log pi [T] of forests by id, with NaN for a token that was not trained.
+
+    Replaces a file of an earlier attempt.
     """
     (run / FOLDER).mkdir(exist_ok=True)
     target = run / FOLDER / f"step-{step}.rank-{rank}.arrow"

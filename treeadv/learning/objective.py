@@ -265,8 +265,9 @@ class _Pairs:
         self.advantage = own[self.leaf] + step[self.segment]
 
     def sum(self, y: Array, x: Array) -> Array:
-        """Return [S]: the sum over the pairs of each segment. A pair adds its entry of `y` times the entry of `x` [L]
-        of its leaf.
+        """Return [S]: the sum over the pairs of each segment.
+
+        A pair adds its entry of `y` times the entry of `x` [L] of its leaf.
         """
         return np.bincount(self.segment, y * x[self.leaf], self.segments).astype(np.float64)
 

@@ -1,10 +1,9 @@
-"""Packs forests into micro-batches, with the indices for attention and loss. A forest has every token once, in Euler
-order.
+"""Packs forests into micro-batches, with the indices for attention and loss.
 
-A *piece* is a range of segments of one forest in Euler order that one micro-batch trains. The prompt and the ancestors
-of the range come before the range. The ancestors outside of the range are computed again, with gradient, but add
-nothing to the loss. This is exact, because the loss of a token depends only on its path. A forest within the token
-limit is one piece without repeated ancestors."""
+Each token of a forest has one place, in Euler order. A *piece* is a range of segments of one forest in Euler order that
+one micro-batch trains. The prompt and the ancestors of the range come before the range. The ancestors outside of the
+range are computed again, with gradient, but add nothing to the loss. This is exact, because the loss of a token depends
+only on its path. A forest within the token limit is one piece without repeated ancestors."""
 
 from __future__ import annotations
 

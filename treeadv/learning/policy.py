@@ -1,5 +1,6 @@
-"""The trained model, which wraps an unchanged Hugging Face causal language model. It maps micro-batches to
-log-probs.
+"""The trained model, which wraps an unchanged Hugging Face causal language model.
+
+It maps micro-batches to log-probs.
 """
 
 from __future__ import annotations

@@ -57,8 +57,9 @@ class StepReport:
 
 
 class NonFinite(RuntimeError):
-    """The error after too many updates in a row whose loss or gradient is not finite. The file `batch` has the last
-    batch.
+    """The error after too many updates in a row whose loss or gradient is not finite.
+
+    The file `batch` has the last batch.
     """
 
     def __init__(self, version: int, what: str, batch: Path) -> None:

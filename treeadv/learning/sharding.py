@@ -18,8 +18,9 @@ _FLOAT32 = MixedPrecisionPolicy(cast_forward_inputs=False)
 
 
 def mesh(device: str, replicas: int = 1) -> DeviceMesh:
-    """Return the device mesh of all ranks. With `replicas` > 1 the mesh holds this number of copies of the model
-    (HSDP).
+    """Return the device mesh of all ranks.
+
+    With `replicas` > 1 the mesh holds this number of copies of the model (HSDP).
     """
     world = dist.get_world_size()
     if world % replicas:

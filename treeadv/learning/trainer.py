@@ -110,8 +110,9 @@ class Trainer:
         return report
 
     def gradients(self, forests: Sequence[Forest], clock: Phases) -> Sums:
-        """Store the gradient of one update on all forests in the parameters. Returns the sums of the loss over all
-        ranks.
+        """Store the gradient of one update on all forests in the parameters.
+
+        Returns the sums of the loss over all ranks.
         """
         gradients = self._gradient_pass()
         with clock("pack"):
@@ -206,10 +207,10 @@ class Trainer:
         taken.rate = rate
 
     def _skip_update(self, what: str, batch: Sequence[Forest], version: int) -> None:
-        """Write the batch of an update that is not finite to a file. Raises `NonFinite` after too many such updates in
-        a row.
+        """Write the batch of an update that is not finite to a file.
 
-        `version` is the version of the weights when the batch arrived."""
+        Raises `NonFinite` after too many such updates in a row. `version` is the version of the weights when the batch
+        arrived."""
         self.optimizer.zero_grad()
         path = self._batch_file(version)
         if self.rank == 0:

@@ -87,8 +87,9 @@ def _count(module: nn.Module) -> int:
 
 
 def _saved_bytes(policy: Policy, tokens: int, compute: torch.dtype) -> int:
-    """Return the bytes of the tensors that autograd saves in a forward pass. Each storage counts once. Weights do not
-    count.
+    """Return the bytes of the tensors that autograd saves in a forward pass.
+
+    Each storage counts once. Weights do not count.
     """
     half = compute == torch.bfloat16
     if half:  # ranks gather bfloat16 weights; the plan counts copies that autocast makes of float32 weights elsewhere
@@ -111,8 +112,9 @@ def _saved_bytes(policy: Policy, tokens: int, compute: torch.dtype) -> int:
 
 
 def _replace_experts(layers: nn.ModuleList, config: Any) -> None:
-    """Let every row use the first expert. Fake tensors have no values to route by, and the number of bytes is the
-    same.
+    """Let every row use the first expert.
+
+    Fake tensors have no values to route by, and the number of bytes is the same.
     """
 
     def forward(module: nn.Module) -> Any:

@@ -25,8 +25,9 @@ from treeadv.seeds import uniform
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """The state of a chain before its next token. `tau` and `logprob` are None unless the rule declares that it reads
-    them.
+    """The state of a chain before its next token.
+
+    `tau` and `logprob` are None unless the rule declares that it reads them.
     """
 
     entropy: float  # entropy in nats of the distribution that the next token is drawn from

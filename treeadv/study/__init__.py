@@ -1,3 +1,4 @@
-"""Studies, which are grids of full local runs at equal budgets. The file of a study fixes its analysis before the
-runs.
+"""Studies, which are grids of full local runs at equal budgets.
+
+The file of a study fixes its analysis before the runs.
 """

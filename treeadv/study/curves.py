@@ -1,5 +1,6 @@
-"""Draws the curves of a study against generated tokens. A curve is the mean over seeds with a band of one standard
-deviation.
+"""Draws the curves of a study against generated tokens.
+
+A curve is the mean over seeds with a band of one standard deviation.
 """
 
 from __future__ import annotations

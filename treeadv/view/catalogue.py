@@ -22,8 +22,9 @@ _UNREAD = object()
 
 
 class Catalogue:
-    """All rows of a source, with the facts of the forests that have been read so far. Many threads may use it at
-    once.
+    """All rows of a source, with the facts of the forests that have been read so far.
+
+    Many threads may use it at once.
     """
 
     def __init__(self, source: Source) -> None:

@@ -1,5 +1,6 @@
-"""The server of `treeadv view`. It serves the page, its files, and JSON about the forests. It listens only on
-127.0.0.1.
+"""The server of `treeadv view`.
+
+It serves the page, its files, and JSON about the forests. It listens only on 127.0.0.1.
 
 GET /api/run                          facts of the head, and how much has been read
 GET /api/forests?since=N&limit=M      rows changed after change N
@@ -51,8 +52,9 @@ def _count(query: Query, name: str, default: int, limit: int = 2**53) -> int:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The handler of one connection. It refuses a request for another host name, because another site may have sent
-    it.
+    """The handler of one connection.
+
+    It refuses a request for another host name, because another site may have sent it.
     """
 
     server: Server

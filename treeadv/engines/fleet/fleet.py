@@ -108,8 +108,9 @@ class Fleet(Generic[M, Payload]):
 
     # ---- routing -----------------------------------------------------------------------------------------------------
     async def server_of(self, forest: str, tree: str) -> M:
-        """Return the server of a tree. Waits until a server is ready. Raises `EngineLost` if no server becomes
-        ready.
+        """Return the server of a tree.
+
+        Waits until a server is ready. Raises `EngineLost` if no server becomes ready.
         """
         if not self._ready():
             await self._wait_until_ready()
@@ -226,10 +227,10 @@ class Fleet(Generic[M, Payload]):
 
     # ---- weights -----------------------------------------------------------------------------------------------------
     async def update(self, version: int, weights: Weights) -> None:
-        """Load a version into every ready server. Other servers, and servers that fail, load the version when they
-        recover.
+        """Load a version into every ready server.
 
-        Raises `ValueError` for a version below the current version or for weights of another model.
+        Other servers, and servers that fail, load the version when they recover. Raises `ValueError` for a version
+        below the current version or for weights of another model.
         """
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")

@@ -113,8 +113,9 @@ class SGLangEngine:
 
     @property
     def members(self) -> list[SGLangMember]:
-        """Return the servers. Reports read their address, their limits, their difference to a plain forward pass, and
-        their output.
+        """Return the servers.
+
+        Reports read their address, their limits, their difference to a plain forward pass, and their output.
         """
         return self._fleet.members
 
@@ -186,8 +187,9 @@ class SGLangEngine:
         self._fleet.release(namespace)
 
     async def update_weights(self, version: int, weights: Weights) -> float:
-        """Load a version into every server (`Engine.update_weights`). `weights` maps the name of every tensor to the
-        tensor.
+        """Load a version into every server (`Engine.update_weights`).
+
+        `weights` maps the name of every tensor to the tensor.
         """
         started = time.perf_counter()
         await self._fleet.update(version, weights)

@@ -38,11 +38,10 @@ EXACT = ("enable_custom_logit_processor", "disable_overlap_schedule")  # fields 
 
 
 async def check(client: Client, weights: str, exact: bool) -> dict[str, JsonObject]:
-    """Return the server's answers to `IDENTITY`, `SERVER` and `MODELS`. The answer to `MODELS` is that for the only
-    model.
+    """Return the server's answers to `IDENTITY`, `SERVER` and `MODELS`.
 
-    `weights` is the transport of weights. `exact` says whether entropies come from a logit processor. Raises `BadInput`
-    with the names of all missing calls and fields."""
+    The answer to `MODELS` is that for the only model. `weights` is the transport of weights. `exact` says whether
+    entropies come from a logit processor. Raises `BadInput` with the names of all missing calls and fields."""
     missing = [path for path in (*CALLS, *OF_TRANSPORT[weights]) if not await client.offers(path)]
     answers: dict[str, JsonObject] = {}
     for path, facts in FACTS.items():

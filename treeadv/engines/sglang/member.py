@@ -168,8 +168,9 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         return Broadcast(ranks, self._s.device, own_address(self.url), self._s.start_timeout)
 
     async def _as_version_0(self, weight_version: str) -> None:
-        """Make the weights of the model folder version 0. A server with weights of an earlier run loads the folder
-        again.
+        """Make the weights of the model folder version 0.
+
+        A server with weights of an earlier run loads the folder again.
         """
         if weight_version == "default":
             await self.client.post("/update_weight_version", {"new_version": "0", "abort_all_requests": False})

@@ -43,8 +43,9 @@ class Transport(Protocol):
 
 
 async def update(client: Client, transport: Transport, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
-    """Load `version` into one server. After an error the server may have only some of the weights and must not
-    serve.
+    """Load `version` into one server.
+
+    After an error the server may have only some of the weights and must not serve.
     """
     started = time.perf_counter()
     client.stop_clock()
