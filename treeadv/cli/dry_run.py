@@ -1,4 +1,7 @@
-"""`treeadv train --dry-run`: what a recipe would run. It reads and checks everything, and starts nothing."""
+"""The command `treeadv train --dry-run`.
+
+It reads and checks a recipe and says what the recipe runs. It starts nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,14 @@ from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
 from treeadv.rewards.verifiers.registry import find_verifier
 
-ASSUMED_GPU = 80 * GB  # where this machine has none
+ASSUMED_GPU = 80 * GB  # bytes of a GPU if this machine has none
 NO_ANSWER = "I do not know."
 
 
 def describe_run(config: Config, name: str) -> tuple[str, bool]:
-    """Return the description of a run of `config` (with absolute paths), and whether its roles fit into memory. `name`
-    is the name of a run that the configuration does not name."""
+    """Return the description of a run, and whether its roles fit into memory.
+
+    `config` has absolute paths. `name` is the name of the run if the configuration has none."""
     parts = read_parts(config.task, config.run.seed)
     problem = parts[0].train[0]
     folder = tokenizer_folder(config.model.path, config.model.cache) or resolve(SMOLLM2, config.model.cache)
@@ -58,7 +62,7 @@ def _data_lines(parts: list[SplitSource], config: Config) -> Iterator[str]:
 
 
 def _prompt_lines(problem: Problem, config: Config, folder: Path) -> list[str]:
-    from treeadv.data.prompts import Prompter  # loads transformers
+    from treeadv.data.prompts import Prompter  # imported here, because it loads transformers
 
     prompter = Prompter(folder, config.task)
     tokens = prompter.encode(problem)
@@ -70,7 +74,7 @@ def _prompt_lines(problem: Problem, config: Config, folder: Path) -> list[str]:
 
 
 def _graded_lines(problem: Problem, config: Config) -> Iterator[str]:
-    """Return the gold answer and no answer at all, as the verifier of the problem judges them."""
+    """Yield lines with the judgement of the problem's verifier on the gold answer and on a missing answer."""
     perfect = find_verifier(problem.verifier).perfect_response(problem.answer)
     responses = [problem.answer if perfect is None else perfect, NO_ANSWER]
     yield f"{problem.id} by {problem.verifier}; its gold answer is {problem.answer!r}"

@@ -1,4 +1,4 @@
-"""`treeadv eval`: how good a model is on held-out problems."""
+"""The command `treeadv eval`, which evaluates a model on held-out problems."""
 
 from __future__ import annotations
 
@@ -78,6 +78,6 @@ def _show(score: Score, folder: Path) -> None:
         table.add_row(*row)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=_WIDTH)  # nothing is cut in a file
+        console = Console(width=_WIDTH)  # a file gets a fixed width, so that no line is cut
     console.print(table)
     console.print(f"Prompts, answers and results: {folder}", highlight=False, soft_wrap=True)

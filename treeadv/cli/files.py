@@ -11,7 +11,7 @@ from treeadv.storage.disk import replacing
 
 
 def check_target(path: Path) -> None:
-    """Raise `BadInput` if no file can have this path."""
+    """Raise `BadInput` if no file can be written at this path."""
     if not path.parent.is_dir():
         raise BadInput(f"{path}: its folder does not exist; make {path.parent} first")
     if path.is_dir():

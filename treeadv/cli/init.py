@@ -1,4 +1,4 @@
-"""`treeadv init`: writes a commented recipe for a model and a file of problems."""
+"""The command `treeadv init`, which writes a commented recipe for a model and a file of problems."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from treeadv.config import Config
     from treeadv.data.problems import Problem
 
-HELD_OUT = 0.1  # of the problems, and at most so many:
+HELD_OUT = 0.1  # share of the problems that is held out, up to `MOST_HELD_OUT` problems
 MOST_HELD_OUT = 200
 MOST_UNMET = 0.1  # share of gold answers that `math` may fail to verify; above it the recipe takes `exact`
-SAMPLE = 200  # gold answers that are tried
-TOKENS = {"cpu": 256, "cuda": 1024}  # of an answer, where the model has room for them
+SAMPLE = 200  # number of gold answers that are tried
+TOKENS = {"cpu": 256, "cuda": 1024}  # tokens of an answer, if the model has room for them
 
 RECIPE = """\
 # Written by `treeadv init`. `treeadv train --config {out} --dry-run` shows what it runs and starts nothing.
@@ -114,7 +114,7 @@ def _recipe(args: argparse.Namespace, config: Config, problems: Sequence[Problem
 
 
 def _verifier(problems: Sequence[Problem], config: Config) -> tuple[str, str]:
-    """Return the verifier that the gold answers can be met with, and why it is taken."""
+    """Return a verifier for the gold answers, and the reason for the choice."""
     from treeadv.rewards.golds import Gold, check_golds
 
     sample = problems[:: max(1, len(problems) // SAMPLE)]
@@ -123,7 +123,7 @@ def _verifier(problems: Sequence[Problem], config: Config) -> tuple[str, str]:
     golds = [Gold(place=p.id, text=p.answer, verifier="math", meta="") for p in sample]
     try:
         unmet = check_golds(golds, 1, config.reward.timeout, config.reward.memory_mb)
-    except BadInput:  # math verifies none of them
+    except BadInput:  # the verifier `math` verifies none of them
         return "exact", "math verifies no gold answer"
     if unmet and unmet.count > MOST_UNMET * len(sample):
         return "exact", f"math cannot verify {unmet.count} of {len(sample)} gold answers"
@@ -132,7 +132,9 @@ def _verifier(problems: Sequence[Problem], config: Config) -> tuple[str, str]:
 
 
 def _tokens(problems: Sequence[Problem], config: Config, device: str) -> int:
-    """Return the tokens of an answer: the usual number on this device, at most half of the room beside a prompt."""
+    """Return the number of tokens of an answer.
+
+    It is the usual number on this device, but at most half of the tokens that a prompt leaves."""
     from treeadv.data.model_check import longest_path
     from treeadv.data.model_folder import SMOLLM2, resolve, tokenizer_folder
     from treeadv.data.prompts import Prompter

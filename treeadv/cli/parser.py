@@ -1,4 +1,4 @@
-"""The parser of the command `treeadv`: adds commands, calls them, and prints errors for bad input."""
+"""The parser of the command `treeadv`. It adds commands, calls them, and prints errors for bad input."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from treeadv.visible import visible
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like every other error of the command."""
+    """A parser that prints an error as one line, like every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"treeadv: error: {visible(message)}{visible(_hint(message))} ({self.prog} --help)\n")
 
 
 def _hint(message: str) -> str:
-    """Return a suggestion for a wrong command or option, for the end of a message of argparse."""
+    """Return a suggestion for a wrong command or option. It is appended to the message of argparse."""
     if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
         close = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
         return f", did you mean {close[0]}?" if close else ""
     if option := re.match(r"unrecognized arguments: --([\w.-]+?)(?:=(\S+)| (\d\S*))?(?: |$)", message):
-        from treeadv.config import similar_keys  # loads pydantic, for this error alone
+        from treeadv.config import similar_keys  # loads pydantic, which only this error needs
 
         keys = similar_keys(option[1].replace("-", "_"))
         value = option[2] or option[3] or "VALUE"
@@ -42,7 +42,7 @@ else:
 
 
 def new_parser() -> tuple[Parser, Commands]:
-    """Return the parser of `treeadv`, and the object to which commands are added."""
+    """Return the parser of `treeadv`, and the object that gets the commands."""
     parser = Parser(prog="treeadv", description="Tree-structured reinforcement learning for reasoning language models.")
     parser.add_argument("--version", action="version", version=f"treeadv {__version__}")
     return parser, parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -51,14 +51,14 @@ def new_parser() -> tuple[Parser, Commands]:
 def add_command(
     commands: Commands, name: str, call: Callable[[argparse.Namespace], int], text: str, **options: Any
 ) -> Parser:
-    """Add the command `name`. `call` gets the parsed arguments and returns the exit code; `text` says what it does."""
+    """Add the command `name`. `call` gets the parsed arguments and returns the exit code. `text` says what it does."""
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", **options)
     parser.set_defaults(call=call)
     return parser
 
 
 def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
-    """Parse the arguments, call the command and return its exit code. Bad input prints one line on stderr."""
+    """Parse the arguments and call the command. Returns its exit code. Prints one line on stderr for bad input."""
     args = parser.parse_args(argv)
     try:
         return args.call(args)
@@ -73,7 +73,7 @@ def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
 
 
 def positive(text: str) -> int:
-    """Parse an argument that is an integer from 1."""
+    """Parse an argument that must be an integer >= 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)

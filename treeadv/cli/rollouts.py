@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 
 def add_model_arguments(p: Parser, data: str) -> None:
-    """Add the arguments that name model, problems and configuration. `data` says what --data is."""
+    """Add the arguments that name model, problems and configuration. `data` is the help text of --data."""
     p.add_argument("--model", required=True, metavar="DIR", help="Hugging Face folder, or smollm2-135m-instruct")
     p.add_argument("--data", type=Path, required=True, metavar="FILE", help=data)
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N problems of a file")
@@ -56,7 +56,7 @@ def generate(args: argparse.Namespace) -> int:
 
 
 def configure(args: argparse.Namespace) -> Config:
-    """Return the configuration of the arguments. Raises `BadInput` before a model is loaded."""
+    """Return the configuration that the arguments give. Raises `BadInput` before a model is loaded."""
     from treeadv import config as configuration
     from treeadv.data.model_folder import check_path
     from treeadv.engines.registry import check_engine
@@ -77,7 +77,7 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 def _inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Problem]]:
-    """Return configuration, model folder and problems."""
+    """Return the configuration, the model folder and the problems."""
     from treeadv.checks import check_answers, check_prompts
     from treeadv.data.model_folder import resolve
     from treeadv.data.tasks import file_problems

@@ -1,4 +1,4 @@
-"""`treeadv audit`, `report`, `runs` and `compare`: what the files of runs tell."""
+"""The commands `treeadv audit`, `report`, `runs` and `compare`, which read the files of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `treeadv show`: the forests of a run or of a file in the terminal, as a page or as a picture."""
+"""The command `treeadv show`, which draws forests of a run or of a file in the terminal, as a page or as a picture."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from treeadv.view.rows import Facts, Row
     from treeadv.view.sources import Source
 
-LISTED = 40  # last forests of a run that the list shows
-EXCERPT = 40  # last characters of a prompt in the list
+LISTED = 40  # the list shows this many of the last forests of a run
+EXCERPT = 40  # the list shows this many of the last characters of a prompt
 
 
 def add(commands: Commands) -> None:
@@ -73,7 +73,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _of_step(args: argparse.Namespace, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of the step, or the one that --index chooses."""
+    """Return the rows of the step, or the single row that --index chooses."""
     last = max((row.step for row in rows if row.step is not None), default=0)
     found = sorted((row for row in rows if row.step == args.step), key=lambda row: row.place or 0)
     if not found:
@@ -162,7 +162,7 @@ def _facts(source: Source, row: Row) -> Facts:
 
 
 def _differing(prompts: Sequence[str]) -> list[str]:
-    """Return the prompts on one line each, without the words that all begin and end with."""
+    """Return each prompt on one line, without the words at its start and at its end that all prompts share."""
     texts = [" ".join(prompt.split()) for prompt in prompts]
     if len(set(texts)) < 2:
         return [_last(text) for text in texts]

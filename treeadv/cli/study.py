@@ -1,4 +1,4 @@
-"""`treeadv study`: a grid of local runs at equal budgets, and its report."""
+"""The command `treeadv study`, which runs a grid of local runs at equal budgets and writes its report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The command `treeadv view`: a web page over the forests of a run, on this machine or as a folder to share."""
+"""The command `treeadv view`, which shows the forests of a run on a web page, or writes the page as a folder of
+files.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,7 @@ def _port(text: str) -> int:
 
 
 def _steps(text: str) -> tuple[int, int]:
-    """Parse `A-B` or `A`, steps counted from 1."""
+    """Parse a range of steps, `A-B` or `A`. Steps are counted from 1."""
     match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no range of steps: write 3-7, or 5")

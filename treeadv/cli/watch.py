@@ -1,4 +1,4 @@
-"""The command `treeadv watch`: a run on the screen, from its files."""
+"""The command `treeadv watch`, which shows a run in the terminal from its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
 
 
 def watch(args: argparse.Namespace) -> int:
-    """Show the run until it ends or Ctrl-C. Without a terminal, or without a running run, show it once."""
+    """Show the run until it ends or until Ctrl-C. Shows it once if there is no terminal or if it is not running."""
     from rich.console import Console
     from rich.live import Live
 

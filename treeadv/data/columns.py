@@ -1,4 +1,4 @@
-"""Finds the needed columns of a row of data: the columns of the configuration, or the columns of known formats.
+"""Finds the columns of a row of data that treeadv needs. The configuration names them, or a known format does.
 
 The known formats are treeadv's (problem, answer), GSM8K's (question, answer) and verl's (prompt,
 reward_model.ground_truth).
@@ -19,9 +19,9 @@ _ABSENT = object()
 
 
 def mapped_row(row: JsonMapping, columns: Mapping[str, str], where: str) -> JsonObject:
-    """Return the row and, under the keys of `columns`, the columns that `columns` names. All columns stay.
+    """Return the row with the columns that `columns` names also under the keys of `columns`. All columns stay.
 
-    Raises `BadInput` for a column that the row does not have; `where` names the row.
+    Raises `BadInput` for a column that the row does not have. `where` names the row in the error.
     """
     found = dict(row)
     for name, path in columns.items():
@@ -48,7 +48,7 @@ def missing_column(name: str, row: JsonMapping, columns: Mapping[str, str], wher
 
 
 def _lookup(row: JsonMapping, path: str) -> Any:
-    """Return the column `path`, or the field at a path a.b; `_ABSENT` if the row has no such column."""
+    """Return the column `path`, or the field at a path such as a.b. Returns `_ABSENT` if the row has no such column."""
     value: Any = row
     if path in row:
         return row[path]

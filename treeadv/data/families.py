@@ -1,4 +1,4 @@
-"""An endless source of problems of reasoning-gym families."""
+"""The endless source of problems of reasoning-gym families."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from treeadv.rewards.verifiers.registry import find_verifier, meta_of
 from treeadv.seeds import generator
 from treeadv.task_config import REASONING_GYM, Family, SourceConfig
 
-_TRIES = 1000  # entries that a draw tries before it fails because all are held out
+_TRIES = 1000  # entries that a draw tries; the draw fails if all of them are held out
 
 
 class Families:
-    """Families mixed by weight. (seed, draw) determines the family and its entry."""
+    """The families of a source, mixed by weight. (seed, draw) determines the family and the entry of a draw."""
 
     def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
-        """Check the families. `excluded` are keys of problems (`Problem.key`) that are never drawn."""
+        """Check the families. `excluded` holds the keys (`Problem.key`) of the problems that are never drawn."""
         self._families = source.families
         self._weights = [f.weight for f in source.families]
         self._verifier = find_verifier(source.verifier)
         self._seed, self._excluded = seed, excluded
         for family in source.families:
-            _create(family, 0)  # a wrong name or option is reported before the run starts
+            _create(family, 0)  # reports a wrong name or option before the run starts
 
     def __getitem__(self, draw: int) -> Problem:
         if draw < 0:
             raise IndexError(f"draw {draw}: draws count from 0")
-        # One data set with one entry for each draw: some families build all `size` entries at once.
+        # Each draw makes a data set of one entry, because some families build all `size` entries at once.
         rng = generator(self._seed, draw)
         for _ in range(_TRIES):
             family = rng.choices(self._families, self._weights)[0]
@@ -76,5 +76,5 @@ def _create(family: Family, seed: int) -> Any:
         raise BadInput(f"task.families: unknown reasoning-gym family {family.name!r}{meant}")
     try:
         return reasoning_gym.create_dataset(family.name, seed=seed, size=1, **family.options)
-    except (TypeError, ValueError, AssertionError) as e:  # the errors of the family's configuration classes
+    except (TypeError, ValueError, AssertionError) as e:  # the errors that configuration classes of families raise
         raise BadInput(f"task.families: {family.name} does not take options {family.options}: {one_line(e)}") from e

@@ -2,7 +2,8 @@
 
 transformers 5 fuses the experts of a layer into one parameter (`mlp.experts.gate_up_proj`), while the folder has one
 tensor for each expert (`mlp.experts.0.gate_proj.weight`). Engines and readers of checkpoints expect the folder's names.
-The rules are those of transformers (`conversion_mapping.py`), which `from_pretrained` and `save_pretrained` use.
+The rules of the translation are those of transformers (`conversion_mapping.py`), which `from_pretrained` and
+`save_pretrained` use.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from transformers.core_model_loading import (
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
 
-Read = Callable[[str, slice], torch.Tensor]  # (name in the folder, rows) -> those rows of the tensor
+Read = Callable[[str, slice], torch.Tensor]  # maps (name in the folder, rows) to these rows of the tensor
 
 
 class FolderTensors:
     """The names of a folder, matched with the parameters and persistent buffers of a model.
 
-    `unexpected` has the names that the model does not use, `missing` the parameters that the folder does not have.
+    `unexpected` holds the names that the model does not use. `missing` holds the parameters that the folder does not
+    have.
     """
 
     def __init__(self, model: PreTrainedModel, names: Iterable[str]) -> None:
@@ -61,7 +63,10 @@ class FolderTensors:
         model._weight_conversions = [r for r in rules if r.was_used()]  # type: ignore[assignment]
 
     def tensor(self, name: str, read: Read, rows: slice = slice(None)) -> torch.Tensor:
-        """Return rows of the parameter `name`, read through `read`; where possible only their part of the folder."""
+        """Return rows of the parameter `name`.
+
+        `read` reads them, and reads only these rows of the folder if possible.
+        """
         sources = self._sources[name]
         pattern = sources[0][1]
         if pattern is None:
@@ -73,7 +78,7 @@ class FolderTensors:
             keys = [key for key, found in sources if found == p]
             for key in keys[rows] if stacked else keys:  # row i of a stacked parameter is tensor i of the folder
                 converter.add_tensor(name, key, p, read(key, slice(None)))  # type: ignore[arg-type]
-        if not converter.collected_tensors:  # no rows
+        if not converter.collected_tensors:  # the slice has no rows
             return read(sources[0][0], slice(None))[None][:0]
         (found,) = converter.convert(name, model=self._model, config=self._model.config).values()
         whole = found[0] if isinstance(found, list) else found
@@ -81,7 +86,10 @@ class FolderTensors:
 
 
 def stored_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, tensor) of every parameter and of every buffer that belongs into a folder; tied parameters once."""
+    """Yield (name, tensor) of every parameter and of every buffer that a folder stores.
+
+    Tied parameters are yielded once.
+    """
     yield from model.named_parameters()
     for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -90,15 +98,15 @@ def stored_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def in_folder(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the folder's tensors (views) that a model's whole parameter or buffer `name` is made of."""
+    """Return the tensors of a folder, as views, that together are the whole parameter or buffer `name` of a model."""
     return revert_weight_conversion(model, {name: tensor})
 
 
 class FolderReader:
-    """Reads tensors, or rows of them, from the safetensors files of a folder; a context manager."""
+    """A context manager that reads tensors, or rows of tensors, from the safetensors files of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Open every safetensors file of `folder`. `BadInput` if it has none."""
+        """Open every safetensors file of `folder`. Raises `BadInput` if the folder has no such file."""
         self._files = ExitStack()
         self._file: JsonObject = {}
         for path in sorted(folder.glob("*.safetensors")):

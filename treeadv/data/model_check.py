@@ -26,17 +26,17 @@ _EXTRA_TERMS = {
 _LENGTH_DEPENDENT = (
     "dynamic",
     "longrope",
-)  # rotary frequencies that change once a path is longer than the original context
-# Keywords of attention functions without effect here: no path is longer than the window (`longest_path`).
+)  # rotary frequencies that change when a path is longer than the original context
+# Keywords of attention functions that have no effect here, because no path is longer than the window (`longest_path`).
 _HARMLESS = ("position_ids", "use_cache", "is_causal", "sliding_window", "dropout")
 _REMEDY = "use a model with plain attention (docs/models.md)"
 
 
 def model_config(place: str | Path) -> PretrainedConfig:
-    """Return the configuration of a model: its folder, or its config.json. Raises `BadInput`."""
+    """Return the configuration of a model. `place` is its folder or its config.json. Raises `BadInput`."""
     try:
         found: PretrainedConfig = AutoConfig.from_pretrained(place)
-    except Exception as e:  # an unknown model_type, a field of the wrong type: transformers raises many types
+    except Exception as e:  # transformers raises many types, for an unknown model_type or a field of a wrong type
         file = Path(place) if Path(place).is_file() else Path(place) / "config.json"
         raise BadInput(f"{file}: cannot be used: {one_line(e)}") from e
     return found
@@ -45,8 +45,9 @@ def model_config(place: str | Path) -> PretrainedConfig:
 def longest_path(folder: str | Path) -> int:
     """Return the largest supported number of tokens of a path (prompt and answer) of the model in `folder`.
 
-    It is the minimum of the model's context, its sliding window, and the length up to which its rotary frequencies are
-    constant. A path within the window is not affected by the window. Raises `BadInput` for an unsupported model.
+    The number is the minimum of the model's context, its sliding window, and the length up to which its rotary
+    frequencies are constant. The window has no effect on a path within the window. Raises `BadInput` for an unsupported
+    model.
     """
     config = model_config(folder)
     name = f"{folder}: {(config.architectures or [type(config).__name__])[0]}"
@@ -76,7 +77,7 @@ def _window(config: PretrainedConfig) -> int | None:
 
 def _rotary_limits(config: PretrainedConfig) -> list[int | None]:
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]  # one, or one for each kind of layer
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]  # one dict, or one per layer type
     return [
         kind.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
         for kind in kinds

@@ -41,7 +41,9 @@ def read_object(path: Path) -> JsonObject:
 
 
 def stop_ids(folder: Path) -> frozenset[int]:
-    """Return the token ids that end an answer, from generation_config.json or else config.json. Raises `BadInput`."""
+    """Return the token ids that end an answer.
+
+    They are those of generation_config.json or, without it, those of config.json. Raises `BadInput`."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         if path.is_file() and (ids := read_object(path).get("eos_token_id")) is not None:
@@ -55,7 +57,7 @@ def stop_ids(folder: Path) -> frozenset[int]:
 
 
 def _check_weights(path: Path) -> None:
-    """Check the length of a safetensors file against its header: 8 bytes, the header, and all tensors."""
+    """Check that a safetensors file has the length that its header gives: 8 bytes, the header, and all tensors."""
     size = path.stat().st_size
     with path.open("rb") as f:
         start = f.read(8)

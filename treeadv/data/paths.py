@@ -1,7 +1,7 @@
 """Resolves the paths of a configuration.
 
-A relative path starts at the working folder of the command. A run stores absolute paths. If the run was moved together
-with its data, the paths are adjusted."""
+A relative path starts at the working folder of the command. A run stores absolute paths. If a run was moved together
+with its data, this module adjusts the paths."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def with_content(config: Config) -> Config:
 def moved(config: Config, root: Path) -> Config:
     """Return the configuration of a run whose folder is now in `root`.
 
-    A missing data file or model is searched at its place relative to the run. `task.content` says whether a file has
-    the same content."""
+    A missing data file or model is searched at the same place relative to the run as before the move. `task.content`
+    says whether a file has the same content."""
     old = Path(config.run.root)
 
     def found(path: str) -> str:

@@ -26,10 +26,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One prompt. `problem` is the bare text (the prompt template is not applied), `answer` the gold answer.
+    """One prompt. `problem` is the text without the prompt template. `answer` is the gold answer.
 
-    `meta` is JSON for the verifier, or "" if it needs none; for `reasoning-gym` it is {"dataset": family, "entry":
-    {...}}. `turns` is the whole conversation if the data has messages; `problem` is then the last turn.
+    `meta` is JSON for the verifier, or "" if the verifier needs none. For `reasoning-gym` it is {"dataset": family,
+    "entry": {...}}. If the data has messages, `turns` is the whole conversation and `problem` is the last turn.
     """
 
     id: str
@@ -41,14 +41,14 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """The text of all turns with normalised spacing. Problems with the same key have the same prompt."""
+        """Return the text of all turns with normalised spacing. Problems with the same key have the same prompt."""
         return "\n".join(" ".join(text.split()) for text in ([t.content for t in self.turns] or [self.problem]))
 
 
 def problem_of(row: Any, where: str, default_id: str, source: SourceConfig) -> Problem:
     """Return the problem of a row of `source` (`TaskConfig.parts`). `where` names the row in errors.
 
-    A row may name its `verifier`; otherwise the verifier of the source is used. Raises `BadInput`.
+    A row may name its `verifier`. A row without a verifier gets the verifier of the source. Raises `BadInput`.
     """
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: an object with problem and answer is needed, found {type(row).__name__}")
@@ -58,7 +58,7 @@ def problem_of(row: Any, where: str, default_id: str, source: SourceConfig) -> P
         raise missing_column("problem", row, source.columns, where)
     turns = _turns(row["problem"], where) if isinstance(row["problem"], list) else ()
     text = turns[-1].content if turns else text_of(row["problem"], "problem", where)
-    row["problem"] = text  # reward functions get the text; the messages keep their column
+    row["problem"] = text  # reward functions get the text, and the messages stay in their own column
     gold = ""
     if row.get("answer") not in (None, ""):
         gold = gold_text(_normalised(row["answer"], source.normaliser, where), where)
@@ -102,7 +102,7 @@ def _turns(messages: Sequence[Any], where: str) -> tuple[Turn, ...]:
 
 
 def _joined(content: Any, place: str) -> Any:
-    """Return the text of a content, which may be a list of parts {type: text, text: ...}."""
+    """Return the text of the content of a message, which may be a list of parts {type: text, text: ...}."""
     if not isinstance(content, list):
         return content
     if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):

@@ -21,7 +21,7 @@ _OURS = ("messages", "conversation", "add_generation_prompt", "tokenize", "retur
 
 
 class Prompter:
-    """A tokenizer with the prompt template, the system message and the arguments of the chat template."""
+    """A tokenizer, together with the prompt template, the system message and the arguments of the chat template."""
 
     def __init__(self, model_dir: str | Path, task: TaskConfig | None = None) -> None:
         """Load the tokenizer. Without `task` the user's turn is the text of the problem.
@@ -45,7 +45,7 @@ class Prompter:
                 )
             try:
                 return np.asarray(self.tokenizer(turns[0].content)["input_ids"], np.int32)
-            except TypeError as e:  # half of a surrogate pair, which only task.prompt can bring in
+            except TypeError as e:  # the text has half of a surrogate pair, which only task.prompt can contain
                 raise BadInput(f"{problem.id}: its prompt is no text for the tokenizer ({one_line(e)})") from e
         messages = [{"role": t.role, "content": t.content} for t in turns]
         try:
@@ -66,7 +66,10 @@ class Prompter:
         return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
 
     def _turns(self, problem: Problem) -> tuple[Turn, ...]:
-        """Return the conversation: the system message, and the turns with the prompt template on the last turn."""
+        """Return the conversation: the system message and the turns.
+
+        The prompt template is applied to the last turn.
+        """
         turns = problem.turns or (Turn("user", problem.problem),)
         last = Turn("user", self._prompt.replace("{problem}", turns[-1].content))
         system = (Turn("system", self._system),) if self._system and turns[0].role != "system" else ()
@@ -94,7 +97,7 @@ class Prompter:
 
 
 class _Generation(jinja2.ext.Extension):
-    """Reads {% generation %}, which marks the turns of the assistant in some templates."""
+    """An extension that parses {% generation %}, which marks the turns of the assistant in some templates."""
 
     tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
@@ -106,13 +109,13 @@ class _Generation(jinja2.ext.Extension):
 _ENVIRONMENT = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"], autoescape=False)
 
 
-def load_tokenizer(folder: str | Path) -> Any:  # a class of transformers' choosing
+def load_tokenizer(folder: str | Path) -> Any:  # transformers chooses the class
     """Return the tokenizer of a model folder. Raises `BadInput` for damaged files."""
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except Exception as e:  # transformers and tokenizers raise many types, also plain Exception
+    except Exception as e:  # transformers and tokenizers raise many types, even Exception
         if (Path(folder) / "config.json").is_file():
-            model_config(folder)  # which transformers reads first
+            model_config(folder)  # raises a more precise error for a damaged config.json
         raise BadInput(
             f"{folder}: its tokenizer cannot be loaded ({one_line(e)}); restore tokenizer.json and"
             " tokenizer_config.json"

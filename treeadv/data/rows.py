@@ -16,7 +16,7 @@ from treeadv.task_config import ENDLESS
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of data. `place` names the row in errors; `id` is the default id of the row."""
+    """One row of data. `place` names the row in errors. `id` is the default id of the row."""
 
     value: Any
     place: str
@@ -39,7 +39,7 @@ def content_hash(source: str) -> str:
             digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
         return digest.hexdigest()
     path = Path(source)
-    _reader(path)  # the file exists and has a known suffix
+    _reader(path)  # raises for a missing file or an unknown suffix
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -72,7 +72,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     for batch in table.to_batches():
         try:
             rows = batch.to_pylist()
-        except (pa.ArrowException, ValueError, OverflowError) as e:  # not UTF-8, or a date out of range
+        except (pa.ArrowException, ValueError, OverflowError) as e:  # the text is not UTF-8, or a date is out of range
             raise BadInput(f"{path}: rows {number + 1} to {number + batch.num_rows}: {one_line(e)}") from e
         for row in rows:
             number += 1
@@ -97,6 +97,6 @@ def _hub(source: str) -> Iterable[JsonObject]:
         ) from e
     try:
         rows: Iterable[JsonObject] = datasets.load_dataset(name, *rest, split=split or "train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # it does not exist; no network
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:  # no such data set, or no network
         raise BadInput(f"task.source={source}: {one_line(e)}") from e
     return rows

@@ -1,4 +1,4 @@
-"""An endless source of problems of the task operator-tables."""
+"""The endless source of problems of the task operator-tables."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.seeds import generator
 from treeadv.task_config import SourceConfig
 
-_TRIES = 1000  # prompts that a draw tries before it fails because all are held out
+_TRIES = 1000  # prompts that a draw tries; the draw fails if all of them are held out
 
 
 class TableChains:
-    """Draws chains of look-ups. Each chain depends on (seed, draw) only."""
+    """A source that draws chains of look-ups. Each chain depends only on (seed, draw)."""
 
     def __init__(self, source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> None:
-        """Draw the tables. `excluded` are keys of problems (`Problem.key`) that are never drawn."""
+        """Draw the tables. `excluded` holds the keys (`Problem.key`) of the problems that are never drawn."""
         self._task, self._seed, self._excluded = source.tables, seed, excluded
         self._tables = Tables.of(source.tables)
         self._verifier = find_verifier(source.verifier)

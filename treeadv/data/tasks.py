@@ -1,7 +1,7 @@
-"""Provides the problems of a task: reads its sources, removes the held-out problems, mixes the sources by weight.
+"""Provides the problems of a task. Reads its sources, removes the held-out problems, and mixes the sources by weight.
 
-A source gives `source[draw]` for every draw >= 0. The problem depends on (seed, draw) only, so a resumed run continues
-with the next draw.
+A source gives a problem `source[draw]` for every draw >= 0. The problem depends only on (seed, draw), so a resumed run
+continues with the next draw.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ProblemSource(Protocol):
 class SplitSource:
     """One source of a task. Training draws from `train`, and never draws the problems in `held_out`.
 
-    `size` is the number of training problems, None for an endless source.
+    `size` is the number of training problems, or None for an endless source.
     """
 
     config: SourceConfig
@@ -67,7 +67,7 @@ def held_out_problems(task: TaskConfig) -> list[Problem]:
 def read_parts(task: TaskConfig, seed: int) -> list[SplitSource]:
     """Read all sources of a task and split each into training and held-out problems.
 
-    Problems with the same text are on the same side of the split, also if they are from different sources."""
+    Problems with the same text are on the same side of the split, even if they come from different sources."""
     for source in task.parts:
         check_content(source.source, task)
     read = [None if s.source in ENDLESS else read_problems(s) for s in task.parts]
@@ -94,7 +94,9 @@ def read_parts(task: TaskConfig, seed: int) -> list[SplitSource]:
 
 
 def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) -> list[int]:
-    """Return the number of held-out problems of each endless source (0 for files), and last of all files together."""
+    """Return the number of held-out problems of each source, followed by the number for all files together.
+
+    The number of a file is 0, because the last number covers it."""
     endless = [0.0 if problems is not None else s.weight for s, problems in zip(task.parts, read, strict=True)]
     distinct = len({p.key for problems in read if problems for p in problems})
     if not task.held_out:
@@ -109,7 +111,7 @@ def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) ->
     weights = sum(s.weight for s in task.parts)
     numbers = [math.floor(total * weight / weights) for weight in endless]
     rest = total - sum(numbers)
-    if not distinct:  # only endless sources: the first source takes the rest of the rounding
+    if not distinct:  # all sources are endless; the first source gets what rounding leaves over
         return [numbers[0] + rest, *numbers[1:], 0]
     if rest >= distinct:
         raise BadInput(f"task.held_out={total}: the data has {distinct} distinct problems; hold out fewer")
@@ -117,7 +119,7 @@ def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) ->
 
 
 def _chosen(keys: set[str], count: int, seed: int) -> set[str]:
-    """Return `count` of the keys, chosen by the hash of (seed, key), so the order of the lines does not matter."""
+    """Return `count` of the keys. The hash of (seed, key) chooses them, so the order of the lines does not matter."""
     return set(sorted(keys, key=lambda key: derive(seed, key))[:count])
 
 
@@ -164,7 +166,7 @@ def check_content(source: str, task: TaskConfig) -> None:
 
 
 class Shuffled:
-    """Draws from a finite list of problems. Each epoch is a permutation that depends on (seed, epoch)."""
+    """A source of draws from a finite list of problems. Each epoch is a permutation that depends on (seed, epoch)."""
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
         self.problems = problems
@@ -185,13 +187,13 @@ class Shuffled:
 
 
 class Mixture:
-    """Draws from several sources, chosen by weight. Each source gives its problems in its own order."""
+    """A source that chooses among several sources by weight. Each source gives its problems in its own order."""
 
     def __init__(self, sources: Sequence[tuple[ProblemSource, float]], seed: int) -> None:
         self._sources = [source for source, _ in sources]
         self._bounds = list(accumulate(weight for _, weight in sources))
         self._rng = generator(seed, "sources")
-        self._places: list[tuple[int, int]] = []  # (source, draw of that source) of each requested draw
+        self._places: list[tuple[int, int]] = []  # (source, draw of the source) of each draw that was requested
         self._counts = [0] * len(sources)
 
     def __getitem__(self, draw: int) -> Problem:

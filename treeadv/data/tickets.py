@@ -9,9 +9,9 @@ from treeadv.data.problems import Problem
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One forest to grow. The forest must have the id `forest_id`.
+    """The task of one worker to grow a forest with the id `forest_id`.
 
-    `seed` is the seed of this attempt; `tau` is the fork threshold in nats."""
+    `seed` is the seed of this attempt. `tau` is the fork threshold in nats."""
 
     forest_id: str
     draw: int

@@ -22,7 +22,8 @@ Weights: TypeAlias = (
 class Params:
     """The parameters of one branch. `seed` fixes the random numbers if the engine supports reproduction.
 
-    `max_tokens` counts from the end of the prefix. `stop` are token ids; a drawn stop token is part of the branch.
+    `max_tokens` counts from the end of the prefix. `stop` holds the ids of the stop tokens. A drawn stop token is part
+    of the branch.
     """
 
     max_tokens: int
@@ -33,9 +34,11 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One drawn token. `logprob` is under the sampled distribution; `entropy` is the entropy of it in nats.
+    """One drawn token.
 
-    `finish` is set on the last token of a branch. An engine that loses a branch raises `EngineLost` instead.
+    `logprob` is the log-probability of the token under the sampled distribution. `entropy` is the entropy of this
+    distribution in nats. `finish` is set on the last token of a branch. An engine that loses a branch raises
+    `EngineLost` instead.
     """
 
     token: int
@@ -46,26 +49,29 @@ class Draw:
 
 
 class EngineLost(Exception):
-    """The engine cannot continue a branch (it died, hung or refused values). The message is the reason.
+    """The error of an engine that cannot continue a branch, because it ended, hung or refused values.
 
-    The tokens that were already drawn stay valid.
+    The message is the reason. The tokens that were already drawn stay valid.
     """
 
 
 class PathTooLong(Exception):
-    """A prompt leaves too little of the model's context for an answer. The message names both lengths."""
+    """The error of a prompt that leaves too little of the model's context for an answer.
+
+    The message names both lengths.
+    """
 
 
 class EngineGone(Exception):
-    """The engine can draw no more tokens and must be replaced. The message is the reason."""
+    """The error of an engine that can draw no more tokens and must be replaced. The message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """Totals since the start, in tokens.
+    """The counters of an engine since its start, and its current load.
 
-    `prompt` counts the prefix tokens of requests, `cached` the prefix tokens that were in the cache, `decoded` the
-    drawn tokens.
+    `prompt_tokens` counts the prefix tokens of requests. `cached_tokens` counts the prefix tokens that were in the
+    cache. `decoded_tokens` counts the drawn tokens.
     """
 
     prompt_tokens: int = 0
@@ -81,26 +87,27 @@ class Engine(Protocol):
 
     @property
     def version(self) -> int:
-        """Policy version that the engine holds; 0 for the base model."""
+        """Return the policy version that the engine holds; 0 is the base model."""
         ...
 
     @property
     def longest(self) -> int:
-        """The largest number of tokens of a path, prompt and answer together."""
+        """Return the largest number of tokens of a path, prompt and answer together."""
         ...
 
     @property
     def gone(self) -> str:
-        """The reason why the engine can draw no more tokens; "" while the engine works."""
+        """Return the reason why the engine can draw no more tokens, or "" while the engine works."""
         ...
 
     def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
         """Draw one branch after `prefix` [n] int32.
 
-        `namespace` is the forest whose prefixes may share keys and values. `tree` is the tree in the forest; all
-        requests of a tree go to the server with its prefix. When a token is yielded, the prefix that ends with it is in
-        the cache or will be soon, so the caller may request a sibling at once. SGLang shares a prefix only after the
-        end of the request that drew it; its engine draws in chunks and yields the tokens of finished chunks.
+        `namespace` is the forest whose prefixes may share keys and values. `tree` is the tree in the forest. All
+        requests of a tree go to the server that has the prefix of the tree in its cache. When the engine yields a
+        token, the prefix that ends with the token is in the cache or will be soon, so the caller may request a sibling
+        at once. SGLang shares a prefix only after the end of the request that drew it. The SGLang engine therefore
+        draws in chunks and yields the tokens of finished chunks.
         """
         ...
 

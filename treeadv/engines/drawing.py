@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from treeadv.engines.base import Params
 from treeadv.engines.entropy import entropy
 
-ROWS = 8  # rows at a time, so that intermediate results stay in the processor's cache
-BLOCK = 256  # tokens of a block; the search sums blocks first, and single tokens of one block in float64
+ROWS = 8  # rows that are computed at a time, so that intermediate results stay in the processor's cache
+BLOCK = 256  # tokens of a block; the search first sums blocks, and then the tokens of one block in float64
 
 
 def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[float]) -> list[tuple[int, float, float]]:
@@ -19,7 +19,7 @@ def draw_rows(logits: torch.Tensor, params: Sequence[Params], coins: Sequence[fl
 
     logits [B, V]; params [B]; coins [B] in [0, 1). Returns (token, log-probability, entropy in nats) for each row.
     Temperature 0 takes the largest logit and reports the distribution at temperature 1. Raises `FloatingPointError` for
-    logits that define no distribution (NaN, infinity), which is what diverged weights compute.
+    logits that define no distribution (NaN, infinity). Diverged weights compute such logits.
     """
     greedy = torch.tensor([p.temperature == 0 for p in params], dtype=torch.bool)
     temperature = torch.tensor([p.temperature or 1.0 for p in params])

@@ -1,4 +1,4 @@
-"""The embedded engine: continuous batching over a transformers model, with exact entropies.
+"""The embedded engine. It uses continuous batching on a transformers model and computes exact entropies.
 
 The rows of all decoding branches form one packed sequence in the model's linear layers. Attention is computed for each
 forest (`packing`). Branches share keys and values along prefixes (`prefix_cache`). Each branch has its own seed, so its
@@ -39,10 +39,10 @@ transformers_logging.disable_progress_bar()
 
 @dataclass(slots=True, eq=False)
 class _Branch:
-    """One request while it runs."""
+    """A request that the engine has not finished."""
 
     namespace: str
-    tokens: list[int]  # the prefix and all draws
+    tokens: list[int]  # the prefix and all drawn tokens
     params: Params
     prefix_length: int
     rng: np.random.Generator
@@ -59,7 +59,9 @@ class EmbeddedEngine:
     """The `Engine` on a transformers causal language model on the CPU (Llama, Qwen2, Qwen3 and similar models)."""
 
     def __init__(self, model_dir: str | Path, rows: int = 48, dtype: str = "float32", threads: int = 0) -> None:
-        """Load the model. At most `rows` branches decode at a time; others wait. `threads` 0 keeps torch's setting."""
+        """Load the model. At most `rows` branches decode at a time. The other branches wait. With `threads` 0 the
+        number of threads of torch does not change.
+        """
         if threads:
             torch.set_num_threads(threads)
         AttentionInterface.register(ATTENTION, attend)
@@ -94,7 +96,7 @@ class EmbeddedEngine:
 
     @classmethod
     def cuda_option(cls, config: Config) -> str:
-        """Return "": the engine runs on the CPU."""
+        """Return "", because the engine runs on the CPU."""
         return ""
 
     @classmethod
@@ -142,10 +144,10 @@ class EmbeddedEngine:
     async def update_weights(self, version: int, weights: Weights) -> float:
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")
-        async with self._turn:  # between two steps
+        async with self._turn:  # no step runs while the weights change
             started = time.perf_counter()
             await asyncio.to_thread(self._load, weights)
-            # Keys and values of older weights must not be read again, so branches with a row recompute their path.
+            # No branch may read keys and values of older weights, so the branches with a row compute their path again.
             for branch in self._active:
                 branch.path = None
                 self._wait(branch)
@@ -171,14 +173,14 @@ class EmbeddedEngine:
                 async with self._turn:
                     self._admit()
                     started = time.perf_counter()
-                    # The step does not run in a thread: the branches of a step, and so its rounding errors, must not
-                    # depend on the duration of the previous step.
+                    # The step does not run in a thread. Otherwise the branches of a step, and with them its rounding
+                    # errors, would depend on the duration of the previous step.
                     rows = self._step()
                     self._deliver(rows, time.perf_counter() - started)
                 if not (self._active or self._waiting):
                     self._wake.clear()
                 await asyncio.sleep(0)
-        except Exception as fault:  # raised again in the consumer of each branch, and by an await of the task
+        except Exception as fault:  # the consumer of each branch raises it again, and so does an await of the task
             self.gone = f"the engine failed: {fault!r}"
             for branch in [*self._active, *(waiting for _, _, waiting in self._waiting)]:
                 branch.out.put_nowait(fault)
@@ -226,9 +228,11 @@ class EmbeddedEngine:
 
     @torch.inference_mode()
     def difference(self) -> float:
-        """Return the largest difference in nats to the model's own attention, over likely tokens after two branches.
+        """Return the largest difference in nats between the log-probabilities of this engine and of the model's
+        attention.
 
-        If the model allows it, the branches are longer than a prefill step, so the check covers effects of positions.
+        The difference is taken over likely tokens after two branches. If the model allows it, the branches are longer
+        than a prefill step, so the check covers effects of positions.
         """
         length = min(self.longest - 1, CHECKED)
         ids = [(7 * i + 1) % self.model.config.vocab_size for i in range(length + 1)]
@@ -254,7 +258,7 @@ class EmbeddedEngine:
     # ---- one step --------------------------------------------------------------------------------
     @torch.inference_mode()
     def _step(self) -> list[tuple[_Branch, int, float, float]]:
-        """Compute one step. Returns (branch, token, log-probability, entropy) of every branch that drew."""
+        """Compute one step. Returns (branch, token, log-probability, entropy) of every branch that drew a token."""
         branches = list(self._active)
         paths = [b.path for b in branches if b.path is not None]
         if not paths:
@@ -269,7 +273,7 @@ class EmbeddedEngine:
         return [(b, *row) for b, row in zip(drawing, drawn, strict=True)]
 
     def _logits(self, step: Step) -> torch.Tensor:
-        """Return the logits [len(step.last), V] of the rows to draw from."""
+        """Return the logits [len(step.last), V] of the rows that a token is drawn from."""
         return self.model(
             input_ids=torch.tensor([step.tokens]),
             position_ids=torch.tensor([step.positions]),

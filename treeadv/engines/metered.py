@@ -10,7 +10,10 @@ from treeadv.engines.base import Draw, Engine, EngineStats, Params, Weights
 
 
 class Metered:
-    """Forwards every call to `engine`. `tokens` counts the tokens that were drawn through this object."""
+    """An engine that forwards every call to `engine`.
+
+    `tokens` counts the tokens that were drawn through this object.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,4 +1,7 @@
-"""Packs one step of the embedded engine: the rows of all branches form one sequence; attention is by forest."""
+"""Packs one step of the embedded engine.
+
+The rows of all branches form one sequence. Attention is computed by forest.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,17 @@ PREFILL_ROWS = 512  # largest number of prefix rows of a step; a longer prefix t
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class TokenPath:
-    """The tokens of one branch: prefix and drawn tokens.
+    """The tokens of one branch: its prefix and its drawn tokens.
 
-    `slots` are the slots of the first tokens, which are already computed or are computed in this step.
+    `slots` are the slots of the first tokens of the branch. The keys and values of these tokens are computed already or
+    are computed in this step.
     """
 
     cache: PrefixCache  # the cache of the forest
     tokens: list[int]
     slots: list[int] = field(default_factory=list)
     reads: Reads = field(default_factory=Reads)
-    found: int = 0  # prefix tokens that another branch has computed
+    found: int = 0  # prefix tokens that were already computed for another branch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,7 +47,9 @@ class ForestRows:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """The packed rows of a step. `drawing` are the indices of the paths that draw a token, `last` their last rows."""
+    """The packed rows of a step. `drawing` holds the indices of the paths that draw a token. `last` holds the last row
+    of each of these paths.
+    """
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -53,12 +59,15 @@ class Step:
 
 
 def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
-    """Pack the next step of `paths`; the paths of a forest are adjacent. `groups` is query heads per key/value head."""
+    """Pack the next step of `paths`, in which the paths of a forest are adjacent.
+
+    `groups` is the number of query heads of each key/value head.
+    """
     step = Step()
     room = PREFILL_ROWS
     for _, forest in itertools.groupby(enumerate(paths), key=lambda item: id(item[1].cache)):
         first = len(step.tokens)
-        rows: list[tuple[TokenPath, list[int]]] = []  # the slots that a path's rows add to what it reads, a row each
+        rows: list[tuple[TokenPath, list[int]]] = []  # a path, and the slot that each of its rows adds
         written: list[int] = []
         used = -1
         for number, path in forest:
@@ -103,7 +112,7 @@ def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list
         path.found = min(len(path.slots), len(path.tokens) - 1)
         path.reads.add(path.slots)
     missing = len(path.tokens) - len(path.slots)
-    if missing == 0:  # all tokens are cached; the last token is computed again for its logits and not written
+    if missing == 0:  # all tokens are cached; the last token is computed again for its logits, but is not written
         return path.slots[-1:]
     count = 1 if missing == 1 else min(missing, room)
     for token in path.tokens[len(path.slots) : len(path.slots) + count]:
@@ -114,7 +123,10 @@ def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list
 
 
 def _mask(path: TokenPath, added: list[int], used: int) -> torch.Tensor:
-    """Return the mask [len(added), used] of a path's rows. A row reads the slots of the row before and its own slot."""
+    """Return the mask [len(added), used] of a path's rows.
+
+    A row reads its own slot and the slots that the row before it reads.
+    """
     if len(added) == 1:
         path.reads.add(added)
         return path.reads.row(used)[None]

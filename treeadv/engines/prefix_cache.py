@@ -1,8 +1,8 @@
-"""The keys and values of one forest: every token once, shared by all branches.
+"""The cache of the keys and values of one forest. It holds every token once, and all branches share it.
 
-Each computed token has a *slot*. Slots form a trie (slot of the previous token, token) -> slot. So a branch finds the
-longest prefix that any branch of the forest has computed, and siblings with equal tokens share slots. A mask selects
-the slots of a branch's path. A fork copies nothing.
+Each computed token has a *slot*. Slots form a trie: the pair (slot of the previous token, token) maps to a slot. A
+branch therefore finds the longest prefix that any branch of the forest has computed, and siblings with equal tokens
+share slots. A mask selects the slots of a branch's path. A fork copies no keys and values.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class PrefixCache:
 
 
 class Reads:
-    """The slots that one branch reads, as a row of an additive attention mask: 0 for these slots, else -inf."""
+    """The slots that one branch reads, as a row of an additive attention mask.
+
+    The row is 0 at these slots, else -inf.
+    """
 
     def __init__(self) -> None:
         self._row = torch.full((256,), float("-inf"))

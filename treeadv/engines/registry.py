@@ -20,14 +20,16 @@ ENGINES = {
 
 
 class EngineClass(Protocol):
-    """The class methods of an engine's class."""
+    """The class methods that the class of an engine must have."""
 
     def check(self, config: Config) -> None:
         """Raise `BadInput` for a configuration that the engine cannot serve. The run calls this before it starts."""
         ...
 
     def cuda_option(self, config: Config) -> str:
-        """Return the option that makes the engine use a CUDA device of this machine, as `key=value`; "" without one."""
+        """Return the option `key=value` that makes the engine use a CUDA device of this machine, or "" without such an
+        option.
+        """
         ...
 
     async def create(self, config: Config, model_dir: Path, index: int) -> Engine:
@@ -41,7 +43,7 @@ def check_engine(config: Config) -> None:
 
 
 def cuda_option(config: Config) -> str:
-    """Return the option that makes the configured engine use a CUDA device of this machine; "" without one."""
+    """Return `EngineClass.cuda_option` of the configured engine."""
     return _engine_class(config).cuda_option(config)
 
 

@@ -1,4 +1,4 @@
-"""The forest: all rollouts of one prompt, every token once."""
+"""The forest, which holds all rollouts of one prompt and every token once."""
 
 from treeadv.forest.flat import FlatRollouts
 from treeadv.forest.labels import UNJUDGED, Finish, Floats, Ints, Verdict

@@ -1,4 +1,4 @@
-"""Ways to make a forest: from its tree, from flat rollouts, from rows of a data set."""
+"""The construction of a forest from its tree, from flat rollouts, or from rows of a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from treeadv.forest.prefixes import prefix_tree
 
 
 class Construction:
-    """The class methods of `Forest` that make one."""
+    """The class methods of `Forest` that make a forest."""
 
     if TYPE_CHECKING:
 
@@ -46,12 +46,12 @@ class Construction:
         tau: float = math.nan,
         temperature: float = 1.0,
     ) -> Self:
-        """Make an ungraded forest from its tree: `parent` [S] in depth-first order (-1 for a root) and `lengths` [S] in
-        tokens.
+        """Make an ungraded forest from its tree.
 
-        `token`, `logprob`, `entropy` (0 where unknown) and `version` are [T], `finish` is [L]; a scalar holds for all
-        entries. `arity` [S] defaults to the children that exist, `budget` [S] to the leaves below. Raises `BadForest`
-        when an invariant does not hold.
+        `parent` [S] holds the parents of the segments in depth-first order, -1 for a root. `lengths` [S] holds the
+        numbers of tokens. `token`, `logprob`, `entropy` (0 where unknown) and `version` have the shape [T], and
+        `finish` has the shape [L]. A scalar holds for all entries. `arity` [S] defaults to the number of children that
+        exist. `budget` [S] defaults to the number of leaves below. Raises `BadForest` if an invariant does not hold.
 
         >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 3], token=[5] * 6, logprob=[-1.0] * 6)
         >>> tree.arity.tolist(), tree.leaf_segment.tolist()
@@ -103,15 +103,15 @@ class Construction:
     ) -> Self:
         """Make a forest of flat rollouts of one prompt by merging equal prefixes.
 
-        A sequence has at least one token; `logprobs`, `entropies` and `versions` have one entry for each of its tokens;
-        one version may hold for all. `rewards` has one entry a sequence; without it the forest is not graded.
-        `verdicts` defaults to VERIFIED for a reward above 0 and WRONG otherwise. Leaf i of the forest is sequence
-        order[i] of `prefix_order(sequences)`.
+        A sequence has at least one token. `logprobs`, `entropies` and `versions` have one entry for each token of each
+        sequence. A single version holds for all tokens. `rewards` has one entry for each sequence; without `rewards`
+        the forest is not graded. `verdicts` defaults to VERIFIED for a reward above 0 and WRONG otherwise. Leaf i of
+        the forest is sequence order[i] of `prefix_order(sequences)`.
 
         A merged token keeps the log-probability and entropy of the first sequence that has it, and the oldest version.
-        The last token of a sequence is never merged, so every sequence ends in a separate segment. `facts` are those of
-        `assemble`, such as `forest_id`. The forest is marked as not predictable: its forks depend on the tokens drawn
-        (docs/method.md). Raises `BadForest` when an invariant does not hold.
+        The last token of a sequence is never merged, so every sequence ends in a separate segment. `facts` are further
+        arguments of `assemble`, such as `forest_id`. The forest is marked as not predictable, because its forks depend
+        on the tokens drawn (docs/method.md). Raises `BadForest` if an invariant does not hold.
 
         >>> sequences = [[5, 6, 7], [9], [5, 6, 8]]
         >>> forest = Forest.from_rollouts([1], sequences, [[-1.0] * len(s) for s in sequences], [1.0, 0.0, 0.0])
@@ -145,9 +145,10 @@ class Construction:
     def from_dicts(cls, rows: Sequence[Mapping[str, Any]], **facts: Any) -> list[Self]:
         """Make one forest for each prompt of `rows`, in the order in which the prompts appear.
 
-        A row is one rollout: `prompt_ids` and `completion_ids` (tokens), `logprobs` (one a token of the completion, of
-        the policy that drew it), and `reward`. All rows have a reward, or none has. Raises `ValueError` for a row
-        without one of the keys, and `BadForest` when an invariant does not hold.
+        A row is one rollout. `prompt_ids` and `completion_ids` hold token ids. `logprobs` holds the log-probability of
+        each token of the completion under the policy that drew it. `reward` is the reward. Either all rows have a
+        reward or no row has one. Raises `ValueError` for a row without one of the keys, and `BadForest` if an invariant
+        does not hold.
 
         >>> drawn = {"prompt_ids": [1], "logprobs": [-1.0, -0.7]}
         >>> rows = [drawn | {"completion_ids": [5, k], "reward": k % 2} for k in (6, 7)]
@@ -181,13 +182,13 @@ def group_by_prompt(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> l
 
 
 def _oldest(versions: Sequence[Sequence[int]], spans: list[tuple[int, int, int]], below: list[list[int]]) -> list[int]:
-    """Return the oldest version of each merged token [T], over the sequences that share it."""
+    """Return [T]: the oldest version of each merged token over the sequences that share the token."""
     shared = zip(below, spans, strict=True)
     return [min(versions[i][t] for i in members) for members, (_, a, b) in shared for t in range(a, b)]
 
 
 def _leaves_below(parent: Ints) -> Ints:
-    """Return the number of leaves below each segment [S]; 1 for a leaf."""
+    """Return [S]: the number of leaves below each segment. A leaf has the number 1."""
     inner = set(parent.tolist())
     out = np.array([int(s not in inner) for s in range(len(parent))], np.int32)
     for s in range(len(parent) - 1, 0, -1):

@@ -11,7 +11,7 @@ from treeadv.forest.structure import ForestArrays
 
 
 def find_fault(f: ForestArrays) -> str | None:
-    """Return the first invariant that does not hold; None for a sound forest."""
+    """Return the first invariant that does not hold, or None for a sound forest."""
     checks = (_length_fault, _span_fault, _order_fault, _fork_fault, _value_fault, _version_fault, _grade_fault)
     return next((reason for check in checks if (reason := check(f))), None)
 
@@ -42,7 +42,7 @@ def _order_fault(f: ForestArrays) -> str | None:
         return "a parent must stand before its children"
     if (f.tree != np.cumsum(f.parent == -1) - 1).any():
         return "tree numbers must count the roots in order"
-    path: list[int] = []  # from a root to the segment before
+    path: list[int] = []  # the segments from a root to the previous segment
     for s, parent in enumerate(f.parent.tolist()):
         while path and path[-1] != parent:
             path.pop()

@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Finish(IntEnum):
-    """How a leaf ended."""
+    """The reason why a leaf ended."""
 
     STOP = 0  # the model drew a stop token
     LENGTH = 1  # the rollout reached the token limit

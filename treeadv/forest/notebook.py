@@ -1,4 +1,4 @@
-"""Writes a forest as a small piece of HTML, which a notebook shows in place of the repr."""
+"""Writes a forest as a small piece of HTML. A notebook shows it in place of the repr."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from treeadv.forest.labels import Finish, Verdict
 from treeadv.forest.structure import ForestArrays
 from treeadv.visible import visible
 
-SEGMENTS = 200  # of a forest that are shown
-TOKENS = 24  # of a segment that are shown, half of them from its end
-TEXT = 200  # characters of a text that are shown
+SEGMENTS = 200  # most segments of a forest that are shown
+TOKENS = 24  # most tokens of a segment that are shown, half of them from its end
+TEXT = 200  # most characters of a text that are shown
 _COLOUR = {Verdict.VERIFIED: "#0f7a3d", Verdict.WRONG: "#b3261e", Verdict.UNGRADED: "#67645c"}
 _MONO = "font-family:ui-monospace,monospace;font-size:12px"
 
 
 def notebook_html(f: ForestArrays) -> str:
-    """Return facts and foldable trees. All texts are escaped; the piece needs no script, style sheet or network."""
+    """Return the facts and the trees of a forest as HTML. The reader can fold the trees.
+
+    All texts are escaped. The HTML needs no script, style sheet or network."""
     rewards = f"mean reward {float(f.reward[f.judged].mean()):.3g}" if f.graded and f.judged.any() else "not graded"
     sizes = f"{f.trees} trees, {f.segments} segments, {f.leaves} leaves, {f.tokens} tokens"
     facts = f"{sizes}, sharing {f.sharing:.0%}, {rewards}"
@@ -31,7 +33,7 @@ def notebook_html(f: ForestArrays) -> str:
 
 
 def _trees(f: ForestArrays) -> Iterator[str]:
-    """Yield the segments in their order, a parent around its children."""
+    """Yield the elements of the segments in their order. The element of a parent contains those of its children."""
     leaf_of = {int(s): leaf for leaf, s in enumerate(f.leaf_segment)}
     last = -1  # depth of the element that was opened last
     for s in range(min(f.segments, SEGMENTS)):
@@ -40,7 +42,7 @@ def _trees(f: ForestArrays) -> Iterator[str]:
         last = depth
         size = f"{int(f.lengths[s])} tokens"
         below = _leaf(f, leaf_of[s]) if s in leaf_of else f"{int(f.leaf_count[s])} leaves below"
-        # A browser indents nothing inside <details> of its own
+        # A browser does not indent the content of <details>, so a margin indents it.
         yield (
             f'<details open style="margin-left:{14 if depth else 0}px"><summary><span style="{_MONO}">{_tokens(f, s)}'
             f"</span> <small>{size}, {below}</small></summary>"

@@ -1,4 +1,4 @@
-"""The tree of the equal prefixes of token sequences."""
+"""The tree that the equal prefixes of token sequences form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def prefix_order(sequences: list[list[int]]) -> list[int]:
-    """Return the sequence of each leaf of `Forest.from_rollouts`: leaf i is the sequence order[i].
+    """Return the order of the sequences in `Forest.from_rollouts`. Leaf i is the sequence order[i].
 
     >>> prefix_order([[5, 6, 7], [9], [5, 6, 8]])
     [0, 2, 1]
@@ -17,8 +17,10 @@ def prefix_order(sequences: list[list[int]]) -> list[int]:
 def prefix_tree(
     sequences: list[list[int]],
 ) -> tuple[list[int], list[tuple[int, int, int]], list[int], list[list[int]]]:
-    """Return (parent [S], spans [S], order [L], members [S]): segment s holds the tokens a to b of sequence i for
-    spans[s] = (i, a, b); its members are the sequences that share it."""
+    """Return (parent [S], spans [S], order [L], members [S]) of the tree of prefixes.
+
+    Segment s holds the tokens [a, b) of sequence i for spans[s] = (i, a, b). members[s] are the sequences that share
+    segment s. Leaf n is the sequence order[n]."""
     parent: list[int] = []
     spans: list[tuple[int, int, int]] = []
     order: list[int] = []
@@ -41,7 +43,7 @@ def prefix_tree(
 
 
 def _groups(sequences: list[list[int]], members: Iterable[int], at: int) -> list[list[int]]:
-    """Return the members by their token at position `at`; one whose last token that is stands alone."""
+    """Group the members by their token at position `at`. A member that ends with this token is a group of its own."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i in members:
         alone = i if len(sequences[i]) == at + 1 else -1

@@ -13,12 +13,14 @@ from treeadv.forest.labels import UNJUDGED, Floats, Ints, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One node of a tree; `leaves` and `subtree` are half-open ranges of leaves and segments."""
+    """One node of a tree. `leaves` is the half-open range of the leaves below it. `subtree` is the half-open range of
+    the segments of its subtree.
+    """
 
     index: int
     parent: int  # -1 for a root
     tree: int
-    arity: int  # children drawn at its end; 0 for a leaf
+    arity: int  # number of children drawn at its end; 0 for a leaf
     budget: int
     tokens: Ints
     leaves: range
@@ -34,7 +36,7 @@ class ForestArrays:
     gold: str
     verifier: str
     meta: str  # JSON for the verifier; "" if the verifier needs no data
-    rule: str  # fork rule, as configured
+    rule: str  # the fork rule as the configuration names it
     predictable: bool  # whether forking on that rule is unbiased (docs/method.md)
     tau: float  # fork threshold in nats; NaN for a rule without a threshold
     temperature: float
@@ -69,28 +71,30 @@ class ForestArrays:
 
     @property
     def tokens(self) -> int:
-        """Generated tokens, each once."""
+        """Return the number of generated tokens. Each token counts once."""
         return len(self.token)
 
     @cached_property
     def expanded_tokens(self) -> int:
-        """Tokens of the flattened rollouts: the sum over leaves of the length of their path."""
+        """Return the number of tokens of the flattened rollouts: the sum of the lengths of the leaves' paths."""
         return int(self.lengths.astype(np.int64) @ self.leaf_count)
 
     @property
     def sharing(self) -> float:
-        """Share of the tokens of the flattened rollouts that the forest saves: 1 - tokens / expanded_tokens."""
+        """Return the share of the tokens of the flattened rollouts that the forest saves: 1 - tokens /
+        expanded_tokens.
+        """
         return 1.0 - self.tokens / self.expanded_tokens
 
     # ---- structure, all O(S) ---------------------------------------------------------------------
     @cached_property
     def lengths(self) -> Ints:
-        """[S] tokens of each segment."""
+        """Return [S]: the number of tokens of each segment."""
         return np.diff(self.start)
 
     @cached_property
     def depth(self) -> Ints:
-        """[S] forks above each segment; 0 for a root."""
+        """Return [S]: the number of forks above each segment. A root has 0."""
         out = np.zeros(self.segments, np.int32)
         for s, p in enumerate(self.parent):
             if p >= 0:
@@ -99,7 +103,7 @@ class ForestArrays:
 
     @cached_property
     def offset(self) -> Ints:
-        """[S] generated tokens on the path above each segment (its position after the prompt)."""
+        """Return [S]: the number of generated tokens on the path above each segment (its position after the prompt)."""
         out = np.zeros(self.segments, np.int32)
         for s, p in enumerate(self.parent):
             if p >= 0:
@@ -108,7 +112,7 @@ class ForestArrays:
 
     @cached_property
     def subtree_end(self) -> Ints:
-        """[S] one past the last segment of each subtree; the subtree of s is the range from s to subtree_end[s]."""
+        """Return [S]: one past the last segment of each subtree. The subtree of s is the range [s, subtree_end[s])."""
         out = np.arange(1, self.segments + 1, dtype=np.int32)
         for s in range(self.segments - 1, -1, -1):
             p = self.parent[s]
@@ -118,17 +122,17 @@ class ForestArrays:
 
     @cached_property
     def leaf_begin(self) -> Ints:
-        """[S] first leaf under each segment."""
+        """Return [S]: the first leaf under each segment."""
         return np.searchsorted(self.leaf_segment, np.arange(self.segments)).astype(np.int32)
 
     @cached_property
     def leaf_count(self) -> Ints:
-        """[S] K(s): number of leaves under each segment."""
+        """Return [S]: K(s), the number of leaves under each segment."""
         return np.searchsorted(self.leaf_segment, self.subtree_end).astype(np.int32) - self.leaf_begin
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
-        """[S] the children of each segment. A segment has fewer children than `arity` if a branch was lost."""
+        """Return [S]: the children of each segment. A segment has fewer children than `arity` if a branch was lost."""
         out: list[list[int]] = [[] for _ in range(self.segments)]
         for s, p in enumerate(self.parent):
             if p >= 0:
@@ -174,11 +178,11 @@ class ForestArrays:
 
     @cached_property
     def judged(self) -> npt.NDArray[np.bool_]:
-        """[L] whether a verifier judged each leaf. The reward of any other leaf has no meaning."""
+        """Return [L]: whether a verifier judged each leaf. The reward of any other leaf has no meaning."""
         return ~np.isin(self.verdict, UNJUDGED)
 
     @cached_property
     def judged_below(self) -> npt.NDArray[np.bool_]:
-        """[S] whether a judged leaf lies under each segment."""
+        """Return [S]: whether a judged leaf is under each segment."""
         before = np.concatenate([[0], np.cumsum(self.judged)])
         return before[self.leaf_begin + self.leaf_count] > before[self.leaf_begin]

@@ -1,8 +1,8 @@
-"""The forest: all rollouts of one prompt as flat arrays that hold every token once.
+"""The forest, which holds all rollouts of one prompt in flat arrays. The arrays hold every token once.
 
-A forest is M trees. A tree is cut into *segments*, the runs of tokens between forks. Segments stand in depth-first
-order, a parent before its children. So every subtree is a contiguous range of segments and of leaves, and a sum over a
-subtree is the difference of two prefix sums.
+A forest consists of M trees. A tree consists of *segments*, the runs of tokens between forks. The segments are in
+depth-first order, a parent before its children. Therefore every subtree is a contiguous range of segments and of
+leaves, and a sum over a subtree is the difference of two prefix sums.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Forest(ForestArrays, Construction):
 
     # ---- grading and checking --------------------------------------------------------------------
     def with_rewards(self, reward: Sequence[float], verdict: Sequence[int], detail: Sequence[str] = ()) -> Forest:
-        """Return the graded forest. The three sequences have one entry for each leaf; `detail` may be empty."""
+        """Return the graded forest. The three sequences have one entry for each leaf, but `detail` may be empty."""
         scored = replace(
             self, reward=np.asarray(reward, np.float32), verdict=np.asarray(verdict, np.int8), detail=tuple(detail)
         )
@@ -80,7 +80,7 @@ class Forest(ForestArrays, Construction):
 
     # ---- other forms -----------------------------------------------------------------------------
     def to_flat(self) -> FlatRollouts:
-        """Return the rollouts as padded arrays, one row a leaf; see `FlatRollouts`.
+        """Return the rollouts as padded arrays with one row for each leaf (`FlatRollouts`).
 
         >>> tree = Forest.assemble(prompt=[1], parent=[-1, 0, 0], lengths=[2, 1, 2], token=range(5), logprob=[-1.0] * 5)
         >>> tree.to_flat().tokens(pad=9).tolist()
@@ -89,8 +89,9 @@ class Forest(ForestArrays, Construction):
         return flatten(self)
 
     def merge_prefixes(self) -> Forest:
-        """Return the graded forest whose tree is that of the equal prefixes of the leaves, in the order of that tree.
-        What was shared stays shared."""
+        """Return the graded forest that also merges equal prefixes of its leaves.
+
+        The leaves are in the order of the merged tree. Tokens that leaves shared before stay shared."""
         flat = self.to_flat()
         sequences = [self.token[i].tolist() for i in flat.paths]
         merged = Forest.from_rollouts(
@@ -109,7 +110,7 @@ class Forest(ForestArrays, Construction):
         )
 
     def __eq__(self, other: object) -> bool:
-        """Compare every field, arrays by value; NaN equals NaN."""
+        """Compare every field. Arrays are compared by value, and NaN equals NaN."""
         if not isinstance(other, Forest):
             return NotImplemented
         return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
@@ -122,7 +123,7 @@ class Forest(ForestArrays, Construction):
         )
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: facts and foldable trees."""
+        """Return the HTML that a notebook shows (`notebook_html`)."""
         return notebook_html(self)
 
 

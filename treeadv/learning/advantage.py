@@ -1,8 +1,8 @@
-"""Advantages on a forest (docs/method.md): from leaf rewards to one advantage A and one loss weight c for each segment.
+"""Computes the advantages of a forest from the rewards of its leaves (docs/method.md).
 
-Notation: L(s) are the leaves under segment s, K = |L(s)|; a forest has N leaves, M trees and the rewards R. Sums over
-subtrees are differences of prefix sums over the leaves. Sums over paths are prefix sums over the Euler order. Both
-take O(S) time without recursion."""
+Each segment gets one advantage A and one loss weight c. L(s) denotes the leaves under segment s, and K = |L(s)| their
+number. A forest has N leaves, M trees and the rewards R. Sums over subtrees are differences of prefix sums over the
+leaves. Sums over paths are prefix sums over the Euler order. Both take O(S) time without recursion."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def leaf_sum(f: Forest, y: npt.ArrayLike) -> Array:
 def flow_weights(f: Forest) -> Array:
     """Return [S]: the probability mass of each segment. w(root) = 1/M and w(child) = w(parent) / arity(parent).
 
-    `arity` counts lost branches too, so the mass of a lost branch does not pass to its siblings.
+    `arity` also counts lost branches, so the mass of a lost branch does not pass to its siblings.
     """
     log_arity = np.log(np.maximum(f.arity, 1))
     return np.exp(log_arity - path_sum(f, log_arity)) / f.trees
@@ -45,20 +45,21 @@ def flow_weights(f: Forest) -> Array:
 
 # ---- values, baselines, scales ---------------------------------------------------------------------------------------
 def values(f: Forest, spec: AdvantageSpec, reward: Array | None = None) -> Array:
-    """Return [S]: V(s), the mean reward [L] of the leaves under s, or the unweighted mean of V over the children of s.
+    """Return [S]: the value V(s) of each segment.
 
+    V(s) is the mean of `reward` [L] over the leaves under s, or the unweighted mean of V over the children of s.
     `spec.value` chooses between the two."""
     reward = f.reward.astype(np.float64) if reward is None else reward
     if spec.value == "leaf_mean":
         return leaf_sum(f, reward) / f.leaf_count
     kids = np.bincount(f.parent[f.parent >= 0], minlength=f.segments)
     log_kids = np.log(np.maximum(kids, 1))
-    vote = np.exp(log_kids - path_sum(f, log_kids))  # weight of the segment in the root's value
+    vote = np.exp(log_kids - path_sum(f, log_kids))  # weight of the segment in the value of its root
     return leaf_sum(f, vote[f.leaf_segment] * reward) / vote
 
 
 def _leaf_weights(f: Forest, spec: AdvantageSpec) -> Array:
-    """Return [L]: the weights of the leaves in the mean and in the standard deviation. The weights sum to 1."""
+    """Return [L]: the weights of the leaves in the mean and in the standard deviation of the rewards. They sum to 1."""
     w = flow_weights(f)[f.leaf_segment] if spec.leaf_weight == "flow" else np.ones(f.leaves)
     return w / w.sum()
 
@@ -102,10 +103,10 @@ def _baseline(f: Forest, spec: AdvantageSpec, V: Array) -> Array | float:
 def _sibling_mean(f: Forest, V: Array) -> Array:
     """Return [S]: the mean of V over the siblings of a segment, or the baseline of the parent if all siblings are lost.
 
-    The siblings of a root are the other roots; for a root that could fork, the other roots that could fork. A root
-    without siblings has baseline 0."""
+    The siblings of a root are the other roots. The siblings of a root that could fork are only the other roots that
+    could fork. A root without siblings has the baseline 0."""
     could = f.budget > 1
-    total = np.bincount(f.parent + 1, V * (f.parent >= 0), f.segments + 1)  # by parent; without the roots
+    total = np.bincount(f.parent + 1, V * (f.parent >= 0), f.segments + 1)  # sum of V by parent, without the roots
     count = np.bincount(f.parent + 1, f.parent >= 0, f.segments + 1)
     out = np.zeros(f.segments)
     for s, p in enumerate(f.parent):
@@ -120,8 +121,8 @@ def _sibling_mean(f: Forest, V: Array) -> Array:
 def branch_steps(f: Forest, spec: AdvantageSpec) -> Array:
     """Return [S]: the term that `branch_td` adds to the advantage of a segment's first token.
 
-    The term is (V(s) - V(parent)) / scale; the mean reward stands for the parent of a root (TEMPO, arXiv 2509.18314).
-    The term is 0 in a forest of equal rewards."""
+    The term is (V(s) - V(parent)) / scale (TEMPO, arXiv 2509.18314). For a root, V(parent) is the mean reward. The term
+    is 0 in a forest of equal rewards."""
     if _all_equal(f, spec):
         return np.zeros(f.segments)
     weights = _leaf_weights(f, spec)
@@ -152,8 +153,9 @@ def _mean_outside(f: Forest, weights: Array) -> Array:
 def _loss_weights(f: Forest, spec: AdvantageSpec) -> Array:
     """Return [S]: c(s), the weight of each token of the segment in the loss."""
     if spec.weight == "flow":
-        # The mass of the leaves that exist, times M: every root that lost no branch has weight 1, for any number of
-        # extra roots. A lost leaf takes its mass away, so a state with many leaves weighs no more than another state.
+        # The weight is M times the mass of the leaves that exist. Every root that lost no branch has weight 1, for any
+        # number of extra roots. The mass of a lost leaf is not redistributed, so a state with many leaves weighs no
+        # more than another state.
         return f.trees * leaf_sum(f, flow_weights(f)[f.leaf_segment])
     power = {"once": 0.0, "per_leaf": 1.0, "sqrt": 0.5}[spec.weight]
     return f.leaf_count.astype(np.float64) ** power
@@ -163,9 +165,9 @@ def _loss_weights(f: Forest, spec: AdvantageSpec) -> Array:
 def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
     """Return (A [S], c [S]) of a graded forest: the advantage and the loss weight of each segment's tokens.
 
-    Under credit=leaf, A is the mean of the advantages of the segment's leaves; the flattened loss applies the
-    advantage of each leaf. Leaves that no verifier judged take part in no mean. A segment without a judged leaf has
-    A = c = 0. Raises `BadForest` if the forest is not graded."""
+    Under credit=leaf, A is the mean of the advantages of the segment's leaves, and the flattened loss applies the
+    advantage of each leaf. No mean contains a leaf that no verifier judged. A segment without a judged leaf has A = c =
+    0. Raises `BadForest` if the forest is not graded."""
     if not f.graded:
         raise BadForest(f.forest_id, "not graded: advantages need a reward for every leaf")
     if not f.judged.all():
@@ -186,7 +188,7 @@ def advantages(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
 
 
 def _advantages_of_judged(f: Forest, spec: AdvantageSpec) -> tuple[Array, Array]:
-    """Return (A [S], c [S]) of the whole forest, computed from its judged part. Other segments have A = c = 0."""
+    """Return (A [S], c [S]) of the whole forest from its judged part. Segments outside of this part have A = c = 0."""
     A, c = np.zeros(f.segments), np.zeros(f.segments)
     if f.judged.any():
         A[f.judged_below], c[f.judged_below] = advantages(f.judged_part(), spec)
@@ -229,14 +231,17 @@ def leaf_advantages(f: Forest, spec: AdvantageSpec) -> Array:
 def _all_equal(f: Forest, spec: AdvantageSpec) -> bool:
     """Return whether every advantage is 0 because all rewards are equal.
 
-    The caller then returns exact zeros: AdamW would turn a rounding error into a full step."""
+    The caller then returns exact zeros, because AdamW would turn a rounding error into a full step."""
     alone = {"leaf_loo": f.leaves == 1, "sibling_loo": f.trees == 1 or np.sum((f.budget > 1) & (f.parent < 0)) == 1}
     compared = spec.baseline not in ("none", "leave_subtree_out") and not alone.get(spec.baseline, False)
     return compared and bool((f.reward == f.reward[0]).all())
 
 
 def _standardise(x: Array, group: npt.NDArray[np.integer], spec: AdvantageSpec) -> Array:
-    """Return (x - mean) / (std + eps) with the mean and std of each entry's group; 0 for a group of one entry."""
+    """Return (x - mean) / (std + eps) with the mean and std of the group of each entry.
+
+    A group of one entry gives 0.
+    """
     n = np.bincount(group)
     centred = x - (np.bincount(group, x) / n)[group]
     if spec.scale == "none":

@@ -1,4 +1,6 @@
-"""Figures of the answers in a batch of graded forests: lengths, cut answers, outcomes, rewards by task family."""
+"""Computes figures of the answers in a batch of graded forests: lengths, truncation, outcomes, rewards by task
+family.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +13,23 @@ import numpy as np
 
 from treeadv.forest import Finish, Forest, Verdict
 
-FAMILIES = 16  # families of a batch with a reward of their own; the others share the name `OTHER`
+FAMILIES = 16  # families of a batch that have a reward of their own; all other families share the name `OTHER`
 OTHER = "other"
 _NUMBERS = re.compile(r"([-_:/.]\d+)+$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerFigures:
-    """The answers of a batch. An answer is a leaf that the engine did not lose; its length counts the tokens from the
-    root to its end, shared tokens included."""
+    """The figures of the answers of a batch.
+
+    An answer is a leaf that the engine did not lose. Its length is the number of tokens from the root to its end,
+    including the tokens that it shares."""
 
     answer_tokens: float  # mean length
     answer_tokens_by_verdict: dict[str, float]  # mean length of the answers with a verdict
     truncated: float  # share of the answers that reached the token limit
-    mixed: float  # share of the forests with a verified answer and a judged one that is not verified
-    reward_by_family: dict[str, float]  # mean reward of the judged leaves by `family_of`
+    mixed: float  # share of the forests with both a verified answer and a judged answer that is not verified
+    reward_by_family: dict[str, float]  # mean reward of the judged leaves by family (`family_of`)
 
 
 def answer_figures(forests: Sequence[Forest]) -> AnswerFigures:
@@ -62,7 +66,7 @@ def family_of(prompt_id: str) -> str:
 
 
 def _leaves(f: Forest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return length, end and verdict of each leaf of a forest."""
+    """Return the length, the finish and the verdict of each leaf of a forest."""
     return f.offset[f.leaf_segment] + f.lengths[f.leaf_segment], f.finish, f.verdict
 
 

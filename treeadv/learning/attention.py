@@ -1,8 +1,8 @@
-"""Attention to ancestors only, for unchanged Hugging Face models (docs/method.md).
+"""Computes attention to ancestors only, for unchanged Hugging Face models (docs/method.md).
 
-Row q attends to row k iff `k <= q < end[k]`: k is q or lies on the path to q. On a CPU the rows of each tree attend to
-the prompt and to the tree in one SDPA call with this mask. No score between two trees or two forests is computed. On a
-GPU the same mask is a FlexAttention block mask."""
+Row q attends to row k iff `k <= q < end[k]`, which means that k is q or is on the path to q. On a CPU the rows of each
+tree attend to the prompt and to the tree in one SDPA call with this mask. No score between two trees or two forests is
+computed. On a GPU the same mask is a FlexAttention block mask."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from treeadv.learning.packing import Packed
 
 NAME = "treeadv"
 BLOCK = 128  # rows of a FlexAttention block
-# Plain matrix products compute at most this many scores a head: 2 MB in float32, kept for the backward pass
+# Plain matrix products compute at most this many scores of a head. They take 2 MB in float32 and are kept for the
+# backward pass.
 PLAIN_SCORES = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
 class TreeBlocks:
-    """The mask for SDPA. The rows are split into parts of `sizes`. Part i attends to itself and, if `prompt[i]` is a
-    number, to the part with that number. `mask[i]` [rows, keys] says which rows attend to which keys."""
+    """The mask for SDPA.
+
+    The rows are split into parts of `sizes` rows. Part i attends to itself and, if `prompt[i]` is a number, to the part
+    with this number. `mask[i]` [rows, keys] says which rows attend to which keys."""
 
     sizes: tuple[int, ...]
     prompt: tuple[int | None, ...]
@@ -36,7 +39,10 @@ class TreeBlocks:
 
 
 def sdpa_blocks(packed: Packed) -> TreeBlocks:
-    """Return the parts of a micro-batch: each prompt, followed by each tree of its forest."""
+    """Return the parts of a micro-batch.
+
+    Each prompt is a part, and the trees of its forest follow it, one part each.
+    """
     end = torch.from_numpy(packed.end)
     part = {b.query: i for i, b in enumerate(packed.blocks)}
     prompts, masks = [], []
@@ -49,14 +55,15 @@ def sdpa_blocks(packed: Packed) -> TreeBlocks:
 
 
 def flex_mask(packed: Packed, device: torch.device) -> BlockMask:
-    """Return the block mask [1, 1, N, N] of a micro-batch, computed from the rows' subtree ends without an [N, N] mask.
+    """Return the block mask [1, 1, N, N] of a micro-batch.
 
-    Take a block of keys before a block of queries. A pair of the two blocks is visible iff the subtree of one key
-    reaches the first query. Every pair is visible iff the subtrees of all keys reach past the last query."""
+    The block mask follows from the subtree ends of the rows, without an [N, N] mask. Take a block of keys before a
+    block of queries. A pair of the two blocks is visible iff the subtree of one key reaches the first query. Every pair
+    is visible iff the subtrees of all keys reach past the last query."""
     n = len(packed.end)
     first = np.arange(0, n, BLOCK)
     longest, shortest = np.maximum.reduceat(packed.end, first), np.minimum.reduceat(packed.end, first)
-    earlier = first[None, :] < first[:, None]  # [query block, key block]
+    earlier = first[None, :] < first[:, None]  # [query block, key block]: whether the keys are before the queries
     some = (earlier & (longest[None, :] > first[:, None])) | np.eye(len(first), dtype=bool)
     whole = earlier & (shortest[None, :] >= first[:, None] + BLOCK)
     end = torch.from_numpy(packed.end).to(device)
@@ -74,7 +81,7 @@ def flex_mask(packed: Packed, device: torch.device) -> BlockMask:
 
 
 def _ordered(dense: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (count [1, 1, Q], indices [1, 1, Q, K]) of the true columns of each row; the true columns stand first."""
+    """Return (count [1, 1, Q], indices [1, 1, Q, K]) of the true columns of each row. The true columns are first."""
     t = torch.from_numpy(dense).to(device, torch.int32)[None, None]
     return t.sum(-1, dtype=torch.int32), t.argsort(dim=-1, descending=True, stable=True).to(torch.int32)
 
@@ -90,11 +97,11 @@ def _tree_attention(
     tree: TreeBlocks | None = None,
     **how: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Compute attention: query [1, heads, N, d], key and value [1, kv heads, N, d] -> [1, N, heads, d].
+    """Return the attention [1, N, heads, d] of query [1, heads, N, d] to key and value [1, kv heads, N, d].
 
-    The result has the dtype of `value`; autocast leaves the rotated query and key in float32. Without a block mask and
-    without a tree the attention is causal, as a flat pass needs. Dropout is not applied: it would add noise to the
-    ratio to the behaviour policy."""
+    The result has the dtype of `value`, because autocast leaves the rotated query and key in float32. Without a block
+    mask and without a tree the attention is causal, as a flat pass needs. Dropout is not applied, because it would add
+    noise to the ratio to the behaviour policy."""
     check_terms(how)
     query, key, grouped = query.to(value.dtype), key.to(value.dtype), key.shape[1] != query.shape[1]
     if isinstance(attention_mask, BlockMask):
@@ -104,7 +111,7 @@ def _tree_attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=grouped
         )
         return out.transpose(1, 2).contiguous(), None
-    # `split` instead of slices: the gradient of a slice is as large as the whole tensor
+    # `split` replaces slices, because the gradient of a slice is as large as the whole tensor
     queries, keys, values = (x.split(tree.sizes, 2) for x in (query, key, value))
     parts = []
     for q, k, v, above, mask in zip(queries, keys, values, tree.prompt, tree.mask, strict=True):
@@ -117,7 +124,7 @@ def _tree_attention(
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float | None, grouped: bool
 ) -> torch.Tensor:
-    """Compute one part: q [1, heads, n, d], k and v [1, kv heads, m, d], mask [n, m] -> [1, heads, n, d].
+    """Return the attention [1, heads, n, d] of one part: q [1, heads, n, d], k and v [1, kv heads, m, d], mask [n, m].
 
     In bfloat16 with at most `PLAIN_SCORES` scores, plain matrix products compute the part. The backward pass of SDPA's
     CPU kernel takes three times as long in that case (`python -m benchmarks.attention`). In float32 the kernel is as
@@ -125,7 +132,7 @@ def _attend(
     if q.dtype != torch.bfloat16 or mask.numel() > PLAIN_SCORES:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
     kv, n, d = k.shape[1], q.shape[2], q.shape[3]
-    rows = q.reshape(kv, -1, d)  # the heads that share keys, stacked
+    rows = q.reshape(kv, -1, d)  # stacks the heads that share keys
     scores = (rows @ k[0].transpose(1, 2)).float() * (d**-0.5 if scaling is None else scaling)
     share = scores.view(kv, -1, n, k.shape[2]).masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype)
     return (share.view(kv, -1, k.shape[2]) @ v[0]).view(q.shape)

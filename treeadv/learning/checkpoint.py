@@ -1,6 +1,6 @@
-"""Files of a checkpoint: a plain Hugging Face model beside the state of the trainer.
+"""The files of a checkpoint: a plain Hugging Face model and the state of the trainer.
 
-All of them are safetensors or JSON, so that a checkpoint of a stranger runs no code when it is read.
+All files are safetensors or JSON, so a checkpoint from an untrusted source runs no code when it is read.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from treeadv.learning.policy import Policy
 
 Progress = dict[str, int]  # the trainer's counters by name
 _STATE = "trainer"
-_FILE_BYTES = 1 << 26  # of a rank; saving needs up to twice as much memory beside the state
-_TENSORS = "tensors"  # in the folder of the state: files of torch's distributed checkpoints
+_FILE_BYTES = 1 << 26  # size of a file of a rank; saving needs up to twice this memory in addition to the state
+_TENSORS = "tensors"  # folder in the folder of the state, with the files of torch's distributed checkpoints
 _RANDOM = "random.safetensors"
 _PROGRESS = "progress.json"
 _PICKLED = ("rng.pt", ".metadata")  # files of earlier releases; reading them can run code
@@ -41,7 +41,7 @@ _TRAINABLE = StateDictOptions(ignore_frozen_params=True)
 class TrainerState:
     """The state of a trainer that a checkpoint writes and restores in place.
 
-    `source` is the model folder whose tokenizer files are copied into the checkpoint."""
+    `source` is a model folder. Its tokenizer files are copied into the checkpoint."""
 
     policy: Policy
     optimizer: torch.optim.Optimizer
@@ -50,13 +50,13 @@ class TrainerState:
     def write(self, folder: Path, progress: Progress) -> None:
         """Write this rank's share of the model and of the trainer's state into the existing `folder`.
 
-        Rank 0 also writes the files that are not shared out. All ranks call this method. Their folders may be on
-        different machines."""
+        Rank 0 also writes the files that are the same for all ranks. All ranks call this method. Their folders may be
+        on different machines."""
         rank, world = _rank_and_world()
         weights.write_folder(self.policy, self.source, folder)
         tensors = self._tensors(self._state())
         with _without_warning():
-            # The writer copies a file before it writes it, so a checkpoint of one file would double the state
+            # The writer copies a file before it writes it, so a checkpoint with a single file would double the memory.
             place, files = str(folder / _STATE / _TENSORS), _files(tensors)
             writer = HuggingFaceStorageWriter(place, files, save_distributed=True)
             dcp.save(tensors, storage_writer=writer, no_dist=world == 1)
@@ -65,9 +65,10 @@ class TrainerState:
             (folder / _STATE / _PROGRESS).write_text(json.dumps(progress))
 
     def restore(self, folder: Path) -> Progress:
-        """Load weights, optimizer and random state in place, on any number of ranks. Returns the progress as it
-        was written. The optimizer keeps its settings. `BadInput` if the folder is not a checkpoint, is of another
-        model, or is of an earlier release."""
+        """Load weights, optimizer and random state in place, on any number of ranks.
+
+        Returns the progress as it was written. The optimizer keeps its settings. Raises `BadInput` if the folder is not
+        a checkpoint, belongs to another model, or belongs to an earlier release."""
         progress = _progress(folder / _STATE)
         if not self.policy.adapted:
             weights.read_folder(self.policy, folder)
@@ -82,24 +83,27 @@ class TrainerState:
             options=StateDictOptions(ignore_frozen_params=True, strict=False),
         )  # fmt: skip
         if world > 1:
-            dist.barrier()  # The caller may delete its copy of the folder, so every rank reads the folder first
+            dist.barrier()  # A caller may delete its copy after this, so every rank must have read the folder.
         return progress
 
     def _state(self) -> dict[str, Any]:
-        """Return the optimizer state by parameter name, and the adapter where one is trained (the merged folder cannot
-        be taken apart)."""
+        """Return the optimizer state by parameter name, and the adapter if one is trained.
+
+        The adapter is stored here, because it cannot be recovered from the merged weights of the folder."""
         model, state = get_state_dict(self.policy, self.optimizer, options=_TRAINABLE)
         return {"optimizer": state} | ({"model": model} if self.policy.adapted else {})
 
     def _tensors(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return the tensors of a state, which are loaded in place. The settings of the optimizer are no tensors: they
-        come from the configuration."""
+        """Return the tensors of a state, which are loaded in place.
+
+        The settings of the optimizer are left out, because they come from the configuration."""
         return {**state, "optimizer": state["optimizer"]["state"]}
 
 
 def _files(tensors: dict[str, Any]) -> dict[str, int]:
-    """Return the number of the file, from 1, of each tensor of a nested state: at most `_FILE_BYTES` a file and rank,
-    except for a larger tensor."""
+    """Return the number of the file of each tensor of a nested state, counted from 1.
+
+    A file has at most `_FILE_BYTES` of a rank, unless a single tensor is larger."""
     files: dict[str, int] = {}
     number, size = 1, 0
     for name, tensor in _named_tensors(tensors):
@@ -111,7 +115,7 @@ def _files(tensors: dict[str, Any]) -> dict[str, int]:
 
 
 def _named_tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, tensor) of a nested state; the keys are joined by dots, as torch's checkpoints join them."""
+    """Yield (name, tensor) of a nested state. A name joins the keys by dots, as torch's checkpoints do."""
     for key, value in state.items():
         if isinstance(value, dict):
             yield from _named_tensors(value, f"{prefix}{key}.")
@@ -120,7 +124,7 @@ def _named_tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def _progress(state: Path) -> Progress:
-    """Return the counters in the folder of a state. Raises `BadInput` if it is none of this release."""
+    """Return the counters in the folder of a state. Raises `BadInput` for a folder that this release did not write."""
     if not (state / _PROGRESS).is_file():
         raise BadInput(f"{state.parent}: not a checkpoint of treeadv (no {_STATE}/{_PROGRESS})")
     for name in _PICKLED:
@@ -138,7 +142,7 @@ def _progress(state: Path) -> Progress:
 
 @contextmanager
 def _one_line(state: Path) -> Iterator[None]:
-    """Turn what the readers of torch and safetensors raise into `BadInput`."""
+    """Convert the errors of the readers of torch and safetensors to `BadInput`."""
     try:
         yield
     except CheckpointException as e:

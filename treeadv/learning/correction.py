@@ -1,9 +1,9 @@
-"""Corrections for tokens that another policy drew: weights that are functions of w = pi_proximal / mu.
+"""The corrections for tokens that another policy drew. A correction is a weight that depends on w = pi_proximal / mu.
 
-mu is the behaviour policy, as reported by the engine. pi_proximal is the learner's policy when the batch arrived. The
-two policies differ for two reasons: the learner's weights are newer, and engine and learner compute in different ways.
-A correction is a product of factors; each factor is 1 at w = 1. A new correction is an entry of `CORRECTIONS`, or a
-`Correction` that `learner.correction=module:NAME` names."""
+mu is the behaviour policy, whose log-probabilities the engine reports. pi_proximal is the learner's policy when the
+batch arrived. The two policies differ for two reasons: the learner's weights are newer, and engine and learner compute
+in different ways. A correction is a product of factors. Each factor is 1 at w = 1. A new correction is an entry of
+`CORRECTIONS`, or a `Correction` that `learner.correction=module:NAME` names."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from treeadv.extensions import load_extension
 from treeadv.forest import Forest
 from treeadv.learning.advantage import Array, path_sum
 
-_MAX_LOG = 20.0  # exponents are clipped to +-20: e^20 = 5e8 acts like infinity and gives no NaN
+_MAX_LOG = 20.0  # exponents are clipped to +-20, because e^20 = 5e8 acts like infinity but gives no NaN
 
 
 @dataclass(frozen=True, kw_only=True)
 class Factor:
-    """A function of w. The weight stays as it is inside `bounds` and is truncated or masked outside.
+    """A function of w. The weight does not change inside `bounds` and is truncated or masked outside.
 
-    `level` says what the weight is: w of a token, or the product or geometric mean of w along the path of a leaf."""
+    `level` chooses the weight: w of a token, or the product or the geometric mean of w along the path of a leaf."""
 
     level: Literal["token", "path_product", "path_mean"]
-    outside: Literal["truncate", "mask"]  # truncate: the nearest bound; mask: 0
+    outside: Literal["truncate", "mask"]  # `truncate` gives the nearest bound, `mask` gives 0
     bounds: tuple[float, float]
-    mask_only: bool = False  # 1 inside the bounds instead of the weight
+    mask_only: bool = False  # if True, the result inside the bounds is 1 instead of the weight
 
     def __call__(self, log_w: Array) -> Array:
         w = exp(log_w)
@@ -48,7 +48,7 @@ class Correction:
 
     @property
     def needs_path(self) -> bool:
-        """Whether a token's weight depends on other tokens of its paths."""
+        """Return whether the weight of a token depends on other tokens of its paths."""
         return any(factor.level != "token" for factor in self.factors)
 
 
@@ -59,7 +59,7 @@ NO_CORRECTION = Correction()
 
 CORRECTIONS: dict[str, Correction] = {
     "none": NO_CORRECTION,
-    "bypass": Correction(ratio_to="behaviour"),  # the original PPO: the clipped ratio is to the behaviour policy
+    "bypass": Correction(ratio_to="behaviour"),  # original PPO, whose clipped ratio is to the behaviour policy
     "tis": Correction(factors=(_TIS,)),  # truncated importance sampling (Yao et al. 2025), cap as in verl
     "sequence_tis": Correction(factors=(Factor(level="path_product", outside="truncate", bounds=(0.0, 2.0)),)),
     "icepop": Correction(factors=(Factor(level="token", outside="mask", bounds=(0.5, 5.0)),)),  # bounds as in verl
@@ -102,15 +102,15 @@ def find_correction(name: str, bounds: tuple[float, float] | None = None) -> Cor
 class Weights:
     """The weights of a forest under a correction.
 
-    `token` [T] multiplies the loss of a token. `leaf` [L] multiplies what a leaf adds to the loss of the tokens on its
-    path; a shared token gets the mean over its leaves."""
+    `token` [T] multiplies the loss of a token. `leaf` [L] multiplies the part of a leaf in the loss of the tokens on
+    its path. A shared token gets the mean over its leaves."""
 
     token: Array
     leaf: Array
 
 
 def correct(correction: Correction, f: Forest, log_w: Array) -> Weights:
-    """Return the weights of a forest for log w [T]."""
+    """Return the weights of a forest, given `log_w` [T]."""
     token, leaf = np.ones(f.tokens), np.ones(f.leaves)
     for factor in correction.factors:
         if factor.level == "token":

@@ -1,7 +1,8 @@
-"""Mixtures of experts in the dtype of autocast, for Hugging Face models as they are.
+"""Computes mixtures of experts in the dtype of autocast, for unchanged Hugging Face models.
 
-PyTorch's autocast leaves grouped products alone. Without this, one rank would multiply experts, and add their adapters,
-in float32, while several ranks do so with the weights that they gather in bfloat16."""
+PyTorch's autocast does not change the dtype of grouped products. Without this module, a single rank would multiply
+experts and add their adapters in float32. Several ranks gather the weights in bfloat16, so they would compute in
+bfloat16."""
 
 from __future__ import annotations
 
@@ -15,14 +16,15 @@ NAME = "treeadv"
 
 
 def choose(model: Any) -> None:
-    """Let the experts of a model that multiplies them in groups follow autocast; other models stay as they are."""
+    """Let the experts of a model follow autocast if the model uses grouped products. Other models do not change."""
     if model.config._experts_implementation == "grouped_mm" and model._can_set_experts_implementation():
         model.set_experts_implementation(NAME)
 
 
 def _experts(module: torch.nn.Module, hidden: torch.Tensor, *routing: torch.Tensor) -> torch.Tensor:
-    """Map `hidden` [N, H] with the routing of each row to [N, H], with products in the dtype of autocast if it is
-    on."""
+    """Return the output [N, H] of the experts for `hidden` [N, H] and the routing of each row.
+
+    The products have the dtype of autocast if autocast is on."""
     device = hidden.device.type
     if not torch.is_autocast_enabled(device):
         return grouped_mm_experts_forward(module, hidden, *routing)
@@ -31,7 +33,7 @@ def _experts(module: torch.nn.Module, hidden: torch.Tensor, *routing: torch.Tens
 
 
 class _Cast:
-    """A module whose floating-point tensors are read in another dtype, with gradient."""
+    """A view of a module that converts its floating-point tensors to another dtype. Gradients pass through."""
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
         self._module, self._dtype = module, dtype
@@ -45,8 +47,8 @@ class _Cast:
     def _adapted(self, name: str) -> torch.Tensor:
         """Return the parameter `name` plus its LoRA adapter.
 
-        peft adds them in the dtype of the parameter, which is float32 on one rank and bfloat16 on several. Here all
-        ranks round both first, so that they multiply equal weights."""
+        peft adds the two in the dtype of the parameter, which is float32 on one rank and bfloat16 on several ranks.
+        This method rounds both first, so that one rank and several ranks multiply equal weights."""
         parameter = self._module.parametrizations[name]  # type: ignore[index,union-attr]
         weight = parameter.original.to(self._dtype)  # type: ignore[union-attr]
         for adapter in parameter:  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Model FLOPs of a step and the model FLOPs utilisation (MFU)."""
+"""Computes the model FLOPs of a step and the model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 
 from treeadv.forest import Forest
 
-# Dense bf16 FLOP/s of the vendor's data sheets, without sparsity. The first key that the device's name contains counts.
+# Peak bf16 FLOP/s for dense matrices, from the vendor's data sheets. The first key that the name of the device contains
+# applies.
 _PEAK = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -24,8 +25,8 @@ _PEAK = {
 def training_flops(model: Any, forests: Sequence[Forest]) -> float:
     """Return the FLOPs of one forward and one backward pass over every token of the forests.
 
-    A token costs 6 FLOPs for each trained weight of a matrix product and 4 for each frozen weight (LoRA). Attention
-    costs 12 FLOPs for each layer, each dimension of all heads and each key that a token attends to."""
+    A token costs 6 FLOPs for each trained weight of a matrix product, and 4 FLOPs for each frozen weight (LoRA).
+    Attention costs 12 FLOPs for each layer, each dimension of all heads and each key that a token attends to."""
     c, table = model.config, model.get_input_embeddings().weight
     products = [p for p in model.parameters() if c.tie_word_embeddings or p is not table]
     per_token = sum((6.0 if p.requires_grad else 4.0) * p.numel() for p in products)

@@ -1,4 +1,7 @@
-"""Computes the gradient of one optimizer update: packs forests into micro-batches, runs forward and backward passes."""
+"""Computes the gradient of an optimizer update.
+
+Packs forests into micro-batches and runs forward and backward passes.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ from treeadv.learning.report import Phases
 class Update:
     """One optimizer update: the forests that can change the weights, and this rank's micro-batches.
 
-    `scale` is 1/Z by forest. `cut` holds those of the micro-batches that have a piece of a cut forest, as they are: in
-    another packing kernels may round differently, and a ratio of leaf paths (GSPO) would clip that noise.
-    `proximal` is log pi of the policy when the batch arrived, by forest of this rank; None before it is computed."""
+    `scale` is 1/Z by forest. `cut` holds the micro-batches that have a piece of a cut forest. They are not packed
+    again, because kernels may round differently in another packing, and a ratio of leaf paths (GSPO) would clip that
+    noise. `proximal` is log pi [T] by forest of this rank, under the policy at the arrival of the batch. It is None
+    before it is computed."""
 
     forests: list[Forest]
     scale: list[float]
@@ -34,7 +38,7 @@ class Update:
 
 
 class GradientPass:
-    """Packs updates and accumulates their gradients in the parameters of the policy.
+    """The computation that packs updates and accumulates their gradients in the parameters of the policy.
 
     All ranks call the same methods in the same order."""
 
@@ -50,10 +54,11 @@ class GradientPass:
         world: int,
         accumulate_sharded: bool,
     ) -> None:
-        """Keep the settings. `limit` is the number of rows of a micro-batch, `dtype` the dtype of the computation.
+        """Keep the settings.
 
-        The KL term needs `reference`. With `accumulate_sharded` the ranks reduce gradients after every micro-batch,
-        else after the last micro-batch only."""
+        `limit` is the largest number of rows of a micro-batch. `dtype` is the dtype of the computation. The KL term
+        needs `reference`. With `accumulate_sharded` the ranks reduce gradients after every micro-batch, otherwise only
+        after the last micro-batch."""
         self.policy, self.reference, self.objective = policy, reference, objective
         self.limit, self.dtype, self.rank, self.world = limit, dtype, rank, world
         self.accumulate_sharded = accumulate_sharded
@@ -99,13 +104,13 @@ class GradientPass:
                     first, last = int(f.start[piece.first]), int(f.start[piece.last])
                     seen.put(n, first, known[a:b])
                     proximal = update.proximal[n] if update.proximal is not None else None
-                    # Without `current` a token's loss depends on its own log pi alone: any values may stand for the
-                    # tokens that other micro-batches compute.
+                    # Without `current` the loss of a token depends only on its own log pi. The tokens of other
+                    # micro-batches may then have any values.
                     at = current[n] if n in current else seen.filled(n, proximal)
                     losses = evaluate(f, o, update.scale[n], at, proximal, reference.get(n))
                     slope[a:b] = losses.slope[first:last]
                     total = total + losses.sums(first, last)
-                # FSDP averages gradients over the ranks, but Z counts the forests of all ranks
+                # Z counts the forests of all ranks, but FSDP averages gradients over the ranks.
                 (torch.from_numpy(slope * self.world).to(logp) @ logp).backward()
         if update.proximal is None:
             update.proximal = seen.values
@@ -119,7 +124,7 @@ class GradientPass:
         return Sums.of_array(total.cpu().numpy())
 
     def _pack(self, forests: Sequence[Forest]) -> tuple[list[Packed], list[Packed]]:
-        """Return this rank's micro-batches, and those of them that have a piece of a cut forest.
+        """Return this rank's micro-batches, and the micro-batches among them that have a piece of a cut forest.
 
         All ranks run the same number of micro-batches, because all ranks gather a sharded layer together. A rank with
         fewer micro-batches adds micro-batches without targets."""
@@ -155,7 +160,7 @@ class GradientPass:
 
 
 class _PartialLogProbs:
-    """Log-probs [T] of forests, of which some tokens are not computed yet."""
+    """The log-probs [T] of forests in which some tokens are not computed yet."""
 
     def __init__(self, forests: Sequence[Forest]) -> None:
         self._forests = forests
@@ -171,7 +176,7 @@ class _PartialLogProbs:
     def filled(self, forest: int, proximal: Array | None) -> Array:
         """Return log-probs [T] of a forest.
 
-        A token that is not computed yet has its log-prob under the proximal policy, or under the behaviour policy if
+        A token that is not computed yet gets its log-prob under the proximal policy, or under the behaviour policy if
         `proximal` is None."""
         rest = self._forests[forest].logprob.astype(np.float64) if proximal is None else proximal
         return np.where(self._known[forest], self.values[forest], rest)

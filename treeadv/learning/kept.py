@@ -1,4 +1,4 @@
-"""The learner's log-probabilities of the trained tokens, kept beside a run (`learner.keep_log_probs`).
+"""The files with the learner's log-probabilities of the trained tokens of a run (`learner.keep_log_probs`).
 
 `log_probs/step-N.rank-R.arrow` has a row for each forest of the step that rank R packed."""
 
@@ -25,7 +25,10 @@ _SCHEMA = pa.schema(
 
 
 def write_log_probs(run: Path, step: int, rank: int, kept: Mapping[str, Floats]) -> None:
-    """Write log pi [T] of forests by id; NaN for a token that was not trained. A file of an earlier try is replaced."""
+    """Write log pi [T] of forests by id, with NaN for a token that was not trained.
+
+    Replaces a file of an earlier attempt.
+    """
     (run / FOLDER).mkdir(exist_ok=True)
     target = run / FOLDER / f"step-{step}.rank-{rank}.arrow"
     scratch = target.with_name(f".{target.name}")
@@ -36,7 +39,7 @@ def write_log_probs(run: Path, step: int, rank: int, kept: Mapping[str, Floats])
 
 
 def read_log_probs(run: Path, step: int, forest_id: str) -> Floats | None:
-    """Return log pi [T] of a forest, as `write_log_probs` got it; None if the step kept none.
+    """Return log pi [T] of a forest as `write_log_probs` wrote it, or None if the step did not write it.
 
     Raises `BadInput` for a damaged file."""
     for path in sorted((run / FOLDER).glob(f"step-{step}.rank-*.arrow")):

@@ -36,11 +36,11 @@ def load(
     lora_rank: int = 0,
     seed: int = 0,
 ) -> Policy:
-    """Read a model folder into float32 master weights. The forward pass computes in `compute`.
+    """Read a model folder into float32 master weights. The forward pass computes in the dtype `compute`.
 
     With `mesh` the weights are sharded over its ranks, and all ranks call this function. With `lora_rank` the weights
-    are frozen and a LoRA adapter is trained; `seed` draws its initial weights. Raises `BadInput` for a model that
-    cannot attend to a tree."""
+    are frozen and a LoRA adapter is trained. `seed` fixes the initial weights of the adapter. Raises `BadInput` for a
+    model that cannot attend to a tree."""
     folder = Path(folder)
     config = model_config(folder)
     name = (config.architectures or [type(config).__name__])[0]
@@ -98,7 +98,7 @@ def parameters_on_meta() -> Iterator[None]:
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, p: nn.Parameter | None) -> None:
-        if p is not None and not p.is_meta:  # a tied parameter is registered again and stays the same object
+        if p is not None and not p.is_meta:  # a tied parameter, registered twice, stays one object
             p = nn.Parameter(p.to("meta"), p.requires_grad)
         register(module, name, p)
 
@@ -162,9 +162,9 @@ def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -
     """Return the largest difference in nats between the log-probs of two packed branches of a prompt and of flat passes
     with the model's own attention.
 
-    A model may ignore the mask, or need a feature that `treeadv.learning.attention` does not have. In bfloat16 five
-    times the rounding error of a flat pass is subtracted from the difference. All ranks of a sharded policy call this
-    function."""
+    The difference is large if a model ignores the mask, or needs a feature that `treeadv.learning.attention` does not
+    have. In bfloat16 five times the rounding error of a flat pass is subtracted from the difference. All ranks of a
+    sharded policy call this function."""
     P, B, n = prompt, branch, prompt + 2 * (branch - 1)
     ids = (np.arange(P + 2 * B) * 7 + 1) % policy.vocabulary
     start, first, second = ids[:P], ids[P : P + B], ids[P + B :]
@@ -199,7 +199,7 @@ def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -
 
 
 class _Float32(TorchFunctionMode):
-    """Multiplies matrices in float32, including the weights that the ranks gather in bfloat16."""
+    """A mode that multiplies matrices in float32, including the weights that the ranks gather in bfloat16."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func in _PRODUCTS:
@@ -219,7 +219,7 @@ _PRODUCTS = {
 
 
 def chain(ids: np.ndarray, prompt: int) -> Packed:
-    """Return a micro-batch of one sequence without a fork. It has no blocks, so the model's own attention is used."""
+    """Return a micro-batch of one sequence without a fork. It has no blocks, so the model uses its own attention."""
     n = len(ids) - 1
     return Packed(
         pieces=(),

@@ -11,7 +11,7 @@ from treeadv.seeds import derive
 def minibatches(forests: int, updates: int, seed: int, version: int) -> list[list[int]]:
     """Split a shuffled batch of `forests` forests into `updates` mini-batches of indices.
 
-    The sizes differ by at most 1. The indices of a mini-batch increase. The result depends on the arguments alone, so a
+    The sizes differ by at most 1. The indices of a mini-batch increase. The result depends only on the arguments, so a
     repeated batch takes the same updates. `version` is the version of the weights when the batch arrived."""
     order = list(range(forests))
     if updates == 1:
@@ -21,5 +21,7 @@ def minibatches(forests: int, updates: int, seed: int, version: int) -> list[lis
 
 
 def trained_in(plan: Sequence[Sequence[int]], forest: int) -> int:
-    """Return the index of the mini-batch that contains the forest: the updates before the forest is first trained."""
+    """Return the index of the mini-batch that contains the forest.
+
+    The index is the number of updates before the first update that trains on the forest."""
     return next(i for i, batch in enumerate(plan) if forest in batch)

@@ -1,6 +1,6 @@
 """The loss of a forest, and its derivative by the log-probability of each token.
 
-The loss needs no autograd graph, because log pi is its only variable: the trainer backpropagates `slope . log pi`
+The loss needs no autograd graph, because log pi is its only variable. The trainer backpropagates `slope . log pi`
 through the model. `evaluate` computes the slope in float64 with prefix sums over segments and leaves.
 
 J is the gain of a token of segment s. The sum runs over the leaves l of s. The mass of l is
@@ -31,8 +31,9 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The loss that an update minimises. `room` is the largest number of tokens of a forest: the divisor of
-    normaliser=constant."""
+    """The loss that an update minimises.
+
+    `room` is the largest number of tokens of a forest. It is the divisor of normaliser=constant."""
 
     spec: AdvantageSpec
     correction: Correction = NO_CORRECTION
@@ -43,10 +44,10 @@ class Objective:
     def needs_path(self, proximal_known: bool) -> bool:
         """Return whether the loss of a token depends on log pi of other tokens on its paths.
 
-        If not, a forest that is cut into several micro-batches needs one forward pass only. `proximal_known` says that
+        If not, a forest that is cut into several micro-batches needs only one forward pass. `proximal_known` says that
         an earlier pass has computed pi_proximal of all tokens."""
         if self.spec.ratio == "leaf_path" and (proximal_known or self.correction.ratio_to == "behaviour"):
-            return True  # otherwise pi equals pi_proximal and the ratio is 1
+            return True  # with an unknown pi_proximal, pi equals pi_proximal and the ratio is 1
         return self.correction.needs_path and not proximal_known
 
 
@@ -62,11 +63,12 @@ def build_objective(learner: LearnerConfig, sampling: SamplingConfig) -> Objecti
 def scales(forests: Sequence[Forest], o: Objective) -> list[float]:
     """Return 1/Z of each forest. `forests` are the forests of an update on all ranks. Only judged leaves count.
 
-    token_mean: Z is the sum of c(s) |s| over the update, without the tokens that `max_prob` excludes. sequence_mean: Z
-    is the number of forests times the leaves of the forest. constant: Z is the number of forests times `room`."""
+    For token_mean, Z is the sum of c(s) |s| over the update, without the tokens that `max_prob` excludes. For
+    sequence_mean, Z is the number of forests times the number of leaves of the forest. For constant, Z is the number of
+    forests times `room`."""
     if o.spec.normaliser == "token_mean":
         total = sum(float(advantages(f, o.spec)[1] @ segment_sum(f, trained_tokens(f, o.spec))) for f in forests)
-        return [1.0 / (total or 1.0)] * len(forests)  # 0: nothing is trained
+        return [1.0 / (total or 1.0)] * len(forests)  # a total of 0 means that no token is trained
     if o.spec.normaliser == "constant":
         return [1.0 / (len(forests) * o.room)] * len(forests)
     return [1.0 / (len(forests) * max(int(f.judged.sum()), 1)) for f in forests]
@@ -80,7 +82,7 @@ def trained_tokens(f: Forest, spec: AdvantageSpec) -> Array:
 def changes_nothing(f: Forest, o: Objective) -> bool:
     """Return whether the slope of a forest is 0 at every token under any policy.
 
-    That is so if no leaf is judged, or if every advantage is 0 and the loss has no KL term."""
+    The slope is 0 if no leaf is judged, or if every advantage is 0 and the loss has no KL term."""
     if o.kl:
         return not f.judged.any()
     return not (leaf_advantages(f, o.spec) if o.spec.credit == "leaf" else advantages(f, o.spec)[0]).any()
@@ -88,18 +90,18 @@ def changes_nothing(f: Forest, o: Objective) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """Sums over tokens, which can be added over forests and ranks.
+    """The sums of figures over tokens. They can be added over forests and ranks.
 
     A shared token adds to `clipped` and `masked` the share of its leaves that are clipped or masked."""
 
     tokens: float = 0.0
     loss: float = 0.0
     clipped: float = 0.0
-    masked: float = 0.0  # tokens of weight 0
-    w: float = 0.0  # w = pi_proximal / mu
+    masked: float = 0.0  # number of tokens that the correction gives weight 0
+    w: float = 0.0  # sum of w = pi_proximal / mu
     w_squared: float = 0.0
-    k3: float = 0.0  # w - 1 - log w
-    kl: float = 0.0  # log(pi / reference) by the estimator of the loss
+    k3: float = 0.0  # sum of w - 1 - log w
+    kl: float = 0.0  # sum of the estimate of KL(pi || reference) in the loss
 
     def array(self) -> Array:
         return np.array([getattr(self, f.name) for f in fields(self)], np.float64)
@@ -113,12 +115,14 @@ class Sums:
 
     @property
     def effective_share(self) -> float:
-        """Effective sample size divided by the number of tokens: (sum w)^2 / (n sum w^2), in (0, 1]."""
+        """Return the effective sample size divided by the number of tokens: (sum w)^2 / (n sum w^2), in (0, 1]."""
         return self.w**2 / (self.tokens * self.w_squared)
 
     @property
     def mismatch_kl(self) -> float:
-        """KL(mu || pi_proximal) in nats a token by the estimator k3: the mean of w - 1 - log w over tokens of mu."""
+        """Return KL(mu || pi_proximal) in nats a token.
+
+        The estimator is k3, the mean of w - 1 - log w over tokens that mu drew."""
         return self.k3 / self.tokens
 
 
@@ -150,9 +154,9 @@ def evaluate(
 ) -> TokenLosses:
     """Return the loss of a graded forest at log pi = `logp` [T], and its derivative.
 
-    `proximal` [T] is log pi_proximal of the policy when the batch arrived. None stands for `logp`, as in the first
-    update of a batch. `reference` [T] is log pi of the reference, which the KL term needs. Tokens without a judged leaf
-    below them have loss and slope 0."""
+    `proximal` [T] is log pi_proximal, the log-probs under the policy at the arrival of the batch. If it is None, it
+    equals `logp`, as in the first update of a batch. `reference` [T] holds the log-probs under the reference, which the
+    KL term needs. Tokens without a judged leaf below them have loss and slope 0."""
     if not f.judged.all():
         return _evaluate_judged(f, o, scale, logp, proximal, reference)
     proximal = logp if proximal is None else proximal
@@ -179,7 +183,7 @@ def evaluate(
 def _evaluate_judged(
     f: Forest, o: Objective, scale: float, logp: Array, proximal: Array | None, reference: Array | None
 ) -> TokenLosses:
-    """Return `evaluate` of the judged part of the forest; 0 at the tokens without a judged leaf below them."""
+    """Return `evaluate` of the judged part of the forest. Tokens without a judged leaf below them have 0."""
     tokens = np.repeat(f.judged_below, f.lengths)
     out = {name.name: np.zeros(f.tokens) for name in fields(TokenLosses)}
     if tokens.any():
@@ -202,7 +206,9 @@ def _kl(estimator: str, d: Array) -> tuple[Array, Array]:
 
 
 class _LeafMass:
-    """Computes the sum of m_l A x_l over the leaves l of each segment, for positive and negative advantages apart."""
+    """The computation of the sum of m_l A x_l over the leaves l of each segment.
+
+    It has separate sums for positive and for negative advantages."""
 
     def __init__(self, f: Forest, spec: AdvantageSpec, scale: float) -> None:
         A, c = advantages(f, spec)
@@ -213,7 +219,7 @@ class _LeafMass:
         self.u = 1.0 / length if spec.normaliser == "sequence_mean" else np.ones(f.leaves)
 
     def total(self, x: Array) -> Array:
-        """Return [S]: the sum of m_l x_l, which has no advantage."""
+        """Return [S]: the sum of m_l x_l, without the advantage."""
         return self.share * leaf_sum(self.f, self.u * x)
 
     def positive(self, x: Array) -> Array:
@@ -259,7 +265,10 @@ class _Pairs:
         self.advantage = own[self.leaf] + step[self.segment]
 
     def sum(self, y: Array, x: Array) -> Array:
-        """Return [S]: the sum over the pairs of each segment of y times x [L] of the leaf."""
+        """Return [S]: the sum over the pairs of each segment.
+
+        A pair adds its entry of `y` times the entry of `x` [L] of its leaf.
+        """
         return np.bincount(self.segment, y * x[self.leaf], self.segments).astype(np.float64)
 
 
@@ -287,7 +296,7 @@ def _surrogate(
 
 
 class _BoundedRatio:
-    """The ratio after the surrogate's bounds, for a positive (`up`) and for a negative advantage (`down`).
+    """The ratio within the bounds of the surrogate, for a positive (`up`) and for a negative advantage (`down`).
 
     `up_clipped` and `down_clipped` say where the bounded ratio has no gradient."""
 

@@ -1,4 +1,4 @@
-"""AdamW with the settings of the configuration, and its learning rate."""
+"""Builds AdamW with the settings of the configuration, and computes its learning rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def build_optimizer(parameters: Sequence[torch.nn.Parameter], c: LearnerConfig) 
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, c: LearnerConfig) -> None:
-    """Set the settings of the configuration again. Restoring a checkpoint replaces them by those of the checkpoint."""
+    """Set the settings of the configuration again, because loading a checkpoint replaces them by those of the
+    checkpoint.
+    """
     for group in optimizer.param_groups:
         decays = bool(group["params"]) and group["params"][0].ndim >= 2
         group.update(betas=c.betas, eps=c.adam_eps, weight_decay=c.weight_decay if decays else 0.0)

@@ -1,9 +1,9 @@
-"""Packs forests into micro-batches: every token once, in Euler order, with the indices for attention and loss.
+"""Packs forests into micro-batches, with the indices for attention and loss.
 
-A *piece* is a range of segments of one forest in Euler order that one micro-batch trains. The prompt and the ancestors
-of the range stand before the range. The ancestors outside of the range are computed again, with gradient, but add
-nothing to the loss. This is exact because the loss of a token depends on its path alone. A forest within the token
-limit is one piece without repeated ancestors."""
+Each token of a forest has one place, in Euler order. A *piece* is a range of segments of one forest in Euler order that
+one micro-batch trains. The prompt and the ancestors of the range come before the range. The ancestors outside of the
+range are computed again, with gradient, but add nothing to the loss. This is exact, because the loss of a token depends
+only on its path. A forest within the token limit is one piece without repeated ancestors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Piece:
     first: int
     last: int
     context: tuple[int, ...]
-    tokens: int  # upper bound of the piece's rows in a micro-batch: prompt, context and segments
+    tokens: int  # upper bound of the rows of the piece in a micro-batch: prompt, context and segments
 
     def whole(self, forests: Sequence[Forest]) -> bool:
         """Return whether the piece contains every segment of its forest."""
@@ -36,9 +36,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A range of rows that attend only to the rows `prompt` and `query`: a tree with its prompt, or a prompt alone.
+    """A range of rows `query` that attend only to themselves and to the rows `prompt`.
 
-    Both ranges are (first, one past the last)."""
+    A block is a tree with its prompt, or a prompt. Both ranges are (first, one past the last)."""
 
     query: tuple[int, int]
     prompt: tuple[int, int]
@@ -46,28 +46,28 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One micro-batch: N rows (input tokens), U rows whose logits are needed, T targets (trained tokens).
+    """One micro-batch of N rows (input tokens), U rows whose logits are needed, and T targets (trained tokens).
 
-    The targets stand piece after piece, in Euler order."""
+    The targets are ordered by piece, and in Euler order within a piece."""
 
     pieces: tuple[Piece, ...]
     token: Index  # [N]
     position: Index  # [N] position on the path, the prompt included, as in the flattened sequence
-    # [N] one past the last row below row k: row k is an ancestor of row q, or q itself, iff k <= q < end[k]
+    # [N] one past the last row below row k. Row k is an ancestor of row q, or q itself, iff k <= q < end[k].
     end: Index
-    blocks: tuple[Block, ...]  # cover the rows
-    row: Index  # [U] rows whose logits are needed, increasing; the last row of a parent serves all its children
+    blocks: tuple[Block, ...]  # the blocks cover all rows
+    row: Index  # [U] rows whose logits are needed, increasing; all children of a segment use its last row
     source: Index  # [T] the entry of `row` whose logits predict the target
     target: Index  # [T] token ids
-    temperature: npt.NDArray[np.float64]  # [U] of the row's forest
-    # [pieces] the range of a piece's targets: the tokens start[first]:start[last] of its forest
+    temperature: npt.NDArray[np.float64]  # [U] temperature of the forest of the row
+    # [pieces] the range of the targets of a piece. They are the tokens start[first]:start[last] of its forest.
     span: tuple[tuple[int, int], ...]
 
 
 def pieces(forests: Sequence[Forest], limit: int) -> list[Piece]:
     """Cut forests into pieces of at most `limit` rows, in order.
 
-    A piece is longer only if one segment with its ancestors exceeds the limit."""
+    A piece has more rows only if a single segment with its ancestors exceeds the limit."""
     out = []
     for number, f in enumerate(forests):
         first, P = 0, len(f.prompt)
@@ -84,7 +84,7 @@ def pieces(forests: Sequence[Forest], limit: int) -> list[Piece]:
 def group(parts: Sequence[Piece], limit: int) -> list[list[Piece]]:
     """Group pieces into micro-batches of at most `limit` rows (first-fit decreasing).
 
-    Each piece, longest first, goes into the first micro-batch that has room."""
+    The longest piece is placed first. Each piece goes into the first micro-batch that has room."""
     bins: list[list[Piece]] = []
     room: list[int] = []
     for p in sorted(parts, key=lambda p: (-p.tokens, p.forest, p.first)):
@@ -105,9 +105,10 @@ def filler(forests: Sequence[Forest]) -> Packed:
 
 
 def balance(cost: Sequence[int], world: int) -> list[list[int]]:
-    """Assign forests to ranks: each forest, most rows first, goes to the rank with the fewest rows.
+    """Assign forests to ranks.
 
-    `cost` is the number of rows by forest. Every rank computes the same result, so the ranks exchange no message."""
+    The forest with the most rows is assigned first. Each forest goes to the rank with the fewest rows so far. `cost` is
+    the number of rows by forest. Every rank computes the same result, so the ranks exchange no message."""
     share: list[list[int]] = [[] for _ in range(world)]
     load = [0] * world
     for f in sorted(range(len(cost)), key=lambda f: (-cost[f], f)):
@@ -118,7 +119,7 @@ def balance(cost: Sequence[int], world: int) -> list[list[int]]:
 
 
 def pack(forests: Sequence[Forest], parts: Sequence[Piece]) -> Packed:
-    """Concatenate pieces into one micro-batch."""
+    """Return the micro-batch that consists of the pieces `parts`."""
     laid = [_piece_arrays(forests[p.forest], p) for p in parts]
     rows = np.cumsum([0] + [len(x.token) for x in laid])
     targets = np.cumsum([0] + [len(x.target) for x in laid])

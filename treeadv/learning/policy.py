@@ -1,4 +1,7 @@
-"""The trained model: an unchanged Hugging Face causal language model as a function from micro-batches to log-probs."""
+"""The trained model, which wraps an unchanged Hugging Face causal language model.
+
+It maps micro-batches to log-probs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ HEAD_ROWS = 512  # rows whose vocabulary logits exist at one time
 
 
 class Policy(nn.Module):
-    """Computes log pi of every target of a micro-batch.
+    """The model that computes log pi of every target of a micro-batch.
 
     `forward` is one call, so FSDP gathers embedding and head once."""
 
@@ -32,14 +35,14 @@ class Policy(nn.Module):
         self.device = device
         self.flex = self.device.type == "cuda"  # whether the mask is a FlexAttention block mask
         self.adapted = False
-        self.float32_head = False  # whether logits are computed in float32 under autocast too
+        self.float32_head = False  # whether logits are computed in float32 even under autocast
         self.vocabulary: int = model.config.vocab_size
 
     def adapt(self, rank: int) -> None:
         """Freeze the weights and add a LoRA adapter of `rank` to every linear layer and expert (peft, alpha = 2 rank).
 
-        Head and routers get no adapter: peft replaces the module of a router, and the model reads other attributes of
-        that module than the weight.
+        Head and routers get no adapter. peft would replace the module of a router, but the model also reads attributes
+        of this module other than the weight.
         """
         try:
             from peft import LoraConfig, inject_adapter_in_model
@@ -50,16 +53,16 @@ class Policy(nn.Module):
             warnings.simplefilter("ignore")
             self.model = inject_adapter_in_model(lora, self.model, low_cpu_mem_usage=True)
         for name, module in list(self.model.named_modules()):
-            if getattr(module, "parameter_name", None) == "weight":  # a router
+            if getattr(module, "parameter_name", None) == "weight":  # the module is a router
                 self.model.set_submodule(name, module.get_base_layer())
         self.adapted = True
 
     def recompute_activations(self) -> None:
         """Compute the activations of a layer again in the backward pass instead of keeping them.
 
-        Transformers does so for a layer in training mode. All other modules stay in evaluation mode, because some
-        models add noise in training mode: to the input of a router, for example. Raises `BadInput` for a model whose
-        layers cannot be recomputed."""
+        Transformers recomputes a layer that is in training mode. All other modules stay in evaluation mode, because
+        some models add noise in training mode, for example to the input of a router. Raises `BadInput` for a model
+        whose layers cannot be recomputed."""
         layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
         if not layers or not self.model.supports_gradient_checkpointing:
             name = type(self.model).__name__
@@ -72,14 +75,14 @@ class Policy(nn.Module):
         """Return [T] float32 (float64 for a float64 model): log-probs of the targets under logits / temperature.
 
         Each target is conditioned on its path."""
-        # `split` instead of slices: the gradient of a slice is as large as the whole tensor
+        # `split` replaces slices, because the gradient of a slice is as large as the whole tensor
         hidden = self._hidden(packed)[self._tensor(packed.row)].split(HEAD_ROWS)
         temperature = self._tensor(packed.temperature).split(HEAD_ROWS)
         order = np.argsort(packed.source, kind="stable")  # the targets of one slice of rows become adjacent
         row, target = (
             self._tensor(packed.source[order]),
             self._tensor(packed.target[order]),
-        )  # one copy to the device each, before the loop
+        )  # two copies to the device, before the loop
         first = range(0, len(packed.row), HEAD_ROWS)
         bounds = [*np.searchsorted(packed.source[order], first).tolist(), len(order)]
         out = []
@@ -97,7 +100,7 @@ class Policy(nn.Module):
         Without blocks a row attends to all earlier rows by the model's own attention."""
         tokens, position = self._tensor(packed.token)[None], self._tensor(packed.position)[None]
         mask: dict[str, Any] = {}
-        if packed.blocks:  # only the mask that is used: dense masks of a long forest take seconds and hundreds of MB
+        if packed.blocks:  # only the mask that is used, as dense masks of a long forest take seconds and hundreds of MB
             mask = (
                 {"attention_mask": attention.flex_mask(packed, self.device)}
                 if self.flex
@@ -118,7 +121,7 @@ def _log_probs(
 ) -> torch.Tensor:
     """Return log-probs [T] from hidden [U, H] and temperature [U].
 
-    The logits and the softmax of a row are computed once for all its targets."""
+    The logits and the softmax of a row are computed once for all targets of the row."""
     if float32:
         with torch.autocast(hidden.device.type, enabled=False):
             logits = head(hidden.to(next(head.parameters()).dtype))

@@ -15,12 +15,12 @@ from treeadv.learning.answers import AnswerFigures
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """One step: the optimizer updates on one batch of forests, on all ranks.
+    """The report of one step, which takes the optimizer updates on one batch of forests on all ranks.
 
     Shares are in [0, 1] over the tokens of all updates. `loss` and `grad_norm` are means over the updates taken, and 0
-    without one. `seconds` are wall seconds by phase."""
+    if no update was taken. `seconds` are wall seconds by phase."""
 
-    version: int  # of the weights after the step; it counts optimizer updates
+    version: int  # version of the weights after the step; it counts optimizer updates
     updates: int  # optimizer updates taken
     idle_updates: int  # updates not taken, because no forest of the mini-batch could change the weights
     nonfinite_updates: int  # updates not taken, because loss or gradient was not finite
@@ -29,22 +29,22 @@ class StepReport:
     clipped_gradients: int  # updates whose gradient norm was above learner.clip_grad
     forests_without_gradient: int  # forests not packed: all advantages are 0 and the loss has no KL term
     loss: float
-    grad_norm: float  # before clipping
-    lr: float  # of the last update
+    grad_norm: float  # norm of the gradient before clipping
+    lr: float  # learning rate of the last update
     clip_ratio: float
     mask_ratio: float
     mismatch_kl: float  # nats a token: KL(behaviour policy || proximal policy)
     ess: float  # effective sample size divided by the number of tokens
     reference_kl: float  # nats a token, by the estimator of the loss; 0 without a KL term
-    staleness: list[int]  # by forest: version when the batch arrived, minus the version of the oldest token
-    # By forest: updates between the arrival of the batch and the first update that trains on it
+    staleness: list[int]  # by forest: version at the arrival of the batch minus the oldest version of a token
+    # By forest: number of updates between the arrival of the batch and the first update that trains on the forest.
     publication_lag: list[int]
     tokens: int
     expanded_tokens: int
     leaves: int
     reward_mean: float
     verdicts: dict[str, int]  # leaves by verdict
-    entropy_mean: float  # nats, over the tokens of the forests
+    entropy_mean: float  # mean in nats over the tokens of the forests
     zero_variance: float  # share of forests whose leaves all have the same reward
     answers: AnswerFigures
     seconds: dict[str, float]
@@ -52,15 +52,18 @@ class StepReport:
 
     @property
     def void(self) -> bool:
-        """Whether every update was skipped as not finite. Such a batch does not count as a step."""
+        """Return whether every update was skipped as not finite. Such a batch does not count as a step."""
         return self.nonfinite_updates > 0 and not self.updates and not self.idle_updates
 
 
 class NonFinite(RuntimeError):
-    """Too many updates in a row had a loss or a gradient that is not finite. The file `batch` keeps the last batch."""
+    """The error after too many updates in a row whose loss or gradient is not finite.
+
+    The file `batch` has the last batch.
+    """
 
     def __init__(self, version: int, what: str, batch: Path) -> None:
-        # `Exception` pickles its arguments, and Ray pickles the error
+        # The arguments are passed on, because Ray pickles the error and `Exception` pickles its arguments.
         super().__init__(version, what, batch)
         self.version, self.what, self.batch = version, what, batch
 
@@ -73,7 +76,7 @@ class NonFinite(RuntimeError):
 
 
 class Phases:
-    """Measures wall seconds by phase. Each phase ends when the accelerator has finished its work."""
+    """A clock of wall seconds by phase. A phase ends when the accelerator has finished its work."""
 
     def __init__(self, device: str) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Shards a policy with FSDP2: every rank holds its share of weights, gradients and optimizer state."""
+"""Shards a policy with FSDP2. Every rank holds its share of weights, gradients and optimizer state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _FLOAT32 = MixedPrecisionPolicy(cast_forward_inputs=False)
 
 
 def mesh(device: str, replicas: int = 1) -> DeviceMesh:
-    """Return the device mesh of all ranks. With `replicas` > 1 the mesh holds that many copies of the model (HSDP)."""
+    """Return the device mesh of all ranks.
+
+    With `replicas` > 1 the mesh holds this number of copies of the model (HSDP).
+    """
     world = dist.get_world_size()
     if world % replicas:
         raise BadInput(f"learner.replicas={replicas} does not divide learner.count={world}: choose a divisor")
@@ -30,8 +33,8 @@ def mesh(device: str, replicas: int = 1) -> DeviceMesh:
 def shard(policy: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, compute: torch.dtype) -> None:
     """Shard the decoder layers and then embedding, last norm and head.
 
-    Ranks gather the decoder layers one at a time in `compute`. They gather norms, embedding and head in float32, so any
-    number of ranks computes what one rank computes under autocast. Gradients are summed in float32.
+    Ranks gather the decoder layers one at a time in `compute`. They gather norms, embedding and head in float32, so
+    several ranks compute the same values as one rank under autocast. Gradients are summed in float32.
     """
     half = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in layers:
@@ -44,7 +47,7 @@ def shard(policy: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, compute: t
 def reduce_gradients(policy: Any, now: bool) -> None:
     """Set whether the next backward pass sums gradients over the ranks.
 
-    If not, each rank adds its gradients to an unsharded gradient."""
+    If not, each rank adds its gradients to a gradient that is not sharded."""
     policy.set_requires_gradient_sync(now)
 
 
@@ -74,5 +77,5 @@ def local(p: torch.Tensor) -> torch.Tensor:
 
 
 def full(t: torch.Tensor) -> torch.Tensor:
-    """Return the full tensor of a sharded tensor. This is a collective: every rank calls it."""
+    """Return the full tensor of a sharded tensor. This is a collective, so every rank must call it."""
     return t.full_tensor() if isinstance(t, DTensor) else t

@@ -1,4 +1,4 @@
-"""The trainer: takes optimizer steps on batches of graded forests."""
+"""The trainer, which takes optimizer steps on batches of graded forests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Trainer:
-    """Trains float32 master weights with AdamW. Every rank gets all forests and computes its share of them."""
+    """The trainer of float32 master weights with AdamW. Every rank gets all forests and computes its share of them."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class Trainer:
     ) -> None:
         """Load the weights of the folder `model_dir`.
 
-        `base_dir` holds the initial weights of the run if they differ: the reference of the KL term and the weights
-        under a LoRA adapter. With `world` > 1 the process group must be initialised. `keep_dir` receives the batches
-        with an update that is not finite."""
+        `base_dir` is the folder of the initial weights of the run, if it is another folder. The initial weights are the
+        reference of the KL term and the weights under a LoRA adapter. With `world` > 1 the process group must be
+        initialised. `keep_dir` receives the batches with an update that is not finite."""
         c = config.learner
         self.config, self.rank, self.world = config, rank, world
         self.source, self.keep_dir = Path(model_dir), Path(keep_dir)
-        self.version = 0  # optimizer updates that the weights have had
-        self.steps = 0  # batches that were trained on
+        self.version = 0  # number of optimizer updates of the weights so far
+        self.steps = 0  # number of batches that were trained on
         self._nonfinite_in_a_row = 0
         self.limit = c.tokens_per_microbatch
         self.objective: Objective = build_objective(c, config.sampling)
@@ -110,7 +110,10 @@ class Trainer:
         return report
 
     def gradients(self, forests: Sequence[Forest], clock: Phases) -> Sums:
-        """Store the gradient of one update on all forests in the parameters; return its sums over all ranks."""
+        """Store the gradient of one update on all forests in the parameters.
+
+        Returns the sums of the loss over all ranks.
+        """
         gradients = self._gradient_pass()
         with clock("pack"):
             update = gradients.prepare([self._trained_forest(f) for f in forests])
@@ -141,7 +144,7 @@ class Trainer:
         return treat_truncated(f, c.truncated, self.config.sampling.max_tokens, c.penalty_tokens)
 
     def _keep_log_probs(self, forests: Sequence[Forest], updates: Sequence[Update]) -> None:
-        """Write log pi, of the policy when the batch arrived, of the tokens of the forests as they were drawn."""
+        """Write the log-probs of the tokens of the forests as drawn, under the policy at the arrival of the batch."""
         drawn = {f.forest_id: f for f in forests}
         kept = {}
         for update in updates:
@@ -204,9 +207,10 @@ class Trainer:
         taken.rate = rate
 
     def _skip_update(self, what: str, batch: Sequence[Forest], version: int) -> None:
-        """Write the batch of an update that is not finite to a file; raise `NonFinite` after too many in a row.
+        """Write the batch of an update that is not finite to a file.
 
-        `version` is the version of the weights when the batch arrived."""
+        Raises `NonFinite` after too many such updates in a row. `version` is the version of the weights when the batch
+        arrived."""
         self.optimizer.zero_grad()
         path = self._batch_file(version)
         if self.rank == 0:
@@ -263,7 +267,7 @@ class Trainer:
     def _utilisation(self, updates: list[Update], taken: _UpdateResults, seconds: dict[str, float]) -> float | None:
         """Return the model FLOPs utilisation of forward and backward passes.
 
-        Returns None if the device's peak is not known or nothing was computed."""
+        Returns None if the peak of the device is not known or if no pass was computed."""
         trained = [f for u in updates for f in u.forests]
         if not (taken.sums and trained):
             return None
@@ -298,7 +302,7 @@ class Trainer:
         self._state.write(folder, {"version": self.version, "steps": self.steps})
 
     def restore(self, folder: str | Path) -> None:
-        """Load a checkpoint. On a CPU the following steps are bitwise those of the trainer that wrote it."""
+        """Load a checkpoint. On a CPU the following steps are bitwise equal to those of the trainer that wrote it."""
         progress = self._state.restore(Path(folder))
         self.version, self.steps = progress["version"], progress["steps"]
         apply_settings(self.optimizer, self.config.learner)
@@ -312,8 +316,8 @@ class Trainer:
 class _UpdateResults:
     """The results of the updates of a step so far.
 
-    `finite` holds the indices of the trained mini-batches, `nonfinite` the indices of the skipped mini-batches. With
-    several passes an index may be in both."""
+    `finite` holds the indices of the trained mini-batches. `nonfinite` holds the indices of the skipped mini-batches.
+    With several passes an index may be in both."""
 
     sums: list[Sums] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Treats leaves that reached the token limit: graded, masked or with a penalty."""
+"""Treats leaves that reached the token limit. They stay graded, are masked, or get a penalty."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from treeadv.learning.advantage import path_sum
 def treat_truncated(f: Forest, how: Literal["graded", "masked", "penalty"], limit: int, penalty_tokens: int) -> Forest:
     """Return the forest with the verdicts and rewards for training. `limit` is the token limit of a rollout.
 
-    graded: the forest is unchanged. masked: the leaves that were cut at the limit count as not judged. penalty: DAPO's
-    soft penalty (arXiv 2503.14476, equation 13) is added to each reward. The penalty is 0 up to `limit` -
-    `penalty_tokens` tokens and falls to -1 at `limit`."""
+    With `graded` the forest does not change. With `masked` the leaves that were cut at the limit count as not judged.
+    With `penalty` DAPO's soft penalty (arXiv 2503.14476, equation 13) is added to each reward. The penalty is 0 up to
+    `limit` - `penalty_tokens` tokens and falls to -1 at `limit`."""
     if how == "graded":
         return f
     if how == "masked":

@@ -25,8 +25,8 @@ _INDEX = "model.safetensors.index.json"
 def tensors(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name in the folder, full tensor on the policy's device) of every weight and persistent buffer.
 
-    Tied weights are yielded once. LoRA adapters are merged into their weights. This is a collective: every rank runs
-    the iterator to its end.
+    Tied weights are yielded once. LoRA adapters are merged into their weights. This is a collective, so every rank must
+    run the iterator to its end.
     """
     for name, p in stored_tensors(policy.model):
         if ".lora_" not in name:
@@ -60,9 +60,9 @@ def _adapters(model: torch.nn.Module, name: str) -> Iterator[torch.Tensor]:
 def buckets(policy: Policy, max_bytes: int, dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
     """Yield this rank's share of the weights on the CPU, in dictionaries of at most `max_bytes`.
 
-    A tensor above `max_bytes` has a dictionary of its own. Parameters have the dtype `dtype`, buffers keep theirs. The
-    buckets go to the ranks in turn, so a rank holds and sends only its share. The tensors are copies. This is a
-    collective: every rank runs the iterator to its end."""
+    A tensor above `max_bytes` has a dictionary of its own. Parameters have the dtype `dtype`. Buffers keep their dtype.
+    The buckets go to the ranks in turn, so a rank holds and sends only its share. The tensors are copies. This is a
+    collective, so every rank must run the iterator to its end."""
     for _, bucket in _all_buckets(policy, max_bytes, dtype):
         if bucket:
             yield bucket
@@ -86,16 +86,16 @@ def _all_buckets(
         names.append(name)
         filled += size
         if turn % world == rank:
-            bucket[name] = t.to(own, copy=t.device.type == "cpu").cpu().contiguous()  # cast before the transfer
+            bucket[name] = t.to(own, copy=t.device.type == "cpu").cpu().contiguous()  # converts, then transfers
     if names:
         yield names, bucket
 
 
 def write_folder(policy: Policy, source: Path, folder: Path) -> None:
-    """Write a plain Hugging Face folder: float32 safetensors, config and the tokenizer files of `source`.
+    """Write a plain Hugging Face folder with float32 safetensors, the config and the tokenizer files of `source`.
 
-    Each rank writes its share of the weight files into its `folder`, which the ranks may share. Rank 0 writes the other
-    files.
+    Each rank writes its share of the weight files into its `folder`. The ranks may use the same folder. Rank 0 writes
+    the other files.
     """
     file_of: dict[str, str] = {}
     size = sum(p.numel() * p.element_size() for _, p in stored_tensors(policy.model))

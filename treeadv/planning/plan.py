@@ -18,17 +18,17 @@ GB = 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Roles and network bytes of a step. `faults` has a line for each role that does not fit."""
+    """The roles of a run and the network bytes of a step. `faults` has a line for each role that does not fit."""
 
     sizes: ModelSizes
     members: tuple[Role, ...]
-    microbatches: int  # of a learner rank, in one pass over a batch
+    microbatches: int  # micro-batches of a learner rank in one pass over a batch
     network: dict[str, int]
     faults: tuple[str, ...]
 
 
 def make_plan(config: Config, config_json: Path, device: int, host: int) -> Plan:
-    """Plan a run of `config` with the model of `config_json`, on GPUs of `device` bytes and hosts of `host` bytes."""
+    """Plan a run of `config` with the model of `config_json`. A GPU has `device` bytes, and a host has `host` bytes."""
     sizes = _sizes(config.learner, config_json)
     tokens = config.learner.tokens_per_microbatch
     learner, generator = roles.learner(config, sizes, tokens), roles.generator(config, sizes, device)
@@ -61,7 +61,7 @@ def _sizes(learner: LearnerConfig, config_json: Path) -> ModelSizes:
 
 
 def _helpful(config: Config, config_json: Path, room: float) -> str:
-    """Return a text with the single options that make the learner fit, or else the option that saves most."""
+    """Return a text that lists each option that makes the learner fit, or else the option that saves most."""
     tried: list[tuple[int, str]] = []
     for text, change in _options(config.learner):
         learner = config.learner.model_copy(update=change)

@@ -1,4 +1,4 @@
-"""Memory of a learner rank and of a generator, and the bytes that a step sends (docs/planning.md has the formulas)."""
+"""Computes the memory of each role, and the bytes that a step sends. docs/planning.md has the formulas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOKEN_BYTES = 24  # size of a token in a forest: id, log-prob, entropy, version
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """Memory of one member of a role in bytes, by purpose."""
+    """The memory of one member of a role in bytes, by purpose."""
 
     name: str
     count: int
@@ -28,7 +28,7 @@ class Role:
 
 
 def learner(config: Config, sizes: ModelSizes, tokens: int) -> Role:
-    """Return one learner rank at the peak of a step. `tokens` is the number of rows of a micro-batch."""
+    """Return the memory of one learner rank at the peak of a step. `tokens` is the number of rows of a micro-batch."""
     c = config.learner
     shards = c.count // c.replicas
     half = c.dtype == "bfloat16"
@@ -50,14 +50,16 @@ def learner(config: Config, sizes: ModelSizes, tokens: int) -> Role:
 
 
 def generator(config: Config, sizes: ModelSizes, device: int) -> Role:
-    """Return a generator: the pool that its server reserves on a GPU of `device` bytes, or its memory on the host."""
+    """Return the memory of a generator.
+
+    With a GPU of `device` bytes it is the pool that the server reserves. Without a GPU it is the memory on the host."""
     g = config.generator
     width = _BYTES[g.dtype]
     weights = width * sizes.parameters
     if not g.gpus:
         cache = g.forests * tokens_of_forest(config) * sizes.cache_elements * width
         return Role(name="generator", count=g.count, gpus=0, items={"weights": weights, "keys and values": cache})
-    parts = max(1, math.ceil(g.gpus))  # size of tensor parallelism
+    parts = max(1, math.ceil(g.gpus))  # the number of GPUs that share the model by tensor parallelism
     pool = int(float(g.sglang.args.get("mem-fraction-static", 0.85)) * device)
     cache = max(cache_of_forest(config, sizes), parts * pool - weights)
     items = {"weights": weights // parts, "keys and values": cache // parts}
@@ -65,17 +67,19 @@ def generator(config: Config, sizes: ModelSizes, device: int) -> Role:
 
 
 def tokens_of_forest(config: Config) -> int:
-    """Return the largest number of tokens of a forest, in which leaves share no token."""
+    """Return the largest number of tokens of a forest. A forest has this number if its leaves share no token."""
     return config.sampling.leaves * config.sampling.max_tokens
 
 
 def cache_of_forest(config: Config, sizes: ModelSizes) -> int:
-    """Return the bytes of keys and values of the largest forest, the least that a generator needs."""
+    """Return the bytes of keys and values of the largest forest. A generator needs at least these bytes."""
     return tokens_of_forest(config) * sizes.cache_elements * _BYTES[config.generator.dtype]
 
 
 def object_store_role(config: Config, sizes: ModelSizes) -> Role:
-    """Return all object stores together: two versions of the weights, and the forests under the staleness bound."""
+    """Return the memory of all object stores together.
+
+    They hold two versions of the weights, and the forests that the staleness bound allows."""
     forests = (config.queue.max_staleness + 1) * config.learner.forests_per_step
     items = {
         "weights": 2 * _BYTES[config.generator.dtype] * sizes.parameters,
@@ -85,7 +89,9 @@ def object_store_role(config: Config, sizes: ModelSizes) -> Role:
 
 
 def microbatches(config: Config, tokens: int) -> int:
-    """Return the micro-batches of at most `tokens` rows of a rank for one pass over a batch without shared tokens."""
+    """Return the number of micro-batches of a rank for one pass over a batch without shared tokens.
+
+    A micro-batch has at most `tokens` rows."""
     c = config.learner
     update = c.forests_per_step * tokens_of_forest(config) / c.updates_per_batch
     return c.updates_per_batch * max(1, math.ceil(update / (tokens * c.count)))
@@ -94,8 +100,8 @@ def microbatches(config: Config, tokens: int) -> int:
 def _forward_passes(config: Config, tokens: int) -> int:
     """Return the number of passes over one mini-batch in a step that have no backward pass.
 
-    These passes compute the proximal policy of all updates except the first, the reference, and the path ratios of
-    forests that are cut."""
+    These passes compute the proximal policy of all updates except the first, the log-probs of the reference, and the
+    path ratios of forests that are cut."""
     c, objective = config.learner, build_objective(config.learner, config.sampling)
     passes = (c.updates_per_batch - 1) + (c.updates_per_step if c.kl else 0)
     if tokens_of_forest(config) > tokens:
@@ -112,7 +118,8 @@ def network(config: Config, sizes: ModelSizes, tokens: int) -> dict[str, int]:
     away = (shards - 1) / shards  # the share of a layer on other ranks
     trained = c.passes_per_batch * microbatches(config, tokens)
     layers, width = sizes.parameters - sizes.outside, _BYTES[c.dtype]
-    # Embedding and head stay gathered from the forward to the backward pass, and in a pass that goes forward only
+    # Embedding and head stay gathered from a forward pass to its backward pass. A pass without a backward pass gathers
+    # them once.
     both, forward = 2 * width * layers + 4 * sizes.outside, width * layers * microbatches(config, tokens)
     forward_only = _forward_passes(config, tokens) * (forward / c.updates_per_batch + 4 * sizes.outside)
     reductions = c.updates_per_step if c.accumulate == "whole" else trained

@@ -1,4 +1,4 @@
-"""Computes sizes of a model from its config.json, without a download and without memory for weights."""
+"""Computes the sizes of a model from its config.json. This needs no download and no memory for weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from treeadv.learning.policy import HEAD_ROWS, Policy
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSizes:
-    """Numbers of parameters and bytes of activations of a model under a learner configuration."""
+    """The numbers of parameters and the bytes of activations of a model under a learner configuration."""
 
     parameters: int
-    trained: int  # trained parameters: all, or those of the adapter
+    trained: int  # trained parameters: all parameters, or those of the adapter
     layer: int  # parameters of the largest decoder layer
     outside: int  # parameters of embedding, head and last norm
-    cache_elements: int  # keys and values of one token in all layers
+    cache_elements: int  # numbers in the keys and values of one token, over all layers
     vocabulary: int
     activations: int  # bytes that the forward pass of a micro-batch keeps for the backward pass
     layer_activations: int  # bytes that one layer keeps; with recomputation only one layer keeps them at a time
@@ -36,7 +36,8 @@ class ModelSizes:
 def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompute: bool, lora_rank: int) -> ModelSizes:
     """Measure a model on fake tensors, which have shapes but no memory.
 
-    `tokens` is the number of rows of a micro-batch. With `recompute` activations are recomputed by layer.
+    `tokens` is the number of rows of a micro-batch. With `recompute` each layer computes its activations again in the
+    backward pass.
     """
     config: Any = model_config(config_json)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -44,7 +45,7 @@ def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompu
             model: Any = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation=attention.NAME
             )
-        except Exception as e:  # sizes that fit no model: the classes of transformers raise many types
+        except Exception as e:  # the sizes fit no model; the classes of transformers raise many types
             raise BadInput(f"{config_json}: no model can be built of it: {one_line(e)}") from e
         policy = Policy(model, torch.device("cpu"))
         layers = model.get_decoder().layers
@@ -70,7 +71,7 @@ def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompu
 
 
 def head_bytes(sizes: ModelSizes, tokens: int) -> int:
-    """Return the bytes of one slice of logits: the logits, their scaled copy, and the gradients of both, in float32."""
+    """Return the bytes of one slice of logits in float32: the logits, their scaled copy, and the gradients of both."""
     return 4 * 4 * min(tokens, HEAD_ROWS) * sizes.vocabulary
 
 
@@ -86,9 +87,12 @@ def _count(module: nn.Module) -> int:
 
 
 def _saved_bytes(policy: Policy, tokens: int, compute: torch.dtype) -> int:
-    """Return the bytes of tensors that autograd saves in a forward pass, each storage once, without the weights."""
+    """Return the bytes of the tensors that autograd saves in a forward pass.
+
+    Each storage counts once. Weights do not count.
+    """
     half = compute == torch.bfloat16
-    if half:  # as the ranks gather them: a copy that autocast makes of a float32 weight is counted elsewhere
+    if half:  # ranks gather bfloat16 weights; the plan counts copies that autocast makes of float32 weights elsewhere
         for p in policy.model.get_decoder().layers.parameters():
             if p.dim() > 1:
                 p.data = p.data.to(compute)
@@ -108,7 +112,10 @@ def _saved_bytes(policy: Policy, tokens: int, compute: torch.dtype) -> int:
 
 
 def _replace_experts(layers: nn.ModuleList, config: Any) -> None:
-    """Let every row use the first expert. Fake tensors have no values for routing, and the bytes are the same."""
+    """Let every row use the first expert.
+
+    Fake tensors have no values to route by, and the number of bytes is the same.
+    """
 
     def forward(module: nn.Module) -> Any:
         gate_up, down = (p for p in module.parameters() if p.dim() == 3)

@@ -1,1 +1,1 @@
-"""Grows forests: the fork rules, the decision to fork, and the sampler."""
+"""The growth of forests: the fork rules, the decision to fork, and the sampler."""

@@ -1,4 +1,4 @@
-"""The decision to fork: the guards of the configuration, then its fork rule."""
+"""The decision to fork. The guards of the configuration are checked first, and then its fork rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from treeadv.sampling.rules import Prefix, build_rule
 
 
 class Forking:
-    """Decides where the chains of a forest fork. `tau` is the threshold in nats of the forest."""
+    """The decision where the chains of a forest fork. `tau` is the fork threshold of the forest in nats."""
 
     def __init__(self, sampling: SamplingConfig, tau: float) -> None:
         """Build the fork rule. Raises `BadInput` for an unknown rule or invalid options."""
@@ -20,7 +20,7 @@ class Forking:
 
     @property
     def tau(self) -> float:
-        """The threshold to record with the forest; NaN for a rule without a threshold."""
+        """Return the threshold to record with the forest, or NaN for a rule without a threshold."""
         return math.nan if self._tau is None else self._tau
 
     def possible(self, *, depth: int, position: int) -> bool:
@@ -32,16 +32,18 @@ class Forking:
         return self.rule.ever_fires and depth < s.max_depth and s.max_tokens - position >= s.min_tail
 
     def _allowed(self, *, budget: int, gap: int, depth: int, position: int) -> bool:
-        """Return whether the guards allow a fork: leaf budget for every child, minimum gap, minimum tail and maximum
-        depth."""
+        """Return whether the guards allow a fork.
+
+        The guards are a leaf budget for every child, the minimum gap, the minimum tail and the maximum depth."""
         s = self._sampling
         return budget >= s.arity and gap >= s.min_gap and self.possible(depth=depth, position=position)
 
     def forks(
         self, *, entropy: float, logprob: float, budget: int, gap: int, depth: int, position: int, seed: int
     ) -> bool:
-        """Return whether the chain forks before the token with this `entropy` and `logprob`. See `Prefix` for the
-        arguments."""
+        """Return whether the chain forks before the token with this `entropy` and `logprob`.
+
+        The arguments are those of `Prefix`."""
         if not self._allowed(budget=budget, gap=gap, depth=depth, position=position):
             return False
         return self.rule.fires(
@@ -61,8 +63,8 @@ class Forking:
 def split(budget: int, arity: int, how: Literal["even", "backbone"] = "even") -> list[int]:
     """Share the leaf budget of a segment among its `arity` children.
 
-    even: the shares differ by at most 1, and the first children have the larger shares. backbone: one leaf for each
-    child, and the rest for the first child, so only one path of a tree forks.
+    With `even` the shares differ by at most 1, and the first children get the larger shares. With `backbone` every
+    child gets one leaf and the first child also gets the rest, so only one path of a tree forks.
 
     >>> split(7, 2), split(7, 2, "backbone")
     ([4, 3], [6, 1])

@@ -1,4 +1,4 @@
-"""Grows the forests of tickets of the replay queue, with one engine."""
+"""Grows forests for the tickets of the replay queue with one engine."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from treeadv.sampling.search import Judge
 
 
 class Grower:
-    """Knows the prompt template and the tokens that end an answer of one model."""
+    """The growth of forests with one engine. It uses the prompt template and the stop tokens of one model."""
 
     def __init__(self, config: Config, model_dir: Path, engine: Engine) -> None:
         self.prompter = Prompter(model_dir, config.task)
         self._sampling, self._engine, self._stop = config.sampling, engine, stop_ids(model_dir)
 
     def refusal(self, problem: Problem) -> str:
-        """Return the reason why the prompt of a problem cannot be used; "" if it can be used.
+        """Return the reason why the prompt of a problem cannot be used, or "" if it can be used.
 
-        The reasons are a refusal of the chat template, and a prompt without room for `sampling.max_tokens`."""
+        A prompt cannot be used if the chat template refuses it or if it leaves no room for `sampling.max_tokens`."""
         try:
             length, limit = len(self.prompter.encode(problem)), self._sampling.max_tokens
         except BadInput as e:

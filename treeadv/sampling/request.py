@@ -11,7 +11,7 @@ from treeadv.data.problems import Problem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowRequest:
-    """A request for one forest. `prompt` [P] int32 is the tokenised prompt of `problem`; `seed` fixes every draw."""
+    """A request for one forest. `prompt` [P] int32 is the tokenised prompt of `problem`. `seed` fixes every draw."""
 
     forest_id: str
     problem: Problem

@@ -1,10 +1,10 @@
-"""Fork rules: each decides, at a prefix, whether the chain forks there. `RULES` lists them by name.
+"""The fork rules. A rule decides at each prefix whether the chain forks there. `RULES` lists the rules by name.
 
 A rule is *predictable* when it depends on the prefix only. Forking on a predictable rule leaves the flow-weighted
 estimator unbiased (docs/method.md, "What is unbiased, and why"). A rule that reads the drawn token is not predictable,
 and every forest records that.
 
-To add a rule: write a subclass of `ForkRule` and name it in `sampling.rule` as `module:Name`, or add it to `RULES`
+A new rule is a subclass of `ForkRule`. `sampling.rule` names it as `module:Name`, or `RULES` lists it
 (docs/extending.md).
 """
 
@@ -25,28 +25,31 @@ from treeadv.seeds import uniform
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """The state of a chain before its next token. `tau` and `logprob` are None unless the rule declares their use."""
+    """The state of a chain before its next token.
 
-    entropy: float  # nats, of the distribution that the next token is drawn from
-    gap: int  # tokens of the current segment
+    `tau` and `logprob` are None unless the rule declares that it reads them.
+    """
+
+    entropy: float  # entropy in nats of the distribution that the next token is drawn from
+    gap: int  # tokens of the current segment so far
     depth: int  # forks above the current segment
     position: int  # tokens of the rollout so far
-    budget: int  # leaves that the current segment may still give
-    seed: int  # of the chain
+    budget: int  # leaves that the current segment may have below it
+    seed: int  # seed of the chain
     tau: float | None  # fork threshold in nats; set for a rule with `uses_threshold`
-    logprob: float | None  # of the token drawn at this prefix; set for a rule that is not `predictable`
+    logprob: float | None  # log-probability of the token drawn here; set for a rule that is not `predictable`
 
 
 class ForkRule(Section, ABC):
-    """A fork rule. Its fields are its options, set by `sampling.rule_options`."""
+    """A fork rule. Its fields are its options, which `sampling.rule_options` sets."""
 
-    predictable: ClassVar[bool]  # whether `fires` depends on the prefix only
+    predictable: ClassVar[bool]  # whether `fires` depends only on the prefix
     uses_threshold: ClassVar[bool] = False  # whether `fires` reads `Prefix.tau`
-    ever_fires: ClassVar[bool] = True  # False: the leaf budget of every tree goes to fresh roots at once
+    ever_fires: ClassVar[bool] = True  # if False, the leaf budget of every tree goes to new roots at once
 
     @property
     def needs_rewards(self) -> bool:
-        """Whether the rule reads rewards of finished leaves while a forest grows."""
+        """Return whether the rule reads rewards of finished leaves while a forest grows."""
         return False
 
     @abstractmethod
@@ -55,7 +58,7 @@ class ForkRule(Section, ABC):
 
 
 class Entropy(ForkRule):
-    """Forks if the entropy of the next token is above the threshold."""
+    """The rule that forks if the entropy of the next token is above the threshold."""
 
     predictable = True
     uses_threshold = True
@@ -66,7 +69,7 @@ class Entropy(ForkRule):
 
 
 class Never(ForkRule):
-    """Never forks: flat rollouts."""
+    """The rule that never forks, so the rollouts are flat."""
 
     predictable = True
     ever_fires = False
@@ -76,7 +79,7 @@ class Never(ForkRule):
 
 
 class Surprisal(ForkRule):
-    """Forks if the surprisal of the drawn token is above the threshold (TreeRL, arXiv 2506.11902).
+    """The rule that forks if the surprisal of the drawn token is above the threshold (TreeRL, arXiv 2506.11902).
 
     This rule is biased. It exists for comparisons.
     """
@@ -91,7 +94,7 @@ class Surprisal(ForkRule):
 
 
 class FixedGap(ForkRule):
-    """Forks every `gap` tokens."""
+    """The rule that forks every `gap` tokens."""
 
     predictable = True
     gap: Positive = 8
@@ -101,7 +104,7 @@ class FixedGap(ForkRule):
 
 
 class Random(ForkRule):
-    """Forks at each token with probability `probability`, drawn from the chain's seed."""
+    """The rule that forks at each token with probability `probability`. The seed of the chain fixes the draws."""
 
     predictable = True
     probability: Share = 0.1
@@ -111,22 +114,24 @@ class Random(ForkRule):
 
 
 class Search(ForkRule):
-    """Draws whole paths, then forks in rounds where `by` says (`sampling.search`): at any token alike, in proportion to
-    the entropy, or on the way down with the highest upper confidence bounds of the reward. Biased: it reads what comes
-    after the fork.
+    """The rule that draws whole paths first and then forks them in rounds (`sampling.search`).
+
+    `by` chooses the places of the forks. `uniform` chooses all tokens with equal probability. `entropy` chooses a token
+    in proportion to its entropy. `ucb` goes down the tree along the highest upper confidence bounds of the reward, and
+    chooses in proportion to the entropy there. The rule is biased, because it reads tokens after the fork.
     """
 
     predictable = False
     by: Literal["uniform", "entropy", "ucb"] = "entropy"
-    width: Positive = 2  # forks of a round
-    exploration: NonNegative = 1.0  # ucb: weight of the uncertainty
+    width: Positive = 2  # largest number of forks in a round
+    exploration: NonNegative = 1.0  # weight of the uncertainty under `ucb`
 
     @property
     def needs_rewards(self) -> bool:
         return self.by == "ucb"
 
     def fires(self, prefix: Prefix) -> bool:
-        return False  # no chain forks while it is drawn
+        return False  # a search forks paths only after they have ended
 
 
 RULES = {

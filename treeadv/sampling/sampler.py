@@ -1,8 +1,9 @@
 """Grows one forest with an engine.
 
-The fork rule is applied to each token of an ordinary completion. When the rule fires, the chain continues and becomes
-the first child; new requests draw the siblings from the same prefix. No request is aborted and no token is generated
-twice. Every decision depends only on the earlier tokens of the chain, so a forest does not depend on scheduling.
+The sampler applies the fork rule to each token of an ordinary completion. When the rule fires, the chain continues and
+becomes the first child. New requests draw the siblings from the same prefix. No request is aborted and no token is
+generated twice. Every decision depends only on the earlier tokens of the chain, so a forest does not depend on
+scheduling.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from treeadv.sampling.rules import Search, build_rule
 from treeadv.sampling.search import Judge, SearchGrowth
 from treeadv.seeds import derive
 
-RETRIES = 3  # a lost branch is continued from its last token this many times before it is recorded as aborted
+RETRIES = 3  # a lost branch continues from its last token this many times before it is recorded as aborted
 
 
 @dataclass(slots=True)
 class _Node:
-    """A growing segment. `fresh` are the roots that get the leaf budget that this segment cannot use."""
+    """A growing segment. `fresh` holds the new roots that get the leaf budget that this segment cannot use."""
 
     budget: int
     depth: int = 0
@@ -40,7 +41,7 @@ class _Node:
 
 @dataclass(slots=True)
 class _Chain:
-    """One request to the engine. It starts in segment `node` after the tokens `path`; its seed depends on `name`."""
+    """One request to the engine. It starts in segment `node` after the tokens `path`. Its seed depends on `name`."""
 
     node: _Node
     name: str
@@ -58,9 +59,8 @@ async def grow(
 ) -> Forest:
     """Grow the forest of one prompt: `sampling.roots` trees with `sampling.leaves` leaves in total.
 
-    `stop` are the token ids that end a leaf. A search asks `judge` for rewards where it reads them. Raises
-    `EngineLost` if no branch draws a token, and `PathTooLong` before anything is drawn. A single lost branch is
-    recorded as aborted.
+    `stop` holds the token ids that end a leaf. A search that reads rewards gets them from `judge`. Raises `EngineLost`
+    if no branch draws a token, and `PathTooLong` before anything is drawn. A single lost branch is recorded as aborted.
     """
     if len(request.prompt) + sampling.max_tokens > engine.longest:
         raise PathTooLong(
@@ -80,7 +80,7 @@ class _Growth:
     ) -> None:
         self._engine, self._request, self._sampling, self._stop = engine, request, sampling, stop
         self._forking = Forking(sampling, tau)
-        self._losses: list[str] = []  # the reason of each loss of a branch
+        self._losses: list[str] = []  # a reason for each loss of a branch
 
     async def run(self) -> Forest:
         trees = [_Node(budget) for budget in split(self._sampling.leaves, self._sampling.roots)]
@@ -146,7 +146,7 @@ class _Growth:
         return node.children[0]
 
     def _pass_on(self, chain: _Chain, group: asyncio.TaskGroup) -> None:
-        """Give the leaf budget that the chain can no longer use to new roots, which start at once.
+        """Give the leaf budget that the chain can no longer use to new roots. The new roots start at once.
 
         A second call has no effect.
         """
@@ -209,7 +209,7 @@ def _depth_first(root: _Node) -> Iterator[_Node]:
 def _euler(root: _Node, first: int) -> Iterator[tuple[_Node, int]]:
     """Yield the segments of a tree in depth-first order with the numbers of their parents, counted from `first`.
 
-    A segment without a token is left out, because its branch was lost before the first token.
+    A segment without a token is left out. Its branch was lost before the first token.
     """
     stack: list[tuple[_Node, int]] = [(root, -1)]
     number = first

@@ -1,10 +1,10 @@
-"""Growing a forest in rounds: whole paths first, then forks where a value estimate asks for more leaves.
+"""The search, which grows a forest in rounds. It draws whole paths first and then forks them.
 
-The other rules decide along a chain and know its prefix alone. A search decides after paths have ended. It knows the
-entropies of all tokens drawn so far and, by `ucb`, the rewards of the leaves of earlier rounds of this forest. Nothing
-is known of the prompt before the first round. The choice depends on tokens after the fork, so it is not predictable,
-and every forest records that. Within a round the branches are drawn side by side; the next round waits for them, so a
-forest does not depend on scheduling.
+The other rules decide while a chain is drawn, and know only its prefix. A search decides after paths have ended. It
+knows the entropies of all tokens drawn so far. Under `ucb` it also knows the rewards of the leaves of earlier rounds of
+this forest. Before the first round it knows nothing about the prompt. The choice of a fork depends on tokens after the
+fork, so a search is not predictable, and every forest records that. The branches of a round are drawn concurrently. The
+next round starts when all of them have ended, so a forest does not depend on scheduling.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from treeadv.sampling.request import GrowRequest
 from treeadv.sampling.rules import Search
 from treeadv.seeds import derive, uniform
 
-# Rewards of finished leaves from their tokens; NaN where no verifier could judge.
+# A function from the tokens of finished leaves to their rewards. A leaf that no verifier could judge has the reward
+# NaN.
 Judge: TypeAlias = Callable[[Sequence[np.ndarray]], Awaitable[Sequence[float]]]
 
 
 @dataclass(slots=True, eq=False)
 class GrowingSegment:
-    """A segment while the search goes on. A leaf has a `finish` once it is drawn; `reward` is NaN until it is known."""
+    """A segment of a growing forest. A drawn leaf has a `finish`. `reward` is NaN until the reward is known."""
 
     tree: str
     above: GrowingSegment | None = None
@@ -42,7 +43,7 @@ class GrowingSegment:
     reward: float = math.nan
 
     def subtree(self) -> Iterator[GrowingSegment]:
-        """Return this segment and all below it, depth first."""
+        """Yield this segment and all segments below it, depth first."""
         yield self
         for child in self.children:
             yield from child.subtree()
@@ -51,11 +52,11 @@ class GrowingSegment:
         return [s for s in self.subtree() if not s.children]
 
     def ancestors(self) -> list[GrowingSegment]:
-        """Return the segments above this one, from the root."""
+        """Return the segments above this segment, from the root."""
         return [*self.above.ancestors(), self.above] if self.above else []
 
     def height(self) -> int:
-        """Return the forks on the longest way down."""
+        """Return the largest number of forks on a path from this segment down to a leaf."""
         return 1 + max(c.height() for c in self.children) if self.children else 0
 
     def path(self) -> list[int]:
@@ -74,7 +75,7 @@ class GrowingSegment:
 
 
 class SearchGrowth:
-    """Grows one forest by a search. `retries`: how often a lost branch goes on from the tokens that it has."""
+    """The growth of one forest by a search. A lost branch continues from its last token up to `retries` times."""
 
     def __init__(
         self, engine: Engine, request: GrowRequest, sampling: SamplingConfig, rule: Search, stop: frozenset[int],
@@ -85,7 +86,7 @@ class SearchGrowth:
         self._engine, self._request, self._sampling, self._rule = engine, request, sampling, rule
         self._stop, self._retries, self._judge = stop, retries, judge
         self._roots: list[GrowingSegment] = []
-        self._drawn = 0  # branches so far
+        self._drawn = 0  # branches that were started so far
         self._losses: list[str] = []
 
     async def run(self) -> Forest:
@@ -108,7 +109,7 @@ class SearchGrowth:
         return self._roots[-1]
 
     async def _round(self, leaves: Sequence[GrowingSegment]) -> None:
-        """Draw the branches of a round to their ends, and learn their rewards where the search reads them."""
+        """Draw the branches of a round to their ends. Get their rewards if the search reads rewards."""
         async with asyncio.TaskGroup() as group:
             for leaf in leaves:
                 group.create_task(self._draw(leaf, self._drawn))
@@ -154,7 +155,7 @@ class SearchGrowth:
         return chosen
 
     def _allowed(self, segment: GrowingSegment) -> Iterator[int]:
-        """Return the tokens of a segment before which the guards of the configuration allow a fork."""
+        """Yield the indices of the tokens of a segment before which the guards of the configuration allow a fork."""
         s, above = self._sampling, segment.ancestors()
         if len(above) + segment.height() >= s.max_depth:
             return
@@ -165,8 +166,10 @@ class SearchGrowth:
                 yield at
 
     def _descend(self, open_: set[int]) -> set[int]:
-        """Return the segments of one way down, by id: at each fork the child with the highest bound, of those `open_`,
-        below which a fork is allowed."""
+        """Return the ids of the segments of one path from a root down.
+
+        The path continues at each fork with the child that has the highest bound. It uses only the segments in `open_`,
+        which have a place for a fork in them or below them."""
         path: set[int] = set()
         level = [root for root in self._roots if id(root) in open_]
         while level:
@@ -177,8 +180,10 @@ class SearchGrowth:
         return path
 
     def _bound(self, total: int, segment: GrowingSegment) -> float:
-        """Return mean reward of the leaves below, plus what grows while a segment has few of the `total` leaves beside
-        it."""
+        """Return the upper confidence bound of the reward of a segment.
+
+        It is the mean reward of the leaves below the segment plus a term for the uncertainty. The term is large if the
+        segment has few of the `total` leaves below it and its siblings."""
         leaves = segment.leaves()
         known = [leaf.reward for leaf in leaves if not math.isnan(leaf.reward)]
         mean = sum(known) / len(known) if known else 0.0

@@ -1,4 +1,4 @@
-"""The fork threshold tau in nats: fixed, or a quantile of the entropies of the newest forests.
+"""The fork threshold tau in nats. It is fixed, or it is a quantile of the entropies of the newest forests.
 
 All generators of a run use one threshold. The threshold of a forest depends on earlier forests only, so a rule that
 reads the threshold stays predictable.
@@ -13,15 +13,16 @@ import numpy as np
 
 from treeadv.config import SamplingConfig
 
-EDGES = np.geomspace(1e-4, 32.0, 1024)  # nats; the edges of the histogram, 1.2 % apart
+EDGES = np.geomspace(1e-4, 32.0, 1024)  # edges of the histogram in nats; neighbours differ by 1.2 %
 
 
 class Threshold:
-    """tau: `sampling.tau`, or with `sampling.tau_quantile` that quantile over the tokens of the last
-    `sampling.tau_window` forests.
+    """The threshold tau, which is fixed or follows the last forests.
 
-    `sampling.tau` is used while these forests have fewer than `sampling.tau_min_tokens` tokens. A forest is stored as a
-    histogram, so the memory does not depend on its length. A quantile is the upper edge of its bin.
+    With `sampling.tau_quantile` tau is this quantile of the entropies of the tokens of the last `sampling.tau_window`
+    forests. Without it, and while these forests have fewer than `sampling.tau_min_tokens` tokens, tau is
+    `sampling.tau`. A forest is stored as a histogram, so the memory does not depend on its length. A quantile is the
+    upper edge of its bin.
     """
 
     def __init__(self, sampling: SamplingConfig) -> None:
@@ -47,7 +48,7 @@ class Threshold:
 
     @property
     def tau(self) -> float:
-        """The threshold in nats for the next forest."""
+        """Return the threshold in nats for the next forest."""
         s, tokens = self._sampling, int(self._total.sum())
         if s.tau_quantile is None or tokens < s.tau_min_tokens:
             return s.tau

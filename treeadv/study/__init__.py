@@ -1,1 +1,4 @@
-"""Studies: grids of full local runs at equal budgets, and their analysis, which is written down before the runs."""
+"""Studies, which are grids of full local runs at equal budgets.
+
+The file of a study fixes its analysis before the runs.
+"""

@@ -1,4 +1,4 @@
-"""The analysis that the file of a study describes: figures of each row, and a verdict for each claim."""
+"""Computes the analysis that the file of a study describes: figures of each row, and a verdict for each claim."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from treeadv.study.spec import HIGHER_IS_BETTER, Cell, Comparison, Study
 
 BOOTSTRAPS = 10_000
 ClaimVerdict = Literal["supported", "refuted", "undecided"]
-Result = JsonObject  # what cell.json holds
+Result = JsonObject  # the content of cell.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonResult:
-    """The numbers of one comparison. `difference` is the mean of arm minus `against` over seeds that have both.
+    """The numbers of one comparison.
 
-    `p` is the p-value of the study's test, `p_holm` the p-value after Holm's correction over all comparisons. Both are
-    NaN if there are fewer than two pairs or if all differences are equal.
+    `difference` is the mean of the figure of `arm` minus that of `against` over the seeds that have both. `p` is the
+    p-value of the study's test. `p_holm` is the p-value after Holm's correction over all comparisons. Both are NaN if
+    there are fewer than two pairs or if all differences are equal.
     """
 
     comparison: Comparison
@@ -59,7 +60,7 @@ def _missing(cell: Cell) -> Result:
 
 
 def curve(result: Result, key: str = "accuracy") -> tuple[list[float], list[float]]:
-    """Return (generated tokens, values of `key`), one of each for every evaluation on the development problems."""
+    """Return (generated tokens, values of `key`), with one entry for each evaluation on the development problems."""
     return [x["tokens_generated"] for x in result["looks"]], [x[key] for x in result["looks"]]
 
 
@@ -77,7 +78,7 @@ def tokens_to(result: Result, accuracy: float) -> float:
 
 
 def metric(study: Study, result: Result, name: str, tokens: float) -> float:
-    """Return one figure of a finished cell. dev_accuracy_at_tokens is read at `tokens` generated tokens."""
+    """Return one figure of a finished cell. dev_accuracy_at_tokens is the accuracy at `tokens` generated tokens."""
     if name == "test_accuracy":
         return float(result["test"]["accuracy"])
     if name == "dev_accuracy":
@@ -96,7 +97,7 @@ def metric(study: Study, result: Result, name: str, tokens: float) -> float:
 
 
 def common_tokens(cells: Sequence[Result]) -> float:
-    """Return the largest number of generated tokens that every finished cell reached; NaN without such a cell."""
+    """Return the largest number of generated tokens that every finished cell reached, or NaN if none is finished."""
     return min((c["series"]["tokens_generated"][-1] for c in cells if c["status"] == "done"), default=math.nan)
 
 
@@ -148,7 +149,7 @@ def _tests(difference: np.ndarray) -> tuple[float, float, tuple[float, float]]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values in the order of `p`. NaN stays NaN and counts as a comparison."""
+    """Return Holm's adjusted p-values in the order of `p`. A NaN stays NaN, and counts as a comparison."""
     order = sorted(range(len(p)), key=lambda i: (math.isnan(p[i]), p[i]))
     out, running = [math.nan] * len(p), 0.0
     for rank, i in enumerate(order):
@@ -159,7 +160,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _judged(study: Study, o: ComparisonResult, p_holm: float) -> ComparisonResult:
-    """Return the outcome with its verdict: undecided unless the difference is significant after correction.
+    """Return the outcome with its verdict. It is undecided unless the difference is significant after correction.
 
     A significant difference supports the claim in the claimed direction and refutes it in the other direction."""
     better = o.difference > 0 if o.comparison.metric in HIGHER_IS_BETTER else o.difference < 0
@@ -173,19 +174,19 @@ def _judged(study: Study, o: ComparisonResult, p_holm: float) -> ComparisonResul
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSummary:
-    """One row of the table. `figures` has (mean, standard deviation) over the finished seeds."""
+    """One row of the table. `figures` holds (mean, standard deviation) over the finished seeds."""
 
     name: str
     done: int
     failed: int
     missing: int
-    reached: int  # seeds that reach the target accuracy
+    reached: int  # number of seeds that reach the target accuracy
     tokens_to_target: float  # median over all finished seeds; infinite if half of them never reach the target
     figures: dict[str, tuple[float, float]]
 
 
 def summarise(study: Study, cells: dict[tuple[str, int], Result]) -> list[RowSummary]:
-    """Return the rows of the table in the order of the file."""
+    """Return the rows of the table in the order of the file of the study."""
     tokens = common_tokens(list(cells.values()))
     rows = []
     for name in study.rows:

@@ -1,4 +1,4 @@
-"""One cell of a study in its own process: trains, evaluates on the held-out problems, writes cell.json.
+"""Runs one cell of a study in its own process. Trains, evaluates on the held-out problems, and writes cell.json.
 
 A killed cell continues from its last checkpoint and keeps its evaluations. A *look* is one evaluation on the
 development problems.
@@ -44,7 +44,7 @@ _SERIES = ("reward_mean", "tokens_generated", "tokens_trained", "sharing", "zero
 
 
 class Interrupted(Exception):
-    """The cell was interrupted. It can continue from its last checkpoint."""
+    """The error of a cell that was interrupted. The cell can continue from its last checkpoint."""
 
 
 def run_cell(study: Study, cell: Cell, folder: Path, model: Path) -> JsonObject:
@@ -61,7 +61,7 @@ def run_cell(study: Study, cell: Cell, folder: Path, model: Path) -> JsonObject:
     for record in records:
         if (step := record["step"]) % study.look_every == 0 or step == last:
             _look(study, config, run.checkpoint(step), step, record["tokens_generated"], looks, folder)
-    # The test problems are used once, after the last step
+    # The test problems are used only once, after the last step.
     tested = evaluate(config, run.checkpoint(last), held_out(study.test, config), study.test.samples, "test")
     result = {
         "row": cell.row, "seed": cell.seed, "status": "done", "date": _now(),
@@ -145,7 +145,7 @@ def evaluate(config: Config, model: Path, problems: list[Problem], samples: int,
 
 
 def held_out(spec: HeldOut, config: Config) -> list[Problem]:
-    """Return the problems of an evaluation, in their order."""
+    """Return the problems of an evaluation in their fixed order."""
     if spec.source is not None:
         return [p for s in read_sets(Path(spec.source), config.task, limit=spec.problems) for p in s.problems]
     source = problem_source(config.task, spec.seed)
@@ -161,12 +161,12 @@ def _read(path: Path) -> JsonObject:
 
 
 def cell_process(home: Path, name: str, model: Path) -> None:
-    """Run the cell whose folder is `name` in this process, which ends if the process of the study ends.
+    """Run the cell in the folder `name` in this process. The process ends if the process of the study ends.
 
     The output goes to `log` in the folder. A failed cell writes cell.json with the status `failed` and the reason. An
     interrupted cell writes no cell.json. The exit code is 0, 1 (failed) or 130 (interrupted).
     """
-    os.setsid()  # a Ctrl-C at the terminal reaches only the study, which then interrupts the cells
+    os.setsid()  # a Ctrl-C at the terminal then reaches only the study, which interrupts the cells
     folder = home / "cells" / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("ab") as log:

@@ -1,4 +1,7 @@
-"""Draws the curves of a study against generated tokens: the mean over seeds, and a band of one standard deviation."""
+"""Draws the curves of a study against generated tokens.
+
+A curve is the mean over seeds with a band of one standard deviation.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ svg.band .line { fill: none; stroke-width: 2; }
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """Mean and standard deviation over seeds at `x` generated tokens."""
+    """The mean and the standard deviation over seeds at `x` generated tokens."""
 
     name: str
     x: list[float]
@@ -33,7 +36,9 @@ class Band:
 
 
 def band(name: str, cells: Sequence[Result], key: str) -> Band | None:
-    """Return the band of the finished cells of a row, up to the tokens that all of them reached, or None."""
+    """Return the band of the finished cells of a row, up to the tokens that all of them reached.
+
+    Returns None if the row has no band."""
     curves = [curve(c, key) for c in cells if c["status"] == "done"]
     if not curves:
         return None
@@ -44,7 +49,7 @@ def band(name: str, cells: Sequence[Result], key: str) -> Band | None:
 
 
 def draw(bands: Sequence[Band], unit: str) -> Element:
-    """Draw several bands in one SVG, with the name of each beside it."""
+    """Draw several bands in one SVG. The name of each band is beside it."""
     svg = element("svg", viewBox=f"0 0 {_WIDTH} {_HEIGHT}", class_="band", role="img", aria_label=unit)
     top_x = max(b.x[-1] for b in bands)
     low = min(m - s for b in bands for m, s in zip(b.mean, b.std, strict=True))

@@ -1,4 +1,4 @@
-"""Describes the forests of a step: where they fork, what the forks decide, and what siblings share."""
+"""Describes the forests of a step: where they fork, how forks change the reward, and what siblings have in common."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def describe_forests(run: Path, step: int) -> JsonObject:
 
 
 def forest_figures(forests: Sequence[Forest]) -> JsonObject:
-    """Return means over forests, forks and trees. A mean over nothing is None.
+    """Return means over forests, forks and trees. A mean over an empty set is None.
 
-    duplicate_siblings: share of later children whose first token equals that of an earlier child of the same fork.
-    fork_decides: share of forks whose children differ in mean reward. within_tree: correlation of the rewards of two
-    leaves of the same tree, given the prompt. effective_leaves: the number of independent leaves with the same variance
-    of the mean, computed from within_tree.
+    duplicate_siblings is the share of later children whose first token equals that of an earlier child of the same
+    fork. fork_decides is the share of forks whose children differ in mean reward. within_tree is the correlation of the
+    rewards of two leaves of the same tree, given the prompt. effective_leaves is the number of independent leaves with
+    the same variance of the mean. It is computed from within_tree.
     """
     forks = [(f, s) for f in forests for s in range(f.segments) if len(f.children[s]) > 1]
     duplicates, decides, entropies, positions = [], [], [], []
@@ -59,9 +59,9 @@ def forest_figures(forests: Sequence[Forest]) -> JsonObject:
 def _within_tree(forests: Sequence[Forest]) -> float | None:
     """Return the correlation (same - other) / (square - other) of the rewards of two leaves of the same tree.
 
-    `same` is the mean product of two leaves of the same tree, `other` of two leaves of different trees, `square` of a
-    leaf with itself. Forests that lack one of these pairs are left out. The three means are unbiased; their ratio is
-    not."""
+    `same` is the mean product of the rewards of two leaves of the same tree. `other` is that of two leaves of different
+    trees. `square` is the mean square of the reward of a leaf. A forest without a pair of one of these kinds is left
+    out. The three means are unbiased, but their ratio is biased."""
     rows = []
     for f in forests:
         reward, tree = f.reward.astype(float), f.tree[f.leaf_segment]

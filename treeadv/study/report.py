@@ -1,4 +1,4 @@
-"""The report of a study: writes report.html, report.md and cells.json from the results of the cells."""
+"""Writes the report of a study: report.html, report.md and cells.json, from the results of the cells."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CURVES = (("accuracy", "accuracy on the development problems"), ("tokens_mean", 
 
 
 def write_reports(home: Path, out: Path) -> list[Path]:
-    """Write the files into `out` and return their paths. Raises `BadInput` if `home` is not the folder of a study."""
+    """Write the files of the report into `out`. Returns their paths. Raises `BadInput` if `home` has no study."""
     if not (home / "study.yaml").is_file():
         raise BadInput(f"{home}: not the folder of a study (no study.yaml); treeadv study run makes one")
     study = load_study(home / "study.yaml")

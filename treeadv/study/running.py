@@ -1,4 +1,4 @@
-"""Runs the cells of a study: one process for each cell, several at a time. A stopped study can continue."""
+"""Runs the cells of a study, several at a time. Each cell has its own process. A stopped study can continue."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from treeadv.study.spec import Cell, Study, load_study
 
 
 def run_study(file: Path, home: Path, jobs: int, cache: Path, retry: bool, command: str) -> int:
-    """Run the missing cells of a study in the folder `home`, with `retry` also the failed cells.
+    """Run the missing cells of a study in the folder `home`. Returns the number of failed cells.
 
-    Returns the number of failed cells. The first call copies the file into the folder. Raises `BadInput` if a later
-    call has a different file, because the analysis is chosen before the runs.
+    With `retry` the failed cells run again. The first call copies the file into the folder. Raises `BadInput` if a
+    later call has a different file, because the analysis is chosen before the runs.
     """
     study = load_study(file)
     home.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,9 @@ def _freeze(file: Path, home: Path) -> None:
 
 
 def _model(study: Study, cache: Path) -> Path:
-    """Return the folder of the pretrained model, or without `warmup` the model of `base`. Trains a missing model."""
+    """Return the folder of the pretrained model. Trains the model if it is missing.
+
+    A study without `warmup` uses the model of `base`."""
     if study.warmup is None:
         return Path(str(study.base.get("model", {}).get("path", "")))
     warmup = study.warmup
@@ -99,7 +101,7 @@ def _lines(path: str) -> list[str]:
 def _run(cells: list[Cell], total: int, home: Path, model: Path, jobs: int) -> None:
     """Run cells, `jobs` at a time. After an interrupt each cell finishes its current step and writes a checkpoint."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")  # loads torch once for all cells
+    context = multiprocessing.get_context("forkserver")  # a fork server loads torch once for all cells
     context.set_forkserver_preload([cell_process.__module__])
     console, waiting = Console(stderr=True), list(cells)
     running: dict[ForkServerProcess, tuple[Cell, float]] = {}
@@ -131,7 +133,7 @@ def _run(cells: list[Cell], total: int, home: Path, model: Path, jobs: int) -> N
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Make SIGTERM interrupt the study as Ctrl-C does."""
+    """Let SIGTERM interrupt the study in the same way as Ctrl-C."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -140,7 +142,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _ending(home: Path, cell: Cell, code: int | None) -> str:
-    """Return a phrase that says how a cell ended."""
+    """Return a text that says how a cell ended."""
     path = home / "cells" / cell.folder / RESULT
     if path.is_file():
         result = json.loads(path.read_text())

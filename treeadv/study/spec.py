@@ -1,4 +1,4 @@
-"""The file of a study: arms, budget, held-out problems and analysis."""
+"""The file of a study, which holds arms, budget, held-out problems and analysis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from treeadv.jsonl import JsonObject
 from treeadv.local.warmup import Warmup
 from treeadv.section import Positive, Section
 
-Changes = JsonObject  # values of the configuration by dotted key
+Changes = JsonObject  # maps dotted keys of the configuration to values
 Metric = Literal[
     "test_accuracy", "dev_accuracy", "dev_accuracy_at_tokens", "tokens_to_target", "tokens_generated", "answer_tokens",
     "mixed_outcomes",
@@ -25,7 +25,7 @@ HIGHER_IS_BETTER = {"test_accuracy", "dev_accuracy", "dev_accuracy_at_tokens", "
 
 
 class Budget(Section):
-    """The budget of every cell: either optimizer steps or generated tokens."""
+    """The budget of every cell, in optimizer steps or in generated tokens."""
 
     steps: Positive | None = Field(None, description="optimizer steps")
     tokens: Positive | None = Field(
@@ -40,7 +40,7 @@ class Budget(Section):
 
 
 class HeldOut(Section):
-    """Problems that no run trains on: those of a file, or draws of the task with a seed that no run has."""
+    """Problems that no run trains on. They are from a file, or are draws of the task with a seed that no run has."""
 
     source: str | None = None
     seed: int = 0
@@ -69,7 +69,7 @@ class Analysis(Section):
 
 
 class Study(Section):
-    """A grid of full runs: each arm with each value of the grid and each seed."""
+    """A grid of full runs. There is a run for each arm, each combination of values of the grid, and each seed."""
 
     name: str = Field(pattern=r"^[\w-][\w.-]*$")
     question: str
@@ -108,7 +108,9 @@ class Study(Section):
 
     @property
     def rows(self) -> dict[str, Changes]:
-        """The changes of each combination of an arm and values of the grid, by name: `arm` or `arm/value/...`."""
+        """Return the changes of each combination of an arm and values of the grid, by name: `arm` or
+        `arm/value/...`.
+        """
         rows = dict(self.arms)
         for values in self.grid.values():
             rows = {
@@ -118,9 +120,11 @@ class Study(Section):
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells in the order of their runs. All rows of one seed come before the next seed.
+        """Return all cells in the order of their runs.
 
-        So a study that ends early has equally many runs of each row."""
+        All rows of one seed come before the next seed, so a study that ends early has about the same number of runs of
+        each row.
+        """
         return [Cell(row=row, seed=seed) for seed in self.seeds for row in self.rows]
 
 
@@ -132,12 +136,12 @@ class Cell(Section):
 
     @property
     def folder(self) -> str:
-        """The name of the folder of the cell."""
+        """Return the name of the folder of the cell."""
         return f"{self.row.replace('/', '--')}--seed-{self.seed}"
 
 
 def load_study(path: Path) -> Study:
-    """Read the file of a study and check it and the configuration of each cell. Raises `BadInput`."""
+    """Read the file of a study. Checks the file and the configuration of each cell. Raises `BadInput`."""
     if not path.is_file():
         raise BadInput(f"{path}: no such study (studies: docs/results/*.yaml)")
     try:

@@ -1,1 +1,1 @@
-"""`treeadv view`: a local web page over the forests of a run, and the same page as a folder of files to share."""
+"""The web page of `treeadv view` over the forests of a run. A local server serves it, or a folder of files holds it."""

@@ -1,4 +1,4 @@
-"""Writes the page with its forests as files that a browser opens without a server."""
+"""Writes the page and its forests as files. A browser opens them without a server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from treeadv.view.encoding import encode_row
 from treeadv.view.pages import bundled_page
 from treeadv.visible import visible
 
-DATA = "data"  # the folder of the forests, beside index.html
-PART = 1 << 18  # characters from which a file of forests is closed
+DATA = "data"  # the folder of the forests, in the same folder as index.html
+PART = 1 << 18  # a file of forests with at least this many characters gets no further forest
 
 
 def write_bundle(
@@ -23,8 +23,8 @@ def write_bundle(
 ) -> tuple[int, int]:
     """Write the page into the folder `target`, which must be empty or not exist. Returns (forests, bytes).
 
-    `chosen` says of each row whether it belongs to the bundle. `shown(done, total)` is called after each forest.
-    Raises `BadInput`."""
+    `chosen` returns whether a row belongs to the bundle. `shown(done, total)` is called after each forest. Raises
+    `BadInput`."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"--bundle {target}: it exists and is not an empty folder; choose another")
     catalogue.read_all()
@@ -54,10 +54,10 @@ def write_bundle(
 
 
 class _Parts:
-    """Scripts with the forests of a bundle, several small forests in one file."""
+    """The scripts with the forests of a bundle. A script has several forests if they are small."""
 
     def __init__(self, target: Path) -> None:
-        self.size = 0  # bytes written
+        self.size = 0  # number of bytes written
         self._target, self._number = target, 0
         self._calls: list[str] = []
         self._length = 0
@@ -72,7 +72,7 @@ class _Parts:
         return f"{DATA}/{name}.js"
 
     def close(self) -> None:
-        """Write what has not been written."""
+        """Write the forests that are not written yet."""
         if self._calls:
             self.write(f"part-{self._number}", self._calls)
         self._number += 1
@@ -87,11 +87,11 @@ class _Parts:
 def _forest(catalogue: Catalogue, key: str) -> dict[str, Any]:
     try:
         return encode_row(catalogue.source, key)
-    except BadInput as e:  # the payload was let go, or damaged, while the bundle was written
+    except BadInput as e:  # the payload was deleted or damaged while the bundle was written
         return {"error": visible(str(e))}
 
 
 def _call(key: str, value: Any) -> str:
-    """Return the line of a script that gives `value` to the page."""
+    """Return the line of a script that passes `value` to the page."""
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return f"treeadvData({json.dumps(key)},{body})\n"

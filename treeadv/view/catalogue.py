@@ -1,4 +1,4 @@
-"""The rows of a source, kept current in a thread: changes get numbers, so that a page asks only for what is new."""
+"""The rows of a source, which a thread keeps current. Changes have numbers, so a page can ask only for new ones."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from treeadv.view.rows import Facts, Row, facts_of, to_json
 from treeadv.view.sources import Source
 from treeadv.visible import visible
 
-POLL = 2.0  # seconds between two looks at the source
-PATIENCE = 5.0  # the source is read again after this many times the seconds that reading takes, if that is later
-SEARCH_SECONDS = 0.4  # of one request; the page asks again from where the search stopped
-KEPT_TEXT = 1 << 26  # characters of searched forests that stay in memory
+POLL = 2.0  # seconds between two checks whether the source has changed
+PATIENCE = 5.0  # a read of the source is followed by a pause of at least this many times its duration
+SEARCH_SECONDS = 0.4  # longest time of one request; the page then asks for the rest
+KEPT_TEXT = 1 << 26  # largest number of characters of searched forests in memory
 _UNREAD = object()
 
 
 class Catalogue:
-    """All rows of a source, with the facts of the forests that have been read so far. Safe to use from many threads."""
+    """All rows of a source, with the facts of the forests that have been read so far.
+
+    Many threads may use it at once.
+    """
 
     def __init__(self, source: Source) -> None:
         """Read the rows. The forests are read later, by `start` or `read_all`."""
@@ -41,14 +44,14 @@ class Catalogue:
 
     # ---- reading -----------------------------------------------------------------------------------------------------
     def start(self) -> None:
-        """Keep the rows current and read the forests, in a thread that ends with `stop` or with the process."""
+        """Start a thread that keeps the rows current and reads the forests. It ends with `stop` or with the process."""
         threading.Thread(target=self._follow, name="treeadv-view", daemon=True).start()
 
     def stop(self) -> None:
         self._stopped.set()
 
     def read_all(self) -> None:
-        """Read every forest that has not been read."""
+        """Read every forest that has not been read yet."""
         while key := self._unread():
             self._read(key)
 
@@ -65,7 +68,7 @@ class Catalogue:
                 if self._rows.get(row.key) != row:
                     self._rows[row.key] = row
                     self._note(row.key)
-            # What could not be read may be complete now
+            # A forest that could not be read before may be complete now.
             for key in [key for key, facts in self._facts.items() if facts.fault]:
                 del self._facts[key]
         self._took = time.monotonic() - began
@@ -79,7 +82,7 @@ class Catalogue:
             self._stopped.wait(max(0.0, due - time.monotonic()))
 
     def _unread(self) -> str:
-        """Return the key of the newest forest that has not been read; "" if there is none."""
+        """Return the key of the newest forest that has not been read, or "" if all have been read."""
         with self._lock:
             return next((k for k in reversed(self._rows) if self._rows[k].readable and k not in self._facts), "")
 
@@ -99,7 +102,7 @@ class Catalogue:
 
     # ---- answers -----------------------------------------------------------------------------------------------------
     def about(self) -> dict[str, Any]:
-        """Return the facts of the page's head, with the number of the last change and of the forests read."""
+        """Return the facts of the page's head, the number of the last change and the number of forests read."""
         about = self.source.about()
         with self._lock:
             faults = [text for text in (about["fault"], self.fault) if text]
@@ -114,9 +117,11 @@ class Catalogue:
             }
 
     def changes(self, since: int, limit: int) -> dict[str, Any]:
-        """Return up to `limit` rows changed after change number `since`, oldest change first, with their prompts.
+        """Return up to `limit` rows that changed after change number `since`, with their prompts, the oldest change
+        first.
 
-        `serial` is the number of the last change among them; `last` that of all rows."""
+        `serial` is the number of the last change among these rows. `last` is the number of the last change of all rows.
+        """
         with self._lock:
             changed: list[str] = []
             for key in reversed(self._changes):
@@ -134,7 +139,7 @@ class Catalogue:
             return {"rows": rows, "prompts": prompts, "serial": serial, "last": self._serial}
 
     def row(self, key: str) -> Row:
-        """Raises `BadInput` for an unknown key."""
+        """Return the row with this key. Raises `BadInput` for an unknown key."""
         with self._lock:
             if key not in self._rows:
                 raise BadInput(f"{key}: no such forest")
@@ -146,14 +151,14 @@ class Catalogue:
             return [key for key, row in self._rows.items() if row.readable]
 
     def forest(self, key: str) -> Forest:
-        """Raises `BadInput` for a forest that cannot be read."""
+        """Return the forest of a row. Raises `BadInput` for a forest that cannot be read."""
         return self.source.forest(self.row(key).key)
 
     def search(self, text: str, after: int) -> dict[str, Any]:
-        """Return the keys of forests whose prompt or a leaf contains `text`, whatever the case of its letters.
+        """Return the keys of the forests whose prompt or leaves contain `text`. The search ignores the case of letters.
 
-        The search starts at forest number `after` and stops after `SEARCH_SECONDS`. `next` is the number to go on
-        from, None at the end; `of` is the number of all forests."""
+        The search starts at forest number `after` and stops after `SEARCH_SECONDS`. `next` is the number of the forest
+        where the next request starts, or None at the end. `of` is the number of all forests."""
         until = time.monotonic() + SEARCH_SECONDS
         keys, found, at = self.keys(), [], after
         needle = text.casefold()

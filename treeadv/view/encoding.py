@@ -1,4 +1,4 @@
-"""One forest as JSON for the page: texts of segments, and numbers of tokens as base64 of little-endian arrays."""
+"""Encodes a forest as JSON for the page. Segments have texts. Numbers of tokens are base64 of little-endian arrays."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from treeadv.view.reading import part_read
 from treeadv.view.sources import Source
 from treeadv.visible import visible
 
-MILLI_MAX = 65_535  # the largest thousandth of a nat that two bytes hold
+MILLI_MAX = 65_535  # largest number of thousandths of a nat in two bytes
 
 
 def encode_row(source: Source, key: str) -> dict[str, Any]:
-    """Return the forest of a row of `source`. Raises `BadInput` for a forest that cannot be read."""
+    """Return the JSON of the forest of a row of `source`. Raises `BadInput` for a forest that cannot be read."""
     try:
         return forest_json(source.forest(key), source.vocabulary, source.advantage, source.learner_log_probs(key))
     except BadForest as e:
@@ -32,12 +32,13 @@ def encode_row(source: Source, key: str) -> dict[str, Any]:
 def forest_json(
     f: Forest, vocabulary: Vocabulary | Numbers, spec: AdvantageSpec, learner: Floats | None = None
 ) -> dict[str, Any]:
-    """Return everything that the page shows of a forest. `learner` [T] is log pi of the learner, if it was kept.
+    """Return the data of a forest that the page shows. `learner` [T] is log pi of the learner, if the run kept it.
 
-    `text` [S] is the text of each segment, `size` [T] (uint16) the length of each token's part of it in UTF-16 units.
-    `surprise` is -log p and `entropy` the entropy of each token, [T] uint16, in thousandths of a nat. `id` [T] is
-    uint32. `version` lists runs [version, tokens]. `mismatch` [T] float32 is log pi of the learner minus that of the
-    engine. `advantage` [S] is None for a forest that is not graded.
+    `text` [S] is the text of each segment. `size` [T] (uint16) is the length of each token's part of this text in
+    UTF-16 units. `surprise` [T] (uint16) is -log p of each token, and `entropy` [T] (uint16) its entropy. Both are in
+    thousandths of a nat. `id` [T] is uint32. `version` lists runs of tokens with the same version as [version, number
+    of tokens]. `mismatch` [T] (float32) is log pi of the learner minus log pi of the engine. `advantage` [S] is None
+    for a forest that is not graded.
 
     Raises `BadForest` if `learner` has another length."""
     if learner is not None and len(learner) != f.tokens:
@@ -77,7 +78,7 @@ def forest_json(
 
 def _texts(f: Forest, vocabulary: Vocabulary | Numbers) -> tuple[list[str], list[int]]:
     texts, sizes = [], []
-    path = f.prompt.tolist()  # prompt and tokens above a segment: a character may be cut by a fork
+    path = f.prompt.tolist()  # prompt and tokens above a segment, because a fork may cut a character
     for above, (a, b) in zip(f.offset, pairwise(f.start), strict=True):
         del path[len(f.prompt) + above :]
         tokens = f.token[a:b].tolist()
@@ -100,7 +101,7 @@ def _leaf(f: Forest, leaf: int, vocabulary: Vocabulary | Numbers) -> dict[str, A
 
 
 def _number(value: float) -> float | None:
-    """Return a number as JSON has it: None for NaN and infinities."""
+    """Return a number that JSON can hold, or None for NaN and infinities."""
     return round(float(value), 6) if np.isfinite(value) else None
 
 

@@ -1,5 +1,7 @@
-"""The files of the page. Its modules import each other by bare names, which an import map resolves: to paths on the
-server, to `data:` addresses in a bundle, because a browser loads no module from a file."""
+"""The files of the page.
+
+The modules of the page import each other by bare names, which an import map resolves. On the server the map has paths.
+In a bundle it has `data:` addresses, because a browser loads no module from a file."""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from importlib.resources import files
 
 STYLE = "style.css"
 ICON = "icon.svg"
-MODULES: Mapping[str, str] = {  # bare name: file
+MODULES: Mapping[str, str] = {  # file by bare name
     "preact": "vendor/preact.js",
     "preact/hooks": "vendor/preact-hooks.js",
     "htm": "vendor/htm.js",
@@ -31,12 +33,12 @@ STATIC = (STYLE, ICON, *MODULES.values())
 
 @cache
 def static(name: str) -> bytes:
-    """Return a file of `STATIC`."""
+    """Return the content of a file of `STATIC`."""
     return files("treeadv.view").joinpath("static").joinpath(name).read_bytes()
 
 
 def served_page(title: str) -> tuple[str, str]:
-    """Return the page of the server, and the Content-Security-Policy under which it may run."""
+    """Return the page of the server, and its Content-Security-Policy."""
     imports = _json({"imports": {name: f"/static/{file}" for name, file in MODULES.items()}})
     start = "import 'view/main.js'"
     head = (
@@ -52,7 +54,7 @@ def served_page(title: str) -> tuple[str, str]:
 
 
 def bundled_page(title: str) -> str:
-    """Return the page of a bundle, which needs no other file than the data beside it."""
+    """Return the page of a bundle. The page needs only the data files of the bundle."""
     imports = _json({"imports": {name: _data_address(file) for name, file in MODULES.items()}})
     head = (
         f'<link rel="icon" href="{_data_address(ICON)}"><style>{static(STYLE).decode()}</style>'

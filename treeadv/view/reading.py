@@ -1,4 +1,4 @@
-"""What a verifier read of a leaf."""
+"""Finds the part of a leaf that its verifier read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from treeadv.visible import visible
 
 
 def part_read(f: Forest, leaf: int, vocabulary: Vocabulary | Numbers) -> str | None:
-    """Return the part of the leaf's text that a verifier of this package compares, "" if it finds none.
+    """Return the part of the leaf's text that a verifier of this package compares, or "" if the verifier finds none.
 
-    None for another verifier, whose code does not run here, and for one that reads the whole text."""
+    Returns None for another verifier, whose code does not run here. Returns None for a verifier that reads the whole
+    text, for a lost leaf, and without a tokenizer."""
     if isinstance(vocabulary, Numbers) or not is_built_in(f.verifier) or f.finish[leaf] == Finish.ABORT:
         return None
     response = vocabulary.response(f.leaf_tokens(leaf).tolist())

@@ -1,4 +1,4 @@
-"""What the list of forests shows of each forest: facts from the journal, and facts from the forest itself."""
+"""The facts that the list of forests shows of each forest. They come from the journal and from the forest."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from treeadv.forest import Finish, Forest, Verdict
 from treeadv.report.picture import Numbers, Vocabulary
 from treeadv.visible import visible
 
-MAX_PROMPT = 4000  # characters of a prompt in the list; of a longer one the middle is left out
+MAX_PROMPT = 4000  # characters of a prompt in the list; the middle of a longer prompt is left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One attempt at a prompt, as the journal tells it. `key` is unique in its source.
+    """One attempt at a prompt, from the journal. `key` is unique in its source.
 
-    `state` is a state of the ledger, "reissued", or "file" for a forest of a file. `step` and `place` are the optimizer
-    step that took the forest and its position there, from 0; None before that. `reward` is the mean over the leaves.
-    `note` says why the forest was dropped, or why it cannot be shown."""
+    `state` is a state of the ledger, "reissued", or "file" for a forest of a file. `step` is the optimizer step that
+    took the forest. `place` is the position of the forest in this step, counted from 0. Both are None until a step
+    takes the forest. `reward` is the mean over the leaves. `note` says why the forest was dropped, or why it cannot be
+    shown."""
 
     key: str
     forest_id: str
@@ -31,7 +32,7 @@ class Row:
     place: int | None = None
     leaves: int | None = None
     tokens: int | None = None
-    versions: tuple[int, int] | None = None  # oldest and newest
+    versions: tuple[int, int] | None = None  # oldest and newest policy version of the tokens
     reward: float | None = None
     note: str = ""
     readable: bool = False  # whether the forest is stored
@@ -39,25 +40,27 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the list shows of a forest beyond its row. `fault` says why the forest cannot be read; then nothing else
-    holds. Lengths are tokens of a leaf from the root to its end."""
+    """The facts that the list shows of a forest in addition to its row.
+
+    `fault` says why the forest cannot be read. With a `fault` the other fields have no meaning. `longest` and
+    `shortest` are numbers of tokens of a leaf from the root to its end."""
 
     prompt_key: str = ""
     prompt: str = ""
     gold: str = ""
     verdicts: dict[str, int] | None = None  # leaves by verdict
-    rewards: tuple[float, float] | None = None  # smallest and largest of the judged leaves
+    rewards: tuple[float, float] | None = None  # smallest and largest reward of the judged leaves
     longest: int = 0
     shortest: int = 0
     cut: int = 0  # leaves that reached the token limit
     trees: int = 0
     sharing: float = 0.0
-    entropy: float = 0.0  # mean over the tokens, nats
+    entropy: float = 0.0  # mean entropy of the tokens in nats
     fault: str = ""
 
 
 def facts_of(forest: Forest, vocabulary: Vocabulary | Numbers) -> Facts:
-    """Return what the list shows of a forest."""
+    """Return the facts that the list shows of a forest."""
     ends = (forest.offset + forest.lengths)[forest.leaf_segment]
     judged = forest.reward[forest.judged]
     verdicts = Counter(Verdict(int(v)).name.lower() for v in forest.verdict)
@@ -78,12 +81,12 @@ def facts_of(forest: Forest, vocabulary: Vocabulary | Numbers) -> Facts:
 
 
 def prompt_key(forest: Forest) -> str:
-    """Return a short name of the prompt's tokens: forests with equal keys have the same prompt."""
+    """Return a short hash of the prompt's tokens. Forests with equal hashes have the same prompt."""
     return f"{zlib.crc32(forest.prompt.tobytes()):08x}"
 
 
 def to_json(row: Row, facts: Facts | None) -> dict[str, Any]:
-    """Return the row with its facts, without the prompt: many rows share one."""
+    """Return the row with its facts. The prompt is left out, because many rows share a prompt."""
     out = asdict(row)
     if facts is not None:
         out["facts"] = {k: v for k, v in asdict(facts).items() if k != "prompt"}

@@ -1,4 +1,6 @@
-"""The server of `treeadv view`: the page, its files, and JSON about the forests. It listens on 127.0.0.1 only.
+"""The server of `treeadv view`.
+
+It serves the page, its files, and JSON about the forests. It listens only on 127.0.0.1.
 
 GET /api/run                          facts of the head, and how much has been read
 GET /api/forests?since=N&limit=M      rows changed after change N
@@ -21,7 +23,7 @@ from treeadv.view.encoding import encode_row
 from treeadv.view.pages import STATIC, TYPES, served_page, static
 from treeadv.visible import visible
 
-ROWS = 2000  # most rows of one answer
+ROWS = 2000  # largest number of rows of one answer
 MAX_TEXT = 1000  # longest searched text, in characters
 _TIMEOUT = 30.0  # seconds that a connection may be idle
 _HOSTS = ("127.0.0.1", "localhost")
@@ -30,7 +32,7 @@ Query = Mapping[str, str]
 
 
 class Api:
-    """Answers the paths below /api with JSON-able values."""
+    """The functions that answer the paths below /api with JSON-able values."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.paths: Mapping[str, Callable[[Query], dict[str, Any]]] = {
@@ -42,7 +44,7 @@ class Api:
 
 
 def _count(query: Query, name: str, default: int, limit: int = 2**53) -> int:
-    """Return a number of the query from 0 to `limit`. Raises `BadInput` for anything else."""
+    """Return the number `name` of the query. Raises `BadInput` unless it is an integer from 0 to `limit`."""
     text = query.get(name, str(default))
     if not (text.isascii() and text.isdecimal()) or len(text) > 16:
         raise BadInput(f"{name}={text:.40}: a number from 0 is needed")
@@ -50,7 +52,10 @@ def _count(query: Query, name: str, default: int, limit: int = 2**53) -> int:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one connection. A request for another host name is refused: a page of another site may have sent it."""
+    """The handler of one connection.
+
+    It refuses a request for another host name, because another site may have sent it.
+    """
 
     server: Server
     server_version, sys_version = "treeadv", ""
@@ -92,16 +97,16 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Write nothing: the terminal shows the address alone."""
+        """Write nothing, because the terminal shows only the address."""
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a catalogue on a port of this machine; port 0 chooses a free one."""
+    """The server of a catalogue on a port of this machine. Port 0 chooses a free port."""
 
     daemon_threads = True
 
     def __init__(self, catalogue: Catalogue, port: int = 0) -> None:
-        """Raises `BadInput` if the port is taken."""
+        """Listen on the port. Raises `BadInput` if the port is taken."""
         try:
             super().__init__(("127.0.0.1", port), Handler)
         except OSError as e:
@@ -114,7 +119,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Write nothing for a browser that has gone; write the traceback for any other error."""
+        """Write the traceback of an error. Writes nothing if the browser has closed the connection."""
         import sys
 
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):

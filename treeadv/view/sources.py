@@ -1,4 +1,4 @@
-"""Where forests come from: the folder of a run, or an Arrow file of forests. Neither is changed or locked."""
+"""The sources of forests: the folder of a run, or an Arrow file of forests. A source changes and locks no file."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from treeadv.wire import read_file
 
 
 class Source(Protocol):
-    """Forests with the tokenizer that decodes them and the advantages that they were, or would be, trained with."""
+    """Forests, with the tokenizer that decodes them and the advantages that training uses or would use."""
 
     vocabulary: Vocabulary | Numbers
     advantage: AdvantageSpec
 
     def stamp(self) -> Hashable:
-        """Return a value that changes when the source changes. Costs little."""
+        """Return a value that changes when the source changes. The call is cheap."""
         ...
 
     def about(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Source(Protocol):
         ...
 
     def rows(self) -> tuple[list[Row], str]:
-        """Return all rows in the order of their draws, and why there are not more ("" for all)."""
+        """Return the rows in the order of their draws, and the reason why rows are missing ("" if none is missing)."""
         ...
 
     def forest(self, key: str) -> Forest:
@@ -48,25 +48,26 @@ class Source(Protocol):
         ...
 
     def learner_log_probs(self, key: str) -> Floats | None:
-        """Return the learner's log pi [T] of a forest, NaN where it was not computed; None if it was not kept.
+        """Return the learner's log pi [T] of a forest, or None if the run did not keep it. NaN means not computed.
 
         Raises `BadInput` for a damaged file."""
         ...
 
 
 class RunSource:
-    """The folder of a run, which may be running, ended or broken off."""
+    """The folder of a run. The run may be running, finished or stopped."""
 
     def __init__(self, path: Path, model: Path | None = None) -> None:
-        """`model` is a folder with the tokenizer; by default it is found as for the report. Raises `BadInput` for a
-        folder that is no run."""
+        """Open the folder of a run. Raises `BadInput` for a folder that is no run.
+
+        `model` is a folder with the tokenizer. By default the tokenizer is that of the report."""
         self._folder, self._config = RunFolder.open(path, [])
         self._path = path
         self.vocabulary = Vocabulary(model) if model else run_vocabulary(self._folder, self._config)
         learner = self._config.learner
         self.advantage = build_advantage(learner.preset, learner.advantage)
         self._history = History()
-        self._steps: dict[str, int] = {}  # the step that took a forest
+        self._steps: dict[str, int] = {}  # the step that took each forest
         self._payloads: PayloadReader | None = None
 
     def stamp(self) -> Hashable:
@@ -123,12 +124,12 @@ class RunSource:
     def _replay(self) -> Folder | None:
         try:
             return folder_of(self._path)
-        except BadInput:  # a run that has just begun
+        except BadInput:  # the run has just begun
             return None
 
 
 def _read(replay: Folder) -> tuple[History, str]:
-    """Return what can be read of the journal, and the fault that ends it ("" for none)."""
+    """Return the readable part of the journal, and the fault at its end ("" for none)."""
     history, reader = History(), None
     try:
         reader = Reader(replay.child("journal"), whole=True)
@@ -170,10 +171,10 @@ def _row(attempt: Attempt, state: str, place: tuple[int, int] | None, history: H
 
 
 class FileSource:
-    """An Arrow file of forests, such as `treeadv generate` and `treeadv.write_forests` write it."""
+    """An Arrow file of forests, which `treeadv generate` or `treeadv.write_forests` wrote."""
 
     def __init__(self, path: Path, model: Path | None = None, preset: str = "treeadv") -> None:
-        """Raises `BadInput` for another kind of file, or an unknown preset."""
+        """Read the file. Raises `BadInput` for another kind of file, or an unknown preset."""
         self._path = path
         self._forests, named = read_file(path)
         folder = model or (Path(named) if named and has_tokenizer(Path(named)) else None)
@@ -182,7 +183,7 @@ class FileSource:
         self._about: Mapping[str, Any] = {"model": Path(named).name, "preset": preset}
 
     def stamp(self) -> Hashable:
-        return None  # read once
+        return None  # the file is read only once
 
     def about(self) -> dict[str, Any]:
         named = not isinstance(self.vocabulary, Numbers)
@@ -211,11 +212,13 @@ class FileSource:
         return self._forests[int(key)]
 
     def learner_log_probs(self, key: str) -> None:
-        """Return None: a file of forests has the log-probabilities of their engine only."""
+        """Return None, because a file of forests has only the log-probabilities of the engine."""
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether the folder has a tokenizer. False for what cannot be a folder: a file of forests may name anything."""
+    """Return whether the folder has a tokenizer.
+
+    Returns False for a path that cannot be a folder, because a file of forests may name any path."""
     try:
         return (folder / "tokenizer.json").is_file()
     except OSError:
@@ -223,9 +226,9 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def open_source(path: Path, model: Path | None = None, preset: str | None = None) -> Source:
-    """Return the source at a path: the folder of a run or an Arrow file.
+    """Return the source at a path, which is the folder of a run or an Arrow file.
 
-    `preset` holds for a file; a run has its own. Raises `BadInput`."""
+    `preset` is the preset for a file. A run has its own preset. Raises `BadInput`."""
     if path.is_dir():
         if not (path / "config.yaml").is_file() and (files := sorted(path.glob("*.arrow"))):
             raise BadInput(f"{path} is a folder and no run; give a file of forests, such as {files[0]}")

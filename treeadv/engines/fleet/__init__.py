@@ -1,1 +1,1 @@
-"""Manages several inference servers of one engine: their readiness, the routing of trees, and their weights."""
+"""The management of several inference servers of one engine: readiness, the routing of trees, and weights."""

@@ -1,4 +1,6 @@
-"""Finds the single servers behind an address. Weights must reach each server, so routers and Services are resolved."""
+"""Finds the single servers behind an address. Weights must reach every server, so this module resolves routers and
+Kubernetes Services.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ async def resolve(key: str, url: str) -> list[str]:
 
 
 async def _workers(key: str, url: str) -> list[str] | None:
-    """Return the servers of a router; None if `url` is not a router."""
+    """Return the servers of a router, or None if `url` is not a router."""
     try:
         async with aiohttp.ClientSession(timeout=PATIENCE) as session, session.get(f"{url}/workers") as reply:
             if reply.status != 200:
@@ -57,8 +59,8 @@ async def _addresses(key: str, url: str) -> list[str]:
 
 
 def own_address(url: str) -> str:
-    """Return this machine's address as seen by the server at `url`."""
+    """Return the address of this machine on the route to the server at `url`."""
     parts = urlsplit(url)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:  # no packet is sent: connecting only chooses the route
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:  # connecting sends no packet: it only chooses the route
         s.connect((parts.hostname, parts.port or 80))
         return s.getsockname()[0]

@@ -1,8 +1,8 @@
-"""Manages the servers of one generator: their readiness, their recovery, and the routing of trees to them.
+"""Manages the servers of one generator. This covers their readiness, their recovery, and the routing of trees to them.
 
 A server is ready only while it has the current policy version. A lost server is restarted, checked, and gets the
-current weights before any request. A server that discovery finds later is treated in the same way. A server that
-discovery no longer lists is closed.
+current weights before any request. A server that discovery finds later gets the same treatment. A server that discovery
+no longer lists is closed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = visible_logger(__name__)
 
 
 class Fleet(Generic[M, Payload]):
-    """Keeps servers ready, routes trees to servers, and sends weights to servers."""
+    """The servers of one generator. It keeps them ready, routes trees to them, and sends them weights."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class Fleet(Generic[M, Payload]):
     ) -> None:
         """Keep the functions of the engine.
 
-        `key` is the configuration section for error messages. `find` returns the current addresses of the servers; ""
-        stands for a server that this process starts. `make` builds the member for an address. `prepare` converts
-        weights to the payload of a member, and raises `ValueError` for weights of another model. `patience` is the time
-        in seconds that the start waits for a first server, and a request waits for a ready server.
+        `key` is the configuration section for error messages. `find` returns the current addresses of the servers. The
+        address "" means a server that this process starts. `make` builds the member for an address. `prepare` converts
+        weights to the payload of a member, and raises `ValueError` for weights of another model. `patience` is a time
+        in seconds. The start waits that long for a first server, and a request waits that long for a ready server.
         """
         self._key, self._make, self._find, self._prepare, self._patience = key, make, find, prepare, patience
         self.members: list[M] = []
@@ -76,7 +76,9 @@ class Fleet(Generic[M, Payload]):
             self._run(self._discover())
 
     async def _first_addresses(self) -> list[str]:
-        """Return the addresses at the start. Servers that are deployed with the run may start after it."""
+        """Return the addresses at the start. Waits for them, because servers that are deployed with the run may start
+        later than the run.
+        """
         deadline = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
@@ -94,7 +96,7 @@ class Fleet(Generic[M, Payload]):
         self._tasks.add(asyncio.create_task(work))
 
     async def close(self) -> None:
-        """Close all servers. Raises the error of a background task with a defect."""
+        """Close all servers. Raises the error of a background task that failed unexpectedly."""
         members = self.members
         for task in self._tasks:
             task.cancel()
@@ -106,11 +108,14 @@ class Fleet(Generic[M, Payload]):
 
     # ---- routing -----------------------------------------------------------------------------------------------------
     async def server_of(self, forest: str, tree: str) -> M:
-        """Return the server of a tree; wait until a server is ready. Raises `EngineLost` if no server becomes ready."""
+        """Return the server of a tree.
+
+        Waits until a server is ready. Raises `EngineLost` if no server becomes ready.
+        """
         if not self._ready():
             await self._wait_until_ready()
         ready = {m.url: m for m in self._ready()}
-        newest = max(m.version for m in ready.values())  # during an update a tree must not move to older weights
+        newest = max(m.version for m in ready.values())  # during an update no tree moves to older weights
         return ready[self._routes.server_of(forest, tree, ready, [u for u, m in ready.items() if m.version == newest])]
 
     def release(self, forest: str) -> None:
@@ -138,10 +143,10 @@ class Fleet(Generic[M, Payload]):
 
     # ---- loss and recovery -------------------------------------------------------------------------------------------
     def lose(self, member: M, reason: str) -> bool:
-        """Take a server out of service. Returns whether another one is ready.
+        """Take a server out of service. Returns whether another server is ready.
 
-        Many requests fail together with the server. Only the first failure counts, so later failures do not interrupt
-        the recovery.
+        When a server fails, many requests fail with it. Only the first failure counts, so later failures do not
+        interrupt the recovery.
         """
         if member.ready.is_set():
             member.ready.clear()
@@ -158,7 +163,7 @@ class Fleet(Generic[M, Payload]):
                 if not (member.listed and await self._bring_back(member)):
                     return await member.shut()
                 self._changed.set()
-        except Exception as defect:  # raised again in `close`; waiting requests must not wait forever
+        except Exception as defect:  # `close` raises it again; requests that wait must not wait forever
             member.reason = repr(defect)
             raise
         finally:
@@ -169,9 +174,9 @@ class Fleet(Generic[M, Payload]):
     async def _discover(self) -> None:
         """Follow servers that are added and removed.
 
-        A new server is treated as a lost server, so it gets weights before requests. A server that is no longer listed
-        will end soon, and its trees move to other servers. An empty list is ignored, because a restarted router has an
-        empty list.
+        A new server is treated as a lost server, so it gets weights before requests. A server that discovery no longer
+        lists will end soon, so its trees move to other servers. An empty list is ignored, because a restarted router
+        has an empty list.
         """
         while True:
             await asyncio.sleep(DISCOVERY_INTERVAL)
@@ -222,9 +227,10 @@ class Fleet(Generic[M, Payload]):
 
     # ---- weights -----------------------------------------------------------------------------------------------------
     async def update(self, version: int, weights: Weights) -> None:
-        """Load a version into every ready server. Other servers, and servers that fail, load it during their recovery.
+        """Load a version into every ready server.
 
-        Raises `ValueError` for a version below the current version or for weights of another model.
+        Other servers, and servers that fail, load the version when they recover. Raises `ValueError` for a version
+        below the current version or for weights of another model.
         """
         if version < self.version:
             raise ValueError(f"policy version {version} is older than the engine's {self.version}")

@@ -11,16 +11,18 @@ Payload = TypeVar("Payload")  # the weights in the form that a server loads
 
 
 class ServerGone(Exception):
-    """The server cannot be reached, hangs, or fails repeatedly. The message is the reason."""
+    """The error of a server that cannot be reached, hangs, or fails repeatedly. The message is the reason."""
 
 
 class Refused(Exception):
-    """The server refused a call, or its reply cannot be used for training. The message is the reason."""
+    """The error of a server that refused a call or sent a reply that training cannot use. The message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """One weight update of one server: its version, the bytes sent, and the seconds from pause to continue."""
+    """One weight update of one server: the version, the bytes sent, and the seconds from the pause to the
+    continuation.
+    """
 
     version: int
     bytes: int
@@ -28,7 +30,7 @@ class Loaded:
 
 
 class Member(ABC, Generic[Payload]):
-    """A server and its state in the fleet. An empty `url` stands for a server that this process starts."""
+    """A server and its state in the fleet. An empty `url` means a server that this process starts."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -40,7 +42,7 @@ class Member(ABC, Generic[Payload]):
 
     @abstractmethod
     async def bring_up(self) -> None:
-        """Start or reach the server and check that it serves the run's model as version 0. The server may be running.
+        """Start or reach the server and check that it serves the run's model as version 0. The server may run already.
 
         Raises `BadInput`, `ServerGone` or `Refused`.
         """
@@ -53,7 +55,7 @@ class Member(ABC, Generic[Payload]):
     async def ended(self) -> str:
         """Wait for the end of a server that this process started, and return the reason.
 
-        Never returns for another server.
+        Never returns for a server that another process started.
         """
 
     @abstractmethod

@@ -1,8 +1,9 @@
 """Assigns trees to servers by rendezvous hashing with bounded load, without I/O.
 
-Rendezvous hashing (Thaler and Ravishankar, 1998): a tree ranks all servers by a hash of (tree, server) and takes the
-first. If a server ends, only its own trees move. Bounded load (Mirrokni, Thorup and Zadimoghaddam, 2018): if a server
-has more than `bound` times the mean load, the tree takes the next server of its ranking.
+Rendezvous hashing is due to Thaler and Ravishankar (1998). A tree ranks all servers by a hash of (tree, server) and
+takes the first server. If a server ends, only the trees of this server move. Bounded load is due to Mirrokni, Thorup
+and Zadimoghaddam (2018). If a server has more than `bound` times the mean load, the tree takes the next server of its
+ranking.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from treeadv.seeds import derive
 
 
 class Routes:
-    """Trees and the servers that hold their prefixes."""
+    """The assignment of trees to the servers that hold their prefixes."""
 
     def __init__(self, bound: float = 1.25) -> None:
         self.bound = bound
@@ -22,7 +23,7 @@ class Routes:
         self._load: dict[str, int] = {}  # server -> trees
 
     def server_of(self, forest: str, tree: str, ready: Iterable[str], open_to_new: Iterable[str]) -> str:
-        """Return the server of a tree: its current server if that is `ready`, else a new server.
+        """Return the server of a tree: its current server if this server is `ready`, else a new server.
 
         The new server is the first in the tree's ranking that is in `open_to_new` and has room. `open_to_new` must not
         be empty.

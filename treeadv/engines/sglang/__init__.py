@@ -1,1 +1,1 @@
-"""The engine on SGLang servers: its own, or a fleet behind an address (docs/sglang.md)."""
+"""The engine on SGLang servers: a server that it starts, or the servers behind an address (docs/sglang.md)."""

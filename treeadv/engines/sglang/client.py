@@ -1,4 +1,4 @@
-"""The HTTP client of one SGLang server: requests with a time limit and bounded retries, and checked control calls."""
+"""The HTTP client of one SGLang server. Requests have a time limit and bounded retries. Control calls are checked."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from treeadv.jsonl import JsonObject
 
 RETRIES = 3  # retries of a request after a broken connection or a status 5xx; the waiting time doubles
 FIRST_WAIT = 0.1  # seconds
-# Seconds that an idle connection is kept. The server closes idle connections after 5 seconds, so the client closes them
-# earlier.
+# Seconds for which the client keeps an idle connection. The server closes idle connections after 5 seconds, so the
+# client closes them earlier.
 KEEP = 2.0
 
 
 class Client:
-    """Calls one server.
+    """The HTTP client of one server.
 
     An open request counts as hung when the server has answered no request at all for `timeout` seconds. While the
-    server answers others, a request may wait for space in the cache.
+    server answers other requests, a request may wait for space in the cache.
     """
 
     def __init__(self, url: str, timeout: float, control_timeout: float) -> None:
@@ -40,10 +40,10 @@ class Client:
 
     # ---- drawing -----------------------------------------------------------------------------------------------------
     async def generate(self, payload: JsonObject) -> Any:
-        """Return the JSON body of a reply to native /generate.
+        """Return the JSON body of the reply of SGLang's native call /generate.
 
-        A retry is a new request with a new id, and only the returned reply is read, so no retry duplicates a branch.
-        Raises `ServerGone`, or `Refused` for 4xx.
+        A retry is a new request with a new id, and the client reads only the reply that it returns, so no retry
+        duplicates a branch. Raises `ServerGone`, or `Refused` for a status 4xx.
         """
         fault = ""
         for attempt in range(RETRIES + 1):

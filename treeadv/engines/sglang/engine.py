@@ -1,9 +1,10 @@
-"""The SGLang engine: forests grown on the radix cache of SGLang servers, over their HTTP API.
+"""The SGLang engine, which grows forests on the radix cache of SGLang servers over their HTTP API.
 
-SGLang shares only the prefix of a running request; drawn tokens enter the radix cache when the request ends. So the
-engine draws a branch in chunks. Each chunk is a request for a few tokens after all tokens so far, and its draws are
-yielded when it has ended. The next chunk, and a sibling that forks anywhere in the chunk, then find their whole prefix
-in the cache. The distribution of a token does not depend on the chunks, so neither does the distribution of a forest.
+SGLang shares only the prefix of a running request. The drawn tokens enter the radix cache when the request ends. The
+engine therefore draws a branch in chunks. Each chunk is a request for a few tokens after all earlier tokens of the
+branch. The engine yields the tokens of a chunk when the request has ended. The next chunk, and a sibling that forks
+anywhere in the chunk, then find their whole prefix in the cache. The distribution of a token does not depend on the
+chunks, so the distribution of a forest does not depend on them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class SGLangEngine:
     def __init__(
         self, fleet: Fleet[SGLangMember, dict[str, torch.Tensor]], disk: Disk, chunk: int, longest: int
     ) -> None:
-        """Keep the settings; use `create`. `chunk` is the tokens of a request, `longest` the longest path in tokens."""
+        """Keep the settings. Callers use `create`.
+
+        `chunk` is the number of tokens of a request. `longest` is the length of the longest path in tokens."""
         self._fleet, self._disk, self._chunk, self._longest = fleet, disk, chunk, longest
         self._stats = EngineStats()
         self._busy_since = 0.0
@@ -59,7 +62,7 @@ class SGLangEngine:
 
     @classmethod
     def cuda_option(cls, config: Config) -> str:
-        """Return the option by which a server that this engine starts uses a CUDA device; "" without one."""
+        """Return the option that makes a server of this engine use a CUDA device, or "" without such an option."""
         s = config.generator.sglang
         return "generator.sglang.device=cuda" if not s.url and s.device == "cuda" else ""
 
@@ -67,8 +70,9 @@ class SGLangEngine:
     async def create(cls, config: Config, model_dir: Path, index: int) -> SGLangEngine:
         """Return the engine of generator number `index` when its servers serve the model in `model_dir` as version 0.
 
-        Without `generator.sglang.url` the engine starts a server; with it, the engine uses all servers behind that
-        address. Raises `BadInput` for a server of another model and for other faults that the user must correct.
+        Without `generator.sglang.url` the engine starts a server. With `generator.sglang.url` the engine uses all
+        servers behind this address. Raises `BadInput` for a server of another model and for other faults that the user
+        must correct.
         """
         cls.check(config)
         longest = longest_path(model_dir)
@@ -109,7 +113,10 @@ class SGLangEngine:
 
     @property
     def members(self) -> list[SGLangMember]:
-        """Return the servers; reports read their address, limits, difference to a plain forward, and output."""
+        """Return the servers.
+
+        Reports read their address, their limits, their difference to a plain forward pass, and their output.
+        """
         return self._fleet.members
 
     @property
@@ -144,7 +151,7 @@ class SGLangEngine:
     async def _draw(self, ids: list[int], tokens: int, params: Params, namespace: str, tree: str) -> Chunk:
         """Draw one chunk on the tree's server or, after its loss, on another ready server.
 
-        No token of a lost request was read.
+        A lost request gave no token, so the chunk is drawn again from the same prefix.
         """
         self._count(running=1)
         try:
@@ -180,7 +187,10 @@ class SGLangEngine:
         self._fleet.release(namespace)
 
     async def update_weights(self, version: int, weights: Weights) -> float:
-        """Load a version into every server (`Engine.update_weights`). `weights` has every tensor by name."""
+        """Load a version into every server (`Engine.update_weights`).
+
+        `weights` maps the name of every tensor to the tensor.
+        """
         started = time.perf_counter()
         await self._fleet.update(version, weights)
         return time.perf_counter() - started

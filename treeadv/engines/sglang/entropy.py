@@ -1,9 +1,10 @@
-"""The entropy of the distribution that SGLang draws a token from, exact or bounded.
+"""The entropy of the distribution that SGLang draws a token from: the exact value, or a bound.
 
-Exact: `EntropyTap` runs inside the server as a custom logit processor. It returns the logits unchanged and records, for
-each output token, the entropy of its row; SGLang sends these values back with the tokens. Bounded: from the k largest
-log-probabilities, H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d), where d is the mass outside and p_k the smallest
-listed (docs/architecture.md).
+For the exact value `EntropyTap` runs inside the server as a custom logit processor. It returns the logits unchanged and
+records the entropy of the row of each output token. SGLang sends these values back with the tokens. The bounds follow
+from the k largest log-probabilities: H_k + d log(1/p_k) <= H <= H_k + d log((|V|-k)/d). Here H_k is the sum of -p log p
+over these k tokens, d is the probability mass of all other tokens, and p_k is the smallest of the k probabilities
+(docs/architecture.md).
 
 The server imports this module and `treeadv.engines.entropy`, so treeadv must be on its Python path.
 """
@@ -19,17 +20,18 @@ import torch
 
 from treeadv.engines.entropy import entropy
 
-KEY = "treeadv_entropy"  # of meta_info in SGLang's reply
-TEMPERATURE = "temperature"  # of a request's custom_params
+KEY = "treeadv_entropy"  # the key of the entropies in meta_info of SGLang's reply
+TEMPERATURE = "temperature"  # the key of the temperature in custom_params of a request
 
 
 class EntropyTap:
-    """Implements the calls of SGLang's `CustomLogitProcessor`, whose base class is not needed."""
+    """A logit processor with the calls of SGLang's `CustomLogitProcessor`. It does not need SGLang's base class."""
 
     def __call__(self, logits: torch.Tensor, custom_param_list: Sequence[dict[str, Any]]) -> torch.Tensor:
-        """Record the entropy of each row of `logits`, [B, V] before temperature, one row per request.
+        """Record the entropy of each row of `logits` [B, V]. There is one row for each request.
 
-        A middle chunk of a prefill draws no token, so its row is skipped.
+        The logits are not divided by the temperature yet. A middle chunk of a prefill draws no token, so its row is
+        skipped.
         """
         rows = [i for i, params in enumerate(custom_param_list) if params["__req__"].inflight_middle_chunks <= 0]
         if not rows:
@@ -45,8 +47,9 @@ class EntropyTap:
 
 
 def reference() -> str:
-    """Return the `custom_logit_processor` of a request: a pickle of `EntropyTap` by name, as SGLang's `to_str` makes
-    it.
+    """Return the `custom_logit_processor` of a request.
+
+    It is a pickle that names `EntropyTap`, in the form that SGLang's `to_str` writes.
     """
     return json.dumps({"callable": f"c{__name__}\n{EntropyTap.__name__}\n.".encode().hex()})
 
@@ -54,7 +57,8 @@ def reference() -> str:
 def from_top(logprobs: Sequence[float], vocabulary: int, mode: str) -> float:
     """Return an entropy in nats from the k largest log-probabilities of a distribution over `vocabulary` tokens.
 
-    `mode`: `lower` and `upper` are bounds of the entropy; `truncated` omits the tail and is below `lower`.
+    `mode` chooses the value. `lower` and `upper` are bounds of the entropy. `truncated` omits all other tokens and is
+    at most `lower`.
     """
     listed = -sum(math.exp(x) * x for x in logprobs)
     tail = max(0.0, 1.0 - sum(map(math.exp, logprobs)))

@@ -10,7 +10,7 @@ from treeadv.engines.sglang.client import Client
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 
-IDENTITY = "/model_info"  # the first call; it shows that the server is up
+IDENTITY = "/model_info"  # the first call; its answer shows that the server is up
 SERVER, MODELS = "/server_info", "/v1/models"
 CALLS = (
     IDENTITY,
@@ -34,14 +34,14 @@ FACTS = {
     SERVER: ("max_total_num_tokens", "max_running_requests", "tp_size"),
     MODELS: ("max_model_len",),
 }
-EXACT = ("enable_custom_logit_processor", "disable_overlap_schedule")  # of SERVER
+EXACT = ("enable_custom_logit_processor", "disable_overlap_schedule")  # fields of SERVER that exact entropies need
 
 
 async def check(client: Client, weights: str, exact: bool) -> dict[str, JsonObject]:
-    """Return the server's answers to `IDENTITY`, `SERVER` and `MODELS` (for its one model).
+    """Return the server's answers to `IDENTITY`, `SERVER` and `MODELS`.
 
-    `weights` is the transport of weights; `exact` says whether entropies come from a logit processor. Raises `BadInput`
-    with the names of all missing calls and fields."""
+    The answer to `MODELS` is that for the only model. `weights` is the transport of weights. `exact` says whether
+    entropies come from a logit processor. Raises `BadInput` with the names of all missing calls and fields."""
     missing = [path for path in (*CALLS, *OF_TRANSPORT[weights]) if not await client.offers(path)]
     answers: dict[str, JsonObject] = {}
     for path, facts in FACTS.items():

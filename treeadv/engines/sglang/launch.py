@@ -1,8 +1,8 @@
-"""`python -m treeadv.engines.sglang.launch ARGS`: become SGLang's server, and end when the process that started it ends
-(Linux).
+"""The program that starts a server of SGLang on Linux: `python -m treeadv.engines.sglang.launch ARGS`.
 
-A generator that is killed outright cannot stop its server; the kernel then does (prctl PR_SET_PDEATHSIG, which survives
-exec). The server's own children watch the server in the same way.
+The process becomes the server by exec. It ends when the process that started it ends. A generator that is killed cannot
+stop its server, so the kernel stops the server (prctl PR_SET_PDEATHSIG, which survives exec). The children of the
+server watch the server in the same way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One SGLang server of the engine: starts or finds it, checks it, loads weights and requests chunks."""
+"""Manages one SGLang server of the engine. Starts or finds the server, checks it, loads weights and requests chunks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from treeadv.engines.sglang.weights import Broadcast, Disk, SharedMemory, Transp
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 
-POLL = 0.2  # seconds between looks at a server that starts
-QUEUE = 2  # largest number of requests in flight, as a multiple of the requests that the server decodes at a time
+POLL = 0.2  # seconds between two requests to a server that starts
+QUEUE = 2  # largest number of open requests, as a multiple of the requests that the server decodes at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Model:
         )
 
     def check(self, weights: Weights) -> None:
-        """Raise `ValueError` for weights of another model: a server crashes on another shape."""
+        """Raise `ValueError` for weights of another model, because a server crashes on a tensor of another shape."""
         given = {n: list(w.shape) for n, w in weights.items() if not (self.tied and n == "lm_head.weight")}
         wrong = sorted(n for n in given.keys() | self.shapes.keys() if given.get(n) != self.shapes.get(n))
         if wrong:
@@ -67,8 +67,8 @@ class Model:
 class Limits:
     """The capacity of a server in tokens and requests."""
 
-    context: int  # tokens of a prefix together with the drawn tokens
-    pool: int  # tokens of keys and values, of all requests together
+    context: int  # largest number of tokens of a path: prefix and drawn tokens
+    pool: int  # tokens whose keys and values fit into the cache, over all requests
     running: int  # requests decoded at a time
     ranks: int  # tensor-parallel size
 
@@ -77,7 +77,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
     """A server at `url`. Without a `url` it starts a server process."""
 
     def __init__(self, config: Config, model: Model, run: str, disk: Disk, url: str = "") -> None:
-        """Keep the settings. `run` is the name of the run in the radix cache, `disk` the folder for weights."""
+        """Keep the settings. `run` is the name of the run in the radix cache. `disk` is the folder for weights."""
         self._config, self._s, self._model, self._run, self._disk = config, config.generator.sglang, model, run, disk
         super().__init__(url)
         self._owned = not url
@@ -87,7 +87,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         self._client: Client | None = None
         self._transport: Transport | None = None
         self._room = asyncio.Semaphore(1)
-        self._settled = asyncio.Event()  # no update is under way
+        self._settled = asyncio.Event()  # set while no update runs
         self._settled.set()
         self._loads = 0
 
@@ -168,11 +168,15 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         return Broadcast(ranks, self._s.device, own_address(self.url), self._s.start_timeout)
 
     async def _as_version_0(self, weight_version: str) -> None:
-        """Make the weights of the model folder version 0. A server with weights of an earlier run loads them again."""
+        """Make the weights of the model folder version 0.
+
+        A server with weights of an earlier run loads the folder again.
+        """
         if weight_version == "default":
             await self.client.post("/update_weight_version", {"new_version": "0", "abort_all_requests": False})
         elif weight_version != "0":
-            # The flush is a separate call: a server that has just answered is not idle yet, and some releases crash.
+            # The flush is a separate call. A server that has just answered is not idle yet, and some releases crash if
+            # they flush then.
             body = {"model_path": self._model.folder, "weight_version": "0", "flush_cache": False}
             await self.client.post("/update_weights_from_disk", body)
             await flush(self.client)
@@ -182,7 +186,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         text, ours = await asyncio.to_thread(probe.tokens_of, self._model.folder, self._model.vocabulary)
         theirs = probe.prompt_tokens(await self.client.generate(probe.echo(text)))[
             -len(ours) :
-        ]  # without the special tokens at the start
+        ]  # the special tokens at the start are left out
         if theirs != ours:
             raise BadInput(
                 f"{self.url}: its tokenizer is not that of {self._model.folder}: "
@@ -203,7 +207,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
 
     async def ended(self) -> str:
         if self.process is None:
-            await asyncio.Event().wait()  # for ever: this process did not start the server
+            await asyncio.Event().wait()  # waits for ever, because this process did not start the server
         assert self.process is not None
         return f"its process ended with code {await self.process.process.wait()}"
 
@@ -240,7 +244,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
             "skip_special_tokens": False,
             "custom_params": {
                 TEMPERATURE: temperature or 1.0
-            },  # 0 is greedy, and its numbers are of the untempered distribution
+            },  # 0 is greedy; its log-probs and entropies are those at temperature 1
         }
         exact = (
             {"custom_logit_processor": reference()} if ask.entropy == "exact" else {"top_logprobs_num": self._s.top_k}
@@ -249,7 +253,7 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
             "input_ids": ids,
             "sampling_params": drawing,
             "return_logprob": True,
-            # Prefixes are shared over all forests of a run, and never over policy versions.
+            # All forests of a run share prefixes. Two policy versions never share a prefix.
             "extra_key": f"{self._run}/v{ask.version}",
         } | exact
 

@@ -1,5 +1,6 @@
-"""The check that a server has the learner's model: the same tokenizer, and the same log-probs and entropies of tokens
-that the server draws.
+"""The check that a server has the learner's model.
+
+The server must have the same tokenizer, and report the same log-probs and entropies of the tokens that it draws.
 """
 
 from __future__ import annotations
@@ -20,28 +21,29 @@ from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 
 PROMPT = 12  # tokens of the probe's prefix
-DRAWN = 6  # tokens that it asks for
-HOT = 8.0  # a second temperature: at temperature 1 two models that are sure of the same token look equal
+DRAWN = 6  # tokens that the probe asks for
+HOT = 8.0  # a second temperature: at temperature 1 two models that give one token nearly all mass look equal
 
-_loading = threading.Lock()  # transformers patches torch while it loads: two loads at once leave tensors uninitialised
+_loading = threading.Lock()  # transformers patches torch during a load: two loads at once leave tensors uninitialised
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeError:
-    """Largest absolute difference to a plain forward, in nats."""
+    """The largest absolute differences to a plain forward pass, in nats."""
 
     logprob: float
     entropy: float
 
 
 def prefix(vocabulary: int) -> list[int]:
-    """Return token ids spread over the whole vocabulary, always the same."""
+    """Return token ids that are spread over the whole vocabulary. Every call returns the same ids."""
     return [*np.random.default_rng(0).integers(0, vocabulary, PROMPT - 1).tolist(), vocabulary - 1]
 
 
 def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
-    """Return a text of the probe's tokens, and the ids that `prompt_tokens` returns for it, without special tokens, if
-    the server has the learner's tokenizer.
+    """Return a text of the probe's tokens, and the ids of the text by the learner's tokenizer without special tokens.
+
+    If the server has the learner's tokenizer, `prompt_tokens` returns the same ids after the special tokens.
     """
     with _loading:
         tokenizer = AutoTokenizer.from_pretrained(model_dir)
@@ -53,7 +55,7 @@ def tokens_of(model_dir: str, vocabulary: int) -> tuple[str, list[int]]:
 def echo(text: str) -> JsonObject:
     """Return a request whose reply lists the tokens of the prompt.
 
-    In some releases /tokenize fails for a tokenizer without a maximum length.
+    The probe does not use /tokenize, because in some releases it fails for a tokenizer without a maximum length.
     """
     return {"text": text, "sampling_params": {"max_new_tokens": 1}, "return_logprob": True, "logprob_start_len": 0}
 
@@ -91,7 +93,7 @@ def _difference(model: Any, ids: list[int], chunk: Chunk, temperature: float) ->
 
 
 def check_model(url: str, info: JsonObject, architectures: list[str], model_dir: str) -> None:
-    """Refuse a server of another architecture."""
+    """Raise `BadInput` for a server whose model has another architecture."""
     found = info.get("architectures")
     if found is not None and list(found) != list(architectures):
         raise BadInput(
@@ -100,7 +102,7 @@ def check_model(url: str, info: JsonObject, architectures: list[str], model_dir:
 
 
 def check_difference(url: str, found: ProbeError, limit: float, exact: bool) -> None:
-    """Refuse a server whose numbers are not those of the learner's model."""
+    """Raise `BadInput` for a server whose log-probs or entropies differ too much from those of the learner's model."""
     worst = max(found.logprob, found.entropy if exact else 0.0)
     if worst > limit:
         raise BadInput(

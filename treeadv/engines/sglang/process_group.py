@@ -1,8 +1,8 @@
-"""A process group of a trainer (rank 0) and an inference server's ranks, beside the existing groups of both.
+"""A process group of a trainer (rank 0) and the ranks of an inference server. Both keep their existing groups.
 
-PyTorch's public calls make only one world per process. This follows `init_custom_process_group`, which SGLang and the
-training systems around it share: the same store prefix and group name on both sides, through
-`_new_process_group_helper`.
+PyTorch's public calls make only one world per process. This module therefore calls `_new_process_group_helper` in the
+same way as `init_custom_process_group`, which SGLang and training systems for SGLang use. Both sides use the same store
+prefix and the same group name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class UpdateGroup:
 
 
 async def join(client: Client, address: str, world: int, backend: str, timeout: float) -> UpdateGroup:
-    """Make the group: this process has rank 0, the server the ranks from 1. `timeout` is in seconds."""
+    """Make the group. This process has rank 0, and the server has the ranks from 1. `timeout` is in seconds."""
     name, port = f"treeadv-{uuid.uuid4().hex[:8]}", free_port()
     told = client.post(
         "/init_weights_update_group",

@@ -10,13 +10,14 @@ from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang.entropy import KEY, from_top
 from treeadv.jsonl import JsonObject
 
-ROUNDING = 1e-4  # a log-probability above 0 or an entropy below 0 by less than this is float rounding, and set to 0
+ROUNDING = 1e-4  # a log-probability above 0 or an entropy below 0 by less than this is a rounding error; it is set to 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """The parameters of a request. `entropy`: exact, or a mode of `from_top`; `version`: policy version at its
-    start.
+    """The parameters of a request.
+
+    `entropy` is `exact` or a mode of `from_top`. `version` is the policy version at the start of the request.
     """
 
     tokens: int
@@ -27,19 +28,19 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """The n >= 0 tokens of one request: fewer than requested after a stop token or an abort by the server."""
+    """The n >= 0 tokens of one request. There are fewer than requested after a stop token or an abort by the server."""
 
     tokens: list[int]
     logprobs: list[float]
     entropies: list[float]
     versions: list[int]
     prompt: int  # tokens of the prefix
-    cached: int  # of those, found in the radix cache
+    cached: int  # tokens of the prefix that were in the radix cache
     aborted: str  # the server's reason for an abort; "" without an abort
 
 
 def read(body: Any, ask: Ask) -> Chunk:
-    """Parse the JSON body of a reply to native /generate. Raises `Refused`."""
+    """Parse the JSON body of a reply of SGLang's native call /generate. Raises `Refused`."""
     try:
         meta = body["meta_info"]
         reason = meta["finish_reason"]
@@ -89,10 +90,11 @@ def _entropies(meta: JsonObject, ask: Ask, n: int) -> list[float]:
 
 
 def _versions(meta: JsonObject, ask: Ask, n: int) -> list[int]:
-    """Return the policy version of each token: from the server's spans or, without spans, the version at the start of
-    the request.
+    """Return the policy version of each token.
 
-    If an update falls into a request without spans, all tokens get the older version, so no token looks too new.
+    The versions are those of the server's spans. Without spans all tokens get the version at the start of the request.
+    If an update falls into such a request, some tokens get an older version than their own, but no token gets a newer
+    version.
     """
     spans = meta.get("weight_versions")
     if spans is None:

@@ -1,4 +1,4 @@
-"""A server of SGLang that this process starts, watches and ends."""
+"""The server of SGLang that this process starts, watches and ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.sections import GeneratorConfig, SGLangConfig
 
-GRACE = 1.0  # seconds between the request to end and the kill
+GRACE = 1.0  # seconds between the signal to end and the kill
 TAIL = 12  # lines of the server's output that an error quotes
 
 _COMMON: JsonObject = {
@@ -27,8 +27,8 @@ _COMMON: JsonObject = {
     "enable-metrics": True,
     "skip-server-warmup": True,
 }
-# Without a GPU: SGLang's torch fallbacks, a pool of fixed size (the default is a share of all memory), and sleep while
-# idle (the default polls).
+# The options without a GPU. They choose SGLang's torch fallbacks, a pool of fixed size (the default is a share of all
+# memory), and sleep while idle (the default polls).
 _CPU: JsonObject = {
     "sleep-on-idle": True,
     "attention-backend": "torch_native",
@@ -38,13 +38,13 @@ _CPU: JsonObject = {
     "max-running-requests": 64,
     "mem-fraction-static": 0.5,
 }
-# The entropy tap reads the logits of the next draw; with the overlap schedule its values would belong to other tokens.
+# The entropy tap reads the logits of the next draw. With the overlap schedule its values would belong to other tokens.
 _EXACT: JsonObject = {"enable-custom-logit-processor": True, "disable-overlap-schedule": True}
 
 
 def arguments(config: GeneratorConfig, model_dir: str, port: int) -> list[str]:
-    """Return the server's command line. `generator.sglang.args` overrides it: true is a flag without a value, false
-    removes a flag.
+    """Return the server's command line. `generator.sglang.args` overrides it. The value true adds a flag without a
+    value; the value false removes a flag.
     """
     s = config.sglang
     chosen = _COMMON | (_CPU if s.device == "cpu" else {}) | (_EXACT if s.entropy == "exact" else {})
@@ -58,7 +58,11 @@ def arguments(config: GeneratorConfig, model_dir: str, port: int) -> list[str]:
 
 
 def environment(s: SGLangConfig, threads: int) -> dict[str, str]:
-    """Return further environment variables of the server: the paths of treeadv and, without a GPU, of stand-ins."""
+    """Return additional environment variables of the server.
+
+    They add treeadv to the Python path. Without a GPU and without SGLang's kernel package they also add
+    `generator.sglang.stubs`, whose modules replace that package. Raises `BadInput` if SGLang or these modules are
+    missing."""
     if importlib.util.find_spec("sglang") is None:
         raise BadInput(
             "generator.engine=sglang: SGLang is not installed here; run `make sglang-cpu`, or give generator.sglang.url"
@@ -87,15 +91,16 @@ def _kernel_installed() -> bool:
 
 
 class ServerProcess:
-    """The server's process group; its output goes to `log`."""
+    """The process group of a server. The output of the server goes to the file `log`."""
 
     def __init__(self, process: asyncio.subprocess.Process, url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
 
     @classmethod
     async def start(cls, config: GeneratorConfig, model_dir: str, log: Path) -> ServerProcess:
-        """Start a server on a free port of this machine. It is not ready yet. Raises `BadInput` where SGLang cannot
-        run.
+        """Start a server on a free port of this machine. The server is not ready yet when this returns.
+
+        Raises `BadInput` on a machine where SGLang cannot run.
         """
         added = environment(config.sglang, config.threads)
         port = free_port()
@@ -132,7 +137,7 @@ class ServerProcess:
         await self.process.wait()
 
     def _signal(self, which: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):  # the whole group has ended
+        with contextlib.suppress(ProcessLookupError):  # the whole group has ended already
             os.killpg(self.process.pid, which)
 
 

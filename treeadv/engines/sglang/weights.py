@@ -1,9 +1,9 @@
-"""The update of a running SGLang server to a policy version: pause, load, flush, continue.
+"""Updates a running SGLang server to a policy version. The steps are pause, load, flush and continue.
 
 There are three transports: `disk` (safetensors in a folder that the server can read), `tensor` (shared memory of this
-machine) and `distributed` (a broadcast from this process; NCCL on GPU, gloo on CPU). The pause retracts open requests:
-they keep their tokens and are prefilled again with the new weights. In releases that cannot flush meanwhile (`flush`),
-the requests start again.
+machine) and `distributed` (a broadcast from this process; NCCL on GPU, gloo on CPU). The pause retracts open requests.
+They keep their tokens, and the server prefills them again with the new weights. Some releases cannot flush while
+retracted requests wait (`flush`). There the requests start again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from treeadv.engines.base import Weights
 from treeadv.engines.fleet.member import Loaded, Refused
 from treeadv.engines.sglang.client import Client
 
-FLUSH_TRIES = 50  # 0.1 s apart; a server flushes only when nothing runs
+FLUSH_TRIES = 50  # tries, 0.1 s apart; a server flushes only while no request runs
 
 
 class Transport(Protocol):
-    """A transport of weights. `push` returns when the server has confirmed all tensors; it raises `Refused` or
-    `ServerGone`.
+    """A transport of weights.
+
+    `push` returns when the server has confirmed all tensors. It raises `Refused` or `ServerGone`.
     """
 
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None: ...
@@ -42,7 +43,10 @@ class Transport(Protocol):
 
 
 async def update(client: Client, transport: Transport, version: int, tensors: dict[str, torch.Tensor]) -> Loaded:
-    """Load `version` into one server. After an error the server may have half of the weights and must not serve."""
+    """Load `version` into one server.
+
+    After an error the server may have only some of the weights and must not serve.
+    """
     started = time.perf_counter()
     client.stop_clock()
     try:
@@ -61,7 +65,7 @@ async def update(client: Client, transport: Transport, version: int, tensors: di
 async def flush(client: Client) -> None:
     """Empty the radix cache, which has keys and values of older weights.
 
-    Some releases flush while retracted requests wait. The others refuse; then the requests are aborted
+    Some releases flush while retracted requests wait. The other releases refuse. Then the requests are aborted
     (`reply.sent_back`) and sent again.
     """
     for _ in range(FLUSH_TRIES - 1):
@@ -75,24 +79,25 @@ async def flush(client: Client) -> None:
 
 
 def tensors_of(weights: Weights, tied: bool) -> dict[str, torch.Tensor]:
-    """Return the tensors to send, as they were published: weights in `generator.dtype`, buffers in their own dtype.
+    """Return the tensors to send, in the dtypes of the publication: weights in `generator.dtype`, buffers in their own
+    dtype.
 
-    With tied embeddings the output matrix is the input's and is left out.
+    With tied embeddings the output matrix is the input matrix, so it is left out.
     """
-    with warnings.catch_warnings():  # arrays in Ray's object store are read-only; they are only read
+    with warnings.catch_warnings():  # arrays in Ray's object store are read-only; nothing writes to them
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return {n: torch.as_tensor(w) for n, w in weights.items() if not (tied and n == "lm_head.weight")}
 
 
 class Disk:
-    """Safetensors in `folder`, which the servers must be able to read.
+    """The transport by safetensors in `folder`, which the servers must be able to read.
 
-    A version's folder is renamed into place when it is complete, and serves all servers. Updates do not overlap, so
+    All servers read the same folder of a version, which gets its name when it is complete. Updates do not overlap, so
     only the newest version is kept.
     """
 
     def __init__(self, folder: Path, model_dir: str) -> None:
-        """Remove the files of an earlier process in `folder`: its version numbers may mean other weights."""
+        """Remove the files of an earlier process in `folder`, because its version numbers may mean other weights."""
         self.folder, self._config = folder.resolve(), Path(model_dir) / "config.json"
         self._writing = asyncio.Lock()
         self.remove()
@@ -124,12 +129,13 @@ class Disk:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def close(self) -> None:
-        """Do nothing: all servers share the folder, and its owner removes it."""
+        """Do nothing, because all servers share the folder, and its owner removes it."""
 
 
 class SharedMemory:
-    """Tensors in this machine's shared memory; only their names and handles go over HTTP. `ranks`: the server's
-    tensor-parallel size.
+    """The transport by this machine's shared memory. Only the names and handles of tensors go over HTTP.
+
+    `ranks` is the tensor-parallel size of the server.
     """
 
     def __init__(self, ranks: int) -> None:
@@ -148,13 +154,14 @@ class SharedMemory:
             )
 
     async def close(self) -> None:
-        """Do nothing: nothing is kept between updates."""
+        """Do nothing, because the transport keeps nothing between updates."""
 
 
 def _share(tensors: dict[str, torch.Tensor]) -> str:
     """Return handles of the tensors' storages, as SGLang's MultiprocessingSerializer writes them.
 
-    The handles are file names: descriptors need a common secret of multiprocessing, which the processes do not have.
+    The handles are file names, because file descriptors need a common secret of multiprocessing, which the processes do
+    not have.
     """
     before = torch.multiprocessing.get_sharing_strategy()
     torch.multiprocessing.set_sharing_strategy("file_system")
@@ -178,15 +185,19 @@ async def _session(client: Client) -> AsyncIterator[None]:
 
 
 class Broadcast:
-    """One process group of this process (rank 0) and the server's ranks; the group is made at the first update."""
+    """The transport by a process group of this process (rank 0) and the ranks of the server.
+
+    The first update makes the group."""
 
     def __init__(self, ranks: int, device: str, address: str, timeout: float) -> None:
-        """`address` is this machine's address as the server sees it; `timeout` bounds every collective, in seconds."""
+        """Keep the settings.
+
+        `address` is the address of this machine for the server. `timeout` bounds every collective, in seconds."""
         self._world, self._device, self._address, self._timeout = ranks + 1, device, address, timeout
         self._group: Any = None
 
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None:
-        # Imported here: torch.distributed is not built everywhere, and only this transport needs it.
+        # This import is here because some builds lack torch.distributed, and only this transport needs it.
         from treeadv.engines.sglang.process_group import broadcast, join
 
         if self._group is None:
@@ -201,8 +212,8 @@ class Broadcast:
             "flush_cache": False,
         }
         async with _session(client):
-            # If the server refuses, this raises at once; the broadcast ends at its timeout, and the group is not used
-            # again.
+            # If the server refuses, this raises at once. The broadcast then ends at its timeout, and the group is not
+            # used again.
             await asyncio.gather(
                 client.post("/update_weights_from_distributed", described),
                 asyncio.to_thread(broadcast, self._group, list(tensors.values()), self._device),
