@@ -40,7 +40,8 @@ METRICS = ("test_accuracy", "dev_accuracy_at_tokens", "tokens_generated", "token
 
 
 def settings(config: Config, folder: Path) -> GRPOConfig:
-    """TRL's settings for the run that `config` describes. Raises `BadInput` for a row that TRL cannot run so."""
+    """Return TRL's settings for the run that `config` describes. Raises `BadInput` for a row that TRL cannot run with
+    these settings."""
     learner, sampling = config.learner, config.sampling
     spec = build_advantage(learner.preset, learner.advantage)
     if spec.credit != "leaf" or spec.normaliser != "token_mean" or spec.ratio != "token":

@@ -81,8 +81,8 @@ def _leaf_table(parent: Element, p: Picture) -> None:
 
 
 def leaf_texts(p: Picture) -> Iterator[tuple[int, str]]:
-    """Yield (tokens, text) of each leaf, from the root to its end. The middle of a text is left out where the texts of
-    all leaves have more than `LEAF_PIECES` tokens together."""
+    """Yield (number of tokens, text) of each leaf, from the root to its end. If the texts of all leaves together have
+    more than `LEAF_PIECES` tokens, the middle of each long text is omitted."""
     limit = max(64, LEAF_PIECES // p.forest.leaves)
     path: list[str] = []
     for s, above in enumerate(p.forest.offset):
