@@ -37,7 +37,7 @@ class Faults:
     recovered run."""
 
     def __init__(self, run: Run, rng: random.Random, hoard: int) -> None:
-        """Create the kinds. `hoard` is the number of bytes at which a process stops to fill memory."""
+        """Create the kinds. `hoard` is the number of bytes at which a process stops filling memory."""
         self._run, self._rng, self._hoard = run, rng, hoard
         self.kinds: dict[str, Callable[[], float]] = {
             **{f"SIGKILL {role}": self._each(self._kill, role) for role in (*ROLES, "verifier")},

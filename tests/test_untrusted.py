@@ -1,4 +1,5 @@
-"""Files of forests and run folders from anyone: they are read or refused in one line, in bounded memory."""
+"""Tests files of forests and run folders of any origin. They must be read, or refused in one line, in bounded
+memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Checks of KubeRay 1.7's operator that the chart could fail, because no operator runs in the tests.
+"""Checks of KubeRay 1.7's operator on the resources of the chart. This module repeats the checks, because no operator
+runs in the tests.
 
-Source: ray-operator/controllers/ray, utils/validation.go and common/service.go.
+The source is ray-operator/controllers/ray, utils/validation.go and common/service.go.
 """
 
 from __future__ import annotations

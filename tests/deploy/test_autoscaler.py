@@ -1,5 +1,5 @@
-"""Tests Ray's autoscaler (v2) on this machine with the groups of the rendered chart: each group follows only its own
-actors."""
+"""Tests Ray's autoscaler (v2) on this machine with the groups of the rendered chart. Each group must follow only its
+own actors."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def configuration(cluster: dict[str, Any], address: str, idle: float) -> dict[st
 
 @pytest.fixture
 def scaled(render: Render, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Start a head with an autoscaler and connect to it. Yields the environment of further drivers. The processes are
-    ended by id, so that other Ray clusters of this machine continue."""
+    """Start a head with an autoscaler and connect to it. Yield the environment of further drivers. The processes are
+    ended by their ids, so that other Ray clusters of this machine continue."""
     file = tmp_path / "autoscaler.json"
     port = free_port()
     address = f"{get_node_ip_address()}:{port}"
     file.write_text(json.dumps(configuration(ray_cluster(render("minimal")), address, idle=5.0)))
-    scratch = tempfile.mkdtemp(prefix="ray")  # short, because the length of socket paths is limited
+    scratch = tempfile.mkdtemp(prefix="ray")  # the path is short, because the length of socket paths is limited
     line = [
         str(Path(sys.executable).with_name("ray")),
         "start",

@@ -102,8 +102,8 @@ def test_extreme_mismatch_stays_finite(name, preset, f, seed):
 @pytest.mark.parametrize("correction", NAMES)
 @pytest.mark.parametrize("shape", ["shared token", "separate leaves"])
 def test_one_extreme_engine_log_prob_does_not_dominate_a_step(correction, shape):
-    """The engine reports log-prob -30 for one token, of a good, a bad or several leaves, that is likely for the
-    learner."""
+    """The engine reports the log-prob -30 for one token that is likely for the learner. The token is in a good leaf, in
+    a bad leaf or in several leaves."""
     whole = ONE_TOKEN_EACH if shape == "separate leaves" else build([-1, 0, 0, -1], [1, 1, 1, 1], rewards=[1, 0, 0.5])
     for preset in PRESET_NAMES:
         for token in range(whole.tokens):

@@ -102,7 +102,7 @@ def test_published_buckets_are_the_weights_without_a_copy(learner):
 
 def test_failed_save_leaves_no_checkpoint(learner, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr("torch.get_rng_state", lambda: lambda: None)  # no tensor
+        broken.setattr("torch.get_rng_state", lambda: lambda: None)  # not a tensor
         with pytest.raises(ValueError, match=r"expected torch\.Tensor"):
             learner.checkpoint(1, session="")
     assert not (tmp_path / "run" / "checkpoints" / "step-1").exists()

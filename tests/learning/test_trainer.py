@@ -356,7 +356,7 @@ def test_checkpoint_of_another_model_is_refused(folder, tmp_path):
 
 # ---- checkpoints of strangers ----------------------------------------------------------------------------------------
 class _Payload:
-    """Its unpickling makes a file."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -1,4 +1,4 @@
-"""Tests the pool under faults: time-outs, deaths, memory, cancellation, repeated restarts. No fault affects another
+"""Tests the pool under faults: timeouts, deaths, memory, cancellation, repeated restarts. No fault may affect another
 answer."""
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def test_processes_that_cannot_start_raise_with_the_cause(loop, monkeypatch):
     monkeypatch.setattr(pool_module, "BACKOFF", 0.001)
 
     async def scene():
-        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=100)  # less memory than sympy needs
+        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=100)  # sympy needs more memory than this
         try:
             with pytest.raises(PoolBroken) as first:
                 await pool.grade([SYMBOLIC])

@@ -1,4 +1,4 @@
-"""Tests the agreement with the verdicts in the test suites of public graders (TREEADV_DATA/verdicts/*.jsonl)."""
+"""Compares verdicts with the verdicts in the test suites of public graders (TREEADV_DATA/verdicts/*.jsonl)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DISAGREEMENTS = {
 
 @pytest.fixture(scope="module")
 def pool(loop: asyncio.Runner) -> Iterator[VerifierPool]:
-    """A pool with the patience for a busy machine: a verdict is wrong here only if its content is wrong."""
+    """Provide a pool with a long time limit for a busy machine, so that a wrong verdict always has a wrong content."""
     made = VerifierPool(workers=2, timeout=30.0, memory_mb=1024)
     yield made
     loop.run(made.close())
