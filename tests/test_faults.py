@@ -156,7 +156,7 @@ def test_run_goes_on_after_a_pause_of_the_gcs(tmp_path: Path, tiny_model: Path) 
     run.pause("gcs_server", 50)
     assert run.newest_step() > before  # the run trains in the meantime
     run.recover("Generator")
-    run.kill_at(DRAWING, "")  # Ray places actors on the node again
+    run.kill_at(DRAWING, "")  # the recovery shows that Ray can place actors again
     run.recover("Generator")
     run.end()
     assert "Traceback" not in run.output_so_far()

@@ -25,7 +25,7 @@ SMALL = build([-1, 0, 0], [2, 3, 1])
 
 
 def comb(segments: int) -> Forest:
-    """Each fork has a leaf and the next fork below it."""
+    """Return a forest in which each fork has two children: a leaf and the next fork."""
     parent = [-1]
     for fork in range(0, segments - 1, 2):
         parent += [fork, fork]

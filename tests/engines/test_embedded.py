@@ -228,7 +228,7 @@ def test_stop_tokens_and_limits_end_a_branch(tiny_model):
 def test_model_fault_reaches_present_and_later_branches(tiny_model):
     async def run():
         engine = EmbeddedEngine(tiny_model)
-        engine.model.forward = None  # a call of None raises an error inside the engine
+        engine.model.forward = None  # each later call raises an error in the engine
         lost = [
             await asyncio.gather(*(collect(engine, p, params()) for p in PROMPTS), return_exceptions=True)
             for _ in range(2)
@@ -300,8 +300,8 @@ def test_draw_never_takes_a_token_without_probability(coin):
 
 
 def test_long_prefix_is_chunked_while_other_branches_draw(tiny_model, monkeypatch):
-    """A prefix computed in several steps gives the same draws as one computed in a single step. Two branches share its
-    computation."""
+    """A prefix that is computed in several steps gives the same draws as a prefix that is computed in one step. Two
+    branches share its computation."""
     rng = np.random.default_rng(0)
     long = rng.integers(2, 90, 300).astype(np.int32)
     jobs = [(long, params(1), "a"), (long, params(2), "a"), (PROMPTS[0], params(3), "b")]

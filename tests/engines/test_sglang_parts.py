@@ -1,5 +1,5 @@
-"""Tests the parts of the SGLang engine that need no server: entropy and its bounds, command line, addresses, disk
-weights."""
+"""Tests the parts of the SGLang engine that need no server: the entropy and its bounds, the command line, addresses,
+and weights on disk."""
 
 from __future__ import annotations
 

@@ -193,7 +193,8 @@ def test_first_update_has_ratio_1_and_clips_nothing(name, preset, f, seed):
 @pytest.mark.parametrize("preset", ["gspo", "treeadv_gspo", "treeadv_gspo_per_leaf"])
 @pytest.mark.parametrize("correction", [n for n in NAMES if n != "bypass"])
 def test_gspo_does_not_clip_the_noise_between_engine_and_learner(preset, correction):
-    """Noise as measured between a bfloat16 engine and the learner moves the ratio of a path far outside of +-3.5e-4."""
+    """The noise has the size that was measured between a bfloat16 engine and the learner. It moves the ratio of a path
+    far outside of +-3.5e-4."""
     f = build([-1, 0, 0, -1], [20, 30, 40, 50], rewards=[1, 0, 1])
     logp = f.logprob + noise(f, 0, 0.06)
     assert losses(f, objective(preset, "bypass"), logp).clipped.mean() > 0.1
@@ -212,7 +213,7 @@ def test_gspo_clips_the_move_away_from_the_proximal_policy(correction):
 
 def test_clipping_counts_tokens_whose_slope_it_stopped():
     f = build([-1, -1], [2, 2], rewards=[1, 0])
-    # Good leaf: the first token is above the clip; bad leaf: the first token is below the clip
+    # In the good leaf the first token is above the clip. In the bad leaf the first token is below the clip
     moved = behaviour(f) + np.log([1.5, 0.5, 0.5, 1.5])
     result = losses(f, objective("treeadv", "none"), moved, proximal=behaviour(f))
     np.testing.assert_array_equal(result.clipped, [1, 0, 1, 0])

@@ -92,8 +92,8 @@ def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, corr
 
 
 def test_second_update_after_an_idle_one_has_ratio_1(folder):
-    """The first mini-batch has only forests without gradient, so the policy at the second update is bitwise that at the
-    arrival of the batch."""
+    """The first mini-batch has only forests without a gradient. So the policy at the second update is bitwise the
+    policy at the arrival of the batch."""
     config = tiny.config(preset="gspo", updates_per_batch=2, forests_per_step=4)
     first = minibatches(4, 2, config.run.seed, 0)[0]
     batch = [EQUAL_REWARDS if n in first else f for n, f in enumerate([*FORESTS, FORESTS[0]])]
@@ -280,7 +280,7 @@ def test_forest_of_equal_rewards_is_trained_with_kl(folder):
     ("learner", "twice"),
     [
         ({"preset": "treeadv", "correction": "tis"}, False),
-        ({"preset": "gspo", "correction": "tis"}, False),  # one update: the ratio is 1
+        ({"preset": "gspo", "correction": "tis"}, False),  # with one update the ratio is 1
         ({"preset": "treeadv", "correction": "sequence_tis"}, True),
         ({"preset": "gspo", "correction": "bypass"}, True),
     ],

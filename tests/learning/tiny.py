@@ -70,7 +70,8 @@ def folder(path: Path, family: str = "llama", seed: int = 0) -> str:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config((FAMILIES | EXPERTS)[family], dtype=torch.float32)
     for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):  # a test cannot detect the loss of a zero
+        # The initial value of this bias is zero, so a test could not detect its loss.
+        if name.endswith("e_score_correction_bias"):
             buffer.uniform_(-1, 1)
     out = path / f"{family}-{seed}"
     model.save_pretrained(out)

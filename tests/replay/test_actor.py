@@ -207,7 +207,7 @@ def test_orderly_end_waits_for_the_flush_in_progress(
             await asyncio.sleep(0)
             await queue.close()
             assert {"0000000001.arrow", "0000000001.jsonl"} <= set(synced)
-        ref.set_result(grow(second))  # its payload arrives after the queue is closed
+        ref.set_result(grow(second))  # the payload arrives after the queue is closed
         with pytest.raises(RuntimeError, match="the replay queue is closed"):
             await late
 
@@ -262,8 +262,8 @@ class DiesWhileItOpens(ReplayQueue):
 
 
 def test_queue_killed_while_opening_returns_to_the_checkpoint(cluster: None, config: Config, tmp_path: Path) -> None:
-    """Three steps were taken, the first is durable, and four forests are reserved. Ray restarts the queue while the
-    learners are at step 1."""
+    """The run has taken three steps, of which the first is durable, and four forests are reserved. Ray restarts the
+    queue while the learners are at step 1."""
     store = open_store(tmp_path / "run", max_staleness=1)
     steps = {}
     for n in (1, 2, 3):
@@ -325,7 +325,7 @@ def test_threshold_is_shared_and_survives_a_queue_restart(cluster: None, config:
         actor = actor_class(Watched, max_restarts=1, max_task_retries=0)
         queue = actor.remote(config, str(tmp_path / "run"), "one", 0, 0)
         first = await queue.reserve.remote("a")
-        assert first.tau == 9.0  # no forest has been admitted
+        assert first.tau == 9.0  # the queue has admitted no forest yet
         forest = grow(first)
         await queue.admit.remote(first.forest_id, [ray.put(forest)])
         second = await queue.reserve.remote("b")

@@ -151,7 +151,7 @@ def test_named_request_gets_the_same_ticket_again(tmp_path: Path) -> None:
     assert store.reserve("b", "7", str) != first
     store.close()
     store = open_store(tmp_path)
-    assert store.reserve("a", "7", str) == first  # also by the next queue
+    assert store.reserve("a", "7", str) == first  # the next queue returns the same reservation
     assert store.admit(first.forest_id, batch_for(first)) == "admitted"
     assert store.reserve("a", "7", str) != first
 

@@ -190,7 +190,7 @@ def test_answer_that_kills_its_process_twice_is_a_crash(grade, name, argument, c
 
 
 def test_many_crashing_answers_do_not_break_the_pool(loop, monkeypatch):
-    monkeypatch.setattr(pool_module, "STORM", 3)  # after four losses
+    monkeypatch.setattr(pool_module, "STORM", 3)  # the pool gives up after four losses
 
     async def scene():
         pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)

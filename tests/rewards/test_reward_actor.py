@@ -87,7 +87,7 @@ def test_named_parts_of_a_reward_become_metrics(loop, model_dir):
 
     graded, page = loop.run(scene())
     assert graded.reward.tolist() == [1.5, 0.0, 0.0, 0.0]
-    assert 'treeadv_reward_part_mean{part="math"} 0.333' in page  # the three answers that were judged
+    assert 'treeadv_reward_part_mean{part="math"} 0.333' in page  # the mean is over the three judged answers
     assert 'treeadv_reward_part_mean{part="exact"} 0.333' in page
 
 

@@ -14,7 +14,7 @@ from treeadv.forest import Verdict
 from treeadv.rewards.sandbox.pool import Answer, VerifierPool
 
 THRESHOLD = 0.99
-# Cases on which `math` disagrees, and why (docs/rewards.md repeats this table).
+# Cases on which `math` disagrees, and the reasons. docs/rewards.md repeats this table.
 DISAGREEMENTS = {
     "latex2sympy2-154": r"\lbrackx is no command of LaTeX",
     "latex2sympy2-226": r"a character by its number in a font table (\char) is not read",

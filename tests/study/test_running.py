@@ -116,7 +116,7 @@ def test_killed_study_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> 
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(5)  # the cell ends with its study
+    time.sleep(5)  # the process of the cell ends after the study
     done = run(file, tmp_path / "cut")
     assert done.returncode == 0, done.stderr
     whole, cut = results(tmp_path / "whole"), results(tmp_path / "cut")

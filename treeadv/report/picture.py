@@ -26,7 +26,7 @@ MARKS = {
 
 
 class Vocabulary:
-    """Converts token ids to text with the tokenizer.json of a model folder, without torch and transformers."""
+    """A converter from token ids to text with the tokenizer.json of a model folder, without torch and transformers."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
@@ -66,7 +66,7 @@ class Vocabulary:
 
 
 class Numbers:
-    """Shows token ids as numbers, for models without a vocabulary."""
+    """A converter that shows token ids as numbers, for models without a vocabulary."""
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
         return [f"{t} " for t in tokens]

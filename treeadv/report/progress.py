@@ -29,10 +29,10 @@ STATES = (
 
 
 class Progress:
-    """Shows a live display on a terminal, and one plain line for each step elsewhere. Passes each record to the
-    trackers of the run.
+    """A display of a run, and a context manager. On a terminal it is live; elsewhere it is one plain line for each
+    step.
 
-    This is a context manager; call `update` with every record."""
+    Call `update` with every record. The display also passes each record to the trackers of the run."""
 
     def __init__(self, total_steps: int, console: Console, trackers: Trackers | None = None) -> None:
         self._total = total_steps

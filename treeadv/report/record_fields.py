@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RecordField:
-    """One field. An `optional` field is absent or null where `meaning` says so."""
+    """One field of a record. An `optional` field is absent or null in the cases that `meaning` describes."""
 
     name: str
     kind: str
