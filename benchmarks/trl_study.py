@@ -62,7 +62,7 @@ def settings(config: Config, folder: Path) -> GRPOConfig:
 
 
 class Looks(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Evaluates the policy on the development problems every `look_every` steps, as the study does."""
+    """A callback that evaluates the policy on the development problems every `look_every` steps, as the study does."""
 
     def __init__(self, study: Study, config: Config, counted: dict[str, float]) -> None:
         self.study, self.config, self.counted, self.found = study, config, counted, []  # type: ignore[var-annotated]

@@ -88,8 +88,8 @@ def test_other_presets_equal_the_worked_example():
     np.testing.assert_allclose(advantages(WORKED, PRESETS["seed_rebuttal"].advantage)[0], seed, rtol=1e-5)
     spo = [0.75 - 0.375, 1 - 0.75, 0.5 - 0.75, 0 - 0.5, 1 - 0.5, 0 - 0.375]
     np.testing.assert_allclose(advantages(WORKED, PRESETS["spo_tree"].advantage)[0], spo, **EXACT)
-    # z over the forest is +-0.8660. z inside the tree is added. Tree A has rewards 1, 0, 1 (mean 2/3, std 0.57735). Tree B
-    # has a single leaf, so its z is 0
+    # z over the forest is +-0.8660. z inside the tree is added. Tree A has rewards 1, 0, 1 (mean 2/3, std 0.57735).
+    # Tree B has a single leaf, so its z is 0
     z = np.array([0.8660254, -0.8660254, 0.8660254, -0.8660254]) + np.array([0.5773503, -1.1547005, 0.5773503, 0])
     np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["tree_grpo"].advantage), z, rtol=1e-5)
     # TreePO: mean over forest and shared segments of R - mean: a1 (1/2 + 1/3)/2, a3 (-1/2 - 2/3 - 1/2)/3, a4 (1/2 + 1/3

@@ -9,9 +9,9 @@ from typing import Any
 
 from treeadv.config import Config
 
-WINDOW = 20  # last steps that a finding is about
-TREND = 20  # steps that a run needs before its beginning and its end are compared
-_FEW = 3  # steps below which nothing is said about speed or variance
+WINDOW = 20  # number of last steps that a finding describes
+TREND = 20  # smallest number of steps for a comparison of the begin and the end of a run
+_FEW = 3  # smallest number of steps for a finding about speed or variance
 _FAILURES = ("timeout", "crash", "ungraded", "aborted")
 Record = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from treeadv.report.picture import Picture, elided, signed
 from treeadv.report.style import COLOURS, PAGE, SCRIPT, TREE
 from treeadv.report.tree import tree_svg
 
-LEAF_PIECES = 1 << 18  # tokens of all leaves of a forest that a page shows as text
+LEAF_PIECES = 1 << 18  # largest number of tokens of all leaves of a forest that a page shows as text
 
 
 def forests_page(title: str, pictures: Sequence[Picture]) -> str:

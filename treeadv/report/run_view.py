@@ -19,7 +19,7 @@ from treeadv.report.picture import Picture, picture
 from treeadv.report.vocabulary import run_vocabulary
 from treeadv.storage.run_folder import RunFolder
 
-KEPT = 400  # last records in memory
+KEPT = 400  # number of last records in memory
 
 
 class Tail:

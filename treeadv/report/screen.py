@@ -21,7 +21,7 @@ from treeadv.report.progress import STATES, clock, spark, time_left
 from treeadv.report.run_view import RunView, wanted
 from treeadv.visible import visible
 
-WIDE = 110  # columns from which facts and curves are side by side
+WIDE = 110  # smallest number of columns for facts and curves side by side
 _SPARKS = 48
 _STYLE = {"running": "bold green", "finished": "bold cyan", "stopped": "bold yellow"}
 _CURVES = {
