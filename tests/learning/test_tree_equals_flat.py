@@ -54,7 +54,7 @@ def current(model: torch.nn.Module, f: Forest) -> np.ndarray:
     return out
 
 
-# The reference has no credit at the branches of merged prefixes; tests/learning/test_rivals.py writes that out (tempo)
+# The reference has no credit at the branches of merged prefixes. tests/learning/test_rivals.py tests it (tempo)
 ON_DRAWN_TREES = sorted(name for name, preset in PRESETS.items() if preset.advantage.tree != "merged")
 
 

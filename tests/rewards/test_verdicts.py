@@ -25,7 +25,7 @@ DISAGREEMENTS = {
 
 @pytest.fixture(scope="module")
 def pool(loop: asyncio.Runner) -> Iterator[VerifierPool]:
-    """Provide a pool with a long time limit for a busy machine, so that a wrong verdict always has a wrong content."""
+    """Provide a pool with a long time limit. On a busy machine, no verdict is then wrong because of a timeout."""
     made = VerifierPool(workers=2, timeout=30.0, memory_mb=1024)
     yield made
     loop.run(made.close())
