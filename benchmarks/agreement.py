@@ -24,7 +24,8 @@ GRADER = Path("tasks/hendrycks_math/utils.py")
 
 
 def independent_grader() -> ModuleType:
-    """The module of the grader, from its file alone. Raises `BadInput` without the package."""
+    """Return the module of the grader, loaded from its file alone. Raises `BadInput` if the package is not
+    installed."""
     package = importlib.util.find_spec("lm_eval")
     if package is None or package.origin is None:
         raise BadInput("lm_eval is not installed: pip install --no-deps lm-eval==0.4.13")
@@ -36,18 +37,18 @@ def independent_grader() -> ModuleType:
 
 
 def correct(grader: ModuleType, response: str, gold: str) -> bool:
-    """Whether the grader takes the last boxed answer for the gold answer."""
+    """Return whether the grader accepts the last boxed answer for the gold answer."""
     boxed = grader.last_boxed_only_string(response)
     if boxed is None:
         return False
     try:
         return bool(grader.is_equiv(grader.remove_boxed(boxed), gold))
-    except AssertionError:  # remove_boxed: "\\boxed 3" without braces and the like
+    except AssertionError:  # remove_boxed refuses a box without braces, such as "\\boxed 3"
         return False
 
 
 def graded(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
-    """(set, id, gold answer, response, our verdict) of each answer."""
+    """Yield (set, id, gold answer, response, treeadv's verdict) of each answer."""
     if path.is_file():
         for n, row in read_jsonl(path, "a graded answer"):
             yield path.stem, str(row.get("id", n)), str(row["answer"]), row["response"], row["verdict"]

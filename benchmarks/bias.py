@@ -38,14 +38,14 @@ from treeadv.presets import PRESETS, AdvantageSpec
 
 LOST = 0.19  # share of unjudged leaves in the rows with losses
 PENALTY_TOKENS = 2
-CHUNK = 500  # forests that a process grows at a time
+CHUNK = 500  # number of forests that a process grows in one call
 
 Truncated = Literal["graded", "masked", "penalty"]
 Specs = Mapping[str, AdvantageSpec]
 
 RULES: dict[str, dict[str, Any]] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
-    # Top-up roots, which do not fork, would hide the effect of forks
+    # Top-up roots do not fork, so they would hide the effect of forks
     "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},
     "random": {"rule": "random", "rule_options": {"probability": 0.5}},
     "one tree": {"rule": "entropy", "tau": 0.9, "trees": 1, "topup": False},
@@ -70,8 +70,8 @@ ONE_CHANGE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Forests of one kind, and the estimators that are applied to them. The share `lost` of the leaves is not judged.
-    With `truncated` the world has truncated sequences."""
+    """Forests of one kind, and the estimators that are applied to them. A share `lost` of the leaves is not judged.
+    With `truncated`, the world has truncated sequences."""
 
     rule: str
     specs: Specs
@@ -80,7 +80,7 @@ class Case:
 
     @property
     def seed(self) -> int:
-        """A seed of its own, so that the rows of a case do not depend on the other cases."""
+        """Return a seed that depends on this case only, so that its rows do not depend on the other cases."""
         return zlib.crc32(f"{self.rule} {self.lost} {self.truncated}".encode())
 
 
@@ -103,7 +103,7 @@ class Sums:
 
 def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -> np.ndarray:
     """Return the gradient estimate of one forest [states, TOKENS]: the sum over its tokens of -slope times the gradient
-    of log pi by the logits."""
+    of log pi with respect to the logits."""
     if spec.tree == "merged":
         f = f.merge_prefixes()
         states = states_of(f)
@@ -116,7 +116,7 @@ def estimate(world: World, f: Forest, states: np.ndarray, spec: AdvantageSpec) -
 
 
 def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Sums:
-    """Return the sums over that many forests.
+    """Return the sums over `forests` forests.
 
     A forest with fewer than two judged leaves is replaced by a new one, as in the replay queue.
     """
@@ -148,7 +148,7 @@ def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Su
 def measure(
     world: World, rule: str, specs: Specs, forests: int, seed: int, lost: float = 0.0
 ) -> Iterator[dict[str, Any]]:
-    """Yield the figures of each estimator on the same forests, of whose leaves the share `lost` is unjudged."""
+    """Yield the figures of each estimator on the same forests. A share `lost` of their leaves is not judged."""
     case = Case(rule=rule, specs=specs, lost=lost)
     yield from rows(world, case, draw(world, case, forests, np.random.default_rng(seed)))
 
@@ -167,7 +167,8 @@ def rows(world: World, case: Case, sums: Sums) -> Iterator[dict[str, Any]]:
 
 
 def truncation_target(world: World, truncated: Truncated) -> tuple[str, np.ndarray]:
-    """Return what training with `learner.truncated` follows in a world that stops, and its exact gradient."""
+    """Return the objective that training with `learner.truncated` follows, and its exact gradient. The world has a stop
+    token."""
     if truncated == "graded":
         return "E R", world.gradient
     if truncated == "penalty":

@@ -39,7 +39,7 @@ class Check(BaseModel):
 
     @property
     def limit(self) -> float:
-        """The worst figure that passes."""
+        """Return the worst figure that passes."""
         return self.baseline * (1 - self.tolerance if self.better == "higher" else 1 + self.tolerance)
 
     def value(self, lines: list[Line]) -> float:
@@ -48,7 +48,7 @@ class Check(BaseModel):
         return over if self.under is None else over / self._read(lines, self.under)
 
     def passes(self, value: float) -> bool:
-        """Say whether `value` is within the tolerance. NaN is not."""
+        """Return whether `value` is within the tolerance. The result is false for NaN."""
         return value >= self.limit if self.better == "higher" else value <= self.limit
 
     def _read(self, lines: list[Line], fields: Line) -> float:

@@ -66,7 +66,7 @@ def settings(model: Path, operators: int, seed: int) -> Config:
 
 
 def places(forests: list[Forest], problems: list[Problem], model: Path, per_bin: int, seed: int) -> list[Place]:
-    """Choose at random `per_bin` places of each bin of entropy, or all places of a smaller bin."""
+    """Return `per_bin` random places of each bin of entropy, or all places of a bin that has fewer."""
     rng = np.random.default_rng(seed)
     all_entropies = np.concatenate([f.entropy for f in forests])
     owner = np.concatenate([np.full(f.tokens, i) for i, f in enumerate(forests)])
@@ -99,7 +99,7 @@ def measure(config: Config, model: Path, found: list[Place], samples: int) -> li
     value = {f.prompt_id: float(f.reward.mean()) for f in forests}
     out = []
     for i, place in enumerate(found):
-        # After the end of the answer nothing is drawn: the prefix decides the reward
+        # No token is drawn after the end of the answer, so the prefix decides the reward
         ended = float(place.text[-1] == place.problem.answer)
         Q = np.array([value.get(f"{i}-{t}", ended) for t in place.tokens])
         error = np.array([0.0 if VOCABULARY[t] == "$" else 1.0 for t in place.tokens]) * Q * (1 - Q) / (samples - 1)

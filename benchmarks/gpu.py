@@ -96,8 +96,8 @@ def _trainer(config: PretrainedConfig, device: str, **learner: Any) -> Trainer:
 
 
 def _check(device: str) -> dict[str, Any]:
-    """Compare the gradients of a forest and of its expanded leaves. Each leaf has the same advantage in both, so the
-    gradients are equal."""
+    """Compare the gradients of a forest with the gradients of its expanded leaves. Each leaf has the same advantage in
+    both, so the gradients must be equal."""
     f = synthetic_forest(8, 413, 0.5757, 301, 512)  # two root segments of 317 tokens, each with 4 branches of 96
     flat = _expanded(f)
     exact = _gradient(device, flat)
@@ -167,8 +167,8 @@ def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
 
 
 def _learning(device: str, steps: int) -> dict[str, Any]:
-    """Train on a reward that is the share of a given token in a leaf. The mean must rise by half of the distance
-    between a random policy and 1."""
+    """Train on a reward that is the share of a given token in a leaf. The mean reward must rise by half of the distance
+    between the mean reward of a random policy and 1."""
     trainer = _trainer(_small(vocab=16), device, dtype="bfloat16", lr=3e-3, correction="tis")
     began, means = time.perf_counter(), []
     for step in range(steps):
@@ -211,8 +211,8 @@ def _sampled(trainer: Trainer, step: int, number: int) -> Forest:
 
 
 def _draw(model: Any, path: torch.Tensor, count: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Draw `count` tokens after each row of `path` by plain forward passes; returns (longer path, tokens, their
-    log-probs)."""
+    """Draw `count` tokens after each row of `path` by plain forward passes. Returns (longer path, tokens, log-probs of
+    the tokens)."""
     start, logps = path.shape[1], []
     for _ in range(count):
         logp = model(input_ids=path).logits[:, -1].float().log_softmax(-1)

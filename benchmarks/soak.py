@@ -33,10 +33,11 @@ GIB = 1 << 30
 
 
 class Faults:
-    """The kinds of faults. Each returns the seconds from the fault to the next step of a whole run."""
+    """The kinds of faults. Each kind is a function that returns the seconds from the fault to the next step of the
+    recovered run."""
 
     def __init__(self, run: Run, rng: random.Random, hoard: int) -> None:
-        """`hoard`: bytes at which a process that fills memory gives up."""
+        """Create the kinds. `hoard` is the number of bytes at which a process stops filling memory."""
         self._run, self._rng, self._hoard = run, rng, hoard
         self.kinds: dict[str, Callable[[], float]] = {
             **{f"SIGKILL {role}": self._each(self._kill, role) for role in (*ROLES, "verifier")},
@@ -57,7 +58,7 @@ class Faults:
 
     def _one(self, role: str) -> psutil.Process:
         found = wait_for(lambda: self._run.hosts(role), self._run.process, PATIENCE)
-        if role == "verifier":  # not the spare process: nobody waits for it
+        if role == "verifier":  # not the spare process, because no answer depends on it
             return max(found, key=lambda p: sum(p.cpu_times()[:2]))
         return self._rng.choice(found)
 
@@ -66,7 +67,8 @@ class Faults:
         return self._run.recover(role, PATIENCE)
 
     def _stop(self, role: str) -> float:
-        """A process that stays stopped is killed: by the driver, or by its pool in case of a verifier."""
+        """Suspend a process until it is killed. The pool kills a verifier process; the driver kills any other
+        process."""
         began = time.monotonic()
         stopped = self._one(role)
         stopped.suspend()
@@ -83,7 +85,7 @@ class Faults:
         return time.monotonic() - began
 
     def _pause(self, role: str, seconds: float) -> float:
-        """A process that goes on after a pause. The time counts from the end of the pause."""
+        """Suspend a process and continue it after `seconds`. The recovery time starts at the end of the pause."""
         self._run.pause(role, seconds)
         return self._run.recover("Generator", PATIENCE)
 
@@ -105,7 +107,7 @@ class Faults:
         return time.monotonic() - began
 
     def _damage_checkpoint(self) -> float:
-        """Damage the newest of two undamaged checkpoints."""
+        """Damage the newest checkpoint when there are at least two, of which the newest is undamaged."""
         folder = RunFolder(self._run.run)
 
         def two() -> bool:
@@ -159,7 +161,7 @@ def main() -> None:
             reward__timeout=10.0,
             queue__payload_mb=1,
         )
-        run.interval = 0.5  # reading the records takes time from the run
+        run.interval = 0.5  # frequent reads of the records would slow the run
         hoard = int(args.memory * psutil.virtual_memory().total) + GIB
         samples: list[dict[str, float]] = []
         recoveries: defaultdict[str, list[float]] = defaultdict(list)
@@ -170,7 +172,7 @@ def main() -> None:
             run.interrupt(PATIENCE)
         except KeyboardInterrupt:
             run.interrupt(PATIENCE)
-        except Exception as fault:  # the figures so far are printed; the exit code is 1
+        except Exception as fault:  # the figures collected so far are printed, and the exit code is 1
             ended_by = f"{type(fault).__name__} {fault}"[-2000:]
             print(ended_by, file=sys.stderr, flush=True)
         finally:
@@ -189,7 +191,7 @@ def soak(
     samples: list[dict[str, float]],
     recoveries: defaultdict[str, list[float]],
 ) -> None:
-    """Let one fault after another strike. Appends a sample before each fault and the time of each recovery."""
+    """Inject one fault after another. Append a sample before each fault, and the recovery time after it."""
     end, order = time.monotonic() + seconds, shuffled(list(kinds), rng)
     while time.monotonic() < end:
         wait = min(rng.expovariate(1 / every), 4 * every)
@@ -210,19 +212,20 @@ def soak(
 
 
 def shuffled(kinds: list[str], rng: random.Random) -> Iterator[str]:
-    """Yield all kinds in a random order, again and again."""
+    """Yield all kinds in a random order, and repeat this without end."""
     while True:
         yield from rng.sample(kinds, len(kinds))
 
 
 def sample(run: Run) -> dict[str, float]:
-    """What the processes of the run hold. A shared page counts once for each process."""
+    """Return the memory, open files and number of the processes of the run. A shared page counts once for each
+    process."""
     rss = files = count = 0
     for p in [psutil.Process(run.process.pid), *psutil.Process(run.process.pid).children(recursive=True)]:
         try:
             rss, files, count = rss + p.memory_info().rss, files + p.num_fds(), count + 1
         except psutil.Error:
-            continue  # it ended while we looked
+            continue  # the process ended in the meantime
     parts = {"driver": "driver", "gcs": SERVICES[0], "queue": "ReplayQueue", "learner": "Learner"}
     shm = sum(f.stat().st_blocks * 512 for f in os.scandir("/dev/shm") if f.is_file(follow_symlinks=False))
     return {

@@ -1,6 +1,6 @@
 """A policy whose exact gradient is known: a softmax over 3 tokens, for 4 steps, with random rewards.
 
-Forests of it are grown by the fork rules of `treeadv.sampling`."""
+The fork rules of `treeadv.sampling` grow forests from this policy."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _NODES = _STATES + TOKENS**STEPS
 
 @dataclass(frozen=True)
 class World:
-    """The policy by prefix and the rewards. Prefixes are numbered in base 3 by length; the first have a next token,
-    those of `STEPS` tokens have none. With `stops` token 0 ends a sequence, and one that reaches `STEPS` tokens without
-    it is truncated and has reward 0."""
+    """The policy by prefix, and the rewards. Prefixes are numbered in breadth-first order. A prefix of fewer than
+    `STEPS` tokens is a state, in which a next token is drawn. With `stops`, token 0 ends a sequence. A sequence that
+    reaches `STEPS` tokens without token 0 is then truncated and has reward 0."""
 
     prob: np.ndarray  # [states, TOKENS]
-    reward: np.ndarray  # [prefixes], read where a sequence ends
+    reward: np.ndarray  # [prefixes], used only at the end of a sequence
     stops: bool = False
 
     @classmethod
@@ -43,24 +43,25 @@ class World:
 
     @cached_property
     def cumulative(self) -> np.ndarray:
-        """[states, TOKENS] the cumulative probabilities of the tokens."""
+        """Return the cumulative probabilities of the tokens [states, TOKENS]."""
         return np.cumsum(self.prob, 1)
 
     @cached_property
     def gradient(self) -> np.ndarray:
-        """[states, TOKENS] the gradient of the expected reward by the logits."""
+        """Return the gradient [states, TOKENS] of the expected reward with respect to the logits."""
         return self.expectation(self.reward)[1]
 
     def stopped(self, prefix: np.ndarray) -> np.ndarray:
-        """Whether the last token of each prefix ended the sequence."""
+        """Return whether the last token of each prefix ended the sequence."""
         return self.stops & (prefix > 0) & ((prefix - 1) % TOKENS == 0)
 
     def ends(self, prefix: int) -> bool:
-        """Whether nothing follows the prefix."""
+        """Return whether the sequence ends with this prefix."""
         return prefix >= _STATES or bool(self.stops and prefix and (prefix - 1) % TOKENS == 0)
 
     def expectation(self, reward: np.ndarray) -> tuple[float, np.ndarray]:
-        """The expectation of a reward [prefixes] and its gradient [states, TOKENS] by the logits, both exact."""
+        """Return the expectation of a reward [prefixes] and its gradient [states, TOKENS] with respect to the logits.
+        Both are exact."""
         reach, V = np.zeros(_NODES), reward.astype(float)
         reach[0] = 1.0
         live = [s for s in range(_STATES) if not self.ends(s)]
@@ -80,12 +81,13 @@ def lengths() -> np.ndarray:
 
 
 def child(state: int, token: int) -> int:
-    """Return the prefix after `token`. Prefixes are in breadth-first order: those after s are 3 s + 1 to 3 s + 3."""
+    """Return the prefix after `token`. Prefixes are in breadth-first order: the prefixes after s are 3 s + 1 to 3 s +
+    3."""
     return TOKENS * state + 1 + token
 
 
 def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) -> tuple[Forest, np.ndarray]:
-    """Return a graded forest, and the state [T] at which each of its tokens was drawn. Chains fork as in
+    """Return a graded forest, and the state [T] in which each of its tokens was drawn. The chains fork by the rules of
     `treeadv.sampling`."""
     parent: list[int] = []
     lengths: list[int] = []
@@ -164,7 +166,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
 
 
 def states_of(f: Forest) -> np.ndarray:
-    """Return the state [T] at which each token was drawn."""
+    """Return the state [T] in which each token was drawn."""
     out = np.zeros(f.tokens, int)
     after = np.zeros(f.segments, int)
     for s in range(f.segments):
@@ -177,7 +179,7 @@ def states_of(f: Forest) -> np.ndarray:
 
 
 def lose(f: Forest, share: float, rng: np.random.Generator) -> Forest:
-    """Return the forest after random failures: each leaf is unjudged with probability `share`, independent of its
-    text."""
+    """Return the forest after random failures of the verifier. Each leaf is unjudged with probability `share`,
+    independently of its text."""
     verdict = np.where(rng.random(f.leaves) < share, Verdict.CRASH, f.verdict).astype(np.int8)
     return replace(f, verdict=verdict, reward=np.where(verdict == Verdict.CRASH, 0, f.reward).astype(np.float32))

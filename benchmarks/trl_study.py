@@ -40,7 +40,8 @@ METRICS = ("test_accuracy", "dev_accuracy_at_tokens", "tokens_generated", "token
 
 
 def settings(config: Config, folder: Path) -> GRPOConfig:
-    """TRL's settings for the run that `config` describes. Raises `BadInput` for a row that TRL cannot run so."""
+    """Return TRL's settings for the run that `config` describes. Raises `BadInput` for a row that TRL cannot run with
+    these settings."""
     learner, sampling = config.learner, config.sampling
     spec = build_advantage(learner.preset, learner.advantage)
     if spec.credit != "leaf" or spec.normaliser != "token_mean" or spec.ratio != "token":
@@ -61,7 +62,7 @@ def settings(config: Config, folder: Path) -> GRPOConfig:
 
 
 class Looks(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Evaluates the policy on the development problems every `look_every` steps, as the study does."""
+    """A callback that evaluates the policy on the development problems every `look_every` steps, as the study does."""
 
     def __init__(self, study: Study, config: Config, counted: dict[str, float]) -> None:
         self.study, self.config, self.counted, self.found = study, config, counted, []  # type: ignore[var-annotated]

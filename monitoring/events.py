@@ -1,7 +1,7 @@
-"""Mark events of a run on the dashboards, and link the dashboards with each other and with the runbook.
+"""Marks events of a run on the dashboards, and links the dashboards with each other and with the runbook.
 
-An event is a point at which a series of the run changed: a checkpoint, a replaced actor, a resume, another number of
-wanted actors. Prometheus needs no other source.
+An event is a point at which a series of the run changed: a checkpoint, a replaced actor, a resume, or a changed number
+of wanted actors. Prometheus needs no other source.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RUNBOOK = "https://github.com/treeadv/treeadv/blob/main/docs/runbook.md"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A kind of event: `expr` has a value while the event is in the window."""
+    """A kind of event. `expr` has a value while the event is in the window."""
 
     name: str
     expr: str
@@ -48,7 +48,7 @@ EVENTS = (
     ),
     Event(
         name="Scaling",
-        # The number rises from 0 when the run starts, which is no scaling.
+        # The number rises from 0 at the start of the run. This rise does not count as scaling.
         expr=f"sum by (run, role) (changes({_TARGET}) and min_over_time({_TARGET}) > 0) > 0",
         text="{{run}}: another number of {{role}} actors",
         colour="blue",
@@ -57,7 +57,7 @@ EVENTS = (
 
 
 class Annotation(AnnotationQuery):
-    """An annotation of the data source Prometheus, whose fields the SDK does not have."""
+    """An annotation of the data source Prometheus. The SDK lacks some of its fields."""
 
     def __init__(self, event: Event) -> None:
         super().__init__(name=event.name, datasource=SOURCE, icon_color=event.colour, expr=event.expr)
@@ -67,12 +67,12 @@ class Annotation(AnnotationQuery):
         return super().to_json() | self._more
 
     def build(self) -> Annotation:
-        """Return itself: the dashboard takes builders."""
+        """Return this object, because the dashboard calls `build` of its annotations."""
         return self
 
 
 def links() -> list[DashboardLink]:
-    """Return the links of every board: the other boards, with the same run and time, and the runbook."""
+    """Return the links of every board. One opens the other boards with the same run and time; one opens the runbook."""
     boards = DashboardLink("Boards").type(DashboardLinkType.DASHBOARDS).tags(["treeadv"]).as_dropdown(False)
     runbook = DashboardLink("Runbook").type(DashboardLinkType.LINK).url(RUNBOOK).target_blank(True).icon("doc")
     return [boards.include_vars(True).keep_time(True), runbook.tooltip("A section for each alert")]

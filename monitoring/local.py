@@ -19,7 +19,8 @@ HERE = Path(__file__).resolve().parent
 
 
 def configuration(runs: list[Path]) -> str:
-    """Return monitoring/prometheus.yml with local paths and without Alertmanager; the page /alerts shows alerts."""
+    """Return monitoring/prometheus.yml with local paths and without Alertmanager. The page /alerts of Prometheus shows
+    the alerts."""
     config = yaml.safe_load((HERE / "prometheus.yml").read_text())
     config["rule_files"] = [str((HERE / "rules").resolve() / "*.yml")]
     config["scrape_configs"][0]["file_sd_configs"][0]["files"] = [str(run.resolve() / "targets.json") for run in runs]

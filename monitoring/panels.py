@@ -1,7 +1,7 @@
-"""Build panels from the table of metrics; expressions, units and descriptions come from treeadv.metrics.
+"""Builds panels from the table of metrics. Expressions, units and descriptions come from treeadv.metrics.
 
-A counter is shown as the sum of its rates over the instances of a run, a gauge as their mean, and a histogram as median
-and 95th percentile. The queries run in Prometheus 2.42 and newer.
+A panel shows a counter as the sum of its rates over the instances of a run. It shows a gauge as the mean over the
+instances, and a histogram as median and 95th percentile. The queries run in Prometheus 2.42 and newer.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ RUN = 'run=~"$run"'
 WINDOW = "$__rate_interval"
 
 _BY_NAME = {m.name: m for m in TABLE}
-# Grafana's names of units; other units are a suffix, and tokens have one with k, M, G. A rate of seconds is a share of
-# the time.
+# Grafana's names of units. Any other unit is a suffix; the suffix of tokens has a prefix k, M or G. A rate of seconds
+# is a share of the time.
 _UNITS = {"1": "short", "seconds": "s", "bytes": "bytes", "ratio": "percentunit"}
 _RATES = {"seconds": "percentunit", "bytes": "Bps"}
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A PromQL expression with legend, Grafana's unit and a description."""
+    """A PromQL expression with its legend, Grafana's unit and a description."""
 
     expr: str
     legend: str
@@ -37,7 +37,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A panel. Queries with another unit than the first have their own axis; `big` shows the last value as a number."""
+    """A panel. A query whose unit differs from that of the first query has its own axis. With `big`, the last value is
+    shown as a number."""
 
     title: str
     queries: tuple[Query, ...]
@@ -45,14 +46,15 @@ class Panel:
 
 
 def unit_of(measured: str, each_second: bool = False) -> str:
-    """Return Grafana's name of a unit of treeadv.metrics.UNITS, or of this unit a second."""
+    """Return Grafana's name of a unit of treeadv.metrics.UNITS. With `each_second`, return the name of that unit per
+    second."""
     known, name = (_RATES, f"{measured}/s") if each_second else (_UNITS, measured)
     return known.get(measured) or f"{'si' if measured.startswith('tokens') else 'suffix'}: {name}"
 
 
 def rate(name: str, *by: str, unit: str = "") -> Query:
-    """Return the increase per second of a counter, summed over the instances of a run. `unit` selects the series of a
-    metric whose label `unit` says what it counts."""
+    """Return the increase per second of a counter, summed over the instances of a run. `unit` selects the series by the
+    label `unit`, which a counter has if its series count different things."""
     metric = _metric(name, "counter", by, unit)
     selected = f'{RUN}, unit="{unit}"' if unit else RUN
     expression = f"sum by ({_by(by)}) (rate({name}{{{selected}}}[{WINDOW}]))"
@@ -60,7 +62,8 @@ def rate(name: str, *by: str, unit: str = "") -> Query:
 
 
 def gauge(name: str, *by: str, over: str = "avg", unit: str = "") -> Query:
-    """Return a gauge, aggregated with `over` over the instances of a run; `unit` as in `rate`."""
+    """Return a gauge, aggregated with `over` over the instances of a run. `unit` selects the series by the label
+    `unit`."""
     metric = _metric(name, "gauge", by, unit)
     selected = f'{RUN}, unit="{unit}"' if unit else RUN
     expression = f"{over} by ({_by(by)}) ({name}{{{selected}}})"
@@ -68,7 +71,7 @@ def gauge(name: str, *by: str, over: str = "avg", unit: str = "") -> Query:
 
 
 def quantiles(name: str, *by: str) -> tuple[Query, ...]:
-    """Return median and 95th percentile of a histogram."""
+    """Return the median and the 95th percentile of a histogram."""
     metric = _metric(name, "histogram", by)
     unit = unit_of(metric.measures)
     inner = f"sum by ({_by(by, 'le')}) (rate({name}_bucket{{{RUN}}}[{WINDOW}]))"
@@ -80,7 +83,8 @@ def quantiles(name: str, *by: str) -> tuple[Query, ...]:
 
 
 def ratio(part: str, whole: str, legend: str, text: str, rest: bool = False) -> Query:
-    """Return rate(part) / rate(whole), or 1 minus it with `rest`; no value while `whole` does not increase."""
+    """Return rate(part) / rate(whole), or 1 minus this ratio with `rest`. There is no value while `whole` does not
+    increase."""
     for name in (part, whole):
         _metric(name, "counter", ())
     share = f"sum by (run) (rate({part}{{{RUN}}}[{WINDOW}])) / (sum by (run) (rate({whole}{{{RUN}}}[{WINDOW}])) > 0)"

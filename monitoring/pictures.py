@@ -27,7 +27,7 @@ UNITS = {"percentunit": "share", "Bps": "bytes/s", "s": "seconds", "short": ""}
 
 
 def draw(board: Board, address: str, start: float, end: float) -> Figure:
-    """Return the figure of a dashboard; `start` and `end` are seconds since the epoch, the x axis is minutes since
+    """Return the figure of a dashboard. `start` and `end` are seconds since the epoch. The x axis is minutes since
     `start`."""
     rows = -(-len(board.panels) // COLUMNS)
     figure = Figure(figsize=(4.2 * COLUMNS, 2.6 * rows), layout="constrained")
@@ -53,7 +53,7 @@ def _panel(axes: Axes, panel: Panel, address: str, start: float, end: float) -> 
 
 
 def _unit(name: str) -> str:
-    """Return a unit of Grafana as text."""
+    """Return a unit of Grafana as readable text."""
     return UNITS.get(name, name.removeprefix("suffix: ").removeprefix("si: "))
 
 
@@ -67,12 +67,12 @@ def _range(address: str, expression: str, start: float, end: float) -> list[dict
 
 
 def _legend(template: str, labels: dict[str, str]) -> str:
-    """Fill in a legend as Grafana does: a label that the series does not have is empty."""
+    """Return a legend with its labels filled in as Grafana does. A label that the series does not have is empty."""
     return re.sub(r"\{\{(\w+)\}\}", lambda m: labels.get(m[1], ""), template).strip()
 
 
 def write(address: str, folder: Path, start: float, end: float) -> None:
-    """Write one PNG for each dashboard, named after it."""
+    """Write one PNG file for each dashboard, named after the dashboard."""
     matplotlib.use("agg")
     folder.mkdir(parents=True, exist_ok=True)
     for board in BOARDS:

@@ -1,4 +1,4 @@
-"""Write docs/metrics.md from the table of metrics and the table of the fields of metrics.jsonl.
+"""Writes docs/metrics.md from the table of metrics and the table of the fields of metrics.jsonl.
 
 python -m monitoring.reference      # `make generate` runs it, and a test compares the result
 """

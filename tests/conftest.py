@@ -17,7 +17,7 @@ from tests import running
 settings.register_profile("treeadv", deadline=None)  # other load of the machine can make an example slow
 settings.load_profile("treeadv")
 _names = (f"bucket-{n}" for n in itertools.count())
-# A shell starts background jobs with SIGINT ignored, which the runs that tests interrupt would inherit
+# A shell ignores SIGINT in its background jobs. The runs that tests interrupt would inherit this setting
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -37,8 +37,8 @@ def end_all_runs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The address of a real HTTP server with the API of S3."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line per request
+    """Start a real HTTP server with the API of S3, and yield its address."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # this logger prints one line for each request
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(
         "127.0.0.1", 0, verbose=False
     )
@@ -50,7 +50,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any, str]:
-    """A new bucket: (name, client, URI of a run's folder in the bucket)."""
+    """Make a new bucket. Return (name, client, URI of a run's folder in the bucket)."""
     boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")

@@ -1,4 +1,4 @@
-"""A verifier that passes the check at the start and then fails, and a correction that makes an update not finite."""
+"""A verifier that fails after the check at the start, and a correction that makes an update not finite."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fails_after_the_first_call(response: str, gold: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class NotFinite(Factor):
-    """A factor of a correction that is NaN in the first calls of a process, and then 1."""
+    """A factor of a correction. It is NaN in the first calls of a process, and 1 in later calls."""
 
     calls: int
     made: list[None] = field(default_factory=list)

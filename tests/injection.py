@@ -1,4 +1,4 @@
-"""A real run under fault injection: signals to any of its processes, damage to its files, a second driver."""
+"""Runs a real training under fault injection: signals to any of its processes, damage to its files, a second driver."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DRAWING = "treeadv.engines.embedded:EmbeddedEngine._step"
 
 
 class Run:
-    """Trains `tests.parity`, whose rewards keep their variance, in two generators with small steps."""
+    """A run of `tests.parity`, whose rewards keep their variance, with two generators and small steps."""
 
     def __init__(
         self,
@@ -45,17 +45,17 @@ class Run:
         patience: float = 180,
         **changes: object,
     ) -> None:
-        """`patience`: seconds that the first steps may take."""
+        """Start the run and wait for two steps, for at most `patience` seconds."""
         self.run, self._faults = tmp_path / "run", tmp_path / "faults"
         self._faults.mkdir()
         self._environment = environment or {}
         settings = {"run__steps": 10**6, "run__checkpoint_every": 2, "learner__lr": 1e-6, **changes}
         self.process = self._start("--config", recipe(tmp_path, model, **settings))
-        self.per_step = 3  # forests
-        self.interval = 0.05  # seconds between looks at the records
+        self.per_step = 3  # number of forests in a step
+        self.interval = 0.05  # seconds between two reads of the records
         self.repeats = Repeats()
         self._wait(lambda: steps(self.run) >= 2, patience)
-        # A dead spare is replaced when it is needed
+        # A dead spare process is replaced only when it is needed, so one verifier process is enough
         self._members = {role: len(self.hosts(role)) for role in (*ROLES, "driver", *SERVICES)} | {"verifier": 1}
 
     def _start(self, *arguments: str | Path) -> Started:
@@ -64,8 +64,8 @@ class Run:
         return start(*arguments, PYTHONPATH=path, TREEADV_VERIFIER_FAULTS=str(self._faults), **self._environment)
 
     def _wait(self, what: Callable[[], object], seconds: float) -> None:
-        """Wait until `what` is true. Ray gives its processes 30 s to start; on a busy machine the run is started
-        again."""
+        """Wait until `what` is true. Ray gives its processes 30 s to start. If this time is too short on a busy
+        machine, the run is started again."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.process.poll() is None:
             if what():
@@ -74,10 +74,10 @@ class Run:
         if self.process.poll() is not None and "Ray does not start" in self.process.output():
             self.process = self._start(*self._last_start)
             return self._wait(what, until - time.monotonic())
-        wait_for(what, self.process, 0.1)  # says what is wrong
+        wait_for(what, self.process, 0.1)  # raises an error with the cause
 
     def hosts(self, role: str) -> list[psutil.Process]:
-        """The processes of a role, of the driver or of a service of Ray."""
+        """Return the processes of a role, of the driver or of a service of Ray."""
         driver = psutil.Process(self.process.pid)
         if role == "driver":
             return [driver]
@@ -87,7 +87,7 @@ class Run:
 
     # ---- faults ------------------------------------------------------------------------------------------------------
     def kill_idle(self, role: str) -> None:
-        """Suspend the role that it waits for until it has nothing to do, then kill it."""
+        """Kill a process of the role while it has nothing to do. For this, suspend the role for which it waits."""
         waited_for = [p for r in (("Generator",) if role == "Learner" else ("Learner",)) for p in self.hosts(r)]
         for p in waited_for:
             p.suspend()
@@ -97,7 +97,7 @@ class Run:
             p.resume()
 
     def arm(self, **fault: object) -> None:
-        """Let `tests/faults/sitecustomize.py` strike at a point of the code."""
+        """Arm a fault of `tests/faults/sitecustomize.py` at a point of the code."""
         (self._faults / "armed").write_text(json.dumps(fault))
         (self._faults / "armed").rename(self._faults / "armed.json")
 
@@ -111,7 +111,7 @@ class Run:
         fired.unlink()
 
     def pause(self, role: str, seconds: float) -> None:
-        """SIGSTOP, then SIGCONT to a process that outlives the pause."""
+        """Send SIGSTOP to a process of the role, and SIGCONT after `seconds`."""
         (paused, *_) = self.hosts(role)
         paused.suspend()
         time.sleep(seconds)
@@ -127,15 +127,15 @@ class Run:
         def stopped() -> list[psutil.Process]:
             return [p for p in self.hosts(role) if p not in before and p.status() == psutil.STATUS_STOPPED]
 
-        return wait_for(stopped, self.process)[0]  # the signal comes shortly after the note that it is sent
+        return wait_for(stopped, self.process)[0]  # the signal arrives shortly after `fired.json` exists
 
     def kill_driver(self) -> None:
         self.process.kill()
         self.process.wait(10)
 
     def flip_checkpoint(self) -> int:
-        """Flip a bit in the newest checkpoint and return its step. Another flip would repair a checkpoint that is
-        damaged already, so the newest one must be undamaged."""
+        """Flip a bit in the newest checkpoint and return its step. The newest checkpoint must be undamaged, because a
+        second flip would repair it."""
         step = max(RunFolder(self.run).checkpoints())
         assert step == RunFolder(self.run).last_checkpoint()
         files = RunFolder(self.run).checkpoint(step).rglob("*.safetensors")
@@ -143,30 +143,31 @@ class Run:
         return step
 
     def flip_payload(self) -> str:
-        """Flip a bit in the payload of a forest that waits for its step; return its id. The queue must not run: it may
-        have the payload in memory too."""
+        """Flip a bit in the payload of a forest that waits for its step, and return the id of the forest. The queue
+        must not run, because it may also have the payload in memory."""
         history = read_history(str(self.run))
         (fid, *_) = (f for f, state in history.states().items() if state in ("ready", "leased"))
         admitted = history.attempts[fid].admitted
         assert admitted is not None
         flip(self.run / "replay" / "payloads" / admitted.payload_file, admitted.offset + admitted.length // 2)
-        self.repeats.forget(RunFolder(self.run).records())  # a step taken again gets another forest in its place
+        self.repeats.forget(RunFolder(self.run).records())  # a repeated step has another forest in its place
         return fid
 
     # ---- recovery ----------------------------------------------------------------------------------------------------
     def resume(self) -> None:
-        # Its actors end a second or two later, a worker that Ray was just starting up to a minute later
+        # The actors of the run end one or two seconds after the driver. A starting worker of Ray may end a minute later
         self.process.wait(10)
         self.process = self._start("--resume", self.run)
 
     def resume_as_printed(self, within: float = LIMIT) -> None:
-        """Wait for the end of the run and run the command that its last line names."""
+        """Wait for the end of the run, and run the command in the last line of its output."""
         printed = re.search(r"treeadv train (--resume .+?)\)?$", self.process.output(within).strip())
         assert printed, self.process.output()[-3000:]
         self.process = self._start(*shlex.split(printed[1]))
 
     def recover(self, role: str, seconds: float = 180) -> float:
-        """Return the seconds until the role is up and the next step is on record. A driver is started again at once."""
+        """Return the seconds until the processes of the role are up and the next step is recorded. If the role is the
+        driver, start it again first."""
         began = time.monotonic()
         if role == "driver":
             self.resume()
@@ -176,7 +177,7 @@ class Run:
         return time.monotonic() - began
 
     def exported(self, name: str, **labels: str) -> float:
-        """Return a value that the driver exports now."""
+        """Return the current value of a metric of the driver."""
         targets = json.loads((self.run / "targets.json").read_text())
         (address,) = (t["targets"][0] for t in targets if t["labels"]["role"] == "driver")
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
@@ -186,7 +187,7 @@ class Run:
         )
 
     def newest_step(self) -> int:
-        """The newest step on record. A run that goes back to a checkpoint takes it again."""
+        """Return the newest recorded step. A run that returns to a checkpoint records later steps again."""
         records = RunFolder(self.run).records()
         self.repeats.add(records)
         return max((r["step"] for r in records), default=0)
@@ -196,7 +197,7 @@ class Run:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Hold every process of the run."""
+        """Suspend every process of the run for the duration of the block."""
         driver = psutil.Process(self.process.pid)
         held = [driver, *driver.children(recursive=True)]
         for process in held:
@@ -208,17 +209,17 @@ class Run:
                 process.resume()
 
     def second_driver(self, *how: str | Path) -> subprocess.CompletedProcess[str]:
-        """Start another driver on the run, with another learning rate. It must be refused."""
+        """Start another driver on the run with another learning rate, and return its result. The run must refuse it."""
         line = [sys.executable, "-m", "actors.cli", "train", *map(str, how), "learner.lr=0.5"]
         return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
     def output_so_far(self) -> str:
-        """Its output up to now, on one line: the display breaks long lines."""
+        """Return the current output of the run on one line, because the display breaks long lines."""
         return " ".join(self.process.output().split())
 
     def output(self) -> str:
-        """Its whole output, once it has ended by itself."""
+        """Return the complete output of the run after its end."""
         return self.process.output(LIMIT)
 
     def interrupt(self, within: float = LIMIT) -> None:
@@ -226,7 +227,7 @@ class Run:
         finish(self.process, within)
 
     def end(self) -> None:
-        """Interrupt the run and check its records: each step once, each trained forest in one step."""
+        """Interrupt the run and check its records: each step has one record, and each trained forest is in one step."""
         self.interrupt()
         done = steps(self.run)
         folder = RunFolder(self.run)
@@ -236,23 +237,23 @@ class Run:
         sound(self.run)
         assert audit(str(self.run)).rows["trained"]["forests"] == self.per_step * done
         with_gradient = [r["step"] for r in folder.records() if r["grad_norm"] > 0]
-        assert len(with_gradient) >= 0.8 * done  # else the faults would hit a run that trains nothing
+        assert len(with_gradient) >= 0.8 * done  # otherwise the run would train almost nothing
         self.repeats.add(folder.records())
         assert self.repeats.different == []
 
 
 class Repeats:
-    """Compares steps that are taken again after a loss with what they were at first: the same forests, weights and
-    optimizer state give the same loss and gradient."""
+    """A comparison of repeated steps with their first records. A step is repeated after a loss. The same forests,
+    weights and optimizer state must give the same loss and gradient."""
 
     def __init__(self) -> None:
         self._seen: dict[int, dict] = {}
-        self.count = 0  # of steps that were taken again
+        self.count = 0  # number of repeated steps
         self.different: list[str] = []
         self._void: set[tuple[int, float]] = set()
 
     def add(self, records: list[dict]) -> None:
-        """Take in the records of a run that may have gone back to a checkpoint since the last call."""
+        """Compare new records with earlier ones. The run may have returned to a checkpoint since the last call."""
         for now in records:
             if (now["step"], now["elapsed_s"]) in self._void:
                 continue
@@ -265,7 +266,8 @@ class Repeats:
                     self.different.append(f"step {now['step']}: {values[0]} at first, then {values[1]}")
 
     def forget(self, records: list[dict]) -> None:
-        """Compare with none of the records so far. They are in the file until the next driver goes back."""
+        """Ignore all records so far in later comparisons. They stay in the file until the next driver returns to a
+        checkpoint."""
         self._seen.clear()
         self._void = {(r["step"], r["elapsed_s"]) for r in records}
 

@@ -1,8 +1,9 @@
-"""Reads mutated files of forests in a process whose memory is limited, and tells what was not one line of error.
+"""Reads mutated files of forests in a process with limited memory, and reports every reading that is neither successful
+nor refused with one line of error.
 
     python -m tests.mutations SEED COUNT FOLDER
 
-The last line of its output is JSON: how many files were refused, how many were read, and the faults.
+The last line of its output is JSON: the number of refused files, the number of read files, and the faults.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from treeadv.replay.journal import Line, Reader, encode
 from treeadv.replay.records import Admitted
 from treeadv.storage.folder import open_folder
 
-ROOM = 1 << 30  # bytes of address space beyond what the imports take
+ROOM = 1 << 30  # bytes of address space in addition to the space of the imports
 HUGE = (-1, -2, 0, 1 << 31, (1 << 31) - 1, 1 << 40, (1 << 62) + 8, -(1 << 63))
 
 
 def originals() -> dict[str, bytes]:
-    """Files of forests in both formats, with and without compression."""
+    """Return files of forests in both formats, with and without compression."""
     many = [build([-1, 0, 0, -1], [3, 2, 4, 1], seed=n, forest_id=f"f{n}") for n in range(3)]
     many = [replace(f, gold="7", detail=("", "no number", "")) for f in many]
     out = {}
@@ -62,14 +63,14 @@ def truncate(data: bytearray, rng: random.Random) -> None:
 
 
 def swap(data: bytearray, rng: random.Random) -> None:
-    """Exchange two stretches of 8, 16 or 64 bytes: descriptions of buffers, or their content."""
+    """Exchange two ranges of 8, 16 or 64 bytes. They contain descriptions of buffers, or content of buffers."""
     size = rng.choice((8, 16, 64))
     a, b = (rng.randrange(max(1, (len(data) - size) // 8)) * 8 for _ in range(2))
     data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
 
 
 def declare(data: bytearray, rng: random.Random) -> None:
-    """Write a huge or negative number where a length or an offset may be."""
+    """Write a huge or negative number at a place that may hold a length or an offset."""
     value = rng.choice(HUGE)
     at = rng.randrange(max(1, len(data) // 8 - 1)) * 8
     if rng.random() < 0.5:
@@ -79,7 +80,7 @@ def declare(data: bytearray, rng: random.Random) -> None:
 
 
 def grow(data: bytearray, rng: random.Random) -> None:
-    """Raise one small number, such as a count or an offset, by a little."""
+    """Increase one small number, such as a count or an offset, by a small amount."""
     at = rng.randrange(len(data) // 4) * 4
     value = struct.unpack_from("<i", data, at)[0]
     if abs(value) < 1 << 20:
@@ -96,7 +97,8 @@ MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (flip, trunc
 
 # ---- readers ---------------------------------------------------------------------------------------------------------
 def run_command(*argv: str) -> str:
-    """Run `treeadv`; return its fault: a wrong exit code, or an answer on stderr of more than one line and a note."""
+    """Run `treeadv` and return its fault: a wrong exit code, or more output on stderr than one line of error and a
+    note. Raises `BadInput` if the file is refused with one line."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(argv)
@@ -107,7 +109,7 @@ def run_command(*argv: str) -> str:
 
 
 def shown(rng: random.Random, folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Yield mutated files of forests, by `treeadv show`."""
+    """Yield (name, call) for mutated files of forests. The call reads the file with `treeadv show`."""
     files = originals()
     path = folder / "f.arrow"
     while True:
@@ -120,9 +122,10 @@ def shown(rng: random.Random, folder: Path) -> Iterator[tuple[str, Callable[[], 
 
 
 def audited(rng: random.Random, folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Yield mutated run folders, by `treeadv audit` and by the functions that `treeadv reproduce` reads forests with.
+    """Yield (name, call) for mutated run folders. The call reads the folder with `treeadv audit`, or with the functions
+    that `treeadv reproduce` uses to read forests.
 
-    A changed record has a right checksum: it comes from someone who wrote it so."""
+    A changed record has a correct checksum, because an attacker can also write a correct checksum."""
     run = folder / "run"
     store = open_store(run, max_staleness=2)
     fill(store, 3)
@@ -156,14 +159,14 @@ def audited(rng: random.Random, folder: Path) -> Iterator[tuple[str, Callable[[]
 
 
 def _resigned(line: Line, payloads: bytes) -> Line:
-    """Return the line with the checksum of the payload that is there now."""
+    """Return the line with the checksum of the current payload."""
     if not isinstance(a := line.record, Admitted):
         return line
     return replace(line, record=replace(a, payload_crc=zlib.crc32(payloads[a.offset : a.offset + a.length])))
 
 
 def _forged(line: bytes, rng: random.Random) -> bytes:
-    """Return the record with one value of another type or size, and its checksum made right."""
+    """Return the record with one value of another type or size, and with a correct checksum."""
     tree = json.loads(line)
     del tree["crc"]
     wrong = (None, -1, 1 << 70, 1e308, "x", "../../../etc/passwd", "\x1b[31m", "\ud800", [], {"a": 1}, [["x"]], True)
@@ -179,14 +182,14 @@ def limit_memory() -> None:
 
 
 def check(seed: int, count: int, folder: Path) -> dict[str, object]:
-    """Read `count` mutated files; return how many were refused and read, and what was not one line."""
+    """Read `count` mutated files. Return the number of refused files, the number of read files, and the faults."""
     rng = random.Random(seed)
     cases = shown(rng, folder), audited(rng, folder)
     refused, faults = 0, []
     limit_memory()
     for number in range(count):
         name, call = next(cases[number % 2])
-        print(number, name, flush=True)  # the last line of a process that died
+        print(number, name, flush=True)  # if the process dies, its last line names the case
         try:
             fault = call()
         except BadInput as e:

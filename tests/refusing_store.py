@@ -1,4 +1,4 @@
-"""A proxy before an object store that refuses requests when told to."""
+"""A proxy in front of an object store. A test can make it refuse requests."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ DENIED = b"<Error><Code>QuotaExceeded</Code><Message>the bucket is full</Message
 
 
 class RefusingStore:
-    """Passes requests on to `target` (http://host:port). Writes for which `refuses(path)` holds are answered with an
-    error that clients do not try again."""
+    """A proxy that passes requests to `target` (http://host:port). A write for which `refuses(path)` is true gets an
+    error that clients do not retry."""
 
     def __init__(self, target: str) -> None:
         self.refuses: Callable[[str], bool] = lambda path: False
@@ -42,7 +42,7 @@ class RefusingStore:
                 while size := int(self.rfile.readline().split(b";")[0], 16):
                     parts.append(self.rfile.read(size))
                     self.rfile.readline()
-                while self.rfile.readline().strip():  # trailers
+                while self.rfile.readline().strip():  # skip the trailers
                     pass
                 return b"".join(parts)
 

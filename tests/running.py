@@ -1,4 +1,4 @@
-"""Starts a run of the whole pipeline with the tiny model in a separate process, reads its output and finds its
+"""Starts a run of the whole pipeline with the tiny model in a separate process, reads its output, and finds its
 actors."""
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def recipe(tmp_path: Path, model: Path, **changes) -> Path:
 
 
 class Started(subprocess.Popen):
-    """A run as a process. Its output goes to a file, because a pipe that is not read would block a long run."""
+    """A run in a separate process. Its output goes to a file, because an unread pipe would block a long run."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         super().__init__(command, stdout=self._output, stderr=subprocess.STDOUT, env=environment)
 
     def output(self, within: float | None = None) -> str:
-        """Return the output so far. With `within`, wait at most that many seconds for the end of the process first."""
+        """Return the output so far. With `within`, first wait at most that many seconds for the end of the process."""
         if within is not None:
             self.wait(within)
         handle = self._output.fileno()
@@ -64,14 +64,14 @@ _started: list[Started] = []
 
 def start(*arguments: str | Path, **environment: str) -> Started:
     command = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
-    # Ray lowers the priority of its workers by 15, so that beside other work an actor takes minutes to start
+    # Ray lowers the priority of its workers by 15. On a busy machine an actor would then need minutes to start
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", **environment}
     _started.append(Started(command, environment))
     return _started[-1]
 
 
 def end_all() -> None:
-    """Kill the processes of started runs that failed tests have left."""
+    """Kill the processes of runs that failed tests have left running."""
     for process in _started:
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""Advantages for flat rollouts in the layouts of other trainers."""
+"""Tests the advantages for flat rollouts in the layouts of other trainers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison of benchmark figures with baselines."""
+"""Tests the comparison of benchmark figures with baselines."""
 
 from __future__ import annotations
 

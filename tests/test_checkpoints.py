@@ -1,4 +1,4 @@
-"""Tests the checkpoints in the store of a run: their seals and checksums, damage, and the number that is kept."""
+"""Tests the checkpoints in the store of a run: seals and checksums, damage, and the number of kept checkpoints."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def queue(run: Path, session: str, step: int) -> ReplayStore:
 
 @pytest.mark.parametrize("damage", ["flipped bit", "missing folder"])
 def test_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, damage: str) -> None:
-    """The queue returns to the earlier checkpoint: later forests are trained again in the same order, each once."""
+    """The queue returns to the earlier checkpoint. Later forests are trained again in the same order, each once."""
     store, replay = LocalRunStore(tmp_path), queue(tmp_path, "one", 0)
     steps = {}
     for step in range(1, 6):
@@ -177,7 +177,7 @@ def size_limit() -> Iterator[Callable[[int], None]]:
 
 
 def test_file_over_the_size_limit_gives_a_one_line_error(tmp_path: Path, size_limit: Callable[[int], None]) -> None:
-    """The limit applies to the queue, the records and a checkpoint. Data that was stored before stays."""
+    """The limit applies to the queue, the records and a checkpoint. Data that was stored earlier remains."""
     folder, replay = RunFolder(tmp_path), queue(tmp_path, "one", 0)
     fill(replay, 2)
     folder.record({"step": 1})
@@ -198,7 +198,8 @@ def test_file_over_the_size_limit_gives_a_one_line_error(tmp_path: Path, size_li
 
 @pytest.fixture
 def immutable() -> Iterator[Callable[[Path], None]]:
-    """Make a file or folder immutable until the end of the test: changes fail with EPERM, also those of root."""
+    """Return a function that makes a file or folder immutable until the end of the test. Changes then fail with EPERM,
+    even for root."""
     made: list[Path] = []
 
     def make(path: Path) -> None:
@@ -212,7 +213,7 @@ def immutable() -> Iterator[Callable[[Path], None]]:
 
 
 def test_old_checkpoint_that_cannot_be_deleted_is_named(tmp_path: Path, immutable: Callable[[Path], None]) -> None:
-    """The new checkpoint is complete."""
+    """The new checkpoint must be complete."""
     save(LocalRunStore(tmp_path), 1, 2)
     immutable(tmp_path / "checkpoints" / "step-1" / "trainer")
     with pytest.raises(BadInput, match=r"cannot be deleted \(Operation not permitted\); stored data is not lost"):

@@ -39,7 +39,7 @@ def problems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forests(tmp_path: Path) -> Path:
-    """A file of two graded forests that name no model."""
+    """Write a file of two graded forests that name no model, and return its path."""
     path = tmp_path / "two.arrow"
     made = [
         build([-1, 0, 0, -1], [2, 1, 3, 2], rewards=[1.0, 0.0, 0.0], seed=i, forest_id=f"forest-{i}") for i in range(2)
@@ -62,7 +62,7 @@ def test_help_is_fast_and_loads_no_heavy_library() -> None:
     )
     began = time.monotonic()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert time.monotonic() - began < 2.0  # a tenth of a second on a quiet machine
+    assert time.monotonic() - began < 2.0  # the command takes a tenth of a second on a quiet machine
     assert out.splitlines()[-1] == "[]"
     for command in ("generate", "grade", "show", "eval", "audit", "report"):
         assert f"    {command} " in out
@@ -161,7 +161,7 @@ def test_show_draws_text_with_the_model_that_the_file_names(tiny_model: Path, tm
     forest = build([-1, -1], [3, 2])
     spelled = np.array(
         [2 + ord(c) - 32 for c in "oaktw"], np.int32
-    )  # the tiny vocabulary: two special tokens and the printable characters
+    )  # the tiny vocabulary has two special tokens and the printable characters
     write_file(path, [replace(forest, token=spelled)], str(tiny_model))
     assert run("show", path) == 0
     shown = capsys.readouterr()
@@ -180,7 +180,7 @@ def test_show_writes_a_page_and_a_picture(forests: Path, tmp_path: Path, capsys)
 
 def test_show_refuses_a_file_whose_forest_breaks_an_invariant(tmp_path: Path, monkeypatch, capsys) -> None:
     forest = build([-1, -1], [3, 2])
-    monkeypatch.setattr(Forest, "check", lambda self: self)  # written without a check of the invariants
+    monkeypatch.setattr(Forest, "check", lambda self: self)  # the file is written without a check of the invariants
     write_file(tmp_path / "bad.arrow", [replace(forest, logprob=-forest.logprob)])
     monkeypatch.undo()
     assert run("show", tmp_path / "bad.arrow") == 2

@@ -1,5 +1,5 @@
-"""Faults injected into a real run: signals, lack of memory, faults of Ray, damaged files, a second driver. The run goes
-on, or it ends with a command that goes on; no forest is lost or trained twice.
+"""Tests faults of a real run: signals, lack of memory, faults of Ray, damaged files, a second driver. The run must
+continue, or end with a command that continues it. No forest may be lost or trained twice.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from tests.test_runs import files
 from treeadv.replay.history import read_history
 from treeadv.storage.run_folder import RunFolder
 
-# Seconds from a kill to the next step: up to 10 on two quiet cores, 21 for a driver; more where others work too
+# Limit in seconds from a kill to the next step. It takes up to 10 s on two quiet cores, and 21 s for a driver
 WITHIN = 60
-LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator takes new weights
+LOADING = "treeadv.engines.embedded:EmbeddedEngine._load"  # a generator loads new weights
 STEPPING = "treeadv.learning.trainer:learning_rate"
 LEASING = "treeadv.replay.store:ReplayStore.lease"
-# role -> what it does when it dies -> the point in the code, and whom the process that comes there kills ("": itself);
-# a second pair strikes before the run has recovered from the first
+# role -> activity of its process at the fault -> (point in the code, victim). The process that reaches the point kills
+# the victim; "" is the process itself. A second pair applies before the run has recovered from the first
 STATES: dict[str, dict[str, tuple[str, ...]]] = {
     "Generator": {
         "working": (DRAWING, ""),
         "writing": ("actors.generator:Generator._count", ""),
         "updating weights": (LOADING, ""),
-        "failing": (DRAWING, "fails"),  # its engine raises, the process lives
+        "failing": (DRAWING, "fails"),  # its engine raises an error, and the process lives
     },
     "verifier": {
         "working": ("tests.parity:has_even_sum", ""),
@@ -62,7 +62,7 @@ STATES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def test_run_survives_a_hung_and_two_killed_roles(tmp_path: Path, tiny_model: Path) -> None:
-    """The fast leg's part of what the slow tests below do role by role."""
+    """This fast test covers a part of the slow tests below, which cover each role."""
     run = Run(tmp_path, tiny_model, run__heartbeat_timeout=5.0)
     hung = run.hosts("RewardActor")[0]
     hung.suspend()
@@ -72,7 +72,7 @@ def test_run_survives_a_hung_and_two_killed_roles(tmp_path: Path, tiny_model: Pa
     run.kill_at(LEASING, "")
     run.recover("ReplayQueue")
     assert "gave no heartbeat for 5 s" in run.output_so_far()
-    for role in ("reward", "generator"):  # the series of the alert TreeadvActorsRestarting
+    for role in ("reward", "generator"):  # the alert TreeadvActorsRestarting uses these series
         assert run.exported("treeadv_actor_restarts_total", role=role) >= 1
     run.end()
 
@@ -93,7 +93,7 @@ def test_run_survives_a_role_killed_in_any_state(tmp_path: Path, tiny_model: Pat
     assert role != "Learner" or run.exported("treeadv_resumes_total") > 3  # the alert TreeadvActorsRestarting fires
     run.end()
     assert max(seconds.values()) < WITHIN, seconds
-    assert run.repeats.count > 0 or role not in ("Learner", "driver")  # they go back to a checkpoint
+    assert run.repeats.count > 0 or role not in ("Learner", "driver")  # these roles return to a checkpoint
     print(seconds)
 
 
@@ -137,7 +137,7 @@ def test_role_stopped_in_its_constructor_is_replaced(tmp_path: Path, tiny_model:
 
 @pytest.mark.slow
 def test_generator_killed_by_the_memory_monitor_is_replaced(tmp_path: Path, tiny_model: Path) -> None:
-    """Ray then raises OutOfMemoryError, which is no RayActorError."""
+    """Ray raises OutOfMemoryError for such a generator, which is not a RayActorError."""
     threshold = psutil.virtual_memory().percent / 100 + 0.12
     if threshold > 0.9:
         pytest.skip("the memory of this machine is in use")
@@ -154,9 +154,9 @@ def test_run_goes_on_after_a_pause_of_the_gcs(tmp_path: Path, tiny_model: Path) 
     run = Run(tmp_path, tiny_model)
     before = run.newest_step()
     run.pause("gcs_server", 50)
-    assert run.newest_step() > before  # it trains meanwhile
+    assert run.newest_step() > before  # the run trains in the meantime
     run.recover("Generator")
-    run.kill_at(DRAWING, "")  # Ray places actors again
+    run.kill_at(DRAWING, "")  # the recovery shows that Ray can place actors again
     run.recover("Generator")
     run.end()
     assert "Traceback" not in run.output_so_far()
@@ -207,7 +207,7 @@ def test_forest_with_a_damaged_payload_is_drawn_again(tmp_path: Path, tiny_model
 
 @pytest.mark.slow
 def test_second_driver_changes_no_byte_of_a_live_run(tmp_path: Path, tiny_model: Path) -> None:
-    """The processes of the live run stand still meanwhile, so that each change is of the second driver."""
+    """The processes of the live run are suspended, so every change comes from the second driver."""
     run = Run(tmp_path, tiny_model)
     with run.suspended():
         before = files(run.run)

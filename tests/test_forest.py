@@ -46,8 +46,8 @@ def test_expanded_tokens_are_the_tokens_of_the_flattened_leaves(f: Forest):
 
 @given(forests(), st.randoms())
 def test_order_that_is_not_depth_first_is_refused(f: Forest, random):
-    """Any earlier segment becomes the parent of a segment. The forest is accepted only if its order is still
-    depth-first."""
+    """The test chooses any earlier segment as the parent of a segment. The forest is accepted only if its order is
+    still depth-first."""
     s = random.randrange(f.segments)
     parent = f.parent.copy()
     parent[s] = random.randrange(-1, f.segments)

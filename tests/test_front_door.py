@@ -1,4 +1,4 @@
-"""Tests the names that `import treeadv` exports, their documentation and its examples."""
+"""Tests the names that `import treeadv` exports, their documentation and the examples in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""An actor whose constructor hangs is lost after its deadline; one that waits for resources has no deadline."""
+"""Tests actors that hang in their constructor. Such an actor is lost after its deadline. An actor that waits for
+resources has no deadline."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from actors.heartbeat import Heartbeat
 
 
 class Role(Heartbeat):
-    """Its first `bad` processes stop in the constructor."""
+    """An actor class whose first `bad` processes stop in the constructor."""
 
     def __init__(self, log: str, bad: int) -> None:
         with open(log, "a") as file:
@@ -62,12 +63,12 @@ def test_stopped_constructor_is_lost_after_the_deadline(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_actor_stopped_in_its_constructor_is_restarted(tmp_path: Path) -> None:
-    """Ray keeps the calls of a restarted actor, such as the queue."""
+    """Ray keeps the calls of an actor that it restarts, such as the queue."""
     log = tmp_path / "log"
 
     async def scenario() -> None:
         actor = role(log, 1, max_restarts=5, max_task_retries=-1)
-        # A busy machine may take seconds to start a process, which then serves
+        # A busy machine may need seconds to start a process, so the deadline is long
         watch = asyncio.create_task(restart_when_hung(actor, "queue", Deadlines(start=20.0, heartbeat=60.0)))
         await wait_for_beat(actor, 100)
         watch.cancel()

@@ -16,7 +16,7 @@ def configured(*overrides: str) -> Config:
 
 
 class Loops:
-    """Counts the started loops."""
+    """A counter of the started loops."""
 
     def __init__(self, *overrides: str) -> None:
         self.started = 0
@@ -50,7 +50,7 @@ def test_waiting_branches_end_every_loop_but_the_last():
 
 
 def test_forests_in_flight_fill_the_rows():
-    """A forest has 2 branches at its start and 8 at its end, so that six forests use 62 % of the rows."""
+    """A forest has 2 branches at its start and 8 at its end, so six forests use 62 % of the rows."""
     now, number = 0.0, 0
     ends: list[tuple[float, int]] = []  # (time at which a forest ends, its number)
     used: list[int] = []

@@ -1,4 +1,4 @@
-"""The package as it is installed: from another folder, and without the packages of the pipeline."""
+"""Tests the installed package: from another folder, and without the packages of the pipeline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ("ray", "reasoning_gym", "aiohttp", "psutil", "accelerate", "gguf", "sentencepiece")
-WITHOUT = f"import sys\nfor name in {TRAIN}: sys.modules[name] = None\n"  # as if the extra `train` were not installed
+WITHOUT = f"import sys\nfor name in {TRAIN}: sys.modules[name] = None\n"  # simulates an installation without `train`
 
 
 def run(code: str, folder: Path, path: Path = ROOT) -> subprocess.CompletedProcess[str]:

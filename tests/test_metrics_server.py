@@ -1,4 +1,4 @@
-"""/healthz and /metrics answer whatever other connections do."""
+"""Tests that /healthz and /metrics answer for any behaviour of other connections."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_connections_beyond_the_bound_are_closed(exporter: Exporter, monkeypatch
         for one in many:
             one.close()
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:  # the places are free again
+    while time.monotonic() < deadline:  # the connections become free again
         try:
             assert answer(address, "/healthz") == (200, "ok\n")
             return

@@ -1,4 +1,4 @@
-"""Tests which models engine and learner accept and refuse, and the longest path of each accepted model."""
+"""Tests which models the engine and the learner accept and refuse, and the longest path of each accepted model."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def embedded(folder: Path) -> EmbeddedEngine:
     ],
 )
 def test_path_length_is_limited_by_window_and_rotary_context(config: PretrainedConfig, longest: int, tmp_path: Path):
-    """Up to this length engine and learner agree with the model's own attention; their checks at the start compare
-    them."""
+    """Up to this length, engine and learner agree with the model's own attention. The checks at the start of a run
+    compare them."""
     folder = saved(tmp_path, config)
     assert longest_path(folder) == longest
     engine = embedded(folder)

@@ -1,4 +1,4 @@
-"""Tests the names of models that are accepted."""
+"""Tests which names of models are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests the HTML of a forest in a notebook, and that the notebook of the documents runs."""
+"""Tests the HTML of a forest in a notebook, and runs the notebook of the documents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cells() -> list[dict[str, Any]]:
 
 
 def run(source: str, names: dict[str, Any]) -> Any:
-    """Run a cell as a notebook does: the value of its last expression is its output."""
+    """Run a cell as a notebook does. The value of its last expression is its output."""
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "cell", "exec"), names)
@@ -45,7 +45,7 @@ def test_notebook_is_kept_without_outputs() -> None:
 
 
 class Reader(HTMLParser):
-    """Collects text and tags; an unbalanced tag is an error."""
+    """A parser that collects text and tags. An unbalanced tag is an error."""
 
     def __init__(self) -> None:
         super().__init__()

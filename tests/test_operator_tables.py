@@ -1,4 +1,4 @@
-"""Tests the task operator-tables against an independent evaluation of the tables, and the error rate of the warm-up
+"""Tests the task operator-tables with an independent evaluation of the tables, and the error rate of the warm-up
 text."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests the requests to end a run."""
+"""Tests the requests that end a run."""
 
 from __future__ import annotations
 

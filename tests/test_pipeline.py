@@ -1,4 +1,4 @@
-"""Tests the whole pipeline with its real actors and the tiny model: roles overlap, and runs stop, resume and scale."""
+"""Tests the whole pipeline with its real actors and the tiny model. Roles overlap, and runs stop, resume and scale."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from treeadv.storage.run_folder import RunFolder
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model) -> Path:
-    """A finished run without faults, and the pages that its /metrics returned during the run."""
+    """Provide a finished run without faults, and the pages that its /metrics returned during the run."""
     tmp = tmp_path_factory.mktemp("whole")
     # More forests wait for a slot than the calls that a Ray actor accepts by default. The call that frees a slot must
     # still be accepted.
@@ -61,7 +61,8 @@ def test_finished_run_leaves_a_complete_folder(finished):
 
 
 def test_weights_are_evaluated_while_the_run_trains(finished):
-    """The first and the last evaluation are always made; that of step 4 is skipped when the learner is far ahead."""
+    """The first and the last evaluation are always made. The evaluation of step 4 is skipped if the learner is far
+    ahead."""
     folder = RunFolder(finished)
     found = folder.evaluations()
     assert [r["step"] for r in found] in ([0, 4, 8], [0, 8])
@@ -90,7 +91,7 @@ def test_checkpoint_is_a_hugging_face_folder_with_new_weights(finished, tiny_mod
 def test_roles_overlap_within_the_staleness_bound(finished):
     records = RunFolder(finished).records()
     assert max(r["staleness_max"] for r in records) <= load(finished / "config.yaml").queue.max_staleness
-    assert any(r["staleness_max"] > 0 for r in records)  # forests were drawn while a learner stepped
+    assert any(r["staleness_max"] > 0 for r in records)  # generators drew forests while a learner took a step
 
 
 def test_every_role_serves_metrics_and_health(finished):
@@ -198,7 +199,7 @@ def test_verifier_that_fails_later_ends_the_run_with_exit_1(tmp_path, tiny_model
 
 @pytest.mark.slow
 def test_batch_that_is_not_finite_is_dropped_and_replaced(tmp_path, tiny_model):
-    """The correction is NaN for one forest of the first batch; the run takes all its steps on others."""
+    """The correction is NaN for one forest of the first batch. The run takes all its steps with other forests."""
     path = recipe(tmp_path, tiny_model, learner__correction="tests.failing:NOT_FINITE_ONCE")
     finish(start("--config", path))
     result = audit(str(tmp_path / "run"))
@@ -211,10 +212,10 @@ def test_batch_that_is_not_finite_is_dropped_and_replaced(tmp_path, tiny_model):
 @pytest.mark.slow
 @pytest.mark.timeout(700)
 def test_run_that_is_never_finite_ends_and_drops_every_batch(tmp_path, tiny_model):
-    """Three batches have no finite update: two are replaced, the third ends the run. The cause is in the last line, and
-    a run that resumes without the cause takes all its steps on other forests."""
+    """Three batches have no finite update. Two are replaced, and the third ends the run. The last line of the output
+    has the cause. A run that resumes without the cause takes all its steps with other forests."""
     options = {"learner__correction": "tests.failing:NEVER_FINITE", "learner__max_nonfinite": 2}
-    # With KL every batch is an update, also one of equal rewards
+    # With a KL term every batch is an update, even a batch of equal rewards
     process = start("--config", recipe(tmp_path, tiny_model, learner__kl=0.1, **options))
     out = process.output(2 * LIMIT)
     last = out.strip().splitlines()[-1]
@@ -250,7 +251,7 @@ def test_port_in_use_is_named_in_the_error(tmp_path, tiny_model, capsys):
 
 @pytest.mark.slow
 def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
-    """The disk is a tmpfs of 3 MB, which checkpoints of the tiny model fill after a few steps."""
+    """The disk is a tmpfs of 3 MB. The checkpoints of the tiny model fill it after a few steps."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], capture_output=True).returncode:
@@ -265,13 +266,13 @@ def test_full_disk_gives_one_line_and_keeps_the_run(tmp_path, tiny_model):
         assert process.returncode == 2 and "no space left" in last.lower() and "--resume" in last, out[-3000:]
         sound(small / "run")
     finally:
-        subprocess.run(["umount", "--lazy", small], check=True)  # a run that hung still uses it
+        subprocess.run(["umount", "--lazy", small], check=True)  # a hung run still uses the disk
 
 
 @pytest.mark.slow
 def test_scaling_out_and_in_loses_no_forest(tmp_path, tiny_model):
-    """The run scales from 1 generator to 3 and back to 1 under load, and from 1 learner to 2, which reshard the
-    checkpoint."""
+    """The run scales from 1 generator to 3 and back to 1 under load. It also scales from 1 learner to 2 learners, which
+    reshard the checkpoint."""
     process = start(
         "--config", recipe(tmp_path, tiny_model, run__steps=400, generator__count=1, learner__dtype="float32")
     )
@@ -298,7 +299,7 @@ def test_scaling_out_and_in_loses_no_forest(tmp_path, tiny_model):
 
 @pytest.mark.slow
 def test_autoscaler_adds_a_generator_while_the_learner_waits(tmp_path, tiny_model):
-    """One generator that grows one forest at a time is too slow for the learner."""
+    """One generator grows one forest at a time, which is too slow for the learner."""
     process = start("--config", recipe(
         tmp_path, tiny_model, run__steps=10**6, generator__count=1, generator__forests=1,
         scaling__enabled=True, scaling__max=2, scaling__interval=0.5, scaling__min_duration=1.0, scaling__cooldown=1.0,

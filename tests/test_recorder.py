@@ -1,4 +1,4 @@
-"""Tests the time that the recorder counts as waiting."""
+"""Tests which time the recorder counts as waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A run in an object store that refuses writes: one line, and then the same command or the printed one works."""
+"""Tests runs in an object store that refuses writes. Such a run prints one line and ends. Then the same command or the
+printed command continues it."""
 
 from __future__ import annotations
 
@@ -27,13 +28,13 @@ def store(s3: str) -> Iterator[RefusingStore]:
 
 @pytest.fixture
 def place(bucket: tuple[str, Any, str], s3: str, store: RefusingStore) -> tuple[str, Any, str]:
-    """(name, client, URI of a run's folder), through the proxy."""
+    """Provide (name, client, URI of a run's folder). Requests to the URI pass through the proxy."""
     name, client, uri = bucket
     return name, client, uri.replace(s3.removeprefix("http://"), store.netloc)
 
 
 def train(*arguments: object) -> tuple[int, str]:
-    """Run `treeadv train --local`; return its exit code and what it said."""
+    """Run `treeadv train --local`. Return its exit code and its output."""
     line = [sys.executable, "-m", "actors.cli", "train", *map(str, arguments)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=200)
     return done.returncode, done.stdout + done.stderr

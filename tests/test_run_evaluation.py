@@ -1,4 +1,5 @@
-"""Evaluation in a run with Ray: it ends the run early, and it outlives the generator that answers."""
+"""Tests the evaluation in a run with Ray. It can end the run early, and it continues after the death of the generator
+that answers."""
 
 from __future__ import annotations
 
@@ -22,8 +23,7 @@ def held_out(folder: Path) -> str:
 
 
 def test_run_ends_early_and_stays_ended(tmp_path: Path, tiny_model: Path) -> None:
-    """The evaluation of some step is not better than the one before it, because learner.lr is too small to change a
-    verdict."""
+    """Some evaluation is not better than the previous one, because learner.lr is too small to change a verdict."""
     asked = {"eval__every": 2, "eval__data": held_out(tmp_path), "run__patience": 1, "run__steps": 10**6}
     process = start("--config", recipe(tmp_path, tiny_model, learner__lr=1e-9, **asked))
     said = finish(process, within=400)
@@ -41,7 +41,7 @@ def test_run_ends_early_and_stays_ended(tmp_path: Path, tiny_model: Path) -> Non
 
 
 def test_evaluation_is_repeated_after_its_generator_dies(tmp_path: Path, tiny_model: Path) -> None:
-    """The answers of a policy version do not depend on the generator, so the repeated evaluation has all of them."""
+    """The answers of a policy version do not depend on the generator, so the repeated evaluation has all answers."""
     run = Run(tmp_path, tiny_model, eval__every=20, eval__data=held_out(tmp_path), eval__samples=2)
     for _ in range(2):
         before = len(RunFolder(run.run).evaluations())

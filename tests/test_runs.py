@@ -17,14 +17,14 @@ from treeadv.storage.run_folder import RunFolder
 
 
 def launch_once(*arguments) -> Launch:
-    """Launch a run and release its lock, as the driver does when it ends."""
+    """Launch a run and release its lock, as the driver does at its end."""
     run = launch(*arguments)
     run.lock.release()
     return run
 
 
 def files(run: Path) -> dict[str, bytes]:
-    """The content of every file of a run folder."""
+    """Return the content of every file of a run folder."""
     return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 

@@ -1,4 +1,4 @@
-"""Tests the growth of forests with a scripted engine, whose draws are a function of only the path and the seed."""
+"""Tests the growth of forests with a scripted engine, whose draws depend only on the path and the seed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ PROBLEM = Problem("p", "", "1", "math", "")
 
 
 class Scripted:
-    """An engine with a synthetic policy: a hash of the path gives entropy and draw. `delay` changes the order in which
-    branches are served."""
+    """An engine with a synthetic policy. A hash of the path determines the entropy and the draw. `delay` changes the
+    order in which the engine serves branches."""
 
     version = 0
     longest = 1000
@@ -117,7 +117,7 @@ def test_forest_keeps_its_budget_and_every_guard(s: SamplingConfig, seed: int):
             assert f.depth[x] < s.max_depth and s.max_tokens - lengths[x] >= s.min_tail
             if (
                 s.rule != "search"
-            ):  # search forks after drawing and gives the budget out in rounds (tests/test_search.py)
+            ):  # the rule search forks after the draws, and distributes the budget in rounds (tests/test_search.py)
                 assert split(int(f.budget[x]), s.arity) == [int(f.budget[c]) for c in f.children[x]]
                 assert f.arity[x] == s.arity
             if s.rule == "entropy":  # every token of a child's start was drawn above the threshold
@@ -154,13 +154,13 @@ def test_no_token_is_generated_twice(s: SamplingConfig, seed: int):
     engine.generate = counting
     f = forest(engine, s, seed=seed)
     assert drawn == f.tokens
-    assert len(engine.requests) == f.leaves  # one request per leaf, because the first child continues the chain
+    assert len(engine.requests) == f.leaves  # each leaf has one request, because the first child continues the chain
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 15), st.sampled_from(["entropy", "fixed", "random", "none"]))
 def test_predictable_rule_does_not_depend_on_later_tokens(seed: int, cut: int, rule: str):
-    """Forks up to a position are the same when all later tokens differ."""
+    """The forks up to a position stay the same when all later tokens differ."""
     s = SamplingConfig(leaves=4, trees=1, rule=rule, arity=2, min_gap=1, max_tokens=20, max_depth=3, topup=False)
 
     class OtherFuture(Scripted):
@@ -271,7 +271,7 @@ def test_every_rule_records_tau_exactly_when_it_reads_it():
 
 def test_flat_rollouts_all_start_at_once():
     class Blocking(Scripted):
-        """An engine that draws nothing until the number of waiting requests is the number of leaves."""
+        """An engine that draws nothing until the number of waiting requests equals the number of leaves."""
 
         async def generate(self, prefix, params, namespace, tree):
             self.requests.append((tuple(prefix.tolist()), params))
@@ -343,7 +343,7 @@ def test_branch_that_is_lost_at_every_retry_is_aborted():
         LosesTree0(), SamplingConfig(leaves=2, trees=2, rule="none", max_tokens=40, topup=False), stop=frozenset()
     )
     assert f.finish[0] == Finish.ABORT and f.finish[1] != Finish.ABORT
-    assert f.lengths[0] == 2 * 4  # two tokens of each try are kept
+    assert f.lengths[0] == 2 * 4  # two tokens of each attempt are kept
 
 
 def test_sibling_without_a_token_counts_in_the_arity():

@@ -134,8 +134,8 @@ def test_table_policy_learns_to_cross_the_lake(lake: ModuleType, rule: str) -> N
 
 
 def test_saved_states_are_those_of_played_actions(lake: ModuleType) -> None:
-    """Every leaf of a forest, played from the start in a new environment, gives the states and the reward that the
-    engine saved when it restored the states of forks."""
+    """The engine saves the state before each action, and it restores the states of forks. The test plays the actions of
+    each leaf from the start in a new environment. The states and the reward must be equal."""
     played = lake.Lake()
     sampling = SamplingConfig(leaves=16, trees=4, tau=1.0, max_tokens=8, temperature=1.0, min_gap=1)
     forest = asyncio.run(lake.play(played, sampling, 0))

@@ -1,4 +1,4 @@
-"""Data in the forms that users have: other columns, messages, derivations, several sources, held-out problems."""
+"""Tests data in the forms that users have: other columns, messages, derivations, several sources, held-out problems."""
 
 from __future__ import annotations
 

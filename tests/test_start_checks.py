@@ -1,5 +1,5 @@
-"""What is known at once is refused at once: damaged model files, devices, temporary folders, clusters that do not
-answer. No run folder is made."""
+"""Tests the checks at the start of a run: damaged model files, devices, temporary folders, clusters that do not answer.
+A refused start makes no run folder."""
 
 from __future__ import annotations
 

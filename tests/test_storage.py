@@ -41,7 +41,7 @@ def test_run_in_a_bucket_survives_the_death_of_its_queue(bucket, tmp_path, tiny_
     process = start("--config", of(uri, tmp_path, tiny_model, run__steps=5, generator__count=1))
     run = tmp_path / "one"
     wait_for(lambda: steps(run) >= 3, process)
-    hosts(process.pid, "ReplayQueue")[0].kill()  # unwritten records are lost: the run resumes
+    hosts(process.pid, "ReplayQueue")[0].kill()  # unwritten records are lost, so the run resumes
     finish(process)
     there = ObjectRunStore(uri, run)
     assert (
@@ -126,7 +126,7 @@ def test_checkpoint_of_a_superseded_driver_is_ignored(bucket, tmp_path, files):
     before = opened(there, 0)
     upload(there, 1, before, files)
     there.seal(1, before, keep=2)
-    upload(there, 3, before, files)  # here the driver is paused and considered dead
+    upload(there, 3, before, files)  # the driver pauses here, and another driver considers it dead
     after = opened(there, 1)
     (files / "model.safetensors").write_bytes(b"others!")
     upload(there, 3, after, files)
@@ -136,7 +136,7 @@ def test_checkpoint_of_a_superseded_driver_is_ignored(bucket, tmp_path, files):
     with pytest.raises(BadInput, match="another process has opened this run"):
         there._delete(f"step-3-{after}", before)
     assert not any(k.endswith(f"step-3-{before}.json") for k in keys(client, name))
-    for step in (3, 5):  # as if it had checked the lock just before
+    for step in (3, 5):  # the earlier driver may have checked the lock just before
         client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-{step}-{before}.json", Body=b'{"files": {}}')
     for _ in range(2):
         assert there.checkpoints()[-1] == 3
@@ -274,7 +274,7 @@ def test_run_in_a_store_is_resumed_and_not_started_twice(bucket, tmp_path, tiny_
     again.lock.release()
     assert again.resumed and (again.folder.path, again.config) == (folder.path, first)
     assert again.folder.records() == [{"step": 1}]
-    again.folder.record({"step": 2})  # in no checkpoint, so the store does not have it
+    again.folder.record({"step": 2})  # the store does not have this record, because no checkpoint has it
     by_path = launch(None, str(folder.path), False, ["run.steps=9"])
     by_path.lock.release()
     assert by_path.config.run.steps == 9 and by_path.folder.records() == [{"step": 1}]

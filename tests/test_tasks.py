@@ -1,5 +1,5 @@
-"""Tests that problems depend only on (seed, draw) and have the configured mix, and that a faulty task gives one
-line."""
+"""Tests that problems depend only on (seed, draw) and have the configured mix, and that a faulty task gives an error of
+one line."""
 
 from __future__ import annotations
 

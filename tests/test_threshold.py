@@ -1,4 +1,4 @@
-"""Tests that the fork threshold follows the entropies of a window of forests and not of a single forest."""
+"""Tests that the fork threshold depends on the entropies of a window of forests and not of a single forest."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_tau_is_the_quantile_of_the_window_to_one_bin(forests: list[list[float]]
 
 
 def test_one_tiny_forest_a_version_does_not_move_tau():
-    """Each version has one forest of 30 tokens with high entropies, alone or with three others. It must not set tau for
-    the next version, so every later forest still finds tokens to fork at."""
+    """Each version has one forest of 30 tokens with high entropies, alone or with three other forests. This forest must
+    not determine tau for the next version, so every later forest still finds tokens at which it can fork."""
     rng = np.random.default_rng(0)
     t = quantile(0.8)
     for _ in range(64):
@@ -62,7 +62,8 @@ def test_one_tiny_forest_a_version_does_not_move_tau():
 
 
 def test_tiny_forests_alone_do_not_set_tau():
-    """At the start of a run every version has one forest of 30 tokens: sampling.tau holds for 33 of them."""
+    """At the start of a run every version has one forest of 30 tokens. The value of sampling.tau stays in effect for 33
+    such forests."""
     t = quantile(0.5)
     for _ in range(33):
         assert t.tau == 1.0

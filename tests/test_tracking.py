@@ -1,4 +1,4 @@
-"""Tests of experiment trackers, with the real TensorBoard writer and the real W&B client offline."""
+"""Tests experiment trackers with the real TensorBoard writer and with the real W&B client offline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from treeadv.tracking import Trackers, check_trackers, numbers
 
 
 class Failing:
-    """Fails at step 2."""
+    """A tracker that fails at step 2."""
 
     @staticmethod
     def check() -> None: ...

@@ -1,4 +1,5 @@
-"""Files of forests and run folders from anyone: they are read or refused in one line, in bounded memory."""
+"""Tests files of forests and run folders of any origin. They must be read, or refused in one line, in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ SMALL = build([-1, 0, 0], [2, 3, 1])
 
 
 def comb(segments: int) -> Forest:
-    """Each fork has a leaf and the next fork below it."""
+    """Return a forest in which each fork has two children: a leaf and the next fork."""
     parent = [-1]
     for fork in range(0, segments - 1, 2):
         parent += [fork, fork]

@@ -1,4 +1,5 @@
-"""Text from elsewhere reaches a terminal, a log, a page or a picture without a character that acts on it."""
+"""Tests that text from other sources reaches a terminal, a log, a page or a picture without characters that control the
+output."""
 
 from __future__ import annotations
 
@@ -29,14 +30,14 @@ from treeadv.report.terminal import forest_tree
 from treeadv.report.tree import standalone
 from treeadv.visible import visible, visible_logger
 
-# What acts on a terminal, on the order of text, or is not allowed in XML
+# Characters that control a terminal or the order of text, or that XML does not allow
 ACTING = ["\x00", "\x1b", "\x9b", "\x07", "\r", "\x85", "\u061c", "\u200b", "\u202e", "\u2066", "\u2028", "\ufeff"]
 ACTING += ["\ufffe", "\uffff", "\ud800", "\udfff", "\U000e0041", "\U0001fffe"]
 texts = st.text(st.one_of(st.characters(exclude_categories=()), st.sampled_from(ACTING)), max_size=30)
 
 
 def acts(text: str, allowed: str = "") -> list[str]:
-    """The characters that no reader sees."""
+    """Return the characters of a text that no reader can see."""
     return [c for c in text if not c.isprintable() and unicodedata.category(c) != "Zs" and c not in allowed]
 
 

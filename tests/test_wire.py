@@ -1,4 +1,4 @@
-"""Tests forests in Arrow: no field is lost, no array is copied, and other data is refused."""
+"""Tests forests in Arrow. No field may be lost, no array may be copied, and other data must be refused."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_step_resets_the_deaths_of_starting_successors(tmp_path: Path) -> None:
 
 
 def test_step_resets_the_deaths_of_one_that_cannot_start(tmp_path: Path) -> None:
-    """The other member goes on meanwhile; with one step after each death the run never ends for that."""
+    """The other member continues to work. If there is one step after each death, these deaths never end the run."""
 
     async def scenario() -> None:
         role = FakeRole(tmp_path)
@@ -150,7 +150,7 @@ def test_step_resets_the_deaths_of_one_that_cannot_start(tmp_path: Path) -> None
 
 
 def test_simultaneous_deaths_count_once_for_each_member(tmp_path: Path) -> None:
-    """The death of a node ends all members on it."""
+    """If a node dies, all members on it die."""
 
     async def scenario() -> None:
         role = FakeRole(tmp_path)
@@ -197,7 +197,7 @@ def test_member_that_keeps_dying_fails_its_role(tmp_path: Path) -> None:
 
 
 def test_member_that_hangs_in_its_start_is_named_as_the_cause(tmp_path: Path, monkeypatch) -> None:
-    """Ray then says only that the driver killed it."""
+    """Ray's own message only says that the driver killed the member."""
 
     async def killed(member: str, name: str, deadlines: Deadlines) -> Exception:
         return Hung(f"{name} did not start within {deadlines.start:g} s")

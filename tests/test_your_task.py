@@ -1,4 +1,4 @@
-"""Runs the worked example of docs/your-task.md, block by block, and commands of the other documents."""
+"""Runs the worked example of docs/your-task.md block by block, and commands of the other documents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def test_worked_example_runs_block_by_block(tiny_model: Path, tmp_path: Path, mo
 
 
 def _check_resume_after_a_move(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """The run resumes after it was moved with its data, and is refused when the data has another content."""
+    """Check that a run resumes after a move of the run and its data, and is refused if the content of the data has
+    changed."""
     moved = folder.rename(folder.with_name(f"{folder.name}-moved"))
     monkeypatch.chdir("/")
     monkeypatch.syspath_prepend(moved)
@@ -64,7 +65,7 @@ def _check_resume_after_a_move(folder: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 
 def commands(page: Path) -> list[str]:
-    """The treeadv commands of a page: the lines of its shell blocks, and what is in backticks."""
+    """Return the treeadv commands of a page: the lines of its shell blocks, and the texts in backticks."""
     text = page.read_text()
     blocks = re.findall(r"^```(?:bash|sh|shell|)\n(.*?)^```$", text, re.M | re.S)
     lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
@@ -87,7 +88,7 @@ def test_commands_of_a_page_are_understood(page: Path, capsys) -> None:
             parser.parse_args(words)
         except SystemExit:
             known = words[0] in subcommands.choices
-            if len(words) > 1 or not known:  # a command alone is a name, not a call
+            if len(words) > 1 or not known:  # a command without arguments is a name, not a call
                 pytest.fail(f"{page.name}: {command}: {capsys.readouterr().err}")
 
 

@@ -1,4 +1,5 @@
-"""Creates a tiny language model as a Hugging Face folder: a random Llama over single characters, with a tokenizer."""
+"""Creates a tiny language model as a Hugging Face folder. It is a random Llama over single characters, with a
+tokenizer."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def save(folder: Path, seed: int = 0, vocab_extra: int = 0, hidden: int = 64) ->
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with (
         torch.no_grad()
-    ):  # large enough that the prefix determines the next token and that entropies differ between positions
+    ):  # with such large weights the next token depends on the prefix, and entropies differ between positions
         model.model.embed_tokens.weight.mul_(14)
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.mul_(140)

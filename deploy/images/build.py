@@ -1,4 +1,5 @@
-"""Build and run a CPU image without a registry, as root: debootstrap makes the base image, buildah builds, podman runs.
+"""Builds and runs a CPU image without a registry, as root. debootstrap makes the base image. buildah builds the image,
+and podman runs it.
 
     python -m deploy.images.build [sglang-cpu]       # tags localhost/treeadv:cpu, or :sglang-cpu, in build/image
 
@@ -23,7 +24,7 @@ NEEDED = ("debootstrap", "buildah", "podman", "runc")
 
 
 def missing() -> str:
-    """Return what is missing for a build, as a reason to skip a test; empty if nothing is missing."""
+    """Return what is missing for a build, as a reason to skip a test. The text is empty if nothing is missing."""
     absent = [program for program in NEEDED if shutil.which(program) is None]
     return ", ".join(absent) or ("" if os.geteuid() == 0 else "root")
 
@@ -33,7 +34,7 @@ def storage() -> list[str]:
 
 
 def base() -> None:
-    """Make an image with a minimal Debian, unless it exists."""
+    """Make an image with a minimal Debian, unless the image exists."""
     if subprocess.run(["podman", *storage(), "image", "exists", BASE]).returncode == 0:
         return
     STORE.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def base() -> None:
 
 
 def build(variant: str = "cpu") -> None:
-    """Build a variant of the image; unchanged layers come from the cache."""
+    """Build a variant of the image. Unchanged layers come from the cache."""
     base()
     folder = ROOT / "deploy" / "images"
     line = ["buildah", *storage(), "bud", "--isolation", "chroot", "--network", "host", "--layers"]
@@ -66,11 +67,12 @@ def build(variant: str = "cpu") -> None:
 def run(
     arguments: list[str], options: list[str] | None = None, timeout: float = 120.0, variant: str = "cpu"
 ) -> subprocess.CompletedProcess[str]:
-    """Run the image with the restrictions of the chart: read-only root except /tmp and home, no capabilities."""
+    """Run the image with the restrictions of the chart: a read-only root except for /tmp and home, and no
+    capabilities."""
     line = ["podman", *storage(), "--cgroup-manager", "cgroupfs", "--runtime", "runc", "run", "--rm", "--pull", "never"]
     line += ["--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=8192:8192"]
     line += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp"]
-    with tempfile.TemporaryDirectory() as home:  # root owns a tmpfs
+    with tempfile.TemporaryDirectory() as home:  # a tmpfs would belong to root
         os.chmod(home, 0o777)
         line += ["-v", f"{home}:/home/treeadv", *(options or []), f"{IMAGE}:{variant}", *arguments]
         return subprocess.run(line, capture_output=True, text=True, timeout=timeout)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of chart, rules and dashboards: pinned tools and rendered manifests."""
+"""Fixtures of the tests of the chart, the rules and the dashboards: pinned tools and rendered manifests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def helm(tools: Path) -> Helm:
 
 @pytest.fixture(scope="session")
 def render(helm: Helm) -> Render:
-    """A function render(values, version=, kube=) that renders ci/<values>.yaml as release `run1` in namespace `rl`."""
+    """Return a function render(values, version=, kube=), which renders ci/<values>.yaml as release `run1` in namespace
+    `rl`."""
 
     @cache
     def documents(values: str, version: str = "helm4", kube: str = "1.34.0") -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""Checks of KubeRay 1.7's operator that the chart could fail, because no operator runs in the tests.
+"""Checks of KubeRay 1.7's operator on the resources of the chart. This module repeats the checks, because no operator
+runs in the tests.
 
-Source: ray-operator/controllers/ray, utils/validation.go and common/service.go.
+The source is ray-operator/controllers/ray, utils/validation.go and common/service.go.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ LONGEST = {"RayCluster": 53, "RayJob": 47}
 
 
 def service_ports(cluster: dict[str, Any]) -> dict[str, int]:
-    """Return the ports of the head's Service (getServicePorts): the ports of the container, and 8080 as `metrics` if
-    unnamed."""
+    """Return the ports of the head's Service (getServicePorts). These are the ports of the container, and port 8080
+    with the name `metrics` unless the container has a port of that name."""
     ports = cluster["headGroupSpec"]["template"]["spec"]["containers"][0].get("ports", [])
     found = {p.get("name") or f"{p['containerPort']}-port": p["containerPort"] for p in ports}
     return {"metrics": 8080} | found

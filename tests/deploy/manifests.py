@@ -1,4 +1,4 @@
-"""Read resources of the chart from rendered manifests."""
+"""Helpers that read resources of the chart from rendered manifests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from treeadv.config import Config, load
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "treeadv"
 VALUES = sorted(p.stem for p in (CHART / "ci").glob("*.yaml"))
-# The fewest values that render: storage and a task.
+# The chart needs at least these values: storage and a task.
 FEWEST = {
     "storage.claim.size": "1Gi",
     "config.task.source": "reasoning-gym",
@@ -26,19 +26,19 @@ Helm = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def sets(values: Iterable[str]) -> list[str]:
-    """Return `--set` for the fewest values that render and for `values`, which are a.b=value."""
+    """Return `--set` options for the required values of the chart and for `values`, which have the form a.b=value."""
     fewest = [f"{key}={value}" for key, value in FEWEST.items()]
     return [word for value in (*fewest, *values) for word in ("--set", value)]
 
 
 def one(documents: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, Any]:
-    """Return the only resource of a kind, and of a name if one is given."""
+    """Return the only resource of a kind. With a name, return the only resource of that kind and name."""
     (found,) = (d for d in documents if d["kind"] == kind and (not name or d["metadata"]["name"] == name))
     return found
 
 
 def ray_cluster(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the RayCluster, either rendered alone or as KubeRay creates it from the RayJob."""
+    """Return the RayCluster, which is either rendered alone or created by KubeRay from the RayJob."""
     (ray,) = (d for d in documents if d["apiVersion"] == "ray.io/v1")
     spec = ray["spec"]["rayClusterSpec"] if ray["kind"] == "RayJob" else ray["spec"]
     metadata = {"name": ray["metadata"]["name"], "namespace": "rl"}

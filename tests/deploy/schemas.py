@@ -1,6 +1,7 @@
-"""Validate manifests with the strict schemas of Kubernetes that the package kubernetes-validate contains.
+"""Validates manifests with the strict schemas of Kubernetes in the package kubernetes-validate.
 
-Its own function reads all definitions of a version for each document, which takes a second. Here they are read once.
+The function of that package reads all definitions of a version for each document, which takes a second. This module
+reads the definitions once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ FOLDER = "kubernetes-json-schema/v{}.0-local-strict/{}.json"
 
 @cache
 def _definitions(version: str) -> Registry:
-    """Return the definitions of a version such as 1.34. `crawl` keeps what the look-up of a reference finds."""
+    """Return the definitions of a version such as 1.34. `crawl` stores the references that it finds, so that each is
+    read once."""
     contents = schema_contents(FOLDER.format(version, "_definitions"), version)
     return (Resource.from_contents(contents) @ Registry()).crawl()
 

@@ -1,4 +1,4 @@
-"""Start Prometheus and Alertmanager on free ports for the duration of a test."""
+"""Starts Prometheus and Alertmanager on free ports for the duration of a test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.deploy.manifests import ROOT
 
 
 def missing() -> str:
-    """Return the programs that are not installed, as a reason to skip a test."""
+    """Return the names of the programs that are not installed, as a reason to skip a test."""
     return ", ".join(p for p in ("prometheus", "prometheus-alertmanager") if shutil.which(p) is None)
 
 
@@ -42,7 +42,7 @@ def query(address: str, expression: str) -> list[dict[str, Any]]:
 
 
 def eventually(poll: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Call `poll` until its answer is truthy and return the answer; raise AssertionError after `seconds`."""
+    """Call `poll` until its answer is truthy, and return the answer. Raises AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while not (answer := poll()):
         assert time.monotonic() < end, f"{poll} returned {answer!r} for {seconds} s"
@@ -57,7 +57,7 @@ def lines(path: Path) -> int:
 
 @contextmanager
 def running(line: list[str], ready: str, log: Path) -> Iterator[None]:
-    """Run a program until the block ends; the block starts when the URL `ready` answers."""
+    """Run a program until the block ends. The block starts when the URL `ready` answers."""
     with log.open("w") as out:
         process = subprocess.Popen(line, stdout=out, stderr=subprocess.STDOUT)
         try:

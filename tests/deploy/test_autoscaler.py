@@ -1,5 +1,5 @@
-"""Tests Ray's autoscaler (v2) on this machine with the groups of the rendered chart: each group follows only its own
-actors."""
+"""Tests Ray's autoscaler (v2) on this machine with the groups of the rendered chart. Each group must follow only its
+own actors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def configuration(cluster: dict[str, Any], address: str, idle: float) -> dict[st
     types = {HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
     for name, group in derived["available_node_types"].items():
         if name != "headgroup":
-            # the memory of a pod; this machine may have less
+            # this is the memory of a pod, and this machine may have less
             resources = {k: v for k, v in group["resources"].items() if k != "memory"}
             types[name] = group | {"resources": resources, "idle_timeout_s": idle, "min_workers": 0}
     provider = {
@@ -63,13 +63,13 @@ def configuration(cluster: dict[str, Any], address: str, idle: float) -> dict[st
 
 @pytest.fixture
 def scaled(render: Render, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Start a head with an autoscaler and connect to it. Yields the environment of further drivers. The processes are
-    ended by id, so that other Ray clusters of this machine continue."""
+    """Start a head with an autoscaler and connect to it. Yield the environment of further drivers. The processes are
+    ended by their ids, so that other Ray clusters of this machine continue."""
     file = tmp_path / "autoscaler.json"
     port = free_port()
     address = f"{get_node_ip_address()}:{port}"
     file.write_text(json.dumps(configuration(ray_cluster(render("minimal")), address, idle=5.0)))
-    scratch = tempfile.mkdtemp(prefix="ray")  # short, because the length of socket paths is limited
+    scratch = tempfile.mkdtemp(prefix="ray")  # the path is short, because the length of socket paths is limited
     line = [
         str(Path(sys.executable).with_name("ray")),
         "start",
@@ -104,7 +104,7 @@ def scaled(render: Render, tmp_path: Path) -> Iterator[dict[str, str]]:
 def _connect(address: str, process: psutil.Popen, log: Path) -> None:
     for _ in range(60):
         started = "Ray runtime started" in log.read_text()
-        # A head whose autoscaler cannot start ends at once, and ends a connected driver too
+        # A head whose autoscaler cannot start ends at once. It also ends a connected driver
         time.sleep(2)
         assert process.poll() is None, log.read_text()
         if started:
@@ -144,7 +144,7 @@ def test_each_node_group_follows_its_own_actors(scaled: dict[str, str]) -> None:
         ray.kill(one)
     wait_until(lambda: nodes() == {"learner": 1, "generator": 1})
     assert ray.get([learner.ready.remote(), generators[0].ready.remote()], timeout=60) == [True, True]
-    beyond = member("learner")  # the learner group of the chart has at most one
+    beyond = member("learner")  # the learner group of the chart has at most one pod
     assert ray.wait([beyond.ready.remote()], timeout=8)[0] == []
     assert nodes() == {"learner": 1, "generator": 1}
 

@@ -1,5 +1,5 @@
-"""Manifests of the chart pass the schemas of Kubernetes and KubeRay and the parser of Ray's autoscaler, with Helm 3 and
-4."""
+"""Tests that the manifests of the chart pass the schemas of Kubernetes and KubeRay and the parser of Ray's autoscaler,
+with Helm 3 and with Helm 4."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.deploy import kuberay, schemas
 from tests.deploy.manifests import CHART, VALUES, Helm, Render, pod_templates, ray_cluster, sets
 
 KUBERNETES = ("1.30.0", "1.34.0", "1.37.0")
-# Custom kinds, which the Kubernetes schemas do not include. A test of this file validates each of them.
+# The schemas of Kubernetes do not include these custom kinds. A test of this file validates each of them.
 BY_NODE = {"PodMonitor", "PrometheusRule", "ScaledObject"}
 BY_RAY = {"RayCluster", "RayJob"}
 # The fields of KubeRay v1.7.0 that the chart uses (ray-operator/apis/ray/v1).
@@ -48,7 +48,7 @@ def test_built_in_kinds_pass_the_strict_schema(render: Render, values: str, kube
     for document in render(values):
         if document["kind"] in BY_NODE | BY_RAY:
             continue
-        # Raises for a kind without schema.
+        # `validate` raises an error for a kind without a schema.
         schemas.validate(document, kube.rsplit(".", 1)[0])
 
 
@@ -145,7 +145,7 @@ def test_ray_autoscaler_parses_bounds_slots_and_gpus(render: Render, values: str
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         slots = {k: v for k, v in types[name]["resources"].items() if k.endswith("_slot")}
         assert list(slots) == [f"{role}_slot"]
-        gpus = sum(int(n) for resource, n in limits.items() if resource.startswith("nvidia.com/"))  # whole ones and MIG
+        gpus = sum(int(n) for resource, n in limits.items() if resource.startswith("nvidia.com/"))  # GPUs and MIG
         assert types[name]["resources"].get("GPU", 0) == gpus
         assert (types[name]["min_workers"], types[name]["max_workers"]) == (group["minReplicas"], group["maxReplicas"])
         assert types[name].get("idle_timeout_s") == group.get("idleTimeoutSeconds")
@@ -156,7 +156,7 @@ UNITS = {"Gi": GI, "Mi": 1 << 20, "G": 10**9}
 
 
 def size(quantity: str) -> int:
-    """Return the bytes of a quantity such as 2Gi."""
+    """Return the number of bytes of a quantity such as 2Gi."""
     number, unit = re.fullmatch(r"([0-9.]+)(\w+)", quantity).groups()
     return int(float(number) * UNITS[unit])
 

@@ -1,4 +1,4 @@
-"""Pods, storage, secrets and network of the rendered chart suit the run that it starts."""
+"""Tests that the pods, the storage, the secrets and the network of the rendered chart suit the run that it starts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_object_store_needs_no_claim(render: Render, tmp_path: Path) -> None:
     documents = render("object-store")
     assert "PersistentVolumeClaim" not in {d["kind"] for d in documents}
     config = run_config(documents, tmp_path)
-    store = run_store(config, tmp_path)  # opened as the run opens it
+    store = run_store(config, tmp_path)  # the run opens the store in the same way
     assert store.uri == "s3://rl/runs/run1?endpoint_override=minio.storage:9000&scheme=http&region=us-east-1"
     for name, template in pod_templates(documents).items():
         if name == "submitter":
@@ -90,7 +90,7 @@ def test_object_store_needs_no_claim(render: Render, tmp_path: Path) -> None:
 
 
 def from_values(helm: Helm, values: dict[str, Any], base: str) -> list[dict[str, Any]]:
-    """Render an example of ci/ with more values."""
+    """Return the manifests of an example of ci/ with additional values."""
     sets = [word for key, value in values.items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
     out = helm("template", "run1", str(CHART), "-n", "rl", "-f", str(CHART / "ci" / f"{base}.yaml"), *sets)
     assert out.returncode == 0, out.stderr
@@ -169,7 +169,7 @@ def test_every_pod_is_unprivileged_and_read_only(render: Render, values: str) ->
             assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"]
             assert security["capabilities"] == {"drop": ["ALL"]}
             assert container["resources"]["limits"] == container["resources"]["requests"]
-        if name != "run1-treeadv-router":  # the router watches pods
+        if name != "run1-treeadv-router":  # the router watches pods with its token
             assert pod["automountServiceAccountToken"] == (name == "head" and autoscaled)
 
 
@@ -215,7 +215,7 @@ def test_budgets_and_policies_select_existing_pods(render: Render, values: str) 
             assert any(selector.items() <= pod.items() for pod in labels), selector
             assert ("minAvailable" in document["spec"]) != (
                 "maxUnavailable" in document["spec"]
-            )  # the API server accepts one of them
+            )  # the API server accepts only one of the two
             assert document["spec"].get("minAvailable", 0) <= least.get(selector["treeadv/role"], 0)
         if document["kind"] == "NetworkPolicy":
             selector = document["spec"]["podSelector"]["matchLabels"]

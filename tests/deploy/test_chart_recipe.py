@@ -1,4 +1,5 @@
-"""The chart checks a plain recipe and names the fields that it replaces; own files and additions reach the pods."""
+"""Tests that the chart checks a plain recipe and names the fields that it replaces, and that the user's files and
+additions reach the pods."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from treeadv.errors import BadInput
 RECIPES = ROOT / "deploy" / "recipes"
 STORAGE = ("--set", "storage.claim.size=1Gi")
 TASK = "task: {source: reasoning-gym, families: [{name: chain_sum}]}\n"
-# A bad recipe and the end of the line that refuses it.
+# Name of a case -> (a bad recipe, a part of the error message)
 BAD = {
     "an unknown section": ("train: {lr: 1}", "train is unknown; the known keys here are eval, generator,"),
     "an unknown field": ("learner: {lrr: 1}", "learner.lrr is unknown; the known keys here are"),
@@ -91,7 +92,7 @@ def test_pods_of_a_size_hold_the_actors_of_its_recipe(helm: Helm, tmp_path: Path
 
 
 def test_config_overrides_the_recipe_and_notes_name_the_replaced(helm: Helm, tmp_path: Path) -> None:
-    """Values of `config` hold over the recipe; a list replaces a list. The chart's own fields hold over both."""
+    """Values of `config` override the recipe, and a list replaces a list. The chart's own fields override both."""
     recipe = tmp_path / "my.yaml"
     families = "[{name: chain_sum}, {name: products}]"
     recipe.write_text(
@@ -110,7 +111,7 @@ def test_config_overrides_the_recipe_and_notes_name_the_replaced(helm: Helm, tmp
 
 
 def test_template_knows_every_keyword_of_the_schema() -> None:
-    """The template checks what the schema says only if it knows each keyword."""
+    """The template can check a rule of the schema only if it knows the keyword of the rule."""
     template = (CHART / "templates" / "_recipe.tpl").read_text()
     known = {"$ref", "additionalProperties", "properties", "items", "then", "$defs"} | {
         w for w in re.findall(r"[\w$]+", template)
@@ -129,9 +130,10 @@ def test_template_knows_every_keyword_of_the_schema() -> None:
 
 
 def test_bad_recipes_are_bad_for_an_independent_checker() -> None:
-    """The template is our own checker of JSON schemas; the library jsonschema refuses the same recipes."""
+    """The template is the project's own checker of JSON schemas. The library jsonschema must refuse the same
+    recipes."""
     validator = jsonschema.Draft202012Validator(json.loads(schema.recipe()))
-    beyond = ("a list in place", "an empty section", "no YAML", "a device", "a relative")  # no matter of the schema
+    beyond = ("a list in place", "an empty section", "no YAML", "a device", "a relative")  # not covered by the schema
     for name, (text, message) in BAD.items():
         if not name.startswith(beyond):
             recipe = yaml.safe_load(text if "task" in text or "task" in message else TASK + text)
@@ -189,7 +191,7 @@ def test_mig_partition_is_counted_as_a_gpu(render: Render) -> None:
 
 
 def own_names(documents: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return (setting, key) of every name that the chart renders into a map or a list that users extend."""
+    """Return (setting, key) of every name that the chart renders into a map or a list that users can extend."""
     found = {("rayLabels", key) for d in documents if d["kind"] == "RayJob" for key in d["metadata"]["labels"]}
     for kind, value in (("PodMonitor", "podMonitor"), ("PrometheusRule", "rules")):
         found |= {(f"monitoring.{value}.labels", key) for key in one(documents, kind)["metadata"]["labels"]}
@@ -211,10 +213,10 @@ def own_names(documents: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_name_that_the_chart_sets_is_refused(helm: Helm, render: Render, tmp_path: Path, every: bool) -> None:
-    """Rendered names are given again by the user: the rendering fails and names value and key. The fast leg takes the
-    first name of each value."""
+    """A user sets a name that the chart also sets. The rendering must fail, and the message must name the value and the
+    key. The fast tests take only the first name of each value."""
     plain = yaml.safe_load((CHART / "ci" / "fixed.yaml").read_text())
-    ours = {("podLabels", "team"), ("podAnnotations", "note")}  # the user's own names of the example
+    ours = {("podLabels", "team"), ("podAnnotations", "note")}  # names that the user of the example sets
     names = [n for n in own_names(render("fixed")) if n not in ours]
     assert len(names) > 30
     for setting, key in names if every else {setting: (setting, key) for setting, key in names}.values():

@@ -1,4 +1,5 @@
-"""Values of the chart: bad ones are refused, and schema, README, notes and documents match them."""
+"""Tests the values of the chart: bad values are refused, and the schema, the README, the notes and the documents match
+the values."""
 
 from __future__ import annotations
 
@@ -183,14 +184,14 @@ def test_notes_print_the_command_to_follow_or_start(helm: Helm, values: str) -> 
     notes = out.stdout.split("NOTES:")[1]
     (start,) = re.findall(r"Start or resume: .*", notes) or [""]
     assert ("logs -f -l job-name=run1-treeadv" in notes) != bool(start)
-    if start:  # the command detaches, because kubectl exec ends a command with its connection
+    if start:  # the command must detach, because kubectl exec ends it when the connection closes
         _, submit, entrypoint = start.split(" -- ")
         assert submit.startswith("ray job submit ") and submit.endswith(" --no-wait")
         assert train_config(entrypoint) == Path("/etc/treeadv/config.yaml")
 
 
 def documented_installations() -> list[str]:
-    """Return every installation of the chart in the documents."""
+    """Return every installation of the chart that the documents describe."""
     text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/kubernetes.md"))
     return re.findall(r"helm install \S+ helm/treeadv[^`#\n]+", text.replace("\\\n", " "))
 
@@ -206,7 +207,7 @@ def test_each_documented_installation_renders(helm: Helm) -> None:
 
 
 def test_null_for_any_value_fails_the_schema() -> None:
-    """Helm deletes a default whose value is null, so the schema finds it only where the key is required."""
+    """Helm deletes a default whose value is null. The schema detects this only if it requires the key."""
 
     def check(part: dict[str, Any], values: dict[str, Any]) -> None:
         if part.get("additionalProperties") is False:

@@ -1,4 +1,4 @@
-"""Documents that are made from the code, and files of the project that name the code's own facts."""
+"""Tests documents that are generated from the code, and files of the project that repeat facts of the code."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def with_local_paths(config: Config, url: str, root: Path, model: Path) -> Confi
     return Config.model_validate(tree)
 
 
-@pytest.mark.slow  # importing SGLang and its router takes most of it
+@pytest.mark.slow  # the imports of SGLang and its router take most of the time
 @pytest.mark.sglang
 @needs_sglang
 def test_sglang_and_its_router_accept_the_command_lines(render: Render, tmp_path: Path) -> None:

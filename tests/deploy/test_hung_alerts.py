@@ -1,4 +1,5 @@
-"""Alerts on series that Prometheus recorded of a run with a stopped generator, then with a stopped driver."""
+"""Tests alerts on the series of a real run that Prometheus recorded. First a generator of the run is stopped, then the
+driver."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ pytestmark = [
     pytest.mark.skipif(bool(servers.missing()), reason=f"not installed: {servers.missing()}"),
     pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed"),
 ]
-HUNG_SECONDS = 40  # a second of the recording stands for a minute of the rules
+HUNG_SECONDS = 40  # promtool reads one second of the recording as one minute
 
 
 def recorded(address: str, start: float, end: float) -> list[dict[str, Any]]:
-    """All series of the run as input of promtool, one value a second; a series that ends is stale."""
+    """Return all series of the run as input of promtool, with one value a second. A series that ends becomes stale."""
     ask = {"query": '{__name__=~"treeadv_.*"}', "start": str(start), "end": str(end), "step": "1"}
     series = []
     for found in servers.get(f"{address}/api/v1/query_range", **ask)["data"]["result"]:
@@ -39,7 +40,7 @@ def recorded(address: str, start: float, end: float) -> list[dict[str, Any]]:
 
 
 def firing(series: list[dict[str, Any]], minute: int, alert: str, folder: Path) -> bool:
-    """Whether an alert fires at a minute of recorded series, by promtool."""
+    """Return whether promtool says that an alert fires at a minute of the recorded series."""
     test = {"interval": "1m", "input_series": series, "alert_rule_test": [
         {"alertname": alert, "eval_time": f"{minute}m", "exp_alerts": []}
     ]}  # fmt: skip
@@ -53,7 +54,7 @@ def firing(series: list[dict[str, Any]], minute: int, alert: str, folder: Path) 
 
 @pytest.mark.timeout(900)
 def test_alerts_fire_on_a_really_stopped_generator_and_driver(tmp_path: Path, tiny_model: Path) -> None:
-    run = Run(tmp_path, tiny_model, run__heartbeat_timeout=3600.0)  # nobody kills the stopped generator
+    run = Run(tmp_path, tiny_model, run__heartbeat_timeout=3600.0)  # the driver must not kill the generator
     with servers.prometheus(run.run) as address:
         servers.eventually(lambda: servers.query(address, "count_over_time(treeadv_generator_lag_versions[1m]) > 15"))
         start = time.time() - 15

@@ -1,4 +1,5 @@
-"""The Containerfile passes its checks, and the CPU images build and run under the restrictions of the chart."""
+"""Tests that the Containerfile passes its checks, and that the CPU images build and run under the restrictions of the
+chart."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def test_copied_paths_exist_and_are_not_ignored() -> None:
 
 
 def stages() -> tuple[str, str]:
-    """Return the instructions of the build stage and of the final stage, one a line, without comments."""
+    """Return the instructions of the build stage and of the final stage without comments, one on each line."""
     text = re.sub(r"^#.*\n", "", CONTAINERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     build_stage, final = text.split("\nFROM ")[1:]
     return build_stage, final

@@ -25,13 +25,13 @@ pytestmark = [
     pytest.mark.skipif(bool(servers.missing()), reason=f"not installed: {servers.missing()}"),
 ]
 
-STEPS = 8  # taken before the queries, so that checkpoints and acknowledgements have occurred
-SCRAPES = 10  # scrapes of the driver before the queries; a rate needs several
+STEPS = 8  # number of steps before the queries, so that checkpoints and acknowledgements occur
+SCRAPES = 10  # number of scrapes of the driver before the queries, because a rate needs several
 # These series exist only after a loss or a drop; a healthy run has none.
 OF_FAULTS = {"treeadv_queue_dropped_total", "treeadv_actor_restarts_total"}
 # These series exist only with held-out problems or with a reward of named parts, which the run does not have.
 OF_OPTIONS = {m.name for m in TABLE if m.name.startswith("treeadv_eval")} | {"treeadv_reward_part_mean"}
-# Counters that stay at zero in a healthy run, or that chance decides.
+# Counters that stay at zero in a healthy run, or that depend on chance.
 QUIET = OF_FAULTS | {
     "treeadv_idle_updates_total",
     "treeadv_clipped_gradients_total",
@@ -48,7 +48,7 @@ def recipe(model: Path, root: Path) -> dict:
         "run": {"root": str(root), "name": "watched", "steps": 100000, "checkpoint_every": 3},
         "model": {"path": str(model)},
         "task": {
-            "verifier": "tests.parity:has_even_sum",  # right for some answers: the updates have gradients
+            "verifier": "tests.parity:has_even_sum",  # some answers are right, so that the updates have gradients
             "families": [
                 {"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
             ],
@@ -62,8 +62,8 @@ def recipe(model: Path, root: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A run of a tiny model that has taken STEPS steps while Prometheus scraped it: its folder and the address of
-    Prometheus."""
+    """Start a run of a tiny model while Prometheus scrapes it. Return its folder and the address of Prometheus after
+    STEPS steps."""
     folder = tmp_path_factory.mktemp("live")
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe(tiny_model, folder)))
@@ -113,13 +113,13 @@ def test_counters_of_a_healthy_run_are_above_zero(watched: tuple[Path, str]) -> 
         if m.kind != "gauge" and m.name not in QUIET | OF_OPTIONS
     ]
     assert [name for name in moving if not servers.query(watched[1], f"{name} > 0")] == []
-    # timing decides how many forests exceed the staleness bound
+    # the number of forests beyond the staleness bound depends on timing
     chance = {"treeadv_queue_dropped_total", "treeadv_idle_updates_total", "treeadv_clipped_gradients_total"}
     assert [name for name in QUIET - chance if servers.query(watched[1], f"{name} > 0")] == []
 
 
 def test_driver_exports_the_planned_steps(watched: tuple[Path, str]) -> None:
-    """The last version is the planned steps, less the steps whose updates were all skipped."""
+    """The last version is the number of planned steps minus the number of steps whose updates were all skipped."""
     (planned,) = servers.query(watched[1], "treeadv_run_steps - treeadv_policy_version + on (run) treeadv_steps_total")
     assert float(planned["value"][1]) == recipe(Path(), Path())["run"]["steps"]
 
@@ -148,4 +148,4 @@ def test_every_recording_rule_has_a_value_and_no_alert_fires(watched: tuple[Path
     firing = {
         a["metric"]["alertname"] for a in servers.query(watched[1], 'ALERTS{alertstate="firing", severity="critical"}')
     }
-    assert firing <= {"TreeadvDiskFilling"}  # the free space of this machine's disk
+    assert firing <= {"TreeadvDiskFilling"}  # this alert depends on the free disk space of the machine

@@ -1,4 +1,5 @@
-"""Rules, dashboards and the metrics page match the metrics table, and Prometheus's tools accept them."""
+"""Tests that the rules, the dashboards and the metrics page match the metrics table, and that Prometheus's tools accept
+them."""
 
 from __future__ import annotations
 
@@ -91,7 +92,7 @@ def test_every_alert_has_a_unit_test_and_a_runbook_section() -> None:
     assert headings == names
     anchors = {
         re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
-    }  # as GitHub makes them
+    }  # anchors as GitHub makes them
     for rule in rules("alert"):
         assert rule["labels"]["severity"] in ("critical", "warning")
         page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
@@ -133,7 +134,7 @@ def expected_unit(expression: str) -> str:
     """Return the unit of a query, from the table of metrics and the functions of the expression."""
     names = [n.removesuffix("_bucket") for n in selectors(expression)]
     if len(names) == 2:
-        return "percentunit"  # a quotient
+        return "percentunit"  # a ratio of two queries
     (metric,) = (m for m in TABLE if m.name == names[0])
     measured = metric.measures
     if measured == BY_LABEL:
@@ -168,7 +169,7 @@ def test_boards_link_to_each_other_and_to_the_runbook() -> None:
         assert (runbook["type"], runbook["url"]) == ("link", events.RUNBOOK)
 
 
-EVENT_SERIES = {  # of a run: minutes 0 to 9, with the event between minutes 4 and 5
+EVENT_SERIES = {  # series of a run in minutes 0 to 9; the event is between minutes 4 and 5
     "Checkpoints": ('treeadv_checkpoint_seconds_count{run="a"}', "3x4 4x5"),
     "Restarts": ('treeadv_actor_restarts_total{run="a", role="reward"}', "0x4 1x5"),
     "Resumes": ('treeadv_resumes_total{run="a"}', "0x4 1x5"),
@@ -186,7 +187,7 @@ def test_every_event_is_marked_when_it_happens_and_only_then(tmp_path: Path) -> 
         expression = event.expr.replace("$__rate_interval", "2m").replace("$run", ".*").removesuffix(" > 0")
         found = [{"labels": f"{{{', '.join(['run=' + chr(34) + 'a' + chr(34), *labels])}}}", "value": 1}]
         asks = [
-            # `ceil` makes 1 of any value, because `increase` extrapolates to the ends of the window.
+            # `increase` extrapolates to the ends of the window, so its value varies. `ceil` maps any value to 1.
             {"expr": f"ceil({expression} / 10) > 0", "eval_time": f"{minute}m", "exp_samples": found if at else []}
             for minute, at in ((3, False), (5, True), (9, False))
         ]
@@ -340,7 +341,7 @@ def test_local_prometheus_defaults_to_the_newest_run(tmp_path: Path) -> None:
 
 
 def test_make_monitoring_starts_without_a_run_name(tmp_path: Path) -> None:
-    """The command of `make monitoring` runs with a program named prometheus that prints its arguments."""
+    """The command of `make monitoring` runs here with a substitute for prometheus that prints its arguments."""
     (tmp_path / "runs" / "one").mkdir(parents=True)
     (tmp_path / "runs" / "one" / "targets.json").write_text("[]")
     (tmp_path / "prometheus").write_text("#!/bin/sh\necho $1\n")

@@ -20,7 +20,7 @@ BALANCED = Observation(now=0.0, count=2, ready=5, need=4, slots_free=3, wait_sha
 observations = st.lists(
     st.builds(
         Observation,
-        now=st.floats(0.1, 40.0),  # seconds since the previous observation; summed below
+        now=st.floats(0.1, 40.0),  # seconds since the previous observation; the test sums them
         count=st.integers(0, 7),
         ready=st.integers(0, 12),
         need=st.integers(1, 6),
@@ -34,7 +34,7 @@ observations = st.lists(
 
 
 def follow(state: ScalingState, seen: Observation, until: float, every: float = 5.0) -> list[ScalingState]:
-    """Return the states under one constant observation, with actors that start and end at once."""
+    """Return the states under one constant observation. Actors start and end without delay."""
     states = [state]
     now = seen.now
     while now < until:

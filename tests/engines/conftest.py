@@ -30,7 +30,8 @@ needs_sglang = pytest.param(
 
 @pytest.fixture(scope="package")
 def run() -> Iterator[Run]:
-    """A function that runs a coroutine on the event loop of the folder, which all servers and engines use."""
+    """Return a function that runs a coroutine on the event loop of the folder. All servers and engines use this
+    loop."""
     loop = asyncio.new_event_loop()
     yield loop.run_until_complete
     loop.close()
@@ -57,7 +58,7 @@ async def start_server(model: Path, log: Path, **arguments: Any) -> Any:
 
 @pytest.fixture(scope="package")
 def server(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real server with the tiny model."""
+    """Start a real server with the tiny model, and yield its address."""
     process = run(start_server(tiny_model, tmp_path_factory.mktemp("server") / "log"))
     yield process.url
     run(process.stop())
@@ -67,7 +68,7 @@ def server(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory)
 def engine(
     request: pytest.FixtureRequest, run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    """An engine with the tiny model at version 0."""
+    """Yield an engine with the tiny model at version 0."""
     if request.param == "embedded":
         made: Engine = EmbeddedEngine(tiny_model, rows=32, threads=1)
     else:

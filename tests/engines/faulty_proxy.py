@@ -27,8 +27,8 @@ class FaultyProxy:
         self._fail_times = self._status = self._hang_times = self._break_times = 0
         self.replies = self.spoilt = self.failed = 0
         self.rids: list[str] = []
-        self.flush_refusals = 0  # answers to the next calls of /flush_cache
-        self.server_info: dict[str, Any] = {}  # replaces fields of the answer to /server_info
+        self.flush_refusals = 0  # number of the next calls of /flush_cache that are refused
+        self.server_info: dict[str, Any] = {}  # fields that replace those of the answer to /server_info
         self.dead = False  # whether every connection is closed without an answer
 
     def change_after(self, replies: int, spoil: Spoil) -> None:
@@ -45,7 +45,7 @@ class FaultyProxy:
 
     def break_off(self, times: int) -> None:
         """Close the connection of the next `times` requests without an answer, as a server does after an idle
-        time-out."""
+        timeout."""
         self._break_times = times
 
     def hang(self, times: int) -> None:

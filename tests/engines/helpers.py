@@ -52,7 +52,7 @@ def params(
 
 
 async def branch(engine: Engine, prefix: np.ndarray, how: Params, forest: str = "") -> list[Draw]:
-    """Draw one branch in a new forest, or in `forest`, which the caller releases."""
+    """Draw one branch in a new forest, or in `forest`. The caller must release a given forest."""
     namespace = forest or f"alone-{next(_alone)}"
     draws = [draw async for draw in engine.generate(np.asarray(prefix, np.int32), how, namespace, "0")]
     if not forest:

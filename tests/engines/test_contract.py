@@ -16,7 +16,7 @@ from treeadv.forest import Finish, Forest
 from treeadv.sampling.request import GrowRequest
 from treeadv.sampling.sampler import grow
 
-EXACT = 1e-4  # nats; float32 sums in different orders
+EXACT = 1e-4  # nats; engines add float32 values in different orders
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,8 @@ def test_temperature_zero_follows_the_largest_logit(run: Run, engine: Engine, pl
 
 
 def test_every_leaf_of_a_greedy_forest_is_the_greedy_chain(run: Run, engine: Engine) -> None:
-    """Siblings start from the prefix of the fork. If each step has one possible token, every leaf is the same chain."""
+    """Siblings start with the prefix of the fork. If every step has one possible token, every leaf is the same
+    chain."""
     chain = [d.token for d in run(branch(engine, PROMPT, params(32, stop=frozenset([0]), temperature=0.0)))]
     sampling = SamplingConfig(
         leaves=8, trees=2, rule="fixed", rule_options={"gap": 6}, max_tokens=32, temperature=1e-4, min_tail=1
@@ -93,7 +94,7 @@ def test_branch_without_a_consumer_stops_being_decoded(run: Run, engine: Engine)
     after = engine.stats()
     assert len(draws) == 10
     assert after.running == 0
-    assert after.decoded_tokens - before.decoded_tokens <= 10 + 1  # one step may have been in progress
+    assert after.decoded_tokens - before.decoded_tokens <= 10 + 1  # one step may be in progress
 
 
 def test_drawn_prefix_comes_from_the_cache(run: Run, engine: Engine) -> None:
@@ -119,8 +120,8 @@ def test_branch_adds_to_token_counts_and_busy_time(run: Run, engine: Engine) -> 
 
 
 def test_update_during_a_branch_loses_no_token_and_labels_all(run: Run, engine: Engine, tiny_model: Path) -> None:
-    """The old weights draw the tokens before the update. The new weights draw those after it and compute the prefix
-    again."""
+    """The old weights draw the tokens before the update. The new weights compute the prefix again and draw the tokens
+    after the update."""
     old, new = weights(tiny_model), weights(tiny_model, 1.1)
     start = engine.version
 

@@ -228,7 +228,7 @@ def test_stop_tokens_and_limits_end_a_branch(tiny_model):
 def test_model_fault_reaches_present_and_later_branches(tiny_model):
     async def run():
         engine = EmbeddedEngine(tiny_model)
-        engine.model.forward = None  # a call raises inside the engine
+        engine.model.forward = None  # each later call raises an error in the engine
         lost = [
             await asyncio.gather(*(collect(engine, p, params()) for p in PROMPTS), return_exceptions=True)
             for _ in range(2)
@@ -256,8 +256,8 @@ def test_equal_tokens_of_siblings_take_one_cache_slot():
 
 
 def test_branches_with_equal_tokens_draw_as_if_alone(tiny_model):
-    """Two branches of a forest have the same seed. Both have the draws and log-probs of a single branch, and they share
-    every slot."""
+    """Two branches of a forest have the same seed. Both have the draws and the log-probs of a single branch, and they
+    share every slot."""
     (alone,), _ = drawn(tiny_model, [(PROMPTS[2], params(7), "n")])
     got, stats = drawn(tiny_model, [(PROMPTS[2], params(7), "n"), (PROMPTS[2], params(7), "n")])
     for draws in got:
@@ -267,8 +267,8 @@ def test_branches_with_equal_tokens_draw_as_if_alone(tiny_model):
 
 
 def test_draw_inverts_the_cumulative_distribution():
-    """The reference is one cumulative sum in float64. The vocabulary fills the blocks of the search in some cases
-    only."""
+    """The reference is one cumulative sum in float64. In some cases the vocabulary fills the blocks of the search
+    completely."""
     rng = torch.Generator().manual_seed(0)
     for vocabulary in (3, 256, 300, 1000):
         logits = 4 * torch.randn(64, vocabulary, generator=rng)
@@ -278,7 +278,7 @@ def test_draw_inverts_the_cumulative_distribution():
         got = draw_rows(logits, [params(temperature=1.0)] * 64, coins.tolist())
         assert (
             sum(token == t for (token, _, _), t in zip(got, exact.tolist(), strict=True)) >= 63
-        )  # a number may be on the edge of two tokens
+        )  # a random number may be at the border of two tokens
 
 
 @pytest.mark.parametrize("fault", [float("nan"), float("inf")])
@@ -300,8 +300,8 @@ def test_draw_never_takes_a_token_without_probability(coin):
 
 
 def test_long_prefix_is_chunked_while_other_branches_draw(tiny_model, monkeypatch):
-    """A prefix computed in several steps gives the same draws as one computed in a single step. Two branches share its
-    computation."""
+    """A prefix that is computed in several steps gives the same draws as a prefix that is computed in one step. Two
+    branches share its computation."""
     rng = np.random.default_rng(0)
     long = rng.integers(2, 90, 300).astype(np.int32)
     jobs = [(long, params(1), "a"), (long, params(2), "a"), (PROMPTS[0], params(3), "b")]

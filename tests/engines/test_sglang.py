@@ -1,4 +1,4 @@
-"""Tests the SGLang engine beyond the common contract, on the real server: chunks, methods of loading weights, several
+"""Tests the SGLang engine on the real server beyond the common contract: chunks, methods of loading weights, several
 servers.
 """
 
@@ -45,12 +45,12 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed (make sglang-cpu)"),
 ]
 UNLIKELY = 1e-4  # p-value below which two distributions differ; the tests make about ten such comparisons
-# The fast leg checks chunks of several tokens; a chunk of one token, or of a whole branch, is a rarer setting.
+# The fast tests use chunks of several tokens. A chunk of one token or of a whole branch is a rarer setting.
 CHUNKS = [pytest.param(1, marks=pytest.mark.slow), 8, pytest.param(64, marks=pytest.mark.slow)]
 
 
 class Make:
-    """Creates engines on the server of the session, and closes them."""
+    """A factory of engines on the server of the session. It closes the engines at the end."""
 
     def __init__(self, run: Run, server: str, model: Path, root: Path) -> None:
         self.run, self.server, self.model, self.root = run, server, model, root
@@ -136,8 +136,8 @@ def shape(forest: Forest) -> tuple[int, int]:
 def test_forest_distribution_equals_embedded_for_any_chunk(
     run: Run, make: Make, embedded_shapes: Counter, chunk: int
 ) -> None:
-    """A two-sample chi-square test compares the shapes of 150 forests with entropy forks with 150 of the embedded
-    engine."""
+    """A two-sample chi-square test compares 150 forests of this engine with 150 forests of the embedded engine by their
+    shapes. The forests have entropy forks."""
     found = Counter(map(shape, forests(run, make(chunk=chunk), 150)))
     kinds = sorted({*found, *embedded_shapes})
     assert len(kinds) > 4
@@ -218,7 +218,7 @@ def test_more_forests_than_a_server_has_room_for_all_grow(run: Run, make: Make) 
 
 @pytest.fixture(scope="module")
 def two_ranks(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real server with two tensor-parallel ranks."""
+    """Start a real server with two tensor-parallel ranks, and yield its address."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SGLANG_CPU_OMP_THREADS_BIND", "0|1")  # the core of each rank on a machine with one NUMA node
         process = run(start_server(tiny_model, tmp_path_factory.mktemp("ranks") / "log", tp_size=2))
@@ -280,11 +280,11 @@ def test_entropy_bounds_contain_the_exact_entropy(run: Run, make: Make, tiny_mod
         logp = plain.logp(PROMPT, [d.token for d in draws], 4.0)
         exact = -(logp.exp() * logp).sum(-1).numpy()
         assert (sign * (np.array([d.entropy for d in draws]) - exact) >= -1e-4).all()
-        assert np.abs(np.array([d.entropy for d in draws]) - exact).max() > 1e-3  # a bound, not the exact value
+        assert np.abs(np.array([d.entropy for d in draws]) - exact).max() > 1e-3  # the entropy is a bound
 
 
 class Router:
-    """A real sglang-router that starts without servers."""
+    """A real sglang-router that starts without a list of servers."""
 
     def __init__(self, log: Path) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -342,8 +342,7 @@ def router(tmp_path: Path) -> Iterator[Router]:
 def test_late_servers_behind_a_router_get_weights_before_traffic(
     run: Run, make: Make, router: Router, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """The router starts after the engine. Its servers are added one by one and then removed from its list one by
-    one."""
+    """The router starts after the engine. Servers are added to its list one by one, and then removed one by one."""
     new = weights(tiny_model, 1.1)
     second = run(start_server(tiny_model, tmp_path / "log"))
 
@@ -427,8 +426,8 @@ class TestBehindAProxy:
     def test_update_retracts_waiting_requests_and_loses_no_token(
         self, run: Run, make: Make, proxies: list[FaultyProxy], tiny_model: Path
     ) -> None:
-        """Some releases count retracted requests as waiting. Draws from before the update are kept; later draws use the
-        new weights."""
+        """Some releases count retracted requests as waiting. The engine keeps draws from before the update; later draws
+        use the new weights."""
         engine, new = make(proxies[0].url, chunk=32), weights(tiny_model, 1.1)
 
         async def with_update() -> list[list[Draw]]:

@@ -1,4 +1,5 @@
-"""Tests mixtures of experts on the real SGLang: the weights that a learner publishes give its log-probs there."""
+"""Tests mixtures of experts on the real SGLang. A server with the weights that a learner publishes must report the
+learner's log-probs."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ PREFIX = np.array([3, 7, 11, 2, 9, 4], np.int32)
 
 
 def differences(trainer: Trainer, draws: list[Draw]) -> np.ndarray:
-    """Return [T]: the log-prob that the engine reports for each draw minus the learner's."""
+    """Return [T]: the log-prob that the engine reports for each draw, minus the log-prob of the learner."""
     tokens = torch.tensor([d.token for d in draws])
     ids = torch.cat([torch.from_numpy(PREFIX).long(), tokens])[None]
     with torch.no_grad():

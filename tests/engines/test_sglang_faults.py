@@ -1,5 +1,5 @@
 """Tests the SGLang engine with a server that answers wrongly, hangs, fails or dies. Each fault is injected into the
-real server or a proxy before it.
+real server, or into a proxy in front of it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def drop(*path: str) -> Callable[[dict[str, Any]], Any]:
 
 
 def older_version(body: dict[str, Any]) -> dict[str, Any]:
-    """Set a decreasing version span in a reply, also with a release that sends no version spans."""
+    """Set a version span in a reply whose versions decrease. This works also with a release that sends no version
+    spans."""
     body["meta_info"]["weight_versions"] = [{"version": "-1", "start": 0, "end": len(body["output_ids"])}]
     return body
 
@@ -110,7 +111,7 @@ def older_version(body: dict[str, Any]) -> dict[str, Any]:
 def test_unusable_reply_ends_the_branch_with_a_reason(
     run: Run, proxy: FaultyProxy, proxied: SGLangEngine, spoil: Callable[[dict[str, Any]], Any], reason: str
 ) -> None:
-    """Earlier draws are kept, and no draw of the changed reply is yielded."""
+    """The engine keeps earlier draws and yields no draw of the changed reply."""
     proxy.change_after(1, spoil)
     draws = []
 
@@ -151,7 +152,8 @@ def test_retry_after_a_5xx_duplicates_no_token(
 
 
 def test_broken_connection_does_not_remove_the_server(run: Run, proxy: FaultyProxy, proxied: SGLangEngine) -> None:
-    """A server closes idle connections. A request that uses such a connection at this moment fails."""
+    """A server closes idle connections. A request fails if it uses a connection at the moment at which the server
+    closes it."""
     proxy.break_off(times=2)
     assert len(run(branch(proxied, PROMPT, params(24)))) == 24
     assert len(proxy.rids) == 3 + 2
@@ -256,7 +258,7 @@ class TestOwnedServer:
     def test_replaced_server_gets_newest_weights_before_traffic(
         self, run: Run, owned: SGLangEngine, tiny_model: Path
     ) -> None:
-        """The newest weights come from an update while no server runs."""
+        """The newest weights are published while no server runs."""
         new = weights(tiny_model, 1.1)
         run(owned.update_weights(7, weights(tiny_model, 0.9)))
         process = owned.members[0].process

@@ -1,5 +1,5 @@
-"""Tests the parts of the SGLang engine that need no server: entropy and its bounds, command line, addresses, disk
-weights."""
+"""Tests the parts of the SGLang engine that need no server: the entropy and its bounds, the command line, addresses,
+and weights on disk."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_token_outside_of_the_vocabulary_is_refused() -> None:
         (
             {"meta_info": {"finish_reason": {"type": "abort"}}},
             True,
-        ),  # the reply of a request that was still waiting has no counts and no entropies
+        ),  # the reply of a waiting request has no counts and no entropies
         ({"meta_info": {"finish_reason": {"type": "length"}}}, False),
         ({"meta_info": {"finish_reason": None}}, False),
         (["<html>"], False),

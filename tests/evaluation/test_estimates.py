@@ -1,4 +1,4 @@
-"""pass@k is what its definition says; intervals cover the truth as often as they claim."""
+"""Tests that pass@k equals its definition, and that intervals contain the true value as often as they claim."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def test_ks_are_powers_of_two_and_the_number_of_samples() -> None:
 
 
 def test_intervals_cover_the_true_mean_as_often_as_they_claim() -> None:
-    """100 evaluations of 40 problems with 4 samples, whose solve rates are drawn anew from a beta distribution of mean
-    1/3. A 95 % interval misses 5 of 100 in the mean; 13 are over three standard errors away."""
+    """The test makes 100 evaluations of 40 problems with 4 samples. Solve rates come from a beta distribution of mean
+    1/3, and each evaluation draws them anew. A 95 % interval misses the mean in 5 of 100 evaluations on average; 13
+    misses are more than three standard errors away."""
     rng = np.random.default_rng(1)
     missed = 0
     for _ in range(100):
@@ -43,7 +44,7 @@ def test_intervals_cover_the_true_mean_as_often_as_they_claim() -> None:
 
 def test_interval_of_equal_problems_is_exact_or_absent() -> None:
     none, every = mean_over([0.0] * 30), mean_over([1.0] * 30)
-    assert none.interval == (0.0, pytest.approx(1 - 0.025 ** (1 / 30)))  # Clopper and Pearson, in closed form
+    assert none.interval == (0.0, pytest.approx(1 - 0.025 ** (1 / 30)))  # the closed form of Clopper and Pearson
     assert every.interval == (pytest.approx(0.025 ** (1 / 30)), 1.0)
     assert mean_over([0.5] * 30).interval is None
     assert mean_over([1.0]).interval is None
@@ -55,7 +56,7 @@ def test_mean_of_sets_weighs_each_set_alike() -> None:
     both = mean_of_means([large, small])
     assert both.value == pytest.approx((large.mean() + small.mean()) / 2)
     assert both.interval is not None
-    # The variance of the mean of two means, by the textbook; the bootstrap is within a fifth of it.
+    # The textbook gives the variance of the mean of two means. The bootstrap differs from it by at most a fifth.
     error = np.sqrt(large.var(ddof=1) / 400 + small.var(ddof=1) / 20) / 2
     assert both.interval[1] - both.interval[0] == pytest.approx(2 * 1.96 * error, rel=0.2)
 

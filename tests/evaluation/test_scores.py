@@ -1,4 +1,4 @@
-"""Scores count what the verifiers said, and the best step and the early end follow from them."""
+"""Tests that scores count the verdicts, and that the best step and the early end follow from the scores."""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
-"""Injects a fault at a chosen line of a run. Every Python process of a run that a test starts with this folder on
-PYTHONPATH (driver, Ray workers, verifier processes) imports this file. The product has no code for it.
+"""Injects a fault at a chosen line of a run. A test starts a run with this folder on PYTHONPATH, so every Python
+process of the run (driver, Ray workers, verifier processes) imports this file. The product has no code for faults.
 
-A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS (verifier processes inherit variables with that
-prefix): {"at": a point, "victim": a role, or "" for the process that reaches the point}. The first process that reaches
-the point renames the file to `fired.json` and sends SIGKILL to the victim. The victim "fails" raises an exception at
-the point instead; the victim "stops" gets SIGSTOP there; the victim "hoards" allocates memory there, up to "limit"
-bytes, until Ray's memory monitor kills it.
-With "always" the fault applies to every process that reaches the point.
+A test writes `armed.json` into the folder TREEADV_VERIFIER_FAULTS. The variable has this name because verifier
+processes inherit variables with the prefix TREEADV_VERIFIER_. The file has the form {"at": a point, "victim": a role};
+the victim "" is the process that reaches the point. The first process that reaches the point renames the file to
+`fired.json` and sends SIGKILL to the victim.
+
+Three victims have another meaning. With "fails", the process raises an exception at the point. With "stops", it sends
+SIGSTOP to itself. With "hoards", it allocates memory up to "limit" bytes, until Ray's memory monitor kills it.
+
+With "always", the fault applies to every process that reaches the point.
 """
 
 import asyncio
@@ -23,28 +26,28 @@ FOLDER = Path(os.environ["TREEADV_VERIFIER_FAULTS"])
 POINTS = (  # point in the code -> activity of the process at this point
     *("actors.generator:Generator.__init__", "actors.reward:RewardActor.__init__"),  # a process becomes an actor
     *("actors.replay_queue:ReplayQueue.__init__", "actors.learner:Learner.__init__"),
-    "treeadv.engines.embedded:EmbeddedEngine._step",  # drawing tokens
-    "treeadv.engines.embedded:EmbeddedEngine._load",  # loading new weights
+    "treeadv.engines.embedded:EmbeddedEngine._step",  # the engine draws tokens
+    "treeadv.engines.embedded:EmbeddedEngine._load",  # the engine loads new weights
     "actors.generator:Generator._count",  # a forest is grown and not yet returned
-    "actors.generator:Generator._answers",  # about to answer a held-out problem
+    "actors.generator:Generator._answers",  # the generator is about to answer a held-out problem
     "tests.parity:has_even_sum",  # a verifier process judges an answer
     # A verifier process writes a verdict. It runs as __main__, whose own functions cannot be patched here.
     "json:dumps",
-    "treeadv.rewards.grading:grade_forest",  # having a forest judged
+    "treeadv.rewards.grading:grade_forest",  # the reward actor judges a forest
     "actors.reward:RewardActor._graded",  # a forest is judged and not yet returned
-    "treeadv.replay.store:ReplayStore.lease",  # choosing forests for a step
-    "treeadv.storage.local:LocalFile.write",  # writing a payload or a record
-    "treeadv.learning.trainer:learning_rate",  # the gradients are computed, the optimizer step is not taken
+    "treeadv.replay.store:ReplayStore.lease",  # the queue chooses forests for a step
+    "treeadv.storage.local:LocalFile.write",  # the queue writes a payload or a record
+    "treeadv.learning.trainer:learning_rate",  # the gradients are computed, and the optimizer step is not taken yet
     "treeadv.learning.trainer:Trainer.write_files",  # a learner is about to write a checkpoint
     "actors.learner:Learner.step",  # a learner has references to forests and has not read them
     "actors.learner:Learner.publish",  # the weights are published
     "treeadv.storage.run_store:LocalRunStore.seal",  # a checkpoint is written and not yet sealed
-    "treeadv.storage.run_folder:RunFolder.record",  # writing the record of a step
+    "treeadv.storage.run_folder:RunFolder.record",  # the driver writes the record of a step
 )
 
 
 def armed(point: str) -> dict | None:
-    """Return the fault that is armed at this point, to one caller only; None when there is none."""
+    """Return the fault that is armed at this point, or None. Only one caller gets the fault."""
     try:
         fault = json.loads((FOLDER / "armed.json").read_text())
         if fault["at"] != point:
@@ -73,7 +76,7 @@ def strike(fault: dict) -> None:
 
 
 def hoard(limit: int) -> None:
-    """Fill memory up to `limit` bytes and wait to be killed."""
+    """Fill memory up to `limit` bytes, and wait until Ray kills this process."""
     blocks = []
     while sum(map(len, blocks)) < limit:
         blocks.append(b"x" * (128 << 20))
@@ -82,12 +85,12 @@ def hoard(limit: int) -> None:
 
 
 def tear(point: str, args: tuple) -> None:
-    """Write the first half of the data."""
+    """Write only the first half of the data."""
     if point.endswith("LocalFile.write"):
         part, data = args
         os.write(part._handle, memoryview(data)[: len(data) // 2])
     elif point == "json:dumps":
-        stream = sys._getframe(3).f_locals["stream"]  # of write_frame, which calls frame, which calls json.dumps
+        stream = sys._getframe(3).f_locals["stream"]  # write_frame calls frame, which calls json.dumps
         stream.write(b'treeadv 0123 99\n{"outcome": {"ver')
         stream.flush()
     elif point.endswith("RunFolder.record"):

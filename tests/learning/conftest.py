@@ -11,7 +11,7 @@ from tests.learning.ranks import Ranks
 
 @pytest.fixture(scope="package")
 def ranks() -> Iterator[Callable[[int], Ranks]]:
-    """A function from a number of ranks to those ranks, which all tests of this folder share."""
+    """Return a function that maps a number of ranks to `Ranks`. All tests of this folder share these processes."""
     with ExitStack() as started:
 
         @functools.cache

@@ -24,8 +24,8 @@ def _join(store: str, rank: int, world: int) -> None:
 
 
 class Ranks:
-    """The processes of `world` ranks, which start at the first call and serve all later ones: a process takes seconds
-    to import torch and transformers."""
+    """The processes of `world` ranks. They start at the first call and serve all later calls, because a process needs
+    seconds to import torch and transformers."""
 
     def __init__(self, world: int) -> None:
         self.world = world
@@ -33,9 +33,9 @@ class Ranks:
         self._place: tempfile.TemporaryDirectory | None = None
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Return the results of `function(rank, world, *arguments)`, by rank.
+        """Return the results of `function(rank, world, *arguments)` by rank.
 
-        The first error of a rank is raised, and the processes are started again at the next call."""
+        The first error of a rank is raised. The processes then start again at the next call."""
         self._start()
         try:
             calls = [

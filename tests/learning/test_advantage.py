@@ -81,14 +81,15 @@ def test_weights_equal_the_worked_example():
 
 
 def test_other_presets_equal_the_worked_example():
-    """The numbers are computed by hand. V leaf mean: a0 2/3, a1 1, a2 1/2, a3 0, a4 1, b0 0; mean 1/2; unbiased std
-    0.57735."""
+    """The numbers are computed by hand. The values V are the means of the leaves below: a0 2/3, a1 1, a2 1/2, a3 0, a4
+    1, b0 0. The mean over leaves is 1/2, and the unbiased standard deviation is 0.57735."""
     mu = (2 / 3 + 1 + 1 / 2 + 0 + 1) / 5
     seed = (np.array([2 / 3, 1, 1 / 2, 0, 1, 0]) - [mu, mu, mu, mu, mu, 0]) / 3**-0.5
     np.testing.assert_allclose(advantages(WORKED, PRESETS["seed_rebuttal"].advantage)[0], seed, rtol=1e-5)
     spo = [0.75 - 0.375, 1 - 0.75, 0.5 - 0.75, 0 - 0.5, 1 - 0.5, 0 - 0.375]
     np.testing.assert_allclose(advantages(WORKED, PRESETS["spo_tree"].advantage)[0], spo, **EXACT)
-    # z over the forest (+-0.8660) plus z inside the tree: A holds 1, 0, 1 (mean 2/3, std 0.57735), B a single leaf (0)
+    # z over the forest is +-0.8660. z inside the tree is added. Tree A has rewards 1, 0, 1 (mean 2/3, std 0.57735).
+    # Tree B has a single leaf, so its z is 0
     z = np.array([0.8660254, -0.8660254, 0.8660254, -0.8660254]) + np.array([0.5773503, -1.1547005, 0.5773503, 0])
     np.testing.assert_allclose(leaf_advantages(WORKED, PRESETS["tree_grpo"].advantage), z, rtol=1e-5)
     # TreePO: mean over forest and shared segments of R - mean: a1 (1/2 + 1/3)/2, a3 (-1/2 - 2/3 - 1/2)/3, a4 (1/2 + 1/3
@@ -100,8 +101,8 @@ def test_other_presets_equal_the_worked_example():
 
 
 def test_treerl_equals_the_worked_example():
-    """Leave-one-out leaf values 2/3, -2/3, 2/3, -2/3; node values over sqrt(K); local = own - parent's; global =
-    own."""
+    """The leave-one-out values of the leaves are 2/3, -2/3, 2/3, -2/3. The value of a node is divided by sqrt(K). The
+    local term is the value minus that of the parent, and the global term is the value."""
     V = np.array([2 / 9, 2 / 3, 0, -2 / 3, 2 / 3, -2 / 3]) / np.sqrt([3, 1, 2, 1, 1, 1])
     parent = np.array([0, V[0], V[0], V[2], V[2], 0])
     A, c = advantages(WORKED, PRESETS["treerl"].advantage)

@@ -17,7 +17,7 @@ from treeadv.learning.answers import FAMILIES, OTHER, answer_figures, family_of
 
 
 def forest(prompt_id: str, verdicts: list[int], rewards: list[float], finish: list[int]) -> Forest:
-    """A forest of two trees with two leaves each; the leaves have 5, 3, 4 and 4 tokens."""
+    """Return a forest of two trees with two leaves each. The leaves have 5, 3, 4 and 4 tokens."""
     made = build([-1, 0, 0, -1, 3, 3], [2, 3, 1, 2, 2, 2], rewards=rewards)
     return replace(made, prompt_id=prompt_id, verdict=np.asarray(verdicts, np.int8), finish=np.asarray(finish, np.int8))
 

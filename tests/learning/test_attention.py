@@ -106,7 +106,7 @@ def test_log_probs_through_flex_attention_equal_sdpa(family, tmp_path, monkeypat
     packed = packing.pack(batch, packing.pieces(batch, 1000))
     with torch.no_grad():
         want = sdpa(packed)
-        monkeypatch.delattr(attention, "sdpa_blocks")  # dense masks, which are not needed here
+        monkeypatch.delattr(attention, "sdpa_blocks")  # FlexAttention must not need dense masks
         torch.testing.assert_close(flex(packed), want, rtol=1e-4, atol=1e-5)
 
 

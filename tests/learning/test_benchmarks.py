@@ -1,4 +1,4 @@
-"""Runs the benchmarks with small shapes and checks their output."""
+"""Runs the benchmarks with small shapes, and checks their output."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Tests the bias on a tabular policy with a known gradient: the preset `unbiased` has none, forks on surprisal have
-one.
+"""Tests the bias on a tabular policy with a known gradient. The preset `unbiased` has no bias; forks on surprisal have
+a bias.
 
-The slow tests take more forests (`make test-slow`). `python -m benchmarks.bias` prints all figures.
+The slow tests use more forests (`make test-slow`). `python -m benchmarks.bias` prints all figures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def test_exact_gradient_equals_finite_differences(stops):
         prob = np.exp(x) / np.exp(x).sum(1, keepdims=True)
 
         def below(state: int) -> float:
-            if state >= len(prob) or (stops and state % TOKENS == 1):  # token 0 was the last one
+            if state >= len(prob) or (stops and state % TOKENS == 1):  # token 0 was the last token
                 return world.reward[state]
             return sum(prob[state, a] * below(child(state, a)) for a in range(TOKENS))
 
@@ -39,8 +39,8 @@ def test_exact_gradient_equals_finite_differences(stops):
 
 @pytest.mark.parametrize("truncated", ["graded", "masked", "penalty"])
 def test_treatment_of_truncated_leaves_follows_its_own_gradient(truncated):
-    """Within the error for `graded` and `penalty`. `masked` is a ratio of two means; its bias is far smaller than from
-    the gradient of the grade."""
+    """The estimate of `graded` and `penalty` equals the gradient within the error. `masked` is a ratio of two means.
+    Its bias against its own gradient is far smaller than against the gradient of the grade."""
     world = World.random(0, stops=True)
     case = Case(rule="no topup", specs=UNBIASED, truncated=truncated)
     (row,) = rows(world, case, draw(world, case, 1500, np.random.default_rng(1)))
@@ -71,8 +71,8 @@ def test_forks_on_surprisal_bias_the_comparison_of_actions():
 
 
 def test_weight_once_biases_states_and_not_actions():
-    """`unbiased` with weight once is biased with one scale, and within the error with a scale for each state
-    (S-bias)."""
+    """`unbiased` with weight once is biased if all states share one scale. With a scale for each state the bias is
+    within the error (S-bias)."""
     changed = PRESETS["unbiased"].advantage.model_copy(update={"weight": "once"})
     (row,) = measure(World.random(1), "entropy", {"once": changed}, 2000, seed=1)
     assert row["bias"] > 4 * row["error"] and row["state"] < 1.5 * row["error"]

@@ -102,8 +102,8 @@ def test_extreme_mismatch_stays_finite(name, preset, f, seed):
 @pytest.mark.parametrize("correction", NAMES)
 @pytest.mark.parametrize("shape", ["shared token", "separate leaves"])
 def test_one_extreme_engine_log_prob_does_not_dominate_a_step(correction, shape):
-    """The engine reports log-prob -30 for one token, of a good, a bad or several leaves, that is likely for the
-    learner."""
+    """The engine reports the log-prob -30 for one token that is likely for the learner. The token is in a good leaf, in
+    a bad leaf or in several leaves."""
     whole = ONE_TOKEN_EACH if shape == "separate leaves" else build([-1, 0, 0, -1], [1, 1, 1, 1], rewards=[1, 0, 0.5])
     for preset in PRESET_NAMES:
         for token in range(whole.tokens):
@@ -193,7 +193,8 @@ def test_first_update_has_ratio_1_and_clips_nothing(name, preset, f, seed):
 @pytest.mark.parametrize("preset", ["gspo", "treeadv_gspo", "treeadv_gspo_per_leaf"])
 @pytest.mark.parametrize("correction", [n for n in NAMES if n != "bypass"])
 def test_gspo_does_not_clip_the_noise_between_engine_and_learner(preset, correction):
-    """Noise as measured between a bfloat16 engine and the learner moves the ratio of a path far outside of +-3.5e-4."""
+    """The noise has the size that was measured between a bfloat16 engine and the learner. It moves the ratio of a path
+    far outside of +-3.5e-4."""
     f = build([-1, 0, 0, -1], [20, 30, 40, 50], rewards=[1, 0, 1])
     logp = f.logprob + noise(f, 0, 0.06)
     assert losses(f, objective(preset, "bypass"), logp).clipped.mean() > 0.1
@@ -212,7 +213,7 @@ def test_gspo_clips_the_move_away_from_the_proximal_policy(correction):
 
 def test_clipping_counts_tokens_whose_slope_it_stopped():
     f = build([-1, -1], [2, 2], rewards=[1, 0])
-    # Good leaf: the first token is above the clip; bad leaf: the first token is below the clip
+    # In the good leaf the first token is above the clip. In the bad leaf the first token is below the clip
     moved = behaviour(f) + np.log([1.5, 0.5, 0.5, 1.5])
     result = losses(f, objective("treeadv", "none"), moved, proximal=behaviour(f))
     np.testing.assert_array_equal(result.clipped, [1, 0, 1, 0])

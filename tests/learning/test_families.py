@@ -54,7 +54,8 @@ def test_loaded_model_equals_from_pretrained(family: str, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module", params=[(family, rank) for family in FAMILIES for rank in (0, 2)], ids=str)
 def learner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Trainer]:
-    """A model folder of each family, and its trainer after a step: of all weights, and of an adapter."""
+    """Return a model folder of each family, and its trainer after one step. The trainer trains all weights or an
+    adapter."""
     family, rank = request.param
     folder = tiny.folder(tmp_path_factory.mktemp("model"), family)
     return folder, trained(folder, lora_rank=rank)

@@ -1,5 +1,5 @@
-"""Tests that need a CUDA device. Without one test_benchmarks.py runs the same script, and test_attention.py the
-uncompiled kernels."""
+"""Tests that need a CUDA device. Without such a device, test_benchmarks.py runs the same script, and test_attention.py
+tests the uncompiled kernels."""
 
 from __future__ import annotations
 

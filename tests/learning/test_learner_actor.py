@@ -102,7 +102,7 @@ def test_published_buckets_are_the_weights_without_a_copy(learner):
 
 def test_failed_save_leaves_no_checkpoint(learner, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr("torch.get_rng_state", lambda: lambda: None)  # no tensor
+        broken.setattr("torch.get_rng_state", lambda: lambda: None)  # not a tensor
         with pytest.raises(ValueError, match=r"expected torch\.Tensor"):
             learner.checkpoint(1, session="")
     assert not (tmp_path / "run" / "checkpoints" / "step-1").exists()
@@ -133,7 +133,7 @@ def test_nonfinite_step_is_counted_and_fails_health(learner, tmp_path):
 
 
 def test_step_errors_keep_their_type_through_ray(tmp_path):
-    """The error keeps its text and, for a step that is not finite, the path of the kept batch."""
+    """The error keeps its text. The error of a step that is not finite also keeps the path of the stored batch."""
     config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, lr=1e30, max_nonfinite=0)  # weights overflow
     actor = actor_class(Learner).remote(config, str(tmp_path), 0, 1)
     ray.get(actor.join.remote(""))

@@ -1,5 +1,5 @@
-"""Two and four ranks compute, publish and save what one does, mixtures of experts too; another number of ranks resumes
-it."""
+"""Tests that two and four ranks compute, publish and save the same as one rank, also for mixtures of experts, and that
+another number of ranks can resume."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CASES = [
 
 
 def step(rank: int, world: int, folder: str, out: Path, learner: Learner) -> Arrays:
-    """Take a step and save; return the weights that the rank publishes."""
+    """Take a step and save a checkpoint. Return the weights that the rank publishes."""
     trainer = Trainer(tiny.config(**learner), folder, rank, world)
     trainer.step(FORESTS, 0)
     trainer.save(out)
@@ -58,9 +58,9 @@ def test_ranks_equal_one_rank(
     assert max(float(np.linalg.norm(found[1][n] - g)) for n, g in expected.items()) / size < 1e-6
     parts = ranks(world)(step, folder, tmp_path / "ranks", learner)
     names = [name for part in parts for name in part]
-    assert len(names) == len(set(names))  # each rank publishes a share of its own
+    assert len(names) == len(set(names))  # no weight is published by two ranks
     assert set(names) == names_in(folder) == names_in(tmp_path / "ranks")
-    if dtype == "float32":  # the first step of AdamW has the size of lr, whatever the gradient
+    if dtype == "float32":  # the first step of AdamW has the size of lr for any gradient
         published = {name: weight for part in parts for name, weight in part.items()}
         for name, weight in step(0, 1, folder, tmp_path / "one", learner).items():
             np.testing.assert_allclose(published[name], weight, atol=1e-5)

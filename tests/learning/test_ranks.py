@@ -1,4 +1,4 @@
-"""Compares two ranks on gloo with one rank, and a run that is killed with one that is not."""
+"""Compares two ranks on gloo with one rank, and a killed run with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SEVERAL: Learner = SMALL | {
 
 # ---- functions of a rank ---------------------------------------------------------------------------------------------
 def gradients(rank: int, world: int, folder: str, learner: Learner) -> tuple[np.ndarray, Arrays]:
-    """Return the sums of the loss and the gradients of one update. All ranks return whole gradients."""
+    """Return the sums of the loss, and the gradients of one update. Every rank returns complete gradients."""
     trainer = Trainer(tiny.config(**learner), folder, rank, world)
     totals = trainer.gradients(FORESTS, Phases("cpu"))
     trained = {n: p.grad for n, p in trainer.policy.model.named_parameters() if p.grad is not None}
@@ -65,9 +65,10 @@ def gradients(rank: int, world: int, folder: str, learner: Learner) -> tuple[np.
 
 
 def resume(rank: int, world: int, folder: str, out: Path, learner: Learner, batches: int) -> tuple[list[float], Any]:
-    """Take steps, save, and take one more step: with the same trainer and with one that resumes.
+    """Take steps, save a checkpoint, and take one more step: once with the same trainer, and once with a trainer that
+    resumes.
 
-    Returns the losses, the last of which is that of the resumed trainer, and the two trainers' weights."""
+    Returns the losses and the weights of both trainers. The last loss is that of the resumed trainer."""
     config = tiny.config(**learner)
     trainer = Trainer(config, folder, rank, world)
     losses = [trainer.step(FORESTS, trainer.version).loss for _ in range(batches)]
@@ -79,12 +80,12 @@ def resume(rank: int, world: int, folder: str, out: Path, learner: Learner, batc
 
 
 def break_off(rank: int, world: int, folder: str, out: Path, learner: Learner) -> tuple[list[tuple], tuple]:
-    """Train three batches. The third breaks off after two updates, and a trainer that resumes repeats it.
+    """Train three batches. The third batch stops after two updates, and a trainer that resumes repeats it.
 
-    The second batch has an update that is not finite. Returns what is reported, and the weights after the second batch,
-    of a trainer that does not break off, and of the resumed trainer."""
+    The second batch has an update that is not finite. Returns the reports, the weights after the second batch, the
+    weights of an undisturbed trainer, and the weights of the resumed trainer."""
     config = tiny.config(**learner)
-    bad = dataclasses.replace(FORESTS[0], temperature=1e-39)  # its logits are infinite
+    bad = dataclasses.replace(FORESTS[0], temperature=1e-39)  # the logits of this forest are infinite
     trainer = Trainer(config, folder, rank, world, keep_dir=out)
     reports = [trainer.step(FORESTS, 0), trainer.step([bad, *FORESTS[1:]], 6)]
     middle = weights_of(trainer)
@@ -110,7 +111,7 @@ def break_off(rank: int, world: int, folder: str, out: Path, learner: Learner) -
 
 # ---- tests -----------------------------------------------------------------------------------------------------------
 def united(parts: list[Arrays]) -> Arrays:
-    """Return the weights that the ranks publish. Each rank has a share of its own."""
+    """Return the weights that the ranks publish. Each rank publishes a different share."""
     assert not parts[0].keys() & parts[1].keys()
     return parts[0] | parts[1]
 
@@ -145,14 +146,14 @@ def test_two_ranks_train_like_one_and_resume_bitwise(two, folder, tmp_path, lear
     assert losses[-1] == losses[-2] and same(went_on, resumed)
     want, _ = resume(0, 1, folder, tmp_path / "one", learner, 2)
     np.testing.assert_allclose(losses, want, rtol=1e-4)
-    # one rank reads the checkpoint of two, optimizer included
+    # one rank reads the checkpoint of two ranks, including the optimizer state
     other = Trainer(tiny.config(**learner), folder)
     other.restore(tmp_path / "two")
     assert other.step(FORESTS, 2).loss == pytest.approx(losses[-1], rel=1e-5)
 
 
 def test_updates_of_a_batch_on_two_ranks_equal_one(two, folder, tmp_path):
-    """The weights are equal to the end, and a batch that breaks off between two updates is repeated bitwise."""
+    """The weights are equal after all updates. A batch that stops between two updates is repeated bitwise."""
     found = two(break_off, folder, tmp_path, SEVERAL)
     told = found[0][0]
     assert [t[:3] for t in told] == [(6, 6, ()), (10, 4, ("f0",)), (16, 6, ()), (16, 6, ())]
@@ -187,7 +188,8 @@ LAST = 20
 
 
 def go_on(folder: str, place: Path) -> Iterator[int]:
-    """Take the steps up to `LAST` from the newest checkpoint in `place`, with a checkpoint each; yield the versions."""
+    """Take the steps from the newest checkpoint in `place` up to `LAST`, and save a checkpoint after each step. Yield
+    the versions."""
     done = sorted(place.glob("step-*"), key=lambda p: int(p.name[5:]))
     config = tiny.config(steps=LAST, schedule="cosine", dtype="bfloat16")
     trainer = Trainer(config, str(done[-1]) if done else folder)
@@ -212,7 +214,8 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_killed_and_resumed_run_ends_bitwise_as_an_unbroken_one(folder, tmp_path):
-    """SIGKILL comes at moments spread over steps and checkpoint writes. The run resumes from the files on the disk."""
+    """SIGKILL arrives at different moments of steps and checkpoint writes. The run resumes from the files on the
+    disk."""
     places = [tmp_path / name for name in ("unbroken", "broken")]
     for place in places:
         place.mkdir()
@@ -221,7 +224,7 @@ def test_killed_and_resumed_run_ends_bitwise_as_an_unbroken_one(folder, tmp_path
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        for _ in range(3):  # it has taken at least three steps: kill it at a later moment
+        for _ in range(3):  # the run is killed only after at least three steps
             process.stdout.readline()
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)

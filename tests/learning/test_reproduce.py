@@ -20,7 +20,7 @@ from treeadv.storage.run_folder import RunFolder
 
 
 def batch_of(_: str, step: int):
-    """Return the forests of a step, as the journal does. Each step trained them in another order."""
+    """Return the forests of a step in the order of the journal. Each step trained them in another order."""
     return FORESTS[step % 3 :] + FORESTS[: step % 3]
 
 
@@ -30,7 +30,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def recorded(place: Path, **learner) -> Path:
-    """A run with five recorded steps and checkpoints of steps 2 and 4."""
+    """Make a run with five recorded steps and with checkpoints of steps 2 and 4."""
     model = tiny.folder(place, "smollm")
     config = tiny.config(model=model, steps=5, schedule="cosine", threads=1, **learner)
     folder = RunFolder(place / "run")

@@ -1,4 +1,4 @@
-"""BPO and TEMPO against their definitions written out with loops over leaves and prefixes."""
+"""Compares BPO and TEMPO with their definitions, which are written here as loops over leaves and prefixes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def child_mean(f: Forest, s: int) -> float:
 
 
 def sibling_baseline(f: Forest, s: int) -> float:
-    """The mean value of the siblings; of the parent's siblings where all others were lost."""
+    """Return the mean value of the siblings. If all siblings were lost, return the baseline of the parent."""
     roots = [r for r in range(f.segments) if f.parent[r] < 0]
     if f.parent[s] < 0:
         rivals = [r for r in roots if r != s and (f.budget[r] > 1 or f.budget[s] == 1)]
@@ -56,7 +56,8 @@ def test_bpo_of_equal_rewards_is_exactly_zero() -> None:
 
 
 def test_bpo_sibling_of_a_lost_branch_takes_the_parents_baseline() -> None:
-    """The fork of arity 2 kept one child; it is compared with what its parent is compared with."""
+    """The fork of arity 2 has one child, because the other branch was lost. The baseline of this child is the baseline
+    of its parent."""
     f = build([-1, 0, -1], [2, 1, 3], rewards=[1.0, 0.25], lost={0: 1})
     np.testing.assert_allclose(advantages(f, BPO)[0], [0.75, 0.75, -0.75])
 
@@ -100,7 +101,7 @@ def prefixes(sequences: list[list[int]]) -> list[tuple[int, ...]]:
 
 @st.composite
 def groups(draw: st.DrawFn) -> tuple[list[list[int]], list[float], dict[tuple[int, ...], float]]:
-    """Sequences over few tokens that all end in token 0, with a reward that the text decides."""
+    """Generate sequences over few tokens that all end in token 0. The text determines the reward."""
     body = st.lists(st.integers(1, 2), max_size=4)
     sequences = [[*tokens, 0] for tokens in draw(st.lists(body, min_size=1, max_size=7))]
     rewards = [float(sum(s) % 2) for s in sequences]
@@ -111,7 +112,8 @@ def groups(draw: st.DrawFn) -> tuple[list[list[int]], list[float], dict[tuple[in
 def written_out(
     sequences: list[list[int]], rewards: list[float], old: dict, new: dict, spec: AdvantageSpec
 ) -> tuple[float, dict[tuple[int, ...], float]]:
-    """(loss, d loss / d log pi by prefix) of TEMPO on flat samples: A = (R - mean + V(after) - V(before)) / std."""
+    """Return (loss, d loss / d log pi by prefix) of TEMPO on flat samples: A = (R - mean + V(after) - V(before)) /
+    std."""
     std = np.std(rewards, ddof=1) + spec.eps if len(rewards) > 1 else 0.0
     if len(set(rewards)) == 1:
         return 0.0, dict.fromkeys(prefixes(sequences), 0.0)
@@ -152,7 +154,7 @@ def test_tempo_on_the_merged_tree_is_tempo_on_flat_samples(group: tuple, shift: 
     assert losses.loss.sum() == pytest.approx(loss, abs=1e-6)
     found = dict.fromkeys(slope, 0.0)
     for p, value in zip(paths, losses.slope, strict=True):
-        found[p] += value  # the last token of equal sequences is kept apart
+        found[p] += value  # the last token of each of several equal sequences has its own entry
     assert found == pytest.approx(slope, abs=1e-6)
     assert changes_nothing(f, o) == (len(set(rewards)) == 1)
 

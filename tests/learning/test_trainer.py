@@ -243,7 +243,7 @@ def test_model_with_other_attention_options_is_refused(tmp_path):
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_model_with_wrong_attention_is_refused(folder, monkeypatch, compute):
-    """The flat passes use the model's own attention. With the same attention packed and flat passes would agree."""
+    """The flat passes use the model's own attention. With the wrong attention they would agree with the packed pass."""
 
     def sharper(*args, scaling, **how):
         return attention._tree_attention(*args, scaling=2 * scaling, **how)
@@ -356,7 +356,7 @@ def test_checkpoint_of_another_model_is_refused(folder, tmp_path):
 
 # ---- checkpoints of strangers ----------------------------------------------------------------------------------------
 class _Payload:
-    """Its unpickling makes a file."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -23,7 +23,7 @@ from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 from treeadv.presets import PRESETS
 
-NO_SHRINK = [Phase.explicit, Phase.reuse, Phase.generate]  # an example takes too long for shrinking
+NO_SHRINK = [Phase.explicit, Phase.reuse, Phase.generate]  # shrinking would take too long
 
 
 @functools.cache
@@ -54,12 +54,13 @@ def current(model: torch.nn.Module, f: Forest) -> np.ndarray:
     return out
 
 
-# The reference has no credit at the branches of merged prefixes; tests/learning/test_rivals.py writes that out (tempo)
+# The reference has no credit at the branches of merged prefixes. tests/learning/test_rivals.py tests it (tempo)
 ON_DRAWN_TREES = sorted(name for name, preset in PRESETS.items() if preset.advantage.tree != "merged")
 
 
 def gradient(p: torch.nn.Parameter) -> torch.Tensor:
-    """Return the gradient of a parameter; 0 if no forest can change the weights, so that none was computed."""
+    """Return the gradient of a parameter. If no forest can change the weights, no gradient is computed, and the result
+    is 0."""
     return torch.zeros_like(p) if p.grad is None else p.grad
 
 

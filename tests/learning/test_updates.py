@@ -49,8 +49,9 @@ def drawn(folder: str, spread: float = 0.1) -> list[Forest]:
     ("correction", "limit"), [("none", 9), ("tis", 4096), ("sequence_tis", 9), ("geometric_mask", 9)]
 )
 def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, correction, limit):
-    """Two passes of two mini-batches. The reference freezes log pi of the flattened leaves when the batch arrives,
-    clips the ratio to it, and takes torch's AdamW steps. The learning rate is so large that later updates clip."""
+    """The trainer takes two passes of two mini-batches. The reference freezes log pi of the flattened leaves when the
+    batch arrives, clips the ratio to it, and takes torch's AdamW steps. The learning rate is so large that later
+    updates clip."""
     changes = {"clip": (0.01, 0.01)} if "gspo" in preset else {}
     config = tiny.config(
         preset=preset,
@@ -91,8 +92,8 @@ def test_updates_of_a_batch_equal_those_on_flattened_leaves(folder, preset, corr
 
 
 def test_second_update_after_an_idle_one_has_ratio_1(folder):
-    """The first mini-batch has only forests without gradient, so the policy at the second update is bitwise that at the
-    arrival of the batch."""
+    """The first mini-batch has only forests without a gradient. So the policy at the second update is bitwise the
+    policy at the arrival of the batch."""
     config = tiny.config(preset="gspo", updates_per_batch=2, forests_per_step=4)
     first = minibatches(4, 2, config.run.seed, 0)[0]
     batch = [EQUAL_REWARDS if n in first else f for n, f in enumerate([*FORESTS, FORESTS[0]])]
@@ -102,8 +103,8 @@ def test_second_update_after_an_idle_one_has_ratio_1(folder):
 
 @pytest.mark.parametrize("correction", ["none", "tis", "sequence_tis", "decoupled", "geometric_mask"])
 def test_gspo_clips_nothing_while_the_weights_stand_still(folder, correction):
-    """In bfloat16, with cut forests: every later pass computes the log-probs of the proximal policy to the bit, however
-    far the engine's log-probs are."""
+    """The trainer uses bfloat16 and cuts forests. Every later pass computes bitwise the log-probs of the proximal
+    policy, for any log-probs of the engine."""
     config = tiny.config(
         preset="treeadv_gspo", correction=correction, dtype="bfloat16", lr=1e-12, updates_per_batch=2,
         passes_per_batch=2, tokens_per_microbatch=16,
@@ -193,7 +194,7 @@ def test_skipped_update_leaves_no_trace_in_weights_or_optimizer(poisoned):
 
 
 def test_forest_that_one_pass_trained_is_not_named(poisoned, monkeypatch):
-    """A forest of the first pass is skipped in the second: it was trained and must not be dropped."""
+    """The second pass skips a forest of the first pass. This forest was trained, so it must not be dropped."""
     accumulate, calls = GradientPass.accumulate, []
 
     def second_pass_is_poisoned(self, update, clock):
@@ -208,7 +209,7 @@ def test_forest_that_one_pass_trained_is_not_named(poisoned, monkeypatch):
 
 
 def test_batch_of_idle_and_nonfinite_updates_is_a_step(poisoned):
-    """Forests without a slope have done all that they can do; only the others are to be dropped."""
+    """Forests without a slope cannot contribute to any update. Only the other forests must be dropped."""
     report = poisoned.step([FORESTS[0], EQUAL_REWARDS, EQUAL_REWARDS], 0)
     assert (report.idle_updates, report.nonfinite_updates, report.nonfinite_forests) == (2, 1, ("f0",))
     assert not report.void and poisoned.steps == 1
@@ -238,7 +239,7 @@ def test_update_is_bitwise_equal_without_inert_forests(folder, preset, monkeypat
     report = skipping.step(batch, 0)
     monkeypatch.setattr("treeadv.learning.gradient.changes_nothing", lambda f, o: False)
     everything = packing_all.step(batch, 0)
-    # Under these two a root without comparable roots has baseline 0, so equal rewards still have a gradient
+    # With these two baselines a root without comparable roots has baseline 0. Equal rewards then have a gradient
     inert = 0 if PRESETS[preset].advantage.baseline in ("leave_subtree_out", "sibling_loo") else 2
     assert report.forests_without_gradient == inert and everything.forests_without_gradient == 0
     assert report.grad_norm == everything.grad_norm and report.version == everything.version == 1
@@ -279,7 +280,7 @@ def test_forest_of_equal_rewards_is_trained_with_kl(folder):
     ("learner", "twice"),
     [
         ({"preset": "treeadv", "correction": "tis"}, False),
-        ({"preset": "gspo", "correction": "tis"}, False),  # one update: the ratio is 1
+        ({"preset": "gspo", "correction": "tis"}, False),  # with one update the ratio is 1
         ({"preset": "treeadv", "correction": "sequence_tis"}, True),
         ({"preset": "gspo", "correction": "bypass"}, True),
     ],

@@ -57,7 +57,7 @@ _MOE: dict[str, Any] = _SHAPE | {
 EXPERTS: dict[str, PretrainedConfig] = {
     "qwen3_moe": Qwen3MoeConfig(**_MOE, num_experts=4, moe_intermediate_size=8, head_dim=8),
     "mixtral": MixtralConfig(**_MOE, num_local_experts=4),
-    # SGLang's OLMoE has as many heads of keys as of queries, like the published models
+    # SGLang's OLMoE has as many key heads as query heads, like the published models
     "olmoe": OlmoeConfig(**{**_MOE, "num_key_value_heads": 4}, num_experts=4),
     "glm4_moe": Glm4MoeConfig(
         **_MOE, n_routed_experts=4, n_shared_experts=1, moe_intermediate_size=8, head_dim=8, first_k_dense_replace=1
@@ -70,7 +70,8 @@ def folder(path: Path, family: str = "llama", seed: int = 0) -> str:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config((FAMILIES | EXPERTS)[family], dtype=torch.float32)
     for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):  # it is initialised to zero, and a test could not see its loss
+        # The initial value of this bias is zero, so a test could not detect its loss.
+        if name.endswith("e_score_correction_bias"):
             buffer.uniform_(-1, 1)
     out = path / f"{family}-{seed}"
     model.save_pretrained(out)

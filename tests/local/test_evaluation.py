@@ -1,4 +1,4 @@
-"""Evaluation in one process: it changes nothing about training, survives kills, and ends a run."""
+"""Tests evaluation in one process: it does not change the training, it survives kills, and it can end a run."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_killed_eval_goes_on_to_the_same_answers(tiny_model: Path, held_out: Pat
     process.kill()
     process.wait()
     file = next((cut / "answers").glob("*.jsonl"))
-    file.write_text(file.read_text() + '{"place": 3, "answ')  # a line that the kill cut off
+    file.write_text(file.read_text() + '{"place": 3, "answ')  # an incomplete line, as a kill leaves it
     kept = {name: {row["place"] for row in rows} for name, rows in lines_before(cut).items()}
     assert main(eval_command(tiny_model, held_out, cut)) == 0
     assert any(kept.values())
@@ -159,7 +159,7 @@ def test_killed_eval_goes_on_to_the_same_answers(tiny_model: Path, held_out: Pat
 
 
 def lines_before(out: Path) -> dict[str, list[dict]]:
-    """The whole lines of an evaluation that was killed."""
+    """Return the complete lines of an evaluation that was killed."""
     files = (out / "answers").iterdir()
     return {f.stem: [json.loads(x) for x in f.read_text().splitlines(True) if x.endswith("\n")] for f in files}
 

@@ -1,4 +1,5 @@
-"""Tests the start of a run in one process: beside another driver, on a full disk, and with a damaged record."""
+"""Tests the start of a run in one process: while another driver owns the run, on a full disk, and with a damaged
+record."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def test_resume_ignores_a_damaged_record_after_the_checkpoint(tiny_model: Path, 
 def test_run_resumes_after_the_file_size_limit_ended_it(
     tiny_model: Path, tmp_path: Path, checkpoint_every: int
 ) -> None:
-    """The first checkpoint exceeds the limit, or the journal or the records exceed it after some steps."""
+    """In one case the first checkpoint exceeds the limit. In other cases the journal or the records exceed it after
+    some steps."""
     path = local_recipe(tmp_path, tiny_model, "run", "run.steps=400", f"run.checkpoint_every={checkpoint_every}")
     limit = (12_000, resource.RLIM_INFINITY)
     limited = subprocess.run(

@@ -94,7 +94,7 @@ def test_run_folder_has_the_files_of_a_run_with_ray(finished: Path) -> None:
 
 
 def test_kept_log_probs_give_the_mismatch_of_the_records(finished: Path) -> None:
-    """The record of a step has KL(engine || learner) over the tokens trained, estimated by exp(d) - 1 - d."""
+    """The record of a step has KL(engine || learner) over the trained tokens, estimated by exp(d) - 1 - d."""
     source = open_source(finished)
     rows = source.rows()[0]
     for record in records(finished):
@@ -112,7 +112,7 @@ def test_kept_log_probs_give_the_mismatch_of_the_records(finished: Path) -> None
 def test_batch_without_a_finite_update_is_replaced(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss of the second batch is NaN. Its forests are dropped, and the run takes all its steps on other
+    """The loss of the second batch is NaN. Its forests are dropped, and the run takes all its steps with other
     forests."""
     accumulate, calls = GradientPass.accumulate, []
 
@@ -134,13 +134,14 @@ def test_batch_without_a_finite_update_is_replaced(
 def test_run_that_is_never_finite_ends_and_resumes_on_others(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One batch is replaced, the next one ends the run. Both are dropped, so the resumed run does not lease them."""
+    """One batch is replaced, and the next batch ends the run. Both are dropped, so the resumed run does not lease
+    them."""
     accumulate = GradientPass.accumulate
 
     def never_finite(self: GradientPass, update: Update, clock: Phases) -> Sums:
         return dataclasses.replace(accumulate(self, update, clock), loss=math.nan)
 
-    options = "learner.max_nonfinite=1", "learner.kl=0.1"  # with KL every batch is an update
+    options = "learner.max_nonfinite=1", "learner.kl=0.1"  # with a KL term every batch is an update
     with monkeypatch.context() as broken:
         broken.setattr(GradientPass, "accumulate", never_finite)
         assert train("--config", local_recipe(tmp_path, tiny_model, "never", *options)) == 2
@@ -190,10 +191,10 @@ def poison(monkeypatch: pytest.MonkeyPatch, draw: int) -> list[int]:
 def test_skipped_update_drops_its_forests_and_trains_the_others(
     breaks: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of three mini-batches of the third step is not finite. A run that breaks off in the fourth step and resumes
-    from the second takes the third again with the same forests."""
+    """One of three mini-batches of the third step is not finite. A run that stops in the fourth step and resumes from
+    the second step repeats the third step with the same forests."""
     left = poison(monkeypatch, draw=7)
-    # With KL every forest is packed, so that each mini-batch is an update
+    # With a KL term every forest is packed, so each mini-batch is an update
     options = "learner.updates_per_batch=3", "learner.kl=0.1"
     path = local_recipe(tmp_path, tiny_model, "skipped", *options)
     if breaks:

@@ -90,12 +90,12 @@ def reset_peak() -> None:
 
 
 def _step(model: str, out: Path, rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Measure peaks above the memory of the imports: of loading, of two steps, and of a checkpoint with a
-    publication."""
+    """Measure the peak memory of loading, of two steps, and of a checkpoint with a publication. The memory of the
+    imports does not count."""
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
     config = tiny.config(lr=1e-4, **options)
-    small = Trainer(config, tiny.folder(out / f"small-{rank}", "llama"), rank, world)  # one-time allocations of torch
+    small = Trainer(config, tiny.folder(out / f"small-{rank}", "llama"), rank, world)  # makes the one-time allocations
     small.step(FORESTS, 0)
     del small
     base, found = resident("VmRSS"), {}
@@ -116,7 +116,8 @@ def _step(model: str, out: Path, rank: int, world: int, options: dict[str, Any])
 
 
 def _traffic(model: str, out: Path, rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Bytes of weights and of gradients that a rank receives in one step on flat forests of 2 x 8 tokens."""
+    """Return the bytes of weights and the bytes of gradients that a rank receives in one step on flat forests of 2 x 8
+    tokens."""
     dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
     trainer = Trainer(tiny.config(**options["learner"]), model, rank, world)
     forests = [build([-1, -1], [8, 8], rewards=[0, 1], seed=n, forest_id=f"f{n}") for n in range(options["forests"])]
@@ -138,13 +139,13 @@ def _traffic(model: str, out: Path, rank: int, world: int, options: dict[str, An
 
 
 def _activations(model: str, out: Path, rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Measure the bytes that a forward pass of `TOKENS` rows keeps."""
+    """Measure the bytes that a forward pass of `TOKENS` rows keeps in memory."""
     policy = load(model)
     if options["recompute"]:
         policy.recompute_activations()
     ids = torch.arange(TOKENS + 1).numpy() % 2048
     policy(chain(ids[:17], 1)).sum().backward()
-    with torch.no_grad():  # kernels allocate their workspaces at the first call of this size
+    with torch.no_grad():  # kernels allocate workspaces at the first call of a size
         policy(chain(ids, 1))
     ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that it is not reused below
     before = resident("VmRSS")

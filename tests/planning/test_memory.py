@@ -1,4 +1,4 @@
-"""Compares the plan of a learner with the memory of real ranks."""
+"""Compares the planned memory of a learner with the memory of real ranks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_peak_of_a_rank_is_within_15_percent_of_the_plan(llama: Path, tmp_path: 
         assert rank["step"] == pytest.approx(expected, rel=0.15)
         assert rank["losses"] == pytest.approx(ranks[0]["losses"], rel=1e-12)
     weights = sum(p.stat().st_size for p in llama.glob("*.safetensors"))
-    if world > 1:  # no rank holds a whole model: the pages of the mapped file are page cache
+    if world > 1:  # no rank has a whole model in its memory, because the pages of a mapped file are page cache
         state = 4 * weights // world
         assert all(r["save"] < state + min(FILE_BYTES, weights) * 1.2 for r in ranks)
 
@@ -51,7 +51,7 @@ def test_peak_of_a_rank_is_within_15_percent_of_the_plan(llama: Path, tmp_path: 
     ],
 )
 def test_bytes_that_a_rank_receives_are_those_of_the_plan(more: dict[str, Any], tmp_path: Path) -> None:
-    """Flat forests that fill their micro-batches, so that the upper bound is reached."""
+    """The flat forests fill their micro-batches, so the traffic reaches the upper bound."""
     model = Path(folder(tmp_path, "llama"))
     learner = {"tokens_per_microbatch": 20, "count": 2, "forests_per_step": 8, **more}
     ranks = measure.measure("traffic", model, tmp_path / "out", 2, {"learner": learner, "forests": 8})

@@ -46,8 +46,8 @@ def batch_for(
 def open_store(
     run_dir: Path | str, per_step: int = 2, durable_step: int | None = None, clock: Clock | None = None, **queue: Any
 ) -> ReplayStore:
-    """Open a new session that resumes from `durable_step`. With None the queue of the last session restarts; in an
-    object store this is a new session too."""
+    """Open a new session that resumes from `durable_step`. With None, the queue of the last session restarts; in an
+    object store this restart is also a new session."""
     same = durable_step is None and "://" not in str(run_dir)
     session = last_session(str(run_dir)) if same else next(_sessions)
     return ReplayStore(str(run_dir), QueueConfig(**queue), per_step, 0, session, durable_step or 0, clock or Clock())

@@ -56,7 +56,7 @@ class Watched(ReplayQueue):
     async def reserve(self, worker: str) -> Ticket | None:
         ticket = await super().reserve(worker)
         if worker == "unlucky" and not ray.get_runtime_context().was_current_actor_reconstructed:
-            os._exit(1)  # the slot is reserved, and the answer is lost
+            os._exit(1)  # the queue has reserved the slot, and its reply is lost
         return ticket
 
 
@@ -116,7 +116,7 @@ async def scenario(config: Config, run_dir: str) -> None:
     )
     assert await queue.lease.remote(2, 0) == lease
     await asyncio.sleep(0.2)
-    assert not waiting.done()  # all four slots are taken: the worker waits
+    assert not waiting.done()  # the worker waits, because all four slots are in use
     await queue.ack.remote(lease.lease_id, 1, ())
     late = await waiting
     assert late.draw == 4
@@ -140,8 +140,8 @@ async def scenario(config: Config, run_dir: str) -> None:
 
 
 async def resumed(queue, undone: list[Ticket]) -> None:
-    """Resume from checkpoint 1: step 2 is repeated with the same forests, a lost object is a lost attempt, and `stop`
-    ends the wait."""
+    """Resume from checkpoint 1. The queue repeats step 2 with the same forests, a lost object counts as a lost attempt,
+    and `stop` ends the wait."""
     lease = await queue.lease.remote(2, 1)
     assert lease.forest_ids == tuple(t.forest_id for t in undone)
     await queue.ack.remote(lease.lease_id, 2, ())
@@ -171,7 +171,7 @@ def test_damaged_forest_is_regrown_and_others_stay_in_memory(cluster: None, conf
                 assert t is not None and await queue.admit(t.forest_id, [ray.put(grow(t))]) == "admitted"
         (file,) = (tmp_path / "run/replay/payloads").iterdir()
         file.write_bytes(file.read_bytes()[:100])
-        await queue.forget("a")  # the objects of the worker are lost with it
+        await queue.forget("a")  # the objects of the worker are lost with the worker
         lease = await queue.lease(2, 0)
         assert [fid.split("-")[1] for fid in lease.forest_ids] == ["000002", "000003"]
         assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == list(lease.forest_ids)
@@ -207,7 +207,7 @@ def test_orderly_end_waits_for_the_flush_in_progress(
             await asyncio.sleep(0)
             await queue.close()
             assert {"0000000001.arrow", "0000000001.jsonl"} <= set(synced)
-        ref.set_result(grow(second))  # its payload arrives after the queue is closed
+        ref.set_result(grow(second))  # the payload arrives after the queue is closed
         with pytest.raises(RuntimeError, match="the replay queue is closed"):
             await late
 
@@ -262,8 +262,8 @@ class DiesWhileItOpens(ReplayQueue):
 
 
 def test_queue_killed_while_opening_returns_to_the_checkpoint(cluster: None, config: Config, tmp_path: Path) -> None:
-    """Three steps were taken, the first is durable, and four forests are reserved. Ray restarts the queue while the
-    learners are at step 1."""
+    """The run has taken three steps, of which the first is durable, and four forests are reserved. Ray restarts the
+    queue while the learners are at step 1."""
     store = open_store(tmp_path / "run", max_staleness=1)
     steps = {}
     for n in (1, 2, 3):
@@ -325,7 +325,7 @@ def test_threshold_is_shared_and_survives_a_queue_restart(cluster: None, config:
         actor = actor_class(Watched, max_restarts=1, max_task_retries=0)
         queue = actor.remote(config, str(tmp_path / "run"), "one", 0, 0)
         first = await queue.reserve.remote("a")
-        assert first.tau == 9.0  # no forest has been admitted
+        assert first.tau == 9.0  # the queue has admitted no forest yet
         forest = grow(first)
         await queue.admit.remote(first.forest_id, [ray.put(forest)])
         second = await queue.reserve.remote("b")
@@ -341,7 +341,7 @@ def test_threshold_is_shared_and_survives_a_queue_restart(cluster: None, config:
 
 
 class FailsAtDraw17:
-    """A source in which one draw raises, as a family of reasoning-gym may."""
+    """A source in which one draw raises an error, as a family of reasoning-gym may do."""
 
     def __getitem__(self, draw: int) -> Problem:
         if draw == 17:
@@ -367,7 +367,7 @@ def test_failing_draw_is_skipped_and_others_are_reserved(cluster: None, config: 
 
 
 class SlowSource:
-    """A source that needs a second for each draw, as some families do."""
+    """A source that needs a second for each draw, as some families of reasoning-gym do."""
 
     def __getitem__(self, draw: int) -> Problem:
         time.sleep(1.0)

@@ -1,4 +1,4 @@
-"""A long run takes bounded memory and a bounded time to start."""
+"""Tests that a long run needs bounded memory and a bounded time to start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = 12
 
 @pytest.fixture(params=["all", "unacknowledged"])
 def compacted(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str, dict[int, tuple[str, ...]]]:
-    """A run whose journal was compacted after each step."""
+    """Return a run whose journal was compacted after each step."""
     store = open_store(tmp_path, max_staleness=2, retain=request.param)
     store.journal_limit, steps = 0, {}
     for step in range(1, STEPS + 1):
@@ -101,7 +101,7 @@ print(max(seen[quarter : 2 * quarter]), max(seen[-quarter:]), read, rss() - befo
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_million_forests_leave_memory_flat(tmp_path: Path) -> None:
-    """Takes 8 minutes on a quiet machine."""
+    """This test takes 8 minutes on a quiet machine."""
     arguments = [sys.executable, "-c", MILLION, str(tmp_path), "1000000"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     second, last, seconds, recorded = map(float, done.stdout.split())
@@ -128,7 +128,7 @@ def test_set_of_numbers_equals_a_set(numbers: list[int]) -> None:
 
 
 def test_forest_of_a_finished_step_in_a_later_step_is_a_fault(compacted: tuple) -> None:
-    """The history finds it without the ledger."""
+    """The history detects the fault without the ledger."""
     folder, _, steps = compacted
     history = History(finished=Finished())
     for line in Reader(open_folder(str(folder)).child("replay").child("journal"), whole=True):
@@ -141,7 +141,7 @@ def test_forest_of_a_finished_step_in_a_later_step_is_a_fault(compacted: tuple) 
     assert history.finished.faults == [f"forest {fid} of step {STEPS + 1} was finished before" for fid in again]
 
 
-# A folder with a journal of many forests, or with a record for each of many steps
+# The folder has a journal of many forests, or records of many steps
 GROWTH = """
 import json, resource, sys
 from pathlib import Path
@@ -190,7 +190,7 @@ print(peak() - before)
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("what", "count"), [("audit", 1 << 16), ("report", 100_000)])
 def test_memory_of_audit_and_report_does_not_grow_with_the_run(tmp_path: Path, what: str, count: int) -> None:
-    """A journal of 133,000 records, or 100,000 records of steps."""
+    """The folder has a journal of 133,000 records, or 100,000 records of steps."""
     grown = []
     for n in (count // 16, count):
         arguments = [sys.executable, "-c", GROWTH, str(tmp_path), what, str(n)]

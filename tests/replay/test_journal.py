@@ -23,8 +23,8 @@ from treeadv.storage.local import LocalFolder
 
 
 def one_run(folder: Path) -> Path:
-    """Write a run of two steps, of which the first is durable, with one forest ready and one reserved. Returns the only
-    part of the journal."""
+    """Write a run of two steps. The first step is durable, one forest is ready, and one forest is reserved. Return the
+    only part of the journal."""
     store = open_store(folder, max_staleness=2)
     fill(store, 3)
     train(store, 2, 1)
@@ -140,8 +140,8 @@ def test_snapshot_replaces_earlier_parts_at_any_death(tmp_path: Path) -> None:
     folder = tmp_path / "replay/journal"
     assert [p.name for p in folder.iterdir()] == ["0000000002.snapshot.jsonl"]
 
-    part.write_bytes(kept)  # the process died before it deleted the old part
-    (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # the process died while it wrote the next snapshot
+    part.write_bytes(kept)  # the process dies before it deletes the old part
+    (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # the process dies while it writes the next snapshot
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
     for name in (
         "live",
@@ -287,7 +287,7 @@ def test_audit_during_deletions_finds_no_fault(
     done = [0]
 
     def go_on() -> None:
-        """Train, commit, delete payload files and replace the journal. After three calls do nothing."""
+        """Train, commit, delete payload files and replace the journal. After three calls, do nothing."""
         if done[0] < 3:
             done[0] += 1
             train(store, 2, done[0])
@@ -314,7 +314,7 @@ def test_audit_during_deletions_finds_no_fault(
 
 def test_journal_parts_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    store._journal._number = 9_999_999_998  # as names of a release that used six digits
+    store._journal._number = 9_999_999_998  # like the names of a release with six digits
     for _ in range(3):
         reserve(store)
         store.sync()
@@ -384,7 +384,7 @@ def test_full_disk_is_one_line_and_admitted_forests_are_kept(small_disk: Path) -
     again = store.ledger.live[record.forest_id].reserved if record.forest_id in store.ledger.live else reserve(store)
     assert (
         store.admit(again.forest_id, batch_for(again, length=500)) == "admitted"
-    )  # with free space the same process continues
+    )  # the same process continues when the disk has free space
     store.close()
     report = audit(str(small_disk))
     assert report.sound and report.rows["ready"]["forests"] == len(admitted) + 1, report.table()

@@ -1,4 +1,4 @@
-"""Tests SIGKILL of a writing process at any moment."""
+"""Tests SIGKILL of a writing process at random moments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_repeated_kills_train_every_forest_exactly_once(tmp_path: Path, fsync: s
     assert len(trained) == len(set(trained)) == goal * PER_STEP
     assert sorted(int(fid.split("-")[1]) for fid in trained) == list(
         range(goal * PER_STEP)
-    )  # fifo order: the first prompts, each once
+    )  # fifo order leases the first prompts, each once
     for step, fids in enumerate(model, 1):
         assert [f.forest_id for f in forests_of_step(str(tmp_path), step)] == fids
     report = audit(str(tmp_path))

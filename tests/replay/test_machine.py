@@ -1,4 +1,5 @@
-"""Compares random histories of the store with a model that is independent of ledger, journal and records."""
+"""Compares random histories of the store with a model that does not depend on the ledger, the journal and the
+records."""
 
 from __future__ import annotations
 
@@ -28,14 +29,14 @@ LEASE_SECONDS = 10.0
 
 @dataclass
 class Thing:
-    """One forest in the model."""
+    """One forest of the model."""
 
     record: Reserved
     where: str = "growing"  # growing, ready, leased, stepped, trained, gone
     version: int = 0
     arrived: int = -1
     step: int = 0
-    skipped: bool = False  # by its step
+    skipped: bool = False  # whether its step skipped it
 
 
 class Machine(RuleBasedStateMachine):
@@ -45,7 +46,7 @@ class Machine(RuleBasedStateMachine):
         self.dir = tempfile.mkdtemp(prefix="replay-")
         self.clock = Clock()
         self.things: dict[str, Thing] = {}
-        self.leases: dict[str, tuple[list[str], float]] = {}  # open leases: forests, deadline
+        self.leases: dict[str, tuple[list[str], float]] = {}  # open leases: (forests, deadline)
         self.expired: dict[str, list[str]] = {}
         self.failures: dict[int, int] = {}
         self.version = self.step = self.committed = self.oldest_kept = self.arrivals = 0
@@ -88,7 +89,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(n=st.integers(1, 4), lag=st.integers(0, 1))
     def grow(self, n: int, lag: int) -> None:
-        """Reserve and admit a forest, which random rules alone would do rarely."""
+        """Reserve and admit a forest. Random rules alone would rarely do both."""
         for _ in range(n):
             self.reserve("a")
         for t in self.of("growing"):
@@ -127,8 +128,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.of("growing"))
     @rule(data=st.data(), mixed=st.booleans())
     def deliver_dropped_forest(self, data: st.DataObject, mixed: bool) -> None:
-        """Admit a forest that is dropped. Without variance its draw is finished; with too few judged leaves its prompt
-        is given out again."""
+        """Admit a forest that is dropped. If it has no variance, its draw is finished. If it has too few judged leaves,
+        its prompt is reserved again."""
         t = data.draw(st.sampled_from(self.of("growing")))
         f = forest_for(t.record, self.version, [0.0, 1.0, 1.0] if mixed else [1.0, 1.0, 1.0])
         if mixed:
@@ -206,7 +207,7 @@ class Machine(RuleBasedStateMachine):
     def stepped(self, lease_id: str, fids: list[str], skipped: list[str]) -> None:
         self.step += 1
         self.version = self.step
-        for _ in range(2):  # a repeat changes nothing
+        for _ in range(2):  # a repeated call changes nothing
             self.store.ack(lease_id, self.step, skipped)
         self.steps[self.step] = fids
         for fid in fids:
@@ -285,8 +286,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.leases)
     @rule(data=st.data())
     def undo_step(self, data: st.DataObject) -> None:
-        """Undo a step whose weights have drawn the forests of the next step, which random rules alone would do
-        rarely."""
+        """Undo a step whose weights have drawn the forests of the next step. Random rules alone would rarely do
+        this."""
         self.grow(4, 0)
         if self.of("ready"):
             self.train()
@@ -311,7 +312,7 @@ class Machine(RuleBasedStateMachine):
         undone += [fid for fids, _ in self.leases.values() for fid in fids]
         self.front = undone + [fid for fid in self.front if fid not in undone]
         for fid in undone:
-            if self.things[fid].where != "gone":  # a step that was durable before dropped those that it skipped
+            if self.things[fid].where != "gone":  # a step that was durable earlier has dropped its skipped forests
                 self.things[fid].where = "ready"
         self.leases.clear()
         self.expired.clear()

@@ -1,4 +1,5 @@
-"""Simulates power failures at any moment. A local disk keeps all data that was fsynced, and any part of the rest."""
+"""Simulates power failures at any moment. A local disk keeps all data that was fsynced, and any part of the other
+data."""
 
 from __future__ import annotations
 
@@ -33,18 +34,18 @@ MODES = {
 
 
 class Disk:
-    """Replaces `os` in the modules that write. Before each call that changes the disk it records the files after a
-    power failure, and the records that were promised as durable."""
+    """A substitute for `os` in the modules that write. Before each call that changes the disk, it records the files as
+    a power failure would leave them, and the records that were promised as durable."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.promised = 0, 0  # records, step of the durable checkpoint
+        self.promised = 0, 0  # (number of promised records, step of the durable checkpoint)
         self.cuts: dict[tuple[str, Left], tuple[int, int]] = {}
         self._bytes: dict[int, bytes] = {}  # inode -> content at its last fsync
         self._names: dict[
             Path, dict[str, tuple[int, bool]]
         ] = {}  # folder -> entries at its last fsync: inode, whether it is a folder
-        self._pins: list[int] = []  # an open file prevents the reuse of its inode
+        self._pins: list[int] = []  # open files, which prevent the reuse of their inodes
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any, **more: Any) -> Any:
@@ -63,7 +64,7 @@ class Disk:
 
     def _note(self) -> None:
         for mode in MODES:
-            self.cuts[mode, tuple(self._left(self.root, mode))] = self.promised  # later failures promised more
+            self.cuts[mode, tuple(self._left(self.root, mode))] = self.promised  # at later failures more is promised
 
     def _left(self, folder: Path, mode: str) -> Iterator[tuple[str, bytes]]:
         now = {e.name: (e.inode(), e.is_dir()) for e in os.scandir(folder)}
@@ -89,8 +90,8 @@ class Disk:
 
 
 def scenario(disk: Disk) -> None:
-    """Run three processes in succession: checkpoints with a compaction, a snapshot, and a process that dies with
-    unflushed records of which the last is torn."""
+    """Run three processes in succession. The first writes checkpoints with a compaction, the second writes a snapshot,
+    and the third dies with unflushed records, of which the last is torn."""
     options: dict[str, Any] = {"max_staleness": 3, "retain": "unacknowledged"}
     store = open_store(disk.root, **options)
     store._payloads._limit = 3000
@@ -99,7 +100,7 @@ def scenario(disk: Disk) -> None:
         train(store, 2, step)
         promise(disk, store, disk.promised[1])
         if step in (2, 4):
-            promise(disk, store, step)  # the checkpoint is written
+            promise(disk, store, step)  # the checkpoint is now written
             store.commit(step, step - 2)
             promise(disk, store, step)
             store.journal_limit = 0 if step == 4 else 1 << 20
@@ -109,7 +110,7 @@ def scenario(disk: Disk) -> None:
     for durable_step, torn in ((None, 0), (4, 7)):
         fill(store, 1, 5)
         reserve(store)
-        # the process is killed, maybe during its last record; the kernel still has the unflushed data
+        # the process is killed, maybe during its last record. The kernel still has the unflushed data
         store._lock.release()
         part = max((disk.root / "replay/journal").glob("*.jsonl"))
         os.truncate(part, part.stat().st_size - torn)
@@ -139,7 +140,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
 def test_power_cut_at_any_call_keeps_all_durable_records(
     disk: Disk, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # no power failure here, so fsync can be skipped
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # no power failure occurs here, so fsync can be skipped
     cuts = [(left, promised) for (m, left), promised in disk.cuts.items() if m == mode]
     assert len(cuts) > 40
     for n, (left, (records, step)) in enumerate(cuts):
@@ -162,7 +163,7 @@ def go_on(run: Path, step: int) -> None:
             fill(store, 1, step + n - 1)
         train(store, 2, step + n)
     store.commit(step + 4)
-    while (lease := store.lease(2, step + 4)) is not None:  # every remaining file is checked
+    while (lease := store.lease(2, step + 4)) is not None:  # a lease checks every remaining file
         step += 1
         store.ack(lease.lease_id, step + 4)
     store.close()
@@ -171,7 +172,8 @@ def go_on(run: Path, step: int) -> None:
 
 
 def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes that are written during an fsync are durable after the next flush, even if the file is sealed before it."""
+    """Bytes that are written during an fsync are durable after the next flush. This also holds for a file that is
+    sealed before that flush."""
     synced: dict[str, int] = {}
     started, go_on = threading.Event(), threading.Event()
 
@@ -208,7 +210,7 @@ def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypat
 
 
 def test_concurrent_flushes_leave_nothing_unflushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are sealed at random moments while another thread flushes, as in the queue."""
+    """Files are sealed at random moments while another thread flushes, as happens in the queue."""
     synced: dict[str, int] = {}
 
     class Disk:

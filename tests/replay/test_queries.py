@@ -19,8 +19,8 @@ SQL = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs/replay.
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Reserved]:
-    """A run in which draws 0 to 3 are admitted after 1 to 4 seconds, with versions 0 0 1 1 and rewards 0 0 1 1. Step 1
-    trains draws 2 and 3 at version 2, at which 0 and 1 are stale. Draw 4 fails."""
+    """Make a run in which draws 0 to 3 are admitted after 1 to 4 seconds, with versions 0 0 1 1 and rewards 0 0 1 1.
+    Step 1 trains draws 2 and 3 at version 2, at which draws 0 and 1 are stale. Draw 4 fails."""
     clock = Clock()
     store = open_store(tmp_path, max_staleness=1, clock=clock, attempts=1)
     records = [reserve(store) for _ in range(4)]

@@ -47,7 +47,7 @@ def test_unflushed_transitions_are_undone_after_a_resume(bucket) -> None:
     kept = fill(store, 2)
     store.sync()
     fill(store, 2)
-    del store  # the process dies: the object store has the flushed part of journal and payloads
+    del store  # the process dies, and the object store has the flushed part of journal and payloads
     store = open_store(uri, durable_step=0)
     assert [e.reserved.forest_id for e in store.ledger.live.values()] == kept
     assert fill(store, 1)[0].startswith("r0-000002-0")
@@ -130,7 +130,7 @@ def test_last_opener_owns_the_run_and_the_earlier_one_stops(bucket) -> None:
 
 
 def late(store: ReplayStore, parts: list[Action]) -> None:
-    """Return the writes of a writer that was paused after its last check of the lock."""
+    """Return the writes of a writer that pauses after its last check of the lock."""
     flush([p for p in parts if p != store._lock.check])
 
 
@@ -160,8 +160,8 @@ def test_late_upload_of_a_superseded_writer_is_ignored(bucket, caplog) -> None:
 
 
 def test_late_compaction_of_a_superseded_writer_deletes_nothing(bucket) -> None:
-    """The snapshot of the earlier writer equals the state that the later writer has read. The deletions after it are
-    refused."""
+    """The snapshot of the earlier writer equals the state that the later writer reads. The later deletions of the
+    earlier writer are refused."""
     name, client, uri = bucket
     before = open_store(uri, retain="unacknowledged", max_staleness=9)
     for _ in range(2):
@@ -183,7 +183,7 @@ def test_late_compaction_of_a_superseded_writer_deletes_nothing(bucket) -> None:
     assert keys(client, name) == there
     snapshot()
     for names in ([], clearing.names):
-        for part in names:  # deletions that were in progress lose nothing
+        for part in names:  # deletions that are in progress lose nothing
             client.delete_object(Bucket=name, Key=f"runs/one/replay/journal/{part}")
         report = audit(uri)
         assert report.steps == (1 if names else 2)  # a deleted part holds the record of step 1
@@ -195,7 +195,7 @@ def test_late_compaction_of_a_superseded_writer_deletes_nothing(bucket) -> None:
 
 
 def test_failed_resume_returns_the_run_to_its_owner(bucket) -> None:
-    """A driver found checkpoint 1, and then the run committed step 2. The driver cannot open the run, and the run keeps
+    """A driver finds checkpoint 1, and then the run commits step 2. The driver cannot open the run, and the run keeps
     its owner."""
     _, _, uri = bucket
     store = open_store(uri, max_staleness=9)
@@ -253,7 +253,7 @@ def test_full_store_gives_a_one_line_error_with_the_remedy(bucket) -> None:
     name, client, uri = bucket
     store = open_store(uri)
     fill(store, 1)
-    parts = store.pending()[:1]  # before the check of the lock
+    parts = store.pending()[:1]  # this happens before the check of the lock
     for key in [o["Key"] for o in client.list_objects_v2(Bucket=name)["Contents"]]:
         client.delete_object(Bucket=name, Key=key)
     client.delete_bucket(Bucket=name)

@@ -151,7 +151,7 @@ def test_named_request_gets_the_same_ticket_again(tmp_path: Path) -> None:
     assert store.reserve("b", "7", str) != first
     store.close()
     store = open_store(tmp_path)
-    assert store.reserve("a", "7", str) == first  # also by the next queue
+    assert store.reserve("a", "7", str) == first  # the next queue returns the same reservation
     assert store.admit(first.forest_id, batch_for(first)) == "admitted"
     assert store.reserve("a", "7", str) != first
 
@@ -185,9 +185,9 @@ def test_resume_leases_the_same_forests_in_the_same_order(tmp_path: Path, select
     store.close()
     store = open_store(
         tmp_path, durable_step=2, selection=selection, max_staleness=11
-    )  # checkpoint 2 exists, and its commit was not written
+    )  # checkpoint 2 exists, but its commit is not written
     assert store.ledger.totals["trained", "forests"] == 4
-    fill(store, 2, version=9)  # lost reservations are given out first, before new draws
+    fill(store, 2, version=9)  # lost reservations precede new draws
     assert [store.ledger.live[f].reserved.draw for f in list(store.ledger.live)[-2:]] == waiting
     assert {s: train(store, 2, s) for s in range(3, 7)} == {s: steps[s] for s in range(3, 7)}
     assert train(store, 2, 7) == doing.forest_ids
@@ -203,7 +203,7 @@ def test_failures_of_a_prompt_are_kept_over_a_resume(tmp_path: Path) -> None:
         assert (record.draw, record.failures) == (0, attempt)
         store.fail(record.forest_id, "out of memory")
         if attempt < 2:
-            reserve(store)  # the end of the run is no failure of the prompt
+            reserve(store)  # the end of the run does not count as a failure of the prompt
         store.close()
     assert not store.ledger.again and store.ledger.lost == Counter(failed=3)
 
@@ -227,7 +227,7 @@ def test_checkpoint_that_does_not_fit_the_journal_is_refused(tmp_path: Path, ste
 @pytest.mark.parametrize("change", ["one payload is damaged", "steps take more forests", "the bound is 0"])
 @pytest.mark.parametrize("bound", [0, 2])
 def test_no_lease_after_a_resume_has_a_newer_forest(tmp_path: Path, bound: int, change: str) -> None:
-    """Forests of later steps stay ready, and a lease waits for a forest that is grown again."""
+    """Forests of later steps stay ready. A lease waits for a forest that a worker grows again."""
     store = open_store(tmp_path, max_staleness=bound)
     for step in (1, 2, 3):
         fill(store, 2, version=step - 1)
@@ -250,7 +250,7 @@ def test_no_lease_after_a_resume_has_a_newer_forest(tmp_path: Path, bound: int, 
 
 
 def test_lease_may_wait_for_a_forest_that_a_worker_grows(tmp_path: Path) -> None:
-    """Slots beyond the capacity are given out once, for any number of lease calls."""
+    """Slots beyond the capacity are reserved once, for any number of lease calls."""
     store = open_store(tmp_path, per_step=1, max_staleness=0)
     for step in (1, 2, 3):
         fill(store, 1, version=step - 1)
@@ -410,7 +410,7 @@ def test_interrupted_return_to_a_checkpoint_is_repeated(tmp_path: Path) -> None:
     written = (tmp_path / "replay/journal/0000000002.jsonl").read_bytes()
     for cut in range(
         len(written) + 1
-    ):  # the queue dies with this part of `Committed` and `Resumed` written, and restarts
+    ):  # the queue dies when this part of `Committed` and `Resumed` is written, and restarts
         run = tmp_path / f"cut-{cut}"
         (run / "replay/journal").mkdir(parents=True)
         shutil.copytree(tmp_path / "replay/payloads", run / "replay/payloads")
@@ -444,7 +444,7 @@ def test_forest_with_a_damaged_payload_is_dropped_with_a_reason(tmp_path: Path, 
     store = open_store(tmp_path, max_staleness=2)
     fill(store, 1)
     store.close()
-    store = open_store(tmp_path, max_staleness=2)  # another file
+    store = open_store(tmp_path, max_staleness=2)  # later payloads go to another file
     fill(store, 2)
     store.close()
     file = tmp_path / "replay/payloads/0000000001.arrow"
@@ -459,7 +459,7 @@ def test_forest_with_a_damaged_payload_is_dropped_with_a_reason(tmp_path: Path, 
             file.write_bytes(b"")
         case "missing":
             file.unlink()
-    assert len(audit(str(tmp_path)).faults) == 1  # still ready, because the damage is not yet detected
+    assert len(audit(str(tmp_path)).faults) == 1  # the forest is still ready, because the damage is not yet detected
     store = open_store(tmp_path, durable_step=0, max_staleness=2)
     lease = store.lease(2, 0)
     assert lease is not None and lease.forest_ids == ("r0-000001-0", "r0-000002-0")
@@ -486,7 +486,7 @@ def test_open_lease_with_a_damaged_payload_is_returned(tmp_path: Path) -> None:
     assert lease is not None
     store.close()
     flip(tmp_path / "replay/payloads/0000000001.arrow", store.ledger.live["r0-000000-0"].payload.offset + 400)
-    store = open_store(tmp_path, max_staleness=2)  # only the queue has died, and the learner repeats the call
+    store = open_store(tmp_path, max_staleness=2)  # only the queue dies, and the learner repeats the call
     instead = store.lease(2, 0)
     assert instead is not None and instead.forest_ids == ("r0-000001-0", "r0-000002-0")
     with pytest.raises(LeaseLost):
@@ -564,7 +564,7 @@ def test_each_selection_orders_forests_as_documented() -> None:
     assert [e.order for e in choose(ready[::-1], 3, fifo, (0, 1))] == [0, 1, 2]
     assert [e.order for e in choose(ready[::-1], 3, freshest, (0, 1))] == [1, 3, 2]
     first = Counter(choose(ready, 1, priority, (0, n))[0].order for n in range(4000))
-    for order, share in ((0, 1 / 7), (1, 2 / 7), (3, 4 / 7)):  # proportional to mass, within 4 standard errors
+    for order, share in ((0, 1 / 7), (1, 2 / 7), (3, 4 / 7)):  # proportional to the mass, within 4 standard errors
         assert abs(first[order] / 4000 - share) < 4 * np.sqrt(share * (1 - share) / 4000)
     assert first[2] == 0 and choose(ready, 4, priority, (0, 1))[-1].order == 2
     assert choose(ready, 4, priority, (7, 1)) == choose(ready, 4, priority, (7, 1))

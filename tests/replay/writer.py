@@ -1,5 +1,6 @@
-"""A run in one process that a test kills. It grows, trains and checkpoints without pauses and prints one line per
-action.  The checkpoint file represents the model: it lists the forests of every trained step.
+"""Runs a queue and a learner in one process, which a test kills. The process grows, trains and checkpoints without
+pauses, and prints one line for each action. The checkpoint file represents the model: it lists the forests of every
+trained step.
 """
 
 from __future__ import annotations

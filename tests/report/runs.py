@@ -1,4 +1,4 @@
-"""Creates the folder of a finished run. The real store writes the files of the queue; records and summary are
+"""Creates the folder of a finished run. The real store writes the files of the queue; the records and the summary are
 synthetic."""
 
 from __future__ import annotations

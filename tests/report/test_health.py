@@ -1,4 +1,4 @@
-"""Tests which findings a run's records give: alarms, and advice on a run without alarms."""
+"""Tests the findings for given records of a run: alarms, and advice for a run without alarms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUN = configuration.parse({**CONFIG, "generator": {"count": 2}}, "test")
 
 
 def records(steps: int = 40, **changes: Any) -> list[dict[str, Any]]:
-    """Records without a finding. A function in `changes` gives the value of each step."""
+    """Return records without a finding. A function in `changes` returns the value of a field in each step."""
     calm = {"zero_variance": 0.2, "reward_mean": 0.5, "entropy_mean": 1.0, "sharing": 0.3, "generator_busy_s": 20.0}
     calm |= {"dropped": {}, "seconds": {"wait": 1.0}}
     made = [record(step, **calm) for step in range(1, steps + 1)]
@@ -56,8 +56,8 @@ def test_fault_is_an_alarm_alone(changes: dict[str, Any], what: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"nonfinite_updates": lambda step: int(step == 1)},  # long ago
-        {"dropped": lambda step: {"no_variance": step}},  # queue.mixed_only asks for it
+        {"nonfinite_updates": lambda step: int(step == 1)},  # the update is before the last steps
+        {"dropped": lambda step: {"no_variance": step}},  # queue.mixed_only causes these drops
         {"dropped": {"stale": 900}},  # before the last steps
         {"verdicts": {"verified": 95, "timeout": 5}},
     ],

@@ -1,4 +1,4 @@
-"""Tests of `treeadv runs` and `treeadv compare` on folders of runs."""
+"""Tests `treeadv runs` and `treeadv compare` on folders of runs."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from treeadv.report.picture import Numbers, Vocabulary, drawn_text, elided, pict
 
 @pytest.fixture(scope="module")
 def by_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer with one token per byte, so that a fork can split a character."""
+    """Return the folder of a tokenizer with one token per byte, so that a fork can split a character."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

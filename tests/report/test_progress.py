@@ -1,4 +1,5 @@
-"""Tests the display of a run: one line per step without a terminal, the pace from the records, the final figures."""
+"""Tests the display of a run: one line per step without a terminal, the pace computed from the records, the final
+figures."""
 
 from __future__ import annotations
 
@@ -110,7 +111,7 @@ def test_start_says_what_happens_until_the_first_step() -> None:
     assert plain[1] == "loading x[1] into the engine" and plain[-1] == "starting actors again"
     live = texts(force_terminal=True)
     assert "leased: in a step that no checkpoint holds yet" in live
-    assert "starting actors again" not in live  # the figures stay on the screen
+    assert "starting actors again" not in live  # the figures of the steps stay on the screen
 
 
 def test_run_without_a_step_has_no_figures() -> None:

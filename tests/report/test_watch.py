@@ -1,4 +1,4 @@
-"""Tests `treeadv watch`: what it reads from the files of a live, a finished and a killed run, and what it shows."""
+"""Tests what `treeadv watch` reads from the files of a live, a finished and a killed run, and what it shows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_killed_run_names_the_command_that_goes_on(tmp_path: Path) -> None:
     targets(run, "driver", "queue")
     text = " ".join(shown(RunView(run), 300).split())
     assert f"stopped before its last step; go on: treeadv train --resume {run}" in text
-    assert "none; the run had Ray actors" in text  # targets.json outlives its actors
+    assert "none; the run had Ray actors" in text  # targets.json still exists after the end of the actors
 
 
 def test_running_run_shows_its_actors(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_screen_on_a_terminal_follows_the_run_to_its_end(tmp_path: Path) -> None
     try:
         while block := os.read(ours, 65536):
             text += block.decode(errors="replace")
-    except OSError:  # the other side is closed
+    except OSError:  # the other end of the terminal is closed
         pass
     os.close(ours)
     assert process.wait(30) == 0
@@ -161,7 +161,7 @@ def test_watch_of_a_folder_without_a_run_is_bad_input(tmp_path: Path, capsys: py
 def test_tail_reads_every_whole_line_once(
     tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[int, int]]
 ) -> None:
-    """The file grows by whole lines and by parts of a line; both readings give the same records."""
+    """The file grows by whole lines or by parts of a line. Both give the same records."""
     path = tmp_path_factory.mktemp("tail") / "metrics.jsonl"
     whole = b"".join(json.dumps({"step": s, "text": "é" * s}).encode() + b"\n" for s in range(1, 50))
     tail, seen, at = Tail(path), [], 0

@@ -1,5 +1,5 @@
-"""Attacks that an answer may attempt when a scorer evaluates it. Its process may write no file, so it reports by the
-names of folders that it creates."""
+"""Attacks that an answer may attempt when a scorer evaluates it. The process of the answer may write no file, so it
+reports successes as names of folders that it creates."""
 
 from __future__ import annotations
 

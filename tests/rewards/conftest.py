@@ -1,5 +1,5 @@
-"""Provides one event loop and one pool of two processes for all tests of a module, because a process needs a second to
-load."""
+"""Provides one event loop and one pool of two processes for all tests of a module, because a process needs a second for
+its imports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pool(loop: asyncio.Runner) -> Iterator[VerifierPool]:
 
 @pytest.fixture(scope="module")
 def grade(loop: asyncio.Runner, pool: VerifierPool) -> Grade:
-    """A function that grades answers with the pool of the module, for synchronous tests."""
+    """Return a function that grades answers with the pool of the module, for synchronous tests."""
 
     def run(*answers: Answer) -> list[Judgement]:
         return loop.run(pool.grade(answers))

@@ -16,7 +16,7 @@ from treeadv.rewards.parsing.terms import Term
 from treeadv.rewards.parsing.tokens import Unreadable
 from treeadv.rewards.verifiers.registry import screen
 
-# Gold answers that do not equal themselves when boxed, and why (docs/rewards.md repeats this table).
+# Gold answers that do not equal themselves in a box, and the reasons. docs/rewards.md repeats this table.
 EXCEPTIONS = {
     "omni_math_rule-183": "a brace is never closed in the data",
     "omni_math_rule-682": "a brace is never closed in the data",

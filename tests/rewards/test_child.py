@@ -1,4 +1,4 @@
-"""Tests answers that a scorer of reasoning-gym evaluates: their effects end with their process and change no other
+"""Tests answers that a scorer of reasoning-gym evaluates. Their effects must end with their process and change no other
 verdict."""
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def test_answer_that_runs_code_cannot_change_the_worker(loop, one_worker, tmp_pa
     attacked, after = loop.run(one_worker.grade([attack(f"everything({str(tmp_path)!r})"), WRONG_ANSWER]))
     assert (attacked.verdict, after.verdict, after.detail) == (Verdict.WRONG, Verdict.WRONG, "not equal")
     *none, patched = sorted(p.name for p in tmp_path.iterdir() if p.is_dir() and not p.name.startswith("process"))
-    assert patched == "patched" and not none  # the answer ran, and changed only its own memory
+    assert patched == "patched" and not none  # the answer is executed, and changes only its own memory
     assert (tmp_path / "file").stat().st_size == 0
     assert one_worker.restarts == 0
-    if os.getuid() == 0:  # other users may start no process
+    if os.getuid() == 0:  # users other than root may start no process
         [started] = [int(p.name.split()[1]) for p in tmp_path.glob("process *")]
         _wait_until_ended(Path(f"/proc/{started}/stat"))
 
@@ -83,7 +83,7 @@ def claimed(**changes: object) -> str:
         (claimed(reward="nan"), Verdict.CRASH, "no result: ValueError: the reward is 'nan', not a finite number"),
         ("claim('[1, 1]')", Verdict.CRASH, "no result: ValueError: the reply is not an outcome"),
         ("claim('owned')", Verdict.CRASH, "no result: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
-        # the scorer treats the MemoryError as a wrong answer; no memory was allocated
+        # the scorer treats the MemoryError as a wrong answer, and no memory is allocated
         ("swell()", Verdict.WRONG, ""),
     ],
 )  # fmt: skip

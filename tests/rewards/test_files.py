@@ -1,4 +1,4 @@
-"""Tests `treeadv grade`: it adds verdicts to a JSONL file, names a bad line, and then writes nothing."""
+"""Tests that `treeadv grade` adds verdicts to a JSONL file. For a bad line, it must name the line and write nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests the pool under faults: time-outs, deaths, memory, cancellation, repeated restarts. No fault affects another
+"""Tests the pool under faults: timeouts, deaths, memory, cancellation, repeated restarts. No fault may affect another
 answer."""
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def test_answer_that_kills_its_process_twice_is_a_crash(grade, name, argument, c
 
 
 def test_many_crashing_answers_do_not_break_the_pool(loop, monkeypatch):
-    monkeypatch.setattr(pool_module, "STORM", 3)  # after four losses
+    monkeypatch.setattr(pool_module, "STORM", 3)  # the pool gives up after four losses
 
     async def scene():
         pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
@@ -294,7 +294,7 @@ def test_processes_that_cannot_start_raise_with_the_cause(loop, monkeypatch):
     monkeypatch.setattr(pool_module, "BACKOFF", 0.001)
 
     async def scene():
-        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=100)  # less memory than sympy needs
+        pool = VerifierPool(workers=1, timeout=1.0, memory_mb=100)  # sympy needs more memory than this
         try:
             with pytest.raises(PoolBroken) as first:
                 await pool.grade([SYMBOLIC])

@@ -1,4 +1,4 @@
-"""Tests the reward role: it returns the same forests graded, and exports metrics of its work."""
+"""Tests the reward role. It must return the same forests with grades, and export metrics of its work."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def config(model_dir):
 
 
 def forest(name: str):
-    """A forest whose first root segment is "The answer is", with the leaves "11 end", "12" and an aborted "11". A
-    second tree ends with "or"."""
+    """Return a forest of two trees. The first root segment is "The answer is", with the leaves "11 end" and "12" and an
+    aborted leaf "11". The second tree ends with "or"."""
     made = build([-1, 0, 0, 0, -1], [3, 2, 1, 1, 1], forest_id=name)
     tokens = [WORDS.index(w) for w in ["The", "answer", "is", "11", "<|end|>", "12", "11", "or"]]
     finish = np.array([Finish.STOP, Finish.LENGTH, Finish.ABORT, Finish.STOP], np.int8)
@@ -87,7 +87,7 @@ def test_named_parts_of_a_reward_become_metrics(loop, model_dir):
 
     graded, page = loop.run(scene())
     assert graded.reward.tolist() == [1.5, 0.0, 0.0, 0.0]
-    assert 'treeadv_reward_part_mean{part="math"} 0.333' in page  # the three answers that were judged
+    assert 'treeadv_reward_part_mean{part="math"} 0.333' in page  # the mean is over the three judged answers
     assert 'treeadv_reward_part_mean{part="exact"} 0.333' in page
 
 

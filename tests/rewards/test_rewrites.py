@@ -20,7 +20,7 @@ from treeadv.forest import Verdict
 from treeadv.rewards.sandbox.pool import Answer
 
 FALSE_POSITIVES, FALSE_NEGATIVES = 0.005, 0.03
-A_KIND = 120  # rewrites of each kind
+A_KIND = 120  # number of rewrites of each kind
 
 
 @dataclass

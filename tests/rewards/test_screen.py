@@ -66,14 +66,15 @@ def test_quantity_reads_every_number_that_fraction_reads(text):
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[str, str]:
-    """Generate two numbers: arbitrary ones, or a number and its decimals, exact or with an error of 1e-5 to 1e-8."""
+    """Generate two numbers. They are arbitrary, or a number and its decimals. The decimals are exact or have an error
+    of 1e-5 to 1e-8."""
     gold = draw(numbers)
     off = draw(st.sampled_from(["0", "1e-5", "-1e-5", "3e-7", "-2e-7", "1e-8"]))
     near = f"{float(fraction_of(gold) + Fraction(off)):.9f}"
     return gold, draw(st.one_of(numbers, st.just(near)))
 
 
-@settings(deadline=None)  # the first call loads sympy's parsers
+@settings(deadline=None)  # the first call is slow, because it loads sympy's parsers
 @given(pairs())
 def test_numbers_found_equal_are_equal_for_math_verify(pair):
     gold, answer = pair

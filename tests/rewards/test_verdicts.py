@@ -1,4 +1,4 @@
-"""Tests the agreement with the verdicts in the test suites of public graders (TREEADV_DATA/verdicts/*.jsonl)."""
+"""Compares verdicts with the verdicts in the test suites of public graders (TREEADV_DATA/verdicts/*.jsonl)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from treeadv.forest import Verdict
 from treeadv.rewards.sandbox.pool import Answer, VerifierPool
 
 THRESHOLD = 0.99
-# Cases on which `math` disagrees, and why (docs/rewards.md repeats this table).
+# Cases on which `math` disagrees, and the reasons. docs/rewards.md repeats this table.
 DISAGREEMENTS = {
     "latex2sympy2-154": r"\lbrackx is no command of LaTeX",
     "latex2sympy2-226": r"a character by its number in a font table (\char) is not read",
@@ -25,7 +25,7 @@ DISAGREEMENTS = {
 
 @pytest.fixture(scope="module")
 def pool(loop: asyncio.Runner) -> Iterator[VerifierPool]:
-    """A pool with the patience for a busy machine: a verdict is wrong here only if its content is wrong."""
+    """Provide a pool with a long time limit. On a busy machine, no verdict is then wrong because of a timeout."""
     made = VerifierPool(workers=2, timeout=30.0, memory_mb=1024)
     yield made
     loop.run(made.close())

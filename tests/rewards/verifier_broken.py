@@ -1,3 +1,3 @@
-"""A user's verifier whose module cannot be imported."""
+"""A user's verifier in a module whose import raises an error."""
 
 raise RuntimeError("no licence found")

@@ -1,4 +1,4 @@
-"""A user's verifier whose module ends the process that imports it."""
+"""A user's verifier in a module that ends the process that imports it."""
 
 import os
 

@@ -44,7 +44,7 @@ def deaf(response: str, gold: str, meta: str) -> bool:
 
 
 def swallow(response: str, gold: str, meta: str) -> bool:
-    """Hang in code that catches everything, the alarm included."""
+    """Hang in code that catches every exception, including the alarm."""
     while True:
         try:
             time.sleep(60)
@@ -81,7 +81,7 @@ def keep(response: str, gold: str, meta: str) -> dict[str, object]:
 
 
 def whoami(response: str, gold: str, meta: str) -> dict[str, object]:
-    """Return the pid, and whether the process has imported no heavy library."""
+    """Return the pid, and whether the process has imported none of the heavy libraries."""
     heavy = sorted({"torch", "ray", "transformers"} & set(sys.modules))
     return {"reward": True, "detail": json.dumps({"pid": os.getpid(), "heavy": heavy})}
 
@@ -95,7 +95,7 @@ def fail(response: str, gold: str, meta: str) -> bool:
 
 
 def append(response: str, gold: str, meta: str) -> bool:
-    """Write one line for each time it is called."""
+    """Write one line for each call."""
     with open(meta, "a") as f:
         f.write(response + "\n")
     return True
@@ -112,7 +112,7 @@ def swallow_memory(response: str, gold: str, meta: str) -> bool:
 
 
 class Parity(Verifier):
-    """Verifies a response of even length; its screen refuses an empty one."""
+    """A verifier that accepts responses of even length. Its screen refuses an empty response."""
 
     def check_option(self, option: str | None) -> None:
         pass

@@ -1,4 +1,4 @@
-"""A study of two arms, and results as its cells leave them."""
+"""A study of two arms, and results in the form in which its cells write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The analysis of a study against independent references, on results that are written by hand."""
+"""Compares the analysis of a study with independent references, on synthetic results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from treeadv.study.spec import Study
 
 
 def cells(s: Study, **accuracy: list[float | None]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Results of every row: one test accuracy a seed; None is a failed cell."""
+    """Return results of every row, with one test accuracy for each seed. None is a failed cell."""
     return {
         (row, seed): failed(row, seed) if x is None else done(row, seed, x)
         for row, values in accuracy.items()
@@ -30,7 +30,7 @@ def cells(s: Study, **accuracy: list[float | None]) -> dict[tuple[str, int], dic
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_is_the_step_down_procedure(p: list[float]) -> None:
-    """Against the definition: reject in order of p while p(k) <= alpha / (m - k)."""
+    """The reference is the definition: reject in order of p while p(k) <= alpha / (m - k)."""
     adjusted = holm(p)
     for alpha in np.linspace(0.001, 1.0, 23):
         rejected: set[int] = set()

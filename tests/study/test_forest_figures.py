@@ -1,4 +1,4 @@
-"""Figures of forests on forests that are written by hand."""
+"""Tests the figures of forests on synthetic forests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from treeadv.study.forests import forest_figures
 
 
 def test_figures_of_a_forest_written_out() -> None:
-    """Two trees. The first forks after 2 tokens into leaves that start with the same token and differ in reward."""
+    """The forest has two trees. The first tree forks after 2 tokens into leaves that start with the same token and
+    differ in reward."""
     f = build([-1, 0, 0, -1], [2, 3, 3, 5], rewards=[1, 0, 0])
     token = np.array([1, 2, 7, 3, 4, 7, 5, 6, 8, 8, 8, 8, 8], np.int32)
     found = forest_figures([dataclasses.replace(f, token=token)])
@@ -23,7 +24,8 @@ def test_figures_of_a_forest_written_out() -> None:
 
 
 def test_correlation_within_trees_is_that_of_the_draws() -> None:
-    """Leaves of a tree copy the coin of their tree with probability 0.6: two of them correlate by 0.36."""
+    """Each leaf copies the random bit of its tree with probability 0.6. So two leaves of a tree have a correlation of
+    0.36."""
     rng, forests = np.random.default_rng(0), []
     for _ in range(400):
         coins = np.repeat(rng.integers(0, 2, 3), 4)

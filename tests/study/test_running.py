@@ -1,4 +1,4 @@
-"""Studies that really run: cells in their own processes, killed and gone on with, failing ones kept in sight."""
+"""Tests real studies: cells run in their own processes, killed studies continue, and failed cells are recorded."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def test_changed_file_is_refused_in_the_folder_of_the_first(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_study_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    """The cell that the kill cut off resumes; the final accuracies and the curves are the same."""
+    """The kill interrupts a cell, and the cell resumes. The final accuracies and the curves equal those of an
+    undisturbed study."""
     file = written(tmp_path)
     assert run(file, tmp_path / "whole").returncode == 0
     process = subprocess.Popen(command(file, tmp_path / "cut"))
@@ -115,7 +116,7 @@ def test_killed_study_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> 
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(5)  # the cell ends with its study
+    time.sleep(5)  # the process of the cell ends after the study
     done = run(file, tmp_path / "cut")
     assert done.returncode == 0, done.stderr
     whole, cut = results(tmp_path / "whole"), results(tmp_path / "cut")

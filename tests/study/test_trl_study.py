@@ -1,4 +1,4 @@
-"""TRL's trainer as a baseline of a study: the settings that it gets, and a real run of two steps."""
+"""Tests TRL's trainer as a baseline of a study: its settings, and a real run of two steps."""
 
 from __future__ import annotations
 

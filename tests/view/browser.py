@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of the page."""
+"""A headless Chromium for the tests of the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-he
 
 
 def path_of_chromium() -> str | None:
-    """Return the program that TREEADV_CHROMIUM names, or the first of the usual ones; None without one."""
+    """Return the program that TREEADV_CHROMIUM names, or else the first of the usual programs, or None."""
     return os.environ.get("TREEADV_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 

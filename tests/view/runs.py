@@ -1,4 +1,4 @@
-"""Makes run folders whose texts are known: tokens of the tiny model are characters."""
+"""Makes run folders with known texts. Tokens of the tiny model are characters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning.kept import write_log_probs
 from treeadv.replay.history import forests_of_step
 
-STEP_KEPT = 2  # the step of which the run of the tests keeps log-probabilities
+STEP_KEPT = 2  # the step whose log-probabilities the run of the tests keeps
 FIRST = 2  # id of the first character
 SHARED = ("2+2: think", ["ing <answer>4</answer>", "ing <answer>5</answer>", " no more"])
 
@@ -27,8 +27,8 @@ def encode(text: str) -> list[int]:
 def tree(
     prompt: str, stem: str, ends: Sequence[str], gold: str, version: int = 0, cut: int = -1, prompt_id: str = "p"
 ) -> Forest:
-    """Return a forest of one tree: `stem`, then a fork into `ends`. The end equal to the gold answer in an answer tag
-    is verified. Leaf `cut` reached the token limit."""
+    """Return a forest of one tree with a root segment `stem`, which forks into `ends`. An end that has the gold answer
+    in an answer tag is verified. The leaf `cut` has reached the token limit."""
     texts = [stem, *ends]
     tokens = [t for text in texts for t in encode(text)]
     rng = np.random.default_rng(len(tokens))
@@ -49,7 +49,7 @@ def tree(
 
 
 def forests() -> list[Forest]:
-    """Return six forests: prompt A in steps 1, 3 and 5, other prompts between."""
+    """Return six forests. Steps 1, 3 and 5 have prompt A, and the other steps have other prompts."""
     stem, ends = SHARED
     return [
         tree("A: what is 2+2?", stem, ends, "4", 0),
@@ -62,7 +62,7 @@ def forests() -> list[Forest]:
 
 
 def run_of(root: Path, model: Path, made: Sequence[Forest] | None = None) -> Path:
-    """Create a run of one forest a step, whose model is the tiny model."""
+    """Create a run with one forest in each step. Its model is the tiny model."""
     chosen = forests() if made is None else made
     path = make_run(root, chosen, [record(step) for step in range(1, len(chosen) + 1)])
     file = path / "config.yaml"
@@ -74,7 +74,8 @@ def run_of(root: Path, model: Path, made: Sequence[Forest] | None = None) -> Pat
 
 
 def keep_log_probs(run: Path, step: int, mismatch: float) -> None:
-    """Keep log-probabilities of the learner for a step: those of the engine plus `mismatch`, none for token 0."""
+    """Write log-probabilities of the learner for a step. They are those of the engine plus `mismatch`. Token 0 has
+    none."""
     kept = {}
     for forest in forests_of_step(run, step):
         kept[forest.forest_id] = forest.logprob + np.float32(mismatch)
@@ -83,6 +84,6 @@ def keep_log_probs(run: Path, step: int, mismatch: float) -> None:
 
 
 def digest(folder: Path) -> dict[str, tuple[str, int]]:
-    """Return content and time of change of every file."""
+    """Return the content and the modification time of every file."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
     return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in files}

@@ -1,4 +1,4 @@
-"""Tests of the page in a real browser: click, fold, filter, search, zoom, and links that show the same."""
+"""Tests the page in a real browser: click, fold, filter, search, zoom, and links to the current view."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from treeadv.wire import write_file
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-WAIT = 20_000  # milliseconds: other work slows this machine
+WAIT = 20_000  # milliseconds; the limit is long, because other work slows the machine
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def address(run: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page on which an error of a script or a request to another place fails the test."""
+    """Provide a page on which an error of a script, or a request to another host, fails the test."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     made = context.new_page()
     made.set_default_timeout(WAIT)
@@ -191,7 +191,7 @@ def test_tokens_show_their_numbers_and_can_be_linked(page: Page, address: str) -
     page.reload()
     page.locator(".chunk span.on").wait_for()
     assert page.locator(".chunk span.on").inner_text() == "<"
-    # Text of a model is text: no element comes of it
+    # The page must show text of a model as text, not as elements
     assert page.locator(".text b:not(.treename):not(.badge b)").count() == 0
 
 
@@ -243,7 +243,7 @@ def test_sixteen_leaves_of_8000_tokens_are_all_reachable(page: Page, tiny_model:
         page.goto(f"{server.address}#f=0")
         page.locator(".chunk span").first.wait_for()
         made_at_once = page.locator(".chunk span").count()
-        assert 0 < made_at_once < made.tokens / 4  # only what is near the window
+        assert 0 < made_at_once < made.tokens / 4  # the page builds only elements near the window
         page.evaluate("document.querySelector('main.forest').scrollTo(0, 1e9)")
         last = page.locator(".segment").last.locator(".chunk").last.locator("span").last
         last.wait_for()

@@ -1,4 +1,4 @@
-"""Tests that a bundle holds what the server answers, and needs nothing else."""
+"""Tests that a bundle contains what the server answers, and needs no other file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that the rows of a run are those of its files, while it runs, after a crash and with damage."""
+"""Tests that the rows of a run match its files during the run, after a crash and with damage."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_changes_come_in_pages_that_hold_each_row_once(catalogue: Catalogue) -> 
 
 
 def test_looking_changes_no_file_and_needs_no_lock(run: Path) -> None:
-    lock = LocalLock(run / "replay")  # as a driver holds it
+    lock = LocalLock(run / "replay")  # a driver also holds this lock
     before = digest(run)
     catalogue = Catalogue(open_source(run))
     catalogue.read_all()

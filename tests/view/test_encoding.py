@@ -1,4 +1,4 @@
-"""Tests that the JSON of a forest holds every token, text and number of it."""
+"""Tests that the JSON of a forest contains every token, text and number of the forest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that the server answers its paths on this machine's address, and nothing else."""
+"""Tests that the server answers its paths on the address of this machine, and refuses every other request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that `treeadv show RUN` prints the forests of a run by step and index, as text."""
+"""Tests that `treeadv show RUN` prints the forests of a run by step and index as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Draws curves over the steps of a run as inline SVG, with one scale and the last value as text."""
+"""Draws curves over the steps of a run as inline SVG. The curves share one scale, and the last value of each is
+text."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from treeadv.report import chart
 from treeadv.report.chart import Chart, Series
 from treeadv.report.markup import add
 
-MAX_POINTS = 400  # largest number of steps drawn; of a longer run every n-th step is drawn
+MAX_POINTS = 400  # largest number of steps drawn; a longer run is drawn at every n-th step
 Record = Mapping[str, Any]
 
 # (title, unit, {key of a record: label})
@@ -39,9 +39,10 @@ CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectChart:
-    """A chart of an object of the records, with one curve for each of its largest keys.
+    """A chart of a field of the records whose value is an object. Each of its largest keys has one curve.
 
-    With `shares` each value is divided by the sum of its record. A key below `least` of the largest one is left out."""
+    With `shares`, each value is divided by the sum of the values of its record. A key is omitted if its total is below
+    `least` times the largest total."""
 
     title: str
     unit: str
@@ -60,9 +61,9 @@ OBJECT_CHARTS = (
 
 
 def add_curves(main: Element, shown: Sequence[Record], count: int) -> None:
-    """Append the section with every curve that the run recorded; name what it did not record.
+    """Append the section with every curve that the run recorded, and name the curves that it did not record.
 
-    `shown` are the records to draw, of `count` records at even distances."""
+    `shown` are the records to draw. They are at even distances among the `count` records of the run."""
     steps = [r["step"] for r in shown]
     add(main, "h2", "Curves")
     if len(shown) < count:

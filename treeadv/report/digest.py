@@ -1,4 +1,5 @@
-"""What a page shows of the records of a run, read in passes whose memory grows by 8 bytes a step."""
+"""Collects what a page shows of the records of a run. It reads the records in passes whose memory grows by 8 bytes a
+step."""
 
 from __future__ import annotations
 
@@ -21,10 +22,10 @@ class Digest:
     count: int
     last: Mapping[str, Any]  # the last record; {} if there is none
     rewards: Sequence[float]  # the mean reward of each step
-    staleness: int  # the largest
+    staleness: int  # the largest staleness of all steps
     verdicts: Mapping[str, int]
     first_steps: Sequence[int]
-    last_steps: Sequence[int]  # the last one first
+    last_steps: Sequence[int]  # in descending order
     tail: Sequence[dict[str, Any]]  # the last records
 
     def reward(self) -> tuple[float, float]:
@@ -34,7 +35,8 @@ class Digest:
 
 
 def digest(folder: RunFolder, ends: int = 0) -> Digest:
-    """Read the records of a run, which may go on meanwhile; `ends` is the number of first and last steps.
+    """Read the records of a run, which may still write records. `ends` is the number of first and of last steps to
+    return.
 
     Raises `BadInput` for a damaged record."""
     rewards, staleness = array("d"), 0
@@ -58,6 +60,7 @@ def digest(folder: RunFolder, ends: int = 0) -> Digest:
 
 
 def evenly(folder: RunFolder, last: int, longest: int) -> list[dict[str, Any]]:
-    """Return the records of a run up to step `last`, at most MAX_POINTS of `longest` steps, at even distances."""
+    """Return records of a run up to step `last` at even distances. A run of `longest` steps gives at most MAX_POINTS
+    records."""
     stride = -(-longest // MAX_POINTS)
     return [r for r in folder.read_records(last) if (r["step"] - 1) % stride == 0]

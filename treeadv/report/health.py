@@ -9,16 +9,16 @@ from typing import Any
 
 from treeadv.config import Config
 
-WINDOW = 20  # last steps that a finding is about
-TREND = 20  # steps that a run needs before its beginning and its end are compared
-_FEW = 3  # steps below which nothing is said about speed or variance
+WINDOW = 20  # number of last steps that a finding describes
+TREND = 20  # smallest number of steps for a comparison of the begin and the end of a run
+_FEW = 3  # smallest number of steps for a finding about speed or variance
 _FAILURES = ("timeout", "crash", "ungraded", "aborted")
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was found, and what can be done."""
+    """A finding about the health of a run, and the remedy for it."""
 
     what: str
     remedy: str
@@ -33,15 +33,16 @@ def sentence(text: str) -> str:
 
 
 def alarms(records: Sequence[Record]) -> list[Finding]:
-    """Return what is wrong with the run, the worst first. `records` are all records, or the last ones of a long run."""
+    """Return what is wrong with the run, the worst first. `records` are all records, or the last records of a long
+    run."""
     last = records[-WINDOW:]
     return [found for check in _ALARMS if last for found in check(last, records)]
 
 
 def advice(records: Sequence[Record], config: Config, local: bool) -> list[Finding]:
-    """Return what is idle or wasted, and the option to change. `local`: the run is in one process (`--local`).
+    """Return what is idle or wasted, and the option to change. `local` says that the run is in one process (`--local`).
 
-    Ask for it only where `alarms` finds nothing: a run that learns nothing need not be faster."""
+    Call this function only if `alarms` finds nothing: a run that learns nothing need not be faster."""
     last = records[-WINDOW:]
     if len(last) < _FEW:
         return []
@@ -145,7 +146,7 @@ _ALARMS: tuple[Callable[[Sequence[Record], Sequence[Record]], Iterator[Finding]]
 
 # ---- advice ----------------------------------------------------------------------------------------------------------
 def _idle(last: Sequence[Record], config: Config) -> Iterator[Finding]:
-    """Yield what waits in a run with Ray."""
+    """Yield a finding for a learner that waits and for engines that are idle, in a run with Ray."""
     waited, busy = _shares_of_time(last, config)
     if waited > 0.3:
         yield Finding(
@@ -184,8 +185,8 @@ def _wasted(last: Sequence[Record]) -> Iterator[Finding]:
 
 
 def _shares_of_time(last: Sequence[Record], config: Config) -> tuple[float, float]:
-    """Return the share of the time in which the learner waits, and in which an engine decodes. The first record gives
-    only the begin of the time."""
+    """Return the share of the time in which the learner waits, and the share in which an engine decodes. The first
+    record only gives the begin of the time."""
     seconds = max(1e-9, last[-1]["elapsed_s"] - last[0]["elapsed_s"])
     waited = sum(r.get("seconds", {}).get("wait", 0.0) for r in last[1:])
     busy = sum(r.get("generator_busy_s", 0.0) for r in last[1:])
@@ -198,7 +199,8 @@ def _mean(records: Sequence[Record], key: str, default: float = 0.0) -> float:
 
 
 def _ends(records: Sequence[Record], key: str) -> tuple[float, float]:
-    """Return the mean of the first and of the last fifth of the steps; (0, 0) for a short run."""
+    """Return the mean of the first fifth and of the last fifth of the steps; (0, 0) for a run of fewer than TREND
+    steps."""
     if len(records) < TREND:
         return 0.0, 0.0
     fifth = len(records) // 5

@@ -12,7 +12,7 @@ from treeadv.forest import Forest
 from treeadv.report.picture import Picture, elided
 
 COLUMNS = 30  # characters of a line in a box
-LINES = 14  # largest number of lines of a box; the middle of a longer text is left out
+LINES = 14  # largest number of lines of a box; the middle of a longer text is omitted
 PROMPT_COLUMNS, PROMPT_LINES = 24, 16
 CHAR, LINE, PAD, HEAD = 7.2, 18.0, 8.0, 20.0  # pixels: a character of 12 px type, a line, the margin, the head of a box
 _MIN_WIDTH = 124.0  # fits an advantage and a number of leaves
@@ -21,9 +21,9 @@ _GAP_X, _GAP_Y, _GAP_TREE, _TOP = 46.0, 12.0, 26.0, 8.0
 
 @dataclass(frozen=True, slots=True)
 class TextRun:
-    """The part of one token on one line of a box.
+    """The part of one token that is on one line of a box.
 
-    `token` is the index in the segment; None for text that is not a token."""
+    `token` is the index of the token in the segment; it is None for text that is not a token."""
 
     text: str
     token: int | None
@@ -60,9 +60,9 @@ class Box:
 
 
 def layout(p: Picture) -> tuple[Box, list[Box], float]:
-    """Return (box of the prompt, boxes of the segments, lower end).
+    """Return (box of the prompt, boxes of the segments, lower end of the drawing).
 
-    A box is right of its parent, at the middle height of its children."""
+    A box is to the right of its parent, at the middle height of its children."""
     f = p.forest
     lines = [_token_lines(pieces) for pieces in p.pieces]
     width = [max(_MIN_WIDTH, max(r.column * CHAR + r.width for line in rows for r in line) + 2 * PAD) for rows in lines]
@@ -78,7 +78,7 @@ def layout(p: Picture) -> tuple[Box, list[Box], float]:
 
 
 def _heights(f: Forest, own: Sequence[float]) -> tuple[list[float], float]:
-    """Return (upper edge of each box [S], lower end).
+    """Return (upper edge of each box [S], lower end of the drawing).
 
     Subtrees are stacked vertically. A box is at the middle height of its subtree."""
     need = list(own)  # height of each subtree
@@ -104,7 +104,8 @@ def _height(lines: Sequence[Sequence[TextRun]]) -> float:
 
 
 def _token_lines(pieces: Sequence[str]) -> list[list[TextRun]]:
-    """Break a segment's tokens into lines of at most COLUMNS cells. The middle of more than LINES lines is left out."""
+    """Break the tokens of a segment into lines of at most COLUMNS cells. If there are more than LINES lines, omit the
+    middle."""
     lines: list[list[TextRun]] = [[]]
     column = 0
     for i, piece in enumerate(pieces):

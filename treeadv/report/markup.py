@@ -1,4 +1,4 @@
-"""Elements of HTML and SVG, so that nothing is escaped by hand. Text of any origin gives a well-formed document."""
+"""Builds elements of HTML and SVG. All text is escaped here, so text of any origin gives a well-formed document."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def _names(attributes: dict[str, object]) -> dict[str, str]:
 
 
 def _show(root: Element) -> None:
-    """Write out the characters that a reader cannot see. XML allows no control character, surrogate or U+FFFE."""
+    """Replace the characters that a reader cannot see by visible text. XML allows no control character, surrogate or
+    U+FFFE."""
     for e in root.iter():
         e.text, e.tail = (visible(text, newline="\n") if text else text for text in (e.text, e.tail))
         for name, value in e.attrib.items():

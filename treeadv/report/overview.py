@@ -1,4 +1,4 @@
-"""The runs of a folder, and several runs side by side: what differs in their configurations, figures and curves."""
+"""Lists the runs of a folder, and compares several runs: differences of their configurations, figures and curves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from treeadv.storage.run_folder import RunFolder, not_a_run
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run as its files tell it. `state` is finished, running, stopped, or damaged with the reason in `fault`."""
+    """The content of the files of one run. `state` is finished, running, stopped or damaged. `fault` says what is
+    damaged."""
 
     path: Path
     config: Config | None
@@ -35,20 +36,20 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """The last recorded step."""
+        """Return the last recorded step."""
         return int(self.records.last["step"]) if self.records and self.records.count else 0
 
     @property
     def started(self) -> datetime:
-        """When the folder was made, as far as the file system tells."""
+        """Return the oldest modification time in the folder, which approximates the start of the run."""
         return datetime.fromtimestamp(min(p.stat().st_mtime for p in self.path.iterdir()))
 
     def reward(self) -> float | None:
-        """Return mean reward of the last fifth of the steps; None without a step."""
+        """Return the mean reward of the last fifth of the steps; None without a step."""
         return self.records.reward()[1] if self.records and self.records.count else None
 
     def figures(self) -> dict[str, str]:
-        """Return the final figures by name, as text; a dash for one that the run did not record."""
+        """Return the final figures by name, as text. A figure that the run did not record is a dash."""
         if not self.records or not self.records.count:
             return {"steps": "0"}
         last, found = self.records.last, best(list(self.evaluations))
@@ -66,7 +67,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read one run. Raises `BadInput` if the folder is no run; a damaged file makes a damaged run."""
+    """Read one run. Raises `BadInput` if the folder is no run. A damaged file gives a run with the state damaged."""
     if not (path / "config.yaml").is_file():
         raise not_a_run(path)
     try:
@@ -79,8 +80,8 @@ def read_run(path: Path) -> Run:
 
 
 def run_state(path: Path, config: Config, step: int) -> str:
-    """Return running, finished or stopped; `step` is the last recorded step. A run that another machine drives is not
-    seen to be running."""
+    """Return running, finished or stopped. `step` is the last recorded step. A run whose driver is on another machine
+    does not count as running."""
     return "running" if in_use(path) else "finished" if step >= config.run.steps else "stopped"
 
 

@@ -11,7 +11,7 @@ from treeadv.report.picture import Picture, elided, signed
 from treeadv.report.style import COLOURS, PAGE, SCRIPT, TREE
 from treeadv.report.tree import tree_svg
 
-LEAF_PIECES = 1 << 18  # tokens of all leaves of a forest that a page shows as text
+LEAF_PIECES = 1 << 18  # largest number of tokens of all leaves of a forest that a page shows as text
 
 
 def forests_page(title: str, pictures: Sequence[Picture]) -> str:
@@ -81,8 +81,8 @@ def _leaf_table(parent: Element, p: Picture) -> None:
 
 
 def leaf_texts(p: Picture) -> Iterator[tuple[int, str]]:
-    """Yield (tokens, text) of each leaf, from the root to its end. The middle of a text is left out where the texts of
-    all leaves have more than `LEAF_PIECES` tokens together."""
+    """Yield (number of tokens, text) of each leaf, from the root to its end. If the texts of all leaves together have
+    more than `LEAF_PIECES` tokens, the middle of each long text is omitted."""
     limit = max(64, LEAF_PIECES // p.forest.leaves)
     path: list[str] = []
     for s, above in enumerate(p.forest.offset):

@@ -1,4 +1,5 @@
-"""The data of a drawn forest for all output formats: texts of tokens, advantages of segments, ends of colour scales."""
+"""Prepares the data of a drawn forest for all output formats: texts of tokens, advantages of segments, ends of colour
+scales."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from treeadv.visible import visible
 
 ENTROPY_LEVELS = 6  # number of shades from zero to the top of the scale
 ADVANTAGE_LEVELS = 4  # number of shades on each side of zero
-CONTEXT = 16  # tokens before a text that settle how it begins: no character is cut into so many
+CONTEXT = 16  # tokens before a text that determine its begin: no character has so many tokens
 NO_TEXT = "\N{REPLACEMENT CHARACTER}"  # shown for tokens that form no character
 MARKS = {
     Verdict.UNGRADED: "·", Verdict.VERIFIED: "✓", Verdict.WRONG: "✗", Verdict.UNPARSED: "?",
@@ -25,7 +26,7 @@ MARKS = {
 
 
 class Vocabulary:
-    """Converts token ids to text with the tokenizer.json of a model folder, without torch and transformers."""
+    """A converter from token ids to text with the tokenizer.json of a model folder, without torch and transformers."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
@@ -39,11 +40,11 @@ class Vocabulary:
             raise BadInput(f"{path}: not a tokenizer ({one_line(e)})") from e
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """Return the text that each of `tokens` adds after `before`, whose last `CONTEXT` tokens are enough. Of a
-        character cut into several tokens the last one carries it."""
+        """Return the text that each of `tokens` adds after `before`, of which the last `CONTEXT` tokens are enough. If
+        a character has several tokens, the last of them adds the character."""
         from tokenizers.decoders import DecodeStream
 
-        # Stepped from before the tokens: a stream that is opened in the middle of a character repeats what came before.
+        # The stream starts before the tokens, because a stream that starts inside a character repeats earlier text.
         context = list(before[-CONTEXT:])
         texts: list[str] = []
         waiting = 0  # tokens since the last text; a stream decodes all of them again at each step
@@ -65,7 +66,7 @@ class Vocabulary:
 
 
 class Numbers:
-    """Shows token ids as numbers, for models without a vocabulary."""
+    """A converter that shows token ids as numbers, for models without a vocabulary."""
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
         return [f"{t} " for t in tokens]
@@ -102,7 +103,7 @@ class Picture:
         return int(np.sign(share) * np.ceil(round(min(1.0, abs(share)) * ADVANTAGE_LEVELS, 6)))
 
     def token_note(self, segment: int, i: int) -> str:
-        """Return probability, entropy and version of the i-th token of a segment, on one line."""
+        """Return the probability, the entropy and the policy version of the i-th token of a segment, on one line."""
         f = self.forest
         t = int(f.start[segment]) + i
         return (
@@ -116,7 +117,8 @@ class Picture:
         return size if self.advantage is None else f"advantage {signed(self.advantage[segment])}, {size}"
 
     def leaf_note(self, leaf: int) -> str:
-        """Return verdict and reward of a leaf, and the reason of its end unless it ended with a stop token."""
+        """Return the verdict and the reward of a leaf. If the leaf did not end with a stop token, the text also has the
+        reason of its end."""
         f = self.forest
         verdict = Verdict(int(f.verdict[leaf]))
         reward = "" if verdict in UNJUDGED else f" {f.reward[leaf]:g}"
@@ -126,7 +128,7 @@ class Picture:
         return f"{MARKS[verdict]} {verdict.name.lower()}{reward}{end}"
 
     def summary(self) -> str:
-        """Return sizes, fork rule and policy versions of the forest, on one line."""
+        """Return the sizes, the fork rule and the policy versions of the forest, on one line."""
         f = self.forest
         versions = f"version {f.oldest_version}" + (
             f" to {f.newest_version}" if f.newest_version > f.oldest_version else ""
@@ -157,7 +159,8 @@ def picture(forest: Forest, vocabulary: Vocabulary | Numbers, advantage: npt.NDA
 
 
 def drawn_text(text: str) -> str:
-    """Return text in which a line break shows as a symbol and breaks the line, and nothing else is invisible."""
+    """Return text without invisible characters, except for line breaks. A line break is shown as a symbol and breaks
+    the line."""
     return visible(text, newline="⏎\n")
 
 

@@ -29,16 +29,16 @@ STATES = (
 
 
 class Progress:
-    """Shows a live display on a terminal, and one plain line for each step elsewhere. Passes each record to the
-    trackers of the run.
+    """A display of a run, and a context manager. On a terminal it is live; elsewhere it is one plain line for each
+    step.
 
-    This is a context manager; call `update` with every record."""
+    Call `update` with every record. The display also passes each record to the trackers of the run."""
 
     def __init__(self, total_steps: int, console: Console, trackers: Trackers | None = None) -> None:
         self._total = total_steps
         self._trackers = trackers
         self._console = console
-        self._records: deque[dict[str, Any]] = deque(maxlen=_SHOWN)  # bounded, so that a long run needs no more memory
+        self._records: deque[dict[str, Any]] = deque(maxlen=_SHOWN)  # bounded, so that the memory stays constant
         self._evaluated = ""
         self._best: tuple[float, int] | None = None  # value and step of the best evaluation shown
         self._said = f"starting a run of {total_steps} steps"
@@ -86,7 +86,8 @@ class Progress:
             self._live.update(self._display())
 
     def say(self, what: str) -> None:
-        """Say what happens before the first step. Later the figures of the steps stand in its place."""
+        """Print what the run does before its first step. After the first step, the figures of the steps take the place
+        of this text."""
         self._said = what
         if not self._live:
             self._console.print(self._starting(), soft_wrap=True)
@@ -123,7 +124,7 @@ class Progress:
 
 
 def first_forests(config: Config, step: int) -> str:
-    """Return what a run does until the first step after `step`, which ends its start."""
+    """Return a text about what the run does from now to the end of step `step` + 1."""
     sampling, count = config.sampling, config.learner.forests_per_step
     begun = f"going on from step {step}" if step else "everything is loaded"
     return (
@@ -144,7 +145,7 @@ def time_left(records: Sequence[Mapping[str, Any]], total: int) -> str:
 
 
 def final_table(summary: dict[str, Any], console: Console) -> None:
-    """Print the figures of a finished or stopped run. `summary` is the content of summary.json."""
+    """Print the figures of a run that has finished or stopped. `summary` is the content of summary.json."""
     if not summary["steps"]:
         console.print("No step was completed.")
         return

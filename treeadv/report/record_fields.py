@@ -1,4 +1,5 @@
-"""The table of the fields of a record in metrics.jsonl. docs/metrics.md and the tests read it."""
+"""The table of the fields of a record in metrics.jsonl. docs/metrics.md is generated from it, and the tests compare
+records with it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RecordField:
-    """One field. An `optional` field is absent or null where `meaning` says so."""
+    """One field of a record. An `optional` field is absent or null in the cases that `meaning` describes."""
 
     name: str
     kind: str
@@ -79,7 +80,8 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 
 
 def faults(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield how a record differs from the table: a missing, an unknown, or a field of another type."""
+    """Yield each difference of a record from the table: a missing field, an unknown field, or a value of another
+    type."""
     known = {field.name for field in FIELDS}
     yield from (f"{name} is not in the table" for name in record if name not in known)
     for field in FIELDS:

@@ -91,8 +91,8 @@ def step_record(
 def write_summary(
     folder: RunFolder, final_states: Mapping[str, int] | None, last_step: float = math.inf
 ) -> dict[str, Any]:
-    """Compute the figures of the run up to `last_step` from its records and write them to summary.json. `final_states`
-    counts forests by state after the last checkpoint."""
+    """Compute the figures of the run up to `last_step` from its records, and write them to summary.json. `final_states`
+    is the number of forests in each state after the last checkpoint."""
     rewards, staleness, staleness_max = array("d"), 0.0, 0
     seconds: Counter[str] = Counter()
     last: dict[str, Any] = {}

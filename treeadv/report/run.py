@@ -92,7 +92,7 @@ def _tiles(main: Element, records: Digest, config: Config) -> None:
 
 
 def _health(main: Element, records: Sequence[dict[str, Any]], config: Config, local: bool) -> None:
-    """List what is wrong with the run; where nothing is, what is idle and which option changes that."""
+    """List the alarms of the run. If there is no alarm, list what is idle and which option changes that."""
     wrong = alarms(records)
     found = wrong or advice(records, config, local)
     card = add(main, "div", class_="card", style="margin-top:20px")
@@ -188,13 +188,16 @@ def _forests(main: Element, folder: RunFolder, config: Config, records: Digest) 
 
 
 def first_mixed(recorded: RecordedSteps, steps: Iterable[int]) -> tuple[tuple[int, Forest] | None, str]:
-    """Return ((step, forest), "") for the first of `steps` that trained a forest with different rewards, the one that
-    forks most; else (None, why the last step that could not be read could not)."""
+    """Return ((step, forest), "") for the first of `steps` that trained a forest with different rewards. Of several
+    such forests of the step, the forest is the one with the most segments.
+
+    If there is no such step, return (None, reason). The reason says why the last unreadable step could not be read; it
+    is "" if every step could be read."""
     fault = ""
     for step in steps:
         try:
             forests = recorded.forests(step)
-        except BadInput as e:  # payloads that were let go: another step may have its own
+        except BadInput as e:  # the payloads of this step were deleted; those of another step may exist
             fault = f"{e}."
             continue
         mixed = [f for f in forests if len(set(f.reward[f.judged].tolist())) > 1]

@@ -1,4 +1,4 @@
-"""Reads a run from its files again and again, while it runs or after it has ended. No file is changed."""
+"""Reads the files of a run repeatedly, during the run or after its end. It changes no file."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from treeadv.report.picture import Picture, picture
 from treeadv.report.vocabulary import run_vocabulary
 from treeadv.storage.run_folder import RunFolder
 
-KEPT = 400  # last records in memory
+KEPT = 400  # number of last records in memory
 
 
 class Tail:
-    """The records of a file of JSON lines that grows. Each is read once."""
+    """A reader of a growing file of JSON lines. It reads each line once."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._file, self._offset, self._lines = path, 0, 0, 0
 
     def read(self) -> tuple[bool, list[dict[str, Any]]]:
-        """Return (whether the file was replaced or cut since the last call, the new records). A last line without its
-        end is left for the next call. Raises `BadInput` for a damaged line."""
+        """Return (whether the file was replaced or cut since the last call, the new records). An incomplete last line
+        is read by a later call. Raises `BadInput` for a damaged line."""
         if not self._path.is_file():
             return False, []
         with self._path.open("rb") as file:
@@ -55,35 +55,36 @@ class Tail:
 
 
 class RunView:
-    """A run as its files tell it at the last `refresh`."""
+    """The content of the files of a run at the last call of `refresh`."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `BadInput` if `path` is no run, and lists the runs in it."""
+        """Open the run and read its files. Raises `BadInput` if `path` is no run; the message lists the runs in that
+        folder."""
         self.folder, self.config = RunFolder.open(path, [])
         self.path = path
         self.records: deque[Mapping[str, Any]] = deque(maxlen=KEPT)
         self.evaluations: list[Mapping[str, Any]] = []
-        self.actors: Counter[str] = Counter()  # by role; empty in a run in one process
+        self.actors: Counter[str] = Counter()  # number of actors by role; empty for a run in one process
         self.state = "stopped"  # running, finished or stopped
         self.ended = False  # whether the run wrote the summary of its end
         self.forest: Picture | None = None  # the forest that was admitted last
-        self.fault = ""  # why something cannot be shown
+        self.fault = ""  # the reason why a part cannot be shown
         self._steps, self._evaluated = Tail(path / "metrics.jsonl"), Tail(path / "evaluations.jsonl")
         self._vocabulary = run_vocabulary(self.folder, self.config)
         self.refresh()
 
     @property
     def last(self) -> Mapping[str, Any]:
-        """The record of the last step; empty without one."""
+        """Return the record of the last step; {} if there is no record."""
         return self.records[-1] if self.records else {}
 
     @property
     def local(self) -> bool:
-        """Whether the run is in one process."""
+        """Return whether the run is in one process."""
         return not (self.path / "targets.json").is_file()
 
     def refresh(self) -> None:
-        """Read what is new."""
+        """Read the new content of the files."""
         faults = []
         grown = False
         for tail, records in ((self._steps, self.records), (self._evaluated, self.evaluations)):

@@ -21,7 +21,7 @@ from treeadv.report.progress import STATES, clock, spark, time_left
 from treeadv.report.run_view import RunView, wanted
 from treeadv.visible import visible
 
-WIDE = 110  # columns from which facts and curves are side by side
+WIDE = 110  # smallest number of columns for facts and curves side by side
 _SPARKS = 48
 _STYLE = {"running": "bold green", "finished": "bold cyan", "stopped": "bold yellow"}
 _CURVES = {
@@ -50,7 +50,7 @@ def screen(view: RunView, width: int) -> Layout:
 
 
 def summary(view: RunView) -> RenderableType:
-    """Return the same as text of any height, for an output without a terminal."""
+    """Return the content of the screen as text of any height, for an output that is not a terminal."""
     return Group(header(view), facts_table(view), curves_table(view), findings(view), Text(""), forest_text(view))
 
 
@@ -67,7 +67,7 @@ def header(view: RunView) -> RenderableType:
 
 
 def facts_table(view: RunView) -> RenderableType:
-    """Return roles, the law of the queue, throughput and staleness."""
+    """Return a table of the roles, the conservation law of the queue, the throughput and the staleness."""
     r, table = view.last, Table.grid(padding=(0, 2))
     for name, text in (*_roles(view), *_law(r)):
         table.add_row(Text(name, style="dim"), Text(text))
@@ -81,7 +81,8 @@ def facts_table(view: RunView) -> RenderableType:
 
 
 def curves_table(view: RunView) -> RenderableType:
-    """Return the last steps as lines of blocks, each with its last value, and the evaluations."""
+    """Return a table of the figures of the last steps, the counts of verdicts, and the evaluations. A figure is a line
+    of block characters with its last value."""
     table = Table.grid(padding=(0, 2))
     for name, key in _CURVES.items():
         values = [r[key] for r in view.records if r.get(key) is not None][-_SPARKS:]
@@ -97,7 +98,8 @@ def curves_table(view: RunView) -> RenderableType:
 
 
 def findings(view: RunView) -> RenderableType:
-    """Return alarms; without one advice; and what could not be read."""
+    """Return the alarms. If there is no alarm, return the advice. Also return the faults of files that cannot be
+    read."""
     records = list(view.records)
     wrong = alarms(records)
     shown = [Text(f"! {f.text}", style="bold red") for f in wrong]
@@ -109,7 +111,7 @@ def findings(view: RunView) -> RenderableType:
 
 
 def forest_text(view: RunView) -> RenderableType:
-    """Return prompt, gold answer, and each answer with verdict, advantage and text."""
+    """Return the prompt, the gold answer, and each answer with its verdict, advantage and text."""
     if view.forest is None:
         return Text("no forest yet", style="dim")
     p = view.forest
@@ -131,7 +133,7 @@ def _leaves(p: Picture) -> Table:
 
 
 def _explained(view: RunView) -> str:
-    """Return what the state means and which command goes on."""
+    """Return what the state of the run means, and the command that continues the run."""
     run = visible(str(view.path))
     local = "--local " * view.local
     if view.state == "running":

@@ -1,4 +1,5 @@
-"""Prints a forest as a tree in the terminal: tokens shaded by entropy, segments by advantage, leaves with verdicts."""
+"""Prints a forest as a tree in the terminal. Entropy shades tokens, the advantage shades segments, and leaves have
+verdicts."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from treeadv.forest import Verdict
 from treeadv.report.picture import ADVANTAGE_LEVELS, ENTROPY_LEVELS, Picture, elided, signed
 from treeadv.visible import visible
 
-TOKENS = 48  # largest number of tokens of a segment; the middle of a longer segment is left out
-DEPTH = 12  # forks above a segment before what is below it is left out: each takes four columns
+TOKENS = 48  # largest number of tokens of a segment; the middle of a longer segment is omitted
+DEPTH = 12  # largest number of forks above a shown segment, because each fork takes four columns
 
 # Styles of entropy levels, advantage levels and verdicts. They are legible on dark and light terminals, because every
 # style with a background also sets the text colour.
@@ -28,7 +29,7 @@ _VERDICT = {Verdict.VERIFIED: "bold green", Verdict.WRONG: "bold red", Verdict.U
 def forest_tree(p: Picture, tokens: int = TOKENS) -> RenderableType:
     """Return the `rich` tree of a forest. Long lines wrap below their branch.
 
-    Of a segment with more than `tokens` tokens the middle is left out."""
+    If a segment has more than `tokens` tokens, its middle is omitted."""
     f = p.forest
     prompt = Text(p.prompt.replace("⏎", "").strip())
     root = Tree(Group(Text("prompt", style="bold dim"), prompt, Text("")), guide_style="dim")
@@ -67,8 +68,8 @@ def _segment(p: Picture, s: int, leaf: int | None, tokens: int) -> Text:
 
 
 def leaf_text(p: Picture, leaf: int, read: str | None) -> RenderableType:
-    """Return prompt and whole text of one leaf, its verdict and the reason. `read` is the part that the verifier
-    compared, None if that is not known."""
+    """Return the prompt and the whole text of one leaf, its verdict and the reason. `read` is the part of the text that
+    the verifier compared; it is None if that part is unknown."""
     f, last = p.forest, int(p.forest.leaf_segment[leaf])
     line = Text()
     for s in f.path(last):

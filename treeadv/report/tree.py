@@ -42,7 +42,8 @@ def tree_svg(p: Picture) -> Element:
 
 
 def standalone(p: Picture) -> str:
-    """Return the text of an SVG file of the drawing, with a margin, light or dark as the reader prefers."""
+    """Return the text of an SVG file of the drawing with a margin. The viewer's preference selects light or dark
+    colours."""
     root = tree_svg(p)
     width, height = float(root.get("width", 0)) + 2 * _MARGIN, float(root.get("height", 0)) + _MARGIN
     root.attrib.update(

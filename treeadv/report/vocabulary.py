@@ -11,7 +11,8 @@ from treeadv.storage.run_folder import RunFolder
 
 
 def run_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | Numbers:
-    """Return the tokenizer of the newest checkpoint, or else that of the model; numbers if none is at hand."""
+    """Return the tokenizer of the newest checkpoint, or else the tokenizer of the model. Without a tokenizer, return
+    `Numbers`."""
     for place in _model_folders(folder, config):
         if (place / "tokenizer.json").is_file():
             return Vocabulary(place)

@@ -56,7 +56,8 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task for a worker process. `verifier` is the name of the verifier, `text` the part of the response to judge.
+    """A task for a worker process. `verifier` is the name of the verifier, and `text` is the part of the response to
+    judge.
 
     The worker sets `seconds`, the time after which the worker interrupts the verifier.
     """

@@ -14,7 +14,7 @@ FAILURES = (Verdict.TIMEOUT, Verdict.CRASH)
 
 
 class VerifierWatch:
-    """Counts the failures of a verifier in a window over the last answers."""
+    """A counter of the failures of a verifier in a window over the last answers."""
 
     def __init__(self) -> None:
         self._failed: deque[bool] = deque(maxlen=WINDOW)

@@ -1,10 +1,11 @@
-"""Helpers of the stand-ins of this folder, which refuse to load beside the real package and raise when called."""
+"""Helpers of the import stand-ins of this folder. A stand-in refuses to load beside the real package and raises when it
+is called."""
 
 from importlib import metadata
 
 
 def refuse_beside(*distributions: str) -> None:
-    """Raise ImportError when one of the real `distributions` is installed: a stand-in must not hide the real
+    """Raise ImportError if one of the real `distributions` is installed, because a stand-in must not hide the real
     package."""
     for name in distributions:
         try:
@@ -15,7 +16,7 @@ def refuse_beside(*distributions: str) -> None:
 
 
 def absent(package: str, name: str):
-    """Return a function that raises an error with its name."""
+    """Return a function that raises an error with the name of the missing function."""
 
     def call(*args, **kwargs):
         raise NotImplementedError(f"{package}.{name}: only an import stand-in for machines without a GPU is installed")

@@ -48,7 +48,7 @@ class Atoms(ABC):
         return token
 
     def take(self, kind: str, text: str) -> bool:
-        """Advance if the next token is this token. Returns whether it is."""
+        """Advance if the next token is this token. Return whether it is."""
         if self.next.kind == kind and self.next.text == text:
             self.at += 1
             return True
@@ -208,7 +208,7 @@ class Atoms(ABC):
         return name
 
     def _applied(self, name: Name) -> Term | None:
-        """`f(x)`, `f^{-1}(x)`: an unknown function of its arguments."""
+        """Return a call of an unknown function, such as `f(x)` or `f^{-1}(x)`; None if no argument follows the name."""
         label = name.text
         if self.next.text == "^" and re.match(r"\^\s*\{\s*-\s*1\s*\}\s*\(", self.text[self.next.begin :]):
             self.at += 5

@@ -108,7 +108,7 @@ class Commands(Atoms):
         return (found,)
 
     def _series(self, name: str) -> Term:
-        """`\\sum_{k=1}^{n} k^2`: (index, first, last, terms). The terms are the product that follows."""
+        """Return the call of (index, first, last, terms) for `\\sum_{k=1}^{n} k^2`. A product follows the sum sign."""
         self.need("_")
         self.need("{")
         index = self.advance()
@@ -125,7 +125,7 @@ class Commands(Atoms):
         return Call(name, (Name(index.text), first, last, body))
 
     def _matrix(self) -> Term:
-        """`\\begin{pmatrix} a & b \\\\ c & d \\end{pmatrix}`; the equations of `cases` are a list."""
+        """Return the matrix of `\\begin{pmatrix} a & b \\\\ c & d \\end{pmatrix}`. `cases` gives a list."""
         kind = self.raw_group()
         if kind not in _MATRICES and kind not in ("vmatrix", "cases"):
             raise Unreadable(f"the environment {kind}")

@@ -51,7 +51,7 @@ def _immediate(outcome: Outcome) -> Judgement:
 
 
 class VerifierPool:
-    """Judges answers in `workers` processes.
+    """A pool of `workers` processes that judge answers.
 
     An answer has a time limit of `timeout` seconds from the time at which a process takes it. A process has `memory_mb`
     MB of address space. A pool belongs to one event loop. The first answer that needs a process starts the processes.
@@ -70,12 +70,12 @@ class VerifierPool:
 
     @property
     def waiting(self) -> int:
-        """The number of answers that no process has taken yet."""
+        """Return the number of answers that no process has taken yet."""
         return sum(map(len, self._calls))
 
     @property
     def fault(self) -> str | None:
-        """The reason why the pool has given up, or None."""
+        """Return the reason why the pool has given up, or None."""
         return None if self._fault is None else str(self._fault)
 
     async def grade(self, answers: Sequence[Answer]) -> list[Judgement]:

@@ -1,4 +1,4 @@
-"""The parent's side of one verifier process: start, judge one task, kill."""
+"""The parent's side of one verifier process. It starts the process, lets it judge one task at a time, and kills it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ class Unusable(Exception):
 
 
 class Verifier:
-    """Compares a response with a gold answer. Subclasses override `screen`, or `load` and `judge`, or all three.
+    """The base class of verifiers, which compare a response with a gold answer. Subclasses override `screen`, or `load`
+    and `judge`, or all three.
 
     `screen` runs in the reward actor and must be fast and safe on any text. If the text does not decide the outcome,
     `screen` returns a `Task`. A worker process calls `load` once and then `judge` for each task, under a time limit and
@@ -57,8 +58,8 @@ class Verifier:
         return Task(self.name, answer.gold, answer.response, answer.meta)
 
     def read_part(self, answer: Answer) -> str | None:
-        """Return the part of the response that decides the outcome, "" if the response has none; None if the whole
-        response may decide it. `treeadv view` shows the part."""
+        """Return the part of the response that decides the outcome. The part is "" if the response has no such part,
+        and None if the whole response may decide the outcome. `treeadv view` shows the part."""
         return None
 
     def load(self) -> None:

@@ -1,4 +1,4 @@
-"""The verifier `choice`: compares the letter of a multiple choice."""
+"""The verifier `choice`, which compares the letter of a multiple choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class Choice(Verifier):
-    """Compares one letter: `(B)`, `B.`, `B: text`, `b` and `option B, not A` are B.
+    """A verifier that compares one letter: `(B)`, `B.`, `B: text`, `b` and `option B, not A` are B.
 
     An answer with two letters is wrong."""
 

@@ -1,4 +1,4 @@
-"""The verifier `exact`: compares texts."""
+"""The verifier `exact`, which compares texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _STOP = re.compile(r"[.;!](?=\s|$)|\n")
 
 
 class Exact(Verifier):
-    """Compares the marked answer, or the last line, with the gold answer, without white space and a final full stop.
+    """A verifier that compares the marked answer, or the last line, with the gold answer. White space and a final full
+    stop do not count.
 
     After "the answer is", the answer may end at any full stop of the line, because a gold answer may contain full
     stops.

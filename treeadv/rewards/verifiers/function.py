@@ -1,4 +1,4 @@
-"""The verifier `module:NAME`: a user's function or `Verifier` class."""
+"""The verifier `module:NAME`, which is a user's function or `Verifier` class."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from treeadv.rewards.verifiers.base import Verifier, columns_of
 
 
 class UserDefined(Verifier):
-    """Imports and calls the user's code in worker processes only, never in the reward actor.
+    """A verifier that imports and calls the user's code. It does so only in worker processes, never in the reward
+    actor.
 
     A function names the keyword arguments that it needs: `problem`, `response`, `gold` and columns of the data line. A
-    function with `**columns` gets all columns. The function may be async. For the result see `outcome_of`."""
+    function with `**columns` gets all columns. The function may be async. `outcome_of` describes the result of the
+    function."""
 
     usage = "module:NAME"
     largest_reward = math.inf

@@ -1,4 +1,4 @@
-"""The verifier `last-digit`: compares the last character of the answer."""
+"""The verifier `last-digit`, which compares the last character of the answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class LastDigit(Verifier):
-    """Compares the last character of the answer, a digit 0 to 9, with the gold digit. Other characters do not count."""
+    """A verifier that compares the last character of the answer, a digit 0 to 9, with the gold digit. Other characters
+    do not count."""
 
     usage = "last-digit"
 

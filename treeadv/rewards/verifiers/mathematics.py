@@ -1,4 +1,4 @@
-"""The verifier `math`: compares mathematical expressions.
+"""The verifier `math`, which compares mathematical expressions.
 
 A response becomes a final answer (`parsing.extract`), which must pass limits (`parsing.guards`). A grammar parses the
 answer and the gold answer to terms (`parsing.grammar`). Arithmetic compares the terms (`parsing.equality`). math-verify
@@ -39,7 +39,7 @@ _CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s*\(")
 
 
 class Mathematics(Verifier):
-    """Compares two mathematical expressions, exactly if both are exact.
+    """A verifier that compares two mathematical expressions. The comparison is exact if both expressions are exact.
 
     Text that cannot be parsed completely is never verified.
     """

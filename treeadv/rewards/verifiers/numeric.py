@@ -1,4 +1,4 @@
-"""The verifier `numeric`: compares numbers within a relative tolerance."""
+"""The verifier `numeric`, which compares numbers within a relative tolerance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class Numeric(Verifier):
-    """Verifies an answer if |answer - gold| <= tolerance * |gold|; for gold 0 if |answer| <= tolerance.
+    """A verifier of numbers. It verifies an answer if |answer - gold| <= tolerance * |gold|; for gold 0 if |answer| <=
+    tolerance.
 
     An answer with another unit than the gold answer is wrong.
     """

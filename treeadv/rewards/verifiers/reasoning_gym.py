@@ -1,4 +1,4 @@
-"""The verifier `reasoning-gym`: calls the scorer of a reasoning-gym family."""
+"""The verifier `reasoning-gym`, which calls the scorer of a reasoning-gym family."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from treeadv.rewards.verifiers.base import Verifier
 
 
 class ReasoningGym(Verifier):
-    """Scores answers with the scorer of the family that `meta` names. A task has the verifier `reasoning-gym:FAMILY`.
+    """A verifier that calls the scorer of the family that `meta` names. A task has the verifier `reasoning-gym:FAMILY`.
 
     Nine scorers execute the text of the answer, so every answer is judged in a forked child.
     """
@@ -48,7 +48,7 @@ class ReasoningGym(Verifier):
         return Task(f"reasoning-gym:{family}", gold, text, answer.meta) if text else unparsed("no answer found")
 
     def _entry(self, answer: Answer) -> tuple[str, str]:
-        """Return family and gold answer of the meta. Raises `BadInput` for another meta."""
+        """Return the family and the gold answer of `meta`. Raises `BadInput` for any other `meta`."""
         try:
             meta = json.loads(answer.meta)
             family, gold = meta["dataset"], str(meta["entry"]["answer"])

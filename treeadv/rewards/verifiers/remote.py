@@ -1,4 +1,4 @@
-"""The verifier `http(s)://...`: calls a service that judges answers over HTTP."""
+"""The verifier `http(s)://...`, which calls a service that judges answers over HTTP."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _SECRET = re.compile(r"\$\{(TREEADV_VERIFIER_\w+)\}")
 
 
 class Remote(Verifier):
-    """Posts `response`, `gold`, `meta`, `problem` and the columns of the data line as JSON; for the reply see
-    `outcome_of`.
+    """A verifier that posts `response`, `gold`, `meta`, `problem` and the columns of the data line as JSON to a
+    service. `outcome_of` describes the reply.
 
-    After a refused or broken connection, a status 429 or 5xx, the request is retried with growing pauses until the time
-    limit of the answer. Redirects are not followed. `${TREEADV_VERIFIER_...}` in the URL is replaced by that variable
-    of the reward actor's environment. `TREEADV_VERIFIER_AUTHORIZATION` is sent as the header Authorization. So the
-    configuration needs no secret."""
+    After a refused or broken connection, or a status 429 or 5xx, the verifier retries the request with growing pauses
+    until the time limit of the answer. It follows no redirects. It replaces `${TREEADV_VERIFIER_...}` in the URL by
+    that variable of the reward actor's environment. It sends `TREEADV_VERIFIER_AUTHORIZATION` as the header
+    Authorization. So the configuration needs no secret."""
 
     usage = "an http(s) URL"
     largest_reward = math.inf
@@ -86,7 +86,8 @@ class Remote(Verifier):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses every redirect: a redirect turns a POST into a GET and may send the secret header to another host."""
+    """A handler that refuses every redirect. A redirect turns a POST into a GET and may send the secret header to
+    another host."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> NoReturn:
         where = urlsplit(newurl)

@@ -1,4 +1,4 @@
-"""The verifier `sum`: adds the weighted rewards of several verifiers (`task.rewards` of the configuration)."""
+"""The verifier `sum`, which adds the weighted rewards of several verifiers (`task.rewards` of the configuration)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def sum_terms(name: str) -> list[tuple[str, float]]:
 
 
 class WeightedSum(Verifier):
-    """Adds weight * reward of each verifier.
+    """A verifier that adds weight * reward of several verifiers.
 
-    Verdict and detail come from the first verifier. If one verifier does not judge the answer, the sum does not judge
-    the answer. The reward of each verifier is a named part."""
+    The verdict and the detail come from the first verifier. If one verifier does not judge the answer, the sum does not
+    judge the answer. The reward of each verifier is a named part."""
 
     usage = "sum:[[NAME, WEIGHT], ...]"
 

@@ -1,8 +1,8 @@
-"""Import stand-in for `sgl_kernel`, whose only wheels on PyPI are built for CUDA.
+"""Import stand-in for `sgl_kernel`, whose wheels on PyPI are all built for CUDA.
 
 SGLang imports these names when it starts on any device. It calls them only for speculative decoding and for its native
-CPU kernels. The op `torch.ops.sgl_kernel.convert_weight_packed` is left out on purpose: where it is missing SGLang
-takes its pure-torch path."""
+CPU kernels. The op `torch.ops.sgl_kernel.convert_weight_packed` is omitted on purpose, because SGLang takes its
+pure-torch path without this op."""
 
 from _stub import absent, refuse_beside
 

@@ -1,5 +1,5 @@
-"""Import stand-in for `torchvision`, which SGLang imports for image models and which pulls a CUDA build of torch when
-installed by name."""
+"""Import stand-in for `torchvision`, which SGLang imports for image models. An installation of `torchvision` by name
+would also install a CUDA build of torch."""
 
 from _stub import refuse_beside
 

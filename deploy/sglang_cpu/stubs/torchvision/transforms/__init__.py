@@ -1,4 +1,4 @@
-"""Import stand-in: the enum that annotations use, and functions that raise for every other name."""
+"""Import stand-in. It has the enum that annotations use. Every other name is a function that raises."""
 
 from enum import Enum
 

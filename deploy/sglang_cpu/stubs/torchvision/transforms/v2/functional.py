@@ -1,4 +1,4 @@
-"""Import stand-in: every name is a function that raises."""
+"""Import stand-in. Every name is a function that raises."""
 
 from _stub import absent
 
