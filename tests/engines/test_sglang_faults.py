@@ -228,6 +228,7 @@ def test_prompt_that_leaves_no_room_for_an_answer_is_refused(run: Run, proxied: 
         run(grow(proxied, request, SamplingConfig(max_tokens=2048), 1.0, frozenset()))
 
 
+@pytest.mark.slow
 class TestOwnedServer:
     """Tests a server that the engine starts, with a cache of 600 tokens. Some faults kill it."""
 
@@ -313,6 +314,7 @@ asyncio.run(main())
     server.wait(timeout=20)
 
 
+@pytest.mark.slow
 def test_failed_start_of_a_server_is_reported_with_its_cause(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"SGLang ended while it started[\s\S]*--no-such-flag"):
         run(SGLangEngine.create(configure(root=tmp_path, args={"no-such-flag": True}), tiny_model, 0))

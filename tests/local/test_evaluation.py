@@ -132,6 +132,7 @@ def lines(out: Path) -> dict[str, list[dict]]:
     return {name: sorted(rows, key=lambda r: r["place"]) for name, rows in found.items()}
 
 
+@pytest.mark.slow
 def test_killed_eval_goes_on_to_the_same_answers(tiny_model: Path, held_out: Path, tmp_path: Path, capsys) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(eval_command(tiny_model, held_out, whole)) == 0

@@ -65,10 +65,9 @@ def test_bytes_that_a_rank_receives_are_those_of_the_plan(more: dict[str, Any], 
         assert rank["gradients"] == pytest.approx(expected["reduced gradients, a rank"], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=() if f == "llama" else pytest.mark.slow) for f in measure.MODELS]
-)
+@pytest.mark.parametrize("family", measure.MODELS)
 def test_activations_are_within_15_percent_of_the_plan(family: str, recompute: bool, tmp_path: Path) -> None:
     model = measure.folder(tmp_path, family)
     (found,) = measure.measure("activations", model, tmp_path / "out", 1, {"recompute": recompute})

@@ -26,8 +26,8 @@ def test_recipe_fits_on_gpus_of_80_gb(recipe: str) -> None:
     ("change", "help"),
     [
         ("learner.checkpoint_activations=false", "learner.checkpoint_activations=true"),
-        ("learner.count=2", "learner.count=4"),
-        ("learner.accumulate=whole", "learner.accumulate=sharded"),
+        pytest.param("learner.count=2", "learner.count=4", marks=pytest.mark.slow),
+        pytest.param("learner.accumulate=whole", "learner.accumulate=sharded", marks=pytest.mark.slow),
     ],
 )
 def test_learner_that_does_not_fit_names_the_option_that_helps(

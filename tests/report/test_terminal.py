@@ -46,7 +46,7 @@ def test_tree_is_printed_with_a_line_for_each_segment() -> None:
 
 def test_long_segment_is_cut_in_the_middle_with_the_count() -> None:
     text = printed(build([-1, -1], [500, 2]), width=400)
-    assert f"… {500 - TOKENS} tokens left out …" in text
+    assert f"… {500 - TOKENS} tokens left out (--full shows them) …" in text
     assert text.count("zq") == TOKENS + 2
 
 
