@@ -30,6 +30,7 @@ class Generator(Heartbeat):
 
     def __init__(self, config: Config, index: int, port: int) -> None:
         self._config, self._index = config, index
+        self._generated: float = 0  # tokens of forests that `stats` has reported
         self._tau = config.sampling.tau  # fork threshold of the newest forest, in nats
         self._exporter = Exporter("generator", refresh=self._count_engine)
         self._address = self._exporter.serve(config.metrics.host, port)
@@ -90,8 +91,11 @@ class Generator(Heartbeat):
         """Return totals since the start, for the driver's record of a step. The generated tokens exclude the answers to
         held-out problems."""
         s = self.engine.stats()
+        # The engine counts a token before its reader does, so the difference may fall for a moment: a total may not.
+        drawn = s.decoded_tokens - (self._metered.tokens if self._metered else 0)
+        self._generated = max(self._generated, drawn)
         return {
-            "tokens_generated": s.decoded_tokens - (self._metered.tokens if self._metered else 0),
+            "tokens_generated": self._generated,
             "prompt_tokens": s.prompt_tokens,
             "cached_tokens": s.cached_tokens,
             "busy_seconds": s.busy_seconds,
