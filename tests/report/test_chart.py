@@ -51,9 +51,8 @@ def test_one_value_shows_as_a_dot() -> None:
 
 def test_several_curves_have_a_key_and_separate_last_values() -> None:
     figure = draw(Chart("t", "u", [Series("mean", [1.0, 2.0]), Series("max", [1.0, 2.01])]), [1, 2])
-    assert [(s.find("i").get("class"), s.find("i").tail) for s in figure.iter("span") if s.find("i") is not None] == [  # type: ignore[union-attr]
-        ("k0", "mean"), ("k1", "max"),
-    ]  # fmt: skip
+    keys = [mark for span in figure.iter("span") if (mark := span.find("i")) is not None]
+    assert [(mark.get("class"), mark.tail) for mark in keys] == [("k0", "mean"), ("k1", "max")]
     last = [e for e in figure.iter("text") if e.get("class") == "last"]
     assert {e.text for e in last} == {"2", "2.01"}
     assert abs(float(last[0].get("y", 0)) - float(last[1].get("y", 0))) >= 12

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tests.study.results import SEEDS, done, failed, study
+from tests.study.results import SEEDS, TREE, done, failed, study
 from treeadv.study.analysis import compare, holm, metric, summarise, tokens_to
 from treeadv.study.report import claim_cells, gaps, write_reports
 from treeadv.study.running import status
@@ -98,12 +100,6 @@ def test_tokens_to_target_are_interpolated_or_censored() -> None:
 
 
 def test_report_is_one_page_without_outside_parts(tmp_path: Path) -> None:
-    import json
-
-    import yaml
-
-    from tests.study.results import TREE
-
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(TREE))
     s = study()
     results = cells(s, grpo=[0.4, None, 0.41, 0.43, 0.42], treeadv=[0.6, 0.61, 0.64, 0.62, 0.63])
@@ -120,3 +116,21 @@ def test_report_is_one_page_without_outside_parts(tmp_path: Path) -> None:
         assert "treeadv, seed 5: missing" in text
         assert "3 of 5" in text
     assert len(json.loads(every)["cells"]) == 10 and yaml.safe_load(frozen) == TREE
+
+
+def test_report_names_no_folder_of_a_machine(tmp_path: Path) -> None:
+    home, s = tmp_path / "home" / "small", study()
+    for cell in s.cells:
+        folder = home / "cells" / cell.folder
+        folder.mkdir(parents=True)
+        result = done(cell.row, cell.seed, 0.5) | {"config": {"run": {"root": str(folder)}, "model": "hub/name"}}
+        (folder / "cell.json").write_text(json.dumps(result))
+    (home / "study.yaml").write_text(yaml.safe_dump(TREE))
+    session = {"command": f"treeadv study run small.yaml --dir {home} --models='{tmp_path}/m'", "date": "2026-11-28",
+               "cpu": "c", "cores": 2, "python": "3.11"}  # fmt: skip
+    (home / "machine.json").write_text(json.dumps([session]))
+    for path in write_reports(home, tmp_path / "out"):
+        assert str(tmp_path) not in path.read_text(), path
+    every = json.loads((tmp_path / "out" / "cells.json").read_text())
+    assert every["sessions"][0]["command"] == "treeadv study run small.yaml --dir small --models='m'"
+    assert every["cells"][0]["config"] == {"run": {"root": s.cells[0].folder}, "model": "hub/name"}

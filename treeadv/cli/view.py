@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,10 @@ def _bundle(catalogue: Catalogue, target: Path, steps: tuple[int, int] | None) -
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("forests", total=None)
-        shown: Callable[[int, int], None] = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+
+        def shown(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
         forests, size = write_bundle(catalogue, target, chosen, shown)
     print(visible(f"{target / 'index.html'}: {forests} forests, {size / 1e6:.1f} MB with data"))
     return 0

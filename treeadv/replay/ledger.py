@@ -55,14 +55,11 @@ class State(StrEnum):
 
 
 class LawBroken(AssertionError):
-    """The conservation law does not hold, because a defect of the queue lost or duplicated forests. The run must
-    stop."""
+    """The conservation law does not hold: a defect of the queue lost or duplicated forests. The run must stop."""
 
 
 class LeaseLost(RuntimeError):
-    """The lease ended and another lease holds its forests. A step with the ended lease is void.
-
-    The run must resume from the last checkpoint."""
+    """The lease ended and another lease holds its forests. Its step is void: the run resumes from a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from treeadv.errors import BadInput
@@ -26,6 +28,7 @@ CLAIM_HEADS = (
     "claim", "metric", "arm", "against", "difference", "95 % interval", "pairs", "p (t)", "p (Wilcoxon)", "p (Holm)",
     "verdict",
 )  # fmt: skip
+_ABSOLUTE = re.compile(r"(?<![^\s'\"=,(])/(?:[^\s'\"/]+/)*([^\s'\"/]+)/?")
 CURVES = (("accuracy", "accuracy on the development problems"), ("tokens_mean", "tokens of an answer"))
 
 
@@ -34,8 +37,9 @@ def write_reports(home: Path, out: Path) -> list[Path]:
     if not (home / "study.yaml").is_file():
         raise BadInput(f"{home}: not the folder of a study (no study.yaml); treeadv study run makes one")
     study = load_study(home / "study.yaml")
-    cells = read_cells(study, home)
-    sessions = json.loads((home / "machine.json").read_text()) if (home / "machine.json").is_file() else []
+    cells = without_folders(read_cells(study, home))
+    file = home / "machine.json"
+    sessions = without_folders(json.loads(file.read_text())) if file.is_file() else []
     rows, outcomes = summarise(study, cells), compare(study, cells)
     out.mkdir(parents=True, exist_ok=True)
     written = {
@@ -48,6 +52,21 @@ def write_reports(home: Path, out: Path) -> list[Path]:
     for name, text in written.items():
         replace_file(out / name, text)
     return [out / name for name in written]
+
+
+def without_folders(value: Any) -> Any:
+    """Return a JSON value in which each absolute path of a text is its last name. Addresses with a scheme stay.
+
+    A report is published, and the folders of a machine mean nothing elsewhere.
+
+    >>> without_folders({"command": "study run a.yaml --dir /data/studies/a", "data": "s3://bucket/x", "row": "a/b"})
+    {'command': 'study run a.yaml --dir a', 'data': 's3://bucket/x', 'row': 'a/b'}
+    """
+    if isinstance(value, str):
+        return _ABSOLUTE.sub(r"\1", value)
+    if isinstance(value, dict):
+        return {key: without_folders(x) for key, x in value.items()}
+    return [without_folders(x) for x in value] if isinstance(value, list) else value
 
 
 def row_cells(study: Study, row: RowSummary) -> list[str]:

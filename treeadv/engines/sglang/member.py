@@ -43,7 +43,8 @@ class Model:
         shapes: dict[str, list[int]] = {}
         for file in sorted(Path(folder).glob("*.safetensors")):
             with safe_open(file, "np") as tensors:
-                shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
+                names = tensors.keys()  # the file is no mapping, so it cannot be iterated
+                shapes |= {name: tensors.get_slice(name).get_shape() for name in names}
         return cls(
             folder=folder,
             vocabulary=settings["vocab_size"],

@@ -23,7 +23,8 @@ _JOINT = re.compile(
 )
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _PHRASE = re.compile(
-    r"\banswer\b(?:\*\*|__)?[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?!\s*n't)(?:\s+is\b)?\s*:?|####+:?|\u7b54\u6848(?:\u662f|\u4e3a|:|\uff1a)*"
+    r"\banswer\b(?:\*\*|__)?[^\n.:=]{0,40}?(?:\bis\b|\bare\b|:|=)(?!\s*n't)(?:\s+is\b)?\s*:?|####+:?"
+    r"|\u7b54\u6848(?:\u662f|\u4e3a|:|\uff1a)*"
     r"|\*\*\s*(?:final\s+)?answer\s*\*\*\s*\n",
     re.IGNORECASE,
 )

@@ -28,9 +28,12 @@ from treeadv.rewards.verifiers.base import Verifier
 _SEVERAL = re.compile(r"[^\d],|,[^\d]|,\d{1,2}(?!\d)|,\d{4,}|\b(?:and|or)\b|;|\\pm|\\\{|^\{")
 _BEYOND = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|partial|gcd|lcm|begin|setminus|cup|cap|det)(?![A-Za-z])")
 _FORMAL = re.compile(  # text that math-verify parses completely; of other text math-verify may parse only a part
-    r"(?:\\(?:int|iint|iiint|oint|sum|prod|lim|frac|sqrt|to|infty|partial|cdot|times|begin|end|binom|ldots|pi|sin|cos|tan|cot|sec|csc|arcsin|"
-    r"arccos|arctan|sinh|cosh|tanh|log|ln|exp|gcd|lcm|max|min|mod|pmod|det|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|"
-    r"varphi|chi|psi|omega|le|ge|ne|in|cup|cap|setminus|emptyset|mathbb|pm|lfloor|rfloor|lceil|rceil|overline|vec|hat)(?![A-Za-z])"
+    r"(?:\\(?:int|iint|iiint|oint|sum|prod|lim|frac|sqrt|to|infty|partial|cdot|times|begin|end|binom|ldots|pi|sin"
+    r"|cos|tan|cot|sec|csc|arcsin|"
+    r"arccos|arctan|sinh|cosh|tanh|log|ln|exp|gcd|lcm|max|min|mod|pmod|det|alpha|beta|gamma|delta|epsilon|theta"
+    r"|lambda|mu|nu|rho|sigma|tau|phi|"
+    r"varphi|chi|psi|omega|le|ge|ne|in|cup|cap|setminus|emptyset|mathbb|pm|lfloor|rfloor|lceil|rceil|overline|vec"
+    r"|hat)(?![A-Za-z])"
     r"|\\[{}|\\]|p?matrix|bmatrix|vmatrix|array|[A-Za-z](?![A-Za-z]{3})|[\d\s.,;:+\-*/^_=<>(){}\[\]|!'&])+"
 )
 _LETTER = re.compile(r"\(?[A-J]\)?")

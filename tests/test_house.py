@@ -1,0 +1,36 @@
+"""The rules of the house that a script can check: lengths of modules and lines, and no folders of a machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(f for top in ("treeadv", "actors") for f in (ROOT / top).rglob("*.py"))
+RESULTS = sorted(f for top in ("docs", "benchmarks/results") for f in (ROOT / top).rglob("*") if f.is_file())
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:work|tmp|root|home|Users|check)/\w")
+
+
+def test_no_module_has_over_400_lines() -> None:
+    assert [f.name for f in MODULES if len(f.read_text().splitlines()) > 400] == []
+
+
+def test_no_line_of_code_has_over_120_columns() -> None:
+    long = [f"{f.name}:{n}" for f in MODULES for n, x in enumerate(f.read_text().splitlines(), 1) if len(x) > 120]
+    assert long == []
+
+
+def test_documents_and_results_name_no_folder_of_a_machine() -> None:
+    texts = [f for f in RESULTS if f.suffix in (".md", ".json", ".jsonl", ".html", ".yaml", ".ipynb", ".svg")]
+    assert texts
+    assert [str(f.relative_to(ROOT)) for f in texts if FOLDERS.search(f.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("--dir /work/studies/a", True), ('"/tmp/x/y"', True), ("https://host/home/x", False), ("grpo/home/x", False)],
+)
+def test_folder_of_a_machine_is_told_from_an_address(text: str, found: bool) -> None:
+    assert bool(FOLDERS.search(text)) is found
