@@ -47,7 +47,9 @@ def test_evaluation_is_repeated_after_its_generator_dies(tmp_path: Path, tiny_mo
         run.recover("Generator")
         wait_for(lambda: len(RunFolder(run.run).evaluations()) > before, run.process, 180)  # noqa: B023 - called here
     assert "lost its generator" in run.output_so_far()
+    # A step whose forests all lack a gradient leaves the version as it is.
+    versions = {0: 0} | {r["step"]: r["version"] for r in RunFolder(run.run).records()}
     for record in RunFolder(run.run).evaluations():
-        assert record["version"] == record["step"] and record["sets"]["held"]["problems"] == 6
+        assert record["version"] == versions[record["step"]] and record["sets"]["held"]["problems"] == 6
         assert sum(record["sets"]["held"]["verdicts"].values()) == 12
     run.end()
