@@ -12,11 +12,12 @@ DENIED = b"<Error><Code>QuotaExceeded</Code><Message>the bucket is full</Message
 
 
 class RefusingStore:
-    """A proxy that passes requests to `target` (http://host:port). A write for which `refuses(path)` is true gets an
-    error that clients do not retry."""
+    """A proxy that passes requests to `target` (http://host:port). A request of one of `methods` for which
+    `refuses(path)` is true gets an error that clients do not retry."""
 
     def __init__(self, target: str) -> None:
         self.refuses: Callable[[str], bool] = lambda path: False
+        self.methods = ("PUT", "POST")
         self.refused = 0
         store, netloc = self, urlsplit(target).netloc
 
@@ -25,7 +26,7 @@ class RefusingStore:
 
             def answer(self) -> None:
                 body = self.body()
-                if self.command in ("PUT", "POST") and store.refuses(urlsplit(self.path).path):
+                if self.command in store.methods and store.refuses(urlsplit(self.path).path):
                     store.refused += 1
                     return self.reply(400, {"Content-Type": "application/xml"}, DENIED)
                 upstream = http.client.HTTPConnection(netloc, timeout=30)

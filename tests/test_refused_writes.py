@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import pytest
 from tests.refusing_store import RefusingStore
 from tests.replay.test_s3 import keys
 from tests.test_storage import of
+from treeadv.errors import BadInput
 from treeadv.replay.audit import audit
+from treeadv.storage.objects import ObjectFolder
 
 
 @pytest.fixture
@@ -42,6 +44,35 @@ def train(*arguments: object) -> tuple[int, str]:
 
 def small(uri: str, tmp_path: Path, model: Path) -> Path:
     return of(uri, tmp_path, model, run__steps=2, generator={"count": 1, "forests": 2, "threads": 1})
+
+
+@pytest.mark.parametrize(
+    ("method", "operation", "verb"),
+    [
+        ("PUT", lambda folder: folder.write_whole("a", b"x"), "written"),
+        ("POST", lambda folder: folder.lock("000001-a", 0), "written"),
+        ("PUT", lambda folder: folder.truncate("kept", 1), "written"),
+        ("PUT", lambda folder: folder.copy_file("kept", "copy"), "written"),
+        ("DELETE", lambda folder: folder.delete("kept"), "deleted"),
+        ("GET", lambda folder: folder.read("kept"), "read"),
+        ("GET", lambda folder: folder.sizes(""), "read"),
+        ("HEAD", lambda folder: folder.owner(), "read"),
+    ],
+)
+def test_refused_request_gives_one_line_that_names_the_object(
+    place: tuple[str, Any, str],
+    store: RefusingStore,
+    method: str,
+    operation: Callable[[ObjectFolder], object],
+    verb: str,
+) -> None:
+    _, _, uri = place
+    folder = ObjectFolder(uri)
+    folder.write_whole("kept", b"kept")
+    store.methods, store.refuses = (method, "POST" if method == "PUT" else method), lambda path: True
+    with pytest.raises(BadInput, match=rf"^run.storage: s3://\S+ cannot be {verb} \(") as refused:
+        operation(folder)
+    assert store.refused and "\n" not in str(refused.value)
 
 
 @pytest.mark.slow

@@ -99,7 +99,8 @@ class Folder(Protocol):
     def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
         """Return bytes of a file. They include bytes that this object has written and not flushed.
 
-        Raises FileNotFoundError or `TooShort` if the bytes do not exist. Raises another OSError if the read fails."""
+        Raises FileNotFoundError or `TooShort` if the bytes do not exist. Raises another OSError or `BadInput` if the
+        read fails."""
         ...
 
     def open_all(self, names: Sequence[str]) -> list[pa.NativeFile]:
@@ -107,7 +108,9 @@ class Folder(Protocol):
         ...
 
     def write_whole(self, name: str, data: bytes) -> None:
-        """Write a file durably. After a crash the file is complete or does not exist."""
+        """Write a file durably. After a crash the file is complete or does not exist.
+
+        Raises `BadInput` if the write fails, as every method does that writes."""
         ...
 
     def truncate(self, name: str, size: int) -> None:

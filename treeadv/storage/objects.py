@@ -5,15 +5,16 @@ An object store cannot append to an object. So an append-only file stays in memo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from treeadv.errors import BadInput, one_line
-from treeadv.storage.folder import Action, Bytes, join, read_exactly
+from treeadv.storage.folder import Action, Bytes, TooShort, join, read_exactly
 from treeadv.storage.lock import ObjectLock, Owner, parse_lock, refuse_other_owner
 
 _PARALLEL_READS = 16
@@ -61,7 +62,7 @@ class ObjectFile:
 
     def _upload(self, data: bytes, last: bool) -> None:
         if len(data) > self._uploaded:
-            self._folder.put(self.name, [data])
+            self._folder.write_whole(self.name, data)
             self._uploaded = len(data)
         if last:
             self.close()
@@ -109,19 +110,21 @@ class ObjectFolder:
         self._open_files.pop(name, None)
 
     def sizes(self, suffix: str) -> dict[str, int]:
-        found = self._fs.get_file_info(pafs.FileSelector(self._base, allow_not_found=True))
+        with self._errors("read"):
+            found = self._fs.get_file_info(pafs.FileSelector(self._base, allow_not_found=True))
         files = [i for i in found if i.is_file and i.base_name.endswith(suffix)]
         return {i.base_name: i.size for i in sorted(files, key=lambda i: i.base_name)}
 
     def tree(self) -> dict[str, int]:
-        found = self._fs.get_file_info(pafs.FileSelector(self._base, recursive=True, allow_not_found=True))
+        with self._errors("read"):
+            found = self._fs.get_file_info(pafs.FileSelector(self._base, recursive=True, allow_not_found=True))
         return {i.path.removeprefix(f"{self._base}/"): i.size for i in found if i.is_file}
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> pa.Buffer:
         unflushed = self._open_files[name].unflushed() if name in self._open_files else b""
         if unflushed:
             return read_exactly(pa.BufferReader(unflushed), name, offset, length)
-        with self._fs.open_input_file(f"{self._base}/{name}") as file:
+        with self._errors("read", name), self._fs.open_input_file(f"{self._base}/{name}") as file:
             return read_exactly(file, name, offset, length)
 
     def open_all(self, names: Sequence[str]) -> list[pa.NativeFile]:
@@ -129,17 +132,8 @@ class ObjectFolder:
             return list(pool.map(lambda name: pa.BufferReader(self.read(name)), names))
 
     def write_whole(self, name: str, data: bytes) -> None:
-        with self._fs.open_output_stream(f"{self._base}/{name}") as out:
+        with self._errors("written", name), self._fs.open_output_stream(f"{self._base}/{name}") as out:
             out.write(data)
-
-    def put(self, name: str, chunks: Sequence[Bytes]) -> None:
-        """Upload one object. Raises `BadInput` if the store fails."""
-        try:
-            self.write_whole(name, b"".join(chunks))
-        except OSError as e:
-            where = f"{self._base}/{name}"
-            remedy = "repair the access to the store, then resume the run"
-            raise BadInput(f"{where} cannot be written ({one_line(e)}); {remedy}") from e
 
     def truncate(self, name: str, size: int) -> None:
         self.write_whole(name, self.read(name, 0, size).to_pybytes())
@@ -148,23 +142,27 @@ class ObjectFolder:
         pass  # every object in the store is durable
 
     def delete(self, name: str) -> None:
-        self._fs.delete_file(f"{self._base}/{name}")
+        with self._errors("deleted", name):
+            self._fs.delete_file(f"{self._base}/{name}")
 
     def delete_tree(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._errors("deleted"):
             self._fs.delete_dir(self._base)
 
     def copy_in(self, source: Path) -> None:
         local = pafs.LocalFileSystem()
-        pafs.copy_files(str(source), self._base, source_filesystem=local, destination_filesystem=self._fs)
+        with self._errors("written"):
+            pafs.copy_files(str(source), self._base, source_filesystem=local, destination_filesystem=self._fs)
 
     def copy_out(self, target: Path) -> None:
         local = pafs.LocalFileSystem()
-        pafs.copy_files(self._base, str(target), source_filesystem=self._fs, destination_filesystem=local)
+        with self._errors("read"):
+            pafs.copy_files(self._base, str(target), source_filesystem=self._fs, destination_filesystem=local)
 
     def copy_file(self, source: str, target: str) -> None:
         names = f"{self._base}/{source}", f"{self._base}/{target}"
-        pafs.copy_files(*names, source_filesystem=self._fs, destination_filesystem=self._fs)
+        with self._errors("written", target):
+            pafs.copy_files(*names, source_filesystem=self._fs, destination_filesystem=self._fs)
 
     def free_bytes(self) -> int | None:
         return None
@@ -184,3 +182,16 @@ class ObjectFolder:
             return self.read("lock").to_pybytes()
         except FileNotFoundError:
             return b""
+
+    @contextmanager
+    def _errors(self, what: str, name: str = "") -> Iterator[None]:
+        """Turn an error of the store into a `BadInput` of one line. A caller that reads or deletes handles a missing
+        file itself."""
+        try:
+            yield
+        except OSError as e:
+            if what != "written" and isinstance(e, FileNotFoundError | TooShort):
+                raise
+            where = join(self.uri, name) if name else self.uri
+            remedy = "check the address and the credentials in the environment, or repair the access to the store"
+            raise BadInput(f"run.storage: {where} cannot be {what} ({one_line(e)}); {remedy}") from e
