@@ -129,11 +129,12 @@ def test_hung_role_is_killed_and_the_run_continues(tmp_path: Path, tiny_model: P
 @pytest.mark.parametrize("role", ROLES)
 def test_role_stopped_in_its_constructor_is_replaced(tmp_path: Path, tiny_model: Path, role: str) -> None:
     # on a busy machine a learner needs over 20 s to start
-    run = Run(tmp_path, tiny_model, run__start_timeout=60.0)
+    run = Run(tmp_path, tiny_model, run__start_timeout=45.0)
     stopped = run.stop_in_constructor(role)
     run.wait_until_dead(stopped)
     run.recover(role)
-    assert "did not start within 60 s (run.start_timeout): it is " in run.output_so_far()
+    said = run.output_so_far()
+    assert "did not start within 45 s (run.start_timeout): it is " in said, said
     run.end()
 
 

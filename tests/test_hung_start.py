@@ -21,12 +21,15 @@ from actors.heartbeat import Heartbeat
 
 
 class Role(Heartbeat):
-    """An actor class whose first `bad` processes stop in the constructor."""
+    """An actor class. Its process number `bad` (from 1) stops in the constructor, or starts slowly if `seconds` is
+    given."""
 
-    def __init__(self, log: str, bad: int) -> None:
+    def __init__(self, log: str, bad: int, seconds: float = 0.0) -> None:
         with open(log, "a") as file:
             file.write(f"{os.getpid()}\n")
-        if len(Path(log).read_text().split()) <= bad:
+        if len(Path(log).read_text().split()) == bad and seconds:
+            time.sleep(seconds)
+        elif len(Path(log).read_text().split()) == bad:
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -37,9 +40,9 @@ def here() -> Iterator[None]:
     ray.shutdown()
 
 
-def role(log: Path, bad: int, **options: object) -> Handle:
+def role(log: Path, bad: int, seconds: float = 0.0, **options: object) -> Handle:
     log.touch()
-    return actor_class(Role, **options).remote(str(log), bad)
+    return actor_class(Role, **options).remote(str(log), bad, seconds)
 
 
 def pids(log: Path) -> list[int]:
@@ -79,6 +82,36 @@ def test_actor_stopped_in_its_constructor_is_restarted(tmp_path: Path) -> None:
     stopped, _ = pids(log)
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(stopped).wait(30)  # Ray waits a while before it sends SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 15.0])
+def test_restart_has_the_deadline_of_a_start(tmp_path: Path, seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Ray restarts an actor, such as the queue, whose process dies. The heartbeat that waits for the new process does
+    not end the restart early, and does not keep a stopped constructor."""
+    log = tmp_path / "log"
+    deadlines = Deadlines(start=20.0, heartbeat=60.0) if not seconds else Deadlines(start=60.0, heartbeat=4.0)
+
+    async def scenario() -> None:
+        actor = role(log, 2, seconds, max_restarts=5, max_task_retries=-1)
+        await wait_for_beat(actor, 60)
+        watch = asyncio.create_task(restart_when_hung(actor, "queue", deadlines))
+        await asyncio.sleep(3)
+        os.kill(pids(log)[0], signal.SIGKILL)
+        while len(pids(log)) < (2 if seconds else 3):
+            await asyncio.sleep(0.5)
+        while True:
+            try:
+                await wait_for_beat(actor, 60)
+                break
+            except ray.exceptions.ActorUnavailableError:
+                await asyncio.sleep(0.5)
+        watch.cancel()
+        ray.kill(actor)
+
+    asyncio.run(asyncio.wait_for(scenario(), 200))
+    assert len(pids(log)) == (2 if seconds else 3)
+    assert ("queue did not start within 20 s" in caplog.text) == (not seconds) and "no heartbeat" not in caplog.text
 
 
 def test_actor_without_resources_has_no_deadline(tmp_path: Path) -> None:

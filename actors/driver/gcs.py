@@ -10,6 +10,7 @@ from typing import TypeVar
 import ray
 from ray import ActorID
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
 from ray.exceptions import RpcError
 
 from actors.driver.handles import Handle, actor_id
@@ -50,6 +51,19 @@ async def has_process(handle: Handle) -> bool | None:
     """Return whether an actor has a process, which runs its constructor or its methods.
 
     An actor without a process waits for resources of the cluster. Returns None if the GCS does not answer."""
+    found = await _record(handle)
+    return None if found is None else any(actor.address.port > 0 for actor in found)
+
+
+async def is_restarting(handle: Handle) -> bool | None:
+    """Return whether Ray starts an actor again, up to the end of its constructor. Returns None if the GCS does not
+    answer."""
+    found = await _record(handle)
+    return None if found is None else any(actor.state == ActorTableData.RESTARTING for actor in found)
+
+
+async def _record(handle: Handle) -> list[ActorTableData] | None:
+    """Return the record of an actor, or [] if the GCS has none. Returns None if the GCS does not answer."""
     key = ActorID.from_hex(actor_id(handle))
     found = await answer(gcs().async_get_all_actor_info(actor_id=key, timeout=TIMEOUT_SECONDS))
-    return None if found is None else key in found and found[key].address.port > 0
+    return None if found is None else [found[key]] if key in found else []

@@ -4,7 +4,6 @@ crash."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Self, cast
 
@@ -21,7 +20,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from actors.driver.gcs import has_process
+from actors.driver.gcs import has_process, is_restarting
 from actors.driver.handles import Handle, kill
 from actors.heartbeat import Heartbeat
 from treeadv.config import RunConfig
@@ -64,48 +63,47 @@ async def wait_until_lost(handle: Handle, name: str, deadlines: Deadlines) -> Ex
     """Wait until an actor dies or misses a deadline, and return the cause.
 
     An actor without a process has no deadline, because it waits for resources of the cluster."""
-    actor, timeout = cast(ActorProxy[Heartbeat], handle), deadlines.heartbeat
+    actor = cast(ActorProxy[Heartbeat], handle)
     try:
-        await _start(handle, name, actor.beat.remote(), deadlines.start)
+        await _start(handle, name, asyncio.ensure_future(actor.beat.remote()), deadlines.start)
         while True:
-            await asyncio.sleep(min(INTERVAL_SECONDS, timeout / 4))
-            try:
-                await _answer(actor.beat.remote(), timeout)
-            except TimeoutError:
-                return Hung(f"{name} gave no heartbeat for {timeout:g} s")
+            await asyncio.sleep(min(INTERVAL_SECONDS, deadlines.heartbeat / PARTS))
+            await _answer(handle, name, asyncio.ensure_future(actor.beat.remote()), deadlines)
     except (Hung, *ACTOR_LOST) as fault:
         return fault
 
 
-async def _start(handle: Handle, name: str, beat: Awaitable[None], timeout: float) -> None:
+async def _start(handle: Handle, name: str, beat: asyncio.Future[None], timeout: float) -> None:
     """Wait for the first heartbeat. Raises `Hung` if the actor has had a process for `timeout` seconds and has given no
     heartbeat.
 
     Time counts only while Ray reports the process. A pause of Ray or of this process therefore does not count."""
-    first, look, waited = asyncio.ensure_future(beat), min(INTERVAL_SECONDS, timeout / PARTS), 0.0
+    look, waited = min(INTERVAL_SECONDS, timeout / PARTS), 0.0
     try:
-        while not (await asyncio.wait([first], timeout=look))[0]:
+        while not (await asyncio.wait([beat], timeout=look))[0]:
             waited += look if await has_process(handle) else 0.0
             if waited >= timeout:
                 raise Hung(f"{name} did not start within {timeout:g} s (run.start_timeout)")
-        await first
+        await beat
     finally:
-        first.cancel()  # cancelled, because no task would read the error of an actor that is killed later
+        beat.cancel()  # cancelled, because no task would read the error of an actor that is killed later
 
 
-async def _answer(beat: Awaitable[None], timeout: float) -> None:
-    """Wait for a heartbeat. Raises TimeoutError after `timeout` seconds.
+async def _answer(handle: Handle, name: str, beat: asyncio.Future[None], deadlines: Deadlines) -> None:
+    """Wait for a heartbeat. Raises `Hung` if it does not come in time.
 
     The wait has `PARTS` parts of equal length. If the system stops this process for a while, only the current part ends
-    early, and the actor keeps the rest of its time."""
-    answer = asyncio.ensure_future(beat)
+    early, and the actor keeps the rest of its time. Ray keeps the heartbeat of an actor that it restarts. The deadline
+    of a start then replaces the deadline of the heartbeat."""
     try:
         for _ in range(PARTS):
-            if (await asyncio.wait([answer], timeout=timeout / PARTS))[0]:
-                return await answer
-        raise TimeoutError
+            if (await asyncio.wait([beat], timeout=deadlines.heartbeat / PARTS))[0]:
+                return await beat
+            if await is_restarting(handle):
+                return await _start(handle, name, beat, deadlines.start)
+        raise Hung(f"{name} gave no heartbeat for {deadlines.heartbeat:g} s")
     finally:
-        answer.cancel()
+        beat.cancel()
 
 
 async def kill_when_lost(handle: Handle, name: str, deadlines: Deadlines) -> Exception:
