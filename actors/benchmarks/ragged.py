@@ -4,10 +4,12 @@ Both draw the same answers by number and length with the same model, threads and
 a log-normal distribution, whose mean is near --mean. `generate` ends a batch with its longest answer; the engine gives
 a free row to the next answer. It prints one JSON object per line.
 
-    generate   tokens per second of `generate`, in batches of --rows answers with padded prompts
+    generate   tokens per second of `generate`, in batches of --rows answers. `cpu_s` and `tokens_per_cpu_second` are
+               CPU time, on which other load has less effect
     engine     tokens per second of the engine with --rows rows. `model` is the share of its time in the model;
                the rest is the drawing of tokens and Python
-    speedup    `engine_over_generate`: the ratio of the means over --rounds rounds, in which the two take turns
+    speedup    `engine_over_generate`: the ratio of the mean times of --rounds rounds, in which the two take turns.
+               `engine_over_generate_cpu`: the same of CPU times
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
@@ -72,25 +75,36 @@ class _Ragged:
         self.prompts = rng.integers(3, self.model.config.vocab_size, (args.answers, args.prompt))
 
     def run(self) -> None:
-        found: dict[str, list[float]] = {"generate": [], "engine": []}
+        found: dict[str, list[dict[str, float]]] = {"generate": [], "engine": []}
+        tokens = int(self.lengths.sum())
         with asyncio.Runner() as runner:
             for turn in range(self.args.rounds + 1):  # the first round is a warm-up and is not measured
-                began = time.perf_counter()
-                self._generate()
-                middle, model = time.perf_counter(), ModelTime(self.engine)
-                runner.run(self._engine())
-                engine_s = time.perf_counter() - middle
-                model.stop()
-                if turn:
-                    tokens = int(self.lengths.sum())
-                    found["generate"].append(tokens / (middle - began))
-                    found["engine"].append(tokens / engine_s)
-                    self._print("generate", tokens=tokens, tokens_per_second=found["generate"][-1])
-                    share = model.seconds / engine_s
-                    self._print("engine", tokens=tokens, tokens_per_second=found["engine"][-1], model=share)
+                for name, figures in (("generate", self._timed(self._generate)), ("engine", self._in_engine(runner))):
+                    if turn:
+                        figures |= {"tokens_per_second": tokens / figures["s"]}
+                        figures |= {"tokens_per_cpu_second": tokens / figures["cpu_s"]}
+                        found[name].append(figures)
+                        self._print(name, tokens=tokens, **figures)
             runner.run(self.engine.close())
-        ratio = fmean(found["engine"]) / fmean(found["generate"])
-        self._print("speedup", rows=self.args.rows, answers=self.args.answers, engine_over_generate=ratio)
+        means = {n: {k: fmean(f[k] for f in rounds) for k in rounds[0]} for n, rounds in found.items()}
+        self._print(
+            "speedup",
+            rows=self.args.rows,
+            answers=self.args.answers,
+            engine_over_generate=means["generate"]["s"] / means["engine"]["s"],
+            engine_over_generate_cpu=means["generate"]["cpu_s"] / means["engine"]["cpu_s"],
+        )
+
+    def _timed(self, work: Callable[[], object]) -> dict[str, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        return {"s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+
+    def _in_engine(self, runner: asyncio.Runner) -> dict[str, float]:
+        model = ModelTime(self.engine)
+        figures = self._timed(lambda: runner.run(self._engine()))
+        model.stop()
+        return figures | {"model": model.seconds / figures["s"]}
 
     @torch.inference_mode()
     def _generate(self) -> None:
