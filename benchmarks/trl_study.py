@@ -96,7 +96,10 @@ def run(study: Study, config: Config) -> dict[str, Any]:
     def reward(completions: list[str], prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         counted["tokens"] += sum(map(len, completion_ids))
         asked = [by_prompt[p] for p in prompts]
-        answers = [Answer(c, p.answer, p.verifier, p.meta) for c, p in zip(completions, asked, strict=True)]
+        answers = [
+            Answer(response=c, gold=p.answer, verifier=p.verifier, meta=p.meta)
+            for c, p in zip(completions, asked, strict=True)
+        ]
         return [j.reward for j in asyncio.run(graded(answers))]
 
     async def graded(answers: list[Answer]) -> Any:
