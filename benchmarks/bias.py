@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.tabular import LEAVES, STEPS, World, grow, lengths, lose, states_of
+from benchmarks.tabular_search import grow_by_search
 from treeadv.config import SamplingConfig
 from treeadv.forest import Forest
 from treeadv.learning.objective import Objective, evaluate, scales
@@ -52,6 +53,9 @@ RULES: dict[str, dict[str, Any]] = {
     "no forks": {"rule": "none"},
     "backbone": {"rule": "entropy", "tau": 0.9, "split": "backbone"},
     "no topup": {"rule": "entropy", "tau": 0.9, "topup": False},
+    "search uniform": {"rule": "search", "rule_options": {"by": "uniform"}},
+    "search entropy": {"rule": "search", "rule_options": {"by": "entropy"}},
+    "search ucb": {"rule": "search", "rule_options": {"by": "ucb"}},
 }
 _UNBIASED = PRESETS["unbiased"].advantage
 ONE_CHANGE = {
@@ -132,9 +136,9 @@ def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Su
     s = SamplingConfig(**{**settings, **RULES[case.rule]})
     sums = Sums()
     for _ in range(forests):
-        f, states = grow(world, s, s.tau or 0.0, rng)
+        f, states = _grow(world, s, rng)
         while case.lost and (f := lose(f, case.lost, rng)).judged.sum() < 2:
-            f, states = grow(world, s, s.tau or 0.0, rng)
+            f, states = _grow(world, s, rng)
         if case.truncated:
             f = treat_truncated(f, case.truncated, STEPS, PENALTY_TOKENS)
         for name, spec in case.specs.items():
@@ -143,6 +147,10 @@ def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Su
             sums.add(one)
         sums.add(Sums(forests=1, trees=f.trees))
     return sums
+
+
+def _grow(world: World, s: SamplingConfig, rng: np.random.Generator) -> tuple[Forest, np.ndarray]:
+    return grow_by_search(world, s, rng) if s.rule == "search" else grow(world, s, s.tau or 0.0, rng)
 
 
 def measure(

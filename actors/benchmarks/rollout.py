@@ -159,7 +159,7 @@ class _Bench:
         running = {"max-running-requests": self.args.saturated} if self.args.engine == "sglang" else {}
         async with self._engine(**({"args": running} if running else {})) as engine:
             url = engine.members[0].url if self.args.engine == "sglang" else ""
-            model = _ModelTime(engine) if self.args.engine == "embedded" else None
+            model = ModelTime(engine) if self.args.engine == "embedded" else None
             await self._forests(engine, "none")  # warms up the engine
             figures: dict[str, list[dict[str, float]]] = {"entropy": [], "none": []}
             for _ in range(ROUNDS):
@@ -290,11 +290,12 @@ class _Bench:
         print(json.dumps({"bench": "rollout", "engine": self.args.engine, "way": name, **rounded}), flush=True)
 
 
-class _ModelTime:
+class ModelTime:
     """The sum of the seconds that an embedded engine spends in its model."""
 
     def __init__(self, engine: EmbeddedEngine) -> None:
-        self.seconds, forward = 0.0, engine.model.forward
+        self.seconds, self._engine = 0.0, engine
+        self._forward = forward = engine.model.forward
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()
@@ -304,6 +305,10 @@ class _ModelTime:
                 self.seconds += time.perf_counter() - started
 
         engine.model.forward = timed
+
+    def stop(self) -> None:
+        """Measure no longer."""
+        self._engine.model.forward = self._forward
 
 
 def _sharing(forests: list[Forest]) -> dict[str, float]:

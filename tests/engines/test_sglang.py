@@ -25,7 +25,8 @@ import torch
 
 from tests.engines.conftest import Run, start_server
 from tests.engines.faulty_proxy import FaultyProxy
-from tests.engines.helpers import PROBLEM, PROMPT, Plain, branch, chi_square_p, configure, params, weights
+from tests.engines.helpers import PROBLEM, PROMPT, STUBS, Plain, branch, chi_square_p, configure, params, weights
+from treeadv.cli.main import main
 from treeadv.config import SamplingConfig
 from treeadv.engines.base import Draw
 from treeadv.engines.embedded import EmbeddedEngine
@@ -250,6 +251,21 @@ def test_every_method_of_loading_gives_the_new_weights(
         assert {d.version for d in draws} == {version}
         assert max(Plain(tiny_model, new).differences(PROMPT, draws, temperature=2.0)) < 1e-4
         assert engine.updates[-1].bytes == sum(w.nbytes for w in new.values())
+
+
+def test_eval_gives_the_greedy_answers_of_the_embedded_engine(server: str, tiny_model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "sums.jsonl"
+    data.write_text("".join(json.dumps({"problem": f"{i}+1=", "answer": str(i + 1)}) + "\n" for i in range(3)))
+    greedy = ["sampling.temperature=0.01", "sampling.max_tokens=12", "generator.threads=1", "task.verifier=exact"]
+    engines = {"embedded": [], "sglang": [f"generator.sglang.url={server}", f"generator.sglang.stubs={STUBS}"]}
+    answers = {}
+    for name, options in engines.items():
+        out = tmp_path / name
+        args = ["--model", str(tiny_model), "--data", str(data), "--samples", "2", "--out", str(out)]
+        assert main(["eval", *args, f"generator.engine={name}", *options, *greedy]) == 0
+        lines = [json.loads(line) for line in (out / "answers" / "sums.jsonl").read_text().splitlines()]
+        answers[name] = {line["place"]: [a["text"] for a in line["answers"]] for line in lines}
+    assert answers["sglang"] == answers["embedded"] and len(answers["sglang"]) == 3
 
 
 def test_repeated_update_does_nothing(run: Run, make: Make, tiny_model: Path) -> None:

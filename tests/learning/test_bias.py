@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.bias import Case, draw, measure, rows
-from benchmarks.tabular import LEAVES, TOKENS, World, child
+from benchmarks.tabular import LEAVES, STEPS, TOKENS, World, child
+from benchmarks.tabular_search import grow_by_search, state_after
+from treeadv.config import SamplingConfig
 from treeadv.presets import PRESETS
 
 UNBIASED = {"unbiased": PRESETS["unbiased"].advantage}
@@ -76,3 +78,17 @@ def test_weight_once_biases_states_and_not_actions():
     changed = PRESETS["unbiased"].advantage.model_copy(update={"weight": "once"})
     (row,) = measure(World.random(1), "entropy", {"once": changed}, 2000, seed=1)
     assert row["bias"] > 4 * row["error"] and row["state"] < 1.5 * row["error"]
+
+
+@pytest.mark.parametrize("by", ["uniform", "entropy", "ucb"])
+def test_search_grows_graded_forests_of_the_tabular_policy(by):
+    """The reward of each leaf is that of its tokens, each token has its probability, and no root is added."""
+    world = World.random(0)
+    options = {"leaves": LEAVES, "trees": 2, "min_gap": 1, "min_tail": 1, "max_depth": 4, "max_tokens": STEPS}
+    sampling = SamplingConfig(**options, rule="search", rule_options={"by": by})
+    for seed in range(20):
+        forest, states = grow_by_search(world, sampling, np.random.default_rng(seed))
+        assert (forest.leaves, forest.trees) == (LEAVES, 2)
+        assert forest.logprob == pytest.approx(np.log(world.prob[states, forest.token]), abs=1e-5)
+        ends = [state_after(forest.leaf_tokens(leaf)) for leaf in range(forest.leaves)]
+        assert forest.reward.tolist() == world.reward[ends].tolist()

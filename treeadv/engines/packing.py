@@ -86,7 +86,7 @@ def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
                 step.last.append(len(step.tokens) - 1)
         if rows:
             cache.reserve()
-            mask = torch.cat([_mask(path, added, cache.used) for path, added in rows]).to(dtype).repeat(groups, 1)
+            mask = _masks(rows, cache.used, groups, dtype)
             whole = len(written) == len(step.tokens) - first
             step.parts.append(
                 ForestRows(
@@ -120,6 +120,18 @@ def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list
             written.append(offset)
         offset += 1
     return path.slots[len(path.slots) - count :] if count else []
+
+
+def _masks(rows: Sequence[tuple[TokenPath, list[int]]], used: int, groups: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the mask [groups * rows, used] of a forest. Each element is written once, because masks grow with the
+    length of the paths.
+    """
+    masks = torch.empty((groups, sum(len(added) for _, added in rows), used), dtype=dtype)
+    first = 0
+    for path, added in rows:
+        masks[:, first : first + len(added)] = _mask(path, added, used)
+        first += len(added)
+    return masks.view(-1, used)
 
 
 def _mask(path: TokenPath, added: list[int], used: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,17 +27,13 @@ END, PAD = "$", "_"
 VOCABULARY = (END, PAD, *CHARACTERS)
 _DIGIT, _OPERATOR = VOCABULARY.index("0"), VOCABULARY.index(OPERATORS[0])
 _BAR, _EQUALS, _SEMICOLON = (VOCABULARY.index(c) for c in "|=;")
-_IGNORED = -100  # torch's cross entropy ignores this target
+IGNORED = -100  # torch's cross entropy ignores this target
 log = visible_logger(__name__)
 
 
-class Warmup(Section):
-    """The configuration of the model and of its pretraining text. The name of the model's folder is a hash of all
-    fields."""
+class Pretraining(Section):
+    """The sizes of a small model, and its pretraining."""
 
-    tables: TablesConfig = TablesConfig()
-    right_easy: Share = 0.95  # share of right digits at easy entries
-    right_hard: Share = 0.3
     steps: Positive = 1500
     batch: Positive = 128
     lr: PositiveFloat = 2e-3
@@ -45,6 +41,15 @@ class Warmup(Section):
     layers: Positive = 3
     heads: Positive = 4
     seed: int = 0
+
+
+class Warmup(Pretraining):
+    """The configuration of the model and of its pretraining text. The name of the model's folder is a hash of all
+    fields."""
+
+    tables: TablesConfig = TablesConfig()
+    right_easy: Share = 0.95  # share of right digits at easy entries
+    right_hard: Share = 0.3
 
     @property
     def name(self) -> str:
@@ -60,10 +65,11 @@ def warm_model(warmup: Warmup, cache: Path, progress: Callable[[int, float], Non
     folder = cache / warmup.name
     if (folder / "config.json").is_file():
         return folder
-    model = _train(warmup, progress)
+    tables, rng = Tables.of(warmup.tables), np.random.default_rng(derive(warmup.seed, "warmup-text"))
+    model = pretrain(warmup, len(VOCABULARY), lambda: warmup_batch(warmup, tables, rng), progress)
     with creating_folder(folder) as scratch:
         model.save_pretrained(scratch)
-        _tokenizer().save_pretrained(scratch)
+        character_tokenizer(VOCABULARY).save_pretrained(scratch)
         (scratch / "warmup.json").write_text(warmup.model_dump_json(indent=2) + "\n")
     return folder
 
@@ -87,31 +93,36 @@ def warmup_batch(warmup: Warmup, tables: Tables, rng: np.random.Generator) -> tu
     answer[:, -1, 5] = VOCABULARY.index(END)
     tokens = np.concatenate([prompt, answer.reshape(B, -1)], axis=1)
     targets = tokens.copy()
-    targets[:, : prompt.shape[1]] = _IGNORED
+    targets[:, : prompt.shape[1]] = IGNORED
     return tokens, targets
 
 
-def _train(warmup: Warmup, progress: Callable[[int, float], None]) -> Any:
+def pretrain(
+    sizes: Pretraining,
+    vocabulary: int,
+    batch: Callable[[], tuple[Digits, Digits]],
+    progress: Callable[[int, float], None],
+) -> Any:
+    """Return a Llama, pretrained on the (tokens, targets) of `batch`. Token 0 ends a text; token 1 is padding."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, get_cosine_schedule_with_warmup
 
-    torch.manual_seed(derive(warmup.seed, "warmup-weights"))
+    torch.manual_seed(derive(sizes.seed, "warmup-weights"))
     model = AutoModelForCausalLM.from_config(
         LlamaConfig(
-            vocab_size=len(VOCABULARY), hidden_size=warmup.width, intermediate_size=8 * warmup.width // 3,
-            num_hidden_layers=warmup.layers, num_attention_heads=warmup.heads, num_key_value_heads=warmup.heads,
+            vocab_size=vocabulary, hidden_size=sizes.width, intermediate_size=8 * sizes.width // 3,
+            num_hidden_layers=sizes.layers, num_attention_heads=sizes.heads, num_key_value_heads=sizes.heads,
             max_position_embeddings=1024, eos_token_id=VOCABULARY.index(END), pad_token_id=VOCABULARY.index(PAD),
             bos_token_id=None, tie_word_embeddings=False,
         ),
         dtype=torch.float32,
     )  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), lr=warmup.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, min(100, warmup.steps // 10), warmup.steps)
-    tables, rng = Tables.of(warmup.tables), np.random.default_rng(derive(warmup.seed, "warmup-text"))
-    for step in range(1, warmup.steps + 1):
-        tokens, targets = (torch.from_numpy(x) for x in warmup_batch(warmup, tables, rng))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=sizes.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(100, sizes.steps // 10), sizes.steps)
+    for step in range(1, sizes.steps + 1):
+        tokens, targets = (torch.from_numpy(x) for x in batch())
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=_IGNORED)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -121,12 +132,12 @@ def _train(warmup: Warmup, progress: Callable[[int, float], None]) -> Any:
     return model.eval()
 
 
-def _tokenizer() -> Any:
-    """Return a tokenizer with one token for each character."""
+def character_tokenizer(vocabulary: Sequence[str]) -> Any:
+    """Return a tokenizer with one token for each character. The first two entries are `END` and `PAD`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(VOCABULARY)}, unk_token=PAD))
+    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(vocabulary)}, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([END, PAD])

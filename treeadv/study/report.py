@@ -61,11 +61,13 @@ def without_folders(value: Any) -> Any:
 
     >>> without_folders({"command": "study run a.yaml --dir /data/studies/a", "data": "s3://bucket/x", "row": "a/b"})
     {'command': 'study run a.yaml --dir a', 'data': 's3://bucket/x', 'row': 'a/b'}
+    >>> without_folders({"/data/problems/train.jsonl": "the hash of a file"})
+    {'train.jsonl': 'the hash of a file'}
     """
     if isinstance(value, str):
         return _ABSOLUTE.sub(r"\1", value)
     if isinstance(value, dict):
-        return {key: without_folders(x) for key, x in value.items()}
+        return {without_folders(key): without_folders(x) for key, x in value.items()}
     return [without_folders(x) for x in value] if isinstance(value, list) else value
 
 

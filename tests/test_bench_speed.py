@@ -1,0 +1,68 @@
+"""Tests the benchmarks `overlap` and `ragged` with a tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from actors.benchmarks import overlap, ragged
+from actors.benchmarks.overlap_roles import Role
+from treeadv.errors import BadInput
+
+SYNC = {"token_s": 0.3, "learner_s": 2.0, "generator_s": 1.0}
+
+
+def record(elapsed: float, tokens: int, wait: float, busy: float) -> dict:
+    seconds = {"wait": wait, "publish": 1.0, "forward_backward": 3.0, "optimizer": 1.0, "checkpoint": 9.0}
+    return {"elapsed_s": elapsed, "tokens_trained": tokens, "generator_busy_s": busy, "seconds": seconds}
+
+
+def test_shares_leave_out_the_first_steps():
+    found = overlap.shares([record(90.0, 5, 80.0, 1.0), record(100.0, 15, 2.0, 8.0), record(110.0, 25, 4.0, 8.0)], 1)
+    assert found == pytest.approx(
+        {"step_s": 10.0, "token_s": 1.0, "learner_wait": 0.3, "publish": 0.1, "generator_idle": 0.2,
+         "learner_s": 4.0, "generator_s": 8.0}
+    )  # fmt: skip
+
+
+def test_ceiling_is_that_of_the_slower_role():
+    alone = {"learner_slowdown": 1.0, "generator_slowdown": 1.0}
+    found = overlap.compare(SYNC, {"token_s": 0.2}, alone)
+    assert found == pytest.approx({"async_over_sync": 1.5, "ceiling": 1.5, "of_ceiling": 1.0, "balance": 2.0})
+    shared = overlap.compare(SYNC, {"token_s": 0.2}, {"learner_slowdown": 1.0, "generator_slowdown": 3.0})
+    assert shared["ceiling"] == pytest.approx(1.0)
+
+
+def test_overlap_without_staleness_0_is_refused():
+    with pytest.raises(BadInput, match=r"--staleness .1.: add 0"):
+        overlap.main(["--staleness", "1"])
+
+
+def test_overlap_that_skips_all_steps_is_refused():
+    with pytest.raises(BadInput, match="--steps 3: take more"):
+        overlap.main(["--steps", "3", "--skip", "3"])
+
+
+@pytest.mark.slow
+def test_a_role_that_cannot_start_is_named(tmp_path):
+    with pytest.raises(BadInput, match="the process of the generator ended"):
+        Role("generator", str(tmp_path), "float32")
+
+
+@pytest.mark.slow
+def test_slowdowns_of_both_roles_are_measured(tiny_model):
+    found = overlap.slowdowns(str(tiny_model), "float32", 0.5)
+    for role in ("learner", "generator"):
+        assert found[f"{role}_slowdown"] == pytest.approx(found[f"{role}_alone"] / found[f"{role}_together"])
+        assert found[f"{role}_together"] > 0
+
+
+def test_ragged_compares_equal_numbers_of_tokens(tiny_model, capsys):
+    options = "--answers 6 --rows 2 --prompt 5 --mean 4 --rounds 1"
+    ragged.main(["--model", str(tiny_model), *options.split()])
+    rows = {r["way"]: r for r in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert rows["engine"]["tokens"] == rows["generate"]["tokens"] >= 6
+    ratio = rows["engine"]["tokens_per_second"] / rows["generate"]["tokens_per_second"]
+    assert rows["speedup"]["engine_over_generate"] == pytest.approx(ratio, rel=0.01)
+    assert 0 < rows["engine"]["model"] < 1
