@@ -164,12 +164,9 @@ class Ledger:
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
         """Return records that drop the ready forests with a token more than `bound` versions older than `version`."""
-        old = [(e, version - e.payload.oldest_version) for e in self.in_state(State.READY)]
-        return [
-            Dropped(forest_id=e.reserved.forest_id, reason="stale", detail=f"staleness {age} > {bound}", refill=True)
-            for e, age in old
-            if age > bound
-        ]
+        ages = {e.reserved.forest_id: version - e.payload.oldest_version for e in self.in_state(State.READY)}
+        old = [(fid, f"staleness {age} > {bound}") for fid, age in ages.items() if age > bound]
+        return [Dropped(forest_id=fid, reason="stale", detail=detail, refill=True) for fid, detail in old]
 
     def expired(self, now: float) -> list[Returned]:
         """Return the records that end the expired leases: open leases without an ack whose deadline has passed."""
@@ -293,9 +290,8 @@ class Ledger:
             del self.lapsed[lease_id]
         if record.refill:
             r = entry.reserved
-            self.again.append(
-                Retry(draw=r.draw, attempt=r.attempt + 1, failures=r.failures + (record.reason in _FAILURES))
-            )
+            failures = r.failures + (record.reason in _FAILURES)
+            self.again.append(Retry(draw=r.draw, attempt=r.attempt + 1, failures=failures))
 
     def _leave_step(self, fid: str) -> None:
         """Remove a skipped forest from the lease of its step. Raises ValueError for any other leased forest."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 
 import pyarrow as pa
 
@@ -108,9 +109,8 @@ class ReplayStore:
                     f"{self._folder.uri} has no journal for the checkpoint of step {step}; restore the journal or"
                     " start a new run"
                 )
-            self._write(
-                Opened(run=f"r{self._seed}", session=session)
-            )  # equal seeds give equal forest ids, so a run is repeatable
+            # equal seeds give equal forest ids, so a run is repeatable
+            self._write(Opened(run=f"r{self._seed}", session=session))
             return
         if self.ledger.session == session:
             return
@@ -122,9 +122,8 @@ class ReplayStore:
                 " would lose or repeat forests. Restore a checkpoint of these steps from a backup, or start a new run"
             )
         self.commit(step, low)
-        self._write(
-            Resumed(step=step, session=session)
-        )  # this write is the last, so a process that died earlier repeats all writes
+        # this write is the last, so a process that died earlier repeats all writes
+        self._write(Resumed(step=step, session=session))
 
     # ---- calls of workers --------------------------------------------------------------------------------------------
     @property
@@ -174,15 +173,7 @@ class ReplayStore:
     def _reserve(self, worker: str, request: str, prompt_id: str) -> Reserved:
         t = self.ledger.next_ticket()
         fid = forest_id(self.ledger.run, t.draw, t.attempt)
-        record = Reserved(
-            forest_id=fid,
-            draw=t.draw,
-            attempt=t.attempt,
-            failures=t.failures,
-            worker=worker,
-            request=request,
-            prompt_id=prompt_id,
-        )
+        record = Reserved(forest_id=fid, worker=worker, request=request, prompt_id=prompt_id, **asdict(t))
         self._write(record)
         return record
 
@@ -258,14 +249,9 @@ class ReplayStore:
                 break
             for record in bad:
                 self._drop(record)
-        deadline = self._clock() + self._config.lease_seconds
-        lease = Leased(
-            lease_id=f"lease-{number:06d}",
-            forest_ids=ids,
-            version=version,
-            max_staleness=self._config.max_staleness,
-            deadline=deadline,
-        )
+        bound, deadline = self._config.max_staleness, self._clock() + self._config.lease_seconds
+        lease_id = f"lease-{number:06d}"
+        lease = Leased(lease_id=lease_id, forest_ids=ids, version=version, max_staleness=bound, deadline=deadline)
         self._write(lease)
         self._waiting = None
         return lease
