@@ -49,6 +49,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "missing file": lambda folder: (folder / "model.safetensors").unlink(),
     "missing manifest": lambda folder: (folder / "files.json").unlink(),
     "cut manifest": lambda folder: os.truncate(folder / "files.json", 9),
+    "deep manifest": lambda folder: (folder / "files.json").write_text("[" * 100_000),
     "other manifest": lambda folder: (folder / "files.json").write_text('["model.safetensors"]'),
     "empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
     "missing folder": shutil.rmtree,
@@ -74,13 +75,46 @@ def test_whole_checkpoint_is_found_by_another_process(tmp_path: Path) -> None:
         assert (folder / "trainer" / "state").read_text() == "state of step 3"
 
 
-@pytest.mark.parametrize("name", ["step-4.damaged", "step-", "step-x", "old", ".step-9-session"])
+@pytest.mark.parametrize("name", ["step-4.damaged", "step-", "step-x", "step-07", "step-٣", "old", ".step-9-session"])
 def test_stray_folder_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     store = LocalRunStore(tmp_path)
     save(store, 2)
     (tmp_path / "checkpoints" / name).mkdir()
     assert store.checkpoints() == [2] and store.newest_valid() == 2
     save(store, 3)
+
+
+@pytest.mark.parametrize("name", ["step-7", ".step-7-session"])
+def test_stray_file_does_not_end_the_run(tmp_path: Path, name: str) -> None:
+    store = LocalRunStore(tmp_path)
+    save(store, 2)
+    (tmp_path / "checkpoints" / name).write_text("a note")
+    assert store.newest_valid() == 2
+    save(store, 3, 7)
+    assert store.checkpoints() == [3, 7]
+
+
+def test_link_to_a_checkpoint_on_another_disk_is_deleted_alone(tmp_path: Path) -> None:
+    store = LocalRunStore(tmp_path)
+    save(store, 2)
+    (tmp_path / "checkpoints" / "step-2").rename(tmp_path / "moved")
+    (tmp_path / "checkpoints" / "step-2").symlink_to(tmp_path / "moved")
+    (tmp_path / "checkpoints" / "step-9").symlink_to(tmp_path / "nowhere")
+    assert LocalRunStore(tmp_path).newest_valid() == 2
+    save(store, 3, 4)
+    assert store.checkpoints() == [3, 4] and (tmp_path / "moved" / "files.json").is_file()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"step": null}', '{"step": Infinity}', "[" * 100_000])
+def test_damaged_file_of_the_best_step_is_no_error(tmp_path: Path, text: str) -> None:
+    store = LocalRunStore(tmp_path)
+    save(store, 2)
+    store.keep_best(2, {"step": 2})
+    assert store.best_step() == 2
+    (tmp_path / "best" / "evaluation.json").write_text(text)
+    assert store.best_step() is None
+    store.keep_best(2, {"step": 2})
+    assert store.best_step() == 2
 
 
 def test_run_without_a_whole_checkpoint_is_at_step_0(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tests.running import recipe
 from treeadv.config import load
 from treeadv.errors import BadInput
 from treeadv.launch import Launch, launch
+from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -139,6 +141,34 @@ def test_no_request_for_actors_is_lost(tmp_path: Path) -> None:
     folder.request({"reward": 2})
     assert folder.take_request() == {"generator": 3, "reward": 2}
     assert folder.take_request() == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "-5", "0", '"x"', "[3]", "1e400", "9" * 5000, "[" * 100_000])
+def test_file_that_is_no_request_does_not_end_the_run(tmp_path: Path, text: str, caplog) -> None:
+    folder = RunFolder(tmp_path)
+    folder.request({"reward": 2})
+    (tmp_path / "scale-generator.json").write_text(text)
+    (tmp_path / "scale-learner.json").mkdir()
+    assert folder.take_request() == {"reward": 2}
+    assert "scale-generator.json is ignored" in caplog.text
+    assert folder.take_request() == {}
+
+
+def test_lock_that_is_no_text_is_still_in_use(tmp_path: Path) -> None:
+    lock = LocalLock(tmp_path)
+    (tmp_path / "lock").write_bytes(b"\xff\x1b[31m")
+    with pytest.raises(BadInput, match="is in use by"):
+        LocalLock(tmp_path)
+    lock.release()
+
+
+def test_file_system_without_locks_gives_one_line(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(BadInput, match=r"lock: cannot be locked .*choose a run.root"):
+        LocalLock(tmp_path)
 
 
 def test_half_written_record_is_ignored(tmp_path: Path) -> None:

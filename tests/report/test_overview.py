@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.report.runs import make_run, record
 from treeadv.cli.main import main
@@ -50,6 +51,23 @@ def test_damaged_run_is_listed_with_its_fault(tmp_path: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "damaged" in out and "line 1 is damaged" in " ".join(out.split())
     assert {r.path.name: r.state for r in runs_in(tmp_path)} == {"sound": "finished", "broken": "damaged"}
+
+
+HOSTILE = "\x1b[31m\u202e[/x]"
+
+
+@pytest.mark.parametrize("command", ["runs", "compare", "show", "watch"])
+def test_names_in_a_run_control_no_terminal(tmp_path: Path, command: str, capsys) -> None:
+    run = run_named(tmp_path, f"a{HOSTILE.replace('/', '-')}", 2)
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    tree["model"]["path"] = f"models/a{HOSTILE}"
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    other = run_named(tmp_path, "b", 2)
+    targets = {"runs": [tmp_path], "compare": [run, other]}.get(command, [run])
+    assert main([command, *map(str, targets)]) == 0
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err and "\u202e" not in out + err
+    assert "[31m" in out
 
 
 def test_folder_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

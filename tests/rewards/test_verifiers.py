@@ -15,8 +15,10 @@ import reasoning_gym
 from treeadv.config import TaskConfig
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
+from treeadv.rewards.judgement import Task
 from treeadv.rewards.sandbox.pool import Answer
 from treeadv.rewards.verifiers.registry import BUILT_IN, find_verifier
+from treeadv.rewards.verifiers.remote import AUTHORIZATION, Remote
 
 VERIFIED, WRONG, UNPARSED, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UNPARSED, Verdict.REFUSED
 
@@ -175,7 +177,12 @@ class _Remote(BaseHTTPRequestHandler):
             "half": b'{"reward": 0.5}', "full": b'{"reward": 1, "detail": "well done"}', "odd": b"<html>",
             "named": b'{"reward": 0, "verdict": "unparsed"}', "other": b'{"reward": 0, "verdict": "maybe"}',
         }  # fmt: skip
-        self.send_response(500 if asked["response"] == "error" else 200)
+        if asked["response"] == "echo secrets":
+            secrets = self.headers["Authorization"] + self.path
+            replies[asked["response"]] = json.dumps({"reward": 0, "detail": secrets}).encode()
+        self.send_response({"error": 500, "redirect": 302}.get(asked["response"], 200))
+        if asked["response"] == "redirect":
+            self.send_header("Location", f"file://{self.path}")
         self.end_headers()
         self.wfile.write(
             replies.get(asked["response"], json.dumps({"reward": float(asked["gold"] == asked["meta"])}).encode())
@@ -211,6 +218,24 @@ def test_failing_remote_verifier_is_never_a_wrong_verdict(grade, remote):
     assert "JSONDecodeError" in odd.detail and "the verdict 'maybe' is unknown" in other.detail
     assert "500" in error.detail and "refused" in down.detail
     assert slow.verdict is Verdict.TIMEOUT
+
+
+@pytest.mark.parametrize("answer", ["echo secrets", "redirect"])
+def test_secrets_never_reach_the_detail(answer, remote, monkeypatch):
+    monkeypatch.setenv("TREEADV_VERIFIER_TOKEN", "s3cret\n")  # a file of a secret often ends with a line break
+    monkeypatch.setenv(AUTHORIZATION, "Bearer 0ther\n")
+    verifier = Remote(f"{remote}?token=${{TREEADV_VERIFIER_TOKEN}}")
+    verifier.load()
+    outcome = verifier.judge(Task(verifier.name, "g", answer, "", 1.0))
+    assert outcome.detail and "s3cret" not in outcome.detail and "0ther" not in outcome.detail
+
+
+@pytest.mark.parametrize("secret", ["a\nb", "a\x1b", "é"])
+def test_secret_that_no_url_may_have_is_named_and_not_shown(secret, monkeypatch):
+    monkeypatch.setenv("TREEADV_VERIFIER_TOKEN", secret)
+    with pytest.raises(LookupError, match="TREEADV_VERIFIER_TOKEN holds a character") as e:
+        Remote("http://127.0.0.1:9/${TREEADV_VERIFIER_TOKEN}").load()
+    assert secret not in str(e.value)
 
 
 def test_async_function_gets_the_columns_it_names(grade):

@@ -56,6 +56,7 @@ def test_api_gives_the_run_its_rows_and_a_forest(server: Server, catalogue: Cata
         ("/api/forests?limit=1e9", 400, "limit=1e9"),
         ("/api/forests?since=" + "9" * 40, 400, "since=9"),
         ("/api/forest", 400, "no such forest"),
+        ("/api/run?" + "a=1&" * 20, 400, "not an address of this server"),
         ("/api", 404, "no such page"),
         ("/static/../pages.py", 404, "no such page"),
         ("/static/%2e%2e/pages.py", 404, "no such page"),

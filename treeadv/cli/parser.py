@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from treeadv import __version__
 from treeadv.errors import BadInput, single_errors
 from treeadv.visible import visible
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # errors of an output that takes no more bytes
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,17 +64,35 @@ def add_command(
 
 def dispatch(parser: Parser, argv: Sequence[str] | None = None) -> int:
     """Parse the arguments and call the command. Returns its exit code. Prints one line on stderr for bad input."""
-    args = parser.parse_args(argv)
     try:
-        return args.call(args)
+        args = parser.parse_args(argv)
+        code: int = args.call(args)
+        if sys.stdout:
+            sys.stdout.flush()  # here, so that an error of the output is found in time
+        return code
     except (BadInput, BaseExceptionGroup) as error:
         bad = next((e for e in single_errors(error) if isinstance(e, BadInput)), None)
         if bad is None:
             raise
         print(f"treeadv: error: {visible(str(bad))}", file=sys.stderr)
         return bad.exit_code
+    except OSError as error:
+        # Other errors of files become `BadInput` where they occur. The standard output has no file name.
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        print(
+            f"treeadv: error: the output cannot be written ({error.strerror}); make room, and repeat", file=sys.stderr
+        )
+        _discard_output()
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _discard_output() -> None:
+    """Send what is left of the standard output to nowhere. Python would otherwise report the error again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def positive(text: str) -> int:

@@ -45,17 +45,18 @@ def report(args: argparse.Namespace) -> int:
 def runs(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from treeadv.report.overview import runs_in
 
     found = runs_in(args.root)
     if not found:
-        print(f"no runs in {args.root}")
+        print(visible(f"no runs in {args.root}"))
         return 0
     made = Table("run", "state", "steps", "reward", "preset", "model", "started", box=None, pad_edge=False)
     for run in found:
         config, reward = run.config, run.reward()
-        made.add_row(
+        cells = (
             run.path.name,
             run.state,
             f"{run.steps} of {config.run.steps}" if config else "",
@@ -64,17 +65,19 @@ def runs(args: argparse.Namespace) -> int:
             Path(config.model.path).name if config else "",
             f"{run.started:%Y-%m-%d %H:%M}",
         )
+        made.add_row(*(Text(visible(cell)) for cell in cells))
     console = Console()
     console.print(made)
     for run in found:
         if run.fault:
-            console.print(run.fault, markup=False)
+            console.print(Text(visible(run.fault)))
     return 0
 
 
 def compare(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from treeadv.report.overview import comparison_page, differences, figure_rows, read_run
 
@@ -83,9 +86,11 @@ def compare(args: argparse.Namespace) -> int:
     found = [read_run(path) for path in args.run_dirs]
     console = Console()
     for title, rows in (("figure", figure_rows(found)), ("configuration", differences(found))):
-        made = Table(title, *(run.path.name for run in found), box=None, pad_edge=False)
-        for name, values in rows:
-            made.add_row(name, *values)
+        made = Table(box=None, pad_edge=False)
+        for text in (title, *(run.path.name for run in found)):
+            made.add_column(Text(visible(text)))
+        for row in rows:
+            made.add_row(*(Text(visible(cell)) for cell in (row[0], *row[1])))
         console.print(made)
         console.print()
     if args.html:

@@ -146,7 +146,8 @@ def _list(args: argparse.Namespace, source: Source, rows: Sequence[Row]) -> int:
     console = Console()
     console.print(made)
     left_out = f"the last {LISTED} of " if len(trained) > LISTED else ""
-    console.print(f"{left_out}{len(trained)} forests; treeadv show {args.path} --step N draws a step", style="dim")
+    end = f"{left_out}{len(trained)} forests; treeadv show {args.path} --step N draws a step"
+    console.print(Text(visible(end), style="dim"))
     return 0
 
 

@@ -15,7 +15,7 @@ from treeadv.forest import Forest
 from treeadv.learning.advantage import advantages
 from treeadv.presets import build_advantage
 from treeadv.replay.history import RecordedSteps
-from treeadv.report import chart
+from treeadv.report import chart, timeline
 from treeadv.report.chart import Chart, Series, number
 from treeadv.report.curves import CHARTS, add_curves
 from treeadv.report.digest import Digest, digest, evenly
@@ -56,8 +56,11 @@ def run_page(folder: RunFolder, config: Config) -> str:
         return finish(root)
     shown = evenly(folder, records.last["step"], records.last["step"])
     recent = [*(r for r in shown if r["step"] < records.tail[0]["step"]), *records.tail]
-    _health(main, recent, config, local=not (folder.path / "targets.json").is_file())
+    local = not (folder.path / "targets.json").is_file()
+    _health(main, recent, config, local)
     _tiles(main, records, config)
+    if (drawn := timeline.draw(records.tail, config.generator.count, local)) is not None:
+        main.append(drawn)
     add_curves(main, shown, records.count)
     _evaluations(main, folder.evaluations())
     _happenings(main, folder, records)

@@ -102,9 +102,9 @@ def findings(view: RunView) -> RenderableType:
     read."""
     records = list(view.records)
     wrong = alarms(records)
-    shown = [Text(f"! {f.text}", style="bold red") for f in wrong]
+    shown = [Text(visible(f"! {f.text}"), style="bold red") for f in wrong]
     if not wrong:
-        shown = [Text(f"- {f.text}", style="yellow") for f in advice(records, view.config, view.local)]
+        shown = [Text(visible(f"- {f.text}"), style="yellow") for f in advice(records, view.config, view.local)]
     if view.fault:
         shown.insert(0, Text(visible(f"! {view.fault}"), style="bold red"))
     return Group(*shown) if shown else Text("no alarm", style="green" if records else "dim")
@@ -189,4 +189,4 @@ def _throughput(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in counts.items())
+    return ", ".join(f"{visible(name)} {n}" for name, n in counts.items())

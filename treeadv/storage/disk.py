@@ -48,11 +48,13 @@ def writing(path: Path) -> Iterator[None]:
 def rename_durably(scratch: Path, target: Path) -> None:
     """Rename a file or folder to `target` in the same folder. After a crash `target` is complete or does not exist.
 
-    If `target` is a folder, it is deleted first. If `target` is a file, it is replaced."""
+    An old folder is deleted first. An old file or link is replaced; what a link names stays as it is."""
     for path in [*scratch.rglob("*"), scratch]:
         fsync(path)
-    if target.is_dir():
+    if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
+    elif scratch.is_dir():  # a folder replaces no file and no link
+        target.unlink(missing_ok=True)
     os.replace(scratch, target)
     fsync(target.parent)
 

@@ -48,9 +48,14 @@ class LocalLock:
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
-            holder = os.read(self._handle, 64).decode() or "another process"
+            holder = os.read(self._handle, 64).decode(errors="replace") or "another process"
             os.close(self._handle)
             raise BadInput(f"{folder} is in use by {holder}; stop that run or choose another run.name") from e
+        except OSError as e:
+            os.close(self._handle)
+            raise BadInput(
+                f"{folder / 'lock'}: cannot be locked ({e.strerror}); choose a run.root whose file system has locks"
+            ) from e
         with writing(folder / "lock"):
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, f"process {os.getpid()}".encode(), 0)

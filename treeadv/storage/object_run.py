@@ -30,7 +30,7 @@ from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonMapping
 from treeadv.storage import manifest
 from treeadv.storage.folder import open_folder
-from treeadv.storage.run_store import BEST, EVALUATION, RECORDS
+from treeadv.storage.run_store import BEST, EVALUATION, NO_MANIFEST, RECORDS, step_in
 from treeadv.storage.sessions import next_session
 from treeadv.visible import visible_logger
 
@@ -129,7 +129,7 @@ class ObjectRunStore:
                 seal = self._checkpoints.read(f"{name}.json").to_pybytes()
                 try:
                     fault = manifest.size_fault(self._checkpoints.child(name).tree(), json.loads(seal)["files"])
-                except (ValueError, TypeError, KeyError, AttributeError) as e:  # the seal does not hold a manifest
+                except NO_MANIFEST as e:
                     fault = f"the seal cannot be read ({one_line(e)})"
             if not fault:
                 return step
@@ -178,7 +178,7 @@ class ObjectRunStore:
 
     def best_step(self) -> int | None:
         text = self.pull(f"{BEST}/{EVALUATION}")
-        return int(json.loads(text)["step"]) if text else None
+        return step_in(text.encode()) if text else None
 
     def _delete(self, name: str, session: str) -> None:
         """Delete a checkpoint, or the files of a checkpoint that is not finished."""

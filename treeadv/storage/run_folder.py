@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Iterator
@@ -33,8 +34,10 @@ from treeadv.jsonl import JsonObject
 from treeadv.storage.disk import deleting, fsync, replace_file, replacing, writing
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
+from treeadv.visible import visible_logger
 
 _LISTED = 8  # number of runs that an error lists
+log = visible_logger(__name__)
 
 
 class RunFolder:
@@ -149,13 +152,19 @@ class RunFolder:
             self.write(f"scale-{role}.json", count)
 
     def take_request(self) -> dict[str, int]:
-        """Return the numbers of actors that were requested since the last call, by role."""
+        """Return the numbers of actors that were requested since the last call, by role.
+
+        A file that does not hold a request is deleted, because it must not end the run. A warning names it."""
         counts = {}
-        for path in self.path.glob("scale-*.json"):
+        for path in filter(Path.is_file, self.path.glob("scale-*.json")):
             with deleting(path):
                 taken = path.rename(path.with_name(f".{path.name}"))  # renamed first, so a later request is a new file
-                counts[path.stem.removeprefix("scale-")] = json.loads(taken.read_text())
+                text = taken.read_bytes()
                 taken.unlink()
+            if re.fullmatch(rb"[1-9][0-9]{0,5}\s*", text):
+                counts[path.stem.removeprefix("scale-")] = int(text)
+            else:
+                log.warning("%s is ignored: it held no number from 1; request actors with treeadv scale", path)
         return counts
 
     # ---- records -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from treeadv.visible import visible_logger
 
 RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # files of JSON lines in a run folder, in the order of `step`
 BEST, EVALUATION = "best", "evaluation.json"  # the folder of the best weights, and the file of their evaluation
+NO_MANIFEST = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # errors of a damaged manifest
 MANIFEST = "files.json"  # the name of the manifest in the folder of a checkpoint
 log = visible_logger("treeadv.storage")
 
@@ -140,8 +141,9 @@ class LocalRunStore:
         pass
 
     def checkpoints(self) -> list[int]:
-        matches = [re.fullmatch(r"step-(\d+)", p.name) for p in self._checkpoints.glob("step-*")]
-        return sorted(int(m[1]) for m in matches if m)
+        # Other entries, such as step-07 or a file step-7, are not of this program. It neither reads nor deletes them.
+        found = [(re.fullmatch(r"step-(0|[1-9][0-9]*)", p.name), p) for p in self._checkpoints.glob("step-*")]
+        return sorted(int(m[1]) for m, path in found if m and path.is_dir())
 
     def newest_valid(self) -> int:
         for step in reversed(self.checkpoints()):
@@ -159,7 +161,7 @@ class LocalRunStore:
             if self._checked.get(step) == written:
                 return ""
             fault = manifest.fault(folder, json.loads((folder / MANIFEST).read_text()))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:  # the file does not hold a manifest
+        except (OSError, *NO_MANIFEST) as e:
             return f"{MANIFEST} cannot be read ({one_line(e)})"
         if not fault:
             self._checked[step] = written
@@ -184,9 +186,9 @@ class LocalRunStore:
         whole = [s for s in found if s <= step and s not in self._damaged]
         with deleting(self._checkpoints):
             for other in set(found) - set(whole[-keep:]) - (set(whole) & set(protected)):
-                shutil.rmtree(self._checkpoints / f"step-{other}")
+                _delete(self._checkpoints / f"step-{other}")
             for left in self._checkpoints.glob(".step-*"):
-                shutil.rmtree(left)
+                _delete(left)
 
     def keep_best(self, step: int, record: JsonMapping) -> None:
         with replacing(self._path / BEST) as scratch:
@@ -198,13 +200,29 @@ class LocalRunStore:
 
     def best_step(self) -> int | None:
         file = self._path / BEST / EVALUATION
-        return int(json.loads(file.read_text())["step"]) if file.is_file() else None
+        return step_in(file.read_bytes()) if file.is_file() else None
 
     def local_copy(self, step: int) -> AbstractContextManager[Path]:
         return nullcontext(self._checkpoints / f"step-{step}")
 
     def _scratch(self, step: int, session: str) -> Path:
         return self._checkpoints / f".step-{step}-{session}"
+
+
+def step_in(evaluation: bytes) -> int | None:
+    """Return the step in the bytes of a file EVALUATION. None means damage: the best weights are then copied again."""
+    try:
+        return int(json.loads(evaluation)["step"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder. Of a folder on another disk that a link names, delete the link only."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _link(file: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.view.catalogue import Catalogue
 from treeadv.view.encoding import encode_row
 from treeadv.view.pages import STATIC, TYPES, served_page, static
@@ -67,7 +67,12 @@ class Handler(BaseHTTPRequestHandler):
         if host not in _HOSTS:
             self._json(HTTPStatus.FORBIDDEN, {"error": f"this server answers {' and '.join(_HOSTS)} only"})
             return
-        address = urlsplit(self.path)
+        try:
+            address = urlsplit(self.path)
+            fields = parse_qs(address.query, max_num_fields=16)
+        except ValueError as e:
+            self._json(HTTPStatus.BAD_REQUEST, {"error": visible(f"not an address of this server: {one_line(e)}")})
+            return
         path = address.path
         if path == "/":
             page, policy = self.server.page
@@ -76,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             kind = TYPES[name[name.rindex(".") :]]
             self._send(HTTPStatus.OK, f"{kind}; charset=utf-8", static(name))
         elif answer := self.server.api.paths.get(path):
-            query = {name: values[-1] for name, values in parse_qs(address.query, max_num_fields=16).items()}
+            query = {name: values[-1] for name, values in fields.items()}
             try:
                 self._json(HTTPStatus.OK, answer(query))
             except BadInput as e:

@@ -9,13 +9,14 @@ import re
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from http.client import HTTPException
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonMapping
-from treeadv.rewards.judgement import Outcome, Task, outcome_of
+from treeadv.rewards.judgement import Outcome, Task, crashed, outcome_of
 from treeadv.rewards.verifiers.base import Verifier, columns_of
 
 AUTHORIZATION = "TREEADV_VERIFIER_AUTHORIZATION"  # the environment variable that holds the header, such as "Bearer ..."
@@ -53,15 +54,29 @@ class Remote(Verifier):
         """Return None: only the service defines the form of a response."""
 
     def load(self) -> None:
-        self._url = _SECRET.sub(_variable, self.name)
+        self._url = _SECRET.sub(lambda match: _variable(match[1]), self.name)
         self._headers = {"Content-Type": "application/json"}
+        self._secrets = [_variable(name) for name in _SECRET.findall(self.name)]
         if AUTHORIZATION in os.environ:
-            self._headers["Authorization"] = os.environ[AUTHORIZATION]
+            self._headers["Authorization"] = _variable(AUTHORIZATION)
+            self._secrets += [self._headers["Authorization"], *self._headers["Authorization"].split()[1:]]
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def judge(self, task: Task) -> Outcome:
+        """Return the outcome. Details and errors never contain a secret, because they are stored with the forest."""
         body = json.dumps(columns_of(task.meta) | {"response": task.text, "gold": task.gold}).encode()
-        return outcome_of(json.loads(self._reply(body, time.monotonic() + task.seconds)))
+        try:
+            outcome = outcome_of(json.loads(self._reply(body, time.monotonic() + task.seconds)))
+        except Exception as e:
+            if (text := self._redacted(str(e))) == str(e):
+                raise
+            return crashed(f"{type(e).__name__}: {text}")
+        return replace(outcome, detail=self._redacted(outcome.detail))
+
+    def _redacted(self, text: str) -> str:
+        for secret in filter(None, self._secrets):
+            text = text.replace(secret, "...")
+        return text
 
     def _reply(self, body: bytes, deadline: float) -> bytes:
         """Return the body of the reply. Raises the last error if no time is left for another try."""
@@ -100,10 +115,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         )
 
 
-def _variable(match: re.Match[str]) -> str:
-    if match[1] not in os.environ:
-        raise LookupError(f"the environment variable {match[1]} is not set")
-    return os.environ[match[1]]
+def _variable(name: str) -> str:
+    """Return the value of an environment variable, without the line break that a file of a secret often ends with."""
+    if name not in os.environ:
+        raise LookupError(f"the environment variable {name} is not set")
+    value = os.environ[name].strip()
+    if not value.isascii() or not value.isprintable():
+        raise LookupError(f"the environment variable {name} holds a character that no URL and no header may have")
+    return value
 
 
 def _transient(fault: Exception) -> bool:
