@@ -26,11 +26,11 @@ from treeadv.config import Config
 from treeadv.data.problems import Problem
 from treeadv.data.prompts import load_tokenizer
 from treeadv.data.tasks import problem_source
+from treeadv.disk import replace_file
 from treeadv.errors import BadInput
 from treeadv.presets import build_advantage
 from treeadv.rewards.judgement import Answer
 from treeadv.rewards.sandbox.pool import VerifierPool
-from treeadv.storage.disk import replace_file
 from treeadv.study.analysis import compare, metric, read_cells
 from treeadv.study.cell import evaluate, held_out
 from treeadv.study.spec import Comparison, Study, load_study

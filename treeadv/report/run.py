@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from treeadv.config import Config
+from treeadv.disk import replace_file
 from treeadv.errors import BadInput
 from treeadv.evaluation.history import best, value
 from treeadv.forest import Forest
@@ -25,7 +26,6 @@ from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, picture
 from treeadv.report.progress import clock, summary_rows
 from treeadv.report.vocabulary import run_vocabulary
-from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 
 MAX_SEARCHED = 30  # number of first and last steps that are searched for a forest with different rewards
