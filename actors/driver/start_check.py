@@ -76,7 +76,7 @@ def _check_answers(address: str) -> None:
         ) from e
     if answer[3:] != _SETTINGS:
         raise BadInput(
-            f"RAY_ADDRESS={address}: what answers there is no Ray cluster; unset it to use this machine alone"
+            f"RAY_ADDRESS={address}: the server at this address is not a Ray cluster; unset it to use this machine alone"
         )
 
 
