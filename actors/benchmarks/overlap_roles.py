@@ -9,7 +9,8 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -56,7 +57,8 @@ class Role:
         raise BadInput(f"bench overlap: the process of the {self.name} ended; its message is above")
 
 
-def _learner(model: str, dtype: str) -> Callable[[], int]:
+@contextmanager
+def _learner(model: str, dtype: str) -> Iterator[Callable[[], int]]:
     learner = {"dtype": dtype, "threads": 1}
     trainer = Trainer(parse({"task": {"families": [{"name": "chain_sum"}]}, "learner": learner}, "benchmark"), model)
     size = trainer.policy.vocabulary
@@ -67,16 +69,16 @@ def _learner(model: str, dtype: str) -> Callable[[], int]:
         trainer.optimizer.step()
         return 1
 
-    return work
+    yield work
 
 
-def _generator(model: str, dtype: str) -> Callable[[], int]:
+@contextmanager
+def _generator(model: str, dtype: str) -> Iterator[Callable[[], int]]:
     engine = EmbeddedEngine(model, rows=BRANCHES, dtype=dtype, threads=1)
-    engines = asyncio.Runner()
     prompts = np.random.default_rng(0).integers(3, engine.model.config.vocab_size, (BRANCHES // 8, PROMPT), np.int32)
 
     async def draw(i: int) -> int:
-        params = Params(LENGTH, 0.7, frozenset(), i)
+        params = Params(max_tokens=LENGTH, temperature=0.7, stop=frozenset(), seed=i)
         return len([d async for d in engine.generate(prompts[i // 8], params, str(i // 8), str(i))])
 
     async def forests() -> int:
@@ -85,7 +87,9 @@ def _generator(model: str, dtype: str) -> Callable[[], int]:
             await engine.release(str(i))
         return drawn
 
-    return lambda: engines.run(forests())
+    with asyncio.Runner() as runner:
+        yield lambda: runner.run(forests())
+        runner.run(engine.close())
 
 
 ROLES = {"learner": _learner, "generator": _generator}
@@ -93,14 +97,14 @@ ROLES = {"learner": _learner, "generator": _generator}
 
 def main(name: str, model: str, dtype: str) -> None:
     torch.set_num_threads(1)
-    work = ROLES[name](model, dtype)
-    work()  # compiles and warms up
-    print("overlap ready", flush=True)
-    for line in sys.stdin:
-        done, began = 0, time.perf_counter()
-        while time.perf_counter() - began < float(line):
-            done += work()
-        print(f"overlap {done / (time.perf_counter() - began)}", flush=True)
+    with ROLES[name](model, dtype) as work:
+        work()  # compiles and warms up
+        print("overlap ready", flush=True)
+        for line in sys.stdin:
+            done, began = 0, time.perf_counter()
+            while time.perf_counter() - began < float(line):
+                done += work()
+            print(f"overlap {done / (time.perf_counter() - began)}", flush=True)
 
 
 if __name__ == "__main__":

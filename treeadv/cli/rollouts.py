@@ -15,7 +15,7 @@ from treeadv.visible import visible
 
 if TYPE_CHECKING:
     from treeadv.config import Config
-    from treeadv.data.tasks import Problem
+    from treeadv.data.problems import Problem
     from treeadv.forest import Forest
 
 

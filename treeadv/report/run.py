@@ -9,13 +9,14 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from treeadv.config import Config
+from treeadv.disk import replace_file
 from treeadv.errors import BadInput, one_line
 from treeadv.evaluation.history import best, value
 from treeadv.forest import Forest
 from treeadv.learning.advantage import advantages
 from treeadv.presets import build_advantage
 from treeadv.replay.history import RecordedSteps
-from treeadv.report import chart
+from treeadv.report import chart, timeline
 from treeadv.report.chart import Chart, Series, number
 from treeadv.report.curves import CHARTS, add_curves
 from treeadv.report.digest import Digest, digest, evenly
@@ -25,7 +26,6 @@ from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, picture
 from treeadv.report.progress import clock, summary_rows
 from treeadv.report.vocabulary import run_vocabulary
-from treeadv.storage.disk import replace_file
 from treeadv.storage.record_fields import DAMAGED
 from treeadv.storage.run_folder import RunFolder
 
@@ -57,8 +57,11 @@ def run_page(folder: RunFolder, config: Config) -> str:
         return finish(root)
     shown = evenly(folder, records.last["step"], records.last["step"])
     recent = [*(r for r in shown if r["step"] < records.tail[0]["step"]), *records.tail]
-    _health(main, recent, config, local=not (folder.path / "targets.json").is_file())
+    local = not (folder.path / "targets.json").is_file()
+    _health(main, recent, config, local)
     _tiles(main, records, config)
+    if (drawn := timeline.draw(records.tail, config.generator.count, local)) is not None:
+        main.append(drawn)
     add_curves(main, shown, records.count)
     _evaluations(main, folder.evaluations())
     _happenings(main, folder, records)

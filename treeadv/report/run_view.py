@@ -124,7 +124,7 @@ class RunView:
         return picture(forest, self._vocabulary, found)
 
 
-def wanted(config: Config) -> dict[str, int]:
+def actor_counts(config: Config) -> dict[str, int]:
     """Return the number of actors that a configuration asks for, by role."""
     counted = {"generator": config.generator.count, "reward": config.reward.count, "learner": config.learner.count}
     return {"driver": 1, **counted, "queue": 1}

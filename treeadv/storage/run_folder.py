@@ -29,9 +29,9 @@ from pathlib import Path
 
 from treeadv import config as configuration
 from treeadv.config import Config
+from treeadv.disk import deleting, fsync, replace_file, replacing, writing
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
-from treeadv.storage.disk import deleting, fsync, replace_file, replacing, writing
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.record_fields import CHECKS, DAMAGED
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
