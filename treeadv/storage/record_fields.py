@@ -147,10 +147,15 @@ def check_evaluation(record: Mapping[str, Any]) -> None:
 
 
 def _check_number(name: str, value: object, whole: bool = False, finite: bool = True) -> None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and not (whole and isinstance(value, float))
-    # An integer of any size compares with a float, but math.isfinite would overflow on it.
-    if not usable or _LARGEST < abs(value) < math.inf or (finite and not abs(value) <= _LARGEST):  # type: ignore[arg-type]
+    if not _is_number(value, whole, finite):
         raise ValueError(f"{name} is {value!r:.40}, not {'an integer' if whole else 'a number'}")
+
+
+def _is_number(value: object, whole: bool, finite: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        return False
+    size = abs(value)  # an integer of any size compares with a float, but math.isfinite would overflow on it
+    return size <= _LARGEST or (not finite and (size == math.inf or size != size))
 
 
 CHECKS = {"metrics.jsonl": check_record, "evaluations.jsonl": check_evaluation}
