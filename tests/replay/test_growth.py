@@ -45,7 +45,7 @@ def test_start_reads_the_last_snapshot_alone(compacted: tuple) -> None:
     store.close()
 
 
-def test_compacted_journal_keeps_every_step_where_payloads_are_kept(compacted: tuple) -> None:
+def test_compacted_journal_keeps_steps_with_kept_payloads(compacted: tuple) -> None:
     folder, retain, steps = compacted
     report = audit(str(folder))
     assert report.sound, report.table()
