@@ -141,7 +141,9 @@ def from_message(message: object) -> Outcome:
     """Return the outcome of a message of `to_message`. Raises `ValueError` for any other message."""
     if not isinstance(message, dict) or message.keys() != {"verdict", "reward", "detail", "parts"}:
         raise ValueError("the reply is not an outcome")
-    outcome = outcome_of({"reward": message["reward"], "verdict": message["verdict"], **dict(message["parts"])})
+    if not isinstance(message["parts"], dict):
+        raise ValueError("the parts of the reply are not an object")
+    outcome = outcome_of({**message["parts"], "reward": message["reward"], "verdict": message["verdict"]})
     detail = str(message["detail"])[:MAX_DETAIL].encode("utf-8", "replace").decode()
     return Outcome(verdict=outcome.verdict, reward=outcome.reward, detail=detail, parts=outcome.parts)
 
