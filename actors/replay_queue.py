@@ -145,7 +145,14 @@ class ReplayQueue(Heartbeat):
         if isinstance(problem, FailedDraw):
             raise RuntimeError(f"draw {record.draw} had a prompt before and has none now: {problem.detail}")
         seed = derive(self._config.run.seed, record.draw, record.attempt)
-        return Ticket(record.forest_id, record.draw, record.attempt, problem, seed, self._threshold.tau)
+        return Ticket(
+            forest_id=record.forest_id,
+            draw=record.draw,
+            attempt=record.attempt,
+            problem=problem,
+            seed=seed,
+            tau=self._threshold.tau,
+        )
 
     async def _try_reserve(self, worker: str, request: str) -> Reserved | None:
         """Reserve the next draw.

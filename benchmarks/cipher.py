@@ -18,9 +18,9 @@ from string import ascii_lowercase
 import numpy as np
 
 from treeadv.data.model_folder import creating_folder
+from treeadv.disk import replace_file
 from treeadv.local.warmup import END, IGNORED, PAD, Digits, Pretraining, character_tokenizer, pretrain
 from treeadv.seeds import derive
-from treeadv.storage.disk import replace_file
 
 LETTERS, BAR = len(ascii_lowercase), "|"
 VOCABULARY = (END, PAD, *ascii_lowercase, BAR)

@@ -90,7 +90,13 @@ def places(forests: list[Forest], problems: list[Problem], model: Path, per_bin:
 def measure(config: Config, model: Path, found: list[Place], samples: int) -> list[tuple[float, float, float]]:
     """Return (Var_a Q, E_a[Q (1 - Q)], probability of distinct siblings) by place, corrected for sampling error."""
     asked = [
-        Problem(f"{i}-{t}", place.text + VOCABULARY[t], place.problem.answer, place.problem.verifier, "")
+        Problem(
+            id=f"{i}-{t}",
+            problem=place.text + VOCABULARY[t],
+            answer=place.problem.answer,
+            verifier=place.problem.verifier,
+            meta="",
+        )
         for i, place in enumerate(found)
         for t in place.tokens
         if VOCABULARY[t] != "$"

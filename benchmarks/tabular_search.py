@@ -35,7 +35,9 @@ class TabularEngine:
             after = child(state, token)
             ended = Finish.STOP if world.stopped(np.array(after)) else Finish.LENGTH
             logprob, entropy = float(np.log(world.prob[state, token])), float(self._entropy[state])
-            yield Draw(token, logprob, entropy, 0, ended if world.ends(after) else None)
+            yield Draw(
+                token=token, logprob=logprob, entropy=entropy, version=0, finish=ended if world.ends(after) else None
+            )
             state = after
 
     async def release(self, namespace: str) -> None:

@@ -26,11 +26,11 @@ from treeadv.config import Config
 from treeadv.data.problems import Problem
 from treeadv.data.prompts import load_tokenizer
 from treeadv.data.tasks import problem_source
+from treeadv.disk import replace_file
 from treeadv.errors import BadInput
 from treeadv.presets import build_advantage
 from treeadv.rewards.judgement import Answer
 from treeadv.rewards.sandbox.pool import VerifierPool
-from treeadv.storage.disk import replace_file
 from treeadv.study.analysis import compare, metric, read_cells
 from treeadv.study.cell import evaluate, held_out
 from treeadv.study.spec import Comparison, Study, load_study
@@ -96,7 +96,10 @@ def run(study: Study, config: Config) -> dict[str, Any]:
     def reward(completions: list[str], prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         counted["tokens"] += sum(map(len, completion_ids))
         asked = [by_prompt[p] for p in prompts]
-        answers = [Answer(c, p.answer, p.verifier, p.meta) for c, p in zip(completions, asked, strict=True)]
+        answers = [
+            Answer(response=c, gold=p.answer, verifier=p.verifier, meta=p.meta)
+            for c, p in zip(completions, asked, strict=True)
+        ]
         return [j.reward for j in asyncio.run(graded(answers))]
 
     async def graded(answers: list[Answer]) -> Any:

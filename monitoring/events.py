@@ -1,7 +1,7 @@
 """Marks events of a run on the dashboards, and links the dashboards with each other and with the runbook.
 
 An event is a point at which a series of the run changed: a checkpoint, a replaced actor, a resume, or a changed number
-of wanted actors. Prometheus needs no other source.
+of planned actors. Prometheus needs no other source.
 """
 
 from __future__ import annotations

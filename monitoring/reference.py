@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from treeadv.metrics import TABLE, Metric
-from treeadv.report.record_fields import FIELDS
+from treeadv.storage.record_fields import FIELDS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 HEAD = """# Metrics
 
-`make generate` writes this page from `treeadv/metrics.py` and `treeadv/report/record_fields.py`; do not edit it. Each
+`make generate` writes this page from `treeadv/metrics.py` and `treeadv/storage/record_fields.py`; do not edit it. Each
 role serves its metrics on `/metrics` and its health on `/healthz` (200, or 503 with the reason). Prometheus adds the
 labels `run` and `instance`, which it reads from `targets.json` of the run or from the PodMonitor of the chart. The last
 section has the fields of `metrics.jsonl`.

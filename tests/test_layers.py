@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("treeadv", "treeadv.errors", "treeadv.seeds", "treeadv.visible"),
     (
+        "treeadv.disk",
         "treeadv.extensions",
         "treeadv.forest",
         "treeadv.jsonl",

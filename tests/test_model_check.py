@@ -116,7 +116,10 @@ def test_model_with_other_terms_is_refused_by_engine_and_learner(config: Pretrai
 def test_prompt_that_leaves_no_room_is_refused_before_drawing(tiny_model: Path):
     engine = EmbeddedEngine(tiny_model)
     request = GrowRequest(
-        forest_id="f", problem=Problem("long", "", "", "exact", ""), prompt=np.full(1985, 5, np.int32), seed=0
+        forest_id="f",
+        problem=Problem(id="long", problem="", answer="", verifier="exact", meta=""),
+        prompt=np.full(1985, 5, np.int32),
+        seed=0,
     )
     with pytest.raises(
         PathTooLong, match=r"prompt long has 1985 tokens: with sampling.max_tokens=64 .* than the 2048 tokens"
@@ -126,6 +129,9 @@ def test_prompt_that_leaves_no_room_is_refused_before_drawing(tiny_model: Path):
 
 def test_file_with_too_long_prompts_is_refused_with_a_count(tiny_model: Path):
     config = build({"task": {"source": "none.jsonl"}}, ["sampling.max_tokens=2040", "generator.threads=1"], "test")
-    problems = [Problem(f"p{i}", "1" * length, "", "exact", "") for i, length in enumerate((4, 40, 50))]
+    problems = [
+        Problem(id=f"p{i}", problem="1" * length, answer="", verifier="exact", meta="")
+        for i, length in enumerate((4, 40, 50))
+    ]
     with pytest.raises(BadInput, match=r"2 of 3 prompts cannot be used; the first: the prompt of p1 has 40 tokens"):
         asyncio.run(rollouts(config, tiny_model, problems, lambda forest: None))

@@ -35,7 +35,7 @@ def test_gold_is_the_digit_at_the_end_of_the_chain(seed: int, draw: int, operati
     assert problem.answer == str(value)
     solution = solve(problem.problem, tables)
     assert solution.count("=") == operations
-    assert screen(Answer(solution, problem.answer, problem.verifier)).verdict is Verdict.VERIFIED
+    assert screen(Answer(response=solution, gold=problem.answer, verifier=problem.verifier)).verdict is Verdict.VERIFIED
 
 
 def test_draws_of_the_published_study_stay_the_same() -> None:
@@ -69,7 +69,7 @@ def test_tables_have_the_share_of_hard_entries(hard: float) -> None:
     ],
 )
 def test_last_digit_alone_decides_the_verdict(response: str, verdict: Verdict) -> None:
-    assert screen(Answer(response, "5", "last-digit")).verdict is verdict
+    assert screen(Answer(response=response, gold="5", verifier="last-digit")).verdict is verdict
 
 
 def test_configured_verifier_replaces_last_digit() -> None:
@@ -108,7 +108,7 @@ def test_warm_model_is_made_once_and_ends_its_answers(tmp_path) -> None:
     assert warm_model(warmup, tmp_path, lambda step, _: steps.append(step)) == folder and steps == [1, 2]
     assert [p.name for p in tmp_path.iterdir()] == [warmup.name] != [Warmup(seed=1).name]
     prompter = Prompter(folder)
-    ids = prompter.encode(Problem("", "7a3c1|", "", "math", ""))
+    ids = prompter.encode(Problem(id="", problem="7a3c1|", answer="", verifier="math", meta=""))
     assert [VOCABULARY[i] for i in ids] == list("7a3c1|") and stop_ids(folder) == {0}
     assert prompter.decode(np.array([*ids, 0])) == "7a3c1|" and PAD not in prompter.decode(ids)
 

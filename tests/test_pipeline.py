@@ -15,7 +15,7 @@ from actors.cli import main
 from tests.running import LIMIT, finish, hosts, recipe, sound, start, steps, wait_for
 from treeadv.config import load
 from treeadv.replay.audit import audit
-from treeadv.report.record_fields import faults
+from treeadv.storage.record_fields import faults
 from treeadv.storage.run_folder import RunFolder
 
 

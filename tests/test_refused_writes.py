@@ -95,7 +95,7 @@ def test_start_in_a_full_store_leaves_nothing_and_works_again(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("refused", ["/replay/lock", "/replay/journal/", "/replay/payloads/", "/checkpoints/"])
-def test_store_that_fills_up_ends_the_run_with_a_command_that_goes_on(
+def test_full_store_ends_the_run_with_a_command_that_goes_on(
     place: tuple[str, Any, str], store: RefusingStore, tmp_path: Path, tiny_model: Path, refused: str
 ) -> None:
     _, _, uri = place

@@ -25,7 +25,7 @@ from treeadv.seeds import derive, uniform
 
 STOP = 9
 PROMPT = np.array([1, 2, 3], np.int32)
-PROBLEM = Problem("p", "", "1", "math", "")
+PROBLEM = Problem(id="p", problem="", answer="1", verifier="math", meta="")
 
 
 class Scripted:
@@ -58,7 +58,7 @@ class Scripted:
             token = int(rng.integers(0, 10))
             path.append(token)
             finish = Finish.STOP if token in params.stop else Finish.LENGTH if n + 1 == params.max_tokens else None
-            yield Draw(token, -float(rng.random()), entropy, 0, finish)
+            yield Draw(token=token, logprob=-float(rng.random()), entropy=entropy, version=0, finish=finish)
             if finish is not None:
                 return
 
@@ -168,7 +168,13 @@ def test_predictable_rule_does_not_depend_on_later_tokens(seed: int, cut: int, r
             path = list(prefix.tolist())
             async for d in super().generate(prefix, params, namespace, tree):
                 if len(path) - len(PROMPT) >= cut:
-                    d = Draw((d.token + 1) % 9, d.logprob * 0.5, 2.0 - d.entropy, d.version, d.finish)
+                    d = Draw(
+                        token=(d.token + 1) % 9,
+                        logprob=d.logprob * 0.5,
+                        entropy=2.0 - d.entropy,
+                        version=d.version,
+                        finish=d.finish,
+                    )
                 path.append(d.token)
                 yield d
 
@@ -277,7 +283,7 @@ def test_flat_rollouts_all_start_at_once():
             self.requests.append((tuple(prefix.tolist()), params))
             while len(self.requests) < 16:
                 await asyncio.sleep(0)
-            yield Draw(1, -0.1, 0.5, 0, Finish.STOP)
+            yield Draw(token=1, logprob=-0.1, entropy=0.5, version=0, finish=Finish.STOP)
 
     f = asyncio.run(
         asyncio.wait_for(
@@ -356,7 +362,13 @@ def test_sibling_without_a_token_counts_in_the_arity():
             if len(prefix) > len(PROMPT):
                 raise EngineLost("deaf to siblings")
             for n in range(params.max_tokens):
-                yield Draw(n, -0.1, 0.5, 0, Finish.LENGTH if n + 1 == params.max_tokens else None)
+                yield Draw(
+                    token=n,
+                    logprob=-0.1,
+                    entropy=0.5,
+                    version=0,
+                    finish=Finish.LENGTH if n + 1 == params.max_tokens else None,
+                )
 
     f = forest(Deaf(), s)
     assert f.arity.tolist() == [2, 0] and f.leaves == 1 and f.finish.tolist() == [Finish.LENGTH]

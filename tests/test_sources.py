@@ -50,7 +50,7 @@ def test_parquet_of_verl_is_read_without_a_mapping(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([VERL]), tmp_path / "v.parquet")
     (problem,) = read_problems(tmp_path / "v.parquet")
     assert (problem.problem, problem.answer) == ("2+2?", "4")
-    assert problem.turns == (Turn("system", "Be brief."), Turn("user", "2+2?"))
+    assert problem.turns == (Turn(role="system", content="Be brief."), Turn(role="user", content="2+2?"))
 
 
 def test_columns_map_names_and_nested_fields(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_columns_reach_a_reward_function_by_name(tmp_path: Path) -> None:
     (problem,) = read_problems(path, name, columns={"level": "extra_info.index"})
     verifier = find_verifier(name)
     verifier.load()
-    outcome = verifier.judge(Task(name, problem.answer, "4", problem.meta))
+    outcome = verifier.judge(Task(verifier=name, gold=problem.answer, text="4", meta=problem.meta))
     assert outcome.reward == 1 and outcome.parts == {"level": 7.0, "known": 1.0}
 
 
@@ -127,8 +127,8 @@ def test_row_that_cannot_be_used_is_named(row: Any, more: Any, message: str, tmp
 
 # ---- several sources -----------------------------------------------------------------------------
 def test_sources_are_mixed_by_weight_and_each_is_a_permutation(tmp_path: Path) -> None:
-    a = Shuffled([Problem(f"a{i}", "p", "a", "math", "") for i in range(10)], 0)
-    b = Shuffled([Problem(f"b{i}", "p", "a", "math", "") for i in range(10)], 0)
+    a = Shuffled([Problem(id=f"a{i}", problem="p", answer="a", verifier="math", meta="") for i in range(10)], 0)
+    b = Shuffled([Problem(id=f"b{i}", problem="p", answer="a", verifier="math", meta="") for i in range(10)], 0)
     mixture = Mixture([(a, 3.0), (b, 1.0)], 0)
     drawn = [mixture[n].id for n in range(4000)]
     assert Counter(i[0] for i in drawn)["a"] / 4000 == pytest.approx(0.75, abs=0.03)  # four standard deviations
@@ -248,8 +248,15 @@ def rendered(folder: Path, problem: Problem, **more: Any) -> str:
 
 
 def test_prompt_has_system_message_template_and_arguments(chat_model: Path) -> None:
-    bare = Problem("1", "2+2?", "4", "math", "")
-    told = Problem("1", "2+2?", "4", "math", "", (Turn("system", "Mine."), Turn("user", "2+2?")))
+    bare = Problem(id="1", problem="2+2?", answer="4", verifier="math", meta="")
+    told = Problem(
+        id="1",
+        problem="2+2?",
+        answer="4",
+        verifier="math",
+        meta="",
+        turns=(Turn(role="system", content="Mine."), Turn(role="user", content="2+2?")),
+    )
     assert rendered(chat_model, bare) == "<user>2+2?"
     more = {"system": "Be brief.", "prompt": "Q: {problem}", "template_args": {"think": False}}
     assert rendered(chat_model, bare, **more) == "<system>Be brief.<user>Q: 2+2?!"
@@ -265,20 +272,20 @@ def test_prompt_has_system_message_template_and_arguments(chat_model: Path) -> N
 )
 def test_argument_that_the_chat_template_ignores_is_refused(chat_model: Path, more: Any, message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        rendered(chat_model, Problem("1", "2+2?", "4", "math", ""), **more)
+        rendered(chat_model, Problem(id="1", problem="2+2?", answer="4", verifier="math", meta=""), **more)
 
 
 def test_chat_template_that_raises_is_named_with_the_problem(chat_model: Path) -> None:
     with pytest.raises(BadInput, match=f"p-7: the chat template of {chat_model} fails on its prompt: no such turn"):
-        rendered(chat_model, Problem("p-7", "bad", "4", "math", ""))
+        rendered(chat_model, Problem(id="p-7", problem="bad", answer="4", verifier="math", meta=""))
     config = build({}, ["task.source=p.jsonl", f"model.path={chat_model}"], "test")
     with pytest.raises(BadInput, match="no such turn"):
-        check_prompts([Problem("p-7", "bad", "4", "math", "")], config)
+        check_prompts([Problem(id="p-7", problem="bad", answer="4", verifier="math", meta="")], config)
 
 
 def test_model_without_a_chat_template_takes_one_turn_only(tiny_model: Path) -> None:
-    turns = (Turn("system", "s"), Turn("user", "u"))
+    turns = (Turn(role="system", content="s"), Turn(role="user", content="u"))
     with pytest.raises(BadInput, match="has no chat template for 2 messages"):
-        rendered(tiny_model, Problem("1", "u", "4", "math", "", turns))
+        rendered(tiny_model, Problem(id="1", problem="u", answer="4", verifier="math", meta="", turns=turns))
     with pytest.raises(BadInput, match=r"task\.system: the tokenizer of .* has no chat template; leave it out"):
-        rendered(tiny_model, Problem("1", "u", "4", "math", ""), system="s")
+        rendered(tiny_model, Problem(id="1", problem="u", answer="4", verifier="math", meta=""), system="s")

@@ -129,7 +129,7 @@ def test_address_of_another_service_is_refused_at_once(monkeypatch) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.server_port}")
-        with pytest.raises(BadInput, match="no Ray cluster"):
+        with pytest.raises(BadInput, match="not a Ray cluster"):
             join_cluster()
         server.shutdown()
 

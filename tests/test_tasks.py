@@ -39,13 +39,13 @@ def lines(path: Path, *rows: Any) -> Path:
 
 @given(n=st.integers(1, 40), seed=st.integers(-5, 5), epoch=st.integers(0, 3))
 def test_every_epoch_of_a_file_is_a_permutation_of_it(n: int, seed: int, epoch: int) -> None:
-    problems = [Problem(str(i), "p", "a", "math", "") for i in range(n)]
+    problems = [Problem(id=str(i), problem="p", answer="a", verifier="math", meta="") for i in range(n)]
     source = Shuffled(problems, seed)
     assert Counter(source[epoch * n + i].id for i in range(n)) == Counter(p.id for p in problems)
 
 
 def test_other_epoch_or_seed_gives_another_order() -> None:
-    problems = [Problem(str(i), "p", "a", "math", "") for i in range(50)]
+    problems = [Problem(id=str(i), problem="p", answer="a", verifier="math", meta="") for i in range(50)]
     orders = {
         tuple(Shuffled(problems, seed)[50 * epoch + i].id for i in range(50)) for seed in (0, 1) for epoch in (0, 1)
     }
@@ -103,12 +103,12 @@ def test_jsonl_and_parquet_give_the_same_problems(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
     jsonl = lines(tmp_path / "p.jsonl", rows[0], "", rows[1])
     assert read_problems(jsonl) == read_problems(tmp_path / "p.parquet")
-    assert read_problems(jsonl)[1] == Problem("b", "x²?", "x^2", "math", "")
+    assert read_problems(jsonl)[1] == Problem(id="b", problem="x²?", answer="x^2", verifier="math", meta="")
 
 
 def test_line_without_id_is_named_by_file_and_line(tmp_path: Path) -> None:
     path = lines(tmp_path / "sums.jsonl", "", {"problem": "0+0", "answer": 0})
-    assert read_problems(path, "exact") == [Problem("sums-2", "0+0", "0", "exact", "")]
+    assert read_problems(path, "exact") == [Problem(id="sums-2", problem="0+0", answer="0", verifier="exact", meta="")]
 
 
 def test_hub_data_set_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ from treeadv.checks import check_run
 from treeadv.config import Config
 from treeadv.data.paths import absolute, moved, same_task, with_content
 from treeadv.data.tasks import check_content
+from treeadv.disk import replace_file
 from treeadv.errors import BadForest, BadInput, RunFailed, one_line
-from treeadv.storage.disk import replace_file
 from treeadv.storage.folder import split
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_folder import RunFolder, named_store

@@ -115,7 +115,7 @@ def verify(response: str, gold: str, verifier: str = "math", timeout: float = 5.
     async def judge() -> Judgement:
         pool = VerifierPool(workers=1, timeout=timeout, memory_mb=1024)
         try:
-            return (await pool.grade([Answer(response, gold, verifier)]))[0]
+            return (await pool.grade([Answer(response=response, gold=gold, verifier=verifier)]))[0]
         finally:
             await pool.close()
 

@@ -85,7 +85,7 @@ def _generator(model: str, dtype: str) -> Iterator[Callable[[float], int]]:
     prompts = np.random.default_rng(0).integers(3, engine.model.config.vocab_size, (BRANCHES // 8, PROMPT), np.int32)
 
     async def draw(i: int, end: float) -> int:
-        params, drawn = Params(LENGTH, 0.7, frozenset(), i), 0
+        params, drawn = Params(max_tokens=LENGTH, temperature=0.7, stop=frozenset(), seed=i), 0
         async with aclosing(engine.generate(prompts[i // 8], params, str(i // 8), str(i))) as draws:
             async for _ in draws:
                 drawn += 1

@@ -126,7 +126,7 @@ class _Ragged:
 
     async def _engine(self) -> None:
         async def one(i: int, namespace: str) -> int:
-            params = Params(int(self.lengths[i]), TEMPERATURE, frozenset(), i)
+            params = Params(max_tokens=int(self.lengths[i]), temperature=TEMPERATURE, stop=frozenset(), seed=i)
             prompt = self.prompts[i].astype(np.int32)
             drawn = len([d async for d in self.engine.generate(prompt, params, namespace, "0")])
             await self.engine.release(namespace)

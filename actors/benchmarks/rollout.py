@@ -219,7 +219,7 @@ class _Bench:
 
     async def _forests(self, engine: Engine, rule: str) -> list[Forest]:
         stamp = time.monotonic_ns()
-        problem = Problem("p", "", "", "exact", "")
+        problem = Problem(id="p", problem="", answer="", verifier="exact", meta="")
         requests = [
             GrowRequest(forest_id=f"{rule}-{stamp}-{i}", problem=problem, prompt=p, seed=i)
             for i, p in enumerate(self.prompts)
@@ -242,7 +242,7 @@ class _Bench:
 
     async def _raw(self, engine: Engine) -> list[int]:
         async def one(prompt: np.ndarray, name: str, i: int) -> int:
-            params = Params(self.args.max_tokens, 0.7, frozenset(), i)
+            params = Params(max_tokens=self.args.max_tokens, temperature=0.7, stop=frozenset(), seed=i)
             return len([d async for d in engine.generate(prompt, params, name, str(i))])
 
         names = [f"raw-{time.monotonic_ns()}-{i}" for i in range(len(self.prompts))]
@@ -267,7 +267,7 @@ class _Bench:
             n: w.astype(np.float32) for f in sorted(self.model.glob("*.safetensors")) for n, w in load_file(f).items()
         }
         await engine.update_weights(1, weights)  # the first update creates the process group
-        params = Params(self.args.max_tokens, 0.7, frozenset(), 0)
+        params = Params(max_tokens=self.args.max_tokens, temperature=0.7, stop=frozenset(), seed=0)
 
         async def one(i: int) -> int:
             return len(

@@ -23,7 +23,8 @@ import reasoning_gym
 from treeadv.cli.parser import positive
 from treeadv.data.tasks import file_problems
 from treeadv.forest import Verdict
-from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
+from treeadv.rewards.judgement import Answer, Judgement
+from treeadv.rewards.sandbox.pool import VerifierPool
 from treeadv.task_config import TaskConfig
 
 FAMILIES = ("chain_sum", "gsm_symbolic", "fraction_simplification", "polynomial_multiplication", "decimal_chain_sum")
@@ -73,7 +74,11 @@ def _golds(data: Path | None, count: int, rng: random.Random) -> list[str]:
 
 def _answers(golds: list[str], right: float, rng: random.Random) -> list[Answer]:
     return [
-        Answer(f"{TEXT}So it is \\boxed{{{g if rng.random() < right else rng.choice(golds)}}}.", g, "math")
+        Answer(
+            response=f"{TEXT}So it is \\boxed{{{g if rng.random() < right else rng.choice(golds)}}}.",
+            gold=g,
+            verifier="math",
+        )
         for g in golds
     ]
 
@@ -106,7 +111,12 @@ async def _ours(answers: list[Answer], args: argparse.Namespace) -> tuple[list[J
     pool = VerifierPool(args.workers, args.timeout, 1024)
     try:
         await pool.grade(
-            [Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math") for n in range(20)]
+            [
+                Answer(
+                    response=rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", gold=f"{2 * n + 1}xy", verifier="math"
+                )
+                for n in range(20)
+            ]
         )
         await asyncio.sleep(3)  # waits until the spare process has loaded
         began = _cpu_seconds()
@@ -132,7 +142,9 @@ def _tail(answers: list[Answer], args: argparse.Namespace, rng: random.Random) -
     count = min(math.ceil(args.hostile * len(answers)), len(answers) - 1)  # at least one answer is not hostile
     hostile = set(rng.sample(range(len(answers)), count))
     mixed = [
-        Answer(f"So it is \\boxed{{{rng.choice(HOSTILE)}}}.", a.gold, "math") if n in hostile else a
+        Answer(response=f"So it is \\boxed{{{rng.choice(HOSTILE)}}}.", gold=a.gold, verifier="math")
+        if n in hostile
+        else a
         for n, a in enumerate(answers)
     ]
     judged, wall, restarts = asyncio.run(_timed(mixed, args))
@@ -160,7 +172,9 @@ def _forked(args: argparse.Namespace) -> dict[str, object]:
     meta = json.dumps(
         {"dataset": "chain_sum", "entry": reasoning_gym.create_dataset("chain_sum", size=1, seed=args.seed)[0]}
     )
-    answers = [Answer(f"The answer is {n}", "", "reasoning-gym", meta) for n in range(args.answers)]
+    answers = [
+        Answer(response=f"The answer is {n}", gold="", verifier="reasoning-gym", meta=meta) for n in range(args.answers)
+    ]
     judged, _, restarts = asyncio.run(_timed(answers, args))
     spent = [j.seconds * 1000 for j in judged]
     return {
@@ -176,7 +190,12 @@ async def _timed(answers: list[Answer], args: argparse.Namespace) -> tuple[list[
     pool = VerifierPool(args.workers, args.timeout, 1024)
     try:
         await pool.grade(
-            [Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math") for n in range(20)]
+            [
+                Answer(
+                    response=rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", gold=f"{2 * n + 1}xy", verifier="math"
+                )
+                for n in range(20)
+            ]
         )
         began = time.monotonic()
         calls = await asyncio.gather(*(pool.grade(answers[n : n + 8]) for n in range(0, len(answers), 8)))

@@ -6,6 +6,7 @@ import asyncio
 
 import ray
 from ray import NodeID
+from ray._private import worker
 from ray._private.state import actors
 
 from actors.driver.gcs import TIMEOUT_SECONDS, ask, gcs
@@ -38,4 +39,12 @@ async def fail_when_own_node_dies() -> None:
     """
     while await ask(own_node_lives) is not False:
         await asyncio.sleep(WATCH_SECONDS)
+    _kill_own_raylet()
     raise RoleFailed("the Ray node of the driver died (its process raylet ended or hangs)")
+
+
+def _kill_own_raylet() -> None:
+    """Kill the raylet that this driver has started. The end of the driver would otherwise wait for minutes for a
+    stopped raylet."""
+    if node := worker._global_node:  # it has no process if the driver has joined a cluster
+        node.kill_raylet(check_alive=False)

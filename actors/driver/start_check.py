@@ -75,9 +75,7 @@ def _check_answers(address: str) -> None:
             f"RAY_ADDRESS={address}: no cluster answers there ({one_line(e)}); unset it to use this machine alone"
         ) from e
     if answer[3:] != _SETTINGS:
-        raise BadInput(
-            f"RAY_ADDRESS={address}: what answers there is no Ray cluster; unset it to use this machine alone"
-        )
+        raise BadInput(f"RAY_ADDRESS={address}: this server is not a Ray cluster; unset it to use this machine alone")
 
 
 def _check_temporary_folder() -> None:

@@ -100,7 +100,9 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> JsonObj
                     f"the queue or a learner died {failures} times since step {step}; the last cause: {loss}"
                 ) from loss
             recorder.count_loss()
-            log.warning("lost a role that holds the state of the run (%s); resuming from the last checkpoint", loss)
+            log.warning(
+                "an actor that holds the state of the run is lost (%s); the run resumes from the last checkpoint", loss
+            )
             await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
         else:
             if outcome is not AttemptOutcome.RESHAPE:

@@ -64,7 +64,13 @@ class Lake:
             finish = Finish.STOP if terminated else Finish.LENGTH if left == 1 else None
             if finish is not None:
                 self.rewards[path] = float(reward)
-            yield Draw(action, float(np.log(p[action])), float(-(p * np.log(p)).sum()), self.version, finish)
+            yield Draw(
+                token=action,
+                logprob=float(np.log(p[action])),
+                entropy=float(-(p * np.log(p)).sum()),
+                version=self.version,
+                finish=finish,
+            )
             if finish is not None:
                 return
             await asyncio.sleep(0)  # branches take turns, so each has to restore its own state
@@ -94,7 +100,10 @@ async def play(lake: Lake, sampling: SamplingConfig, number: int) -> Forest:
         return [lake.rewards[tuple(leaf.tolist())] for leaf in leaves]
 
     request = GrowRequest(
-        forest_id=f"lake-{number}", problem=Problem("lake", "", "", "exact", ""), prompt=START, seed=number
+        forest_id=f"lake-{number}",
+        problem=Problem(id="lake", problem="", answer="", verifier="exact", meta=""),
+        prompt=START,
+        seed=number,
     )
     forest = await grow(lake, request, sampling, sampling.tau, frozenset(), judge)
     rewards = await judge([forest.leaf_tokens(i) for i in range(forest.leaves)])

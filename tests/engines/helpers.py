@@ -19,7 +19,7 @@ STUBS = Path(__file__).parents[2] / "deploy/sglang_cpu/stubs"
 TEMPERATURE = 0.7
 _alone = itertools.count()
 PROMPT = np.arange(20, 44, dtype=np.int32)
-PROBLEM = Problem("p", "", "1", "exact", "")
+PROBLEM = Problem(id="p", problem="", answer="1", verifier="exact", meta="")
 
 
 def configure(url: str = "", chunk: int = 8, root: Path = Path("runs"), **sglang: Any) -> Config:
@@ -48,7 +48,7 @@ def configure(url: str = "", chunk: int = 8, root: Path = Path("runs"), **sglang
 def params(
     max_tokens: int, stop: frozenset[int] = frozenset(), temperature: float = TEMPERATURE, seed: int = 0
 ) -> Params:
-    return Params(max_tokens, temperature, stop, seed)
+    return Params(max_tokens=max_tokens, temperature=temperature, stop=stop, seed=seed)
 
 
 async def branch(engine: Engine, prefix: np.ndarray, how: Params, forest: str = "") -> list[Draw]:

@@ -24,7 +24,7 @@ PROMPTS = [np.array(p, np.int32) for p in ([5, 9, 30, 11], [7, 7, 7], [40, 41, 4
 
 
 def params(seed: int = 0, temperature: float = 1.0, max_tokens: int = 12, stop: frozenset[int] = frozenset()) -> Params:
-    return Params(max_tokens, temperature, stop, seed)
+    return Params(max_tokens=max_tokens, temperature=temperature, stop=stop, seed=seed)
 
 
 async def collect(engine, prefix, p, namespace="n"):

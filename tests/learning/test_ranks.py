@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from tests.learning import tiny
 from tests.learning.ranks import Ranks
 from tests.learning.test_trainer import FORESTS, same, weights_of
+from treeadv.disk import rename_durably
 from treeadv.learning import packing, sharding
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
-from treeadv.storage.disk import rename_durably
 
 ROOT = Path(__file__).parents[2]
 Learner = dict[str, Any]

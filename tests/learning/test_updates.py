@@ -294,7 +294,7 @@ def test_cut_forest_is_passed_twice_only_for_path_ratios(folder, learner, twice)
     assert len(once) > 1 and rows == (once + once if twice else once)
 
 
-def test_second_pass_over_a_cut_forest_uses_the_same_micro_batches(folder):
+def test_second_pass_of_a_cut_forest_has_equal_micro_batches(folder):
     """In other micro-batches kernels may round differently, and GSPO would clip the difference."""
     trainer = Trainer(tiny.config(tokens_per_microbatch=16), folder)
     update = trainer._gradient_pass().prepare(FORESTS)

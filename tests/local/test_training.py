@@ -28,7 +28,7 @@ from treeadv.learning.objective import Sums
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 from treeadv.replay.audit import audit
-from treeadv.report.record_fields import faults
+from treeadv.storage.record_fields import faults
 from treeadv.storage.run_folder import RunFolder
 from treeadv.view.sources import open_source
 

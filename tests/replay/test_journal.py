@@ -208,23 +208,36 @@ def journalled(folder: Path, *records: Record) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (Acked("lease-000003", 2), "ack of lease lease-000003 for step 2: the next step is 3"),
-        (Acked("lease-000003", 4), "ack of lease lease-000003 for step 4: the next step is 3"),
-        (Acked("lease-000009", 3), "lease-000009"),
+        (Acked(lease_id="lease-000003", step=2), "ack of lease lease-000003 for step 2: the next step is 3"),
+        (Acked(lease_id="lease-000003", step=4), "ack of lease lease-000003 for step 4: the next step is 3"),
+        (Acked(lease_id="lease-000009", step=3), "lease-000009"),
         (
-            Committed(3, 0),
+            Committed(step=3, oldest_kept=0),
             "step 3 cannot become durable: the step must be between 1 (durable) and 2 (last acknowledged)",
         ),
-        (Committed(2, 0), "step 0 cannot be the oldest kept checkpoint: the step must be between 1 and 2"),
-        (Resumed(2, "s"), "the run cannot resume from step 2: only steps 1 to 1 may have a durable checkpoint"),
-        (Resumed(0, "s"), "the run cannot resume from step 0: only steps 1 to 1 may have a durable checkpoint"),
+        (
+            Committed(step=2, oldest_kept=0),
+            "step 0 cannot be the oldest kept checkpoint: the step must be between 1 and 2",
+        ),
+        (
+            Resumed(step=2, session="s"),
+            "the run cannot resume from step 2: only steps 1 to 1 may have a durable checkpoint",
+        ),
+        (
+            Resumed(step=0, session="s"),
+            "the run cannot resume from step 0: only steps 1 to 1 may have a durable checkpoint",
+        ),
     ],
 )
 def test_record_out_of_step_order_is_a_fault(tmp_path: Path, wrong: Record, message: str) -> None:
     """Each step has one lease, and step numbers have no gaps."""
     one_run(tmp_path)
     fids = [r.forest_id for r in read(tmp_path)[0] if isinstance(r, Admitted)]
-    journalled(tmp_path, Leased("lease-000003", (fids[4],), 2, 2, 0.0), wrong)
+    journalled(
+        tmp_path,
+        Leased(lease_id="lease-000003", forest_ids=(fids[4],), version=2, max_staleness=2, deadline=0.0),
+        wrong,
+    )
     (fault,) = audit(str(tmp_path)).faults
     assert "contradicts the records before it" in fault and message in fault
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import treeadv.storage.disk
+import treeadv.disk
 import treeadv.storage.local
 from tests.replay.helpers import fill, open_store, reserve, train
 from treeadv.replay.audit import audit
@@ -129,7 +129,7 @@ def promise(disk: Disk, store: Any, step: int) -> None:
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
     disk = Disk(tmp_path_factory.mktemp("disk"))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (treeadv.storage.local, treeadv.storage.disk):
+        for module in (treeadv.storage.local, treeadv.disk):
             patch.setattr(module, "os", disk)
         scenario(disk)
     yield disk
@@ -224,7 +224,7 @@ def test_concurrent_flushes_leave_nothing_unflushed(tmp_path: Path, monkeypatch:
             synced[name] = max(size, synced.get(name, 0))
 
     monkeypatch.setattr(treeadv.storage.local, "os", Disk())
-    monkeypatch.setattr(treeadv.storage.disk, "os", Disk())
+    monkeypatch.setattr(treeadv.disk, "os", Disk())
     store = open_store(tmp_path, per_step=1000)
     store._payloads._limit = 4000
     with ThreadPoolExecutor(1) as thread:

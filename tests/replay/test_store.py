@@ -122,7 +122,9 @@ def test_bad_forest_is_refused_and_its_prompt_repeated(tmp_path: Path, fault: st
     elif fault == "two forests":
         bad = wire.to_batch([forest_for(record), forest_for(record)])
     elif fault == "other id":
-        bad = batch_for(Reserved("r0-000009-0", 9, 0, 0, "w", "", "p"))
+        bad = batch_for(
+            Reserved(forest_id="r0-000009-0", draw=9, attempt=0, failures=0, worker="w", request="", prompt_id="p")
+        )
     else:
         f = forest_for(record)
         bad = good.set_column(
@@ -141,7 +143,12 @@ def test_forest_of_another_run_is_not_admitted(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     for fid in ("r1-000000-0", "r0-000005-0", "nonsense"):
         with pytest.raises(BadForest, match="never reserved"):
-            store.admit(fid, batch_for(Reserved(fid, 0, 0, 0, "w", "", "p")))
+            store.admit(
+                fid,
+                batch_for(
+                    Reserved(forest_id=fid, draw=0, attempt=0, failures=0, worker="w", request="", prompt_id="p")
+                ),
+            )
 
 
 def test_named_request_gets_the_same_ticket_again(tmp_path: Path) -> None:
@@ -269,8 +276,14 @@ def test_lease_may_wait_for_a_forest_that_a_worker_grows(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("record", "fault"),
     [
-        (Leased("lease-000001", ("r0-000000-0",), 1, 2, 0.0), "has a forest of version 2"),
-        (Leased("lease-000001", ("r0-000000-0",), 5, 2, 0.0), "has a forest of staleness 3 > 2"),
+        (
+            Leased(lease_id="lease-000001", forest_ids=("r0-000000-0",), version=1, max_staleness=2, deadline=0.0),
+            "has a forest of version 2",
+        ),
+        (
+            Leased(lease_id="lease-000001", forest_ids=("r0-000000-0",), version=5, max_staleness=2, deadline=0.0),
+            "has a forest of staleness 3 > 2",
+        ),
     ],
 )
 def test_audit_finds_a_lease_that_breaks_the_bound(tmp_path: Path, record: Leased, fault: str) -> None:
@@ -554,7 +567,12 @@ def entry(order: int, mass: float, version: int = 0) -> Entry:
         length=0,
         payload_crc=0,
     )
-    return Entry(reserved=Reserved(fid, order, 0, 0, "w", "", "p"), state=State.READY, admitted=admitted, order=order)
+    return Entry(
+        reserved=Reserved(forest_id=fid, draw=order, attempt=0, failures=0, worker="w", request="", prompt_id="p"),
+        state=State.READY,
+        admitted=admitted,
+        order=order,
+    )
 
 
 def test_each_selection_orders_forests_as_documented() -> None:

@@ -178,7 +178,7 @@ def test_tail_reads_every_whole_line_once(
 
 
 def test_tail_starts_over_when_the_file_is_replaced(tmp_path: Path) -> None:
-    path, other = tmp_path / "a", tmp_path / "b"
+    path, other = tmp_path / "metrics.jsonl", tmp_path / "other"
     path.write_text('{"step": 1}\n{"step": 2}\n')
     tail = Tail(path)
     assert tail.read() == (True, [{"step": 1}, {"step": 2}])

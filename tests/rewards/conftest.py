@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
+from treeadv.rewards.judgement import Answer, Judgement
+from treeadv.rewards.sandbox.pool import VerifierPool
 
 Grade = Callable[..., list[Judgement]]
 HERE = Path(__file__).parent

@@ -44,7 +44,7 @@ def golds() -> dict[str, str]:
 def test_every_gold_answer_equals_itself_boxed():
     failed = {}
     for name, gold in golds().items():
-        outcome = screen(Answer(f"With 7 cases left, \\boxed{{{gold}}}.", gold, "math"))
+        outcome = screen(Answer(response=f"With 7 cases left, \\boxed{{{gold}}}.", gold=gold, verifier="math"))
         if not (isinstance(outcome, Outcome) and outcome.verdict is Verdict.VERIFIED):
             failed[name] = outcome
     assert failed.keys() == EXCEPTIONS.keys()

@@ -12,9 +12,10 @@ import pytest
 import reasoning_gym
 
 from treeadv.forest import Verdict
-from treeadv.rewards.sandbox.pool import Answer, VerifierPool
+from treeadv.rewards.judgement import Answer
+from treeadv.rewards.sandbox.pool import VerifierPool
 
-WRONG_ANSWER = Answer(r"\boxed{x^3}", "(x+1)^2", "math")  # this answer needs a worker
+WRONG_ANSWER = Answer(response=r"\boxed{x^3}", gold="(x+1)^2", verifier="math")  # this answer needs a worker
 EVALUATE = (
     "countdown", "puzzle24", "polynomial_multiplication", "simple_integration", "intermediate_integration", "n_queens",
     "string_insertion", "spiral_matrix", "binary_matrix",
@@ -24,7 +25,12 @@ EVALUATE = (
 def attack(code: str, family: str = "countdown") -> Answer:
     entry = reasoning_gym.create_dataset(family, size=1, seed=1)[0]
     meta = json.dumps({"dataset": family, "entry": entry}, default=str)
-    return Answer(f"<answer>exec({f'import attack; attack.{code}'!r})</answer>", "", "reasoning-gym", meta)
+    return Answer(
+        response=f"<answer>exec({f'import attack; attack.{code}'!r})</answer>",
+        gold="",
+        verifier="reasoning-gym",
+        meta=meta,
+    )
 
 
 @pytest.fixture

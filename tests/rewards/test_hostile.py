@@ -9,9 +9,9 @@ import pytest
 
 from tests.rewards import hostile
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Task
+from treeadv.rewards.judgement import Answer, Task
 from treeadv.rewards.parsing.extract import final_answer
-from treeadv.rewards.sandbox.pool import Answer, VerifierPool
+from treeadv.rewards.sandbox.pool import VerifierPool
 from treeadv.rewards.verifiers import mathematics
 from treeadv.rewards.verifiers.registry import screen
 
@@ -20,14 +20,18 @@ TIMEOUT = 1.5
 
 def healthy(n: int) -> Answer:
     """Return a right answer that needs a worker."""
-    return Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math")
+    return Answer(response=rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", gold=f"{2 * n + 1}xy", verifier="math")
 
 
 def run_corpus(loop: asyncio.Runner):
     async def scene():
         pool = VerifierPool(workers=2, timeout=TIMEOUT, memory_mb=1024)
         try:
-            mixed = [a for n, c in enumerate(hostile.CORPUS) for a in (Answer(c[1], c[2], "math"), healthy(n))]
+            mixed = [
+                a
+                for n, c in enumerate(hostile.CORPUS)
+                for a in (Answer(response=c[1], gold=c[2], verifier="math"), healthy(n))
+            ]
             judged = await pool.grade(mixed)
             began = time.monotonic()
             [after] = await pool.grade([healthy(1000)])
@@ -49,7 +53,9 @@ def test_hostile_answer_gets_the_right_verdict_and_reason(loop):
 
 def test_time_and_memory_limits_hold_without_guards(loop, monkeypatch):
     monkeypatch.setattr(
-        mathematics.Mathematics, "screen", lambda self, a: Task("math", a.gold, final_answer(a.response) or "")
+        mathematics.Mathematics,
+        "screen",
+        lambda self, a: Task(verifier="math", gold=a.gold, text=final_answer(a.response) or ""),
     )
     judged, others, back = run_corpus(loop)
     assert sum(j.verdict is Verdict.TIMEOUT for j in judged) >= 10  # the corpus makes sympy hang
@@ -63,7 +69,7 @@ def test_no_answer_blocks_the_calling_process(grade):
     slow = {}
     for name, response, gold, _ in hostile.CORPUS:
         began = time.process_time()
-        screen(Answer(response, gold, "math"))
+        screen(Answer(response=response, gold=gold, verifier="math"))
         if (took := time.process_time() - began) > 0.1:
             slow[name] = took
     assert slow == {}
@@ -71,5 +77,5 @@ def test_no_answer_blocks_the_calling_process(grade):
 
 @pytest.mark.parametrize(("name", "response", "gold"), hostile.RIGHT, ids=[r[0] for r in hostile.RIGHT])
 def test_right_answers_in_unusual_forms_are_verified(grade, name, response, gold):
-    [j] = grade(Answer(response, gold, "math"))
+    [j] = grade(Answer(response=response, gold=gold, verifier="math"))
     assert (j.verdict, j.reward) == (Verdict.VERIFIED, 1.0), j.detail

@@ -17,16 +17,19 @@ import pytest
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
+from treeadv.rewards.judgement import Answer
 from treeadv.rewards.sandbox import pool as pool_module
 from treeadv.rewards.sandbox import process
-from treeadv.rewards.sandbox.pool import Answer, PoolBroken, VerifierPool
+from treeadv.rewards.sandbox.pool import PoolBroken, VerifierPool
 
 HERE = Path(__file__).parent
-SYMBOLIC = Answer(r"\boxed{\operatorname{lcm}(x, 3y)}", "3xy", "math")  # this answer needs a worker
+SYMBOLIC = Answer(
+    response=r"\boxed{\operatorname{lcm}(x, 3y)}", gold="3xy", verifier="math"
+)  # this answer needs a worker
 
 
 def call(name: str, response: str = "", meta: str = "") -> Answer:
-    return Answer(response, "1", f"verifier_functions:{name}", json.dumps({"meta": meta}))
+    return Answer(response=response, gold="1", verifier=f"verifier_functions:{name}", meta=json.dumps({"meta": meta}))
 
 
 def wait_for_text(path: Path) -> str:
@@ -90,7 +93,10 @@ def test_small_memory_limit_keeps_the_process_between_items(loop):
         pool = VerifierPool(workers=1, timeout=5.0, memory_mb=256)
         try:
             symbolic = [
-                Answer(rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", f"{2 * n + 1}xy", "math") for n in range(20)
+                Answer(
+                    response=rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", gold=f"{2 * n + 1}xy", verifier="math"
+                )
+                for n in range(20)
             ]
             return await pool.grade(symbolic), pool.restarts
         finally:
@@ -209,7 +215,7 @@ def test_verifier_whose_import_kills_workers_breaks_the_pool(loop, monkeypatch):
     async def scene():
         pool = VerifierPool(workers=1, timeout=2.0, memory_mb=1024)
         try:
-            await pool.grade([Answer(str(n), "1", "verifier_deadly:f") for n in range(2)])
+            await pool.grade([Answer(response=str(n), gold="1", verifier="verifier_deadly:f") for n in range(2)])
         finally:
             await pool.close()
 
@@ -286,7 +292,7 @@ def test_cancelled_call_leaves_the_queue(loop, pool, tmp_path):
 )
 def test_pool_keeps_working_after_an_unusable_verifier(grade, verifier, reason):
     with pytest.raises(BadInput, match=reason):
-        grade(Answer("1", "1", verifier), SYMBOLIC)
+        grade(Answer(response="1", gold="1", verifier=verifier), SYMBOLIC)
     assert grade(SYMBOLIC)[0].verdict is Verdict.VERIFIED
 
 
@@ -332,9 +338,12 @@ def test_restarts_in_a_row_wait_longer_each_time(loop, monkeypatch):
 
 _DRIVER = """
 import asyncio, sys
-from treeadv.rewards.sandbox.pool import Answer, VerifierPool
+from treeadv.rewards.judgement import Answer
+from treeadv.rewards.sandbox.pool import VerifierPool
 sys.path.insert(0, {here!r})
-asyncio.run(VerifierPool(1, 300.0, 1024).grade([Answer("", "1", "verifier_functions:deaf", {meta!r})]))
+asyncio.run(VerifierPool(1, 300.0, 1024).grade([
+    Answer(response="", gold="1", verifier="verifier_functions:deaf", meta={meta!r})
+]))
 """
 
 

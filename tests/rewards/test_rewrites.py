@@ -17,7 +17,7 @@ import pytest
 from tests.rewards.rewrites import EQUAL, UNEQUAL, Rewrite
 from tests.rewards.test_benchmark_golds import golds
 from treeadv.forest import Verdict
-from treeadv.rewards.sandbox.pool import Answer
+from treeadv.rewards.judgement import Answer
 
 FALSE_POSITIVES, FALSE_NEGATIVES = 0.005, 0.03
 A_KIND = 120  # number of rewrites of each kind
@@ -47,7 +47,9 @@ def _counted(grade, kinds: dict[str, Rewrite], equal: bool) -> dict[str, Count]:
     known = sorted({g.strip() for g in golds().values()})
     counts: dict[str, Count] = {}
     for name, rewrite in kinds.items():
-        made = [Answer(r, gold, "math") for gold in known if (r := rewrite(gold, rng)) is not None]
+        made = [
+            Answer(response=r, gold=gold, verifier="math") for gold in known if (r := rewrite(gold, rng)) is not None
+        ]
         made = rng.sample(made, min(A_KIND, len(made)))
         assert made, f"no gold answer has a rewrite of the kind {name}"
         judged = grade(*made)

@@ -29,7 +29,7 @@ numbers = st.one_of(
 
 
 def math(response: str, gold: str) -> Outcome | Task:
-    return screen(Answer(response, gold, "math"))
+    return screen(Answer(response=response, gold=gold, verifier="math"))
 
 
 def verdict(response: str, gold: str) -> Verdict:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from treeadv.forest import Verdict
-from treeadv.rewards.sandbox.pool import Answer, VerifierPool
+from treeadv.rewards.judgement import Answer
+from treeadv.rewards.sandbox.pool import VerifierPool
 
 THRESHOLD = 0.99
 # Cases on which `math` disagrees, and the reasons. docs/rewards.md repeats this table.
@@ -36,7 +37,7 @@ def test_agreement_with_the_verdicts_of_public_suites(grade):
         pytest.skip("TREEADV_DATA does not name a folder with verdicts/*.jsonl")
     files = sorted(Path(os.environ["TREEADV_DATA"], "verdicts").glob("*.jsonl"))
     cases = [json.loads(line) for f in files for line in f.read_text().splitlines()]
-    judged = grade(*[Answer(c["response"], c["answer"], "math") for c in cases])
+    judged = grade(*[Answer(response=c["response"], gold=c["answer"], verifier="math") for c in cases])
     differ = {c["id"] for c, j in zip(cases, judged, strict=True) if (j.verdict is Verdict.VERIFIED) != c["equal"]}
     assert differ == DISAGREEMENTS.keys()
     assert len(differ) <= (1 - THRESHOLD) * len(cases)

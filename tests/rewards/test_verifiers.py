@@ -15,8 +15,7 @@ import reasoning_gym
 from treeadv.config import TaskConfig
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Task
-from treeadv.rewards.sandbox.pool import Answer
+from treeadv.rewards.judgement import Answer, Task
 from treeadv.rewards.verifiers.registry import BUILT_IN, find_verifier
 from treeadv.rewards.verifiers.remote import AUTHORIZATION, Remote
 
@@ -91,7 +90,7 @@ VERIFIED, WRONG, UNPARSED, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UN
     ],
 )
 def test_verdicts_of_the_verifiers_that_need_no_process(grade, verifier, response, gold, verdict):
-    [j] = grade(Answer(response, gold, verifier))
+    [j] = grade(Answer(response=response, gold=gold, verifier=verifier))
     assert (j.verdict, j.reward, j.seconds) == (verdict, float(verdict is VERIFIED), 0.0)
 
 
@@ -126,7 +125,7 @@ def test_help_texts_name_every_built_in_verifier():
 
 
 def test_user_verifier_class_runs_completely_in_the_worker(grade):
-    screened, judged = grade(*[Answer(r, "g", "verifier_functions:Parity") for r in ("", "ab")])
+    screened, judged = grade(*[Answer(response=r, gold="g", verifier="verifier_functions:Parity") for r in ("", "ab")])
     assert (screened.verdict, screened.detail) == (UNPARSED, "empty")
     assert (judged.verdict, judged.reward) == (VERIFIED, 1.0)
 
@@ -140,7 +139,10 @@ def test_reasoning_gym_scores_its_own_answers_in_full(grade, family):
     golds = [str(e["answer"] or e["metadata"].get("expression")) for e in entries]
     answers = [
         Answer(
-            f"I think.\nThe answer is {g}", g, "reasoning-gym", json.dumps({"dataset": family, "entry": e}, default=str)
+            response=f"I think.\nThe answer is {g}",
+            gold=g,
+            verifier="reasoning-gym",
+            meta=json.dumps({"dataset": family, "entry": e}, default=str),
         )
         for g, e in zip(golds, entries, strict=True)
     ]
@@ -151,7 +153,7 @@ def test_reasoning_gym_scores_its_own_answers_in_full(grade, family):
 def test_reasoning_gym_verifies_full_credit_only(grade):
     entry = {"question": "Say blue", "answer": "blue", "metadata": {}}
     meta = json.dumps({"dataset": "spell_backward", "entry": entry})
-    partial, none = grade(*[Answer(r, "blue", "reasoning-gym", meta) for r in ("bluf", "")])
+    partial, none = grade(*[Answer(response=r, gold="blue", verifier="reasoning-gym", meta=meta) for r in ("bluf", "")])
     assert partial.verdict is WRONG and 0 < partial.reward < 1
     assert (none.verdict, none.reward) == (UNPARSED, 0.0)
 
@@ -159,13 +161,13 @@ def test_reasoning_gym_verifies_full_credit_only(grade):
 @pytest.mark.parametrize("meta", ["", "{}", "[]", '{"dataset": "chain_sum"}', '{"entry": {"answer": "1"}}'])
 def test_reasoning_gym_without_its_entry_is_bad_input(grade, meta):
     with pytest.raises(BadInput, match="meta must be JSON"):
-        grade(Answer("1", "1", "reasoning-gym", meta))
+        grade(Answer(response="1", gold="1", verifier="reasoning-gym", meta=meta))
 
 
 def test_unknown_reasoning_gym_family_is_bad_input(grade):
     meta = json.dumps({"dataset": "chain_sums", "entry": {"answer": "1"}})
     with pytest.raises(BadInput, match="no data set 'chain_sums'"):
-        grade(Answer("1", "1", "reasoning-gym", meta))
+        grade(Answer(response="1", gold="1", verifier="reasoning-gym", meta=meta))
 
 
 class _Remote(BaseHTTPRequestHandler):
@@ -202,7 +204,9 @@ def remote() -> Iterator[str]:
 
 
 def test_remote_verifier_is_called_over_http(grade, remote):
-    half, full, named, echoed = grade(*[Answer(r, "g", remote, "g") for r in ("half", "full", "named", "echo")])
+    half, full, named, echoed = grade(
+        *[Answer(response=r, gold="g", verifier=remote, meta="g") for r in ("half", "full", "named", "echo")]
+    )
     assert (half.verdict, half.reward) == (WRONG, 0.5)
     assert (full.verdict, full.reward, full.detail) == (VERIFIED, 1.0, "well done")
     assert (named.verdict, named.reward) == (UNPARSED, 0.0)
@@ -212,7 +216,8 @@ def test_remote_verifier_is_called_over_http(grade, remote):
 def test_failing_remote_verifier_is_never_a_wrong_verdict(grade, remote):
     nowhere = "http://127.0.0.1:9/grade"
     odd, other, error, slow, down = grade(
-        *[Answer(r, "g", remote, "g") for r in ("odd", "other", "error", "slow")], Answer("x", "g", nowhere)
+        *[Answer(response=r, gold="g", verifier=remote, meta="g") for r in ("odd", "other", "error", "slow")],
+        Answer(response="x", gold="g", verifier=nowhere),
     )
     assert [j.verdict for j in (odd, other, error, down)] == [Verdict.CRASH] * 4
     assert "JSONDecodeError" in odd.detail and "the verdict 'maybe' is unknown" in other.detail
@@ -226,7 +231,7 @@ def test_secrets_never_reach_the_detail(answer, remote, monkeypatch):
     monkeypatch.setenv(AUTHORIZATION, "Bearer 0ther\n")
     verifier = Remote(f"{remote}?token=${{TREEADV_VERIFIER_TOKEN}}")
     verifier.load()
-    outcome = verifier.judge(Task(verifier.name, "g", answer, "", 1.0))
+    outcome = verifier.judge(Task(verifier=verifier.name, gold="g", text=answer, meta="", seconds=1.0))
     assert outcome.detail and "s3cret" not in outcome.detail and "0ther" not in outcome.detail
 
 
@@ -240,23 +245,34 @@ def test_secret_that_no_url_may_have_is_named_and_not_shown(secret, monkeypatch)
 
 def test_async_function_gets_the_columns_it_names(grade):
     row = json.dumps({"problem": "the detail", "difficulty": 3, "other": 1})
-    [j] = grade(Answer("x", "x", "verifier_functions:awaited", row))
+    [j] = grade(Answer(response="x", gold="x", verifier="verifier_functions:awaited", meta=row))
     assert (j.verdict, j.reward, j.detail, j.parts) == (VERIFIED, 3.0, "the detail", {"brevity": 0.5})
 
 
 def test_function_with_double_star_gets_all_columns(grade):
-    [j] = grade(Answer("x", "x", "verifier_functions:everything", json.dumps({"problem": "p", "a": 1, "b": 2})))
+    [j] = grade(
+        Answer(
+            response="x",
+            gold="x",
+            verifier="verifier_functions:everything",
+            meta=json.dumps({"problem": "p", "a": 1, "b": 2}),
+        )
+    )
     assert j.reward == len({"problem", "a", "b", "response", "gold", "meta"})
 
 
 def test_weighted_sum_adds_rewards_and_names_its_parts(grade):
     name = 'sum:[["exact", 1.0], ["verifier_functions:everything", 0.5]]'
-    [j] = grade(Answer("<answer>a</answer>", "a", name, json.dumps(["", json.dumps({"problem": "p"})])))
+    [j] = grade(
+        Answer(
+            response="<answer>a</answer>", gold="a", verifier=name, meta=json.dumps(["", json.dumps({"problem": "p"})])
+        )
+    )
     assert (j.verdict, j.reward) == (VERIFIED, 1.0 + 0.5 * 4)
     assert j.parts == {"exact": 1.0, "verifier_functions:everything": 4.0}
 
 
 def test_weighted_sum_is_unjudged_where_one_term_fails(grade):
-    [j] = grade(Answer("a", "a", 'sum:[["exact", 1.0], ["verifier_functions:raising", 0.5]]'))
+    [j] = grade(Answer(response="a", gold="a", verifier='sum:[["exact", 1.0], ["verifier_functions:raising", 0.5]]'))
     assert (j.verdict, j.reward) == (Verdict.CRASH, 0.0)
     assert "verifier_functions.py" in j.detail

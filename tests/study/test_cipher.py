@@ -30,7 +30,7 @@ def test_loss_reads_the_answer_and_its_end_only() -> None:
         assert read == answer[: len(word) + 1] and read[-1] == END
 
 
-def test_hard_letters_are_mostly_wrong_and_all_others_mostly_right() -> None:
+def test_only_hard_letters_are_mostly_wrong() -> None:
     right, _, hard = substitution()
     tokens, _ = text_batch(2000, np.random.default_rng(1))
     first, hits = VOCABULARY.index("a"), {True: [0, 0], False: [0, 0]}

@@ -84,7 +84,7 @@ def test_verifier_that_is_not_of_this_package_does_not_run(tiny_model: Path, ver
     assert [leaf["read"] for leaf in leaves] == [None] * 3
 
 
-def test_mismatch_is_the_learner_minus_the_engine_where_it_is_kept(run: Path) -> None:
+def test_mismatch_is_learner_minus_engine_where_kept(run: Path) -> None:
     source = open_source(run)
     of = {row.step: row.key for row in source.rows()[0]}
     mismatch = unpacked(encode_row(source, of[STEP_KEPT])["mismatch"], "<f4")

@@ -86,7 +86,9 @@ def _graded_lines(problem: Problem, config: Config) -> Iterator[str]:
 async def _judge(problem: Problem, responses: list[str], config: Config) -> list[Judgement]:
     pool = VerifierPool(1, config.reward.timeout, config.reward.memory_mb)
     try:
-        return await pool.grade([Answer(r, problem.answer, problem.verifier, problem.meta) for r in responses])
+        return await pool.grade(
+            [Answer(response=r, gold=problem.answer, verifier=problem.verifier, meta=problem.meta) for r in responses]
+        )
     finally:
         await pool.close()
 

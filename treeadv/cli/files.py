@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from treeadv.disk import replacing
 from treeadv.errors import BadInput
-from treeadv.storage.disk import replacing
 
 
 def check_target(path: Path) -> None:

@@ -15,7 +15,7 @@ from treeadv.visible import visible
 
 if TYPE_CHECKING:
     from treeadv.config import Config
-    from treeadv.data.tasks import Problem
+    from treeadv.data.problems import Problem
     from treeadv.forest import Forest
 
 
@@ -66,7 +66,7 @@ def configure(args: argparse.Namespace) -> Config:
 
     data = [] if str(args.data) == HELD_OUT else ["task.sources=[]", f"task.source={json.dumps(str(args.data))}"]
     if not data and not args.config:
-        raise BadInput(f"--data {HELD_OUT}: name the recipe whose task.held_out is meant by --config")
+        raise BadInput(f"--data {HELD_OUT}: give by --config the recipe that sets task.held_out")
     given = [*data, f"model.path={json.dumps(args.model)}", *args.overrides]
     config = configuration.load(args.config, given) if args.config else configuration.build({}, given, "command line")
     check_engine(config)

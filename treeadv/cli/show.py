@@ -17,7 +17,7 @@ from treeadv.visible import visible
 if TYPE_CHECKING:
     from treeadv.forest import Forest
     from treeadv.report.picture import Picture
-    from treeadv.view.rows import Facts, Row
+    from treeadv.view.rows import Facts, ForestRow
     from treeadv.view.sources import Source
 
 LISTED = 40  # the list shows this many of the last forests of a run
@@ -72,7 +72,7 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _of_step(args: argparse.Namespace, rows: Sequence[Row]) -> list[Row]:
+def _of_step(args: argparse.Namespace, rows: Sequence[ForestRow]) -> list[ForestRow]:
     """Return the rows of the step, or the single row that --index chooses."""
     last = max((row.step for row in rows if row.step is not None), default=0)
     found = sorted((row for row in rows if row.step == args.step), key=lambda row: row.place or 0)
@@ -81,13 +81,13 @@ def _of_step(args: argparse.Namespace, rows: Sequence[Row]) -> list[Row]:
     return _indexed(args, found, f"step {args.step} of {args.path}")
 
 
-def _of_file(args: argparse.Namespace, rows: Sequence[Row]) -> list[Row]:
+def _of_file(args: argparse.Namespace, rows: Sequence[ForestRow]) -> list[ForestRow]:
     if args.step is not None:
         raise BadInput(f"--step {args.step}: {args.path} is a file of forests without steps; leave it out")
     return _indexed(args, rows, str(args.path))
 
 
-def _indexed(args: argparse.Namespace, rows: Sequence[Row], where: str) -> list[Row]:
+def _indexed(args: argparse.Namespace, rows: Sequence[ForestRow], where: str) -> list[ForestRow]:
     if args.index is not None:
         if not 0 <= args.index < len(rows):
             raise BadInput(f"--index {args.index}: {where} holds {len(rows)} forests, counted from 0")
@@ -122,7 +122,7 @@ def _print(args: argparse.Namespace, source: Source, pictures: Sequence[Picture]
             console.print(forest_tree(p, sys.maxsize if args.full else TOKENS))
 
 
-def _list(args: argparse.Namespace, source: Source, rows: Sequence[Row]) -> int:
+def _list(args: argparse.Namespace, source: Source, rows: Sequence[ForestRow]) -> int:
     """List the last forests of a run by step and index."""
     from rich.console import Console
     from rich.table import Table
@@ -151,7 +151,7 @@ def _list(args: argparse.Namespace, source: Source, rows: Sequence[Row]) -> int:
     return 0
 
 
-def _facts(source: Source, row: Row) -> Facts:
+def _facts(source: Source, row: ForestRow) -> Facts:
     from treeadv.view.rows import Facts, facts_of
 
     if not row.readable:

@@ -39,7 +39,7 @@ def view(args: argparse.Namespace) -> int:
         raise BadInput("--steps goes with --bundle; on the page, filter by step")
     source = open_source(args.path, args.model, args.preset)
     if not source.about()["text"]:
-        print("treeadv: no tokenizer at hand; tokens are shown as numbers (--model DIR)", file=sys.stderr)
+        print("treeadv: no tokenizer is found; tokens are shown as numbers (--model DIR)", file=sys.stderr)
     catalogue = Catalogue(source)
     return _bundle(catalogue, args.bundle, args.steps) if args.bundle else _serve(catalogue, args.port)
 

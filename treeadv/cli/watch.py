@@ -12,7 +12,7 @@ from treeadv.cli.parser import Commands, add_command, positive
 def add(commands: Commands) -> None:
     p = add_command(commands, "watch", watch, "show a run on the screen while it runs, or as it ended, from its files")
     p.add_argument("run_dir", type=Path, metavar="RUN")
-    p.add_argument("--interval", type=positive, default=2, metavar="SECONDS", help="between two looks (default 2)")
+    p.add_argument("--interval", type=positive, default=2, metavar="SECONDS", help="between two updates (default 2)")
 
 
 def watch(args: argparse.Namespace) -> int:

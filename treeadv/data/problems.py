@@ -16,7 +16,7 @@ from treeadv.task_config import SourceConfig
 ROLES = ("system", "user", "assistant", "tool")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """One message of a conversation."""
 
@@ -24,7 +24,7 @@ class Turn:
     content: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One prompt. `problem` is the text without the prompt template. `answer` is the gold answer.
 
@@ -95,7 +95,7 @@ def _turns(messages: Sequence[Any], where: str) -> tuple[Turn, ...]:
             raise BadInput(f"{place}: a message is an object with role and content, got {message!r}")
         if message["role"] not in ROLES:
             raise BadInput(f"{place}: unknown role {message['role']!r}; use {', '.join(ROLES)}")
-        turns.append(Turn(message["role"], text_of(_joined(message["content"], place), "content", place)))
+        turns.append(Turn(role=message["role"], content=text_of(_joined(message["content"], place), "content", place)))
     if turns[-1].role != "user":
         raise BadInput(f"{where}: the last message is of the {turns[-1].role}; a prompt ends with a turn of the user")
     return tuple(turns)

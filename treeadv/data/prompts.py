@@ -70,9 +70,9 @@ class Prompter:
 
         The prompt template is applied to the last turn.
         """
-        turns = problem.turns or (Turn("user", problem.problem),)
-        last = Turn("user", self._prompt.replace("{problem}", turns[-1].content))
-        system = (Turn("system", self._system),) if self._system and turns[0].role != "system" else ()
+        turns = problem.turns or (Turn(role="user", content=problem.problem),)
+        last = Turn(role="user", content=self._prompt.replace("{problem}", turns[-1].content))
+        system = (Turn(role="system", content=self._system),) if self._system and turns[0].role != "system" else ()
         return (*system, *turns[:-1], last)
 
     def _check_arguments(self) -> None:

@@ -14,8 +14,8 @@ from treeadv.jsonl import JsonObject, read_jsonl
 from treeadv.task_config import ENDLESS
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRow:
     """One row of data. `place` names the row in errors. `id` is the default id of the row."""
 
     value: Any
@@ -23,12 +23,13 @@ class Row:
     id: str
 
 
-def read_rows(source: str) -> list[Row]:
+def read_rows(source: str) -> list[DataRow]:
     """Return all rows of a file or of a Hugging Face data set hf:NAME, in order. Raises `BadInput`."""
     if source.startswith("hf:"):
-        return [Row(row, f"{source} row {n}", f"{_hub_name(source)}-{n}") for n, row in enumerate(_hub(source), 1)]
+        name = _hub_name(source)
+        return [DataRow(value=r, place=f"{source} row {n}", id=f"{name}-{n}") for n, r in enumerate(_hub(source), 1)]
     path = Path(source)
-    return [Row(value, f"{path}:{n}", f"{path.stem}-{n}") for n, value in _reader(path)(path)]
+    return [DataRow(value=value, place=f"{path}:{n}", id=f"{path.stem}-{n}") for n, value in _reader(path)(path)]
 
 
 def content_hash(source: str) -> str:

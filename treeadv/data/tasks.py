@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -123,9 +123,15 @@ def _chosen(keys: set[str], count: int, seed: int) -> set[str]:
     return set(sorted(keys, key=lambda key: derive(seed, key))[:count])
 
 
+# The sources that generate their problems. The keys are `ENDLESS`.
+_GENERATED: dict[str, Callable[[SourceConfig, int | str, Collection[str]], ProblemSource]] = {
+    REASONING_GYM: Families,
+    OPERATOR_TABLES: TableChains,
+}
+
+
 def _endless(source: SourceConfig, seed: int | str, excluded: Collection[str] = ()) -> ProblemSource:
-    kind = Families if source.source == REASONING_GYM else TableChains
-    return kind(source, seed, excluded)
+    return _GENERATED[source.source](source, seed, excluded)
 
 
 def _distinct(endless: ProblemSource, count: int) -> list[Problem]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from treeadv.data.problems import Problem
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
     """The task of one worker to grow a forest with the id `forest_id`.
 

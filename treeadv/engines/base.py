@@ -18,7 +18,7 @@ Weights: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
     """The parameters of one branch. `seed` fixes the random numbers if the engine supports reproduction.
 
@@ -32,7 +32,7 @@ class Params:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
     """One drawn token.
 

@@ -216,7 +216,9 @@ class EmbeddedEngine:
                 continue
             branch.tokens.append(token)
             finish = branch.finish(token)
-            branch.out.put_nowait(Draw(token, logprob, entropy, self.version, finish))
+            branch.out.put_nowait(
+                Draw(token=token, logprob=logprob, entropy=entropy, version=self.version, finish=finish)
+            )
             if finish is not None:
                 ended.add(branch)
         if ended:

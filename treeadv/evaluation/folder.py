@@ -12,13 +12,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from treeadv.disk import fsync, replace_file, writing
 from treeadv.errors import BadInput
 from treeadv.evaluation.scores import Result, Score
 from treeadv.evaluation.sets import EvalSet
 from treeadv.evaluation.table import markdown
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.jsonl import JsonMapping, JsonObject, read_jsonl
-from treeadv.storage.disk import fsync, replace_file, writing
 
 
 class EvalFolder:

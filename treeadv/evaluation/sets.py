@@ -81,7 +81,9 @@ def tickets(eval_set: EvalSet, seed: int) -> Iterator[Ticket]:
     So two models, or two steps of a run, answer with the same random numbers."""
     for place, problem in zip(eval_set.places, eval_set.problems, strict=True):
         ticket_seed = derive(seed, "eval", eval_set.name, place)
-        yield Ticket(f"eval-{eval_set.name}-{place}", place, 0, problem, ticket_seed, 0.0)
+        yield Ticket(
+            forest_id=f"eval-{eval_set.name}-{place}", draw=place, attempt=0, problem=problem, seed=ticket_seed, tau=0.0
+        )
 
 
 def shared_problems(sets: Sequence[EvalSet], trained: Sequence[Problem]) -> int:

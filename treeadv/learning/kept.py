@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from treeadv.disk import replacing
 from treeadv.errors import BadInput, one_line
 from treeadv.forest import Floats
 from treeadv.messages import read_messages
@@ -30,12 +30,13 @@ def write_log_probs(run: Path, step: int, rank: int, kept: Mapping[str, Floats])
     Replaces a file of an earlier attempt.
     """
     (run / FOLDER).mkdir(exist_ok=True)
-    target = run / FOLDER / f"step-{step}.rank-{rank}.arrow"
-    scratch = target.with_name(f".{target.name}")
     columns = [pa.array(list(kept), pa.string()), pa.array(list(kept.values()), _SCHEMA.field("log_prob").type)]
-    with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+    with (
+        replacing(run / FOLDER / f"step-{step}.rank-{rank}.arrow") as scratch,
+        pa.OSFile(str(scratch), "wb") as sink,
+        pa.ipc.new_file(sink, _SCHEMA) as writer,
+    ):
         writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
-    os.replace(scratch, target)
 
 
 def read_log_probs(run: Path, step: int, forest_id: str) -> Floats | None:

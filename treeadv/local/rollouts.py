@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from treeadv.config import Config
-from treeadv.data.tasks import Problem
+from treeadv.data.problems import Problem
 from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine
 from treeadv.engines.registry import start_engine
@@ -77,7 +77,9 @@ class ForestMaker:
     async def _rewards(self, problem: Problem, leaves: Sequence[np.ndarray]) -> list[float]:
         """Return the rewards of finished leaves for a search. The reward is NaN if no verifier could judge the leaf."""
         texts = [self._grower.prompter.decode(tokens) for tokens in leaves]
-        answers = [Answer(text, problem.answer, problem.verifier, problem.meta) for text in texts]
+        answers = [
+            Answer(response=text, gold=problem.answer, verifier=problem.verifier, meta=problem.meta) for text in texts
+        ]
         judged = await self._pool.grade(answers)
         return [math.nan if j.verdict in UNJUDGED else j.reward for j in judged]
 
@@ -97,7 +99,14 @@ async def rollouts(
 
     `config.sampling` and `config.run.seed` define the draws. Raises `BadInput` if a prompt is too long."""
     tickets = [
-        Ticket(f"{p.id}-{i}", i, 0, p, derive(config.run.seed, p.id, i), config.sampling.tau)
+        Ticket(
+            forest_id=f"{p.id}-{i}",
+            draw=i,
+            attempt=0,
+            problem=p,
+            seed=derive(config.run.seed, p.id, i),
+            tau=config.sampling.tau,
+        )
         for i, p in enumerate(problems)
     ]
     maker = await ForestMaker.start(config, model_dir)

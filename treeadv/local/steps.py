@@ -149,4 +149,11 @@ class StepForests:
         # The seed depends on failures and not on attempts, so the run draws an interrupted forest again without change.
         seed = derive(self._config.run.seed, record.draw, record.failures)
         problem = self._problems[record.draw]
-        return Ticket(record.forest_id, record.draw, record.attempt, problem, seed, self.tau)
+        return Ticket(
+            forest_id=record.forest_id,
+            draw=record.draw,
+            attempt=record.attempt,
+            problem=problem,
+            seed=seed,
+            tau=self.tau,
+        )

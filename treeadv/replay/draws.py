@@ -13,7 +13,7 @@ from treeadv.errors import one_line
 _KEPT = 64  # number of draws whose problem is cached
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailedDraw:
     """A draw for which the source has no problem. `detail` is the reason."""
 
@@ -46,4 +46,4 @@ class Draws:
         try:
             return self._source[draw]
         except Exception as e:  # the source is code of a library or a user; any error of it fails only this draw
-            return FailedDraw(f"{type(e).__name__}: {one_line(e)}")
+            return FailedDraw(detail=f"{type(e).__name__}: {one_line(e)}")

@@ -33,7 +33,7 @@ class NumberSet:
         return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Finished:
     """The totals of the attempts and steps that are finished."""
 

@@ -94,7 +94,7 @@ class OpenLease:
     skipped: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """The next attempt at a draw. `failures` is the number of earlier attempts that failed."""
 
@@ -141,7 +141,7 @@ class Ledger:
     def next_ticket(self) -> Retry:
         """Return the draw and the attempt of the next reservation: the first waiting retry, or a new draw if no
         retry waits."""
-        return self.again[0] if self.again else Retry(self.next_draw, 0, 0)
+        return self.again[0] if self.again else Retry(draw=self.next_draw, attempt=0, failures=0)
 
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
         """Return the record that drops a live forest. `Dropped.refill` says whether the prompt gets another attempt.
@@ -150,7 +150,7 @@ class Ledger:
         prompt gets another attempt until `attempts` attempts of the draw have failed. A prompt without variance and
         a draw without a prompt get no other attempt."""
         failed_for_good = reason in _FAILURES and self.live[fid].reserved.failures + 1 >= attempts
-        return Dropped(fid, reason, detail, reason not in _FINAL and not failed_for_good)
+        return Dropped(forest_id=fid, reason=reason, detail=detail, refill=reason not in _FINAL and not failed_for_good)
 
     def skipped(self, step: int) -> list[tuple[str, int]]:
         """Return (forest, step) for each leased forest that its step did not train. Only the steps up to `step`
@@ -164,15 +164,14 @@ class Ledger:
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
         """Return records that drop the ready forests with a token more than `bound` versions older than `version`."""
-        old = [(e, version - e.payload.oldest_version) for e in self.in_state(State.READY)]
-        return [
-            Dropped(e.reserved.forest_id, "stale", f"staleness {age} > {bound}", True) for e, age in old if age > bound
-        ]
+        ages = {e.reserved.forest_id: version - e.payload.oldest_version for e in self.in_state(State.READY)}
+        old = [(fid, f"staleness {age} > {bound}") for fid, age in ages.items() if age > bound]
+        return [Dropped(forest_id=fid, reason="stale", detail=detail, refill=True) for fid, detail in old]
 
     def expired(self, now: float) -> list[Returned]:
         """Return the records that end the expired leases: open leases without an ack whose deadline has passed."""
         over = [x for x in self.leases.values() if x.step is None and x.record.deadline <= now]
-        return [Returned(x.record.lease_id, "expired") for x in over]
+        return [Returned(lease_id=x.record.lease_id, reason="expired") for x in over]
 
     def can_ack(self, lease_id: str, step: int) -> bool:
         """Return True for a new ack and False for a repeated ack. Raises `LeaseLost` if another lease has the
@@ -291,7 +290,8 @@ class Ledger:
             del self.lapsed[lease_id]
         if record.refill:
             r = entry.reserved
-            self.again.append(Retry(r.draw, r.attempt + 1, r.failures + (record.reason in _FAILURES)))
+            failures = r.failures + (record.reason in _FAILURES)
+            self.again.append(Retry(draw=r.draw, attempt=r.attempt + 1, failures=failures))
 
     def _leave_step(self, fid: str) -> None:
         """Remove a skipped forest from the lease of its step. Raises ValueError for any other leased forest."""
@@ -344,7 +344,7 @@ class Ledger:
         for entry in self.in_state(State.RESERVED):
             r = entry.reserved
             del self.live[r.forest_id]
-            self.again.append(Retry(r.draw, r.attempt + 1, r.failures))
+            self.again.append(Retry(draw=r.draw, attempt=r.attempt + 1, failures=r.failures))
         self.again.sort(key=lambda a: a.draw)
         self.committed = self.last_step = record.step
 

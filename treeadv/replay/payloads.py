@@ -121,7 +121,7 @@ class Payloads(PayloadReader):
         if self._file.size == 0:
             self._file.write(wire.SCHEMA.serialize())
         message = batch.serialize()
-        place = Place(self._file.name, self._file.size, message.size, zlib.crc32(message))
+        place = Place(file=self._file.name, offset=self._file.size, length=message.size, crc=zlib.crc32(message))
         self._file.write(message)
         self._sizes[self._file.name] = self._file.size
         self._dirty = True

@@ -17,7 +17,7 @@ DropReason = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """The first record of a journal. `run` is the prefix of every forest id of the run. `Resumed` explains
     `session`."""
@@ -27,7 +27,7 @@ class Opened:
     format: int = FORMAT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:
     """A worker got a prompt, and its forest takes a slot.
 
@@ -43,7 +43,7 @@ class Reserved:
     prompt_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """The place of a payload: `offset` and `length` in bytes of the encapsulated Arrow message, and its CRC-32."""
 
@@ -74,10 +74,10 @@ class Admitted:
 
     @property
     def place(self) -> Place:
-        return Place(self.payload_file, self.offset, self.length, self.payload_crc)
+        return Place(file=self.payload_file, offset=self.offset, length=self.length, crc=self.payload_crc)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leased:
     """The learner at policy `version` leased forests, in this order.
 
@@ -91,7 +91,7 @@ class Leased:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acked:
     """The learner has taken the optimizer step of the lease, and the slots of the lease are free.
 
@@ -103,7 +103,7 @@ class Acked:
     skipped: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Returned:
     """A lease ended without a step. Its forests are ready again, in the order of admission."""
 
@@ -111,7 +111,7 @@ class Returned:
     reason: Literal["nack", "expired"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
     """The queue dropped a forest. The forest is not trained, and its slot is free.
 
@@ -123,7 +123,7 @@ class Dropped:
     refill: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
     """A durable checkpoint contains every step up to `step`.
 
@@ -133,7 +133,7 @@ class Committed:
     oldest_kept: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
     """The run resumes from the checkpoint of `step`.
 
@@ -145,14 +145,14 @@ class Resumed:
     session: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
     """The queue deletes payload files that hold only finished forests."""
 
     payload_files: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The complete state. It replaces all earlier records. `ledger` is the result of `Ledger.to_state`."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 
 import pyarrow as pa
 
@@ -108,7 +109,8 @@ class ReplayStore:
                     f"{self._folder.uri} has no journal for the checkpoint of step {step}; restore the journal or"
                     " start a new run"
                 )
-            self._write(Opened(f"r{self._seed}", session))  # equal seeds give equal forest ids, so a run is repeatable
+            # equal seeds give equal forest ids, so a run is repeatable
+            self._write(Opened(run=f"r{self._seed}", session=session))
             return
         if self.ledger.session == session:
             return
@@ -120,7 +122,8 @@ class ReplayStore:
                 " would lose or repeat forests. Restore a checkpoint of these steps from a backup, or start a new run"
             )
         self.commit(step, low)
-        self._write(Resumed(step, session))  # this write is the last, so a process that died earlier repeats all writes
+        # this write is the last, so a process that died earlier repeats all writes
+        self._write(Resumed(step=step, session=session))
 
     # ---- calls of workers --------------------------------------------------------------------------------------------
     @property
@@ -170,7 +173,7 @@ class ReplayStore:
     def _reserve(self, worker: str, request: str, prompt_id: str) -> Reserved:
         t = self.ledger.next_ticket()
         fid = forest_id(self.ledger.run, t.draw, t.attempt)
-        record = Reserved(fid, t.draw, t.attempt, t.failures, worker, request, prompt_id)
+        record = Reserved(forest_id=fid, worker=worker, request=request, prompt_id=prompt_id, **asdict(t))
         self._write(record)
         return record
 
@@ -246,8 +249,9 @@ class ReplayStore:
                 break
             for record in bad:
                 self._drop(record)
-        deadline = self._clock() + self._config.lease_seconds
-        lease = Leased(f"lease-{number:06d}", ids, version, self._config.max_staleness, deadline)
+        bound, deadline = self._config.max_staleness, self._clock() + self._config.lease_seconds
+        lease_id = f"lease-{number:06d}"
+        lease = Leased(lease_id=lease_id, forest_ids=ids, version=version, max_staleness=bound, deadline=deadline)
         self._write(lease)
         self._waiting = None
         return lease
@@ -258,13 +262,13 @@ class ReplayStore:
         `skipped` are the forests whose update was not finite. The queue drops them when the step is durable. Raises
         `LeaseLost` if another lease has the forests."""
         if self.ledger.can_ack(lease_id, step):
-            self._write(Acked(lease_id, step, tuple(skipped)))
+            self._write(Acked(lease_id=lease_id, step=step, skipped=tuple(skipped)))
 
     def nack(self, lease_id: str) -> None:
         """End an unused lease. Its forests are ready again. Does nothing if the lease has ended or is acknowledged."""
         lease = self.ledger.leases.get(lease_id)
         if lease is not None and lease.step is None:
-            self._write(Returned(lease_id, "nack"))
+            self._write(Returned(lease_id=lease_id, reason="nack"))
 
     def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
         """Drop the forests of a lease that the learner cannot train.
@@ -300,7 +304,7 @@ class ReplayStore:
                 detail = f"the update of step {skipped_by} with this forest was not finite"
                 self._drop(self.ledger.drop(fid, "not_finite", detail, self._config.attempts))
             oldest = step if oldest_kept is None else max(oldest_kept, self.ledger.oldest_kept)
-            self._write(Committed(step, oldest))
+            self._write(Committed(step=step, oldest_kept=oldest))
 
     def compaction(self) -> list[Action]:
         """Return the actions that shorten the next start and free disk space; [] if nothing is due.
@@ -312,13 +316,13 @@ class ReplayStore:
         keep = self._config.retain == "all"
         gone = [] if keep else self._payloads.unneeded(self._needed())
         if gone:
-            self._write(Released(tuple(gone)))
+            self._write(Released(payload_files=tuple(gone)))
         over = self._journal.size - self._journal.base > self.journal_limit
         if not gone and not over:
             return []
         deletion = [self._payloads.deletion(gone, self._lock.check)] if gone else []
         pending = self.pending()
-        snapshot = self._journal.snapshot(Snapshot(self.ledger.to_state()), self._clock(), keep) if over else []
+        snapshot = self._journal.snapshot(Snapshot(ledger=self.ledger.to_state()), self._clock(), keep) if over else []
         return [*pending, *deletion, *snapshot]
 
     def compact(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -190,7 +191,10 @@ def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
 def spark(values: Sequence[float], width: int = _SHOWN) -> str:
     """Return a line of block characters for a series, scaled from its least to its largest value.
 
-    A series with more than `width` values is thinned."""
+    A series with more than `width` values is thinned. A value that is not finite has no character."""
+    values = [v for v in values if math.isfinite(v)]
+    if not values:
+        return ""
     n = min(width, len(values))
     shown = [values[i * len(values) // n] for i in range(n - 1)] + [values[-1]]
     low, high = min(shown), max(shown)

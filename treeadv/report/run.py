@@ -9,7 +9,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from treeadv.config import Config
-from treeadv.errors import BadInput
+from treeadv.disk import replace_file
+from treeadv.errors import BadInput, one_line
 from treeadv.evaluation.history import best, value
 from treeadv.forest import Forest
 from treeadv.learning.advantage import advantages
@@ -25,7 +26,7 @@ from treeadv.report.page import finish, forest_article, page, table
 from treeadv.report.picture import Numbers, picture
 from treeadv.report.progress import clock, summary_rows
 from treeadv.report.vocabulary import run_vocabulary
-from treeadv.storage.disk import replace_file
+from treeadv.storage.record_fields import DAMAGED
 from treeadv.storage.run_folder import RunFolder
 
 MAX_SEARCHED = 30  # number of first and last steps that are searched for a forest with different rewards
@@ -147,7 +148,7 @@ def _happenings(main: Element, folder: RunFolder, records: Digest) -> None:
     card = add(main, "div", class_="card")
     body = table(card, ("Figure", "Value"))
     summary = folder.path / "summary.json"
-    rows = list(summary_rows(json.loads(summary.read_text()))) if summary.is_file() else []
+    rows = _summary_rows(summary) if summary.is_file() else []
     if verdicts := records.verdicts:
         rows.append(("verdicts of the leaves trained", ", ".join(f"{name} {n:,}" for name, n in verdicts.items())))
     if dropped := records.last.get("dropped"):
@@ -159,6 +160,13 @@ def _happenings(main: Element, folder: RunFolder, records: Digest) -> None:
         add(row, "td", shown)
     if not summary.is_file():
         add(card, "p", "The run has no summary.json: the run has not ended, or its driver was killed.", class_="soft")
+
+
+def _summary_rows(path: Path) -> list[tuple[str, str]]:
+    try:
+        return list(summary_rows(json.loads(path.read_bytes())))
+    except (*DAMAGED, OverflowError, ZeroDivisionError) as e:
+        return [("summary.json", f"is damaged ({type(e).__name__}: {one_line(e)}); resume the run to write it again")]
 
 
 def _forests(main: Element, folder: RunFolder, config: Config, records: Digest) -> None:

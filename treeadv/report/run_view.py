@@ -17,6 +17,7 @@ from treeadv.replay.history import last_forest
 from treeadv.report.overview import run_state
 from treeadv.report.picture import Picture, picture
 from treeadv.report.vocabulary import run_vocabulary
+from treeadv.storage.record_fields import CHECKS, DAMAGED
 from treeadv.storage.run_folder import RunFolder
 
 KEPT = 400  # number of last records in memory
@@ -49,7 +50,8 @@ class Tail:
             try:
                 record = json.loads(line)
                 record["step"] + 0
-            except (ValueError, KeyError, TypeError, RecursionError) as e:
+                CHECKS[self._path.name](record)
+            except DAMAGED as e:
                 raise BadInput(f"{self._path}: line {self._lines} is damaged ({one_line(e)})") from e
             yield record
 
@@ -122,7 +124,7 @@ class RunView:
         return picture(forest, self._vocabulary, found)
 
 
-def wanted(config: Config) -> dict[str, int]:
+def actor_counts(config: Config) -> dict[str, int]:
     """Return the number of actors that a configuration asks for, by role."""
     counted = {"generator": config.generator.count, "reward": config.reward.count, "learner": config.learner.count}
     return {"driver": 1, **counted, "queue": 1}

@@ -18,7 +18,7 @@ from treeadv.report.health import advice, alarms
 from treeadv.report.page import leaf_texts
 from treeadv.report.picture import Picture, signed
 from treeadv.report.progress import STATES, clock, spark, time_left
-from treeadv.report.run_view import RunView, wanted
+from treeadv.report.run_view import RunView, actor_counts
 from treeadv.visible import visible
 
 WIDE = 110  # smallest number of columns for facts and curves side by side
@@ -149,7 +149,9 @@ def _roles(view: RunView) -> list[tuple[str, str]]:
     if view.local or not view.actors:
         what = "one process (--local)" if view.local else "Ray actors"
         return [("roles", what if view.state == "running" else f"none; the run had {what}")]
-    return [(role, f"{view.actors[role]} of {n} up{_doing(role, view)}") for role, n in wanted(view.config).items()]
+    return [
+        (role, f"{view.actors[role]} of {n} up{_doing(role, view)}") for role, n in actor_counts(view.config).items()
+    ]
 
 
 def _doing(role: str, view: RunView) -> str:

@@ -15,7 +15,8 @@ from treeadv.errors import BadInput
 from treeadv.forest import UNJUDGED
 from treeadv.jsonl import JsonObject, read_jsonl
 from treeadv.rewards.golds import gold_text
-from treeadv.rewards.sandbox.pool import Answer, Judgement, VerifierPool
+from treeadv.rewards.judgement import Answer, Judgement
+from treeadv.rewards.sandbox.pool import VerifierPool
 from treeadv.rewards.verifiers.registry import find_verifier, meta_of, verifier_of
 
 _MEMORY_MB = 1024
@@ -93,7 +94,7 @@ def _answer(record: JsonObject, configured: str, place: str) -> Answer:
         raise BadInput(f"{place}: the line has no text under 'answer'")
     else:
         gold = gold_text(record["answer"], place)
-    return Answer(response, gold, verifier.name, meta_of(verifier, record, place))
+    return Answer(response=response, gold=gold, verifier=verifier.name, meta=meta_of(verifier, record, place))
 
 
 async def _grade(answers: list[Answer], workers: int, timeout: float) -> list[Judgement]:

@@ -80,10 +80,10 @@ def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: 
     for gold in golds:
         response = find_verifier(gold.verifier).perfect_response(gold.text)
         if response is not None:
-            asked.append((gold, Answer(response, gold.text, gold.verifier, gold.meta)))
+            asked.append((gold, Answer(response=response, gold=gold.text, verifier=gold.verifier, meta=gold.meta)))
         elif gold.verifier not in called:
             called.add(gold.verifier)
-            asked.append((gold, Answer(gold.text, gold.text, gold.verifier, gold.meta)))
+            asked.append((gold, Answer(response=gold.text, gold=gold.text, verifier=gold.verifier, meta=gold.meta)))
     judgements = asyncio.run(_judge([answer for _, answer in asked], workers, timeout, memory_mb))
     unmet = []
     for (gold, _), j in zip(asked, judgements, strict=True):

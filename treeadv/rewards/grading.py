@@ -21,7 +21,9 @@ async def grade_forest(
     `decode` converts tokens to text. A leaf whose branch the engine lost gets the verdict ABORTED without a verifier.
     """
     finished = [i for i in range(f.leaves) if f.finish[i] != Finish.ABORT]
-    answers = [Answer(decode(f.leaf_tokens(i)), f.gold, f.verifier, f.meta) for i in finished]
+    answers = [
+        Answer(response=decode(f.leaf_tokens(i)), gold=f.gold, verifier=f.verifier, meta=f.meta) for i in finished
+    ]
     judged = await pool.grade(answers)
     of = dict(zip(finished, judged, strict=True))
     leaves = [of.get(i, _ABORTED) for i in range(f.leaves)]

@@ -15,7 +15,7 @@ MAX_PARTS = 16  # largest number of named parts of a reward
 _RETURNABLE = {v.name.lower(): v for v in Verdict if v not in (Verdict.UNGRADED, Verdict.ABORTED)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One response to grade.
 
@@ -28,7 +28,7 @@ class Answer:
     meta: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """A verdict with its reward and reason.
 
@@ -54,7 +54,7 @@ class Judgement:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A task for a worker process. `verifier` is the name of the verifier, and `text` is the part of the response to
     judge.
@@ -70,23 +70,23 @@ class Task:
 
 
 def verified(detail: str = "") -> Outcome:
-    return Outcome(Verdict.VERIFIED, 1.0, detail)
+    return Outcome(verdict=Verdict.VERIFIED, reward=1.0, detail=detail)
 
 
 def wrong(detail: str = "") -> Outcome:
-    return Outcome(Verdict.WRONG, 0.0, detail)
+    return Outcome(verdict=Verdict.WRONG, reward=0.0, detail=detail)
 
 
 def unparsed(detail: str) -> Outcome:
-    return Outcome(Verdict.UNPARSED, 0.0, detail)
+    return Outcome(verdict=Verdict.UNPARSED, reward=0.0, detail=detail)
 
 
 def refused(detail: str) -> Outcome:
-    return Outcome(Verdict.REFUSED, 0.0, detail)
+    return Outcome(verdict=Verdict.REFUSED, reward=0.0, detail=detail)
 
 
 def crashed(detail: str) -> Outcome:
-    return Outcome(Verdict.CRASH, 0.0, detail)
+    return Outcome(verdict=Verdict.CRASH, reward=0.0, detail=detail)
 
 
 def scored(score: float, detail: str = "") -> Outcome:
@@ -95,7 +95,7 @@ def scored(score: float, detail: str = "") -> Outcome:
     Raises `ValueError` for a score that is not finite."""
     if not math.isfinite(score):
         raise ValueError(f"the score {score} is not a finite number")
-    return Outcome(Verdict.VERIFIED if score >= 1.0 else Verdict.WRONG, score, detail)
+    return Outcome(verdict=Verdict.VERIFIED if score >= 1.0 else Verdict.WRONG, reward=score, detail=detail)
 
 
 def share(score: float) -> float:
@@ -126,7 +126,9 @@ def outcome_of(result: object) -> Outcome:
         if str(name).lower() not in _RETURNABLE:
             raise ValueError(f"the verdict {name!r} is unknown: use {', '.join(_RETURNABLE)}")
         verdict = _RETURNABLE[str(name).lower()]
-    return Outcome(verdict, 0.0 if verdict in UNJUDGED else outcome.reward, outcome.detail, parts)
+    return Outcome(
+        verdict=verdict, reward=0.0 if verdict in UNJUDGED else outcome.reward, detail=outcome.detail, parts=parts
+    )
 
 
 def to_message(outcome: Outcome) -> JsonObject:
@@ -139,9 +141,11 @@ def from_message(message: object) -> Outcome:
     """Return the outcome of a message of `to_message`. Raises `ValueError` for any other message."""
     if not isinstance(message, dict) or message.keys() != {"verdict", "reward", "detail", "parts"}:
         raise ValueError("the reply is not an outcome")
-    outcome = outcome_of({"reward": message["reward"], "verdict": message["verdict"], **dict(message["parts"])})
+    if not isinstance(message["parts"], dict):
+        raise ValueError("the parts of the reply are not an object")
+    outcome = outcome_of({**message["parts"], "reward": message["reward"], "verdict": message["verdict"]})
     detail = str(message["detail"])[:MAX_DETAIL].encode("utf-8", "replace").decode()
-    return Outcome(outcome.verdict, outcome.reward, detail, outcome.parts)
+    return Outcome(verdict=outcome.verdict, reward=outcome.reward, detail=detail, parts=outcome.parts)
 
 
 def _number(what: str, value: object) -> float:

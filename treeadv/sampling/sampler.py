@@ -114,7 +114,7 @@ class _Growth:
     async def _draw(self, chain: _Chain, seed: int, group: asyncio.TaskGroup) -> None:
         """Draw the rest of a chain with one request."""
         s, path, forking = self._sampling, chain.path, self._forking
-        params = Params(s.max_tokens - len(path), s.temperature, self._stop, seed)
+        params = Params(max_tokens=s.max_tokens - len(path), temperature=s.temperature, stop=self._stop, seed=seed)
         prefix = np.concatenate([self._request.prompt, np.asarray(path, np.int32)])
         async for draw in self._engine.generate(prefix, params, self._request.forest_id, chain.tree):
             node = chain.node

@@ -126,7 +126,7 @@ class SearchGrowth:
             path = leaf.path()
             prefix = np.concatenate([request.prompt, np.asarray(path, np.int32)])
             seed = derive(request.seed, "branch", number, attempt)
-            params = Params(s.max_tokens - len(path), s.temperature, self._stop, seed)
+            params = Params(max_tokens=s.max_tokens - len(path), temperature=s.temperature, stop=self._stop, seed=seed)
             try:
                 async for draw in self._engine.generate(prefix, params, request.forest_id, leaf.tree):
                     leaf.draws.append(draw)

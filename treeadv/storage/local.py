@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from treeadv.storage.disk import deleting, fsync, replace_file, writing
+from treeadv.disk import deleting, fsync, replace_file, writing
 from treeadv.storage.folder import Action, Bytes, join, read_exactly
 from treeadv.storage.lock import LocalLock, Owner
 

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from treeadv.disk import writing
 from treeadv.errors import BadInput
-from treeadv.storage.disk import writing
 
 
 class Owner(NamedTuple):

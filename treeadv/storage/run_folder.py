@@ -29,10 +29,11 @@ from pathlib import Path
 
 from treeadv import config as configuration
 from treeadv.config import Config
+from treeadv.disk import deleting, fsync, replace_file, replacing, writing
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
-from treeadv.storage.disk import deleting, fsync, replace_file, replacing, writing
 from treeadv.storage.lock import LocalLock
+from treeadv.storage.record_fields import CHECKS, DAMAGED
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
 from treeadv.visible import visible_logger
 
@@ -201,7 +202,8 @@ class RunFolder:
                     step = record["step"]
                     if step > last:
                         return
-                except (ValueError, KeyError, TypeError, RecursionError) as e:
+                    CHECKS[name](record)
+                except DAMAGED as e:
                     raise BadInput(
                         f"{path}: line {number} is damaged ({one_line(e)}): restore the file, or delete the file and"
                         " lose its records"

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 from treeadv.config import Config
+from treeadv.disk import deleting, fsync, rename_durably, replacing, writing
 from treeadv.errors import one_line
 from treeadv.jsonl import JsonMapping
 from treeadv.storage import manifest
-from treeadv.storage.disk import deleting, fsync, rename_durably, replacing, writing
 from treeadv.visible import visible_logger
 
 RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # files of JSON lines in a run folder, in the order of `step`

@@ -25,6 +25,7 @@ from treeadv.checks import check_run
 from treeadv.config import Config
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
+from treeadv.disk import replace_file
 from treeadv.errors import BadInput, one_line, single_errors
 from treeadv.evaluation.scores import result_of, score
 from treeadv.evaluation.sets import independent, read_sets
@@ -33,7 +34,6 @@ from treeadv.launch import launch
 from treeadv.local.rollouts import rollouts
 from treeadv.local.training import train
 from treeadv.report.progress import Progress
-from treeadv.storage.disk import replace_file
 from treeadv.storage.run_folder import RunFolder
 from treeadv.study.forests import describe_forests
 from treeadv.study.spec import Cell, HeldOut, Study, cell_config, load_study

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from treeadv.disk import replace_file
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.report.markup import add
 from treeadv.report.page import finish, page, table
 from treeadv.report.progress import clock
-from treeadv.storage.disk import replace_file
 from treeadv.study.analysis import ComparisonResult, Result, RowSummary, common_tokens, compare, read_cells, summarise
 from treeadv.study.curves import STYLE, band, draw
 from treeadv.study.spec import Study, load_study

@@ -17,10 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from treeadv.disk import replace_file
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.local.warmup import warm_model
-from treeadv.storage.disk import replace_file
 from treeadv.storage.lock import LocalLock
 from treeadv.study.cell import RESULT, cell_process
 from treeadv.study.spec import Cell, Study, load_study

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from treeadv.disk import replace_file
 from treeadv.errors import BadInput
-from treeadv.storage.disk import replace_file
 from treeadv.view.catalogue import Catalogue
 from treeadv.view.encoding import encode_row
 from treeadv.view.pages import bundled_page

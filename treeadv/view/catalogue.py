@@ -10,7 +10,7 @@ from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
-from treeadv.view.rows import Facts, Row, facts_of, to_json
+from treeadv.view.rows import Facts, ForestRow, facts_of, to_json
 from treeadv.view.sources import Source
 from treeadv.visible import visible
 
@@ -31,7 +31,7 @@ class Catalogue:
         """Read the rows. The forests are read later, by `start` or `read_all`."""
         self.source = source
         self.fault = ""
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, ForestRow] = {}
         self._facts: dict[str, Facts] = {}
         self._changes: OrderedDict[str, int] = OrderedDict()  # number of the last change of each row, ascending
         self._serial = 0
@@ -138,7 +138,7 @@ class Catalogue:
             serial = self._changes[changed[-1]] if changed else since
             return {"rows": rows, "prompts": prompts, "serial": serial, "last": self._serial}
 
-    def row(self, key: str) -> Row:
+    def row(self, key: str) -> ForestRow:
         """Return the row with this key. Raises `BadInput` for an unknown key."""
         with self._lock:
             if key not in self._rows:

@@ -15,7 +15,7 @@ MAX_PROMPT = 4000  # characters of a prompt in the list; the middle of a longer 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ForestRow:
     """One attempt at a prompt, from the journal. `key` is unique in its source.
 
     `state` is a state of the ledger, "reissued", or "file" for a forest of a file. `step` is the optimizer step that
@@ -85,7 +85,7 @@ def prompt_key(forest: Forest) -> str:
     return f"{zlib.crc32(forest.prompt.tobytes()):08x}"
 
 
-def to_json(row: Row, facts: Facts | None) -> dict[str, Any]:
+def to_json(row: ForestRow, facts: Facts | None) -> dict[str, Any]:
     """Return the row with its facts. The prompt is left out, because many rows share a prompt."""
     out = asdict(row)
     if facts is not None:

@@ -20,7 +20,7 @@ from treeadv.report.vocabulary import run_vocabulary
 from treeadv.storage.folder import Folder
 from treeadv.storage.lock import in_use
 from treeadv.storage.run_folder import RunFolder
-from treeadv.view.rows import Row
+from treeadv.view.rows import ForestRow
 from treeadv.visible import visible
 from treeadv.wire import read_file
 
@@ -39,7 +39,7 @@ class Source(Protocol):
         """Return the facts of the page's head as JSON-able values."""
         ...
 
-    def rows(self) -> tuple[list[Row], str]:
+    def rows(self) -> tuple[list[ForestRow], str]:
         """Return the rows in the order of their draws, and the reason why rows are missing ("" if none is missing)."""
         ...
 
@@ -98,7 +98,7 @@ class RunSource:
             "fault": visible(fault),
         }
 
-    def rows(self) -> tuple[list[Row], str]:
+    def rows(self) -> tuple[list[ForestRow], str]:
         replay = self._replay()
         if replay is None:
             return [], f"{self._path} has no journal under replay/journal: the run has drawn nothing yet"
@@ -142,13 +142,13 @@ def _read(replay: Folder) -> tuple[History, str]:
     return history, ""
 
 
-def _row(attempt: Attempt, state: str, place: tuple[int, int] | None, history: History) -> Row:
+def _row(attempt: Attempt, state: str, place: tuple[int, int] | None, history: History) -> ForestRow:
     reserved, admitted, dropped = attempt.reserved, attempt.admitted, attempt.dropped
     note = f"{dropped.reason}: {dropped.detail}".rstrip(": ") if dropped else ""
     released = admitted is not None and admitted.payload_file in history.released
     if released and not note:
         note = "deleted after training (queue.retain=all keeps it)"
-    row = Row(
+    row = ForestRow(
         key=reserved.forest_id,
         forest_id=reserved.forest_id,
         draw=reserved.draw,
@@ -189,9 +189,9 @@ class FileSource:
         named = not isinstance(self.vocabulary, Numbers)
         return {"name": self._path.name, "state": "file", "text": named, "fault": "", **self._about}
 
-    def rows(self) -> tuple[list[Row], str]:
+    def rows(self) -> tuple[list[ForestRow], str]:
         return [
-            Row(
+            ForestRow(
                 key=str(n),
                 forest_id=f.forest_id,
                 draw=n,

@@ -142,7 +142,7 @@ class SGLangEngine:
                 left, version = left - 1, drawn_by
                 ids.append(token)
                 finish = Finish.STOP if token in params.stop else Finish.LENGTH if left == 0 else None
-                yield Draw(token, logprob, entropy, drawn_by, finish)
+                yield Draw(token=token, logprob=logprob, entropy=entropy, version=drawn_by, finish=finish)
                 if finish is not None:
                     return
             if chunk.aborted:

@@ -58,7 +58,7 @@ async def receive_frame(stream: asyncio.StreamReader, task_id: str) -> JsonObjec
         raise BadFrame(f"the reply has {int(length)} bytes; at most {MAX_BYTES} are allowed")
     try:
         message = json.loads(await stream.readexactly(int(length)))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BadFrame(f"the reply is not JSON: {e}") from e
     if not isinstance(message, dict):
         raise BadFrame("the reply is not a JSON object")

@@ -61,7 +61,7 @@ def main() -> None:
     loaded = _peak_bytes()
     while received := read_frame(tasks):
         task_id, (verifier, gold, text, meta) = received
-        task = Task(verifier, gold, text, meta, ALARM_SHARE * limit)
+        task = Task(verifier=verifier, gold=gold, text=text, meta=meta, seconds=ALARM_SHARE * limit)
         _serve(
             task,
             partial(write_frame, replies, task_id),
@@ -83,7 +83,10 @@ def _serve(task: Task, reply: Reply, memory: Callable[[], float]) -> None:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Alarm:
-        outcome, spent = Outcome(Verdict.TIMEOUT, 0.0, f"over {task.seconds:g} s"), memory() > GROWN
+        outcome, spent = (
+            Outcome(verdict=Verdict.TIMEOUT, reward=0.0, detail=f"over {task.seconds:g} s"),
+            memory() > GROWN,
+        )
     reply({"outcome": to_message(outcome), "replace": spent})
 
 

@@ -55,7 +55,7 @@ class Verifier:
         """Return the outcome if the text alone decides it, else the task for a worker.
 
         Takes time linear in the length of the answer."""
-        return Task(self.name, answer.gold, answer.response, answer.meta)
+        return Task(verifier=self.name, gold=answer.gold, text=answer.response, meta=answer.meta)
 
     def read_part(self, answer: Answer) -> str | None:
         """Return the part of the response that decides the outcome. The part is "" if the response has no such part,

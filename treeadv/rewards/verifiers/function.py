@@ -56,7 +56,7 @@ class UserDefined(Verifier):
 
         def judge(task: Task) -> Outcome:
             meta = verifier.meta(columns_of(task.meta))
-            screened = verifier.screen(Answer(task.text, task.gold, self.name, meta))
+            screened = verifier.screen(Answer(response=task.text, gold=task.gold, verifier=self.name, meta=meta))
             return verifier.judge(screened) if isinstance(screened, Task) else screened
 
         return judge

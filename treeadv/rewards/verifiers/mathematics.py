@@ -77,7 +77,7 @@ class Mathematics(Verifier):
         # math-verify warns that its time limit is off. The worker has its own time limit.
         logging.getLogger("math_verify").setLevel(logging.ERROR)
         for gold, answer in ((r"\frac{1}{2}", "0.5"), ("(x+1)^2", "x^2+2x+1")):
-            if self.judge(Task("math", gold, answer)).verdict is not Verdict.VERIFIED:
+            if self.judge(Task(verifier="math", gold=gold, text=answer)).verdict is not Verdict.VERIFIED:
                 raise RuntimeError(f"math-verify does not find {answer} equal to {gold}: its installation is broken")
 
     def judge(self, task: Task) -> Outcome:
@@ -143,7 +143,7 @@ def _task_for_math_verify(gold: str, text: str, reason: str) -> Outcome | Task:
     math-verify judges two texts that it can parse completely, if at least one of them is outside of the grammar."""
     sides = notation(repaired(gold) if "begin" not in gold else gold), notation(text)
     if any(_BEYOND.search(s) for s in sides) and all(_FORMAL.fullmatch(s) and not _CALL.search(s) for s in sides):
-        return Task("math", *sides)
+        return Task(verifier="math", gold=sides[0], text=sides[1])
     return unparsed(reason)
 
 

@@ -45,7 +45,11 @@ class ReasoningGym(Verifier):
     def screen(self, answer: Answer) -> Outcome | Task:
         family, gold = self._entry(answer)
         text = self.read_part(answer)
-        return Task(f"reasoning-gym:{family}", gold, text, answer.meta) if text else unparsed("no answer found")
+        return (
+            Task(verifier=f"reasoning-gym:{family}", gold=gold, text=text, meta=answer.meta)
+            if text
+            else unparsed("no answer found")
+        )
 
     def _entry(self, answer: Answer) -> tuple[str, str]:
         """Return the family and the gold answer of `meta`. Raises `BadInput` for any other `meta`."""

@@ -68,21 +68,21 @@ class WeightedSum(Verifier):
         outcomes = [s for s in screened if isinstance(s, Outcome)]
         if len(outcomes) == len(screened):
             return self._sum(outcomes)
-        return Task(self.name, answer.gold, answer.response, answer.meta)
+        return Task(verifier=self.name, gold=answer.gold, text=answer.response, meta=answer.meta)
 
     def load(self) -> None:
         for verifier, _ in self._terms:
             verifier.load()
 
     def judge(self, task: Task) -> Outcome:
-        screened = self._screened(Answer(task.text, task.gold, self.name, task.meta))
+        screened = self._screened(Answer(response=task.text, gold=task.gold, verifier=self.name, meta=task.meta))
         verifiers = [v for v, _ in self._terms]
         return self._sum([v.judge(s) if isinstance(s, Task) else s for v, s in zip(verifiers, screened, strict=True)])
 
     def _screened(self, answer: Answer) -> list[Outcome | Task]:
         metas = json.loads(answer.meta) if answer.meta else [""] * len(self._terms)
         return [
-            verifier.screen(Answer(answer.response, answer.gold, verifier.name, meta))
+            verifier.screen(Answer(response=answer.response, gold=answer.gold, verifier=verifier.name, meta=meta))
             for (verifier, _), meta in zip(self._terms, metas, strict=True)
         ]
 
@@ -94,4 +94,9 @@ class WeightedSum(Verifier):
         parts = {f"{name}.{part}": x for name, o in named.items() for part, x in o.parts.items()}
         reward = sum(weight * o.reward for (_, weight), o in zip(self._terms, outcomes, strict=True))
         first = outcomes[0]
-        return Outcome(first.verdict, reward, first.detail, {name: o.reward for name, o in named.items()} | parts)
+        return Outcome(
+            verdict=first.verdict,
+            reward=reward,
+            detail=first.detail,
+            parts={name: o.reward for name, o in named.items()} | parts,
+        )

@@ -1,8 +1,10 @@
-"""The table of the fields of a record in metrics.jsonl. docs/metrics.md is generated from it, and the tests compare
-records with it."""
+"""The table of the fields of a record in metrics.jsonl, and the check of a record that was read from a file.
+
+docs/metrics.md is generated from the table, and the tests compare records with it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,3 +108,55 @@ def faults(record: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{field.name} is missing"
         elif not isinstance(value, _TYPES[field.kind]):
             yield f"{field.name} is a {type(value).__name__}, not a {field.kind}"
+
+
+_LARGEST = 1e300  # a larger number comes from no run, and sums and scales of charts would overflow
+_FINITE = ("elapsed_s", "seconds")
+_BY_NAME = {field.name: field for field in FIELDS}
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value that readers of metrics.jsonl cannot use. Fields may be absent, because earlier
+    releases had fewer fields."""
+    for name, value in record.items():
+        field = _BY_NAME.get(name)
+        if field is None or (value is None and field.optional):
+            continue
+        if field.kind == "object":
+            values = value.values() if isinstance(value, dict) else [None]
+        elif field.kind == "list of texts":
+            values = [] if isinstance(value, list) and all(isinstance(v, str) for v in value) else [None]
+        else:
+            values = [value]
+        for number in values:
+            _check_number(name, number, whole=field.kind == "integer", finite=name in _FINITE)
+
+
+def check_evaluation(record: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value that readers of evaluations.jsonl cannot use. Raise KeyError or TypeError for a
+    record of another form."""
+    _check_number("step", record["step"], whole=True)
+    _check_number("seconds", record.get("seconds", 0.0))
+    for found in (record, *record["sets"].values()):
+        _check_number("avg", found["avg"]["value"])
+        for end in found["avg"]["interval"] or ():
+            _check_number("interval", end)
+    for found in record["sets"].values():
+        for name in ("samples", "tokens_mean", "cut"):
+            _check_number(name, found[name])
+
+
+def _check_number(name: str, value: object, whole: bool = False, finite: bool = True) -> None:
+    if not _is_number(value, whole, finite):
+        raise ValueError(f"{name} is {value!r:.40}, not {'an integer' if whole else 'a number'}")
+
+
+def _is_number(value: object, whole: bool, finite: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        return False
+    size = abs(value)  # an integer of any size compares with a float, but math.isfinite would overflow on it
+    return size <= _LARGEST or (not finite and (size == math.inf or size != size))
+
+
+CHECKS = {"metrics.jsonl": check_record, "evaluations.jsonl": check_evaluation}
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # errors of a damaged line of these files
