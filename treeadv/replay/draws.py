@@ -34,9 +34,11 @@ class Draws:
         if draw not in self._found:
             loop = asyncio.get_running_loop()
             self._found[draw] = asyncio.ensure_future(loop.run_in_executor(self._thread, self._ask, draw))
-            for old in sorted(self._found)[:-_KEPT]:
-                del self._found[old]
-        return await asyncio.shield(self._found[draw])
+        # Move the draw to the end. The first entries were asked for longest ago; a retry may have a small number.
+        self._found[draw] = found = self._found.pop(draw)
+        for old in list(self._found)[:-_KEPT]:
+            del self._found[old]
+        return await asyncio.shield(found)
 
     def close(self) -> None:
         """Cancel the draws that have not started."""
