@@ -15,14 +15,14 @@ import yaml
 
 from treeadv.errors import BadInput
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 
 
 def configuration(runs: list[Path]) -> str:
     """Return monitoring/prometheus.yml with local paths and without Alertmanager. The page /alerts of Prometheus shows
     the alerts."""
-    config = yaml.safe_load((HERE / "prometheus.yml").read_text())
-    config["rule_files"] = [str((HERE / "rules").resolve() / "*.yml")]
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    config["rule_files"] = [str((FOLDER / "rules").resolve() / "*.yml")]
     config["scrape_configs"][0]["file_sd_configs"][0]["files"] = [str(run.resolve() / "targets.json") for run in runs]
     del config["alerting"]
     return yaml.safe_dump(config, sort_keys=False)

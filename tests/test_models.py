@@ -45,7 +45,7 @@ def test_hub_model_comes_from_the_cache_or_is_refused(tiny_model: Path, tmp_path
 
     assert result("some/model") == str(kept / "snapshots" / "c0ffee")
     assert result("some/other").startswith(
-        "model.path=some/other: no such folder, and the hub does not give a model of that name ("
+        "model.path=some/other: no such folder, and the hub has no readable model of this name ("
     )
 
 

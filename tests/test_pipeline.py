@@ -150,7 +150,7 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
         ("run.steps=many", "run.steps: "),
         ("steps", "write section.key=value"),
         ("task.verifier=nobody", "nobody"),
-        ("metrics.host=nosuch.invalid", "metrics.host=nosuch.invalid: no such address"),
+        ("metrics.host=nosuch.invalid", "metrics.host=nosuch.invalid: this name has no address"),
         ("generator.gpus=1", "generator.gpus=1: the embedded engine runs on the CPU"),
         ("learner.gpus=1.5", "learner.gpus=1.5: a number of GPUs above 1 must be a whole number"),
     ],

@@ -144,7 +144,9 @@ def _check_port(host: str, port: int) -> None:
             s.bind((host, port))
         except OSError as e:
             if isinstance(e, socket.gaierror):
-                raise BadInput(f"metrics.host={host}: no such address ({e.strerror})") from e
+                raise BadInput(
+                    f"metrics.host={host}: this name has no address ({e.strerror}); use 127.0.0.1 or 0.0.0.0"
+                ) from e
             raise BadInput(
                 f"metrics.port={port}: cannot listen on {host}:{port} ({e.strerror}); choose another, or 0 for any"
             ) from e

@@ -190,7 +190,7 @@ class QueueConfig(Section):
     )
     lease_seconds: Seconds = Field(600.0, description="a lease not acknowledged after this goes back to ready")
     attempts: Positive = Field(
-        5, description="times that a prompt may fail to give a valid forest before it is given up, loudly"
+        5, description="attempts at a prompt that may fail; after them the queue drops the prompt with a warning"
     )
     mixed_only: bool = Field(False, description="drop forests whose leaves all have one reward and draw other prompts")
     payload_mb: Positive = Field(64, description="size at which a payload file is closed")
@@ -244,7 +244,7 @@ class LearnerConfig(Section):
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the warm-up")
     decay_steps: Positive | None = Field(
         None,
-        description="schedule=cosine: the step whose end has learning rate 0; unset: run.steps at the begin of the run",
+        description="schedule=cosine: the step whose end has learning rate 0; unset: run.steps at the start of the run",
     )
     clip_grad: PositiveFloat = Field(1.0, description="largest norm of the gradient; longer ones are scaled")
     tokens_per_microbatch: Positive = Field(

@@ -53,7 +53,9 @@ async def autoscale(cluster: Cluster, recorder: Recorder, end_request: EndReques
 def _request_learners(cluster: Cluster, count: int, end_request: EndRequest) -> None:
     if missing := cluster.learners.missing_resources(count):
         log.warning(
-            "learner=%d: the cluster has no room for them (%s); the run goes on with the old number", count, missing
+            "learner=%d: the cluster lacks resources for them (%s); the run continues with the old number",
+            count,
+            missing,
         )
     elif cluster.learners.request_count(count):
         end_request.reshape()

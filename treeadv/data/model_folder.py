@@ -82,7 +82,7 @@ def _fetched(name: str, files: Sequence[str]) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
         raise BadInput(
-            f"model.path={name}: no such folder, and the hub does not give a model of that name ({one_line(e)})"
+            f"model.path={name}: no such folder, and the hub has no readable model of this name ({one_line(e)})"
         ) from e
 
 

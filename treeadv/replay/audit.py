@@ -222,4 +222,4 @@ def _check_payload(a: Admitted, reader: PayloadReader) -> None:
     found = forest.forest_id, forest.leaves, forest.tokens, forest.oldest_version, forest.newest_version
     told = a.forest_id, a.leaves, a.tokens, a.oldest_version, a.newest_version
     if found != told:
-        raise BadForest(a.forest_id, f"the payload holds {found}, but the journal says {told}")
+        raise BadForest(a.forest_id, f"the payload holds {found}, but the journal records {told}")

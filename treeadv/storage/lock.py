@@ -80,8 +80,8 @@ def in_use(run: Path) -> bool:
     table = Path("/proc/locks")
     if not table.is_file():
         return False
-    held = {word for line in table.read_text().splitlines() for word in line.split()}
-    return any(_place(lock) in held for lock in (run / "lock", run / "replay" / "lock") if lock.is_file())
+    locked = {word for line in table.read_text().splitlines() for word in line.split()}
+    return any(_place(lock) in locked for lock in (run / "lock", run / "replay" / "lock") if lock.is_file())
 
 
 def _place(lock: Path) -> str:

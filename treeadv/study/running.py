@@ -62,7 +62,7 @@ def _freeze(file: Path, home: Path) -> None:
         replace_file(frozen, file.read_text())
     elif load_study(frozen) != load_study(file):
         raise BadInput(
-            f"{file}: {home} holds another study of that name; the file must not change after the first run: choose"
+            f"{file}: {home} holds another study of this name. The file must not change after the first run: choose"
             " another --dir"
         )
 

@@ -51,7 +51,7 @@ def read(body: Any, ask: Ask) -> Chunk:
         if list(body["output_ids"]) != tokens:
             raise Refused(f"{len(body['output_ids'])} tokens came with log-probabilities of {len(tokens)} others")
         if not (aborted or 0 < len(tokens) <= ask.tokens):
-            raise Refused(f"{len(tokens)} tokens came where 1 to {ask.tokens} were asked for")
+            raise Refused(f"the reply has {len(tokens)} tokens, but 1 to {ask.tokens} were requested")
         if any(not 0 <= t < ask.vocabulary for t in tokens):
             raise Refused(f"a token outside of the vocabulary of {ask.vocabulary}")
         return Chunk(

@@ -75,7 +75,7 @@ def environment(s: SGLangConfig, threads: int) -> dict[str, str]:
             if not (Path(s.stubs) / "sgl_kernel").is_dir() or not s.stubs:
                 raise BadInput(
                     f"generator.sglang.stubs={s.stubs!r}: SGLang's kernel "
-                    "package is not installed and no stand-ins lie there; "
+                    "package is not installed and this folder has no stand-ins; "
                     "give the repository's deploy/sglang_cpu/stubs"
                 )
             paths.insert(0, str(Path(s.stubs).resolve()))

@@ -143,7 +143,7 @@ class Atoms(ABC):
             self.bars -= 1
             self.need("|")
             return Call("abs", (inside,))
-        raise Unreadable(f"{token.text or 'the end'!r} where a value should stand")
+        raise Unreadable(f"{token.text or 'the end'!r} instead of a value")
 
     def _number(self) -> Term:
         token = self.advance()
