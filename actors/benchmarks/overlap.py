@@ -23,8 +23,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from actors.benchmarks.lines import print_figures
 from actors.benchmarks.overlap_roles import ROLES, Role
 from treeadv.data import model_folder as models
 from treeadv.errors import BadInput
@@ -58,14 +58,15 @@ def main(argv: list[str]) -> None:
 
 def _measure(dtype: str, args: argparse.Namespace) -> None:
     machine = slowdowns(str(models.resolve(args.model, args.cache)), dtype, args.seconds)
-    _print("machine", dtype=dtype, **machine)
+    print_figures(bench="overlap", way="machine", dtype=dtype, **machine)
     runs: dict[int, dict[str, float]] = {}
     for staleness in args.staleness:
         runs[staleness] = shares(_train(dtype, staleness, args), args.skip)
-        _print("run", dtype=dtype, staleness=staleness, **runs[staleness])
+        print_figures(bench="overlap", way="run", dtype=dtype, staleness=staleness, **runs[staleness])
     for staleness in args.staleness:
         if staleness:
-            _print("overlap", dtype=dtype, staleness=staleness, **compare(runs[0], runs[staleness], machine))
+            compared = compare(runs[0], runs[staleness], machine)
+            print_figures(bench="overlap", way="overlap", dtype=dtype, staleness=staleness, **compared)
 
 
 def _train(dtype: str, staleness: int, args: argparse.Namespace) -> list[JsonObject]:
@@ -137,8 +138,3 @@ def slowdowns(model: str, dtype: str, seconds: float) -> dict[str, float]:
         figures |= {f"{name}_alone": alone[name], f"{name}_together": together[name]}
         figures[f"{name}_slowdown"] = alone[name] / together[name]
     return figures
-
-
-def _print(name: str, **figures: Any) -> None:
-    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}
-    print(json.dumps({"bench": "overlap", "way": name, **rounded}), flush=True)

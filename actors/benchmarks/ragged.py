@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from statistics import fmean
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, StoppingCriteria
 
+from actors.benchmarks.lines import print_figures
 from actors.benchmarks.rollout import ModelTime
 from treeadv.data import model_folder as models
 from treeadv.engines.base import Params
@@ -136,5 +136,4 @@ class _Ragged:
         await asyncio.gather(*(one(i, str(first + i)) for i in range(self.args.answers)))
 
     def _print(self, name: str, **figures: Any) -> None:
-        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}
-        print(json.dumps({"bench": "ragged", "dtype": self.args.dtype, "way": name, **rounded}), flush=True)
+        print_figures(bench="ragged", dtype=self.args.dtype, way=name, **figures)

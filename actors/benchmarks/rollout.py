@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -38,6 +37,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load_file
 
+from actors.benchmarks.lines import print_figures
 from treeadv.config import Config, SamplingConfig, parse
 from treeadv.data import model_folder as models
 from treeadv.data.problems import Problem
@@ -286,8 +286,7 @@ class _Bench:
         }
 
     def _print(self, name: str, **figures: Any) -> None:
-        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}
-        print(json.dumps({"bench": "rollout", "engine": self.args.engine, "way": name, **rounded}), flush=True)
+        print_figures(bench="rollout", engine=self.args.engine, way=name, **figures)
 
 
 class ModelTime:

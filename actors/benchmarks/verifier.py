@@ -105,19 +105,18 @@ def _mix(answers: list[Answer], right: float, args: argparse.Namespace) -> dict[
     }
 
 
+def _symbolic() -> list[Answer]:
+    """Return answers that need a worker, so that the pool is loaded before a measurement."""
+    terms = [2 * n + 1 for n in range(20)]
+    return [Answer(response=rf"\boxed{{\operatorname{{lcm}}(x, {t}y)}}", gold=f"{t}xy", verifier="math") for t in terms]
+
+
 async def _ours(answers: list[Answer], args: argparse.Namespace) -> tuple[list[Judgement], float]:
     """Return the judgements, and the CPU seconds of this process and its workers. The measurement starts after all
     workers have loaded."""
     pool = VerifierPool(args.workers, args.timeout, 1024)
     try:
-        await pool.grade(
-            [
-                Answer(
-                    response=rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", gold=f"{2 * n + 1}xy", verifier="math"
-                )
-                for n in range(20)
-            ]
-        )
+        await pool.grade(_symbolic())
         await asyncio.sleep(3)  # waits until the spare process has loaded
         began = _cpu_seconds()
         judged = await pool.grade(answers)
@@ -189,14 +188,7 @@ def _forked(args: argparse.Namespace) -> dict[str, object]:
 async def _timed(answers: list[Answer], args: argparse.Namespace) -> tuple[list[Judgement], float, int]:
     pool = VerifierPool(args.workers, args.timeout, 1024)
     try:
-        await pool.grade(
-            [
-                Answer(
-                    response=rf"\boxed{{\operatorname{{lcm}}(x, {2 * n + 1}y)}}", gold=f"{2 * n + 1}xy", verifier="math"
-                )
-                for n in range(20)
-            ]
-        )
+        await pool.grade(_symbolic())
         began = time.monotonic()
         calls = await asyncio.gather(*(pool.grade(answers[n : n + 8]) for n in range(0, len(answers), 8)))
         return [j for c in calls for j in c], time.monotonic() - began, pool.restarts

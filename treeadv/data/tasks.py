@@ -103,9 +103,7 @@ def _held_out_numbers(task: TaskConfig, read: Sequence[list[Problem] | None]) ->
         return [0] * (len(endless) + 1)
     if task.held_out < 1:
         if any(endless):
-            raise BadInput(
-                f"task.held_out={task.held_out:g}: {REASONING_GYM} and {OPERATOR_TABLES} are endless; give a number"
-            )
+            raise BadInput(f"task.held_out={task.held_out:g}: {' and '.join(ENDLESS)} are endless; give a number")
         return [0] * len(endless) + [math.ceil(task.held_out * distinct)]
     total = int(task.held_out)
     weights = sum(s.weight for s in task.parts)

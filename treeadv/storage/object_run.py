@@ -218,6 +218,8 @@ class ObjectRunStore:
 
     @contextmanager
     def _store_errors(self, what: str) -> Iterator[None]:
+        """Turn errors into a `BadInput` of one line that the folder leaves to its caller: a missing file, or the read
+        of a folder on a disk."""
         try:
             yield
         except OSError as e:

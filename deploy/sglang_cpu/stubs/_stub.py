@@ -19,6 +19,6 @@ def absent(package: str, name: str):
     """Return a function that raises an error with the name of the missing function."""
 
     def call(*args, **kwargs):
-        raise NotImplementedError(f"{package}.{name}: only an import stand-in for machines without a GPU is installed")
+        raise RuntimeError(f"{package}.{name} was called, but this stand-in of {package} can only be imported")
 
     return call

@@ -83,10 +83,8 @@ def _serve(task: Task, reply: Reply, memory: Callable[[], float]) -> None:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Alarm:
-        outcome, spent = (
-            Outcome(verdict=Verdict.TIMEOUT, reward=0.0, detail=f"over {task.seconds:g} s"),
-            memory() > GROWN,
-        )
+        outcome = Outcome(verdict=Verdict.TIMEOUT, reward=0.0, detail=f"over {task.seconds:g} s")
+        spent = memory() > GROWN
     reply({"outcome": to_message(outcome), "replace": spent})
 
 

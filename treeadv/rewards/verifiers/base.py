@@ -66,8 +66,10 @@ class Verifier:
         """Import the modules that `judge` needs. An exception means that the verifier cannot be used."""
 
     def judge(self, task: Task) -> Outcome:
-        """Return the outcome of a task. An exception counts as a crash of the verifier, never as a wrong answer."""
-        raise NotImplementedError(f"verifier {self.name!r} decides every answer in `screen`")
+        """Return the outcome of a task. An exception counts as a crash of the verifier, never as a wrong answer.
+
+        A verifier whose `screen` decides every answer needs no `judge`."""
+        raise RuntimeError(f"verifier {self.name!r} has no `judge`, but its `screen` returned a task")
 
 
 def columns_of(meta: str) -> JsonObject:

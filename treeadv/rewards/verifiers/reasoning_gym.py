@@ -45,11 +45,9 @@ class ReasoningGym(Verifier):
     def screen(self, answer: Answer) -> Outcome | Task:
         family, gold = self._entry(answer)
         text = self.read_part(answer)
-        return (
-            Task(verifier=f"reasoning-gym:{family}", gold=gold, text=text, meta=answer.meta)
-            if text
-            else unparsed("no answer found")
-        )
+        if not text:
+            return unparsed("no answer found")
+        return Task(verifier=f"reasoning-gym:{family}", gold=gold, text=text, meta=answer.meta)
 
     def _entry(self, answer: Answer) -> tuple[str, str]:
         """Return the family and the gold answer of `meta`. Raises `BadInput` for any other `meta`."""
