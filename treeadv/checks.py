@@ -13,10 +13,13 @@ from treeadv.data.tasks import problem_source
 from treeadv.engines.registry import check_engine, cuda_option
 from treeadv.errors import BadInput
 from treeadv.evaluation.sets import sets_of, shared_problems
+from treeadv.forest import Verdict
 from treeadv.learning import objective
 from treeadv.replay.selection import selection_rule
-from treeadv.rewards.golds import Gold, check_golds
-from treeadv.rewards.verifiers.registry import find_verifier
+from treeadv.rewards.copies import copies
+from treeadv.rewards.golds import Gold, check_golds, judge_all
+from treeadv.rewards.judgement import Answer
+from treeadv.rewards.verifiers.registry import find_verifier, is_built_in
 from treeadv.sampling.rules import build_rule
 from treeadv.tracking import check_trackers
 from treeadv.visible import visible_logger
@@ -24,6 +27,7 @@ from treeadv.visible import visible_logger
 log = visible_logger("treeadv.checks")
 DRAWS = 8  # number of checked draws of an endless source
 PROMPTS = 64  # number of prompts that are rendered
+MOST_COPIED = 0.05  # share of problems whose text may contain the answer by chance
 
 
 def check_run(config: Config, local: bool = False) -> None:
@@ -56,6 +60,7 @@ def check_run(config: Config, local: bool = False) -> None:
     examples = problem_source(config.task, config.run.seed).examples(DRAWS)
     check_prompts(examples, config)
     check_answers(examples, config)
+    check_copies(examples, config)
     if config.eval.every:
         _check_evaluation(config, examples)
 
@@ -94,6 +99,25 @@ def check_answers(problems: Sequence[Problem], config: Config) -> None:
     c = config.reward
     if unmet := check_golds(golds, c.workers, c.timeout, c.memory_mb):
         log.warning("%s: %s", config.task.title, unmet)
+
+
+def check_copies(problems: Sequence[Problem], config: Config) -> None:
+    """Grade copies of a sample of the problems as answers, and log a warning if the verifier accepts them.
+
+    A policy that is trained with such a verifier learns to copy: `math` verifies `6 + 7` for 13."""
+    built_in = [p for p in problems if is_built_in(p.verifier)]
+    chosen = built_in[:: max(1, len(built_in) // PROMPTS)]
+    asked = [(p, copy) for p in chosen for copy in copies(p.problem)]
+    answers = [Answer(response=copy, gold=p.answer, verifier=p.verifier, meta=p.meta) for p, copy in asked]
+    c = config.reward
+    judgements = judge_all(answers, c.workers, c.timeout, c.memory_mb)
+    accepted = {p.id: copy for (p, copy), j in zip(asked, judgements, strict=True) if j.verdict is Verdict.VERIFIED}
+    if len(accepted) > MOST_COPIED * len(chosen):
+        log.warning(
+            "%s: for %d of %d problems the verifier accepts a copy of the problem as the answer, such as %r; a policy"
+            " learns to copy; set task.verifier=literal for numbers, exact for other answers",
+            config.task.title, len(accepted), len(chosen), next(iter(accepted.values()))[-60:],
+        )  # fmt: skip
 
 
 def _check_evaluation(config: Config, trained: Sequence[Problem]) -> None:

@@ -87,6 +87,26 @@ VERIFIED, WRONG, UNPARSED, REFUSED = Verdict.VERIFIED, Verdict.WRONG, Verdict.UN
         ("numeric", r"\boxed{-\sqrt{2}}", "-1.41421356", VERIFIED),
         ("numeric", r"\boxed{5 or 6}", "5", UNPARSED),
         ("numeric", r"<think>\boxed{3}</think> no idea", "3", UNPARSED),
+        ("numeric", "6 + 7 =", "13", VERIFIED),
+        ("literal", "6 + 7 =", "13", UNPARSED),
+        ("literal", "6 + 7", "13", UNPARSED),
+        ("literal", "26/2", "13", UNPARSED),
+        ("literal", r"\boxed{\frac{26}{2}}", "13", UNPARSED),
+        ("literal", r"The answer is $\sqrt{169}$.", "13", UNPARSED),
+        ("literal", "12 < 13", "13", UNPARSED),
+        ("literal", "6 + 7 = 6 + 7", "13", UNPARSED),
+        ("literal", "6 + 7 = 14", "14", UNPARSED),
+        ("literal", "no idea", "13", UNPARSED),
+        ("literal", "13", "13", VERIFIED),
+        ("literal", "6 + 7 = 13", "13", VERIFIED),
+        ("literal", r"It is \boxed{6 + 7 = 13}.", "13", VERIFIED),
+        ("literal", "The answer is **13**.", "13.0", VERIFIED),
+        ("literal", "-1,300.50", "-1300.5", VERIFIED),
+        ("literal", r"She pays \$18.", "18", VERIFIED),
+        ("literal", "13 apples", "13", VERIFIED),
+        ("literal", "13.000001", "13", WRONG),
+        ("literal", "12", "13", WRONG),
+        ("literal", "13", "thirteen", REFUSED),
     ],
 )
 def test_verdicts_of_the_verifiers_that_need_no_process(grade, verifier, response, gold, verdict):
@@ -95,7 +115,8 @@ def test_verdicts_of_the_verifiers_that_need_no_process(grade, verifier, respons
 
 
 @pytest.mark.parametrize(
-    "name", ["math", "exact", "numeric", "numeric:0.5", "choice", "reasoning-gym", "a.b:c", "https://host/grade"]
+    "name",
+    ["math", "exact", "numeric", "numeric:0.5", "literal", "choice", "reasoning-gym", "a.b:c", "https://host/grade"],
 )
 def test_every_documented_verifier_name_is_known(name):
     find_verifier(name)
@@ -114,7 +135,7 @@ def test_every_verifier_has_a_line_in_the_documentation(name):
     assert f"| `{name}" in Path("docs/rewards.md").read_text() or f", `{name}" in Path("docs/rewards.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["math:1", "exact:x", "choice:B"])
+@pytest.mark.parametrize("name", ["math:1", "exact:x", "literal:0", "choice:B"])
 def test_option_of_a_verifier_without_options_is_refused(name):
     with pytest.raises(BadInput, match="takes no option"):
         find_verifier(name)

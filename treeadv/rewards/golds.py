@@ -84,7 +84,7 @@ def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: 
         elif gold.verifier not in called:
             called.add(gold.verifier)
             asked.append((gold, Answer(response=gold.text, gold=gold.text, verifier=gold.verifier, meta=gold.meta)))
-    judgements = asyncio.run(_judge([answer for _, answer in asked], workers, timeout, memory_mb))
+    judgements = judge_all([answer for _, answer in asked], workers, timeout, memory_mb)
     unmet = []
     for (gold, _), j in zip(asked, judgements, strict=True):
         users = gold.verifier in called or not is_built_in(gold.verifier)
@@ -97,12 +97,17 @@ def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: 
     return Unmet(count=len(unmet), total=len(asked), examples=tuple(unmet[:EXAMPLES])) if unmet else None
 
 
-async def _judge(answers: list[Answer], workers: int, timeout: float, memory_mb: int) -> list[Judgement]:
-    pool = VerifierPool(workers, timeout, memory_mb)
-    try:
-        return await pool.grade(answers)
-    finally:
-        await pool.close()
+def judge_all(answers: list[Answer], workers: int, timeout: float, memory_mb: int) -> list[Judgement]:
+    """Return the judgement of each answer, by a pool of verifier processes that ends with this call."""
+
+    async def judge() -> list[Judgement]:
+        pool = VerifierPool(workers, timeout, memory_mb)
+        try:
+            return await pool.grade(answers)
+        finally:
+            await pool.close()
+
+    return asyncio.run(judge())
 
 
 def _written(value: str | int | float, key: str, place: str) -> str:

@@ -11,7 +11,7 @@ from treeadv.rewards.parsing.arithmetic import Undefined, Unknown, exact, numeri
 from treeadv.rewards.parsing.equality import stated_value
 from treeadv.rewards.parsing.grammar import read
 from treeadv.rewards.parsing.guards import refusal
-from treeadv.rewards.parsing.terms import Measure, Relation, Term, variables
+from treeadv.rewards.parsing.terms import Call, Measure, Number, Relation, Term, variables
 from treeadv.rewards.parsing.tokens import Unreadable
 
 
@@ -44,6 +44,27 @@ def quantity(text: str) -> Quantity | None:
         return None if value is None else Quantity(value)
     except (Unreadable, Undefined, Unknown):
         return None
+
+
+def written_number(text: str) -> Quantity | None:
+    """Return the number that a text states, with its unit; None if the text states a calculation, not its result.
+
+    >>> [written_number(t) and int(written_number(t).value) for t in ("13", "x = -13", "6 + 7 = 13", "6 + 7", "26/2")]
+    [13, -13, 13, None, None]
+    """
+    if refusal(text):
+        return None
+    try:
+        term = read(text)
+    except Unreadable:
+        return None
+    if isinstance(term, Relation) and set(term.signs) == {"="}:
+        term = term.sides[-1]
+    if isinstance(term, Measure):
+        term = term.value
+    if isinstance(term, Call) and term.function == "neg":
+        term = term.arguments[0]
+    return quantity(text) if isinstance(term, Number) else None
 
 
 def _value(term: Term) -> Fraction | None:

@@ -32,6 +32,10 @@ class Numeric(Verifier):
     def read_part(self, answer: Answer) -> str:
         return final_answer(answer.response) or ""
 
+    def read_number(self, text: str) -> Quantity | None:
+        """Return the number that an answer states, None if it states none."""
+        return quantity(text)
+
     def screen(self, answer: Answer) -> Outcome:
         gold = _gold(answer.gold)
         if gold is None:
@@ -39,7 +43,7 @@ class Numeric(Verifier):
         text = self.read_part(answer)
         if not text:
             return unparsed("no answer found")
-        found = quantity(text)
+        found = self.read_number(text)
         if found is None:
             return unparsed("the answer is not a number")
         if gold.unit and found.unit and gold.unit != found.unit:

@@ -15,6 +15,7 @@ from treeadv.rewards.verifiers.choice import Choice
 from treeadv.rewards.verifiers.exact import Exact
 from treeadv.rewards.verifiers.function import UserDefined
 from treeadv.rewards.verifiers.last_digit import LastDigit
+from treeadv.rewards.verifiers.literal import Literal
 from treeadv.rewards.verifiers.mathematics import Mathematics
 from treeadv.rewards.verifiers.numeric import Numeric
 from treeadv.rewards.verifiers.reasoning_gym import ReasoningGym
@@ -25,6 +26,7 @@ BUILT_IN: dict[str, type[Verifier]] = {
     "math": Mathematics,
     "exact": Exact,
     "numeric": Numeric,
+    "literal": Literal,
     "choice": Choice,
     "last-digit": LastDigit,
     "reasoning-gym": ReasoningGym,
