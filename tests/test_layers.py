@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The layers from the lowest to the highest. A unit may import units of earlier rows, and no other unit of its own row.
 LAYERS = (
-    ("treeadv", "treeadv.errors", "treeadv.seeds", "treeadv.visible"),
+    ("treeadv", "treeadv.errors", "treeadv.scrapers", "treeadv.seeds", "treeadv.visible"),
     (
         "treeadv.disk",
         "treeadv.extensions",

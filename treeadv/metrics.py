@@ -8,6 +8,7 @@ import errno
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from socketserver import ThreadingMixIn
@@ -17,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 
 from treeadv.errors import BadInput
+from treeadv.scrapers import Scrapers
 
 Role = Literal["driver", "generator", "reward", "queue", "learner"]
 
@@ -67,7 +69,8 @@ TABLE: tuple[Metric, ...] = (
         "Optimizer steps completed by this run since it started or resumed"),
     Metric("treeadv_policy_version", "gauge", "driver", "Policy version of the learner", unit="versions"),
     Metric("treeadv_run_steps", "gauge", "driver",
-        "Policy version at which the run will have taken all its steps", unit="versions"),
+        "Policy version at which the run will have taken all its steps, or at which it ended on purpose",
+        unit="versions"),
     Metric("treeadv_step_seconds", "histogram", "driver",
         "Wall time of one step, from lease to published weights", buckets=_SECONDS),
     Metric("treeadv_reward_mean", "gauge", "driver", "Mean reward over the leaves of the last step", unit="1"),
@@ -201,7 +204,7 @@ class Exporter:
 
         `health` returns None, or the reason for which /healthz answers 503. `refresh` sets gauges. It is called
         before each answer, in one thread at a time."""
-        self.registry = CollectorRegistry()
+        self.registry, self.scrapers = CollectorRegistry(), Scrapers()
         self._health, self._refresh, self._refreshing = health, refresh, threading.Lock()
         self._server: WSGIServer | None = None
         self._by_name = {m.name: _collector(m, self.registry) for m in of_role(role)}
@@ -235,8 +238,10 @@ class Exporter:
                 fault = self._health()
                 start_response("503 Service Unavailable" if fault else "200 OK", [("Content-Type", "text/plain")])
                 return [(fault or "ok").encode() + b"\n"]
+            now = time.monotonic()
             with self._refreshing:
                 self._refresh()
+            self.scrapers.read(environ["REMOTE_ADDR"], now)
             return metrics(environ, start_response)
 
         self._server = _listen(host, port, app)

@@ -35,6 +35,7 @@ class Recorder:
         )
         self._address = ""
         self._cluster: Cluster | None = None
+        self._ended = False  # whether the run has ended on purpose
         self._final_states: dict[str, int] | None = None
         self._waited = 0.0  # seconds of the waits that have ended
         self._wait_began: float | None = None
@@ -154,6 +155,8 @@ class Recorder:
         """Export the number of actors of each role that are up, that should be up, and that were replaced, and the lag
         of the generators. The exporter calls this method before each scrape."""
         cluster, e = self._cluster, self._exporter
+        if self._ended:
+            return self._export_end()
         if cluster is None:
             return
         for group in (cluster.generators, cluster.rewards):
@@ -170,6 +173,21 @@ class Recorder:
         self._skipped = cluster.evaluations.skipped
         e.set("treeadv_actors", cluster.targets.count()["learner"], role="learner")
         e.set("treeadv_actors_target", cluster.learners.target_count, role="learner")
+
+    async def end(self) -> None:
+        """Export that the run has ended on purpose: no step is left, and no actor is planned. Wait until Prometheus has
+        read this. Otherwise its last figures would be those of a run whose driver died."""
+        self._ended, since = True, time.monotonic()
+        while time.monotonic() < self._exporter.scrapers.expected_until(since):
+            await asyncio.sleep(0.1)
+
+    def _export_end(self) -> None:
+        last = self.folder.last_record()
+        for name in ("treeadv_policy_version", "treeadv_run_steps"):
+            self._exporter.set(name, last["version"] if last else 0)
+        for role in ("generator", "reward", "learner"):
+            for name in ("treeadv_actors", "treeadv_actors_target"):
+                self._exporter.set(name, 0, role=role)
 
     def summary(self) -> JsonObject:
         """Compute the figures of the whole run from its records and write them to summary.json."""

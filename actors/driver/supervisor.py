@@ -107,6 +107,9 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> JsonObj
         else:
             if outcome is not AttemptOutcome.RESHAPE:
                 early = cluster.evaluations.book.early_end
+                # After SIGTERM or SIGHUP another driver has to resume the run, so TreeadvDriverDown may fire.
+                if outcome is not AttemptOutcome.INTERRUPTED or signals[0] is signal.SIGINT:
+                    await recorder.end()
                 return recorder.summary() | {"stopped_by": signals[0].name if signals else None, "early_end": early}
             learner = config.learner.model_copy(update={"count": cluster.learners.target_count})
             config = config.model_copy(update={"learner": learner})
