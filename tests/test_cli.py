@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
 
 import actors.cli
+import treeadv.disk
 from tests.report.runs import make_run, record
 from tests.strategies import build
 from treeadv.cli.main import main
@@ -284,7 +285,8 @@ def test_bad_command_gives_one_line_exit_code_2_and_no_file(
 def test_full_disk_is_reported_and_the_old_file_stays(forests: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     page = tmp_path / "page.html"
     page.write_text("as before")
-    full = tmp_path / f".page.html.{os.getpid()}"
+    monkeypatch.setattr(treeadv.disk, "uuid4", lambda: UUID(int=0))
+    full = tmp_path / f".page.html.{'0' * 12}"
     full.symlink_to("/dev/full")  # every write to the temporary file fails, because no space is left
     assert run("show", forests, "--html", page) == 2
     assert f"{page}: cannot be written (No space left on device)" in capsys.readouterr().err

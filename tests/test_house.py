@@ -1,7 +1,9 @@
-"""The rules of the house that a script can check: lengths of modules and lines, and no folders of a machine."""
+"""The rules of the house that a script can check: lengths of modules and lines, no folders of a machine, and
+one module that renames files."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(f for top in ("treeadv", "actors") for f in (ROOT / top).rglob("*.py"))
 RESULTS = sorted(f for top in ("docs", "benchmarks/results") for f in (ROOT / top).rglob("*") if f.is_file())
+CODE = sorted(
+    f for top in ("treeadv", "actors", "benchmarks", "deploy", "monitoring") for f in (ROOT / top).rglob("*.py")
+)
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:work|tmp|root|home|Users|check)/\w")
 
 
@@ -39,3 +44,36 @@ def test_documents_and_results_name_no_folder_of_a_machine() -> None:
 )
 def test_folder_of_a_machine_is_told_from_an_address(text: str, found: bool) -> None:
     assert bool(FOLDERS.search(text.format("/"))) is found
+
+
+def renames(code: str) -> bool:
+    """Return whether code calls a function that renames files. A method `replace` with two arguments is that of str."""
+    calls = [c for c in ast.walk(ast.parse(code)) if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute)]
+    return any(
+        c.func.attr in ("rename", "renames")
+        or (c.func.attr == "replace" and (ast.unparse(c.func.value) == "os" or (len(c.args) == 1 and not c.keywords)))
+        or (c.func.attr == "move" and ast.unparse(c.func.value) == "shutil")
+        for c in calls
+        if isinstance(c.func, ast.Attribute)
+    )
+
+
+def test_only_disk_renames_files() -> None:
+    assert [str(f.relative_to(ROOT)) for f in CODE if renames(f.read_text())] == ["treeadv/disk.py"]
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("os.rename(a, b)", True),
+        ("os.replace(a, b)", True),
+        ("shutil.move(a, b)", True),
+        ("path.rename(b)", True),
+        ("path.replace(b)", True),
+        ("text.replace('a', 'b')", False),
+        ("replace(item, field=1)", False),
+        ("dataclasses.replace(item, field=1)", False),
+    ],
+)
+def test_call_that_renames_a_file_is_found(code: str, found: bool) -> None:
+    assert renames(code) is found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
+from uuid import uuid4
 
 from treeadv.errors import BadInput
 
@@ -45,34 +48,58 @@ def writing(path: Path) -> Iterator[None]:
         raise BadInput(f"{path}: cannot be written ({e.strerror or e}); {_REMEDY}") from e
 
 
-def rename_durably(scratch: Path, target: Path) -> None:
-    """Rename a file or folder to `target` in the same folder. After a crash `target` is complete or does not exist.
+Existing = Literal["replace", "refuse", "keep"]
 
-    An old folder is deleted first. An old file or link is replaced; what a link names stays as it is."""
-    for path in [*scratch.rglob("*"), scratch]:
-        fsync(path)
-    if target.is_dir() and not target.is_symlink():
-        shutil.rmtree(target)
-    elif scratch.is_dir():  # a folder replaces no file and no link
-        target.unlink(missing_ok=True)
-    os.replace(scratch, target)
-    fsync(target.parent)
+
+def rename(scratch: Path, target: Path, *, existing: Existing = "replace", durable: bool = True) -> None:
+    """Rename a file or folder to `target` in the same folder.
+
+    With `durable`, `target` is complete or does not exist after a crash. `existing` says what happens to an old
+    `target`:
+
+    - `replace` deletes an old folder first, and replaces an old file or link; what a link names stays as it is.
+    - `refuse` raises OSError and changes nothing. `scratch` must be a folder. An empty old folder is replaced.
+    - `keep` leaves both as they are. The rest is as with `refuse`."""
+    if existing != "replace" and not scratch.is_dir():
+        raise ValueError(f"{scratch}: only a folder can be renamed with existing={existing!r}")
+    if durable:
+        for path in [*scratch.rglob("*"), scratch]:
+            fsync(path)
+    if existing == "replace":
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        elif scratch.is_dir():  # a folder replaces no file and no link
+            target.unlink(missing_ok=True)
+    try:
+        os.replace(scratch, target)  # a folder replaces no folder with files
+    except OSError as e:
+        if existing == "keep" and e.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return
+        raise
+    if durable:
+        fsync(target.parent)
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `target`, and rename it to `target` if the body raises no error.
-
-    Raises `BadInput` if a write fails; the old `target` is then unchanged."""
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+def scratch_of(target: Path) -> Iterator[Path]:
+    """Yield a path in the folder of `target` that no other process uses. Delete what is at this path at the end."""
+    scratch = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
     try:
-        with writing(target):
-            yield scratch
-            rename_durably(scratch, target)
+        yield scratch
     finally:
         if scratch.is_dir():
             shutil.rmtree(scratch)
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(target: Path, *, existing: Existing = "replace", durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `target`, and `rename` it to `target` if the body raises no error.
+
+    Raises `BadInput` if a write fails; the old `target` is then unchanged."""
+    with scratch_of(target) as scratch, writing(target):
+        yield scratch
+        rename(scratch, target, existing=existing, durable=durable)
 
 
 def replace_file(target: Path, data: str | bytes) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tests.learning import tiny
 from tests.learning.ranks import Ranks
 from tests.learning.test_trainer import FORESTS, same, weights_of
-from treeadv.disk import rename_durably
+from treeadv.disk import rename
 from treeadv.learning import packing, sharding
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
@@ -200,7 +200,7 @@ def go_on(folder: str, place: Path) -> Iterator[int]:
         scratch = place / f".step-{trainer.version}"
         shutil.rmtree(scratch, ignore_errors=True)
         trainer.save(scratch)
-        rename_durably(scratch, place / f"step-{trainer.version}")
+        rename(scratch, place / f"step-{trainer.version}")
 
 
 @pytest.fixture

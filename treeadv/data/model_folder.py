@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from treeadv.config import ModelConfig
 from treeadv.data.model_files import check_folder
+from treeadv.disk import replacing
 from treeadv.errors import BadInput, one_line
 from treeadv.extensions import require
 from treeadv.visible import visible_logger
@@ -119,14 +119,11 @@ def _unpack_smollm2(folder: Path) -> None:
 def creating_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder, and rename it to `folder` if the body raises no error.
 
-    If another process has created the model in `folder` meanwhile, that model stays."""
+    If another process has created the model in `folder` meanwhile, that model stays. Raises `BadInput` if `folder` has
+    other files."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
-        scratch = Path(parent) / folder.name
+    with replacing(folder, existing="keep") as scratch:
         scratch.mkdir()
         yield scratch
-        try:
-            scratch.rename(folder)
-        except OSError:
-            if not (folder / "config.json").is_file():  # if the file exists, another process has made the folder
-                raise
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{folder}: has files but no config.json, so it is no model; delete the folder")

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections import deque
@@ -29,7 +28,7 @@ from pathlib import Path
 
 from treeadv import config as configuration
 from treeadv.config import Config
-from treeadv.disk import deleting, fsync, replace_file, replacing, writing
+from treeadv.disk import deleting, rename, replace_file, replacing, scratch_of, writing
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
 from treeadv.storage.lock import LocalLock
@@ -159,7 +158,8 @@ class RunFolder:
         counts = {}
         for path in filter(Path.is_file, self.path.glob("scale-*.json")):
             with deleting(path):
-                taken = path.rename(path.with_name(f".{path.name}"))  # renamed first, so a later request is a new file
+                taken = path.with_name(f".{path.name}")
+                rename(path, taken, durable=False)  # renamed first, so a later request is a new file
                 text = taken.read_bytes()
                 taken.unlink()
             if re.fullmatch(rb"[1-9][0-9]{0,5}\s*", text):
@@ -263,16 +263,12 @@ def named_store(run: str | Path) -> RunStore:
 
 def _make_complete(path: Path, config: Config) -> LocalLock:
     """Create a run folder with its configuration and lock it. If that fails, raise `BadInput` and leave no folder."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.mkdir(parents=True)
-        (scratch / "config.yaml").write_text(config.to_yaml())
-        fsync(scratch / "config.yaml")
-        lock = LocalLock(scratch)  # the lock stays valid after the rename
-        os.rename(scratch, path)  # fails if `path` is a folder with files
-        fsync(path.parent)
+        with scratch_of(path) as scratch:
+            scratch.mkdir(parents=True)
+            (scratch / "config.yaml").write_text(config.to_yaml())
+            lock = LocalLock(scratch)  # the lock stays valid after the rename
+            rename(scratch, path, existing="refuse")
         return lock
     except OSError as e:
         raise BadInput(f"run folder {path} cannot be created ({e.strerror}); choose another run.root") from e
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from treeadv.config import Config
-from treeadv.disk import deleting, fsync, rename_durably, replacing, writing
+from treeadv.disk import deleting, fsync, rename, replacing, writing
 from treeadv.errors import one_line
 from treeadv.jsonl import JsonMapping
 from treeadv.storage import manifest
@@ -179,7 +179,7 @@ class LocalRunStore:
             (scratch / MANIFEST).unlink(missing_ok=True)
             files = manifest.describe(scratch)
             (scratch / MANIFEST).write_text(json.dumps(files))
-            rename_durably(scratch, target)
+            rename(scratch, target)
         self._damaged.discard(step)
         self._checked[step] = (target / MANIFEST).stat().st_mtime_ns
         found = self.checkpoints()

@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 import torch.multiprocessing
 
+from treeadv.disk import replacing
 from treeadv.engines.base import Weights
 from treeadv.engines.fleet.member import Loaded, Refused
 from treeadv.engines.sglang.client import Client
@@ -116,13 +117,13 @@ class Disk:
         )
 
     def _write(self, version: int, tensors: dict[str, torch.Tensor]) -> Path:
-        place, scratch = self.folder / f"v{version}", self.folder / f".v{version}"
+        place = self.folder / f"v{version}"
         if not place.is_dir():
             self.remove()
-            scratch.mkdir(parents=True)
-            shutil.copy(self._config, scratch)
-            safetensors.torch.save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
-            scratch.rename(place)
+            with replacing(place, existing="refuse", durable=False) as scratch:  # no version is read after a crash
+                scratch.mkdir(parents=True)
+                shutil.copy(self._config, scratch)
+                safetensors.torch.save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
         return place
 
     def remove(self) -> None:
