@@ -14,7 +14,7 @@ from treeadv.data.problems import Problem
 from treeadv.engines.base import Draw, Params
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.sampling.request import GrowRequest
-from treeadv.sampling.rules import Search, build_rule
+from treeadv.sampling.rules import build_rule
 from treeadv.sampling.search import SearchGrowth
 
 PROMPT = np.zeros(1, np.int32)
@@ -58,8 +58,8 @@ def grow_by_search(world: World, s: SamplingConfig, rng: np.random.Generator) ->
     async def judge(paths: Sequence[np.ndarray]) -> list[float]:
         return [float(world.reward[state_after(path)]) for path in paths]
 
-    rule = build_rule(s.rule, s.rule_options)
-    assert isinstance(rule, Search)
+    rule = build_rule(s.rule, s.rule_options).search
+    assert rule is not None
     request = GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=int(rng.integers(2**31)))
     engine = TabularEngine(world, rng)
     search = SearchGrowth(engine, request, s, rule, frozenset(), 0, judge)  # type: ignore[arg-type]

@@ -20,9 +20,11 @@ from treeadv.checks import check_run
 from treeadv.config import SamplingConfig, parse
 from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest
+from treeadv.sampling.growing import GrowingSegment, Place
 from treeadv.sampling.request import GrowRequest
 from treeadv.sampling.sampler import grow
 from treeadv.sampling.search import Judge
+from treeadv.sampling.search_rule import SearchRule
 
 
 def searched(
@@ -32,8 +34,9 @@ def searched(
     stop: frozenset[int] = frozenset({STOP}),
     **options: Any,
 ) -> Forest:
-    given = {"leaves": 8, "trees": 2, "max_tokens": 12, "min_gap": 2, "min_tail": 3, "max_depth": 3} | options
-    sampling = SamplingConfig(rule="search", **given)
+    given = {"leaves": 8, "trees": 2, "max_tokens": 12, "min_gap": 2, "min_tail": 3, "max_depth": 3, "rule": "search"}
+    given |= options
+    sampling = SamplingConfig(**given)
     request = GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=seed)
     return asyncio.run(grow(engine, request, sampling, sampling.tau, stop, judge))
 
@@ -103,7 +106,7 @@ def test_lost_branch_of_a_search_goes_on_or_is_aborted() -> None:
 
 
 def test_ucb_without_rewards_is_refused_before_the_run(tiny_model: Path) -> None:
-    with pytest.raises(BadInput, match="by=ucb needs rewards"):
+    with pytest.raises(BadInput, match="search needs rewards"):
         searched(Scripted(), None, rule_options={"by": "ucb"})
     tree = {
         "task": {"source": "reasoning-gym", "families": [{"name": "chain_sum"}]}, "model": {"path": str(tiny_model)},
@@ -112,6 +115,61 @@ def test_ucb_without_rewards_is_refused_before_the_run(tiny_model: Path) -> None
     with pytest.raises(BadInput, match="train with --local"):
         check_run(parse(tree, "test"), local=False)
     check_run(parse(tree, "test"), local=True)
+
+
+# ---- rules from outside --------------------------------------------------------------------------
+class Earliest(SearchRule):
+    """A rule of a user: it forks at the first allowed token of the tree whose leaves have the lowest reward."""
+
+    low_first: bool = False
+
+    @property
+    def needs_rewards(self) -> bool:
+        return self.low_first
+
+    def weights(self, roots: Sequence[GrowingSegment], places: Sequence[Place]) -> list[float]:
+        rewards = {root.tree: sum(leaf.reward for leaf in root.leaves()) for root in roots}
+        first = min(places, key=lambda p: (rewards[p.segment.tree] if self.low_first else 0.0, p.at))
+        return [float(place is first) for place in places]
+
+
+class NoPlace(SearchRule):
+    """A rule with a fault: it gives no place a weight."""
+
+    def weights(self, roots: Sequence[GrowingSegment], places: Sequence[Place]) -> list[float]:
+        return [0.0] * len(places)
+
+
+class Unfinished(SearchRule):
+    """A rule with a fault: it does not define `weights`."""
+
+
+async def first_tree_is_low(leaves: Sequence[np.ndarray]) -> list[float]:
+    return [float(number > 0) for number in range(len(leaves))]
+
+
+def test_search_rule_from_outside_chooses_the_forks() -> None:
+    options = {"rule": f"{__name__}:Earliest", "rule_options": {"width": 1}}
+    forest = searched(Scripted(), stop=frozenset(), **options, leaves=3, trees=1, max_depth=1)
+    assert (forest.rule, forest.predictable, forest.leaves) == (options["rule"], False, 3)
+    assert forest.lengths[forest.arity > 0].tolist() == [2], "the first token that min_gap=2 allows"
+
+
+def test_search_rule_from_outside_gets_rewards() -> None:
+    options = {"rule": f"{__name__}:Earliest", "leaves": 3, "max_depth": 1, "stop": frozenset()}
+    low = {"low_first": True, "width": 1}
+    forest = searched(Scripted(), first_tree_is_low, rule_options=low, **options)
+    assert forest.arity[forest.parent < 0].tolist() == [2, 0]
+    with pytest.raises(BadInput, match="Earliest needs rewards"):
+        searched(Scripted(), None, rule_options=low, **options)
+    assert searched(Scripted(), None, **options).leaves == 3, "without the option it needs no rewards"
+
+
+def test_faults_of_a_search_rule_are_bad_input() -> None:
+    with pytest.raises(BadInput, match="NoPlace: `weights` must return a number for each of"):
+        searched(Scripted(), rule=f"{__name__}:NoPlace")
+    with pytest.raises(BadInput, match="Unfinished: the class must define `weights`"):
+        searched(Scripted(), rule=f"{__name__}:Unfinished")
 
 
 # ---- not only language ---------------------------------------------------------------------------

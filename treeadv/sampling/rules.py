@@ -4,8 +4,8 @@ A rule is *predictable* when it depends on the prefix only. Forking on a predict
 estimator unbiased (docs/method.md, "What is unbiased, and why"). A rule that reads the drawn token is not predictable,
 and every forest records that.
 
-A new rule is a subclass of `ForkRule`. `sampling.rule` names it as `module:Name`, or `RULES` lists it
-(docs/extending.md).
+A new rule is a subclass of `ForkRule`, or of `search_rule.SearchRule` if it forks whole paths. `sampling.rule` names it
+as `module:Name`, or `RULES` lists it (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
 from treeadv.errors import BadInput
 from treeadv.extensions import load_extension
-from treeadv.section import NonNegative, Positive, Section, Share
+from treeadv.section import Positive, Section, Share
 from treeadv.seeds import uniform
+
+if TYPE_CHECKING:
+    from treeadv.sampling.search_rule import SearchRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,11 @@ class ForkRule(Section, ABC):
     def needs_rewards(self) -> bool:
         """Return whether the rule reads rewards of finished leaves while a forest grows."""
         return False
+
+    @property
+    def search(self) -> SearchRule | None:
+        """Return this rule if it forks whole paths in rounds, or None if it forks chains while they are drawn."""
+        return None
 
     @abstractmethod
     def fires(self, prefix: Prefix) -> bool:
@@ -113,34 +121,13 @@ class Random(ForkRule):
         return uniform(prefix.seed, "fork", prefix.position) < self.probability
 
 
-class Search(ForkRule):
-    """The rule that draws whole paths first and then forks them in rounds (`sampling.search`).
-
-    `by` chooses the places of the forks. `uniform` chooses all tokens with equal probability. `entropy` chooses a token
-    in proportion to its entropy. `ucb` goes down the tree along the highest upper confidence bounds of the reward, and
-    chooses in proportion to the entropy there. The rule is biased, because it reads tokens after the fork.
-    """
-
-    predictable = False
-    by: Literal["uniform", "entropy", "ucb"] = "entropy"
-    width: Positive = 2  # largest number of forks in a round
-    exploration: NonNegative = 1.0  # weight of the uncertainty under `ucb`
-
-    @property
-    def needs_rewards(self) -> bool:
-        return self.by == "ucb"
-
-    def fires(self, prefix: Prefix) -> bool:
-        return False  # a search forks paths only after they have ended
-
-
 RULES = {
     "entropy": f"{__name__}:{Entropy.__name__}",
     "none": f"{__name__}:{Never.__name__}",
     "fixed": f"{__name__}:{FixedGap.__name__}",
     "random": f"{__name__}:{Random.__name__}",
     "surprisal": f"{__name__}:{Surprisal.__name__}",
-    "search": f"{__name__}:{Search.__name__}",
+    "search": "treeadv.sampling.search_rule:Search",
 }
 
 
@@ -152,7 +139,8 @@ def build_rule(name: str, options: Mapping[str, Any]) -> ForkRule:
     if not isinstance(getattr(found, "predictable", None), bool):
         raise BadInput(f"sampling.rule={name}: the class must set `predictable` to True or False")
     if found.__abstractmethods__:
-        raise BadInput(f"sampling.rule={name}: the class must define `fires`")
+        missing = ", ".join(f"`{method}`" for method in sorted(found.__abstractmethods__))
+        raise BadInput(f"sampling.rule={name}: the class must define {missing}")
     try:
         return found(**options)
     except ValidationError as e:

@@ -19,7 +19,7 @@ from treeadv.engines.base import Draw, Engine, EngineLost, Params, PathTooLong
 from treeadv.forest import Finish, Forest
 from treeadv.sampling.forking import Forking, split
 from treeadv.sampling.request import GrowRequest
-from treeadv.sampling.rules import Search, build_rule
+from treeadv.sampling.rules import build_rule
 from treeadv.sampling.search import Judge, SearchGrowth
 from treeadv.seeds import derive
 
@@ -68,9 +68,8 @@ async def grow(
             f"with sampling.max_tokens={sampling.max_tokens} its paths "
             f"would be longer than the {engine.longest} tokens that model and engine allow"
         )
-    rule = build_rule(sampling.rule, sampling.rule_options)
-    if isinstance(rule, Search):
-        return await SearchGrowth(engine, request, sampling, rule, stop, RETRIES, judge).run()
+    if search := build_rule(sampling.rule, sampling.rule_options).search:
+        return await SearchGrowth(engine, request, sampling, search, stop, RETRIES, judge).run()
     return await _Growth(engine, request, sampling, tau, stop).run()
 
 

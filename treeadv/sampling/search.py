@@ -1,29 +1,28 @@
 """The search, which grows a forest in rounds. It draws whole paths first and then forks them.
 
 The other rules decide while a chain is drawn, and know only its prefix. A search decides after paths have ended. It
-knows the entropies of all tokens drawn so far. Under `ucb` it also knows the rewards of the leaves of earlier rounds of
-this forest. Before the first round it knows nothing about the prompt. The choice of a fork depends on tokens after the
-fork, so a search is not predictable, and every forest records that. The branches of a round are drawn concurrently. The
-next round starts when all of them have ended, so a forest does not depend on scheduling.
+knows the entropies of all tokens drawn so far. If its rule (`search_rule`) needs rewards, it also knows the rewards of
+the leaves of earlier rounds of this forest. Before the first round it knows nothing about the prompt. The choice of a
+fork depends on tokens after the fork, so a search is not predictable, and every forest records that. The branches of a
+round are drawn concurrently. The next round starts when all of them have ended, so a forest does not depend on
+scheduling.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
 from treeadv.config import SamplingConfig
-from treeadv.engines.base import Draw, Engine, EngineLost, Params
+from treeadv.engines.base import Engine, EngineLost, Params
 from treeadv.errors import BadInput
 from treeadv.forest import Finish, Forest
+from treeadv.sampling.growing import GrowingSegment, Place
 from treeadv.sampling.request import GrowRequest
-from treeadv.sampling.rules import Search
+from treeadv.sampling.search_rule import SearchRule
 from treeadv.seeds import derive, uniform
 
 # A function from the tokens of finished leaves to their rewards. A leaf that no verifier could judge has the reward
@@ -31,58 +30,17 @@ from treeadv.seeds import derive, uniform
 Judge: TypeAlias = Callable[[Sequence[np.ndarray]], Awaitable[Sequence[float]]]
 
 
-@dataclass(slots=True, eq=False)
-class GrowingSegment:
-    """A segment of a growing forest. A drawn leaf has a `finish`. `reward` is NaN until the reward is known."""
-
-    tree: str
-    above: GrowingSegment | None = None
-    draws: list[Draw] = field(default_factory=list)
-    children: list[GrowingSegment] = field(default_factory=list)
-    finish: Finish | None = None
-    reward: float = math.nan
-
-    def subtree(self) -> Iterator[GrowingSegment]:
-        """Yield this segment and all segments below it, depth first."""
-        yield self
-        for child in self.children:
-            yield from child.subtree()
-
-    def leaves(self) -> list[GrowingSegment]:
-        return [s for s in self.subtree() if not s.children]
-
-    def ancestors(self) -> list[GrowingSegment]:
-        """Return the segments above this segment, from the root."""
-        return [*self.above.ancestors(), self.above] if self.above else []
-
-    def height(self) -> int:
-        """Return the largest number of forks on a path from this segment down to a leaf."""
-        return 1 + max(c.height() for c in self.children) if self.children else 0
-
-    def path(self) -> list[int]:
-        """Return the tokens from the root to the end of this segment."""
-        return [d.token for s in (*self.ancestors(), self) for d in s.draws]
-
-    def fork(self, at: int) -> GrowingSegment:
-        """Split this segment before its token `at` and return the new second child, which has no token yet."""
-        tail = GrowingSegment(self.tree, self, self.draws[at:], self.children, self.finish, self.reward)
-        for child in tail.children:
-            child.above = tail
-        sibling = GrowingSegment(self.tree, self)
-        self.draws, self.children = self.draws[:at], [tail, sibling]
-        self.finish, self.reward = None, math.nan
-        return sibling
-
-
 class SearchGrowth:
-    """The growth of one forest by a search. A lost branch continues from its last token up to `retries` times."""
+    """The growth of one forest by a search. `rule` chooses the places of the forks.
+
+    A lost branch continues from its last token up to `retries` times."""
 
     def __init__(
-        self, engine: Engine, request: GrowRequest, sampling: SamplingConfig, rule: Search, stop: frozenset[int],
+        self, engine: Engine, request: GrowRequest, sampling: SamplingConfig, rule: SearchRule, stop: frozenset[int],
         retries: int, judge: Judge | None,
     ) -> None:  # fmt: skip
         if rule.needs_rewards and judge is None:
-            raise BadInput("sampling.rule_options: by=ucb needs rewards while a forest grows; none are known here")
+            raise BadInput(f"sampling.rule={sampling.rule} needs rewards while a forest grows; none are known here")
         self._engine, self._request, self._sampling, self._rule = engine, request, sampling, rule
         self._stop, self._retries, self._judge = stop, retries, judge
         self._roots: list[GrowingSegment] = []
@@ -140,22 +98,27 @@ class SearchGrowth:
         """Fork up to `count` times and return the new leaves."""
         chosen: list[GrowingSegment] = []
         for _ in range(count):
-            places = [(s, at) for root in self._roots for s in root.subtree() for at in self._allowed(s)]
-            if self._rule.by == "ucb" and places:
-                path = self._descend({id(a) for s, _ in places for a in (s, *s.ancestors())})
-                places = [(s, at) for s, at in places if id(s) in path]
+            places = [place for root in self._roots for s in root.subtree() for place in self._allowed(s)]
             if not places:
                 break
-            entropy = np.array([s.draws[at].entropy for s, at in places], np.float64)
-            weights = np.ones(len(places)) if self._rule.by == "uniform" or entropy.sum() == 0 else entropy
-            below = uniform(self._request.seed, "place", self._drawn + len(chosen)) * weights.sum()
-            at = min(int(np.searchsorted(np.cumsum(weights), below, side="right")), len(places) - 1)
-            segment, position = places[at]
-            chosen.append(segment.fork(position))
+            sums = np.cumsum(self._weights(places))
+            below = uniform(self._request.seed, "place", self._drawn + len(chosen)) * sums[-1]
+            place = places[int(np.searchsorted(sums, below, side="right"))]
+            chosen.append(place.segment.fork(place.at))
         return chosen
 
-    def _allowed(self, segment: GrowingSegment) -> Iterator[int]:
-        """Yield the indices of the tokens of a segment before which the guards of the configuration allow a fork."""
+    def _weights(self, places: Sequence[Place]) -> np.ndarray:
+        """Return the weights that the rule gives to the places. Raises `BadInput` for weights that choose no place."""
+        weights = np.asarray(self._rule.weights(self._roots, places), np.float64)
+        if weights.shape != (len(places),) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+            raise BadInput(
+                f"sampling.rule={self._sampling.rule}: `weights` must return a number for each of {len(places)} places,"
+                " none negative and one above 0"
+            )
+        return weights
+
+    def _allowed(self, segment: GrowingSegment) -> Iterator[Place]:
+        """Yield the places of a segment where the guards of the configuration allow a fork."""
         s, above = self._sampling, segment.ancestors()
         if len(above) + segment.height() >= s.max_depth:
             return
@@ -163,31 +126,7 @@ class SearchGrowth:
         last = len(segment.draws) - (s.min_gap if segment.children else 1)
         for at in range(s.min_gap, last + 1):
             if s.max_tokens - offset - at >= s.min_tail:
-                yield at
-
-    def _descend(self, open_: set[int]) -> set[int]:
-        """Return the ids of the segments of one path from a root down.
-
-        The path continues at each fork with the child that has the highest bound. It uses only the segments in `open_`,
-        which have a place for a fork in them or below them."""
-        path: set[int] = set()
-        level = [root for root in self._roots if id(root) in open_]
-        while level:
-            total = sum(len(s.leaves()) for s in level)
-            best = max(level, key=partial(self._bound, total))
-            path.add(id(best))
-            level = [child for child in best.children if id(child) in open_]
-        return path
-
-    def _bound(self, total: int, segment: GrowingSegment) -> float:
-        """Return the upper confidence bound of the reward of a segment.
-
-        It is the mean reward of the leaves below the segment plus a term for the uncertainty. The term is large if the
-        segment has few of the `total` leaves below it and its siblings."""
-        leaves = segment.leaves()
-        known = [leaf.reward for leaf in leaves if not math.isnan(leaf.reward)]
-        mean = sum(known) / len(known) if known else 0.0
-        return mean + self._rule.exploration * math.sqrt(math.log(total) / len(leaves))
+                yield Place(segment=segment, at=at)
 
     def _forest(self, roots: Sequence[GrowingSegment]) -> Forest:
         segments = [s for root in roots for s in root.subtree() if s.draws]
@@ -196,8 +135,9 @@ class SearchGrowth:
         ends = [s for s in segments if not any(c.draws for c in s.children)]
         return Forest.assemble(
             forest_id=self._request.forest_id, prompt_id=problem.id, gold=problem.answer, verifier=problem.verifier,
-            meta=problem.meta, rule=self._sampling.rule, predictable=False, temperature=self._sampling.temperature,
-            prompt=self._request.prompt, parent=[index[id(s.above)] if s.above else -1 for s in segments],
+            meta=problem.meta, rule=self._sampling.rule, predictable=self._rule.predictable,
+            temperature=self._sampling.temperature, prompt=self._request.prompt,
+            parent=[index[id(s.above)] if s.above else -1 for s in segments],
             lengths=[len(s.draws) for s in segments], arity=[len(s.children) for s in segments],
             token=[d.token for d in draws], logprob=[d.logprob for d in draws], entropy=[d.entropy for d in draws],
             version=[d.version for d in draws],
