@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.study.results import TREE
+from treeadv.data.model_folder import SMOLLM2
 from treeadv.errors import BadInput
 from treeadv.local.warmup import Warmup, warm_model
 from treeadv.study.running import run_study
@@ -101,6 +102,18 @@ def test_changed_file_is_refused_in_the_folder_of_the_first(tmp_path: Path) -> N
         run_study(written(tmp_path, seeds=[1, 2]), home, 1, tmp_path / "models", False, "")
 
 
+def test_missing_model_of_an_arm_ends_the_study_before_a_cell(tmp_path: Path) -> None:
+    arms = {"grpo": {"learner.preset": "grpo"}, "treeadv": {"model.path": str(tmp_path / "none")}}
+    changes = {
+        "warmup": None,
+        "arms": arms,
+        "base": SMALL["base"] | {"model": {"path": str(tmp_path)}, "task": {"source": "operator-tables"}},
+    }
+    with pytest.raises(BadInput, match=f"model.path={tmp_path}"):
+        run_study(written(tmp_path, **changes), tmp_path / "home", 1, tmp_path / "models", False, "")
+    assert not (tmp_path / "home" / "cells").exists()
+
+
 # ---- whole studies ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.timeout(900)
@@ -141,6 +154,22 @@ def test_failing_cell_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     assert found["grpo--seed-1"]["status"] == "failed" and "not finite" in found["grpo--seed-1"]["reason"]
     assert found["treeadv--seed-1"]["status"] == "done"
     assert run(file, tmp_path / "home", "--retry").returncode == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_each_arm_starts_with_the_model_that_it_names(tmp_path: Path) -> None:
+    """Without a warm-up, `model.path` names a model, the packaged one too, and an arm may change it."""
+    warm = warm_model(Warmup.model_validate(WARM), tmp_path / "models")
+    arms = {"grpo": {"model.path": str(warm.resolve())}, "treeadv": {}}
+    base = SMALL["base"] | {"model": {"path": SMOLLM2, "cache": "models"}, "task": {"source": "operator-tables"}}
+    file = written(tmp_path, warmup=None, arms=arms, base=base, budget={"steps": 2}, forests_kept=[1])
+    done = run(file, tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path / "home")
+    assert found["grpo--seed-1"]["config"]["model"]["path"] == str(warm.resolve())
+    start = {name: cell["looks"][0]["tokens_mean"] for name, cell in found.items()}
+    assert start["grpo--seed-1"] != start["treeadv--seed-1"]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from treeadv.checks import check_run
 from treeadv.config import Config
+from treeadv.data.model_folder import resolve
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
 from treeadv.disk import replace_file
@@ -47,12 +48,12 @@ class Interrupted(Exception):
     """The error of a cell that was interrupted. The cell can continue from its last checkpoint."""
 
 
-def run_cell(study: Study, cell: Cell, folder: Path, model: Path) -> JsonObject:
+def run_cell(study: Study, cell: Cell, folder: Path, model: Path | None) -> JsonObject:
     """Run one cell in `folder`, or continue it. Returns the content of cell.json. Raises the error that ends a run."""
     folder.mkdir(parents=True, exist_ok=True)
     looks = _read(folder / LOOKS)
     started = time.time()
-    _look_at_start(study, cell_config(study, cell, folder, model, _steps(study, 0)), model, looks, folder)
+    _look_at_start(study, cell_config(study, cell, folder, model, _steps(study, 0)), looks, folder)
     while (steps := _next_steps(study, folder)) is not None:
         _train(cell_config(study, cell, folder, model, steps), folder)
     run, config = RunFolder.open(folder / "run", [])
@@ -119,14 +120,14 @@ def _look(study: Study, config: Config, model: Path, step: int, tokens: float, l
     replace_file(folder / LOOKS, json.dumps(looks))
 
 
-def _look_at_start(study: Study, config: Config, model: Path, looks: JsonObject, folder: Path) -> None:
+def _look_at_start(study: Study, config: Config, looks: JsonObject, folder: Path) -> None:
     """Evaluate before the first step. Cells with equal model, task and sampling share this evaluation in a file."""
     alone = independent(config, 1)
     drawn = alone.model_dump_json(include={"model": True, "task": True, "sampling": True})
     shared = folder.parent / f"start-{blake2b(drawn.encode(), digest_size=6).hexdigest()}.json"
     if "0" not in looks and shared.is_file():
         looks["0"] = json.loads(shared.read_text())
-    _look(study, config, model, 0, 0.0, looks, folder)
+    _look(study, config, resolve(config.model.path, config.model.cache), 0, 0.0, looks, folder)
     replace_file(shared, json.dumps(looks["0"]))
 
 
@@ -160,13 +161,13 @@ def _read(path: Path) -> JsonObject:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def cell_process(home: Path, name: str, model: Path) -> None:
+def cell_process(home: Path, name: str, model: Path | None) -> None:
     """Run the cell in the folder `name` in this process. The process ends if the process of the study ends.
 
     The output goes to `log` in the folder. A failed cell writes cell.json with the status `failed` and the reason. An
     interrupted cell writes no cell.json. The exit code is 0, 1 (failed) or 130 (interrupted).
     """
-    os.setsid()  # a Ctrl-C at the terminal then reaches only the study, which interrupts the cells
+    os.setpgrp()  # a Ctrl-C at the terminal then reaches only the study, which interrupts the cells
     folder = home / "cells" / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("ab") as log:

