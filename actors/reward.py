@@ -12,12 +12,12 @@ from statistics import fmean
 import numpy as np
 import pyarrow as pa
 import ray
-from tokenizers import Tokenizer
 
 from actors.heartbeat import Heartbeat
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
+from treeadv.data.tokenizer_file import open_tokenizer
 from treeadv.forest import Forest
 from treeadv.metrics import Exporter
 from treeadv.rewards.grading import grade_forest
@@ -50,7 +50,7 @@ class RewardActor(Heartbeat):
         folder = resolve(
             config.model.path, config.model.cache, ["tokenizer.json"]
         )  # a download from the hub fetches no weights
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer = open_tokenizer(folder)
         self._pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
         self._exporter = Exporter("reward", health=lambda: self._pool.fault)
         self._address = self._exporter.serve(config.metrics.host, port)

@@ -9,13 +9,17 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from actors.cli import main
 from treeadv.checks import check_devices
 from treeadv.config import Config, build
 from treeadv.data.model_files import check_folder
+from treeadv.data.problems import Problem
+from treeadv.data.prompts import Prompter
 from treeadv.errors import BadInput
 from treeadv.replay import history
 from treeadv.replay.audit import audit
@@ -35,6 +39,32 @@ def index_of(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}}))
 
 
+def tokenizer(**changes: object) -> Callable[[Path], object]:
+    """Return a damage that changes keys of tokenizer.json. A key `model_X` is the key X of the model."""
+
+    def damage(folder: Path) -> None:
+        tree = json.loads((folder / "tokenizer.json").read_text())
+        for key, value in changes.items():
+            inner, name = (tree["model"], key.removeprefix("model_")) if key.startswith("model_") else (tree, key)
+            inner[name] = value
+        (folder / "tokenizer.json").write_text(json.dumps(tree))
+
+    return damage
+
+
+TOKENIZER_DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json: no such tokenizer"),
+    (lambda f: cut(f / "tokenizer.json"), r"tokenizer\.json: is not JSON \(.*line \d+ column \d+"),
+    (lambda f: (f / "tokenizer.json").write_text("{}"), r"tokenizer\.json: not a tokenizer \(Model missing"),
+    (lambda f: (f / "tokenizer.json").write_text("[]"), "a JSON object is needed, found list"),
+    (tokenizer(model=None), r"tokenizer\.json: not a tokenizer \(.*line 1 column"),
+    (tokenizer(version="9.9"), r"tokenizer\.json: not a tokenizer \(Unknown tokenizer version '9.9' at line 1"),
+    (tokenizer(added_tokens=[{"id": 5}]), r"not a tokenizer \(missing field `content`"),
+    (tokenizer(model_vocab={"a": -1}), r"not a tokenizer \(invalid value: integer `-1`"),
+    (tokenizer(model_vocab={}), r"not a tokenizer \(WordLevel error: Missing \[UNK\]"),  # appears at the first text
+    (tokenizer(model_vocab={"?": 10**9}), r"token '\?' has the id 10{9}, but the vocab_size of config.json is 97"),
+    (lambda f: (f / "tokenizer_config.json").write_text("{torn"), r"tokenizer_config\.json: is not JSON"),
+]
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: cut(f / "model.safetensors"), r"model\.safetensors: is cut off, \d+ of \d+ bytes"),
     (lambda f: (f / "model.safetensors").write_bytes(b"\x01"), r"model\.safetensors: is cut off, 1 bytes are there"),
@@ -50,6 +80,8 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
         "an integer has more than 4300 digits",
     ),
     (lambda f: (f / "config.json").write_text("{}"), r"config\.json: names no model_type"),
+    (lambda f: (f / "config.json").write_text('{"model_type": "a", "model_type": "b"}'), "'model_type' occurs twice"),
+    *TOKENIZER_DAMAGES,
 ]
 
 
@@ -78,6 +110,39 @@ def test_damaged_model_file_is_named_in_one_line(
     with pytest.raises(BadInput, match=message) as caught:
         check_folder(folder)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_tokenizer_of_another_model_is_refused_at_the_prompt(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    ids = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    tokenizer(model_vocab=ids | {"7": 98})(folder)
+    check_folder(folder)  # a model may have tokens that it never draws
+    problem = Problem(id="p-3", problem="3+4", answer="7", verifier="math", meta="")
+    assert len(Prompter(folder).encode(problem)) == 3
+    with pytest.raises(BadInput, match=r"p-4: its prompt has the token id 98, but the vocab_size of .* is 97"):
+        Prompter(folder).encode(replace(problem, id="p-4", problem="3+7"))
+
+
+@pytest.mark.parametrize("command", ["plan", "init", "generate", "eval", "train", "train --dry-run --local"])
+def test_damaged_tokenizer_ends_each_command_with_one_line(
+    command: str, tiny_model: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    tokenizer(model=None)(folder)
+    (tmp_path / "p.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n' * 2)
+    (tmp_path / "r.yaml").write_text("task: {source: p.jsonl}\nmodel: {path: model}\n")
+    name, *flags = command.split()
+    model = ["--model", "model", "--data", "p.jsonl"]
+    given = {
+        "plan": ["r.yaml"], "init": ["model", "p.jsonl"], "generate": [*model, "--out", "o.arrow"], "eval": model,
+        "train": ["--config", "r.yaml"],
+    }  # fmt: skip
+    before = sorted(tmp_path.rglob("*"))
+    assert main([name, *given[name], *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("treeadv: error: ") and "tokenizer.json: not a tokenizer (" in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 # ---- devices, folders, clusters ------------------------------------------------------------------

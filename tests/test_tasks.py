@@ -3,6 +3,8 @@ one line."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from treeadv.config import TaskConfig
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import Shuffled, file_problems, problem_source
 from treeadv.errors import BadInput
+from treeadv.rewards.files import grade_file
 
 MIX: list[dict[str, Any]] = [{"name": "chain_sum", "weight": 3.0}, {"name": "gcd", "options": {"max_numbers": 3}}]
 
@@ -168,8 +171,11 @@ def test_error_without_datasets_says_what_to_install(monkeypatch: pytest.MonkeyP
         (['{"problem": "a", "answer": ["b"]}'], r"p\.jsonl:1: answer must be text or a number, got \['b'\]"),
         (['{"problem": "a", "answer": true}'], r"p\.jsonl:1: answer must be text or a number, got True"),
         (["", "{nonsense"], r"p\.jsonl:2: not JSON"),
-        (["[1]"], r"p\.jsonl:1: an object with problem and answer is needed, found list"),
+        (["1", "[1]"], r"p\.jsonl:1: an object with problem and answer is needed, found int"),
+        (['{"problem": "a", "problem": "b", "answer": "c"}'], r"p\.jsonl:1: the key 'problem' occurs twice"),
+        (["", '{"problem": "a", "answer": "c", "meta": {"x": [{"k": 1, "k": 1}]}}'], r"p\.jsonl:2: the key 'k' occurs"),
         ([""], "has no problem"),
+        (["", "[", "1]"], r"p\.jsonl is a JSON array; write each .* on its own line: jq -c '\.\[\]' .*p\.jsonl >"),
     ],
 )
 def test_faulty_line_is_named(rows: list[str], message: str, tmp_path: Path) -> None:
@@ -209,6 +215,35 @@ def test_text_that_is_no_parquet_or_no_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(b'{"problem": "\xff"}')
     with pytest.raises(BadInput, match="not UTF-8 text"):
         read_problems(tmp_path / "p.jsonl")
+
+
+LINE = '{"problem": "1+1?", "answer": "2"}\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (gzip.compress(LINE.encode()), r"p\.jsonl is compressed by gzip; decompress it: gzip -dc .*p\.jsonl > NEW"),
+        (bz2.compress(LINE.encode()), r"compressed by bzip2; decompress it: bzip2 -dc"),
+        (LINE.encode("utf-16"), r"p\.jsonl is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 .*p\.jsonl > NEW"),
+        (LINE.encode("utf-16-be"), "UTF-16 text"),
+        (b"\r\n" + LINE.encode("utf-16-le"), "UTF-16 text"),
+        (b"PAR1\x15\x04", "a Parquet file; give it a name that ends with .parquet"),
+        (b"PK\x03\x04", "a zip archive; unpack it: unzip"),
+        (b"\xef\xbb\xbf[\n" + LINE.encode() + b"]", "a JSON array"),
+    ],
+)
+@pytest.mark.parametrize("command", ["grade", "data"])
+def test_file_in_another_form_is_named_with_the_remedy(command: str, data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(data)
+    with pytest.raises(BadInput, match=message) as caught:
+        grade_file(tmp_path / "p.jsonl") if command == "grade" else read_problems(tmp_path / "p.jsonl")
+    assert "\n" not in str(caught.value)
+
+
+def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf\r\n" + LINE.replace("\n", "\r\n").encode() * 2)
+    assert [p.answer for p in read_problems(tmp_path / "p.jsonl")] == ["2", "2"]
 
 
 def test_entry_that_is_no_json_is_drawn() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,32 +15,117 @@ from treeadv.errors import BadInput, one_line
 JsonObject: TypeAlias = dict[str, Any]  # an object of JSON values
 JsonMapping: TypeAlias = Mapping[str, Any]  # an object of JSON values that its reader does not change
 
+_TO_UTF8 = "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 {0} > NEW.jsonl"
+# The first bytes of files in other forms that users give as JSON Lines, and what to do with such a file.
+_OTHER_FORMS = {
+    b"\x1f\x8b": "compressed by gzip; decompress it: gzip -dc {0} > NEW.jsonl",
+    b"BZh": "compressed by bzip2; decompress it: bzip2 -dc {0} > NEW.jsonl",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it: zstd -dc {0} > NEW.jsonl",
+    b"PK\x03\x04": "a zip archive; unpack it: unzip {0}",
+    b"PAR1": "a Parquet file; give it a name that ends with .parquet",
+    b"\xff\xfe": _TO_UTF8,
+    b"\xfe\xff": _TO_UTF8,
+    b"{\0": _TO_UTF8,
+    b"\0{": _TO_UTF8,
+    b"[": "a JSON array; write each of its objects on its own line: jq -c '.[]' {0} > NEW.jsonl",
+}
+
+
+class RepeatedKey(ValueError):
+    """A JSON object has a key twice, so the value of the key is not known."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key[:60]!a} occurs twice in one object; remove one")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. Raises ValueError or RecursionError if it is not JSON, and `RepeatedKey`."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(key for key, _ in pairs)
+        raise RepeatedKey(next(key for key, n in times.items() if n > 1))
+    return found
+
+
+def check_file(path: Path, content: str) -> None:
+    """Raise `BadInput` unless `path` is a regular file. `content` says what the file should hold."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise BadInput(f"{path}: no such file of {content}") from e
+    except (OSError, ValueError) as e:  # no permission, a link to itself, a name that is too long or has a zero byte
+        raise BadInput(f"{path}: cannot be read ({one_line(e)})") from e
+    if stat.S_ISDIR(mode):
+        raise BadInput(f"{path}: is a folder; give a file of {content}")
+    if not stat.S_ISREG(mode):
+        raise BadInput(f"{path}: is a pipe or a device; give a regular file of {content}, because it is read twice")
+
 
 def read_json(path: Path) -> Any:
     """Return the value in a JSON file. Raises `BadInput` if the file cannot be read or is not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as e:
         raise BadInput(f"{path}: cannot be read ({e.strerror})") from e
+    except RepeatedKey as e:
+        raise BadInput(f"{path}: {e}") from e
     except (ValueError, RecursionError) as e:  # includes bytes that are not text, and integers over 4,300 digits
         raise BadInput(f"{path}: is not JSON ({reason(e)}); restore the file") from e
+
+
+def read_object(path: Path) -> JsonObject:
+    """Return the JSON object in a file. Raises `BadInput`."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: a JSON object is needed, found {type(value).__name__}; restore the file")
+    return value
 
 
 def read_jsonl(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
     """Yield (line number from 1, value) of each line that is not blank. The file may have a byte order mark and CRLF.
 
     `expected` describes a line in error messages. Raises `BadInput` with file and line for a line that is not UTF-8
-    or not JSON."""
-    with path.open("rb") as lines:
-        for n, raw in enumerate(lines, 1):
-            try:
-                line = raw.decode("utf-8-sig" if n == 1 else "utf-8").strip()
-                if line:
-                    yield n, json.loads(line)
-            except UnicodeDecodeError as e:
-                raise BadInput(f"{path}:{n}: not UTF-8 text ({e.reason} at byte {e.start} of the line)") from e
-            except (ValueError, RecursionError) as e:
-                raise BadInput(f"{path}:{n}: not JSON ({reason(e)}); a line is {expected}") from e
+    or not JSON, and for a file in another form."""
+    try:
+        with path.open("rb") as lines:
+            first = True
+            for n, raw in enumerate(lines, 1):
+                if first and raw.strip():
+                    _check_form(path, raw)
+                    first = False
+                if (line := _text(raw, f"{path}:{n}", n == 1)) != "":
+                    yield n, _value(line, f"{path}:{n}", expected)
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be read ({e.strerror})") from e
+
+
+def _check_form(path: Path, raw: bytes) -> None:
+    """Raise `BadInput` if the first bytes that are not blank are those of a file in another form."""
+    start = raw.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if form := next((form for head, form in _OTHER_FORMS.items() if start.startswith(head)), None):
+        raise BadInput(f"{path} is {form.format(shlex.quote(str(path)))}")
+
+
+def _text(raw: bytes, place: str, first: bool) -> str:
+    try:
+        return raw.decode("utf-8-sig" if first else "utf-8").strip()
+    except UnicodeDecodeError as e:
+        raise BadInput(
+            f"{place}: not UTF-8 text ({e.reason} at byte {e.start} of the line); convert the file with iconv"
+        ) from e
+
+
+def _value(line: str, place: str, expected: str) -> Any:
+    try:
+        return parse_json(line)
+    except RepeatedKey as e:
+        raise BadInput(f"{place}: {e}") from e
+    except (ValueError, RecursionError) as e:
+        raise BadInput(f"{place}: not JSON ({reason(e)}); a line is {expected}") from e
 
 
 def reason(error: Exception) -> str:

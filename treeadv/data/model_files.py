@@ -6,8 +6,9 @@ import json
 import struct
 from pathlib import Path
 
+from treeadv.data.tokenizer_file import check_tokenizer
 from treeadv.errors import BadInput
-from treeadv.jsonl import JsonObject, read_json
+from treeadv.jsonl import read_object
 
 _REMEDY = "copy or download the model again"
 _INDEX = "model.safetensors.index.json"
@@ -15,7 +16,8 @@ _INDEX = "model.safetensors.index.json"
 
 def check_folder(folder: Path) -> None:
     """Raise `BadInput` for a missing, damaged or incomplete file."""
-    if "model_type" not in read_object(folder / "config.json"):
+    config = read_object(folder / "config.json")
+    if "model_type" not in config:
         raise BadInput(f"{folder / 'config.json'}: names no model_type; give the folder of a language model")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -30,14 +32,7 @@ def check_folder(folder: Path) -> None:
     for path in files:
         _check_weights(path)
     stop_ids(folder)
-
-
-def read_object(path: Path) -> JsonObject:
-    """Return the JSON object in a file. Raises `BadInput`."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise BadInput(f"{path}: a JSON object is needed, found {type(value).__name__}; {_REMEDY}")
-    return value
+    check_tokenizer(folder, config)
 
 
 def stop_ids(folder: Path) -> frozenset[int]:

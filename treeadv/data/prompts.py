@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 from treeadv.data.model_check import model_config
 from treeadv.data.problems import Problem, Turn
+from treeadv.data.tokenizer_file import FILE, SETTINGS, check_tokenizer, vocabulary_size
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import read_object
 from treeadv.task_config import TaskConfig
 
 transformers_logging.set_verbosity_error()
@@ -30,6 +33,7 @@ class Prompter:
         have."""
         self._folder = model_dir
         self.tokenizer = load_tokenizer(model_dir)
+        self._size = vocabulary_size(read_object(Path(model_dir) / "config.json"))
         self._prompt = task.prompt if task else "{problem}"
         self._system = task.system if task else ""
         self._args = dict(task.template_args) if task else {}
@@ -38,25 +42,31 @@ class Prompter:
     def encode(self, problem: Problem) -> np.ndarray:
         """Return the token ids of the prompt, [P] int32. Raises `BadInput` if the chat template refuses the prompt."""
         turns = self._turns(problem)
-        if not self.tokenizer.chat_template:
-            if len(turns) > 1:
-                raise BadInput(
-                    f"{problem.id}: the tokenizer of {self._folder} has no chat template for {len(turns)} messages"
-                )
-            try:
-                return np.asarray(self.tokenizer(turns[0].content)["input_ids"], np.int32)
-            except TypeError as e:  # the text has half of a surrogate pair, which only task.prompt can contain
-                raise BadInput(f"{problem.id}: its prompt is no text for the tokenizer ({one_line(e)})") from e
-        messages = [{"role": t.role, "content": t.content} for t in turns]
-        try:
-            ids = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=True, **self._args
-            )["input_ids"]
-        except Exception as e:  # the template is code of the model and may raise anything
+        if not self.tokenizer.chat_template and len(turns) > 1:
             raise BadInput(
-                f"{problem.id}: the chat template of {self._folder} fails on its prompt: {one_line(e)}"
-            ) from e
+                f"{problem.id}: the tokenizer of {self._folder} has no chat template for {len(turns)} messages"
+            )
+        try:
+            ids = self._ids(turns)
+        except Exception as e:  # the template is code of the model and may raise anything, tokenizers even Exception
+            part = "chat template" if self.tokenizer.chat_template else "tokenizer"
+            raise BadInput(f"{problem.id}: the {part} of {self._folder} fails on its prompt: {one_line(e)}") from e
+        if self._size is not None and (wrong := next((i for i in ids if i >= self._size), None)) is not None:
+            raise BadInput(
+                f"{problem.id}: its prompt has the token id {wrong}, but the vocab_size of"
+                f" {Path(self._folder) / 'config.json'} is {self._size}; use the tokenizer of this model"
+            )
         return np.asarray(ids, np.int32)
+
+    def _ids(self, turns: Sequence[Turn]) -> Sequence[int]:
+        if not self.tokenizer.chat_template:
+            found: Sequence[int] = self.tokenizer(turns[0].content)["input_ids"]
+            return found
+        messages = [{"role": t.role, "content": t.content} for t in turns]
+        found = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True, **self._args
+        )["input_ids"]
+        return found
 
     def decode(self, tokens: np.ndarray) -> str:
         return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
@@ -111,12 +121,11 @@ _ENVIRONMENT = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontr
 
 def load_tokenizer(folder: str | Path) -> Any:  # transformers chooses the class
     """Return the tokenizer of a model folder. Raises `BadInput` for damaged files."""
+    check_tokenizer(Path(folder), read_object(Path(folder) / "config.json"))
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as e:  # transformers and tokenizers raise many types, even Exception
-        if (Path(folder) / "config.json").is_file():
-            model_config(folder)  # raises a more precise error for a damaged config.json
+        model_config(folder)  # raises a more precise error for a damaged config.json
         raise BadInput(
-            f"{folder}: its tokenizer cannot be loaded ({one_line(e)}); restore tokenizer.json and"
-            " tokenizer_config.json"
+            f"{folder}: its tokenizer cannot be loaded ({one_line(e)}); restore {', '.join((FILE, *SETTINGS))}"
         ) from e

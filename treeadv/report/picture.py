@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from treeadv.errors import BadInput, one_line
+from treeadv.data.tokenizer_file import FILE, open_tokenizer
+from treeadv.errors import BadInput
 from treeadv.forest import UNJUDGED, Finish, Forest, Verdict
 from treeadv.visible import visible
 
@@ -29,15 +30,9 @@ class Vocabulary:
     """A converter from token ids to text with the tokenizer.json of a model folder, without torch and transformers."""
 
     def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise BadInput(f"{path}: no such tokenizer; name the model that drew the tokens with --model DIR")
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as e:  # tokenizers raises no narrower type
-            raise BadInput(f"{path}: not a tokenizer ({one_line(e)})") from e
+        if not (folder / FILE).is_file():
+            raise BadInput(f"{folder / FILE}: no such tokenizer; name the model that drew the tokens with --model DIR")
+        self._tokenizer = open_tokenizer(folder)
 
     def pieces(self, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
         """Return the text that each of `tokens` adds after `before`, of which the last `CONTEXT` tokens are enough. If
