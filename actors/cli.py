@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from treeadv.cli.main import add_commands
 from treeadv.cli.parser import Commands, dispatch, new_parser
+from treeadv.command_line import FIELD
 from treeadv.errors import BadInput
 from treeadv.visible import visible
 
@@ -59,7 +60,7 @@ def _add_train(commands: Commands) -> None:
     )
     p.add_argument("--local", action="store_true", help="train in this process, without Ray, reproducibly")
     p.add_argument("--dry-run", action="store_true", help="with --config: show data, prompt and memory; start nothing")
-    p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set a field of the configuration")
+    p.add_argument("overrides", nargs="*", metavar=FIELD, help="set a field of the configuration")
     p.set_defaults(call=train)
 
 
@@ -213,12 +214,12 @@ def reproduce(args: argparse.Namespace) -> int:
 
 def _add_bench(commands: Commands) -> None:
     p = commands.add_parser("bench", help="run a benchmark, which prints one JSON object per line")
-    p.add_argument("name", choices=BENCHMARKS)
+    p.add_argument("benchmark", choices=BENCHMARKS)
     p.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
         metavar="...",
-        help="its arguments; see treeadv bench NAME --help",
+        help="its arguments; see treeadv bench BENCHMARK --help",
     )
     p.set_defaults(call=bench)
 
@@ -226,7 +227,7 @@ def _add_bench(commands: Commands) -> None:
 def bench(args: argparse.Namespace) -> int:
     from importlib import import_module
 
-    import_module(f"actors.benchmarks.{args.name}").main(args.arguments)
+    import_module(f"actors.benchmarks.{args.benchmark}").main(args.arguments)
     return 0
 
 

@@ -9,14 +9,15 @@ JSON object a disagreement, then one with the counts.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.errors import BadInput
 from treeadv.jsonl import read_jsonl
 
@@ -58,11 +59,12 @@ def graded(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
                 yield file.stem, problem["id"], problem["gold"], answer["text"], answer["verdict"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = tool_parser("python -m benchmarks.agreement", __doc__)
     parser.add_argument("paths", nargs="+", type=Path)
+    paths = parser.parse_args(argv).paths
     grader, counts = independent_grader(), Counter[str]()
-    for name, number, gold, text, verdict in (row for path in parser.parse_args().paths for row in graded(path)):
+    for name, number, gold, text, verdict in (row for path in paths for row in graded(path)):
         ours, theirs = verdict == "verified", correct(grader, text, gold)
         counts[f"ours {ours}, theirs {theirs}"] += 1
         if ours != theirs:
@@ -72,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -4,18 +4,19 @@ over several rounds. The shape is that of SmolLM2-135M (9 query heads and 3 key 
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.learning import attention
 
 
-def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    p = tool_parser("python -m benchmarks.attention", __doc__)
     p.add_argument("--rows", type=int, nargs="+", default=[64, 128, 512])
     p.add_argument("--prompt", type=int, default=48)
     p.add_argument("--rounds", type=int, default=15)
@@ -46,6 +47,4 @@ def _least(run: Callable[[], None], rounds: int) -> float:
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    sys.exit(run_command(main))

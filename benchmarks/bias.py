@@ -16,11 +16,11 @@ the estimate g of a forest, as in training at ratio 1. It prints one JSON object
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from rich.progress import Progress
 
 from benchmarks.tabular import LEAVES, STEPS, World, grow, lengths, lose, states_of
 from benchmarks.tabular_search import grow_by_search
+from treeadv.command_line import run_command, tool_parser
 from treeadv.config import SamplingConfig
 from treeadv.forest import Forest
 from treeadv.learning.objective import Objective, evaluate, scales
@@ -225,10 +226,8 @@ def _chunk(world: int, number: int, forests: int, seed: list[int]) -> Sums:
     return draw(World.random(world, stops=case.truncated is not None), case, forests, np.random.default_rng(seed))
 
 
-def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    p = tool_parser("python -m benchmarks.bias", __doc__)
     p.add_argument("--forests", type=int, default=10_000, help=f"of each case, a multiple of {CHUNK}")
     p.add_argument("--world", type=int, default=0, help="seed of policy and rewards")
     p.add_argument("--seed", type=int, default=0)
@@ -253,6 +252,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    sys.exit(run_command(main))

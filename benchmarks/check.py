@@ -8,15 +8,16 @@ share of the baseline. The exit code is the number of failed checks.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.errors import BadInput
 
 BASELINES = Path(__file__).with_name("baselines.json")
@@ -79,10 +80,8 @@ def measure(check: Check) -> float:
     return check.value([json.loads(x) for x in done.stdout.splitlines() if x.startswith("{")])
 
 
-def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.check", description=__doc__.splitlines()[0].split(": ", 1)[1]
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    p = tool_parser("python -m benchmarks.check", __doc__.splitlines()[0].split(": ", 1)[1])
     p.add_argument("names", nargs="*", metavar="NAME", help="only the checks whose name contains one of these texts")
     args = p.parse_args(argv)
     checks = [c for c in load_checks() if not args.names or any(n in c.name for n in args.names)]
@@ -99,7 +98,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BadInput as e:
-        sys.exit(f"benchmarks.check: {e}")
+    sys.exit(run_command(main))

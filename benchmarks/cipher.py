@@ -9,14 +9,16 @@ letter repairs an error. DIR gets `model`, `train.jsonl`, `development.jsonl` an
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_lowercase
 
 import numpy as np
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.data.model_folder import creating_folder
 from treeadv.disk import replace_file
 from treeadv.local.warmup import END, IGNORED, PAD, Digits, Pretraining, character_tokenizer, pretrain
@@ -82,13 +84,11 @@ def make(home: Path, sizes: Pretraining = SIZES) -> None:
         replace_file(home / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.cipher", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    p = tool_parser("python -m benchmarks.cipher", __doc__)
     p.add_argument("home", type=Path, metavar="DIR")
     make(p.parse_args(argv).home)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

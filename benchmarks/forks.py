@@ -19,10 +19,11 @@ The last line has the means over prefixes at random, where a random rule forks.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from treeadv import config as configuration
+from treeadv.command_line import run_command, tool_parser
 from treeadv.config import Config
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
@@ -126,10 +128,8 @@ def row(name: str, share: float, figures: np.ndarray, weight: np.ndarray) -> dic
             "distinct": round(mean[2], 3)}  # fmt: skip
 
 
-def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.forks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    p = tool_parser("python -m benchmarks.forks", __doc__)
     p.add_argument("--models", type=Path, default=Path("models"), help="folder of pretrained models (default models)")
     p.add_argument("--prompts", type=int, default=60)
     p.add_argument("--places", type=int, default=30, help="prefixes for each bin of entropy (default 30)")
@@ -156,6 +156,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    sys.exit(run_command(main))

@@ -22,10 +22,11 @@ for the Python of that machine, copy the folder to it and put the folder on the 
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
 from actors.benchmarks.synthetic import flattened, synthetic_forest
+from treeadv.command_line import run_command, tool_parser
 from treeadv.config import parse
 from treeadv.forest import Finish, Forest, Verdict
 from treeadv.learning import packing
@@ -43,10 +45,8 @@ from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 
 
-def main(argv: list[str]) -> int:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    p = tool_parser("python -m benchmarks.gpu", __doc__)
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     p.add_argument("--tokens", type=int, help="tokens of the timed forest (default 32768; 256 on cpu)")
     p.add_argument("--rounds", type=int, default=3)
@@ -223,6 +223,4 @@ def _draw(model: Any, path: torch.Tensor, count: int) -> tuple[torch.Tensor, np.
 
 
 if __name__ == "__main__":
-    import sys
-
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(main))

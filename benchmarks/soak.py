@@ -6,7 +6,6 @@ must give the same loss, and what the run holds must stay flat. Prints progress,
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -14,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
@@ -23,6 +22,7 @@ import psutil
 from tests import tiny
 from tests.injection import DRAWING, SERVICES, Run
 from tests.running import ROLES, end_all, steps, wait_for
+from treeadv.command_line import run_command, tool_parser
 from treeadv.replay.audit import audit
 from treeadv.replay.history import read_history
 from treeadv.storage.run_folder import RunFolder
@@ -136,14 +136,14 @@ class Faults:
         return time.monotonic() - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = tool_parser("python -m benchmarks.soak", __doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=15.0, metavar="SECONDS", help="mean time from a step to a fault")
     parser.add_argument("--memory", type=float, default=0.6, metavar="SHARE", help="of the machine, for Ray's monitor")
     parser.add_argument("--kinds", default="", metavar="TEXT", help="only the kinds of faults whose names contain TEXT")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         ray = {
@@ -268,4 +268,4 @@ def mean(samples: list[dict[str, float]], key: str, quarter: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -11,13 +11,14 @@ the runs, with the figures of `treeadv.study.forests` and two figures on the bia
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.learning.advantage import advantages, path_sum, values
@@ -51,11 +52,8 @@ def bias_figures(forests: Iterable[Forest]) -> dict[str, float | None]:
     return {"prefix_reward": float(np.corrcoef(likely, good)[0, 1]), "own_leaves": apart / size}
 
 
-def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.study_forests", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+def main(argv: Sequence[str] | None = None) -> None:
+    p = tool_parser("python -m benchmarks.study_forests", __doc__)
     p.add_argument("dir", type=Path, metavar="DIR", help="folder of a study")
     args = p.parse_args(argv)
     if not (args.dir / "study.yaml").is_file():
@@ -74,6 +72,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    sys.exit(run_command(main))

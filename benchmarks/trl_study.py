@@ -8,12 +8,13 @@ DIR/trl/comparison.json has the figures of both, and the comparison paired by se
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import math
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.config import Config
 from treeadv.data.problems import Problem
 from treeadv.data.prompts import load_tokenizer
@@ -146,8 +148,8 @@ def table(study: Study, home: Path, row: str, theirs: dict[int, dict[str, Any]])
     }  # fmt: skip
 
 
-def main(argv: list[str] | None = None) -> None:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.trl_study", description=__doc__.split(":")[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    p = tool_parser("python -m benchmarks.trl_study", __doc__.split(":")[0])
     p.add_argument("dir", type=Path, metavar="DIR", help="folder of a finished study (treeadv study run)")
     p.add_argument("--row", default="grpo", help="row of the study that TRL repeats (default grpo)")
     args = p.parse_args(argv)
@@ -167,4 +169,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

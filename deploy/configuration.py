@@ -5,11 +5,14 @@ python -m deploy.configuration      # `make generate` runs it, and a test compar
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.config import Config
 from treeadv.engines.registry import ENGINES
 from treeadv.learning.correction import CORRECTIONS
@@ -115,5 +118,10 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("{", "\\{")
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> None:
+    tool_parser("python -m deploy.configuration", __doc__).parse_args(argv)
     PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -13,9 +13,11 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.disk import replacing
 
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "tools"
@@ -83,5 +85,10 @@ def _install(tool: Tool, content: bytes, folder: Path) -> None:
         scratch.chmod(0o755)
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> None:
+    tool_parser("python -m deploy.gethelm", __doc__).parse_args(argv)
     print(fetch())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -9,7 +9,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from treeadv.command_line import run_command, tool_parser
 
 SOURCE = Path(__file__).resolve().parent / "checks"
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "checks"
@@ -37,9 +40,15 @@ def write_readme(folder: Path, values: Path, readme: Path) -> None:
     subprocess.run([program, "-v", values, "-r", readme], check=True, stdout=subprocess.DEVNULL, timeout=60)
 
 
-if __name__ == "__main__":
-    prepared = prepare()
-    if "--readme" in sys.argv[1:]:
+def main(argv: Sequence[str] | None = None) -> None:
+    p = tool_parser("python -m deploy.getnode", __doc__)
+    p.add_argument("--readme", action="store_true", help="write the table of values into helm/treeadv/README.md")
+    readme, prepared = p.parse_args(argv).readme, prepare()
+    if readme:
         chart = SOURCE.parents[1] / "helm" / "treeadv"
         write_readme(prepared, chart / "values.yaml", chart / "README.md")
     print(prepared)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -9,9 +9,12 @@ template of the chart checks it (templates/_recipe.tpl). Run this module after e
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.config import Config
 from treeadv.engines.registry import ENGINES
 from treeadv.extensions import PATTERN
@@ -158,10 +161,11 @@ def _bare(part: Any, names: bool = False) -> Any:
     return {k: _bare(v, not names and k in ("properties", "$defs")) for k, v in part.items() if k not in drop}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    tool_parser("python -m deploy.schema", __doc__).parse_args(argv)
     SCHEMA.write_text(generated(SCHEMA.read_text()))
     RECIPE.write_text(recipe())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -5,6 +5,8 @@ python -m monitoring.dashboards     # `make generate` runs it, and a test compar
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from grafana_foundation_sdk.models.dashboard import GridPos, VariableRefresh
 
 from monitoring.events import EVENTS, Annotation, links
 from monitoring.panels import SOURCE, Panel, gauge, panel, quantiles, rate, ratio
+from treeadv.command_line import run_command, tool_parser
 from treeadv.replay.ledger import UNITS
 
 PROGRESS = ("treeadv_policy_version", "treeadv_run_steps")
@@ -198,10 +201,11 @@ def rendered(board: Board) -> str:
     return JSONEncoder(sort_keys=True, indent=1).encode(build.build()) + "\n"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    tool_parser("python -m monitoring.dashboards", __doc__).parse_args(argv)
     for board in BOARDS:
         (FOLDER / f"{board.name}.json").write_text(rendered(board))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

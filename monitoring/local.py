@@ -5,14 +5,15 @@ python -m monitoring.local [runs/name ...] [--port 9090]       # default: the ne
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.errors import BadInput
 
 FOLDER = Path(__file__).resolve().parent
@@ -63,16 +64,13 @@ def command(runs: list[Path], port: int) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = tool_parser("python -m monitoring.local", __doc__)
     parser.add_argument("runs", type=Path, nargs="*", help="folders of runs (default: the newest of runs/)")
     parser.add_argument("--port", type=int, default=9090)
-    args = parser.parse_args()
-    try:
-        runs = args.runs or [newest(Path("runs"))]
-        line = command(runs, args.port)
-    except BadInput as fault:
-        sys.exit(f"monitoring: {fault}")
+    args = parser.parse_args(argv)
+    runs = args.runs or [newest(Path("runs"))]
+    line = command(runs, args.port)
     print(f"watching {', '.join(map(str, runs))}")
     pages = "graphs /graph, alerts /alerts, targets /targets"
     print(f"Prometheus on http://127.0.0.1:{args.port} ({pages}); Ctrl-C ends it", flush=True)
@@ -80,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

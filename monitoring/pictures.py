@@ -5,12 +5,13 @@ python -m monitoring.pictures http://127.0.0.1:9090 docs/pictures --minutes 10
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
+import sys
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 
 from monitoring.dashboards import BOARDS, Board
 from monitoring.panels import Panel
+from treeadv.command_line import run_command, tool_parser
 
 COLUMNS = 4
 WINDOW = "1m"  # replaces Grafana's $__rate_interval
@@ -79,15 +81,15 @@ def write(address: str, folder: Path, start: float, end: float) -> None:
         draw(board, address, start, end).savefig(folder / f"{board.name}.png", dpi=70)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = tool_parser("python -m monitoring.pictures", __doc__)
     parser.add_argument("address", help="URL of Prometheus")
     parser.add_argument("folder", type=Path, help="folder for the PNG files")
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the time range, which ends now")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     now = time.time()
     write(args.address, args.folder, now - 60 * args.minutes, now)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -5,8 +5,11 @@ python -m monitoring.reference      # `make generate` runs it, and a test compar
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.metrics import TABLE, Metric
 from treeadv.storage.record_fields import FIELDS
 
@@ -54,5 +57,10 @@ def _row(m: Metric) -> str:
     return f"| `{m.name}` | {m.kind} | {m.measures} | {', '.join(m.labels)} | {m.help}.{buckets} |"
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> None:
+    tool_parser("python -m monitoring.reference", __doc__).parse_args(argv)
     PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -26,6 +26,7 @@ LAYERS = (
     ("treeadv.presets", "treeadv.rewards"),
     ("treeadv.sections", "treeadv.task_config", "treeadv.wire"),
     ("treeadv.config",),
+    ("treeadv.command_line",),
     ("treeadv.data", "treeadv.storage"),
     ("treeadv.engines",),
     ("treeadv.sampling", "treeadv.learning"),

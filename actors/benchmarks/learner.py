@@ -24,6 +24,7 @@ import torch
 
 from actors.benchmarks import trl_reference
 from actors.benchmarks.synthetic import flattened, synthetic_forest
+from treeadv.command_line import tool_parser
 from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.forest import Forest
@@ -32,9 +33,7 @@ from treeadv.learning.trainer import Trainer
 
 
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="treeadv bench learner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = tool_parser("treeadv bench learner", __doc__)
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--model", default=models.SMOLLM2, help="Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
@@ -164,9 +163,3 @@ def _peak_memory() -> Iterator[list[float]]:
 def _resident() -> float:
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])

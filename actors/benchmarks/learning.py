@@ -3,12 +3,13 @@ fifth of the steps."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from treeadv.command_line import tool_parser
 
 KEYS = (
     "elapsed_s",
@@ -22,7 +23,7 @@ KEYS = (
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="treeadv bench learning", description=__doc__)
+    parser = tool_parser("treeadv bench learning", __doc__)
     parser.add_argument("--config", type=Path, default=Path("deploy/recipes/laptop.yaml"), metavar="RECIPE.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")

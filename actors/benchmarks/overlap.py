@@ -26,6 +26,7 @@ from pathlib import Path
 
 from actors.benchmarks.lines import print_figures
 from actors.benchmarks.overlap_roles import ROLES, Role
+from treeadv.command_line import tool_parser
 from treeadv.data import model_folder as models
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
@@ -34,9 +35,7 @@ WORK = ("log_probs", "forward_backward", "optimizer")  # phases of a step in whi
 
 
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="treeadv bench overlap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = tool_parser("treeadv bench overlap", __doc__)
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--config", default="deploy/recipes/laptop.yaml", metavar="RECIPE")
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")

@@ -33,14 +33,14 @@ from ray.util.queue import Queue
 from actors.driver.handles import actor_class
 from actors.replay_queue import ReplayQueue
 from treeadv import wire
+from treeadv.command_line import tool_parser
 from treeadv.config import QueueConfig, parse
 from treeadv.forest import Forest, Verdict
 from treeadv.replay.store import ReplayStore
 
 
 def main(argv: list[str]) -> None:
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(prog="treeadv bench queue", description=__doc__, formatter_class=form)
+    p = tool_parser("treeadv bench queue", __doc__)
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--forests", type=int, default=256)
     p.add_argument("--leaves", type=int, default=16)

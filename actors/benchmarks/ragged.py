@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, StoppingCriteria
 
 from actors.benchmarks.lines import print_figures
 from actors.benchmarks.rollout import ModelTime
+from treeadv.command_line import tool_parser
 from treeadv.data import model_folder as models
 from treeadv.engines.base import Params
 from treeadv.engines.embedded import EmbeddedEngine
@@ -35,9 +36,7 @@ TEMPERATURE = 0.7
 
 
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="treeadv bench ragged", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = tool_parser("treeadv bench ragged", __doc__)
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")

@@ -38,6 +38,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load_file
 
 from actors.benchmarks.lines import print_figures
+from treeadv.command_line import tool_parser
 from treeadv.config import Config, SamplingConfig, parse
 from treeadv.data import model_folder as models
 from treeadv.data.problems import Problem
@@ -59,9 +60,7 @@ FAMILIES = [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 4, "m
 
 
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="treeadv bench rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = tool_parser("treeadv bench rollout", __doc__)
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--engine", choices=("embedded", "sglang"), default="embedded")
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")

@@ -20,7 +20,7 @@ import math_verify
 import numpy as np
 import reasoning_gym
 
-from treeadv.cli.parser import positive
+from treeadv.command_line import positive, tool_parser
 from treeadv.data.tasks import file_problems
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Judgement
@@ -43,9 +43,7 @@ TEXT = "Let me think about this step by step. First I write down what is given, 
 
 
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(
-        prog="treeadv bench verifier", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = tool_parser("treeadv bench verifier", __doc__)
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--data", type=Path, help="JSONL with the field answer; by default answers are generated")
     p.add_argument("--answers", type=positive, default=1000, help="responses for each mix")
@@ -202,9 +200,3 @@ def _cpu_seconds() -> float:
     children = [c for f in Path("/proc/self/task").glob("*/children") for c in f.read_text().split()]
     ticks = sum(int(t) for c in children for t in Path(f"/proc/{c}/stat").read_text().rsplit(")", 1)[1].split()[11:13])
     return time.process_time() + ended.ru_utime + ended.ru_stime + ticks / 100
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])

@@ -15,8 +15,9 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import psutil
 import ray
@@ -24,6 +25,7 @@ from ray._private.state import actors
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 
 from actors.driver.gcs import gcs
+from treeadv.command_line import run_command, tool_parser
 
 POLL_SECONDS = 1.0
 
@@ -75,13 +77,13 @@ def interrupt(processes: list[psutil.Process], seconds: float) -> list[psutil.Pr
 
 
 def parse_arguments(line: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser("python -m actors.driver.drain", __doc__)
     parser.add_argument("what", choices=["node", "driver"])
     parser.add_argument("--seconds", type=float, required=True, help="time until the pod is killed")
     return parser.parse_args(line)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments()
     if args.what == "driver":
         left = interrupt(find_drivers(psutil.process_iter()), args.seconds)
@@ -94,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

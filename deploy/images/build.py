@@ -14,7 +14,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from treeadv.command_line import run_command, tool_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = ROOT / "build" / "image"
@@ -78,5 +81,11 @@ def run(
         return subprocess.run(line, capture_output=True, text=True, timeout=timeout)
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    p = tool_parser("python -m deploy.images.build", __doc__)
+    p.add_argument("variant", nargs="?", choices=("cpu", "sglang-cpu", "cuda"), default="cpu")
+    build(p.parse_args(argv).variant)
+
+
 if __name__ == "__main__":
-    build(*sys.argv[1:])
+    sys.exit(run_command(main))

@@ -9,8 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treeadv.cli.parser import Commands, add_command, positive
+from treeadv.cli.parser import Commands, add_command
 from treeadv.cli.rollouts import add_model_arguments, configure
+from treeadv.command_line import positive
 from treeadv.errors import BadInput
 
 if TYPE_CHECKING:

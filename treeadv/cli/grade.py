@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from treeadv.cli.files import replaced
-from treeadv.cli.parser import Commands, add_command, positive
+from treeadv.cli.parser import Commands, add_command
+from treeadv.command_line import positive
 from treeadv.errors import BadInput, RunFailed
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeadv.cli.files import check_target, replaced
-from treeadv.cli.parser import Commands, Parser, add_command, positive
+from treeadv.cli.parser import Commands, add_command
+from treeadv.command_line import FIELD, Parser, positive
 from treeadv.errors import BadInput
 from treeadv.visible import visible
 
@@ -33,7 +34,7 @@ def add_model_arguments(p: Parser, data: str) -> None:
     p.add_argument("--data", type=Path, required=True, metavar="FILE", help=data)
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N problems of a file")
     p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="take prompt, sampling and engine from a recipe")
-    p.add_argument("overrides", nargs="*", metavar="section.key=value", help="set any field of the configuration")
+    p.add_argument("overrides", nargs="*", metavar=FIELD, help="set any field of the configuration")
 
 
 def generate(args: argparse.Namespace) -> int:

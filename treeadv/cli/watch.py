@@ -6,7 +6,8 @@ import argparse
 import time
 from pathlib import Path
 
-from treeadv.cli.parser import Commands, add_command, positive
+from treeadv.cli.parser import Commands, add_command
+from treeadv.command_line import positive
 
 
 def add(commands: Commands) -> None:

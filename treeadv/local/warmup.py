@@ -6,8 +6,8 @@ of the configuration names the folder of a model, so each model is created once.
 
 from __future__ import annotations
 
-import argparse
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from treeadv.command_line import run_command, tool_parser
 from treeadv.data.model_folder import creating_folder
 from treeadv.data.operator_tables import CHARACTERS, OPERATORS, Digits, Tables
 from treeadv.section import Positive, PositiveFloat, Section, Share
@@ -144,9 +145,9 @@ def character_tokenizer(vocabulary: Sequence[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Create one pretrained model and print its folder."""
-    p = argparse.ArgumentParser(prog="python -m treeadv.local.warmup", description=main.__doc__)
+    p = tool_parser("python -m treeadv.local.warmup", main.__doc__)
     p.add_argument("--cache", type=Path, default=Path("models"), help="folder of pretrained models (default models)")
     p.add_argument("--operations", type=int, default=5)
     p.add_argument("--hard", type=float, default=0.3)
@@ -163,4 +164,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -1,0 +1,197 @@
+"""Tests that every command of the project answers a mistyped option, command or choice with one line.
+
+The tests find the commands: those of the parser of `treeadv`, the benchmarks, and each module that runs as `python -m`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+import actors.cli
+from treeadv.cli.parser import new_parser
+from treeadv.command_line import FIELD, Parser, nearest, run_command, tool_parser
+from treeadv.errors import BadInput
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("treeadv", "actors", "benchmarks", "monitoring", "deploy")
+# Processes that other code of the project starts. Their arguments are no interface of a user.
+PROCESSES = {"treeadv.rewards.sandbox.worker", "treeadv.engines.sglang.launch", "actors.benchmarks.overlap_roles"}
+COMMANDS = {"treeadv.cli.main", "actors.cli"}  # the parser of `treeadv` itself
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield a parser and the parsers of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from commands(inner)
+
+
+def treeadv() -> Parser:
+    parser, added = new_parser()
+    actors.cli.add_all(added)
+    return parser
+
+
+def modules() -> set[str]:
+    """Return every module of the project that can be run."""
+    files = [f for package in PACKAGES for f in (ROOT / package).rglob("*.py")]
+    runnable = [f for f in files if 'if __name__ == "__main__"' in f.read_text()]
+    return {".".join(f.relative_to(ROOT).with_suffix("").parts) for f in runnable}
+
+
+TOOLS = sorted(modules() - PROCESSES - COMMANDS) + [f"bench {name}" for name in actors.cli.BENCHMARKS]
+WORDS = {p.prog.removeprefix("treeadv").strip(): p for p in commands(treeadv())}
+
+
+def start(tool: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a tool in this process. The tests below end each of them when it reads its arguments."""
+    if tool.startswith("bench "):
+        importlib.import_module(f"actors.benchmarks.{tool.removeprefix('bench ')}").main(list(arguments))
+    else:
+        monkeypatch.setattr(sys, "argv", [tool, *arguments])
+        runpy.run_module(tool, run_name="__main__")
+
+
+class Reached(Exception):
+    """A tool has reached the point at which it reads its arguments."""
+
+
+def parser_of(tool: str, monkeypatch: pytest.MonkeyPatch) -> Parser:
+    found: list[Parser] = []
+
+    def parse_args(self: Parser, *_: object) -> NoReturn:
+        found.append(self)
+        raise Reached
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Parser, "parse_args", parse_args)
+        with pytest.raises(Reached):
+            start(tool, [], patched)
+    return found[0]
+
+
+def mistyped(word: str) -> str:
+    """Return a word with two letters of its middle exchanged."""
+    at = next(i for i in range(len(word) // 2, -1, -1) if word[i] != word[i + 1] and "-" not in word[i : i + 2])
+    return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+
+
+def refusal(call: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the line that a command prints when it refuses its arguments."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        call()
+    shown = capsys.readouterr()
+    assert end.value.code == 2 and shown.out == ""
+    (line,) = shown.err.splitlines()
+    return line
+
+
+def check_options(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that each option of a parser is suggested for its misspelling."""
+    for option in (o for o in parser._option_string_actions if o.startswith("--")):
+        wrong = mistyped(option)
+        line = refusal(lambda: parser.parse_args([wrong]), capsys)  # noqa: B023 - called here
+        assert line == f"treeadv: error: unknown option {wrong}, did you mean {option}? (see {parser.prog} --help)"
+    line = refusal(lambda: parser.parse_args(["--qqqq"]), capsys)
+    assert line == f"treeadv: error: unknown option --qqqq (see {parser.prog} --help)"
+
+
+def check_choices(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that each choice of a parser is suggested for its misspelling: commands, positional arguments, options."""
+    for action in (a for a in parser._actions if a.choices):
+        for choice in map(str, action.choices or ()):
+            wrong = mistyped(choice)
+            line = refusal(lambda: parser.parse_args([*action.option_strings[:1], wrong]), capsys)  # noqa: B023
+            assert wrong in line and f", did you mean {choice}? (see {parser.prog} --help)" in line
+        line = refusal(lambda: parser.parse_args([*action.option_strings[:1], "qqqq"]), capsys)  # noqa: B023
+        assert "qqqq; choose from " in line and all(str(c) in line for c in action.choices or ())
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_command_suggests_options_and_choices(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check_options(WORDS[words], capsys)
+    check_choices(WORDS[words], capsys)
+
+
+@pytest.mark.parametrize("words", [w for w in WORDS if w])
+def test_command_is_named_though_it_lacks_arguments(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the check of the options, argparse would only report the missing arguments, or name `treeadv`."""
+    line = refusal(lambda: actors.cli.main([*words.split(), "--hlep"]), capsys)
+    assert line == f"treeadv: error: unknown option --hlep, did you mean --help? (see treeadv {words} --help)"
+
+
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules after import of package:RuntimeWarning")
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tool_suggests_options_and_choices(tool: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    parser = parser_of(tool, monkeypatch)
+    assert parser.prog == (f"treeadv {tool}" if tool.startswith("bench ") else f"python -m {tool}")
+    check_options(parser, capsys)
+    check_choices(parser, capsys)
+    line = refusal(lambda: start(tool, ["--hlep"], monkeypatch), capsys)
+    assert line == f"treeadv: error: unknown option --hlep, did you mean --help? (see {parser.prog} --help)"
+
+
+def test_processes_and_commands_are_modules_of_the_project() -> None:
+    assert modules() >= PROCESSES | COMMANDS
+    assert len(WORDS) > 15 and len(TOOLS) > 20
+
+
+def fields() -> Parser:
+    """Return a parser with an option, a value that may be negative, and fields of the configuration."""
+    parser = tool_parser("python -m tool", None)
+    parser.add_argument("--shift", type=float)
+    parser.add_argument("--resume")
+    parser.add_argument("overrides", nargs="*", metavar=FIELD)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "5"], "unknown option --steps; fields are set without dashes: run.steps=5"),
+        (["--steps"], "unknown option --steps; fields are set without dashes: run.steps=VALUE"),
+        (["--preset=grpo"], "fields are set without dashes: learner.preset=grpo"),  # though --resume is similar
+        (["--shfit", "-1"], "unknown option --shfit, did you mean --shift?"),
+        (["-x"], "unknown option -x"),
+        (["a=1", "--resume", "x", "b=2"], f"unexpected argument b=2; write every {FIELD} at one place"),
+    ],
+)
+def test_wrong_option_may_mean_a_field(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refusal(lambda: fields().parse_args(words), capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--shift", "-1.5"], -1.5),
+        (["--shift=-1.5"], -1.5),
+        (["--sh", "2"], 2.0),
+        (["--", "--shift"], None),
+    ],
+)
+def test_right_arguments_are_not_refused(words: list[str], expected: float | None) -> None:
+    assert fields().parse_args(words).shift == expected
+
+
+def test_nearest_ignores_case_and_dashes() -> None:
+    assert nearest("--Dry-Rnu", ["--dry-run", "--local"]) == ", did you mean --dry-run?"
+    assert nearest("NMAE", ["queue", "learner"]) == ""
+
+
+def test_bad_input_of_a_tool_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise ExceptionGroup("many", [ExceptionGroup("inner", [BadInput("x: is bad")])])
+
+    assert run_command(fails) == 2
+    assert capsys.readouterr().err == "treeadv: error: x: is bad\n"
