@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,16 +53,14 @@ def run(*argv: object) -> int:
 
 
 # ---- start ---------------------------------------------------------------------------------------
-def test_help_is_fast_and_loads_no_heavy_library() -> None:
+def test_help_loads_no_heavy_library() -> None:
     code = (
         "import sys; from treeadv.cli.main import main\n"
         "heavy = {'torch', 'transformers', 'ray', 'pyarrow', 'pydantic', 'rich'}\n"
         "try: main(['--help'])\n"
         "except SystemExit: print(sorted(heavy & set(sys.modules)))"
     )
-    began = time.monotonic()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert time.monotonic() - began < 2.0  # the command takes a tenth of a second on a quiet machine
     assert out.splitlines()[-1] == "[]"
     for command in ("generate", "grade", "show", "eval", "audit", "report"):
         assert f"    {command} " in out
