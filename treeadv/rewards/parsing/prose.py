@@ -34,8 +34,8 @@ _DOUBT = re.compile(  # words before a value that negate or bound the value
 )
 _JOINED = re.compile(r"\d\S*\s+(?:and|or|to)\s+$", re.IGNORECASE)  # the value is the second of two
 _BOUND = re.compile(  # a sign, an open bracket or a letter that belongs to the following value
-    r"(?:\\(?!approx|sim|quad|qquad|therefore|implies|Rightarrow|to\b)[A-Za-z]+\s*|(?<![<>])[<>]=?\s*|!=\s*|[|^\d]\s*"
-    r"|[\[(][^\])\n]{0,20},\s*|(?<![A-Za-z])[A-Za-z]|(?<!-)-|(?:=|:|\bis)\s*-\s)$"
+    r"(?:\\(?!approx|sim|quad|qquad|therefore|implies|Rightarrow|to\b)[A-Za-z]+\s*|(?<![<>])[<>]=?\s*|!=\s*|[|^]\s*"
+    r"|\d[^\S\n]*|[\[(][^\])\n]{0,20},\s*|(?<![A-Za-z])[A-Za-z]|(?<!-)-|(?:=|:|\bis)\s*-\s)\Z"
 )
 _PART = re.compile(  # the value is a part of another, or the first of two
     r"\s+(?:out\s+)?of\s+(?:[\d$\\(]|[a-z]\b)|\s+base\b|,?\s+(?:or|and)\s+(?:maybe\s+|perhaps\s+|possibly\s+)?\d"
