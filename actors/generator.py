@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
@@ -16,6 +18,7 @@ from treeadv.data.tickets import Ticket
 from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats, Weights
 from treeadv.engines.metered import Metered
 from treeadv.engines.registry import start_engine
+from treeadv.errors import one_line
 from treeadv.evaluation.sets import held_out
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
@@ -25,8 +28,27 @@ from treeadv.wire import to_batch
 _NOT_STARTED = "a generator has to start before it can serve"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedForest:
+    """A forest that could not be grown. `engine_gone` is the reason why the engine can grow no more forests, or ""."""
+
+    forest_id: str
+    cause: str
+    engine_gone: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedForests:
+    """The forests that a generator has grown, in the order of their batch, and those that failed. `free` is the number
+    of branches that the engine has room for (`EngineStats.free`)."""
+
+    forest_ids: tuple[str, ...]
+    failed: tuple[FailedForest, ...]
+    free: int
+
+
 class Generator(Heartbeat):
-    """A Ray actor with asyncio methods. `start` must be called before `grow` and `update_weights`."""
+    """A Ray actor with asyncio methods. `start` must be called before the other methods."""
 
     def __init__(self, config: Config, index: int, port: int) -> None:
         self._config, self._index = config, index
@@ -35,6 +57,10 @@ class Generator(Heartbeat):
         self._exporter = Exporter("generator", refresh=self._count_engine)
         self._address = self._exporter.serve(config.metrics.host, port)
         self._counted = EngineStats()
+        self._growing: set[asyncio.Task[None]] = set()
+        self._ended: list[Forest] = []  # forests that `finished` has not returned yet
+        self._failed: list[FailedForest] = []
+        self._some_ended = asyncio.Event()
         self._engine: Engine | None = None
         self._grower: Grower | None = None
         self._answerer: Grower | None = None  # for held-out problems
@@ -53,26 +79,36 @@ class Generator(Heartbeat):
         self._exporter.set("treeadv_generator_policy_version", self.engine.version)
         return self._address
 
-    @ray.method(num_returns=2)
-    async def grow(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
-        """Grow the forest of a ticket.
-
-        Returns a record batch of one row, and the number of branches that the engine has room for (`EngineStats.free`).
-
-        Ray makes two objects of the result: the caller waits for the number and passes on a reference to the batch."""
-        started = time.perf_counter()
-        self._tau = ticket.tau
+    @ray.method
+    async def grow(self, tickets: list[Ticket]) -> None:
+        """Start to grow the forests of tickets. `finished` returns them."""
         if self._grower is None:
             raise RuntimeError(_NOT_STARTED)
-        forest = await self._drawn(self._grower, ticket)
-        self._count(forest, time.perf_counter() - started)
-        return to_batch([forest]), self.engine.stats().free
+        for ticket in tickets:
+            task = asyncio.create_task(self._grow(self._grower, ticket))
+            self._growing.add(task)
+            task.add_done_callback(self._growing.discard)
+
+    @ray.method(num_returns=2)
+    async def finished(self) -> tuple[pa.RecordBatch | None, EndedForests]:
+        """Wait until a forest ends. Return all forests that have ended since the last call, as a record batch (None if
+        all of them failed) and a report.
+
+        Ray makes two objects of the result: the caller waits for the report and passes on a reference to the batch."""
+        await self._some_ended.wait()
+        self._some_ended.clear()
+        forests, self._ended = self._ended, []
+        failed, self._failed = self._failed, []
+        free = self.engine.stats().free
+        report = EndedForests(forest_ids=tuple(f.forest_id for f in forests), failed=tuple(failed), free=free)
+        return to_batch(forests) if forests else None, report
 
     @ray.method(num_returns=2)
     async def answer(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:
         """Draw independent answers to a held-out problem.
 
-        Returns the same two values as `grow`. No metric of forests counts these answers."""
+        Returns a record batch of one row, and the number of branches that the engine has room for
+        (`EngineStats.free`). No metric of forests counts these answers."""
         return to_batch([await self._answers(ticket)]), self.engine.stats().free
 
     @ray.method
@@ -114,6 +150,21 @@ class Generator(Heartbeat):
             raise RuntimeError(_NOT_STARTED)
         return self._engine
 
+    async def _grow(self, grower: Grower, ticket: Ticket) -> None:
+        """Grow one forest and keep it, or the cause of its failure, for `finished`."""
+        started = time.perf_counter()
+        self._tau = ticket.tau
+        try:
+            forest = (await self._drawn(grower, ticket)).check()
+            self._count(forest, time.perf_counter() - started)
+            self._ended.append(forest)
+        except Exception as fault:  # the driver gets the cause, whatever it is
+            cause, gone = f"{type(fault).__name__}: {one_line(fault)}", isinstance(fault, EngineGone)
+            self._failed.append(
+                FailedForest(forest_id=ticket.forest_id, cause=cause, engine_gone=str(fault) if gone else "")
+            )
+        self._some_ended.set()
+
     async def _answers(self, ticket: Ticket) -> Forest:
         if self._answerer is None:
             raise RuntimeError(_NOT_STARTED)
@@ -130,8 +181,8 @@ class Generator(Heartbeat):
     def _count(self, forest: Forest, seconds: float) -> None:
         e = self._exporter
         e.add("treeadv_generated_forests_total")
-        for finish in forest.finish:
-            e.add("treeadv_generated_leaves_total", finish=Finish(finish).name.lower())
+        for finish, leaves in Counter(forest.finish.tolist()).items():
+            e.add("treeadv_generated_leaves_total", leaves, finish=Finish(finish).name.lower())
         e.add("treeadv_forks_total", float((forest.arity > 0).sum()))
         e.add("treeadv_branches_failed_total", float((forest.finish == Finish.ABORT).sum()))
         e.set("treeadv_entropy_nats", float(forest.entropy.mean()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,11 +82,14 @@ class Learner(Heartbeat):
         return self._trainer
 
     @ray.method
-    def step(self, batches: list[ObjectRef[pa.RecordBatch]], version: int) -> StepReport:
+    def step(
+        self, batches: list[ObjectRef[pa.RecordBatch]], rows: Sequence[tuple[int, int]], version: int
+    ) -> StepReport:
         """Take the optimizer updates of one step.
 
-        `batches` are references to record batches. Their order is the order of the forests in the step."""
-        forests = [f for batch in ray.get(batches) for f in wire.from_batch(batch)]
+        `batches` are references to record batches. `rows` names the forests of the step in their order, each by the
+        number of its batch and its row in this batch."""
+        forests = wire.rows(ray.get(batches), rows)
         try:
             report = self.trainer.step(forests, version)
         except NonFinite as fault:

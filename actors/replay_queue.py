@@ -17,6 +17,8 @@ import ray
 from ray import ObjectRef
 
 from actors.heartbeat import Heartbeat
+from actors.queue_metrics import QueueMetrics
+from actors.reservations import Reservations
 from treeadv.config import Config
 from treeadv.data.tasks import problem_source
 from treeadv.data.tickets import Ticket
@@ -25,7 +27,7 @@ from treeadv.jsonl import JsonObject
 from treeadv.metrics import Exporter
 from treeadv.replay.draws import Draws, FailedDraw
 from treeadv.replay.figures import figures
-from treeadv.replay.ledger import UNITS, State
+from treeadv.replay.ledger import State
 from treeadv.replay.payloads import DamagedPayload
 from treeadv.replay.records import DropReason, Reserved
 from treeadv.replay.store import ReplayStore
@@ -41,44 +43,21 @@ _FIGURES_EVERY = 10.0  # seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The forests of one step. `refs[i]` refers to a record batch that holds only the forest `forest_ids[i]`."""
+    """The forests of one step. `rows[i]` is (n, row): the forest `forest_ids[i]` is this row of the record batch
+    `refs[n]`."""
 
     lease_id: str
     forest_ids: tuple[str, ...]
     refs: tuple[ObjectRef[pa.RecordBatch], ...]
+    rows: tuple[tuple[int, int], ...]
 
 
-class _QueueMetrics:
-    """The exporter of the figures of the queue. Counters continue after a restart, because the journal holds them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """A forest in Ray's object store: a row of a record batch."""
 
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
-        self._counted: dict[tuple[str, ...], float] = {}
-        for unit in UNITS:  # the series exists from the start, because an alert needs an increase to see the first drop
-            self._count("treeadv_queue_dropped_total", 0, reason="stale", unit=unit)
-
-    def update(self, f: JsonObject) -> None:
-        for state, n in f["states"].items():
-            self._exporter.set("treeadv_queue_forests", n, state=state)
-        for unit in UNITS:
-            self._count("treeadv_queue_admitted_total", f["admitted"][unit], unit=unit)
-            self._count("treeadv_queue_trained_total", f["trained"][unit], unit=unit)
-            self._exporter.set("treeadv_queue_law_error", f["law_error"][unit], unit=unit)
-        for reason, units in f["dropped"].items():
-            for unit, n in units.items():
-                self._count("treeadv_queue_dropped_total", n, reason=reason, unit=unit)
-        self._count("treeadv_queue_journal_records_total", f["journal_records"])
-        self._exporter.set("treeadv_queue_slots_free", f["slots_free"])
-        self._exporter.set("treeadv_queue_disk_bytes", f["disk_bytes"])
-        free = f["disk_free_bytes"]
-        self._exporter.set(
-            "treeadv_queue_disk_free_bytes", math.inf if free is None else free
-        )  # inf stands for a store without a limit; 0 would mean a full disk
-
-    def _count(self, name: str, total: float, **labels: str) -> None:
-        key = (name, *labels.values())
-        self._exporter.add(name, total - self._counted.get(key, 0), **labels)
-        self._counted[key] = total
+    ref: ObjectRef[pa.RecordBatch]
+    row: int
 
 
 class ReplayQueue(Heartbeat):
@@ -93,16 +72,15 @@ class ReplayQueue(Heartbeat):
         this method."""
         self._config = config
         self._draws = Draws(problem_source(config.task, config.run.seed))
-        self._refs: dict[str, ObjectRef[pa.RecordBatch]] = {}
-        self._room = asyncio.Condition()  # a slot may be free
+        self._held: dict[str, _Held] = {}
         self._ready = asyncio.Condition()  # more forests may be ready
         self._flushing = asyncio.Lock()
         self._fault: str | None = None
         self._is_bad_input = False  # whether the user can correct the fault
-        self._stopped = self._closed = False
+        self._closed = False
         self._ticking: asyncio.Task[None] | None = None
         self._exporter = Exporter("queue", lambda: self._fault)
-        self._metrics = _QueueMetrics(self._exporter)
+        self._metrics = QueueMetrics(self._exporter)
         self._threshold = Threshold(config.sampling)
         self._address = self._exporter.serve(config.metrics.host, port)
         self._store: ReplayStore
@@ -110,6 +88,7 @@ class ReplayQueue(Heartbeat):
             per_step, seed = config.learner.forests_per_step, config.run.seed
             updates = config.learner.updates_per_step
             self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates)
+            self._reservations = Reservations(self._store, self._draws, self._check)
             self._restore_threshold()
         except BadInput as fault:  # the first call raises it; an error here would look like a dead actor
             self._note_fault(fault)
@@ -129,18 +108,19 @@ class ReplayQueue(Heartbeat):
 
     # ---- calls of workers --------------------------------------------------------------------------------------------
     @ray.method
-    async def reserve(self, worker: str) -> Ticket | None:
-        """Wait for a free slot and return the ticket of the next forest. Returns None when the run ends."""
+    async def reserve(self, worker: str, count: int) -> list[Ticket]:
+        """Wait for a free slot and return the tickets of the next forests, at most `count`. Calls that wait share the
+        free slots. Returns [] when the run ends."""
         # When the actor dies before its answer arrives, Ray repeats the call with the same task id. The repeated call
-        # gets the same slot.
+        # gets the same slots.
         request = ray.get_runtime_context().get_task_id() or ""
-        record = None
-        while record is None:
-            self._check()
-            record = await self._try_reserve(worker, request)
-            if self._stopped and record is None:
-                return None
-        await self._make_durable()
+        self._check()
+        records = await self._reservations.take(worker, request, count)
+        if records:
+            await self._make_durable()
+        return [await self._ticket(record) for record in records]
+
+    async def _ticket(self, record: Reserved) -> Ticket:
         problem = await self._draws.problem(record.draw)
         if isinstance(problem, FailedDraw):
             raise RuntimeError(f"draw {record.draw} had a prompt before and has none now: {problem.detail}")
@@ -154,30 +134,13 @@ class ReplayQueue(Heartbeat):
             tau=self._threshold.tau,
         )
 
-    async def _try_reserve(self, worker: str, request: str) -> Reserved | None:
-        """Reserve the next draw.
-
-        Returns None after a wait for a slot, or if another worker took the draw, or if the draw has no prompt."""
-        draw = self._store.next_draw
-        problem = await self._draws.problem(draw)
-        async with self._room:
-            if self._stopped or self._store.next_draw != draw:
-                return None
-            if isinstance(problem, FailedDraw):
-                self._store.skip_draw(problem.detail)
-                return None
-            record = self._store.reserve(worker, request, lambda _: problem.id)
-            if record is None:
-                await self._room.wait()
-            return record
-
     @ray.method
     async def fail(self, forest_id: str, reason: str) -> None:
         """Record that a worker cannot deliver a forest. The queue gives out the prompt again until `queue.attempts`
         attempts have failed."""
         self._check()
         self._store.fail(forest_id, reason)
-        await self._notify(self._room)
+        await self._notify_room()
 
     async def forget(self, worker: str) -> int:
         """Record the death of a worker. The queue gives out its reservations again. It serves the forests that the
@@ -185,33 +148,43 @@ class ReplayQueue(Heartbeat):
         self._check()
         for entry in self._store.ledger.live.values():
             if entry.reserved.worker == worker:
-                self._refs.pop(entry.reserved.forest_id, None)
+                self._held.pop(entry.reserved.forest_id, None)
         lost = self._store.forget(worker)
-        await self._notify(self._room)
+        await self._notify_room()
         return lost
 
     @ray.method
-    async def admit(self, forest_id: str, refs: list[ObjectRef[pa.RecordBatch]]) -> str:
-        """Admit one graded forest. `refs` is a list of one reference, because Ray resolves a reference that is not in a
-        list.
+    async def admit(
+        self, forest_ids: Sequence[Sequence[str]], refs: Sequence[ObjectRef[pa.RecordBatch]]
+    ) -> list[list[str]]:
+        """Admit graded forests. The rows of the record batch `refs[i]` are the forests `forest_ids[i]`. One flush makes
+        all of them durable. `refs` is a list, because Ray resolves a reference that is not in a list.
 
-        Returns the result of `ReplayStore.admit`, or "lost" if the object is lost and the queue gives out the prompt
-        again."""
+        Returns the results of `ReplayStore.admit_many`. A result is "lost" if the object of a forest is lost; the queue
+        then gives out its prompt again."""
         self._check()
-        (ref,) = refs
+        outcomes = [await self._admit(ids, ref) for ids, ref in zip(forest_ids, refs, strict=True)]
+        found = {outcome for admitted in outcomes for outcome in admitted}
+        if found & {"refused", "dropped", "lost"}:
+            await self._notify_room()
+        if found - {"refused", "dropped", "lost"}:
+            await self._notify_ready()
+        return outcomes
+
+    async def _admit(self, ids: Sequence[str], ref: ObjectRef[pa.RecordBatch]) -> list[str]:
         try:
             batch = await ref
         except ray.exceptions.RayError as e:
-            self._store.fail(forest_id, f"its payload is lost: {type(e).__name__}")
-            await self._notify(self._room)
-            return "lost"
+            for forest_id in ids:
+                self._store.fail(forest_id, f"its payload is lost: {type(e).__name__}")
+            return ["lost"] * len(ids)
         self._check()  # the run may have ended during the wait
-        outcome = self._store.admit(forest_id, batch)
-        if outcome == "admitted":
-            self._refs[forest_id] = ref
-            self._threshold.observe(batch.column("entropy").values.to_numpy())
-        await self._notify(self._room if outcome in ("refused", "dropped") else self._ready)
-        return outcome
+        outcomes = self._store.admit_many(ids, batch)
+        for row, (forest_id, outcome) in enumerate(zip(ids, outcomes, strict=True)):
+            if outcome == "admitted":
+                self._held[forest_id] = _Held(ref=ref, row=row)
+                self._threshold.observe(batch.column("entropy")[row].values.to_numpy())
+        return [str(outcome) for outcome in outcomes]
 
     # ---- calls of the learner ----------------------------------------------------------------------------------------
     @ray.method
@@ -222,16 +195,17 @@ class ReplayQueue(Heartbeat):
             while True:
                 self._check()
                 used = self._store.ledger.slots_used
-                record = self._store.lease(n, version, self._ref)
+                record = self._store.lease(n, version, self._hold)
                 if record is None or self._store.ledger.slots_used < used:
-                    await self._notify(self._room)  # a dropped forest frees a slot
+                    await self._notify_room()  # a dropped forest frees a slot
                 if record:
                     break
                 await self._ready.wait()
         await self._make_durable()
-        return Lease(
-            lease_id=record.lease_id, forest_ids=record.forest_ids, refs=tuple(self._ref(f) for f in record.forest_ids)
-        )
+        held = [self._hold(f) for f in record.forest_ids]
+        refs = list(dict.fromkeys(h.ref for h in held))
+        rows = tuple((refs.index(h.ref), h.row) for h in held)
+        return Lease(lease_id=record.lease_id, forest_ids=record.forest_ids, refs=tuple(refs), rows=rows)
 
     @ray.method
     async def ack(self, lease_id: str, step: int, skipped: Sequence[str]) -> None:
@@ -240,8 +214,8 @@ class ReplayQueue(Heartbeat):
         Raises `LeaseLost` if the lease expired and another lease has its forests. The step is then invalid."""
         self._check()
         self._store.ack(lease_id, step, skipped)
-        self._release_refs()
-        await self._notify(self._room)
+        self._release_held()
+        await self._notify_room()
 
     async def nack(self, lease_id: str) -> None:
         """Return the forests of a lease to the queue. The queue serves their next lease from disk, because their
@@ -249,17 +223,17 @@ class ReplayQueue(Heartbeat):
         self._check()
         lease = self._store.ledger.leases.get(lease_id)
         for forest_id in lease.record.forest_ids if lease else ():
-            self._refs.pop(forest_id, None)
+            self._held.pop(forest_id, None)
         self._store.nack(lease_id)
-        await self._notify(self._ready)
+        await self._notify_ready()
 
     @ray.method
     async def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
         """Drop the forests of a lease that the learner cannot train, record the reason, and free their slots."""
         self._check()
         self._store.discard(lease_id, reason, detail)
-        self._release_refs()
-        await self._notify(self._room)
+        self._release_held()
+        await self._notify_room()
 
     @ray.method
     async def commit(self, step: int, oldest_kept: int) -> None:
@@ -290,10 +264,10 @@ class ReplayQueue(Heartbeat):
         return now
 
     async def stop(self) -> None:
-        """End reservations: waiting and later calls of `reserve` return None. The queue may still admit forests that
+        """End reservations: waiting and later calls of `reserve` return []. The queue may still admit forests that
         grow now."""
-        self._stopped = True
-        await self._notify(self._room)
+        self._reservations.stop()
+        await self._make_durable()
 
     @ray.method
     async def close(self) -> None:
@@ -336,7 +310,7 @@ class ReplayQueue(Heartbeat):
             while True:
                 await asyncio.sleep(min(interval, _TICK))
                 if self._store.expire():
-                    await self._notify(self._ready)
+                    await self._notify_ready()
                 if time.monotonic() - flushed >= interval:
                     flushed = time.monotonic()
                     await self._flush()
@@ -346,14 +320,19 @@ class ReplayQueue(Heartbeat):
         except Exception as e:
             self._note_fault(e)
             log.exception("the replay queue has failed")
-            for waiting in (self._room, self._ready):
-                async with waiting:
-                    waiting.notify_all()
+            self._reservations.notify()
+            async with self._ready:
+                self._ready.notify_all()
 
-    async def _notify(self, waiting: asyncio.Condition) -> None:
-        """Wake the calls that wait for a change, and make the change durable as queue.fsync requires."""
-        async with waiting:
-            waiting.notify_all()
+    async def _notify_room(self) -> None:
+        """Wake the first call that waits for a slot, and make the change durable as queue.fsync requires."""
+        self._reservations.notify()
+        await self._make_durable()
+
+    async def _notify_ready(self) -> None:
+        """Wake the calls that wait for ready forests, and make the change durable as queue.fsync requires."""
+        async with self._ready:
+            self._ready.notify_all()
         await self._make_durable()
 
     async def _make_durable(self, at_once: bool = False) -> None:
@@ -382,13 +361,13 @@ class ReplayQueue(Heartbeat):
                 raise
             self._exporter.observe("treeadv_queue_fsync_seconds", time.perf_counter() - began)
 
-    def _ref(self, forest_id: str) -> ObjectRef[pa.RecordBatch]:
-        if forest_id not in self._refs:
-            self._refs[forest_id] = ray.put(self._store.payload(forest_id))
-        return self._refs[forest_id]
+    def _hold(self, forest_id: str) -> _Held:
+        if forest_id not in self._held:
+            self._held[forest_id] = _Held(ref=ray.put(self._store.payload(forest_id)), row=0)
+        return self._held[forest_id]
 
-    def _release_refs(self) -> None:
+    def _release_held(self) -> None:
         """Release the objects of forests that no later step needs."""
         ledger = self._store.ledger
         stepped = {f for x in ledger.leases.values() if x.step is not None for f in x.record.forest_ids}
-        self._refs = {f: r for f, r in self._refs.items() if f in ledger.live and f not in stepped}
+        self._held = {f: h for f, h in self._held.items() if f in ledger.live and f not in stepped}

@@ -57,12 +57,14 @@ class RewardActor(Heartbeat):
         self._restarts = 0
 
     @ray.method(num_returns=2)
-    async def grade(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, GradeReport]:
-        """Return the forests with the reward, verdict and detail of every leaf, and a report of the verdicts.
+    async def grade(self, batch: pa.RecordBatch, row: int | None = None) -> tuple[pa.RecordBatch, GradeReport]:
+        """Return the forests of a batch, or only of its row `row`, with the reward, verdict and detail of every leaf,
+        and a report of the verdicts.
 
         A leaf that the engine lost gets the verdict ABORTED. Ray makes two objects of the result: the caller waits for
         the report and passes on a reference to the forests."""
-        graded = [await self._graded(f) for f in wire.from_batch(batch)]
+        forests = wire.from_batch(batch if row is None else batch.slice(row, 1))
+        graded = await asyncio.gather(*map(self._graded, forests))
         failures = [failure for f in graded if (failure := failure_of(f))]
         report = GradeReport(
             verdicts=tuple(int(v) for f in graded for v in f.verdict),

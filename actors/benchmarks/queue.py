@@ -6,9 +6,10 @@ The same forests are transferred by four methods from a producer to a consumer, 
     memcpy          numpy copies the arrays. This bounds every method that copies once
     ray_queue       pickled forests through ray.util.queue.Queue, put and get one at a time, as in its documentation
     ray_queue_many  the same with --window calls at a time and batched gets
-    treeadv         the queue actor admits, leases and acknowledges forests, with --window calls at a time. Each forest
-                    is on disk and in the journal (fsync as --fsync) before it is leased. Slots are reserved before the
-                    measurement starts, as a run reserves them before it grows a forest
+    ray_queue_batch the same with --window forests in each call of put and get
+    treeadv         the queue actor admits, leases and acknowledges forests, with --window forests in each call of
+                    admit. Each forest is on disk and in the journal (fsync as --fsync) before it is leased. Slots are
+                    reserved before the measurement starts, as a run reserves them before it grows a forest
 
 `store` measures the replay queue without Ray. `recovery` measures the seconds to open a journal of a given length.
 """
@@ -26,16 +27,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.util.queue import Queue
 
+from actors.benchmarks.synthetic import binary_forest
 from actors.driver.handles import actor_class
 from actors.replay_queue import ReplayQueue
 from treeadv import wire
 from treeadv.command_line import tool_parser
 from treeadv.config import QueueConfig, parse
-from treeadv.forest import Forest, Verdict
+from treeadv.forest import Forest
 from treeadv.replay.store import ReplayStore
 
 
@@ -46,13 +47,13 @@ def main(argv: list[str]) -> None:
     p.add_argument("--leaves", type=int, default=16)
     p.add_argument("--tokens", type=int, default=1024, help="tokens of one segment; L leaves have 2 L - 2 segments")
     p.add_argument("--per-step", type=int, default=16, help="forests of one lease")
-    p.add_argument("--window", type=int, default=16, help="calls in progress at a time")
+    p.add_argument("--window", type=int, default=16, help="forests in a call, or calls in progress at a time")
     p.add_argument("--fsync", choices=("always", "interval", "none"), default="interval")
     p.add_argument(
         "--records", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="journal lengths for `recovery`"
     )
     args = p.parse_args(argv)
-    forest = example(args.leaves, args.tokens)
+    forest = binary_forest(args.leaves, args.tokens)
     size = wire.to_batch([forest]).nbytes
     report("memcpy", rate(memcpy(forest, args.forests), args.forests, size))
     with tempfile.TemporaryDirectory() as folder:
@@ -65,38 +66,6 @@ def main(argv: list[str]) -> None:
 
 def report(method: str, figures: dict[str, Any]) -> None:
     print(json.dumps({"bench": "queue", "way": method, **figures}), flush=True)
-
-
-def example(leaves: int, tokens: int) -> Forest:
-    """Build two binary trees with `leaves` leaves in total and `tokens` tokens in each segment."""
-    parent: list[int] = []
-
-    def grow(up: int, n: int) -> None:
-        parent.append(up)
-        segment = len(parent) - 1
-        if n > 1:
-            grow(segment, n // 2)
-            grow(segment, n - n // 2)
-
-    grow(-1, leaves // 2)
-    grow(-1, leaves - leaves // 2)
-    up = np.asarray(parent, np.int32)
-    n, rng = len(up) * tokens, np.random.default_rng(0)
-    forest = Forest.assemble(
-        forest_id="f",
-        prompt_id="p",
-        gold="1",
-        verifier="exact",
-        rule="entropy",
-        tau=1.0,
-        prompt=np.arange(32),
-        parent=up,
-        lengths=[tokens] * len(up),
-        token=rng.integers(0, 50_000, n),
-        logprob=-rng.random(n),
-        entropy=rng.random(n),
-    )
-    return forest.with_rewards([float(i % 2) for i in range(forest.leaves)], [Verdict.VERIFIED] * forest.leaves)
 
 
 def rate(seconds: float, forests: int, size: int) -> dict[str, float | int]:
@@ -142,10 +111,9 @@ def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
 
     def run() -> None:
         for step in range(args.forests // args.per_step):
-            for _ in range(args.per_step):
-                record = queue.reserve("w", "", str)
-                assert record is not None
-                queue.admit(record.forest_id, wire.to_batch([replace(forest, forest_id=record.forest_id)]))
+            for _ in range(0, args.per_step, args.window):
+                ids = [r.forest_id for r in queue.reserve_many("w", "", str, min(args.window, args.per_step))]
+                queue.admit_many(ids, wire.to_batch([replace(forest, forest_id=fid) for fid in ids]))
                 if args.fsync == "always":
                     queue.sync()
             lease = queue.lease(args.per_step, 0, lambda fid: use(wire.from_batch(queue.payload(fid))[0]))
@@ -164,13 +132,16 @@ def through_ray(forest: Forest, size: int, args: argparse.Namespace) -> None:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
     try:
         alone, many = ray_queue(forest, args), asyncio.run(ray_queue_many(forest, args))
+        batched = ray_queue_batch(forest, args)
         with tempfile.TemporaryDirectory() as folder:
             ours = asyncio.run(treeadv_queue(Path(folder), forest, args))
     finally:
         ray.shutdown()
     report("ray_queue", rate(alone, args.forests, size))
     report("ray_queue_many", rate(many, args.forests, size))
-    speed = {"speedup_vs_ray_queue": round(alone / ours, 2), "speedup_vs_ray_queue_many": round(many / ours, 2)}
+    report("ray_queue_batch", rate(batched, args.forests, size))
+    others = {"ray_queue": alone, "ray_queue_many": many, "ray_queue_batch": batched}
+    speed = {f"speedup_vs_{name}": round(seconds / ours, 2) for name, seconds in others.items()}
     report("treeadv", {"fsync": args.fsync, **rate(ours, args.forests, size), **speed})
 
 
@@ -204,27 +175,47 @@ async def ray_queue_many(forest: Forest, args: argparse.Namespace) -> float:
     return seconds
 
 
+def ray_queue_batch(forest: Forest, args: argparse.Namespace) -> float:
+    queue = Queue()
+    queue.put(b"")
+    queue.get()
+
+    def run() -> None:
+        for first in range(0, args.forests, args.window):
+            batch = range(first, min(args.forests, first + args.window))
+            queue.put_nowait_batch([pickle.dumps(replace(forest, forest_id=str(n))) for n in batch])
+            for data in queue.get_nowait_batch(len(batch)):
+                use(pickle.loads(data))
+
+    seconds = timed(run)
+    queue.shutdown()
+    return seconds
+
+
 async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
     (folder / "tasks.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
     task, learner = {"source": str(folder / "tasks.jsonl")}, {"forests_per_step": args.per_step}
     config = parse({"task": task, "learner": learner, "queue": settings(args).model_dump()}, "bench")
     queue = actor_class(ReplayQueue).remote(config, str(folder / "run"), "bench", 0, 0)
-    tickets = [await queue.reserve.remote("w") for _ in range(args.forests)]
+    ids = [t.forest_id for t in await queue.reserve.remote("w", args.forests)]
+    while len(ids) < args.forests:
+        ids += [t.forest_id for t in await queue.reserve.remote("w", args.forests - len(ids))]
     began = time.perf_counter()
 
     async def produce() -> None:
-        while tickets:
-            fid = tickets.pop().forest_id
-            await queue.admit.remote(fid, [ray.put(wire.to_batch([replace(forest, forest_id=fid)]))])
+        for first in range(0, len(ids), args.window):
+            batch = ids[first : first + args.window]
+            forests = wire.to_batch([replace(forest, forest_id=fid) for fid in batch])
+            await queue.admit.remote([batch], [ray.put(forests)])
 
-    producers = [asyncio.ensure_future(produce()) for _ in range(args.window)]
+    producing = asyncio.ensure_future(produce())
     for step in range(args.forests // args.per_step):
         lease = await queue.lease.remote(args.per_step, 0)
-        for batch in await asyncio.gather(*lease.refs):
-            use(wire.from_batch(batch)[0])
+        for f in wire.rows(await asyncio.gather(*lease.refs), lease.rows):
+            use(f)
         await queue.ack.remote(lease.lease_id, step + 1, ())
     seconds = time.perf_counter() - began
-    await asyncio.gather(*producers)
+    await producing
     await queue.close.remote()
     ray.kill(queue)
     return seconds
@@ -237,7 +228,7 @@ def recovery(records: int) -> dict[str, float | int]:
     with tempfile.TemporaryDirectory() as folder:
         config = QueueConfig(fsync="none", max_staleness=0)
         queue = ReplayStore(folder, config, 16, 0, "bench", 0)
-        small, step = example(2, 4), 0
+        small, step = binary_forest(2, 4), 0
         while queue.records < records:
             for _ in range(16):
                 record = queue.reserve("w", "", str)

@@ -41,3 +41,35 @@ def _forest(parent: list[int], lengths: list[int], prompt: int, vocab: int, rng:
         logprob=-rng.gamma(1.5, 1.0, T), entropy=rng.gamma(1.0, 0.5, T),
     )  # fmt: skip
     return forest.with_rewards([float(i % 2) for i in range(forest.leaves)], [Verdict.VERIFIED] * forest.leaves)
+
+
+def binary_forest(leaves: int, tokens: int) -> Forest:
+    """Build two binary trees with `leaves` leaves in total and `tokens` tokens in each segment."""
+    parent: list[int] = []
+
+    def grow(up: int, n: int) -> None:
+        parent.append(up)
+        segment = len(parent) - 1
+        if n > 1:
+            grow(segment, n // 2)
+            grow(segment, n - n // 2)
+
+    grow(-1, leaves // 2)
+    grow(-1, leaves - leaves // 2)
+    up = np.asarray(parent, np.int32)
+    n, rng = len(up) * tokens, np.random.default_rng(0)
+    forest = Forest.assemble(
+        forest_id="f",
+        prompt_id="p",
+        gold="1",
+        verifier="exact",
+        rule="entropy",
+        tau=1.0,
+        prompt=np.arange(32),
+        parent=up,
+        lengths=[tokens] * len(up),
+        token=rng.integers(0, 50_000, n),
+        logprob=-rng.random(n),
+        entropy=rng.random(n),
+    )
+    return forest.with_rewards([float(i % 2) for i in range(forest.leaves)], [Verdict.VERIFIED] * forest.leaves)

@@ -19,6 +19,7 @@ from actors.driver.handles import actor_class, close
 from actors.driver.learner_group import LearnerGroup
 from actors.driver.liveness import Deadlines, restart_when_hung
 from actors.driver.outcome import EndRequest
+from actors.driver.roles import Roles
 from actors.driver.targets import Targets
 from actors.driver.weight_sync import WeightSync
 from actors.driver.worker_group import RESTARTS, FailureLimit, WorkerGroup
@@ -42,13 +43,13 @@ class Cluster:
 
     queue: ActorProxy[ReplayQueue]
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
+    def __init__(self, config: Config, folder: RunFolder, roles: Roles | None = None) -> None:
         """Prepare an attempt. It resumes from the last checkpoint of the run, or starts at step 0 if the run has no
-        checkpoint."""
-        self.config, self.folder = config, folder
+        checkpoint. `roles` are the classes of the actors (default: those of a run)."""
+        self.config, self.folder, self._roles = config, folder, roles or Roles()
         self.first_step = folder.last_checkpoint()
         self.targets = Targets(folder)
-        self.learners = LearnerGroup(config, folder, self.targets)
+        self.learners = LearnerGroup(config, folder, self.targets, self._roles.learner)
         self.weights = WeightSync()
         self.evaluations = Evaluations(config, folder)
         deadlines = Deadlines.of(config.run)
@@ -111,7 +112,7 @@ class Cluster:
         The run ends after too many non-finite updates, and after a forest that the learner refuses. The queue then
         drops the forests of the lease, because a resumed run would lease the same forests again."""
         try:
-            report = await self.learners.step(lease.refs, self.version)
+            report = await self.learners.step(lease, self.version)
         except (NonFinite, BadForest) as fault:
             reason: DropReason = "not_finite" if isinstance(fault, NonFinite) else "invalid"
             await self.queue.discard.remote(lease.lease_id, reason, one_line(fault))
@@ -164,14 +165,13 @@ class Cluster:
         node = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         uri = RunFolder.of(self.folder.path.resolve(), self.config).uri
-        role = actor_class(ReplayQueue, max_concurrency=UNBOUNDED, **options)
+        role = actor_class(self._roles.queue, max_concurrency=UNBOUNDED, **options)
         return role.remote(self.config, uri, self._session, self.first_step, self.config.metrics.port)
 
     def _create_generator(self, number: int) -> ActorProxy[Generator]:
         c = self.config.generator
-        return actor_class(Generator, c, max_concurrency=UNBOUNDED).remote(
-            self.config, number, self.config.metrics.port
-        )
+        role = actor_class(self._roles.generator, c, max_concurrency=UNBOUNDED)
+        return role.remote(self.config, number, self.config.metrics.port)
 
     async def _prepare_generator(self, generator: ActorProxy[Generator]) -> str:
         """Load the engine, wait until it has the current weights, and return the address of its /metrics."""
@@ -180,7 +180,7 @@ class Cluster:
         return address
 
     def _create_reward(self, number: int) -> ActorProxy[RewardActor]:
-        role = actor_class(RewardActor, self.config.reward, max_concurrency=UNBOUNDED)
+        role = actor_class(self._roles.reward, self.config.reward, max_concurrency=UNBOUNDED)
         return role.remote(self.config, number, self.config.metrics.port)
 
     async def _prepare_reward(self, reward: ActorProxy[RewardActor]) -> str:

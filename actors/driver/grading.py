@@ -1,4 +1,4 @@
-"""The distribution of forests to reward actors. Each forest goes to the actor with the fewest pending forests."""
+"""The distribution of forests to reward actors. Each batch goes to the actor with the fewest pending batches."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ class Grading:
 
     def __init__(self, rewards: WorkerGroup[RewardActor]) -> None:
         self._rewards = rewards
-        self._pending: Counter[ActorProxy[RewardActor]] = Counter()  # forests sent and not yet graded
+        self._pending: Counter[ActorProxy[RewardActor]] = Counter()  # batches sent and not yet graded
         self._watch = VerifierWatch()
 
-    async def grade(self, forest: ObjectRef[pa.RecordBatch]) -> tuple[ObjectRef[pa.RecordBatch], GradeReport]:
-        """Return a reference to the graded forest, and the results of its leaves.
+    async def grade(
+        self, forests: ObjectRef[pa.RecordBatch], row: int | None = None
+    ) -> tuple[ObjectRef[pa.RecordBatch], GradeReport]:
+        """Return a reference to the graded forests of a batch, or of its row `row`, and the results of their leaves.
 
-        A reward actor is replaced if it dies or its verifier processes die; another actor then grades the forest.
+        A reward actor is replaced if it dies or its verifier processes die; another actor then grades the forests.
         Raises `RunFailed` if the verifier keeps failing."""
         while True:
             while not self._rewards.members:
@@ -37,7 +39,7 @@ class Grading:
             member = min(self._rewards.members, key=self._pending.__getitem__)
             self._pending[member] += 1
             try:
-                answer = member.grade.remote(forest)
+                answer = member.grade.remote(forests, row)
                 graded, report_ref = cast(tuple[ObjectRef[pa.RecordBatch], ObjectRef[GradeReport]], answer)
                 report = await report_ref
                 self._watch.add(report.verdicts, report.failure)
@@ -52,6 +54,6 @@ class Grading:
                 self._pending[member] -= 1
 
     async def dismiss_retired(self) -> None:
-        """End the retired reward actors that have no pending forest."""
+        """End the retired reward actors that have no pending batch."""
         for member in [m for m in self._rewards.names if m not in self._rewards.members and not self._pending[m]]:
             await self._rewards.dismiss(member)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
 import ray
 from ray import ObjectRef
 from ray.actor import ActorProxy
@@ -15,6 +14,7 @@ from actors.driver.handles import actor_class, actor_id, close, kill
 from actors.driver.liveness import Deadlines, kill_when_lost
 from actors.driver.targets import Targets
 from actors.learner import Learner
+from actors.replay_queue import Lease
 from treeadv.config import Config
 from treeadv.engines.base import Weights
 from treeadv.learning.report import StepReport
@@ -34,9 +34,11 @@ class LearnerGroup:
     """The learner ranks of one attempt at a run. If a rank dies, the run resumes from its last checkpoint with a new
     group."""
 
-    def __init__(self, config: Config, folder: RunFolder, targets: Targets) -> None:
+    def __init__(self, config: Config, folder: RunFolder, targets: Targets, role: type[Learner] = Learner) -> None:
+        """`role` is the class of a rank."""
+        self._role = role
         self._config, self._folder, self._targets = config, folder, targets
-        self._members: list[ActorProxy[Learner]] = []
+        self.members: list[ActorProxy[Learner]] = []
         self._watches: list[asyncio.Task[None]] = []
         self._count = self.target_count = config.learner.count
 
@@ -44,34 +46,34 @@ class LearnerGroup:
         """Start every rank with the base model, or with the checkpoint of `step` if `step` is not 0.
 
         Returns the version of the weights."""
-        role = actor_class(Learner, self._config.learner)
+        role = actor_class(self._role, self._config.learner)
         run_dir, port = str(self._folder.path.resolve()), self._config.metrics.port
-        self._members = [role.remote(self._config, run_dir, rank, self._count, port) for rank in range(self._count)]
-        self._watches = [asyncio.create_task(self._watch(m, f"learner-{i}")) for i, m in enumerate(self._members)]
-        rendezvous = await self._members[0].rendezvous.remote()
-        await asyncio.gather(*(m.join.remote(rendezvous) for m in self._members))
+        self.members = [role.remote(self._config, run_dir, rank, self._count, port) for rank in range(self._count)]
+        self._watches = [asyncio.create_task(self._watch(m, f"learner-{i}")) for i, m in enumerate(self.members)]
+        rendezvous = await self.members[0].rendezvous.remote()
+        await asyncio.gather(*(m.join.remote(rendezvous) for m in self.members))
         versions = [0]
         if step:
-            versions = await asyncio.gather(*(m.restore.remote(step) for m in self._members))
-        for rank, member in enumerate(self._members):
+            versions = await asyncio.gather(*(m.restore.remote(step) for m in self.members))
+        for rank, member in enumerate(self.members):
             self._targets.add("learner", f"learner-{rank}", await member.address.remote())
         return versions[0]
 
-    async def step(self, forests: Sequence[ObjectRef[pa.RecordBatch]], version: int) -> StepReport:
+    async def step(self, lease: Lease, version: int) -> StepReport:
         """Take the optimizer updates of one batch on every rank. Returns the report of rank 0, which covers all
         ranks."""
-        reports = await asyncio.gather(*(m.step.remote(list(forests), version) for m in self._members))
+        reports = await asyncio.gather(*(m.step.remote(list(lease.refs), lease.rows, version) for m in self.members))
         return reports[0]
 
     async def publish(self, version: int) -> Publication:
         """Let every rank put its share of the weights into the object store."""
-        shares = await asyncio.gather(*(m.publish.remote() for m in self._members))
+        shares = await asyncio.gather(*(m.publish.remote() for m in self.members))
         buckets = [bucket for refs, _ in shares for bucket in refs]
         return Publication(version=version, buckets=buckets, size=sum(size for _, size in shares))
 
     async def checkpoint(self, step: int, session: str) -> None:
         """Write the checkpoint of `step`. In an object store the checkpoint is valid only after it is sealed."""
-        await asyncio.gather(*(m.checkpoint.remote(step, session) for m in self._members))
+        await asyncio.gather(*(m.checkpoint.remote(step, session) for m in self.members))
 
     def request_count(self, count: int) -> bool:
         """Set the number of learners of the next attempt. Returns whether this number differs from the current
@@ -88,16 +90,16 @@ class LearnerGroup:
         return ", ".join(f"{each[k] * count:g} {k}" for k in short)
 
     def actor_ids(self) -> list[str]:
-        return [actor_id(m) for m in self._members]
+        return [actor_id(m) for m in self.members]
 
     async def end(self) -> None:
         for watch in self._watches:
             watch.cancel()
-        await close(self._members)
-        self._members, self._watches = [], []
+        await close(self.members)
+        self.members, self._watches = [], []
 
     async def _watch(self, member: ActorProxy[Learner], name: str) -> None:
         """Kill every rank when `member` is lost, because the others would wait for it in a collective operation."""
         await kill_when_lost(member, name, Deadlines.of(self._config.run))
-        for other in self._members:
+        for other in self.members:
             kill(other)

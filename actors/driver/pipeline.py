@@ -10,7 +10,7 @@ from ray.actor import ActorProxy
 
 from actors.driver.autoscaler import autoscale
 from actors.driver.cluster import Cluster
-from actors.driver.forests import grow_and_grade, reserve_ticket
+from actors.driver.forests import Forests
 from actors.driver.in_flight import ForestsInFlight
 from actors.driver.outcome import AttemptOutcome, EndRequest
 from actors.driver.recorder import Recorder
@@ -35,24 +35,25 @@ async def run(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> 
 async def generate(cluster: Cluster) -> None:
     """Use every generator from the time it is ready until it is lost or retired."""
     async with asyncio.TaskGroup() as group:
+        forests = Forests(cluster, group)
         async for generator in cluster.generators.ready():
-            group.create_task(use(cluster, generator))
+            group.create_task(use(forests, generator))
 
 
-async def use(cluster: Cluster, generator: ActorProxy[Generator]) -> None:
+async def use(forests: Forests, generator: ActorProxy[Generator]) -> None:
     """Grow as many forests at a time on a generator as fill the rows of its engine."""
     async with asyncio.TaskGroup() as group:
-        ForestsInFlight(cluster.config, lambda it: group.create_task(grow(cluster, generator, it)))
-    await cluster.generators.dismiss(generator)
+        ForestsInFlight(forests.cluster.config, lambda it: group.create_task(grow(forests, generator, it)))
+    await forests.cluster.generators.dismiss(generator)
+    forests.forget(generator)
 
 
-async def grow(cluster: Cluster, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> None:
+async def grow(forests: Forests, generator: ActorProxy[Generator], in_flight: ForestsInFlight) -> None:
     """Grow, grade and admit one forest after another, as long as the engine has free rows."""
-    while ticket := await reserve_ticket(cluster, generator, in_flight):
-        if grown := await grow_and_grade(cluster, await cluster.drawer(generator), ticket):
-            await cluster.queue.admit.remote(ticket.forest_id, [grown.forest])
-            if not in_flight.keeps_loop(grown.free):
-                return
+    while ticket := await forests.on(generator).reserve(in_flight):
+        free = await forests.on(await forests.cluster.drawer(generator)).grow(ticket)
+        if free is not None and not in_flight.keeps_loop(free):
+            return
 
 
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> AttemptOutcome:

@@ -41,8 +41,11 @@ def learner(tmp_path):
     out.close()
 
 
-def batches(forests) -> list:
-    return [ray.put(wire.to_batch([f])) for f in forests]
+def batches(forests) -> tuple[list, list]:
+    """Return the forests in batches of two, last row first, and their rows in the order of `forests`."""
+    pairs = [forests[i : i + 2] for i in range(0, len(forests), 2)]
+    rows = [(n, len(pair) - 1 - i) for n, pair in enumerate(pairs) for i in range(len(pair))]
+    return [ray.put(wire.to_batch(pair[::-1])) for pair in pairs], rows
 
 
 def poison(learner: Learner) -> None:
@@ -60,7 +63,7 @@ def metrics(learner: Learner) -> dict[str, float]:
 
 
 def test_step_sets_every_metric_of_the_table(learner):
-    report = learner.step(batches(FORESTS), 0)
+    report = learner.step(*batches(FORESTS), 0)
     learner.checkpoint(1, session="")
     assert report.version == 1 and report.tokens == sum(f.tokens for f in FORESTS)
     shown = metrics(learner)
@@ -88,7 +91,7 @@ def test_forests_are_read_without_a_copy(learner, monkeypatch):
     monkeypatch.setattr(
         learner.trainer, "step", lambda forests, version: seen.extend(forests) or step(forests, version)
     )
-    learner.step(batches(FORESTS), 0)
+    learner.step(*batches(FORESTS), 0)
     assert [f.forest_id for f in seen] == ["f0", "f1", "f2"]
     assert not any(f.token.flags.owndata or f.token.flags.writeable for f in seen)
 
@@ -113,7 +116,7 @@ def test_failed_save_leaves_no_checkpoint(learner, tmp_path, monkeypatch):
 
 def test_only_the_newest_checkpoints_are_kept(learner, tmp_path):
     for step in (1, 2, 3):
-        learner.step(batches(FORESTS), step - 1)
+        learner.step(*batches(FORESTS), step - 1)
         learner.checkpoint(step, session="")
         learner.folder.store.seal(step, session="", keep=2)
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-2", "step-3"]
@@ -124,7 +127,7 @@ def test_only_the_newest_checkpoints_are_kept(learner, tmp_path):
 def test_nonfinite_step_is_counted_and_fails_health(learner, tmp_path):
     poison(learner)
     with pytest.raises(NonFinite, match="The weights are unchanged"):
-        learner.step(batches(FORESTS), 0)
+        learner.step(*batches(FORESTS), 0)
     assert (tmp_path / "run" / "nonfinite-version-0.arrow").is_file()
     assert metrics(learner)["treeadv_nonfinite_updates_total"] == 1
     with pytest.raises(urllib.error.HTTPError) as e:
@@ -137,11 +140,11 @@ def test_step_errors_keep_their_type_through_ray(tmp_path):
     config = tiny.config(model=tiny.folder(tmp_path, "smollm"), threads=1, lr=1e30, max_nonfinite=0)  # weights overflow
     actor = actor_class(Learner).remote(config, str(tmp_path), 0, 1)
     ray.get(actor.join.remote(""))
-    ray.get(actor.step.remote(batches(FORESTS), 0))
+    ray.get(actor.step.remote(*batches(FORESTS), 0))
     bad = dataclasses.replace(FORESTS[0], verdict=np.full(4, -1, np.int8))
     for forest, kind in ((bad, BadForest), (FORESTS[0], NonFinite)):
         with pytest.raises(ray.exceptions.RayTaskError) as e:
-            ray.get(actor.step.remote(batches([forest]), 1))
+            ray.get(actor.step.remote(*batches([forest]), 1))
         assert isinstance(e.value, kind) and type(e.value.cause) is kind
         if kind is NonFinite:
             assert e.value.cause.batch.is_file() and "treeadv reproduce RUN --batch" in str(e.value.cause)
@@ -159,16 +162,16 @@ def test_learner_with_a_store_starts_on_another_disk(tmp_path):
     for learner in (before, after):
         learner.join("")
     for step in (1, 2):
-        before.step(batches(FORESTS), step - 1)
+        before.step(*batches(FORESTS), step - 1)
         before.checkpoint(step, "000001-test")
         before.folder.store.seal(step, "000001-test", keep=1)
     assert before.folder.store.next_session().startswith("000002-")
     after.restore(2)
     assert after.trainer.version == 2
-    assert before.step(batches(FORESTS), 2).loss == after.step(batches(FORESTS), 2).loss
+    assert before.step(*batches(FORESTS), 2).loss == after.step(*batches(FORESTS), 2).loss
     poison(after)
     with pytest.raises(NonFinite):
-        after.step(batches(FORESTS), 3)
+        after.step(*batches(FORESTS), 3)
     there = tmp_path / "store" / "one"
     assert sorted(p.name for p in there.iterdir()) == ["checkpoints", "nonfinite-version-3.arrow"]
     assert sorted(p.name for p in (there / "checkpoints").iterdir()) == [

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from treeadv.config import Config, parse  # noqa: E402
 from treeadv.data.problems import Problem  # noqa: E402
 from treeadv.data.tickets import Ticket  # noqa: E402
 from treeadv.errors import BadInput  # noqa: E402
+from treeadv.replay.admission import Admission  # noqa: E402
 from treeadv.replay.audit import audit  # noqa: E402
 from treeadv.replay.draws import Draws  # noqa: E402
 from treeadv.replay.store import ReplayStore  # noqa: E402
@@ -39,13 +41,13 @@ class Watched(ReplayQueue):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         self._places: list[str] = []
-        admit = self._store.admit
+        admit = self._store.admit_many
 
-        def watched(fid: str, batch: pa.RecordBatch) -> str:
+        def watched(fids: Sequence[str], batch: pa.RecordBatch) -> list[Admission]:
             self._places.append(mapping_of(batch))
-            return admit(fid, batch)
+            return admit(fids, batch)
 
-        self._store.admit = watched  # type: ignore[method-assign, assignment]
+        self._store.admit_many = watched  # type: ignore[method-assign]
 
     async def places(self) -> list[str]:
         return self._places
@@ -53,11 +55,11 @@ class Watched(ReplayQueue):
     async def die(self) -> None:
         os._exit(1)
 
-    async def reserve(self, worker: str) -> Ticket | None:
-        ticket = await super().reserve(worker)
+    async def reserve(self, worker: str, count: int) -> list[Ticket]:
+        tickets = await super().reserve(worker, count)
         if worker == "unlucky" and not ray.get_runtime_context().was_current_actor_reconstructed:
-            os._exit(1)  # the queue has reserved the slot, and its reply is lost
-        return ticket
+            os._exit(1)  # the queue has reserved the slots, and its reply is lost
+        return tickets
 
 
 def mapping_of(batch: pa.RecordBatch) -> str:
@@ -99,12 +101,12 @@ def test_queue_that_dies_twice_trains_every_forest_once(cluster: None, config: C
 async def scenario(config: Config, run_dir: str) -> None:
     actor = actor_class(Watched, max_restarts=1, max_task_retries=0)
     queue = actor.remote(config, run_dir, "one", 0, 0)
-    tickets = [await queue.reserve.remote("w") for _ in range(4)]
-    waiting = asyncio.ensure_future(queue.reserve.remote("w"))
+    tickets = [(await queue.reserve.remote("w", 1))[0] for _ in range(4)]
+    waiting = asyncio.ensure_future(queue.reserve.remote("w", 1))
     leasing = asyncio.ensure_future(queue.lease.remote(2, 0))
     for t in tickets:
         ref = ray.put(grow(t))
-        assert [await queue.admit.remote(t.forest_id, [ref]) for _ in range(2)] == ["admitted", "repeat"]
+        assert [await queue.admit.remote([[t.forest_id]], [ref]) for _ in range(2)] == [[["admitted"]], [["repeat"]]]
     assert all("/dev/shm" in place or "plasma" in place for place in await queue.places.remote())
 
     lease = await leasing
@@ -118,7 +120,7 @@ async def scenario(config: Config, run_dir: str) -> None:
     await asyncio.sleep(0.2)
     assert not waiting.done()  # the worker waits, because all four slots are in use
     await queue.ack.remote(lease.lease_id, 1, ())
-    late = await waiting
+    (late,) = await waiting
     assert late.draw == 4
 
     with pytest.raises(ray.exceptions.RayActorError):
@@ -129,9 +131,9 @@ async def scenario(config: Config, run_dir: str) -> None:
     ]
     await queue.ack.remote(lease.lease_id, 2, ())
     assert await queue.forget.remote("w") == 1
-    again = await queue.reserve.remote("v")
+    again = (await queue.reserve.remote("v", 1))[0]
     assert (again.draw, again.attempt) == (4, 1) and again.seed != late.seed
-    assert await queue.admit.remote(late.forest_id, [ray.put(grow(late))]) == "late"
+    assert await queue.admit.remote([[late.forest_id]], [ray.put(grow(late))]) == [["late"]]
     assert 'treeadv_queue_admitted_total{unit="forests"} 4.0' in await metrics(queue)
     await queue.commit.remote(1, 1)
     await queue.close.remote()
@@ -145,18 +147,18 @@ async def resumed(queue, undone: list[Ticket]) -> None:
     lease = await queue.lease.remote(2, 1)
     assert lease.forest_ids == tuple(t.forest_id for t in undone)
     await queue.ack.remote(lease.lease_id, 2, ())
-    ticket = await queue.reserve.remote("w")
+    ticket = (await queue.reserve.remote("w", 1))[0]
     assert (ticket.draw, ticket.attempt) == (4, 2)
-    assert await queue.admit.remote(ticket.forest_id, [broken.remote()]) == "lost"
+    assert await queue.admit.remote([[ticket.forest_id]], [broken.remote()]) == [["lost"]]
     for step in (3, 4):
-        for t in [await queue.reserve.remote("w") for _ in range(2)]:
-            assert await queue.admit.remote(t.forest_id, [ray.put(grow(t, step - 1))]) == "admitted"
+        for t in [(await queue.reserve.remote("w", 1))[0] for _ in range(2)]:
+            assert await queue.admit.remote([[t.forest_id]], [ray.put(grow(t, step - 1))]) == [["admitted"]]
         lease = await queue.lease.remote(2, step - 1)
         await queue.ack.remote(lease.lease_id, step, ())
-    held = [await queue.reserve.remote("w") for _ in range(4)]
-    waiting = asyncio.ensure_future(queue.reserve.remote("w"))
+    held = [(await queue.reserve.remote("w", 1))[0] for _ in range(4)]
+    waiting = asyncio.ensure_future(queue.reserve.remote("w", 1))
     await queue.stop.remote()
-    assert await waiting is None and None not in held
+    assert await waiting == [] and None not in held
     await queue.commit.remote(4, 4)
     counts = await queue.counts.remote()
     assert counts["trained"]["forests"] == 8 and set(counts["law_error"].values()) == {0}
@@ -167,8 +169,8 @@ def test_damaged_forest_is_regrown_and_others_stay_in_memory(cluster: None, conf
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
         for worker in "ab":
-            for t in [await queue.reserve(worker) for _ in range(2)]:
-                assert t is not None and await queue.admit(t.forest_id, [ray.put(grow(t))]) == "admitted"
+            for t in [(await queue.reserve(worker, 1))[0] for _ in range(2)]:
+                assert await queue.admit([[t.forest_id]], [ray.put(grow(t))]) == [["admitted"]]
         (file,) = (tmp_path / "run/replay/payloads").iterdir()
         file.write_bytes(file.read_bytes()[:100])
         await queue.forget("a")  # the objects of the worker are lost with the worker
@@ -176,7 +178,7 @@ def test_damaged_forest_is_regrown_and_others_stay_in_memory(cluster: None, conf
         assert [fid.split("-")[1] for fid in lease.forest_ids] == ["000002", "000003"]
         assert [wire.from_batch(b)[0].forest_id for b in await asyncio.gather(*lease.refs)] == list(lease.forest_ids)
         assert (await queue.counts())["dropped"]["damaged"]["forests"] == 2
-        assert [(await queue.reserve("c")).draw for _ in range(2)] == [0, 1]
+        assert [(await queue.reserve("c", 1))[0].draw for _ in range(2)] == [0, 1]
         await queue.close()
 
     asyncio.run(asyncio.wait_for(run(), 60))
@@ -196,14 +198,13 @@ def test_orderly_end_waits_for_the_flush_in_progress(
     async def run() -> None:
         nonlocal queue
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
-        first, second = [await queue.reserve("w") for _ in range(2)]
-        assert first and second
-        await queue.admit(first.forest_id, [ray.put(grow(first))])
+        first, second = [(await queue.reserve("w", 1))[0] for _ in range(2)]
+        await queue.admit([[first.forest_id]], [ray.put(grow(first))])
         with monkeypatch.context() as patch:
             patch.setattr(LocalFile, "sync", slowly)
             await asyncio.sleep(0.1)  # the flush has begun
             ref = asyncio.get_running_loop().create_future()
-            late = asyncio.ensure_future(queue.admit(second.forest_id, [ref]))
+            late = asyncio.ensure_future(queue.admit([[second.forest_id]], [ref]))
             await asyncio.sleep(0)
             await queue.close()
             assert {"0000000001.arrow", "0000000001.jsonl"} <= set(synced)
@@ -284,7 +285,7 @@ def test_queue_killed_while_opening_returns_to_the_checkpoint(cluster: None, con
     lease = ray.get(queue.lease.remote(2, 1), timeout=60)
     assert lease.forest_ids == steps[2]
     ray.get(queue.ack.remote(lease.lease_id, 2, ()), timeout=60)
-    ticket = ray.get(queue.reserve.remote("w"), timeout=60)
+    ticket = ray.get(queue.reserve.remote("w", 1), timeout=60)[0]
     assert (ticket.draw, ticket.attempt) == (6, 1)
     ray.get(queue.close.remote())
     assert audit(str(tmp_path / "run")).sound
@@ -292,10 +293,10 @@ def test_queue_killed_while_opening_returns_to_the_checkpoint(cluster: None, con
 
 def test_reservation_repeated_after_a_death_holds_one_slot(cluster: None, config: Config, tmp_path: Path) -> None:
     queue = actor_class(Watched, max_restarts=1, max_task_retries=-1).remote(config, str(tmp_path / "run"), "one", 0, 0)
-    first = ray.get(queue.reserve.remote("unlucky"), timeout=60)
+    first = ray.get(queue.reserve.remote("unlucky", 1), timeout=60)[0]
     counts = ray.get(queue.counts.remote(), timeout=60)
     assert first.draw == 0 and counts["states"]["reserved"] == 1 and counts["next_draw"] == 1
-    assert ray.get(queue.reserve.remote("unlucky"), timeout=60).draw == 1
+    assert ray.get(queue.reserve.remote("unlucky", 1), timeout=60)[0].draw == 1
     ray.get(queue.close.remote())
 
 
@@ -324,16 +325,16 @@ def test_threshold_is_shared_and_survives_a_queue_restart(cluster: None, config:
     async def scenario() -> None:
         actor = actor_class(Watched, max_restarts=1, max_task_retries=0)
         queue = actor.remote(config, str(tmp_path / "run"), "one", 0, 0)
-        first = await queue.reserve.remote("a")
+        first = (await queue.reserve.remote("a", 1))[0]
         assert first.tau == 9.0  # the queue has admitted no forest yet
         forest = grow(first)
-        await queue.admit.remote(first.forest_id, [ray.put(forest)])
-        second = await queue.reserve.remote("b")
+        await queue.admit.remote([[first.forest_id]], [ray.put(forest)])
+        second = (await queue.reserve.remote("b", 1))[0]
         median = float(np.median(forest.column("entropy").values.to_numpy()))
         assert second.tau == pytest.approx(median, rel=0.2)
         with pytest.raises(ray.exceptions.RayActorError):
             await queue.die.remote()
-        third = await until_up(lambda: queue.reserve.remote("c"))
+        (third,) = await until_up(lambda: queue.reserve.remote("c", 1))
         assert third.tau == second.tau
         ray.kill(queue)
 
@@ -355,11 +356,11 @@ def test_failing_draw_is_skipped_and_others_are_reserved(cluster: None, config: 
 
     async def run() -> list[int]:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
-        queue._draws = Draws(FailsAtDraw17())
-        tickets = await asyncio.gather(*(queue.reserve(f"worker-{n}") for n in range(20)))
+        queue._draws = queue._reservations._draws = Draws(FailsAtDraw17())
+        tickets = await asyncio.gather(*(queue.reserve(f"worker-{n}", 1) for n in range(20)))
         assert (await queue.counts())["dropped"]["no_prompt"]["forests"] == 1
         await queue.close()
-        return [t.draw for t in tickets if t]
+        return [t.draw for (t,) in tickets]
 
     assert sorted(asyncio.run(asyncio.wait_for(run(), 60))) == [n for n in range(21) if n != 17]
     report = audit(str(tmp_path / "run"))
@@ -382,15 +383,15 @@ class BrokenSource:
 def test_slow_draw_does_not_stop_the_queue(cluster: None, config: Config, tmp_path: Path) -> None:
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
-        queue._draws = Draws(SlowSource())
-        reserving = [asyncio.ensure_future(queue.reserve(worker)) for worker in "ab"]
+        queue._draws = queue._reservations._draws = Draws(SlowSource())
+        reserving = [asyncio.ensure_future(queue.reserve(worker, 1)) for worker in "ab"]
         delays = []
         while not all(r.done() for r in reserving):
             began = time.monotonic()
             await queue.counts()
             await asyncio.sleep(0.01)
             delays.append(time.monotonic() - began)
-        assert max(delays) < 0.5 and [(await r).draw for r in reserving] == [0, 1]
+        assert max(delays) < 0.5 and [(await r)[0].draw for r in reserving] == [0, 1]
         await queue.close()
 
     asyncio.run(asyncio.wait_for(run(), 60))
@@ -399,11 +400,11 @@ def test_slow_draw_does_not_stop_the_queue(cluster: None, config: Config, tmp_pa
 def test_source_that_always_fails_ends_the_run(cluster: None, config: Config, tmp_path: Path) -> None:
     async def run() -> None:
         queue = ReplayQueue(config, str(tmp_path / "run"), "one", 0, 0)
-        queue._draws = Draws(BrokenSource())
+        queue._draws = queue._reservations._draws = Draws(BrokenSource())
         with pytest.raises(
             BadInput, match=r"50 draws in a row gave no prompt; the last error \(draw 49\) is KeyError: 'answer'"
         ):
-            await queue.reserve("a")
+            (await queue.reserve("a", 1))[0]
         await queue.close()
 
     asyncio.run(asyncio.wait_for(run(), 60))

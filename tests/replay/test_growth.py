@@ -73,7 +73,7 @@ store = open_store(folder, per_step=per_step, max_staleness=10**7, fsync="none")
 record = reserve(store)
 BATCH = batch_for(record)
 FOREST = wire.from_batch(BATCH)[0]
-replay.graded_forest = lambda fid, batch: FOREST  # every forest has the same payload, under the first id
+replay.graded_forests = lambda fids, batch: [FOREST]  # every forest has the same payload, under the first id
 store.admit(record.forest_id, BATCH)
 step, seen = 0, []
 for n in range(1, count):

@@ -200,8 +200,7 @@ def journalled(folder: Path, *records: Record) -> None:
     reader = Reader(parts)
     list(reader)
     writer = Journal(parts, reader, "", lambda: None)
-    for record in records:
-        writer.append(record, 0.0)
+    writer.append(records, 0.0)
     writer.close()
 
 

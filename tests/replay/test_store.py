@@ -289,7 +289,7 @@ def test_lease_may_wait_for_a_forest_that_a_worker_grows(tmp_path: Path) -> None
 def test_audit_finds_a_lease_that_breaks_the_bound(tmp_path: Path, record: Leased, fault: str) -> None:
     store = open_store(tmp_path)
     fill(store, 1, version=2)
-    store._journal.append(record, 0.0)
+    store._journal.append([record], 0.0)
     store.close()
     (found,) = audit(str(tmp_path)).faults
     assert fault in found

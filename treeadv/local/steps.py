@@ -135,7 +135,7 @@ class StepForests:
         problem = None
         while problem is None:
             try:
-                problem = self._problems[self._store.next_draw]
+                problem = self._problems[self._store.next_draws(1)[0]]
             except Exception as e:  # the source is code of a library or a user; any error of it fails only this draw
                 self._store.skip_draw(f"{type(e).__name__}: {one_line(e)}")
         return self._store.reserve("local", "", lambda _: problem.id)

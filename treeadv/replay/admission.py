@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,26 +12,35 @@ import pyarrow as pa
 
 from treeadv import wire
 from treeadv.config import QueueConfig
-from treeadv.errors import BadForest
+from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Floats, Forest
 from treeadv.replay.records import Admitted, Dropped, DropReason, Place
 
 Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
 
 
-def graded_forest(fid: str, batch: pa.RecordBatch) -> Forest:
-    """Return the only forest of a batch.
+def graded_forests(fids: Sequence[str], batch: pa.RecordBatch) -> list[Forest | BadForest]:
+    """Return the forests of a batch, whose rows have the ids `fids`.
 
-    Raises `BadForest` if the forest breaks an invariant, is not graded, or does not have the id `fid`."""
-    forests = wire.from_batch(batch)
-    if len(forests) != 1:
-        raise BadForest(fid, f"the batch holds {len(forests)} forests instead of 1")
-    forest = forests[0].check()
+    A forest that breaks an invariant, is not graded or has another id is replaced by the error. If the batch has
+    another number of rows or another schema, every forest is replaced by this error."""
+    try:
+        forests = wire.from_batch(batch)
+    except BadInput as e:
+        return [BadForest(fid, str(e)) for fid in fids]
+    if len(forests) != len(fids):
+        return [BadForest(fid, f"the batch holds {len(forests)} forests instead of {len(fids)}") for fid in fids]
+    return [_graded(fid, forest) for fid, forest in zip(fids, forests, strict=True)]
+
+
+def _graded(fid: str, forest: Forest) -> Forest | BadForest:
+    try:
+        forest.check()
+    except BadForest as e:
+        return e
     if forest.forest_id != fid:
-        raise BadForest(fid, f"the batch holds forest {forest.forest_id} instead")
-    if not forest.graded:
-        raise BadForest(fid, "not graded")
-    return forest
+        return BadForest(fid, f"the batch holds forest {forest.forest_id} instead")
+    return forest if forest.graded else BadForest(fid, "not graded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +80,13 @@ def admission_record(forest: Forest, place: Place) -> Admitted:
         mass=advantage_mass(judged), payload_file=place.file, offset=place.offset, length=place.length,
         payload_crc=place.crc,
     )  # fmt: skip
+
+
+def outcome(record: Admitted | Dropped) -> Admission:
+    """Return the answer to the worker that delivered the forest of a record."""
+    if isinstance(record, Admitted):
+        return "admitted"
+    return "refused" if record.reason == "invalid" else "dropped"
 
 
 def drop_message(record: Dropped) -> tuple[int, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,7 +12,8 @@ from treeadv.data.problems import Problem
 from treeadv.data.tasks import ProblemSource
 from treeadv.errors import one_line
 
-_KEPT = 64  # number of draws whose problem is cached
+_KEPT = 256  # number of draws whose problem is cached
+_PATIENCE = 0.005  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,19 @@ class Draws:
 
     async def problem(self, draw: int) -> Problem | FailedDraw:
         """Return the problem of a draw. Concurrent calls for the same draw share one call of the source."""
+        (found,) = await self.problems([draw])
+        return found
+
+    async def problems(self, draws: Sequence[int]) -> list[Problem | FailedDraw]:
+        """Return the problems of the first of `draws`, at least one. A problem that the source has not found within
+        `_PATIENCE` ends the list, so a slow source delays no problem that it has found."""
+        futures = [self._future(draw) for draw in draws]
+        await asyncio.shield(futures[0])
+        if not all(f.done() for f in futures):
+            await asyncio.wait(futures, timeout=_PATIENCE)
+        return [f.result() for f in itertools.takewhile(asyncio.Future.done, futures)]
+
+    def _future(self, draw: int) -> asyncio.Future[Problem | FailedDraw]:
         if draw not in self._found:
             loop = asyncio.get_running_loop()
             self._found[draw] = asyncio.ensure_future(loop.run_in_executor(self._thread, self._ask, draw))
@@ -38,7 +54,7 @@ class Draws:
         self._found[draw] = found = self._found.pop(draw)
         for old in list(self._found)[:-_KEPT]:
             del self._found[old]
-        return await asyncio.shield(found)
+        return found
 
     def close(self) -> None:
         """Cancel the draws that have not started."""

@@ -15,7 +15,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -245,17 +245,17 @@ class Journal:
         elif reader.parts:
             folder.sync(reader.parts[-1])
 
-    def append(self, record: Record, t: float) -> None:
-        """Write one record. Raises `BadInput` if the write fails; the journal is then unchanged."""
+    def append(self, records: Sequence[Record], t: float) -> None:
+        """Write records in one piece. Raises `BadInput` if the write fails; the journal is then unchanged."""
         if self._closed:
             raise RuntimeError(f"{self._folder.uri}: the journal is closed; another process may own the run now")
         if self._part is None:
             self._part = self._folder.create(self._next(SUFFIX), _REWRITE_BELOW)
-        line = encode(Line(self.seq + 1, t, record))
-        self._part.write(line)
-        self.seq += 1
-        self.size += len(line)
-        self.disk_bytes += len(line)
+        lines = b"".join(encode(Line(seq, t, record)) for seq, record in enumerate(records, self.seq + 1))
+        self._part.write(lines)
+        self.seq += len(records)
+        self.size += len(lines)
+        self.disk_bytes += len(lines)
         self._dirty = True
 
     def pending(self) -> list[Action]:

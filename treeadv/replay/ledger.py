@@ -138,10 +138,10 @@ class Ledger:
         parts = fid.rsplit("-", 2)
         return len(parts) == 3 and parts[0] == self.run and parts[1].isdecimal() and int(parts[1]) < self.next_draw
 
-    def next_ticket(self) -> Retry:
-        """Return the draw and the attempt of the next reservation: the first waiting retry, or a new draw if no
-        retry waits."""
-        return self.again[0] if self.again else Retry(draw=self.next_draw, attempt=0, failures=0)
+    def next_tickets(self, count: int) -> list[Retry]:
+        """Return the draws and attempts of the next `count` reservations: the waiting retries, then new draws."""
+        fresh = range(self.next_draw, self.next_draw + count - len(self.again))
+        return [*self.again[:count], *(Retry(draw=draw, attempt=0, failures=0) for draw in fresh)]
 
     def drop(self, fid: str, reason: DropReason, detail: str, attempts: int) -> Dropped:
         """Return the record that drops a live forest. `Dropped.refill` says whether the prompt gets another attempt.
@@ -226,7 +226,7 @@ class Ledger:
         self._check_law(record)
 
     def _reserve(self, record: Reserved) -> None:
-        ticket = self.next_ticket()
+        (ticket,) = self.next_tickets(1)
         if (record.draw, record.attempt) != (ticket.draw, ticket.attempt):
             raise ValueError(f"{record} is not the next ticket {ticket}")
         if self.again:

@@ -31,8 +31,8 @@ class Opened:
 class Reserved:
     """A worker got a prompt, and its forest takes a slot.
 
-    `request` is the id that the worker gives to the call, or "" for none. `failures` is the number of failed earlier
-    attempts of this draw."""
+    `request` is the id of the call and the number of the forest in this call (`ID/0`), or "" if the call has no id.
+    `failures` is the number of failed earlier attempts of this draw."""
 
     forest_id: str
     draw: int

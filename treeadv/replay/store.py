@@ -14,18 +14,20 @@ import pyarrow as pa
 
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
-from treeadv.replay.admission import Admission, admission_record, drop_message, graded_forest, rejection
+from treeadv.forest import Forest
+from treeadv.replay.admission import Admission, admission_record, drop_message, graded_forests, outcome, rejection
 from treeadv.replay.journal import Journal, Reader
-from treeadv.replay.ledger import Ledger, State
+from treeadv.replay.ledger import Ledger, Retry, State
+from treeadv.replay.open_files import OpenFiles
 from treeadv.replay.payloads import DamagedPayload, Payloads
 from treeadv.replay.records import (
     Acked,
+    Admitted,
     Committed,
     Dropped,
     DropReason,
     Leased,
     Opened,
-    Record,
     Released,
     Reserved,
     Resumed,
@@ -44,7 +46,7 @@ _MAX_FAILED_DRAWS = 50  # draws in a row without a prompt
 log = visible_logger("treeadv.replay")
 
 
-class ReplayStore:
+class ReplayStore(OpenFiles):
     """The replay queue of one process, which owns the run's replay folder.
 
     The class is not thread-safe. Only the actions of `pending` and `compaction` may run in another thread.
@@ -138,30 +140,39 @@ class ReplayStore:
             lacking = n - len(self.ledger.leasable(version)) - len(self.ledger.in_state(State.RESERVED))
         return max(0, lacking, self.capacity - self.ledger.slots_used)
 
+    def reserved_for(self, worker: str, request: str) -> list[Reserved]:
+        """Return the forests of the answer to an earlier `request` (not "") of this worker that are still reserved."""
+        answers = (e.reserved for e in self.ledger.in_state(State.RESERVED)) if request else ()
+        return [r for r in answers if (r.worker, r.request.rpartition("/")[0]) == (worker, request)]
+
     def reserve(self, worker: str, request: str, prompt_id: Callable[[int], str]) -> Reserved | None:
-        """Reserve a slot for the next draw. The prompt of the draw is `prompt_id(draw)`. Returns None if no slot is
-        free.
+        """Reserve a slot for the next draw (see `reserve_many`). Returns None if no slot is free."""
+        return next(iter(self.reserve_many(worker, request, prompt_id, 1)), None)
 
-        A repeated `request` (not "") gets the first answer again while that forest is reserved."""
-        for e in self.ledger.in_state(State.RESERVED) if request else ():
-            if (e.reserved.worker, e.reserved.request) == (worker, request):
-                return e.reserved
-        if not self.free_slots:
-            return None
-        self._failed_draws = 0
-        return self._reserve(worker, request, prompt_id(self.next_draw))
+    def reserve_many(self, worker: str, request: str, prompt_id: Callable[[int], str], count: int) -> list[Reserved]:
+        """Reserve slots for the next draws, at most `count`. The prompt of a draw is `prompt_id(draw)`. Returns [] if
+        no slot is free.
 
-    @property
-    def next_draw(self) -> int:
-        """Return the draw of the next reservation."""
-        return self.ledger.next_ticket().draw
+        A repeated `request` (not "") gets those forests of its first answer again that are still reserved."""
+        if found := self.reserved_for(worker, request):
+            return found
+        tickets = self.ledger.next_tickets(min(count, self.free_slots))
+        if tickets:
+            self._failed_draws = 0
+        names = [f"{request}/{i}" if request else "" for i in range(len(tickets))]
+        return self._reserve(worker, names, tickets, [prompt_id(t.draw) for t in tickets])
+
+    def next_draws(self, count: int) -> list[int]:
+        """Return the draws of the next `count` reservations."""
+        return [t.draw for t in self.ledger.next_tickets(count)]
 
     def skip_draw(self, detail: str) -> None:
         """Finish the next draw without a forest, because it has no prompt.
 
         Raises `BadInput` after `_MAX_FAILED_DRAWS` such draws in a row."""
-        draw = self.next_draw
-        record = self._reserve("", "", "")
+        (ticket,) = self.ledger.next_tickets(1)
+        (record,) = self._reserve("", [""], [ticket], [""])
+        draw = ticket.draw
         self._drop(self.ledger.drop(record.forest_id, "no_prompt", detail, self._config.attempts))
         self._failed_draws += 1
         if self._failed_draws >= _MAX_FAILED_DRAWS:
@@ -170,12 +181,18 @@ class ReplayStore:
                 f" {detail}; correct the task"
             )
 
-    def _reserve(self, worker: str, request: str, prompt_id: str) -> Reserved:
-        t = self.ledger.next_ticket()
-        fid = forest_id(self.ledger.run, t.draw, t.attempt)
-        record = Reserved(forest_id=fid, worker=worker, request=request, prompt_id=prompt_id, **asdict(t))
-        self._write(record)
-        return record
+    def _reserve(
+        self, worker: str, names: Sequence[str], tickets: Sequence[Retry], prompt_ids: Sequence[str]
+    ) -> list[Reserved]:
+        run = self.ledger.run
+        records = [
+            Reserved(
+                forest_id=forest_id(run, t.draw, t.attempt), worker=worker, request=name, prompt_id=prompt, **asdict(t)
+            )
+            for name, t, prompt in zip(names, tickets, prompt_ids, strict=True)
+        ]
+        self._write(*records)
+        return records
 
     def fail(self, fid: str, reason: str) -> None:
         """Drop a reserved forest that its worker cannot deliver.
@@ -192,29 +209,48 @@ class ReplayStore:
         return len(lost)
 
     def admit(self, fid: str, batch: pa.RecordBatch) -> Admission:
-        """Store one graded forest and return the outcome.
+        """Store one graded forest and return the outcome (see `admit_many`)."""
+        (outcome,) = self.admit_many([fid], batch)
+        return outcome
+
+    def admit_many(self, fids: Sequence[str], batch: pa.RecordBatch) -> list[Admission]:
+        """Store the graded forests in the rows of `batch` and return the outcome of each. `fids` are their ids.
 
         `repeat`: the forest was admitted before. `late`: another attempt has the draw, or the draw is finished.
         `refused`: the forest breaks an invariant; the queue drops it as invalid, and its prompt gets another
-        attempt. `dropped`: the forest is valid but gives no advantage (see `rejection`)."""
-        state = self._state(fid)
-        if state is not State.RESERVED:
-            return "repeat" if state else "late"
-        try:
-            forest = graded_forest(fid, batch)
-        except (BadForest, BadInput) as e:
-            self._drop(self.ledger.drop(fid, "invalid", str(e), self._config.attempts))
-            return "refused"
-        if found := rejection(forest, self._config):
-            self._drop(self.ledger.drop(fid, found.reason, found.detail, self._config.attempts))
+        attempt. `dropped`: the forest is valid but gives no advantage (see `rejection`). The records are written in
+        one piece after the payloads. A crash keeps a part of the forests, each of them whole. A repeated call stores
+        only the others."""
+        states = [self._state(fid) for fid in fids]
+        forests: Sequence[Forest | BadForest | None] = [None] * len(fids)
+        if State.RESERVED in states:
+            forests = graded_forests(fids, batch)
+        outcomes: list[Admission] = []
+        records: dict[str, Admitted | Dropped] = {}
+        for row, (fid, state, forest) in enumerate(zip(fids, states, forests, strict=True)):
+            if state is not State.RESERVED or fid in records or forest is None:
+                outcomes.append("repeat" if state else "late")
+                continue
+            records[fid] = self._admission(fid, forest, batch, row)
+            outcomes.append(outcome(records[fid]))
+        self._write(*records.values())
+        return outcomes
+
+    def _admission(self, fid: str, forest: Forest | BadForest, batch: pa.RecordBatch, row: int) -> Admitted | Dropped:
+        """Write the payload of a forest, if the queue stores it. Return the record of its admission or of its drop."""
+        attempts = self._config.attempts
+        if isinstance(forest, BadForest):
+            record = self.ledger.drop(fid, "invalid", str(forest), attempts)
+        elif found := rejection(forest, self._config):
+            record = self.ledger.drop(fid, found.reason, found.detail, attempts)
             self._dropped_in_a_row += 1
             if self._dropped_in_a_row % _WARN_EVERY == 0:
                 log.warning("the last %d forests were all dropped: %s", self._dropped_in_a_row, found.detail)
-            return "dropped"
-        self._dropped_in_a_row = 0
-        place = self._payloads.append(batch)
-        self._write(admission_record(forest, place))
-        return "admitted"
+        else:
+            self._dropped_in_a_row = 0
+            return admission_record(forest, self._payloads.append(batch.slice(row, 1)))
+        log.log(*drop_message(record))
+        return record
 
     # ---- calls of the learner ----------------------------------------------------------------------------------------
     def lease(self, n: int, version: int, fetch: Callable[[str], object] | None = None) -> Leased | None:
@@ -332,43 +368,7 @@ class ReplayStore:
         """Return a stored forest. Raises `DamagedPayload`. Raises KeyError if the forest is not live."""
         return self._payloads.read(self.ledger.live[fid].payload.place)
 
-    # ---- durability --------------------------------------------------------------------------------------------------
-    def pending(self) -> list[Action]:
-        """Return the actions that make every record durable. One flush serves all waiting callers (group commit)."""
-        payloads, journal = self._payloads.pending(), self._journal.pending()
-        return [*payloads, self._lock.check, *journal] if journal else payloads
-
-    def sync(self) -> None:
-        flush(self.pending())
-
-    def check_owner(self) -> None:
-        """Raise `BadInput` if another process owns the run now."""
-        self._lock.check()
-
-    @property
-    def records(self) -> int:
-        """Return the number of journal records since the start of the run."""
-        return self._journal.seq
-
-    def disk_bytes(self) -> int:
-        """Return the size of the journal and of the payload files in bytes."""
-        return self._journal.disk_bytes + self._payloads.size
-
-    def free_bytes(self) -> int | None:
-        return self._folder.free_bytes()
-
-    def close(self) -> None:
-        """Make all records durable, unless queue.fsync is none, and release the folder."""
-        if self._config.fsync != "none":
-            self.sync()
-        self._payloads.close()
-        self._journal.close()
-        self._lock.release()
-
-    def _write(self, record: Record) -> None:
-        self._journal.append(record, self._clock())
-        self.ledger.apply(record)
-
+    # ---- internal ----------------------------------------------------------------------------------------------------
     def _needed(self) -> set[str]:
         """Return the payload files that contain an unfinished forest."""
         return {e.admitted.payload_file for e in self.ledger.live.values() if e.admitted}

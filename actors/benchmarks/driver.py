@@ -1,0 +1,199 @@
+"""`treeadv bench driver`: measures what a forest costs outside of the model. It prints one JSON object per line.
+
+The whole pipeline runs with its generators, reward actors, queue, driver and learner, but without a model: an engine
+returns the same token again and again, and the learner's step only reads the forests. The lines of one run are
+
+    pipeline  forests/s from prompt to acknowledged step, `ms_a_forest` by the clock, `cpu_ms_a_forest` over all
+              processes, and `calls_a_forest`, the calls of actors that the driver makes for a forest
+    call      the calls of one method
+    part      `ms_a_forest` in CPU time of one part. `queue`, `generator`, `reward`, `learner`, `driver` and `ray`
+              (raylet, GCS and idle workers) are processes. The other parts are shares of the process `of`
+
+With --work prepared, generators deliver copies of one forest and reward actors give fixed grades. With --work drawn,
+the sampler draws every token from the engine and the verifier `exact` judges every leaf. That work is not part of the
+goal of 1 ms a forest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray.actor import ActorMethod
+from rich.console import Console
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from actors.benchmarks.driver_roles import DRAWN, PREPARED
+from actors.benchmarks.lines import print_figures
+from actors.driver import pipeline
+from actors.driver.cluster import Cluster
+from actors.driver.outcome import EndRequest
+from actors.driver.recorder import Recorder
+from actors.driver.supervisor import connect
+from treeadv.config import Config, parse
+from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
+from treeadv.learning.report import StepReport
+from treeadv.report.progress import Progress
+from treeadv.storage.run_folder import RunFolder
+
+_WORK = {"prepared": PREPARED, "drawn": DRAWN}
+_WORDS = ("<end>", "1", "2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The clock, the bytes on disk, the calls of actors so far, and CPU seconds by (process, part)."""
+
+    time: float
+    calls: Counter[str]  # by method
+    forest_bytes: int
+    cpu: Counter[tuple[str, str]]
+
+
+def main(argv: list[str]) -> None:
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(prog="treeadv bench driver", description=__doc__, formatter_class=form)
+    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
+    p.add_argument("--work", choices=_WORK, default="prepared")
+    p.add_argument("--steps", type=int, default=40, help="steps that are counted")
+    p.add_argument("--skip", type=int, default=5, help="first steps that are not counted")
+    p.add_argument("--per-step", type=int, default=32, help="forests of a step")
+    p.add_argument("--generators", type=int, default=1)
+    p.add_argument("--rewards", type=int, default=1)
+    p.add_argument("--in-flight", type=int, default=32, help="forests that a generator grows at a time")
+    p.add_argument("--leaves", type=int, default=16)
+    p.add_argument("--tokens", type=int, default=64, help="tokens of one segment; with --work drawn those of a leaf")
+    args = p.parse_args(argv)
+    for name in ("steps", "skip", "per_step", "generators", "rewards", "in_flight", "tokens"):
+        if getattr(args, name) < 1:
+            raise BadInput(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
+    if args.leaves < 4 or args.leaves % 2:
+        raise BadInput(f"--leaves {args.leaves}: must be an even number of at least 4")
+    with tempfile.TemporaryDirectory() as root:
+        first, last = asyncio.run(_run(connect(_config(Path(root), args)), args))
+        ray.shutdown()
+    _print(first, last, args)
+
+
+def _config(root: Path, args: argparse.Namespace) -> Config:
+    """Write a task and a model folder without weights, and return the configuration of the run."""
+    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(_WORDS)}, unk_token=_WORDS[0]))
+    (root / "model").mkdir()
+    tokenizer.save(str(root / "model" / "tokenizer.json"))
+    (root / "model" / "config.json").write_text('{"model_type": "llama", "eos_token_id": 0}')
+    (root / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (root / "tasks.jsonl").write_text('{"problem": "1", "answer": "2"}\n' * 64)
+    engine = "actors.benchmarks.driver_roles:StubEngine"
+    tree: JsonObject = {
+        "run": {"root": str(root), "name": "run", "steps": args.skip + args.steps},
+        "model": {"path": str(root / "model")},
+        "task": {"source": str(root / "tasks.jsonl"), "verifier": "exact"},
+        "sampling": {"leaves": args.leaves, "max_tokens": args.tokens, "tau": 1.0, "rule": "entropy"},
+        "generator": {"count": args.generators, "forests": args.in_flight, "engine": engine},
+        "reward": {"count": args.rewards},
+        "learner": {"forests_per_step": args.per_step, "threads": 1},
+        "queue": {"max_staleness": 1},
+        "metrics": {"port": 0},
+    }
+    return parse(tree, "bench driver")
+
+
+class _Watch(Recorder):
+    """A recorder that also takes a snapshot of every actor after the steps `at`."""
+
+    def __init__(self, folder: RunFolder, progress: Progress, at: tuple[int, int], calls: Counter[str]) -> None:
+        super().__init__(folder, progress)
+        self.taken: list[Snapshot] = []
+        self._at, self._calls = at, calls
+
+    async def record(self, cluster: Cluster, step: int, report: StepReport) -> None:
+        await super().record(cluster, step, report)
+        if step in self._at:
+            self.taken.append(await self._snapshot(cluster))
+
+    async def _snapshot(self, cluster: Cluster) -> Snapshot:
+        calls, now = self._calls.copy(), time.perf_counter()
+        members: list[tuple[str, Any]] = [("queue", cluster.queue)]
+        members += [("generator", g) for g in cluster.generators.names]
+        members += [("reward", r) for r in cluster.rewards.names]
+        members += [("learner", m) for m in cluster.learners.members]
+        cpu: Counter[tuple[str, str]] = Counter({("driver", "all"): time.process_time()})
+        known = set()
+        for role, member in members:
+            pid, used = await member.used.remote()
+            known.add(pid)
+            for part, seconds in used.items():
+                cpu[role, part] += seconds
+        for process in psutil.Process().children(recursive=True):
+            if process.pid not in known:
+                times = process.cpu_times()
+                cpu["ray", "all"] += times.user + times.system
+        size = (await cluster.queue.counts.remote())["disk_bytes"]
+        return Snapshot(time=now, calls=calls, forest_bytes=size, cpu=cpu)
+
+
+async def _run(config: Config, args: argparse.Namespace) -> tuple[Snapshot, Snapshot]:
+    folder, config, lock = RunFolder.create(config, "run")
+    progress = Progress(config.run.steps, Console(stderr=True, quiet=True))
+    with _counted_calls() as calls:
+        recorder = _Watch(folder, progress, (args.skip, config.run.steps), calls)
+        cluster = Cluster(config, folder, _WORK[args.work])
+        recorder.follow(cluster)
+        try:
+            await cluster.start()
+            recorder.resume()
+            await pipeline.run(cluster, recorder, EndRequest())
+        finally:
+            await cluster.end()
+            lock.release()
+    first, last = recorder.taken
+    return first, last
+
+
+@contextmanager
+def _counted_calls() -> Iterator[Counter[str]]:
+    """Count the calls of actors that this process makes, by method. Heartbeats do not count."""
+    calls: Counter[str] = Counter()
+    remote = ActorMethod._remote
+
+    def counted(method: Any, *args: Any, **more: Any) -> Any:
+        if method._method_name not in ("beat", "used"):
+            calls[method._method_name] += 1
+        return remote(method, *args, **more)
+
+    ActorMethod._remote = counted
+    try:
+        yield calls
+    finally:
+        ActorMethod._remote = remote
+
+
+def _print(first: Snapshot, last: Snapshot, args: argparse.Namespace) -> None:
+    forests, seconds = args.steps * args.per_step, last.time - first.time
+    cpu, calls = last.cpu - first.cpu, last.calls - first.calls
+    every = sum(used for (_, part), used in cpu.items() if part == "all")
+    shape = {"work": args.work, "generators": args.generators, "rewards": args.rewards, "per_step": args.per_step}
+    print_figures(
+        bench="driver", way="pipeline", **shape, forests=forests,
+        forest_bytes=round((last.forest_bytes - first.forest_bytes) / forests), seconds=seconds,
+        forests_per_s=forests / seconds, ms_a_forest=1e3 * seconds / forests, cpu_ms_a_forest=1e3 * every / forests,
+        calls_a_forest=calls.total() / forests,
+    )  # fmt: skip
+    for method, n in calls.most_common():
+        print_figures(bench="driver", way="call", method=method, calls_a_forest=n / forests)
+    for (process, part), used in sorted(cpu.items(), key=lambda item: -item[1]):
+        of = {} if part == "all" else {"of": process}
+        name = process if part == "all" else part
+        print_figures(bench="driver", way="part", part=name, **of, ms_a_forest=1e3 * used / forests)
