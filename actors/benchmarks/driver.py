@@ -41,6 +41,7 @@ from actors.driver.cluster import Cluster
 from actors.driver.outcome import EndRequest
 from actors.driver.recorder import Recorder
 from actors.driver.supervisor import connect
+from treeadv.command_line import tool_parser
 from treeadv.config import Config, parse
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
@@ -63,8 +64,7 @@ class Snapshot:
 
 
 def main(argv: list[str]) -> None:
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(prog="treeadv bench driver", description=__doc__, formatter_class=form)
+    p = tool_parser("treeadv bench driver", __doc__)
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--work", choices=_WORK, default="prepared")
     p.add_argument("--steps", type=int, default=40, help="steps that are counted")

@@ -1,0 +1,56 @@
+"""Tests `treeadv bench driver` and its roles without a model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from actors.benchmarks import driver, driver_roles
+from actors.benchmarks.synthetic import binary_forest
+from treeadv import wire
+from treeadv.errors import BadInput
+from treeadv.forest import Verdict
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "--steps 0: must be at least 1"),
+        (["--in-flight", "-2"], "--in-flight -2: must be at least 1"),
+        (["--leaves", "3"], "--leaves 3: must be an even number of at least 4"),
+    ],
+)
+def test_bad_number_is_refused_before_ray_starts(options: list[str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        driver.main(options)
+
+
+def test_stub_step_counts_what_it_reads() -> None:
+    forests = [binary_forest(4, 3), binary_forest(8, 2)]
+    report = driver_roles.report(forests, 1)
+    assert report.leaves == 12 and report.tokens == sum(f.tokens for f in forests) and report.version == 2
+    assert report.staleness == [1, 1] and not report.void
+
+
+def test_forest_of_the_benchmark_is_graded_once() -> None:
+    forest = driver_roles.ungraded(binary_forest(4, 3))
+    assert not forest.graded and np.isnan(forest.reward).all()
+    (graded,) = wire.from_batch(wire.to_batch([driver_roles.graded(forest)]))
+    assert graded.graded and graded.verdict.tolist() == [Verdict.VERIFIED] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["prepared", "drawn"])
+def test_parts_add_up_to_the_pipeline(capsys: pytest.CaptureFixture[str], work: str) -> None:
+    options = "--steps 4 --skip 1 --per-step 4 --in-flight 4 --leaves 4 --tokens 8"
+    driver.main(["--work", work, *options.split()])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (whole,) = (r for r in rows if r["way"] == "pipeline")
+    calls = [r["calls_a_forest"] for r in rows if r["way"] == "call"]
+    parts = {r["part"]: r["ms_a_forest"] for r in rows if r["way"] == "part" and "of" not in r}
+    assert whole["forests"] == 16 and whole["ms_a_forest"] * whole["forests_per_s"] == pytest.approx(1000, rel=0.01)
+    assert sum(calls) == pytest.approx(whole["calls_a_forest"], rel=0.01)
+    assert sum(parts.values()) == pytest.approx(whole["cpu_ms_a_forest"], rel=0.01)
+    assert {"queue", "generator", "reward", "learner", "driver", "ray"} == set(parts)
