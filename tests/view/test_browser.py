@@ -218,6 +218,15 @@ def test_bundle_opens_from_files(page: Page, run: Path, tmp_path: Path) -> None:
     assert page.locator(".segment .body").first.inner_text() == "the <b>owl</b> & "
 
 
+def test_data_that_arrives_before_the_first_effect_is_shown(page: Page, run: Path, tmp_path: Path) -> None:
+    """A busy machine runs the first effect of the page after the only file of the list has arrived."""
+    late = "(f, pause = 0, ...rest) => timer(f, pause + 1500, ...rest)"
+    page.add_init_script(f"const timer = setTimeout; window.requestAnimationFrame = window.setTimeout = {late};")
+    write_bundle(Catalogue(open_source(run)), tmp_path / "shared")
+    page.goto((tmp_path / "shared" / "index.html").as_uri())
+    wait_for_steps(page, [1, 2, 3, 4, 5, 6])
+
+
 def test_bundle_of_the_documents_opens(page: Page) -> None:
     page.goto((Path(__file__).parents[2] / "docs/examples/laptop-run/index.html").as_uri())
     page.get_by_label("smallest step").fill("9")

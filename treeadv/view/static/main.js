@@ -101,7 +101,11 @@ function Tip({ tip }) {
 
 function useRevision(data) {
   const [revision, set] = useState(0);
-  useEffect(() => data.subscribe(() => set((n) => n + 1)), [data]);
+  useEffect(() => {
+    const next = () => set((n) => n + 1);
+    next(); // data may have arrived before this effect
+    return data.subscribe(next);
+  }, [data]);
   return revision;
 }
 
