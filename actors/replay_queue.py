@@ -53,7 +53,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Held:
+class StoredRow:
     """A forest in Ray's object store: a row of a record batch."""
 
     ref: ObjectRef[pa.RecordBatch]
@@ -72,7 +72,7 @@ class ReplayQueue(Heartbeat):
         this method."""
         self._config = config
         self._draws = Draws(problem_source(config.task, config.run.seed))
-        self._held: dict[str, _Held] = {}
+        self._stored: dict[str, StoredRow] = {}
         self._ready = asyncio.Condition()  # more forests may be ready
         self._flushing = asyncio.Lock()
         self._fault: str | None = None
@@ -148,7 +148,7 @@ class ReplayQueue(Heartbeat):
         self._check()
         for entry in self._store.ledger.live.values():
             if entry.reserved.worker == worker:
-                self._held.pop(entry.reserved.forest_id, None)
+                self._stored.pop(entry.reserved.forest_id, None)
         lost = self._store.forget(worker)
         await self._notify_room()
         return lost
@@ -163,13 +163,13 @@ class ReplayQueue(Heartbeat):
         Returns the results of `ReplayStore.admit_many`. A result is "lost" if the object of a forest is lost; the queue
         then gives out its prompt again."""
         self._check()
-        outcomes = [await self._admit(ids, ref) for ids, ref in zip(forest_ids, refs, strict=True)]
-        found = {outcome for admitted in outcomes for outcome in admitted}
+        admissions = [await self._admit(ids, ref) for ids, ref in zip(forest_ids, refs, strict=True)]
+        found = {admission for admitted in admissions for admission in admitted}
         if found & {"refused", "dropped", "lost"}:
             await self._notify_room()
         if found - {"refused", "dropped", "lost"}:
             await self._notify_ready()
-        return outcomes
+        return admissions
 
     async def _admit(self, ids: Sequence[str], ref: ObjectRef[pa.RecordBatch]) -> list[str]:
         try:
@@ -179,12 +179,12 @@ class ReplayQueue(Heartbeat):
                 self._store.fail(forest_id, f"its payload is lost: {type(e).__name__}")
             return ["lost"] * len(ids)
         self._check()  # the run may have ended during the wait
-        outcomes = self._store.admit_many(ids, batch)
-        for row, (forest_id, outcome) in enumerate(zip(ids, outcomes, strict=True)):
-            if outcome == "admitted":
-                self._held[forest_id] = _Held(ref=ref, row=row)
+        admissions = self._store.admit_many(ids, batch)
+        for row, (forest_id, admission) in enumerate(zip(ids, admissions, strict=True)):
+            if admission == "admitted":
+                self._stored[forest_id] = StoredRow(ref=ref, row=row)
                 self._threshold.observe(batch.column("entropy")[row].values.to_numpy())
-        return [str(outcome) for outcome in outcomes]
+        return [str(admission) for admission in admissions]
 
     # ---- calls of the learner ----------------------------------------------------------------------------------------
     @ray.method
@@ -195,16 +195,16 @@ class ReplayQueue(Heartbeat):
             while True:
                 self._check()
                 used = self._store.ledger.slots_used
-                record = self._store.lease(n, version, self._hold)
+                record = self._store.lease(n, version, self._stored_row)
                 if record is None or self._store.ledger.slots_used < used:
                     await self._notify_room()  # a dropped forest frees a slot
                 if record:
                     break
                 await self._ready.wait()
         await self._make_durable()
-        held = [self._hold(f) for f in record.forest_ids]
-        refs = list(dict.fromkeys(h.ref for h in held))
-        rows = tuple((refs.index(h.ref), h.row) for h in held)
+        stored = [self._stored_row(f) for f in record.forest_ids]
+        refs = list(dict.fromkeys(h.ref for h in stored))
+        rows = tuple((refs.index(h.ref), h.row) for h in stored)
         return Lease(lease_id=record.lease_id, forest_ids=record.forest_ids, refs=tuple(refs), rows=rows)
 
     @ray.method
@@ -214,7 +214,7 @@ class ReplayQueue(Heartbeat):
         Raises `LeaseLost` if the lease expired and another lease has its forests. The step is then invalid."""
         self._check()
         self._store.ack(lease_id, step, skipped)
-        self._release_held()
+        self._release_rows()
         await self._notify_room()
 
     async def nack(self, lease_id: str) -> None:
@@ -223,7 +223,7 @@ class ReplayQueue(Heartbeat):
         self._check()
         lease = self._store.ledger.leases.get(lease_id)
         for forest_id in lease.record.forest_ids if lease else ():
-            self._held.pop(forest_id, None)
+            self._stored.pop(forest_id, None)
         self._store.nack(lease_id)
         await self._notify_ready()
 
@@ -232,7 +232,7 @@ class ReplayQueue(Heartbeat):
         """Drop the forests of a lease that the learner cannot train, record the reason, and free their slots."""
         self._check()
         self._store.discard(lease_id, reason, detail)
-        self._release_held()
+        self._release_rows()
         await self._notify_room()
 
     @ray.method
@@ -361,13 +361,13 @@ class ReplayQueue(Heartbeat):
                 raise
             self._exporter.observe("treeadv_queue_fsync_seconds", time.perf_counter() - began)
 
-    def _hold(self, forest_id: str) -> _Held:
-        if forest_id not in self._held:
-            self._held[forest_id] = _Held(ref=ray.put(self._store.payload(forest_id)), row=0)
-        return self._held[forest_id]
+    def _stored_row(self, forest_id: str) -> StoredRow:
+        if forest_id not in self._stored:
+            self._stored[forest_id] = StoredRow(ref=ray.put(self._store.payload(forest_id)), row=0)
+        return self._stored[forest_id]
 
-    def _release_held(self) -> None:
+    def _release_rows(self) -> None:
         """Release the objects of forests that no later step needs."""
         ledger = self._store.ledger
         stepped = {f for x in ledger.leases.values() if x.step is not None for f in x.record.forest_ids}
-        self._held = {f: h for f, h in self._held.items() if f in ledger.live and f not in stepped}
+        self._stored = {f: h for f, h in self._stored.items() if f in ledger.live and f not in stepped}

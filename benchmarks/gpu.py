@@ -43,6 +43,7 @@ from treeadv.learning.attention import flex_mask
 from treeadv.learning.flops import utilisation
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
+from treeadv.seeds import derive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -187,7 +188,7 @@ def _learning(device: str, steps: int) -> dict[str, Any]:
 @torch.no_grad()
 def _sampled(trainer: Trainer, step: int, number: int) -> Forest:
     """Draw a forest of two trees from the policy: a root segment of 4 tokens with 4 branches of 8."""
-    torch.manual_seed(1000 * step + number)
+    torch.manual_seed(derive("gpu-learning", step, number))
     model, device = trainer.policy.model, trainer.policy.device
     prompt = torch.tensor([[1, 2, 3]], device=device)
     tokens: list[np.ndarray] = []

@@ -263,8 +263,8 @@ def result(run: Run, samples: list[dict[str, float]], recoveries: dict[str, list
 
 def mean(samples: list[dict[str, float]], key: str, quarter: int) -> float:
     n = len(samples)
-    part = samples[quarter * n // 4 : max((quarter + 1) * n // 4, quarter * n // 4 + 1)]
-    return round(fmean(s[key] for s in part), 1) if part else 0.0
+    in_quarter = samples[quarter * n // 4 : max((quarter + 1) * n // 4, quarter * n // 4 + 1)]
+    return round(fmean(s[key] for s in in_quarter), 1) if in_quarter else 0.0
 
 
 if __name__ == "__main__":

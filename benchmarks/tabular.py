@@ -103,7 +103,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
         return int(np.searchsorted(world.cumulative[state], rng.random()))
 
     def chain(up: int, state: int, depth: int, position: int, budget: int, first: int | None) -> None:
-        here, gap = len(parent), 0
+        segment, gap = len(parent), 0
         parent.append(up)
         lengths.append(0)
         arity.append(0)
@@ -120,14 +120,14 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
                 position=position,
                 seed=seed,
             ):
-                arity[here] = s.arity
-                for i, part in enumerate(split(budget, s.arity, s.split)):
-                    chain(here, state, depth + 1, position, part, token if i == 0 else draw(state))
+                arity[segment] = s.arity
+                for i, share in enumerate(split(budget, s.arity, s.split)):
+                    chain(segment, state, depth + 1, position, share, token if i == 0 else draw(state))
                 return
             first = None
             tokens.append(token)
             states.append(state)
-            lengths[here] += 1
+            lengths[segment] += 1
             state, position, gap = child(state, token), position + 1, gap + 1
         last.append(state)
 

@@ -71,8 +71,8 @@ class Looks(TrainerCallback):  # type: ignore[misc]  # transformers has no types
 
     def look(self, model: torch.nn.Module, step: int) -> None:
         """Evaluate the model after `step` steps and append the figures to `found`."""
-        held = self.study.development
-        figures = evaluated(self.config, model, held_out(held, self.config), held.samples, "development")
+        development = self.study.development
+        figures = evaluated(self.config, model, held_out(development, self.config), development.samples, "development")
         self.found.append({"step": step, "tokens_generated": self.counted["tokens"], **figures})
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:

@@ -94,7 +94,7 @@ def generated(text: str) -> str:
     schema = json.loads(text)
     own = {k: v for k, v in schema["$defs"].items() if not k[0].isupper()}  # class names are capitalised
     own |= {"reference": REFERENCE, "gpuResource": GPU_RESOURCE}
-    own |= {name: part for name, part in GROUP.items() if name != "runtimeClassName"}
+    own |= {name: definition for name, definition in GROUP.items() if name != "runtimeClassName"}
     values, fleet = schema["properties"], schema["properties"]["generator"]["properties"]["fleet"]
     _add(schema, ADDITIONS)
     for group in (values["head"], values["workerDefaults"], fleet):
@@ -141,24 +141,27 @@ def _configuration() -> tuple[dict[str, Any], dict[str, Any]]:
     return config, sections
 
 
-def _add(part: dict[str, Any], more: dict[str, Any]) -> None:
+def _add(section: dict[str, Any], more: dict[str, Any]) -> None:
     """Add properties to an object and make all of them required, because Helm deletes a default whose value is null."""
-    part["properties"] |= _references(more)
-    part["required"] = list(dict.fromkeys([*part["required"], *more]))
+    section["properties"] |= _references(more)
+    section["required"] = list(dict.fromkeys([*section["required"], *more]))
 
 
 def _references(more: dict[str, Any]) -> dict[str, Any]:
-    return {name: part if "items" not in part else {"$ref": f"#/$defs/{name}"} for name, part in more.items()}
+    return {
+        name: definition if "items" not in definition else {"$ref": f"#/$defs/{name}"}
+        for name, definition in more.items()
+    }
 
 
-def _bare(part: Any, names: bool = False) -> Any:
+def _bare(node: Any, names: bool = False) -> Any:
     """Return a schema without titles, descriptions and defaults. `names` says whether the keys are names of fields."""
-    if isinstance(part, list):
-        return [_bare(item) for item in part]
-    if not isinstance(part, dict):
-        return part
+    if isinstance(node, list):
+        return [_bare(item) for item in node]
+    if not isinstance(node, dict):
+        return node
     drop = () if names else ("title", "description", "default")
-    return {k: _bare(v, not names and k in ("properties", "$defs")) for k, v in part.items() if k not in drop}
+    return {k: _bare(v, not names and k in ("properties", "$defs")) for k, v in node.items() if k not in drop}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -82,12 +82,13 @@ def quantiles(name: str, *by: str) -> tuple[Query, ...]:
     )
 
 
-def ratio(part: str, whole: str, legend: str, text: str, rest: bool = False) -> Query:
+def ratio(numerator: str, denominator: str, legend: str, text: str, rest: bool = False) -> Query:
     """Return rate(part) / rate(whole), or 1 minus this ratio with `rest`. There is no value while `whole` does not
     increase."""
-    for name in (part, whole):
+    for name in (numerator, denominator):
         _metric(name, "counter", ())
-    share = f"sum by (run) (rate({part}{{{RUN}}}[{WINDOW}])) / (sum by (run) (rate({whole}{{{RUN}}}[{WINDOW}])) > 0)"
+    above, below = (f"sum by (run) (rate({name}{{{RUN}}}[{WINDOW}]))" for name in (numerator, denominator))
+    share = f"{above} / ({below} > 0)"
     return Query(f"1 - {share}" if rest else share, f"{{{{run}}}} {legend}", "percentunit", text)
 
 

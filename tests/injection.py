@@ -199,13 +199,13 @@ class Run:
     def suspended(self) -> Iterator[None]:
         """Suspend every process of the run for the duration of the block."""
         driver = psutil.Process(self.process.pid)
-        held = [driver, *driver.children(recursive=True)]
-        for process in held:
+        processes = [driver, *driver.children(recursive=True)]
+        for process in processes:
             process.suspend()
         try:
             yield
         finally:
-            for process in held:
+            for process in processes:
                 process.resume()
 
     def second_driver(self, *how: str | Path) -> subprocess.CompletedProcess[str]:

@@ -138,22 +138,22 @@ def audited(rng: random.Random, folder: Path) -> Iterator[tuple[str, Callable[[]
     (journal,) = (p for p in parts if p.suffix == ".jsonl")
     lines = list(Reader(open_folder(str(run / "replay/journal"))))
     while True:
-        part = rng.choice(parts)
-        if part.suffix == ".jsonl" and rng.random() < 0.7:
+        file = rng.choice(parts)
+        if file.suffix == ".jsonl" and rng.random() < 0.7:
             name, data = "record", b"".join(map(encode, lines))
             at = rng.randrange(len(lines))
             data = b"".join(encode(x) if n != at else _forged(encode(x), rng) for n, x in enumerate(lines))
         else:
             kind = rng.choice(MUTATIONS)
-            name, data = kind.__name__, bytearray(sound[part])
+            name, data = kind.__name__, bytearray(sound[file])
             kind(data, rng)
-            if part.suffix == ".arrow" and rng.random() < 0.7:
+            if file.suffix == ".arrow" and rng.random() < 0.7:
                 name += ", with its checksum"
                 journal.write_bytes(b"".join(encode(_resigned(line, bytes(data))) for line in lines))
-        part.write_bytes(data)
-        yield f"audit, {part.name}, {name}", lambda: run_command("audit", str(run))
-        yield f"forests, {part.name}, {name}", lambda: (list(forests(str(run))), "")[1]
-        yield f"step, {part.name}, {name}", lambda: (forests_of_step(str(run), 1), "")[1]
+        file.write_bytes(data)
+        yield f"audit, {file.name}, {name}", lambda: run_command("audit", str(run))
+        yield f"forests, {file.name}, {name}", lambda: (list(forests(str(run))), "")[1]
+        yield f"step, {file.name}, {name}", lambda: (forests_of_step(str(run), 1), "")[1]
         for path, content in sound.items():
             path.write_bytes(content)
 

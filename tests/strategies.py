@@ -50,10 +50,10 @@ def parents(draw: st.DrawFn, max_trees: int = 4, max_depth: int = 4, max_segment
 
     def grow(up: int, depth: int) -> None:
         out.append(up)
-        here = len(out) - 1
+        segment = len(out) - 1
         if depth < max_depth and len(out) + 2 <= max_segments:
             for _ in range(draw(st.sampled_from([0, 0, 2, 2, 3, 5]))):
-                grow(here, depth + 1)
+                grow(segment, depth + 1)
 
     for _ in range(draw(st.integers(1, max_trees))):
         grow(-1, 0)

@@ -80,13 +80,13 @@ class Scene:
 
     async def _grade(self, batch: Any, row: int | None = None) -> tuple[Any, None]:
         ids = (await batch).forest_ids
-        wanted = ids if row is None else ids[row : row + 1]
-        self.graded.append(wanted)
-        if self.lost & set(wanted):
+        asked = ids if row is None else ids[row : row + 1]
+        self.graded.append(asked)
+        if self.lost & set(asked):
             raise ObjectLostError("00" * 28, None, "")
-        if self.bad & set(wanted):
+        if self.bad & set(asked):
             raise RayTaskError("grade", "Traceback\nValueError: no grade", ValueError("no grade"))
-        return wanted, None
+        return asked, None
 
     def failed(self) -> dict[str, str]:
         return dict(self.queue.fail.calls)

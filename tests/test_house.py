@@ -1,13 +1,18 @@
-"""The rules of the house that a script can check: lengths of modules and lines, no folders of a machine, and
-one module that renames files."""
+"""The rules of the house that a script can check: lengths of modules and lines, no folders of a machine, one
+module that renames files, and no option without a use."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import BaseModel
+
+from treeadv.config import Config
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(f for top in ("treeadv", "actors") for f in (ROOT / top).rglob("*.py"))
@@ -44,6 +49,33 @@ def test_documents_and_results_name_no_folder_of_a_machine() -> None:
 )
 def test_folder_of_a_machine_is_told_from_an_address(text: str, found: bool) -> None:
     assert bool(FOLDERS.search(text.format("/"))) is found
+
+
+def options(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of each option of a section of the configuration."""
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from options(info.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def keys(tree: object, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of each key of a YAML tree."""
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        yield f"{prefix}{name}"
+        yield from keys(value, f"{prefix}{name}.")
+
+
+def test_every_option_is_used_by_a_recipe_test_or_document() -> None:
+    recipes = {key for f in (ROOT / "deploy" / "recipes").glob("*.yaml") for key in keys(yaml.safe_load(f.read_text()))}
+    pages = [f for f in (ROOT / "docs").rglob("*.md") if f.name != "configuration.md"]
+    code = [f.read_text() for f in (ROOT / "tests").rglob("*.py")]
+    texts = "\n".join([*code, *(f.read_text() for f in pages), (ROOT / "README.md").read_text()])
+    named = set(re.findall(r"\w+(?:\.\w+)+", texts))
+    given = set(re.findall(r"(\w+)=", "\n".join(code))) | set(re.findall(r"[\"'](\w+)[\"']:", "\n".join(code)))
+    unused = [o for o in options(Config) if o not in recipes | named and o.rpartition(".")[2] not in given]
+    assert unused == []
 
 
 def renames(code: str) -> bool:

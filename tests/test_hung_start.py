@@ -34,7 +34,7 @@ class Role(Heartbeat):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def here() -> Iterator[None]:
+def running_ray() -> Iterator[None]:
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -38,6 +38,12 @@ def test_gold_is_the_digit_at_the_end_of_the_chain(seed: int, draw: int, operati
     assert screen(Answer(response=solution, gold=problem.answer, verifier=problem.verifier)).verdict is Verdict.VERIFIED
 
 
+@pytest.mark.parametrize("operators", [1, 2, 3])
+def test_problems_use_the_first_operators_only(operators: int) -> None:
+    source = problem_source(task(operators=operators), 3)
+    assert {letter for i in range(40) for letter in source[i].problem if letter.isalpha()} == set("abc"[:operators])
+
+
 def test_draws_of_the_published_study_stay_the_same() -> None:
     test_problems = problem_source(TaskConfig.model_validate({"source": "operator-tables"}), 1_000_003)
     assert [test_problems[i].problem for i in range(2)] == ["0b8a8a6a0c0|", "2a7a9b7b9b8|"]

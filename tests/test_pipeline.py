@@ -279,15 +279,13 @@ def test_scaling_out_and_in_loses_no_forest(tmp_path, tiny_model):
     run = tmp_path / "run"
     folder = RunFolder(run)
     wait_for(lambda: steps(run) >= 2, process)
-    for wanted in (3, 1):
+    for count in (3, 1):
         at = steps(run)
-        folder.request({"generator": wanted})
-        wait_for(
-            lambda wanted=wanted, at=at: len(hosts(process.pid, "Generator")) == wanted and steps(run) > at, process
-        )
-    for wanted in (2, 1):
-        folder.request({"reward": wanted})
-        wait_for(lambda wanted=wanted: len(hosts(process.pid, "RewardActor")) == wanted, process)
+        folder.request({"generator": count})
+        wait_for(lambda count=count, at=at: len(hosts(process.pid, "Generator")) == count and steps(run) > at, process)
+    for count in (2, 1):
+        folder.request({"reward": count})
+        wait_for(lambda count=count: len(hosts(process.pid, "RewardActor")) == count, process)
     at = steps(run)
     folder.request({"learner": 2})
     wait_for(lambda: len(hosts(process.pid, "Learner")) == 2 and steps(run) > at + 1, process)

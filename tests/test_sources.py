@@ -76,8 +76,8 @@ def test_columns_reach_a_reward_function_by_name(tmp_path: Path) -> None:
     (problem,) = read_problems(path, name, columns={"level": "extra_info.index"})
     verifier = find_verifier(name)
     verifier.load()
-    outcome = verifier.judge(Task(verifier=name, gold=problem.answer, text="4", meta=problem.meta))
-    assert outcome.reward == 1 and outcome.parts == {"level": 7.0, "known": 1.0}
+    grade = verifier.judge(Task(verifier=name, gold=problem.answer, text="4", meta=problem.meta))
+    assert grade.reward == 1 and grade.parts == {"level": 7.0, "known": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -167,19 +167,21 @@ def test_no_text_is_on_both_sides_of_the_split(texts: list[int], count: int, see
     folder = tmp_path_factory.mktemp("split")
     rows = [{"problem": f"{t}?", "answer": str(t)} for t in texts]
     half = len(rows) // 2
-    paths = [lines(folder / f"{n}.jsonl", *part) for n, part in enumerate((rows[:half], rows[half:]))]
+    paths = [lines(folder / f"{n}.jsonl", *rows_of_file) for n, rows_of_file in enumerate((rows[:half], rows[half:]))]
     config = task(*paths, held_out=count, held_out_seed=seed)
     try:
         parts = read_parts(config, 5)
     except BadInput as e:
         assert "hold out fewer" in str(e) or "leaves no problem" in str(e)
         return
-    held = {p.problem for part in parts for p in part.held_out}
-    trained = {p.problem for part in parts for p in part.train.examples(8)}
-    assert len(held) == count and not held & trained and held | trained == {f"{t}?" for t in texts}
-    backwards = [lines(folder / f"{n}.jsonl", *part) for n, part in enumerate((rows[half:][::-1], rows[:half]))]
+    reserved = {p.problem for source in parts for p in source.held_out}
+    trained = {p.problem for source in parts for p in source.train.examples(8)}
+    assert len(reserved) == count and not reserved & trained and reserved | trained == {f"{t}?" for t in texts}
+    backwards = [
+        lines(folder / f"{n}.jsonl", *rows_of_file) for n, rows_of_file in enumerate((rows[half:][::-1], rows[:half]))
+    ]
     try:
-        assert {p.problem for p in held_out_problems(task(*backwards, held_out=count, held_out_seed=seed))} == held
+        assert {p.problem for p in held_out_problems(task(*backwards, held_out=count, held_out_seed=seed))} == reserved
     except BadInput as e:
         assert "leaves no problem" in str(e)
 
@@ -187,8 +189,8 @@ def test_no_text_is_on_both_sides_of_the_split(texts: list[int], count: int, see
 def test_held_out_share_does_not_depend_on_the_seed_of_the_run(tmp_path: Path) -> None:
     path = lines(tmp_path / "p.jsonl", *({"problem": f"{i}?", "answer": "1"} for i in range(40)))
     for seed in (0, 1):
-        (part,) = read_parts(task(path, held_out=0.1), seed)
-        assert part.size == 36 and [p.id for p in part.held_out] == [
+        (source,) = read_parts(task(path, held_out=0.1), seed)
+        assert source.size == 36 and [p.id for p in source.held_out] == [
             p.id for p in held_out_problems(task(path, held_out=4))
         ]
     other = held_out_problems(task(path, held_out=4, held_out_seed=1))
@@ -199,12 +201,12 @@ def test_held_out_problems_of_families_are_never_drawn() -> None:
     options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
     families = {"families": [{"name": "chain_sum", "options": options}], "held_out": 100}
     config = TaskConfig.model_validate(families)
-    held = {p.problem for p in held_out_problems(config)}
+    reserved = {p.problem for p in held_out_problems(config)}
     source = problem_source(config, 0)
     drawn = {source[n].problem for n in range(300)}
-    assert len(held) == 100 and not held & drawn
+    assert len(reserved) == 100 and not reserved & drawn
     plain = problem_source(TaskConfig.model_validate(families | {"held_out": 0}), 0)
-    assert held & {plain[n].problem for n in range(300)}
+    assert reserved & {plain[n].problem for n in range(300)}
     with pytest.raises(BadInput, match="endless; give a number"):
         problem_source(TaskConfig.model_validate(families | {"held_out": 0.1}), 0)
 

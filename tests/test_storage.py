@@ -43,13 +43,13 @@ def test_run_in_a_bucket_survives_the_death_of_its_queue(bucket, tmp_path, tiny_
     wait_for(lambda: steps(run) >= 3, process)
     hosts(process.pid, "ReplayQueue")[0].kill()  # unwritten records are lost, so the run resumes
     finish(process)
-    there = ObjectRunStore(uri, run)
+    store = ObjectRunStore(uri, run)
     assert (
         recorded(uri) == [1, 2, 3, 4, 5]
-        and json.loads(there.pull("summary.json"))["steps"] == 5
-        and "<svg" in there.pull("report.html")
+        and json.loads(store.pull("summary.json"))["steps"] == 5
+        and "<svg" in store.pull("report.html")
     )
-    assert there.checkpoints() == [4, 5] and not list((run / "checkpoints").glob("*step*"))
+    assert store.checkpoints() == [4, 5] and not list((run / "checkpoints").glob("*step*"))
     found = {k.split("/")[3] for k in keys(client, name) if "/checkpoints/" in k}
     assert {re.sub(r"-\d{6}-\w{8}", "", f) for f in found} == {
         "step-4",
@@ -88,10 +88,10 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def opened(there: ObjectRunStore, step: int) -> str:
+def opened(store: ObjectRunStore, step: int) -> str:
     """Open a new session of the run from the checkpoint of `step` and return its name."""
-    session = there.next_session()
-    there._replay.lock(session, step)
+    session = store.next_session()
+    store._replay.lock(session, step)
     return session
 
 
@@ -101,61 +101,61 @@ def upload(store: ObjectRunStore, step: int, session: str, files: Path) -> None:
 
 def test_partial_upload_is_no_checkpoint_and_is_cleared(bucket, tmp_path, files):
     name, client, uri = bucket
-    there = ObjectRunStore(uri, tmp_path / "one")
-    folder = RunFolder(tmp_path / "one", there)
-    session = opened(there, 0)
-    upload(there, 1, session, files)
-    there.seal(1, session, keep=2)
-    upload(there, 2, session, files)  # the process dies before the checkpoint is sealed
+    store = ObjectRunStore(uri, tmp_path / "one")
+    folder = RunFolder(tmp_path / "one", store)
+    session = opened(store, 0)
+    upload(store, 1, session, files)
+    store.seal(1, session, keep=2)
+    upload(store, 2, session, files)  # the process dies before the checkpoint is sealed
     assert folder.last_checkpoint() == 1
-    session = opened(there, 1)
-    upload(there, 4, session, files)
-    there.seal(4, session, keep=2)
-    assert there.checkpoints() == [1, 4] and not any("/step-2-" in k for k in keys(client, name))
-    upload(there, 5, session, files)
-    there.seal(5, session, keep=2)
-    assert there.checkpoints() == [4, 5] and not any("step-1" in k for k in keys(client, name))
-    with folder.open_checkpoint(5) as here:
-        assert (here / "trainer" / ".metadata").read_bytes() == b"state"
-    assert not here.exists()
+    session = opened(store, 1)
+    upload(store, 4, session, files)
+    store.seal(4, session, keep=2)
+    assert store.checkpoints() == [1, 4] and not any("/step-2-" in k for k in keys(client, name))
+    upload(store, 5, session, files)
+    store.seal(5, session, keep=2)
+    assert store.checkpoints() == [4, 5] and not any("step-1" in k for k in keys(client, name))
+    with folder.open_checkpoint(5) as local:
+        assert (local / "trainer" / ".metadata").read_bytes() == b"state"
+    assert not local.exists()
 
 
 def test_checkpoint_of_a_superseded_driver_is_ignored(bucket, tmp_path, files):
     name, client, uri = bucket
-    there = ObjectRunStore(uri, tmp_path / "one")
-    before = opened(there, 0)
-    upload(there, 1, before, files)
-    there.seal(1, before, keep=2)
-    upload(there, 3, before, files)  # the driver pauses here, and another driver considers it dead
-    after = opened(there, 1)
+    store = ObjectRunStore(uri, tmp_path / "one")
+    before = opened(store, 0)
+    upload(store, 1, before, files)
+    store.seal(1, before, keep=2)
+    upload(store, 3, before, files)  # the driver pauses here, and another driver considers it dead
+    after = opened(store, 1)
     (files / "model.safetensors").write_bytes(b"others!")
-    upload(there, 3, after, files)
-    there.seal(3, after, keep=1)
+    upload(store, 3, after, files)
+    store.seal(3, after, keep=1)
     with pytest.raises(BadInput, match="another process has opened this run"):
-        there.seal(3, before, keep=1)
+        store.seal(3, before, keep=1)
     with pytest.raises(BadInput, match="another process has opened this run"):
-        there._delete(f"step-3-{after}", before)
+        store._delete(f"step-3-{after}", before)
     assert not any(k.endswith(f"step-3-{before}.json") for k in keys(client, name))
     for step in (3, 5):  # the earlier driver may have checked the lock just before
         client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-{step}-{before}.json", Body=b'{"files": {}}')
     for _ in range(2):
-        assert there.checkpoints()[-1] == 3
-        with RunFolder(tmp_path / "one", there).open_checkpoint(3) as here:
-            assert (here / "model.safetensors").read_bytes() == b"others!"
-        opened(there, 3)
+        assert store.checkpoints()[-1] == 3
+        with RunFolder(tmp_path / "one", store).open_checkpoint(3) as local:
+            assert (local / "model.safetensors").read_bytes() == b"others!"
+        opened(store, 3)
 
 
 def test_checkpoint_that_lost_a_file_is_named_with_the_remedy(bucket, tmp_path, files):
     name, client, uri = bucket
-    there = ObjectRunStore(uri, tmp_path / "one")
-    session = opened(there, 0)
-    upload(there, 3, session, files)
-    there.seal(3, session, keep=1)
+    store = ObjectRunStore(uri, tmp_path / "one")
+    session = opened(store, 0)
+    upload(store, 3, session, files)
+    store.seal(3, session, keep=1)
     client.put_object(Bucket=name, Key=f"runs/one/checkpoints/step-3-{session}/model.safetensors", Body=b"weigh")
-    here = RunFolder(tmp_path / "one", there).open_checkpoint(3)
+    local = RunFolder(tmp_path / "one", store).open_checkpoint(3)
     lost, seal = r"step-3-\S+/model.safetensors has 5 bytes instead of 7", r"checkpoints/step-3-\S+.json"
     with pytest.raises(BadInput, match=f"{lost}; delete {seal}"):
-        here.__enter__()
+        local.__enter__()
 
 
 TWO_MACHINES = """

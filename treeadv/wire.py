@@ -82,10 +82,10 @@ def from_batch(batch: pa.RecordBatch) -> list[Forest]:
     return [Forest(**dict(zip(_TYPES, row, strict=True))) for row in zip(*views, strict=True)]
 
 
-def rows(batches: Sequence[pa.RecordBatch], wanted: Sequence[tuple[int, int]]) -> list[Forest]:
-    """Return forests by (number of the batch, row in the batch), in the order of `wanted`."""
+def rows(batches: Sequence[pa.RecordBatch], places: Sequence[tuple[int, int]]) -> list[Forest]:
+    """Return forests by (number of the batch, row in the batch), in the order of `places`."""
     forests = [from_batch(batch) for batch in batches]
-    return [forests[batch][row] for batch, row in wanted]
+    return [forests[batch][row] for batch, row in places]
 
 
 def _views(column: pa.Array, kind: pa.DataType) -> Iterable:

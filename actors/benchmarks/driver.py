@@ -37,8 +37,8 @@ from tokenizers.models import WordLevel
 from actors.benchmarks.driver_roles import DRAWN, PREPARED
 from actors.benchmarks.lines import print_figures
 from actors.driver import pipeline
+from actors.driver.attempt_outcome import EndRequest
 from actors.driver.cluster import Cluster
-from actors.driver.outcome import EndRequest
 from actors.driver.recorder import Recorder
 from actors.driver.supervisor import connect
 from treeadv.command_line import tool_parser
@@ -134,8 +134,8 @@ class _Watch(Recorder):
         for role, member in members:
             pid, used = await member.used.remote()
             known.add(pid)
-            for part, seconds in used.items():
-                cpu[role, part] += seconds
+            for component, seconds in used.items():
+                cpu[role, component] += seconds
         for process in psutil.Process().children(recursive=True):
             if process.pid not in known:
                 times = process.cpu_times()
@@ -183,7 +183,7 @@ def _counted_calls() -> Iterator[Counter[str]]:
 def _print(first: Snapshot, last: Snapshot, args: argparse.Namespace) -> None:
     forests, seconds = args.steps * args.per_step, last.time - first.time
     cpu, calls = last.cpu - first.cpu, last.calls - first.calls
-    every = sum(used for (_, part), used in cpu.items() if part == "all")
+    every = sum(used for (_, component), used in cpu.items() if component == "all")
     shape = {"work": args.work, "generators": args.generators, "rewards": args.rewards, "per_step": args.per_step}
     print_figures(
         bench="driver", way="pipeline", **shape, forests=forests,
@@ -193,7 +193,7 @@ def _print(first: Snapshot, last: Snapshot, args: argparse.Namespace) -> None:
     )  # fmt: skip
     for method, n in calls.most_common():
         print_figures(bench="driver", way="call", method=method, calls_a_forest=n / forests)
-    for (process, part), used in sorted(cpu.items(), key=lambda item: -item[1]):
-        of = {} if part == "all" else {"of": process}
-        name = process if part == "all" else part
+    for (process, component), used in sorted(cpu.items(), key=lambda item: -item[1]):
+        of = {} if component == "all" else {"of": process}
+        name = process if component == "all" else component
         print_figures(bench="driver", way="part", part=name, **of, ms_a_forest=1e3 * used / forests)

@@ -98,14 +98,14 @@ class _Measured:
         """Return the id of this process, and CPU seconds of it (`all`) and of parts of it."""
         return os.getpid(), {"all": time.process_time(), **self.seconds}
 
-    def _timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, component: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         def timed(*args: Any, **more: Any) -> Any:
             began = time.thread_time()
             try:
                 return call(*args, **more)
             finally:
-                self.seconds[part] += time.thread_time() - began
+                self.seconds[component] += time.thread_time() - began
 
         return timed
 
@@ -115,8 +115,8 @@ class MeasuredQueue(ReplayQueue, _Measured):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        for method, part in _PARTS.items():
-            setattr(self._store, method, self._timed(part, getattr(self._store, method)))
+        for method, component in _PARTS.items():
+            setattr(self._store, method, self._timed(component, getattr(self._store, method)))
 
 
 class MeasuredGenerator(Generator, _Measured):

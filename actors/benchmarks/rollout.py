@@ -189,9 +189,9 @@ class _Bench:
         for chunk in self.args.chunks:
             async with self._engine(url=url, chunk=chunk) as cut:
                 await self._report("chunk", cut, self._forests(cut, "entropy"), url, chunk=chunk)
-        for way in ("disk", "tensor", "distributed"):
-            async with self._engine(url=url, weights=way) as fresh:
-                self._print("weights", by=way, **await self._update(fresh))
+        for transport in ("disk", "tensor", "distributed"):
+            async with self._engine(url=url, weights=transport) as fresh:
+                self._print("weights", by=transport, **await self._update(fresh))
 
     async def _report(
         self, name: str, engine: Engine, work: Awaitable[Sequence[Forest | int]], url: str, **more: Any

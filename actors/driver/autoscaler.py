@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 
+from actors.driver.attempt_outcome import EndRequest
 from actors.driver.cluster import Cluster
 from actors.driver.gcs import ask
 from actors.driver.handles import actor_id
 from actors.driver.nodes import actor_nodes, draining_nodes
-from actors.driver.outcome import EndRequest
 from actors.driver.recorder import Recorder
 from actors.driver.scaling_policy import Observation, ScalingState
 from treeadv.visible import visible_logger

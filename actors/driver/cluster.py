@@ -13,12 +13,12 @@ import ray
 from ray.actor import ActorProxy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.driver.attempt_outcome import EndRequest
 from actors.driver.evaluation import Evaluations
 from actors.driver.grading import Grading
 from actors.driver.handles import actor_class, close
 from actors.driver.learner_group import LearnerGroup
 from actors.driver.liveness import Deadlines, restart_when_hung
-from actors.driver.outcome import EndRequest
 from actors.driver.roles import Roles
 from actors.driver.targets import Targets
 from actors.driver.weight_sync import WeightSync

@@ -18,10 +18,10 @@ from ray import ObjectRef
 from ray.actor import ActorProxy
 from ray.exceptions import ObjectLostError, RayTaskError
 
+from actors.driver.attempt_outcome import EndRequest
 from actors.driver.grading import Grading
 from actors.driver.in_flight import ForestsInFlight
 from actors.driver.liveness import ACTOR_LOST
-from actors.driver.outcome import EndRequest
 from actors.driver.weight_sync import WeightSync
 from actors.driver.worker_group import WorkerGroup
 from actors.generator import Generator

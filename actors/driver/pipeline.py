@@ -8,11 +8,11 @@ import asyncio
 
 from ray.actor import ActorProxy
 
+from actors.driver.attempt_outcome import AttemptOutcome, EndRequest
 from actors.driver.autoscaler import autoscale
 from actors.driver.cluster import Cluster
 from actors.driver.forests import Forests
 from actors.driver.in_flight import ForestsInFlight
-from actors.driver.outcome import AttemptOutcome, EndRequest
 from actors.driver.recorder import Recorder
 from actors.generator import Generator
 from treeadv.evaluation.history import is_durable
@@ -59,7 +59,7 @@ async def grow(forests: Forests, generator: ActorProxy[Generator], in_flight: Fo
 async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> AttemptOutcome:
     """Repeat: lease ready forests, update the policy, publish its weights, acknowledge the lease, write checkpoints."""
     config, step = cluster.config, cluster.first_step
-    while step < config.run.steps and not end_request.outcome:
+    while step < config.run.steps and not end_request.attempt_outcome:
         with recorder.phase("wait"):
             lease = await cluster.lease(end_request)
         if lease:
@@ -73,8 +73,12 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             # The ack frees slots. It follows the publication, so forests in these slots use the new weights.
             await cluster.queue.ack.remote(lease.lease_id, step, report.nonfinite_forests)
             await recorder.record(cluster, step, report)  # the checkpoint below needs this record
-        if lease is None or end_request.outcome or is_durable(config, step):
+        if lease is None or end_request.attempt_outcome or is_durable(config, step):
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)
     await cluster.evaluations.settled(end_request)
-    return end_request.outcome if end_request.outcome and step < config.run.steps else AttemptOutcome.FINISHED
+    return (
+        end_request.attempt_outcome
+        if end_request.attempt_outcome and step < config.run.steps
+        else AttemptOutcome.FINISHED
+    )

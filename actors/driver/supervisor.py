@@ -15,10 +15,10 @@ import ray
 from ray.exceptions import RayTaskError
 
 from actors.driver import pipeline
+from actors.driver.attempt_outcome import AttemptOutcome, EndRequest
 from actors.driver.cluster import Cluster
 from actors.driver.liveness import STATE_LOST
 from actors.driver.nodes import fail_when_own_node_dies
-from actors.driver.outcome import AttemptOutcome, EndRequest
 from actors.driver.recorder import Recorder
 from actors.driver.start_check import join_cluster
 from actors.driver.worker_group import BACKOFF, RESTARTS, RoleFailed
@@ -92,7 +92,7 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> JsonObj
             folder.rewind(step)
         end_request.clear_reshape()
         try:
-            outcome = await _while_own_node_lives(_attempt(run, cluster, recorder, end_request))
+            attempt_outcome = await _while_own_node_lives(_attempt(run, cluster, recorder, end_request))
         except StateLost as loss:
             failures = failures + 1 if folder.last_checkpoint() == step else 1
             if failures > RESTARTS:
@@ -105,10 +105,10 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> JsonObj
             )
             await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
         else:
-            if outcome is not AttemptOutcome.RESHAPE:
+            if attempt_outcome is not AttemptOutcome.RESHAPE:
                 early = cluster.evaluations.book.early_end
                 # After SIGTERM or SIGHUP another driver has to resume the run, so TreeadvDriverDown may fire.
-                if outcome is not AttemptOutcome.INTERRUPTED or signals[0] is signal.SIGINT:
+                if attempt_outcome is not AttemptOutcome.INTERRUPTED or signals[0] is signal.SIGINT:
                     await recorder.end()
                 return recorder.summary() | {"stopped_by": signals[0].name if signals else None, "early_end": early}
             learner = config.learner.model_copy(update={"count": cluster.learners.target_count})
@@ -132,7 +132,7 @@ async def _while_own_node_lives(attempt: Coroutine[Any, Any, AttemptOutcome]) ->
 
 async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_request: EndRequest) -> AttemptOutcome:
     """Run one attempt until its end. Raises `StateLost` if the caller has to resume from the last checkpoint."""
-    outcome, loss = AttemptOutcome.INTERRUPTED, None
+    attempt_outcome, loss = AttemptOutcome.INTERRUPTED, None
     recorder.follow(cluster)
     recorder.progress.say(f"starting actors, which load {Path(cluster.config.model.path).name}: {cluster.missing()}")
     try:
@@ -144,10 +144,10 @@ async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_reques
             recorder.healthy = True
             if cluster.evaluations.book.early_end:  # the run has ended early before and was resumed without a change
                 end_request.end_early()
-            outcome = await pipeline.run(cluster, recorder, end_request)
+            attempt_outcome = await pipeline.run(cluster, recorder, end_request)
             await recorder.note_final_states(cluster)
         else:
-            outcome = end_request.outcome or outcome
+            attempt_outcome = end_request.attempt_outcome or attempt_outcome
     except* STATE_LOST as group:
         loss = next(single_errors(group))
     finally:
@@ -155,7 +155,7 @@ async def _attempt(run: Launch, cluster: Cluster, recorder: Recorder, end_reques
         await cluster.end()
     if loss:
         raise StateLost(str(loss)) from loss
-    return outcome
+    return attempt_outcome
 
 
 async def _start(cluster: Cluster, end_request: EndRequest) -> bool:

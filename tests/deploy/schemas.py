@@ -27,7 +27,7 @@ def _definitions(version: str) -> Registry:
 @cache
 def _validator(kind: str, api_version: str, version: str) -> Draft202012Validator:
     group, _, number = api_version.rpartition("/")
-    name = "-".join(part for part in (kind.lower(), group.split(".")[0], number) if part)
+    name = "-".join(word for word in (kind.lower(), group.split(".")[0], number) if word)
     schema = schema_contents(FOLDER.format(version, name), version)
     return Draft202012Validator(schema, registry=(Resource.from_contents(schema) @ _definitions(version)).crawl())
 

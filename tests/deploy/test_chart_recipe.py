@@ -87,8 +87,8 @@ def test_pods_of_a_size_hold_the_actors_of_its_recipe(helm: Helm, tmp_path: Path
     _, documents = installed(helm, RECIPES / "qwen3-8b.yaml", "-f", str(size), *STORAGE)
     plain, ours = load(RECIPES / "qwen3-8b.yaml"), run_config(documents, tmp_path)
     for role in ("generator", "learner", "reward"):
-        wanted, got = getattr(plain, role), getattr(ours, role)
-        assert (got.count, getattr(got, "gpus", 0)) == (wanted.count, getattr(wanted, "gpus", 0))
+        expected, got = getattr(plain, role), getattr(ours, role)
+        assert (got.count, getattr(got, "gpus", 0)) == (expected.count, getattr(expected, "gpus", 0))
 
 
 def test_config_overrides_the_recipe_and_notes_name_the_replaced(helm: Helm, tmp_path: Path) -> None:
@@ -118,13 +118,13 @@ def test_template_knows_every_keyword_of_the_schema() -> None:
     }
     whole = json.loads(schema.recipe())
 
-    def words(part: Any, names: bool = False) -> set[str]:
-        if isinstance(part, list):
-            return set().union(*map(words, part))
-        if not isinstance(part, dict):
+    def words(schema: Any, names: bool = False) -> set[str]:
+        if isinstance(schema, list):
+            return set().union(*map(words, schema))
+        if not isinstance(schema, dict):
             return set()
-        own = set() if names else set(part)
-        return own.union(*(words(v, not names and k in ("properties", "$defs")) for k, v in part.items()))
+        own = set() if names else set(schema)
+        return own.union(*(words(v, not names and k in ("properties", "$defs")) for k, v in schema.items()))
 
     assert words(whole) <= known
 
@@ -223,8 +223,8 @@ def test_name_that_the_chart_sets_is_refused(helm: Helm, render: Render, tmp_pat
         *groups, value = setting.split(".")
         values = json.loads(json.dumps(plain))
         place = values
-        for part in groups:
-            place = place.setdefault(part, {})
+        for name in groups:
+            place = place.setdefault(name, {})
         field = "mountPath" if value == "extraVolumeMounts" else "name"
         entry = {"name": "tmp", field: key}
         place[value] = {key: "x"} if value.lower().endswith(("labels", "annotations")) else [entry]

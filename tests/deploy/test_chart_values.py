@@ -209,12 +209,12 @@ def test_each_documented_installation_renders(helm: Helm) -> None:
 def test_null_for_any_value_fails_the_schema() -> None:
     """Helm deletes a default whose value is null. The schema detects this only if it requires the key."""
 
-    def check(part: dict[str, Any], values: dict[str, Any]) -> None:
-        if part.get("additionalProperties") is False:
-            assert set(part["required"]) == set(values)
+    def check(schema: dict[str, Any], values: dict[str, Any]) -> None:
+        if schema.get("additionalProperties") is False:
+            assert set(schema["required"]) == set(values)
             for key, value in values.items():
                 if isinstance(value, dict):
-                    check(part["properties"][key], value)
+                    check(schema["properties"][key], value)
 
     whole = json.loads(schema.SCHEMA.read_text())
     check(whole, yaml.safe_load((CHART / "values.yaml").read_text()))

@@ -49,4 +49,4 @@ def test_sizes_of_models_are_the_output_of_their_commands() -> None:
         found = [
             re.search(rf"^{role} x (\d+): (\S+) GB on 1 GPU$", said, re.MULTILINE) for role in ("learner", "generator")
         ]
-        assert [part for match in found if match for part in match.groups()] == sizes
+        assert [size for match in found if match for size in match.groups()] == sizes

@@ -29,7 +29,9 @@ def server(documents: list[dict[str, Any]]) -> dict[str, Any]:
 
 def flags(line: list[str]) -> dict[str, str]:
     """Map the flags of a command line to their values, written as `--flag value` or `--flag=value`."""
-    words = [word for part in line for word in (part.split("=", 1) if part.startswith("--") else [part])]
+    words = [
+        word for argument in line for word in (argument.split("=", 1) if argument.startswith("--") else [argument])
+    ]
     found: dict[str, str] = {}
     for word in words:
         if word.startswith("--"):

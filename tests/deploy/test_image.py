@@ -101,7 +101,7 @@ def test_sglang_image_accepts_the_fleet_arguments(render: Render) -> None:
     build.build("sglang-cpu")
     pods = pod_templates(render("fleet-hpa"))
     server, router = (pods[f"run1-treeadv-{name}"]["spec"]["containers"][0] for name in ("fleet", "router"))
-    variables = [part for e in server["env"] for part in ("-e", f"{e['name']}={e['value']}")]
+    variables = [word for e in server["env"] for word in ("-e", f"{e['name']}={e['value']}")]
     script = "import argparse, treeadv.engines.sglang.entropy; from sglang.srt.server_args import ServerArgs; "
     script += "p = argparse.ArgumentParser(); ServerArgs.add_cli_args(p); print(p.parse_args().device)"
     out = build.run(["-c", script, *server["args"]], ["--entrypoint", "python3", *variables], variant="sglang-cpu")

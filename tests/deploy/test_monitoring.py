@@ -49,8 +49,8 @@ def selectors(expression: str) -> set[str]:
     def walk(node: Any) -> None:
         if isinstance(node, promql_parser.VectorSelector):
             found.add(node.name)
-        for part in ("expr", "lhs", "rhs", "param", "vector_selector"):
-            if (child := getattr(node, part, None)) is not None:
+        for field in ("expr", "lhs", "rhs", "param", "vector_selector"):
+            if (child := getattr(node, field, None)) is not None:
                 walk(child)
         for child in getattr(node, "args", None) or []:
             walk(child)

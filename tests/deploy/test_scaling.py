@@ -6,8 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from actors.driver.scaling_policy import Observation, ScalingState, direction_of
 from treeadv.config import ScalingConfig
@@ -84,6 +86,20 @@ def test_waiting_learner_adds_and_full_queue_removes_generators() -> None:
 
 def test_target_is_constant_between_the_thresholds() -> None:
     assert {s.target for s in follow(ScalingState.start(3, 0.0, RULES), BALANCED, until=1000.0)} == {3}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction"), [(0.05, 0.2, 0), (0.05, 0.09, 1), (0.11, 0.2, -1), (0.0, 1.0, 0)]
+)
+def test_thresholds_are_those_of_the_options(low: float, high: float, direction: int) -> None:
+    rules = ScalingConfig(wait_low=low, wait_high=high)
+    seen = replace(WAITING if direction > 0 else FULL, wait_share=0.1)
+    assert direction_of(seen, rules) == direction
+
+
+def test_crossed_thresholds_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"scaling.wait_low=0.3 must be below scaling.wait_high=0.2"):
+        ScalingConfig(wait_low=0.3)
 
 
 def test_no_generator_is_added_at_the_staleness_bound() -> None:

@@ -149,8 +149,8 @@ def test_update_during_a_branch_loses_no_token_and_labels_all(run: Run, engine: 
 
 def test_older_version_is_refused(run: Run, engine: Engine, tiny_model: Path) -> None:
     run(engine.update_weights(engine.version + 1, weights(tiny_model)))
-    held = engine.version
-    with pytest.raises(ValueError, match=f"{held - 1} is older than the engine's {held}"):
-        run(engine.update_weights(held - 1, weights(tiny_model, 1.1)))
-    assert engine.version == held
-    assert {d.version for d in run(branch(engine, PROMPT, params(3)))} == {held}
+    current = engine.version
+    with pytest.raises(ValueError, match=f"{current - 1} is older than the engine's {current}"):
+        run(engine.update_weights(current - 1, weights(tiny_model, 1.1)))
+    assert engine.version == current
+    assert {d.version for d in run(branch(engine, PROMPT, params(3)))} == {current}

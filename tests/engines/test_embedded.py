@@ -202,8 +202,8 @@ def test_update_in_flight_draws_the_rest_from_the_new_weights(tiny_model, tmp_pa
     for model, version in ((tiny_model, 0), (other, 1)):
         _, logp = plain(model)
         want = logp(PROMPTS[0].tolist() + tokens)[len(PROMPTS[0]) - 1 : -1][range(30), tokens].numpy()
-        here = [i for i, v in enumerate(versions) if v == version]
-        assert np.allclose([draws[i].logprob for i in here], want[here], atol=1e-4)
+        same_version = [i for i, v in enumerate(versions) if v == version]
+        assert np.allclose([draws[i].logprob for i in same_version], want[same_version], atol=1e-4)
 
 
 def test_weights_of_another_model_are_refused_and_change_nothing(tiny_model):

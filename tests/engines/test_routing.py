@@ -13,39 +13,39 @@ names = st.lists(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size
 trees = st.lists(st.tuples(st.text("xyz", max_size=3), st.text("0123456789", max_size=2)), max_size=60, unique=True)
 
 
-def place(routes: Routes, wanted: list[tuple[str, str]], servers: list[str]) -> dict[tuple[str, str], str]:
-    return {t: routes.server_of(*t, servers, servers) for t in wanted}
+def place(routes: Routes, placed: list[tuple[str, str]], servers: list[str]) -> dict[tuple[str, str], str]:
+    return {t: routes.server_of(*t, servers, servers) for t in placed}
 
 
 @given(names, trees)
-def test_tree_stays_on_the_server_with_its_prefix(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+def test_tree_stays_on_the_server_with_its_prefix(servers: list[str], placed: list[tuple[str, str]]) -> None:
     routes = Routes()
-    assert place(routes, wanted, servers) == place(routes, wanted[::-1], servers)
+    assert place(routes, placed, servers) == place(routes, placed[::-1], servers)
 
 
 @given(names, trees)
-def test_no_server_exceeds_the_load_bound(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+def test_no_server_exceeds_the_load_bound(servers: list[str], placed: list[tuple[str, str]]) -> None:
     routes = Routes(bound=1.25)
-    for i, t in enumerate(wanted, start=1):
+    for i, t in enumerate(placed, start=1):
         routes.server_of(*t, servers, servers)
         assert max(routes.loads().values()) <= math.ceil(1.25 * i / len(servers))
 
 
 @given(names.filter(lambda n: len(n) > 1), trees)
-def test_death_of_a_server_moves_only_its_own_trees(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+def test_death_of_a_server_moves_only_its_own_trees(servers: list[str], placed: list[tuple[str, str]]) -> None:
     routes = Routes()
-    before = place(routes, wanted, servers)
-    after = place(routes, wanted, servers[1:])
-    assert all(after[t] == before[t] for t in wanted if before[t] != servers[0])
+    before = place(routes, placed, servers)
+    after = place(routes, placed, servers[1:])
+    assert all(after[t] == before[t] for t in placed if before[t] != servers[0])
     assert servers[0] not in after.values()
-    assert sum(routes.loads().values()) == len(wanted)
+    assert sum(routes.loads().values()) == len(placed)
 
 
 @given(names, trees)
-def test_released_forest_adds_no_load(servers: list[str], wanted: list[tuple[str, str]]) -> None:
+def test_released_forest_adds_no_load(servers: list[str], placed: list[tuple[str, str]]) -> None:
     routes = Routes()
-    place(routes, wanted, servers)
-    for forest in {f for f, _ in wanted}:
+    place(routes, placed, servers)
+    for forest in {f for f, _ in placed}:
         routes.release(forest)
     assert routes.loads() == {}
 

@@ -236,11 +236,11 @@ def two_ranks(run: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFacto
         ),
     ],
 )
-@pytest.mark.parametrize("way", ["disk", "tensor", "distributed"])
+@pytest.mark.parametrize("transport", ["disk", "tensor", "distributed"])
 def test_every_method_of_loading_gives_the_new_weights(
-    run: Run, make: Make, tiny_model: Path, way: str, ranks: int, request: pytest.FixtureRequest
+    run: Run, make: Make, tiny_model: Path, transport: str, ranks: int, request: pytest.FixtureRequest
 ) -> None:
-    engine = make(request.getfixturevalue("two_ranks") if ranks == 2 else "", weights=way)
+    engine = make(request.getfixturevalue("two_ranks") if ranks == 2 else "", weights=transport)
     (limits,) = (m.limits for m in engine.members)
     assert limits is not None
     assert limits.ranks == ranks

@@ -87,11 +87,11 @@ def hoard(limit: int) -> None:
 def tear(point: str, args: tuple) -> None:
     """Write only the first half of the data."""
     if point.endswith("LocalFile.write"):
-        part, data = args
-        os.write(part._handle, memoryview(data)[: len(data) // 2])
+        file, data = args
+        os.write(file._handle, memoryview(data)[: len(data) // 2])
     elif point == "json:dumps":
         stream = sys._getframe(3).f_locals["stream"]  # write_frame calls frame, which calls json.dumps
-        stream.write(b'treeadv 0123 99\n{"outcome": {"ver')
+        stream.write(b'treeadv 0123 99\n{"grade": {"ver')
         stream.flush()
     elif point.endswith("RunFolder.record"):
         with (args[0].path / "metrics.jsonl").open("a") as f:
@@ -109,7 +109,7 @@ def instrument(point: str) -> None:
     def plain(*args, **kwargs):
         if handing_over:
             done = original(*args, **kwargs)
-        at_a_verdict = point != "json:dumps" or (isinstance(args[0], dict) and "outcome" in args[0])
+        at_a_verdict = point != "json:dumps" or (isinstance(args[0], dict) and "grade" in args[0])
         if at_a_verdict and (fault := armed(point)) is not None:
             tear(point, args)
             strike(fault)

@@ -150,9 +150,9 @@ def test_equal_arity_makes_leaf_and_child_means_equal(trees, fan, depth, seed):
 
     def grow(up: int, left: int) -> None:
         parent.append(up)
-        here = len(parent) - 1
+        segment = len(parent) - 1
         for _ in range(fan if left else 0):
-            grow(here, left - 1)
+            grow(segment, left - 1)
 
     for _ in range(trees):
         grow(-1, depth)

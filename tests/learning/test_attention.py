@@ -122,9 +122,9 @@ def test_check_on_a_gpu_spans_every_kind_of_block(tmp_path, monkeypatch, flex_on
     attention_mask = attention.flex_mask
     monkeypatch.setattr(attention, "flex_mask", kept)
     assert loading.tree_error(flex, compute, *loading.GPU_CHECK) < 1e-3
-    whole, part = int(masks[0].full_kv_num_blocks.sum()), int(masks[0].kv_num_blocks.sum())
+    whole, partial = int(masks[0].full_kv_num_blocks.sum()), int(masks[0].kv_num_blocks.sum())
     blocks = masks[0].kv_num_blocks.shape[-1]
-    assert whole > 0 and part > blocks and whole + part < blocks * (blocks + 1) / 2
+    assert whole > 0 and partial > blocks and whole + partial < blocks * (blocks + 1) / 2
     monkeypatch.setattr(attention, "flex_mask", lambda packed, device: attention_mask(causal(packed), device))
     assert loading.tree_error(flex, compute, *loading.GPU_CHECK) > 1e-3
 

@@ -172,9 +172,9 @@ def test_learner_with_a_store_starts_on_another_disk(tmp_path):
     poison(after)
     with pytest.raises(NonFinite):
         after.step(*batches(FORESTS), 3)
-    there = tmp_path / "store" / "one"
-    assert sorted(p.name for p in there.iterdir()) == ["checkpoints", "nonfinite-version-3.arrow"]
-    assert sorted(p.name for p in (there / "checkpoints").iterdir()) == [
+    stored = tmp_path / "store" / "one"
+    assert sorted(p.name for p in stored.iterdir()) == ["checkpoints", "nonfinite-version-3.arrow"]
+    assert sorted(p.name for p in (stored / "checkpoints").iterdir()) == [
         "step-2-000001-test",
         "step-2-000001-test.json",
     ]

@@ -57,11 +57,11 @@ def test_ranks_equal_one_rank(
     assert found[1].keys() == expected.keys()
     assert max(float(np.linalg.norm(found[1][n] - g)) for n, g in expected.items()) / size < 1e-6
     parts = ranks(world)(step, folder, tmp_path / "ranks", learner)
-    names = [name for part in parts for name in part]
+    names = [name for of_rank in parts for name in of_rank]
     assert len(names) == len(set(names))  # no weight is published by two ranks
     assert set(names) == names_in(folder) == names_in(tmp_path / "ranks")
     if dtype == "float32":  # the first step of AdamW has the size of lr for any gradient
-        published = {name: weight for part in parts for name, weight in part.items()}
+        published = {name: weight for of_rank in parts for name, weight in of_rank.items()}
         for name, weight in step(0, 1, folder, tmp_path / "one", learner).items():
             np.testing.assert_allclose(published[name], weight, atol=1e-5)
 

@@ -45,8 +45,8 @@ def sibling_baseline(f: Forest, s: int) -> float:
 @given(forests())
 def test_bpo_is_sibling_leave_one_out_written_out(f: Forest) -> None:
     A, _ = advantages(f, BPO)
-    wanted = [child_mean(f, s) - sibling_baseline(f, s) for s in range(f.segments)]
-    np.testing.assert_allclose(A, wanted, rtol=1e-9, atol=1e-9)
+    expected = [child_mean(f, s) - sibling_baseline(f, s) for s in range(f.segments)]
+    np.testing.assert_allclose(A, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_bpo_of_equal_rewards_is_exactly_zero() -> None:

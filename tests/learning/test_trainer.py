@@ -129,18 +129,18 @@ def test_gradients_are_clipped_to_the_configured_norm(folder):
 
 
 def test_kl_starts_at_zero_and_limits_the_policy_change(folder):
-    free, held = Trainer(tiny.config(), folder), Trainer(tiny.config(kl=5.0), folder)
-    first = free.step(FORESTS, 0), held.step(FORESTS, 0)
+    free, anchored = Trainer(tiny.config(), folder), Trainer(tiny.config(kl=5.0), folder)
+    first = free.step(FORESTS, 0), anchored.step(FORESTS, 0)
     assert first[0].loss == pytest.approx(first[1].loss, abs=1e-6)
     for version in range(1, 6):
         free.step(FORESTS, version)
-        held.step(FORESTS, version)
+        anchored.step(FORESTS, version)
     start = load_file(Path(folder) / "model.safetensors")
 
     def moved(t: Trainer) -> float:
         return sum(float(np.square(w - start[n].numpy()).sum()) for n, w in weights_of(t).items())
 
-    assert moved(held) < moved(free)
+    assert moved(anchored) < moved(free)
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------

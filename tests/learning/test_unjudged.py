@@ -54,9 +54,9 @@ def test_unjudged_leaves_do_not_change_the_gradient(name, f, seed):
     o = Objective(spec=PRESETS[name].advantage, room=20)
     logp = f.logprob + np.random.default_rng(seed).normal(0, 0.1, f.tokens)
     kept, tokens = f.judged_part(), np.repeat(f.judged_below, f.lengths)
-    whole, part = evaluate(f, o, scales([f], o)[0], logp), evaluate(kept, o, scales([kept], o)[0], logp[tokens])
-    np.testing.assert_array_equal(whole.loss[tokens], part.loss)
-    np.testing.assert_array_equal(whole.slope[tokens], part.slope)
+    whole, judged = evaluate(f, o, scales([f], o)[0], logp), evaluate(kept, o, scales([kept], o)[0], logp[tokens])
+    np.testing.assert_array_equal(whole.loss[tokens], judged.loss)
+    np.testing.assert_array_equal(whole.slope[tokens], judged.slope)
     assert not whole.slope[~tokens].any()
 
 

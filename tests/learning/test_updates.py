@@ -323,6 +323,15 @@ def test_truncated_leaves_have_a_penalty_by_their_length(folder):
     assert treat_truncated(f, "graded", 8, 4) is f
 
 
+@pytest.mark.parametrize(("penalty_tokens", "penalty"), [(2, 0.0), (4, -0.5), (6, -2 / 3)])
+def test_penalty_starts_penalty_tokens_before_the_limit(folder, penalty_tokens, penalty):
+    config = tiny.config(truncated="penalty", penalty_tokens=penalty_tokens)
+    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"max_tokens": 8})})
+    f = build([-1, 0, 0], [4, 2, 4], rewards=[1, 1])  # leaves of 6 and 8 tokens
+    trained = Trainer(config, folder)._trained_forest(f)
+    np.testing.assert_allclose(trained.reward, [1 + penalty, 0.0], atol=1e-6)
+
+
 @given(forests(), st.integers(0, 2**16))
 def test_masked_truncation_equals_removing_those_leaves(f, seed):
     cut = np.random.default_rng(seed).random(f.leaves) < 0.4

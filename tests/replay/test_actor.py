@@ -155,10 +155,10 @@ async def resumed(queue, undone: list[Ticket]) -> None:
             assert await queue.admit.remote([[t.forest_id]], [ray.put(grow(t, step - 1))]) == [["admitted"]]
         lease = await queue.lease.remote(2, step - 1)
         await queue.ack.remote(lease.lease_id, step, ())
-    held = [(await queue.reserve.remote("w", 1))[0] for _ in range(4)]
+    tickets = [(await queue.reserve.remote("w", 1))[0] for _ in range(4)]
     waiting = asyncio.ensure_future(queue.reserve.remote("w", 1))
     await queue.stop.remote()
-    assert await waiting == [] and None not in held
+    assert await waiting == [] and None not in tickets
     await queue.commit.remote(4, 4)
     counts = await queue.counts.remote()
     assert counts["trained"]["forests"] == 8 and set(counts["law_error"].values()) == {0}
@@ -190,10 +190,10 @@ def test_orderly_end_waits_for_the_flush_in_progress(
     config = config.model_copy(update={"queue": config.queue.model_copy(update={"fsync_interval": 0.05})})
     synced: list[str] = []
 
-    def slowly(part: LocalFile) -> None:
+    def slowly(file: LocalFile) -> None:
         time.sleep(0.3)
-        sync(part)
-        synced.append(part.name)
+        sync(file)
+        synced.append(file.name)
 
     async def run() -> None:
         nonlocal queue

@@ -76,14 +76,14 @@ def test_list_equals_the_sequence_of_single_calls(
 
     forests = [forest_of(r, kind) for r, kind in zip(records, kinds, strict=True)]
     ids = [r.forest_id for r in records]
-    outcomes = [one.admit(fid, wire.to_batch([f])) for fid, f in zip(ids, forests, strict=True)]
+    admissions = [one.admit(fid, wire.to_batch([f])) for fid, f in zip(ids, forests, strict=True)]
     at, found = 0, []
     for cut in [*cuts, len(ids)]:
-        part = slice(at, at + cut)
-        if ids[part]:
-            found += many.admit_many(ids[part], wire.to_batch(forests[part]))
+        chunk = slice(at, at + cut)
+        if ids[chunk]:
+            found += many.admit_many(ids[chunk], wire.to_batch(forests[chunk]))
         at += cut
-    assert found == outcomes
+    assert found == admissions
     if repeated:
         again = [one.admit(fid, wire.to_batch([f])) for fid, f in zip(ids, forests, strict=True)]
         assert many.admit_many(ids, wire.to_batch(forests)) == again

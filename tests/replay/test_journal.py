@@ -33,8 +33,8 @@ def one_run(folder: Path) -> Path:
     train(store, 2, 2)
     reserve(store)
     store.close()
-    (part,) = (folder / "replay/journal").iterdir()
-    return part
+    (file,) = (folder / "replay/journal").iterdir()
+    return file
 
 
 def read(folder: Path) -> tuple[list, Reader]:
@@ -43,11 +43,11 @@ def read(folder: Path) -> tuple[list, Reader]:
 
 
 def test_journal_cut_at_any_byte_keeps_all_whole_records(tmp_path: Path) -> None:
-    part = one_run(tmp_path)
-    data = part.read_bytes()
+    file = one_run(tmp_path)
+    data = file.read_bytes()
     records, _ = read(tmp_path)
     for cut in range(0, len(data), 3):
-        part.write_bytes(data[:cut])
+        file.write_bytes(data[:cut])
         whole = data[:cut].count(b"\n")
         got, reader = read(tmp_path)
         assert got == records[:whole]
@@ -56,12 +56,12 @@ def test_journal_cut_at_any_byte_keeps_all_whole_records(tmp_path: Path) -> None
 
 
 def test_store_continues_after_a_torn_record_and_reports_it(tmp_path: Path) -> None:
-    part = one_run(tmp_path)
-    data = part.read_bytes()
+    file = one_run(tmp_path)
+    data = file.read_bytes()
     for cut in range(len(data) - 400, len(data), 37):
         copy = tmp_path / f"cut-{cut}"
         shutil.copytree(tmp_path / "replay", copy / "replay")
-        (copy / "replay/journal" / part.name).write_bytes(data[:cut])
+        (copy / "replay/journal" / file.name).write_bytes(data[:cut])
         store = open_store(copy, max_staleness=2)
         torn = store.opening.torn
         assert torn is not None and torn.offset == data.rindex(b"\n", 0, cut) + 1
@@ -72,29 +72,29 @@ def test_store_continues_after_a_torn_record_and_reports_it(tmp_path: Path) -> N
 
 
 def test_zeros_after_the_last_record_are_a_torn_record(tmp_path: Path) -> None:
-    part = one_run(tmp_path)
-    data = part.read_bytes()
-    part.write_bytes(data + bytes(300))
+    file = one_run(tmp_path)
+    data = file.read_bytes()
+    file.write_bytes(data + bytes(300))
     store = open_store(tmp_path)
     assert store.opening.torn is not None and (store.opening.torn.offset, store.opening.torn.lost) == (len(data), 300)
     store.close()
 
 
 def test_flipped_bit_is_located_and_nothing_is_changed(tmp_path: Path) -> None:
-    part = one_run(tmp_path)
-    data = part.read_bytes()
+    file = one_run(tmp_path)
+    data = file.read_bytes()
     starts = [0, *(i + 1 for i, c in enumerate(data) if c == 10)]
     last = starts[-2]
     for at in range(0, last, 41):
         bad = bytearray(data)
         bad[at] ^= 1
-        part.write_bytes(bad)
+        file.write_bytes(bad)
         record = sum(s <= at for s in starts)
         with pytest.raises(
             BadInput, match=f"record {record} at byte {starts[record - 1]} is damaged .*1 to {record - 1} are undamaged"
         ):
             open_store(tmp_path)
-        assert part.read_bytes() == bad
+        assert file.read_bytes() == bad
         report = audit(str(tmp_path))
         assert not report.sound and report.records == record - 1
 
@@ -131,16 +131,16 @@ def test_missing_part_of_the_journal_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_snapshot_replaces_earlier_parts_at_any_death(tmp_path: Path) -> None:
-    part = one_run(tmp_path)
+    file = one_run(tmp_path)
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
-    before, kept = store.ledger, part.read_bytes()
+    before, kept = store.ledger, file.read_bytes()
     store.journal_limit = 0
     store.compact()
     store.close()
     folder = tmp_path / "replay/journal"
     assert [p.name for p in folder.iterdir()] == ["0000000002.snapshot.jsonl"]
 
-    part.write_bytes(kept)  # the process dies before it deletes the old part
+    file.write_bytes(kept)  # the process dies before it deletes the old part
     (folder / ".0000000003.snapshot.jsonl.1").write_text('{"crc"')  # the process dies while it writes the next snapshot
     store = open_store(tmp_path, max_staleness=2, retain="unacknowledged")
     for name in (
@@ -186,10 +186,10 @@ def encoded(tree: dict) -> bytes:
     ],
 )
 def test_journal_of_a_newer_release_is_refused(tmp_path: Path, line: int, change: dict, message: str) -> None:
-    part = one_run(tmp_path)
-    lines = part.read_bytes().splitlines(keepends=True)
+    file = one_run(tmp_path)
+    lines = file.read_bytes().splitlines(keepends=True)
     lines[line] = rewritten(lines[line], **change)
-    part.write_bytes(b"".join(lines))
+    file.write_bytes(b"".join(lines))
     with pytest.raises(BadInput, match=message):
         open_store(tmp_path)
 
@@ -330,7 +330,7 @@ def test_journal_parts_are_ordered_by_number_not_by_name(tmp_path: Path) -> None
     for _ in range(3):
         reserve(store)
         store.sync()
-        store._journal._part = None
+        store._journal._open_part = None
     store.close()
     names = sorted(p.name for p in (tmp_path / "replay/journal").iterdir())
     assert names == ["0000000001.jsonl", "10000000000.jsonl", "9999999999.jsonl"]

@@ -112,9 +112,9 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def deliver_again(self, data: st.DataObject) -> None:
         t = data.draw(st.sampled_from([t for t in self.things.values() if t.where != "growing"]))
-        outcome = self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record)]))
+        admission = self.store.admit(t.record.forest_id, wire.to_batch([forest_for(t.record)]))
         finished = t.where == "gone" or (t.where == "trained" and t.step <= self.oldest_kept)
-        assert outcome == ("late" if finished else "repeat")
+        assert admission == ("late" if finished else "repeat")
 
     @precondition(lambda self: self.of("growing"))
     @rule(data=st.data())

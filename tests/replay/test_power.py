@@ -112,8 +112,8 @@ def scenario(disk: Disk) -> None:
         reserve(store)
         # the process is killed, maybe during its last record. The kernel still has the unflushed data
         store._lock.release()
-        part = max((disk.root / "replay/journal").glob("*.jsonl"))
-        os.truncate(part, part.stat().st_size - torn)
+        file = max((disk.root / "replay/journal").glob("*.jsonl"))
+        os.truncate(file, file.stat().st_size - torn)
         store = open_store(disk.root, durable_step=durable_step, **options)
         promise(disk, store, 4)
     store.close()

@@ -176,15 +176,15 @@ def test_late_compaction_of_a_superseded_writer_deletes_nothing(bucket) -> None:
     after = open_store(uri, durable_step=1, max_staleness=9)
     steps = train(after, 2, 2)
     after.sync()
-    there = keys(client, name)
+    before = keys(client, name)
     for stale in (deletion, clearing):
         with pytest.raises(BadInput, match="another process has opened this run"):
             stale()
-    assert keys(client, name) == there
+    assert keys(client, name) == before
     snapshot()
     for names in ([], clearing.names):
-        for part in names:  # deletions that are in progress lose nothing
-            client.delete_object(Bucket=name, Key=f"runs/one/replay/journal/{part}")
+        for file_name in names:  # deletions that are in progress lose nothing
+            client.delete_object(Bucket=name, Key=f"runs/one/replay/journal/{file_name}")
         report = audit(uri)
         assert report.steps == (1 if names else 2)  # a deleted part holds the record of step 1
         assert report.sound and report.rows["trained"]["forests"] == 2, report.table()

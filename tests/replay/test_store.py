@@ -316,8 +316,8 @@ def test_mixed_only_drops_a_forest_of_one_reward(tmp_path: Path, rewards: list[f
     store = open_store(tmp_path, mixed_only=True)
     record = reserve(store)
     used = store.ledger.slots_used
-    outcome = store.admit(record.forest_id, batch_for(record, rewards=rewards))
-    assert outcome == ("admitted" if kept else "dropped")
+    admission = store.admit(record.forest_id, batch_for(record, rewards=rewards))
+    assert admission == ("admitted" if kept else "dropped")
     assert store.ledger.slots_used == used - (not kept)
     if not kept:
         assert reserve(store).draw == 1, "another prompt gets the slot"
@@ -411,8 +411,8 @@ def test_interrupted_return_to_a_checkpoint_is_repeated(tmp_path: Path) -> None:
         steps[n] = train(store, 2, n)
     [reserve(store) for _ in range(4)]
     store.close()
-    (part,) = (tmp_path / "replay/journal").iterdir()
-    before = part.read_bytes()
+    (file,) = (tmp_path / "replay/journal").iterdir()
+    before = file.read_bytes()
 
     def resume(run: Path) -> ReplayStore:
         return ReplayStore(str(run), QueueConfig(max_staleness=1), 2, 0, "resumed", 1, Clock())

@@ -72,7 +72,7 @@ def test_final_table_has_the_figures_and_the_folder() -> None:
     out = io.StringIO()
     final_table(summary([record(1), record(8)]), Console(file=out, width=120))
     text = out.getvalue()
-    for part in (
+    for phrase in (
         "8 steps in 1:40",
         "0.250",
         "0.550",
@@ -81,7 +81,7 @@ def test_final_table_has_the_figures_and_the_folder() -> None:
         "max 2",
         "1:15",
     ):
-        assert part in text
+        assert phrase in text
     assert text.splitlines()[-6:] == [
         "Run folder: runs/demo",
         "Report: runs/demo/report.html",

@@ -47,10 +47,10 @@ def targets(run: Path, *roles: str) -> None:
 def test_finished_run_is_shown_with_law_curves_and_last_forest(tmp_path: Path) -> None:
     run = make_run(tmp_path, [forest("first"), forest("last")], [record(s) for s in range(1, 41)])
     text = shown(RunView(run))
-    for part in ("demo  finished  step 40/40", "admitted 43 = ready 2 + leased 1 + trained 40 + dropped 0: holds",
+    for phrase in ("demo  finished  step 40/40", "admitted 43 = ready 2 + leased 1 + trained 40 + dropped 0: holds",
                  "mean 0.8, max 1 versions; the bound is 2", "treeadv report", "gold answer last",
                  "✓ verified 1", "verified 3, wrong 5", "mixed outcomes", "dropped"):  # fmt: skip
-        assert part in text, part
+        assert phrase in text, phrase
     assert "first" not in text and "ETA" not in text
 
 
@@ -71,9 +71,9 @@ def test_running_run_shows_its_actors(tmp_path: Path) -> None:
     lock = LocalLock(run)
     text = shown(RunView(run), 200)
     lock.release()
-    for part in ("demo  running  step 2/40", "1 of 1 up", "waits 31% of a step of 12.5 s", "decodes 72% of the time",
+    for phrase in ("demo  running  step 2/40", "1 of 1 up", "waits 31% of a step of 12.5 s", "decodes 72% of the time",
                  "ETA 7:55", "has an error of 3", "! The equation admitted"):  # fmt: skip
-        assert part in text, part
+        assert phrase in text, phrase
 
 
 def test_run_without_a_step_says_what_it_waits_for(tmp_path: Path) -> None:

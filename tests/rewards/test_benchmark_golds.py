@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Answer, Outcome
+from treeadv.rewards.judgement import Answer, Grade
 from treeadv.rewards.parsing.grammar import read
 from treeadv.rewards.parsing.guards import refusal
 from treeadv.rewards.parsing.terms import Term
@@ -44,9 +44,9 @@ def golds() -> dict[str, str]:
 def test_every_gold_answer_equals_itself_boxed():
     failed = {}
     for name, gold in golds().items():
-        outcome = screen(Answer(response=f"With 7 cases left, \\boxed{{{gold}}}.", gold=gold, verifier="math"))
-        if not (isinstance(outcome, Outcome) and outcome.verdict is Verdict.VERIFIED):
-            failed[name] = outcome
+        grade = screen(Answer(response=f"With 7 cases left, \\boxed{{{gold}}}.", gold=gold, verifier="math"))
+        if not (isinstance(grade, Grade) and grade.verdict is Verdict.VERIFIED):
+            failed[name] = grade
     assert failed.keys() == EXCEPTIONS.keys()
 
 

@@ -75,7 +75,7 @@ UNKNOWN = "is unknown: use verified, wrong, unparsed, timeout, crash, refused"
 
 
 def claimed(**changes: object) -> str:
-    """Return code that writes an outcome in place of the child's outcome."""
+    """Return code that writes a grade in place of the child's grade."""
     return f"claim({json.dumps({'verdict': 'WRONG', 'reward': 1.0, 'detail': '', 'parts': {}} | changes)!r})"
 
 
@@ -87,7 +87,7 @@ def claimed(**changes: object) -> str:
         (claimed(reward=1e9), Verdict.CRASH, "no result: ValueError: the reward 1e+09 is larger than 1"),
         (claimed(verdict="UNGRADED"), Verdict.CRASH, f"no result: ValueError: the verdict 'UNGRADED' {UNKNOWN}"),
         (claimed(reward="nan"), Verdict.CRASH, "no result: ValueError: the reward is 'nan', not a finite number"),
-        ("claim('[1, 1]')", Verdict.CRASH, "no result: ValueError: the reply is not an outcome"),
+        ("claim('[1, 1]')", Verdict.CRASH, "no result: ValueError: the reply is not a grade"),
         ("claim('owned')", Verdict.CRASH, "no result: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
         # the scorer treats the MemoryError as a wrong answer, and no memory is allocated
         ("swell()", Verdict.WRONG, ""),

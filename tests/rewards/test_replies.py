@@ -1,4 +1,4 @@
-"""Tests the replies of a verifier's process: every reply that is no outcome is refused, so that it costs its answer."""
+"""Tests the replies of a verifier's process: every reply that is no grade is refused, so that it costs its answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from treeadv.rewards.judgement import from_message
 from treeadv.rewards.sandbox.frames import BadFrame, receive_frame
 
-OUTCOME = {"verdict": "WRONG", "reward": 0.0, "detail": "", "parts": {}}
+GRADE = {"verdict": "WRONG", "reward": 0.0, "detail": "", "parts": {}}
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ OUTCOME = {"verdict": "WRONG", "reward": 0.0, "detail": "", "parts": {}}
     ],
 )
 def test_message_of_another_form_is_refused(change: dict) -> None:
-    with pytest.raises(ValueError, match=r"not an|unknown|not a finite"):
-        from_message(OUTCOME | change)
+    with pytest.raises(ValueError, match=r"not a grade|not an|unknown|not a finite"):
+        from_message(GRADE | change)
 
 
 def test_parts_change_neither_reward_nor_verdict() -> None:
-    outcome = from_message(OUTCOME | {"parts": {"reward": 1.0, "verdict": "VERIFIED"}})
-    assert (outcome.verdict.name, outcome.reward) == ("WRONG", 0.0)
+    grade = from_message(GRADE | {"parts": {"reward": 1.0, "verdict": "VERIFIED"}})
+    assert (grade.verdict.name, grade.reward) == ("WRONG", 0.0)
 
 
 @pytest.mark.parametrize("body", [b"[" * 200_000, b"{", b"\xff", b"9" * 5000, b"[]"])

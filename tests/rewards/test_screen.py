@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Answer, Outcome, Task
+from treeadv.rewards.judgement import Answer, Grade, Task
 from treeadv.rewards.parsing.guards import refusal
 from treeadv.rewards.parsing.numbers import quantity
 from treeadv.rewards.parsing.units import UNITS, unit
@@ -28,14 +28,14 @@ numbers = st.one_of(
 )  # fmt: skip
 
 
-def math(response: str, gold: str) -> Outcome | Task:
+def math(response: str, gold: str) -> Grade | Task:
     return screen(Answer(response=response, gold=gold, verifier="math"))
 
 
 def verdict(response: str, gold: str) -> Verdict:
-    outcome = math(response, gold)
-    assert isinstance(outcome, Outcome), outcome
-    return outcome.verdict
+    grade = math(response, gold)
+    assert isinstance(grade, Grade), grade
+    return grade.verdict
 
 
 def fraction_of(text: str) -> Fraction:
@@ -43,10 +43,10 @@ def fraction_of(text: str) -> Fraction:
 
 
 @given(st.text(max_size=300))
-def test_any_text_gets_an_outcome_or_a_bounded_task(text):
+def test_any_text_gets_a_grade_or_a_bounded_task(text):
     for response in (text, f"\\boxed{{{text}}}", f"The answer is {text}", f"so ${text}$"):
-        outcome = math(response, "3")
-        assert isinstance(outcome, Outcome) or len(outcome.text) < 3000
+        grade = math(response, "3")
+        assert isinstance(grade, Grade) or len(grade.text) < 3000
 
 
 MARKS = st.text(r"\{}()[]|$^_,;:=<>!'.+-*/%0123456789xyifae ", max_size=40)

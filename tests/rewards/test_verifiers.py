@@ -257,8 +257,8 @@ def test_secrets_never_reach_the_detail(answer, remote, monkeypatch):
     monkeypatch.setenv(AUTHORIZATION, "Bearer 0ther\n")
     verifier = Remote(f"{remote}?token=${{TREEADV_VERIFIER_TOKEN}}")
     verifier.load()
-    outcome = verifier.judge(Task(verifier=verifier.name, gold="g", text=answer, meta="", seconds=1.0))
-    assert outcome.detail and "s3cret" not in outcome.detail and "0ther" not in outcome.detail
+    grade = verifier.judge(Task(verifier=verifier.name, gold="g", text=answer, meta="", seconds=1.0))
+    assert grade.detail and "s3cret" not in grade.detail and "0ther" not in grade.detail
 
 
 @pytest.mark.parametrize("secret", ["a\nb", "a\x1b", "é"])

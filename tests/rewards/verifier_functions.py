@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from treeadv.rewards.judgement import Answer, Outcome, Task, unparsed, verified, wrong
+from treeadv.rewards.judgement import Answer, Grade, Task, unparsed, verified, wrong
 from treeadv.rewards.verifiers.base import Verifier
 
 
@@ -117,13 +117,13 @@ class Parity(Verifier):
     def check_option(self, option: str | None) -> None:
         pass
 
-    def screen(self, answer: Answer) -> Outcome | Task:
+    def screen(self, answer: Answer) -> Grade | Task:
         return super().screen(answer) if answer.response else unparsed("empty")
 
     def load(self) -> None:
         self._divisor = 2
 
-    def judge(self, task: Task) -> Outcome:
+    def judge(self, task: Task) -> Grade:
         return wrong() if len(task.text) % self._divisor else verified()
 
 

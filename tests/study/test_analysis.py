@@ -60,11 +60,11 @@ def test_holm_counts_a_comparison_without_a_p_value() -> None:
 )
 def test_verdict_follows_direction_and_corrected_p(tree: list[float], flat: list[float], verdict: str) -> None:
     s = study()
-    (outcome, _) = compare(s, cells(s, grpo=flat, treeadv=tree))
-    assert outcome.verdict == verdict
-    assert outcome.p_t == pytest.approx(stats.ttest_rel(tree, flat).pvalue)
-    assert outcome.p_wilcoxon == pytest.approx(stats.wilcoxon(np.subtract(tree, flat)).pvalue)
-    assert outcome.interval[0] <= outcome.difference <= outcome.interval[1]
+    (comparison, _) = compare(s, cells(s, grpo=flat, treeadv=tree))
+    assert comparison.verdict == verdict
+    assert comparison.p_t == pytest.approx(stats.ttest_rel(tree, flat).pvalue)
+    assert comparison.p_wilcoxon == pytest.approx(stats.wilcoxon(np.subtract(tree, flat)).pvalue)
+    assert comparison.interval[0] <= comparison.difference <= comparison.interval[1]
 
 
 def test_fewer_tokens_are_better() -> None:
@@ -78,9 +78,9 @@ def test_fewer_tokens_are_better() -> None:
 def test_pair_with_a_failed_cell_is_left_out_and_shown() -> None:
     s = study()
     results = cells(s, grpo=[0.4, None, 0.41, 0.43, 0.42], treeadv=[0.6, 0.61, 0.64, 0.62, 0.63])
-    outcome = compare(s, results)[0]
-    assert outcome.pairs == 4 and outcome.difference == pytest.approx(np.mean([0.2, 0.23, 0.19, 0.21]))
-    assert "4 of 5" in claim_cells(outcome)
+    comparison = compare(s, results)[0]
+    assert comparison.pairs == 4 and comparison.difference == pytest.approx(np.mean([0.2, 0.23, 0.19, 0.21]))
+    assert "4 of 5" in claim_cells(comparison)
     assert gaps(results) == ["grpo, seed 2: failed: the loss is not finite"]
     assert [(r.done, r.failed, r.missing) for r in summarise(s, results)] == [(4, 1, 0), (5, 0, 0)]
 

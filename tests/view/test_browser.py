@@ -66,11 +66,11 @@ def steps(page: Page) -> list[int]:
     return [int(re.findall(r"\d+", name)[0]) for name in names]
 
 
-def wait_for_steps(page: Page, wanted: list[int]) -> None:
+def wait_for_steps(page: Page, expected: list[int]) -> None:
     from playwright.sync_api import expect
 
-    expect(page.locator(".row")).to_have_count(len(wanted), timeout=WAIT)
-    assert steps(page) == wanted
+    expect(page.locator(".row")).to_have_count(len(expected), timeout=WAIT)
+    assert steps(page) == expected
 
 
 def test_click_opens_a_forest_and_the_link_opens_it_again(page: Page, browser: Browser, address: str) -> None:

@@ -66,9 +66,9 @@ def test_looking_changes_no_file_and_needs_no_lock(run: Path) -> None:
 def test_search_finds_text_over_forks_in_any_case(catalogue: Catalogue, text: str, draws: list[int]) -> None:
     found, after = [], 0
     while after is not None:
-        part = catalogue.search(text, after)
-        found += part["found"]
-        after = part["next"]
+        page = catalogue.search(text, after)
+        found += page["found"]
+        after = page["next"]
     of = {row["key"]: row["draw"] for row in rows(catalogue)}
     assert [of[key] for key in found] == draws
 

@@ -49,7 +49,7 @@ def test_api_gives_the_run_its_rows_and_a_forest(server: Server, catalogue: Cata
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "part"),
+    ("path", "status", "message"),
     [
         ("/api/forest?key=none", 400, "none: no such forest"),
         ("/api/forests?since=-1", 400, "since=-1: a number from 0 is needed"),
@@ -65,9 +65,9 @@ def test_api_gives_the_run_its_rows_and_a_forest(server: Server, catalogue: Cata
         ("/../../etc/passwd", 404, "no such page"),
     ],
 )
-def test_wrong_request_gets_one_line(server: Server, path: str, status: int, part: str) -> None:
+def test_wrong_request_gets_one_line(server: Server, path: str, status: int, message: str) -> None:
     found, body, _ = get(server, path)
-    assert found == status and part in json.loads(body)["error"]
+    assert found == status and message in json.loads(body)["error"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
@@ -94,7 +94,7 @@ def test_taken_port_is_named(server: Server, catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    ("arguments", "message"),
     [
         (["none"], "none: no such file or run folder"),
         (["RUN", "--preset", "grpo"], "is a run, whose own preset is shown"),
@@ -105,11 +105,11 @@ def test_taken_port_is_named(server: Server, catalogue: Catalogue) -> None:
     ],
 )
 def test_wrong_command_gets_one_line(
-    run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], part: str
+    run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     try:
         code = main(["view", *(str(run) if a == "RUN" else a for a in arguments)])
     except SystemExit as e:
         code = e.code
     error = capsys.readouterr().err
-    assert code == 2 and part in error and error.count("\n") == 1
+    assert code == 2 and message in error and error.count("\n") == 1

@@ -40,7 +40,7 @@ def test_leaf_is_printed_with_what_the_verifier_read(run: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    ("arguments", "message"),
     [
         (["--step", "7"], "--step 7: the journal of RUN has steps up to 6"),
         (["--step", "2", "--index", "1"], "--index 1: step 2 of RUN holds 1 forests, counted from 0"),
@@ -50,8 +50,8 @@ def test_leaf_is_printed_with_what_the_verifier_read(run: Path, capsys: pytest.C
     ],
 )
 def test_wrong_choice_gets_one_line(
-    run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], part: str
+    run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["show", str(run), *arguments]) == 2
     error = capsys.readouterr().err
-    assert part.replace("RUN", str(run)) in error and error.count("\n") == 1
+    assert message.replace("RUN", str(run)) in error and error.count("\n") == 1

@@ -27,8 +27,8 @@ def describe_run(config: Config, name: str) -> tuple[str, bool]:
     """Return the description of a run, and whether its roles fit into memory.
 
     `config` has absolute paths. `name` is the name of the run if the configuration has none."""
-    parts = read_parts(config.task, config.run.seed)
-    problem = parts[0].train[0]
+    sources = read_parts(config.task, config.run.seed)
+    problem = sources[0].train[0]
     folder = tokenizer_folder(config.model.path, config.model.cache) or resolve(SMOLLM2, config.model.cache)
     plan = make_plan(config, folder / "config.json", _gpu_bytes(), _host_bytes())
     home = config.run.storage or config.run.root
@@ -39,7 +39,7 @@ def describe_run(config: Config, name: str) -> tuple[str, bool]:
         f"run      {home}/{c.run.name or name}",
         f"steps    {c.run.steps}, each of {c.learner.forests_per_step} forests with {c.sampling.leaves} leaves"
         f" of at most {c.sampling.max_tokens} tokens",
-        *(f"data     {line}" for line in _data_lines(parts, config)),
+        *(f"data     {line}" for line in _data_lines(sources, config)),
         *_prompt_lines(problem, config, folder),
         *(f"graded   {line}" for line in _graded_lines(problem, config)),
         "",
@@ -50,15 +50,15 @@ def describe_run(config: Config, name: str) -> tuple[str, bool]:
     return "\n".join(lines), not plan.faults
 
 
-def _data_lines(parts: list[SplitSource], config: Config) -> Iterator[str]:
-    total = sum(p.config.weight for p in parts)
-    for part in parts:
-        names = f" {', '.join(f.name for f in part.config.families)}" if part.config.families else ""
-        size = "endless" if part.size is None else f"{part.size} problems"
-        digest = config.task.content.get(part.config.source, "")
+def _data_lines(sources: list[SplitSource], config: Config) -> Iterator[str]:
+    total = sum(p.config.weight for p in sources)
+    for source in sources:
+        names = f" {', '.join(f.name for f in source.config.families)}" if source.config.families else ""
+        size = "endless" if source.size is None else f"{source.size} problems"
+        digest = config.task.content.get(source.config.source, "")
         shown = f", SHA-256 {digest[:12]}..." if digest else ""
-        share = f", {part.config.weight / total:.0%} of the draws" if len(parts) > 1 else ""
-        yield f"{part.config.source}{names}: {size} to train on, {len(part.held_out)} held out{share}{shown}"
+        share = f", {source.config.weight / total:.0%} of the draws" if len(sources) > 1 else ""
+        yield f"{source.config.source}{names}: {size} to train on, {len(source.held_out)} held out{share}{shown}"
 
 
 def _prompt_lines(problem: Problem, config: Config, folder: Path) -> list[str]:

@@ -105,6 +105,6 @@ def _joined(content: Any, place: str) -> Any:
     """Return the text of the content of a message, which may be a list of parts {type: text, text: ...}."""
     if not isinstance(content, list):
         return content
-    if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
+    if not all(isinstance(item, Mapping) and isinstance(item.get("text"), str) for item in content):
         raise BadInput(f"{place}: the content has a part that is not text")
-    return "".join(part["text"] for part in content)
+    return "".join(item["text"] for item in content)

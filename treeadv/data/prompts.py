@@ -49,8 +49,8 @@ class Prompter:
         try:
             ids = self._ids(turns)
         except Exception as e:  # the template is code of the model and may raise anything, tokenizers even Exception
-            part = "chat template" if self.tokenizer.chat_template else "tokenizer"
-            raise BadInput(f"{problem.id}: the {part} of {self._folder} fails on its prompt: {one_line(e)}") from e
+            failing = "chat template" if self.tokenizer.chat_template else "tokenizer"
+            raise BadInput(f"{problem.id}: the {failing} of {self._folder} fails on its prompt: {one_line(e)}") from e
         if self._size is not None and (wrong := next((i for i in ids if i >= self._size), None)) is not None:
             raise BadInput(
                 f"{problem.id}: its prompt has the token id {wrong}, but the vocab_size of"

@@ -61,7 +61,7 @@ def held_out_problems(task: TaskConfig) -> list[Problem]:
     Raises `BadInput` as `problem_source` does, and if the task has no held-out problems."""
     if not task.held_out:
         raise BadInput("task.held_out=0: the task holds no problem out; set task.held_out to a number or a share")
-    return [problem for part in read_parts(task, 0) for problem in part.held_out]
+    return [problem for source in read_parts(task, 0) for problem in source.held_out]
 
 
 def read_parts(task: TaskConfig, seed: int) -> list[SplitSource]:

@@ -167,15 +167,15 @@ def attend(
     heads, dim = query.shape[1], query.shape[3]
     out = torch.empty_like(query)
     layer: int = module.layer_idx  # type: ignore[assignment]
-    for part in parts:
-        keys, values = part.cache.keys[layer], part.cache.values[layer]
-        own_keys, own_values = key[0, :, part.rows], value[0, :, part.rows]
-        keys[:, part.slots] = own_keys if part.written is None else own_keys[:, part.written]
-        values[:, part.slots] = own_values if part.written is None else own_values[:, part.written]
-        used = part.mask.shape[1]
-        folded = query[0, :, part.rows].reshape(1, keys.shape[0], -1, dim)
+    for forest in parts:
+        keys, values = forest.cache.keys[layer], forest.cache.values[layer]
+        own_keys, own_values = key[0, :, forest.rows], value[0, :, forest.rows]
+        keys[:, forest.slots] = own_keys if forest.written is None else own_keys[:, forest.written]
+        values[:, forest.slots] = own_values if forest.written is None else own_values[:, forest.written]
+        used = forest.mask.shape[1]
+        folded = query[0, :, forest.rows].reshape(1, keys.shape[0], -1, dim)
         read = F.scaled_dot_product_attention(
-            folded, keys[None, :, :used], values[None, :, :used], attn_mask=part.mask, scale=scaling
+            folded, keys[None, :, :used], values[None, :, :used], attn_mask=forest.mask, scale=scaling
         )
-        out[0, :, part.rows] = read.reshape(heads, -1, dim)
+        out[0, :, forest.rows] = read.reshape(heads, -1, dim)
     return out.transpose(1, 2), None

@@ -44,10 +44,10 @@ def sdpa_blocks(packed: Packed) -> TreeBlocks:
     Each prompt is a part, and the trees of its forest follow it, one part each.
     """
     end = torch.from_numpy(packed.end)
-    part = {b.query: i for i, b in enumerate(packed.blocks)}
+    block_number = {b.query: i for i, b in enumerate(packed.blocks)}
     prompts, masks = [], []
     for b in packed.blocks:
-        prompts.append(part.get(b.prompt))
+        prompts.append(block_number.get(b.prompt))
         q = torch.arange(*b.query)[:, None]
         k = torch.cat([torch.arange(*b.prompt), torch.arange(*b.query)])[None, :]
         masks.append((k <= q) & (q < end[k]))

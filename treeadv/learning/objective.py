@@ -139,13 +139,13 @@ class TokenLosses:
 
     def sums(self, first: int = 0, last: int | None = None) -> Sums:
         """Return the sums over the tokens [first, last)."""
-        part = slice(first, last)
-        log_w = self.log_w[part]
+        span = slice(first, last)
+        log_w = self.log_w[span]
         w = exp(log_w)
         return Sums(
-            tokens=len(w), loss=float(self.loss[part].sum()), clipped=float(self.clipped[part].sum()),
-            masked=float(self.masked[part].sum()), w=float(w.sum()), w_squared=float((w**2).sum()),
-            k3=float((w - 1.0 - log_w).sum()), kl=float(self.kl[part].sum()),
+            tokens=len(w), loss=float(self.loss[span].sum()), clipped=float(self.clipped[span].sum()),
+            masked=float(self.masked[span].sum()), w=float(w.sum()), w_squared=float((w**2).sum()),
+            k3=float((w - 1.0 - log_w).sum()), kl=float(self.kl[span].sum()),
         )  # fmt: skip
 
 
@@ -187,8 +187,8 @@ def _evaluate_judged(
     tokens = np.repeat(f.judged_below, f.lengths)
     out = {name.name: np.zeros(f.tokens) for name in fields(TokenLosses)}
     if tokens.any():
-        part = [None if x is None else x[tokens] for x in (proximal, reference)]
-        losses = evaluate(f.judged_part(), o, scale, logp[tokens], *part)
+        others = [None if x is None else x[tokens] for x in (proximal, reference)]
+        losses = evaluate(f.judged_part(), o, scale, logp[tokens], *others)
         for name, values in out.items():
             values[tokens] = getattr(losses, name)
     return TokenLosses(**out)
@@ -234,11 +234,11 @@ class _LeafMass:
             return np.repeat(np.minimum(self.A, 0) * self.total(x), self.f.lengths)
         return self._of_leaves(np.minimum, x)
 
-    def _of_leaves(self, part: np.ufunc, x: Array) -> Array:
+    def _of_leaves(self, bound: np.ufunc, x: Array) -> Array:
         """Return [T]: the sum over the positive or the negative parts of the leaves' advantages."""
-        out = np.repeat(self.total(part(self.own, 0) * x), self.f.lengths)
+        out = np.repeat(self.total(bound(self.own, 0) * x), self.f.lengths)
         if self.pairs is not None:
-            out[self.f.start[:-1]] = self.share * self.pairs.sum(part(self.pairs.advantage, 0), self.u * x)
+            out[self.f.start[:-1]] = self.share * self.pairs.sum(bound(self.pairs.advantage, 0), self.u * x)
         return out
 
     def clipped_leaves(self, if_positive: Flags, if_negative: Flags) -> Array:

@@ -40,8 +40,8 @@ def settings_of(config: Config, model: Path, sets: Sequence[EvalSet], samples: i
     digest = blake2b(digest_size=16)
     for file in sorted(model.glob("*.safetensors")):
         with file.open("rb") as f:
-            while part := f.read(1 << 24):
-                digest.update(part)
+            while chunk := f.read(1 << 24):
+                digest.update(chunk)
     task = config.task.model_dump(mode="json", exclude={"source", "sources", "families", "content"})
     generator = config.generator.model_dump(mode="json", include={"engine", "engine_options", "dtype"})
     return {

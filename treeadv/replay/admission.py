@@ -82,7 +82,7 @@ def admission_record(forest: Forest, place: Place) -> Admitted:
     )  # fmt: skip
 
 
-def outcome(record: Admitted | Dropped) -> Admission:
+def admission_of(record: Admitted | Dropped) -> Admission:
     """Return the answer to the worker that delivered the forest of a record."""
     if isinstance(record, Admitted):
         return "admitted"

@@ -103,7 +103,7 @@ def audit(run_dir: str | Path) -> AuditReport:
     dropped.update(
         {what: n for (what, unit), n in history.before.totals.items() if unit == "forests" and what not in _ROWS}
     )
-    torn = f"{reader.torn.part} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
+    torn = f"{reader.torn.part_name} byte {reader.torn.offset}, {reader.torn.lost} bytes" if reader.torn else ""
     return AuditReport(
         run_dir=str(run_dir), records=history.records, steps=finished.steps + len(history.steps),
         committed_step=history.committed, rows=rows, dropped=dict(sorted(dropped.items())), payloads=payloads,

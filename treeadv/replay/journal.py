@@ -48,7 +48,7 @@ class Line:
 class TornRecord:
     """The incomplete last record of a part: the `lost` bytes from `offset` on."""
 
-    part: str
+    part_name: str
     offset: int
     lost: int
 
@@ -63,7 +63,7 @@ def _is_sound(raw: bytes) -> bool:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Part:
+class _PartName:
     """The parsed name of a part. Parts sort in the order of their records."""
 
     session: str  # "" on a local disk; sessions sort in the order of their starts
@@ -71,7 +71,7 @@ class _Part:
     name: str
 
     @classmethod
-    def parse(cls, name: str) -> _Part:
+    def parse(cls, name: str) -> _PartName:
         return cls(session_in(name), int(name.partition(".")[0].partition("-")[0]), name)
 
 
@@ -99,7 +99,7 @@ class Reader:
                 break
         else:
             raise BadInput(f"{folder.uri}: the parts were replaced {_TRIES} times during the read; try again")
-        self.size = sum(self.sizes[part] for part in self.parts)  # bytes
+        self.size = sum(self.sizes[part_name] for part_name in self.parts)  # bytes
         self.seq = 0  # number of the last record that was read
         self.torn: TornRecord | None = None
         self.ignored = 0  # number of parts with records that do not count
@@ -110,42 +110,42 @@ class Reader:
 
         A whole journal begins with its first record or with a snapshot. An interrupted deletion may have left parts
         that begin with neither; the reader then starts from the last snapshot."""
-        every = [p.name for p in sorted(map(_Part.parse, self.sizes))]
+        every = [p.name for p in sorted(map(_PartName.parse, self.sizes))]
         if whole and every and (every[0].endswith(SNAPSHOT) or self._first(every[0]).get("seq") == 1):
             return every
         return _current(self.sizes)
 
-    def _first(self, part: str) -> JsonObject:
+    def _first(self, part_name: str) -> JsonObject:
         """Return the first record of a part as JSON; {} if the record is damaged."""
-        with self._folder.open_all([part])[0] as file:
-            return _parsed(next(_lines(file, self.sizes[part]), b"").rstrip(b"\n"))
+        with self._folder.open_all([part_name])[0] as file:
+            return _parsed(next(_lines(file, self.sizes[part_name]), b"").rstrip(b"\n"))
 
     def _session_ends(self) -> dict[str, float]:
         """Return the number of the first ignored record of each session."""
         begins: dict[str, float] = {}
-        for part in map(_Part.parse, self.parts):
-            if part.session not in begins and (first := self._first(part.name)):
-                begins[part.session] = first["seq"] + part.name.endswith(SNAPSHOT)
+        for part_name in map(_PartName.parse, self.parts):
+            if part_name.session not in begins and (first := self._first(part_name.name)):
+                begins[part_name.session] = first["seq"] + part_name.name.endswith(SNAPSHOT)
         ends, end = {}, math.inf
-        for session in sorted({_Part.parse(p).session for p in self.parts}, reverse=True):
+        for session in sorted({_PartName.parse(p).session for p in self.parts}, reverse=True):
             ends[session] = end
             end = min(end, begins.get(session, math.inf))
         return ends
 
     def __iter__(self) -> Iterator[Line]:
-        for part, file in self._files():
-            end_of_session = self._ends[_Part.parse(part).session]
+        for part_name, file in self._files():
+            end_of_session = self._ends[_PartName.parse(part_name).session]
             start = 0
-            for raw in _lines(file, self.sizes[part]):
+            for raw in _lines(file, self.sizes[part_name]):
                 tree = _parsed(raw[:-1]) if raw.endswith(b"\n") else {}
                 if not tree:
-                    self._fault(part, start, len(raw))
+                    self._fault(part_name, start, len(raw))
                     return
                 if tree["seq"] >= end_of_session:
                     self.ignored += 1
                     break
-                if not (part.endswith(SNAPSHOT) and 0 < self.seq == tree["seq"]):
-                    yield self._line(tree, part, start)
+                if not (part_name.endswith(SNAPSHOT) and 0 < self.seq == tree["seq"]):
+                    yield self._line(tree, part_name, start)
                 start += len(raw)
 
     def _files(self) -> Iterator[tuple[str, pa.NativeFile]]:
@@ -155,12 +155,12 @@ class Reader:
             names = self.parts[at : at + _OPEN]
             yield from zip(names, self._folder.open_all(names), strict=True)
 
-    def _line(self, tree: JsonObject, part: str, offset: int) -> Line:
+    def _line(self, tree: JsonObject, part_name: str, offset: int) -> Line:
         del tree["crc"]
         seq, t = tree.pop("seq"), tree.pop("t")
-        if part.endswith(SNAPSHOT):
+        if part_name.endswith(SNAPSHOT):
             self.seq = seq - 1
-        where = f"{self._folder.uri}/{part} byte {offset}"
+        where = f"{self._folder.uri}/{part_name} byte {offset}"
         if seq != self.seq + 1:
             raise BadInput(f"{where}: record {seq} follows record {self.seq}; restore the missing part from a backup")
         if tree.get("kind") in ("opened", "snapshot") and tree.get("format") != FORMAT:
@@ -173,20 +173,20 @@ class Reader:
         self.seq = seq
         return Line(seq, t, record)
 
-    def _fault(self, part: str, start: int, length: int) -> None:
+    def _fault(self, part_name: str, start: int, length: int) -> None:
         """Note a torn last record. Raises `BadInput` if undamaged records follow."""
-        later = self.parts[self.parts.index(part) :]
+        later = self.parts[self.parts.index(part_name) :]
         for name, file in zip(later, self._folder.open_all(later), strict=True):
-            rest = _lines(file, self.sizes[name], start + length if name == part else 0)
+            rest = _lines(file, self.sizes[name], start + length if name == part_name else 0)
             if any(_parsed(raw.rstrip(b"\n")) for raw in rest):
                 raise BadInput(
-                    f"{self._folder.uri}/{part}: record {self.seq + 1} at "
+                    f"{self._folder.uri}/{part_name}: record {self.seq + 1} at "
                     f"byte {start} is damaged (checksum), records 1 to {self.seq}"
                     " are undamaged; restore the part from a backup, or truncate the part "
                     f"to {start} bytes, delete all later parts and resume from a"
                     " checkpoint of an earlier step"
                 )
-        self.torn = TornRecord(part, start, self.sizes[part] - start)
+        self.torn = TornRecord(part_name, start, self.sizes[part_name] - start)
 
 
 def _lines(file: pa.NativeFile, end: int, start: int = 0) -> Iterator[bytes]:
@@ -215,7 +215,7 @@ def _parsed(raw: bytes) -> JsonObject:
 
 def _current(names: Iterable[str]) -> list[str]:
     """Return the last snapshot and the parts after it, in order; all parts if no part is a snapshot."""
-    parts = sorted(map(_Part.parse, names))
+    parts = sorted(map(_PartName.parse, names))
     first = max((p for p in parts if p.name.endswith(SNAPSHOT)), default=None)
     return [p.name for p in parts if first is None or p >= first]
 
@@ -230,18 +230,20 @@ class Journal:
         another process owns the run.
         """
         self._folder, self._check = folder, check
-        self._part: AppendFile | None = None
+        self._open_part: AppendFile | None = None
         self._dirty = False
         self._closed = False
         self._tail = folder.writer_tag(session)
         self._names = list(reader.sizes)
-        self._number = max((_Part.parse(n).number for n in self._names), default=0)
+        self._number = max((_PartName.parse(n).number for n in self._names), default=0)
         self.seq = reader.seq
         self.size = reader.size  # number of bytes that a start reads
-        self.base = sum(reader.sizes[part] for part in reader.parts if part.endswith(SNAPSHOT))  # bytes of snapshots
+        self.base = sum(
+            reader.sizes[part_name] for part_name in reader.parts if part_name.endswith(SNAPSHOT)
+        )  # bytes of snapshots
         self.disk_bytes = sum(reader.sizes.values())  # bytes of all parts
         if reader.torn:
-            folder.truncate(reader.torn.part, reader.torn.offset)
+            folder.truncate(reader.torn.part_name, reader.torn.offset)
         elif reader.parts:
             folder.sync(reader.parts[-1])
 
@@ -249,10 +251,10 @@ class Journal:
         """Write records in one piece. Raises `BadInput` if the write fails; the journal is then unchanged."""
         if self._closed:
             raise RuntimeError(f"{self._folder.uri}: the journal is closed; another process may own the run now")
-        if self._part is None:
-            self._part = self._folder.create(self._next(SUFFIX), _REWRITE_BELOW)
+        if self._open_part is None:
+            self._open_part = self._folder.create(self._next(SUFFIX), _REWRITE_BELOW)
         lines = b"".join(encode(Line(seq, t, record)) for seq, record in enumerate(records, self.seq + 1))
-        self._part.write(lines)
+        self._open_part.write(lines)
         self.seq += len(records)
         self.size += len(lines)
         self.disk_bytes += len(lines)
@@ -260,14 +262,14 @@ class Journal:
 
     def pending(self) -> list[Action]:
         """Return the actions that make all records durable; [] if all records are durable. The caller runs them."""
-        part = self._part
-        if not self._dirty or part is None:
+        open_part = self._open_part
+        if not self._dirty or open_part is None:
             return []
         self._dirty = False
-        if part.ends_with_flush:
-            part.seal()
-            self._part = None
-        return [part.pending()]
+        if open_part.ends_with_flush:
+            open_part.seal()
+            self._open_part = None
+        return [open_part.pending()]
 
     def snapshot(self, state: Snapshot, t: float, keep: bool) -> list[Action]:
         """Return the actions that write `state` as a snapshot, from which later starts continue.
@@ -277,10 +279,10 @@ class Journal:
         run."""
         old, line = tuple(self._names), encode(Line(self.seq, t, state))
         sealed: list[Action] = []
-        if self._part is not None:
-            self._part.seal()
-            sealed = [self._part.pending()]
-        self._part = None
+        if self._open_part is not None:
+            self._open_part.seal()
+            sealed = [self._open_part.pending()]
+        self._open_part = None
         name = self._next(SNAPSHOT)
         self.size = self.base = len(line)
         written: list[Action] = [*sealed, WholeFile(folder=self._folder, name=name, data=line)]
@@ -292,9 +294,9 @@ class Journal:
 
     def close(self) -> None:
         self._closed = True
-        if self._part is not None:
-            self._part.close()
-            self._part = None
+        if self._open_part is not None:
+            self._open_part.close()
+            self._open_part = None
 
     def _next(self, suffix: str) -> str:
         self._number += 1

@@ -15,7 +15,7 @@ import pyarrow as pa
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Forest
-from treeadv.replay.admission import Admission, admission_record, drop_message, graded_forests, outcome, rejection
+from treeadv.replay.admission import Admission, admission_of, admission_record, drop_message, graded_forests, rejection
 from treeadv.replay.journal import Journal, Reader
 from treeadv.replay.ledger import Ledger, Retry, State
 from treeadv.replay.open_files import OpenFiles
@@ -209,12 +209,12 @@ class ReplayStore(OpenFiles):
         return len(lost)
 
     def admit(self, fid: str, batch: pa.RecordBatch) -> Admission:
-        """Store one graded forest and return the outcome (see `admit_many`)."""
-        (outcome,) = self.admit_many([fid], batch)
-        return outcome
+        """Store one graded forest and return the admission (see `admit_many`)."""
+        (admission,) = self.admit_many([fid], batch)
+        return admission
 
     def admit_many(self, fids: Sequence[str], batch: pa.RecordBatch) -> list[Admission]:
-        """Store the graded forests in the rows of `batch` and return the outcome of each. `fids` are their ids.
+        """Store the graded forests in the rows of `batch` and return the admission of each. `fids` are their ids.
 
         `repeat`: the forest was admitted before. `late`: another attempt has the draw, or the draw is finished.
         `refused`: the forest breaks an invariant; the queue drops it as invalid, and its prompt gets another
@@ -225,16 +225,16 @@ class ReplayStore(OpenFiles):
         forests: Sequence[Forest | BadForest | None] = [None] * len(fids)
         if State.RESERVED in states:
             forests = graded_forests(fids, batch)
-        outcomes: list[Admission] = []
+        admissions: list[Admission] = []
         records: dict[str, Admitted | Dropped] = {}
         for row, (fid, state, forest) in enumerate(zip(fids, states, forests, strict=True)):
             if state is not State.RESERVED or fid in records or forest is None:
-                outcomes.append("repeat" if state else "late")
+                admissions.append("repeat" if state else "late")
                 continue
             records[fid] = self._admission(fid, forest, batch, row)
-            outcomes.append(outcome(records[fid]))
+            admissions.append(admission_of(records[fid]))
         self._write(*records.values())
-        return outcomes
+        return admissions
 
     def _admission(self, fid: str, forest: Forest | BadForest, batch: pa.RecordBatch, row: int) -> Admitted | Dropped:
         """Write the payload of a forest, if the queue stores it. Return the record of its admission or of its drop."""

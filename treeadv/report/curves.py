@@ -92,10 +92,10 @@ def _object_series(spec: ObjectChart, shown: Sequence[Record]) -> list[Series]:
             total[name] = total.get(name, 0.0) + amount
     largest = sorted(total, key=lambda name: -total[name])[: chart.SERIES_COLOURS]
     kept = [name for name in largest if total[name] >= spec.least * total[largest[0]]]
-    return [Series(name.replace("_", " "), [_part(spec, r, name) for r in shown]) for name in kept]
+    return [Series(name.replace("_", " "), [_value(spec, r, name) for r in shown]) for name in kept]
 
 
-def _part(spec: ObjectChart, record: Record, name: str) -> float | None:
+def _value(spec: ObjectChart, record: Record, name: str) -> float | None:
     values: Mapping[str, float] = record.get(spec.key, {})
     if not spec.shares:
         return values.get(name)

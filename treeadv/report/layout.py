@@ -109,14 +109,14 @@ def _token_lines(pieces: Sequence[str]) -> list[list[TextRun]]:
     lines: list[list[TextRun]] = [[]]
     column = 0
     for i, piece in enumerate(pieces):
-        for n, part in enumerate(piece.split("\n")):
-            for m, text in enumerate(_cut(part)):
+        for n, line in enumerate(piece.split("\n")):
+            for m, text in enumerate(_cut(line)):
                 if (n and not m) or column + cell_len(text) > COLUMNS:
                     lines.append([])
                     column = 0
                 lines[-1].append(TextRun(text, i, column))
                 column += cell_len(text)
-            if n and not part:
+            if n and not line:
                 column = COLUMNS  # the token ends with a line break, so the next token starts a line
     lines = [line for line in lines if line] or [[TextRun(" ", 0, 0)]]
     head, tail = elided(len(lines), LINES)

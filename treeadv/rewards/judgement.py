@@ -29,7 +29,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Grade:
     """A verdict with its reward and reason.
 
     `detail` is a short reason and never contains the complete answer. `parts` are named components of the reward. The
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """An outcome with its duration.
+    """A grade with its duration.
 
     `seconds` counts from the time at which a worker takes the answer; 0.0 for an answer that needs no worker."""
 
@@ -69,33 +69,33 @@ class Task:
     seconds: float = math.inf
 
 
-def verified(detail: str = "") -> Outcome:
-    return Outcome(verdict=Verdict.VERIFIED, reward=1.0, detail=detail)
+def verified(detail: str = "") -> Grade:
+    return Grade(verdict=Verdict.VERIFIED, reward=1.0, detail=detail)
 
 
-def wrong(detail: str = "") -> Outcome:
-    return Outcome(verdict=Verdict.WRONG, reward=0.0, detail=detail)
+def wrong(detail: str = "") -> Grade:
+    return Grade(verdict=Verdict.WRONG, reward=0.0, detail=detail)
 
 
-def unparsed(detail: str) -> Outcome:
-    return Outcome(verdict=Verdict.UNPARSED, reward=0.0, detail=detail)
+def unparsed(detail: str) -> Grade:
+    return Grade(verdict=Verdict.UNPARSED, reward=0.0, detail=detail)
 
 
-def refused(detail: str) -> Outcome:
-    return Outcome(verdict=Verdict.REFUSED, reward=0.0, detail=detail)
+def refused(detail: str) -> Grade:
+    return Grade(verdict=Verdict.REFUSED, reward=0.0, detail=detail)
 
 
-def crashed(detail: str) -> Outcome:
-    return Outcome(verdict=Verdict.CRASH, reward=0.0, detail=detail)
+def crashed(detail: str) -> Grade:
+    return Grade(verdict=Verdict.CRASH, reward=0.0, detail=detail)
 
 
-def scored(score: float, detail: str = "") -> Outcome:
-    """Return the outcome for a score with partial credit. The reward is the score; a score of at least 1 is VERIFIED.
+def scored(score: float, detail: str = "") -> Grade:
+    """Return the grade for a score with partial credit. The reward is the score; a score of at least 1 is VERIFIED.
 
     Raises `ValueError` for a score that is not finite."""
     if not math.isfinite(score):
         raise ValueError(f"the score {score} is not a finite number")
-    return Outcome(verdict=Verdict.VERIFIED if score >= 1.0 else Verdict.WRONG, reward=score, detail=detail)
+    return Grade(verdict=Verdict.VERIFIED if score >= 1.0 else Verdict.WRONG, reward=score, detail=detail)
 
 
 def share(score: float) -> float:
@@ -105,8 +105,8 @@ def share(score: float) -> float:
     return value
 
 
-def outcome_of(result: object) -> Outcome:
-    """Return the outcome for the result of a user's function or service: a number, a bool, or a mapping with `reward`.
+def grade_of(result: object) -> Grade:
+    """Return the grade for the result of a user's function or service: a number, a bool, or a mapping with `reward`.
 
     A mapping may have a `verdict` (upper or lower case) and a `detail`. Without a verdict a reward of 1 or more is
     VERIFIED. The other entries of a mapping are the named parts and must be numbers. Raises `ValueError` with the
@@ -115,37 +115,35 @@ def outcome_of(result: object) -> Outcome:
         return scored(_number("the result", result))
     if "reward" not in result:
         raise ValueError(f"the result has no 'reward' (it has {', '.join(map(repr, result)) or 'nothing'})")
-    outcome = scored(_number("the reward", result["reward"]), str(result.get("detail") or ""))
+    grade = scored(_number("the reward", result["reward"]), str(result.get("detail") or ""))
     parts = {
         str(k): _number(f"the part {k!r}", v) for k, v in result.items() if k not in ("reward", "verdict", "detail")
     }
     if len(parts) > MAX_PARTS:
         raise ValueError(f"the result has {len(parts)} parts; at most {MAX_PARTS} are allowed")
-    verdict = outcome.verdict
+    verdict = grade.verdict
     if (name := result.get("verdict")) is not None:
         if str(name).lower() not in _RETURNABLE:
             raise ValueError(f"the verdict {name!r} is unknown: use {', '.join(_RETURNABLE)}")
         verdict = _RETURNABLE[str(name).lower()]
-    return Outcome(
-        verdict=verdict, reward=0.0 if verdict in UNJUDGED else outcome.reward, detail=outcome.detail, parts=parts
-    )
+    return Grade(verdict=verdict, reward=0.0 if verdict in UNJUDGED else grade.reward, detail=grade.detail, parts=parts)
 
 
-def to_message(outcome: Outcome) -> JsonObject:
-    """Return the outcome as JSON-able values."""
-    detail = outcome.detail[:MAX_DETAIL].encode("utf-8", "replace").decode()
-    return {"verdict": outcome.verdict.name, "reward": outcome.reward, "detail": detail, "parts": dict(outcome.parts)}
+def to_message(grade: Grade) -> JsonObject:
+    """Return the grade as JSON-able values."""
+    detail = grade.detail[:MAX_DETAIL].encode("utf-8", "replace").decode()
+    return {"verdict": grade.verdict.name, "reward": grade.reward, "detail": detail, "parts": dict(grade.parts)}
 
 
-def from_message(message: object) -> Outcome:
-    """Return the outcome of a message of `to_message`. Raises `ValueError` for any other message."""
+def from_message(message: object) -> Grade:
+    """Return the grade of a message of `to_message`. Raises `ValueError` for any other message."""
     if not isinstance(message, dict) or message.keys() != {"verdict", "reward", "detail", "parts"}:
-        raise ValueError("the reply is not an outcome")
+        raise ValueError("the reply is not a grade")
     if not isinstance(message["parts"], dict):
         raise ValueError("the parts of the reply are not an object")
-    outcome = outcome_of({**message["parts"], "reward": message["reward"], "verdict": message["verdict"]})
+    grade = grade_of({**message["parts"], "reward": message["reward"], "verdict": message["verdict"]})
     detail = str(message["detail"])[:MAX_DETAIL].encode("utf-8", "replace").decode()
-    return Outcome(verdict=outcome.verdict, reward=outcome.reward, detail=detail, parts=outcome.parts)
+    return Grade(verdict=grade.verdict, reward=grade.reward, detail=detail, parts=grade.parts)
 
 
 def _number(what: str, value: object) -> float:

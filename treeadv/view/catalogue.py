@@ -163,7 +163,7 @@ class Catalogue:
         keys, found, at = self.keys(), [], after
         needle = text.casefold()
         while at < len(keys) and (time.monotonic() < until or at == after):
-            if any(needle in part for part in self._parts(keys[at])):
+            if any(needle in text_part for text_part in self._parts(keys[at])):
                 found.append(keys[at])
             at += 1
         return {"found": found, "next": at if at < len(keys) else None, "of": len(keys)}

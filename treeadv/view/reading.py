@@ -19,9 +19,9 @@ def part_read(f: Forest, leaf: int, vocabulary: Vocabulary | Numbers) -> str | N
         return None
     response = vocabulary.response(f.leaf_tokens(leaf).tolist())
     try:
-        part = find_verifier(f.verifier).read_part(
+        compared = find_verifier(f.verifier).read_part(
             Answer(response=response, gold=f.gold, verifier=f.verifier, meta=f.meta)
         )
     except BadInput:  # an option or meta that no verifier of this release accepts
         return None
-    return None if part is None else visible(part, newline="\n")
+    return None if compared is None else visible(compared, newline="\n")

@@ -23,11 +23,11 @@ async def resolve(key: str, url: str) -> list[str]:
     Raises `BadInput`.
     """
     found: set[str] = set()
-    for part in filter(None, (p.strip().rstrip("/") for p in url.split(","))):
-        if urlsplit(part).scheme not in ("http", "https") or not urlsplit(part).hostname:
-            raise BadInput(f"{key}={url}: {part} is not an http address")
-        workers = await _workers(key, part)
-        found.update(await _addresses(key, part) if workers is None else workers)
+    for address in filter(None, (p.strip().rstrip("/") for p in url.split(","))):
+        if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
+            raise BadInput(f"{key}={url}: {address} is not an http address")
+        workers = await _workers(key, address)
+        found.update(await _addresses(key, address) if workers is None else workers)
     return sorted(found)
 
 

@@ -61,8 +61,8 @@ class Fleet(Generic[M, Payload]):
         """Start all servers. Raises the first error of a server."""
         addresses = await self._first_addresses()
         self.members = [self._make(a) for a in addresses]
-        outcomes = await asyncio.gather(*(m.bring_up() for m in self.members), return_exceptions=True)
-        fault = next((o for o in outcomes if o is not None), None)
+        results = await asyncio.gather(*(m.bring_up() for m in self.members), return_exceptions=True)
+        fault = next((o for o in results if o is not None), None)
         if fault is not None:
             await self.close()
             if isinstance(fault, ServerGone | Refused):
@@ -100,11 +100,11 @@ class Fleet(Generic[M, Payload]):
         members = self.members
         for task in self._tasks:
             task.cancel()
-        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(m.shut() for m in members))
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
 
     # ---- routing -----------------------------------------------------------------------------------------------------
     async def server_of(self, forest: str, tree: str) -> M:
@@ -240,11 +240,11 @@ class Fleet(Generic[M, Payload]):
             payload = await asyncio.to_thread(self._prepare, weights)
             self.version, self._weights = version, weights
             members = self._ready()
-            outcomes = await asyncio.gather(*(m.load(version, payload) for m in members), return_exceptions=True)
-        for member, outcome in zip(members, outcomes, strict=True):
-            if isinstance(outcome, Loaded):
-                self.updates.append(outcome)
-            elif isinstance(outcome, ServerGone | Refused):
-                self.lose(member, f"the server did not load policy version {version}: {outcome}")
+            results = await asyncio.gather(*(m.load(version, payload) for m in members), return_exceptions=True)
+        for member, result in zip(members, results, strict=True):
+            if isinstance(result, Loaded):
+                self.updates.append(result)
+            elif isinstance(result, ServerGone | Refused):
+                self.lose(member, f"the server did not load policy version {version}: {result}")
             else:
-                raise outcome
+                raise result

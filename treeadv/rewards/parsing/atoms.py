@@ -157,13 +157,13 @@ class Atoms(ABC):
         if not rounded and self.next.kind == COMMAND and self.next.text == "frac":
             mark = self.at
             fraction = self.fraction()
-            if (part := _proper(fraction)) is not None:
-                return Number(value + part)
+            if (proper := _proper(fraction)) is not None:
+                return Number(value + proper)
             self.at = mark
         if not rounded and self.next.kind == NUMBER and self.is_mixed_tail():
-            part = Fraction(int(self.next.text), int(self.peek(2).text))
+            proper = Fraction(int(self.next.text), int(self.peek(2).text))
             self.at += 3
-            return Number(value + part)
+            return Number(value + proper)
         return Number(value, rounded)
 
     def is_mixed(self) -> bool:

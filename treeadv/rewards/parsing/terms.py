@@ -96,8 +96,8 @@ def parts(term: Term) -> tuple[Term, ...]:
 def walk(term: Term) -> Iterator[Term]:
     """Yield the term and all its descendants."""
     yield term
-    for part in parts(term):
-        yield from walk(part)
+    for child in parts(term):
+        yield from walk(child)
 
 
 def variables(term: Term) -> set[str]:

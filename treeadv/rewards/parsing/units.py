@@ -50,7 +50,7 @@ def unit(text: str) -> str | None:
     list."""
     if len(text) > _LONGEST:
         return None
-    parts = [_power(part) for part in _PER.split(text.strip(" ~."))]
+    parts = [_power(factor) for factor in _PER.split(text.strip(" ~."))]
     return None if None in parts else "/".join(map(str, parts))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import MAX_DETAIL, Answer, Judgement, Outcome, Task
+from treeadv.rewards.judgement import MAX_DETAIL, Answer, Grade, Judgement, Task
 from treeadv.rewards.sandbox.process import LostUnderItem, WorkerLost, WorkerProcess
 from treeadv.rewards.verifiers.registry import screen
 
@@ -43,11 +43,9 @@ class _Item:
             self.result.set_result(result)
 
 
-def _immediate(outcome: Outcome) -> Judgement:
+def _immediate(grade: Grade) -> Judgement:
     """Return the judgement of an answer that `screen` decided."""
-    return Judgement(
-        verdict=outcome.verdict, reward=outcome.reward, seconds=0.0, detail=outcome.detail, parts=outcome.parts
-    )
+    return Judgement(verdict=grade.verdict, reward=grade.reward, seconds=0.0, detail=grade.detail, parts=grade.parts)
 
 
 class VerifierPool:

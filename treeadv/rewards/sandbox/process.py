@@ -127,18 +127,18 @@ class WorkerProcess:
         if "unusable" in reply:
             raise BadInput(str(reply["unusable"]))
         try:
-            outcome = from_message(reply.get("outcome"))
+            grade = from_message(reply.get("grade"))
         except ValueError as e:
             await self.kill()
             raise LostUnderItem(f"the reply was refused: {e}") from e
         if reply.get("replace"):
             await self.kill()
         return Judgement(
-            verdict=outcome.verdict,
-            reward=outcome.reward,
+            verdict=grade.verdict,
+            reward=grade.reward,
             seconds=time.monotonic() - began,
-            detail=outcome.detail,
-            parts=outcome.parts,
+            detail=grade.detail,
+            parts=grade.parts,
         )
 
     async def kill(self) -> None:

@@ -1,7 +1,7 @@
 """A verifier process: `python -m treeadv.rewards.sandbox.worker SECONDS MEMORY_MB PARENT_PID`, without torch and ray.
 
 The process reads and writes frames (`frames.py`) on the standard streams. For a task it sends {"took": true} after
-loading the verifier, and then the outcome. The time limit of the parent starts with {"took": true}. The process loads
+loading the verifier, and then the grade. The time limit of the parent starts with {"took": true}. The process loads
 the preloaded verifiers before it reports ready. It ends with its parent. It asks for a replacement when its memory has
 grown."""
 
@@ -21,7 +21,7 @@ from types import FrameType
 
 from treeadv.forest import Verdict
 from treeadv.jsonl import JsonObject
-from treeadv.rewards.judgement import Outcome, Task, crashed, from_message, to_message
+from treeadv.rewards.judgement import Grade, Task, crashed, from_message, to_message
 from treeadv.rewards.sandbox.child import ChildDied, die_with, hide, in_child
 from treeadv.rewards.sandbox.frames import START_ID, read_frame, write_frame
 from treeadv.rewards.verifiers import registry
@@ -79,28 +79,28 @@ def _serve(task: Task, reply: Reply, memory: Callable[[], float]) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, task.seconds)
         try:
-            outcome, spent = (_in_child if verifier.isolated else _judged)(verifier, task, memory)
+            grade, spent = (_in_child if verifier.isolated else _judged)(verifier, task, memory)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Alarm:
-        outcome = Outcome(verdict=Verdict.TIMEOUT, reward=0.0, detail=f"over {task.seconds:g} s")
+        grade = Grade(verdict=Verdict.TIMEOUT, reward=0.0, detail=f"over {task.seconds:g} s")
         spent = memory() > GROWN
-    reply({"outcome": to_message(outcome), "replace": spent})
+    reply({"grade": to_message(grade), "replace": spent})
 
 
-def _judged(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
-    """Return the outcome, and whether the process must be replaced because its memory ran out or has grown."""
+def _judged(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tuple[Grade, bool]:
+    """Return the grade, and whether the process must be replaced because its memory ran out or has grown."""
     try:
-        outcome = verifier.judge(task)
+        grade = verifier.judge(task)
     except MemoryError:
         return crashed("memory limit reached"), True
     except Exception as e:
-        outcome = crashed(f"{type(e).__name__}: {e}{_place(e)}")
+        grade = crashed(f"{type(e).__name__}: {e}{_place(e)}")
     used = memory()
     # sympy catches a MemoryError and may return a wrong verdict
-    if used > FULL and outcome.verdict in (Verdict.WRONG, Verdict.UNPARSED):
-        outcome = crashed("memory limit reached")
-    return outcome, used > GROWN
+    if used > FULL and grade.verdict in (Verdict.WRONG, Verdict.UNPARSED):
+        grade = crashed("memory limit reached")
+    return grade, used > GROWN
 
 
 def _place(error: Exception) -> str:
@@ -109,13 +109,15 @@ def _place(error: Exception) -> str:
     own = [
         f
         for f in frames
-        if not any(part in f.filename for part in ("site-packages", _PACKAGE, "<frozen", sys.base_prefix + "/lib"))
+        if not any(
+            fragment in f.filename for fragment in ("site-packages", _PACKAGE, "<frozen", sys.base_prefix + "/lib")
+        )
     ]
     return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
 
 
-def _in_child(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tuple[Outcome, bool]:
-    """Return the outcome of a forked child, and whether this process must be replaced.
+def _in_child(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tuple[Grade, bool]:
+    """Return the grade of a forked child, and whether this process must be replaced.
 
     A child that dies is tried once more, as in the pool. The result is checked, because the answer's text may have
     written it."""
@@ -126,10 +128,10 @@ def _in_child(verifier: Verifier, task: Task, memory: Callable[[], float]) -> tu
     deaths: list[str] = []
     while len(deaths) < 2:
         try:
-            outcome = from_message(json.loads(in_child(work)))
-            if abs(outcome.reward) > verifier.largest_reward:
-                raise ValueError(f"the reward {outcome.reward:g} is larger than {verifier.largest_reward:g}")
-            return outcome, False
+            grade = from_message(json.loads(in_child(work)))
+            if abs(grade.reward) > verifier.largest_reward:
+                raise ValueError(f"the reward {grade.reward:g} is larger than {verifier.largest_reward:g}")
+            return grade, False
         except ChildDied as e:
             deaths.append(str(e))
         except Exception as e:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonMapping, JsonObject
-from treeadv.rewards.judgement import Answer, Outcome, Task
+from treeadv.rewards.judgement import Answer, Grade, Task
 
 
 class Unusable(Exception):
@@ -18,7 +18,7 @@ class Verifier:
     """The base class of verifiers, which compare a response with a gold answer. Subclasses override `screen`, or `load`
     and `judge`, or all three.
 
-    `screen` runs in the reward actor and must be fast and safe on any text. If the text does not decide the outcome,
+    `screen` runs in the reward actor and must be fast and safe on any text. If the text does not decide the grade,
     `screen` returns a `Task`. A worker process calls `load` once and then `judge` for each task, under a time limit and
     a memory limit."""
 
@@ -51,22 +51,22 @@ class Verifier:
         """Return a response that must be verified against `gold`, or None if such a response cannot be constructed."""
         return f"<answer>{gold}</answer>"
 
-    def screen(self, answer: Answer) -> Outcome | Task:
-        """Return the outcome if the text alone decides it, else the task for a worker.
+    def screen(self, answer: Answer) -> Grade | Task:
+        """Return the grade if the text alone decides it, else the task for a worker.
 
         Takes time linear in the length of the answer."""
         return Task(verifier=self.name, gold=answer.gold, text=answer.response, meta=answer.meta)
 
     def read_part(self, answer: Answer) -> str | None:
-        """Return the part of the response that decides the outcome. The part is "" if the response has no such part,
-        and None if the whole response may decide the outcome. `treeadv view` shows the part."""
+        """Return the part of the response that decides the grade. The part is "" if the response has no such part,
+        and None if the whole response may decide the grade. `treeadv view` shows the part."""
         return None
 
     def load(self) -> None:
         """Import the modules that `judge` needs. An exception means that the verifier cannot be used."""
 
-    def judge(self, task: Task) -> Outcome:
-        """Return the outcome of a task. An exception counts as a crash of the verifier, never as a wrong answer.
+    def judge(self, task: Task) -> Grade:
+        """Return the grade of a task. An exception counts as a crash of the verifier, never as a wrong answer.
 
         A verifier whose `screen` decides every answer needs no `judge`."""
         raise RuntimeError(f"verifier {self.name!r} has no `judge`, but its `screen` returned a task")

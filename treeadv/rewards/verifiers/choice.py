@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from treeadv.rewards.judgement import Answer, Outcome, unparsed, verified, wrong
+from treeadv.rewards.judgement import Answer, Grade, unparsed, verified, wrong
 from treeadv.rewards.parsing.choices import letters
 from treeadv.rewards.parsing.extract import last_line, marked_text
 from treeadv.rewards.verifiers.base import Verifier
@@ -19,7 +19,7 @@ class Choice(Verifier):
         text = marked_text(answer.response) or last_line(answer.response) or ""
         return text.strip().split("\n")[0]
 
-    def screen(self, answer: Answer) -> Outcome:
+    def screen(self, answer: Answer) -> Grade:
         chosen = letters(self.read_part(answer))
         if not chosen:
             return unparsed("the response has no letter of a choice")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from treeadv.rewards.judgement import Answer, Outcome, unparsed, verified, wrong
+from treeadv.rewards.judgement import Answer, Grade, unparsed, verified, wrong
 from treeadv.rewards.parsing.extract import clean, last_line, marked_answer, marked_text
 from treeadv.rewards.verifiers.base import Verifier
 
@@ -24,7 +24,7 @@ class Exact(Verifier):
     def read_part(self, answer: Answer) -> str:
         return marked_text(answer.response) or last_line(answer.response) or ""
 
-    def screen(self, answer: Answer) -> Outcome:
+    def screen(self, answer: Answer) -> Grade:
         text = self.read_part(answer)
         if not text:
             return unparsed("no answer found")

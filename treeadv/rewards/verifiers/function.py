@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from treeadv.jsonl import JsonMapping
-from treeadv.rewards.judgement import Answer, Outcome, Task, outcome_of
+from treeadv.rewards.judgement import Answer, Grade, Task, grade_of
 from treeadv.rewards.verifiers.base import Verifier, columns_of
 
 
@@ -20,12 +20,12 @@ class UserDefined(Verifier):
     actor.
 
     A function names the keyword arguments that it needs: `problem`, `response`, `gold` and columns of the data line. A
-    function with `**columns` gets all columns. The function may be async. `outcome_of` describes the result of the
+    function with `**columns` gets all columns. The function may be async. `grade_of` describes the result of the
     function."""
 
     usage = "module:NAME"
     largest_reward = math.inf
-    _judge: Callable[[Task], Outcome]
+    _judge: Callable[[Task], Grade]
 
     def check_option(self, option: str | None) -> None:
         """Accept any option: the registry has checked the form of the name."""
@@ -46,15 +46,15 @@ class UserDefined(Verifier):
         else:
             raise TypeError(f"{attribute} is not a function and not a subclass of Verifier")
 
-    def judge(self, task: Task) -> Outcome:
+    def judge(self, task: Task) -> Grade:
         return self._judge(task)
 
-    def _both_halves(self, target: type[Verifier]) -> Callable[[Task], Outcome]:
+    def _both_halves(self, target: type[Verifier]) -> Callable[[Task], Grade]:
         verifier = target(self.name)
         verifier.load()
         self.isolated = verifier.isolated
 
-        def judge(task: Task) -> Outcome:
+        def judge(task: Task) -> Grade:
             meta = verifier.meta(columns_of(task.meta))
             screened = verifier.screen(Answer(response=task.text, gold=task.gold, verifier=self.name, meta=meta))
             return verifier.judge(screened) if isinstance(screened, Task) else screened
@@ -62,7 +62,7 @@ class UserDefined(Verifier):
         return judge
 
 
-def _call(function: Callable[..., Any]) -> Callable[[Task], Outcome]:
+def _call(function: Callable[..., Any]) -> Callable[[Task], Grade]:
     """Return a judge that calls a user's function. Raises `TypeError` if the function has positional-only arguments."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.POSITIONAL_ONLY for p in parameters):
@@ -71,14 +71,14 @@ def _call(function: Callable[..., Any]) -> Callable[[Task], Outcome]:
     needed = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     named = {p.name for p in parameters}
 
-    def judge(task: Task) -> Outcome:
+    def judge(task: Task) -> Grade:
         columns = {"problem": ""} | columns_of(task.meta) | {"response": task.text, "gold": task.gold}
         if missing := needed - columns.keys():
             raise TypeError(
                 f"the data line has no column {', '.join(sorted(missing))} (columns: {', '.join(map(str, columns))})"
             )
         result = function(**{k: v for k, v in columns.items() if everything or k in named})
-        return outcome_of(asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result)
+        return grade_of(asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result)
 
     return judge
 

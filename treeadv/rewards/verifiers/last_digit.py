@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from treeadv.rewards.judgement import Answer, Outcome, unparsed, verified, wrong
+from treeadv.rewards.judgement import Answer, Grade, unparsed, verified, wrong
 from treeadv.rewards.verifiers.base import Verifier
 
 
@@ -18,7 +18,7 @@ class LastDigit(Verifier):
     def read_part(self, answer: Answer) -> str:
         return answer.response.rstrip()[-1:]
 
-    def screen(self, answer: Answer) -> Outcome:
+    def screen(self, answer: Answer) -> Grade:
         last = self.read_part(answer)
         if not (last.isascii() and last.isdigit()):
             return unparsed("the answer does not end in a digit")

@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any
 
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Answer, Outcome, Task, refused, unparsed, verified, wrong
+from treeadv.rewards.judgement import Answer, Grade, Task, refused, unparsed, verified, wrong
 from treeadv.rewards.parsing.choices import letters
 from treeadv.rewards.parsing.comparison import compare, same_text
 from treeadv.rewards.parsing.extract import clean, final_answer, last_line, marked_text
@@ -56,15 +56,15 @@ class Mathematics(Verifier):
     def read_part(self, answer: Answer) -> str:
         return final_answer(answer.response, several=_SEVERAL.search(clean(answer.gold)) is not None) or ""
 
-    def screen(self, answer: Answer) -> Outcome | Task:
+    def screen(self, answer: Answer) -> Grade | Task:
         gold = clean(answer.gold)
         if _is_whole(answer.response, gold):
             return verified("same text")
         text = self.read_part(answer)
-        outcome = _compared(gold, text) if text else unparsed("no answer found")
-        if isinstance(outcome, Outcome) and outcome.verdict is Verdict.UNPARSED and _chooses(answer.response, gold):
+        grade = _compared(gold, text) if text else unparsed("no answer found")
+        if isinstance(grade, Grade) and grade.verdict is Verdict.UNPARSED and _chooses(answer.response, gold):
             return verified("same choice")
-        return outcome
+        return grade
 
     def load(self) -> None:
         """Import math-verify and judge two known answers.
@@ -80,7 +80,7 @@ class Mathematics(Verifier):
             if self.judge(Task(verifier="math", gold=gold, text=answer)).verdict is not Verdict.VERIFIED:
                 raise RuntimeError(f"math-verify does not find {answer} equal to {gold}: its installation is broken")
 
-    def judge(self, task: Task) -> Outcome:
+    def judge(self, task: Task) -> Grade:
         gold, answer = self._parse(task.gold), self._parse(task.text)
         if all(isinstance(a, str) for a in answer):
             return unparsed("math-verify finds no mathematics in the answer")
@@ -96,8 +96,8 @@ class Mathematics(Verifier):
         return wrong("not comparable: " + ", ".join(doubts) if doubts else "not equal for math-verify")
 
 
-def _compared(gold: str, text: str) -> Outcome | Task:
-    """Return the outcome for the text of an answer, or the task for math-verify."""
+def _compared(gold: str, text: str) -> Grade | Task:
+    """Return the grade for the text of an answer, or the task for math-verify."""
     if same_text(gold, text):
         return verified("same text")
     if reason := refusal(text) or _gold_refusal(gold):
@@ -137,7 +137,7 @@ def _is_whole(response: str, gold: str) -> bool:
     return bool(said) and same_text(gold, said)
 
 
-def _task_for_math_verify(gold: str, text: str, reason: str) -> Outcome | Task:
+def _task_for_math_verify(gold: str, text: str, reason: str) -> Grade | Task:
     """Return a task for math-verify, or UNPARSED with the reason.
 
     math-verify judges two texts that it can parse completely, if at least one of them is outside of the grammar."""

@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from treeadv.errors import BadInput
-from treeadv.rewards.judgement import Answer, Outcome, refused, unparsed, verified, wrong
+from treeadv.rewards.judgement import Answer, Grade, refused, unparsed, verified, wrong
 from treeadv.rewards.parsing.extract import clean, final_answer
 from treeadv.rewards.parsing.numbers import Quantity, quantity
 from treeadv.rewards.verifiers.base import Verifier
@@ -36,7 +36,7 @@ class Numeric(Verifier):
         """Return the number that an answer states, None if it states none."""
         return quantity(text)
 
-    def screen(self, answer: Answer) -> Outcome:
+    def screen(self, answer: Answer) -> Grade:
         gold = _gold(answer.gold)
         if gold is None:
             return refused("the gold answer is not a number")

@@ -8,7 +8,7 @@ from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonMapping
-from treeadv.rewards.judgement import Answer, Outcome, Task, scored, share, unparsed
+from treeadv.rewards.judgement import Answer, Grade, Task, scored, share, unparsed
 from treeadv.rewards.parsing.extract import final_answer, last_line, marked_answer
 from treeadv.rewards.parsing.numbers import quantity
 from treeadv.rewards.verifiers.base import Verifier
@@ -42,7 +42,7 @@ class ReasoningGym(Verifier):
         number = quantity(gold) is not None
         return (final_answer(response) if number else marked_answer(response) or last_line(response)) or ""
 
-    def screen(self, answer: Answer) -> Outcome | Task:
+    def screen(self, answer: Answer) -> Grade | Task:
         family, gold = self._entry(answer)
         text = self.read_part(answer)
         if not text:
@@ -68,5 +68,5 @@ class ReasoningGym(Verifier):
             raise LookupError(f"reasoning-gym has no data set {self._family!r}")
         self._score = get_score_answer_fn(self._family)
 
-    def judge(self, task: Task) -> Outcome:
+    def judge(self, task: Task) -> Grade:
         return scored(share(self._score(answer=task.text, entry=json.loads(task.meta)["entry"])))

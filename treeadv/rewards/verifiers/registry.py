@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonMapping
-from treeadv.rewards.judgement import Answer, Outcome, Task
+from treeadv.rewards.judgement import Answer, Grade, Task
 from treeadv.rewards.verifiers.base import Unusable, Verifier
 from treeadv.rewards.verifiers.choice import Choice
 from treeadv.rewards.verifiers.exact import Exact
@@ -96,8 +96,8 @@ def meta_of(verifier: Verifier, row: JsonMapping, place: str) -> str:
     return meta
 
 
-def screen(answer: Answer) -> Outcome | Task:
-    """Return the outcome if the text alone decides it, else the task for a worker process."""
+def screen(answer: Answer) -> Grade | Task:
+    """Return the grade if the text alone decides it, else the task for a worker process."""
     return find_verifier(answer.verifier).screen(answer)
 
 

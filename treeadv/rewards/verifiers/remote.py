@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonMapping
-from treeadv.rewards.judgement import Outcome, Task, crashed, outcome_of
+from treeadv.rewards.judgement import Grade, Task, crashed, grade_of
 from treeadv.rewards.verifiers.base import Verifier, columns_of
 
 AUTHORIZATION = "TREEADV_VERIFIER_AUTHORIZATION"  # the environment variable that holds the header, such as "Bearer ..."
@@ -28,7 +28,7 @@ _SECRET = re.compile(r"\$\{(TREEADV_VERIFIER_\w+)\}")
 
 class Remote(Verifier):
     """A verifier that posts `response`, `gold`, `meta`, `problem` and the columns of the data line as JSON to a
-    service. `outcome_of` describes the reply.
+    service. `grade_of` describes the reply.
 
     After a refused or broken connection, or a status 429 or 5xx, the verifier retries the request with growing pauses
     until the time limit of the answer. It follows no redirects. It replaces `${TREEADV_VERIFIER_...}` in the URL by
@@ -62,16 +62,16 @@ class Remote(Verifier):
             self._secrets += [self._headers["Authorization"], *self._headers["Authorization"].split()[1:]]
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def judge(self, task: Task) -> Outcome:
-        """Return the outcome. Details and errors never contain a secret, because they are stored with the forest."""
+    def judge(self, task: Task) -> Grade:
+        """Return the grade. Details and errors never contain a secret, because they are stored with the forest."""
         body = json.dumps(columns_of(task.meta) | {"response": task.text, "gold": task.gold}).encode()
         try:
-            outcome = outcome_of(json.loads(self._reply(body, time.monotonic() + task.seconds)))
+            grade = grade_of(json.loads(self._reply(body, time.monotonic() + task.seconds)))
         except Exception as e:
             if (text := self._redacted(str(e))) == str(e):
                 raise
             return crashed(f"{type(e).__name__}: {text}")
-        return replace(outcome, detail=self._redacted(outcome.detail))
+        return replace(grade, detail=self._redacted(grade.detail))
 
     def _redacted(self, text: str) -> str:
         for secret in filter(None, self._secrets):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from treeadv.errors import BadInput
 from treeadv.forest import UNJUDGED
 from treeadv.jsonl import JsonMapping
-from treeadv.rewards.judgement import Answer, Outcome, Task
+from treeadv.rewards.judgement import Answer, Grade, Task
 from treeadv.rewards.verifiers.base import Verifier
 
 PREFIX = "sum:"
@@ -63,38 +63,38 @@ class WeightedSum(Verifier):
     def perfect_response(self, gold: str) -> str | None:
         return self._terms[0][0].perfect_response(gold)
 
-    def screen(self, answer: Answer) -> Outcome | Task:
+    def screen(self, answer: Answer) -> Grade | Task:
         screened = self._screened(answer)
-        outcomes = [s for s in screened if isinstance(s, Outcome)]
-        if len(outcomes) == len(screened):
-            return self._sum(outcomes)
+        grades = [s for s in screened if isinstance(s, Grade)]
+        if len(grades) == len(screened):
+            return self._sum(grades)
         return Task(verifier=self.name, gold=answer.gold, text=answer.response, meta=answer.meta)
 
     def load(self) -> None:
         for verifier, _ in self._terms:
             verifier.load()
 
-    def judge(self, task: Task) -> Outcome:
+    def judge(self, task: Task) -> Grade:
         screened = self._screened(Answer(response=task.text, gold=task.gold, verifier=self.name, meta=task.meta))
         verifiers = [v for v, _ in self._terms]
         return self._sum([v.judge(s) if isinstance(s, Task) else s for v, s in zip(verifiers, screened, strict=True)])
 
-    def _screened(self, answer: Answer) -> list[Outcome | Task]:
+    def _screened(self, answer: Answer) -> list[Grade | Task]:
         metas = json.loads(answer.meta) if answer.meta else [""] * len(self._terms)
         return [
             verifier.screen(Answer(response=answer.response, gold=answer.gold, verifier=verifier.name, meta=meta))
             for (verifier, _), meta in zip(self._terms, metas, strict=True)
         ]
 
-    def _sum(self, outcomes: Sequence[Outcome]) -> Outcome:
-        for outcome in outcomes:
-            if outcome.verdict in UNJUDGED:
-                return outcome
-        named = {v.name: o for (v, _), o in zip(self._terms, outcomes, strict=True)}
-        parts = {f"{name}.{part}": x for name, o in named.items() for part, x in o.parts.items()}
-        reward = sum(weight * o.reward for (_, weight), o in zip(self._terms, outcomes, strict=True))
-        first = outcomes[0]
-        return Outcome(
+    def _sum(self, grades: Sequence[Grade]) -> Grade:
+        for grade in grades:
+            if grade.verdict in UNJUDGED:
+                return grade
+        named = {v.name: o for (v, _), o in zip(self._terms, grades, strict=True)}
+        parts = {f"{name}.{component}": x for name, o in named.items() for component, x in o.parts.items()}
+        reward = sum(weight * o.reward for (_, weight), o in zip(self._terms, grades, strict=True))
+        first = grades[0]
+        return Grade(
             verdict=first.verdict,
             reward=reward,
             detail=first.detail,

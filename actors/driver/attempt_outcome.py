@@ -23,7 +23,7 @@ class EndRequest:
         self._interrupted = self._early = False
 
     @property
-    def outcome(self) -> AttemptOutcome | None:
+    def attempt_outcome(self) -> AttemptOutcome | None:
         """Return how the attempt has to end; None while it has to continue."""
         if self._interrupted:
             return AttemptOutcome.INTERRUPTED

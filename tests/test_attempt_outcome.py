@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.driver.outcome import AttemptOutcome, EndRequest
+from actors.driver.attempt_outcome import AttemptOutcome, EndRequest
 
 
 def test_reshape_is_cleared_for_the_next_attempt() -> None:
     request = EndRequest()
-    assert request.outcome is None
+    assert request.attempt_outcome is None
     request.reshape()
-    assert request.outcome is AttemptOutcome.RESHAPE
+    assert request.attempt_outcome is AttemptOutcome.RESHAPE
     request.clear_reshape()
-    assert request.outcome is None
+    assert request.attempt_outcome is None
 
 
 def test_interrupt_has_priority_over_a_reshape_and_stays() -> None:
@@ -21,7 +21,7 @@ def test_interrupt_has_priority_over_a_reshape_and_stays() -> None:
     request.reshape()
     request.interrupt()
     request.clear_reshape()
-    assert request.outcome is AttemptOutcome.INTERRUPTED
+    assert request.attempt_outcome is AttemptOutcome.INTERRUPTED
 
 
 def test_early_end_outranks_a_reshape_and_stays() -> None:
@@ -29,9 +29,9 @@ def test_early_end_outranks_a_reshape_and_stays() -> None:
     request.reshape()
     request.end_early()
     request.clear_reshape()
-    assert request.outcome is AttemptOutcome.EARLY
+    assert request.attempt_outcome is AttemptOutcome.EARLY
     request.interrupt()
-    assert request.outcome is AttemptOutcome.INTERRUPTED
+    assert request.attempt_outcome is AttemptOutcome.INTERRUPTED
 
 
 def test_each_request_ends_a_wait() -> None:
