@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -34,6 +34,7 @@ from benchmarks.tabular_search import grow_by_search
 from treeadv.command_line import run_command, tool_parser
 from treeadv.config import SamplingConfig
 from treeadv.forest import Forest
+from treeadv.jsonl import JsonObject
 from treeadv.learning.objective import Objective, evaluate, scales
 from treeadv.learning.truncation import treat_truncated
 from treeadv.presets import PRESETS, AdvantageSpec
@@ -46,7 +47,7 @@ CHUNK = 500  # number of forests that a process grows in one call
 Truncated = Literal["graded", "masked", "penalty"]
 Specs = Mapping[str, AdvantageSpec]
 
-RULES: dict[str, dict[str, Any]] = {
+RULES: dict[str, JsonObject] = {
     "entropy": {"rule": "entropy", "tau": 0.9},
     # Top-up roots do not fork, so they would hide the effect of forks
     "surprisal": {"rule": "surprisal", "tau": 1.3, "topup": False},
@@ -156,15 +157,13 @@ def _grow(world: World, s: SamplingConfig, rng: np.random.Generator) -> tuple[Fo
     return grow_by_search(world, s, rng) if is_search else grow(world, s, s.tau or 0.0, rng)
 
 
-def measure(
-    world: World, rule: str, specs: Specs, forests: int, seed: int, lost: float = 0.0
-) -> Iterator[dict[str, Any]]:
+def measure(world: World, rule: str, specs: Specs, forests: int, seed: int, lost: float = 0.0) -> Iterator[JsonObject]:
     """Yield the figures of each estimator on the same forests. A share `lost` of their leaves is not judged."""
     case = Case(rule=rule, specs=specs, lost=lost)
     yield from rows(world, case, draw(world, case, forests, np.random.default_rng(seed)))
 
 
-def rows(world: World, case: Case, sums: Sums) -> Iterator[dict[str, Any]]:
+def rows(world: World, case: Case, sums: Sums) -> Iterator[JsonObject]:
     """Yield a row for each estimator of a case."""
     n = sums.forests
     for name, total in sums.total.items():

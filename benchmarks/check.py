@@ -13,15 +13,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from treeadv.command_line import run_command, tool_parser
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 
 BASELINES = Path(__file__).with_name("baselines.json")
-Line = dict[str, Any]
+Line = JsonObject
 
 
 class Check(BaseModel):

@@ -38,6 +38,7 @@ from actors.benchmarks.synthetic import flattened, synthetic_forest
 from treeadv.command_line import run_command, tool_parser
 from treeadv.config import parse
 from treeadv.forest import Finish, Forest, Verdict
+from treeadv.jsonl import JsonObject
 from treeadv.learning import packing
 from treeadv.learning.attention import flex_mask
 from treeadv.learning.flops import utilisation
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if ok else 1
 
 
-def _report(name: str, result: dict[str, Any]) -> bool:
+def _report(name: str, result: JsonObject) -> bool:
     print(json.dumps({"part": name, **result}), flush=True)
     return bool(result.get("ok", True))
 
@@ -96,7 +97,7 @@ def _trainer(config: PretrainedConfig, device: str, **learner: Any) -> Trainer:
         )
 
 
-def _check(device: str) -> dict[str, Any]:
+def _check(device: str) -> JsonObject:
     """Compare the gradients of a forest with the gradients of its expanded leaves. Each leaf has the same advantage in
     both, so the gradients must be equal."""
     f = synthetic_forest(8, 413, 0.5757, 301, 512)  # two root segments of 317 tokens, each with 4 branches of 96
@@ -138,7 +139,7 @@ def _expanded(f: Forest) -> Forest:
     return forest.with_rewards(f.reward.tolist(), f.verdict.tolist())
 
 
-def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
+def _step(device: str, tokens: int, rounds: int) -> JsonObject:
     cuda = device == "cuda"
     trainer = _trainer(_half_billion() if cuda else _small(), device, dtype="bfloat16", checkpoint_activations=cuda)
     leaves, sharing = 16, 0.5
@@ -146,7 +147,7 @@ def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
         leaves, round(tokens / leaves / (1 - sharing)), sharing, 256 if cuda else 16, trainer.policy.vocabulary
     )
     flat = flattened(f)
-    out: dict[str, Any] = {
+    out: JsonObject = {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "tokens": f.tokens,
         "sharing": f.sharing,
@@ -167,7 +168,7 @@ def _step(device: str, tokens: int, rounds: int) -> dict[str, Any]:
     return out | {"bound": bound, "ratio_to_bound": out["tree_s"] / out["flat_s"] / bound}
 
 
-def _learning(device: str, steps: int) -> dict[str, Any]:
+def _learning(device: str, steps: int) -> JsonObject:
     """Train on a reward that is the share of a given token in a leaf. The mean reward must rise by half of the distance
     between the mean reward of a random policy and 1."""
     trainer = _trainer(_small(vocab=16), device, dtype="bfloat16", lr=3e-3, correction="tis")

@@ -30,6 +30,7 @@ from treeadv.data.prompts import load_tokenizer
 from treeadv.data.tasks import problem_source
 from treeadv.disk import replace_file
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.presets import build_advantage
 from treeadv.rewards.judgement import Answer
 from treeadv.rewards.sandbox.pool import VerifierPool
@@ -80,7 +81,7 @@ class Looks(TrainerCallback):  # type: ignore[misc]  # transformers has no types
             self.look(model, state.global_step)
 
 
-def evaluated(config: Config, model: Any, problems: list[Problem], samples: int, name: str) -> dict[str, Any]:
+def evaluated(config: Config, model: Any, problems: list[Problem], samples: int, name: str) -> JsonObject:
     """Return the figures of the model in memory, from a copy of its folder."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
@@ -88,7 +89,7 @@ def evaluated(config: Config, model: Any, problems: list[Problem], samples: int,
         return evaluate(config, Path(folder), problems, samples, name)
 
 
-def run(study: Study, config: Config) -> dict[str, Any]:
+def run(study: Study, config: Config) -> JsonObject:
     """Train with TRL and return a result with the fields of cell.json that the analysis reads."""
     source, groups = problem_source(config.task, config.run.seed), config.run.steps * config.learner.forests_per_step
     problems = [source[draw] for draw in range(groups)]
@@ -130,7 +131,7 @@ def run(study: Study, config: Config) -> dict[str, Any]:
             "series": series, "seconds": seconds}  # fmt: skip
 
 
-def table(study: Study, home: Path, row: str, theirs: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def table(study: Study, home: Path, row: str, theirs: dict[int, JsonObject]) -> JsonObject:
     """Return the figures of each seed and the comparisons of TRL with the row."""
     cells = read_cells(study, home) | {(ARM, seed): result for seed, result in theirs.items()}
     analysis = study.analysis.model_copy(update={"comparisons": tuple(

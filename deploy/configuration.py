@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from treeadv.command_line import run_command, tool_parser
 from treeadv.config import Config
 from treeadv.engines.registry import ENGINES
+from treeadv.jsonl import JsonObject
 from treeadv.learning.correction import CORRECTIONS
 from treeadv.presets import PRESETS
 from treeadv.replay.selection import RULES as SELECTIONS
@@ -75,7 +75,7 @@ def _names(key: str) -> str:
     return ", ".join(f"`{n}`" for n in REGISTRIES[key]) + ", `module:Name`" if key in REGISTRIES else ""
 
 
-def _values(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+def _values(schema: JsonObject, definitions: JsonObject) -> str:
     """Return in words which values a field accepts, from its JSON schema."""
     if "$ref" in schema:
         return _values(definitions[schema["$ref"].rpartition("/")[2]], definitions)

@@ -18,6 +18,7 @@ from treeadv.command_line import run_command, tool_parser
 from treeadv.config import Config
 from treeadv.engines.registry import ENGINES
 from treeadv.extensions import PATTERN
+from treeadv.jsonl import JsonObject
 from treeadv.presets import PRESETS
 from treeadv.sampling.rules import RULES
 
@@ -40,7 +41,7 @@ DERIVED = {
 
 # Additions to pods. Kubernetes checks their other fields. The tests check them with Kubernetes' strict schemas.
 _NAMED = {"type": "object", "required": ["name"], "properties": {"name": {"$ref": "#/$defs/text"}}}
-ADDITIONS: dict[str, Any] = {
+ADDITIONS: JsonObject = {
     "extraEnv": {
         "type": "array",
         "items": _NAMED
@@ -120,10 +121,10 @@ def recipe() -> str:
     return json.dumps(_bare(config | {"$defs": dict(sorted(sections.items()))}), separators=(",", ":")) + "\n"
 
 
-def _configuration() -> tuple[dict[str, Any], dict[str, Any]]:
+def _configuration() -> tuple[JsonObject, JsonObject]:
     """Return the schema of the configuration and the definitions of its sections."""
     config = Config.model_json_schema()
-    sections: dict[str, Any] = config.pop("$defs")
+    sections: JsonObject = config.pop("$defs")
     for section, field, known in (
         ("LearnerConfig", "preset", PRESETS),
         ("SamplingConfig", "rule", RULES),
@@ -141,13 +142,13 @@ def _configuration() -> tuple[dict[str, Any], dict[str, Any]]:
     return config, sections
 
 
-def _add(section: dict[str, Any], more: dict[str, Any]) -> None:
+def _add(section: JsonObject, more: JsonObject) -> None:
     """Add properties to an object and make all of them required, because Helm deletes a default whose value is null."""
     section["properties"] |= _references(more)
     section["required"] = list(dict.fromkeys([*section["required"], *more]))
 
 
-def _references(more: dict[str, Any]) -> dict[str, Any]:
+def _references(more: JsonObject) -> JsonObject:
     return {
         name: definition if "items" not in definition else {"$ref": f"#/$defs/{name}"}
         for name, definition in more.items()

@@ -13,7 +13,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from monitoring.dashboards import BOARDS, Board
 from monitoring.panels import Panel
 from treeadv.command_line import run_command, tool_parser
+from treeadv.jsonl import JsonObject
 
 COLUMNS = 4
 WINDOW = "1m"  # replaces Grafana's $__rate_interval
@@ -59,7 +59,7 @@ def _unit(name: str) -> str:
     return UNITS.get(name, name.removeprefix("suffix: ").removeprefix("si: "))
 
 
-def _range(address: str, expression: str, start: float, end: float) -> list[dict[str, Any]]:
+def _range(address: str, expression: str, start: float, end: float) -> list[JsonObject]:
     text = expression.replace("$__rate_interval", WINDOW).replace("$run", ".*")
     query = urllib.parse.urlencode(
         {"query": text, "start": start, "end": end, "step": max(1, int((end - start) / 120))}

@@ -5,8 +5,8 @@ rows of one prompt form one forest, whose tree follows from equal prefixes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,13 @@ import numpy.typing as npt
 from treeadv.forest import Forest
 from treeadv.forest.construction import group_by_prompt
 from treeadv.forest.prefixes import prefix_order
+from treeadv.jsonl import JsonMapping
 from treeadv.presets import AdvantageSpec, build_advantage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[JsonMapping]
 
 
 def token_advantages(forest: Forest, preset: str | AdvantageSpec = "treeadv") -> npt.NDArray[np.float64]:
@@ -118,7 +119,7 @@ def verl_batch(rows: Rows, preset: str | AdvantageSpec = "treeadv", pad: int = 0
 
 def _padded(
     rows: Sequence[Sequence[float]], pad: float, left: bool = False
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
     """Return (values, mask), both [B, length of the longest row]."""
     width = max(map(len, rows))
     values, mask = np.full((len(rows), width), pad), np.zeros((len(rows), width), bool)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
@@ -48,7 +48,7 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _resolve(cls, data: Any) -> Any:
+    def _resolve(cls, data: object) -> object:
         """Fill in the fields whose defaults depend on other fields: the sampling of the preset, and the end of the
         cosine.
 
@@ -142,7 +142,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
-def _explain(error: Any) -> str:
+def _explain(error: ErrorDetails) -> str:
     loc = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
         close = " or ".join(similar_keys(loc))

@@ -129,7 +129,7 @@ class TaskConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _grade_tables(cls, data: Any) -> Any:
+    def _grade_tables(cls, data: object) -> object:
         """Set the verifier of operator-tables if the configuration names no verifier."""
         if isinstance(data, dict) and data.get("source") == OPERATOR_TABLES and not data.get("rewards"):
             return {"verifier": "last-digit"} | data

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from treeadv.command_line import tool_parser
 from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.forest import Forest
+from treeadv.jsonl import JsonObject
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 
@@ -64,7 +64,7 @@ def _config(args: argparse.Namespace) -> Config:
     return parse({"task": {"families": [{"name": "chain_sum"}]}, "learner": learner}, "benchmark")
 
 
-def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.Namespace) -> dict[str, Any]:
+def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.Namespace) -> JsonObject:
     flat = [g for f in forests for g in flattened(f)]
     contestants: dict[str, Callable[[], object]] = {
         "tree": lambda: trainer.gradients(forests, Phases("cpu")),

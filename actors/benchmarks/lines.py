@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 
-def print_figures(**figures: Any) -> None:
+def print_figures(**figures: object) -> None:
     """Print one JSON object. Floats are rounded to 4 significant digits."""
     rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}
     print(json.dumps(rounded), flush=True)

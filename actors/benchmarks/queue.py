@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.util.queue import Queue
@@ -37,6 +36,7 @@ from treeadv import wire
 from treeadv.command_line import tool_parser
 from treeadv.config import QueueConfig, parse
 from treeadv.forest import Forest
+from treeadv.jsonl import JsonObject
 from treeadv.replay.store import ReplayStore
 
 
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
         report("recovery", recovery(records))
 
 
-def report(method: str, figures: dict[str, Any]) -> None:
+def report(method: str, figures: JsonObject) -> None:
     print(json.dumps({"bench": "queue", "way": method, **figures}), flush=True)
 
 

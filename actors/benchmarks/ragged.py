@@ -19,7 +19,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ class _Lengths(StoppingCriteria):
     def __init__(self, prompt: int, lengths: np.ndarray) -> None:
         self._ends = torch.as_tensor(lengths) + prompt
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
         return self._ends <= input_ids.shape[1]
 
 
@@ -134,5 +133,5 @@ class _Ragged:
         first, self._number = self._number, self._number + self.args.answers
         await asyncio.gather(*(one(i, str(first + i)) for i in range(self.args.answers)))
 
-    def _print(self, name: str, **figures: Any) -> None:
+    def _print(self, name: str, **figures: object) -> None:
         print_figures(bench="ragged", dtype=self.args.dtype, way=name, **figures)

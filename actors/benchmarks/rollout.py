@@ -31,7 +31,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from math import ceil
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -91,7 +91,7 @@ class _Bench:
         if args.prompt_tokens:
             self.prompts = [np.resize(prompt, args.prompt_tokens) for prompt in self.prompts]
 
-    def _config(self, **sglang: Any) -> Config:
+    def _config(self, **sglang: object) -> Config:
         a = self.args
         return parse(
             {
@@ -116,7 +116,7 @@ class _Bench:
         )
 
     @asynccontextmanager
-    async def _engine(self, **sglang: Any) -> AsyncIterator[Engine]:
+    async def _engine(self, **sglang: object) -> AsyncIterator[Engine]:
         engine = await start_engine(self._config(**sglang), self.model)
         try:
             yield engine
@@ -194,7 +194,7 @@ class _Bench:
                 self._print("weights", by=transport, **await self._update(fresh))
 
     async def _report(
-        self, name: str, engine: Engine, work: Awaitable[Sequence[Forest | int]], url: str, **more: Any
+        self, name: str, engine: Engine, work: Awaitable[Sequence[Forest | int]], url: str, **more: object
     ) -> dict[str, float]:
         before, evicted, started, cpu = engine.stats(), _evicted(url), time.perf_counter(), time.process_time()
         done = await work
@@ -284,7 +284,7 @@ class _Bench:
             "tokens_lost": lost,
         }
 
-    def _print(self, name: str, **figures: Any) -> None:
+    def _print(self, name: str, **figures: object) -> None:
         print_figures(bench="rollout", engine=self.args.engine, way=name, **figures)
 
 
@@ -295,7 +295,7 @@ class ModelTime:
         self.seconds, self._engine = 0.0, engine
         self._forward = forward = engine.model.forward
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def timed(*args: object, **kwargs: object) -> object:
             started = time.perf_counter()
             try:
                 return forward(*args, **kwargs)

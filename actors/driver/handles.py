@@ -20,7 +20,7 @@ Handle = ActorProxy[Any]
 
 
 def actor_class(
-    role: type[R], resources: GeneratorConfig | LearnerConfig | RewardConfig | None = None, **options: Any
+    role: type[R], resources: GeneratorConfig | LearnerConfig | RewardConfig | None = None, **options: object
 ) -> ActorClass[R]:
     """Return the Ray actor class of a role.
 

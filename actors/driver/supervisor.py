@@ -9,7 +9,6 @@ import os
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
@@ -115,7 +114,7 @@ async def _supervise(run: Launch, config: Config, progress: Progress) -> JsonObj
             config = config.model_copy(update={"learner": learner})
 
 
-async def _while_own_node_lives(attempt: Coroutine[Any, Any, AttemptOutcome]) -> AttemptOutcome:
+async def _while_own_node_lives(attempt: Coroutine[None, None, AttemptOutcome]) -> AttemptOutcome:
     """Run an attempt, and end it if the node of the driver dies. The calls of the attempt would otherwise wait
     forever."""
     running, watching = asyncio.create_task(attempt), asyncio.create_task(fail_when_own_node_dies())

@@ -8,10 +8,11 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from treeadv.cli.parser import Commands, add_command
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.visible import visible
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _bundle(catalogue: Catalogue, target: Path, steps: tuple[int, int] | None) -
 
     from treeadv.view.bundle import write_bundle
 
-    def chosen(row: dict[str, Any]) -> bool:
+    def chosen(row: JsonObject) -> bool:
         return steps is None or (row["step"] is not None and steps[0] <= row["step"] <= steps[1])
 
     with Progress(console=Console(stderr=True), transient=True) as progress:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonMapping, JsonObject
@@ -47,9 +46,9 @@ def missing_column(name: str, row: JsonMapping, columns: Mapping[str, str], wher
     return BadInput(f"{where}: no {name}; each needs problem and answer ({_of(row)}); {remedy}")
 
 
-def _lookup(row: JsonMapping, path: str) -> Any:
+def _lookup(row: JsonMapping, path: str) -> object:
     """Return the column `path`, or the field at a path such as a.b. Returns `_ABSENT` if the row has no such column."""
-    value: Any = row
+    value: object = row
     if path in row:
         return row[path]
     for key in path.split("."):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from treeadv.data.columns import mapped_row, missing_column
 from treeadv.data.normalisers import find_normaliser
@@ -45,7 +44,7 @@ class Problem:
         return "\n".join(" ".join(text.split()) for text in ([t.content for t in self.turns] or [self.problem]))
 
 
-def problem_of(row: Any, where: str, default_id: str, source: SourceConfig) -> Problem:
+def problem_of(row: object, where: str, default_id: str, source: SourceConfig) -> Problem:
     """Return the problem of a row of `source` (`TaskConfig.parts`). `where` names the row in errors.
 
     A row may name its `verifier`. A row without a verifier gets the verifier of the source. Raises `BadInput`.
@@ -75,7 +74,7 @@ def problem_of(row: Any, where: str, default_id: str, source: SourceConfig) -> P
     )
 
 
-def _normalised(answer: Any, normaliser: str, where: str) -> Any:
+def _normalised(answer: object, normaliser: str, where: str) -> object:
     if not isinstance(answer, str):
         return answer
     try:
@@ -86,7 +85,7 @@ def _normalised(answer: Any, normaliser: str, where: str) -> Any:
         raise BadInput(f"{where}: task.normaliser={normaliser} fails: {type(e).__name__}: {one_line(e)}") from e
 
 
-def _turns(messages: Sequence[Any], where: str) -> tuple[Turn, ...]:
+def _turns(messages: Sequence[object], where: str) -> tuple[Turn, ...]:
     """Return the turns of a list of {role, content}. The role of the last turn must be user."""
     turns = []
     for n, message in enumerate(messages, 1):
@@ -101,7 +100,7 @@ def _turns(messages: Sequence[Any], where: str) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _joined(content: Any, place: str) -> Any:
+def _joined(content: object, place: str) -> object:
     """Return the text of the content of a message, which may be a list of parts {type: text, text: ...}."""
     if not isinstance(content, list):
         return content

@@ -18,7 +18,7 @@ from treeadv.task_config import ENDLESS
 class DataRow:
     """One row of data. `place` names the row in errors. `id` is the default id of the row."""
 
-    value: Any
+    value: object
     place: str
     id: str
 
@@ -57,11 +57,11 @@ def _reader(path: Path) -> Any:
     return readers[path.suffix]
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
     return read_jsonl(path, "an object with problem and answer")
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -7,7 +7,6 @@ computed. On a GPU the same mask is a FlexAttention block mask."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +94,7 @@ def _tree_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     tree: TreeBlocks | None = None,
-    **how: Any,
+    **how: object,
 ) -> tuple[torch.Tensor, None]:
     """Return the attention [1, N, heads, d] of query [1, heads, N, d] to key and value [1, kv heads, N, d].
 

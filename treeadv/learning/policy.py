@@ -99,7 +99,7 @@ class Policy(nn.Module):
 
         Without blocks a row attends to all earlier rows by the model's own attention."""
         tokens, position = self._tensor(packed.token)[None], self._tensor(packed.position)[None]
-        mask: dict[str, Any] = {}
+        mask: dict[str, object] = {}
         if packed.blocks:  # only the mask that is used, as dense masks of a long forest take seconds and hundreds of MB
             mask = (
                 {"attention_mask": attention.flex_mask(packed, self.device)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -44,14 +42,15 @@ def shard(policy: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, compute: t
     fully_shard(policy, mesh=mesh, mp_policy=_FLOAT32)
 
 
-def reduce_gradients(policy: Any, now: bool) -> None:
+def reduce_gradients(policy: nn.Module, now: bool) -> None:
     """Set whether the next backward pass sums gradients over the ranks.
 
     If not, each rank adds its gradients to a gradient that is not sharded."""
+    assert isinstance(policy, FSDPModule)
     policy.set_requires_gradient_sync(now)
 
 
-def reshard(policy: Any) -> None:
+def reshard(policy: nn.Module) -> None:
     """Free the gathered embedding and head. FSDP keeps them after a forward pass for the backward pass."""
     if isinstance(policy, FSDPModule):
         policy.reshard()

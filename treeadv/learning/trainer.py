@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ import torch.distributed as dist
 
 from treeadv import wire
 from treeadv.config import Config
+from treeadv.engines.base import Weights
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
 from treeadv.learning import sharding, weights
@@ -275,7 +275,7 @@ class Trainer:
         return utilisation(self.policy.model, trained, device_seconds, self.config.learner.device)
 
     # ---- weights out, checkpoints ------------------------------------------------------------------------------------
-    def buckets(self, max_bytes: int) -> Iterator[dict[str, Any]]:
+    def buckets(self, max_bytes: int) -> Iterator[Weights]:
         """Yield this rank's share of the weights by Hugging Face name, in buckets of at most `max_bytes`.
 
         The weights have the generators' dtype. float32 weights are numpy arrays, which Ray sends without a copy;

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from treeadv.config import Config
-from treeadv.engines.base import Engine
+from treeadv.engines.base import Engine, Weights
 from treeadv.learning.trainer import Trainer
 
 _FOLDER, _PREFIX = "local", "weights-"
@@ -22,7 +21,7 @@ class Serving:
 
     def __init__(self, config: Config, trainer: Trainer, engine: Engine) -> None:
         self._trainer, self._engine = trainer, engine
-        self._window: deque[tuple[int, dict[str, Any]]] = deque(maxlen=config.local.staleness + 1)
+        self._window: deque[tuple[int, Weights]] = deque(maxlen=config.local.staleness + 1)
         self.keep_weights()
 
     def keep_weights(self) -> None:

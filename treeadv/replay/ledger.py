@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -388,9 +387,9 @@ class Ledger:
 
 
 _PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed", "oldest_kept", "_orders")
-_SCALAR: dict[str, TypeAdapter[Any]] = {n: TypeAdapter(str if n in ("run", "session") else int) for n in _PLAIN}
+_SCALAR: dict[str, TypeAdapter[object]] = {n: TypeAdapter(str if n in ("run", "session") else int) for n in _PLAIN}
 _LOST, _TOTALS = TypeAdapter(dict[str, int]), TypeAdapter(list[tuple[str, str, int]])
-_NESTED: dict[str, TypeAdapter[Any]] = {
+_NESTED: dict[str, TypeAdapter[object]] = {
     "live": TypeAdapter(dict[str, Entry]),
     "leases": TypeAdapter(dict[str, OpenLease]),
     "again": TypeAdapter(list[Retry]),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from xml.etree.ElementTree import Element
 
+from treeadv.jsonl import JsonMapping
 from treeadv.report import chart
 from treeadv.report.chart import Chart, Series
 from treeadv.report.markup import add
 
 MAX_POINTS = 400  # largest number of steps drawn; a longer run is drawn at every n-th step
-Record = Mapping[str, Any]
+Record = JsonMapping
 
 # (title, unit, {key of a record: label})
 CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (

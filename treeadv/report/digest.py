@@ -8,8 +8,8 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
+from treeadv.jsonl import JsonMapping, JsonObject
 from treeadv.report.curves import MAX_POINTS
 from treeadv.report.health import WINDOW
 from treeadv.storage.run_folder import RunFolder
@@ -20,13 +20,13 @@ class Digest:
     """Totals of the records of a run, its first and last steps, and its last records."""
 
     count: int
-    last: Mapping[str, Any]  # the last record; {} if there is none
+    last: JsonMapping  # the last record; {} if there is none
     rewards: Sequence[float]  # the mean reward of each step
     staleness: int  # the largest staleness of all steps
     verdicts: Mapping[str, int]
     first_steps: Sequence[int]
     last_steps: Sequence[int]  # in descending order
-    tail: Sequence[dict[str, Any]]  # the last records
+    tail: Sequence[JsonObject]  # the last records
 
     def reward(self) -> tuple[float, float]:
         """Return the mean reward of the first and of the last fifth of the steps."""
@@ -43,8 +43,8 @@ def digest(folder: RunFolder, ends: int = 0) -> Digest:
     verdicts: Counter[str] = Counter()
     first_steps: list[int] = []
     last_steps: deque[int] = deque(maxlen=ends)
-    tail: deque[dict[str, Any]] = deque(maxlen=WINDOW + 1)
-    last: dict[str, Any] = {}
+    tail: deque[JsonObject] = deque(maxlen=WINDOW + 1)
+    last: JsonObject = {}
     for last in folder.read_records():
         rewards.append(last["reward_mean"])
         staleness = max(staleness, last["staleness_max"])
@@ -59,7 +59,7 @@ def digest(folder: RunFolder, ends: int = 0) -> Digest:
     )  # fmt: skip
 
 
-def evenly(folder: RunFolder, last: int, longest: int) -> list[dict[str, Any]]:
+def evenly(folder: RunFolder, last: int, longest: int) -> list[JsonObject]:
     """Return records of a run up to step `last` at even distances. A run of `longest` steps gives at most MAX_POINTS
     records."""
     stride = -(-longest // MAX_POINTS)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from treeadv.config import Config
+from treeadv.jsonl import JsonMapping
 
 WINDOW = 20  # number of last steps that a finding describes
 TREND = 20  # smallest number of steps for a comparison of the begin and the end of a run
 _FEW = 3  # smallest number of steps for a finding about speed or variance
 _FAILURES = ("timeout", "crash", "ungraded", "aborted")
-Record = Mapping[str, Any]
+Record = JsonMapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from xml.etree.ElementTree import Element
 
 from treeadv.config import Config
 from treeadv.errors import BadInput
 from treeadv.evaluation.history import best, value
+from treeadv.jsonl import JsonMapping
 from treeadv.report import chart
 from treeadv.report.chart import SERIES_COLOURS, Chart, Series, number
 from treeadv.report.curves import CHARTS
@@ -30,7 +31,7 @@ class Run:
     path: Path
     config: Config | None
     records: Digest | None
-    evaluations: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[JsonMapping]
     state: str
     fault: str = ""
 
@@ -135,7 +136,7 @@ def figure_rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     return [(name, [f.get(name, "-") for f in figures]) for name in names]
 
 
-def _rows(main: Any, title: str, names: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> None:
+def _rows(main: Element, title: str, names: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> None:
     add(main, "h2", title)
     if not rows:
         add(main, "p", "None.")
@@ -148,7 +149,7 @@ def _rows(main: Any, title: str, names: Sequence[str], rows: Sequence[tuple[str,
             add(line, "td", text)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def _flat(tree: JsonMapping, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, inner in tree.items():
         if isinstance(inner, dict) and inner:
             yield from _flat(inner, f"{prefix}{key}.")

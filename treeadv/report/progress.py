@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from treeadv.config import Config
+from treeadv.jsonl import JsonMapping, JsonObject
 from treeadv.report.chart import number
 from treeadv.tracking import Trackers
 from treeadv.visible import visible
@@ -39,7 +39,7 @@ class Progress:
         self._total = total_steps
         self._trackers = trackers
         self._console = console
-        self._records: deque[dict[str, Any]] = deque(maxlen=_SHOWN)  # bounded, so that the memory stays constant
+        self._records: deque[JsonObject] = deque(maxlen=_SHOWN)  # bounded, so that the memory stays constant
         self._evaluated = ""
         self._best: tuple[float, int] | None = None  # value and step of the best evaluation shown
         self._said = f"starting a run of {total_steps} steps"
@@ -56,7 +56,7 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def update(self, record: dict[str, Any]) -> None:
+    def update(self, record: JsonObject) -> None:
         """Show one step. `record` is a line of metrics.jsonl."""
         self._records.append(record)
         if self._trackers:
@@ -73,7 +73,7 @@ class Progress:
                 self._console.print(f"forests: {STATES}", highlight=False, soft_wrap=True)
             self._console.print("  ".join(cells), highlight=False, soft_wrap=True)
 
-    def show_evaluation(self, record: Mapping[str, Any]) -> None:
+    def show_evaluation(self, record: JsonMapping) -> None:
         """Show one evaluation: a line of evaluations.jsonl."""
         if self._trackers:
             self._trackers.log(record, "evaluation/")
@@ -134,7 +134,7 @@ def first_forests(config: Config, step: int) -> str:
     )
 
 
-def time_left(records: Sequence[Mapping[str, Any]], total: int) -> str:
+def time_left(records: Sequence[JsonMapping], total: int) -> str:
     """Return the remaining time at the pace of the last of these records, which must not be empty.
 
     The first step after a start does not count, because it includes the start-up."""
@@ -145,7 +145,7 @@ def time_left(records: Sequence[Mapping[str, Any]], total: int) -> str:
     return clock(pace * (total - recent[-1]["step"]))
 
 
-def final_table(summary: dict[str, Any], console: Console) -> None:
+def final_table(summary: JsonObject, console: Console) -> None:
     """Print the figures of a run that has finished or stopped. `summary` is the content of summary.json."""
     if not summary["steps"]:
         console.print("No step was completed.")
@@ -168,7 +168,7 @@ def final_table(summary: dict[str, Any], console: Console) -> None:
         console.print(Text(f"{name}: {text}"), soft_wrap=True)
 
 
-def summary_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
+def summary_rows(s: JsonObject) -> list[tuple[str, str]]:
     """Return the rows (name, value) of the final table and of the report."""
     factor = s["tokens_expanded"] / s["tokens_trained"]
     expanded = f"{s['tokens_expanded']:,.0f} (x {factor:.2f}, {s['sharing_trained']:.0%} shared)"

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from treeadv.evaluation.history import best, value
+from treeadv.jsonl import JsonMapping, JsonObject
 from treeadv.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Totals:
     )
 
     @classmethod
-    def of(cls, record: Mapping[str, Any] | None) -> Totals:
+    def of(cls, record: JsonMapping | None) -> Totals:
         """Return the totals of a record, or zeros for None."""
         totals = cls()
         if record:
@@ -60,9 +61,9 @@ def step_record(
     report: StepReport,
     totals: Totals,
     drawn: Mapping[str, float],
-    counts: Mapping[str, Any],
+    counts: JsonMapping,
     phases: Mapping[str, float],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the record of one step.
 
     `drawn` holds the engines' counts since the last record, with `busy_seconds` and `tau`. `counts` holds the figures
@@ -88,14 +89,12 @@ def step_record(
     return record
 
 
-def write_summary(
-    folder: RunFolder, final_states: Mapping[str, int] | None, last_step: float = math.inf
-) -> dict[str, Any]:
+def write_summary(folder: RunFolder, final_states: Mapping[str, int] | None, last_step: float = math.inf) -> JsonObject:
     """Compute the figures of the run up to `last_step` from its records, and write them to summary.json. `final_states`
     is the number of forests in each state after the last checkpoint."""
     rewards, staleness, staleness_max = array("d"), 0.0, 0
     seconds: Counter[str] = Counter()
-    last: dict[str, Any] = {}
+    last: JsonObject = {}
     for last in folder.read_records(last_step):  # a long run has more records than memory
         rewards.append(last["reward_mean"])
         staleness += last["staleness_mean"]

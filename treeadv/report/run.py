@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element
 
 from treeadv.config import Config
@@ -13,6 +12,7 @@ from treeadv.disk import replace_file
 from treeadv.errors import BadInput, one_line
 from treeadv.evaluation.history import best, value
 from treeadv.forest import Forest
+from treeadv.jsonl import JsonObject
 from treeadv.learning.advantage import advantages
 from treeadv.presets import build_advantage
 from treeadv.replay.history import RecordedSteps
@@ -95,7 +95,7 @@ def _tiles(main: Element, records: Digest, config: Config) -> None:
         add(add(tile, "dd", shown), "small", note)
 
 
-def _health(main: Element, records: Sequence[dict[str, Any]], config: Config, local: bool) -> None:
+def _health(main: Element, records: Sequence[JsonObject], config: Config, local: bool) -> None:
     """List the alarms of the run. If there is no alarm, list what is idle and which option changes that."""
     wrong = alarms(records)
     found = wrong or advice(records, config, local)
@@ -111,7 +111,7 @@ def _health(main: Element, records: Sequence[dict[str, Any]], config: Config, lo
         add(row, "td", sentence(finding.remedy))
 
 
-def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
+def _evaluations(main: Element, records: Sequence[JsonObject]) -> None:
     """Draw the share of correct answers on held-out problems over the steps, and list the evaluations."""
     if not records:
         return
@@ -138,8 +138,8 @@ def _evaluations(main: Element, records: Sequence[dict[str, Any]]) -> None:
             add(row, "td", cell, class_="n")
 
 
-def _of_set(record: dict[str, Any], name: str) -> dict[str, Any]:
-    found: dict[str, Any] = record["sets"][name]
+def _of_set(record: JsonObject, name: str) -> JsonObject:
+    found: JsonObject = record["sets"][name]
     return found
 
 
@@ -217,7 +217,7 @@ def first_mixed(recorded: RecordedSteps, steps: Iterable[int]) -> tuple[tuple[in
     return None, fault
 
 
-def _steps(main: Element, count: int, shown: Sequence[dict[str, Any]]) -> None:
+def _steps(main: Element, count: int, shown: Sequence[JsonObject]) -> None:
     keys = ["step", "elapsed_s", *(k for _, _, drawn in CHARTS for k in drawn if any(k in r for r in shown))]
     details = add(main, "details")
     of = f"All {count} steps" if len(shown) == count else f"{len(shown)} of {count} steps (all: metrics.jsonl)"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
 from treeadv.forest import Forest
+from treeadv.jsonl import JsonMapping, JsonObject
 from treeadv.learning.advantage import advantages
 from treeadv.presets import build_advantage
 from treeadv.replay.history import last_forest
@@ -29,7 +29,7 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self._path, self._file, self._offset, self._lines = path, 0, 0, 0
 
-    def read(self) -> tuple[bool, list[dict[str, Any]]]:
+    def read(self) -> tuple[bool, list[JsonObject]]:
         """Return (whether the file was replaced or cut since the last call, the new records). An incomplete last line
         is read by a later call. Raises `BadInput` for a damaged line."""
         if not self._path.is_file():
@@ -42,7 +42,7 @@ class Tail:
             file.seek(self._offset)
             return fresh, list(self._parsed(file.readlines()))
 
-    def _parsed(self, lines: list[bytes]) -> Iterator[dict[str, Any]]:
+    def _parsed(self, lines: list[bytes]) -> Iterator[JsonObject]:
         for line in lines:
             if not line.endswith(b"\n"):
                 return
@@ -64,8 +64,8 @@ class RunView:
         folder."""
         self.folder, self.config = RunFolder.open(path, [])
         self.path = path
-        self.records: deque[Mapping[str, Any]] = deque(maxlen=KEPT)
-        self.evaluations: list[Mapping[str, Any]] = []
+        self.records: deque[JsonMapping] = deque(maxlen=KEPT)
+        self.evaluations: list[JsonMapping] = []
         self.actors: Counter[str] = Counter()  # number of actors by role; empty for a run in one process
         self.state = "stopped"  # running, finished or stopped
         self.ended = False  # whether the run wrote the summary of its end
@@ -76,7 +76,7 @@ class RunView:
         self.refresh()
 
     @property
-    def last(self) -> Mapping[str, Any]:
+    def last(self) -> JsonMapping:
         """Return the record of the last step; {} if there is no record."""
         return self.records[-1] if self.records else {}
 

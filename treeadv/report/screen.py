@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.layout import Layout
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from treeadv.evaluation.history import best, value
+from treeadv.jsonl import JsonMapping
 from treeadv.report.chart import number
 from treeadv.report.health import advice, alarms
 from treeadv.report.page import leaf_texts
@@ -169,7 +169,7 @@ def _doing(role: str, view: RunView) -> str:
     return f", {last['admitted']} forests admitted" if role == "queue" and "admitted" in last else ""
 
 
-def _law(r: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _law(r: JsonMapping) -> list[tuple[str, str]]:
     if not r:
         return []
     states = r["forests"]
@@ -183,7 +183,7 @@ def _law(r: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _throughput(records: Sequence[Mapping[str, Any]]) -> str:
+def _throughput(records: Sequence[JsonMapping]) -> str:
     last, before = records[-1], records[max(-11, -len(records))]
     seconds = last["elapsed_s"] - before["elapsed_s"]
     trained = (last["tokens_trained"] - before["tokens_trained"]) / seconds if seconds > 0 else 0.0

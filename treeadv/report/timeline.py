@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 from xml.etree.ElementTree import Element
 
+from treeadv.jsonl import JsonObject
 from treeadv.report.markup import add, element
 
 _WIDTH, _LEFT, _ROW, _TOP = 760.0, 84.0, 26.0, 8.0
@@ -35,7 +35,7 @@ class Bar:
     end: float
 
 
-def bars(record: dict[str, Any], begin: float, local: bool) -> Iterator[Bar]:
+def bars(record: JsonObject, begin: float, local: bool) -> Iterator[Bar]:
     """Yield the bars of one record, whose time starts at `begin`. The time after the last bar belongs to no phase."""
     order = [_KINDS[i] for i in _LOCAL_ORDER] if local else _KINDS
     for label, colour, phases in order:
@@ -45,7 +45,7 @@ def bars(record: dict[str, Any], begin: float, local: bool) -> Iterator[Bar]:
             begin += seconds
 
 
-def draw(records: Sequence[dict[str, Any]], generators: int, local: bool) -> Element | None:
+def draw(records: Sequence[JsonObject], generators: int, local: bool) -> Element | None:
     """Return a <figure> of the steps after the first of `records`, which must follow one another.
 
     The second row shows the share of a step in which the `generators` engines computed. Returns None for fewer than two

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import ValidationError
 
@@ -131,7 +131,7 @@ RULES = {
 }
 
 
-def build_rule(name: str, options: Mapping[str, Any]) -> ForkRule:
+def build_rule(name: str, options: Mapping[str, object]) -> ForkRule:
     """Build the rule that `sampling.rule` names with the options of `sampling.rule_options`. Raises `BadInput`."""
     found = load_extension("sampling.rule", name, RULES)
     if not (isinstance(found, type) and issubclass(found, ForkRule)):

@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from treeadv.jsonl import JsonMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 }
 
 
-def faults(record: Mapping[str, Any]) -> Iterator[str]:
+def faults(record: JsonMapping) -> Iterator[str]:
     """Yield each difference of a record from the table: a missing field, an unknown field, or a value of another
     type."""
     known = {field.name for field in FIELDS}
@@ -115,7 +116,7 @@ _FINITE = ("elapsed_s", "seconds")
 _BY_NAME = {field.name: field for field in FIELDS}
 
 
-def check_record(record: Mapping[str, Any]) -> None:
+def check_record(record: JsonMapping) -> None:
     """Raise ValueError for a value that readers of metrics.jsonl cannot use. Fields may be absent, because earlier
     releases had fewer fields."""
     for name, value in record.items():
@@ -132,7 +133,7 @@ def check_record(record: Mapping[str, Any]) -> None:
             _check_number(name, number, whole=field.kind == "integer", finite=name in _FINITE)
 
 
-def check_evaluation(record: Mapping[str, Any]) -> None:
+def check_evaluation(record: JsonMapping) -> None:
     """Raise ValueError for a value that readers of evaluations.jsonl cannot use. Raise KeyError or TypeError for a
     record of another form."""
     _check_number("step", record["step"], whole=True)

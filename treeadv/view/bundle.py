@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from treeadv.disk import replace_file
 from treeadv.errors import BadInput
+from treeadv.jsonl import JsonObject
 from treeadv.view.catalogue import Catalogue
 from treeadv.view.encoding import encode_row
 from treeadv.view.pages import bundled_page
@@ -19,7 +19,10 @@ PART = 1 << 18  # a file of forests with at least this many characters gets no f
 
 
 def write_bundle(
-    catalogue: Catalogue, target: Path, chosen: Callable[[Any], bool] = lambda row: True, shown: Any = None
+    catalogue: Catalogue,
+    target: Path,
+    chosen: Callable[[JsonObject], bool] = lambda row: True,
+    shown: Callable[[int, int], None] | None = None,
 ) -> tuple[int, int]:
     """Write the page into the folder `target`, which must be empty or not exist. Returns (forests, bytes).
 
@@ -62,7 +65,7 @@ class _Parts:
         self._calls: list[str] = []
         self._length = 0
 
-    def add(self, key: str, value: Any) -> str:
+    def add(self, key: str, value: object) -> str:
         """Add a forest. Returns the path of its file in the bundle."""
         name = f"part-{self._number}"
         self._calls.append(_call(key, value))
@@ -84,14 +87,14 @@ class _Parts:
         self.size += len(data)
 
 
-def _forest(catalogue: Catalogue, key: str) -> dict[str, Any]:
+def _forest(catalogue: Catalogue, key: str) -> JsonObject:
     try:
         return encode_row(catalogue.source, key)
     except BadInput as e:  # the payload was deleted or damaged while the bundle was written
         return {"error": visible(str(e))}
 
 
-def _call(key: str, value: Any) -> str:
+def _call(key: str, value: object) -> str:
     """Return the line of a script that passes `value` to the page."""
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return f"treeadvData({json.dumps(key)},{body})\n"

@@ -6,10 +6,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
+from treeadv.jsonl import JsonObject
 from treeadv.view.rows import Facts, ForestRow, facts_of, to_json
 from treeadv.view.sources import Source
 from treeadv.visible import visible
@@ -101,7 +101,7 @@ class Catalogue:
         self._changes.move_to_end(key)
 
     # ---- answers -----------------------------------------------------------------------------------------------------
-    def about(self) -> dict[str, Any]:
+    def about(self) -> JsonObject:
         """Return the facts of the page's head, the number of the last change and the number of forests read."""
         about = self.source.about()
         with self._lock:
@@ -116,7 +116,7 @@ class Catalogue:
                 "readable": readable,
             }
 
-    def changes(self, since: int, limit: int) -> dict[str, Any]:
+    def changes(self, since: int, limit: int) -> JsonObject:
         """Return up to `limit` rows that changed after change number `since`, with their prompts, the oldest change
         first.
 
@@ -154,7 +154,7 @@ class Catalogue:
         """Return the forest of a row. Raises `BadInput` for a forest that cannot be read."""
         return self.source.forest(self.row(key).key)
 
-    def search(self, text: str, after: int) -> dict[str, Any]:
+    def search(self, text: str, after: int) -> JsonObject:
         """Return the keys of the forests whose prompt or leaves contain `text`. The search ignores the case of letters.
 
         The search starts at forest number `after` and stops after `SEARCH_SECONDS`. `next` is the number of the forest

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 from itertools import groupby, pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Finish, Floats, Forest, Verdict
+from treeadv.jsonl import JsonObject
 from treeadv.learning.advantage import advantages
 from treeadv.presets import AdvantageSpec
 from treeadv.report.picture import Numbers, Vocabulary, drawn_text
@@ -21,7 +21,7 @@ from treeadv.visible import visible
 MILLI_MAX = 65_535  # largest number of thousandths of a nat in two bytes
 
 
-def encode_row(source: Source, key: str) -> dict[str, Any]:
+def encode_row(source: Source, key: str) -> JsonObject:
     """Return the JSON of the forest of a row of `source`. Raises `BadInput` for a forest that cannot be read."""
     try:
         return forest_json(source.forest(key), source.vocabulary, source.advantage, source.learner_log_probs(key))
@@ -31,7 +31,7 @@ def encode_row(source: Source, key: str) -> dict[str, Any]:
 
 def forest_json(
     f: Forest, vocabulary: Vocabulary | Numbers, spec: AdvantageSpec, learner: Floats | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the data of a forest that the page shows. `learner` [T] is log pi of the learner, if the run kept it.
 
     `text` [S] is the text of each segment. `size` [T] (uint16) is the length of each token's part of this text in
@@ -89,7 +89,7 @@ def _texts(f: Forest, vocabulary: Vocabulary | Numbers) -> tuple[list[str], list
     return texts, sizes
 
 
-def _leaf(f: Forest, leaf: int, vocabulary: Vocabulary | Numbers) -> dict[str, Any]:
+def _leaf(f: Forest, leaf: int, vocabulary: Vocabulary | Numbers) -> JsonObject:
     return {
         "segment": int(f.leaf_segment[leaf]),
         "verdict": Verdict(int(f.verdict[leaf])).name.lower(),
@@ -109,5 +109,5 @@ def _milli(values: npt.NDArray[np.float64]) -> str:
     return _packed(np.clip(np.rint(np.nan_to_num(values) * 1000), 0, MILLI_MAX), "<u2")
 
 
-def _packed(values: npt.NDArray[Any], kind: str) -> str:
+def _packed(values: npt.NDArray[np.generic], kind: str) -> str:
     return base64.b64encode(values.astype(kind).tobytes()).decode("ascii")

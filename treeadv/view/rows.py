@@ -5,9 +5,9 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from treeadv.forest import Finish, Forest, Verdict
+from treeadv.jsonl import JsonObject
 from treeadv.report.picture import Numbers, Vocabulary
 from treeadv.visible import visible
 
@@ -85,7 +85,7 @@ def prompt_key(forest: Forest) -> str:
     return f"{zlib.crc32(forest.prompt.tobytes()):08x}"
 
 
-def to_json(row: ForestRow, facts: Facts | None) -> dict[str, Any]:
+def to_json(row: ForestRow, facts: Facts | None) -> JsonObject:
     """Return the row with its facts. The prompt is left out, because many rows share a prompt."""
     out = asdict(row)
     if facts is not None:

@@ -11,13 +11,14 @@ GET /api/search?text=TEXT&after=N     keys of forests with this text, from fores
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from treeadv.errors import BadInput, one_line
+from treeadv.jsonl import JsonMapping, JsonObject
 from treeadv.view.catalogue import Catalogue
 from treeadv.view.encoding import encode_row
 from treeadv.view.pages import STATIC, TYPES, served_page, static
@@ -35,7 +36,7 @@ class Api:
     """The functions that answer the paths below /api with JSON-able values."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self.paths: Mapping[str, Callable[[Query], dict[str, Any]]] = {
+        self.paths: Mapping[str, Callable[[Query], JsonObject]] = {
             "/api/run": lambda _: catalogue.about(),
             "/api/forests": lambda q: catalogue.changes(_count(q, "since", 0), _count(q, "limit", ROWS, ROWS)),
             "/api/forest": lambda q: encode_row(catalogue.source, catalogue.row(q.get("key", "")).key),
@@ -89,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._json(HTTPStatus.NOT_FOUND, {"error": "no such page"})
 
-    def _json(self, status: HTTPStatus, value: Mapping[str, Any]) -> None:
+    def _json(self, status: HTTPStatus, value: JsonMapping) -> None:
         body = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         self._send(status, "application/json; charset=utf-8", body.encode())
 
@@ -101,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Write nothing, because the terminal shows only the address."""
 
 
@@ -123,7 +124,7 @@ class Server(ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         """Write the traceback of an error. Writes nothing if the browser has closed the connection."""
         import sys
 

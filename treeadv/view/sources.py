@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from treeadv.errors import BadInput
 from treeadv.forest import Floats, Forest
+from treeadv.jsonl import JsonMapping, JsonObject
 from treeadv.learning.kept import read_log_probs
 from treeadv.presets import AdvantageSpec, build_advantage
 from treeadv.replay.history import Attempt, History, folder_of
@@ -35,7 +36,7 @@ class Source(Protocol):
         """Return a value that changes when the source changes. The call is cheap."""
         ...
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> JsonObject:
         """Return the facts of the page's head as JSON-able values."""
         ...
 
@@ -76,7 +77,7 @@ class RunSource:
         journal = tuple(replay.child("journal").sizes(".jsonl").items()) if replay else ()
         return journal, records.stat().st_size if records.is_file() else 0, in_use(self._path)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> JsonObject:
         config, last, fault = self._config, None, ""
         try:
             for record in self._folder.read_records():
@@ -180,12 +181,12 @@ class FileSource:
         folder = model or (Path(named) if named and has_tokenizer(Path(named)) else None)
         self.vocabulary = Vocabulary(folder) if folder else Numbers()
         self.advantage = build_advantage(preset)
-        self._about: Mapping[str, Any] = {"model": Path(named).name, "preset": preset}
+        self._about: JsonMapping = {"model": Path(named).name, "preset": preset}
 
     def stamp(self) -> Hashable:
         return None  # the file is read only once
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> JsonObject:
         named = not isinstance(self.vocabulary, Numbers)
         return {"name": self._path.name, "state": "file", "text": named, "fault": "", **self._about}
 

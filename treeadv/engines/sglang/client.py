@@ -109,7 +109,7 @@ class Client:
         except (aiohttp.ClientError, OSError) as e:
             raise ServerGone(f"{self.url}{path}: {type(e).__name__}: {e}") from e
 
-    async def _control(self, method: str, path: str, body: Any, timeout: float | None) -> Any:
+    async def _control(self, method: str, path: str, body: object, timeout: float | None) -> Any:
         limit = aiohttp.ClientTimeout(total=timeout or self._control_timeout)
         try:
             async with self._controls.request(method, path, json=body, timeout=limit) as reply:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from treeadv.engines.entropy import entropy
+from treeadv.jsonl import JsonObject
 
 KEY = "treeadv_entropy"  # the key of the entropies in meta_info of SGLang's reply
 TEMPERATURE = "temperature"  # the key of the temperature in custom_params of a request
@@ -27,7 +27,7 @@ TEMPERATURE = "temperature"  # the key of the temperature in custom_params of a 
 class EntropyTap:
     """A logit processor with the calls of SGLang's `CustomLogitProcessor`. It does not need SGLang's base class."""
 
-    def __call__(self, logits: torch.Tensor, custom_param_list: Sequence[dict[str, Any]]) -> torch.Tensor:
+    def __call__(self, logits: torch.Tensor, custom_param_list: Sequence[JsonObject]) -> torch.Tensor:
         """Record the entropy of each row of `logits` [B, V]. There is one row for each request.
 
         The logits are not divided by the temperature yet. A middle chunk of a prefill draws no token, so its row is

@@ -60,7 +60,7 @@ def echo(text: str) -> JsonObject:
     return {"text": text, "sampling_params": {"max_new_tokens": 1}, "return_logprob": True, "logprob_start_len": 0}
 
 
-def prompt_tokens(body: Any) -> list[int]:
+def prompt_tokens(body: JsonObject) -> list[int]:
     """Return the token ids of the text of `echo` by the server's tokenizer. Raises `Refused`."""
     try:
         return [int(token) for _, token, *_ in body["meta_info"]["input_token_logprobs"]]

@@ -11,7 +11,6 @@ import asyncio
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,7 +24,7 @@ from treeadv.engines.sglang.server import free_port
 @dataclass(frozen=True, slots=True)
 class UpdateGroup:
     name: str
-    handle: Any
+    handle: dist.ProcessGroup
 
     def destroy(self) -> None:
         dist.destroy_process_group(self.handle)

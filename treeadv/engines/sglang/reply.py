@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from treeadv.engines.fleet.member import Refused
 from treeadv.engines.sglang.entropy import KEY, from_top
@@ -39,7 +38,7 @@ class Chunk:
     aborted: str  # the server's reason for an abort; "" without an abort
 
 
-def read(body: Any, ask: Ask) -> Chunk:
+def read(body: JsonObject, ask: Ask) -> Chunk:
     """Parse the JSON body of a reply of SGLang's native call /generate. Raises `Refused`."""
     try:
         meta = body["meta_info"]
@@ -67,7 +66,7 @@ def read(body: Any, ask: Ask) -> Chunk:
         raise Refused(f"malformed reply ({type(fault).__name__}: {fault})") from fault
 
 
-def sent_back(body: Any) -> bool:
+def sent_back(body: JsonObject) -> bool:
     """Return whether the server aborted the request. Such a reply may lack fields that `read` needs."""
     try:
         return body["meta_info"]["finish_reason"]["type"] == "abort"
@@ -111,7 +110,7 @@ def _versions(meta: JsonObject, ask: Ask, n: int) -> list[int]:
     return versions
 
 
-def _number(value: Any, what: str, lower: float = -math.inf, upper: float = math.inf) -> float:
+def _number(value: object, what: str, lower: float = -math.inf, upper: float = math.inf) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise Refused(f"{what} {value!r} is not a finite number")
     if not lower - ROUNDING <= value <= upper + ROUNDING:

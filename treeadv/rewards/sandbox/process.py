@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from fnmatch import fnmatchcase
-from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
@@ -167,7 +166,7 @@ class WorkerProcess:
         reading = asyncio.ensure_future(receive_frame(self._from, task_id))
         try:
             # Wait for the end of the process too: a child of the process may keep the stream open.
-            waited: list[asyncio.Future[Any]] = [reading, self._exited]
+            waited: list[asyncio.Future[JsonObject] | asyncio.Future[None]] = [reading, self._exited]
             await asyncio.wait(waited, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done() and self._exited.done():
                 await asyncio.wait([reading], timeout=0.1)  # read the last output of the process

@@ -83,5 +83,5 @@ def _call(function: Callable[..., Any]) -> Callable[[Task], Grade]:
     return judge
 
 
-async def _awaited(result: Awaitable[Any]) -> Any:
+async def _awaited(result: Awaitable[object]) -> object:
     return await result

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
-from typing import Any
 
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Grade, Task, refused, unparsed, verified, wrong
@@ -147,14 +146,14 @@ def _task_for_math_verify(gold: str, text: str, reason: str) -> Grade | Task:
     return unparsed(reason)
 
 
-def _parser() -> Callable[[str], list[Any]]:
+def _parser() -> Callable[[str], list[object]]:
     """Return math-verify's parser of one answer, with a cache: the leaves of a forest share their gold answer."""
     import math_verify
 
     config = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
 
     @lru_cache(maxsize=2048)
-    def parse(text: str) -> list[Any]:
+    def parse(text: str) -> list[object]:
         return math_verify.parse(f"\\boxed{{{text}}}", config, parsing_timeout=None, raise_on_error=True)
 
     return parse

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonMapping
@@ -23,7 +22,7 @@ class ReasoningGym(Verifier):
     usage = "reasoning-gym"
     isolated = True
     needs_gold = False
-    _score: Callable[..., Any]
+    _score: Callable[..., float]
 
     def check_option(self, option: str | None) -> None:
         self._family = option
