@@ -1,0 +1,157 @@
+"""Runs the cheap commands of the documents in a copy of the folders that they name, and checks the others.
+
+A command may be a name without arguments, such as `treeadv show`; then only the name is checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+import actors.cli
+from tests.command_lines import TOOLS, WORDS, parser_of
+from tests.documented import FOREIGN, ROOT, Command, commands
+from tests.running import recipe
+
+FOUND = commands()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RUN = "runs/try"
+PLACEHOLDERS = {
+    "RUN": RUN, "N": "1", "generator=N": "generator=1", "F": "page.html", "DIR": "folder", "FILE": "docs/tree.jsonl",
+    "FILE_OR_FOLDER": "docs/tree.jsonl", "RECIPE": "tiny.yaml", "RECIPE.yaml": "tiny.yaml", "MODEL": "tiny",
+    "STUDY.yaml": "docs/results/claims.yaml", "DATA": "problems.jsonl", "section.key=value": "run.seed=1",
+}  # fmt: skip
+READERS = {"show", "audit", "report", "runs", "compare", "watch", "reproduce", "init"}
+OWN_TEST = {"your-task.md"}  # pages whose blocks another test runs in their order
+
+
+def of(*programs: str) -> list[Command]:
+    return [c for c in FOUND if c.program in programs]
+
+
+def filled(words: Sequence[str]) -> list[str]:
+    """Return the words with values for their placeholders, and with all words in square brackets."""
+    bare = [word.strip("[]").replace("...", "") for word in words]
+    return [PLACEHOLDERS.get(word, re.sub(r"^runs/(laptop|NAME)\S*$", RUN, word)) for word in bare if word]
+
+
+def runs_here(command: Command) -> bool:
+    """Return whether a command is cheap: it reads a finished run or a recipe, and it ends."""
+    words = command.words
+    if command.page.name in OWN_TEST or "--batch" in words:
+        return False
+    if words[0] == "plan":
+        return words[1:2] in (("RECIPE",), ("RECIPE.yaml",))
+    if words[0] in ("view", "train"):
+        return "--bundle" in " ".join(words) or "--dry-run" in words
+    return words[0] in READERS and (len(words) > 1 or words[0] == "runs")
+
+
+@pytest.fixture(scope="module")
+def copy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the documents, the recipes, a finished run of nine steps and a file of forests."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("docs", "deploy"):
+        shutil.copytree(ROOT / name, folder / name)
+    (folder / "tiny").symlink_to(tiny_model)
+    changes = {"run__root": str(folder / "runs"), "run__name": "try", "run__steps": 9, "learner__forests_per_step": 5}
+    recipe(folder, tiny_model, **changes).rename(folder / "tiny.yaml")
+    config = yaml.safe_load((folder / "tiny.yaml").read_text())
+    config["sampling"]["leaves"], config["generator"]["count"] = 2, 1
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+    assert actors.cli.main(["train", "--local", "--config", str(folder / "tiny.yaml")]) == 0
+    lines = [json.dumps({"problem": f"{n} + 1 =", "answer": str(n + 1)}) for n in range(4)]
+    (folder / "problems.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "build").mkdir()
+    forests = ["--out", str(folder / "build" / "tree.arrow"), "sampling.leaves=4", "sampling.max_tokens=8"]
+    data = ["--data", str(folder / "docs" / "tree.jsonl")]
+    assert actors.cli.main(["generate", "--model", str(tiny_model), *data, *forests]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("command", of("treeadv"), ids=str)
+def test_documented_command_is_understood(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, *words = filled(command.words)
+    assert name in WORDS
+    if name == "bench":
+        assert words[0] in actors.cli.BENCHMARKS
+        parser_of(f"bench {words[0]}", monkeypatch).parse_args(words[1:])
+    elif words:
+        WORDS[""].parse_args([name, *words])
+
+
+@pytest.mark.parametrize("command", [c for c in of("treeadv") if runs_here(c)], ids=str)
+def test_cheap_command_succeeds(command: Command, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    words = filled(command.words)
+    if "--bundle" in words:  # the page removes the folder first, or another command has written into it
+        shutil.rmtree(words[words.index("--bundle") + 1], ignore_errors=True)
+    assert actors.cli.main(words) == 0
+
+
+def test_many_commands_are_found_and_run() -> None:
+    assert len(FOUND) > 120 and sum(runs_here(c) for c in of("treeadv")) > 15
+    assert {c.program for c in FOUND} >= {"treeadv", "make", "pytest", "python", "pip", ".ci/run", "helm"}
+
+
+@pytest.mark.parametrize("command", of("make"), ids=str)
+def test_documented_target_exists(command: Command) -> None:
+    out = subprocess.run(["make", "-n", *command.words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0, out.stderr
+
+
+@pytest.mark.parametrize("command", of("python"), ids=str)
+def test_documented_module_understands_its_options(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    dash, module, *words = filled(command.words)
+    assert dash == "-m" and module in TOOLS
+    if words:
+        parser_of(module, monkeypatch).parse_args(words)
+
+
+@pytest.mark.parametrize("command", of("pytest"), ids=str)
+def test_documented_tests_exist(command: Command) -> None:
+    paths = [ROOT / word for word in command.words if word.startswith("tests")]
+    assert paths and all(path.exists() for path in paths)
+    for option, value in zip(command.words, command.words[1:], strict=False):
+        if option == "-m":
+            names = {marker.partition(":")[0] for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+            assert set(value.split()) - {"not", "and", "or"} <= names
+        if option == "-k":
+            files = [f for path in paths for f in (path.rglob("test_*.py") if path.is_dir() else [path])]
+            assert any(re.search(rf"def test_\w*{value}", f.read_text()) or value in f.name for f in files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", of("pytest"), ids=str)
+def test_documented_tests_are_collected(command: Command) -> None:
+    line = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *command.words]
+    out = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert out.returncode == 0, out.stdout[-2000:]  # 5 if no test is selected
+
+
+@pytest.mark.parametrize("command", of("pip"), ids=str)
+def test_documented_extra_exists(command: Command) -> None:
+    install, package = command.words
+    extras = re.fullmatch(r"[\w.-]+(?:\[(\w+)\])?", package)
+    assert install == "install" and extras
+    assert extras[1] is None or extras[1] in PROJECT["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("command", of(".ci/run", *FOREIGN), ids=str)
+def test_files_of_a_foreign_command_exist(command: Command) -> None:
+    if command.program == ".ci/run":
+        assert os.access(ROOT / command.program, os.X_OK)
+    values = [word.partition("=")[2] or word for word in command.words]
+    folders = {f.name for f in ROOT.iterdir() if f.is_dir()} - {"build"}
+    paths = [value for value in values if "/" in value and value.partition("/")[0] in folders]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
