@@ -101,7 +101,7 @@ class Generator(Heartbeat):
         failed, self._failed = self._failed, []
         free = self.engine.stats().free
         report = EndedForests(forest_ids=tuple(f.forest_id for f in forests), failed=tuple(failed), free=free)
-        return to_batch(forests) if forests else None, report
+        return to_batch(forests, checked=True) if forests else None, report  # `_grow` checks them
 
     @ray.method(num_returns=2)
     async def answer(self, ticket: Ticket) -> tuple[pa.RecordBatch, int]:

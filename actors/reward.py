@@ -67,13 +67,13 @@ class RewardActor(Heartbeat):
         graded = await asyncio.gather(*map(self._graded, forests))
         failures = [failure for f in graded if (failure := failure_of(f))]
         report = GradeReport(
-            verdicts=tuple(int(v) for f in graded for v in f.verdict),
-            finishes=tuple(int(v) for f in graded for v in f.finish),
-            lengths=tuple(int(n) for f in graded for n in (f.offset + f.lengths)[f.leaf_segment]),
+            verdicts=tuple(v for f in graded for v in f.verdict.tolist()),
+            finishes=tuple(v for f in graded for v in f.finish.tolist()),
+            lengths=tuple(n for f in graded for n in (f.offset + f.lengths)[f.leaf_segment].tolist()),
             versions=(min(f.oldest_version for f in graded), max(f.newest_version for f in graded)),
             failure=failures[-1] if failures else "",
         )
-        return wire.to_batch(graded), report
+        return wire.to_batch(graded, checked=True), report  # `with_rewards` checks them
 
     @ray.method
     async def address(self) -> str:

@@ -113,7 +113,7 @@ def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
         for step in range(args.forests // args.per_step):
             for _ in range(0, args.per_step, args.window):
                 ids = [r.forest_id for r in queue.reserve_many("w", "", str, min(args.window, args.per_step))]
-                queue.admit_many(ids, wire.to_batch([replace(forest, forest_id=fid) for fid in ids]))
+                queue.admit_many(ids, wire.to_batch([replace(forest, forest_id=fid) for fid in ids], checked=True))
                 if args.fsync == "always":
                     queue.sync()
             lease = queue.lease(args.per_step, 0, lambda fid: use(wire.from_batch(queue.payload(fid))[0]))
@@ -205,7 +205,7 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
     async def produce() -> None:
         for first in range(0, len(ids), args.window):
             batch = ids[first : first + args.window]
-            forests = wire.to_batch([replace(forest, forest_id=fid) for fid in batch])
+            forests = wire.to_batch([replace(forest, forest_id=fid) for fid in batch], checked=True)
             await queue.admit.remote([batch], [ray.put(forests)])
 
     producing = asyncio.ensure_future(produce())

@@ -89,7 +89,7 @@ def _version_fault(f: ForestArrays) -> str | None:
 
 def _grade_fault(f: ForestArrays) -> str | None:
     for name, known in _LABELS.items():
-        unknown = np.flatnonzero(~(getattr(f, name)[:, None] == known).any(1))  # np.isin takes 5 x as long
+        unknown = np.flatnonzero(~(getattr(f, name)[:, None] == known).any(1))  # np.isin takes twice as long
         if len(unknown):
             return f"{name} {getattr(f, name)[unknown[0]]} of leaf {unknown[0]} has no meaning"
     graded = f.verdict != Verdict.UNGRADED

@@ -10,7 +10,7 @@ from treeadv.forest import Forest, Verdict
 
 FIRST = 32  # the run ends if the verifier fails on all of this many first answers
 WINDOW = 128  # later, the run ends if the verifier fails on more than half of this many last answers
-FAILURES = (Verdict.TIMEOUT, Verdict.CRASH)
+FAILURES = frozenset({Verdict.TIMEOUT, Verdict.CRASH})
 
 
 class VerifierWatch:
@@ -37,5 +37,5 @@ class VerifierWatch:
 
 def failure_of(forest: Forest) -> str:
     """Return the detail of the last leaf on which the verifier failed; "" if the verifier judged every leaf."""
-    failed = [d for d, v in zip(forest.detail, forest.verdict, strict=True) if v in FAILURES]
+    failed = [d for d, v in zip(forest.detail, forest.verdict.tolist(), strict=True) if v in FAILURES]
     return failed[-1] if failed else ""
