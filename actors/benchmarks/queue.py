@@ -203,10 +203,15 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
     began = time.perf_counter()
 
     async def produce() -> None:
+        """Send lists of forests. The next list is made during the call for the one before."""
+        admitting: Any = asyncio.sleep(0)
         for first in range(0, len(ids), args.window):
             batch = ids[first : first + args.window]
             forests = wire.to_batch([replace(forest, forest_id=fid) for fid in batch], checked=True)
-            await queue.admit.remote([batch], [ray.put(forests)])
+            ref = ray.put(forests)
+            await admitting
+            admitting = queue.admit.remote([batch], [ref])
+        await admitting
 
     producing = asyncio.ensure_future(produce())
     for step in range(args.forests // args.per_step):
