@@ -22,7 +22,7 @@ import json
 import pickle
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,7 +204,7 @@ async def treeadv_queue(folder: Path, forest: Forest, args: argparse.Namespace) 
 
     async def produce() -> None:
         """Send lists of forests. The next list is made during the call for the one before."""
-        admitting: Any = asyncio.sleep(0)
+        admitting: Awaitable[object] = asyncio.sleep(0)
         for first in range(0, len(ids), args.window):
             batch = ids[first : first + args.window]
             forests = wire.to_batch([replace(forest, forest_id=fid) for fid in batch], checked=True)
