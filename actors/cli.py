@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from treeadv.cli.main import add_commands
 from treeadv.cli.parser import Commands, dispatch, new_parser
-from treeadv.command_line import FIELD
+from treeadv.command_line import FIELD, local
 from treeadv.errors import BadInput
+from treeadv.places import is_uri
 from treeadv.visible import visible
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _add_train(commands: Commands) -> None:
         "-h", "--help", action=_HelpWithFields, nargs=0, help="show this help and every field of the configuration"
     )
     p.add_argument(
-        "--config", type=Path, metavar="RECIPE", help="a YAML file, or a recipe of the package such as laptop"
+        "--config", type=local, metavar="RECIPE", help="a YAML file, or a recipe of the package such as laptop"
     )
     p.add_argument(
         "--resume",
@@ -158,7 +159,7 @@ class _HelpWithFields(argparse.Action):
 
 def _add_scale(commands: Commands) -> None:
     p = commands.add_parser("scale", help="change the number of actors of a running run")
-    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("run_dir", metavar="RUN")
     p.add_argument("counts", nargs="+", metavar="ROLE=N", help="generator, reward or learner")
     p.set_defaults(call=scale)
 
@@ -166,13 +167,15 @@ def _add_scale(commands: Commands) -> None:
 def scale(args: argparse.Namespace) -> int:
     from treeadv.storage.run_folder import RunFolder
 
+    if is_uri(args.run_dir):
+        raise BadInput(f"{args.run_dir}: the driver reads requests from its own disk; give the run folder there")
     counts = {}
     for text in args.counts:
         role, _, number = text.partition("=")
         if role not in ("generator", "reward", "learner") or not number.isdigit() or int(number) < 1:
             raise BadInput(f"{text!r}: write generator=N, reward=N or learner=N with N at least 1")
         counts[role] = int(number)
-    folder, config = RunFolder.open(args.run_dir, [])
+    folder, config = RunFolder.open(Path(args.run_dir), [])
     bounds = config.scaling
     if bounds.enabled and not bounds.min <= counts.get("generator", bounds.min) <= bounds.max:
         raise BadInput(
@@ -180,17 +183,20 @@ def scale(args: argparse.Namespace) -> int:
             f" scaling.min={bounds.min} and scaling.max={bounds.max}"
         )
     folder.request(counts)
-    print(f"asked {visible(str(args.run_dir))} for {', '.join(args.counts)}")
+    print(f"asked {visible(args.run_dir)} for {', '.join(args.counts)}")
     return 0
 
 
 def _add_reproduce(commands: Commands) -> None:
     p = commands.add_parser("reproduce", help="take one step of a run again and compare it with its record")
-    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("run_dir", type=local, metavar="RUN")
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--step", type=int, metavar="N", help="a step of metrics.jsonl; 1 is the first")
     what.add_argument(
-        "--batch", type=Path, metavar="FILE.arrow", help="a batch that the learner kept because its step was not finite"
+        "--batch",
+        type=local,
+        metavar="FILE.arrow",
+        help="a batch that the learner kept because its step was not finite",
     )
     p.set_defaults(call=reproduce)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from treeadv.command_line import run_command, tool_parser
+from treeadv.command_line import local, run_command, tool_parser
 from treeadv.errors import BadInput
 from treeadv.jsonl import read_jsonl
 
@@ -61,7 +61,7 @@ def graded(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = tool_parser("python -m benchmarks.agreement", __doc__)
-    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("paths", nargs="+", type=local)
     paths = parser.parse_args(argv).paths
     grader, counts = independent_grader(), Counter[str]()
     for name, number, gold, text, verdict in (row for path in paths for row in graded(path)):

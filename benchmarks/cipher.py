@@ -18,7 +18,7 @@ from string import ascii_lowercase
 
 import numpy as np
 
-from treeadv.command_line import run_command, tool_parser
+from treeadv.command_line import local, run_command, tool_parser
 from treeadv.data.model_folder import creating_folder
 from treeadv.disk import replace_file
 from treeadv.local.warmup import END, IGNORED, PAD, Digits, Pretraining, character_tokenizer, pretrain
@@ -86,7 +86,7 @@ def make(home: Path, sizes: Pretraining = SIZES) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = tool_parser("python -m benchmarks.cipher", __doc__)
-    p.add_argument("home", type=Path, metavar="DIR")
+    p.add_argument("home", type=local, metavar="DIR")
     make(p.parse_args(argv).home)
 
 

@@ -32,7 +32,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from treeadv import config as configuration
-from treeadv.command_line import run_command, tool_parser
+from treeadv.command_line import local, run_command, tool_parser
 from treeadv.config import Config
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
@@ -130,7 +130,7 @@ def row(name: str, share: float, figures: np.ndarray, weight: np.ndarray) -> dic
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = tool_parser("python -m benchmarks.forks", __doc__)
-    p.add_argument("--models", type=Path, default=Path("models"), help="folder of pretrained models (default models)")
+    p.add_argument("--models", type=local, default=Path("models"), help="folder of pretrained models (default models)")
     p.add_argument("--prompts", type=int, default=60)
     p.add_argument("--places", type=int, default=30, help="prefixes for each bin of entropy (default 30)")
     p.add_argument("--samples", type=int, default=24, help="continuations for each token (default 24)")

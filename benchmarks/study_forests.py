@@ -14,11 +14,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from treeadv.command_line import run_command, tool_parser
+from treeadv.command_line import local, run_command, tool_parser
 from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.learning.advantage import advantages, path_sum, values
@@ -54,7 +53,7 @@ def bias_figures(forests: Iterable[Forest]) -> dict[str, float | None]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = tool_parser("python -m benchmarks.study_forests", __doc__)
-    p.add_argument("dir", type=Path, metavar="DIR", help="folder of a study")
+    p.add_argument("dir", type=local, metavar="DIR", help="folder of a study")
     args = p.parse_args(argv)
     if not (args.dir / "study.yaml").is_file():
         raise BadInput(f"{args.dir}: not the folder of a study (no study.yaml)")

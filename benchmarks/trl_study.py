@@ -23,7 +23,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from treeadv.command_line import run_command, tool_parser
+from treeadv.command_line import local, run_command, tool_parser
 from treeadv.config import Config
 from treeadv.data.problems import Problem
 from treeadv.data.prompts import load_tokenizer
@@ -151,7 +151,7 @@ def table(study: Study, home: Path, row: str, theirs: dict[int, JsonObject]) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = tool_parser("python -m benchmarks.trl_study", __doc__.split(":")[0])
-    p.add_argument("dir", type=Path, metavar="DIR", help="folder of a finished study (treeadv study run)")
+    p.add_argument("dir", type=local, metavar="DIR", help="folder of a finished study (treeadv study run)")
     p.add_argument("--row", default="grpo", help="row of the study that TRL repeats (default grpo)")
     args = p.parse_args(argv)
     study = load_study(args.dir / "study.yaml")

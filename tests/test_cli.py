@@ -207,6 +207,11 @@ def test_report_is_in_the_run_folder_and_its_path_is_printed(tmp_path: Path, cap
 
 # ---- mistakes ------------------------------------------------------------------------------------
 GENERATE = ("generate", "--model", "M", "--data", "problems.jsonl", "--out", "o.arrow")
+READS_RUN = (["view"], ["show"], ["watch"], ["report"], ["runs"], ["compare", "."])
+AWAY = (
+    "s3://b/x?region=r is not on this machine; copy it, then give x: "
+    """python -c "from pyarrow.fs import copy_files; copy_files('s3://b/x?region=r', 'x')\""""
+)
 MISTAKES: list[tuple[Sequence[str], str]] = [
     ([], "the following arguments are required: COMMAND (see treeadv --help)"),
     (["shows"], "unknown command shows, did you mean show?"),
@@ -253,6 +258,14 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["show", "."], ". is a folder and no run; give a file of forests, such as two.arrow"),
     (["audit", "."], "has no journal under replay/journal"),
     (["report", "."], ". is not a run folder"),
+    *[([*argv, "s3://b/x?region=r"], AWAY) for argv in READS_RUN],
+    ([*GENERATE, "--data", "s3://b/p.jsonl"], "argument --data: s3://b/p.jsonl is not on this machine"),
+    ([*GENERATE, "--out", "gs://b/o.arrow"], "argument --out: gs://b/o.arrow is not on this machine"),
+    ([*GENERATE, "--model", "s3://b/m"], "model.path=s3://b/m: a path on this machine is needed"),
+    ([*GENERATE, "--config", "twice.yaml"], "twice.yaml is not YAML: the key lr occurs twice"),
+    ([*GENERATE, "task.columns={a: b, a: c}"], "the value is not YAML (the key a occurs twice"),
+    (["grade", "s3://b/a.jsonl"], "s3://b/a.jsonl is not on this machine"),
+    (["grade", "."], ".: is a folder; give a file of answers"),
 ]
 
 
@@ -263,6 +276,7 @@ def test_bad_command_gives_one_line_exit_code_2_and_no_file(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"problem": "1", "answer": "1"}\n{"problem": "2"}\n')
     (tmp_path / "latin.yaml").write_bytes(b"run: {name: caf\xe9}\n")
+    (tmp_path / "twice.yaml").write_text("learner:\n  lr: 1.0e-5\n  lr: 2.0e-5\n")
     for name, settings in (("hollow", '{"model_type": "llama"}'), ("nameless", "{}")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(settings)
@@ -325,6 +339,13 @@ def test_verifier_that_cannot_be_loaded_is_bad_input(tiny_model: Path, problems:
             "runs is not a run folder (it has no config.yaml); the runs in it, newest first",
         ),
         (["train", "--resume", "r.yaml", "--dry-run"], "--dry-run describes a new run: give --config RECIPE"),
+        (
+            ["scale", "s3://b/x", "generator=2"],
+            "s3://b/x: the driver reads requests from its own disk; give",
+        ),
+        (["reproduce", "s3://b/x", "--step", "1"], "s3://b/x is not on this machine; copy it, then give x: python -c"),
+        (["train", "--config", "r.yaml", "task.source=s3://b/p.jsonl"], "task.source=s3://b/p.jsonl: a path on this"),
+        (["train", "--config", "r.yaml", "model.path=s3://b/m"], "model.path=s3://b/m: a path on this machine"),
         (["init", "none", "p.jsonl"], "model.path=none: no config.json there"),
     ],
 )

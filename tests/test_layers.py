@@ -20,6 +20,7 @@ LAYERS = (
         "treeadv.jsonl",
         "treeadv.messages",
         "treeadv.metrics",
+        "treeadv.places",
         "treeadv.recipes",
         "treeadv.section",
     ),

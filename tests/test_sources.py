@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import csv
 
 from tests.test_tasks import lines, read_problems
 from treeadv.checks import check_prompts
@@ -80,6 +81,39 @@ def test_columns_reach_a_reward_function_by_name(tmp_path: Path) -> None:
     assert grade.reward == 1 and grade.parts == {"level": 7.0, "known": 1.0}
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_gsm8k_answer_without_its_mark_is_refused(suffix: str, tmp_path: Path) -> None:
+    rows = [{"question": "2+2?", "answer": "2+2 = 4\n#### 4"}, {"question": "2+3?", "answer": "It is 5."}]
+    table, path = pa.Table.from_pylist(rows), tmp_path / f"g{suffix}"
+    if suffix == ".jsonl":
+        lines(path, *rows)
+    else:
+        pq.write_table(table, path) if suffix == ".parquet" else csv.write_csv(table, path)
+    with pytest.raises(BadInput, match=r"g\.\w+(:| row )2: the answer has no ####, but 1 of 2 .*task\.normaliser"):
+        read_problems(path)
+    assert [p.answer for p in read_problems(path, normaliser="none")] == [row["answer"] for row in rows]
+
+
+def test_gsm8k_answer_of_a_hub_data_set_without_its_mark_is_refused(tmp_path: Path, monkeypatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "g").mkdir()
+    lines(tmp_path / "g" / "train.jsonl", {"question": "a", "answer": "x #### 1"}, {"question": "b", "answer": "2"})
+    with pytest.raises(BadInput, match=r"hf:.* row 2: the answer has no ####"):
+        problem_source(TaskConfig(source=f"hf:{tmp_path}/g"), 0)
+
+
+def test_chat_messages_are_a_prompt(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
+    rows = [{"messages": turns, "answer": "4"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    for path in (lines(tmp_path / "m.jsonl", *rows), tmp_path / "m.parquet"):
+        (problem,) = read_problems(path)
+        assert problem.turns == (Turn(role="system", content="Be brief."), Turn(role="user", content="2+2?"))
+    named = lines(tmp_path / "n.jsonl", {"messages": turns, "problem": "3+3?", "answer": "6"})
+    assert read_problems(named)[0].problem == "3+3?"
+
+
 @pytest.mark.parametrize(
     ("normaliser", "answer", "gold"),
     [
@@ -107,6 +141,15 @@ def shout(answer: str) -> str:
         ({"a": {"b": 1}}, {"columns": {"problem": "a.c"}}, r"problem is a\.c, which is not a column"),
         ({"q": "1", "sol": "2"}, {"columns": {"problem": "q", "anwser": "sol"}}, "names anwser, did you mean answer"),
         ({"problem": "1", "answer": ""}, {"columns": {"answer": "answer"}}, "the column answer is empty"),
+        ({"problem": "1", "answer": None}, {}, r"p\.jsonl:1: no answer: the column answer is null; remove the row"),
+        ({"problem": "", "answer": "1"}, {}, r"p\.jsonl:1: no problem: the column problem is empty"),
+        ({"messages": [], "answer": "1"}, {}, r"no problem: the column messages is an empty list"),
+        ({"prompt": "1", "reward_model": None}, {}, r"no answer: the column reward_model\.ground_truth is null"),
+        ({"problem": "1", "r": None}, {"columns": {"answer": "r.value"}}, r"no answer: the column r\.value is null"),
+        ({"problem": {"text": "1"}, "answer": "1"}, {}, r"an object with text; .* as problem: problem\.text"),
+        ({"messages": [{"from": "x" * 999}], "answer": "1"}, {}, r"message 1: .* got \{'from': 'x{54}\.\.\.$"),
+        ({"problem": "1", "answer": "1", "verifier": {"a": 1}}, {}, r"verifier must be the name .* got \{'a': 1\}"),
+        ({f"c{n}": n for n in range(99)}, {}, r"this one has c0, .*c15, \.\.\.\); name its column"),
         ({"problem": "1", "answer": "1"}, {"normaliser": "boxed"}, r"p\.jsonl:1: .*has no \\boxed"),
         ({"problem": "1", "answer": "bad"}, {"normaliser": f"{__name__}:shout"}, r"p\.jsonl:1: .*fails: IndexError"),
         ({"problem": "1", "answer": "1"}, {"normaliser": "hash"}, "normaliser=hash is unknown, did you mean hashes"),
@@ -123,6 +166,14 @@ def test_row_that_cannot_be_used_is_named(row: Any, more: Any, message: str, tmp
     with pytest.raises(BadInput, match=message) as caught:
         read_problems(lines(tmp_path / "p.jsonl", row), **more)
     assert "\n" not in str(caught.value)
+
+
+def test_two_problems_with_one_id_are_refused(tmp_path: Path) -> None:
+    rows = [{"id": "a", "problem": "1?", "answer": "1"}, {"id": "a", "problem": " 1? ", "answer": "1"}]
+    assert len(read_problems(lines(tmp_path / "p.jsonl", *rows))) == 2
+    path = lines(tmp_path / "p.jsonl", *rows, {"id": "a", "problem": "2?", "answer": "2"})
+    with pytest.raises(BadInput, match=r"p\.jsonl:3: its id .a. is that of another problem, at .*:1; change one"):
+        read_problems(path)
 
 
 # ---- several sources -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -187,7 +188,13 @@ def test_faulty_line_is_named(rows: list[str], message: str, tmp_path: Path) -> 
     ("task", "message"),
     [
         ({"source": "nowhere.jsonl"}, r"nowhere\.jsonl: no such file of problems"),
-        ({"source": "data.csv"}, r"data\.csv: problems are read from \.jsonl or \.parquet"),
+        ({"source": "d.txt"}, r"d\.txt: problems are read from \.jsonl, \.parquet, \.csv files"),
+        ({"source": "d.jsonl.gz"}, r"decompress it: gzip -dc d\.jsonl\.gz > d\.jsonl$"),
+        ({"source": "d.json"}, r"name it \.jsonl if each line is an object, or .*: jq -c '\.\[\]' d\.json > d\.jsonl$"),
+        (
+            {"source": "s3://b/d.jsonl"},
+            r"task\.source=s3://b/d\.jsonl: a path on this machine .*copy_files\(",
+        ),
         ({"families": [{"name": "chain_sums"}]}, "unknown reasoning-gym family 'chain_sums', did you mean chain_sum?"),
         ({"families": [{"name": "zzzz"}]}, r"unknown reasoning-gym family 'zzzz'; there are \d+"),
         (
@@ -210,7 +217,7 @@ def test_family_without_gold_answers_needs_its_own_verifier() -> None:
 
 def test_text_that_is_no_parquet_or_no_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_text("no")
-    with pytest.raises(BadInput, match="not a Parquet file"):
+    with pytest.raises(BadInput, match="cannot be read as Parquet"):
         read_problems(tmp_path / "p.parquet")
     (tmp_path / "p.jsonl").write_bytes(b'{"problem": "\xff"}')
     with pytest.raises(BadInput, match="not UTF-8 text"):
@@ -230,6 +237,7 @@ LINE = '{"problem": "1+1?", "answer": "2"}\n'
         (b"\r\n" + LINE.encode("utf-16-le"), "UTF-16 text"),
         (b"PAR1\x15\x04", "a Parquet file; give it a name that ends with .parquet"),
         (b"PK\x03\x04", "a zip archive; unpack it: unzip"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS .*: git lfs pull"),
         (b"\xef\xbb\xbf[\n" + LINE.encode() + b"]", "a JSON array"),
     ],
 )
@@ -239,6 +247,78 @@ def test_file_in_another_form_is_named_with_the_remedy(command: str, data: bytes
     with pytest.raises(BadInput, match=message) as caught:
         grade_file(tmp_path / "p.jsonl") if command == "grade" else read_problems(tmp_path / "p.jsonl")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [LINE.encode("utf-16"), gzip.compress(b"problem,answer\n1,1\n")])
+def test_csv_in_another_form_is_named_with_the_remedy(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes(data)
+    with pytest.raises(BadInput, match=r"p\.csv is .*(iconv|gzip -dc) .*> NEW\.csv"):
+        read_problems(tmp_path / "p.csv")
+
+
+def test_csv_columns_are_read_as_text(tmp_path: Path) -> None:
+    rows = b'\xef\xbb\xbfproblem,answer\r\n"1, 2\nor 3?",007\r\nhalf of 3?,1.50\r\n"""",NA\r\n'
+    (tmp_path / "p.csv").write_bytes(rows)
+    found = [(p.problem, p.answer) for p in read_problems(tmp_path / "p.csv")]
+    assert found == [("1, 2\nor 3?", "007"), ("half of 3?", "1.50"), ('"', "NA")]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "Empty CSV file"),
+        (b"problem,answer\nx,1\ny,1,3\n", "Expected 2 columns, got 3: y,1,3"),
+        (b"problem,answer\nx\xe9,1\n", "invalid UTF8"),
+        (b"problem,problem,answer\nx,1,2\n", "2 columns have the name problem; rename or remove one"),
+        (b"problem,answer\nx,1\ny,\n", r"p\.csv row 2: no answer: the column answer is empty"),
+        (b"problem,answer\n", "has no problem"),
+    ],
+)
+def test_faulty_csv_is_named_in_one_line(data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes(data)
+    with pytest.raises(BadInput, match=message) as caught:
+        read_problems(tmp_path / "p.csv")
+    assert "\n" not in str(caught.value)
+
+
+def fields(*names: str) -> pa.StructArray:
+    return pa.StructArray.from_arrays([pa.array(["1"])] * len(names), names=list(names))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ([("problem", ["a"]), ("problem", ["b"])], "2 columns have the name problem; rename or remove one"),
+        ([("problem", ["a"]), ("answer", fields("a", "a"))], r"2 fields have the name answer\.a"),
+        ([("a", pa.ListArray.from_arrays([0, 1], fields("x", "y", "x")))], r"2 fields have the name a\.x"),
+        ([("problem", ["a"]), ("answer", fields("value"))], r"row 1: answer is an object .*as answer: answer\.value"),
+        ([("problem", ["a", "b"]), ("answer", ["1", None])], r"p\.parquet row 2: no answer: the column answer is null"),
+        ([("problem", ["a"]), ("answer", pa.nulls(1))], "row 1: no answer: the column answer is null"),
+        ([("problem", [b"a"]), ("answer", ["1"])], "row 1: problem must be text or a number, got b'a'"),
+    ],
+)
+def test_faulty_parquet_is_named_in_one_line(columns: list[tuple[str, Any]], message: str, tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(values) for _, values in columns], names=[name for name, _ in columns])
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(BadInput, match=message) as caught:
+        read_problems(tmp_path / "p.parquet")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p.mkdir(), "is a folder; give a file of problems"),
+        (os.mkfifo, "is a pipe or a device; give a regular file of problems"),
+        (lambda p: p.symlink_to(p.name), "cannot be read .*symbolic links"),
+        (lambda p: p.symlink_to("nowhere"), "no such file of problems"),
+        (lambda p: p.write_bytes(b"\xef\xbb\xbf\n"), "has no problem"),
+    ],
+)
+def test_path_that_is_no_file_of_problems_is_refused(make: Any, message: str, tmp_path: Path) -> None:
+    make(tmp_path / "p.jsonl")
+    with pytest.raises(BadInput, match=message):
+        read_problems(tmp_path / "p.jsonl")
 
 
 def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from treeadv.errors import BadInput, single_errors
+from treeadv.places import copy_command, is_uri, target_of
 from treeadv.visible import visible
 
 FIELD = "section.key=value"  # how help texts write a field of the configuration
@@ -124,6 +126,15 @@ def _discard_output() -> None:
     """Send what is left of the standard output to nowhere. Python would otherwise report the error again at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def local(text: str) -> Path:
+    """Parse an argument that must be a path on this machine. `Path` alone would turn s3://b/x into s3:/b/x."""
+    if is_uri(text):
+        raise argparse.ArgumentTypeError(
+            f"{text} is not on this machine; copy it, then give {target_of(text)}: {copy_command(text)}"
+        )
+    return Path(text)
 
 
 def positive(text: str) -> int:

@@ -88,6 +88,25 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key that occurs twice in one mapping. PyYAML would silently take the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    fault = f"the key {key.value} occurs twice"
+                    raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> object:
+    """Return the value of a YAML text. Raises yaml.YAMLError, ValueError or RecursionError if it is not YAML."""
+    return yaml.load(text, _Loader)
+
+
 def load(path: Path, overrides: list[str] | None = None) -> Config:
     """Read a recipe and apply overrides of the form `a.b=value`. A recipe is a YAML file, or the name of a recipe of
     the package.
@@ -100,7 +119,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     """
     path = find_recipe(path)
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = parse_yaml(path.read_text()) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # includes text that is not UTF-8, and long integers
         raise BadInput(f"{path} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(tree, dict):
@@ -133,7 +152,7 @@ def _apply(tree: JsonObject, override: str) -> None:
         if not isinstance(tree, dict):
             raise BadInput(f"override {override!r}: {s} is not a section")
     try:
-        tree[key] = yaml.safe_load(text)
+        tree[key] = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # includes an integer of more than 4,300 digits
         raise BadInput(f"override {_short(override)}: the value is not YAML ({one_line(e)[:100]})") from e
 

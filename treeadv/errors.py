@@ -37,6 +37,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def short(value: object) -> str:
+    """Return the representation of a value for a message: of a long one only the begin."""
+    shown = repr(value)
+    return shown if len(shown) <= 64 else f"{shown[:64]}..."
+
+
 def single_errors(error: BaseException) -> Iterator[BaseException]:
     """Yield each error of an exception group and of its inner groups. For any other error, yield the error itself."""
     if isinstance(error, BaseExceptionGroup):

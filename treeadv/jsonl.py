@@ -15,19 +15,21 @@ from treeadv.errors import BadInput, one_line
 JsonObject: TypeAlias = dict[str, Any]  # an object of JSON values
 JsonMapping: TypeAlias = Mapping[str, Any]  # an object of JSON values that its reader does not change
 
-_TO_UTF8 = "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 {0} > NEW.jsonl"
-# The first bytes of files in other forms that users give as JSON Lines, and what to do with such a file.
+_TO_UTF8 = "is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 {file} > NEW{suffix}"
+# The first bytes of files in other forms that users give as text, and what to do with such a file.
 _OTHER_FORMS = {
-    b"\x1f\x8b": "compressed by gzip; decompress it: gzip -dc {0} > NEW.jsonl",
-    b"BZh": "compressed by bzip2; decompress it: bzip2 -dc {0} > NEW.jsonl",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it: zstd -dc {0} > NEW.jsonl",
-    b"PK\x03\x04": "a zip archive; unpack it: unzip {0}",
-    b"PAR1": "a Parquet file; give it a name that ends with .parquet",
+    b"\x1f\x8b": "is compressed by gzip; decompress it: gzip -dc {file} > NEW{suffix}",
+    b"BZh": "is compressed by bzip2; decompress it: bzip2 -dc {file} > NEW{suffix}",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd; decompress it: zstd -dc {file} > NEW{suffix}",
+    b"PK\x03\x04": "is a zip archive; unpack it: unzip {file}",
+    b"PAR1": "is a Parquet file; give it a name that ends with .parquet",
+    b"version https://git-lfs": "is a pointer of Git LFS without the data; fetch the data: git lfs pull",
+    b"<!": "is a web page; download the data again",
     b"\xff\xfe": _TO_UTF8,
     b"\xfe\xff": _TO_UTF8,
     b"{\0": _TO_UTF8,
     b"\0{": _TO_UTF8,
-    b"[": "a JSON array; write each of its objects on its own line: jq -c '.[]' {0} > NEW.jsonl",
+    b"[": "is a JSON array; write each of its objects on its own line: jq -c '.[]' {file} > NEW.jsonl",
 }
 
 
@@ -95,7 +97,7 @@ def read_jsonl(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
             first = True
             for n, raw in enumerate(lines, 1):
                 if first and raw.strip():
-                    _check_form(path, raw)
+                    check_form(path, raw)
                     first = False
                 if (line := _text(raw, f"{path}:{n}", n == 1)) != "":
                     yield n, _value(line, f"{path}:{n}", expected)
@@ -103,11 +105,12 @@ def read_jsonl(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
         raise BadInput(f"{path}: cannot be read ({e.strerror})") from e
 
 
-def _check_form(path: Path, raw: bytes) -> None:
-    """Raise `BadInput` if the first bytes that are not blank are those of a file in another form."""
-    start = raw.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if form := next((form for head, form in _OTHER_FORMS.items() if start.startswith(head)), None):
-        raise BadInput(f"{path} is {form.format(shlex.quote(str(path)))}")
+def check_form(path: Path, start: bytes) -> None:
+    """Raise `BadInput` if the first bytes of a file that should be text, `start`, are those of a file in another
+    form."""
+    begin = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if form := next((form for head, form in _OTHER_FORMS.items() if begin.startswith(head)), None):
+        raise BadInput(f"{path} {form.format(file=shlex.quote(str(path)), suffix=path.suffix)}")
 
 
 def _text(raw: bytes, place: str, first: bool) -> str:

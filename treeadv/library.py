@@ -35,12 +35,14 @@ def grow(model: str | Path, problems: Sequence[Mapping[str, str]], *overrides: s
     """
     from treeadv import config as configuration
     from treeadv.data.model_folder import resolve
-    from treeadv.data.problems import problem_of
+    from treeadv.data.problems import problems_of
+    from treeadv.data.rows import DataRow
     from treeadv.local.rollouts import rollouts
 
     given = ["task.source=memory.jsonl", f"model.path={model}", *overrides]
     config: Config = configuration.build({}, given, "grow")
-    made = [problem_of(row, f"problem {n}", str(n), config.task.parts[0]) for n, row in enumerate(problems)]
+    rows = [DataRow(value=row, place=f"problem {n}", id=str(n)) for n, row in enumerate(problems)]
+    made = problems_of(rows, config.task.parts[0])
     folder = resolve(config.model.path, config.model.cache)
     return asyncio.run(rollouts(config, folder, made, lambda _: None))
 

@@ -321,7 +321,7 @@ class EvalConfig(Section):
     )
     data: str = Field(
         "",
-        description="problems: a .jsonl or .parquet file, a folder of them, or held-out for task.held_out",
+        description="problems: a .jsonl, .parquet or .csv file, a folder of them, or held-out for task.held_out",
     )
     subset: Positive | None = Field(
         None, description="problems of each set, drawn once by the name of the set; unset: all"

@@ -12,7 +12,7 @@ from treeadv.section import NonNegative, Positive, PositiveFloat, Section, Share
 
 REASONING_GYM, OPERATOR_TABLES = "reasoning-gym", "operator-tables"
 ENDLESS = (REASONING_GYM, OPERATOR_TABLES)  # sources that generate their problems and read no file
-_SOURCE = "reasoning-gym, operator-tables, a .jsonl or .parquet file, or hf:NAME[[:CONFIGURATION]:SPLIT]"
+_SOURCE = "reasoning-gym, operator-tables, a .jsonl, .parquet or .csv file, or hf:NAME[[:CONFIGURATION]:SPLIT]"
 
 
 class Family(Section):
@@ -78,8 +78,8 @@ class TaskConfig(Section):
     )
     normaliser: str = Field(
         "hashes",
-        description="gold answer from the answer column: hashes (what follows the last ####, if there is one), boxed, "
-        "none or module:Name",
+        description="gold answer from the answer column: hashes (what follows the last ####, if the source has such "
+        "marks), boxed, none or module:Name",
     )
     system: str = Field("", description="system message, for data lines that have none of their own")
     prompt: str = Field("{problem}", description="the (last) turn of the user; {problem} is replaced")

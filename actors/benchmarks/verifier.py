@@ -20,7 +20,7 @@ import math_verify
 import numpy as np
 import reasoning_gym
 
-from treeadv.command_line import positive, tool_parser
+from treeadv.command_line import local, positive, tool_parser
 from treeadv.data.tasks import file_problems
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Judgement
@@ -45,7 +45,7 @@ TEXT = "Let me think about this step by step. First I write down what is given, 
 def main(argv: list[str]) -> None:
     p = tool_parser("treeadv bench verifier", __doc__)
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
-    p.add_argument("--data", type=Path, help="JSONL with the field answer; by default answers are generated")
+    p.add_argument("--data", type=local, help="JSONL with the field answer; by default answers are generated")
     p.add_argument("--answers", type=positive, default=1000, help="responses for each mix")
     p.add_argument("--workers", type=positive, default=1)
     p.add_argument("--timeout", type=float, default=5.0, help="seconds an answer may take")

@@ -81,7 +81,7 @@ def test_subset_and_seeds_are_the_same_in_every_evaluation(tmp_path: Path) -> No
 def test_folder_without_problems_or_with_equal_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such file or folder"):
         read_sets(tmp_path / "nowhere", TASK)
-    with pytest.raises(BadInput, match=r"holds no \.jsonl or \.parquet"):
+    with pytest.raises(BadInput, match=r"holds no \.jsonl or \.parquet or \.csv"):
         read_sets(tmp_path, TASK)
     write(tmp_path / "a.jsonl", 1), (tmp_path / "a.parquet").touch()
     with pytest.raises(BadInput, match="two files have the name a"):

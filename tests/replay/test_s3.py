@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.replay.helpers import fill, open_store, train
 from treeadv import wire
 from treeadv.errors import BadInput
+from treeadv.places import copy_command
 from treeadv.replay import journal
 from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
@@ -112,6 +117,30 @@ def test_fsync_none_and_a_wrong_address_are_refused(bucket) -> None:
         open_store(uri, fsync="none")
     with pytest.raises(BadInput, match="not a path or URI"):
         open_folder("nosuch://place")
+
+
+def test_bucket_that_is_not_there_is_named_with_the_cause(s3: str, monkeypatch) -> None:
+    monkeypatch.setattr(ObjectFolder, "connect", refuse)
+    with pytest.raises(BadInput, match=r"^s3://b/x cannot be reached \(AWS Error .*\); check the address and the cred"):
+        audit("s3://b/x")
+    monkeypatch.undo()
+    with pytest.raises(BadInput, match=r"^s3:// names no bucket; write s3://bucket/runs/NAME$"):
+        audit("s3://")
+
+
+def refuse(folder: ObjectFolder, uri: str) -> tuple[object, str]:
+    """Raise the error of a bucket whose region Arrow cannot find."""
+    raise OSError("AWS Error NETWORK_CONNECTION during HeadBucket operation")
+
+
+def test_command_of_an_error_copies_the_files_of_a_run(bucket, tmp_path: Path) -> None:
+    _, client, uri = bucket
+    for name in ("config.yaml", "replay/journal/0.jsonl"):
+        client.put_object(Bucket=bucket[0], Key=f"runs/one/{name}", Body=name.encode())
+    command = copy_command(uri).replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert (tmp_path / "one" / "config.yaml").read_text() == "config.yaml"
+    assert (tmp_path / "one" / "replay" / "journal" / "0.jsonl").is_file()
 
 
 def test_last_opener_owns_the_run_and_the_earlier_one_stops(bucket) -> None:

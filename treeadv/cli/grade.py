@@ -7,22 +7,21 @@ import json
 import math
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 
 from treeadv.cli.files import replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import positive
+from treeadv.command_line import local, positive
 from treeadv.errors import BadInput, RunFailed
 
 
 def add(commands: Commands) -> None:
     p = add_command(commands, "grade", grade, "verdicts for a JSONL file of problem, answer and response")
-    p.add_argument("file", type=Path, metavar="FILE.jsonl")
+    p.add_argument("file", type=local, metavar="FILE.jsonl")
     p.add_argument("--verifier", default="math", help="a verifier as in task.verifier (default math)")
     p.add_argument("--workers", type=positive, default=2, metavar="N", help="verifier processes (default 2)")
     p.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="limit of one answer (default 5)")
     p.add_argument(
-        "--out", type=Path, metavar="FILE.jsonl", help="write the lines with verdict, reward and detail here"
+        "--out", type=local, metavar="FILE.jsonl", help="write the lines with verdict, reward and detail here"
     )
     p.add_argument("--json", action="store_true", help="print JSON")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import FIELD, Parser, positive
+from treeadv.command_line import FIELD, Parser, local, positive
 from treeadv.errors import BadInput
 from treeadv.visible import visible
 
@@ -24,16 +24,16 @@ def add(commands: Commands) -> None:
     p = add_command(
         commands, "generate", generate, "grow forests for a file of problems and write them, graded, to an Arrow file"
     )
-    add_model_arguments(p, ".jsonl or .parquet with problem and answer")
-    p.add_argument("--out", type=Path, required=True, metavar="FILE.arrow")
+    add_model_arguments(p, ".jsonl, .parquet or .csv with problem and answer")
+    p.add_argument("--out", type=local, required=True, metavar="FILE.arrow")
 
 
 def add_model_arguments(p: Parser, data: str) -> None:
     """Add the arguments that name model, problems and configuration. `data` is the help text of --data."""
     p.add_argument("--model", required=True, metavar="DIR", help="Hugging Face folder, or smollm2-135m-instruct")
-    p.add_argument("--data", type=Path, required=True, metavar="FILE", help=data)
+    p.add_argument("--data", type=local, required=True, metavar="FILE", help=data)
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N problems of a file")
-    p.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="take prompt, sampling and engine from a recipe")
+    p.add_argument("--config", type=local, metavar="RECIPE.yaml", help="take prompt, sampling and engine from a recipe")
     p.add_argument("overrides", nargs="*", metavar=FIELD, help="set any field of the configuration")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
+from treeadv.command_line import local
 from treeadv.visible import visible
 
 
@@ -17,14 +18,14 @@ def add(commands: Commands) -> None:
     p.add_argument("--json", action="store_true", help="print JSON")
 
     p = add_command(commands, "report", report, "write report.html into a run folder")
-    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("run_dir", type=local, metavar="RUN")
 
     p = add_command(commands, "runs", runs, "list the runs of a folder")
-    p.add_argument("root", type=Path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
+    p.add_argument("root", type=local, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
 
     p = add_command(commands, "compare", compare, "show runs side by side: configurations, figures, curves")
-    p.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
-    p.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the curves too")
+    p.add_argument("run_dirs", type=local, nargs="+", metavar="RUN")
+    p.add_argument("--html", type=local, metavar="FILE.html", help="write a page with the curves too")
 
 
 def audit(args: argparse.Namespace) -> int:

@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from os.path import commonprefix
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
+from treeadv.command_line import local
 from treeadv.errors import BadInput
 from treeadv.visible import visible
 
@@ -27,15 +27,18 @@ EXCERPT = 40  # the list shows this many of the last characters of a prompt
 def add(commands: Commands) -> None:
     text = "draw forests of a run or of an Arrow file in the terminal, as a page or as a picture"
     p = add_command(commands, "show", show, text)
-    p.add_argument("path", type=Path, metavar="PATH", help="the folder of a run, or an Arrow file of forests")
+    p.add_argument("path", type=local, metavar="PATH", help="the folder of a run, or an Arrow file of forests")
     p.add_argument("--step", type=int, metavar="N", help="of a run: the forests of this step; without it a list")
     p.add_argument("--index", type=int, metavar="N", help="only the N-th forest of the step or file, counted from 0")
     p.add_argument("--leaf", type=int, metavar="N", help="the whole text of one leaf, with what the verifier read")
     p.add_argument("--full", action="store_true", help="every token of every segment")
-    p.add_argument("--html", type=Path, metavar="FILE.html", help="write one self-contained page instead")
-    p.add_argument("--svg", type=Path, metavar="FILE.svg", help="write a picture of one forest instead")
+    p.add_argument("--html", type=local, metavar="FILE.html", help="write one self-contained page instead")
+    p.add_argument("--svg", type=local, metavar="FILE.svg", help="write a picture of one forest instead")
     p.add_argument(
-        "--model", type=Path, metavar="DIR", help="folder with the tokenizer (default: the model of the run or file)"
+        "--model",
+        type=local,
+        metavar="DIR",
+        help="folder with the tokenizer (default: the model of the run or file)",
     )
     p.add_argument("--preset", help="advantages to show for a file (default treeadv)")
 

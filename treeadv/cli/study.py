@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import positive
+from treeadv.command_line import local, positive
 
 
 def add(commands: Commands) -> None:
@@ -17,16 +17,16 @@ def add(commands: Commands) -> None:
     actions = study.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     p = add_command(actions, "run", run, "run what is left of a study")
-    p.add_argument("file", type=Path, metavar="STUDY.yaml")
-    p.add_argument("--dir", type=Path, metavar="DIR", help="folder of the study (default studies/NAME)")
+    p.add_argument("file", type=local, metavar="STUDY.yaml")
+    p.add_argument("--dir", type=local, metavar="DIR", help="folder of the study (default studies/NAME)")
     p.add_argument("--jobs", type=positive, metavar="N", help="cells at a time (default: one a core)")
-    p.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="folder of warm models")
+    p.add_argument("--models", type=local, default=Path("models"), metavar="DIR", help="folder of warm models")
 
     p.add_argument("--retry", action="store_true", help="run the cells again that failed")
 
     p = add_command(actions, "report", report, "write report.html, report.md and cells.json of a study")
-    p.add_argument("dir", type=Path, metavar="DIR")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the folder of the study)")
+    p.add_argument("dir", type=local, metavar="DIR")
+    p.add_argument("--out", type=local, metavar="DIR", help="where to write (default: the folder of the study)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import positive
+from treeadv.command_line import local, positive
 
 
 def add(commands: Commands) -> None:
     p = add_command(commands, "watch", watch, "show a run on the screen while it runs, or as it ended, from its files")
-    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("run_dir", type=local, metavar="RUN")
     p.add_argument("--interval", type=positive, default=2, metavar="SECONDS", help="between two updates (default 2)")
 
 

@@ -13,6 +13,7 @@ from treeadv.data.model_files import check_folder
 from treeadv.disk import replacing
 from treeadv.errors import BadInput, one_line
 from treeadv.extensions import require
+from treeadv.places import check_local
 from treeadv.visible import visible_logger
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -38,13 +39,15 @@ def resolve(
 def anywhere(model: ModelConfig) -> ModelConfig:
     """Return the model with absolute paths, for processes with another working folder.
 
-    Each machine must have the folder."""
+    Each machine must have the folder. Raises `BadInput` for a URI in place of a path."""
+    check_local(model.path, "model.path")
     path = model.path if model.path == SMOLLM2 or _of_hub(model.path) else str(Path(model.path).resolve())
     return model.model_copy(update={"path": path, "cache": str(Path(model.cache).resolve())})
 
 
 def check_path(name: str, cache: str) -> None:
     """Raise `BadInput` unless `name` is `SMOLLM2`, a complete folder or a model of the hub. Loads no weights."""
+    check_local(name, "model.path")
     if _of_hub(name):
         _fetched(name, ("config.json",))
     elif name == SMOLLM2:

@@ -6,7 +6,7 @@ in `NORMALISERS`. A normaliser that is named as `module:Name` needs no entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from treeadv.errors import BadInput
@@ -14,8 +14,9 @@ from treeadv.extensions import load_extension
 from treeadv.rewards.parsing.extract import boxed_text
 
 Normaliser = Callable[[str], str]
+HASHES, MARK = "hashes", "####"
 NORMALISERS = {
-    "hashes": "treeadv.data.normalisers:after_hashes",
+    HASHES: "treeadv.data.normalisers:after_hashes",
     "boxed": "treeadv.data.normalisers:last_box",
     "none": "treeadv.data.normalisers:unchanged",
 }
@@ -31,8 +32,23 @@ def find_normaliser(name: str) -> Normaliser:
 
 def after_hashes(answer: str) -> str:
     """Return the text after the last ####, which marks an answer of GSM8K. Returns the whole text if it has no mark."""
-    _, hashes, result = answer.rpartition("####")
+    _, hashes, result = answer.rpartition(MARK)
     return result.strip(" \t\r\n") if hashes else answer
+
+
+def check_marks(answers: Sequence[tuple[str, object]]) -> None:
+    """Raise `BadInput` if some answers of a source have the mark #### and others do not.
+
+    The gold answer of a row without the mark would be its whole solution. `answers` holds the place and the answer of
+    each row."""
+    texts = [(place, answer) for place, answer in answers if isinstance(answer, str) and answer]
+    marked = [place for place, answer in texts if MARK in answer]
+    bare = [place for place, answer in texts if MARK not in answer]
+    if marked and bare:
+        raise BadInput(
+            f"{bare[0]}: the answer has no {MARK}, but {len(marked)} of {len(texts)} answers have one, such as that at"
+            f" {marked[0]}; write {MARK} before the result, remove the row, or set task.normaliser"
+        )
 
 
 def last_box(answer: str) -> str:

@@ -13,18 +13,21 @@ from treeadv.config import Config
 from treeadv.data.model_folder import anywhere
 from treeadv.data.rows import content_hash
 from treeadv.jsonl import JsonObject
+from treeadv.places import check_local, is_uri
 from treeadv.task_config import ENDLESS, TaskConfig
 
 
 def absolute(config: Config) -> Config:
-    """Return the configuration with absolute paths, for a run that may be resumed from another folder."""
+    """Return the configuration with absolute paths, for a run that may be resumed from another folder.
+
+    Raises `BadInput` for a URI in place of a path."""
     sglang, root = config.generator.sglang, config.run.root
     generator = config.generator.model_copy(
         update={"sglang": sglang.model_copy(update={"stubs": sglang.stubs and os.path.abspath(sglang.stubs)})}
     )
     return config.model_copy(
         update={
-            "run": config.run.model_copy(update={"root": root if "://" in root else os.path.abspath(root)}),
+            "run": config.run.model_copy(update={"root": root if is_uri(root) else os.path.abspath(root)}),
             "model": anywhere(config.model),
             "task": _with_sources(config.task, _absolute),
             "generator": generator,
@@ -74,10 +77,12 @@ def _without_places(task: TaskConfig) -> JsonObject:
 
 
 def _absolute(source: str) -> str:
+    check_local(source, "task.source")
     return source if source in ENDLESS or source.startswith("hf:") else os.path.abspath(source)
 
 
 def _absolute_eval(data: str) -> str:
+    check_local(data, "eval.data")
     return data if data in ("", "held-out") else os.path.abspath(data)
 
 

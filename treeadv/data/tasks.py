@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from treeadv.data.families import Families
-from treeadv.data.problems import Problem, problem_of
+from treeadv.data.problems import Problem, problems_of
 from treeadv.data.rows import content_hash, read_rows
 from treeadv.data.table_chains import TableChains
 from treeadv.errors import BadInput
@@ -150,7 +150,7 @@ def read_problems(source: SourceConfig) -> list[Problem]:
     rows = read_rows(source.source)
     if not rows:
         raise BadInput(f"{source.source} has no problem")
-    return [problem_of(row.value, row.place, row.id, source) for row in rows]
+    return problems_of(rows, source)
 
 
 def file_problems(path: Path, task: TaskConfig) -> list[Problem]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from treeadv.config import Config
 from treeadv.data.problems import Problem
+from treeadv.data.rows import READERS
 from treeadv.data.tasks import file_problems, held_out_problems
 from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
@@ -15,7 +16,6 @@ from treeadv.seeds import derive, generator
 from treeadv.task_config import TaskConfig
 
 HELD_OUT = "held-out"
-SUFFIXES = (".jsonl", ".parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class EvalSet:
 
 
 def read_sets(path: Path, task: TaskConfig, limit: int | None = None, subset: int | None = None) -> list[EvalSet]:
-    """Read the set of a file, or the sets of the .jsonl and .parquet files of a folder in the order of their names.
+    """Read the set of a file, or the sets of the files of a folder that hold problems, in the order of their names.
 
     `limit` keeps the first problems of each set. `subset` keeps this number of problems. They are drawn with the
     name of the set as the seed, so every run and every model gets the same problems. The path `held-out` means the
@@ -37,9 +37,9 @@ def read_sets(path: Path, task: TaskConfig, limit: int | None = None, subset: in
         return [_eval_set(HELD_OUT, held_out_problems(task), limit, subset)]
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder of problems")
-    files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES) if path.is_dir() else [path]
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in READERS) if path.is_dir() else [path]
     if not files:
-        raise BadInput(f"{path}: the folder holds no .jsonl or .parquet file of problems")
+        raise BadInput(f"{path}: the folder holds no {' or '.join(READERS)} file of problems")
     names = [f.stem for f in files]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"{path}: two files have the name {twice[0]}; a set takes the name of its file, rename one")

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from treeadv.command_line import run_command, tool_parser
+from treeadv.command_line import local, run_command, tool_parser
 from treeadv.data.model_folder import creating_folder
 from treeadv.data.operator_tables import CHARACTERS, OPERATORS, Digits, Tables
 from treeadv.section import Positive, PositiveFloat, Section, Share
@@ -148,7 +148,7 @@ def character_tokenizer(vocabulary: Sequence[str]) -> Any:
 def main(argv: Sequence[str] | None = None) -> None:
     """Create one pretrained model and print its folder."""
     p = tool_parser("python -m treeadv.local.warmup", main.__doc__)
-    p.add_argument("--cache", type=Path, default=Path("models"), help="folder of pretrained models (default models)")
+    p.add_argument("--cache", type=local, default=Path("models"), help="folder of pretrained models (default models)")
     p.add_argument("--operations", type=int, default=5)
     p.add_argument("--hard", type=float, default=0.3)
     p.add_argument("--steps", type=int, default=1500)

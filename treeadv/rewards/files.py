@@ -13,7 +13,7 @@ from statistics import fmean
 
 from treeadv.errors import BadInput
 from treeadv.forest import UNJUDGED
-from treeadv.jsonl import JsonObject, read_jsonl
+from treeadv.jsonl import JsonObject, check_file, read_jsonl
 from treeadv.rewards.golds import gold_text
 from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
@@ -69,8 +69,7 @@ def grade_file(
 
 
 def _records(path: Path) -> Iterator[tuple[int, JsonObject]]:
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; give a file of JSON lines with answer and response")
+    check_file(path, "answers: JSON lines with answer and response")
     empty = True
     for n, record in read_jsonl(path, "an object with answer and response"):
         if not isinstance(record, dict):

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, short
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
@@ -48,7 +48,7 @@ def text_of(value: object, key: str, place: str) -> str:
     character comes from a backslash that was not escaped in JSON, as in "\\frac".
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadInput(f"{place}: {key} must be text or a number, got {value!r}")
+        raise BadInput(f"{place}: {key} must be text or a number, got {short(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadInput(f"{place}: {key} is {value}, which is not a finite number; remove the line or give the text")
     text = _written(value, key, place)
@@ -91,7 +91,7 @@ def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: 
         if users and j.verdict in (Verdict.CRASH, Verdict.TIMEOUT):
             raise BadInput(f"verifier {gold.verifier!r} fails on the gold answer at {gold.place}: {j.detail}")
         if gold.verifier not in called and j.verdict is not Verdict.VERIFIED:
-            unmet.append(f"{gold.place} {_short(gold.text)} ({j.detail or j.verdict.name.lower()})")
+            unmet.append(f"{gold.place} {short(gold.text)} ({j.detail or j.verdict.name.lower()})")
     if unmet and len(unmet) == len(asked):
         raise BadInput(f"verifier {golds[0].verifier!r} verifies none of the {len(unmet)} gold answers: {unmet[0]}")
     return Unmet(count=len(unmet), total=len(asked), examples=tuple(unmet[:EXAMPLES])) if unmet else None
@@ -115,7 +115,3 @@ def _written(value: str | int | float, key: str, place: str) -> str:
         return str(value)
     except ValueError as e:  # Python converts no integer of more than 4,300 digits to text
         raise BadInput(f"{place}: {key} is an integer that is too long ({e})") from e
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}...")

@@ -18,6 +18,7 @@ from treeadv.storage.folder import Action, Bytes, TooShort, join, read_exactly
 from treeadv.storage.lock import ObjectLock, Owner, parse_lock, refuse_other_owner
 
 _PARALLEL_READS = 16
+_REMEDY = "check the address and the credentials in the environment, or repair the access to the store"
 
 
 class ObjectFile:
@@ -77,9 +78,13 @@ class ObjectFolder:
     def __init__(self, uri: str) -> None:
         try:
             self._fs, base = self.connect(uri)
-        except (pa.ArrowInvalid, OSError) as e:
+        except pa.ArrowException as e:
             raise BadInput(f"{uri} is not a path or URI of a file system ({one_line(e)})") from e
+        except OSError as e:  # Arrow asks the store for the region of a bucket
+            raise BadInput(f"{uri} cannot be reached ({one_line(e)}); {_REMEDY}") from e
         self._base = base.rstrip("/")
+        if not self._base:
+            raise BadInput(f"{uri} names no bucket; write s3://bucket/runs/NAME")
         self.uri = uri
         self._open_files: dict[str, ObjectFile] = {}
 
@@ -193,5 +198,4 @@ class ObjectFolder:
             if what != "written" and isinstance(e, FileNotFoundError | TooShort):
                 raise
             where = join(self.uri, name) if name else self.uri
-            remedy = "check the address and the credentials in the environment, or repair the access to the store"
-            raise BadInput(f"run.storage: {where} cannot be {what} ({one_line(e)}); {remedy}") from e
+            raise BadInput(f"run.storage: {where} cannot be {what} ({one_line(e)}); {_REMEDY}") from e

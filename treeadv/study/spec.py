@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from treeadv import config as configuration
-from treeadv.config import Config
+from treeadv.config import Config, parse_yaml
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.local.warmup import Warmup
@@ -145,8 +145,8 @@ def load_study(path: Path) -> Study:
     if not path.is_file():
         raise BadInput(f"{path}: no such study (studies: docs/results/*.yaml)")
     try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        tree = parse_yaml(path.read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
         raise BadInput(f"{path}: not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: a study is a mapping, found {type(tree).__name__}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from treeadv.errors import BadInput, one_line
+from treeadv.errors import BadInput, one_line, short
 from treeadv.jsonl import JsonMapping
 from treeadv.rewards.judgement import Answer, Grade, Task
 from treeadv.rewards.verifiers.base import Unusable, Verifier
@@ -52,7 +52,7 @@ def find_verifier(name: str) -> Verifier:
         (v for form, v in BY_FORM.items() if form.fullmatch(name)), None
     )
     if kind is None:
-        raise BadInput(f"verifier {name!r} is unknown: use {USAGE}")
+        raise BadInput(f"verifier {short(name)} is unknown: use {USAGE}")
     return kind(name)
 
 
@@ -66,14 +66,17 @@ def verifier_of(row: JsonMapping, configured: str, place: str) -> Verifier:
     name = row.get("verifier")
     if name is None:
         return find_verifier(configured)
+    if not isinstance(name, str):
+        raise BadInput(f"{place}: verifier must be the name of a verifier, got {short(name)}")
     terms = [term for term, _ in sum_terms(configured)] if configured.startswith(PREFIX) else []
     try:
-        verifier = find_verifier(str(name))
+        verifier = find_verifier(name)
     except BadInput as e:
         raise BadInput(f"{place}: {e}") from e
     if not is_built_in(verifier.name) and verifier.name not in (configured, *terms):
         raise BadInput(
-            f"{place}: verifier {verifier.name!r} runs code or calls a host; name the verifier in the configuration too"
+            f"{place}: verifier {short(verifier.name)} runs code or calls a host; name the verifier in the"
+            " configuration too"
         )
     return verifier
 

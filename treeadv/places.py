@@ -1,0 +1,29 @@
+"""Tells paths on this machine from URIs of object stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from treeadv.errors import BadInput
+
+
+def is_uri(text: str) -> bool:
+    """Return whether a text is a URI and no path. The test must come before `Path`, which turns s3://b/x to s3:/b/x."""
+    return "://" in text
+
+
+def check_local(text: str, key: str) -> None:
+    """Raise `BadInput` if `text` is a URI. `key` names the option or argument that needs a path on this machine."""
+    if is_uri(text):
+        raise BadInput(f"{key}={text}: a path on this machine is needed; copy the files first: {copy_command(text)}")
+
+
+def copy_command(uri: str) -> str:
+    """Return a shell command that copies a file or folder at a URI into the working folder."""
+    name = target_of(uri)
+    return f"""python -c "from pyarrow.fs import copy_files; copy_files('{uri}', '{name}')\""""
+
+
+def target_of(uri: str) -> str:
+    """Return the name of the copy that `copy_command` makes: the last part of the URI, without its query."""
+    return Path(uri.partition("?")[0].rstrip("/")).name
