@@ -45,7 +45,7 @@ BINS = (0.0, 0.01, 0.1, 0.3, 0.6, 1.2)
 SMALLEST = 0.02  # tokens with a lower probability are left out; the rest is scaled to 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """A prefix, its entropy in nats, and the tokens that may follow with their probabilities."""
 
@@ -85,7 +85,15 @@ def places(forests: list[Forest], problems: list[Problem], model: Path, per_bin:
                 prob = network(input_ids=ids).logits[0, -1].double().softmax(-1).numpy()
             kept = [int(t) for t in np.flatnonzero(prob > SMALLEST)]
             text = problem.problem + "".join(VOCABULARY[t] for t in drawn)
-            out.append(Place(problem, text, float(all_entropies[k]), kept, prob[kept] / prob[kept].sum()))
+            out.append(
+                Place(
+                    problem=problem,
+                    text=text,
+                    entropy=float(all_entropies[k]),
+                    tokens=kept,
+                    prob=prob[kept] / prob[kept].sum(),
+                )
+            )
     return out
 
 

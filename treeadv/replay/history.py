@@ -50,7 +50,7 @@ class Attempt:
         return self.dropped is not None and self.dropped.reason == "damaged"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class History:
     """All attempts by forest id in the order of reservation, and the forests of each optimizer step in training order.
 

@@ -35,7 +35,7 @@ _OPEN = 64  # number of parts that are open at a time when a whole journal is re
 _HEAD = len('{"crc":"00000000",')
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """One record of the journal, with its number and time."""
 
@@ -44,7 +44,7 @@ class Line:
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TornRecord:
     """The incomplete last record of a part: the `lost` bytes from `offset` on."""
 
@@ -171,7 +171,7 @@ class Reader:
         except ValueError as e:
             raise BadInput(f"{where}: {e}; use the release of treeadv that wrote the journal") from e
         self.seq = seq
-        return Line(seq, t, record)
+        return Line(seq=seq, t=t, record=record)
 
     def _fault(self, part_name: str, start: int, length: int) -> None:
         """Note a torn last record. Raises `BadInput` if undamaged records follow."""
@@ -186,7 +186,7 @@ class Reader:
                     f"to {start} bytes, delete all later parts and resume from a"
                     " checkpoint of an earlier step"
                 )
-        self.torn = TornRecord(part_name, start, self.sizes[part_name] - start)
+        self.torn = TornRecord(part_name=part_name, offset=start, lost=self.sizes[part_name] - start)
 
 
 def _lines(file: pa.NativeFile, end: int, start: int = 0) -> Iterator[bytes]:
@@ -253,7 +253,7 @@ class Journal:
             raise RuntimeError(f"{self._folder.uri}: the journal is closed; another process may own the run now")
         if self._open_part is None:
             self._open_part = self._folder.create(self._next(SUFFIX), _REWRITE_BELOW)
-        lines = b"".join(encode(Line(seq, t, record)) for seq, record in enumerate(records, self.seq + 1))
+        lines = b"".join(encode(Line(seq=seq, t=t, record=record)) for seq, record in enumerate(records, self.seq + 1))
         self._open_part.write(lines)
         self.seq += len(records)
         self.size += len(lines)
@@ -277,7 +277,7 @@ class Journal:
         Unless `keep` is true, the actions also delete all earlier parts. The caller must make all records durable
         before it runs the actions. Later records go to a new part, so the caller may write records while the actions
         run."""
-        old, line = tuple(self._names), encode(Line(self.seq, t, state))
+        old, line = tuple(self._names), encode(Line(seq=self.seq, t=t, record=state))
         sealed: list[Action] = []
         if self._open_part is not None:
             self._open_part.seal()

@@ -15,7 +15,7 @@ _LABEL = 12.0  # pixels between two lines of labels
 SERIES_COLOURS = 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """One curve. A step without a value (None, NaN) makes a gap."""
 
@@ -23,7 +23,7 @@ class Series:
     values: Sequence[float | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
     """A chart of curves. With `from_zero` the scale includes zero, for values whose size matters."""
 

@@ -74,13 +74,13 @@ def add_curves(main: Element, shown: Sequence[Record], count: int) -> None:
         known = {k: label for k, label in keys.items() if any(r.get(k) is not None for r in shown)}
         missing += [k for k in keys if k not in known]
         if known:
-            series = [Series(label, [r.get(k) for r in shown]) for k, label in known.items()]
-            grid.append(chart.draw(Chart(title, unit, series), steps))
+            series = [Series(label=label, values=[r.get(k) for r in shown]) for k, label in known.items()]
+            grid.append(chart.draw(Chart(title=title, unit=unit, series=series), steps))
     for spec in OBJECT_CHARTS:
         if not any(spec.key in r for r in shown):
             missing.append(spec.key)
         elif series := _object_series(spec, shown):
-            grid.append(chart.draw(Chart(spec.title, spec.unit, series), steps))
+            grid.append(chart.draw(Chart(title=spec.title, unit=spec.unit, series=series), steps))
     if missing:
         add(main, "p", f"Not recorded by this run: {', '.join(missing)}.", class_="soft")
 
@@ -92,7 +92,7 @@ def _object_series(spec: ObjectChart, shown: Sequence[Record]) -> list[Series]:
             total[name] = total.get(name, 0.0) + amount
     largest = sorted(total, key=lambda name: -total[name])[: chart.SERIES_COLOURS]
     kept = [name for name in largest if total[name] >= spec.least * total[largest[0]]]
-    return [Series(name.replace("_", " "), [_value(spec, r, name) for r in shown]) for name in kept]
+    return [Series(label=name.replace("_", " "), values=[_value(spec, r, name) for r in shown]) for name in kept]
 
 
 def _value(spec: ObjectChart, record: Record, name: str) -> float | None:

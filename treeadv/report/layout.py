@@ -19,7 +19,7 @@ _MIN_WIDTH = 124.0  # fits an advantage and a number of leaves
 _GAP_X, _GAP_Y, _GAP_TREE, _TOP = 46.0, 12.0, 26.0, 8.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextRun:
     """The part of one token that is on one line of a box.
 
@@ -34,7 +34,7 @@ class TextRun:
         return cell_len(self.text) * CHAR
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
     """A box with its lines of text. The upper left corner is (x, y)."""
 
@@ -72,8 +72,10 @@ def layout(p: Picture) -> tuple[Box, list[Box], float]:
     for s, parent in enumerate(f.parent):
         x[s] = _GAP_X + (x[parent] + width[parent] if parent >= 0 else prompt_width)
     y, bottom = _heights(f, [_height(rows) for rows in lines])
-    boxes = [Box(*parts) for parts in zip(lines, x, y, width, strict=True)]
-    prompt = Box(prompt_lines, 0.5, max(_TOP, (bottom - _height(prompt_lines)) / 2), prompt_width)
+    boxes = [
+        Box(lines=rows, x=left, y=top, width=wide) for rows, left, top, wide in zip(lines, x, y, width, strict=True)
+    ]
+    prompt = Box(lines=prompt_lines, x=0.5, y=max(_TOP, (bottom - _height(prompt_lines)) / 2), width=prompt_width)
     return prompt, boxes, max(bottom, prompt.y + prompt.height)
 
 
@@ -114,16 +116,16 @@ def _token_lines(pieces: Sequence[str]) -> list[list[TextRun]]:
                 if (n and not m) or column + cell_len(text) > COLUMNS:
                     lines.append([])
                     column = 0
-                lines[-1].append(TextRun(text, i, column))
+                lines[-1].append(TextRun(text=text, token=i, column=column))
                 column += cell_len(text)
             if n and not line:
                 column = COLUMNS  # the token ends with a line break, so the next token starts a line
-    lines = [line for line in lines if line] or [[TextRun(" ", 0, 0)]]
+    lines = [line for line in lines if line] or [[TextRun(text=" ", token=0, column=0)]]
     head, tail = elided(len(lines), LINES)
     if not tail:
         return lines
     shown = {run.token for i in (*head, *tail) for run in lines[i]}
-    mark = TextRun(f"… {len(pieces) - len(shown)} tokens left out …", None, 0)
+    mark = TextRun(text=f"… {len(pieces) - len(shown)} tokens left out …", token=None, column=0)
     return [*(lines[i] for i in head), [mark], *(lines[i] for i in tail)]
 
 
@@ -139,6 +141,6 @@ def _text_lines(text: str) -> list[list[TextRun]]:
     rows = [row for line in text.splitlines() for row in textwrap.wrap(line, PROMPT_COLUMNS)] or [" "]
     head, tail = elided(len(rows), PROMPT_LINES)
     return [
-        [TextRun(row, None, 0)]
+        [TextRun(text=row, token=None, column=0)]
         for row in [*(rows[i] for i in head), *(["…"] if tail else []), *(rows[i] for i in tail)]
     ]

@@ -122,10 +122,12 @@ def comparison_page(runs: Sequence[Run]) -> str:
         for title, unit, keys in CHARTS:
             for key, label in keys.items():
                 by_step = [{r["step"]: r.get(key) for r in records} for records in drawn]
-                series = [Series(name, [v.get(s) for s in steps]) for name, v in zip(names, by_step, strict=True)]
+                series = [
+                    Series(label=name, values=[v.get(s) for s in steps]) for name, v in zip(names, by_step, strict=True)
+                ]
                 if any(v is not None for s in series for v in s.values):
                     heading = title if len(keys) == 1 else f"{title}: {label}"
-                    grid.append(chart.draw(Chart(heading, unit, series), steps))
+                    grid.append(chart.draw(Chart(title=heading, unit=unit, series=series), steps))
     return finish(root)
 
 

@@ -70,7 +70,7 @@ class Numbers:
         return " ".join(str(t) for t in tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """A forest with the data for its drawing.
 
@@ -148,8 +148,8 @@ def picture(forest: Forest, vocabulary: Vocabulary | Numbers, advantage: npt.NDA
         path += tokens
     top = float(np.abs(advantage).max()) if advantage is not None else 0.0
     return Picture(
-        forest, drawn_text(vocabulary.text(forest.prompt.tolist())), tuple(pieces), advantage,
-        top_entropy=float(np.quantile(forest.entropy, 0.98)), top_advantage=top,
+        forest=forest, prompt=drawn_text(vocabulary.text(forest.prompt.tolist())), pieces=tuple(pieces),
+        advantage=advantage, top_entropy=float(np.quantile(forest.entropy, 0.98)), top_advantage=top,
     )  # fmt: skip
 
 

@@ -122,12 +122,18 @@ def _evaluations(main: Element, records: Sequence[JsonObject]) -> None:
     add(main, "p", note + " They are in best/." * bool(found["step"]), class_="soft")
     names = list(records[-1]["sets"])
     grid = add(main, "div", class_="charts")
-    mean = [Series("mean of the sets", [value(r) for r in records])] if len(names) > 1 else []
-    sets = [Series(n, [_of_set(r, n)["avg"]["value"] for r in records]) for n in names][: chart.SERIES_COLOURS - 1]
+    mean = [Series(label="mean of the sets", values=[value(r) for r in records])] if len(names) > 1 else []
+    sets = [Series(label=n, values=[_of_set(r, n)["avg"]["value"] for r in records]) for n in names][
+        : chart.SERIES_COLOURS - 1
+    ]
     samples = _of_set(records[-1], names[0])["samples"]
-    grid.append(chart.draw(Chart(f"avg@{samples}", "share of correct answers", [*mean, *sets]), steps))
-    lengths = [Series(n, [_of_set(r, n)["tokens_mean"] for r in records]) for n in names][: chart.SERIES_COLOURS]
-    grid.append(chart.draw(Chart("Length", "tokens of an answer", lengths), steps))
+    grid.append(
+        chart.draw(Chart(title=f"avg@{samples}", unit="share of correct answers", series=[*mean, *sets]), steps)
+    )
+    lengths = [Series(label=n, values=[_of_set(r, n)["tokens_mean"] for r in records]) for n in names][
+        : chart.SERIES_COLOURS
+    ]
+    grid.append(chart.draw(Chart(title="Length", unit="tokens of an answer", series=lengths), steps))
     body = table(main, ("Step", "Value", "95 % interval", "Cut", "Seconds"), numeric=range(5))
     for r in records:
         row, interval = add(body, "tr"), r["avg"]["interval"]

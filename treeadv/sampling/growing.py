@@ -10,7 +10,7 @@ from treeadv.engines.base import Draw
 from treeadv.forest import Finish
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class GrowingSegment:
     """A segment of a growing forest. A drawn leaf has a `finish`. `reward` is NaN until the reward is known."""
 
@@ -44,10 +44,17 @@ class GrowingSegment:
 
     def fork(self, at: int) -> GrowingSegment:
         """Split this segment before its token `at` and return the new second child, which has no token yet."""
-        tail = GrowingSegment(self.tree, self, self.draws[at:], self.children, self.finish, self.reward)
+        tail = GrowingSegment(
+            tree=self.tree,
+            above=self,
+            draws=self.draws[at:],
+            children=self.children,
+            finish=self.finish,
+            reward=self.reward,
+        )
         for child in tail.children:
             child.above = tail
-        sibling = GrowingSegment(self.tree, self)
+        sibling = GrowingSegment(tree=self.tree, above=self)
         self.draws, self.children = self.draws[:at], [tail, sibling]
         self.finish, self.reward = None, math.nan
         return sibling

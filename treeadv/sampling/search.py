@@ -63,7 +63,7 @@ class SearchGrowth:
         return self._forest(roots)
 
     def _new_root(self) -> GrowingSegment:
-        self._roots.append(GrowingSegment(str(len(self._roots))))
+        self._roots.append(GrowingSegment(tree=str(len(self._roots))))
         return self._roots[-1]
 
     async def _round(self, leaves: Sequence[GrowingSegment]) -> None:

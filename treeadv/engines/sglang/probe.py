@@ -27,7 +27,7 @@ HOT = 8.0  # a second temperature: at temperature 1 two models that give one tok
 _loading = threading.Lock()  # transformers patches torch during a load: two loads at once leave tensors uninitialised
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeError:
     """The largest absolute differences to a plain forward pass, in nats."""
 
@@ -78,7 +78,7 @@ def compare(
     with _loading:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()
     found = [_difference(model, ids, chunk, t) for chunk, t in zip(chunks, temperatures, strict=True)]
-    return ProbeError(max(d.logprob for d in found), max(d.entropy for d in found))
+    return ProbeError(logprob=max(d.logprob for d in found), entropy=max(d.entropy for d in found))
 
 
 @torch.inference_mode()
@@ -87,8 +87,8 @@ def _difference(model: Any, ids: list[int], chunk: Chunk, temperature: float) ->
     logp = torch.log_softmax(logits / temperature, dim=-1)
     picked = logp.gather(-1, torch.tensor(chunk.tokens)[:, None])[:, 0]
     return ProbeError(
-        float((picked - torch.tensor(chunk.logprobs)).abs().max()),
-        float((entropy(logp) - torch.tensor(chunk.entropies)).abs().max()),
+        logprob=float((picked - torch.tensor(chunk.logprobs)).abs().max()),
+        entropy=float((entropy(logp) - torch.tensor(chunk.entropies)).abs().max()),
     )
 
 

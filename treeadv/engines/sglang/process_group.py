@@ -21,7 +21,7 @@ from treeadv.engines.sglang.client import Client
 from treeadv.engines.sglang.server import free_port
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateGroup:
     name: str
     handle: dist.ProcessGroup
@@ -67,7 +67,7 @@ def _make(url: str, name: str, world: int, backend: str, timeout: float) -> Upda
     except RuntimeError as e:
         raise Refused(f"the process group for weights could not be made: {e}") from e
     c10d._world.pg_group_ranks[handle] = {i: i for i in range(world)}
-    return UpdateGroup(name, handle)
+    return UpdateGroup(name=name, handle=handle)
 
 
 def broadcast(group: UpdateGroup, tensors: list[torch.Tensor], device: str) -> None:

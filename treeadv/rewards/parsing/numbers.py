@@ -15,7 +15,7 @@ from treeadv.rewards.parsing.terms import Call, Measure, Number, Relation, Term,
 from treeadv.rewards.parsing.tokens import Unreadable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
     """A number with its unit as written: the `value` of `50\\%` is 50 and its `unit` is `%`."""
 
@@ -39,9 +39,9 @@ def quantity(text: str) -> Quantity | None:
             term = stated_value(term) or term
         if isinstance(term, Measure):
             value = _value(term.value)
-            return None if value is None else Quantity(value, term.unit)
+            return None if value is None else Quantity(value=value, unit=term.unit)
         value = _value(term)
-        return None if value is None else Quantity(value)
+        return None if value is None else Quantity(value=value)
     except (Unreadable, Undefined, Unknown):
         return None
 

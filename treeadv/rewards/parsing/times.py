@@ -8,7 +8,7 @@ from dataclasses import dataclass
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:\\text\{)?\s*([ap])?\.?\s*(m\.?)?\s*\}?", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Time:
     """Hours, minutes and seconds as written. `half` is "a" for a.m., "p" for p.m., or "" without either."""
 
@@ -34,4 +34,4 @@ def time(text: str) -> Time | None:
     match = _TIME.fullmatch(text.strip())
     if match is None or (match[4] is None) != (match[5] is None):
         return None
-    return Time(int(match[1]), int(match[2]), int(match[3] or 0), (match[4] or "").lower())
+    return Time(hours=int(match[1]), minutes=int(match[2]), seconds=int(match[3] or 0), half=(match[4] or "").lower())
