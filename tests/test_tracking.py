@@ -1,4 +1,4 @@
-"""Tests experiment trackers with the real TensorBoard writer and with the real W&B client offline."""
+"""Tests experiment trackers with the real TensorBoard writer, and with the real clients of W&B and MLflow offline."""
 
 from __future__ import annotations
 
@@ -68,6 +68,32 @@ def test_wandb_offline_run_lies_in_the_run_folder(tmp_path: Path, monkeypatch: p
     assert b"reward_mean" in offline.read_bytes()
 
 
+def test_mlflow_run_has_every_number_also_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real client writes into a folder here, which stands for a server."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "server").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("DO_NOT_TRACK", "true")
+    config = {"run": {"seed": 3, "trackers": ["mlflow"]}, "extra": {f"field-{n}": "x" * 7000 for n in range(120)}}
+    check_trackers(["mlflow"])
+    for step in (1, 2):  # the second tracker is that of a resumed run
+        trackers = Trackers(["mlflow"], tmp_path / "demo", config)
+        trackers.log(record(step))
+        trackers.log({"step": step, "avg": {"value": 0.5}}, "evaluation/")
+        trackers.close()
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("treeadv")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "demo" and run.info.status == "FINISHED"
+    assert run.data.params["run.seed"] == "3" and run.data.params["extra.field-119"] == "x" * 6000
+    for name, value in numbers(record(2)):
+        if name != "step":
+            assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)][-1] == (2, value)
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "evaluation/avg/value")] == [1, 2]
+
+
 def test_tracker_that_fails_is_left_out_and_the_others_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trackers = Trackers([f"{__name__}:Failing", "tensorboard"], tmp_path, {})
     for step in (1, 2, 3):
@@ -84,6 +110,7 @@ def test_tracker_that_fails_is_left_out_and_the_others_go_on(tmp_path: Path, cap
     [
         ("tensorbord", "did you mean tensorboard"),
         ("json:JSONDecoder2", "module json has no JSONDecoder2"),
+        ("mlflow", "no server; set MLFLOW_TRACKING_URI"),
         ("wandb", "no API key; set WANDB_API_KEY, or WANDB_MODE=offline"),
     ],
 )
@@ -92,6 +119,7 @@ def test_unusable_tracker_is_refused_before_the_run(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(BadInput, match=message):
         check_trackers([name])

@@ -37,7 +37,8 @@ class RunConfig(Section):
         None, description="end the run after so many evaluations that are not better than the best before them"
     )
     trackers: list[str] = Field(
-        default_factory=list, description="experiment trackers that get the figures of every step: tensorboard, wandb"
+        default_factory=list,
+        description="experiment trackers that get the figures of every step: tensorboard, wandb, mlflow",
     )
     heartbeat_timeout: Seconds = Field(
         60.0, description="seconds without a heartbeat after which an actor counts as hung and is killed"

@@ -6,8 +6,10 @@ run continues without it."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -21,6 +23,7 @@ log = visible_logger("treeadv.tracking")
 TRACKERS = {
     "tensorboard": "treeadv.tracking:TensorBoard",
     "wandb": "treeadv.tracking:WandB",
+    "mlflow": "treeadv.tracking:MLflow",
 }
 
 
@@ -104,6 +107,50 @@ class WandB:
         self._run.finish()
 
 
+class MLflow:
+    """A tracker that logs to an MLflow server.
+
+    The environment variables of MLflow choose the server and the experiment. A resumed run continues the same MLflow
+    run. The fields of the configuration are its parameters."""
+
+    @staticmethod
+    def check() -> None:
+        _need("mlflow", "mlflow", package="mlflow-skinny")
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            raise BadInput("run.trackers=mlflow: no server; set MLFLOW_TRACKING_URI, for example http://HOST:5000")
+
+    def __init__(self, folder: Path, config: JsonMapping) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        self._client = MlflowClient()
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "treeadv")
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        earlier = self._client.search_runs([experiment], f"tags.treeadv_run = {json.dumps(folder.name)}", max_results=1)
+        if earlier:
+            self._run = earlier[0].info.run_id
+            self._client.update_run(self._run, status="RUNNING")
+            return
+        tags = {"treeadv_run": folder.name}
+        self._run = self._client.create_run(experiment, run_name=folder.name, tags=tags).info.run_id
+        fields = [Param(key, text[:_PARAMETER]) for key, text in leaves(config)]
+        for first in range(0, len(fields), _PARAMETERS):
+            self._client.log_batch(self._run, params=fields[first : first + _PARAMETERS])
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._run, metrics=[Metric(name, x, now, step) for name, x in figures.items()])
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+_PARAMETERS, _PARAMETER = 100, 6000  # MLflow takes so many parameters at a time, each of so many characters
+
+
 class Trackers:
     """All trackers of a run."""
 
@@ -139,6 +186,15 @@ def numbers(record: JsonMapping, prefix: str = "") -> Iterator[tuple[str, float]
             yield prefix + name, float(value)
 
 
+def leaves(config: JsonMapping, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, value as text) for each field of a configuration."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, str(value)
+
+
 def check_trackers(names: Sequence[str]) -> None:
     """Raise `BadInput` for a tracker that is unknown or that cannot be used."""
     for name in names:
@@ -162,11 +218,11 @@ def _start(name: str, folder: Path, config: JsonMapping) -> Tracker | None:
         return None
 
 
-def _need(module: str, name: str) -> None:
+def _need(module: str, name: str, package: str = "") -> None:
     from importlib.util import find_spec
 
     if find_spec(module) is None:
-        raise BadInput(f"run.trackers={name} needs the package {module}: pip install {module}")
+        raise BadInput(f"run.trackers={name} needs the package {package or module}: pip install {package or module}")
 
 
 def _has_key() -> bool:
