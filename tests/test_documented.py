@@ -155,3 +155,22 @@ def test_files_of_a_foreign_command_exist(command: Command) -> None:
     folders = {f.name for f in ROOT.iterdir() if f.is_dir()} - {"build"}
     paths = [value for value in values if "/" in value and value.partition("/")[0] in folders]
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_picture_of_a_forest_is_what_its_commands_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last digits of probabilities depend on the processor; everything else of the picture is equal."""
+    made = [c for c in FOUND if c.page.name == "tree.md" and c.words[0] in ("generate", "show")]
+    generate, show = (c for c in made if "--out" in c.words or "--svg" in c.words)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "build").mkdir()
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    monkeypatch.chdir(tmp_path)
+    for command in (generate, show):
+        assert actors.cli.main(list(command.words)) == 0
+    number = re.compile(r"\d+\.\d+")
+    drawn, kept = (f.read_text() for f in (tmp_path / "docs" / "tree.svg", ROOT / "docs" / "tree.svg"))
+    assert number.sub("x", drawn) == number.sub("x", kept)
+    values = [[float(x) for x in number.findall(text)] for text in (drawn, kept)]
+    assert values[0] == pytest.approx(values[1], abs=0.011)

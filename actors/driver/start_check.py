@@ -3,6 +3,7 @@ paths, and the GPUs."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -48,7 +49,7 @@ def join_cluster() -> None:
     address = os.environ["RAY_ADDRESS"]
     _check_answers(address)
     try:
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as e:
         raise BadInput(f"RAY_ADDRESS={address}: the cluster asks for a token ({one_line(e)[:70]}); {_TOKEN}") from e
     except Exception as e:  # Ray raises ConnectionError, RuntimeError, RaySystemError and other types

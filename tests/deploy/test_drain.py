@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -84,6 +85,14 @@ def test_draining_node_gets_no_new_actor_and_empties(two_nodes: Cluster) -> None
     assert not drain.wait_until(lambda: not drain.actors_on(node), 1.0)
     ray.kill(actor)
     assert drain.wait_until(lambda: not drain.actors_on(node), 10.0)
+
+
+def test_driver_that_joins_a_cluster_prints_nothing_of_ray(two_nodes: Cluster) -> None:
+    code = "from actors.driver.start_check import join_cluster; join_cluster()"
+    variables = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    joined = variables | {"RAY_ADDRESS": two_nodes.address}
+    out = subprocess.run([sys.executable, "-c", code], env=joined, capture_output=True, text=True, timeout=200)
+    assert (out.returncode, out.stdout, out.stderr) == (0, "", "")
 
 
 def test_wait_until_tests_once_more_at_its_end() -> None:
