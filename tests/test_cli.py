@@ -260,11 +260,16 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["report", "."], ". is not a run folder"),
     *[([*argv, "s3://b/x?region=r"], AWAY) for argv in READS_RUN],
     ([*GENERATE, "--data", "s3://b/p.jsonl"], "argument --data: s3://b/p.jsonl is not on this machine"),
-    ([*GENERATE, "--out", "gs://b/o.arrow"], "argument --out: gs://b/o.arrow is not on this machine"),
+    ([*GENERATE, "--out", "gs://b/o.arrow"], "gs://b/o.arrow is not on this machine; give a path here"),
     ([*GENERATE, "--model", "s3://b/m"], "model.path=s3://b/m: a path on this machine is needed"),
     ([*GENERATE, "--config", "twice.yaml"], "twice.yaml is not YAML: the key lr occurs twice"),
     ([*GENERATE, "task.columns={a: b, a: c}"], "the value is not YAML (the key a occurs twice"),
     (["grade", "s3://b/a.jsonl"], "s3://b/a.jsonl is not on this machine"),
+    ([*GENERATE, "--model", "m\0"], "model.path='m\\x00': can be no path (embedded null byte)"),
+    ([*GENERATE, "--model", "m" * 5000], "...: can be no path (File name too long)"),
+    ([*GENERATE, 'task.prompt="{problem}\\ud800"'], "task.prompt: has an unpaired surrogate ('\\ud800')"),
+    (["audit", "problems.jsonl"], "problems.jsonl has no journal under replay/journal; give the folder of a run"),
+    (["show", "problems.jsonl", "--html", "s3://b/x.html"], "s3://b/x.html is not on this machine; give a path here"),
     (["grade", "."], ".: is a folder; give a file of answers"),
 ]
 

@@ -309,7 +309,7 @@ def test_faulty_parquet_is_named_in_one_line(columns: list[tuple[str, Any]], mes
     ("make", "message"),
     [
         (lambda p: p.mkdir(), "is a folder; give a file of problems"),
-        (os.mkfifo, "is a pipe or a device; give a regular file of problems"),
+        (os.mkfifo, "is a pipe or a device; write its content to a file"),
         (lambda p: p.symlink_to(p.name), "cannot be read .*symbolic links"),
         (lambda p: p.symlink_to("nowhere"), "no such file of problems"),
         (lambda p: p.write_bytes(b"\xef\xbb\xbf\n"), "has no problem"),

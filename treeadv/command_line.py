@@ -137,6 +137,13 @@ def local(text: str) -> Path:
     return Path(text)
 
 
+def output(text: str) -> Path:
+    """Parse an argument that names a file or folder to write on this machine."""
+    if is_uri(text):
+        raise argparse.ArgumentTypeError(f"{text} is not on this machine; give a path here, and copy the result there")
+    return Path(text)
+
+
 def positive(text: str) -> int:
     """Parse an argument that must be an integer >= 1."""
     if not text.isdecimal() or int(text) < 1:

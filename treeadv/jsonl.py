@@ -64,7 +64,7 @@ def check_file(path: Path, content: str) -> None:
     if stat.S_ISDIR(mode):
         raise BadInput(f"{path}: is a folder; give a file of {content}")
     if not stat.S_ISREG(mode):
-        raise BadInput(f"{path}: is a pipe or a device; give a regular file of {content}, because it is read twice")
+        raise BadInput(f"{path}: is a pipe or a device; write its content to a file, and give a file of {content}")
 
 
 def read_json(path: Path) -> Any:

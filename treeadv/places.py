@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line, short
 
 
 def is_uri(text: str) -> bool:
@@ -13,7 +15,13 @@ def is_uri(text: str) -> bool:
 
 
 def check_local(text: str, key: str) -> None:
-    """Raise `BadInput` if `text` is a URI. `key` names the option or argument that needs a path on this machine."""
+    """Raise `BadInput` if `text` is a URI or can be no path. `key` names the option that needs a local path."""
+    try:
+        os.stat(text)
+    except (OSError, ValueError) as e:  # a ValueError for a zero byte or half of a surrogate pair
+        if isinstance(e, ValueError) or e.errno == errno.ENAMETOOLONG:
+            reason = e.strerror if isinstance(e, OSError) else one_line(e)
+            raise BadInput(f"{key}={short(text)}: can be no path ({reason})") from e
     if is_uri(text):
         raise BadInput(f"{key}={text}: a path on this machine is needed; copy the files first: {copy_command(text)}")
 

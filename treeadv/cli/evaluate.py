@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from treeadv.cli.parser import Commands, add_command
 from treeadv.cli.rollouts import add_model_arguments, configure
-from treeadv.command_line import local, positive
+from treeadv.command_line import output, positive
 from treeadv.errors import BadInput
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--subset", type=positive, metavar="N", help="N problems of each set, the same in every evaluation")
     p.add_argument("--samples", type=positive, default=8, metavar="N", help="independent answers a problem (default 8)")
     p.add_argument(
-        "--out", type=local, metavar="DIR",
+        "--out", type=output, metavar="DIR",
         help="keep prompts, answers and results here (default: evaluations/MODEL-DIGEST of the settings)",
     )  # fmt: skip
     p.add_argument("--json", action="store_true", help="print JSON")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from treeadv.cli.files import replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import local, positive
+from treeadv.command_line import local, output, positive
 from treeadv.errors import BadInput, RunFailed
 
 
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--workers", type=positive, default=2, metavar="N", help="verifier processes (default 2)")
     p.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="limit of one answer (default 5)")
     p.add_argument(
-        "--out", type=local, metavar="FILE.jsonl", help="write the lines with verdict, reward and detail here"
+        "--out", type=output, metavar="FILE.jsonl", help="write the lines with verdict, reward and detail here"
     )
     p.add_argument("--json", action="store_true", help="print JSON")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from treeadv.cli.files import replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import local
+from treeadv.command_line import output
 from treeadv.errors import BadInput
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
     p = add_command(commands, "init", init, "write a commented recipe for a model and a file of problems")
     p.add_argument("model", metavar="MODEL", help="Hugging Face folder, ORGANISATION/MODEL or smollm2-135m-instruct")
     p.add_argument("data", metavar="DATA", help="a .jsonl, .parquet or .csv file, or hf:NAME[[:CONFIGURATION]:SPLIT]")
-    p.add_argument("--out", type=local, default=Path("recipe.yaml"), metavar="FILE.yaml", help="default: recipe.yaml")
+    p.add_argument("--out", type=output, default=Path("recipe.yaml"), metavar="FILE.yaml", help="default: recipe.yaml")
     p.add_argument("--problem", default="", metavar="COLUMN", help="column of the problem, if its name is not known")
     p.add_argument("--answer", default="", metavar="COLUMN", help="column of the gold answer")
 

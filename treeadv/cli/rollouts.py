@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import FIELD, Parser, local, positive
+from treeadv.command_line import FIELD, Parser, local, output, positive
 from treeadv.errors import BadInput
 from treeadv.visible import visible
 
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         commands, "generate", generate, "grow forests for a file of problems and write them, graded, to an Arrow file"
     )
     add_model_arguments(p, ".jsonl, .parquet or .csv with problem and answer")
-    p.add_argument("--out", type=local, required=True, metavar="FILE.arrow")
+    p.add_argument("--out", type=output, required=True, metavar="FILE.arrow")
 
 
 def add_model_arguments(p: Parser, data: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import local
+from treeadv.command_line import local, output
 from treeadv.visible import visible
 
 
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
 
     p = add_command(commands, "compare", compare, "show runs side by side: configurations, figures, curves")
     p.add_argument("run_dirs", type=local, nargs="+", metavar="RUN")
-    p.add_argument("--html", type=local, metavar="FILE.html", help="write a page with the curves too")
+    p.add_argument("--html", type=output, metavar="FILE.html", help="write a page with the curves too")
 
 
 def audit(args: argparse.Namespace) -> int:

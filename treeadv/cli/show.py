@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import local
+from treeadv.command_line import local, output
 from treeadv.errors import BadInput
 from treeadv.visible import visible
 
@@ -32,8 +32,8 @@ def add(commands: Commands) -> None:
     p.add_argument("--index", type=int, metavar="N", help="only the N-th forest of the step or file, counted from 0")
     p.add_argument("--leaf", type=int, metavar="N", help="the whole text of one leaf, with what the verifier read")
     p.add_argument("--full", action="store_true", help="every token of every segment")
-    p.add_argument("--html", type=local, metavar="FILE.html", help="write one self-contained page instead")
-    p.add_argument("--svg", type=local, metavar="FILE.svg", help="write a picture of one forest instead")
+    p.add_argument("--html", type=output, metavar="FILE.html", help="write one self-contained page instead")
+    p.add_argument("--svg", type=output, metavar="FILE.svg", help="write a picture of one forest instead")
     p.add_argument(
         "--model",
         type=local,

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import local, positive
+from treeadv.command_line import local, output, positive
 
 
 def add(commands: Commands) -> None:
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
     p = add_command(actions, "report", report, "write report.html, report.md and cells.json of a study")
     p.add_argument("dir", type=local, metavar="DIR")
-    p.add_argument("--out", type=local, metavar="DIR", help="where to write (default: the folder of the study)")
+    p.add_argument("--out", type=output, metavar="DIR", help="where to write (default: the folder of the study)")
 
 
 def run(args: argparse.Namespace) -> int:

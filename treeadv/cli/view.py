@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import local
+from treeadv.command_line import local, output
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.visible import visible
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     p = add_command(commands, "view", view, text)
     p.add_argument("path", type=local, metavar="RUN", help="the folder of a run, or an Arrow file of forests")
     p.add_argument("--port", type=_port, default=PORT, metavar="N", help=f"default {PORT}; 0 for any free one")
-    p.add_argument("--bundle", type=local, metavar="DIR", help="write the page and its data into a folder instead")
+    p.add_argument("--bundle", type=output, metavar="DIR", help="write the page and its data into a folder instead")
     p.add_argument("--steps", type=_steps, metavar="A-B", help="with --bundle: only the forests of these steps")
     p.add_argument("--model", type=local, metavar="DIR", help="folder with the tokenizer (default: the run's model)")
     p.add_argument("--preset", help="advantages to show for a file of forests (default treeadv)")

@@ -41,6 +41,7 @@ def anywhere(model: ModelConfig) -> ModelConfig:
 
     Each machine must have the folder. Raises `BadInput` for a URI in place of a path."""
     check_local(model.path, "model.path")
+    check_local(model.cache, "model.cache")
     path = model.path if model.path == SMOLLM2 or _of_hub(model.path) else str(Path(model.path).resolve())
     return model.model_copy(update={"path": path, "cache": str(Path(model.cache).resolve())})
 

@@ -37,6 +37,9 @@ class Prompter:
         self._prompt = task.prompt if task else "{problem}"
         self._system = task.system if task else ""
         self._args = dict(task.template_args) if task else {}
+        for key, text in (("task.prompt", self._prompt), ("task.system", self._system)):
+            if half := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
+                raise BadInput(f"{key}: has an unpaired surrogate ({half!a}); write complete characters")
         self._check_arguments()
 
     def encode(self, problem: Problem) -> np.ndarray:

@@ -47,6 +47,8 @@ def text_of(value: object, key: str, place: str) -> str:
     Raises `BadInput` with the place for any other value, for blank text, and for control characters. A control
     character comes from a backslash that was not escaped in JSON, as in "\\frac".
     """
+    if value is None:
+        raise BadInput(f"{place}: {key} is null; remove the line or write the text")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{place}: {key} must be text or a number, got {short(value)}")
     if isinstance(value, float) and not math.isfinite(value):

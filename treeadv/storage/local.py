@@ -101,7 +101,7 @@ class LocalFolder:
             with os.scandir(self.path) as entries:
                 files = [e for e in entries if e.name.endswith(suffix) and not e.name.startswith(".")]
                 found = [(e.name, e.stat().st_size) for e in files if e.is_file()]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         return dict(sorted(found))
 
