@@ -73,7 +73,7 @@ class ReplayQueue(Heartbeat):
         self._config = config
         self._draws = Draws(problem_source(config.task, config.run.seed))
         self._stored: dict[str, StoredRow] = {}
-        self._ready = asyncio.Condition()  # more forests may be ready
+        self._ready = asyncio.Condition()  # a lease may be possible
         self._flushing = asyncio.Lock()
         self._fault: str | None = None
         self._is_bad_input = False  # whether the user can correct the fault
@@ -140,7 +140,7 @@ class ReplayQueue(Heartbeat):
         attempts have failed."""
         self._check()
         self._store.fail(forest_id, reason)
-        await self._notify_room()
+        await self._notify()
 
     async def forget(self, worker: str) -> int:
         """Record the death of a worker. The queue gives out its reservations again. It serves the forests that the
@@ -150,7 +150,7 @@ class ReplayQueue(Heartbeat):
             if entry.reserved.worker == worker:
                 self._stored.pop(entry.reserved.forest_id, None)
         lost = self._store.forget(worker)
-        await self._notify_room()
+        await self._notify()
         return lost
 
     @ray.method
@@ -164,11 +164,7 @@ class ReplayQueue(Heartbeat):
         then gives out its prompt again."""
         self._check()
         admissions = [await self._admit(ids, ref) for ids, ref in zip(forest_ids, refs, strict=True)]
-        found = {admission for admitted in admissions for admission in admitted}
-        if found & {"refused", "dropped", "lost"}:
-            await self._notify_room()
-        if found - {"refused", "dropped", "lost"}:
-            await self._notify_ready()
+        await self._notify()
         return admissions
 
     async def _admit(self, ids: Sequence[str], ref: ObjectRef[pa.RecordBatch]) -> list[str]:
@@ -197,7 +193,8 @@ class ReplayQueue(Heartbeat):
                 used = self._store.ledger.slots_used
                 record = self._store.lease(n, version, self._stored_row)
                 if record is None or self._store.ledger.slots_used < used:
-                    await self._notify_room()  # a dropped forest frees a slot
+                    self._reservations.notify()  # a dropped forest frees a slot
+                    await self._make_durable()
                 if record:
                     break
                 await self._ready.wait()
@@ -215,7 +212,7 @@ class ReplayQueue(Heartbeat):
         self._check()
         self._store.ack(lease_id, step, skipped)
         self._release_rows()
-        await self._notify_room()
+        await self._notify()
 
     async def nack(self, lease_id: str) -> None:
         """Return the forests of a lease to the queue. The queue serves their next lease from disk, because their
@@ -225,7 +222,7 @@ class ReplayQueue(Heartbeat):
         for forest_id in lease.record.forest_ids if lease else ():
             self._stored.pop(forest_id, None)
         self._store.nack(lease_id)
-        await self._notify_ready()
+        await self._notify()
 
     @ray.method
     async def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
@@ -233,7 +230,7 @@ class ReplayQueue(Heartbeat):
         self._check()
         self._store.discard(lease_id, reason, detail)
         self._release_rows()
-        await self._notify_room()
+        await self._notify()
 
     @ray.method
     async def commit(self, step: int, oldest_kept: int) -> None:
@@ -310,7 +307,7 @@ class ReplayQueue(Heartbeat):
             while True:
                 await asyncio.sleep(min(interval, _TICK))
                 if self._store.expire():
-                    await self._notify_ready()
+                    await self._notify()
                 if time.monotonic() - flushed >= interval:
                     flushed = time.monotonic()
                     await self._flush()
@@ -324,13 +321,9 @@ class ReplayQueue(Heartbeat):
             async with self._ready:
                 self._ready.notify_all()
 
-    async def _notify_room(self) -> None:
-        """Wake the first call that waits for a slot, and make the change durable as queue.fsync requires."""
+    async def _notify(self) -> None:
+        """Wake the lease and the first reservation that wait, and make the change durable as queue.fsync requires."""
         self._reservations.notify()
-        await self._make_durable()
-
-    async def _notify_ready(self) -> None:
-        """Wake the calls that wait for ready forests, and make the change durable as queue.fsync requires."""
         async with self._ready:
             self._ready.notify_all()
         await self._make_durable()

@@ -179,6 +179,10 @@ class QueueConfig(Section):
     """The replay queue between generators and learners."""
 
     max_staleness: Count = Field(2, description="largest learner version minus a trained forest's oldest token version")
+    stale_drops: Count | None = Field(
+        1,
+        description="attempts at a prompt that may become stale; the learner waits for the next one; null: any number",
+    )
     selection: str = Field(
         "fifo", description="order in which ready forests are leased: fifo, freshest, priority or module:Name"
     )

@@ -4,12 +4,16 @@ times.
 The learner waits if `wait_share` is high and fewer forests are ready than a step takes. The run then has too few
 generators, unless the staleness bound holds them back (`slots_free` is 0): additional generators would wait too. The
 generators wait if no slot is free or staleness is at its bound. If the generators wait and the learner does not, the
-run has too many generators. The number changes when the same reason has lasted `min_duration` seconds. Each change
-is by one, and `cooldown` seconds pass before the next change. So noise and the delay of a starting node cause no
-oscillation."""
+run has too many generators.
+
+Inside one step the learner first waits and then computes, so the share of a short time is near 1 or near 0. The policy
+therefore averages the share over about `min_duration`, since the number of generators became right. The number changes
+when the same reason has lasted `min_duration` seconds. Each change is by one, and `cooldown` seconds pass before the
+next change. So noise and the delay of a starting node cause no oscillation."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from treeadv.config import ScalingConfig
@@ -40,12 +44,15 @@ class ScalingState:
     """The decision of the autoscaler.
 
     `target` is the number of generators to run; it changed last at time `changed`. `direction` says whether
-    observations ask for more (+1), fewer (-1) or neither (0). It has been the same since time `since`."""
+    observations ask for more (+1), fewer (-1) or neither (0). It has been the same since time `since`. `wait_share` is
+    the mean share of the time in which the learner waits, up to time `observed`; None before the first observation."""
 
     target: int
     direction: int
     since: float
     changed: float
+    wait_share: float | None = None
+    observed: float = 0.0
 
     @classmethod
     def start(cls, count: int, now: float, options: ScalingConfig) -> ScalingState:
@@ -54,6 +61,7 @@ class ScalingState:
 
     def observe(self, seen: Observation, options: ScalingConfig) -> ScalingState:
         """Return the next state. The caller starts or retires generators until their number is its `target`."""
+        seen = replace(seen, wait_share=self._mean_share(seen, options))
         direction = direction_of(seen, options)
         since = self.since if direction == self.direction else seen.now
         bounded = within_bounds(self.target, options)
@@ -65,7 +73,16 @@ class ScalingState:
         moved = within_bounds(self.target + direction, options)
         if arrived and lasted and moved != self.target:
             return ScalingState(target=moved, direction=direction, since=seen.now, changed=seen.now)
-        return replace(self, direction=direction, since=since)
+        return replace(self, direction=direction, since=since, wait_share=seen.wait_share, observed=seen.now)
+
+    def _mean_share(self, seen: Observation, options: ScalingConfig) -> float:
+        """Return the mean of the shares in which an observation has lost 63 % of its weight after `min_duration`.
+
+        Observations with another number of generators than the target do not count."""
+        if self.wait_share is None or seen.count != self.target:
+            return seen.wait_share
+        weight = -math.expm1(-(seen.now - self.observed) / options.min_duration)
+        return self.wait_share + (seen.wait_share - self.wait_share) * weight
 
     def set_target(self, count: int, now: float, options: ScalingConfig) -> ScalingState:
         """Return the state after a request for `count` generators (`treeadv scale generator=N`). The bounds apply, and

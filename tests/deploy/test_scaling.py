@@ -3,6 +3,7 @@ queue."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -68,8 +69,12 @@ def test_target_changes_only_after_min_duration(steps: list[Observation]) -> Non
     for seen in steps:
         now += seen.now
         seen = replace(seen, now=now)
-        history.append((now, direction_of(seen, RULES)))
         after = state.observe(seen, RULES)
+        mean = seen.wait_share
+        if state.wait_share is not None and seen.count == state.target:
+            kept = math.exp((state.observed - now) / RULES.min_duration)
+            mean = state.wait_share * kept + seen.wait_share * (1 - kept)
+        history.append((now, direction_of(replace(seen, wait_share=mean), RULES)))
         if (moved := after.target - state.target) != 0:
             others = [at for at, direction in history if direction != moved]
             first = min(at for at, _ in history if not others or at > others[-1])
@@ -82,6 +87,28 @@ def test_waiting_learner_adds_and_full_queue_removes_generators() -> None:
     assert [s.target for s in up][-1] == RULES.max
     down = follow(ScalingState.start(5, 0.0, RULES), FULL, until=200.0)
     assert [s.target for s in down][-1] == RULES.min
+
+
+@pytest.mark.parametrize("period", [10.0, 20.0, 60.0, 200.0])
+def test_learner_that_waits_in_half_of_each_step_gets_generators(period: float) -> None:
+    """The observations of a step say in turn that the learner waits all the time and that it never waits."""
+    state = ScalingState.start(1, 0.0, RULES)
+    for tick in range(1, 200):
+        now = 5.0 * tick
+        share = 1.0 if (now - 2.5) % period < period / 2 else 0.0
+        seen = replace(WAITING, now=now, count=state.target, wait_share=share, ready=0 if share else 3)
+        state = state.observe(seen, RULES)
+    assert state.target == RULES.max
+
+
+def test_short_pause_of_waiting_removes_no_generator() -> None:
+    """The learner waits in two thirds of a step; while it computes, forests fill the queue."""
+    state = ScalingState.start(3, 0.0, RULES)
+    for tick in range(1, 200):
+        now = 5.0 * tick
+        part = replace(WAITING, slots_free=0) if tick % 9 < 6 else FULL
+        state = state.observe(replace(part, now=now, count=state.target), RULES)
+    assert state.target == 3
 
 
 def test_target_is_constant_between_the_thresholds() -> None:

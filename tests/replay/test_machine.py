@@ -3,6 +3,7 @@ records."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ class Thing:
 
     record: Reserved
     where: str = "growing"  # growing, ready, leased, stepped, trained, gone
+    since: int = 0  # step of the reservation
     version: int = 0
     arrived: int = -1
     step: int = 0
@@ -68,6 +70,11 @@ class Machine(RuleBasedStateMachine):
     def leasable(self, version: int) -> list[Thing]:
         return [t for t in self.of("ready") if t.version <= version]
 
+    def is_due(self, t: Thing) -> bool:
+        """Return whether the next step makes a forest stale whose prompt had a stale or resumed attempt before."""
+        retried = t.record.attempt > t.record.failures
+        return retried and self.step - t.since <= BOUND < self.step + 1 - t.since
+
     def lose(self, t: Thing) -> None:
         t.where = "gone"
         draw = t.record.draw
@@ -85,7 +92,7 @@ class Machine(RuleBasedStateMachine):
         assert (record is None) == (free <= 0)
         if record:
             assert record.forest_id not in self.things
-            self.things[record.forest_id] = Thing(record)
+            self.things[record.forest_id] = Thing(record, since=self.step)
 
     @rule(n=st.integers(1, 4), lag=st.integers(0, 1))
     def grow(self, n: int, lag: int) -> None:
@@ -189,10 +196,12 @@ class Machine(RuleBasedStateMachine):
         at = {fid: n for n, fid in enumerate(self.front)}
         ready = sorted(self.leasable(self.version), key=lambda t: t.arrived)
         if self.selection == "freshest":
-            ready.sort(key=lambda t: -t.version)
+            ready.sort(key=lambda t: -t.version if not self.is_due(t) else -math.inf)
+        else:
+            ready.sort(key=lambda t: not self.is_due(t))
         ready.sort(key=lambda t: at.get(t.record.forest_id, len(at)))
         lease = self.store.lease(PER_STEP, self.version)
-        assert (lease is None) == (len(ready) < PER_STEP)
+        assert (lease is None) == (len(ready) < PER_STEP or any(map(self.is_due, self.of("growing"))))
         self.waiting = self.version if lease is None else None
         if lease is None:
             return

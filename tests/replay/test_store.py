@@ -92,6 +92,61 @@ def test_stale_forest_is_dropped_and_its_draw_repeated(tmp_path: Path) -> None:
     assert store.admit(old, batch_for(again)) == "late"
 
 
+def stale_attempt(store: ReplayStore, step: int) -> int:
+    """Let the first attempt of a draw become stale with a bound of 1 and one forest a step. Return the last step."""
+    slow = reserve(store)
+    for _ in range(2):
+        step += 1
+        fill(store, 1, step - 1)
+        train(store, 1, step)
+    assert store.admit(slow.forest_id, batch_for(slow, step - 2)) == "admitted"
+    assert store.lease(1, step) is None and store._state(slow.forest_id) is None
+    return step
+
+
+@pytest.mark.parametrize("selection", ["fifo", "freshest", "priority"])
+def test_prompt_with_a_stale_attempt_is_not_dropped_again(tmp_path: Path, selection: str) -> None:
+    """The learner may take one step while the second attempt grows. The next step would make it stale, so it waits."""
+    store = open_store(tmp_path, per_step=1, max_staleness=1, selection=selection)
+    step = stale_attempt(store, 0)
+    again = reserve(store)
+    assert (again.draw, again.attempt) == (0, 1)
+    (first,) = fill(store, 1, step)
+    assert train(store, 1, step + 1) == (first,)
+    fill(store, 1, step + 1)
+    assert store.lease(1, step + 1) is None  # a forest is ready, but the attempt still grows
+    assert store.admit(again.forest_id, batch_for(again, step)) == "admitted"
+    lease = store.lease(1, step + 1)
+    assert lease is not None and lease.forest_ids == (again.forest_id,)
+
+
+def test_lease_goes_on_when_the_awaited_attempt_fails(tmp_path: Path) -> None:
+    store = open_store(tmp_path, per_step=1, max_staleness=1)
+    step = stale_attempt(store, 0)
+    again = reserve(store)
+    fill(store, 1, step)
+    train(store, 1, step + 1)
+    ready = fill(store, 1, step + 1)
+    assert store.lease(1, step + 1) is None
+    store.fail(again.forest_id, "the generator died")
+    lease = store.lease(1, step + 1)
+    assert lease is not None and list(lease.forest_ids) == ready
+
+
+@pytest.mark.parametrize(("drops", "times"), [(None, 4), (2, 2), (3, 3)])
+def test_number_of_stale_attempts_is_bounded(tmp_path: Path, drops: int | None, times: int) -> None:
+    store = open_store(tmp_path, per_step=1, max_staleness=1, stale_drops=drops)
+    step = 0
+    for _ in range(times):
+        step = stale_attempt(store, step)
+    again = reserve(store)
+    assert again.attempt == times
+    fill(store, 1, step)
+    train(store, 1, step + 1)
+    fill(store, 1, step + 1)
+    assert (store.lease(1, step + 1) is None) == (drops is not None)
+
+
 def test_failing_prompt_is_given_up_after_its_attempts(tmp_path: Path, caplog) -> None:
     store = open_store(tmp_path, attempts=3)
     for attempt in range(3):

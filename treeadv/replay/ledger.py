@@ -65,10 +65,11 @@ class LeaseLost(RuntimeError):
 class Entry:
     """A live forest.
 
-    `order` is the position of the forest among the admitted forests. `turn` is its position among the forests that
-    were leased before a resume, or None. The queue leases the forests with a `turn` first."""
+    `since` is the last acknowledged step at the reservation, `order` the position among the admitted forests, and
+    `turn` the position among the forests that were leased before a resume, or None."""
 
     reserved: Reserved
+    since: int = 0
     state: State = State.RESERVED
     admitted: Admitted | None = None
     order: int = -1
@@ -232,7 +233,7 @@ class Ledger:
             del self.again[0]
         else:
             self.next_draw += 1
-        self.live[record.forest_id] = Entry(reserved=record)
+        self.live[record.forest_id] = Entry(reserved=record, since=self.last_step)
 
     def _admit(self, record: Admitted) -> None:
         entry = self.live[record.forest_id]

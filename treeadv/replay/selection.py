@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -23,14 +24,33 @@ def selection_rule(name: str) -> Rule:
     return cast(Rule, load_extension("queue.selection", name, RULES))
 
 
-def choose(ready: Sequence[Entry], n: int, rule: Rule, seed: tuple[int, int]) -> list[Entry]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """The condition for a forest that the next step must not make stale.
+
+    The forest is reserved since step `since`, so the next step makes it stale. Earlier attempts at its prompt were
+    stale at least `drops` times; None stands for no such forest. An attempt that a resume ended counts as stale."""
+
+    since: int
+    drops: int | None
+
+    def __call__(self, e: Entry) -> bool:
+        return (
+            self.drops is not None and e.since == self.since and e.reserved.attempt - e.reserved.failures >= self.drops
+        )
+
+
+NOTHING_DUE = Due(since=0, drops=None)
+
+
+def choose(ready: Sequence[Entry], n: int, rule: Rule, seed: tuple[int, int], due: Due = NOTHING_DUE) -> list[Entry]:
     """Return `n` of the ready forests in training order, or all of them if fewer than `n` are ready.
 
-    Forests that were leased before a resume come first, in the order of those leases. `rule` orders the other
-    forests."""
+    Forests that were leased before a resume come first, in the order of those leases. The forests that are `due`
+    follow in the order of admission. `rule` orders the other forests."""
     first = sorted((e for e in ready if e.turn is not None), key=lambda e: e.turn or 0)
     rest = sorted((e for e in ready if e.turn is None), key=lambda e: e.order)
-    return (first + rule(rest, seed))[:n]
+    return (first + [e for e in rest if due(e)] + rule([e for e in rest if not due(e)], seed))[:n]
 
 
 def fifo(ready: Sequence[Entry], seed: tuple[int, int]) -> list[Entry]:

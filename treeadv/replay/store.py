@@ -36,7 +36,7 @@ from treeadv.replay.records import (
     forest_id,
 )
 from treeadv.replay.recovery import Opening, recover
-from treeadv.replay.selection import choose, selection_rule
+from treeadv.replay.selection import Due, choose, selection_rule
 from treeadv.storage.folder import Action, flush, open_folder
 from treeadv.visible import visible_logger
 
@@ -79,7 +79,8 @@ class ReplayStore(OpenFiles):
             raise BadInput(f"queue.fsync=none never writes to {run_dir}; use interval or always")
         self.fsync_interval = config.fsync_interval or self._folder.flush_seconds
         self.journal_limit = JOURNAL_BYTES
-        self.capacity = (config.max_staleness // versions_per_step + 1) * forests_per_step
+        self._steps = config.max_staleness // versions_per_step  # steps that a forest may be behind
+        self.capacity = (self._steps + 1) * forests_per_step
         self._waiting: tuple[int, int] | None = None  # forests and version of a lease that waits for ready forests
         self._dropped_in_a_row = 0  # forests in a row that were dropped on admission
         self._failed_draws = 0  # draws in a row without a prompt
@@ -254,13 +255,13 @@ class ReplayStore(OpenFiles):
 
     # ---- calls of the learner ----------------------------------------------------------------------------------------
     def lease(self, n: int, version: int, fetch: Callable[[str], object] | None = None) -> Leased | None:
-        """Lease `n` ready forests to the learner at policy `version`. Returns None if fewer forests are ready.
+        """Lease `n` ready forests to the learner at policy `version`. Returns None if fewer forests are ready, or if a
+        reserved forest is due (`queue.stale_drops`).
 
-        A forest with a token newer than `version` stays ready. Such a forest exists only after a resume. Forests
-        over the staleness bound are dropped first, and their prompts get another attempt. If `version` has an open
-        lease, a repeated call returns that lease. `fetch` (default: `payload`) is called with each id before the
-        lease is made. A forest whose `fetch` raises `DamagedPayload` is dropped like a stale forest, so no later
-        lease contains it."""
+        A forest with a token newer than `version` stays ready. Such a forest exists only after a resume. Forests over
+        the staleness bound are dropped first. If `version` has an open lease, a repeated call returns that lease.
+        `fetch` (default: `payload`) is called with each id before the lease is made. A forest whose `fetch` raises
+        `DamagedPayload` is dropped like a stale forest."""
         fetch = fetch or self.payload
         for open_lease in self.ledger.leases.values():
             if open_lease.step is None and open_lease.record.version == version:
@@ -274,9 +275,10 @@ class ReplayStore(OpenFiles):
         for record in self.ledger.stale(version, self._config.max_staleness):
             self._drop(record)
         number = self.ledger.leases_made + 1
+        due = Due(since=self.ledger.last_step - self._steps, drops=self._config.stale_drops)
         while True:
-            chosen = choose(self.ledger.leasable(version), n, self._select, (self._seed, number))
-            if len(chosen) < n:
+            chosen = choose(self.ledger.leasable(version), n, self._select, (self._seed, number), due)
+            if len(chosen) < n or any(map(due, self.ledger.in_state(State.RESERVED))):
                 self._waiting = n, version
                 return None
             ids = tuple(e.reserved.forest_id for e in chosen)
