@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from tensorboardX.proto import event_pb2
 
+from tests.deploy.servers import eventually
 from tests.report.runs import record
 from treeadv.errors import BadInput
 from treeadv.report.progress import Progress
@@ -65,7 +66,8 @@ def test_wandb_offline_run_lies_in_the_run_folder(tmp_path: Path, monkeypatch: p
     trackers.log(record(1))
     trackers.close()
     (offline,) = (tmp_path / "demo" / "wandb").glob("offline-run-*-demo/*.wandb")
-    assert b"reward_mean" in offline.read_bytes()
+    # W&B's own process writes the file, and goes on after `finish` has returned.
+    eventually(lambda: b"reward_mean" in offline.read_bytes())
 
 
 def test_mlflow_run_has_every_number_also_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
