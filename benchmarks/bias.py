@@ -240,10 +240,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for number, case in enumerate(cases())
         ]
         shown = progress.add_task("forests", total=chunks * CHUNK * len(futures))
-        for case, parts in zip(cases(), futures, strict=True):
+        for case, chunks_of_case in zip(cases(), futures, strict=True):
             sums = Sums()
-            for part in parts:
-                sums.add(part.result())
+            for chunk in chunks_of_case:
+                sums.add(chunk.result())
                 progress.advance(shown, CHUNK)
             for row in rows(World.random(args.world, stops=case.truncated is not None), case, sums):
                 line = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})

@@ -38,11 +38,11 @@ def commands() -> list[Command]:
     found: dict[str, Command] = {}
     for page in PAGES:
         for text, must in lines(page.read_text()):
-            for part in re.split(r" (?:&&|\||>) ", text):
-                if command := read(page, part):
-                    found.setdefault(part, command)
+            for piece in re.split(r" (?:&&|\||>) ", text):
+                if command := read(page, piece):
+                    found.setdefault(piece, command)
                 else:
-                    assert not must, f"{page.name}: no known program starts the line {part!r}"
+                    assert not must, f"{page.name}: no known program starts the line {piece!r}"
     return list(found.values())
 
 

@@ -13,14 +13,14 @@ from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
 
 Grade = Callable[..., list[Judgement]]
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _importable() -> Iterator[None]:
     """Add this folder to sys.path, which worker processes inherit, so that they find `verifier_functions`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(HERE))
+        patch.syspath_prepend(str(FOLDER))
         yield
 
 

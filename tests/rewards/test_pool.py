@@ -22,7 +22,7 @@ from treeadv.rewards.sandbox import pool as pool_module
 from treeadv.rewards.sandbox import process
 from treeadv.rewards.sandbox.pool import PoolBroken, VerifierPool
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 SYMBOLIC = Answer(
     response=r"\boxed{\operatorname{lcm}(x, 3y)}", gold="3xy", verifier="math"
 )  # this answer needs a worker
@@ -108,10 +108,10 @@ def test_small_memory_limit_keeps_the_process_between_items(loop):
 
 def test_exception_in_a_verifier_is_a_crash_with_its_text(grade):
     [j] = grade(call("fail"))
-    source = (HERE / "verifier_functions.py").read_text().splitlines()
+    source = (FOLDER / "verifier_functions.py").read_text().splitlines()
     line = next(n for n, text in enumerate(source, 1) if "furlong" in text)
     assert (j.verdict, j.reward) == (Verdict.CRASH, 0.0)
-    assert j.detail == f"ValueError: no such unit: furlong ({HERE / 'verifier_functions.py'}:{line})"
+    assert j.detail == f"ValueError: no such unit: furlong ({FOLDER / 'verifier_functions.py'}:{line})"
 
 
 @pytest.mark.parametrize("name", ["deaf", "swallow"])

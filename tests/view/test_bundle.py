@@ -49,7 +49,7 @@ def test_bundle_of_some_steps_has_only_their_forests(run: Path, tmp_path: Path) 
 
 
 def test_large_forests_have_files_of_their_own(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treeadv.view.bundle.PART", 3000)
+    monkeypatch.setattr("treeadv.view.bundle.FULL_FILE", 3000)
     assert main(["view", str(run), "--bundle", str(tmp_path / "out")]) == 0
     rows = data(tmp_path / "out" / "data" / "run.js")[""]["rows"]
     assert len({row["file"] for row in rows}) > 2

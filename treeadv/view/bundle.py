@@ -15,7 +15,7 @@ from treeadv.view.pages import bundled_page
 from treeadv.visible import visible
 
 DATA = "data"  # the folder of the forests, in the same folder as index.html
-PART = 1 << 18  # a file of forests with at least this many characters gets no further forest
+FULL_FILE = 1 << 18  # a file of forests with at least this many characters gets no further forest
 
 
 def write_bundle(
@@ -70,7 +70,7 @@ class _Parts:
         name = f"part-{self._number}"
         self._calls.append(_call(key, value))
         self._length += len(self._calls[-1])
-        if self._length >= PART:
+        if self._length >= FULL_FILE:
             self.close()
         return f"{DATA}/{name}.js"
 

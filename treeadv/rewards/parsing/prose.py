@@ -37,7 +37,7 @@ _BOUND = re.compile(  # a sign, an open bracket or a letter that belongs to the 
     r"(?:\\(?!approx|sim|quad|qquad|therefore|implies|Rightarrow|to\b)[A-Za-z]+\s*|(?<![<>])[<>]=?\s*|!=\s*|[|^]\s*"
     r"|\d[^\S\n]*|[\[(][^\])\n]{0,20},\s*|(?<![A-Za-z])[A-Za-z]|(?<!-)-|(?:=|:|\bis)\s*-\s)\Z"
 )
-_PART = re.compile(  # the value is a part of another, or the first of two
+_OF_ANOTHER = re.compile(  # the value is a part of another, or the first of two
     r"\s+(?:out\s+)?of\s+(?:[\d$\\(]|[a-z]\b)|\s+base\b|,?\s+(?:or|and)\s+(?:maybe\s+|perhaps\s+|possibly\s+)?\d"
 )
 _GLUED_AFTER = re.compile(r"[A-Za-z](?![A-Za-z])|[\d^/]|\s*\|")
@@ -215,7 +215,7 @@ def _is_doubtful(before: str) -> bool:
 
 def _is_changed(after: str, unit_name: str) -> bool:
     """Return whether the words after a value and its unit negate or change the value."""
-    return any(pattern.match(after) for pattern in (_PART, _DENIED, _GLUED_AFTER)) or (
+    return any(pattern.match(after) for pattern in (_OF_ANOTHER, _DENIED, _GLUED_AFTER)) or (
         not unit_name and _CHANGED.match(after) is not None
     )
 
