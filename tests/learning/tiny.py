@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import (
     AutoModelForCausalLM,
     Glm4MoeConfig,
@@ -75,7 +76,7 @@ def folder(path: Path, family: str = "llama", seed: int = 0) -> str:
             buffer.uniform_(-1, 1)
     out = path / f"{family}-{seed}"
     model.save_pretrained(out)
-    (out / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
+    Tokenizer(WordLevel({"0": 0}, unk_token="0")).save(str(out / "tokenizer.json"))
     return str(out)
 
 
