@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import ValidationError
 
@@ -21,9 +21,6 @@ from treeadv.errors import BadInput
 from treeadv.extensions import load_extension
 from treeadv.section import Positive, Section, Share
 from treeadv.seeds import uniform
-
-if TYPE_CHECKING:
-    from treeadv.sampling.search_rule import SearchRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +51,6 @@ class ForkRule(Section, ABC):
     def needs_rewards(self) -> bool:
         """Return whether the rule reads rewards of finished leaves while a forest grows."""
         return False
-
-    @property
-    def search(self) -> SearchRule | None:
-        """Return this rule if it forks whole paths in rounds, or None if it forks chains while they are drawn."""
-        return None
 
     @abstractmethod
     def fires(self, prefix: Prefix) -> bool:

@@ -21,6 +21,7 @@ from treeadv.sampling.forking import Forking, split
 from treeadv.sampling.request import GrowRequest
 from treeadv.sampling.rules import build_rule
 from treeadv.sampling.search import Judge, SearchGrowth
+from treeadv.sampling.search_rule import SearchRule
 from treeadv.seeds import derive
 
 RETRIES = 3  # a lost branch continues from its last token this many times before it is recorded as aborted
@@ -68,8 +69,9 @@ async def grow(
             f"with sampling.max_tokens={sampling.max_tokens} its paths "
             f"would be longer than the {engine.longest} tokens that model and engine allow"
         )
-    if search := build_rule(sampling.rule, sampling.rule_options).search:
-        return await SearchGrowth(engine, request, sampling, search, stop, RETRIES, judge).run()
+    rule = build_rule(sampling.rule, sampling.rule_options)
+    if isinstance(rule, SearchRule):
+        return await SearchGrowth(engine, request, sampling, rule, stop, RETRIES, judge).run()
     return await _Growth(engine, request, sampling, tau, stop).run()
 
 

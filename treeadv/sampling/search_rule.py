@@ -19,10 +19,6 @@ class SearchRule(ForkRule, ABC):
     predictable = False
     width: Positive = 2  # largest number of forks in a round
 
-    @property
-    def search(self) -> SearchRule:
-        return self
-
     def fires(self, prefix: Prefix) -> bool:
         return False  # no chain forks while it is drawn
 
