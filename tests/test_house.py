@@ -109,3 +109,31 @@ def test_only_disk_renames_files() -> None:
 )
 def test_call_that_renames_a_file_is_found(code: str, found: bool) -> None:
     assert renames(code) is found
+
+
+VAGUE = {"here", "there", "held", "hold", "wanted", "way", "part", "outcome"}  # names that say nothing of the thing
+
+
+def vague_names(code: str) -> list[str]:
+    """Return the variables, arguments and functions of the code whose names are in `VAGUE`."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.append(node.id)
+        elif isinstance(node, ast.arg):
+            found.append(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.append(node.name)
+    return [name for name in found if name.strip("_").lower() in VAGUE]
+
+
+def test_no_name_is_vague() -> None:
+    named = {str(f.relative_to(ROOT)): vague_names(f.read_text()) for f in [*CODE, *(ROOT / "tests").rglob("*.py")]}
+    assert {f: names for f, names in named.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "code", ["part = 1", "for part in x: ...", "def f(way): ...", "def _held(): ...", "class Part: ..."]
+)
+def test_vague_name_is_found(code: str) -> None:
+    assert len(vague_names(code)) == 1 and not vague_names("x.part = f(part=1)")
