@@ -46,9 +46,9 @@ def figures(s: Simulation, skip: int) -> dict[str, Any]:
 
 
 def saturated(shares: dict[str, float]) -> str:
-    """Return the part that limits the run: the single part that works nearly all the time, or else the slots."""
-    part = max(("queue", "driver", "reward", "learner", "generators"), key=shares.__getitem__)
-    return part if shares[part] >= 0.95 or shares["slots"] < 0.5 else "slots"
+    """Return what limits the run: the single resource that works nearly all the time, or else the slots."""
+    busiest = max(("queue", "driver", "reward", "learner", "generators"), key=shares.__getitem__)
+    return busiest if shares[busiest] >= 0.95 or shares["slots"] < 0.5 else "slots"
 
 
 def knee(rates: Sequence[tuple[int, float]], share: float = 0.95) -> int:
@@ -68,8 +68,8 @@ def by_length(growths: Sequence[Growth], counted: Sequence[bool]) -> list[float 
     order = sorted(range(len(growths)), key=lambda i: (longest(growths[i]), growths[i].draw, growths[i].attempt))
     shares: list[float | None] = []
     for d in range(DECILES):
-        part = order[d * len(order) // DECILES : (d + 1) * len(order) // DECILES]
-        shares.append(round(sum(counted[i] for i in part) / len(part), 4) if part else None)
+        decile = order[d * len(order) // DECILES : (d + 1) * len(order) // DECILES]
+        shares.append(round(sum(counted[i] for i in decile) / len(decile), 4) if decile else None)
     return shares
 
 

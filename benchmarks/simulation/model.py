@@ -181,20 +181,20 @@ class Simulation:
             in_flight.reserving += 1
             record = yield from self._reserve(member)
             in_flight.reserving -= 1
-            yield from self._hold(self._driver, "driver", self.service.driver)
+            yield from self._occupy(self._driver, "driver", self.service.driver)
             fid = record.forest_id
             lengths = self._lengths.of_forest(record.draw, record.attempt, self.config.sampling.leaves)
             growth = self.growths[fid] = Growth(record.draw, record.attempt, lengths)
             if not (yield from self._grow(member, fid, growth)):
-                yield from self._hold(self._queue, "queue", self.service.queue)
+                yield from self._occupy(self._queue, "queue", self.service.queue)
                 self.store.fail(fid, "generator died")
                 growth.ended, growth.end = "failed", self.env.now
                 self._notify()
                 continue
             began, ended = growth.version, self.version
             assert began is not None, f"forest {fid} has no token"
-            yield from self._hold(self._verifiers, "reward", self.service.grade * len(lengths))
-            yield from self._hold(self._queue, "queue", self.service.queue)
+            yield from self._occupy(self._verifiers, "reward", self.service.grade * len(lengths))
+            yield from self._occupy(self._queue, "queue", self.service.queue)
             self.store.admit(fid, _batch(fid, began, ended))
             self._notify()
             if not in_flight.keeps_loop(member.free):
@@ -202,7 +202,7 @@ class Simulation:
 
     def _reserve(self, member: Member) -> Process:
         request = f"call-{next(self._calls)}"
-        yield from self._hold(self._queue, "queue", self.service.queue)
+        yield from self._occupy(self._queue, "queue", self.service.queue)
         with self._turn.request() as turn:  # the first call waits for a slot, as in actors/reservations.py
             yield turn
             while (record := self.store.reserve(member.name, request, str)) is None:
@@ -215,7 +215,7 @@ class Simulation:
         shares = split(len(growth.lengths), self.config.sampling.roots)
         ends = itertools.accumulate(shares)
         parts = [growth.lengths[end - n : end] for n, end in zip(shares, ends, strict=True)]
-        trees = [self.env.process(self._tree(member, fid, str(i), part, growth)) for i, part in enumerate(parts)]
+        trees = [self.env.process(self._tree(member, fid, str(i), leaves, growth)) for i, leaves in enumerate(parts)]
         yield self.env.all_of(trees)
         member.routes.release(fid)
         return all(tree.value for tree in trees)
@@ -239,7 +239,7 @@ class Simulation:
         return (yield engine.draw([n - root for n in lengths], started))
 
     # ---- queue -------------------------------------------------------------------------------------------------------
-    def _hold(self, resource: simpy.Resource, name: str, seconds: float) -> Process:
+    def _occupy(self, resource: simpy.Resource, name: str, seconds: float) -> Process:
         """Use a part of the run that serves one call after another."""
         if seconds <= 0:
             return
@@ -278,7 +278,7 @@ class Simulation:
             for engine in (e for m in self.all_members if m.alive for e in m.engines.values()):
                 engine.pause(self.service.load)
             yield from self._work("publish", self.service.publish)
-            yield from self._hold(self._queue, "queue", self.service.queue)
+            yield from self._occupy(self._queue, "queue", self.service.queue)
             self.store.ack(lease.lease_id, self.step)
             for fid in lease.forest_ids:
                 self.growths[fid].ended, self.growths[fid].end = "trained", self.env.now
@@ -293,7 +293,7 @@ class Simulation:
     def _lease(self, n: int) -> Process:
         self._wait_began = self.env.now
         while True:
-            yield from self._hold(self._queue, "queue", self.service.queue)
+            yield from self._occupy(self._queue, "queue", self.service.queue)
             for dropped in self.store.ledger.stale(self.version, self.config.queue.max_staleness):
                 growth = self.growths[dropped.forest_id]
                 growth.ended, growth.end = "stale", self.env.now

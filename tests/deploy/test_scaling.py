@@ -106,8 +106,8 @@ def test_short_pause_of_waiting_removes_no_generator() -> None:
     state = ScalingState.start(3, 0.0, RULES)
     for tick in range(1, 200):
         now = 5.0 * tick
-        part = replace(WAITING, slots_free=0) if tick % 9 < 6 else FULL
-        state = state.observe(replace(part, now=now, count=state.target), RULES)
+        phase = replace(WAITING, slots_free=0) if tick % 9 < 6 else FULL
+        state = state.observe(replace(phase, now=now, count=state.target), RULES)
     assert state.target == 3
 
 

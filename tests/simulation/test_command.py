@@ -67,7 +67,7 @@ def test_knee_is_the_first_number_near_the_best_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shares", "part"),
+    ("shares", "limit"),
     [
         ({"learner": 0.99, "generators": 0.3, "slots": 1.0}, "learner"),
         ({"learner": 0.5, "generators": 0.98, "slots": 0.9}, "generators"),
@@ -75,8 +75,8 @@ def test_knee_is_the_first_number_near_the_best_rate() -> None:
         ({"learner": 0.5, "generators": 0.3, "queue": 0.97, "slots": 0.9}, "queue"),
     ],
 )
-def test_saturated_part_is_named(shares: dict[str, float], part: str) -> None:
-    assert saturated({"queue": 0.0, "driver": 0.0, "reward": 0.0} | shares) == part
+def test_limit_of_a_run_is_named(shares: dict[str, float], limit: str) -> None:
+    assert saturated({"queue": 0.0, "driver": 0.0, "reward": 0.0} | shares) == limit
 
 
 def test_shares_by_length_are_of_deciles() -> None:
