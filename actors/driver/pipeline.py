@@ -66,6 +66,8 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             report = await cluster.train(lease)
             if report.void:  # every update was skipped, so another batch replaces this one
                 await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
+                if end_request.attempt_outcome:
+                    await cluster.checkpoint(step)
                 continue
             step += 1
             with recorder.phase("publish"):
@@ -77,8 +79,5 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             with recorder.phase("checkpoint"):
                 await cluster.checkpoint(step)
     await cluster.evaluations.settled(end_request)
-    return (
-        end_request.attempt_outcome
-        if end_request.attempt_outcome and step < config.run.steps
-        else AttemptOutcome.FINISHED
-    )
+    asked = end_request.attempt_outcome
+    return asked if asked and step < config.run.steps else AttemptOutcome.FINISHED

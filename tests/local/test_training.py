@@ -27,6 +27,7 @@ from treeadv.learning.gradient import GradientPass, Update
 from treeadv.learning.objective import Sums
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
+from treeadv.local.serving import Serving
 from treeadv.replay.audit import audit
 from treeadv.storage.record_fields import faults
 from treeadv.storage.run_folder import RunFolder
@@ -301,6 +302,27 @@ def test_interrupt_ends_after_the_step_with_a_checkpoint(tiny_model: Path, tmp_p
     steps = len(metrics.read_text().splitlines())
     assert 1 <= steps < 500
     assert [p.name for p in (tmp_path / "stopped" / "checkpoints").iterdir()] == [f"step-{steps}"]
+
+
+@pytest.mark.parametrize("moment", ["hand_over", "keep_weights"])
+def test_interrupt_at_any_moment_leaves_a_checkpoint_of_the_last_step(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The signal arrives after step 2, before or after the place that decides about a checkpoint."""
+    original, calls = getattr(Serving, moment), []
+
+    def interrupted(serving: Serving) -> object:
+        calls.append(moment)
+        if len(calls) == 3:  # hand_over also runs before the first step
+            signal.raise_signal(signal.SIGINT)
+        return original(serving)
+
+    monkeypatch.setattr(Serving, moment, interrupted)
+    path = local_recipe(tmp_path, tiny_model, "stopped", "run.steps=50", "run.checkpoint_every=40")
+    assert train("--config", path) == 0
+    last = records(tmp_path / "stopped")[-1]["step"]
+    assert last < 50
+    assert [p.name for p in (tmp_path / "stopped" / "checkpoints").iterdir()] == [f"step-{last}"]
 
 
 @pytest.mark.parametrize(

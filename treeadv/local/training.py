@@ -88,14 +88,16 @@ async def _learn(
 ) -> None:
     """Repeat: grow and grade forests, take a step on them, update the engine's weights.
 
-    After some steps, evaluate the weights and write a checkpoint."""
+    After some steps, evaluate the weights and write a checkpoint. A signal ends the loop at the next step with a
+    checkpoint. It may arrive at any time, so the checkpoint decides and not the time of the signal."""
+    saved = trainer.steps
     while True:
         with recorder.phase("publish"):
             await serving.hand_over()
         if not signals and evaluation.book.lacks(trainer.steps):
             with recorder.evaluating():
                 recorder.show_evaluation(await evaluation.run(trainer, serving, signals))
-        if trainer.steps == config.run.steps or signals or evaluation.book.early_end:
+        if trainer.steps == config.run.steps or evaluation.book.early_end or (signals and trainer.steps == saved):
             return
         with recorder.phase("wait"):
             forests = await steps.forests(trainer.version)
@@ -113,6 +115,7 @@ async def _learn(
         if signals or is_durable(config, trainer.steps):
             with recorder.phase("checkpoint"):
                 steps.checkpoint(trainer.steps, trainer, serving)
+            saved = trainer.steps
 
 
 @contextmanager
