@@ -39,6 +39,7 @@ from treeadv.learning.objective import Objective, evaluate, scales
 from treeadv.learning.truncation import treat_truncated
 from treeadv.presets import PRESETS, AdvantageSpec
 from treeadv.sampling.rules import build_rule
+from treeadv.sampling.search_rule import SearchRule
 
 LOST = 0.19  # share of unjudged leaves in the rows with losses
 PENALTY_TOKENS = 2
@@ -153,7 +154,7 @@ def draw(world: World, case: Case, forests: int, rng: np.random.Generator) -> Su
 
 
 def _grow(world: World, s: SamplingConfig, rng: np.random.Generator) -> tuple[Forest, np.ndarray]:
-    is_search = build_rule(s.rule, s.rule_options).search is not None
+    is_search = isinstance(build_rule(s.rule, s.rule_options), SearchRule)
     return grow_by_search(world, s, rng) if is_search else grow(world, s, s.tau or 0.0, rng)
 
 

@@ -16,6 +16,7 @@ from treeadv.forest import Finish, Forest, Verdict
 from treeadv.sampling.request import GrowRequest
 from treeadv.sampling.rules import build_rule
 from treeadv.sampling.search import SearchGrowth
+from treeadv.sampling.search_rule import SearchRule
 
 PROMPT = np.zeros(1, np.int32)
 PROBLEM = Problem(id="p", problem="", answer="", verifier="exact", meta="")
@@ -58,8 +59,8 @@ def grow_by_search(world: World, s: SamplingConfig, rng: np.random.Generator) ->
     async def judge(paths: Sequence[np.ndarray]) -> list[float]:
         return [float(world.reward[state_after(path)]) for path in paths]
 
-    rule = build_rule(s.rule, s.rule_options).search
-    assert rule is not None
+    rule = build_rule(s.rule, s.rule_options)
+    assert isinstance(rule, SearchRule)
     request = GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=int(rng.integers(2**31)))
     engine = TabularEngine(world, rng)
     search = SearchGrowth(engine, request, s, rule, frozenset(), 0, judge)  # type: ignore[arg-type]

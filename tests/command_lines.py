@@ -43,7 +43,7 @@ def modules() -> set[str]:
     """Return every module of the project that can be run."""
     files = [f for package in PACKAGES for f in (ROOT / package).rglob("*.py")]
     runnable = [f for f in files if 'if __name__ == "__main__"' in f.read_text()]
-    return {".".join(f.relative_to(ROOT).with_suffix("").parts) for f in runnable}
+    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for f in runnable}
 
 
 TOOLS = sorted(modules() - PROCESSES - COMMANDS) + [f"bench {name}" for name in actors.cli.BENCHMARKS]
