@@ -27,7 +27,7 @@ from treeadv.visible import visible_logger
 log = visible_logger("treeadv.checks")
 DRAWS = 8  # number of checked draws of an endless source
 PROMPTS = 64  # number of prompts that are rendered
-MOST_COPIED = 0.05  # share of problems whose text may contain the answer by chance
+BY_CHANCE = 0.05  # share of problems whose text may contain the answer by chance
 
 
 def check_run(config: Config, local: bool = False) -> None:
@@ -112,7 +112,7 @@ def check_copies(problems: Sequence[Problem], config: Config) -> None:
     c = config.reward
     judgements = judge_all(answers, c.workers, c.timeout, c.memory_mb)
     accepted = {p.id: copy for (p, copy), j in zip(asked, judgements, strict=True) if j.verdict is Verdict.VERIFIED}
-    if len(accepted) > MOST_COPIED * len(chosen):
+    if len(accepted) > BY_CHANCE * len(chosen):
         log.warning(
             "%s: for %d of %d problems the verifier accepts a copy of the problem as the answer, such as %r; a policy"
             " learns to copy; set task.verifier=literal for numbers, exact for other answers",

@@ -88,8 +88,8 @@ async def _learn(
 ) -> None:
     """Repeat: grow and grade forests, take a step on them, update the engine's weights.
 
-    After some steps, evaluate the weights and write a checkpoint. A signal ends the loop at the next step with a
-    checkpoint. It may arrive at any time, so the checkpoint decides and not the time of the signal."""
+    After some steps, evaluate the weights and write a checkpoint. A signal ends the loop as soon as a checkpoint holds
+    the last step."""
     saved = trainer.steps
     while True:
         with recorder.phase("publish"):
