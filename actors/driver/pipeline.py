@@ -62,13 +62,10 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
     while step < config.run.steps and not end_request.attempt_outcome:
         with recorder.phase("wait"):
             lease = await cluster.lease(end_request)
-        if lease:
-            report = await cluster.train(lease)
-            if report.void:  # every update was skipped, so another batch replaces this one
-                await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
-                if end_request.attempt_outcome:
-                    await cluster.checkpoint(step)
-                continue
+        if lease and (report := await cluster.train(lease)).void:
+            # Every update was skipped, so another batch replaces this one.
+            await cluster.queue.discard.remote(lease.lease_id, "not_finite", f"batch of version {report.version}")
+        elif lease:
             step += 1
             with recorder.phase("publish"):
                 await cluster.publish()

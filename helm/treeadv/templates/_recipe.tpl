@@ -60,9 +60,12 @@
   "of files (/files/...) or a data set of the hub (hf:...)") .at .path) }}
 {{- end }}
 {{- end }}
-{{- range $role, $gpus := dict "generator" $config.generator.sglang.device "learner" $config.learner.device }}
+{{- range $role, $gpus := dict "generator" (include "treeadv.engineDevice" $) "learner" $config.learner.device }}
 {{- $part := get $given $role | default dict }}
-{{- $asked := or (eq (toString $part.device) "cuda") (eq (toString ($part.sglang | default dict).device) "cuda") }}
+{{- $asked := eq (toString $part.device) "cuda" }}
+{{- range $options := values $part }}
+{{- if kindIs "map" $options }}{{ $asked = or $asked (eq (toString $options.device) "cuda") }}{{ end }}
+{{- end }}
 {{- if and (ne $gpus "cuda") (or $asked (gt (float64 ($part.gpus | default 0)) 0.0)) }}
 {{- fail (printf "recipe: %s uses a GPU, and no pod of the %s has one: set workers.%s.gpu%s" $role $role $role
   (ternary " or generator.fleet.gpu" "" (eq $role "generator"))) }}

@@ -102,10 +102,16 @@
 {{- end }}
 {{- end }}
 
-{{/* Checks a fleet of SGLang servers. */}}
+{{/* Checks a fleet of servers. */}}
 {{- define "treeadv.validateFleet" -}}
 {{- if eq .Values.generator.kind "deployment" }}
 {{- $fleet := .Values.generator.fleet }}
+{{- if not (.Files.Get (include "treeadv.serverPath" .)) }}
+{{- $known := list }}
+{{- range $path, $_ := .Files.Glob "files/servers/*.yaml" }}{{ $known = append $known (base $path | trimSuffix ".yaml") }}{{ end }}
+{{- fail (printf "generator.fleet.engine=%s: the chart describes servers of %s (files/servers); name one of these"
+  $fleet.engine (join ", " $known)) }}
+{{- end }}
 {{- include "treeadv.validateMemory" (dict "at" "generator.fleet" "group" $fleet) }}
 {{- include "treeadv.validateFleetRun" . }}
 {{- include "treeadv.validateFleetScaling" . }}
@@ -124,8 +130,6 @@
 {{/* Checks that the run's configuration suits servers that run in other pods. */}}
 {{- define "treeadv.validateFleetRun" -}}
 {{- $given := include "treeadv.given" . | fromYaml }}
-{{- $generator := $given.generator | default dict }}
-{{- $sglang := $generator.sglang | default dict }}
 {{- $path := ($given.model | default dict).path | default "smollm2-135m-instruct" }}
 {{- if .Values.storage.uri }}
 {{- fail (printf "generator.kind=deployment with storage.uri=%s: the servers load weights from a volume; set storage.claim"
@@ -135,13 +139,12 @@
 {{- fail (printf (print "config.model.path=%s with generator.kind=deployment: the servers load a model of the hub "
   "(ORGANISATION/MODEL) or a folder of the volume (/data/...)") $path) }}
 {{- end }}
-{{- if ne ($generator.engine | default "sglang") "sglang" }}
-{{- fail (printf "config.generator.engine=%s with generator.kind=deployment, which runs SGLang: remove the key"
-  $generator.engine) }}
+{{- range $at, $needed := (include "treeadv.server" . | fromYaml).required }}
+{{- $value := $given }}
+{{- range $key := splitList "." $at }}{{ $value = get ($value | default dict) $key }}{{ end }}
+{{- if and $value (ne (toString $value) $needed) }}
+{{- fail (printf "config.%s=%v with generator.kind=deployment, whose servers need %s: remove the key" $at $value $needed) }}
 {{- end }}
-{{- if ne ($sglang.weights | default "disk") "disk" }}
-{{- fail (printf "config.generator.sglang.weights=%s with generator.kind=deployment, whose servers load from disk: remove the key"
-  $sglang.weights) }}
 {{- end }}
 {{- end }}
 
