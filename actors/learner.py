@@ -73,7 +73,7 @@ class Learner(Heartbeat):
             backend = "nccl" if self.config.learner.device == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
         base = resolve(self.config.model.path, self.config.model.cache)
-        self._trainer = Trainer(self.config, str(base), self.rank, self.world, keep_dir=self.folder.path)
+        self._trainer = Trainer(self.config, str(base), rank=self.rank, world=self.world, keep_dir=self.folder.path)
 
     @property
     def trainer(self) -> Trainer:

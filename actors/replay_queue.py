@@ -87,7 +87,15 @@ class ReplayQueue(Heartbeat):
         try:
             per_step, seed = config.learner.forests_per_step, config.run.seed
             updates = config.learner.updates_per_step
-            self._store = ReplayStore(run_dir, config.queue, per_step, seed, session, step, versions_per_step=updates)
+            self._store = ReplayStore(
+                run_dir,
+                config.queue,
+                forests_per_step=per_step,
+                seed=seed,
+                session=session,
+                step=step,
+                versions_per_step=updates,
+            )
             self._reservations = Reservations(self._store, self._draws, self._check)
             self._restore_threshold()
         except BadInput as fault:  # the first call raises it; an error here would look like a dead actor

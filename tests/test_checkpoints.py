@@ -135,7 +135,9 @@ def test_unsealed_checkpoint_is_ignored(tmp_path: Path) -> None:
 
 
 def queue(run: Path, session: str, step: int) -> ReplayStore:
-    return ReplayStore(str(run), QueueConfig(max_staleness=3), 2, 0, session, step, Clock())
+    return ReplayStore(
+        str(run), QueueConfig(max_staleness=3), forests_per_step=2, seed=0, session=session, step=step, clock=Clock()
+    )
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "missing folder"])

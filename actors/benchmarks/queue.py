@@ -107,7 +107,7 @@ def settings(args: argparse.Namespace) -> QueueConfig:
 
 
 def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
-    queue = ReplayStore(str(folder), settings(args), args.per_step, 0, "bench", 0)
+    queue = ReplayStore(str(folder), settings(args), forests_per_step=args.per_step, seed=0, session="bench", step=0)
 
     def run() -> None:
         for step in range(args.forests // args.per_step):
@@ -232,7 +232,7 @@ def recovery(records: int) -> dict[str, float | int]:
     The forests are small. All except the last ones are trained."""
     with tempfile.TemporaryDirectory() as folder:
         config = QueueConfig(fsync="none", max_staleness=0)
-        queue = ReplayStore(folder, config, 16, 0, "bench", 0)
+        queue = ReplayStore(folder, config, forests_per_step=16, seed=0, session="bench", step=0)
         small, step = binary_forest(2, 4), 0
         while queue.records < records:
             for _ in range(16):
@@ -245,7 +245,7 @@ def recovery(records: int) -> dict[str, float | int]:
             queue.ack(lease.lease_id, step)
             queue.commit(step)
         queue.close()
-        again = ReplayStore(folder, config, 16, 0, "again", step)
+        again = ReplayStore(folder, config, forests_per_step=16, seed=0, session="again", step=step)
         opening = again.opening
         again.close()
     speed = round(opening.records / opening.seconds)

@@ -107,8 +107,9 @@ class Simulation:
             c = self.config
             settings = c.queue.model_copy(update={"fsync": "none"})
             self.store = ReplayStore(
-                str(Path(folder)), settings, c.learner.forests_per_step, c.run.seed, "simulation", 0,
-                clock=lambda: self.env.now, versions_per_step=c.learner.updates_per_step,
+                str(Path(folder)), settings, forests_per_step=c.learner.forests_per_step, seed=c.run.seed,
+                session="simulation", step=0, clock=lambda: self.env.now,
+                versions_per_step=c.learner.updates_per_step,
             )  # fmt: skip
             try:
                 for _ in range(c.generator.count):

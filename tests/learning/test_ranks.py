@@ -58,7 +58,7 @@ SEVERAL: Learner = SMALL | {
 # ---- functions of a rank ---------------------------------------------------------------------------------------------
 def gradients(rank: int, world: int, folder: str, learner: Learner) -> tuple[np.ndarray, Arrays]:
     """Return the sums of the loss, and the gradients of one update. Every rank returns complete gradients."""
-    trainer = Trainer(tiny.config(**learner), folder, rank, world)
+    trainer = Trainer(tiny.config(**learner), folder, rank=rank, world=world)
     totals = trainer.gradients(FORESTS, Phases("cpu"))
     trained = {n: p.grad for n, p in trainer.policy.model.named_parameters() if p.grad is not None}
     return totals.array(), {n: sharding.full(grad).numpy() for n, grad in trained.items()}
@@ -70,7 +70,7 @@ def resume(rank: int, world: int, folder: str, out: Path, learner: Learner, batc
 
     Returns the losses and the weights of both trainers. The last loss is that of the resumed trainer."""
     config = tiny.config(**learner)
-    trainer = Trainer(config, folder, rank, world)
+    trainer = Trainer(config, folder, rank=rank, world=world)
     losses = [trainer.step(FORESTS, trainer.version).loss for _ in range(batches)]
     trainer.save(out)
     resumed = Trainer(config, str(out), rank, world, base_dir=folder)
@@ -86,7 +86,7 @@ def break_off(rank: int, world: int, folder: str, out: Path, learner: Learner) -
     weights of an undisturbed trainer, and the weights of the resumed trainer."""
     config = tiny.config(**learner)
     bad = dataclasses.replace(FORESTS[0], temperature=1e-39)  # the logits of this forest are infinite
-    trainer = Trainer(config, folder, rank, world, keep_dir=out)
+    trainer = Trainer(config, folder, rank=rank, world=world, keep_dir=out)
     reports = [trainer.step(FORESTS, 0), trainer.step([bad, *FORESTS[1:]], 6)]
     middle = weights_of(trainer)
     trainer.save(out / "step-2")

@@ -95,12 +95,14 @@ def _step(model: str, out: Path, rank: int, world: int, options: dict[str, Any])
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
     config = tiny.config(lr=1e-4, **options)
-    small = Trainer(config, tiny.folder(out / f"small-{rank}", "llama"), rank, world)  # makes the one-time allocations
+    small = Trainer(
+        config, tiny.folder(out / f"small-{rank}", "llama"), rank=rank, world=world
+    )  # makes the one-time allocations
     small.step(FORESTS, 0)
     del small
     base, found = resident("VmRSS"), {}
     reset_peak()
-    trainer = Trainer(config, model, rank, world)
+    trainer = Trainer(config, model, rank=rank, world=world)
     found["load"] = resident("VmHWM") - base
     reset_peak()
     losses = [trainer.step(FORESTS, version).loss for version in (0, 1)]

@@ -50,7 +50,15 @@ def open_store(
     object store this restart is also a new session."""
     same = durable_step is None and "://" not in str(run_dir)
     session = last_session(str(run_dir)) if same else next(_sessions)
-    return ReplayStore(str(run_dir), QueueConfig(**queue), per_step, 0, session, durable_step or 0, clock or Clock())
+    return ReplayStore(
+        str(run_dir),
+        QueueConfig(**queue),
+        forests_per_step=per_step,
+        seed=0,
+        session=session,
+        step=durable_step or 0,
+        clock=clock or Clock(),
+    )
 
 
 def last_session(run_dir: str) -> str:

@@ -470,7 +470,9 @@ def test_interrupted_return_to_a_checkpoint_is_repeated(tmp_path: Path) -> None:
     before = file.read_bytes()
 
     def resume(run: Path) -> ReplayStore:
-        return ReplayStore(str(run), QueueConfig(max_staleness=1), 2, 0, "resumed", 1, Clock())
+        return ReplayStore(
+            str(run), QueueConfig(max_staleness=1), forests_per_step=2, seed=0, session="resumed", step=1, clock=Clock()
+        )
 
     resume(tmp_path).close()
     written = (tmp_path / "replay/journal/0000000002.jsonl").read_bytes()

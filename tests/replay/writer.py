@@ -21,7 +21,9 @@ def main(folder: Path, fsync: str, steps: int) -> None:
     checkpoint = folder / "checkpoint.json"
     model: list[list[str]] = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
     queue = QueueConfig(fsync=fsync, payload_mb=1, retain="all")
-    store = ReplayStore(str(folder), queue, PER_STEP, 0, f"life of {os.getpid()}", len(model))
+    store = ReplayStore(
+        str(folder), queue, forests_per_step=PER_STEP, seed=0, session=f"life of {os.getpid()}", step=len(model)
+    )
     print("open", flush=True)
     while len(model) < steps:
         while (record := store.reserve("w", "", str)) is not None:

@@ -48,7 +48,7 @@ def make_run(root: Path, forests: Sequence[Forest], records: Sequence[dict[str, 
     tree = {**CONFIG, "run": {**CONFIG["run"], "root": str(root)}}
     folder, _, lock = RunFolder.create(configuration.parse(tree, "test"), "demo")
     lock.release()
-    store = ReplayStore(str(folder.path), QueueConfig(), 1, 0, "test", 0)
+    store = ReplayStore(str(folder.path), QueueConfig(), forests_per_step=1, seed=0, session="test", step=0)
     for step, forest in enumerate(forests, 1):
         ticket = store.reserve("w", "", lambda _draw, id=forest.prompt_id: id)
         assert ticket is not None

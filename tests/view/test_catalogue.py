@@ -120,7 +120,7 @@ def test_run_without_a_journal_says_so(run: Path, tmp_path: Path) -> None:
 
 def test_forests_appear_while_the_queue_writes(run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "config.yaml", tmp_path)
-    store = ReplayStore(str(tmp_path), QueueConfig(), 1, 0, "test", 0)
+    store = ReplayStore(str(tmp_path), QueueConfig(), forests_per_step=1, seed=0, session="test", step=0)
     catalogue = Catalogue(open_source(tmp_path))
     for step, forest in enumerate(forests(), 1):
         ticket = store.reserve("w", "", lambda _draw, id=forest.prompt_id: id)

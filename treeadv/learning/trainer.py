@@ -43,6 +43,7 @@ class Trainer:
         self,
         config: Config,
         model_dir: str,
+        *,
         rank: int = 0,
         world: int = 1,
         keep_dir: str | Path = ".",

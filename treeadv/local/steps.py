@@ -43,7 +43,7 @@ class StepForests:
         self._session = folder.store.next_session()
         per_step, seed = config.learner.forests_per_step, config.run.seed
         self._store = ReplayStore(
-            folder.uri, config.queue, per_step, seed, self._session, first_step,
+            folder.uri, config.queue, forests_per_step=per_step, seed=seed, session=self._session, step=first_step,
             versions_per_step=config.learner.updates_per_step,
         )  # fmt: skip
         self._lease: Leased | None = None

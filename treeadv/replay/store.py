@@ -56,6 +56,7 @@ class ReplayStore(OpenFiles):
         self,
         run_dir: str,
         config: QueueConfig,
+        *,
         forests_per_step: int,
         seed: int,
         session: str,

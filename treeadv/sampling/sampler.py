@@ -71,7 +71,9 @@ async def grow(
         )
     rule = build_rule(sampling.rule, sampling.rule_options)
     if isinstance(rule, SearchRule):
-        return await SearchGrowth(engine, request, sampling, rule, stop, RETRIES, judge).run()
+        return await SearchGrowth(
+            engine, request, sampling=sampling, rule=rule, stop=stop, retries=RETRIES, judge=judge
+        ).run()
     return await _Growth(engine, request, sampling, tau, stop).run()
 
 

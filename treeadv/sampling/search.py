@@ -36,7 +36,7 @@ class SearchGrowth:
     A lost branch continues from its last token up to `retries` times."""
 
     def __init__(
-        self, engine: Engine, request: GrowRequest, sampling: SamplingConfig, rule: SearchRule, stop: frozenset[int],
+        self, engine: Engine, request: GrowRequest, *, sampling: SamplingConfig, rule: SearchRule, stop: frozenset[int],
         retries: int, judge: Judge | None,
     ) -> None:  # fmt: skip
         if rule.needs_rewards and judge is None:
