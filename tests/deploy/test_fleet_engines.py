@@ -59,7 +59,7 @@ def test_one_file_adds_the_servers_of_an_engine(helm: Helm, chart: Path, tmp_pat
     pods = pod_templates(documents)
     server = pods["run1-treeadv-fleet"]["spec"]["containers"][0]
     assert server["command"] == ["dice-server"]
-    assert server["args"] == ["--device=cpu", "--model=/data/models/m", "--quiet"]
+    assert server["args"] == ["--device=cuda", "--model=/data/models/m", "--quiet"]
     assert {"name": "SIDES", "value": "6"} in server["env"]
     assert server["ports"] == [{"name": "dice", "containerPort": 7001}]
     assert server["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "dice"}
