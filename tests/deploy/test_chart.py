@@ -162,7 +162,9 @@ def size(quantity: str) -> int:
 
 
 @pytest.mark.parametrize("values", VALUES)
-def test_object_store_fits_into_shared_memory(render: Render, values: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_object_store_fits_into_shared_memory(
+    render: Render, values: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     cluster = ray_cluster(render(values))["spec"]
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         pod = group["template"]["spec"]
@@ -171,5 +173,5 @@ def test_object_store_fits_into_shared_memory(render: Render, values: str, monke
         monkeypatch.setattr("ray._private.utils.get_shared_memory_bytes", lambda shm=shm: shm)
         monkeypatch.setattr("ray._common.utils.get_system_memory", lambda memory=memory: memory)
         asked = int(group["rayStartParams"]["object-store-memory"])
-        assert services.determine_plasma_store_config(asked, "/tmp/ray")[0] == "/dev/shm"
+        assert services.determine_plasma_store_config(asked, str(tmp_path))[0] == "/dev/shm"
         assert asked > 0.89 * shm
