@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import treeadv
+from treeadv.config import build
 
 CALLABLE = [name for name in treeadv.__all__ if callable(getattr(treeadv, name))]
 EXAMPLES = [name for name in CALLABLE if name not in ("BadForest", "BadInput", "Finish", "Verdict")]
@@ -45,3 +46,9 @@ def test_example_in_the_docstring_runs(name: str, tiny_model: Path, tmp_path: Pa
     (found,) = doctest.DocTestFinder(recurse=False).find(getattr(treeadv, name), name, module=False, globs=names)
     assert found.examples, f"{name} has no example"
     assert doctest.DocTestRunner().run(found).failed == 0
+
+
+def test_overrides_do_not_change_the_given_tree() -> None:
+    tree = {"task": {"source": "p.jsonl"}, "learner": {"lr": 1e-4}}
+    assert build(tree, ["learner.lr=1e-5", "sampling.leaves=4"], "test").learner.lr == 1e-5
+    assert tree == {"task": {"source": "p.jsonl"}, "learner": {"lr": 1e-4}}

@@ -10,6 +10,7 @@ from treeadv.config import Config
 from treeadv.data.model_folder import check_path, tokenizer_folder
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
+from treeadv.dtypes import multiplies_bfloat16
 from treeadv.engines.registry import check_engine, cuda_option
 from treeadv.errors import BadInput
 from treeadv.evaluation.sets import sets_of, shared_problems
@@ -61,6 +62,7 @@ def check_run(config: Config, local: bool = False) -> None:
     check_prompts(examples, config)
     check_answers(examples, config)
     check_copies(examples, config)
+    check_dtypes(config)
     if config.eval.every:
         _check_evaluation(config, examples)
 
@@ -146,6 +148,18 @@ def check_devices(config: Config) -> None:
         raise BadInput(f"{asked[0]}: torch {torch.__version__} finds no CUDA device on this machine; set {key}=cpu")
     if needed > available:
         raise BadInput(f"generator.gpus and learner.gpus ask for {needed:g} GPUs: this machine has {available}")
+
+
+def check_dtypes(config: Config) -> None:
+    """Log a warning for roles that compute in bfloat16 on this machine's CPU if the CPU only emulates it."""
+    c, g = config.learner, config.generator
+    slow = ["learner.dtype"] if c.device == "cpu" and c.dtype == "bfloat16" else []
+    slow += ["generator.dtype"] if g.engine == "embedded" and g.dtype == "bfloat16" else []
+    if slow and not multiplies_bfloat16():
+        log.warning(
+            "%s: bfloat16 is several times slower than float32 on this machine, whose CPU has no instructions for it;"
+            " set auto", ", ".join(slow),
+        )  # fmt: skip
 
 
 def _check_local(config: Config) -> None:

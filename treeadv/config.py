@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from copy import deepcopy
 from pathlib import Path
 
 import yaml
@@ -128,7 +129,8 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def build(tree: JsonObject, overrides: list[str], where: str) -> Config:
-    """Apply overrides to a configuration tree and validate the tree. `where` names the origin of the tree in errors."""
+    """Validate a configuration tree with overrides. `where` names the origin of the tree in errors."""
+    tree = deepcopy(tree)
     for override in overrides:
         _apply(tree, override)
     return parse(tree, where)

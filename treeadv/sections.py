@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from treeadv.dtypes import Dtype, fast_dtype
 from treeadv.presets import AdvantageOverrides
 from treeadv.section import Beta, Count, NonNegative, Positive, PositiveFloat, Seconds, Section, Share
 
@@ -156,12 +157,26 @@ class GeneratorConfig(Section):
     )
     forests: Positive = Field(6, description="forests that a generator grows at first; then as many as fill its engine")
     rows: Positive = Field(48, description="embedded: branches decoded side by side")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="embedded: of the weights and the computation")
     threads: Count = Field(0, description="torch threads; 0: the machine's cores")
     cpus: NonNegative = Field(1.0, description="CPUs that Ray reserves for one generator")
     gpus: NonNegative = Field(0.0, description="GPUs that Ray reserves for one generator")
     slot: str = Field("", description="custom Ray resource to ask one of, e.g. generator_slot; empty: none")
     sglang: SGLangConfig = SGLangConfig()
+    dtype: Dtype = Field(
+        "float32",
+        description="of the weights and the computation; auto: bfloat16 on a GPU and, with engine=embedded, on a CPU"
+        " that multiplies bfloat16; else float32",
+    )
+
+    @field_validator("dtype")
+    @classmethod
+    def _auto(cls, dtype: Dtype, info: ValidationInfo) -> Dtype:
+        if dtype != "auto" or not {"engine", "sglang"} <= info.data.keys():  # a fault of these is reported by itself
+            return dtype
+        if info.data["engine"] != "sglang":
+            return fast_dtype("cpu")
+        # SGLang's bfloat16 on a CPU differs from transformers' by more than the check at the start allows.
+        return "bfloat16" if info.data["sglang"].device == "cuda" else "float32"
 
 
 class RewardConfig(Section):
@@ -255,8 +270,11 @@ class LearnerConfig(Section):
     tokens_per_microbatch: Positive = Field(
         4096, description="a forest over this is cut at segments, its ancestors recomputed"
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="of the computation; the master weights are float32"
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the learners compute")
+    dtype: Dtype = Field(
+        "bfloat16",
+        description="of the computation; the master weights are float32; auto: bfloat16 on a GPU and on a CPU that"
+        " multiplies bfloat16, else float32",
     )
     checkpoint_activations: bool = Field(
         False, description="compute the activations of a layer again in the backward pass instead of keeping them"
@@ -264,7 +282,6 @@ class LearnerConfig(Section):
     lora_rank: Count = Field(
         0, description="train a LoRA adapter of this rank through peft instead of all weights; 0: all weights"
     )
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the learners compute")
     replicas: Positive = Field(
         1, description="copies of the sharded model (HSDP): learner.count / replicas ranks share one copy"
     )
@@ -281,6 +298,11 @@ class LearnerConfig(Section):
     def updates_per_step(self) -> int:
         """Optimizer updates of one step, without skipped updates."""
         return self.updates_per_batch * self.passes_per_batch
+
+    @field_validator("dtype")
+    @classmethod
+    def _auto(cls, dtype: Dtype, info: ValidationInfo) -> Dtype:
+        return fast_dtype(info.data["device"]) if dtype == "auto" and "device" in info.data else dtype
 
     @model_validator(mode="after")
     def _coherent(self) -> LearnerConfig:

@@ -48,12 +48,13 @@ sampling:
   tau_quantile: 0.8     # fork where the entropy is in its upper fifth
 generator:
   forests: 6            # forests grown at a time
-  dtype: bfloat16
+  dtype: auto           # bfloat16 where the machine multiplies it, else float32
   threads: 1
 learner:
   forests_per_step: 6   # prompts of an optimizer step
   lr: 2.0e-5
   device: {device}{gpus}
+  dtype: auto
   threads: 1
 """
 
