@@ -15,6 +15,7 @@ LAYERS = (
     ("treeadv", "treeadv.errors", "treeadv.scrapers", "treeadv.seeds", "treeadv.visible"),
     (
         "treeadv.disk",
+        "treeadv.dtypes",
         "treeadv.extensions",
         "treeadv.forest",
         "treeadv.jsonl",
