@@ -14,7 +14,7 @@ from treeadv.cli.main import add_commands
 from treeadv.cli.parser import Commands, dispatch, new_parser
 from treeadv.command_line import FIELD, local
 from treeadv.errors import BadInput
-from treeadv.places import is_uri
+from treeadv.places import check_typed, is_uri
 from treeadv.visible import visible
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ def _add_scale(commands: Commands) -> None:
 def scale(args: argparse.Namespace) -> int:
     from treeadv.storage.run_folder import RunFolder
 
+    check_typed(args.run_dir)
     if is_uri(args.run_dir):
         raise BadInput(f"{args.run_dir}: the driver reads requests from its own disk; give the run folder there")
     counts = {}

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from treeadv.errors import BadInput
 from treeadv.launch import launch
 from treeadv.replay.audit import audit
 from treeadv.storage.object_run import ObjectRunStore
+from treeadv.storage.objects import ObjectFolder
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -225,6 +227,60 @@ def refused(capsys: pytest.CaptureFixture, *words: str | Path) -> str:
     return out
 
 
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("s3:/b/x", "did you mean s3://b/x?"),
+        ("s3:b/x", "did you mean s3://b/x?"),
+        ("GS//b/x", "did you mean gs://b/x?"),
+        ("b/x", "a folder of this machine is run.root=b/x"),
+        ("s4://b/x", "unknown scheme s4, did you mean s3?"),
+        ("s3://[b/x", "is no URI"),
+        ("s3://key:secret@b/x", "without credentials"),
+    ],
+)
+def test_bad_storage_is_refused_by_a_dry_run(storage, said, tmp_path, tiny_model, capsys):
+    config = recipe(tmp_path, tiny_model)
+    out = refused(capsys, "--config", config, "--dry-run", "--local", f"run.storage={json.dumps(storage)}")
+    assert said in out and "secret" not in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--resume", "s3:/b/x"),
+        ("audit", "s3:/b/x"),
+        ("scale", "s3:/b/x", "reward=1"),
+        ("show", "s3:/b/x"),
+        ("train", "--local", "--config", "{recipe}", "run.root=s3:/b/x"),
+        ("train", "--local", "--config", "{recipe}", "task.source=s3:/b/x"),
+        ("train", "--local", "--config", "{recipe}", "model.path=s3:/b/x"),
+        ("grade", "a.jsonl", "--out", "s3:/b/x"),
+    ],
+)
+def test_mistyped_uri_is_never_taken_for_a_path(words, tmp_path, tiny_model, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = recipe(tmp_path, tiny_model)
+    with pytest.raises(SystemExit, match="2"):
+        sys.exit(cli.main([word.format(recipe=config) for word in words]))
+    assert "did you mean s3://b/x?" in capsys.readouterr().err
+    assert not (tmp_path / "s3:").exists()
+
+
+def test_google_store_is_asked_for_half_a_minute_at_most(monkeypatch):
+    asked = []
+    known = SimpleNamespace(from_uri=lambda uri: asked.append(uri) or (None, "b/x"))
+    monkeypatch.setattr("treeadv.storage.objects.pafs", SimpleNamespace(FileSystem=known))
+    for uri in ("gs://b/x", "gs://b/x?scheme=http", "gcs://b/x?retry_limit_seconds=9", "s3://b/x?region=r"):
+        ObjectFolder(uri)
+    assert asked == [
+        "gs://b/x?retry_limit_seconds=30",
+        "gs://b/x?scheme=http&retry_limit_seconds=30",
+        "gcs://b/x?retry_limit_seconds=9",
+        "s3://b/x?region=r",
+    ]
+
+
 def test_bad_storage_gives_one_line_and_creates_no_file(bucket, tmp_path, tiny_model, capsys):
     name, _, uri = bucket
     config = of(uri, tmp_path, tiny_model)
@@ -233,10 +289,10 @@ def test_bad_storage_gives_one_line_and_creates_no_file(bucket, tmp_path, tiny_m
         return refused(capsys, "--config", config, f"run.storage={json.dumps(uri)}")
 
     assert "The specified bucket does not exist" in storage(uri.replace(name, "nosuch").replace("/one", ""))
-    assert "write a URI without credentials, such as s3://bucket/runs" in storage("/data/runs")
+    assert "write a URI, such as s3://bucket/runs; a folder of this machine is run.root=" in storage("/data/runs")
     out = storage("s3://key:secret@bucket/runs")
     assert "write a URI without credentials" in out and "secret" not in out
-    assert "not a path or URI of a file system" in storage("s4://bucket/runs")
+    assert "unknown scheme s4" in storage("s4://bucket/runs")
     assert "queue.fsync=none never writes to s3://" in refused(capsys, "--config", config, "queue.fsync=none")
     assert "name an object store in run.storage" in refused(capsys, "--config", config, "run.root=s3://bucket/runs")
     assert f"{uri} holds no run (no config.yaml)" in refused(capsys, "--resume", uri)

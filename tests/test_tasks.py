@@ -23,7 +23,7 @@ from treeadv.config import TaskConfig
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import Shuffled, file_problems, problem_source
 from treeadv.errors import BadInput
-from treeadv.rewards.files import grade_file
+from treeadv.evaluation.answer_file import grade_file
 
 MIX: list[dict[str, Any]] = [{"name": "chain_sum", "weight": 3.0}, {"name": "gcd", "options": {"max_numbers": 3}}]
 

@@ -16,12 +16,14 @@ from treeadv.errors import BadInput
 from treeadv.evaluation.sets import sets_of, shared_problems
 from treeadv.forest import Verdict
 from treeadv.learning import objective
+from treeadv.places import is_uri
 from treeadv.replay.selection import selection_rule
 from treeadv.rewards.copies import copies
 from treeadv.rewards.golds import Gold, check_golds, judge_all
 from treeadv.rewards.judgement import Answer
 from treeadv.rewards.verifiers.registry import find_verifier, is_built_in
 from treeadv.sampling.rules import build_rule
+from treeadv.storage.folder import check_uri
 from treeadv.tracking import check_trackers
 from treeadv.visible import visible_logger
 
@@ -42,10 +44,12 @@ def check_run(config: Config, local: bool = False) -> None:
         )
     selection_rule(config.queue.selection)
     check_trackers(config.run.trackers)
-    if "://" in config.run.root:
+    if is_uri(config.run.root):
         raise BadInput(
             f"run.root={config.run.root} must be a path on this machine; name an object store in run.storage"
         )
+    if config.run.storage:
+        check_uri(config.run.storage)
     if config.run.storage and config.queue.fsync == "none":
         raise BadInput(f"queue.fsync=none never writes to {config.run.storage}; use interval or always")
     check_engine(config)

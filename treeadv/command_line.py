@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from treeadv.errors import BadInput, single_errors
-from treeadv.places import copy_command, is_uri, target_of
+from treeadv.places import copy_command, is_uri, meant_uri, target_of
 from treeadv.visible import visible
 
 FIELD = "section.key=value"  # how help texts write a field of the configuration
@@ -134,13 +134,19 @@ def local(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             f"{text} is not on this machine; copy it, then give {target_of(text)}: {copy_command(text)}"
         )
-    return Path(text)
+    return _typed_path(text)
 
 
 def output(text: str) -> Path:
     """Parse an argument that names a file or folder to write on this machine."""
     if is_uri(text):
         raise argparse.ArgumentTypeError(f"{text} is not on this machine; give a path here, and copy the result there")
+    return _typed_path(text)
+
+
+def _typed_path(text: str) -> Path:
+    if (uri := meant_uri(text)) is not None:
+        raise argparse.ArgumentTypeError(f"{text} is no path and no URI; did you mean {uri}?")
     return Path(text)
 
 

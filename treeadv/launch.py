@@ -22,6 +22,7 @@ from treeadv.data.paths import absolute, moved, same_task, with_content
 from treeadv.data.tasks import check_content
 from treeadv.disk import replace_file
 from treeadv.errors import BadForest, BadInput, RunFailed, one_line
+from treeadv.places import check_typed, is_uri
 from treeadv.storage.folder import split
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.run_folder import RunFolder, named_store
@@ -69,7 +70,7 @@ class Launch:
             return None
         kind = RunFailed if isinstance(cause, RunFailed) else BadInput
         resume = f"treeadv train {'--local ' * local}--resume"
-        if not self.resumed and not self.folder.accepted and "://" not in uri:
+        if not self.resumed and not self.folder.accepted and not is_uri(uri):
             shutil.rmtree(path, ignore_errors=True)
             after = f"delete {path} when the disk is repaired" if path.exists() else f"{path} is removed"
             return kind(f"{message} (the run has not started; {after})")
@@ -117,10 +118,11 @@ def _resume(uri: str, overrides: list[str], recipe: Config | None, check: Check)
     """Open the run at `uri`. Its configuration is `recipe`, or its stored configuration with `overrides` if `recipe`
     is None."""
     path: Path | None = None
-    if "://" not in uri:
+    check_typed(uri, "--resume")
+    if not is_uri(uri):
         path, (folder, stored) = Path(uri), RunFolder.open(Path(uri), [])
         uri = folder.uri
-    if "://" in uri:
+    if is_uri(uri):
         folder, stored, lock = _download(uri, overrides, path)
     else:
         lock = LocalLock(folder.path)

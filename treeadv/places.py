@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from treeadv.errors import BadInput, one_line, short
+
+# The begin of a URI of a store whose colon or slashes are mistyped: s3:/b/x, s3:b/x, s3//b/x.
+_MISTYPED = re.compile(r"(s3|gs|gcs|abfss?|hdfs|https?)(?::/?|//)(?=[^/:])", re.I)
 
 
 def is_uri(text: str) -> bool:
     """Return whether a text is a URI and no path. The test must come before `Path`, which turns s3://b/x to s3:/b/x."""
     return "://" in text
+
+
+def meant_uri(text: str) -> str | None:
+    """Return the URI that a text with a mistyped begin means, such as s3://b/x for s3:/b/x; None for any other text."""
+    found = _MISTYPED.match(text)
+    return f"{found[1].lower()}://{text[found.end() :]}" if found and not os.path.lexists(text) else None
+
+
+def check_typed(text: str, key: str = "") -> None:
+    """Raise `BadInput` if `text` is a URI whose begin is mistyped. `key` names the option.
+
+    As a path, s3:/b/x would be a folder `s3:` on this machine."""
+    if (uri := meant_uri(text)) is not None:
+        raise BadInput(f"{key and key + '='}{text}: a URI has :// after its scheme, did you mean {uri}?")
 
 
 def check_local(text: str, key: str) -> None:
@@ -22,6 +40,7 @@ def check_local(text: str, key: str) -> None:
         if isinstance(e, ValueError) or e.errno == errno.ENAMETOOLONG:
             reason = e.strerror if isinstance(e, OSError) else one_line(e)
             raise BadInput(f"{key}={short(text)}: can be no path ({reason})") from e
+    check_typed(text, key)
     if is_uri(text):
         raise BadInput(f"{key}={text}: a path on this machine is needed; copy the files first: {copy_command(text)}")
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_tasks import read_problems
 from treeadv.errors import BadInput
-from treeadv.rewards.files import grade_file
+from treeadv.evaluation.answer_file import grade_file
 from treeadv.rewards.golds import Gold, check_golds
 
 

@@ -18,6 +18,7 @@ from treeadv.planning.plan import GB, make_plan, render
 from treeadv.rewards.judgement import Answer, Judgement
 from treeadv.rewards.sandbox.pool import VerifierPool
 from treeadv.rewards.verifiers.registry import find_verifier
+from treeadv.storage.folder import join
 
 ASSUMED_GPU = 80 * GB  # bytes of a GPU if this machine has none
 NO_ANSWER = "I do not know."
@@ -31,12 +32,12 @@ def describe_run(config: Config, name: str) -> tuple[str, bool]:
     problem = sources[0].train[0]
     folder = tokenizer_folder(config.model.path, config.model.cache) or resolve(SMOLLM2, config.model.cache)
     plan = make_plan(config, folder / "config.json", _gpu_bytes(), _host_bytes())
-    home = config.run.storage or config.run.root
+    run = join(config.run.storage or config.run.root, config.run.name or name)
     c = config
     lines = [
         "Nothing is started. This recipe would run:",
         "",
-        f"run      {home}/{c.run.name or name}",
+        f"run      {run}" + ("; its start checks the access to the store" if config.run.storage else ""),
         f"steps    {c.run.steps}, each of {c.learner.forests_per_step} forests with {c.sampling.leaves} leaves"
         f" of at most {c.sampling.max_tokens} tokens",
         *(f"data     {line}" for line in _data_lines(sources, config)),

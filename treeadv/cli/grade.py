@@ -18,6 +18,13 @@ def add(commands: Commands) -> None:
     p = add_command(commands, "grade", grade, "verdicts for a JSONL file of problem, answer and response")
     p.add_argument("file", type=local, metavar="FILE.jsonl")
     p.add_argument("--verifier", default="math", help="a verifier as in task.verifier (default math)")
+    p.add_argument(
+        "--normaliser",
+        default="hashes",
+        metavar="NAME",
+        help="finds the gold answer in the answer, as task.normaliser does: hashes (the text after ####, the default),"
+        " boxed, none or module:Name",
+    )
     p.add_argument("--workers", type=positive, default=2, metavar="N", help="verifier processes (default 2)")
     p.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="limit of one answer (default 5)")
     p.add_argument(
@@ -27,12 +34,12 @@ def add(commands: Commands) -> None:
 
 
 def grade(args: argparse.Namespace) -> int:
-    from treeadv.rewards.files import grade_file
+    from treeadv.evaluation.answer_file import grade_file
 
     if not 0 < args.timeout < math.inf:
         raise BadInput(f"--timeout {args.timeout:g}: a limit in seconds must be a number above 0")
     with replaced(args.out) if args.out else nullcontext() as scratch:
-        summary = grade_file(args.file, args.verifier, args.workers, args.timeout, scratch)
+        summary = grade_file(args.file, args.verifier, args.workers, args.timeout, scratch, args.normaliser)
     if args.json:
         print(json.dumps(asdict(summary), indent=2))
     else:

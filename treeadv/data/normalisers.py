@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.extensions import load_extension
 from treeadv.rewards.parsing.extract import boxed_text
 
@@ -28,6 +28,19 @@ def find_normaliser(name: str) -> Normaliser:
     if not callable(found):
         raise BadInput(f"task.normaliser={name} is not a function")
     return cast(Normaliser, found)
+
+
+def normalised(answer: object, name: str, where: str) -> object:
+    """Return the gold answer that the normaliser `name` finds in the answer column. A value that is no text stays as it
+    is. Raises `BadInput` with the place `where`."""
+    if not isinstance(answer, str):
+        return answer
+    try:
+        return find_normaliser(name)(answer)
+    except BadInput as e:
+        raise BadInput(f"{where}: {e}") from e
+    except Exception as e:  # a user's function may raise anything
+        raise BadInput(f"{where}: task.normaliser={name} fails: {type(e).__name__}: {one_line(e)}") from e
 
 
 def after_hashes(answer: str) -> str:

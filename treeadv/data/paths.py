@@ -13,7 +13,7 @@ from treeadv.config import Config
 from treeadv.data.model_folder import anywhere
 from treeadv.data.rows import content_hash
 from treeadv.jsonl import JsonObject
-from treeadv.places import check_local, is_uri
+from treeadv.places import check_local, check_typed, is_uri
 from treeadv.task_config import ENDLESS, TaskConfig
 
 
@@ -21,6 +21,7 @@ def absolute(config: Config) -> Config:
     """Return the configuration with absolute paths, for a run that may be resumed from another folder.
 
     Raises `BadInput` for a URI in place of a path."""
+    check_typed(config.run.root, "run.root")
     sglang, root = config.generator.sglang, config.run.root
     generator = config.generator.model_copy(
         update={"sglang": sglang.model_copy(update={"stubs": sglang.stubs and os.path.abspath(sglang.stubs)})}

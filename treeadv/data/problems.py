@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from treeadv.data.columns import mapped_row, missing_column
-from treeadv.data.normalisers import HASHES, check_marks, find_normaliser
+from treeadv.data.normalisers import HASHES, check_marks, normalised
 from treeadv.data.rows import DataRow
-from treeadv.errors import BadInput, one_line, short
+from treeadv.errors import BadInput, short
 from treeadv.jsonl import JsonMapping, JsonObject
 from treeadv.rewards.golds import gold_text, text_of
 from treeadv.rewards.verifiers.registry import meta_of, verifier_of
@@ -91,7 +91,7 @@ def _problem(row: DataRow, given: JsonMapping, columns: JsonObject, source: Sour
     gold = ""
     if columns.get("answer") not in (None, ""):
         answer = _no_object(columns["answer"], "answer", where)
-        gold = gold_text(_normalised(answer, source.normaliser, where), where)
+        gold = gold_text(normalised(answer, source.normaliser, where), where)
     elif grader.needs_gold:
         raise missing_column("answer", given, source.columns, where)
     name = columns.get("id")
@@ -116,17 +116,6 @@ def _no_object(value: object, key: str, where: str) -> object:
         first = next(iter(value), "FIELD")
         raise BadInput(f"{where}: {key} is an object with {fields}; name one in task.columns, as {key}: {key}.{first}")
     return value
-
-
-def _normalised(answer: object, normaliser: str, where: str) -> object:
-    if not isinstance(answer, str):
-        return answer
-    try:
-        return find_normaliser(normaliser)(answer)
-    except BadInput as e:
-        raise BadInput(f"{where}: {e}") from e
-    except Exception as e:  # a user's function may raise anything
-        raise BadInput(f"{where}: task.normaliser={normaliser} fails: {type(e).__name__}: {one_line(e)}") from e
 
 
 def _turns(messages: Sequence[object], where: str) -> tuple[Turn, ...]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.extensions import load_extension
+from treeadv.places import check_typed, is_uri
 from treeadv.storage.lock import Lock, Owner
 
 Bytes: TypeAlias = bytes | pa.Buffer
@@ -23,6 +26,8 @@ FOLDERS = {
     "file": "treeadv.storage.local:LocalFolder",
     "*": "treeadv.storage.objects:ObjectFolder",
 }
+# The schemes that pyarrow knows. A user's own scheme is `module:Name`.
+_SCHEMES = ("abfs", "abfss", "file", "gcs", "gs", "hdfs", "s3", "viewfs")
 
 
 class TooShort(OSError):
@@ -156,6 +161,31 @@ class Folder(Protocol):
     def check_owner(self, session: str) -> None:
         """Raise `BadInput` if another session has opened the run later. A local lock makes this impossible."""
         ...
+
+
+def check_uri(uri: str) -> None:
+    """Raise `BadInput` unless `uri` (run.storage) is a URI of a store, without credentials. Contacts no store."""
+    check_typed(uri, "run.storage")
+    if not is_uri(uri):
+        raise BadInput(
+            f"run.storage={uri}: write a URI, such as s3://bucket/runs; a folder of this machine is run.root={uri}"
+        )
+    try:
+        uri.encode()
+        parts = urlsplit(uri)
+    except ValueError as e:  # half of a surrogate pair, or an open bracket in the place of a host
+        raise BadInput(f"run.storage={uri!a}: is no URI ({one_line(e)}); write one such as s3://bucket/runs") from e
+    if parts.password:
+        raise BadInput(
+            f"run.storage={parts._replace(netloc='...').geturl()}: write a URI without credentials, such as"
+            " s3://bucket/runs; set credentials in the environment (AWS_ACCESS_KEY_ID, ...)"
+        )
+    scheme = uri.partition("://")[0]
+    known = sorted({*_SCHEMES, *FOLDERS} - {"", "*"})
+    if ":" not in scheme and scheme not in known:
+        close = difflib.get_close_matches(scheme.lower(), known, n=1, cutoff=0.5)
+        hint = f", did you mean {close[0]}?" if close else ""
+        raise BadInput(f"run.storage={uri}: unknown scheme {scheme}{hint} (known are {', '.join(known)}, module:Name)")
 
 
 def open_folder(uri: str) -> Folder:

@@ -24,12 +24,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonMapping
 from treeadv.storage import manifest
-from treeadv.storage.folder import open_folder
+from treeadv.storage.folder import check_uri, open_folder
 from treeadv.storage.run_store import BEST, EVALUATION, NO_MANIFEST, RECORDS, step_in
 from treeadv.storage.sessions import next_session
 from treeadv.visible import visible_logger
@@ -61,11 +60,7 @@ class ObjectRunStore:
 
     def __init__(self, uri: str, path: Path) -> None:
         """Connect to the store. `uri` is {run.storage}/{run.name}, and `path` is the run folder on this machine."""
-        if "://" not in uri or urlsplit(uri).password:
-            raise BadInput(
-                f"run.storage={urlsplit(uri)._replace(netloc='...').geturl()}: write a URI without credentials, such"
-                " as s3://bucket/runs; set credentials in the environment (AWS_ACCESS_KEY_ID, ...)"
-            )
+        check_uri(uri)
         self.uri = uri
         self._path = path
         self._damaged: set[str] = set()  # names of damaged checkpoints

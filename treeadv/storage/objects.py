@@ -18,6 +18,8 @@ from treeadv.storage.folder import Action, Bytes, TooShort, join, read_exactly
 from treeadv.storage.lock import ObjectLock, Owner, parse_lock, refuse_other_owner
 
 _PARALLEL_READS = 16
+# Seconds for which pyarrow repeats a failed request to Google's store. Its own limit is 15 minutes.
+_GOOGLE_RETRY = "retry_limit_seconds=30"
 _REMEDY = "check the address and the credentials in the environment, or repair the access to the store"
 
 
@@ -91,6 +93,8 @@ class ObjectFolder:
     def connect(self, uri: str) -> tuple[pafs.FileSystem, str]:
         """Return the file system of a URI and the path in this file system. A subclass for another store overrides
         this method."""
+        if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
+            uri += f"{'&' if '?' in uri else '?'}{_GOOGLE_RETRY}"
         found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
         return found
 

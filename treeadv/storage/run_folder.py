@@ -31,6 +31,7 @@ from treeadv.config import Config
 from treeadv.disk import deleting, rename, replace_file, replacing, scratch_of, writing
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
+from treeadv.places import check_typed, is_uri
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.record_fields import CHECKS, DAMAGED
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
@@ -255,7 +256,8 @@ def not_a_run(path: Path) -> BadInput:
 def named_store(run: str | Path) -> RunStore:
     """Return the store of a run, given its folder or its URI. A folder without a configuration counts as the folder
     of a run."""
-    if "://" in str(run):
+    check_typed(str(run))
+    if is_uri(str(run)):
         return object_store(str(run), Path())
     path = Path(run)
     return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)

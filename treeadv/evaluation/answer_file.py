@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from treeadv.data.columns import mapped_row
+from treeadv.data.normalisers import HASHES, check_marks, find_normaliser, normalised
 from treeadv.errors import BadInput
 from treeadv.forest import UNJUDGED
 from treeadv.jsonl import JsonObject, check_file, read_jsonl
@@ -40,16 +42,26 @@ class Summary:
 
 
 def grade_file(
-    path: Path, verifier: str = "math", workers: int = 2, timeout: float = 5.0, out: Path | None = None
+    path: Path,
+    verifier: str = "math",
+    workers: int = 2,
+    timeout: float = 5.0,
+    out: Path | None = None,
+    normaliser: str = HASHES,
 ) -> Summary:
     """Grade every line of a JSONL file. With `out`, write the lines with their verdicts to the file `out`.
 
-    A line has `answer` (the gold answer) and `response`. A line may have `problem`, `meta` (JSON for the verifier) and
-    `verifier`. A written line also has `verdict`, `reward`, `detail`, `parts` and `seconds`. Raises `BadInput` with
-    file and line before anything is graded or written."""
+    A line has a gold answer, in the forms that `task.source` knows, and `response`. `normaliser` extracts the gold
+    answer, as `task.normaliser` does. A line may have `problem`, `meta` (JSON for the verifier) and `verifier`. A
+    written line also has `verdict`, `reward`, `detail`, `parts` and `seconds`. Raises `BadInput` with file and line
+    before anything is graded or written."""
     find_verifier(verifier)
+    find_normaliser(normaliser)
     records = list(_records(path))
-    answers = [_answer(r, verifier, f"{path}:{n}") for n, r in records]
+    columns = [(f"{path}:{n}", mapped_row(r, {}, f"{path}:{n}")) for n, r in records]
+    if normaliser == HASHES:
+        check_marks([(place, row.get("answer")) for place, row in columns])
+    answers = [_answer(row, verifier, normaliser, place) for place, row in columns]
     began = time.monotonic()
     judgements = asyncio.run(_grade(answers, workers, timeout))
     seconds = time.monotonic() - began
@@ -82,7 +94,7 @@ def _records(path: Path) -> Iterator[tuple[int, JsonObject]]:
         raise BadInput(f"{path} has no line to grade")
 
 
-def _answer(record: JsonObject, configured: str, place: str) -> Answer:
+def _answer(record: JsonObject, configured: str, normaliser: str, place: str) -> Answer:
     response = record.get("response")
     if not isinstance(response, str):
         raise BadInput(f"{place}: the line has no text under 'response'")
@@ -92,7 +104,7 @@ def _answer(record: JsonObject, configured: str, place: str) -> Answer:
     elif "answer" not in record:
         raise BadInput(f"{place}: the line has no text under 'answer'")
     else:
-        gold = gold_text(record["answer"], place)
+        gold = gold_text(normalised(record["answer"], normaliser, place), place)
     return Answer(response=response, gold=gold, verifier=verifier.name, meta=meta_of(verifier, record, place))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from treeadv.cli.main import main
 from treeadv.errors import BadInput
-from treeadv.rewards.files import grade_file
+from treeadv.evaluation.answer_file import grade_file
 
 
 def write(path, lines):
@@ -51,6 +51,33 @@ def test_bad_line_is_named_and_nothing_is_written(tmp_path, line, reason):
     with pytest.raises(BadInput, match=f"in.jsonl{reason}"):
         grade_file(source, out=out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"question": "3 + 4?", "answer": "3 + 4 = <<3+4=7>>7\n#### 7"},
+        {"problem": "3 + 4?", "answer": "7"},
+        {"prompt": [{"role": "user", "content": "3 + 4?"}], "reward_model": {"ground_truth": "7"}},
+    ],
+)
+def test_gold_answer_is_found_in_every_form_that_training_reads(tmp_path, line):
+    source = write(tmp_path / "in.jsonl", [line | {"response": "The answer is 7."}])
+    assert grade_file(source, "literal", workers=1).verdicts == {"verified": 1}
+
+
+def test_normaliser_of_grade_is_that_of_the_task(tmp_path, capsys):
+    source = write(tmp_path / "in.jsonl", [{"answer": r"so \boxed{7}", "response": "The answer is 7."}])
+    assert main(["grade", str(source), "--normaliser", "boxed", "--workers", "1"]) == 0
+    assert "verified 1" in capsys.readouterr().out
+    assert main(["grade", str(source), "--normaliser", "bxed"]) == 2
+    assert "bxed" in capsys.readouterr().err
+
+
+def test_answers_of_which_only_some_are_marked_are_refused(tmp_path):
+    lines = [{"answer": a, "response": "7"} for a in ("3 + 4\n#### 7", "3 + 4 = 7")]
+    with pytest.raises(BadInput, match=r"in\.jsonl:2: the answer has no ####"):
+        grade_file(write(tmp_path / "in.jsonl", lines))
 
 
 def test_missing_or_empty_file_is_bad_input(tmp_path):
