@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from deploy import getnode, schema
+from tests.deploy import schemas
 from tests.deploy.manifests import CHART, ROOT, VALUES, Helm, Render, sets, train_config
 
 FLEET = ["generator.kind=deployment", "config.model.path=/data/models/m"]
@@ -196,14 +198,28 @@ def documented_installations() -> list[str]:
     return re.findall(r"helm install \S+ helm/treeadv[^`#\n]+", text.replace("\\\n", " "))
 
 
-def test_each_documented_installation_renders(helm: Helm) -> None:
-    assert len(documented_installations()) >= 4
+def test_each_documented_installation_renders(helm: Helm, tmp_path: Path) -> None:
+    """The files that an installation names are those of docs/your-task.md."""
+    assert len(documented_installations()) >= 5
+    page = (ROOT / "docs" / "your-task.md").read_text()
+    for name, content in re.findall(r"^```\w+\n# (\S+\.\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(content)
     for line in documented_installations():
         line = line.replace("helm/treeadv", str(CHART)).replace("=deploy/", f"={ROOT}/deploy/")
+        line = re.sub(r"=(stops\.\w+|my_reward\.py)\b", rf"={tmp_path}/\1", line)
         words = shlex.split(line.replace("helm install", "helm template"))[1:]
         out = helm(*[word for word in words if word != "--create-namespace"])
         assert out.returncode == 0, f"{line}: {out.stderr}"
         assert "REGISTRY/treeadv" in out.stdout, f"{line}: names no image of a registry"
+
+
+def test_documented_pod_is_valid_and_mounts_the_claim(helm: Helm) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    pod = yaml.safe_load(textwrap.dedent(page.partition("   # reader.yaml\n")[2].partition("   ```")[0]))
+    schemas.validate(pod, "1.34")
+    rendered = helm("template", "try", str(CHART), *sets([])).stdout
+    claims = [d["metadata"]["name"] for d in yaml.safe_load_all(rendered) if d["kind"] == "PersistentVolumeClaim"]
+    assert [v["persistentVolumeClaim"]["claimName"] for v in pod["spec"]["volumes"]] == claims
 
 
 def test_null_for_any_value_fails_the_schema() -> None:
