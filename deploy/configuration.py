@@ -25,7 +25,7 @@ HEAD = """# Configuration
 
 `make generate` writes this page from `treeadv/sections.py` and `task_config.py`; do not edit it. A recipe is a YAML
 file with these sections. The recipes of the project are in `deploy/recipes/`. On the command line a field is
-`section.key=value`; the value is YAML: `treeadv train --config RECIPE.yaml learner.lr=1.0e-5
+`section.key=value`; the value is YAML: `treeadv train --config RECIPE.yaml sampling.rule=fixed
 "sampling.rule_options={gap: 8}"`. An unknown key, a value of another type and a value outside its limits are refused
 before anything starts.
 """
