@@ -97,7 +97,7 @@ def _recipe(args: argparse.Namespace, config: Config, problems: Sequence[Problem
     distinct = len({p.key for p in problems})
     if distinct < 2:
         raise BadInput(f"{args.data}: holds {distinct} distinct problem; a run needs one to train on and one held out")
-    boxed = verifier == "math"
+    boxed = verifier in ("literal", "math")
     return RECIPE.format(
         out=args.out,
         model=json.dumps(args.model),
@@ -117,20 +117,27 @@ def _recipe(args: argparse.Namespace, config: Config, problems: Sequence[Problem
 
 def _verifier(problems: Sequence[Problem], config: Config) -> tuple[str, str]:
     """Return a verifier for the gold answers, and the reason for the choice."""
-    from treeadv.rewards.golds import Gold, check_golds
-
     sample = problems[:: max(1, len(problems) // SAMPLE)]
     if all(re.fullmatch(r"[A-J]", p.answer) for p in sample):
         return "choice", "all gold answers are letters"
-    golds = [Gold(place=p.id, text=p.answer, verifier="math", meta="") for p in sample]
+    if not _unmet("literal", sample, config):
+        return "literal", "all gold answers are numbers; math would verify a copied calculation too"
+    unmet = _unmet("math", sample, config)
+    if unmet > MOST_UNMET * len(sample):
+        return "exact", f"math cannot verify {unmet} of {len(sample)} gold answers"
+    return "math", f"verifies {len(sample) - unmet} of {len(sample)} gold answers that were tried"
+
+
+def _unmet(verifier: str, sample: Sequence[Problem], config: Config) -> int:
+    """Return the number of gold answers that a verifier does not verify."""
+    from treeadv.rewards.golds import Gold, check_golds
+
+    golds = [Gold(place=p.id, text=p.answer, verifier=verifier, meta="") for p in sample]
     try:
-        unmet = check_golds(golds, 1, config.reward.timeout, config.reward.memory_mb)
-    except BadInput:  # the verifier `math` verifies none of them
-        return "exact", "math verifies no gold answer"
-    if unmet and unmet.count > MOST_UNMET * len(sample):
-        return "exact", f"math cannot verify {unmet.count} of {len(sample)} gold answers"
-    met = len(sample) - (unmet.count if unmet else 0)
-    return "math", f"verifies {met} of {len(sample)} gold answers that were tried"
+        found = check_golds(golds, 1, config.reward.timeout, config.reward.memory_mb)
+    except BadInput:  # it verifies none of them
+        return len(sample)
+    return found.count if found else 0
 
 
 def _tokens(problems: Sequence[Problem], config: Config, device: str) -> int:
