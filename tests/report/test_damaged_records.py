@@ -43,6 +43,14 @@ def test_value_of_another_type_is_named_with_its_line(tmp_path: Path, name: str,
         assert "line 2 is damaged" in output(run, capsys), value
 
 
+@pytest.mark.parametrize("name", ["elapsed_s", "reward_mean", "staleness_max", "forests", "seconds"])
+def test_record_without_a_field_is_named(tmp_path: Path, name: str, capsys) -> None:
+    run = make_run(tmp_path, [], [])
+    lines = [json.dumps({key: value for key, value in record(n).items() if key != name}) for n in (1, 2)]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert f"has no {name}" in output(run, capsys)
+
+
 @pytest.mark.parametrize("name", ["reward_mean", "mismatch_kl", "grad_norm", "answer_tokens"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_number_that_is_not_finite_is_shown(tmp_path: Path, name: str, value: float, capsys) -> None:

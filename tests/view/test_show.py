@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,17 @@ def test_wrong_choice_gets_one_line(
     assert main(["show", str(run), *arguments]) == 2
     error = capsys.readouterr().err
     assert message.replace("RUN", str(run)) in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "folder"])
+def test_journal_without_a_step_is_named_in_one_line(
+    run: Path, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    for file in (broken / "replay" / "journal").iterdir():
+        file.unlink()
+        file.mkdir() if damage == "folder" else file.write_text("[1, 2]\n" if damage == "torn" else "")
+    assert main(["show", str(broken), "--step", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "--step 1: " in error and "journal" in error and "steps up to" not in error and error.count("\n") == 1

@@ -53,12 +53,13 @@ def show(args: argparse.Namespace) -> int:
         check_target(target)
     source = open_source(args.path, args.model, args.preset)
     rows, fault = source.rows()
+    is_run = isinstance(source, RunSource)
+    chosen = _of_step(args, rows, fault) if is_run and args.step is not None else []
     if fault:
         print(f"treeadv: {fault}", file=sys.stderr)
-    is_run = isinstance(source, RunSource)
     if is_run and args.step is None:
         return _list(args, source, rows)
-    chosen = _of_step(args, rows) if is_run else _of_file(args, rows)
+    chosen = chosen if is_run else _of_file(args, rows)
     pictures = _pictures(args, source, [source.forest(row.key) for row in chosen])
     if isinstance(source.vocabulary, Numbers):
         model = source.about()["model"]
@@ -75,11 +76,16 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _of_step(args: argparse.Namespace, rows: Sequence[ForestRow]) -> list[ForestRow]:
-    """Return the rows of the step, or the single row that --index chooses."""
+def _of_step(args: argparse.Namespace, rows: Sequence[ForestRow], fault: str) -> list[ForestRow]:
+    """Return the rows of the step, or the single row that --index chooses. `fault` says what is wrong with the
+    journal."""
     last = max((row.step for row in rows if row.step is not None), default=0)
     found = sorted((row for row in rows if row.step == args.step), key=lambda row: row.place or 0)
     if not found:
+        if fault or not last:
+            raise BadInput(
+                f"--step {args.step}: {fault or f'the journal of {args.path} has no step; treeadv audit checks it'}"
+            )
         raise BadInput(f"--step {args.step}: the journal of {args.path} has steps up to {last}")
     return _indexed(args, found, f"step {args.step} of {args.path}")
 

@@ -45,7 +45,7 @@ def digest(folder: RunFolder, ends: int = 0) -> Digest:
     last_steps: deque[int] = deque(maxlen=ends)
     tail: deque[JsonObject] = deque(maxlen=WINDOW + 1)
     last: JsonObject = {}
-    for last in folder.read_records():
+    for last in folder.shown_records():
         rewards.append(last["reward_mean"])
         staleness = max(staleness, last["staleness_max"])
         verdicts.update(last.get("verdicts", {}))

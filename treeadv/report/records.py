@@ -95,7 +95,7 @@ def write_summary(folder: RunFolder, final_states: Mapping[str, int] | None, las
     rewards, staleness, staleness_max = array("d"), 0.0, 0
     seconds: Counter[str] = Counter()
     last: JsonObject = {}
-    for last in folder.read_records(last_step):  # a long run has more records than memory
+    for last in folder.shown_records(last_step):  # a long run has more records than memory
         rewards.append(last["reward_mean"])
         staleness += last["staleness_mean"]
         staleness_max = max(staleness_max, last["staleness_max"])

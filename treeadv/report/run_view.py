@@ -17,7 +17,7 @@ from treeadv.replay.history import last_forest
 from treeadv.report.overview import run_state
 from treeadv.report.picture import Picture, picture
 from treeadv.report.vocabulary import run_vocabulary
-from treeadv.storage.record_fields import CHECKS, DAMAGED
+from treeadv.storage.record_fields import CHECKS, DAMAGED, check_shown
 from treeadv.storage.run_folder import RunFolder
 
 KEPT = 400  # number of last records in memory
@@ -92,6 +92,8 @@ class RunView:
         for tail, records in ((self._steps, self.records), (self._evaluated, self.evaluations)):
             try:
                 fresh, new = tail.read()
+                for record in new if records is self.records else ():
+                    check_shown(record, self.path / "metrics.jsonl")
             except BadInput as e:
                 faults.append(str(e))
                 continue

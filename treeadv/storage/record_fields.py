@@ -7,7 +7,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from treeadv.errors import BadInput
 from treeadv.jsonl import JsonMapping
 
 
@@ -113,6 +115,10 @@ def faults(record: JsonMapping) -> Iterator[str]:
 
 _LARGEST = 1e300  # a larger number comes from no run, and sums and scales of charts would overflow
 _FINITE = ("elapsed_s", "seconds")
+_SHOWN = (
+    "elapsed_s", "reward_mean", "staleness_mean", "staleness_max", "forests", "seconds", "generator_busy_s",
+    "tokens_generated", "tokens_trained", "tokens_expanded",
+)  # fmt: skip
 _BY_NAME = {field.name: field for field in FIELDS}
 
 
@@ -131,6 +137,17 @@ def check_record(record: JsonMapping) -> None:
             values = [value]
         for number in values:
             _check_number(name, number, whole=field.kind == "integer", finite=name in _FINITE)
+
+
+def check_shown(record: JsonMapping, path: Path) -> None:
+    """Raise `BadInput` for a record of `path` without a field that every release writes and every view of a run
+    shows."""
+    absent = [name for name in _SHOWN if name not in record]
+    if absent:
+        raise BadInput(
+            f"{path}: the record of step {record['step']} has no {', '.join(absent)}: restore the file, or"
+            " delete the file and lose its records"
+        )
 
 
 def check_evaluation(record: JsonMapping) -> None:

@@ -33,7 +33,7 @@ from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
 from treeadv.places import check_typed, is_uri
 from treeadv.storage.lock import LocalLock
-from treeadv.storage.record_fields import CHECKS, DAMAGED
+from treeadv.storage.record_fields import CHECKS, DAMAGED, check_shown
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
 from treeadv.visible import visible_logger
 
@@ -184,6 +184,12 @@ class RunFolder:
 
         Raises `BadInput` for a damaged record of these steps. Lines after the record of step `last` are not read."""
         return self._read("metrics.jsonl", last)
+
+    def shown_records(self, last: float = math.inf) -> Iterator[JsonObject]:
+        """Yield the records as `read_records` does. Raises `BadInput` for a record without a field that is shown."""
+        for record in self.read_records(last):
+            check_shown(record, self.path / "metrics.jsonl")
+            yield record
 
     def evaluations(self, last: float = math.inf) -> list[JsonObject]:
         """Return the records of the evaluations of the steps up to `last`, in the order of the steps.

@@ -80,7 +80,7 @@ class RunSource:
     def about(self) -> JsonObject:
         config, last, fault = self._config, None, ""
         try:
-            for record in self._folder.read_records():
+            for record in self._folder.shown_records():
                 last = record
         except BadInput as e:
             fault = str(e)
