@@ -44,7 +44,7 @@ dist: .venv/installed-dev
 	rm -rf build/dist build/lib && $(PY) -m build -q --no-isolation --outdir build/dist
 
 bench: .venv/installed-dev
-	for b in driver queue verifier learner rollout learning; do .venv/bin/treeadv bench $$b --json || exit 1; done
+	for b in driver queue verifier learner rollout weights learning; do .venv/bin/treeadv bench $$b --json || exit 1; done
 
 # compare ratios of the benchmarks with benchmarks/baselines.json; `make test-slow` does it too
 bench-check: .venv/installed-dev

@@ -17,8 +17,6 @@ engine.
     saturated  only with --saturated: forests and flat rollouts while all --saturated rows are in use, as in training.
                `time_over_tokens` is the ratio of seconds per leaf divided by the ratio of tokens per leaf; 1 means that
                time falls in proportion to tokens. `model` is the share of the embedded engine's time in the model
-    weights    sglang: two updates of all weights by each method, the second during decoding: seconds, GB/s and lost
-               tokens of the second
 """
 
 from __future__ import annotations
@@ -35,7 +33,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
-from safetensors.numpy import load_file
 
 from actors.benchmarks.lines import print_figures
 from treeadv.command_line import tool_parser
@@ -189,9 +186,6 @@ class _Bench:
         for chunk in self.args.chunks:
             async with self._engine(url=url, chunk=chunk) as cut:
                 await self._report("chunk", cut, self._forests(cut, "entropy"), url, chunk=chunk)
-        for transport in ("disk", "tensor", "distributed"):
-            async with self._engine(url=url, weights=transport) as fresh:
-                self._print("weights", by=transport, **await self._update(fresh))
 
     async def _report(
         self, name: str, engine: Engine, work: Awaitable[Sequence[Forest | int]], url: str, **more: object
@@ -260,29 +254,6 @@ class _Bench:
         tokens = sum(len(body["output_ids"]) for body in await asyncio.gather(*asked))
         seconds = time.perf_counter() - started
         return {"tokens_per_second": tokens / seconds, "seconds_per_leaf": seconds / len(asked)}
-
-    async def _update(self, engine: SGLangEngine) -> dict[str, float]:
-        weights = {
-            n: w.astype(np.float32) for f in sorted(self.model.glob("*.safetensors")) for n, w in load_file(f).items()
-        }
-        await engine.update_weights(1, weights)  # the first update creates the process group
-        params = Params(max_tokens=self.args.max_tokens, temperature=0.7, stop=frozenset(), seed=0)
-
-        async def one(i: int) -> int:
-            return len(
-                [d async for d in engine.generate(self.prompts[i % len(self.prompts)], params, "update", str(i))]
-            )
-
-        branches = [asyncio.create_task(one(i)) for i in range(16)]
-        await asyncio.sleep(1.0)
-        await engine.update_weights(2, weights)
-        lost = 16 * self.args.max_tokens - sum(await asyncio.gather(*branches))
-        loaded = engine.updates[-1]
-        return {
-            "seconds": loaded.seconds,
-            "gigabytes_per_second": loaded.bytes / 1e9 / loaded.seconds,
-            "tokens_lost": lost,
-        }
 
     def _print(self, name: str, **figures: object) -> None:
         print_figures(bench="rollout", engine=self.args.engine, way=name, **figures)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from actors.benchmarks import learner
+from actors.benchmarks import learner, weights
 from actors.benchmarks.synthetic import flattened, synthetic_forest
 from benchmarks import gpu
 from tests.learning import tiny
@@ -55,3 +55,18 @@ def test_gpu_script_fails_when_gradients_differ(capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.gpu._learning", lambda *_: {})
     assert gpu.main(["--device", "cpu"]) == 1
     assert not lines(capsys)[0]["ok"]
+
+
+@pytest.mark.slow  # starts Ray, a learner and a generator
+def test_weights_benchmark_measures_publication_and_memory(tmp_path, capsys):
+    model = tiny.folder(tmp_path, "llama")
+    weights.main(["--model", model, "--layers", "1", "2", "--updates", "2"])
+    rows = lines(capsys)
+    assert [r["way"] for r in rows] == ["machine", "publication", "memory", "memory"] * 2
+    small, large = (r for r in rows if r["way"] == "publication")
+    assert 0 < small["mb"] < large["mb"]
+    for r in (small, large):
+        assert r["seconds"] >= r["learner_pause_s"] + r["generator_pause_s"] > 0
+    for r in rows:
+        if r["way"] == "memory":
+            assert r["peak_mb"] >= r["private_mb"] > 0
