@@ -141,10 +141,10 @@ async def _measure_roles(config: Config, args: argparse.Namespace) -> None:
         weights = size / 1e6 * (1 if args.dtype == "float32" else 2)
         members: dict[str, Any] = {"learner": learners.members[0], "generator": generator}
         for role, member in members.items():
-            held = await member.memory.remote()
+            memory = await member.memory.remote()
             print_figures(
-                bench="weights", way="memory", role=role, weights_mb=weights, **held,
-                peak_over_weights=held["peak_mb"] / weights,
+                bench="weights", way="memory", role=role, weights_mb=weights, **memory,
+                peak_over_weights=memory["peak_mb"] / weights,
             )  # fmt: skip
     finally:
         await learners.end()
