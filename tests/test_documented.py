@@ -1,6 +1,7 @@
-"""Runs the cheap commands of the documents in a copy of the folders that they name, and checks the others.
+"""Runs the commands of the documents in a copy of the folders that they name, and checks those that it cannot run.
 
-A command may be a name without arguments, such as `treeadv show`; then only the name is checked."""
+Slow tests run the long commands with fewer steps. `NOT_RUN` says why a command of the project is not run. A command may
+be a name without arguments, such as `treeadv show`; then only the name is checked."""
 
 from __future__ import annotations
 
@@ -32,6 +33,41 @@ PLACEHOLDERS = {
 }  # fmt: skip
 READERS = {"show", "audit", "report", "runs", "compare", "watch", "reproduce", "init"}
 OWN_TEST = {"your-task.md"}  # pages whose blocks another test runs in their order
+# The words that make a long command short: a tiny model, one process, few steps. `train` gets `TRAIN` too.
+TRAIN = ("--local", "generator.count=1", "run.root=shortened", "sampling.max_tokens=8")
+SHORTER = {
+    r"train --resume RUN": ("run.steps=10",),
+    r"train .*--config .*": ("model.path=tiny", "run.steps=1", "learner.forests_per_step=2", "sampling.leaves=2"),
+    r"plan deploy/recipes/laptop.yaml": (),
+    r"bench verifier .*": ("--answers", "100"),
+    r"bench queue .+": ("--forests", "64"),
+    r"bench learner .+":
+        ("--model", "tiny", "--rounds", "1", "--leaves", "4", "--step", "4", "--length", "16", "--sharing", "0.5"),
+    r"bench ragged .+": ("--model", "tiny", "--answers", "8", "--mean", "4", "--rounds", "1"),
+    r"bench rollout --saturated 32 --forests.*": ("--model", "tiny", "--saturated", "8", "--chunks", "1"),
+}  # fmt: skip
+# Why a command of the project is not run here, by a pattern of the command.
+NOT_RUN = {
+    r"treeadv train --resume s3://.*": "needs a bucket; tests/test_storage.py resumes a run on a server of S3",
+    r"treeadv eval --model .*": "takes minutes; tests/test_your_task.py evaluates a model",
+    r"treeadv generate --model .*": "takes minutes; the test of the picture of docs/tree.md runs it",
+    r"treeadv scale .*": "needs a running run; tests/deploy/test_autoscaler.py scales one",
+    r"treeadv view .*": "serves until Ctrl-C; tests/view starts the server and reads its pages",
+    r"treeadv reproduce RUN --batch .*": "needs a step that is not finite; tests/learning/test_reproduce.py makes one",
+    r"treeadv study run .*": "takes hours; tests/study runs a small study and resumes it",
+    r"treeadv study report .*": "needs the cells of a study that took hours; tests/study reports on a small study",
+    r"treeadv plan deploy/recipes/qwen.*": "tests/deploy/test_documents.py runs it and compares its output",
+    r"treeadv bench learning .*": "takes 30 minutes; tests/local and tests/test_pipeline.py train with short recipes",
+    r"treeadv bench (driver|overlap|queue|learner)": "takes minutes with its defaults; tests/test_bench_*.py run it",
+    r"treeadv bench rollout --engine sglang.*": "needs the real SGLang server; tests/engines starts it",
+    r"python -m benchmarks\.(agreement|trl_study|cipher|study_forests|forks|simulation\.check)\b.*":
+        "reads or makes a study that took hours; its results are in docs/results",
+    r"python -m benchmarks\.bias": "takes minutes; tests/learning/test_bias.py runs a small table",
+    r"python -m benchmarks\.gpu": "needs a GPU",
+    r"python -m actors\.driver\.drain": "ends its pod; tests/deploy/test_drain.py drains a node of Ray",
+    r"python -m monitoring\.(dashboards|pictures .*)": "writes files of the repository, which a test compares",
+    r"python -m treeadv\.local\.warmup": "trains a model for minutes; tests/study warms a tiny model up",
+}  # fmt: skip
 
 
 def of(*programs: str) -> list[Command]:
@@ -97,6 +133,53 @@ def test_cheap_command_succeeds(command: Command, copy: Path, monkeypatch: pytes
     if "--bundle" in words:  # the page removes the folder first, or another command has written into it
         shutil.rmtree(words[words.index("--bundle") + 1], ignore_errors=True)
     assert actors.cli.main(words) == 0
+
+
+def shorter(command: Command) -> tuple[str, ...] | None:
+    """Return the words that make a long command of `treeadv` short; None if the command is not run as a long one."""
+    text = " ".join(command.words)
+    if command.program != "treeadv" or runs_here(command) or command.page.name in OWN_TEST or unrun_reasons(command):
+        return None
+    words = next((words for pattern, words in SHORTER.items() if re.fullmatch(pattern, text)), None)
+    return words if words is None or command.words[0] != "train" else (*TRAIN, *words)
+
+
+def unrun_reasons(command: Command) -> list[str]:
+    text = f"{command.program} {' '.join(command.words)}"
+    return [reason for pattern, reason in NOT_RUN.items() if re.fullmatch(pattern, text)]
+
+
+def is_name(command: Command) -> bool:
+    """Return whether a command has no arguments. Options without their values are a name too: `train --local`."""
+    return all(word.startswith("-") for word in command.words[1:])
+
+
+def test_each_command_is_run_or_has_one_reason() -> None:
+    own = [c for c in of("treeadv", "python") if c.page.name not in OWN_TEST and not runs_here(c)]
+    told = {c.text: len(unrun_reasons(c)) + (shorter(c) is not None) for c in own}
+    assert {text for text, n in told.items() if n > 1} == set()
+    assert {c.text for c in own if not told[c.text] and not is_name(c)} == set()
+
+
+def test_each_reason_is_that_of_a_command() -> None:
+    texts = [f"{c.program} {' '.join(c.words)}" for c in FOUND]
+    assert [pattern for pattern in NOT_RUN if not any(re.fullmatch(pattern, text) for text in texts)] == []
+    named = re.findall(r"tests/[\w/]+(?:\.py)?", " ".join(NOT_RUN.values()))
+    assert [path for path in named if not (ROOT / path).exists() and not list(ROOT.glob(f"{path}*"))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in FOUND if shorter(c) is not None], ids=str)
+def test_long_command_succeeds_with_fewer_steps(command: Command, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    shutil.rmtree("shortened", ignore_errors=True)
+    words, added = filled(command.words), shorter(command) or ()
+    if "--resume" in words:  # other tests read the run as it is
+        shutil.copytree(RUN, "shortened/try")
+        words[words.index(RUN)] = "shortened/try"
+        added = tuple(word for word in added if not word.startswith("run.root="))
+    assert actors.cli.main([*words, *added]) == 0
 
 
 def test_many_commands_are_found_and_run() -> None:

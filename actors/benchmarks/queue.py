@@ -129,7 +129,9 @@ def store(folder: Path, forest: Forest, args: argparse.Namespace) -> float:
 
 def through_ray(forest: Forest, size: int, args: argparse.Namespace) -> None:
     root = str(Path(__file__).parents[1])
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
+    env = {"env_vars": {"PYTHONPATH": root}}
+    # "local" starts a cluster of its own; without it Ray joins a cluster that already runs on this machine.
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=env)
     try:
         alone, many = ray_queue(forest, args), asyncio.run(ray_queue_many(forest, args))
         batched = ray_queue_batch(forest, args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,12 @@ def test_folder_with_files_is_not_overwritten(run: Path, tmp_path: Path, capsys:
     assert main(["view", str(run), "--bundle", str(tmp_path)]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(("steps", "message"), [("3-2", "3 comes after 2"), ("70-90", "has no forest of these steps")])
+def test_steps_without_a_forest_are_refused(
+    run: Path, tmp_path: Path, steps: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        sys.exit(main(["view", str(run), "--bundle", str(tmp_path / "out"), "--steps", steps]))
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()

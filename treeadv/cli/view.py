@@ -40,6 +40,8 @@ def view(args: argparse.Namespace) -> int:
     if args.steps and not args.bundle:
         raise BadInput("--steps goes with --bundle; on the page, filter by step")
     source = open_source(args.path, args.model, args.preset)
+    if args.steps and not any(row.step is not None and _within(row.step, args.steps) for row in source.rows()[0]):
+        raise BadInput(f"--steps {args.steps[0]}-{args.steps[1]}: {args.path} has no forest of these steps")
     if not source.about()["text"]:
         print("treeadv: no tokenizer is found; tokens are shown as numbers (--model DIR)", file=sys.stderr)
     catalogue = Catalogue(source)
@@ -66,7 +68,7 @@ def _bundle(catalogue: Catalogue, target: Path, steps: tuple[int, int] | None) -
     from treeadv.view.bundle import write_bundle
 
     def chosen(row: JsonObject) -> bool:
-        return steps is None or (row["step"] is not None and steps[0] <= row["step"] <= steps[1])
+        return steps is None or (row["step"] is not None and _within(row["step"], steps))
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("forests", total=None)
@@ -77,6 +79,10 @@ def _bundle(catalogue: Catalogue, target: Path, steps: tuple[int, int] | None) -
         forests, size = write_bundle(catalogue, target, chosen, shown)
     print(visible(f"{target / 'index.html'}: {forests} forests, {size / 1e6:.1f} MB with data"))
     return 0
+
+
+def _within(step: int, steps: tuple[int, int]) -> bool:
+    return steps[0] <= step <= steps[1]
 
 
 def _port(text: str) -> int:
@@ -90,4 +96,7 @@ def _steps(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no range of steps: write 3-7, or 5")
-    return int(match[1]), int(match[2] or match[1])
+    first, last = int(match[1]), int(match[2] or match[1])
+    if first > last:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of steps: {first} comes after {last}")
+    return first, last
